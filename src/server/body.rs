@@ -1,4 +1,4 @@
-//! Request and response bodies. A request body has a lowest rate and a largest size. A request
+//! Request and response bodies. A request body has a minimum rate and a maximum size. A request
 //! counts as in flight until its response body is dropped.
 
 use std::cell::Cell;
@@ -16,10 +16,10 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::deadline::{ConnectionState, InFlight};
 use crate::clock::Clock;
 
-/// Why a request body ended too early. Responsible: the client.
+/// The reason why a request body ended too early. Responsible: the client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum BodyFailure {
-    /// The client went away, or the framing of the body is invalid. No answer can be sent on this
+    /// The client disconnected, or the framing of the body is invalid. No answer can be sent on the
     /// connection.
     #[error("the request body broke off")]
     Broken,
@@ -31,27 +31,27 @@ pub enum BodyFailure {
     TooSlow,
 }
 
-/// Reports afterwards why a request body failed. The code that forwards the body learns only that
-/// forwarding failed.
+/// Reports why a request body failed. The code that forwards the body learns only that forwarding
+/// failed, so it asks this watch for the reason.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct BodyWatch(Option<Rc<Cell<Option<BodyFailure>>>>);
 
 impl BodyWatch {
-    /// The failure, if the body has failed.
+    /// Returns the failure, if the body has failed.
     pub(crate) fn failure(&self) -> Option<BodyFailure> {
         self.0.as_ref().and_then(|failure| failure.get())
     }
 }
 
-/// The body of a request. The body yields data frames as they arrive, but no trailers: trailers
-/// could contain any field, without the checks of the head. RFC 9110 section 6.5.1 allows a
-/// recipient to discard them.
+/// The body of a request. The body yields each data frame when the frame arrives, but no trailers.
+/// Trailers could contain any field, and the checks of the request head do not cover trailers. RFC
+/// 9110 section 6.5.1 allows a recipient to discard trailers.
 ///
-/// A request without a body remains a request without a body: `is_end_stream` and `size_hint` are
-/// those of the connection. Polling is cancel safe.
+/// `is_end_stream` and `size_hint` return the values of the connection, so a request without a body
+/// is also forwarded without a body. Polling is cancel safe.
 pub(crate) struct RequestBody {
     inner: Incoming,
-    /// The measurements of a body. `None` for a request without a body.
+    /// The limits and measurements of the body. `None` for a request without a body.
     open: Option<Box<OpenBody>>,
 }
 
@@ -80,11 +80,12 @@ impl RequestBody {
         Self { inner, open }
     }
 
-    /// Allows at most `bytes` more bytes.
+    /// Limits the rest of the body to `bytes` bytes.
     ///
     /// # Errors
     ///
-    /// [`BodyFailure::TooLarge`] if the declared length is larger, before any byte is read.
+    /// [`BodyFailure::TooLarge`] if the declared length is larger than `bytes`. This check reads no
+    /// byte of the body.
     pub(crate) fn limit(&mut self, bytes: u64) -> Result<(), BodyFailure> {
         let Some(open) = &mut self.open else {
             return Ok(());
@@ -96,7 +97,8 @@ impl RequestBody {
         Ok(())
     }
 
-    /// A handle that reports why this body failed. The caller keeps it while the body is forwarded.
+    /// Returns a handle that reports why this body failed. The caller keeps the handle while the
+    /// body is forwarded.
     pub(crate) fn watch(&self) -> BodyWatch {
         BodyWatch(self.open.as_ref().map(|open| Rc::clone(&open.failure)))
     }
@@ -131,7 +133,7 @@ impl Body for RequestBody {
         let Some(open) = &mut this.open else {
             return Poll::Ready(None);
         };
-        // A body that has failed stays failed.
+        // A failed body returns the same failure at each further poll.
         if let Some(failure) = open.failure.get() {
             return Poll::Ready(Some(Err(failure)));
         }
@@ -176,7 +178,8 @@ impl Drop for RequestBody {
         if let Some(open) = &self.open
             && !self.inner.is_end_stream()
         {
-            // A socket with unread input must not be closed at once.
+            // A socket with unread input must not be closed immediately, because the kernel would
+            // send a reset.
             open.state.body_left_unread();
         }
     }
@@ -190,15 +193,15 @@ impl fmt::Debug for RequestBody {
     }
 }
 
-/// Measures how fast a client sends while somebody waits for its bytes. Time in which nobody waits
-/// does not count against the client. If the bytes are always there, the timer is never set.
+/// Measures how fast a client sends a request body. The meter counts only the time during which the
+/// reader of the body waits for data. If data is always available, the timer is never set.
 struct RateMeter {
     clock: Clock,
     window: Duration,
     /// The number of bytes that must arrive in each window.
     least: u64,
     bytes: u64,
-    /// The waiting time in this window, without the present wait.
+    /// The time for which the reader has waited in this window, without the current wait.
     waited: Duration,
     waiting_since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -206,7 +209,8 @@ struct RateMeter {
 
 impl RateMeter {
     fn new(clock: &Clock, window: Duration, rate: u64) -> Self {
-        // Rounded up, because a window shorter than a second must still demand at least one byte.
+        // The number is rounded up, because even a window shorter than a second must demand at
+        // least one byte.
         let least = u128::from(rate)
             .saturating_mul(window.as_millis())
             .div_ceil(1000);
@@ -233,8 +237,8 @@ impl RateMeter {
         }
     }
 
-    /// Called when no bytes are there. Ready when the waiting time is as long as the window, and
-    /// too few bytes have arrived in it.
+    /// Must be called when no data is available. The result is ready when the reader has waited as
+    /// long as the window, and too few bytes have arrived in the window.
     fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let now = self.clock.instant();
@@ -245,8 +249,9 @@ impl RateMeter {
             let Some(due) = due else {
                 return Poll::Ready(());
             };
-            // A timer that fires too early is not changed; it is set again when it fires. The due
-            // time only moves later, and most bodies end before it.
+            // The timer may be set for an earlier time than `due`. The timer is set again only when
+            // it fires, because `due` only moves to later times, and most bodies end before the
+            // timer fires.
             let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
             ready!(timer.as_mut().poll(cx));
             timer.as_mut().reset(due);
@@ -254,7 +259,7 @@ impl RateMeter {
     }
 }
 
-/// The body of a response. Its request is in flight until this is dropped.
+/// The body of a response. The request of this response is in flight until the body is dropped.
 #[derive(Debug)]
 pub(super) struct ResponseBody<B> {
     /// `None` if the server itself has refused the request.
@@ -351,7 +356,7 @@ mod tests {
         let mut rate_meter = RateMeter::new(&Clock::system(), WINDOW, 500);
         assert!(!is_too_slow(&mut rate_meter).await);
         rate_meter.arrived(1);
-        // The upstream takes no bytes for an hour, so the client cannot send.
+        // The upstream accepts no bytes for an hour, so the client cannot send.
         advance(Duration::from_hours(1)).await;
         assert!(!is_too_slow(&mut rate_meter).await);
         advance(Duration::from_secs(19)).await;

@@ -1,4 +1,4 @@
-//! One connection, from the accept to its end.
+//! The handling of one connection, from the accept to the end of the connection.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -34,20 +34,22 @@ use super::{Handler, Limits, Settings, TunnelFn, TunnelStop, UpgradedClient};
 use crate::relay::{Duplex, Peer};
 
 /// The maximum number of bytes that are buffered in each direction: per connection (HTTP/1.1) or
-/// per stream (HTTP/2). A longer head is buffered completely.
+/// per stream (HTTP/2). If the limit of a request head is larger than this, an HTTP/1.1 connection
+/// buffers up to that limit.
 const BUFFER: usize = 64 * 1024;
-/// The number of bytes that a client may send in advance on one HTTP/2 stream. The window of a
-/// connection is as large as the windows of all its streams together. With a smaller one, a few
-/// uploads that an app does not read yet would block all other streams.
+/// The number of bytes that a client may send on one HTTP/2 stream before the gateway has forwarded
+/// them. The window of a connection is as large as the windows of all its streams together. With a
+/// smaller window of the connection, a few uploads that an app does not read would block all other
+/// streams.
 const STREAM_WINDOW: u32 = 128 * 1024;
-/// The number of streams that we reset because of the client's errors before the connection is
-/// closed.
+/// The number of streams that the gateway may reset because of errors of the client. If the gateway
+/// has to reset more streams, it closes the connection.
 const LOCAL_RESETS: usize = 64;
-/// The number of streams that the client may reset before we have processed them. A client that
-/// resets more loses its connection (CVE-2023-44487).
+/// The number of streams that the client may reset before the gateway has processed them. If a
+/// client resets more streams, the gateway closes the connection (CVE-2023-44487).
 const PENDING_RESETS: usize = 20;
 
-/// What is needed to answer the requests of a connection.
+/// The data that is needed to answer the requests of one connection.
 pub(super) struct Serving<H: Handler> {
     pub(super) handler: Rc<H>,
     pub(super) per_connection: Rc<H::PerConnection>,
@@ -61,8 +63,8 @@ pub(super) struct Serving<H: Handler> {
 ///
 /// # Cancel safety
 ///
-/// Dropping the future closes the socket and drops the handler's futures. The sweep ends a
-/// connection in this way.
+/// Dropping the future closes the socket and drops the handler's futures. The sweep drops this
+/// future to end a connection.
 pub(super) async fn serve<H: Handler>(
     serving: Serving<H>,
     stream: TcpStream,
@@ -78,8 +80,8 @@ pub(super) async fn serve<H: Handler>(
             tracing::debug!(client.address = %client, %error, "TLS handshake failed");
         }
         Ok(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
-            // An HTTP/2 client has to send its preface first. The deadline of a request head
-            // applies to it.
+            // An HTTP/2 client has to send the connection preface first. The deadline of a request
+            // head also applies to the preface.
             serving.state.enter(Phase::Head);
             http2(serving, stream).await;
         }
@@ -106,7 +108,7 @@ where
         .max_header_size(limits.head_bytes)
         .max_buf_size(limits.head_bytes.max(BUFFER));
     if limits.fields != Limits::default().fields {
-        // The default of hyper has the same value. Setting it would make hyper allocate memory for
+        // hyper has the same default. If the number is set explicitly, hyper allocates memory for
         // the fields of every head.
         builder.max_headers(limits.fields);
     }
@@ -114,9 +116,10 @@ where
     let service = service_fn(move |request| answer(&serving, request, Protocol::Http1));
     let mut connection = builder.serve_connection(io, service);
     let after_poll = |_cx: &mut Context<'_>| Poll::Ready(Ok(()));
-    // A graceful shutdown of hyper closes a connection at once, even if its first request is unread
-    // or its next head has begun. Such requests are answered first, with `Connection: close`.
-    // A graceful shutdown also adds `Connection: close` to a 101, so it waits until a 101 is sent.
+    // hyper's graceful shutdown closes a connection immediately, even if the first request has not
+    // been read, or if the head of the next request has begun to arrive. Therefore the shutdown
+    // waits until such a request is answered, with `Connection: close`. A graceful shutdown also
+    // adds `Connection: close` to a 101, so it waits until a 101 is sent.
     let may_close = || {
         let phase = state.phase();
         let may_switch = phase == Phase::Busy && state.is_upgrade_requested();
@@ -147,7 +150,7 @@ where
             };
             tunnel(switched).await;
         }
-        // If the shutdown fails, the client has gone away already.
+        // If the shutdown fails, the client has already disconnected.
         None => io.shutdown().await.unwrap_or_default(),
     }
 }
@@ -190,7 +193,7 @@ where
     .unwrap_or_default();
 }
 
-/// The connection has ended with an error. The error was logged.
+/// The error of a connection that ended with an error. [`finish`] has already logged the cause.
 #[derive(Debug)]
 struct Broken;
 
@@ -205,7 +208,8 @@ async fn finish<C: Future<Output = hyper::Result<()>>>(
 ) -> Result<(), Broken> {
     let mut shutdown_begun = false;
     let result = poll_fn(|cx| {
-        // A request that has arrived is read first. A shutdown would leave it unanswered.
+        // The connection is polled before a shutdown begins, because a shutdown would leave a
+        // request unanswered that has already arrived.
         let mut polled = connection.as_mut().poll(cx);
         if !shutdown_begun && polled.is_pending() {
             state.set_waker(cx.waker());
@@ -227,8 +231,8 @@ async fn finish<C: Future<Output = hyper::Result<()>>>(
     })
 }
 
-/// Gives a request to the handler. The request is in flight from this call on, even if the future
-/// is never polled.
+/// Passes a request to the handler. The request is in flight as soon as this function is called,
+/// even if the returned future is never polled.
 fn answer<H: Handler>(
     serving: &Serving<H>,
     request: Request<Incoming>,
@@ -240,7 +244,7 @@ fn answer<H: Handler>(
     let handler = Rc::clone(&serving.handler);
     let per_connection = Rc::clone(&serving.per_connection);
     let (mut head, body) = request.into_parts();
-    // hyper adds an extension to a request that asks for another protocol, and to no other request.
+    // hyper adds an extension only to a request that asks for another protocol.
     let switch = if head.extensions.is_empty() {
         Switch::No
     } else {
@@ -283,7 +287,8 @@ fn answer<H: Handler>(
     }
 }
 
-/// The response to a HEAD. Only the length of its content is used.
+/// Returns the response to a HEAD request. The body of `response` is dropped, and only the length
+/// of the body is used.
 fn head_response<B: Body>(response: Response<B>, in_flight: InFlight) -> Response<ResponseBody<B>> {
     let length = response.body().size_hint().exact();
     let mut response = response.map(|_body| ResponseBody::empty(in_flight));
@@ -297,8 +302,8 @@ fn head_response<B: Body>(response: Response<B>, in_flight: InFlight) -> Respons
     response
 }
 
-/// HTTP/2 clients may split `Cookie` into several fields (RFC 9113 section 8.2.3). They count as
-/// one.
+/// Counts the fields of a request head. HTTP/2 clients may split `Cookie` into several fields (RFC
+/// 9113 section 8.2.3), so all `Cookie` fields count as one field.
 fn count_fields(fields: &HeaderMap) -> usize {
     let pieces = fields.get_all(COOKIE).iter().count();
     fields.len().saturating_sub(pieces.saturating_sub(1))
@@ -326,8 +331,8 @@ where
     F::Output: 'static,
 {
     fn execute(&self, stream: F) {
-        // The future is spawned directly. An `async` block around it would contain a second copy of
-        // each request.
+        // The future is spawned without an `async` block around it, because such a block would
+        // contain a second copy of each request.
         let task = tokio::task::spawn_local(stream);
         self.0.stream_spawned(task.abort_handle());
     }

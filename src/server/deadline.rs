@@ -1,9 +1,9 @@
 //! The state of each connection, and the deadlines.
 //!
-//! hyper never closes a silent connection, so all deadlines are our own. The socket, the request
-//! service and the response body record into one [`ConnectionState`] for each connection. A record
-//! is a store into a cell. One sweep per worker reads all cells, at least four times a second. No
-//! request sets a timer.
+//! hyper never closes a silent connection, so all deadlines are our own. Each connection has one
+//! [`ConnectionState`], in which the socket, the request service and the response body record their
+//! activity. Recording only stores a value in a cell. Each worker reads all cells in a sweep, at
+//! least four times per second. No request sets a timer.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
@@ -18,10 +18,12 @@ use tokio::time::Instant;
 use super::Deadlines;
 use crate::clock::Clock;
 
-/// The longest time without any activity after a connection was asked to close.
+/// The longest time for which a connection may stay open without activity after it was asked to
+/// close.
 const CLOSING_GRACE: Duration = Duration::from_secs(1);
-/// The time in which we continue to read after the last response. If a socket with unread input is
-/// closed, the kernel sends a reset, and a reset destroys the response that is still on its way.
+/// The longest time for which the gateway continues to read after the last response. If a socket
+/// with unread input is closed, the kernel sends a reset, and the reset can destroy a response that
+/// the client has not received yet.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// The time of the last sweep. Reading this time costs no system call. The time is at most as old
@@ -38,12 +40,12 @@ impl CoarseClock {
         Rc::new(Self { clock, reading })
     }
 
-    /// The time at the last update.
+    /// Returns the time of the last update.
     pub(super) fn now(&self) -> Instant {
         self.reading.get()
     }
 
-    /// Reads the clock.
+    /// Reads the exact clock and stores the result for [`CoarseClock::now`].
     pub(super) fn update(&self) -> Instant {
         let now = self.clock.instant();
         self.reading.set(now);
@@ -56,7 +58,8 @@ impl CoarseClock {
 pub(super) enum Phase {
     /// No byte has arrived.
     FirstByte,
-    /// The TLS handshake. A plain connection leaves this phase with its first read.
+    /// The TLS handshake. A connection without TLS leaves this phase when HTTP reads the first
+    /// bytes.
     Handshake,
     /// A request head or the HTTP/2 preface has begun and is not complete.
     Head,
@@ -68,7 +71,7 @@ pub(super) enum Phase {
     Linger,
 }
 
-/// The deadline that passed.
+/// The kind of a deadline that has passed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Overdue {
     FirstByte,
@@ -76,7 +79,7 @@ pub(super) enum Overdue {
     Head,
     Idle,
     Linger,
-    /// The connection was asked to close and has done nothing since then.
+    /// The connection was asked to close, and has transferred no bytes after that.
     Closing,
     Write,
 }
@@ -95,28 +98,29 @@ impl Overdue {
     }
 }
 
-/// How requests share a connection.
+/// The version of HTTP, which decides how requests share a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Protocol {
-    /// One request after the other.
+    /// The connection carries one request after the other.
     Http1,
-    /// Several requests at a time. Each is a stream with its own flow control (RFC 9113 section
-    /// 5.2).
+    /// The connection carries several requests at the same time. Each request is a stream with its
+    /// own flow control (RFC 9113 section 5.2).
     Http2,
 }
 
-/// The state of one connection. Only its own worker accesses it.
+/// The state of one connection. Only the worker of the connection accesses this state.
 #[derive(Debug)]
 pub(super) struct ConnectionState {
     pub(super) peer: SocketAddr,
     coarse_clock: Rc<CoarseClock>,
     phase: Cell<Phase>,
     since: Cell<Instant>,
-    /// When the socket last sent or received bytes.
+    /// The time when the socket last sent or received bytes.
     last_transfer: Cell<Instant>,
-    /// Since when the socket accepts no bytes although we have bytes to send.
+    /// The time at which the socket stopped accepting bytes. `None` if no bytes wait for the
+    /// socket.
     stalled: Cell<Option<Instant>>,
-    /// When the socket last accepted no bytes.
+    /// The time of the latest write for which the socket had no room.
     last_stalled: Cell<Option<Instant>>,
     in_flight: Cell<usize>,
     /// Whether the handler has received a request on this connection.
@@ -124,7 +128,7 @@ pub(super) struct ConnectionState {
     /// Whether a request body was dropped before its end, so that the socket may contain unread
     /// input.
     unread: Cell<bool>,
-    /// When the connection was asked to close.
+    /// The time when the connection was asked to close.
     closing: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
     /// Whether a request asked for another protocol. If one did, hyper does not close the
@@ -164,7 +168,7 @@ impl ConnectionState {
         })
     }
 
-    /// The exact clock, for durations that must be more precise than the sweep.
+    /// Returns the exact clock, for durations that must be more precise than the sweep.
     pub(super) fn clock(&self) -> &Clock {
         &self.coarse_clock.clock
     }
@@ -178,7 +182,7 @@ impl ConnectionState {
         self.phase.get()
     }
 
-    /// The socket has received bytes of any kind.
+    /// Records that the socket has received bytes of any kind.
     pub(super) fn received(&self) {
         self.last_transfer.set(self.coarse_clock.now());
         if self.phase.get() == Phase::FirstByte {
@@ -186,8 +190,9 @@ impl ConnectionState {
         }
     }
 
-    /// A head begins. If a head has already begun, or a request is in flight, the call has no
-    /// effect. In that case the bytes belong to this head, to a body or to a pipelined request.
+    /// Records that a request head begins. If a head has already begun, or a request is in flight,
+    /// the call has no effect, because the new bytes belong to that head, to a body or to a
+    /// pipelined request.
     pub(super) fn head_begins(&self) {
         if matches!(
             self.phase.get(),
@@ -197,21 +202,21 @@ impl ConnectionState {
         }
     }
 
-    /// The HTTP/2 preface is complete. The next bytes are frames, and a frame is not always a
-    /// request.
+    /// Records that the HTTP/2 connection preface is complete. The bytes after the preface are
+    /// frames, and not every frame begins a request.
     pub(super) fn preface_complete(&self) {
         if self.phase.get() == Phase::Head {
             self.enter(Phase::Idle);
         }
     }
 
-    /// The socket has accepted bytes.
+    /// Records that the socket has accepted bytes.
     pub(super) fn sent(&self) {
         self.last_transfer.set(self.coarse_clock.now());
         self.stalled.set(None);
     }
 
-    /// The socket accepts no more bytes at present.
+    /// Records that the socket currently accepts no more bytes.
     pub(super) fn send_waits(&self) {
         self.last_stalled.set(Some(self.coarse_clock.now()));
         if self.stalled.get().is_none() {
@@ -238,15 +243,16 @@ impl ConnectionState {
         self.stop.notify_waiters();
     }
 
-    /// Whether the client may still send bytes when the connection ends.
+    /// Whether the client may still be sending bytes when the connection ends.
     pub(super) fn has_unread_input(&self) -> bool {
         self.unread.get() || self.phase.get() == Phase::Head
     }
 
-    /// Begins a request. It is in flight until the returned guard is dropped.
+    /// Begins a request. The request is in flight until the returned guard is dropped.
     pub(super) fn begin(self: &Rc<Self>, protocol: Protocol) -> InFlight {
         self.in_flight.set(self.in_flight.get().saturating_add(1));
-        // hyper has read a new request, so it has read the body of the request before.
+        // hyper reads a new request only after the complete body of the previous request, so no old
+        // body is unread.
         self.unread.set(false);
         self.served.set(true);
         self.enter(Phase::Busy);
@@ -268,7 +274,7 @@ impl ConnectionState {
     /// Stores the task of the newest stream, so that this stream alone can be ended.
     pub(super) fn stream_spawned(&self, task: AbortHandle) {
         if let Some(stream) = self.unspawned.take() {
-            // The cell is always empty, because each stream is spawned once.
+            // The cell is always empty here, because each stream is spawned only one time.
             stream.task.set(task).unwrap_or_default();
         }
     }
@@ -296,22 +302,22 @@ impl ConnectionState {
 
     /// Stores the task of the connection, so that the sweep can end it.
     pub(super) fn spawned(&self, task: AbortHandle) {
-        // The cell is always empty, because each connection is spawned once.
+        // The cell is always empty here, because each connection is spawned only one time.
         self.task.set(task).unwrap_or_default();
     }
 
-    /// Ends the connection. The runtime drops its task soon afterwards.
+    /// Ends the connection. The runtime drops the task of the connection soon afterwards.
     pub(super) fn abort(&self) {
         if let Some(task) = self.task.get() {
             task.abort();
         }
     }
 
-    /// Asks the connection to finish the requests in flight and then to close.
+    /// Asks the connection to finish the requests in flight and to close after that.
     pub(super) fn close(&self) {
         if self.closing.get().is_none() {
             self.closing.set(Some(self.coarse_clock.now()));
-            // The task may be waiting for the next request of the client.
+            // The task must be woken, because it may be waiting for the next request of the client.
             if let Some(waker) = self.waker.take() {
                 waker.wake();
             }
@@ -330,13 +336,14 @@ impl ConnectionState {
         }
     }
 
-    /// Since when the connection is idle. `None` if it is not idle or has bytes to send.
+    /// Returns the time at which the connection became idle. Returns `None` if the connection is
+    /// not idle or has bytes to send.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         let idle = self.phase.get() == Phase::Idle && self.stalled.get().is_none();
         idle.then(|| self.since.get())
     }
 
-    /// The deadline that has passed at `now`, if there is one.
+    /// Returns a deadline that has passed at `now`, if there is one.
     pub(super) fn overdue(&self, now: Instant, deadlines: &Deadlines) -> Option<Overdue> {
         let passed = |since: Instant, limit: Duration| now.duration_since(since) >= limit;
         let stalled = self.stalled.get();
@@ -345,7 +352,7 @@ impl ConnectionState {
         }
         let (limit, overdue) = match self.phase.get() {
             Phase::Busy => return None,
-            // Bytes of the last response are still to be sent, so only the write deadline applies.
+            // The last response is not sent completely, so only the write deadline applies.
             Phase::Idle if stalled.is_some() => return None,
             Phase::FirstByte => (deadlines.first_byte, Overdue::FirstByte),
             Phase::Handshake => (deadlines.handshake, Overdue::Handshake),
@@ -356,8 +363,8 @@ impl ConnectionState {
         let since = self.since.get();
         let is_waiting = matches!(self.phase.get(), Phase::FirstByte | Phase::Idle);
         match self.closing.get() {
-            // The connection was asked to close. The last bytes, such as a GOAWAY frame, may still
-            // be on their way.
+            // A connection that was asked to close still has a short time, because its last bytes,
+            // such as a GOAWAY frame, may not have been transferred yet.
             Some(asked) if is_waiting => {
                 let asked = asked.max(since);
                 let done = passed(asked.max(self.last_transfer.get()), CLOSING_GRACE);
@@ -367,14 +374,14 @@ impl ConnectionState {
         }
     }
 
-    /// Ends each stream whose client does not take the response although the socket accepts bytes.
-    /// On a slow network all streams wait, so they are not ended then. Returns the number of ended
-    /// streams.
+    /// Ends each stream whose client does not accept the response although the socket accepts
+    /// bytes. On a slow network all streams wait for the socket, so no stream is ended. Returns the
+    /// number of ended streams.
     pub(super) fn abort_blocked_streams(&self, now: Instant, write: Duration) -> usize {
         let mut cut = 0_usize;
         for stream in self.streams.borrow().iter() {
-            // Until the socket accepted bytes again, the stream waited for the socket and not for
-            // its client.
+            // A stream waits for its client only after the latest time at which the socket had no
+            // room. Before that time, the stream waited for the socket.
             let blocked = stream.blocked.get();
             let blocked = blocked.max(blocked.and_then(|_| self.last_stalled.get()));
             if blocked.is_some_and(|since| now.duration_since(since) >= write)
@@ -393,14 +400,15 @@ impl ConnectionState {
 pub(crate) struct TunnelStop(pub(super) Rc<ConnectionState>);
 
 impl TunnelStop {
-    /// Waits until the tunnel has to end. After that, the tunnel has a short time for its last
-    /// bytes.
+    /// Waits until the tunnel has to end. When this function returns, the tunnel still has a short
+    /// time for its last bytes.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe.
     pub(crate) async fn requested(&self) {
-        // Created before the check, so that a request to stop between the two lines is not lost.
+        // The notification is created before the check, so that a stop between these two lines is
+        // not missed.
         let notified = self.0.stop.notified();
         if !self.0.stopped.get() {
             notified.await;
@@ -412,11 +420,13 @@ impl TunnelStop {
 #[derive(Debug, Default)]
 struct Stream {
     task: OnceCell<AbortHandle>,
-    /// Since when the client has not taken the last chunk of the response.
+    /// The time when the latest chunk of the response was handed over. `None` if the client has
+    /// accepted that chunk.
     blocked: Cell<Option<Instant>>,
 }
 
-/// A request in flight. The handler's future holds it first, and then the response body.
+/// A request in flight. At first the handler's future holds this guard, and later the response body
+/// holds it.
 #[derive(Debug)]
 pub(super) struct InFlight {
     state: Rc<ConnectionState>,
@@ -433,7 +443,7 @@ impl InFlight {
         }
     }
 
-    /// The connection asks for the next chunk of the response.
+    /// Records that the connection asks for the next chunk of the response.
     pub(super) fn chunk_requested(&self) {
         if let Some(stream) = &self.stream {
             stream.blocked.set(None);

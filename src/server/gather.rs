@@ -1,9 +1,9 @@
 //! Combines the small writes of an HTTP/2 connection into one TLS record.
 //!
-//! One poll of a connection may answer many requests, but h2 writes each response separately. Each
-//! write would be one TLS record, one system call and one wake-up of the client. [`Gather`] buffers
-//! the writes until the poll ends. Only the code that polls the connection knows when that is, so
-//! it calls [`Gather::poll_release`].
+//! One poll of a connection may answer many requests, but h2 writes each response separately.
+//! Without a buffer, each write would be one TLS record, one system call and one wake-up of the
+//! client. [`Gather`] buffers the writes until the poll ends. Only the code that polls the
+//! connection knows when a poll ends, so that code calls [`Gather::poll_release`].
 
 use std::cell::RefCell;
 use std::fmt;
@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The size of the buffer: the content of one TLS record (RFC 8446 section 5.1).
 const RECORD: usize = 16 * 1024;
-/// Longer writes are not buffered, because copying them costs more than a separate record.
+/// The longest write that is buffered. Copying a longer write costs more than a separate record.
 const SMALL: usize = 4 * 1024;
 
 /// A stream that buffers small writes until they are released. Clones share the stream.
@@ -25,7 +25,8 @@ pub(super) struct Gather<S>(Rc<RefCell<GatherBuffer<S>>>);
 
 struct GatherBuffer<S> {
     stream: S,
-    /// An empty buffer has no capacity, because most connections are idle.
+    /// The buffered bytes. An empty buffer has no capacity, so that an idle connection uses no
+    /// memory for the buffer.
     bytes: Vec<u8>,
     /// The number of bytes in the buffer that the stream has already accepted.
     taken: usize,
@@ -58,7 +59,8 @@ impl<S> Clone for Gather<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Gather<S> {
-    /// Sends the buffered bytes. If the stream accepts no more, the task of `cx` is woken later.
+    /// Sends the buffered bytes. If the stream does not accept all bytes, the task of `cx` is woken
+    /// when the stream accepts more.
     pub(super) fn poll_release(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut held = self.0.borrow_mut();
         ready!(held.poll_release(cx))?;
@@ -70,7 +72,7 @@ impl<S: AsyncWrite + Unpin> GatherBuffer<S> {
     fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(rest @ [_, ..]) = self.bytes.get(self.taken..) {
             let count = ready!(Pin::new(&mut self.stream).poll_write(cx, rest))?;
-            // A stream that accepts no bytes would make this loop endless.
+            // A stream that reports a write of zero bytes would make this loop endless.
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -81,7 +83,7 @@ impl<S: AsyncWrite + Unpin> GatherBuffer<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Makes room for a write of `piece` bytes. Returns whether it has to be buffered.
+    /// Makes room for a write of `piece` bytes. Returns whether the write has to be buffered.
     fn poll_room(&mut self, cx: &mut Context<'_>, piece: usize) -> Poll<io::Result<bool>> {
         if piece > SMALL {
             ready!(self.poll_release(cx))?;
@@ -141,7 +143,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
         self.0.borrow().stream.is_write_vectored()
     }
 
-    /// Flushes nothing. The bytes are sent when the poll of the connection has ended.
+    /// Flushes nothing. The buffered bytes are sent when the poll of the connection has ended.
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -200,7 +202,7 @@ mod tests {
 
     type Writes = Rc<RefCell<Vec<usize>>>;
 
-    /// A gathering stream that writes into a pipe of `room` bytes, the lengths of its writes, and
+    /// Returns a [`Gather`] that writes into a pipe of `room` bytes, the lengths of its writes, and
     /// the other end of the pipe.
     fn gathering(room: usize) -> (Gather<RecordedStream>, Writes, DuplexStream) {
         let (inner, client) = duplex(room);
@@ -216,7 +218,7 @@ mod tests {
         poll_fn(|cx| gather.poll_release(cx)).await
     }
 
-    /// All bytes until the stream is shut down.
+    /// Reads all bytes until the stream is shut down.
     async fn arriving(mut client: DuplexStream) -> Vec<u8> {
         let mut bytes = Vec::new();
         client.read_to_end(&mut bytes).await.unwrap();
@@ -240,7 +242,7 @@ mod tests {
         assert_eq!(*writes.borrow(), [15]);
         // An idle connection has no buffer.
         assert_eq!(gather.0.borrow().bytes.capacity(), 0);
-        // If there are no bytes to send, nothing is written.
+        // The release of an empty buffer writes nothing.
         release(&gather).await.unwrap();
         assert_eq!(*writes.borrow(), [15]);
         drop(gather);
@@ -254,7 +256,7 @@ mod tests {
         for _ in 0..5 {
             gather.write_all(&small).await.unwrap();
         }
-        // Four writes fill a record. The fifth begins the next record.
+        // Four writes fill a record. The fifth write begins the next record.
         assert_eq!(*writes.borrow(), [RECORD]);
         gather.write_all(&large).await.unwrap();
         assert_eq!(*writes.borrow(), [RECORD, SMALL, SMALL + 1]);
@@ -268,8 +270,8 @@ mod tests {
         let (mut gather, writes, client) = gathering(1000);
         let piece = b"0123456789".repeat(100);
         let sent = piece.repeat(40);
-        // The pipe has room for a thousand bytes, and the buffer for one record. When both are
-        // full, no more bytes are accepted.
+        // The pipe has room for 1000 bytes, and the buffer has room for one record. When pipe and
+        // buffer are full, no more bytes are accepted.
         let mut taken = 0;
         let full = poll_fn(|cx| {
             loop {

@@ -2,17 +2,18 @@
 
 use http::{HeaderMap, HeaderName};
 
-/// Marks all values as never indexed, except those that repeat from response to response.
+/// Marks all field values as never indexed, except the values of fields that usually have the same
+/// value in many responses.
 ///
-/// A value that differs in each response, such as a date or a request id, evicts useful entries
-/// from the table. The encoder also compares it with all earlier values of the same field; a
-/// measurement counted about fifty comparisons for a response. And a value that is not in the table
-/// cannot be guessed from the compressed length (RFC 7541 section 7.1). So this function protects
-/// secret values in the app's own fields.
+/// A value that differs in each response, such as a date or a request id, would evict useful
+/// entries from the compression table. The encoder would also compare such a value with all earlier
+/// values of the same field: a measurement counted about fifty comparisons for each response. The
+/// mark also protects secret values in the app's own fields, because an attacker cannot guess a
+/// value from the compressed length if the value is not in the table (RFC 7541 section 7.1).
 pub(super) fn index_only_repeating(headers: &mut HeaderMap) {
     for (name, value) in headers {
         if !is_repeating(name) {
-            // The encoder writes such a value as never indexed (RFC 7541 section 6.2.3).
+            // The encoder writes a sensitive value as never indexed (RFC 7541 section 6.2.3).
             value.set_sensitive(true);
         }
     }

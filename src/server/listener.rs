@@ -1,4 +1,4 @@
-//! Listening sockets. Each is bound once, and every worker polls it.
+//! Listening sockets. Each address has one socket, and every worker polls that socket.
 
 use std::future::Future;
 use std::io;
@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::Error;
 
-/// The number of connections that the kernel queues before we accept them.
+/// The maximum number of connections that the kernel queues until the gateway accepts them.
 const BACKLOG: u32 = 1024;
 /// The pause after the system has run out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -43,14 +43,16 @@ impl Listener {
         self.0.local_addr().map_err(Error::Share)
     }
 
-    /// Another descriptor of the same socket. Both accept from the same queue of connections.
+    /// Returns another descriptor of the same socket. Both descriptors accept connections from the
+    /// same queue.
     pub(super) fn duplicate(&self) -> Result<std::net::TcpListener, Error> {
         self.0.try_clone().map_err(Error::Share)
     }
 }
 
 /// Creates the socket with tokio, because the `bind` of the standard library always uses a queue of
-/// 128 connections. tokio needs a runtime for this, so a temporary one is created.
+/// 128 connections. tokio needs a runtime to create a socket, so this function creates a temporary
+/// runtime.
 fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -77,8 +79,9 @@ fn listen_inside(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.listen(BACKLOG)?.into_std()
 }
 
-/// Gives every connection to `open` until `drain` is true or its sender is dropped. Then it accepts
-/// the connections that the kernel has already queued, so that no client loses its connection.
+/// Passes every connection to `open` until `drain` is true or the sender of `drain` is dropped.
+/// After that, this function accepts the connections that the kernel has already queued, so that no
+/// client loses its connection.
 ///
 /// While `open` waits, no further connection is accepted.
 pub(super) async fn accept<F: Future<Output = ()>>(
@@ -119,8 +122,8 @@ pub(super) async fn accept<F: Future<Output = ()>>(
     }
 }
 
-/// Accepts the queued connections directly from the socket, because the runtime may not know yet
-/// that there are some.
+/// Accepts the queued connections directly from the socket, because the runtime may not know about
+/// the queued connections yet.
 async fn take_queued<F: Future<Output = ()>>(
     listener: TcpListener,
     open: impl Fn(TcpStream, SocketAddr) -> F,
@@ -139,7 +142,7 @@ async fn take_queued<F: Future<Output = ()>>(
     }
 }
 
-/// Whether an error was caused by a client that went away before its connection was accepted.
+/// Whether an error was caused by a client that disconnected before its connection was accepted.
 fn is_client_error(error: &io::Error) -> bool {
     matches!(
         error.kind(),

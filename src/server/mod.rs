@@ -1,22 +1,23 @@
-//! Listening addresses, connections, framing and deadlines: everything between the network and a
-//! request, for any [`Handler`].
+//! The HTTP server: listening addresses, connections, framing and deadlines. The server passes each
+//! request to a [`Handler`].
 //!
 //! This room knows TCP, TLS handshakes (with the configuration of a [`crate::tls::Acceptor`]), the
 //! framing of HTTP/1.1 and HTTP/2 (by hyper), the deadlines and limits that hyper does not have,
 //! and how to stop without losing a request. The room does not know who is signed in, what a path
-//! means, and which apps exist. The entry point is [`Workers::start`].
+//! means, or which apps exist. The entry point is [`Workers::start`].
 //!
 //! Important decisions:
 //!
-//! - Each worker is one thread with one current-thread runtime. A listening address is bound once
-//!   and exclusively. Each worker polls a duplicate of its descriptor, so a drain loses no queued
-//!   connection.
-//! - Over TLS, ALPN alone decides the protocol. A plain listener supports only HTTP/1.1: a server
-//!   that waits for enough bytes to recognize the protocol lets a silent client stay forever.
+//! - Each worker is one thread with one current-thread runtime. Each listening address has one
+//!   socket, and no other process can listen on the same address. Each worker polls a duplicate of
+//!   the socket's descriptor, so a drain loses no queued connection.
+//! - Over TLS, ALPN alone decides the protocol. A listener without TLS supports only HTTP/1.1,
+//!   because a server that recognizes the protocol by the first bytes lets a silent client stay
+//!   connected forever.
 //! - Each worker checks all deadlines in one sweep. No request sets a timer.
-//! - Over HTTP/2, all responses of one poll are sent as one TLS record. Copying small pieces
-//!   together costs less than one record and one system call for each. Only fields that repeat
-//!   enter the table of the header compression.
+//! - Over HTTP/2, all responses of one poll are sent together as one TLS record. Copying small
+//!   pieces into one buffer costs less than one record and one system call for each piece. Only
+//!   fields whose values repeat enter the table of the header compression.
 
 use std::future::Future;
 use std::io;
@@ -61,8 +62,8 @@ pub struct Settings {
     pub(crate) limits: Limits,
 }
 
-/// The longest durations. A connection that misses its deadline is closed at most a quarter of a
-/// second later.
+/// The longest durations that the server allows. A connection that misses its deadline is closed at
+/// most a quarter of a second later.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Deadlines {
     /// The time from the accept to the first byte.
@@ -75,10 +76,11 @@ pub(crate) struct Deadlines {
     /// The time between two requests. HTTP/2 frames that belong to no request do not extend this
     /// time.
     pub(crate) idle: Duration,
-    /// The longest time in which the client takes none of the bytes that we have for it.
+    /// The longest time for which the client may accept no bytes while the gateway has bytes to
+    /// send.
     pub(crate) write: Duration,
-    /// The window for [`Limits::body_rate`]. Only the time in which somebody waits for the body
-    /// counts.
+    /// The time window for [`Limits::body_rate`]. The limit counts only the time during which the
+    /// reader of the body waits for data.
     pub(crate) body_window: Duration,
     /// The time from the start of a drain until the remaining requests are ended.
     pub(crate) drain: Duration,
@@ -150,25 +152,25 @@ impl Default for Limits {
 /// The connection of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Connection {
-    /// The other end of the socket: the client, or a proxy in front of us.
+    /// The address of the other end of the socket: the client, or a proxy in front of the gateway.
     pub(crate) peer: SocketAddr,
-    /// Whether the connection to us is encrypted.
+    /// Whether the connection to the gateway is encrypted.
     pub(crate) security: Security,
 }
 
-/// Whether a connection is encrypted.
+/// The encryption of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Security {
     /// Plain HTTP.
     Plain,
-    /// TLS. The server terminates it.
+    /// HTTP over TLS. The server decrypts the bytes.
     Tls,
 }
 
 /// Answers requests. Each worker's thread has one handler, which never moves to another thread.
-/// Therefore it may contain `Rc` and connection pools.
+/// Therefore a handler may contain `Rc` and connection pools.
 pub(crate) trait Handler: 'static {
-    /// The body of its responses.
+    /// The body of the handler's responses.
     type Body: Content;
 
     /// The data that the handler stores for each connection, for all its requests.
@@ -182,7 +184,7 @@ pub(crate) trait Handler: 'static {
     ///
     /// # Cancel safety
     ///
-    /// The future is dropped at any await when the client goes away, when a deadline of the
+    /// The future may be dropped at any await: when the client disconnects, when a deadline of the
     /// connection passes, or at the end of a drain. Work that must be finished belongs in a task of
     /// its own.
     fn handle(
@@ -193,11 +195,11 @@ pub(crate) trait Handler: 'static {
     ) -> impl Future<Output = Response<Self::Body>>;
 }
 
-/// A response body. The body of a 101 contains the tunnel that follows the response.
+/// A response body. The body of a 101 response contains the tunnel that follows the response.
 pub(crate) trait Content:
     Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static
 {
-    /// Takes the tunnel, if this is the body of a 101.
+    /// Removes and returns the tunnel, if this is the body of a 101 response.
     fn take_tunnel(&mut self) -> Option<TunnelFn> {
         None
     }
@@ -205,16 +207,16 @@ pub(crate) trait Content:
 
 impl Content for Full<Bytes> {}
 
-/// Runs on a connection after a 101. The function gets the connection. When its future ends, the
-/// connection is closed.
+/// A function that runs a tunnel on a connection after a 101 response. The function gets the
+/// connection. When the future of the function ends, the connection is closed.
 ///
 /// # Cancel safety
 ///
-/// The future is dropped at any await when the client takes no bytes for too long, or at the end of
-/// a drain.
+/// The future may be dropped at any await: when the client accepts no bytes for too long, or at the
+/// end of a drain.
 pub(crate) type TunnelFn = Box<dyn FnOnce(UpgradedClient) -> Pin<Box<dyn Future<Output = ()>>>>;
 
-/// A client's connection after a 101.
+/// A client's connection after a 101 response.
 pub(crate) struct UpgradedClient {
     /// The connection.
     pub(crate) client: Peer,
@@ -252,7 +254,8 @@ impl Endpoint {
         }
     }
 
-    /// HTTP/2 or HTTP/1.1 over TLS. ALPN decides; without ALPN it is HTTP/1.1.
+    /// HTTP/2 or HTTP/1.1 over TLS. ALPN selects the protocol. Without ALPN, the protocol is
+    /// HTTP/1.1.
     pub(crate) fn tls(listener: Listener, acceptor: Acceptor) -> Self {
         Self {
             listener,
@@ -261,11 +264,11 @@ impl Endpoint {
     }
 }
 
-/// Why the server cannot start.
+/// The reason why the server cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The address cannot be listened on: another process uses it, it does not belong to this
-    /// machine, or the port needs a capability. Responsible: the operator.
+    /// The gateway cannot listen on the address: another process uses the address, the address does
+    /// not belong to this machine, or the port needs a capability. Responsible: the operator.
     #[error("cannot listen on {address}")]
     Bind {
         /// The address.

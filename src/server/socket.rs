@@ -1,7 +1,7 @@
-//! The two layers around the bytes of a connection, which record its activity in
-//! [`ConnectionState`].
+//! Two layers around the socket of a connection. Both layers record the activity of the connection
+//! in [`ConnectionState`].
 //!
-//! [`Socket`] is below TLS and records whether the client takes the bytes that we send.
+//! [`Socket`] is below TLS and records whether the client accepts the bytes that the gateway sends.
 //! [`Plaintext`] is above TLS and records where a request head begins. At the end of a connection,
 //! [`Plaintext`] continues to read for a short time if the client may still be sending.
 
@@ -23,10 +23,10 @@ use crate::relay::Duplex;
 
 /// The length of the HTTP/2 connection preface (RFC 9113 section 3.4).
 const PREFACE: usize = 24;
-/// The number of bytes that are discarded with each read after the end.
+/// The size of the buffer for bytes that are read and discarded after the last response.
 const DISCARD: usize = 4096;
 
-/// A TCP connection that records when bytes move.
+/// A TCP connection that records when bytes are sent and received.
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: TcpStream,
@@ -63,7 +63,8 @@ impl Duplex for TlsStream<Socket> {
 }
 
 impl Duplex for TokioIo<Upgraded> {
-    /// Not for a single stream: its peer learns of the end only.
+    /// Does nothing, because a single HTTP/2 stream has no socket of its own. The peer only sees
+    /// that the stream ends.
     fn reset_on_close(&self) {}
 }
 
@@ -114,7 +115,7 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// The stream on which HTTP is read and written.
+/// The byte stream on which HTTP is read and written.
 #[derive(Debug)]
 pub(super) struct Plaintext<S> {
     inner: S,
@@ -134,7 +135,7 @@ impl<S> Plaintext<S> {
         }
     }
 
-    /// The stream, for a protocol other than HTTP.
+    /// Returns the byte stream, so that it can carry a protocol other than HTTP.
     pub(super) fn into_inner(self) -> S {
         self.inner
     }
@@ -142,8 +143,9 @@ impl<S> Plaintext<S> {
     fn arrived(&mut self, count: usize) {
         match self.protocol {
             Protocol::Http1 => self.state.head_begins(),
-            // Only the preface counts as a head. Later frames may belong to no request (PING,
-            // WINDOW_UPDATE, SETTINGS). An idle connection stays idle when it sends such frames.
+            // On an HTTP/2 connection, only the connection preface is timed like a request head.
+            // Later frames may belong to no request (PING, WINDOW_UPDATE, SETTINGS), so an idle
+            // connection stays idle when a frame arrives.
             Protocol::Http2 if self.preface > 0 => {
                 self.state.head_begins();
                 self.preface = self.preface.saturating_sub(count);
@@ -198,8 +200,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Plaintext<S> {
     }
 
     /// Closes the sending direction. If the client may still be sending, its bytes are read and
-    /// discarded until the client closes or the sweep ends the connection. Otherwise the kernel
-    /// would send a reset, which could destroy the last response.
+    /// discarded until the client closes or the sweep ends the connection. If the bytes stayed
+    /// unread, the kernel would send a reset, which could destroy the last response.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.state.phase() != Phase::Linger {

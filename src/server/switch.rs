@@ -1,4 +1,4 @@
-//! A request that asks for another protocol on its connection or stream.
+//! Requests that ask for a switch to another protocol, on a connection or on an HTTP/2 stream.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -16,7 +16,7 @@ use super::{Content, Handler, TunnelFn, TunnelStop, UpgradedClient};
 use crate::fields::UpgradeRequest;
 use crate::relay::Peer;
 
-/// What happens if the handler's answer switches to another protocol.
+/// The place of the tunnel, if the handler's answer switches to another protocol.
 pub(super) enum Switch {
     /// The request does not ask for another protocol.
     No,
@@ -50,8 +50,8 @@ impl Switch {
                 let (Some(upgrade), Some(on_upgrade)) = (upgrade, on_upgrade) else {
                     return Self::No;
                 };
-                // The app gets a handshake of HTTP/1.1, which uses GET. The same rules then apply
-                // to both kinds of handshake.
+                // The app gets a handshake of HTTP/1.1, which uses GET. With the method GET, the
+                // same rules apply to a handshake over HTTP/1.1 and over HTTP/2.
                 head.method = Method::GET;
                 head.extensions.insert(upgrade);
                 Self::Stream(on_upgrade)
@@ -76,7 +76,7 @@ impl Switch {
                 let stop = TunnelStop(Rc::clone(state));
                 // The stream ends with its connection, so no code has to wait for this task.
                 drop(tokio::task::spawn_local(async move {
-                    // An error means that the client has gone away.
+                    // An error means that the client has disconnected.
                     if let Ok(stream) = on_upgrade.await {
                         let client = Peer {
                             io: Box::new(TokioIo::new(stream)),
@@ -88,8 +88,8 @@ impl Switch {
                 }));
             }
             (Self::Connection(_), None) => {
-                // Bytes after the request may belong to the other protocol, so they must not be
-                // read as a request.
+                // Bytes after the request may belong to the other protocol, so the connection must
+                // not read these bytes as a request.
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(CONNECTION, close);
             }

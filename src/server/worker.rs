@@ -25,18 +25,19 @@ use super::{Connection, Endpoint, Error, Handler, Security, Settings, Setup};
 use crate::clock::Clock;
 use crate::tls::Acceptor;
 
-/// The maximum number of socket events that a worker processes in one turn. With few events, the
-/// data of a request is still in the processor's cache when the request is forwarded.
+/// The maximum number of socket events that a worker processes before it runs its tasks. With few
+/// events, the data of a request is still in the processor's cache when the request is forwarded.
 const EVENTS: usize = 16;
 
 /// The last part of the drain time, in which tunnels may still send a close frame.
 const TUNNEL_CLOSE_TIME: Duration = Duration::from_secs(1);
 
-/// When the limit of connections is reached, each sweep closes one eighth of the idle connections,
-/// the longest idle ones first.
+/// When the limit of connections is reached, each sweep closes one eighth of the idle connections:
+/// those that have been idle for the longest time.
 const IDLE_SHARE: usize = 8;
 
-/// The threads that serve connections. Dropping this starts the drain without waiting for its end.
+/// The threads that serve connections. Dropping this value starts the drain, and does not wait for
+/// the end of the drain.
 #[derive(Debug)]
 pub(crate) struct Workers {
     drain: watch::Sender<bool>,
@@ -115,7 +116,8 @@ impl Workers {
                 .map_err(Error::Spawn)?;
             workers.reports.push(reported);
         }
-        // When this sender is dropped, the channel closes as soon as a worker panics.
+        // After this line only the workers hold senders. If all workers end, the channel closes,
+        // and `recv` fails instead of waiting forever.
         drop((ready, endpoints));
         for _worker in 0..count.get() {
             started.recv().map_err(|_closed| Error::WorkerLost)??;
@@ -124,14 +126,14 @@ impl Workers {
     }
 
     /// Starts the drain. No new connections are accepted, except those that the kernel has queued.
-    /// Idle connections are closed. The others close after their request (`Connection: close`,
-    /// GOAWAY).
+    /// Idle connections are closed. Busy connections close after their current requests
+    /// (`Connection: close`, GOAWAY).
     pub(crate) fn begin_drain(&self) {
         self.drain.send_replace(true);
     }
 
     /// Starts the drain if it has not begun. Waits until all requests in flight are finished, or
-    /// until [`super::Deadlines::drain`] has passed and the remaining ones are ended.
+    /// until [`super::Deadlines::drain`] has passed and the remaining requests are ended.
     ///
     /// # Cancel safety
     ///
@@ -197,7 +199,7 @@ fn run<H: Handler>(
     });
     // A blocking call, such as a name look-up, must not delay the end of the process.
     runtime.shutdown_background();
-    // If the workers were dropped without waiting, nobody receives the result.
+    // If [`Workers`] was dropped without [`Workers::drained`], nobody receives the result.
     report.send(cut).unwrap_or_default();
 }
 
@@ -229,7 +231,7 @@ impl<H: Handler> Worker<H> {
     /// Serves a connection in its own task as soon as the limit of connections allows it.
     async fn open(&self, stream: TcpStream, peer: SocketAddr, tls: Option<&Acceptor>) {
         let slots = Arc::clone(&self.registry.slots);
-        // The semaphore is never closed, so this waits for a slot.
+        // The semaphore is never closed, so this call always waits for a slot.
         let Ok(slot) = slots.acquire_owned().await else {
             return;
         };
@@ -274,7 +276,7 @@ struct Registry {
     emptied: Notify,
 }
 
-/// The entry of a connection in the registry. Dropping it removes the entry.
+/// The entry of a connection in the registry. Dropping this value removes the entry.
 struct Registration {
     registry: Rc<Registry>,
     state: Rc<ConnectionState>,
@@ -331,9 +333,9 @@ impl Registry {
         mut drain: watch::Receiver<bool>,
     ) -> usize {
         let sweeping = Rc::clone(self);
-        // This task ends when the worker drops all its tasks.
+        // The sweep task ends when the worker drops all its tasks.
         let _sweeper = tokio::task::spawn_local(async move { sweeping.sweep_forever().await });
-        // An error means that the workers were dropped, which starts the drain, too.
+        // An error means that [`Workers`] was dropped, which also starts the drain.
         drop(drain.wait_for(|drain| *drain).await);
         self.draining.set(true);
         self.coarse_clock.update();
@@ -363,7 +365,7 @@ impl Registry {
             for state in self.connections.borrow().values() {
                 state.stop_tunnel();
             }
-            // If the time is over, the remaining requests are counted below and dropped with the
+            // Requests that are not finished in this time are counted below, and dropped with the
             // worker.
             timeout(close_time, finished).await.unwrap_or_default();
         }
@@ -376,7 +378,7 @@ impl Registry {
 
     async fn sweep_forever(&self) {
         let mut interval = interval(self.settings.deadlines.sweep());
-        // After a delay, one sweep is enough. The missed ones are not repeated.
+        // Missed sweeps are not repeated, because one sweep checks all connections.
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
@@ -384,7 +386,7 @@ impl Registry {
         }
     }
 
-    /// Checks all connections once, and ends those that have missed a deadline.
+    /// Checks all connections, and ends the connections that have missed a deadline.
     fn sweep(&self) {
         let now = self.coarse_clock.update();
         let deadlines = &self.settings.deadlines;
@@ -401,8 +403,8 @@ impl Registry {
             let reason = overdue.reason();
             tracing::debug!(client.address = %client, reason, "Connection is closed");
             if overdue == Overdue::Idle {
-                // The connection is closed gracefully, because TLS and HTTP/2 have messages for
-                // this.
+                // An idle connection is closed gracefully, because TLS and HTTP/2 have messages
+                // that announce the end of a connection.
                 state.close();
             } else {
                 state.abort();
@@ -434,8 +436,9 @@ impl fmt::Debug for Registry {
     }
 }
 
-/// The maximum number of unsent bytes in the kernel. With more of them, the socket of a slow client
-/// would accept nothing for minutes, and a working download would look stalled.
+/// The maximum number of unsent bytes that the kernel buffers for a connection. With a larger
+/// buffer, the socket of a slow client would accept no bytes for minutes, and a working download
+/// would look stalled.
 const UNSENT: u32 = 128 * 1024;
 
 /// Detects clients that have disappeared, even if nothing is sent for hours.
@@ -444,8 +447,9 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_interval(Duration::from_secs(10))
     .with_retries(6);
 
-/// Sets the options of an accepted socket. Small writes are sent at once; bodies are written in
-/// large pieces anyway.
+/// Sets the options of an accepted socket. Nagle's algorithm is switched off, so that small writes
+/// are sent immediately. Bodies do not need the algorithm, because they are written in large
+/// pieces.
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);

@@ -1,4 +1,4 @@
-//! Request bodies: rate, size, and bodies that the handler does not read.
+//! Tests of request bodies: rate, size, and bodies that the handler does not read.
 
 use super::*;
 
@@ -125,8 +125,8 @@ async fn s_18_an_unread_body_is_never_parsed_as_a_request() {
             .send(format!("{method} /early {POST} {length}\r\n\r\n{hidden}"))
             .await;
         client.until("early").await;
-        // The connection is either closed, or its next request is answered. In no case may the
-        // hidden request be answered.
+        // The server either closes the connection or answers the next request. The server must
+        // never answer the hidden request.
         if client
             .0
             .write_all(b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -158,9 +158,9 @@ async fn s_30_after_an_early_answer_the_connection_closes_and_the_answer_arrives
         response.starts_with("HTTP/1.1 401") && response.ends_with("early"),
         "{response}"
     );
-    // The server has closed its sending direction and still reads. A reset of the connection could
-    // destroy the answer on its way to a client that is still sending. The body is larger than the
-    // kernel's buffers.
+    // The server has closed its sending direction but still reads, because a reset of the
+    // connection could destroy the answer before a client that is still sending has read it. The
+    // body is larger than the kernel's buffers.
     let piece = vec![b'x'; 100_000];
     for _ in 0..160 {
         client.send(&piece).await;

@@ -1,4 +1,4 @@
-//! D-01 to D-06, as far as a single connection can show them.
+//! Tests of D-01 to D-06 that need only a single connection.
 
 use tokio::time::{Instant, interval};
 
@@ -156,7 +156,7 @@ async fn a_request_in_flight_is_not_subject_to_other_deadlines() {
     let mut client = server.client().await;
     client.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n").await;
     server.entered("/hold").await;
-    // Later connections reach their deadlines in the meantime.
+    // Connections that were opened later reach their deadlines during this time.
     let mut late = server.client().await;
     late.send("GET / HT").await;
     late.rest().await;

@@ -1,4 +1,4 @@
-//! Exclusive listening, drains without loss, and the limit of connections.
+//! Tests of exclusive listening, of drains without loss, and of the limit of connections.
 
 use super::*;
 

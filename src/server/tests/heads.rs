@@ -1,10 +1,11 @@
-//! D-07: heads that are too large, and protocols that a plain listener does not support.
+//! Tests of D-07: heads that are too large, and protocols that a listener without TLS does not
+//! support.
 
 use super::*;
 
 async fn status(server: &Server, head: &str) -> String {
     let mut client = server.client().await;
-    // The server may answer and close the connection before everything is sent.
+    // The server may answer and close the connection before the client has sent everything.
     client
         .0
         .write_all(head.as_bytes())

@@ -1,4 +1,4 @@
-//! A small site with real sockets, and clients that misbehave.
+//! Tests of the server, with real sockets and with clients that misbehave.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -32,17 +32,19 @@ mod drain;
 mod heads;
 mod protocols;
 
-/// A step of a test that takes longer has failed.
+/// The longest time of one step of a test. A longer step makes the test fail.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A deadline that passes in a test.
+/// A short deadline, for tests in which the deadline has to pass.
 const SHORT: Duration = Duration::from_millis(120);
-/// A deadline that passes in a test, but not only because the test's client is slow.
+/// A deadline for tests in which the deadline has to pass. It is long enough that a slow machine
+/// does not make the test's client late.
 const MODEST: Duration = Duration::from_millis(600);
 /// The pause between two bytes of a slow client, which is much shorter than [`SHORT`].
 const DRIP: Duration = Duration::from_millis(20);
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
-/// Deadlines that do not pass in a test. Each test shortens the deadline that it tests.
+/// Returns deadlines that are too long to pass in a test. Each test shortens the deadline that it
+/// tests.
 fn long() -> Deadlines {
     let minute = Duration::from_mins(1);
     Deadlines {
@@ -74,7 +76,7 @@ enum Event {
 #[derive(Clone)]
 struct Probe {
     events: mpsc::UnboundedSender<Event>,
-    /// `/hold` waits for one of these permits.
+    /// The permits of `/hold`: each request for `/hold` waits for one permit.
     release: Arc<Semaphore>,
     /// The number of bytes of endless bodies that were requested.
     produced: Arc<AtomicU64>,
@@ -345,7 +347,7 @@ async fn soon<F: Future>(future: F) -> F::Output {
     timeout(PATIENCE, future).await.expect("it took too long")
 }
 
-/// A client whose bytes come from the test.
+/// A client whose bytes the test writes by hand.
 struct Client<S>(S);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
@@ -367,10 +369,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         String::from_utf8(seen).unwrap()
     }
 
-    /// Reads until the server closes the connection, cleanly or not. Returns what it has read.
+    /// Reads until the server closes the connection, cleanly or not. Returns everything that was
+    /// read.
     async fn rest(&mut self) -> String {
         let mut seen = Vec::new();
-        // A reset is an end, too. The bytes before it are still valid.
+        // A reset also ends the connection. The bytes before a reset are still valid.
         soon(self.0.read_to_end(&mut seen))
             .await
             .map_or_else(drop, drop);

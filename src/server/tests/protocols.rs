@@ -1,4 +1,4 @@
-//! TLS, ALPN, HTTP/2, and replaced certificates.
+//! Tests of TLS, ALPN, HTTP/2, and replaced certificates.
 
 use std::fs;
 
@@ -164,7 +164,8 @@ async fn d_07_large_heads_are_refused_over_http2() {
     request
         .headers_mut()
         .insert("x-a", "x".repeat(40_000).parse().unwrap());
-    // The server refuses the request, or the client itself keeps to the server's limit.
+    // Either the server refuses the request, or the client library itself respects the server's
+    // limit.
     if let Ok(response) = soon(sender.send_request(request)).await {
         assert_eq!(
             response.status(),
@@ -186,7 +187,7 @@ async fn d_06_d_17_only_a_stream_that_nobody_reads_is_closed() {
     let stalled = soon(sender.send_request(get("/endless"))).await.unwrap();
     server.entered("/endless").await;
     server.left("/endless").await;
-    // The client's window is 64 KB. The server buffers the same amount, and one more piece.
+    // The client's window is 64 KB. The server buffers 64 KB, and one more piece of the body.
     let produced = server.probe.produced.load(Ordering::Relaxed);
     assert!(produced <= 256 * 1024, "{produced}");
     let cut = soon(stalled.into_body().collect()).await;
