@@ -18,21 +18,21 @@ use super::outgoing::Outgoing;
 use super::progress::UploadProgress;
 use super::response::ResponseBody;
 
-/// A request that was given to a connection, and the future of its response.
+/// A request that was passed to a connection, and the future of its response.
 pub(super) struct Attempt {
     connection: Box<Connection>,
     pending: PendingAnswer,
     progress: Option<Rc<UploadProgress>>,
 }
 
-/// hyper's result. If hyper has sent nothing of a request, the error contains the request.
+/// The result from hyper. If hyper has sent no byte of a request, the error contains the request.
 pub(super) type Answer = Result<Response<Incoming>, TrySendError<Request<Outgoing>>>;
 type PendingAnswer = Pin<Box<dyn Future<Output = Answer>>>;
 
 /// A request that got no response.
 pub(super) struct Failed {
     pub(super) error: Error,
-    /// The request, if it may be sent once more.
+    /// The request, if the gateway may send it one more time.
     pub(super) retry: Option<Box<Request<Outgoing>>>,
     pub(super) progress: Option<Rc<UploadProgress>>,
 }
@@ -43,8 +43,8 @@ impl Attempt {
         request: Request<Outgoing>,
         progress: Option<Rc<UploadProgress>>,
     ) -> Self {
-        // Only a used connection can be stale. A request with a safe method and without content may
-        // reach the origin twice (RFC 9110 section 9.2.2).
+        // Only a connection that was used before can be stale. A request with a safe method and
+        // without content may reach the origin twice (RFC 9110 section 9.2.2).
         let replayable = connection.used && progress.is_none() && request.method().is_safe();
         connection.traffic.begin(replayable);
         let pending = Box::pin(connection.sender.try_send_request(request));
@@ -55,13 +55,13 @@ impl Attempt {
         }
     }
 
-    /// Waits for hyper's result. `None` if there is none within `limit`.
+    /// Waits for hyper's result. Returns `None` if there is no result within `limit`.
     pub(super) async fn answer(&mut self, limit: Duration) -> Option<Answer> {
         let Connection {
             head_timer, since, ..
         } = &mut *self.connection;
         let mut late = pin!(head_timer.expired(*since, limit, self.progress.as_ref()));
-        // The answer is polled first, so an answer that arrives at the deadline still counts.
+        // The answer is polled first, so an answer that arrives at the deadline is still accepted.
         poll_fn(|cx| match self.pending.as_mut().poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
             Poll::Pending => late.as_mut().poll(cx).map(|()| None),
@@ -69,8 +69,8 @@ impl Attempt {
         .await
     }
 
-    /// Makes the response from hyper's result. When the body has ended cleanly, the connection goes
-    /// back to `idle`, if `idle` is given.
+    /// Converts hyper's result into a response. If `idle` is given, the connection returns to
+    /// `idle` when the body has ended cleanly.
     pub(super) fn into_response(
         mut self,
         answer: Option<Answer>,
@@ -89,10 +89,11 @@ impl Attempt {
             Ok(framing) => framing,
             Err(error) => return Err(self.fail(error)),
         };
-        // After an ambiguous length, the next bytes may belong to this response or to the next one.
-        // An HTTP/1.0 connection ends with its response.
+        // If the length is ambiguous, the next bytes may belong to this response or to the next
+        // response. An HTTP/1.0 connection ends with its response.
         let reusable = framing == Framing::Unambiguous && parts.version == Version::HTTP_11;
-        // hyper would answer the client as HTTP/1.0 if the origin did.
+        // If the response kept the version HTTP/1.0 from the origin, hyper would also answer the
+        // client with HTTP/1.0.
         parts.version = Version::HTTP_11;
         self.connection.used = true;
         let borrowed = match idle {

@@ -1,4 +1,4 @@
-//! Small calls whose whole answer is needed.
+//! Small calls whose complete answer is collected in memory.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::message::origin_form;
 use super::name::Origin;
 use crate::tls::Trust;
 
-/// The longest response head that is read, in bytes.
+/// The maximum size of a response head, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
 /// The limits of one call.
@@ -28,9 +28,9 @@ const MAX_HEAD: usize = 64 * 1024;
 pub(crate) struct CallLimits {
     /// The time from the start of the call to the last byte of the answer.
     pub(crate) deadline: Duration,
-    /// The longest body that is accepted, in bytes.
+    /// The maximum size of a response body, in bytes.
     pub(crate) body_bytes: usize,
-    /// The most fields that are accepted in a response head.
+    /// The maximum number of fields in a response head.
     pub(crate) fields: usize,
 }
 
@@ -45,13 +45,13 @@ impl Default for CallLimits {
     }
 }
 
-/// Calls one origin. Each call uses a new connection.
+/// A client for calls to one origin. Each call uses a new connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Client(Arc<Connector>);
 
 impl Client {
-    /// A client for `origin`. `connect_timeout` limits name look-up, connection and TLS handshake
-    /// together.
+    /// Creates a client for `origin`. `connect_timeout` limits name look-up, connection and TLS
+    /// handshake together.
     ///
     /// # Errors
     ///
@@ -66,12 +66,12 @@ impl Client {
     }
 
     /// Sends `request` and collects the answer. Sets `Host` and `Accept-Encoding: identity`, and
-    /// uses path and query of the URI as the target. A redirect is an answer like any other. A
-    /// request is never sent twice.
+    /// uses path and query of the URI as the target. A redirect is returned like any other answer.
+    /// A request is never sent twice.
     ///
     /// # Errors
     ///
-    /// While it connects: [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`],
+    /// While the client connects: [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`],
     /// [`Error::ConnectTimeout`]. After that the origin may have acted on the request
     /// ([`Error::may_have_been_processed`]): [`Error::CallTimeout`], [`Error::TooLarge`],
     /// [`Error::Broken`], [`Error::UnrequestedUpgrade`].
@@ -93,7 +93,8 @@ impl Client {
         }
     }
 
-    /// Sets `connected` before the first byte of the request may be sent.
+    /// Sends `request` without a deadline. Sets `connected` before the first byte of the request
+    /// may be sent.
     async fn call_untimed(
         &self,
         mut request: Request<Full<Bytes>>,
@@ -123,28 +124,29 @@ impl Client {
     }
 }
 
-/// Runs `exchange` to its end while `connection` moves the bytes.
+/// Runs `exchange` to its end. Polls `connection` at the same time, because it sends and receives
+/// the bytes.
 async fn drive<T>(exchange: impl Future<Output = T>, connection: impl Future) -> T {
     let mut exchange = pin!(exchange);
     let mut connection = pin!(connection);
     tokio::select! {
-        // A complete answer counts, even if the connection ends at the same moment.
+        // A complete answer is returned, even if the connection ends at the same moment.
         biased;
         outcome = &mut exchange => return outcome,
-        // The exchange gets the error of the connection, too.
+        // The error of the connection is not used here, because the exchange also gets this error.
         _ended = &mut connection => {}
     }
     // The exchange may still have to process bytes that were read before the connection ended.
     exchange.await
 }
 
-/// Reads the whole body. Stops after `limit` bytes.
+/// Reads the complete body. Fails if the body is longer than `limit` bytes.
 async fn collect(response: Response<Incoming>, limit: usize) -> Result<Response<Bytes>, Error> {
     let (parts, mut body) = response.into_parts();
     if parts.status == http::StatusCode::SWITCHING_PROTOCOLS {
         return Err(Error::UnrequestedUpgrade);
     }
-    // A declared length that is too large fails before the body is read.
+    // If the declared length is too large, the call fails before the body is read.
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > limit {
         return Err(Error::TooLarge);

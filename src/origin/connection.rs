@@ -19,8 +19,7 @@ use super::outgoing::Outgoing;
 use super::traffic::{MonitoredStream, Traffic};
 use crate::clock::Clock;
 
-/// The longest response head that is read, in bytes. hyper itself limits the number of fields to
-/// 100.
+/// The maximum size of a response head, in bytes. hyper itself limits the number of fields to 100.
 const MAX_HEAD: usize = 64 * 1024;
 
 /// A connection to the origin, with the task that reads and writes its socket.
@@ -29,7 +28,7 @@ pub(super) struct Connection {
     _task: AbortOnDrop,
     pub(super) traffic: Rc<Traffic>,
     pub(super) head_timer: HeadTimer,
-    /// The time when the present request or the present idle time began.
+    /// The time when the current request or the current idle time began.
     pub(super) since: Instant,
     /// Whether the connection has carried a request and its response.
     pub(super) used: bool,
@@ -46,8 +45,8 @@ pub(super) struct ReleasedSocket {
 }
 
 impl Connection {
-    /// Opens a connection. `permit` is held until the socket is closed. After a 101 the socket is
-    /// sent to `switched`.
+    /// Opens a connection. `permit` is held until the socket is closed. After a 101 response, the
+    /// socket is sent to `switched`.
     ///
     /// # Errors
     ///
@@ -62,8 +61,8 @@ impl Connection {
         let traffic = Rc::new(Traffic::default());
         let stream = MonitoredStream::new(stream, Rc::clone(&traffic));
         let (sender, mut connection) = http1::Builder::new()
-            // Most requests consist of a head alone. For one buffer, a vectored write only costs
-            // time.
+            // Most requests consist only of a head, which is a single buffer. A vectored write of a
+            // single buffer is slower than a simple write.
             .writev(false)
             .max_buf_size(MAX_HEAD)
             .handshake(TokioIo::new(stream))
@@ -87,7 +86,8 @@ impl Connection {
                     early: parts.read_buf,
                     permit,
                 };
-                // If the request was given up, nobody receives the socket, and it is closed here.
+                // If the request was dropped, nobody receives the socket, and the socket is closed
+                // here.
                 switched.send(socket).map_err(drop).unwrap_or_default();
             }
         });
@@ -109,7 +109,8 @@ impl Connection {
     }
 }
 
-/// Ends the task when it is dropped. A dropped connection is closed, whatever its task was doing.
+/// Aborts a task when this guard is dropped. So a dropped connection is closed, even if its task
+/// has not finished.
 pub(super) struct AbortOnDrop(pub(super) AbortHandle);
 
 impl Drop for AbortOnDrop {

@@ -20,7 +20,8 @@ use super::name::Origin;
 use crate::relay::Duplex;
 use crate::tls::Trust;
 
-/// The time that one address has before the next address is tried in parallel (RFC 8305 section 5).
+/// The time for which one address is tried before the next address is tried in parallel (RFC 8305
+/// section 5).
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// Opens connections to one origin.
@@ -31,9 +32,10 @@ pub(crate) struct Connector {
 }
 
 impl Connector {
-    /// A connector for `origin`, which trusts the authorities in `trust` if it is `https`.
-    /// `deadline` limits name look-up, connection and TLS handshake together. Each new connection
-    /// reads `trust` again, so replaced authorities take effect at once.
+    /// Creates a connector for `origin`. If `origin` is `https`, the connector trusts the
+    /// authorities in `trust`. `deadline` limits name look-up, connection and TLS handshake
+    /// together. Each new connection reads `trust` again, so replaced authorities take effect
+    /// immediately.
     ///
     /// # Errors
     ///
@@ -104,8 +106,8 @@ impl std::fmt::Debug for Connector {
     }
 }
 
-/// Connects to the first address that answers. The next address is tried [`STAGGER`] later, or at
-/// once after a failure.
+/// Tries several addresses in parallel, and returns the first connection that opens. Each address
+/// is tried [`STAGGER`] after the previous address, or immediately after a failure.
 async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut waiting = interleaved(addresses).into_iter();
     let mut attempts = JoinSet::new();
@@ -153,9 +155,9 @@ fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 /// A connection to an origin.
 #[derive(Debug)]
 pub(crate) enum Stream {
-    /// `http`.
+    /// An unencrypted connection to an `http` origin.
     Plain(TcpStream),
-    /// `https`. The certificate was verified.
+    /// A TLS connection to an `https` origin. The certificate was verified.
     Tls(Box<TlsStream<TcpStream>>),
 }
 

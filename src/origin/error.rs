@@ -4,11 +4,11 @@ use std::io;
 
 use crate::upload::BoxError;
 
-/// Why a request gets no response, or why a response breaks off.
+/// The reason why a request gets no response, or why a response breaks off.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The origin switched to another protocol than the requested one, or without the proof that
-    /// RFC 6455 section 4.1 demands. Responsible: the upstream.
+    /// The origin switched to a protocol that was not requested, or the origin switched without the
+    /// proof that RFC 6455 section 4.1 demands. Responsible: the upstream.
     #[error("the origin did not switch to the requested protocol")]
     BadSwitch,
     /// The origin stopped sending in the middle of a body. Responsible: the upstream or the
@@ -30,7 +30,7 @@ pub enum Error {
     /// local ports (F-28) causes the same error.
     #[error("no address accepted the connection")]
     Connect(#[source] io::Error),
-    /// The connection was not open in time. Name look-up and TLS handshake are included.
+    /// The connection did not open in time. The time includes name look-up and TLS handshake.
     /// Responsible: the upstream or the provider.
     #[error("connecting took too long")]
     ConnectTimeout,
@@ -49,7 +49,7 @@ pub enum Error {
     /// DNS resolver.
     #[error("the host name could not be resolved")]
     Resolve(#[source] io::Error),
-    /// The TLS handshake failed, in most cases because the certificate is not trusted. Nothing of
+    /// The TLS handshake failed, in most cases because the certificate is not trusted. No byte of
     /// the request was sent. Responsible: the upstream or the provider.
     #[error("the TLS handshake failed")]
     Tls(#[source] io::Error),
@@ -67,7 +67,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the origin may have acted on the request. `false` is certain: nothing of the request
+    /// Whether the origin may have acted on the request. `false` means that no byte of the request
     /// was sent.
     pub(crate) fn may_have_been_processed(&self) -> bool {
         match self {

@@ -17,8 +17,8 @@ use super::progress::UploadProgress;
 pub(super) struct HeadTimer(Option<Pin<Box<Sleep>>>);
 
 impl HeadTimer {
-    /// Waits until the origin has used up `limit`. The time runs from `sent_at`, or from the last
-    /// progress of the request body.
+    /// Waits until the origin has exceeded `limit`. The limit counts from `sent_at`, or from the
+    /// last progress of the request body.
     pub(super) async fn expired(
         &mut self,
         sent_at: Instant,
@@ -31,17 +31,18 @@ impl HeadTimer {
                 Some(due) => self.sleep_until(due).await,
                 None => pending().await,
             }
-            // In the meantime the origin may have taken more of the request body. In this case the
-            // origin gets more time.
+            // If the origin has accepted more of the request body during the sleep, the origin gets
+            // more time.
             since = progress
                 .map(|progress| progress.waiting_since())
                 .filter(|later| *later > begin);
         }
     }
 
-    /// Waits until `due`. A timer that fires earlier is not changed; it is set again when it fires.
-    /// Deadlines only move to later times, and nearly every answer comes before the timer fires, so
-    /// this is rare.
+    /// Waits until `due`. If the timer is set for an earlier time, the timer is set again only when
+    /// it fires. A timer is rarely set again, because nearly every answer arrives before the timer
+    /// fires. A timer is never set for a later time than `due`, because deadlines only move to
+    /// later times.
     async fn sleep_until(&mut self, due: Instant) {
         let timer = self.0.get_or_insert_with(|| Box::pin(sleep_until(due)));
         loop {

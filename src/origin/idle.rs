@@ -16,21 +16,22 @@ use super::error::Error;
 use super::limit::Limit;
 use crate::clock::Clock;
 
-/// How many times in a row a connection may go to another request of the same worker while a
-/// request of another worker waits. Without this limit, the other worker would starve.
+/// The maximum number of times in a row that a connection is handed over to another request of the
+/// same worker while a request of another worker waits. Without this limit, the other worker would
+/// starve.
 const MAX_HANDOVERS: u8 = 8;
 
 /// The idle connections of a worker to one origin, and the worker's requests that wait for a
 /// connection.
 ///
-/// The connection that was used last is used next. So the connections that are not needed become
-/// too old and are closed.
+/// The most recently used connection is used first. Therefore connections that are not needed
+/// become too old and are closed.
 pub(super) struct IdleConnections {
     clock: Clock,
     limit: Arc<Limit>,
-    /// The longest idle time after which a connection is used again.
+    /// The longest idle time after which a connection may be used again.
     max_idle: Duration,
-    /// The oldest connection is the first.
+    /// The idle connections. The first connection has been idle for the longest time.
     #[expect(
         clippy::vec_box,
         reason = "each is moved whole, twice for every request"
@@ -51,7 +52,7 @@ pub(super) enum Granted {
 }
 
 impl IdleConnections {
-    /// Creates an empty list. Panics where no local task can be spawned.
+    /// Creates an empty list. Panics outside of a runtime that can spawn local tasks.
     pub(super) fn new(limit: Arc<Limit>, max_idle: Duration, clock: Clock) -> Rc<Self> {
         let demand = limit.demand();
         let idle = Rc::new(Self {
@@ -68,12 +69,12 @@ impl IdleConnections {
         idle
     }
 
-    /// How many connections are idle.
+    /// The number of idle connections.
     pub(super) fn count(&self) -> usize {
         self.connections.borrow().len()
     }
 
-    /// The connection that was used last, if it is still usable.
+    /// Removes and returns the most recently used connection that is still usable.
     pub(super) fn take(&self) -> Option<Box<Connection>> {
         let mut connections = self.connections.borrow_mut();
         let now = self.clock.instant();
@@ -101,14 +102,14 @@ impl IdleConnections {
             let _waiting = WaitingGuard::new(&self.waiting);
             {
                 let mut waiters = self.waiters.borrow_mut();
-                // A request that was given up has left a closed sender in the list.
+                // A request that was dropped has left a closed sender in the list.
                 waiters.retain(|waiter| !waiter.is_closed());
                 waiters.push_back(sender);
             }
             let first = async {
                 tokio::select! {
-                    // A connection is better than the right to open one, because it needs no
-                    // handshake.
+                    // An open connection is better than the right to open a connection, because an
+                    // open connection needs no handshake.
                     biased;
                     connection = &mut handed => {
                         let connection = connection.map_err(|_gone| Error::Busy)?;
@@ -131,16 +132,17 @@ impl IdleConnections {
         }
     }
 
-    /// Takes back a connection whose exchange has ended cleanly. Waiting requests come first: the
-    /// connection is handed over to a request of this worker. If a request of another worker waits,
-    /// the connection is closed, so that the other worker can open one.
+    /// Takes back a connection whose exchange has ended cleanly. If a request of this worker waits,
+    /// the connection is handed over to that request. If only a request of another worker waits,
+    /// the connection is closed, so that the other worker can open a connection. The same happens
+    /// after [`MAX_HANDOVERS`] handovers in a row.
     fn put_back(&self, mut connection: Box<Connection>) {
         connection.since = self.clock.instant();
         if !connection.is_usable(connection.since, self.max_idle) {
             return;
         }
-        // The limit counts the waiting requests of all workers. `waiting` counts those of this
-        // worker.
+        // The limit counts the waiting requests of all workers. `waiting` counts only the waiting
+        // requests of this worker.
         let elsewhere = self.limit.waiting() > self.waiting.get();
         connection.handovers = if elsewhere {
             connection.handovers.saturating_add(1)
@@ -156,14 +158,14 @@ impl IdleConnections {
                 }
             }
         }
-        // If another worker waits, dropping the connection frees its permit.
+        // If a request of another worker waits, the connection is dropped, which frees its permit.
         if !elsewhere {
             self.connections.borrow_mut().push(connection);
         }
     }
 
-    /// Closes connections that are broken or too old, and also one for each request that waits at
-    /// another worker.
+    /// Closes connections that are broken or too old. Also closes one connection for each request
+    /// that waits at another worker.
     fn close_unneeded(&self) {
         let mut connections = self.connections.borrow_mut();
         let now = self.clock.instant();
@@ -174,7 +176,7 @@ impl IdleConnections {
 }
 
 /// Closes idle connections when they are too old, or when a request of another worker needs the
-/// right to open one.
+/// right to open a connection.
 async fn maintain(
     idle: Weak<IdleConnections>,
     mut demand: watch::Receiver<()>,
@@ -190,7 +192,7 @@ async fn maintain(
     }
 }
 
-/// Counts a waiting request of this worker until it is dropped.
+/// Counts a waiting request of this worker until this guard is dropped.
 struct WaitingGuard<'a>(&'a Cell<usize>);
 
 impl<'a> WaitingGuard<'a> {
@@ -214,7 +216,7 @@ pub(super) struct BorrowedConnection {
 }
 
 impl BorrowedConnection {
-    /// A connection that can be used again when the body has ended cleanly.
+    /// Wraps a connection that can be used again when the body has ended cleanly.
     pub(super) fn reusable(connection: Box<Connection>, idle: Rc<IdleConnections>) -> Self {
         Self {
             connection,
@@ -222,7 +224,7 @@ impl BorrowedConnection {
         }
     }
 
-    /// A connection that is closed after this exchange.
+    /// Wraps a connection that is closed after this exchange.
     pub(super) fn single_use(connection: Box<Connection>) -> Self {
         Self {
             connection,
@@ -230,7 +232,7 @@ impl BorrowedConnection {
         }
     }
 
-    /// Gives the connection back after the body has ended cleanly.
+    /// Returns the connection to its list. The body must have ended cleanly.
     pub(super) fn give_back(self) {
         if let Some(idle) = self.idle {
             idle.put_back(self.connection);

@@ -9,11 +9,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::error::Error;
 
-/// The limit of open connections, which all workers share, and a short queue.
+/// The limit of open connections, which all workers share, and a short queue of waiting requests.
 ///
-/// An idle connection counts as open, because an app with a process or thread for each connection
-/// is occupied by it. The idle connections of one worker must not block the requests of another
-/// worker. Therefore each request that begins to wait notifies all pools, and they close idle
+/// An idle connection counts as open, because some apps use one process or thread for each open
+/// connection. The idle connections of one worker must not block the requests of another worker.
+/// Therefore each request that begins to wait notifies all pools, and the pools close idle
 /// connections.
 #[derive(Debug)]
 pub(crate) struct Limit {
@@ -25,8 +25,8 @@ pub(crate) struct Limit {
 }
 
 impl Limit {
-    /// At most `connections` connections are open at a time. At most `queue` requests wait, each
-    /// for at most `max_wait`.
+    /// Creates a limit. At most `connections` connections are open at the same time. At most
+    /// `queue` requests wait, each for at most `max_wait`.
     pub(crate) fn new(connections: NonZeroUsize, queue: usize, max_wait: Duration) -> Self {
         let connections = connections.get().min(Semaphore::MAX_PERMITS);
         Self {
@@ -38,22 +38,23 @@ impl Limit {
         }
     }
 
-    /// How many requests of all workers wait.
+    /// The number of waiting requests of all workers.
     pub(crate) fn waiting(&self) -> usize {
-        // This load pairs with the increment in `queue`. A pool that reads zero here has put its
-        // idle connection into its list before the request began to wait. So the notification
-        // reaches a pool that can close this connection.
+        // This load pairs with the increment in `queue`. If a pool reads zero here, each later
+        // request increments the number and then notifies the pool. The pool handles the
+        // notification after it has put its connection into its list, so it can close this
+        // connection.
         self.waiting.load(Ordering::SeqCst)
     }
 
-    /// How many more connections may be opened now.
+    /// The number of connections that may still be opened now.
     #[cfg(test)]
     pub(super) fn free(&self) -> usize {
         self.open.available_permits()
     }
 
-    /// The right to open a connection, if it is available now and no request waits for it. The
-    /// check is one atomic operation.
+    /// Returns the right to open a connection, if the right is available now and no request waits
+    /// for it. The check is one atomic operation.
     pub(super) fn try_open(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.open).try_acquire_owned().ok()
     }
@@ -77,7 +78,8 @@ impl Limit {
         self.waiting
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, room)
             .map_err(|_full| Error::Busy)?;
-        // The request is counted first, because a notified pool reads the count.
+        // The request is counted before the pools are notified, because a notified pool reads the
+        // count.
         self.demand.send_replace(());
         Ok(QueueSlot(self))
     }
@@ -87,13 +89,13 @@ impl Limit {
         self.max_wait
     }
 
-    /// Reports each request that begins to wait.
+    /// Returns a receiver that reports each request that begins to wait.
     pub(super) fn demand(&self) -> watch::Receiver<()> {
         self.demand.subscribe()
     }
 }
 
-/// A slot in the queue. Dropping it leaves the queue.
+/// A slot in the queue. Dropping this value frees the slot.
 pub(super) struct QueueSlot<'a>(&'a Limit);
 
 impl Drop for QueueSlot<'_> {

@@ -7,16 +7,17 @@ use hyper::body::Incoming;
 
 use super::error::Error;
 
-/// Whether a response states its length in one way only.
+/// The clarity of the length of a response.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Framing {
-    /// The length is stated once.
+    /// The response states its length in exactly one way.
     Unambiguous,
-    /// The length is stated more than once. The fields were replaced by the length that was read.
+    /// The response states its length in several ways, or with an invalid number. The contradictory
+    /// fields were removed or corrected.
     Ambiguous,
 }
 
-/// The target in the form for an origin server (RFC 9112 section 3.2.1).
+/// Converts a target to the form for an origin server (RFC 9112 section 3.2.1).
 pub(super) fn origin_form(uri: Uri) -> Uri {
     if uri.scheme().is_none() && uri.authority().is_none() {
         return uri;
@@ -27,13 +28,13 @@ pub(super) fn origin_form(uri: Uri) -> Uri {
 }
 
 /// Checks and corrects the fields that frame a response (RFC 9112 section 6.3), so that the next
-/// recipient cannot read another length from them. Removes `Transfer-Encoding`, and keeps
-/// `Content-Length` only if it is one correct number.
+/// recipient of the response cannot read a different length from these fields. Removes
+/// `Transfer-Encoding`, and keeps `Content-Length` only if it is one correct number.
 ///
 /// # Errors
 ///
-/// [`Error::Framing`] for a coding other than `chunked`. We do not request other codings and cannot
-/// decode them.
+/// [`Error::Framing`] for a coding other than `chunked`. The gateway does not request other
+/// codings, and cannot decode them.
 pub(super) fn normalize_framing(
     headers: &mut HeaderMap,
     status: StatusCode,
@@ -61,8 +62,8 @@ pub(super) fn normalize_framing(
             return Err(Error::Framing);
         }
         headers.remove(TRANSFER_ENCODING);
-        // `Transfer-Encoding` overrides `Content-Length`. A message with both may be an attack (RFC
-        // 9112 section 6.3).
+        // `Transfer-Encoding` overrides `Content-Length`. A message with both fields may be an
+        // attack (RFC 9112 section 6.3).
         if headers.remove(CONTENT_LENGTH).is_some() {
             framing = Framing::Ambiguous;
         }

@@ -1,14 +1,14 @@
-//! HTTP/1.1 and TLS to one origin.
+//! An HTTP/1.1 client for one origin, with and without TLS.
 //!
-//! In this room, "the origin" also means the server at this [`Origin`]. The room knows how to
-//! connect to it, how many connections may be open ([`Limit`]), when a connection may carry a
-//! second request ([`Pool`]), and how long to wait. The room does not know authentication: it adds
-//! no credentials, follows no redirects, and ignores the proxy variables of the environment.
+//! In this room, the word "origin" also means the server at an [`Origin`]. The room knows how to
+//! connect to the origin, how many connections may be open ([`Limit`]), when a connection may carry
+//! a second request ([`Pool`]), and how long to wait. The room does not know authentication: it
+//! adds no credentials, follows no redirects, and ignores the proxy variables of the environment.
 //!
 //! There are two entry points:
 //!
-//! - [`Client::call`] is for small calls whose whole answer is needed. Each call opens a new
-//!   connection. Therefore a stale connection can never lose a code.
+//! - [`Client::call`] is for small calls whose complete answer is collected in memory. Each call
+//!   opens a new connection, so the exchange of a code never fails because of a stale connection.
 //! - [`Pool::send`] is for the requests that a worker forwards. Bodies stream in both directions.
 
 mod attempt;

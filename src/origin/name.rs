@@ -18,7 +18,7 @@ pub(crate) struct Origin {
     authority: HeaderValue,
 }
 
-/// Why a text is not an origin.
+/// The reason why a text is not an origin.
 ///
 /// Responsible: the operator, who has to correct the settings.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -57,7 +57,7 @@ impl Origin {
         self.authority.to_str().unwrap_or_default()
     }
 
-    /// The `Host` field for this origin (RFC 9110 section 7.2). Cloning it only increments a
+    /// The `Host` field for this origin (RFC 9110 section 7.2). Cloning the value only increments a
     /// reference count.
     pub(crate) fn host_value(&self) -> &HeaderValue {
         &self.authority
@@ -87,7 +87,8 @@ impl FromStr for Origin {
         };
         let (_, rest) = text.split_once("://").ok_or(ParseOriginError::Malformed)?;
         // The `url` library corrects mistakes as browsers do (white space, backslashes, dot
-        // segments). A correct setting needs no correction, so the text itself is checked.
+        // segments). An origin in the settings must be correct without such corrections, so the
+        // text itself is checked.
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains(['/', '\\', '?', '#', '@']) {
             return Err(ParseOriginError::MoreThanAnOrigin);
@@ -112,8 +113,8 @@ impl FromStr for Origin {
             port,
             authority,
         };
-        // No certificate can be valid for such a name, so every handshake would fail. The operator
-        // learns this at the start.
+        // If the host is not a valid server name, no certificate can be valid for it, and every
+        // handshake would fail. With this check, the operator sees the mistake at the start.
         if encrypted && origin.server_name().is_none() {
             return Err(ParseOriginError::Malformed);
         }

@@ -11,7 +11,7 @@ use super::progress::UploadProgress;
 use crate::clock::Clock;
 use crate::upload::Upload;
 
-/// The request body broke off. [`UploadProgress`] contains the cause.
+/// The error of a request body that broke off. [`UploadProgress`] contains the cause.
 #[derive(Debug, thiserror::Error)]
 #[error("the request body broke off")]
 pub(super) struct Interrupted;
@@ -38,7 +38,7 @@ impl Outgoing {
         Self(None)
     }
 
-    /// `None` when there is no content.
+    /// Returns the progress of the body, or `None` if the body has no content.
     pub(super) fn progress(&self) -> Option<Rc<UploadProgress>> {
         let content = self.0.as_ref()?;
         Some(Rc::clone(&content.progress))
@@ -61,7 +61,7 @@ impl Body for Outgoing {
                 progress.wait_for_client();
                 return Poll::Pending;
             };
-            // The client has sent bytes, so the origin has to take them.
+            // The client has sent bytes, so the origin has to accept these bytes.
             progress.wait_for_origin();
             match frame {
                 Some(Ok(frame)) if frame.is_data() => return Poll::Ready(Some(Ok(frame))),
@@ -96,7 +96,8 @@ impl Body for Outgoing {
 
 impl Drop for Content {
     fn drop(&mut self) {
-        // Nothing more is read from the client.
+        // The gateway reads no more of this body from the client, so only the origin can cause a
+        // wait.
         self.progress.wait_for_origin();
     }
 }

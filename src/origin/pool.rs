@@ -27,8 +27,8 @@ pub(crate) struct Times {
     pub(crate) head: Duration,
     /// The longest pause inside a response body. `None` means no limit.
     pub(crate) stall: Option<Duration>,
-    /// The longest idle time after which a connection is used again. With zero, each request gets a
-    /// new connection.
+    /// The longest idle time after which a connection may be used again. With zero, each request
+    /// gets a new connection.
     pub(crate) idle: Duration,
 }
 
@@ -36,11 +36,12 @@ pub(crate) struct Times {
 pub(crate) type ResponseFuture =
     Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Error>>>>;
 
-/// The connections of one worker to one origin. Clones share them. A pool needs a runtime that can
-/// spawn local tasks.
+/// The connections of one worker to one origin. Clones share the connections. A pool needs a
+/// runtime that can spawn local tasks.
 ///
-/// A connection is used again only after a faultless exchange: request and response have ended
-/// cleanly, the response is HTTP/1.1 and states its length once, and no extra byte has arrived.
+/// A connection is used again only after an exchange without any fault: request and response have
+/// ended cleanly, the response is HTTP/1.1 and states its length once, and no extra byte has
+/// arrived.
 #[derive(Clone)]
 pub(crate) struct Pool(pub(super) Rc<Shared>);
 
@@ -52,7 +53,7 @@ pub(super) struct Shared {
 }
 
 impl Pool {
-    /// Creates an empty pool. Panics where no local task can be spawned.
+    /// Creates an empty pool. Panics outside of a runtime that can spawn local tasks.
     pub(crate) fn new(
         connector: Arc<Connector>,
         limit: Arc<Limit>,
@@ -71,27 +72,30 @@ impl Pool {
     /// response head has arrived. The request must have a `Host` field and no connection-specific
     /// fields.
     ///
-    /// A request may meet a stale connection: one that was used before and that the origin closes
-    /// without a byte of an answer. In this case the request is sent once more on another
-    /// connection, if it has a safe method and no content. A request of which nothing was sent is
-    /// sent once more, too. No other request is ever sent twice.
+    /// A connection is stale if it was used before and the origin closes it without a byte of an
+    /// answer. If a request fails on a stale connection, and the request has a safe method and no
+    /// content, the pool sends the request one more time on another connection. If no byte of a
+    /// request was sent, the pool also sends the request one more time. No other request is sent
+    /// twice.
     ///
     /// # Errors
     ///
-    /// [`Error::Busy`]. While it connects: [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`],
-    /// [`Error::ConnectTimeout`]. After that: [`Error::RequestBody`], [`Error::HeadTimeout`],
-    /// [`Error::Broken`], [`Error::Framing`], [`Error::UnrequestedUpgrade`].
+    /// [`Error::Busy`]. While the pool connects: [`Error::Resolve`], [`Error::Connect`],
+    /// [`Error::Tls`], [`Error::ConnectTimeout`]. After that: [`Error::RequestBody`],
+    /// [`Error::HeadTimeout`], [`Error::Broken`], [`Error::Framing`],
+    /// [`Error::UnrequestedUpgrade`].
     ///
     /// # Cancel safety
     ///
     /// Dropping the future closes the connection. The origin may have acted on the request. If a
-    /// connection is idle, it gets the request at once, before the future is polled.
+    /// connection is idle, it gets the request immediately, before the future is polled.
     pub(crate) fn send(&self, request: Request<Upload>) -> ResponseFuture {
         let request = self.0.prepare(request);
         let progress = request.body().progress();
         let shared = Rc::clone(&self.0);
-        // A request is large, and futures are moved. Therefore a future contains the request only
-        // if the request has to wait for a connection.
+        // Moving a future that contains a request is expensive, because a request is large.
+        // Therefore the future contains the request only if the request has to wait for a
+        // connection.
         match shared.idle.take() {
             Some(connection) => shared.respond(Attempt::begin(connection, request, progress)),
             None => Box::pin(async move {
@@ -103,14 +107,14 @@ impl Pool {
         }
     }
 
-    /// How many connections of this pool are idle.
+    /// The number of idle connections of this pool.
     pub(crate) fn idle(&self) -> usize {
         self.0.idle.count()
     }
 }
 
 impl Shared {
-    /// The request in the form that is written to a connection.
+    /// Converts a request to the form that is written to a connection.
     pub(super) fn prepare(&self, request: Request<Upload>) -> Request<Outgoing> {
         let (mut parts, upload) = request.into_parts();
         parts.version = Version::HTTP_11;
@@ -130,7 +134,8 @@ impl Shared {
         }
     }
 
-    /// Waits for the response, and sends the request once more if that is allowed.
+    /// Waits for the response. If the request fails and may be sent again, sends the request one
+    /// more time.
     fn respond(self: Rc<Self>, mut attempt: Attempt) -> ResponseFuture {
         Box::pin(async move {
             let Times { head, stall, .. } = self.times;
@@ -142,7 +147,7 @@ impl Shared {
         })
     }
 
-    /// Sends a request once more, on another connection.
+    /// Sends a failed request one more time, on another connection.
     async fn send_again(&self, failed: Failed) -> Result<Response<ResponseBody>, Error> {
         let request = failed.retry.ok_or(failed.error)?;
         tracing::debug!("A connection was stale, so its request is sent on another connection");

@@ -9,11 +9,11 @@ use super::error::Error;
 use crate::clock::Clock;
 use crate::upload::BoxError;
 
-/// Whether the client or the origin causes a wait while a request body is sent, and why the body
-/// broke off.
+/// The progress of a request body: whether the client or the origin causes the current wait, and
+/// why the body broke off.
 ///
-/// The deadlines of the origin must not run while the client is slow. The listener has deadlines of
-/// its own for slow clients.
+/// The deadlines of the origin must not count the time during which the gateway waits for the
+/// client. Slow clients have their own deadlines in [`crate::server`].
 pub(super) struct UploadProgress {
     clock: Clock,
     waiting_for: Cell<WaitingFor>,
@@ -22,9 +22,10 @@ pub(super) struct UploadProgress {
 
 #[derive(Clone, Copy)]
 enum WaitingFor {
-    /// The origin takes all bytes. The client has to send more.
+    /// The origin has accepted all bytes that have arrived. The client has to send more.
     Client,
-    /// Since this time the origin has to take bytes or to answer.
+    /// The origin has to accept bytes or to answer. The value is the time at which the wait for the
+    /// origin began.
     Origin(Instant),
 }
 
@@ -46,7 +47,8 @@ impl UploadProgress {
             .set(WaitingFor::Origin(self.clock.instant()));
     }
 
-    /// Since when we wait for the origin. If we wait for the client, this is the present time.
+    /// Returns the time at which the wait for the origin began. If the gateway waits for the
+    /// client, returns the current time.
     pub(super) fn waiting_since(&self) -> Instant {
         match self.waiting_for.get() {
             WaitingFor::Client => self.clock.instant(),
@@ -59,8 +61,8 @@ impl UploadProgress {
         *self.failure.borrow_mut() = Some(cause);
     }
 
-    /// The real cause of an error of the connection. If the request body broke off first, that is
-    /// the cause.
+    /// Returns the real cause of an error of the connection. If the request body broke off before,
+    /// the error of the body is the cause.
     pub(super) fn explain(progress: Option<&Rc<Self>>, error: hyper::Error) -> Error {
         let failure = progress.and_then(|progress| progress.failure.borrow_mut().take());
         failure.map_or(Error::Broken(error), Error::RequestBody)

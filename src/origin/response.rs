@@ -18,7 +18,7 @@ use super::progress::UploadProgress;
 /// A response body from the origin.
 ///
 /// The body ends cleanly only if the origin has ended it cleanly. After a clean end, the connection
-/// goes back to the pool. A body that is dropped before its end closes its connection. Trailers are
+/// returns to the pool. If a body is dropped before its end, its connection is closed. Trailers are
 /// dropped.
 pub(crate) struct ResponseBody {
     incoming: Incoming,
@@ -29,7 +29,7 @@ pub(crate) struct ResponseBody {
 }
 
 impl ResponseBody {
-    /// `stall` is the longest pause inside the body. `None` means no limit.
+    /// Creates a body. `stall` is the longest pause inside the body. `None` means no limit.
     pub(super) fn new(
         incoming: Incoming,
         borrowed: BorrowedConnection,
@@ -143,7 +143,8 @@ impl StallTimer {
         }
     }
 
-    /// Ready when the origin has sent nothing for too long. Called when there is nothing to read.
+    /// The result is ready when the origin has sent nothing for too long. Must be called when there
+    /// is nothing to read.
     fn poll(&mut self, progress: Option<&UploadProgress>, cx: &mut Context<'_>) -> Poll<()> {
         let Some(limit) = self.limit else {
             return Poll::Pending;
@@ -154,7 +155,7 @@ impl StallTimer {
         }
         while let Some(timer) = &mut self.timer {
             ready!(timer.as_mut().poll(cx));
-            // An origin that still takes the request body is not stalled.
+            // An origin that still accepts bytes of the request body is not stalled.
             let due = progress.and_then(|progress| progress.waiting_since().checked_add(limit));
             let Some(due) = due.filter(|due| *due > timer.deadline()) else {
                 return Poll::Ready(());

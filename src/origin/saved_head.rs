@@ -1,4 +1,4 @@
-//! The copy of a request head, with which the request can be sent once more.
+//! A copy of a request head, which is used to send the request one more time.
 
 use std::fmt;
 
@@ -6,12 +6,13 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Uri, Version};
 use zeroize::Zeroizing;
 
-/// The copy of a request head, with which the request can be sent once more.
+/// A copy of a request head, which is used to send the request one more time.
 ///
 /// Nearly all copies are dropped without being used. Therefore making a copy has to be cheap, and
-/// using it may be expensive. The fields are stored as lines of one buffer, which costs less than a
-/// second map. The buffer is wiped, because it contains cookies. Values that are marked as
-/// sensitive are not copied: they share the memory of their owner, and the owner wipes it.
+/// using a copy may be expensive. The fields are stored as lines of one buffer, which costs less
+/// than a second map. The buffer is wiped when it is dropped, because it contains cookies. Values
+/// that are marked as sensitive are not copied. The copy shares the memory of these values with
+/// their owner, and the owner wipes the memory.
 pub(crate) struct SavedHead {
     method: Method,
     uri: Uri,
@@ -51,7 +52,7 @@ impl SavedHead {
         }
     }
 
-    /// The head, as HTTP/1.1.
+    /// Returns the head, with the version HTTP/1.1.
     pub(crate) fn into_parts(self) -> Parts {
         let (mut parts, ()) = Request::new(()).into_parts();
         parts.method = self.method;
@@ -86,7 +87,8 @@ pub(super) fn field(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
     let colon = line.iter().position(|byte| *byte == b':')?;
     let (name, value) = line.split_at_checked(colon)?;
     let name = HeaderName::from_bytes(name).ok()?;
-    // In bytes from the connection, a space comes before the value and a carriage return after it.
+    // A line that hyper has written has a space before the value and a carriage return after the
+    // value. Both are removed.
     let value = value.strip_prefix(b":")?.trim_ascii();
     Some((name, HeaderValue::from_bytes(value).ok()?))
 }

@@ -1,4 +1,4 @@
-//! A request that asks the origin to switch to another protocol (RFC 9110 section 7.8).
+//! Requests that ask the origin to switch to another protocol (RFC 9110 section 7.8).
 
 use std::fmt;
 use std::pin::Pin;
@@ -26,7 +26,8 @@ pub(crate) struct UpgradedOrigin {
     pub(crate) origin: Peer,
     /// The protocol that both sides speak now.
     pub(crate) upgrade: Box<UpgradeRequest>,
-    /// The slot of this connection in the limit of such connections. Dropping it frees the slot.
+    /// The slot of this connection in the limit of switched connections. Dropping this value frees
+    /// the slot.
     pub(crate) slot: OwnedSemaphorePermit,
 }
 
@@ -43,7 +44,7 @@ impl fmt::Debug for UpgradedOrigin {
     reason = "nearly every exchange is a response, and a box would be an allocation for each"
 )]
 pub(crate) enum Exchange {
-    /// The origin has not switched. The body of the response streams.
+    /// The origin has not switched. The response streams its body.
     Response(Response<ResponseBody>),
     /// The origin has switched to the requested protocol.
     Tunnel(Box<UpgradedOrigin>),
@@ -53,8 +54,8 @@ pub(crate) enum Exchange {
 pub(crate) type ExchangeFuture = Pin<Box<dyn Future<Output = Result<Exchange, Error>>>>;
 
 impl Pool {
-    /// Sends a request whose fields ask for `upgrade`. The request has no content. A new connection
-    /// is opened for it, which carries no other request. `slot` is held until that connection is
+    /// Sends a request whose fields ask for `upgrade`. The request has no content. The request gets
+    /// a new connection, which carries no other request. `slot` is held until that connection is
     /// closed.
     ///
     /// # Errors
@@ -102,7 +103,7 @@ impl Shared {
             return Err(Error::BadSwitch);
         }
         let (head, _no_content) = response.into_parts();
-        // The task of the connection sends the socket when HTTP has ended on it.
+        // The task of the connection sends the socket when HTTP has ended on the connection.
         let socket = switched.await.map_err(|_lost| Error::BadSwitch)?;
         Ok(Exchange::Tunnel(Box::new(UpgradedOrigin {
             head,

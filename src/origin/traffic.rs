@@ -1,4 +1,4 @@
-//! Records what was read and written on a connection during the present request.
+//! Records the reads and writes on a connection during its current request.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -14,16 +14,17 @@ use zeroize::Zeroizing;
 use super::connector::Stream;
 use super::saved_head::field;
 
-/// What was read and written since a connection got its present request.
+/// The record of the reads and writes on a connection since it got its current request.
 ///
-/// The request head is recorded from the bytes that hyper writes, as one copy. Keeping a copy of
-/// the fields costs ten times as much, and nearly no request is sent twice.
+/// The record of the request head is a copy of the bytes that hyper writes. A copy of the fields
+/// would cost ten times as much, and nearly no request is sent twice.
 #[derive(Default)]
 pub(super) struct Traffic {
     response_begun: Cell<bool>,
-    /// The last read found no bytes. No bytes can arrive before the task of the connection runs
-    /// again, because the runtime learns about sockets only between two tasks. hyper reads several
-    /// times in each run; with this flag only the first read is a system call.
+    /// Whether the last read found no bytes. No bytes can become available before the task of the
+    /// connection runs again, because the runtime checks its sockets only between two tasks. hyper
+    /// reads several times in each run of the task. With this flag, only the first read of a run is
+    /// a system call.
     nothing_to_read: Cell<bool>,
     recording: Cell<bool>,
     /// The bytes of the request head. The bytes are wiped when the response begins, when the next
@@ -32,20 +33,21 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
-    /// Begins a request. `record` says whether its head is recorded, so that the request can be
-    /// sent once more.
+    /// Begins a request. If `record` is true, the head of the request is recorded, so that the
+    /// request can be sent one more time.
     pub(super) fn begin(&self, record: bool) {
         self.response_begun.set(false);
         self.recording.set(record);
         self.wipe_head();
     }
 
-    /// Allows a read again. Called each time the task of the connection runs.
+    /// Allows reads again. Must be called each time the task of the connection runs.
     pub(super) fn allow_reads(&self) {
         self.nothing_to_read.set(false);
     }
 
-    /// The recorded head, if no byte of a response has arrived. The request has no content.
+    /// Returns the recorded head, if no byte of a response has arrived. Only requests without
+    /// content are recorded.
     pub(super) fn unanswered_head(&self) -> Option<Parts> {
         if self.response_begun.get() {
             return None;
@@ -81,7 +83,7 @@ impl Traffic {
         self.wipe_head();
     }
 
-    /// The head contains tokens and cookies.
+    /// Wipes the recorded head, because it contains tokens and cookies.
     fn wipe_head(&self) {
         let mut head = self.head.borrow_mut();
         head.fill(0);
@@ -89,7 +91,7 @@ impl Traffic {
     }
 }
 
-/// A stream that records what is read and written.
+/// A stream that records its reads and writes in [`Traffic`].
 pub(super) struct MonitoredStream {
     stream: Stream,
     traffic: Rc<Traffic>,
@@ -100,7 +102,7 @@ impl MonitoredStream {
         Self { stream, traffic }
     }
 
-    /// The stream without the record.
+    /// Returns the stream without the record.
     pub(super) fn into_stream(self) -> Stream {
         self.stream
     }
@@ -113,7 +115,7 @@ impl AsyncRead for MonitoredStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.traffic.nothing_to_read.get() {
-            // The earlier read has registered the waker, so the task runs again when bytes arrive.
+            // The previous read has registered the waker, so the task runs again when bytes arrive.
             return Poll::Pending;
         }
         let before = buf.filled().len();

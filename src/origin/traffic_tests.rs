@@ -67,7 +67,8 @@ fn an_incomplete_head_is_not_restored() {
     assert!(recorded(b"").unanswered_head().is_none());
 }
 
-/// The stream that hyper reads. It counts the reads that are answered without a system call.
+/// The stream that hyper reads. The stream counts the reads that are answered without a system
+/// call.
 struct CountingStream {
     watched: MonitoredStream,
     skipped_reads: Rc<Cell<u32>>,
@@ -105,8 +106,8 @@ impl AsyncWrite for CountingStream {
     }
 }
 
-/// If hyper read only once in each run, [`Traffic::allow_reads`] would be useless. If hyper read
-/// outside of the connection's own task, it would never find a byte.
+/// If hyper read only one time in each run of its task, [`Traffic::allow_reads`] would be useless.
+/// If hyper read outside of the connection's own task, hyper would never find a byte.
 #[tokio::test]
 async fn hyper_reads_several_times_in_one_run_of_its_task() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,4 +1,4 @@
-//! Calls to a provider that may misbehave.
+//! Tests of calls to a provider that may misbehave.
 
 use http_body_util::Full;
 use tokio::join;
@@ -18,8 +18,8 @@ fn token_request() -> Request<Full<Bytes>> {
         .unwrap()
 }
 
-/// The result of a call. The server sends `response` up to its `|`, and then repeats the rest until
-/// the client closes the connection.
+/// Returns the result of a call. The server sends the part of `response` before `|`, and then
+/// repeats the part after `|` until the client closes the connection.
 async fn flooded(response: &str, limits: CallLimits) -> Result<Response<Bytes>, Error> {
     let server = Server::start().await;
     let client = client(&server);

@@ -1,4 +1,5 @@
-//! Which origins are trusted over TLS, and that other servers learn nothing.
+//! Tests of TLS: which origins are trusted, and that an origin without trust receives no byte of a
+//! request.
 
 use std::path::PathBuf;
 
@@ -59,8 +60,8 @@ fn named(name: &str) -> CertificateParams {
     CertificateParams::new([name.to_owned()]).unwrap()
 }
 
-/// Calls `https://localhost`, where `acceptor` answers. Returns the result and, if the server's
-/// handshake succeeded, all bytes that the server received.
+/// Calls `https://localhost`, where a server with `acceptor` answers. Returns the result and, if
+/// the server's handshake succeeded, all bytes that the server received.
 async fn call(
     authority: &Authority,
     acceptor: &TlsAcceptor,

@@ -1,4 +1,4 @@
-//! Answers with contradictory framing, broken answers, and extra answers.
+//! Tests of answers with contradictory framing, of broken answers, and of extra answers.
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use tokio::join;
@@ -7,7 +7,8 @@ use super::*;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// The result of a request. The server answers with `response` and then closes the connection.
+/// Returns the result of a request. The server answers with `response` and then closes the
+/// connection.
 async fn broken_off(response: &str) -> Result<String, Error> {
     let server = Server::start().await;
     let pool = server.pool();
@@ -19,7 +20,7 @@ async fn broken_off(response: &str) -> Result<String, Error> {
 }
 
 /// Answers a first request with `response` and extra bytes. Fails unless the gateway closes this
-/// connection and sends the next request on another one.
+/// connection and sends the next request on another connection.
 async fn never_reused(method: Method, response: &str) -> Response<Bytes> {
     let server = Server::start().await;
     let pool = server.pool();
@@ -92,7 +93,7 @@ async fn d_33_an_endless_head_is_given_up() {
             let (outcome, _) = join!(fetch(&pool, "/"), async {
                 let mut peer = server.accept().await;
                 peer.head().await;
-                // The gateway may close the connection before everything is written.
+                // The gateway may close the connection before the server has written everything.
                 peer.0.write_all(response.as_bytes()).await.ok();
                 peer.rest().await
             });

@@ -7,8 +7,8 @@ use super::*;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// [`Traffic`](crate::origin::traffic::Traffic) reads the head of a request from the bytes that
-/// hyper writes.
+/// [`Traffic`](crate::origin::traffic::Traffic) records the head of a request from the first write
+/// of hyper, so hyper must write each head with one write.
 #[tokio::test]
 async fn s_33_a_repeated_request_has_the_same_bytes() {
     local(async {
@@ -51,8 +51,8 @@ async fn s_33_a_repeated_request_has_the_same_bytes() {
 }
 
 /// [`UploadProgress`](crate::origin::progress::UploadProgress) assumes that hyper polls the request
-/// body only when hyper has space for more. Therefore a poll that finds no bytes shows that we wait
-/// for the client.
+/// body only when hyper has space for more data. Under this assumption, a poll that finds no bytes
+/// shows that the gateway waits for the client.
 #[tokio::test]
 async fn an_origin_that_stops_reading_an_upload_misses_its_deadline() {
     local(async {
@@ -60,8 +60,9 @@ async fn an_origin_that_stops_reading_an_upload_misses_its_deadline() {
         let head = Duration::from_millis(100);
         let pool = server.pool_with(Times { head, ..times() });
         let (client, body) = TestBody::new();
-        // Much more than fits into the sockets and buffers. After these pieces the client sends
-        // nothing more, but hyper does not notice it, because it does not poll the body that far.
+        // The pieces are much larger than the sockets and buffers. After these pieces the client
+        // sends no more data. hyper does not notice that the client has stopped, because hyper does
+        // not poll the body after these pieces.
         let piece = Bytes::from(vec![b'a'; 64 * 1024]);
         for _ in 0..1024 {
             client.send(Ok(piece.clone())).unwrap();

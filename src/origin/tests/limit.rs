@@ -1,4 +1,4 @@
-//! One limit for all workers, and no worker starves.
+//! Tests of the limit: all workers share one limit, and no worker starves.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -12,8 +12,9 @@ use super::*;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// An app with one process: it serves a connection until the connection ends, and then the next.
-/// The app ends with the test's runtime. `connections` counts the accepted connections.
+/// An app with one process. The process serves a connection until the connection ends, and then
+/// serves the next connection. The app ends with the test's runtime. `connections` counts the
+/// accepted connections.
 async fn one_process(server: Server, connections: Arc<AtomicUsize>) {
     loop {
         let mut peer = server.accept().await;
@@ -31,7 +32,7 @@ async fn one_process(server: Server, connections: Arc<AtomicUsize>) {
     }
 }
 
-/// A worker on its own thread. It sends `count` requests in each of `width` parallel tasks.
+/// A worker on its own thread. The worker sends `count` requests in each of `width` parallel tasks.
 fn worker(
     connector: &Arc<Connector>,
     limit: &Arc<Limit>,
@@ -59,8 +60,9 @@ fn worker(
             for lane in lanes {
                 lane.await.unwrap();
             }
-            // Our idle connections stay open until both workers are done. The other worker must not
-            // depend on our end, because that would close our connections.
+            // The idle connections of this worker stay open until both workers are done. If this
+            // worker ended earlier, its connections would be closed, and the other worker would not
+            // need the limit to be fair.
             done.wait().await;
         }));
     })
@@ -84,7 +86,7 @@ async fn an_app_with_one_process_serves_two_workers() {
     app.abort();
     let connections = connections.load(Ordering::SeqCst);
     // There are far fewer connections than requests, because connections are handed over as long as
-    // that is fair.
+    // the handover is fair.
     assert!(connections < 450, "{connections}");
 }
 
@@ -137,7 +139,7 @@ async fn a_busy_worker_does_not_starve_another() {
         spawn_local(one_process(server, connections));
         let answered = Rc::new(Cell::new(0_usize));
         for _ in 0..2 {
-            // When one of the two requests gets its answer, the other one always waits.
+            // When one of the two requests gets its answer, the other request always waits.
             let (busy, answered) = (busy.clone(), Rc::clone(&answered));
             spawn_local(async move {
                 while fetch(&busy, "/busy").await.is_ok() {

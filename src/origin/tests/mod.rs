@@ -1,4 +1,5 @@
-//! Origins that behave well or badly. The tests write their bytes by hand over real sockets.
+//! Tests with origins that behave well or badly. The tests write the bytes of the origins by hand
+//! over real sockets.
 
 mod client;
 mod encrypted;
@@ -28,10 +29,10 @@ use super::{Connector, Error, Limit, Origin, Pool, ResponseBody, Times};
 use crate::clock::Clock;
 use crate::upload::Upload;
 
-/// A test that takes longer hangs.
+/// The longest time of a test. A test that takes longer is stopped, because it hangs.
 const WATCHDOG: Duration = Duration::from_secs(30);
 
-/// A request body whose bytes come from the test.
+/// A request body whose bytes the test sends.
 pub(super) struct TestBody(Option<UnboundedReceiver<io::Result<Bytes>>>);
 
 impl TestBody {

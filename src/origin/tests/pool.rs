@@ -1,4 +1,4 @@
-//! When a connection is used again, and when a request is sent again.
+//! Tests of the pool: when a connection is used again, and when a request is sent again.
 
 use tokio::join;
 use tokio::time::sleep;
