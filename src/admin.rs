@@ -1,9 +1,10 @@
 //! The operations listener: health, readiness and metrics.
 //!
-//! The listener has its own address and shares nothing with the public listener. A request to this
-//! listener changes nothing, and no answer contains a secret. No answer depends on a provider,
-//! because an outage of a provider must not take the apps away from users who are signed in. If
-//! only a restart helps, both `/healthz` and `/readyz` answer with 503.
+//! The operations listener has its own address, and shares nothing with the public listener. A
+//! request to the operations listener changes nothing, and no answer contains a secret. No answer
+//! depends on a provider, because users who are signed in can use the apps during an outage of a
+//! provider. If only a restart can repair the process, both `/healthz` and `/readyz` answer with
+//! 503.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -21,12 +22,12 @@ const READY: u8 = 1;
 const DRAINING: u8 = 2;
 const BROKEN: u8 = 3;
 
-/// Whether this process accepts new requests. Clones share the state.
+/// The state of this process: starting, ready, draining or broken. Clones share the state.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Readiness(Arc<AtomicU8>);
 
 impl Readiness {
-    /// All listeners are bound and everything is loaded.
+    /// Marks the process as ready: all listeners are bound, and everything is loaded.
     pub(crate) fn mark_ready(&self) {
         // A process that already drains stays in this state.
         let _was_starting: bool = self.change(STARTING, READY);
@@ -37,14 +38,14 @@ impl Readiness {
         self.is(READY)
     }
 
-    /// The process has begun to drain.
+    /// Marks the process as draining.
     pub(crate) fn mark_draining(&self) {
         // A broken process stays broken, because `BROKEN` is the larger number.
         self.0.fetch_max(DRAINING, Ordering::AcqRel);
     }
 
-    /// Marks a process that was ready as broken: only a restart helps. Returns `true` for the first
-    /// such call.
+    /// Marks a ready process as broken, if only a restart can repair it. Returns `true` if the
+    /// process was ready before this call.
     #[must_use]
     pub(crate) fn mark_broken(&self) -> bool {
         self.change(READY, BROKEN)
@@ -68,7 +69,7 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    /// Reports these metrics and this readiness.
+    /// Creates a handler that reports `metrics` and `readiness`.
     pub(crate) fn new(metrics: Arc<Metrics>, readiness: Readiness) -> Self {
         Self { metrics, readiness }
     }
@@ -154,7 +155,7 @@ mod tests {
         readiness.mark_ready();
         let status = |path| admin.respond(&Method::GET, path).status().as_u16();
         assert_eq!((status("/healthz"), status("/readyz")), (503, 503));
-        // A process that drains is not broken.
+        // A draining process is never marked as broken.
         let (_, readiness) = self::admin();
         readiness.mark_ready();
         readiness.mark_draining();

@@ -4,8 +4,9 @@
 //! token set and stores it with the session. Each request to the app contains the access token in
 //! the field `Authorization`.
 //!
-//! This page is the map. A room is a module. A room may name only rooms of a lower rank, so rooms
-//! of the same rank do not know each other. A test enforces this rule.
+//! This page describes the structure of the crate. A room is a module. A room may name only rooms
+//! of a lower rank, so rooms of the same rank do not name each other. A test enforces this rule for
+//! all rooms.
 //!
 //! | rank | rooms | what they contain |
 //! | --- | --- | --- |
@@ -17,17 +18,17 @@
 //! | 5 | [`gateway`] [`admin`] | the handling of a request, and its answers; health and metrics |
 //! | 6 | [`config`] | settings file, variables and flags. All problems are reported at once |
 //! | 7 | [`instance`] | one running gateway, made from all other rooms |
-//! | 8 | [`demo`] | an authorization server and an app inside the program, for trying and for tests |
+//! | 8 | [`demo`] | an authorization server and an app inside the program, for demonstrations and for tests |
 //!
 //! # One site
 //!
-//! Everything that is made from the settings is one immutable value, the [`gateway::Site`]: routes
-//! and rules, upstreams, providers, the login flow, public URLs, trusted networks, assertion
+//! One immutable value, the [`gateway::Site`], contains everything that is made from the settings:
+//! routes and rules, upstreams, providers, the login flow, public URLs, trusted networks, assertion
 //! fields. A site is built completely or not at all. Each worker has its own copy behind an `Rc`,
-//! and takes the next site after a reload. A request uses one site until its end, and an
+//! and uses the next site after a reload. A request uses one site until its end, and an
 //! [`access::Permit`] owns everything that it needs. [`gateway::ProcessState`] and
-//! [`login::ProcessState`] contain what lasts longer than a site: sessions, used states, refreshes
-//! in progress, metrics.
+//! [`login::ProcessState`] contain the data that lasts longer than a site: sessions, used states,
+//! refreshes in progress, metrics.
 //!
 //! # Two planes
 //!
@@ -35,19 +36,20 @@
 //! own runtime and its own connections to the apps ([`upstream::Pools`]). Workers share the session
 //! cache and the metrics, and take no lock. The control plane is one small runtime with several
 //! threads ([`instance`]), for all tasks that talk to a provider. A worker waits for the result of
-//! such a task. If the browser goes away, the task still finishes. [`session::Sessions`] is a cache
-//! in front of a store. The store of a process is a thread, the keeper. The keeper stores every
-//! change of a session and updates the cache before the change takes effect.
+//! a task of the control plane. If the browser disconnects, the task still finishes.
+//! [`session::Sessions`] is a cache in front of a store. The local store has one thread, the
+//! keeper. The keeper commits each change of a session, then updates the cache, and then answers.
 //!
 //! # One request
 //!
 //! 1. [`server`] accepts the connection, terminates TLS and reads HTTP, under its own deadlines.
-//! 2. [`target::Target::from_request`] makes the target canonical. The same bytes are matched,
-//!    authorized, logged and forwarded. [`login::PublicUrls`] checks whether the host is one of
-//!    ours. [`fields::forwarded`] finds the address of the client.
+//! 2. [`target::Target::from_request`] makes the target canonical. All later steps match,
+//!    authorize, log and forward the same canonical bytes. [`login::PublicUrls`] checks whether the
+//!    host of the request is a public host of the gateway. [`fields::forwarded`] finds the address
+//!    of the client.
 //! 3. [`fields::inbound`] removes the hop-by-hop fields, and all spellings of the assertion fields
-//!    and of `Authorization`. Steps 3, 5 and 7 read the fields through [`fields::View`] and need no
-//!    second map of them.
+//!    and of `Authorization`. Steps 3, 5 and 7 read the fields through [`fields::View`] so these
+//!    steps need no second map of the fields.
 //! 4. [`login`] answers requests for our own endpoints below [`login::OWN_PREFIX`].
 //! 5. [`access::Access::decide`] finds the route, the session and the rule. A request whose token
 //!    has expired waits for the refresh, for a limited time ([`access::Wait`]).
@@ -56,12 +58,12 @@
 //!    Other requests get 401 with a `login_url`. A user without permission gets 403, and a request
 //!    without a route 404. If a session is temporarily unusable, the answer is 503 with the time of
 //!    the next attempt.
-//! 7. [`access::Permit::exchange`] removes our cookies, writes the assertion fields and the bearer
-//!    token ([`upstream::assertions`]), and sends the request on a pooled connection. Bodies stream
-//!    in both directions. If the app switches to another protocol, such as WebSocket, a
-//!    [`relay::Relay`] forwards bytes in both directions for as long as [`access::StreamPermit`]
-//!    allows it. If the app refuses the token, the request may be sent once more with a new token
-//!    ([`access::TokenRefusal::recover`]).
+//! 7. [`access::Permit::exchange`] removes the gateway's cookies, writes the assertion fields and
+//!    the bearer token ([`upstream::assertions`]), and sends the request on a pooled connection.
+//!    Bodies stream in both directions. If the app switches to another protocol, such as WebSocket,
+//!    a [`relay::Relay`] forwards bytes in both directions for as long as [`access::StreamPermit`]
+//!    allows it. If the app refuses the token, the gateway may send the request one more time with
+//!    a new token ([`access::TokenRefusal::recover`]).
 //! 8. [`fields::outbound`] cleans the fields of the response. One function finishes all requests
 //!    and writes the access-log event.
 //!
@@ -70,28 +72,28 @@
 //! Every request that needs a new token for a session joins the flight of that session in
 //! [`access::Refresher`]. The flight is a task of the control plane. First the flight takes the
 //! session's lease. Only one of the processes that share a store has the lease at a time. Then the
-//! flight calls [`provider::Provider::refresh`] once. [`session::Sessions::replace`] stores the
+//! flight calls [`provider::Provider::refresh`] one time. [`session::Sessions::replace`] stores the
 //! result before any request uses it, unless the user has signed out in the meantime. After a
 //! temporary failure the flight pauses and tries again. A failure that an operator must fix raises
-//! an alarm. If the provider says that the grant has ended, the session ends. A drain waits for all
-//! flights.
+//! an alarm. If the provider reports that the grant has ended, the session ends. A drain waits for
+//! all flights.
 //!
 //! # One login
 //!
-//! 1. [`login::Login::begin`] checks that the provider is ready ([`provider::Provider::ready`]).
-//!    This function seals the pending login in the `state` parameter and binds the state to a
-//!    secret in a cookie of this tab. Then the function sends the browser to
+//! 1. [`login::Login::begin`] checks that the provider is ready ([`provider::Provider::ready`]). If
+//!    the provider is ready, `begin` seals the pending login in the `state` parameter and binds the
+//!    state to a secret in a cookie of this tab. Then `begin` sends the browser to
 //!    [`provider::Provider::authorization_url`].
-//! 2. The callback reaches [`login::Login::complete`]. This function reads an `error` parameter
-//!    first. The code is available only after the state has been verified. The code is exchanged
-//!    only if the answer comes from the provider that was asked.
+//! 2. The callback reaches [`login::Login::complete`]. `complete` first checks for an `error`
+//!    parameter. The code is available only after the state has been verified. The code is
+//!    exchanged only if the callback comes from the provider to which the browser was sent.
 //! 3. [`provider::Provider::redeem`] exchanges the code on the control plane, verifies the ID token
-//!    and returns the identity. [`provider::Provider::maintain`] keeps the keys for this up to
-//!    date.
+//!    and returns the identity. [`provider::Provider::maintain`] keeps the keys for the
+//!    verification up to date.
 //! 4. [`session::Sessions::open`] stores the session and returns its new session id.
 //! 5. The browser returns to the page that the user asked for ([`login::ReturnTo`]).
 
-/// mimalloc reuses freed memory for the next request, so a request touches little memory. The
+/// mimalloc reuses freed memory for the next request, so a request touches little new memory. The
 /// allocator is declared in the library, so that tests and benches use it, too.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

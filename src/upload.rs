@@ -1,11 +1,11 @@
 //! The body of a request that is forwarded to an origin.
 //!
 //! [`Upload`] is one type for bodies from all sources. Therefore connection pools and the code
-//! above them need no type parameter for the body. Nearly all requests have no content; their
-//! `Upload` allocates nothing. A body with content is allocated once.
+//! above them need no type parameter for the body. Nearly all requests have no content, and an
+//! `Upload` without content allocates nothing. An `Upload` with content needs one allocation.
 //!
-//! [`Upload::recorded`] records a body while it is sent, so that it can be sent once more.
-//! [`Bytes`] share their memory, so nothing is copied.
+//! [`Upload::recorded`] records a body while the body is sent, so that the body can be sent one
+//! more time. The record and the sender share the memory of the [`Bytes`], so no data is copied.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -47,8 +47,8 @@ impl Upload {
         Self(Some(Box::pin(body.map_err(Into::into))))
     }
 
-    /// A body that is forwarded while it arrives, and recorded. If its stated length is too large,
-    /// it is not recorded.
+    /// A body that is recorded and forwarded while it arrives. If the stated length of a body is
+    /// too large, the body is not recorded.
     pub(crate) fn recorded<B>(body: B) -> (Self, Recording)
     where
         B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + 'static,
@@ -100,16 +100,16 @@ impl fmt::Debug for Upload {
     }
 }
 
-/// The record of a body, with which it can be sent once more.
+/// The record of a body, which is used to send the body one more time.
 pub(crate) struct Recording(Source);
 
-/// The source from which a body can be sent once more.
+/// The source from which a body can be sent one more time.
 enum Source {
     /// The body had no content.
     Empty,
     /// The record, if it is complete.
     Recorded(Rc<RefCell<Record>>),
-    /// There is no record.
+    /// The body was not recorded.
     Lost,
 }
 
@@ -126,7 +126,7 @@ enum Record {
 }
 
 impl Recording {
-    /// The same body again, if its record is complete.
+    /// Returns the same body again, if its record is complete.
     pub(crate) fn replay(self) -> Option<Upload> {
         match self.0 {
             Source::Empty => Some(Upload::empty()),
@@ -190,7 +190,8 @@ where
                 if let Some(data) = frame.data_ref() {
                     record.add(data);
                 }
-                // The sender may not poll again after the last frame.
+                // The record is closed here, because the sender may stop polling after the last
+                // frame.
                 if body.is_end_stream() {
                     record.close();
                 }
@@ -211,7 +212,7 @@ where
     }
 }
 
-/// A recorded body.
+/// A recorded body that is sent again.
 struct Replay(vec::IntoIter<Bytes>);
 
 impl Body for Replay {

@@ -8,8 +8,8 @@ use crate::clock::Timestamp;
 use crate::secret::random;
 use crate::session::SessionKey;
 
-/// The first and the longest pause after a temporary failure. Each pause is twice as long as the
-/// previous one.
+/// The first pause after a temporary failure. Each further pause is twice as long as the previous
+/// pause, up to [`LONGEST_PAUSE`].
 pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
@@ -17,7 +17,7 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// than this limit, the clock was set back.
 pub(super) const LONGEST_ASKED: Duration = Duration::from_mins(5);
 
-/// If the table has more sessions than this, sessions without a recent attempt are removed.
+/// If the table has more sessions than this number, sessions without a recent attempt are removed.
 const MANY: usize = 10_000;
 
 /// The place of the failure that makes a session unusable.
@@ -69,7 +69,7 @@ struct Backoff {
     reason: Reason,
 }
 
-/// The sessions that have to wait before the next attempt.
+/// The sessions that have to wait before the next attempt of a refresh.
 #[derive(Debug, Default)]
 pub(super) struct Backoffs(
     // The lock is taken only when a session is refreshed, never for a request with a fresh token.
@@ -99,7 +99,8 @@ impl Table {
 }
 
 impl Backoffs {
-    /// The remaining pause of a session. Returns `None` if the session may be tried now.
+    /// Returns the remaining pause of a session. Returns `None` if a refresh of the session may be
+    /// attempted now.
     pub(super) fn find(&self, key: &SessionKey, now: Timestamp) -> Option<SessionFailure> {
         let backoff = *self.all().sessions.get(key)?;
         let retry_after = backoff.until.since(now);
@@ -112,7 +113,7 @@ impl Backoffs {
         })
     }
 
-    /// Counts a failure of the session. The session is not tried before `until`.
+    /// Counts a failure of the session. No refresh of the session is attempted before `until`.
     pub(super) fn add_failure(
         &self,
         key: &SessionKey,
@@ -126,8 +127,8 @@ impl Backoffs {
         }
     }
 
-    /// Postpones the next attempt to `until` but counts no failure, because no request was sent. An
-    /// outage of the provider must not lengthen the session's own pauses.
+    /// Postpones the next attempt to `until` but counts no failure, because no request was sent to
+    /// the provider. An outage of the provider must not lengthen the session's own pauses.
     pub(super) fn postpone(
         &self,
         key: &SessionKey,
@@ -146,12 +147,13 @@ impl Backoffs {
         all.sessions.insert(*key, backoff);
     }
 
-    /// Removes a session that was refreshed or has ended.
+    /// Removes the pause of a session that was refreshed or has ended.
     pub(super) fn forget(&self, key: &SessionKey) {
         self.all().sessions.remove(key);
     }
 
-    /// The next pause of a session, for a failure without a `Retry-After` from the provider.
+    /// Returns the next pause of a session, for a failure without a `Retry-After` from the
+    /// provider.
     pub(super) fn next_pause(&self, key: &SessionKey) -> Duration {
         let failures = self
             .all()
@@ -166,18 +168,19 @@ impl Backoffs {
     }
 }
 
-/// The pause after the given number of failures.
+/// Returns the pause after the given number of failures.
 fn pause(failures: u32) -> Duration {
-    // After 32 failures the factor overflows, but the longest pause applies long before that.
+    // From 32 failures on, the factor would overflow. The result is still correct, because the
+    // longest pause already applies after 6 failures.
     let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
     FIRST_PAUSE.saturating_mul(factor).min(LONGEST_PAUSE)
 }
 
-/// A random time between half of the pause and the whole pause, so that sessions that failed
-/// together are not retried together.
+/// Returns a random time between half of the pause and the whole pause. With random pauses,
+/// sessions whose refreshes failed at the same time are not refreshed at the same time again.
 fn jittered(pause: Duration) -> Duration {
-    // If there are no random bytes, all pauses are halved, which is no worse than a pause without
-    // jitter.
+    // If the system has no random bytes, all pauses are halved, which is no worse than pauses
+    // without jitter.
     let [byte] = random::<1>().unwrap_or_default();
     pause.mul_f64(0.5 + f64::from(byte) / 510.0)
 }

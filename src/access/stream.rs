@@ -13,7 +13,8 @@ use crate::clock::Timestamp;
 use crate::session::{EndReason, EndRegistry, EndWatch, Session};
 use crate::target::Target;
 
-/// The maximum of the settings, in seconds: a week. A larger number is probably in another unit.
+/// The maximum of the time settings, in seconds: one week. A larger number is probably a mistake,
+/// such as milliseconds instead of seconds.
 const LONGEST: u64 = 7 * 24 * 60 * 60;
 
 /// The settings of a route for its streams: connections on which the app has switched to another
@@ -62,7 +63,7 @@ fn idle() -> Option<Duration> {
     Some(Duration::from_hours(1))
 }
 
-/// `None` for zero.
+/// Reads a number of seconds. Returns `None` for zero.
 fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     match u64::deserialize(deserializer)? {
         0 => Ok(None),
@@ -116,7 +117,8 @@ pub(crate) enum Continues {
     No,
 }
 
-/// A permitted stream: its route, and its session if there is one.
+/// The permission for a stream. It contains the route, and the session if the handshake belongs to
+/// a session.
 #[derive(Debug)]
 pub(crate) struct StreamPermit {
     access: Rc<Access>,
@@ -125,7 +127,7 @@ pub(crate) struct StreamPermit {
 }
 
 impl Permit {
-    /// The data that are needed to check a stream of this permit again.
+    /// Returns the data that is needed to check a stream of this permit again.
     pub(crate) fn stream(&self) -> StreamPermit {
         StreamPermit {
             access: Rc::clone(&self.access),
@@ -157,11 +159,11 @@ impl StreamPermit {
         self.route.streams()
     }
 
-    /// Registers the stream for events of its session. `None` if it has no session.
+    /// Registers the stream for events of its session. Returns `None` if the stream has no session.
     ///
     /// # Errors
     ///
-    /// The session has ended.
+    /// The reason for the end, if the session has ended.
     ///
     /// # Cancel safety
     ///
@@ -176,8 +178,9 @@ impl StreamPermit {
         if let Some(watch) = registry.watch(session) {
             return Ok(Some(watch));
         }
-        // The session has ended or has a new version. A session that cannot be fetched now counts
-        // as ended. The client can open another stream later.
+        // The registry does not accept this version of the session: the session has ended or has a
+        // newer version. A session that cannot be fetched now counts as ended. The client can open
+        // another stream later.
         let newest = self.access.sessions.fetch(session.key()).await;
         if let Ok(Some(newest)) = newest
             && let Some(watch) = registry.watch(&newest)

@@ -1,7 +1,8 @@
-//! A connection on which the app has switched to another protocol, such as WebSocket.
+//! Tunnels: connections on which client and app have switched to another protocol, such as
+//! WebSocket.
 //!
-//! The connection stays open as long as the session and the settings allow it. A [`SessionEvent`]
-//! reports changes of the session, and [`CurrentSite`] reports a reload.
+//! A tunnel stays open as long as the session and the settings allow it. A [`SessionEvent`] reports
+//! changes of the session, and [`CurrentSite`] reports a reload.
 
 use std::future::pending;
 use std::net::IpAddr;
@@ -34,7 +35,7 @@ const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(15);
 /// is shorter than the last part of a drain, so that a tunnel that ends in time is not counted as cut.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The data of a handshake that are needed when the app has answered.
+/// The data of a handshake that is needed when the app has answered.
 #[derive(Debug)]
 pub(super) struct Handshake {
     stream: StreamPermit,
@@ -43,7 +44,7 @@ pub(super) struct Handshake {
 }
 
 impl Worker {
-    /// Checks a permitted handshake.
+    /// Checks whether a permitted request may switch protocols.
     ///
     /// # Errors
     ///
@@ -59,7 +60,8 @@ impl Worker {
             return Err(Error::UpgradeForbidden);
         }
         // Every page can open a WebSocket to every site, and the browser sends the cookies of that
-        // site. A page cannot ask for other protocols, so their handshakes must have no `Origin`.
+        // site. A page cannot ask for a protocol other than WebSocket, so a handshake for another
+        // protocol must have no `Origin`.
         let origin = Origin::of(context);
         let expected = match origin {
             Origin::None => !upgrade.is_websocket(),
@@ -80,7 +82,7 @@ impl Worker {
         }))
     }
 
-    /// The response to a client whose app has switched protocols.
+    /// Creates the response to a client whose app has switched protocols.
     pub(super) fn switched(
         &self,
         handshake: Handshake,
@@ -116,7 +118,7 @@ impl Worker {
             started: site.clock().instant(),
             site: Rc::clone(&self.site),
             byte_counts: ByteCounts::default(),
-            // This reason remains if the future of the tunnel is dropped.
+            // This reason is logged if the future of the tunnel is dropped.
             reason: "client_gone",
         };
         let ends = self.ends(&site);
@@ -133,7 +135,7 @@ impl Worker {
                 tunnel
                     .run(&ends, async move { stop.requested().await })
                     .await;
-                // The slot is freed only now, after the app's connection was closed.
+                // The slot is freed only here, after the app's connection was closed.
                 drop(slot);
             });
             run
@@ -165,7 +167,7 @@ impl<'a> Origin<'a> {
     }
 }
 
-/// A tunnel in operation.
+/// A running tunnel.
 struct Tunnel {
     relay: Relay,
     stream: StreamPermit,
@@ -175,7 +177,7 @@ struct Tunnel {
     used_at: u64,
 }
 
-/// Why a tunnel ends.
+/// The reason why a tunnel ends.
 enum TunnelEnd {
     /// One side or both sides have closed the connection.
     Ended(Ended),
@@ -203,8 +205,8 @@ impl Tunnel {
             TunnelEnd::Cut(reason, close) => {
                 record.reason = reason;
                 let closing = relay.close(close);
-                // If the client does not take the close frame in time, the connection is closed
-                // without it.
+                // If the client does not accept the close frame in time, the connection is closed
+                // without the frame.
                 timeout(CLOSE_TIMEOUT, closing).await.unwrap_or_default();
             }
         }
@@ -269,13 +271,13 @@ impl Tunnel {
     fn check_interval(&self) -> Duration {
         let settings = self.stream.settings();
         let limits = [settings.idle, settings.total].into_iter().flatten();
-        // A tunnel may exceed a deadline by a quarter of the shortest limit at most.
+        // A tunnel may exceed a deadline by at most a quarter of the shortest limit.
         let quarters = limits.filter_map(|limit| limit.checked_div(4));
         quarters.fold(MAX_CHECK_INTERVAL, Duration::min)
     }
 
-    /// Checks the deadlines, and updates the last use of the session. Returns the reason if the
-    /// tunnel has to end.
+    /// Checks the deadlines, and updates the last use of the session. Returns the reason code if
+    /// the tunnel has to end.
     fn check_deadlines(
         &mut self,
         activity: &mut Activity,
@@ -308,7 +310,7 @@ impl Tunnel {
     }
 }
 
-/// The activity of a tunnel, as the last check found it.
+/// The activity of a tunnel at the last check.
 struct Activity {
     /// The number of forwarded bytes in both directions.
     bytes: u64,
@@ -318,8 +320,8 @@ struct Activity {
     used: Timestamp,
 }
 
-/// The data of the access-log event. The event is written when this is dropped, in whatever way the
-/// stream ends.
+/// The data of the access-log event. The event is written when this value is dropped, so every end
+/// of a stream is logged.
 struct StreamRecord {
     open: OpenStream,
     protocol: Box<str>,

@@ -2,17 +2,17 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
-/// Why the gateway ends a relay. The client gets this reason in a close frame.
+/// The reason why the gateway ends a relay. The client gets the reason in a close frame.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Close {
-    /// The gateway or the app goes away: code 1001.
+    /// The gateway stops, or a deadline of the stream has passed: code 1001.
     GoingAway,
     /// The session has ended, or the user may not use the route any more: code 1008.
     Policy,
 }
 
 impl Close {
-    /// The status code (RFC 6455 section 7.4.1).
+    /// Returns the status code (RFC 6455 section 7.4.1).
     fn code(self) -> u16 {
         match self {
             Self::GoingAway => 1001,
@@ -20,7 +20,7 @@ impl Close {
         }
     }
 
-    /// A short text for the log of the client.
+    /// Returns a short text that the client can log.
     fn text(self) -> &'static str {
         match self {
             Self::GoingAway => "the gateway is stopping",
@@ -29,7 +29,7 @@ impl Close {
     }
 }
 
-/// Follows the frames that an app sends, byte by byte.
+/// Finds the position inside the WebSocket frames of an app, byte by byte.
 #[derive(Debug)]
 pub(crate) struct FrameTracker(Position);
 
@@ -43,22 +43,24 @@ const FINAL_CLOSE: u8 = 0x88;
 enum Position {
     /// The protocol is unknown, so the boundaries of its messages are unknown, too.
     Unknown,
-    /// In the head of a frame. The number says how many bytes of the head have arrived. Between two
-    /// frames the number is zero.
+    /// The position is in the head of a frame. The number is the count of bytes of the head that
+    /// have arrived. Between two frames the number is zero.
     Head([u8; LONGEST_HEAD], usize),
-    /// In the payload of a frame. The number says how many bytes have not arrived yet.
+    /// The position is in the payload of a frame. The number is the count of payload bytes that
+    /// have not arrived yet.
     Payload(u64),
-    /// The app has sent a close frame. No frame may follow it.
+    /// The app has sent a close frame. No frame may follow a close frame.
     Closed,
 }
 
 impl FrameTracker {
-    /// A tracker for a WebSocket, from its first byte.
+    /// Creates a tracker for a WebSocket. The tracker has to process all bytes of the app, from the
+    /// first byte.
     pub(crate) fn websocket() -> Self {
         Self(Position::Head([0; LONGEST_HEAD], 0))
     }
 
-    /// A tracker for the bytes of an unknown protocol.
+    /// Creates a tracker for the bytes of an unknown protocol.
     pub(crate) fn unknown() -> Self {
         Self(Position::Unknown)
     }
@@ -92,13 +94,13 @@ impl FrameTracker {
         }
     }
 
-    /// A close frame, if it may be sent at the present position.
+    /// Returns a close frame, if a close frame may be sent at the current position.
     pub(super) fn close(&self, close: Close) -> Option<Bytes> {
         let Position::Head(_, 0) = self.0 else {
             return None;
         };
         let text = close.text();
-        // The payload has fewer than 126 bytes, so its length is one byte.
+        // The payload has fewer than 126 bytes, so its length fits into one byte of the frame.
         let length = u8::try_from(text.len().saturating_add(2)).ok()?;
         let mut frame = BytesMut::new();
         frame.put_u8(FINAL_CLOSE);
@@ -109,7 +111,7 @@ impl FrameTracker {
     }
 }
 
-/// The length of the payload after a complete head. `None` if the head is not complete.
+/// Returns the length of the payload, if the head is complete.
 fn payload(head: &[u8]) -> Option<u64> {
     let [_opcode, second, rest @ ..] = head else {
         return None;
@@ -129,7 +131,7 @@ fn payload(head: &[u8]) -> Option<u64> {
     (rest.len() >= extended.saturating_add(mask)).then_some(length)
 }
 
-/// The position after a complete head.
+/// Returns the position after a complete head.
 fn next_position(head: &[u8], payload: u64) -> Position {
     let is_close = head.first().is_some_and(|first| first & 0x0f == 0x08);
     match payload {

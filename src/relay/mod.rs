@@ -1,12 +1,12 @@
 //! Forwards bytes between two connections after a switch of protocols (RFC 9110 section 7.8).
 //!
-//! A [`Relay`] forwards bytes in both directions, unchanged. It reads only as much as the other
-//! side accepts. A relay also forwards a reset, and the end of either direction. All relays of a
-//! thread share one buffer for reading. A direction allocates memory only for bytes that the
-//! receiver does not accept at once.
+//! A [`Relay`] forwards bytes in both directions, unchanged. A relay reads more bytes from one side
+//! only when the other side has accepted the previous bytes. A relay also forwards a reset, and the
+//! end of either direction. All relays of a thread share one buffer for reading. A direction
+//! allocates memory only for bytes that the receiver does not accept at once.
 //!
-//! [`FrameTracker`] follows the WebSocket frames of the app. When the gateway ends a relay, it can
-//! therefore send a close frame, but never in the middle of a message.
+//! [`FrameTracker`] follows the WebSocket frames of the app. With the tracker, the gateway can send
+//! a close frame when it ends a relay, but never in the middle of a frame.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -31,15 +31,15 @@ const SCRATCH: usize = 64 * 1024;
 const DISCARD: usize = 1024;
 
 thread_local! {
-    /// The buffer of all relays of a thread. It is in use only during a read and the following
-    /// write.
+    /// The buffer of all relays of a thread. The buffer is in use only during a read and the
+    /// following write.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A connection that a relay can use.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {
-    /// Makes the kernel send a reset when this connection is closed. The peer then learns that the
-    /// connection was broken off.
+    /// Makes the kernel send a reset when this connection is closed. The reset shows the peer that
+    /// the connection broke off.
     fn reset_on_close(&self);
 }
 
@@ -73,10 +73,10 @@ impl ByteCounts {
     }
 }
 
-/// The result of a relay that was not ended by the gateway.
+/// The reason for the end of a relay that the gateway did not end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Ended {
-    /// Both sides closed their direction.
+    /// Both sides have closed their sending direction.
     Closed,
     /// The client's connection broke.
     ClientBroke,
@@ -84,8 +84,8 @@ pub(crate) enum Ended {
     AppBroke,
 }
 
-/// Forwards bytes between a client and an app, until both have closed their direction or one
-/// connection breaks.
+/// Forwards bytes between a client and an app, until both sides have closed their sending direction
+/// or one connection breaks.
 ///
 /// # Cancel safety
 ///
@@ -114,9 +114,10 @@ struct Direction {
 enum Stage {
     #[default]
     Open,
-    /// The sender has closed the direction. The receiver does not know it yet.
+    /// The sender has closed the direction. The relay has not forwarded the end to the receiver
+    /// yet.
     Ending,
-    /// The direction to the receiver is closed, too.
+    /// The relay has forwarded the end of the direction to the receiver.
     Ended,
 }
 
@@ -134,7 +135,8 @@ impl Direction {
         }
     }
 
-    /// Forwards all available bytes. Ready when the direction to the receiver is closed.
+    /// Forwards all available bytes. The result is ready when the direction to the receiver is
+    /// closed.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -163,8 +165,8 @@ impl Direction {
                     Poll::Ready(Err(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
                         return Poll::Ready(Err(Broken::Sender));
                     }
-                    // A TLS peer may close its connection without `close_notify`. The end of the
-                    // connection ends its direction, too.
+                    // A TLS peer may close its connection without `close_notify`. The end of a
+                    // connection without `close_notify` is a normal end of its direction.
                     Poll::Ready(Ok(()) | Err(_)) => {}
                 }
                 let data = buffer.filled();
@@ -179,7 +181,7 @@ impl Direction {
         }
     }
 
-    /// Writes bytes that were read, and keeps those that the receiver does not accept.
+    /// Writes bytes that were read, and keeps the bytes that the receiver does not accept.
     fn pass(
         &mut self,
         cx: &mut Context<'_>,
@@ -205,7 +207,7 @@ impl Direction {
         Ok(())
     }
 
-    /// Writes the pending bytes. Ready when no pending bytes are left.
+    /// Writes the pending bytes. The result is ready when no pending bytes are left.
     fn poll_pending(
         &mut self,
         cx: &mut Context<'_>,
@@ -225,7 +227,8 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
-    /// Flushes the receiver, because TLS may keep written bytes until it is flushed.
+    /// Flushes the receiver, because TLS may keep written bytes until the stream is flushed. The
+    /// result is pending after a successful flush, because the direction has not ended.
     fn poll_flush(
         &mut self,
         cx: &mut Context<'_>,
@@ -242,7 +245,7 @@ impl Direction {
 }
 
 impl Relay {
-    /// A relay between `client` and `app`. `frames` follows the bytes of the app.
+    /// Creates a relay between `client` and `app`. `frames` follows the bytes of the app.
     pub(crate) fn new(client: Peer, app: Peer, mut frames: FrameTracker) -> Self {
         let byte_counts = ByteCounts::default();
         add(&byte_counts.0.from_client, client.early.len());
@@ -259,7 +262,7 @@ impl Relay {
         }
     }
 
-    /// The numbers of bytes that this relay has forwarded.
+    /// Returns the numbers of bytes that this relay has forwarded.
     pub(crate) fn byte_counts(&self) -> ByteCounts {
         self.byte_counts.clone()
     }
@@ -315,8 +318,8 @@ impl Relay {
         Poll::Ready(ended)
     }
 
-    /// Closes both connections. The client gets a close frame first, if the frames of the app allow
-    /// it.
+    /// Closes both connections. If the app is between two frames, the client gets a close frame
+    /// before its connection is closed.
     ///
     /// # Cancel safety
     ///
@@ -330,7 +333,8 @@ impl Relay {
             ..
         } = self;
         drop(app);
-        // Pending bytes belong to a message, and a close frame must not interrupt a message.
+        // Pending bytes may end in the middle of a frame for the client, and a close frame must not
+        // interrupt a frame.
         if let Some(frame) = frame.filter(|_frame| to_client.pending.is_empty())
             && to_client.stage == Stage::Open
         {
@@ -340,7 +344,7 @@ impl Relay {
                 return;
             }
         }
-        // If the shutdown fails, the client has gone away already.
+        // If the shutdown fails, the client has already disconnected.
         client.shutdown().await.unwrap_or_default();
         // Closing a socket with unread input resets the connection, and a reset can destroy the close
         // frame on its way to the client.

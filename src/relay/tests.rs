@@ -1,4 +1,4 @@
-//! Tests with a relay between two pairs of sockets.
+//! Tests of a relay between two pairs of sockets.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
@@ -15,7 +15,7 @@ fn end(io: DuplexStream, early: &'static [u8]) -> Peer {
     }
 }
 
-/// A relay whose sockets buffer `room` bytes, and the outer ends of client and app.
+/// Returns a relay whose sockets buffer `room` bytes, and the outer ends of client and app.
 fn relay(room: usize) -> (Relay, DuplexStream, DuplexStream) {
     let (client, inner) = duplex(room);
     let (app, other) = duplex(room);

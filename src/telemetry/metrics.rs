@@ -21,7 +21,7 @@ pub(super) type Labels = Vec<(&'static str, Cow<'static, str>)>;
 pub enum Reload {
     /// The new settings are in use.
     Applied,
-    /// The new settings are invalid, so the old ones stay in use.
+    /// The new settings are invalid, so the old settings stay in use.
     Refused,
 }
 
@@ -71,7 +71,7 @@ impl fmt::Debug for Metrics {
 }
 
 impl Default for Metrics {
-    /// All metrics with the value zero.
+    /// Creates all metrics with their initial values.
     fn default() -> Self {
         let mut metrics = Self {
             registry: Registry::with_prefix("sidegate"),
@@ -148,8 +148,8 @@ impl Metrics {
         self.last_reload_successful.set(1);
     }
 
-    /// The counters for the requests of one site. `routes` are the names of its routes, in the
-    /// order of their indexes. Routes with the same name in several sites share their counters.
+    /// Returns the counters for the requests of one site. `routes` are the names of its routes, in
+    /// the order of their indexes. Routes with the same name in several sites share their counters.
     pub(crate) fn request_counters(
         &self,
         routes: impl IntoIterator<Item = Box<str>>,
@@ -157,7 +157,7 @@ impl Metrics {
         RequestCounters::new(routes, self.requests.clone(), self.durations.clone())
     }
 
-    /// Counts a login: `ok`, or `failed` with a reason.
+    /// Counts a login. `result` is `ok` or `failed`, and `reason` is the reason for the failure.
     pub fn login(&self, result: &'static str, reason: &'static str) {
         let labels = vec![("result", result.into()), ("reason", reason.into())];
         self.logins.get_or_create_owned(&labels).inc();
@@ -200,7 +200,7 @@ impl Metrics {
         self.refused_tokens.get_or_create_owned(&labels).inc();
     }
 
-    /// Counts a stream as open until it has ended.
+    /// Counts a stream as open until the returned value is dropped.
     pub(crate) fn stream(&self, route: &str, kind: &'static str) -> OpenStream {
         let labels = vec![("route", route.to_owned().into()), ("kind", kind.into())];
         let open = self.open_streams.get_or_create_owned(&labels);
@@ -241,11 +241,11 @@ impl Metrics {
             .set(i64::try_from(pushed_out).unwrap_or(i64::MAX));
     }
 
-    /// All metrics in the `OpenMetrics` text format.
+    /// Returns all metrics in the `OpenMetrics` text format.
     pub(crate) fn encode(&self) -> String {
         let mut text = String::new();
-        // Writing to a string cannot fail. But a partial text must not be reported as the complete
-        // one.
+        // Writing to a string cannot fail. If it failed, the text would be incomplete, and an
+        // incomplete text must not be reported.
         if encode(&mut text, &self.registry).is_err() {
             text.clear();
         }
@@ -253,7 +253,7 @@ impl Metrics {
     }
 }
 
-/// Increments a gauge until it is dropped.
+/// Keeps a gauge higher by one until this guard is dropped.
 #[derive(Debug)]
 pub struct GaugeGuard(Gauge);
 

@@ -34,8 +34,8 @@ pub(crate) enum Format {
     Json,
 }
 
-/// The lowest level of events that are written. Directives such as `info,sidegate=debug` are
-/// allowed, too.
+/// The lowest level of events that are written. Filter directives such as `info,sidegate=debug` are
+/// also allowed.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "String")]
 pub(crate) struct Level(String);
@@ -64,7 +64,7 @@ pub struct Settings {
     pub(crate) access: bool,
 }
 
-/// The log was already started in this process.
+/// The error of a second start of the log in one process.
 ///
 /// Responsible: a defect of the gateway.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +109,7 @@ pub(crate) struct RequestEvent<'a> {
     pub route: Option<&'a str>,
     /// The decision.
     pub(crate) decided: DecisionLabel,
-    /// The stable code of the reason if the request was not simply forwarded.
+    /// The stable reason code, if the request was not simply forwarded.
     pub(crate) reason: Option<&'static str>,
     /// The time from the request's head to the response's head.
     pub(crate) duration: Duration,
@@ -149,7 +149,7 @@ fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
-/// An error and its causes in one line: `a: b: c`.
+/// Returns the texts of an error and of its causes in one line: `a: b: c`.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -1,4 +1,4 @@
-//! Counters of requests for each route.
+//! Request counters for each route.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -41,7 +41,7 @@ const DECISIONS: [DecisionLabel; 7] = [
 ];
 
 impl DecisionLabel {
-    /// The label.
+    /// Returns the text of the label.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Permit => "permit",
@@ -118,7 +118,7 @@ impl RequestCounters {
         let Some(counter) = self.counters.get(index) else {
             return;
         };
-        // The lock of the family is taken only once for each counter, and not for each request.
+        // The lock of the family is taken only when a counter is created, and not for each request.
         let counter = counter.get_or_init(|| {
             let route = self
                 .routes

@@ -10,7 +10,7 @@ use prometheus_client::metrics::family::Family;
 use super::metrics::{GaugeGuard, Labels};
 use super::{ACCESS, millis};
 
-/// An open stream, which is counted as open until it is dropped.
+/// A stream that is counted as open until this value is dropped.
 pub(crate) struct OpenStream {
     route: Box<str>,
     _open: GaugeGuard,
@@ -30,9 +30,9 @@ pub(crate) struct StreamEnd<'a> {
     pub(crate) from_client: u64,
     /// The number of bytes that the app has sent.
     pub(crate) from_app: u64,
-    /// The time from the handshake to the end.
+    /// The time from the handshake to the end of the stream.
     pub(crate) duration: Duration,
-    /// The stable code of the reason for the end.
+    /// The stable code for the reason of the end.
     pub(crate) reason: &'static str,
 }
 
@@ -45,7 +45,7 @@ impl OpenStream {
         }
     }
 
-    /// Counts the end, and writes the event.
+    /// Counts the end of the stream, and writes the access-log event.
     pub(crate) fn end(&self, end: &StreamEnd<'_>) {
         let labels = vec![
             ("route", self.route.to_string().into()),

@@ -15,32 +15,34 @@ use super::Error;
 use crate::clock::Timestamp;
 use crate::secret::Secret;
 
-/// Browsers refuse certificates with a longer lifetime, even those of private authorities.
+/// The lifetime of the certificates. Browsers refuse certificates with a longer lifetime, even
+/// certificates of private authorities.
 const LIFETIME: Duration = Duration::from_hours(24 * 397);
-/// The certificate is valid from a day ago, because the clocks of other machines may be slow.
+/// The certificates are valid from one day before their creation (in seconds), because the clocks
+/// of other machines may be slow.
 const BACKDATED: u64 = 24 * 60 * 60;
 
 /// The files that [`development_certificates`] has created.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct DevelopmentFiles {
-    /// The certificate of the authority. A browser or a client has to trust it.
+    /// The certificate of the authority. A browser or a client has to trust this certificate.
     pub authority: PathBuf,
     /// The server's certificate.
     pub certificate: PathBuf,
-    /// The server's private key. Only its owner can read the file.
+    /// The server's private key. Only the owner of the file can read the file.
     pub key: PathBuf,
 }
 
-/// Creates a certificate authority and a server certificate that it has signed (ECDSA P-256, valid
-/// for 397 days from `now`). The certificate is valid for `localhost`, `127.0.0.1`, `::1` and
-/// `names`. The files are written to `dir`, which is created if it is missing.
+/// Creates a certificate authority and a server certificate that the authority has signed (ECDSA
+/// P-256, valid for 397 days). The server certificate is valid for `localhost`, `127.0.0.1`, `::1`
+/// and `names`. The files are written to `dir`, which is created if it is missing.
 ///
 /// The private key of the authority is not stored. Therefore a browser that trusts this authority
-/// trusts this one certificate and no later one.
+/// trusts only this server certificate, and no later certificate.
 ///
 /// # Errors
 ///
-/// [`Error::AlreadyExists`] if one of the files exists, before anything is written.
+/// [`Error::AlreadyExists`] if one of the files already exists. In this case nothing is written.
 /// [`Error::Generate`] if one of `names` is not a valid DNS name. [`Error::Write`].
 pub fn development_certificates(
     dir: &Path,
@@ -53,8 +55,8 @@ pub fn development_certificates(
         key: dir.join("localhost-key.pem"),
     };
     for path in [&written.authority, &written.certificate, &written.key] {
-        // A symbolic link without a target counts as a file, too. Writing through it would create a
-        // file in another place.
+        // A symbolic link without a target also counts as an existing file, because writing through
+        // the link would create a file in another place.
         if fs::symlink_metadata(path).is_ok() {
             return Err(Error::AlreadyExists { path: path.clone() });
         }

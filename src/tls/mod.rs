@@ -1,12 +1,12 @@
 //! Certificates and trust: the only room that builds TLS configurations.
 //!
 //! This room knows the certificate and key files, the trusted certificate authorities, and how to
-//! create certificates for development. The room does not know sockets and HTTP: [`crate::server`]
+//! create certificates for development. The room does not know sockets or HTTP: [`crate::server`]
 //! gets the configuration of each handshake from an [`Acceptor`], and a client gets its
 //! configuration from a [`Trust`].
 //!
-//! Every configuration names the cryptographic library (aws-lc-rs). The process-wide default is
-//! never read, so no other crate can change the TLS of this program.
+//! Every configuration names the cryptographic library (aws-lc-rs). The process-wide default of
+//! rustls is never used, so no other crate can change the TLS of this program.
 
 use std::fmt;
 use std::fs;
@@ -37,7 +37,7 @@ pub(crate) use trust::Trust;
 /// The files with our certificate chain and its private key, in PEM.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct ServerIdentity {
-    /// The certificate chain. Our own certificate is the first.
+    /// The certificate chain, which begins with our own certificate.
     pub(crate) certificate: PathBuf,
     /// The private key (PKCS #8, PKCS #1 or SEC 1).
     pub(crate) key: PathBuf,
@@ -68,7 +68,7 @@ pub(crate) enum Refreshed {
     Replaced,
 }
 
-/// Why certificates or authorities cannot be used. No variant contains key material.
+/// The reason why certificates or authorities cannot be used. No variant contains key material.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A development file already exists. Responsible: the operator, who has to remove it or choose
@@ -78,8 +78,8 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
-    /// A certificate file is not valid PEM. A file that is only half written causes this error,
-    /// too. Responsible: the operator.
+    /// A certificate file is not valid PEM. A file that is only half written also causes this
+    /// error. Responsible: the operator.
     #[error("{} is not a list of PEM certificates", path.display())]
     BadCertificate {
         /// The file.
@@ -88,8 +88,8 @@ pub enum Error {
         #[source]
         source: pem::Error,
     },
-    /// A key file is not a PEM private key. The parser's error is not kept, because it may contain
-    /// a part of the file. Responsible: the operator.
+    /// A key file is not a PEM private key. This variant does not contain the parser's error,
+    /// because the parser's error may contain a part of the key. Responsible: the operator.
     #[error("{} is not a PEM private key", path.display())]
     BadKey {
         /// The file.
@@ -115,7 +115,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The system has no certificate authorities. Responsible: the operator, who has to install the
-    /// package of the distribution or to name a file.
+    /// distribution's package of certificate authorities, or to name a file in the settings.
     #[error("the system has no certificate authorities")]
     NoSystemAuthorities,
     /// A file could not be read. Responsible: the operator.
@@ -151,8 +151,8 @@ pub enum Error {
     },
 }
 
-/// The server side of TLS. An acceptor gives each new connection the present configuration. Clones
-/// share the configuration.
+/// The server side of TLS. An acceptor returns the current configuration for each new connection.
+/// Clones share the configuration.
 #[derive(Clone)]
 pub struct Acceptor(Arc<Shared>);
 
@@ -169,7 +169,8 @@ struct Loaded {
     validity: Validity,
 }
 
-/// Whether a time is within the validity period of a certificate (RFC 5280 section 4.1.2.5).
+/// The position of a time relative to the validity period of a certificate (RFC 5280 section
+/// 4.1.2.5).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Validity {
     Current,
@@ -179,14 +180,14 @@ enum Validity {
 
 impl Acceptor {
     /// Reads certificate and key. The configuration supports TLS 1.2 and 1.3, and `h2` and
-    /// `http/1.1` by ALPN. Session tickets are on; early data is off. A certificate outside its
-    /// validity period is used, with a warning in the log: a warning in the browser is better than
-    /// an outage of all apps.
+    /// `http/1.1` by ALPN. Session tickets are on, and early data is off. A certificate outside its
+    /// validity period is used, and the log contains a warning. A warning in the browser is better
+    /// than an outage of all apps.
     ///
     /// # Errors
     ///
     /// [`Error::Read`], [`Error::BadCertificate`], [`Error::NoCertificate`], [`Error::BadKey`],
-    /// [`Error::Refused`] and [`Error::KeyMismatch`]. Each names the file.
+    /// [`Error::Refused`] and [`Error::KeyMismatch`]. Each error names the file.
     pub(crate) fn load(identity: &ServerIdentity, clock: Clock) -> Result<Self, Error> {
         let files = Files::read(identity)?;
         warn_if_others_can_read(&identity.key);
@@ -196,8 +197,9 @@ impl Acceptor {
         Ok(Self(Arc::new(Shared { clock, loaded })))
     }
 
-    /// Replaces the configuration of all clones by that of `other`. New handshakes use the
-    /// certificate of `other`, and later calls of [`Acceptor::refresh`] read its files.
+    /// Replaces the configuration of all clones by the configuration of `other`. New handshakes use
+    /// the certificate of `other`, and later calls of [`Acceptor::refresh`] read the files of
+    /// `other`.
     pub(crate) fn adopt(&self, other: &Self) {
         self.0.loaded.store(other.0.loaded.load_full());
     }
@@ -231,14 +233,14 @@ impl Acceptor {
         Ok(Refreshed::Replaced)
     }
 
-    /// The configuration for the next handshake.
+    /// Returns the configuration for the next handshake.
     pub(crate) fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.0.loaded.load().config)
     }
 }
 
 impl Shared {
-    /// Replaces `current` by `loaded`, unless another configuration was adopted in the meantime.
+    /// Replaces `current` by `loaded`, unless [`Acceptor::adopt`] has already replaced `current`.
     fn replace(&self, current: &Guard<Arc<Loaded>>, loaded: Loaded) {
         drop(self.loaded.compare_and_swap(current, Arc::new(loaded)));
     }
@@ -252,7 +254,8 @@ impl fmt::Debug for Acceptor {
     }
 }
 
-/// The contents of the two files, and one digest of both, which shows a change.
+/// The contents of the two files, and one digest of both files, which shows whether a file has
+/// changed.
 struct Files {
     certificate: Vec<u8>,
     key: Secret<Vec<u8>>,
@@ -283,7 +286,8 @@ impl Files {
         let leaf = chain.first().cloned().ok_or_else(|| Error::NoCertificate {
             path: identity.certificate.clone(),
         })?;
-        // Parsed separately, so that an error names the certificate file and not the key file.
+        // The certificate is parsed separately, so that an error names the certificate file and not
+        // the key file.
         ParsedCertificate::try_from(&leaf).map_err(|source| Error::Refused {
             path: identity.certificate.clone(),
             source,
@@ -301,8 +305,8 @@ impl Files {
             .with_single_cert(chain, key)
             .map_err(|source| identity.refused(source))?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // Each certificate gets new ticket keys. So a client cannot resume a session of a replaced
-        // certificate.
+        // Each certificate gets new ticket keys, so a client cannot resume a TLS session that began
+        // with a replaced certificate.
         config.ticketer = provider::Ticketer::new().map_err(Error::Unsupported)?;
         let validity = validity(&leaf, now);
         Ok(Loaded {
@@ -340,9 +344,9 @@ impl Loaded {
     }
 }
 
-/// Reads the validity period by verifying the certificate without any trusted authority. The
-/// library checks the certificate's own dates before it looks for an issuer, so any other error
-/// means that the dates are valid.
+/// Compares `now` with the validity period by verifying the certificate without any trusted
+/// authority. The library checks the certificate's own dates before it looks for an issuer, so any
+/// other error means that the dates are valid.
 fn validity(leaf: &CertificateDer<'_>, now: Timestamp) -> Validity {
     let Ok(parsed) = ParsedCertificate::try_from(leaf) else {
         return Validity::Current;
@@ -389,7 +393,8 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
     })
 }
 
-/// All certificates of a PEM text. An invalid certificate is an error, and so is an empty list.
+/// Returns all certificates of a PEM text. An invalid certificate is an error, and an empty list is
+/// also an error.
 fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
     let list: Vec<_> = CertificateDer::pem_slice_iter(text)
         .collect::<Result<_, _>>()

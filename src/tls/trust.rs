@@ -1,4 +1,4 @@
-//! The certificate authorities that we trust as a client.
+//! The certificate authorities that the gateway trusts as a client.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,38 +10,39 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::{Error, Refreshed, certificates, crypto, read};
 
-/// The trusted authorities for connections that we open. Clones share one configuration, and
-/// [`Trust::refresh`] replaces it for all of them.
+/// The trusted authorities for connections that the gateway opens. Clones share one configuration,
+/// and [`Trust::refresh`] replaces the configuration of all clones.
 #[derive(Clone)]
 pub(crate) struct Trust(Arc<Shared>);
 
 struct Shared {
-    /// The file with the authorities. `None` for the authorities of the system.
+    /// The file with the authorities. `None` if the authorities of the system are used.
     file: Option<PathBuf>,
     current: ArcSwap<Loaded>,
 }
 
 struct Loaded {
     config: Arc<ClientConfig>,
-    /// The digest of the file. Zeros for the authorities of the system.
+    /// The digest of the file. All zeros if the authorities of the system are used.
     contents: [u8; SHA256_OUTPUT_LEN],
 }
 
 impl Trust {
-    /// Trusts the authorities of the system. The variables `SSL_CERT_FILE` and `SSL_CERT_DIR` are
-    /// used. Blocks, because it reads some hundred certificates.
+    /// Trusts the authorities of the system. The environment variables `SSL_CERT_FILE` and
+    /// `SSL_CERT_DIR` can select other files. Blocks while it reads some hundred certificates.
     ///
     /// # Errors
     ///
-    /// [`Error::NoSystemAuthorities`] if there are none. A single invalid certificate is only
-    /// logged.
+    /// [`Error::NoSystemAuthorities`] if the system has no authorities. A single invalid
+    /// certificate is only logged.
     pub(crate) fn system() -> Result<Self, Error> {
         let found = rustls_native_certs::load_native_certs();
         for error in found.errors {
             tracing::warn!(error = %error, "A system certificate authority cannot be read");
         }
         let mut roots = RootCertStore::empty();
-        // Some systems have certificates that the library does not accept. All others are used.
+        // Some systems have certificates that the library does not accept. Such certificates are
+        // ignored, and all other certificates are used.
         let (_added, _ignored) = roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {
             return Err(Error::NoSystemAuthorities);
@@ -58,7 +59,7 @@ impl Trust {
     /// # Errors
     ///
     /// [`Error::Read`], [`Error::BadCertificate`], [`Error::NoCertificate`] and [`Error::Refused`].
-    /// A file with a single invalid certificate is not used at all.
+    /// If one certificate of the file is invalid, no certificate of the file is used.
     pub(crate) fn from_file(path: &Path) -> Result<Self, Error> {
         let loaded = Loaded::from_text(path, &read(path)?)?;
         Ok(Self::new(Some(path.to_owned()), loaded))
@@ -86,7 +87,8 @@ impl Trust {
         Ok(Refreshed::Replaced)
     }
 
-    /// The configuration for the next outgoing connection: TLS 1.2 and 1.3, `http/1.1` by ALPN.
+    /// Returns the configuration for the next outgoing connection: TLS 1.2 and 1.3, `http/1.1` by
+    /// ALPN.
     pub(crate) fn client_config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.0.current.load().config)
     }
@@ -113,8 +115,8 @@ impl Loaded {
     }
 }
 
-/// Each configuration has its own cache of TLS sessions. Therefore a TLS session cannot be resumed
-/// after its authorities were replaced.
+/// Creates a client configuration. Each configuration has its own cache of TLS sessions. Therefore
+/// a TLS session cannot be resumed after its authorities were replaced.
 fn configuration(roots: RootCertStore) -> Result<Arc<ClientConfig>, Error> {
     let mut config = ClientConfig::builder_with_provider(crypto())
         .with_safe_default_protocol_versions()
