@@ -2,7 +2,7 @@
 //!
 //! The operations listener has its own address, and shares nothing with the public listener. A
 //! request to the operations listener changes nothing, and no answer contains a secret. No answer
-//! depends on a provider, because users who are signed in can use the apps during an outage of a
+//! depends on a provider, because signed-in users can still use the apps during an outage of a
 //! provider. If only a restart can repair the process, both `/healthz` and `/readyz` answer with
 //! 503.
 

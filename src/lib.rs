@@ -2,7 +2,7 @@
 //!
 //! An app behind Sidegate needs no code for OAuth. Sidegate exchanges the authorization code for a
 //! token set and stores it with the session. Each request to the app contains the access token in
-//! the field `Authorization`.
+//! the `Authorization` field.
 //!
 //! This page describes the structure of the crate. A room is a module. A room may name only rooms
 //! of a lower rank, so rooms of the same rank do not name each other. A test enforces this rule for
@@ -12,11 +12,11 @@
 //! | --- | --- | --- |
 //! | 0 | [`secret`] [`clock`] [`telemetry`] | values that are never printed; the time, as an argument; events, access log and metrics |
 //! | 1 | [`seal`] [`tls`] [`identity`] [`token`] [`fields`] [`target`] [`upload`] [`relay`] | keys and sealed data; certificates; the identity of a user; the token set; HTTP fields; the canonical request target; the body of a forwarded request; bytes between two connections after a switch of protocols |
-//! | 2 | [`origin`] [`server`] | the HTTP client and its pool; listeners, framing, deadlines and drain. Both know nothing about authentication |
+//! | 2 | [`origin`] [`server`] | the HTTP client and its pool; listeners, framing, deadlines and drain. These two rooms know nothing about authentication |
 //! | 3 | [`provider`] [`session`] [`upstream`] | the authorization server: metadata, keys, tokens, identities; the sessions; the app |
 //! | 4 | [`access`] [`login`] | routes, rules, decisions and refreshes; the code flow, pending logins and sign-out |
 //! | 5 | [`gateway`] [`admin`] | the handling of a request, and its answers; health and metrics |
-//! | 6 | [`config`] | settings file, variables and flags. All problems are reported at once |
+//! | 6 | [`config`] | settings file, variables and flags. One error reports all problems |
 //! | 7 | [`instance`] | one running gateway, made from all other rooms |
 //! | 8 | [`demo`] | an authorization server and an app inside the program, for demonstrations and for tests |
 //!
@@ -24,11 +24,11 @@
 //!
 //! One immutable value, the [`gateway::Site`], contains everything that is made from the settings:
 //! routes and rules, upstreams, providers, the login flow, public URLs, trusted networks, assertion
-//! fields. A site is built completely or not at all. Each worker has its own copy behind an `Rc`,
-//! and uses the next site after a reload. A request uses one site until its end, and an
-//! [`access::Permit`] owns everything that it needs. [`gateway::ProcessState`] and
-//! [`login::ProcessState`] contain the data that lasts longer than a site: sessions, used states,
-//! refreshes in progress, metrics.
+//! fields. If any part of a new site cannot be built, the old site stays in use. Each worker has
+//! its own copy behind an `Rc`, and uses the next site after a reload. A request uses one site
+//! until its end, and an [`access::Permit`] owns all data that the permit needs.
+//! [`gateway::ProcessState`] and [`login::ProcessState`] contain the data that lasts longer than a
+//! site: sessions, used states, refreshes in progress, metrics.
 //!
 //! # Two planes
 //!
@@ -42,22 +42,23 @@
 //!
 //! # One request
 //!
-//! 1. [`server`] accepts the connection, terminates TLS and reads HTTP, under its own deadlines.
+//! 1. [`server`] accepts the connection, decrypts TLS and reads HTTP. Each phase of a connection
+//!    has a deadline.
 //! 2. [`target::Target::from_request`] makes the target canonical. All later steps match,
 //!    authorize, log and forward the same canonical bytes. [`login::PublicUrls`] checks whether the
 //!    host of the request is a public host of the gateway. [`fields::forwarded`] finds the address
 //!    of the client.
 //! 3. [`fields::inbound`] removes the hop-by-hop fields, and all spellings of the assertion fields
-//!    and of `Authorization`. Steps 3, 5 and 7 read the fields through [`fields::View`] so these
-//!    steps need no second map of the fields.
-//! 4. [`login`] answers requests for our own endpoints below [`login::OWN_PREFIX`].
+//!    and of `Authorization`. Steps 3, 5 and 7 read the fields through [`fields::View`], which
+//!    needs no second map of the fields.
+//! 4. [`login`] answers requests for the gateway's own endpoints below [`login::OWN_PREFIX`].
 //! 5. [`access::Access::decide`] finds the route, the session and the rule. A request whose token
 //!    has expired waits for the refresh, for a limited time ([`access::Wait`]).
-//! 6. The [`gateway`] turns the [`access::Decision`] into an answer. If a login is needed, a
-//!    navigation is redirected to the provider, or to a page where the user chooses a provider.
-//!    Other requests get 401 with a `login_url`. A user without permission gets 403, and a request
-//!    without a route 404. If a session is temporarily unusable, the answer is 503 with the time of
-//!    the next attempt.
+//! 6. The [`gateway`] turns the [`access::Decision`] into an answer. If a login is needed, a page
+//!    load (navigation) is redirected to the provider, or to a page where the user chooses a
+//!    provider. A request that is not a page load gets 401 with a `login_url`. A user without
+//!    permission gets 403. A request without a route gets 404. If a session is temporarily
+//!    unusable, the client gets 503 with the time of the next attempt.
 //! 7. [`access::Permit::exchange`] removes the gateway's cookies, writes the assertion fields and
 //!    the bearer token ([`upstream::assertions`]), and sends the request on a pooled connection.
 //!    Bodies stream in both directions. If the app switches to another protocol, such as WebSocket,
@@ -70,13 +71,13 @@
 //! # One refresh
 //!
 //! Every request that needs a new token for a session joins the flight of that session in
-//! [`access::Refresher`]. The flight is a task of the control plane. First the flight takes the
+//! [`access::Refresher`]. The flight is a task of the control plane. First the flight acquires the
 //! session's lease. Only one of the processes that share a store has the lease at a time. Then the
 //! flight calls [`provider::Provider::refresh`] one time. [`session::Sessions::replace`] stores the
-//! result before any request uses it, unless the user has signed out in the meantime. After a
-//! temporary failure the flight pauses and tries again. A failure that an operator must fix raises
-//! an alarm. If the provider reports that the grant has ended, the session ends. A drain waits for
-//! all flights.
+//! result before any request uses it, unless the user has signed out during the refresh. After a
+//! temporary failure the flight pauses and tries again. A failure that an operator must fix writes
+//! an error event. If the provider reports that the grant has ended, the session ends. A drain
+//! waits for all flights.
 //!
 //! # One login
 //!
@@ -94,7 +95,7 @@
 //! 5. The browser returns to the page that the user asked for ([`login::ReturnTo`]).
 
 /// mimalloc reuses freed memory for the next request, so a request touches little new memory. The
-/// allocator is declared in the library, so that tests and benches use it, too.
+/// allocator is declared in the library, so that tests and benches also use it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,7 +1,7 @@
 //! The body of a request that is forwarded to an origin.
 //!
-//! [`Upload`] is one type for bodies from all sources. Therefore connection pools and the code
-//! above them need no type parameter for the body. Nearly all requests have no content, and an
+//! [`Upload`] is one type for bodies from all sources. With this type, connection pools and their
+//! callers need no type parameter for the body. Nearly all requests have no content, and an
 //! `Upload` without content allocates nothing. An `Upload` with content needs one allocation.
 //!
 //! [`Upload::recorded`] records a body while the body is sent, so that the body can be sent one
@@ -120,7 +120,7 @@ enum Record {
     Open(Vec<Bytes>, usize),
     /// The complete body.
     Whole(Vec<Bytes>),
-    /// The body was too large, or it broke off.
+    /// The body was too large, or the body broke off.
     #[default]
     Lost,
 }

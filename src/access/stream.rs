@@ -1,5 +1,5 @@
-//! Streams. A stream lasts longer than a request, so it is checked again when its session or the
-//! settings change.
+//! Streams. A stream lasts longer than a request, so the stream is checked again when its session
+//! or the settings change.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -75,7 +75,7 @@ fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration
 }
 
 /// An origin in the form that browsers send in `Origin` (RFC 6454 section 6.1): scheme, host, and
-/// the port if it is not the default one.
+/// the port if it is not the default port.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "String")]
 pub(crate) struct AllowedOrigin(Box<str>);
@@ -117,8 +117,8 @@ pub(crate) enum Continues {
     No,
 }
 
-/// The permission for a stream. It contains the route, and the session if the handshake belongs to
-/// a session.
+/// The permission for a stream. The permission contains the route, and the session if the handshake
+/// belongs to a session.
 #[derive(Debug)]
 pub(crate) struct StreamPermit {
     access: Rc<Access>,
@@ -179,8 +179,8 @@ impl StreamPermit {
             return Ok(Some(watch));
         }
         // The registry does not accept this version of the session: the session has ended or has a
-        // newer version. A session that cannot be fetched now counts as ended. The client can open
-        // another stream later.
+        // newer version. A session that cannot be fetched now is handled like an ended session,
+        // because the client can open another stream later.
         let newest = self.access.sessions.fetch(session.key()).await;
         if let Ok(Some(newest)) = newest
             && let Some(watch) = registry.watch(&newest)

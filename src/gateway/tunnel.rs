@@ -25,7 +25,7 @@ use crate::target::Target;
 use crate::telemetry::{OpenStream, StreamEnd};
 use crate::upstream;
 
-/// The time between two updates of a session's last use while its client sends bytes.
+/// The shortest time between two updates of a session's last use while the client sends bytes.
 const USE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The longest time between two checks of a tunnel's deadlines.
@@ -49,7 +49,8 @@ impl Worker {
     /// # Errors
     ///
     /// [`Error::UpgradeForbidden`] if the route does not allow other protocols.
-    /// [`Error::ForeignOrigin`] if a page of another site has sent the handshake.
+    /// [`Error::ForeignOrigin`] if a page of another site has sent the handshake, and the settings
+    /// do not allow that site.
     pub(super) fn handshake(
         context: &RequestContext,
         permit: &Permit,
@@ -181,7 +182,7 @@ struct Tunnel {
 enum TunnelEnd {
     /// One side or both sides have closed the connection.
     Ended(Ended),
-    /// The gateway ends the tunnel. The text is the reason code.
+    /// The gateway ends the tunnel. The first value is the reason code for the log.
     Cut(&'static str, Close),
 }
 

@@ -72,7 +72,7 @@ impl Client {
     /// # Errors
     ///
     /// While the client connects: [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`],
-    /// [`Error::ConnectTimeout`]. After that the origin may have acted on the request
+    /// [`Error::ConnectTimeout`]. When the client is connected, the origin may act on the request
     /// ([`Error::may_have_been_processed`]): [`Error::CallTimeout`], [`Error::TooLarge`],
     /// [`Error::Broken`], [`Error::UnrequestedUpgrade`].
     ///
@@ -124,7 +124,7 @@ impl Client {
     }
 }
 
-/// Runs `exchange` to its end. Polls `connection` at the same time, because it sends and receives
+/// Runs `exchange` to its end. Also polls `connection`, because the connection sends and receives
 /// the bytes.
 async fn drive<T>(exchange: impl Future<Output = T>, connection: impl Future) -> T {
     let mut exchange = pin!(exchange);

@@ -39,7 +39,7 @@ pub(super) struct Connection {
 /// The socket of a connection on which HTTP has ended, if the socket is still open.
 pub(super) struct ReleasedSocket {
     pub(super) stream: Stream,
-    /// The bytes that the origin sent after the head of its 101.
+    /// The bytes that the origin sent after the head of its 101 response.
     pub(super) early: Bytes,
     pub(super) permit: OwnedSemaphorePermit,
 }
@@ -77,8 +77,8 @@ impl Connection {
             if let Err(error) = ended.await {
                 tracing::debug!(error = %error, "A connection to an origin ended with an error");
             }
-            // The socket must be closed before the permit is free. Otherwise the origin would have
-            // one connection more than the limit.
+            // The socket must be closed before the permit is free. If the permit were free earlier,
+            // the origin could have one connection more than the limit.
             let parts = connection.into_parts();
             if let Some(switched) = switched {
                 let socket = ReleasedSocket {
@@ -109,8 +109,8 @@ impl Connection {
     }
 }
 
-/// Aborts a task when this guard is dropped. So a dropped connection is closed, even if its task
-/// has not finished.
+/// Aborts a task when this guard is dropped. The guard closes a dropped connection, even if the
+/// task of the connection has not finished.
 pub(super) struct AbortOnDrop(pub(super) AbortHandle);
 
 impl Drop for AbortOnDrop {

@@ -118,7 +118,7 @@ async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
             return TcpStream::connect(address).await;
         }
         attempts.spawn(TcpStream::connect(address));
-        // A timeout is not an error here. The attempt continues while the next address is tried.
+        // After a timeout, the attempt continues while the next address is tried.
         if let Ok(Some(outcome)) = timeout(STAGGER, attempts.join_next()).await {
             match outcome.unwrap_or_else(|aborted| Err(io::Error::other(aborted))) {
                 Ok(stream) => return Ok(stream),
@@ -225,7 +225,7 @@ impl Duplex for Stream {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
         };
-        // If the socket does not accept the option, it is closed without a reset.
+        // If the operating system refuses the option, the socket is closed without a reset.
         let socket = SockRef::from(stream);
         socket.set_linger(Some(Duration::ZERO)).unwrap_or_default();
     }

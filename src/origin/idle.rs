@@ -124,8 +124,8 @@ impl IdleConnections {
         };
         match granted {
             Granted::Connection(_) => Ok(granted),
-            // Another request may have handed over a connection at the same moment, and this
-            // connection must not be lost.
+            // Another request may have handed over a connection at the same moment, and the
+            // handed-over connection must not be lost.
             Granted::Permit(permit) => Ok(handed
                 .try_recv()
                 .map_or(Granted::Permit(permit), Granted::Connection)),
@@ -134,8 +134,8 @@ impl IdleConnections {
 
     /// Takes back a connection whose exchange has ended cleanly. If a request of this worker waits,
     /// the connection is handed over to that request. If only a request of another worker waits,
-    /// the connection is closed, so that the other worker can open a connection. The same happens
-    /// after [`MAX_HANDOVERS`] handovers in a row.
+    /// the connection is closed, so that the other worker can open a connection. After
+    /// [`MAX_HANDOVERS`] handovers in a row, a waiting request of another worker has priority.
     fn put_back(&self, mut connection: Box<Connection>) {
         connection.since = self.clock.instant();
         if !connection.is_usable(connection.since, self.max_idle) {
@@ -216,7 +216,7 @@ pub(super) struct BorrowedConnection {
 }
 
 impl BorrowedConnection {
-    /// Wraps a connection that can be used again when the body has ended cleanly.
+    /// Wraps a connection that can be used again when the response body has ended cleanly.
     pub(super) fn reusable(connection: Box<Connection>, idle: Rc<IdleConnections>) -> Self {
         Self {
             connection,
@@ -232,7 +232,7 @@ impl BorrowedConnection {
         }
     }
 
-    /// Returns the connection to its list. The body must have ended cleanly.
+    /// Returns the connection to its list. The response body must have ended cleanly.
     pub(super) fn give_back(self) {
         if let Some(idle) = self.idle {
             idle.put_back(self.connection);

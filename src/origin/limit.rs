@@ -40,10 +40,10 @@ impl Limit {
 
     /// The number of waiting requests of all workers.
     pub(crate) fn waiting(&self) -> usize {
-        // This load pairs with the increment in `queue`. If a pool reads zero here, each later
-        // request increments the number and then notifies the pool. The pool handles the
-        // notification after it has put its connection into its list, so it can close this
-        // connection.
+        // The sequentially consistent load pairs with the increment in `queue`. If a pool reads
+        // zero here, each later request increments the number and then notifies the pool. The pool
+        // handles this notification after it has put its connection into its list, so the pool can
+        // close that connection for the request.
         self.waiting.load(Ordering::SeqCst)
     }
 

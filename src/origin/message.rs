@@ -7,13 +7,13 @@ use hyper::body::Incoming;
 
 use super::error::Error;
 
-/// The clarity of the length of a response.
+/// The result of the check of a response's length.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Framing {
     /// The response states its length in exactly one way.
     Unambiguous,
-    /// The response states its length in several ways, or with an invalid number. The contradictory
-    /// fields were removed or corrected.
+    /// The response states its length in several ways, or with an invalid number. The fields with
+    /// the length were removed or corrected.
     Ambiguous,
 }
 
@@ -29,7 +29,7 @@ pub(super) fn origin_form(uri: Uri) -> Uri {
 
 /// Checks and corrects the fields that frame a response (RFC 9112 section 6.3), so that the next
 /// recipient of the response cannot read a different length from these fields. Removes
-/// `Transfer-Encoding`, and keeps `Content-Length` only if it is one correct number.
+/// `Transfer-Encoding`, and keeps `Content-Length` only if its value is one correct number.
 ///
 /// # Errors
 ///

@@ -114,7 +114,8 @@ impl FromStr for Origin {
             authority,
         };
         // If the host is not a valid server name, no certificate can be valid for it, and every
-        // handshake would fail. With this check, the operator sees the mistake at the start.
+        // handshake would fail. The error is returned here, so that the operator sees the mistake
+        // at the start of the gateway.
         if encrypted && origin.server_name().is_none() {
             return Err(ParseOriginError::Malformed);
         }

@@ -66,7 +66,7 @@ impl Body for Outgoing {
             match frame {
                 Some(Ok(frame)) if frame.is_data() => return Poll::Ready(Some(Ok(frame))),
                 // Trailers are dropped. RFC 9110 section 6.5.1 allows only a recipient that
-                // understands them to merge them into the head.
+                // understands the trailers to merge them into the head.
                 Some(Ok(_trailers)) => {}
                 Some(Err(cause)) => {
                     progress.fail(cause);

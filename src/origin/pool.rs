@@ -27,12 +27,12 @@ pub(crate) struct Times {
     pub(crate) head: Duration,
     /// The longest pause inside a response body. `None` means no limit.
     pub(crate) stall: Option<Duration>,
-    /// The longest idle time after which a connection may be used again. With zero, each request
-    /// gets a new connection.
+    /// The longest idle time after which a connection may be used again. With an idle time of zero,
+    /// each request gets a new connection.
     pub(crate) idle: Duration,
 }
 
-/// The future of a response. It is ready when the response head has arrived.
+/// The future of a response. The future is ready when the response head has arrived.
 pub(crate) type ResponseFuture =
     Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Error>>>>;
 
@@ -40,8 +40,8 @@ pub(crate) type ResponseFuture =
 /// runtime that can spawn local tasks.
 ///
 /// A connection is used again only after an exchange without any fault: request and response have
-/// ended cleanly, the response is HTTP/1.1 and states its length once, and no extra byte has
-/// arrived.
+/// ended cleanly, the response is HTTP/1.1 and states its length exactly one time, and no extra
+/// byte has arrived.
 #[derive(Clone)]
 pub(crate) struct Pool(pub(super) Rc<Shared>);
 
@@ -69,7 +69,7 @@ impl Pool {
     }
 
     /// Sends `request` in origin form (RFC 9112 section 3.2.1) as HTTP/1.1, and returns when the
-    /// response head has arrived. The request must have a `Host` field and no connection-specific
+    /// response head has arrived. `request` must have a `Host` field and no connection-specific
     /// fields.
     ///
     /// A connection is stale if it was used before and the origin closes it without a byte of an
@@ -81,8 +81,8 @@ impl Pool {
     /// # Errors
     ///
     /// [`Error::Busy`]. While the pool connects: [`Error::Resolve`], [`Error::Connect`],
-    /// [`Error::Tls`], [`Error::ConnectTimeout`]. After that: [`Error::RequestBody`],
-    /// [`Error::HeadTimeout`], [`Error::Broken`], [`Error::Framing`],
+    /// [`Error::Tls`], [`Error::ConnectTimeout`]. When the pool is connected:
+    /// [`Error::RequestBody`], [`Error::HeadTimeout`], [`Error::Broken`], [`Error::Framing`],
     /// [`Error::UnrequestedUpgrade`].
     ///
     /// # Cancel safety

@@ -13,7 +13,7 @@ use crate::upload::BoxError;
 /// why the body broke off.
 ///
 /// The deadlines of the origin must not count the time during which the gateway waits for the
-/// client. Slow clients have their own deadlines in [`crate::server`].
+/// client. The listener has its own deadlines for slow clients.
 pub(super) struct UploadProgress {
     clock: Clock,
     waiting_for: Cell<WaitingFor>,

@@ -88,7 +88,7 @@ pub(super) fn field(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
     let (name, value) = line.split_at_checked(colon)?;
     let name = HeaderName::from_bytes(name).ok()?;
     // A line that hyper has written has a space before the value and a carriage return after the
-    // value. Both are removed.
+    // value. The space and the carriage return are removed.
     let value = value.strip_prefix(b":")?.trim_ascii();
     Some((name, HeaderValue::from_bytes(value).ok()?))
 }

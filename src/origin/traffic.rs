@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::connector::Stream;
 use super::saved_head::field;
 
-/// The record of the reads and writes on a connection since it got its current request.
+/// The record of the reads and writes on a connection for its current request.
 ///
 /// The record of the request head is a copy of the bytes that hyper writes. A copy of the fields
 /// would cost ten times as much, and nearly no request is sent twice.
@@ -71,7 +71,8 @@ impl Traffic {
         Some(parts)
     }
 
-    /// Records a head. hyper writes a head with one call, so only the first write is recorded.
+    /// Records the head of a request. hyper writes a head with one call, so only the first write is
+    /// recorded.
     fn on_write(&self, bytes: &[u8]) {
         if self.recording.replace(false) {
             self.head.borrow_mut().extend_from_slice(bytes);

@@ -29,7 +29,7 @@ impl Close {
     }
 }
 
-/// Finds the position inside the WebSocket frames of an app, byte by byte.
+/// Tracks the position inside the WebSocket frames that an app sends.
 #[derive(Debug)]
 pub(crate) struct FrameTracker(Position);
 
@@ -41,7 +41,7 @@ const FINAL_CLOSE: u8 = 0x88;
 
 #[derive(Clone, Copy, Debug)]
 enum Position {
-    /// The protocol is unknown, so the boundaries of its messages are unknown, too.
+    /// The protocol is unknown, so the boundaries of its messages are also unknown.
     Unknown,
     /// The position is in the head of a frame. The number is the count of bytes of the head that
     /// have arrived. Between two frames the number is zero.

@@ -3,7 +3,7 @@
 //! A [`Relay`] forwards bytes in both directions, unchanged. A relay reads more bytes from one side
 //! only when the other side has accepted the previous bytes. A relay also forwards a reset, and the
 //! end of either direction. All relays of a thread share one buffer for reading. A direction
-//! allocates memory only for bytes that the receiver does not accept at once.
+//! allocates memory only for bytes that the receiver does not accept immediately.
 //!
 //! [`FrameTracker`] follows the WebSocket frames of the app. With the tracker, the gateway can send
 //! a close frame when it ends a relay, but never in the middle of a frame.
@@ -267,8 +267,8 @@ impl Relay {
         self.byte_counts.clone()
     }
 
-    /// Forwards bytes until the relay ends. If one connection breaks, the other one is closed with
-    /// a reset.
+    /// Forwards bytes until the relay ends. If one connection breaks, the other connection is
+    /// closed with a reset.
     pub(crate) async fn run(&mut self) -> Ended {
         poll_fn(|cx| self.poll(cx)).await
     }
@@ -323,7 +323,7 @@ impl Relay {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes both connections at once.
+    /// Dropping the future closes both connections immediately.
     pub(crate) async fn close(self, close: Close) {
         let frame = self.frames.close(close);
         let Self {

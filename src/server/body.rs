@@ -1,5 +1,5 @@
-//! Request and response bodies. A request body has a minimum rate and a maximum size. A request
-//! counts as in flight until its response body is dropped.
+//! Request and response bodies. A request body has a minimum rate and a maximum size. A request is
+//! in flight until its response body is dropped.
 
 use std::cell::Cell;
 use std::fmt;
@@ -84,8 +84,8 @@ impl RequestBody {
     ///
     /// # Errors
     ///
-    /// [`BodyFailure::TooLarge`] if the declared length is larger than `bytes`. This check reads no
-    /// byte of the body.
+    /// [`BodyFailure::TooLarge`] if the declared length is larger than `bytes`. The check of the
+    /// declared length reads no byte of the body.
     pub(crate) fn limit(&mut self, bytes: u64) -> Result<(), BodyFailure> {
         let Some(open) = &mut self.open else {
             return Ok(());

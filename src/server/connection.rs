@@ -34,8 +34,8 @@ use super::{Handler, Limits, Settings, TunnelFn, TunnelStop, UpgradedClient};
 use crate::relay::{Duplex, Peer};
 
 /// The maximum number of bytes that are buffered in each direction: per connection (HTTP/1.1) or
-/// per stream (HTTP/2). If the limit of a request head is larger than this, an HTTP/1.1 connection
-/// buffers up to that limit.
+/// per stream (HTTP/2). If a request head may be longer than `BUFFER`, an HTTP/1.1 connection
+/// buffers as many bytes as the head may have.
 const BUFFER: usize = 64 * 1024;
 /// The number of bytes that a client may send on one HTTP/2 stream before the gateway has forwarded
 /// them. The window of a connection is as large as the windows of all its streams together. With a
@@ -108,8 +108,8 @@ where
         .max_header_size(limits.head_bytes)
         .max_buf_size(limits.head_bytes.max(BUFFER));
     if limits.fields != Limits::default().fields {
-        // hyper has the same default. If the number is set explicitly, hyper allocates memory for
-        // the fields of every head.
+        // The default limit of hyper is the same as our default limit. If a limit is set
+        // explicitly, hyper allocates memory for the fields of every head.
         builder.max_headers(limits.fields);
     }
     let io = TokioIo::new(Plaintext::new(stream, Rc::clone(&state), Protocol::Http1));
@@ -118,8 +118,8 @@ where
     let after_poll = |_cx: &mut Context<'_>| Poll::Ready(Ok(()));
     // hyper's graceful shutdown closes a connection immediately, even if the first request has not
     // been read, or if the head of the next request has begun to arrive. Therefore the shutdown
-    // waits until such a request is answered, with `Connection: close`. A graceful shutdown also
-    // adds `Connection: close` to a 101, so it waits until a 101 is sent.
+    // waits until the gateway has answered such a request, with `Connection: close`. A graceful
+    // shutdown also adds `Connection: close` to a 101, so it waits until a 101 is sent.
     let may_close = || {
         let phase = state.phase();
         let may_switch = phase == Phase::Busy && state.is_upgrade_requested();
@@ -193,7 +193,7 @@ where
     .unwrap_or_default();
 }
 
-/// The error of a connection that ended with an error. [`finish`] has already logged the cause.
+/// The marker of a connection that ended with an error. [`finish`] has already logged the cause.
 #[derive(Debug)]
 struct Broken;
 

@@ -1,9 +1,9 @@
 //! The state of each connection, and the deadlines.
 //!
-//! hyper never closes a silent connection, so all deadlines are our own. Each connection has one
-//! [`ConnectionState`], in which the socket, the request service and the response body record their
-//! activity. Recording only stores a value in a cell. Each worker reads all cells in a sweep, at
-//! least four times per second. No request sets a timer.
+//! hyper never closes a silent connection, so this module implements all deadlines. Each connection
+//! has one [`ConnectionState`], in which the socket, the request service and the response body
+//! record their activity. Recording only stores a value in a cell. Each worker reads all cells in a
+//! sweep, at least four times per second. No request sets a timer.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
@@ -58,14 +58,13 @@ impl CoarseClock {
 pub(super) enum Phase {
     /// No byte has arrived.
     FirstByte,
-    /// The TLS handshake. A connection without TLS leaves this phase when HTTP reads the first
-    /// bytes.
+    /// The TLS handshake. A connection without TLS leaves the phase when its first bytes are read.
     Handshake,
     /// A request head or the HTTP/2 preface has begun and is not complete.
     Head,
     /// No request is in flight.
     Idle,
-    /// At least one request is in flight: its handler runs or its response is being sent.
+    /// At least one request is in flight: the handler runs, or the response is being sent.
     Busy,
     /// The last response was sent. Further input is discarded until the client closes.
     Linger,
@@ -79,7 +78,7 @@ pub(super) enum Overdue {
     Head,
     Idle,
     Linger,
-    /// The connection was asked to close, and has transferred no bytes after that.
+    /// The connection was asked to close, and then transferred no bytes for too long.
     Closing,
     Write,
 }
@@ -380,8 +379,8 @@ impl ConnectionState {
     pub(super) fn abort_blocked_streams(&self, now: Instant, write: Duration) -> usize {
         let mut cut = 0_usize;
         for stream in self.streams.borrow().iter() {
-            // A stream waits for its client only after the latest time at which the socket had no
-            // room. Before that time, the stream waited for the socket.
+            // Until the latest time at which the socket had no room, the stream waited for the
+            // socket, and not for its client.
             let blocked = stream.blocked.get();
             let blocked = blocked.max(blocked.and_then(|_| self.last_stalled.get()));
             if blocked.is_some_and(|since| now.duration_since(since) >= write)

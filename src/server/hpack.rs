@@ -2,8 +2,8 @@
 
 use http::{HeaderMap, HeaderName};
 
-/// Marks all field values as never indexed, except the values of fields that usually have the same
-/// value in many responses.
+/// Marks all field values as never indexed, except the values of fields that usually repeat in many
+/// responses.
 ///
 /// A value that differs in each response, such as a date or a request id, would evict useful
 /// entries from the compression table. The encoder would also compare such a value with all earlier

@@ -2,16 +2,16 @@
 //! request to a [`Handler`].
 //!
 //! This room knows TCP, TLS handshakes (with the configuration of a [`crate::tls::Acceptor`]), the
-//! framing of HTTP/1.1 and HTTP/2 (by hyper), the deadlines and limits that hyper does not have,
-//! and how to stop without losing a request. The room does not know who is signed in, what a path
-//! means, or which apps exist. The entry point is [`Workers::start`].
+//! framing of HTTP/1.1 and HTTP/2 (with the library hyper), the deadlines and limits that hyper
+//! does not have, and the drain. The room does not know who is signed in, what a path means, or
+//! which apps exist. The entry point is [`Workers::start`].
 //!
 //! Important decisions:
 //!
 //! - Each worker is one thread with one current-thread runtime. Each listening address has one
 //!   socket, and no other process can listen on the same address. Each worker polls a duplicate of
 //!   the socket's descriptor, so a drain loses no queued connection.
-//! - Over TLS, ALPN alone decides the protocol. A listener without TLS supports only HTTP/1.1,
+//! - Over TLS, only ALPN selects the protocol. A listener without TLS supports only HTTP/1.1,
 //!   because a server that recognizes the protocol by the first bytes lets a silent client stay
 //!   connected forever.
 //! - Each worker checks all deadlines in one sweep. No request sets a timer.
@@ -73,8 +73,8 @@ pub(crate) struct Deadlines {
     /// The time from the first byte of a request head to its end. Over HTTP/2 this deadline applies
     /// to the connection preface.
     pub(crate) head: Duration,
-    /// The time between two requests. HTTP/2 frames that belong to no request do not extend this
-    /// time.
+    /// The longest time between two requests. HTTP/2 frames that belong to no request do not extend
+    /// this time.
     pub(crate) idle: Duration,
     /// The longest time for which the client may accept no bytes while the gateway has bytes to
     /// send.
@@ -124,8 +124,8 @@ impl Deadlines {
 pub(crate) struct Limits {
     /// The largest request head, in bytes. A larger head is answered with 431.
     pub(crate) head_bytes: usize,
-    /// The maximum number of fields in a request head. More fields are answered with 431. All
-    /// `Cookie` fields of an HTTP/2 request count as one.
+    /// The maximum number of fields in a request head. A head with more fields is answered with
+    /// 431. All `Cookie` fields of an HTTP/2 request count as one.
     pub(crate) fields: usize,
     /// The maximum number of concurrent requests on one HTTP/2 connection.
     pub(crate) streams: u32,
@@ -163,7 +163,7 @@ pub(crate) struct Connection {
 pub(crate) enum Security {
     /// Plain HTTP.
     Plain,
-    /// HTTP over TLS. The server decrypts the bytes.
+    /// HTTP over TLS.
     Tls,
 }
 
@@ -173,7 +173,8 @@ pub(crate) trait Handler: 'static {
     /// The body of the handler's responses.
     type Body: Content;
 
-    /// The data that the handler stores for each connection, for all its requests.
+    /// The data that the handler stores for each connection. All requests of the connection share
+    /// this data.
     type PerConnection: 'static;
 
     /// Creates the data for a new connection.
@@ -185,8 +186,7 @@ pub(crate) trait Handler: 'static {
     /// # Cancel safety
     ///
     /// The future may be dropped at any await: when the client disconnects, when a deadline of the
-    /// connection passes, or at the end of a drain. Work that must be finished belongs in a task of
-    /// its own.
+    /// connection passes, or at the end of a drain. Work that must be finished needs its own task.
     fn handle(
         &self,
         per_connection: &Self::PerConnection,

@@ -50,7 +50,7 @@ impl Socket {
 
 impl Duplex for Socket {
     fn reset_on_close(&self) {
-        // If the socket does not accept the option, it is closed without a reset.
+        // If the operating system refuses the option, the socket is closed without a reset.
         let socket = SockRef::from(&self.stream);
         socket.set_linger(Some(Duration::ZERO)).unwrap_or_default();
     }
@@ -63,8 +63,8 @@ impl Duplex for TlsStream<Socket> {
 }
 
 impl Duplex for TokioIo<Upgraded> {
-    /// Does nothing, because a single HTTP/2 stream has no socket of its own. The peer only sees
-    /// that the stream ends.
+    /// Does nothing, because a single HTTP/2 stream has no socket of its own. Without a reset, the
+    /// peer only sees that the stream ends.
     fn reset_on_close(&self) {}
 }
 

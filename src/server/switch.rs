@@ -16,9 +16,10 @@ use super::{Content, Handler, TunnelFn, TunnelStop, UpgradedClient};
 use crate::fields::UpgradeRequest;
 use crate::relay::Peer;
 
-/// The place of the tunnel, if the handler's answer switches to another protocol.
+/// The part of the connection that becomes the tunnel, if the handler's answer switches to another
+/// protocol.
 pub(super) enum Switch {
-    /// The request does not ask for another protocol.
+    /// The request asks for no other protocol, so there is no tunnel.
     No,
     /// The connection itself becomes the tunnel.
     Connection(Rc<Cell<Option<TunnelFn>>>),
@@ -51,7 +52,7 @@ impl Switch {
                     return Self::No;
                 };
                 // The app gets a handshake of HTTP/1.1, which uses GET. With the method GET, the
-                // same rules apply to a handshake over HTTP/1.1 and over HTTP/2.
+                // rules for HTTP/1.1 handshakes also apply to HTTP/2 handshakes.
                 head.method = Method::GET;
                 head.extensions.insert(upgrade);
                 Self::Stream(on_upgrade)

@@ -32,8 +32,8 @@ const EVENTS: usize = 16;
 /// The last part of the drain time, in which tunnels may still send a close frame.
 const TUNNEL_CLOSE_TIME: Duration = Duration::from_secs(1);
 
-/// When the limit of connections is reached, each sweep closes one eighth of the idle connections:
-/// those that have been idle for the longest time.
+/// When the limit of connections is reached, each sweep closes this fraction (one eighth) of the
+/// idle connections. The connections that have been idle for the longest time are closed first.
 const IDLE_SHARE: usize = 8;
 
 /// The threads that serve connections. Dropping this value starts the drain, and does not wait for
@@ -49,7 +49,7 @@ pub(crate) struct Workers {
 pub struct Drained {
     /// The number of unfinished requests that were stopped when the drain time was over.
     pub cut: usize,
-    /// The number of workers that had ended earlier, because of a panic in our code.
+    /// The number of workers that had ended earlier, because of a panic in the gateway's code.
     pub lost: usize,
 }
 
@@ -125,9 +125,9 @@ impl Workers {
         Ok(workers)
     }
 
-    /// Starts the drain. No new connections are accepted, except those that the kernel has queued.
-    /// Idle connections are closed. Busy connections close after their current requests
-    /// (`Connection: close`, GOAWAY).
+    /// Starts the drain. The workers still accept the connections that the kernel has already
+    /// queued, but no newer connections. Idle connections are closed. Busy connections close after
+    /// their current requests (`Connection: close`, GOAWAY).
     pub(crate) fn begin_drain(&self) {
         self.drain.send_replace(true);
     }
@@ -197,14 +197,14 @@ fn run<H: Handler>(
         report_start(ready, Ok(()));
         worker.registry.run(acceptors, drain).await
     });
-    // A blocking call, such as a name look-up, must not delay the end of the process.
+    // The end of the process must not wait for a blocking call, such as a name look-up.
     runtime.shutdown_background();
     // If [`Workers`] was dropped without [`Workers::drained`], nobody receives the result.
     report.send(cut).unwrap_or_default();
 }
 
 fn report_start(ready: &mpsc::Sender<Result<(), Error>>, state: Result<(), Error>) {
-    // If another worker has failed already, nobody receives the result.
+    // If another worker has already failed to start, nobody receives this result.
     ready.send(state).unwrap_or_default();
 }
 

@@ -244,8 +244,8 @@ impl Metrics {
     /// Returns all metrics in the `OpenMetrics` text format.
     pub(crate) fn encode(&self) -> String {
         let mut text = String::new();
-        // Writing to a string cannot fail. If it failed, the text would be incomplete, and an
-        // incomplete text must not be reported.
+        // Writing to a string cannot fail. The text is cleared after an error nevertheless, because
+        // an incomplete text must never be reported.
         if encode(&mut text, &self.registry).is_err() {
             text.clear();
         }
@@ -253,7 +253,7 @@ impl Metrics {
     }
 }
 
-/// Keeps a gauge higher by one until this guard is dropped.
+/// Counts one item in a gauge until this guard is dropped.
 #[derive(Debug)]
 pub struct GaugeGuard(Gauge);
 

@@ -66,7 +66,7 @@ pub struct Settings {
 
 /// The error of a second start of the log in one process.
 ///
-/// Responsible: a defect of the gateway.
+/// Responsible: the gateway, which has a defect.
 #[derive(Debug, thiserror::Error)]
 #[error("the log was already started")]
 pub struct AlreadyStarted(#[source] Box<dyn std::error::Error + Send + Sync>);
@@ -82,7 +82,7 @@ pub fn start(settings: &Settings) -> Result<(), AlreadyStarted> {
     } else {
         format!("{},{ACCESS}=off", settings.level.0)
     };
-    // The directives were checked when the settings were read.
+    // The directives were checked when the settings were read, so the default is never used.
     let filter = level.parse::<EnvFilter>().unwrap_or_default();
     let events = tracing_subscriber::fmt()
         .with_env_filter(filter)

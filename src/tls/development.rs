@@ -42,8 +42,8 @@ pub struct DevelopmentFiles {
 ///
 /// # Errors
 ///
-/// [`Error::AlreadyExists`] if one of the files already exists. In this case nothing is written.
-/// [`Error::Generate`] if one of `names` is not a valid DNS name. [`Error::Write`].
+/// [`Error::AlreadyExists`] if one of the files already exists. If a file already exists, no file
+/// is written. [`Error::Generate`] if one of `names` is not a valid DNS name. [`Error::Write`].
 pub fn development_certificates(
     dir: &Path,
     names: &[&str],

@@ -5,8 +5,9 @@
 //! gets the configuration of each handshake from an [`Acceptor`], and a client gets its
 //! configuration from a [`Trust`].
 //!
-//! Every configuration names the cryptographic library (aws-lc-rs). The process-wide default of
-//! rustls is never used, so no other crate can change the TLS of this program.
+//! Every TLS configuration selects the cryptographic library (aws-lc-rs) explicitly. The
+//! process-wide default of rustls is never used, so no other crate can change the TLS of this
+//! program.
 
 use std::fmt;
 use std::fs;
@@ -34,10 +35,10 @@ mod trust;
 pub use development::{DevelopmentFiles, development_certificates};
 pub(crate) use trust::Trust;
 
-/// The files with our certificate chain and its private key, in PEM.
+/// The PEM files with the gateway's certificate chain and its private key.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct ServerIdentity {
-    /// The certificate chain, which begins with our own certificate.
+    /// The certificate chain. The first certificate is the gateway's own certificate.
     pub(crate) certificate: PathBuf,
     /// The private key (PKCS #8, PKCS #1 or SEC 1).
     pub(crate) key: PathBuf,
@@ -71,8 +72,8 @@ pub(crate) enum Refreshed {
 /// The reason why certificates or authorities cannot be used. No variant contains key material.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A development file already exists. Responsible: the operator, who has to remove it or choose
-    /// another folder.
+    /// A development file already exists. Responsible: the operator, who has to remove the file or
+    /// choose another folder.
     #[error("{} already exists and is not overwritten", path.display())]
     AlreadyExists {
         /// The file.
@@ -99,8 +100,8 @@ pub enum Error {
     /// Responsible: the operator.
     #[error("certificates could not be created")]
     Generate(#[source] rcgen::Error),
-    /// The key does not belong to the certificate. In most cases one of the files is old.
-    /// Responsible: the operator.
+    /// The key does not belong to the certificate. In most cases only one of the two files was
+    /// replaced. Responsible: the operator.
     #[error("the key in {} does not belong to the certificate in {}", key.display(), certificate.display())]
     KeyMismatch {
         /// The certificate file.
@@ -169,7 +170,7 @@ struct Loaded {
     validity: Validity,
 }
 
-/// The position of a time relative to the validity period of a certificate (RFC 5280 section
+/// The result of comparing a time with the validity period of a certificate (RFC 5280 section
 /// 4.1.2.5).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Validity {
@@ -205,7 +206,8 @@ impl Acceptor {
     }
 
     /// Reads the files again, and uses them if their contents have changed. Symbolic links are
-    /// followed, because Kubernetes replaces a link. Blocks while it reads two small files.
+    /// followed, because Kubernetes replaces a file by changing a symbolic link. Blocks while it
+    /// reads two small files.
     ///
     /// # Errors
     ///

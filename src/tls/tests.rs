@@ -67,7 +67,7 @@ fn t_07_invalid_files_change_nothing_and_are_named() {
         Err(Error::NoCertificate { .. })
     ));
 
-    // The certificate is already the new one, but the key is still the old one.
+    // The new certificate is in its file, but the key file still contains the old key.
     fs::copy(&fresh.certificate, &identity.certificate).unwrap();
     assert!(matches!(acceptor.refresh(), Err(Error::KeyMismatch { .. })));
 
@@ -207,7 +207,7 @@ fn t_12_every_clone_gets_new_authorities_and_invalid_ones_change_nothing() {
     assert!(unchanged());
     for bad in [&b""[..], b"no certificate\n", &other[..other.len() / 2]] {
         fs::write(&path, bad).unwrap();
-        // The second call must find the same error.
+        // The second call must return the same error as the first call.
         for _ in 0..2 {
             assert!(trust.refresh().is_err());
             assert!(unchanged());

@@ -33,8 +33,8 @@ impl Trust {
     ///
     /// # Errors
     ///
-    /// [`Error::NoSystemAuthorities`] if the system has no authorities. A single invalid
-    /// certificate is only logged.
+    /// [`Error::NoSystemAuthorities`] if the system has no authorities. A certificate that cannot
+    /// be read is logged and skipped.
     pub(crate) fn system() -> Result<Self, Error> {
         let found = rustls_native_certs::load_native_certs();
         for error in found.errors {
@@ -66,8 +66,9 @@ impl Trust {
     }
 
     /// Reads the file again, and trusts its authorities if its content has changed. Symbolic links
-    /// are followed, because Kubernetes replaces a link. Open connections stay open. The
-    /// authorities of the system are never read again. Blocks while it reads a small file.
+    /// are followed, because Kubernetes replaces a file by changing a symbolic link. Open
+    /// connections stay open. The authorities of the system are never read again. Blocks while it
+    /// reads a small file.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Tests of TLS: which origins are trusted, and that an origin without trust receives no byte of a
+//! Tests of TLS: which origins are trusted, and that an untrusted origin receives no byte of a
 //! request.
 
 use std::path::PathBuf;

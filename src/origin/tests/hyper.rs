@@ -1,4 +1,4 @@
-//! Properties of hyper that we depend on, although hyper does not document them.
+//! Tests of undocumented properties of hyper on which the gateway depends.
 
 use http::HeaderValue;
 use tokio::join;

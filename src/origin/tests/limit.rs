@@ -60,9 +60,9 @@ fn worker(
             for lane in lanes {
                 lane.await.unwrap();
             }
-            // The idle connections of this worker stay open until both workers are done. If this
-            // worker ended earlier, its connections would be closed, and the other worker would not
-            // need the limit to be fair.
+            // The idle connections of this worker stay open until both workers are done. If a
+            // worker ended earlier, its connections would be closed, and the test would not show
+            // that workers share the limit fairly.
             done.wait().await;
         }));
     })

@@ -29,7 +29,7 @@ use super::{Connector, Error, Limit, Origin, Pool, ResponseBody, Times};
 use crate::clock::Clock;
 use crate::upload::Upload;
 
-/// The longest time of a test. A test that takes longer is stopped, because it hangs.
+/// The longest time of a test. A test that takes longer is considered to hang, and fails.
 const WATCHDOG: Duration = Duration::from_secs(30);
 
 /// A request body whose bytes the test sends.

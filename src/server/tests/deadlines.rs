@@ -140,7 +140,7 @@ async fn d_03_an_idle_connection_is_closed() {
     assert_eq!(client.rest().await, "");
     assert_not_before(MODEST, start);
     // A client is also idle between the handshake and its first request, because browsers open
-    // connections in advance.
+    // connections before they need them.
     let start = Clock::system().instant();
     assert_eq!(server.secure_client(&[]).await.rest().await, "");
     assert_not_before(MODEST, start);
@@ -156,7 +156,7 @@ async fn a_request_in_flight_is_not_subject_to_other_deadlines() {
     let mut client = server.client().await;
     client.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n").await;
     server.entered("/hold").await;
-    // Connections that were opened later reach their deadlines during this time.
+    // Two connections that are opened later reach their deadlines while the request is in flight.
     let mut late = server.client().await;
     late.send("GET / HT").await;
     late.rest().await;

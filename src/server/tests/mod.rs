@@ -36,8 +36,8 @@ mod protocols;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A short deadline, for tests in which the deadline has to pass.
 const SHORT: Duration = Duration::from_millis(120);
-/// A deadline for tests in which the deadline has to pass. It is long enough that a slow machine
-/// does not make the test's client late.
+/// A deadline for tests in which the deadline has to pass. The deadline is long enough that a slow
+/// machine does not make the test's client late.
 const MODEST: Duration = Duration::from_millis(600);
 /// The pause between two bytes of a slow client, which is much shorter than [`SHORT`].
 const DRIP: Duration = Duration::from_millis(20);
@@ -76,7 +76,7 @@ enum Event {
 #[derive(Clone)]
 struct Probe {
     events: mpsc::UnboundedSender<Event>,
-    /// The permits of `/hold`: each request for `/hold` waits for one permit.
+    /// Each request for `/hold` waits for one permit of this semaphore.
     release: Arc<Semaphore>,
     /// The number of bytes of endless bodies that were requested.
     produced: Arc<AtomicU64>,
@@ -177,7 +177,7 @@ fn respond(status: StatusCode, text: &str) -> Response<Pieces> {
 
 struct Pieces {
     pieces: VecDeque<Bytes>,
-    /// `Some` for an endless body. The guard exists as long as the body.
+    /// `Some` for an endless body. The guard exists as long as the endless body.
     endless: Option<RequestGuard>,
 }
 

@@ -187,7 +187,7 @@ async fn d_06_d_17_only_a_stream_that_nobody_reads_is_closed() {
     let stalled = soon(sender.send_request(get("/endless"))).await.unwrap();
     server.entered("/endless").await;
     server.left("/endless").await;
-    // The client's window is 64 KB. The server buffers 64 KB, and one more piece of the body.
+    // The client's window is 64 KB. The server itself buffers 64 KB and one more piece of the body.
     let produced = server.probe.produced.load(Ordering::Relaxed);
     assert!(produced <= 256 * 1024, "{produced}");
     let cut = soon(stalled.into_body().collect()).await;
