@@ -93,6 +93,8 @@ impl Table {
             return;
         }
         self.sessions
+            // The count of failures stays for some time after the pause, because the next pause
+            // depends on it.
             .retain(|_, backoff| backoff.until.plus(LONGEST_ASKED) > now);
         self.left = self.sessions.len();
     }

@@ -73,6 +73,8 @@ impl Worker {
             }
             Origin::Several => false,
         };
+        // Without a session, a page of another site gets no rights of a user, so its handshake is
+        // allowed.
         if permit.has_session() && !expected {
             return Err(Error::ForeignOrigin);
         }
@@ -143,6 +145,8 @@ impl Worker {
         };
         let mut response = Response::from_parts(head, Body::tunnel(Box::new(run)));
         fields::outbound(response.headers_mut(), cookie::is_own);
+        // `outbound` removes the hop-by-hop fields, so the fields of the switch are written after
+        // it.
         upgrade.write_response(response.headers_mut());
         *response.status_mut() = upgrade.success();
         *response.version_mut() = Version::HTTP_11;

@@ -182,6 +182,7 @@ async fn maintain(
     mut demand: watch::Receiver<()>,
     max_idle: Duration,
 ) {
+    // If `max_idle` is zero, the loop must still have a pause.
     let period = max_idle.max(Duration::from_secs(1));
     loop {
         if let Ok(Err(_closed)) = timeout(period, demand.changed()).await {

@@ -116,6 +116,8 @@ fn payload(head: &[u8]) -> Option<u64> {
     let [_opcode, second, rest @ ..] = head else {
         return None;
     };
+    // A server must not mask its frames (RFC 6455 section 5.1), but a masked frame must not make
+    // the tracker lose its position.
     let mask = if second & 0x80 == 0 { 0 } else { 4 };
     let (length, extended) = match second & 0x7f {
         126 => {

@@ -231,6 +231,7 @@ impl RateMeter {
             self.waited = self.waited.saturating_add(waited);
         }
         self.bytes = self.bytes.saturating_add(bytes);
+        // Enough bytes have arrived, so the next window begins.
         if self.bytes >= self.least {
             self.bytes = 0;
             self.waited = Duration::ZERO;

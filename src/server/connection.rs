@@ -102,8 +102,11 @@ where
     let limits = serving.settings.limits;
     let mut builder = http1::Builder::new();
     builder
+        // A client that has closed its sending direction counts as disconnected, so its handler is
+        // dropped.
         .half_close(false)
         .keep_alive(true)
+        // The sweep checks the deadline of a head, so no request sets a timer.
         .header_read_timeout(None)
         .max_header_size(limits.head_bytes)
         .max_buf_size(limits.head_bytes.max(BUFFER));

@@ -105,6 +105,7 @@ pub(super) async fn accept<F: Future<Output = ()>>(
             Err(error) if is_client_error(&error) => {}
             Err(error) => {
                 // Without descriptors or memory, an immediate retry would only use processor time.
+                // Only the first of several consecutive failures is logged.
                 if !paused {
                     tracing::warn!(%error, "Connections cannot be accepted");
                 }

@@ -115,6 +115,7 @@ impl Deadlines {
         shortest
             .checked_div(4)
             .unwrap_or(shortest)
+            // An interval of zero would make tokio panic.
             .max(Duration::from_millis(1))
     }
 }

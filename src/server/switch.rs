@@ -38,6 +38,8 @@ impl Switch {
         let on_upgrade = head.extensions.remove::<OnUpgrade>();
         match protocol {
             Protocol::Http1 => {
+                // hyper leaves the socket open after each request with an `Upgrade` field, even if
+                // the request is not a valid handshake.
                 serving.state.upgrade_requested();
                 let Some(upgrade) = UpgradeRequest::read(head) else {
                     return Self::No;

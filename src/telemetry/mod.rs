@@ -86,6 +86,7 @@ pub fn start(settings: &Settings) -> Result<(), AlreadyStarted> {
     let filter = level.parse::<EnvFilter>().unwrap_or_default();
     let events = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // Programs that collect logs do not expect color codes.
         .with_ansi(false);
     match settings.format {
         Format::Text => events.try_init(),

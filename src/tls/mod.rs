@@ -374,6 +374,7 @@ fn validity(leaf: &CertificateDer<'_>, now: Timestamp) -> Validity {
 }
 
 fn warn_if_others_can_read(key: &Path) {
+    // Access by the group causes no warning, because services often get a key through their group.
     let open = fs::metadata(key).is_ok_and(|data| data.permissions().mode() & 0o007 != 0);
     if open {
         tracing::warn!(
