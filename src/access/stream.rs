@@ -85,7 +85,7 @@ impl TryFrom<String> for AllowedOrigin {
 
     fn try_from(text: String) -> Result<Self, String> {
         let url = url::Url::parse(&text).ok();
-        // A page comes over HTTP, also if it opens a `wss` URL.
+        // The origin of a page is `http` or `https`, even if the page opens a `wss` URL.
         let url = url.filter(|url| matches!(url.scheme(), "http" | "https"));
         let canonical = url.map(|url| url.origin().ascii_serialization());
         match canonical {
@@ -148,8 +148,8 @@ impl StreamPermit {
         self.route.name()
     }
 
-    /// Whether the app may switch to another protocol. A preflight, which needs no session, opens no
-    /// stream on a route that needs one.
+    /// Whether the app may switch to another protocol. A CORS preflight is permitted without a
+    /// session, but it must not open a stream on a route that requires a session.
     pub(crate) fn may_switch(&self) -> bool {
         self.settings().upgrades && (self.session.is_some() || self.route.is_public())
     }
@@ -218,7 +218,7 @@ impl StreamPermit {
         if let Some(session) = &self.session
             && self.settings().counts_as_use
         {
-            // The watch reports a session that has ended, so no result is needed.
+            // No result is needed, because the watch of the stream reports the end of the session.
             self.access.sessions.mark_used(session, now);
         }
     }
@@ -273,7 +273,7 @@ mod tests {
         for (json, said) in [
             (r#"{"origins": ["*"]}"#, "`*` is not an origin"),
             (r#"{"origins": ["null"]}"#, "`null` is not an origin"),
-            // Browsers never send these.
+            // Browsers never send an origin with the scheme `wss` or `ftp`.
             (r#"{"origins": ["wss://a.test"]}"#, "write it like https://"),
             (r#"{"origins": ["ftp://a.test"]}"#, "write it like https://"),
             (

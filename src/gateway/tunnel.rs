@@ -31,8 +31,9 @@ const USE_INTERVAL: Duration = Duration::from_mins(1);
 /// The longest time between two checks of a tunnel's deadlines.
 const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
-/// The time in which the client has to take the close frame and to close the connection. This time
-/// is shorter than the last part of a drain, so that a tunnel that ends in time is not counted as cut.
+/// The time in which the client has to accept the close frame and to close the connection. The time
+/// is shorter than the last part of a drain, so that a tunnel that ends in this time is not counted
+/// as a cut request.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The data of a handshake that is needed when the app has answered.

@@ -212,7 +212,7 @@ impl Drop for WaitingGuard<'_> {
 /// A connection that a response body uses.
 pub(super) struct BorrowedConnection {
     connection: Box<Connection>,
-    /// The list to which the connection goes back. `None` if the connection cannot be used again.
+    /// The list to which the connection returns. `None` if the connection cannot be used again.
     idle: Option<Rc<IdleConnections>>,
 }
 

@@ -66,8 +66,8 @@ impl Origin {
     /// The name for which the certificate must be valid.
     pub(super) fn server_name(&self) -> Option<ServerName<'static>> {
         match &self.host {
-            // Names in certificates have no trailing dot. The resolver needs the dot, because the
-            // dot prevents search domains.
+            // Names in certificates have no trailing dot, so the dot is removed here. The name for
+            // the resolver keeps the dot, because a trailing dot prevents search domains.
             Host::Domain(name) => ServerName::try_from(name.trim_end_matches('.').to_owned()).ok(),
             Host::Ipv4(address) => Some(ServerName::from(std::net::IpAddr::from(*address))),
             Host::Ipv6(address) => Some(ServerName::from(std::net::IpAddr::from(*address))),

@@ -64,7 +64,7 @@ impl Traffic {
         for line in lines {
             let (name, mut value) = field(line)?;
             // The bytes do not show which values were marked as sensitive. Therefore all values are
-            // marked.
+            // marked as sensitive.
             value.set_sensitive(true);
             parts.headers.append(name, value);
         }

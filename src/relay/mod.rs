@@ -27,7 +27,7 @@ pub(crate) use self::frames::{Close, FrameTracker};
 /// The maximum number of bytes in one read.
 const SCRATCH: usize = 64 * 1024;
 
-/// The number of bytes of the client that one read discards after the close frame.
+/// The maximum number of bytes of the client that one read discards after the close frame.
 const DISCARD: usize = 1024;
 
 thread_local! {
@@ -97,7 +97,7 @@ pub(crate) struct Relay {
     to_client: Direction,
     byte_counts: ByteCounts,
     frames: FrameTracker,
-    /// Whether the direction to the app is polled first in the next turn.
+    /// Whether the next turn polls the direction to the app before the direction to the client.
     to_app_first: bool,
 }
 
@@ -284,9 +284,9 @@ impl Relay {
             to_app_first,
         } = self;
         let (mut up, mut down) = (Poll::Pending, Poll::Pending);
-        // The runtime limits the work of a task in one turn. A direction that always has something to do
-        // uses the whole limit, so the other direction is polled first in the next turn. Both directions
-        // are polled in each turn, so that the task is woken for both.
+        // The runtime limits the work of a task in one turn. A direction that is always busy uses
+        // the whole limit, so the order of the directions changes with each turn. Each turn polls
+        // both directions, so that each direction can wake the task.
         for is_to_app in [*to_app_first, !*to_app_first] {
             if is_to_app {
                 up = to_app.poll(cx, &mut **client, &mut **app, |data| {
@@ -346,8 +346,8 @@ impl Relay {
         }
         // If the shutdown fails, the client has already disconnected.
         client.shutdown().await.unwrap_or_default();
-        // Closing a socket with unread input resets the connection, and a reset can destroy the close
-        // frame on its way to the client.
+        // Closing a socket with unread input resets the connection, and a reset can destroy the
+        // close frame before the client has read it.
         let mut input = [0; DISCARD];
         while let Ok(1..) = client.read(&mut input).await {}
     }

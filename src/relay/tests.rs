@@ -86,7 +86,8 @@ async fn a_closed_relay_sends_a_close_frame_only_between_two_frames() {
             _ended = relay.run() => panic!("it ended by itself"),
             read = client.read_exact(&mut heard) => assert_eq!(read.unwrap(), sent.len()),
         }
-        // The relay reads what the client still sends, so that no reset destroys the close frame.
+        // The relay reads the bytes that the client still sends, so that no reset destroys the
+        // close frame.
         client.write_all(&[0; 700]).await.unwrap();
         let ends = async {
             let mut rest = Vec::new();
@@ -103,10 +104,10 @@ async fn a_closed_relay_sends_a_close_frame_only_between_two_frames() {
     }
 }
 
-/// A connection that always has a byte and always takes what it is given.
+/// A connection that always has a byte to read and always accepts all bytes that are written.
 struct Eager;
 
-/// Ready unless the task has done enough for now, as with a socket.
+/// Is pending if the task has used its work limit in this turn, like the poll of a socket.
 fn poll_turn(cx: &mut Context<'_>) -> Poll<()> {
     std::pin::pin!(tokio::task::coop::consume_budget()).poll(cx)
 }

@@ -122,7 +122,8 @@ where
     // hyper's graceful shutdown closes a connection immediately, even if the first request has not
     // been read, or if the head of the next request has begun to arrive. Therefore the shutdown
     // waits until the gateway has answered such a request, with `Connection: close`. A graceful
-    // shutdown also adds `Connection: close` to a 101, so it waits until a 101 is sent.
+    // shutdown would also add `Connection: close` to a 101 response, so the shutdown waits until a
+    // possible 101 response is sent.
     let may_close = || {
         let phase = state.phase();
         let may_switch = phase == Phase::Busy && state.is_upgrade_requested();
@@ -275,7 +276,8 @@ fn answer<H: Handler>(
             response.map(|body| ResponseBody::new(body, in_flight))
         };
         match protocol {
-            // The `Connection` field of a 101 contains `Upgrade`.
+            // The `Connection` field of a 101 response contains `Upgrade`, and must not be
+            // replaced.
             Protocol::Http1 if response.status() == StatusCode::SWITCHING_PROTOCOLS => {}
             Protocol::Http1 if state.is_closing() => {
                 // RFC 9112 section 9.6: the last response contains `Connection: close`.

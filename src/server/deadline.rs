@@ -26,8 +26,8 @@ const CLOSING_GRACE: Duration = Duration::from_secs(1);
 /// the client has not received yet.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// The time of the last sweep. Reading this time costs no system call. The time is at most as old
-/// as the pause between two sweeps.
+/// A clock that returns the time of the last sweep. Reading this clock costs no system call. The
+/// returned time is at most as old as the time between two sweeps.
 #[derive(Debug)]
 pub(super) struct CoarseClock {
     clock: Clock,
@@ -130,8 +130,8 @@ pub(super) struct ConnectionState {
     /// The time when the connection was asked to close.
     closing: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
-    /// Whether a request asked for another protocol. If one did, hyper does not close the
-    /// connection itself.
+    /// Whether a request asked for another protocol. After such a request, hyper does not close the
+    /// connection, and our code has to close it.
     upgrade_requested: Cell<bool>,
     /// Whether a tunnel on this connection has to end. `stop` notifies the tunnel.
     stopped: Cell<bool>,
@@ -433,9 +433,9 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    /// The connection has received a chunk of the response. The connection asks for the next chunk
-    /// when the client has taken this one. Over HTTP/1.1 the socket alone shows whether the client
-    /// takes bytes.
+    /// Records that the connection has received a chunk of the response. The connection asks for
+    /// the next chunk when the client has accepted the current chunk. Over HTTP/1.1 nothing is
+    /// recorded, because the socket shows whether the client accepts bytes.
     pub(super) fn chunk_handed_over(&self) {
         if let Some(stream) = &self.stream {
             stream.blocked.set(Some(self.state.coarse_clock.now()));

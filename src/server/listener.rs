@@ -72,8 +72,8 @@ fn listen_inside(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     } else {
         TcpSocket::new_v6()?
     };
-    // Closed connections of an earlier process must not block the address. A socket that listens on
-    // the address still blocks it.
+    // Without this option, closed connections of an earlier process would block the address. If the
+    // socket of another process still listens, `bind` fails even with this option.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)?.into_std()

@@ -131,8 +131,8 @@ pub(crate) struct Limits {
     /// The maximum number of concurrent requests on one HTTP/2 connection.
     pub(crate) streams: u32,
     /// The maximum number of connections of all listeners and workers together. When this number is
-    /// reached, accepting pauses, and the connections that have been idle for the longest time are
-    /// closed.
+    /// reached, the server pauses accepting, and closes the connections that have been idle for the
+    /// longest time.
     pub(crate) connections: usize,
     /// The lowest allowed rate of a request body, in bytes per second.
     pub(crate) body_rate: u64,

@@ -160,7 +160,8 @@ async fn s_33_a_post_is_never_sent_twice() {
             let again = request(method, "/again", body);
             let outcome = stale(&server, &pool, again, "").await;
             assert!(matches!(outcome, Err(Error::Broken(_))), "{outcome:?}");
-            // The next connection belongs to the next request, because there is no second attempt.
+            // The next connection must carry the request for `/next`, and not a second attempt of
+            // the failed request.
             let (_, head) = join!(fetch(&pool, "/next"), async {
                 server.accept().await.answer(CLOSE).await
             });
