@@ -122,7 +122,7 @@ impl Worker {
             started: site.clock().instant(),
             site: Rc::clone(&self.site),
             byte_counts: ByteCounts::default(),
-            // This reason is logged if the future of the tunnel is dropped.
+            // The event contains the reason `client_gone` if the future of the tunnel is dropped.
             reason: "client_gone",
         };
         let ends = self.ends(&site);

@@ -124,8 +124,8 @@ impl Client {
     }
 }
 
-/// Runs `exchange` to its end. Also polls `connection`, because the connection sends and receives
-/// the bytes.
+/// Runs `exchange` to its end. `connection` is polled at the same time, because the connection
+/// sends and receives the bytes.
 async fn drive<T>(exchange: impl Future<Output = T>, connection: impl Future) -> T {
     let mut exchange = pin!(exchange);
     let mut connection = pin!(connection);

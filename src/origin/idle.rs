@@ -164,8 +164,8 @@ impl IdleConnections {
         }
     }
 
-    /// Closes connections that are broken or too old. Also closes one connection for each request
-    /// that waits at another worker.
+    /// Closes connections that are broken or too old. For each request that waits at another
+    /// worker, the function also closes one connection.
     fn close_unneeded(&self) {
         let mut connections = self.connections.borrow_mut();
         let now = self.clock.instant();

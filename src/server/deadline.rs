@@ -66,7 +66,8 @@ pub(super) enum Phase {
     Idle,
     /// At least one request is in flight: the handler runs, or the response is being sent.
     Busy,
-    /// The last response was sent. Further input is discarded until the client closes.
+    /// The last response was sent. The server discards all input until the client closes the
+    /// connection.
     Linger,
 }
 

@@ -79,8 +79,8 @@ fn listen_inside(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.listen(BACKLOG)?.into_std()
 }
 
-/// Passes every connection to `open` until `drain` is true or the sender of `drain` is dropped.
-/// After that, this function accepts the connections that the kernel has already queued, so that no
+/// Passes every connection to `open` until `drain` is true or the sender of `drain` is dropped. At
+/// the end, this function accepts the connections that the kernel has already queued, so that no
 /// client loses its connection.
 ///
 /// While `open` waits, no further connection is accepted.

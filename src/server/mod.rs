@@ -1,7 +1,7 @@
 //! The HTTP server: listening addresses, connections, framing and deadlines. The server passes each
 //! request to a [`Handler`].
 //!
-//! This room knows TCP, TLS handshakes (with the configuration of a [`crate::tls::Acceptor`]), the
+//! The room knows TCP, TLS handshakes (with the configuration of a [`crate::tls::Acceptor`]), the
 //! framing of HTTP/1.1 and HTTP/2 (with the library hyper), the deadlines and limits that hyper
 //! does not have, and the drain. The room does not know who is signed in, what a path means, or
 //! which apps exist. The entry point is [`Workers::start`].

@@ -144,8 +144,8 @@ impl<S> Plaintext<S> {
         match self.protocol {
             Protocol::Http1 => self.state.head_begins(),
             // On an HTTP/2 connection, only the connection preface is timed like a request head.
-            // Later frames may belong to no request (PING, WINDOW_UPDATE, SETTINGS), so an idle
-            // connection stays idle when a frame arrives.
+            // Some later frames belong to no request (PING, WINDOW_UPDATE, SETTINGS), so the
+            // arrival of a frame does not end the idle time.
             Protocol::Http2 if self.preface > 0 => {
                 self.state.head_begins();
                 self.preface = self.preface.saturating_sub(count);

@@ -1,6 +1,6 @@
 //! Certificates and trust: the only room that builds TLS configurations.
 //!
-//! This room knows the certificate and key files, the trusted certificate authorities, and how to
+//! The room knows the certificate and key files, the trusted certificate authorities, and how to
 //! create certificates for development. The room does not know sockets or HTTP: [`crate::server`]
 //! gets the configuration of each handshake from an [`Acceptor`], and a client gets its
 //! configuration from a [`Trust`].
@@ -89,8 +89,8 @@ pub enum Error {
         #[source]
         source: pem::Error,
     },
-    /// A key file is not a PEM private key. This variant does not contain the parser's error,
-    /// because the parser's error may contain a part of the key. Responsible: the operator.
+    /// A key file is not a PEM private key. `BadKey` does not contain the parser's error, because
+    /// the parser's error may contain a part of the key. Responsible: the operator.
     #[error("{} is not a PEM private key", path.display())]
     BadKey {
         /// The file.
@@ -221,7 +221,7 @@ impl Acceptor {
         let now = shared.clock.now();
         if files.contents == current.contents {
             let validity = validity(&current.leaf, now);
-            // The same certificate may have expired, or become valid, since the last call.
+            // An unchanged certificate may have expired, or become valid, since the previous call.
             if validity != current.validity {
                 let loaded = current.with(validity);
                 loaded.warn(identity);

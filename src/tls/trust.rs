@@ -41,8 +41,8 @@ impl Trust {
             tracing::warn!(error = %error, "A system certificate authority cannot be read");
         }
         let mut roots = RootCertStore::empty();
-        // Some systems have certificates that the library does not accept. Such certificates are
-        // ignored, and all other certificates are used.
+        // Certificates that the library does not accept are ignored, because some systems have such
+        // certificates.
         let (_added, _ignored) = roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {
             return Err(Error::NoSystemAuthorities);
