@@ -23,7 +23,7 @@ impl Close {
     /// Returns a short text that the client can log.
     fn text(self) -> &'static str {
         match self {
-            Self::GoingAway => "the gateway is stopping",
+            Self::GoingAway => "the gateway closes this connection",
             Self::Policy => "the session has ended",
         }
     }

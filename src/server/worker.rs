@@ -112,7 +112,7 @@ impl Workers {
             let (make, ready) = (make.clone(), ready.clone());
             thread::Builder::new()
                 .name(format!("{name}-{index}"))
-                .spawn(move || run(worker_setup, make, &ready, report))
+                .spawn(move || run(worker_setup, make, ready, report))
                 .map_err(Error::Spawn)?;
             workers.reports.push(reported);
         }
@@ -164,7 +164,7 @@ impl WorkerListener {
 fn run<H: Handler>(
     worker_setup: WorkerSetup,
     make: impl Fn() -> H,
-    ready: &mpsc::Sender<Result<(), Error>>,
+    ready: mpsc::Sender<Result<(), Error>>,
     report: oneshot::Sender<usize>,
 ) {
     let runtime = match tokio::runtime::Builder::new_current_thread()
@@ -173,7 +173,7 @@ fn run<H: Handler>(
         .build_local(LocalOptions::default())
     {
         Ok(runtime) => runtime,
-        Err(source) => return report_start(ready, Err(Error::Spawn(source))),
+        Err(source) => return report_start(&ready, Err(Error::Spawn(source))),
     };
     let cut = runtime.block_on(async {
         let (settings, drain) = (worker_setup.settings, worker_setup.drain);
@@ -183,7 +183,7 @@ fn run<H: Handler>(
         let listeners = match listeners.collect::<Result<Vec<_>, _>>() {
             Ok(listeners) => listeners,
             Err(source) => {
-                report_start(ready, Err(Error::Spawn(source)));
+                report_start(&ready, Err(Error::Spawn(source)));
                 return 0;
             }
         };
@@ -194,7 +194,9 @@ fn run<H: Handler>(
             .into_iter()
             .map(|(listener, tls)| worker.accept(listener, tls, drain.clone()))
             .collect();
-        report_start(ready, Ok(()));
+        report_start(&ready, Ok(()));
+        // If another worker panics before its report, the channel has to close.
+        drop(ready);
         worker.registry.run(acceptors, drain).await
     });
     // The end of the process must not wait for a blocking call, such as a name look-up.

@@ -220,15 +220,30 @@ async fn two_workers_serve_one_listener() {
 
 #[tokio::test]
 async fn a_panic_while_the_handler_is_made_fails_the_start() {
-    let listener = Listener::bind(([127, 0, 0, 1], 0).into()).unwrap();
-    let make = || -> Site { panic!("no handler") };
-    let setup = Setup {
-        name: "test",
-        workers: NonZeroUsize::MIN,
-        endpoints: vec![Endpoint::plain(listener)],
-        settings: with(long()),
-        clock: Clock::system(),
-    };
-    let result = Workers::start(setup, make);
-    assert!(matches!(result, Err(Error::WorkerLost)), "{result:?}");
+    // All workers panic, or one of three.
+    for good in [0, 2] {
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let (events, _seen) = mpsc::unbounded_channel();
+        let probe = Probe {
+            events,
+            release: Arc::new(Semaphore::new(0)),
+            produced: Arc::default(),
+        };
+        let count = Arc::new(AtomicU64::new(0));
+        let make = move || {
+            let before = count.fetch_add(1, Ordering::Relaxed);
+            assert!(before < good, "no handler");
+            Site(probe.clone())
+        };
+        let setup = Setup {
+            name: "test",
+            workers: NonZeroUsize::MIN.saturating_add(usize::try_from(good).unwrap()),
+            endpoints: vec![Endpoint::plain(listener)],
+            settings: with(long()),
+            clock: Clock::system(),
+        };
+        let started = tokio::task::spawn_blocking(move || Workers::start(setup, make));
+        let result = soon(started).await.unwrap();
+        assert!(matches!(result, Err(Error::WorkerLost)), "{result:?}");
+    }
 }
