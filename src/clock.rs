@@ -1,15 +1,16 @@
-//! Time as an argument.
+//! The clock and the points in time of the gateway.
 //!
-//! Deadlines of sessions and tokens are [`Timestamp`]s: milliseconds of Unix time with saturating
-//! arithmetic. Deadlines of connections are [`Instant`]s. Code that needs the time receives a
-//! [`Clock`] as an argument. Only `Clock` reads the time. Tests use a manual clock.
+//! Deadlines of sessions and tokens are [`Timestamp`]s, which count the milliseconds since the Unix
+//! epoch. Deadlines of connections are [`Instant`]s. Code that needs the time receives a [`Clock`]
+//! as an argument. Only `Clock` reads the time. Tests use a manual clock.
 
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-/// A point in time, in milliseconds since the Unix epoch. Arithmetic saturates.
+/// A point in time, in milliseconds since the Unix epoch. A calculation that would overflow returns
+/// the smallest or the largest value.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Timestamp(u64);
 
@@ -78,8 +79,8 @@ impl Clock {
         Self(Source::System)
     }
 
-    /// Returns a clock that shows `start` until [`Clock::advance`] or [`Clock::set`] changes it.
-    /// All clones of a manual clock show the same time.
+    /// Returns a clock that shows `start` until [`Clock::advance`] or [`Clock::set`] changes its
+    /// time. All clones of a manual clock show the same time.
     pub fn manual(start: Timestamp) -> Self {
         Self(Source::Manual(watch::Sender::new(start)))
     }
@@ -100,7 +101,7 @@ impl Clock {
         }
     }
 
-    /// Returns a monotonic time, which measures durations and sets deadlines of the runtime's
+    /// Returns a monotonic time, for measuring durations and for the deadlines of the runtime's
     /// timers. A manual clock also returns the monotonic time of the runtime, because a manual
     /// clock cannot advance timers that other code has set.
     pub fn instant(&self) -> Instant {
@@ -116,7 +117,7 @@ impl Clock {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe.
+    /// This method is cancel safe.
     pub(crate) async fn sleep(&self, duration: Duration) {
         match &self.0 {
             Source::System => sleep(duration).await,
@@ -131,15 +132,15 @@ impl Clock {
         }
     }
 
-    /// Advances a manual clock. A call has no effect on a system clock.
+    /// Advances a manual clock. `advance` has no effect on a system clock.
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(shown) = &self.0 {
             shown.send_modify(|now| *now = now.plus(by));
         }
     }
 
-    /// Sets a manual clock to `to`, which may be earlier than the current time. A call has no
-    /// effect on a system clock.
+    /// Sets a manual clock to `to`, which may be earlier than the current time. `set` has no effect
+    /// on a system clock.
     pub fn set(&self, to: Timestamp) {
         if let Source::Manual(shown) = &self.0 {
             shown.send_replace(to);

@@ -2,8 +2,8 @@
 //!
 //! An [`Identity`] is a subject **at an issuer**, with the claims about this subject. An `Identity`
 //! does not record the source of a claim (access token, userinfo or ID token). The `provider` room
-//! has already checked the claims. Each claim is stored as a field value, so sending a claim to an
-//! upstream only increments a reference count. Text that is not a valid field value can never
+//! has already checked the claims. Each claim is stored as a field value, so the gateway can send a
+//! claim to an upstream without copying the claim. Text that is not a valid field value can never
 //! become a claim.
 
 use http::HeaderValue;
@@ -19,7 +19,7 @@ pub struct Claim(HeaderValue);
 impl Claim {
     /// Creates a claim if a field can carry `text` byte for byte. `text` must have 1 to 4096 bytes
     /// of UTF-8, no control characters, and no white space at its start or end. A receiver would
-    /// remove white space at the start or end of a field value and would see another value.
+    /// remove white space at the start or end of a field value and would see a different value.
     ///
     /// ```
     /// use sidegate::identity::Claim;
@@ -63,10 +63,10 @@ pub struct Email {
 /// email address.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Identity {
-    /// The issuer identifier of the provider, or its configured name if it has no issuer
-    /// identifier.
+    /// The issuer identifier of the provider. For a provider without an issuer identifier, `issuer`
+    /// is the configured name of the provider.
     pub issuer: Box<str>,
-    /// The value of `sub`, or of the claim that the settings name instead of `sub`. The value is
+    /// The value of `sub`, or of the claim that the settings name instead of `sub`. `subject` is
     /// `None` if the user is signed in without a known subject.
     pub subject: Option<Claim>,
     /// The email address.
@@ -77,8 +77,8 @@ pub struct Identity {
     pub name: Option<Claim>,
     /// The groups. Each group is a separate claim. No group contains a comma.
     pub groups: Vec<Claim>,
-    /// All groups, joined with `,` into one field value. The value is `None` if there are no
-    /// groups.
+    /// All groups, joined with `,` into one field value. `groups_value` is `None` if the user has
+    /// no groups.
     pub groups_value: Option<Claim>,
 }
 
@@ -93,7 +93,7 @@ impl Identity {
     }
 
     /// Sets the groups. A group that contains a comma is dropped, because the joined value would
-    /// show it as two groups.
+    /// show such a group as two groups.
     #[must_use]
     pub fn with_groups(mut self, groups: impl IntoIterator<Item = Claim>) -> Self {
         self.groups = groups

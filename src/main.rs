@@ -22,7 +22,7 @@ const USAGE: u8 = 64;
 const CONFIG: u8 = 78;
 
 /// A reverse proxy that signs users in with OAuth 2.0 or OpenID Connect, for web apps that do not
-/// support them.
+/// support these protocols.
 #[derive(Parser)]
 #[command(
     version,
@@ -264,9 +264,10 @@ impl Signals {
                 cause = instance.reload_due() => cause,
             };
             tokio::select! {
-                // A reload that hangs while it reads a file must not prevent the stop.
+                // A reload that hangs while it reads a file must not prevent the gateway from
+                // stopping.
                 () = self.next() => return,
-                // The reload has logged its result.
+                // `reload` itself logs the result.
                 _reloaded = instance.reload(cause) => {}
             }
         }

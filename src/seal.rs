@@ -58,7 +58,7 @@ pub enum KeyFileError {
 /// The purpose of a key ring.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Purpose {
-    /// Pending logins, which the browser carries to the provider and back.
+    /// Pending logins. The browser carries a sealed pending login to the provider and back.
     Logins,
     /// Sessions on disk.
     Sessions,
@@ -84,7 +84,7 @@ impl Keys {
     ///
     /// # Errors
     ///
-    /// [`NoRandomness`] if the operating system returns no random bytes.
+    /// Returns [`NoRandomness`] if the operating system returns no random bytes.
     pub fn random() -> Result<Self, NoRandomness> {
         Ok(Self(vec![Secret::new(secret::random::<KEY>()?)]))
     }
@@ -94,7 +94,7 @@ impl Keys {
     ///
     /// # Errors
     ///
-    /// [`KeyFileError`] names the file and the line, never the contents.
+    /// Returns [`KeyFileError`], which names the file and the line but never shows the contents.
     pub fn from_file(path: &Path) -> Result<Self, KeyFileError> {
         let text = std::fs::read_to_string(path)
             .map(Zeroizing::new)
@@ -134,7 +134,7 @@ impl Keys {
     ///
     /// # Errors
     ///
-    /// [`NoRandomness`] if the cryptographic library cannot derive a key.
+    /// Returns [`NoRandomness`] if the cryptographic library cannot derive a key.
     pub fn ring(&self, purpose: Purpose) -> Result<KeyRing, NoRandomness> {
         let keys = self.0.iter().map(|key| Key::derive(key, purpose));
         let keys: Option<Vec<_>> = keys.collect();
@@ -142,9 +142,9 @@ impl Keys {
     }
 }
 
-/// Keys of AES-256-GCM-SIV. The first key seals, and every key opens. Anonymous clients can cause
-/// billions of seals, so two of the random 96-bit nonces may be equal. GCM-SIV stays secure even if
-/// a nonce is repeated.
+/// Keys of AES-256-GCM-SIV. The first key seals data, and every key of the ring can open data.
+/// Anonymous clients can cause billions of seals, so two of the random 96-bit nonces can be equal.
+/// GCM-SIV stays secure even if a nonce is repeated.
 #[derive(Debug)]
 pub struct KeyRing(Vec<Key>);
 
@@ -162,11 +162,11 @@ impl KeyRing {
     }
 
     /// Seals `plain` with the newest key. The result is the key name, the nonce, the cipher text
-    /// and the tag. The same `context` is needed to open the result.
+    /// and the tag. [`KeyRing::open`] needs the same `context`.
     ///
     /// # Errors
     ///
-    /// [`NoRandomness`] if no nonce could be created.
+    /// Returns [`NoRandomness`] if no nonce could be created.
     pub(crate) fn seal(&self, context: &[u8], plain: &[u8]) -> Result<Vec<u8>, NoRandomness> {
         let key = self.0.first().ok_or(NoRandomness)?;
         // The buffer has its final size from the start and is encrypted in place, so no copy of the
@@ -203,8 +203,8 @@ impl KeyRing {
         self.0.iter().map(|key| key.name)
     }
 
-    /// Returns true if this ring has the key that sealed `sealed`. The result does not prove that
-    /// the data is unchanged.
+    /// Returns true if this ring has the key that sealed `sealed`. If this ring has the key, the
+    /// data can still have been changed.
     pub(crate) fn knows(&self, sealed: &[u8]) -> bool {
         let name = sealed.first_chunk::<KEY_NAME>();
         name.is_some_and(|name| self.0.iter().any(|key| key.name == *name))

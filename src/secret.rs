@@ -1,9 +1,9 @@
 //! Values that are never printed.
 //!
 //! Every value that an attacker could use is a [`Secret`]: client secrets, session ids, codes, PKCE
-//! verifiers, tokens and keys. A `Secret` prints as `[redacted]`, compares in constant time and is
-//! wiped when it is dropped. [`Secret::expose`] is the only way to read the value, so a search for
-//! `expose` finds every use of a secret.
+//! verifiers, tokens and keys. A `Secret` prints as `[redacted]`. The comparison of a `Secret`
+//! takes constant time. When a `Secret` is dropped, its memory is overwritten. [`Secret::expose`]
+//! is the only way to read the value, so a search for `expose` finds every use of a secret.
 
 use std::fmt;
 
@@ -11,7 +11,8 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use zeroize::Zeroize;
 
-/// A value that is never printed, is compared in constant time, and is wiped when it is dropped.
+/// A value that is never printed and is compared in constant time. When a `Secret` is dropped, its
+/// memory is overwritten.
 ///
 /// ```
 /// use sidegate::secret::Secret;
@@ -65,8 +66,8 @@ impl<T: Zeroize> Drop for Secret<T> {
     }
 }
 
-/// The operating system returned no random bytes. An operation that needs random bytes fails with
-/// this error.
+/// The operating system returned no random bytes. Every operation that needs random bytes can fail
+/// with `NoRandomness`.
 #[derive(Debug, thiserror::Error)]
 #[error("the operating system returned no random bytes")]
 pub struct NoRandomness;
@@ -75,7 +76,8 @@ pub struct NoRandomness;
 ///
 /// # Errors
 ///
-/// [`NoRandomness`] if the generator fails. The function never uses a weaker generator instead.
+/// Returns [`NoRandomness`] if the generator fails. The function never uses a weaker generator
+/// instead.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     let mut bytes = [0; N];
     // The error of the generator contains no information.

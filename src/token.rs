@@ -1,8 +1,9 @@
-//! The token set owns the tokens of a grant and wipes the tokens when it is dropped.
+//! The tokens of a grant. A [`TokenSet`] owns the tokens. When a `TokenSet` is dropped, the memory
+//! of its tokens is overwritten.
 //!
 //! One buffer contains the word `Bearer `, followed by the access token. The value of the
 //! `Authorization` field is a slice of this buffer, so the request path neither formats nor copies
-//! a token. The buffer is wiped when the last slice is dropped.
+//! a token. When the last slice is dropped, the buffer is overwritten.
 
 use std::time::Duration;
 
@@ -16,13 +17,13 @@ use crate::secret::Secret;
 /// The maximum length of a token, in bytes.
 pub(crate) const MAX_TOKEN: usize = 16 * 1024;
 
-/// The reason why a token is refused. The cause is at the provider.
+/// The reason why the gateway refuses a token that a provider has issued.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
     /// The token has no characters.
     #[error("the token is empty")]
     Empty,
-    /// The token has a character that would end or split a bearer credential.
+    /// The token has a character at which a receiver could end or split a bearer credential.
     #[error("the token has a character that a bearer token cannot have")]
     Malformed,
     /// The token is longer than [`MAX_TOKEN`].
@@ -33,22 +34,23 @@ pub enum Error {
 /// The times that decide when an access token is used and when it is refreshed.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Lifetime {
-    /// The time just before the token request was sent.
+    /// The time immediately before the gateway sent the token request.
     pub obtained_at: Timestamp,
-    /// The time when the access token expires. The value is `None` if the provider stated no
+    /// The time when the access token expires. `expires_at` is `None` if the provider stated no
     /// expiry.
     pub expires_at: Option<Timestamp>,
     /// The time after which a request with the access token starts a refresh. `refresh_at` is never
-    /// later than `expires_at`. The value is `None` if there is no expiry or no refresh token.
+    /// later than `expires_at`. `refresh_at` is `None` if the access token has no expiry or there
+    /// is no refresh token.
     pub refresh_at: Option<Timestamp>,
-    /// The earliest time of the next refresh. No reason for a refresh overrides `not_before`.
+    /// The earliest time of the next refresh. No refresh starts before `not_before`.
     pub not_before: Timestamp,
 }
 
 impl Lifetime {
     /// Returns the time until a refresh is allowed. The result is zero if the clock was set back to
-    /// a time before `obtained_at`. A clock that is set back makes the age of the tokens unknown,
-    /// and must not make the wait longer.
+    /// a time before `obtained_at`. If a clock is set back, the age of the tokens is unknown, and
+    /// the wait must not become longer.
     pub(crate) fn wait_before_refresh(&self, now: Timestamp) -> Duration {
         if now < self.obtained_at {
             return Duration::ZERO;
@@ -63,7 +65,7 @@ impl Lifetime {
 pub(crate) struct Authentication {
     /// The nonce of the authorization request.
     pub(crate) nonce: Box<str>,
-    /// The time when the user authenticated, if the provider stated it.
+    /// The time when the user authenticated, if the provider stated this time.
     pub(crate) auth_time: Option<Timestamp>,
 }
 
@@ -91,7 +93,8 @@ impl TokenSet {
     ) -> Result<Self, Error> {
         check(access_token, is_bearer)?;
         let refresh_token = refresh_token.map(checked).transpose()?;
-        // The buffer has its final size, so no reallocation leaves a copy of the token in memory.
+        // The buffer has its final size from the start, so no reallocation leaves a copy of the
+        // token in memory.
         let mut buffer = Zeroizing::new(Vec::with_capacity(access_token.len().saturating_add(7)));
         buffer.extend_from_slice(b"Bearer ");
         buffer.extend_from_slice(access_token.as_bytes());
@@ -126,15 +129,15 @@ impl TokenSet {
     #[must_use]
     pub(crate) fn not_before(mut self, time: Timestamp, asked_at: Timestamp) -> Self {
         let refresh_at = self.lifetime.refresh_at.map(|at| at.max(time));
-        // After expiry, requests have to wait for a refresh, so `refresh_at` must not be later than
-        // the expiry.
+        // Requests have to wait for a refresh after the access token has expired, so `refresh_at`
+        // must not be later than the expiry.
         self.lifetime.refresh_at = match (refresh_at, self.lifetime.expires_at) {
             (Some(at), Some(end)) => Some(at.min(end)),
             (at, _) => at,
         };
         self.lifetime.not_before = time;
-        // If the clock is set back to a time before `obtained_at`, the wait ends (see
-        // `wait_before_refresh`).
+        // If the clock is set back to a time before `obtained_at`, the next refresh may start at
+        // once (see `wait_before_refresh`).
         self.lifetime.obtained_at = asked_at;
         self
     }
@@ -178,7 +181,7 @@ impl TokenSet {
         self.authentication.as_deref()
     }
 
-    /// The time when the access token expires, if the provider stated it.
+    /// Returns the time when the access token expires, if the provider stated this time.
     pub(crate) fn expires_at(&self) -> Option<Timestamp> {
         self.lifetime.expires_at
     }
@@ -190,7 +193,7 @@ impl TokenSet {
     }
 }
 
-/// The owner of the shared bytes, which wipes the bytes when it is dropped.
+/// The owner of the shared bytes. When the owner is dropped, the bytes are overwritten.
 struct Wiped(Zeroizing<Vec<u8>>);
 
 impl AsRef<[u8]> for Wiped {
@@ -219,7 +222,7 @@ fn check(token: &str, allowed: impl Fn(u8) -> bool) -> Result<(), Error> {
 /// credential.
 fn is_bearer(byte: u8) -> bool {
     // A comma or a semicolon could split the field value. A quotation mark or a backslash could
-    // change the meaning of the characters after it.
+    // change the meaning of the characters that follow.
     byte.is_ascii_graphic() && !b",;\"\\".contains(&byte)
 }
 

@@ -19,11 +19,12 @@ pub(crate) fn registrations(providers: &Providers) -> Registrations {
 
 impl Config {
     /// Lists the sessions in the session file that a start or a reload with these settings would
-    /// end. This method reads the whole session file, also while a running gateway uses the file.
+    /// end. `sessions_that_end` reads the whole session file, also while a running gateway uses the
+    /// file.
     ///
     /// # Errors
     ///
-    /// [`FileError`] when these settings cannot be used with the file.
+    /// Returns [`FileError`] if these settings cannot be used with the session file.
     pub fn sessions_that_end(&self, now: Timestamp) -> Result<Vec<String>, FileError> {
         let (settings, keys) = &self.session;
         let StoreSettings::Disk(disk) = &settings.store else {

@@ -19,11 +19,11 @@ pub(crate) struct KeyFile {
     pub(crate) content: Option<Digest>,
 }
 
-/// The SHA-256 digest of a file. A different digest means that the content has changed.
+/// The SHA-256 digest of a file. If two digests differ, the content of the file has changed.
 pub(crate) type Digest = [u8; SHA256_OUTPUT_LEN];
 
-/// Returns the digest of the current content of the file at `path`, or `None` when the file cannot
-/// be read.
+/// Returns the digest of the current content of the file at `path`, or `None` if the file cannot be
+/// read.
 pub(crate) fn content_digest(path: &Path) -> Option<Digest> {
     let text = Zeroizing::new(std::fs::read(path).ok()?);
     digest(&SHA256, &text).as_ref().try_into().ok()
@@ -36,8 +36,8 @@ pub(super) struct SealingKeys {
     pub(super) file: Option<KeyFile>,
 }
 
-/// Reads the keys. When no key file is set, the keys are random. A reload uses the random login
-/// keys in `reusable` again, so that pending logins stay valid.
+/// Reads the keys. Without a key file, the keys are random. A reload uses the random login keys in
+/// `reusable` again, so that pending logins stay valid.
 pub(super) fn keys(
     section: Option<&LoginSection>,
     session: Option<&session::Settings>,
@@ -49,7 +49,8 @@ pub(super) fn keys(
         check_store(session, section, reader);
     }
     // The digest is computed before the keys are read. If the key file changes between the two
-    // steps, the digest is that of the old content, and a later check reads the keys again.
+    // steps, the digest belongs to the old content. A later check then finds a different digest and
+    // reads the keys again.
     let file = section.state_key_file.as_ref().map(|path| KeyFile {
         path: path.clone(),
         content: content_digest(path),

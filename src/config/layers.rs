@@ -18,8 +18,8 @@ use crate::provider::profile;
 /// Kubernetes injects variables such as `SIDEGATE_PORT` for a service that is named `sidegate`.
 pub(super) const VARIABLES: &str = "SIDEGATE__";
 
-/// The layer of defaults. The layer of defaults is the reference file `config/sidegate.toml`, so
-/// the documented defaults are the real defaults.
+/// The text of the lowest layer, which contains the defaults. This text is the reference file
+/// `config/sidegate.toml`, so the documented defaults are the real defaults.
 pub(super) const DEFAULTS: &str = include_str!("../../config/sidegate.toml");
 
 /// Selects whether environment variables are a layer of the settings.
@@ -43,13 +43,14 @@ pub struct Flags {
     pub log_format: Option<String>,
 }
 
-/// The settings file, environment variables and flags. Each reload reads the same source again.
+/// The settings file, environment variables and flags. Each reload reads the file and the variables
+/// again.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// The settings file.
     pub path: PathBuf,
-    /// The content of the file, if it was already read. If the content is present, the file is not
-    /// read again.
+    /// The content of the file, if the file was already read. A `Source` with a content does not
+    /// read the file again.
     pub content: Option<FileContent>,
     /// Selects whether environment variables are read.
     pub variables: Variables,
@@ -67,7 +68,8 @@ pub struct FileContent {
 impl FileContent {
     fn read(path: &Path) -> io::Result<Self> {
         // The version is determined before the text is read. If the file changes between the two
-        // steps, the version is that of the old file, and a later comparison finds the change.
+        // steps, the version belongs to the old file. A later comparison then finds a different
+        // version.
         let version = FileVersion::of(path);
         let text = fs::read_to_string(path)?.into();
         Ok(Self { text, version })
@@ -81,7 +83,8 @@ impl fmt::Debug for FileContent {
 }
 
 impl Source {
-    /// The file at `path`, without environment variables and flags.
+    /// Returns a source that reads only the file at `path`, without environment variables and
+    /// flags.
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
@@ -101,8 +104,7 @@ impl Source {
     }
 
     /// Returns all layers. A later layer overrides an earlier layer. `text` is the content of the
-    /// file. The caller reads the file only one time, because a second read could return a
-    /// different text.
+    /// file. `text` is an argument because a second read of the file could return a different text.
     pub(super) fn layers(&self, text: &str) -> Figment {
         let file = Layer {
             metadata: Metadata::from("TOML file", &*self.path),
@@ -160,7 +162,7 @@ impl Provider for Layer {
 }
 
 pub(super) fn defaults() -> Dict {
-    // Parsing does not fail: the file with the defaults is compiled in, and a test parses it.
+    // Parsing does not fail: the file with the defaults is compiled in, and a test parses the file.
     Figment::from(Toml::string(DEFAULTS))
         .extract()
         .unwrap_or_default()
@@ -189,8 +191,8 @@ fn with_profiles(settings: Figment) -> Figment {
         })
 }
 
-/// Warns about environment variables that have one underscore and look like one of our keys. The
-/// operator of such a variable probably wrote one underscore instead of two.
+/// Returns warnings about environment variables that have one underscore and look like one of our
+/// keys. The operator who set such a variable probably wrote one underscore instead of two.
 pub(super) fn misspelled_variables(settings: &Figment) -> Vec<String> {
     let plain = |text: &str| text.replace(['_', '.'], "").to_ascii_lowercase();
     let mut keys = BTreeMap::new();

@@ -62,13 +62,13 @@ impl<const MIN: u64, const MAX: u64> Bounded<MIN, MAX> {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
 
-    /// The number as seconds.
+    /// Returns the number as a duration in seconds.
     pub(super) fn duration(self) -> Duration {
         Duration::from_secs(self.0)
     }
 }
 
-/// An IP network of trusted proxies. A single address means a network with only that address.
+/// An IP network of trusted proxies. A single address is a network that contains only this address.
 #[derive(Clone, Copy, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct Network(pub(super) IpNet);
@@ -86,8 +86,8 @@ impl TryFrom<String> for Network {
     }
 }
 
-/// Reads the certificate and the key. Returns `None` when no certificate is configured, or after
-/// reporting a problem.
+/// Reads the certificate and the key. Returns `None` if no certificate is configured. If the
+/// certificate or the key has a problem, reports the problem and returns `None`.
 pub(super) fn acceptor(
     server: &ServerSection,
     reader: &mut Reader<'_>,

@@ -1,5 +1,5 @@
-//! Tests of settings that would open a route, hide an endpoint or trust a peer without the operator
-//! noticing.
+//! Tests that dangerous settings are refused. With such settings, an operator could open a route,
+//! hide an endpoint or trust a peer by mistake.
 
 use super::tests::{SMALL, TestSettings, keys_of, two_providers};
 

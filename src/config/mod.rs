@@ -3,8 +3,8 @@
 //! [`Config::load`] is the entry point. `Config::load` reads the layers, checks each section and
 //! the rules that concern several sections, and opens the files that the settings name (secrets,
 //! keys, certificates). Instead of stopping at the first problem, `Config::load` reports all
-//! problems together. A [`Config`] value exists only when there is no problem, so it is ready to
-//! run. Each lower room defines and validates its own settings and does not know this room.
+//! problems together. A [`Config`] value exists only if the settings have no problem. Each room of
+//! a lower rank defines and validates its own settings and does not know the room `config`.
 
 mod changes;
 mod keys;
@@ -51,7 +51,7 @@ use crate::tls::Acceptor;
 use crate::upstream::AssertionNames;
 use crate::{gateway, server, session, target};
 
-/// The checked settings of one gateway, with the files that they name already opened.
+/// The checked settings of one gateway. The files that the settings name are already opened.
 #[derive(Debug)]
 pub struct Config {
     /// The settings of the event log and the access log.
@@ -70,7 +70,7 @@ pub struct Config {
     pub(crate) session: (session::Settings, Arc<KeyRing>),
     /// The settings that need a restart.
     pub(crate) restart_only: RestartOnly,
-    /// True when the gateway watches the settings file and reloads after a replacement.
+    /// True if the gateway watches the settings file and reloads when the file is replaced.
     pub(crate) watch: bool,
     /// The file with the keys of pending logins and of sessions on disk.
     pub(crate) key_file: Option<KeyFile>,
@@ -108,7 +108,7 @@ pub struct Reusable {
     pub providers: Arc<Providers>,
     /// The upstreams by name.
     pub(crate) upstreams: Upstreams,
-    /// The random keys of pending logins, when no key file is set.
+    /// The random keys of pending logins, if no key file is set.
     pub(crate) random_keys: Option<Arc<KeyRing>>,
 }
 
@@ -142,12 +142,12 @@ const SECTIONS: [&str; 11] = [
 ];
 
 impl Config {
-    /// Reads the settings and opens the files that they name. Uses a resource in `reusable` again
-    /// if its settings have not changed. When the process starts, `reusable` is empty.
+    /// Reads the settings and opens the files that the settings name. Uses a resource in `reusable`
+    /// again if its settings have not changed. When the process starts, `reusable` is empty.
     ///
     /// # Errors
     ///
-    /// [`Problems`] with every problem, its key and its source.
+    /// Returns [`Problems`] with the key, the source and the explanation of every problem.
     pub fn load(source: &Source, reusable: &Reusable, clock: &Clock) -> Result<Self, Problems> {
         let (path, read) = (&source.path, source.read()?);
         // The TOML syntax is checked before the layers are read, because figment's own syntax error
@@ -285,7 +285,7 @@ fn tls(
     acceptor
 }
 
-/// Returns true when one process cannot listen on both addresses.
+/// Returns true if one process cannot listen on both addresses.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     // With port 0, the operating system chooses two different ports.
     let anywhere = one.ip().is_unspecified() || other.ip().is_unspecified();
@@ -315,7 +315,7 @@ fn public_urls(settings: &Figment, reader: &mut Reader<'_>) -> Option<PublicUrls
     }
 }
 
-/// Returns the entries of a table of tables, such as `providers`. Reports a problem when the table
+/// Returns the entries of a table of tables, such as `providers`. Reports a problem if the table
 /// has no entry.
 fn entries(settings: &Figment, reader: &mut Reader<'_>, key: &str, what: &str) -> Dict {
     let entries = match settings.find_value(key) {
@@ -343,11 +343,11 @@ struct ParsedProviders {
     /// providers with a problem, a mistake in a provider would also be reported as an unknown
     /// provider in each of its routes.
     names: Vec<String>,
-    /// The names of providers with `open_registration`, unless the settings also say `anyone`.
+    /// The names of the providers with `open_registration` and without `anyone`.
     open: Vec<String>,
 }
 
-/// Opens the providers.
+/// Opens each provider whose settings have no problem.
 fn providers(settings: &Figment, opened: &Providers, reader: &mut Reader<'_>) -> ParsedProviders {
     let entries = entries(settings, reader, "providers", "provider");
     let names = entries.keys().cloned().collect();
@@ -388,7 +388,8 @@ fn providers(settings: &Figment, opened: &Providers, reader: &mut Reader<'_>) ->
     }
 }
 
-/// Returns true when the section of a provider names a known profile. Reports a problem otherwise.
+/// Returns true if the section of a provider names a known profile. Reports a problem if the
+/// profile is missing or unknown.
 fn names_known_profile(key: &str, section: &Value, reader: &mut Reader<'_>) -> bool {
     let named = section.find_ref("profile").and_then(Value::as_str);
     let Some(named) = named else {
@@ -407,7 +408,8 @@ fn names_known_profile(key: &str, section: &Value, reader: &mut Reader<'_>) -> b
     is_known
 }
 
-/// Returns true when a provider may have the name `name`. Reports a problem otherwise.
+/// Returns true if `name` is allowed as the name of a provider. Reports a problem if `name` is not
+/// allowed.
 fn is_allowed_name(key: &str, name: &str, reader: &mut Reader<'_>) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     let is_allowed_name = name.bytes().all(allowed);

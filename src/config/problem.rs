@@ -8,8 +8,7 @@ use figment::{Figment, Metadata, Source};
 /// One problem in the settings.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Problem {
-    /// The key, with dots between its parts. The key is empty when the problem concerns the whole
-    /// file.
+    /// The key, with dots between its parts. `key` is empty if the problem concerns the whole file.
     pub key: String,
     /// The source of the value: a file, an environment variable or the command line.
     pub(crate) source: String,
@@ -32,7 +31,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All problems in the settings. The operator is responsible and has to correct the settings.
+/// All problems in the settings. The operator has to correct the settings.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub struct Problems(pub Vec<Problem>);
 
@@ -57,8 +56,8 @@ pub(super) fn source_of(settings: &Figment, key: &str) -> String {
         if let Some(metadata) = settings.find_metadata(key) {
             return describe(metadata, key);
         }
-        // A missing key has no source, so the source of the table that should contain the key is
-        // shown.
+        // A missing key has no source, so the function returns the source of the table that should
+        // contain the key.
         match key.rsplit_once('.') {
             Some((table, _)) => key = table,
             None => return "not set".to_owned(),
@@ -78,7 +77,7 @@ fn describe(metadata: &Metadata, key: &str) -> String {
 }
 
 /// Returns the line, the column and the reason of a TOML syntax error. The text does not quote the
-/// wrong line, because the line may contain a secret and the text may be logged.
+/// wrong line, because the line can contain a secret and the text can appear in a log.
 pub(super) fn syntax(error: &figment::Error) -> String {
     let quotes = |line: &&str| {
         let rest = line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
@@ -89,7 +88,7 @@ pub(super) fn syntax(error: &figment::Error) -> String {
     said.join(": ")
 }
 
-/// The name of the environment variable that sets a key.
+/// Returns the name of the environment variable that sets a key.
 pub(super) fn variable(key: &str) -> String {
     format!(
         "{}{}",
@@ -108,7 +107,7 @@ pub(super) fn reason(kind: &Kind) -> String {
         }
         Kind::MissingField(name) => format!("`{name}` is missing"),
         Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
-            // The serde library names Rust types here, which the operator does not know.
+            // In `expected`, the serde library names Rust types, which the operator does not know.
             let expected = match &**expected {
                 "a nonzero u32" | "a nonzero u64" | "a nonzero usize" => "a whole number above 0",
                 "a sequence" => "a list such as [\"...\"]",

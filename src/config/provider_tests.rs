@@ -61,7 +61,7 @@ fn a_rule_with_subjects_or_groups_names_the_providers_that_it_means() {
                 assert!(problems[0].reason.contains(why), "{problems:#?}");
             }
         }
-        // With a single provider, the list of subjects or groups cannot be ambiguous.
+        // With a single provider, a list of subjects or groups is not ambiguous.
         let alone = format!("{SMALL}\n[[routes]]\n{text}\n");
         assert!(TestSettings::new(&alone).load().is_ok(), "{alone}");
     }

@@ -19,7 +19,7 @@ const RESTART_KEYS: [&str; 5] = [
     "log",
 ];
 
-/// The keys inside [`RESTART_KEYS`] that a reload can change.
+/// The keys that a reload can change although they are in a table of [`RESTART_KEYS`].
 const RELOAD_KEYS: [&str; 4] = [
     "server.trusted_proxies",
     "server.body_mib",
@@ -44,7 +44,7 @@ impl RestartOnly {
         Self(values)
     }
 
-    /// Returns the keys whose values differ, sorted.
+    /// Returns the keys whose values differ, in alphabetical order.
     pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
         let keys: BTreeSet<_> = self.0.keys().chain(other.0.keys()).collect();
         let differs = |key: &&&String| self.0.get(**key) != other.0.get(**key);

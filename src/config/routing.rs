@@ -19,8 +19,8 @@ pub(crate) type Upstreams = BTreeMap<Box<str>, Arc<Upstream>>;
 /// All configured upstreams by name. An upstream with a problem has the value `None`.
 pub(super) type ParsedUpstreams = BTreeMap<Box<str>, Option<Arc<Upstream>>>;
 
-/// Opens the upstreams. Uses an upstream in `before` again, with its connections, if its settings
-/// have not changed.
+/// Opens the upstreams. If the settings of an upstream have not changed, uses the upstream in
+/// `before` again, with its connections.
 pub(super) fn upstreams(
     settings: &Figment,
     before: &Upstreams,
@@ -49,7 +49,7 @@ pub(super) fn upstreams(
     upstreams
 }
 
-/// The upstreams without a problem.
+/// Returns the upstreams that have no problem.
 pub(super) fn valid_upstreams(upstreams: ParsedUpstreams) -> Upstreams {
     let opened = upstreams.into_iter();
     opened
@@ -80,7 +80,7 @@ pub(super) fn routes(
         routes.extend(route.map(|route| (index, route)));
     }
     // The table is built even if a route has a problem, so that problems of the other routes are
-    // reported, too.
+    // also reported.
     let complete = routes.len() == count;
     if count == 0 {
         routes.push((0, RouteSettings::default()));
@@ -98,7 +98,8 @@ pub(super) fn routes(
     }
 }
 
-/// Reports a problem of a route, unless the cause is a problem that was already reported.
+/// Reports a problem of a route, unless its cause was already reported as a problem of a provider
+/// or upstream.
 fn note_route(
     reader: &mut Reader<'_>,
     index: usize,
@@ -108,7 +109,7 @@ fn note_route(
     let key = match error {
         RouteError::UnknownUpstream(name) if upstreams.contains_key(name) => return,
         RouteError::AmbiguousUpstream if upstreams.len() < 2 => return,
-        // The route names a provider with a problem, which was already reported.
+        // The route names a provider with a problem. This problem was already reported.
         RouteError::UnknownProvider(name) if providers.contains(&&**name) => return,
         RouteError::AmbiguousGroups | RouteError::AmbiguousSubjects => "access",
         RouteError::UnknownUpstream(_) | RouteError::AmbiguousUpstream => "upstream",
@@ -153,7 +154,7 @@ pub(super) fn check_open_registration(
     }
 }
 
-/// A warning about routes that accept several providers while no assertion field tells the app
+/// Returns a warning if a route accepts several providers but no assertion field tells the app
 /// which provider signed the user in.
 pub(super) fn unnamed_providers(routes: &RouteTable, names: &AssertionNames) -> Option<String> {
     if names.provider.is_some() {

@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 use super::problem::{Problem, reason, source_of};
 
 /// Reads a merged tree of settings, section by section. When a key has a problem, the reader
-/// reports the problem and resets the key to its default. The reader then reads the section again,
-/// in order to find every problem of the section.
+/// reports the problem and resets the key to its default. After the reset, the reader reads the
+/// section again, in order to find every problem of the section.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     settings: &'a Figment,
@@ -35,7 +35,7 @@ impl<'a> Reader<'a> {
         });
     }
 
-    /// Returns true when `key` is missing or contains an empty list.
+    /// Returns true if `key` is missing or contains an empty list.
     pub(super) fn is_absent(&self, key: &str) -> bool {
         match self.settings.find_value(key) {
             Ok(Value::Array(_, list)) => list.is_empty(),
@@ -88,8 +88,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Resets the key at `path` below `key` to its default, or removes it when it has no default.
-    /// Returns true when `value` has changed.
+    /// Resets the key at `path` below `key` to its default, or removes a key that has no default.
+    /// Returns true if `value` has changed.
     fn reset_to_default(&self, key: &str, value: &mut Value, path: &[String]) -> bool {
         let default = find(
             &self.defaults,
@@ -113,8 +113,8 @@ fn replace(table: &mut Dict, path: &[String], default: Option<Value>) -> bool {
     }
     // `first` is the last part of the path, or the name of a list. A list is reset as a whole.
     let old = table.remove(first);
-    // A default that equals the value with the problem would have the same problem again, so such a
-    // key is removed.
+    // If the default equals the value with the problem, the default would have the same problem, so
+    // the key is removed.
     let default = default.filter(|default| rest.is_empty() && old.as_ref() != Some(default));
     if let Some(default) = default {
         table.insert(first.clone(), default);

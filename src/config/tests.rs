@@ -32,7 +32,8 @@ impl TestSettings {
         Config::load(&Source::file(path), &Reusable::default(), &Clock::system())
     }
 
-    /// The problems as `key: reason`, in the order in which they are reported.
+    /// Returns the problems as `key: reason`, in the order in which `Config::load` reports the
+    /// problems.
     pub(super) fn problems(&self) -> Vec<String> {
         let problems = self.load().map(|_| ()).unwrap_err().0;
         problems
@@ -98,8 +99,8 @@ fn the_reference_file_has_the_defaults_and_loads() {
     }
 }
 
-/// Returns the keys that a table accepts. The parser lists the keys of a table when it finds an
-/// unknown key.
+/// Returns the keys that a table accepts. The parser lists the keys of a table in its error about
+/// an unknown key.
 fn keys_of_table<T: serde::de::DeserializeOwned>() -> &'static [&'static str] {
     let odd = Dict::from([("no such key".to_owned(), Value::from(1))]);
     let Err(error) = Value::from(odd).deserialize::<T>() else {
@@ -260,7 +261,7 @@ fn x_07_two_routes_for_the_same_requests_are_refused() {
     assert_eq!(keys_of(&problems), ["routes.1.prefix"], "{problems:#?}");
 }
 
-/// [`SMALL`] with a second provider.
+/// Returns the settings [`SMALL`] with a second provider.
 pub(super) fn two_providers() -> String {
     let (public_url, provider) = SMALL.split_once("[providers.main]").unwrap();
     let (provider, upstream) = provider.split_once("[upstreams.app]").unwrap();

@@ -1,7 +1,7 @@
 //! Detects that the settings file was replaced.
 //!
-//! A half-written settings file is often valid TOML, but its last access rule may be missing, and a
-//! route without its rule is open to more users. Writing to the existing file therefore never
+//! A half-written settings file is often valid TOML, but its last access rule may be missing, and
+//! without its rule, a route is open to more users. Writing to the existing file therefore never
 //! starts a reload. Two changes start a reload: another file is renamed to the path, or a symbolic
 //! link in the path gets a new target (Kubernetes swaps a link). After such a change, the file must
 //! stay unchanged for [`STABLE`] before the reload.
@@ -32,10 +32,10 @@ const EVENTS: usize = 4096;
 pub(crate) enum FileChange {
     /// No action is needed: the file has not changed, or has not been stable for long enough.
     Nothing,
-    /// The file was replaced and has stayed unchanged for two seconds.
+    /// The file was replaced and has stayed unchanged for [`STABLE`].
     Replaced,
-    /// The file was written in place. The gateway does not read such a file until another file
-    /// replaces it.
+    /// The file was written in place. The gateway does not read such a file until a different file
+    /// replaces the written file.
     WrittenInPlace,
 }
 
@@ -43,14 +43,15 @@ pub(crate) enum FileChange {
 #[derive(Debug)]
 pub(crate) struct Watch {
     path: PathBuf,
-    /// The folder in the path. Later, another folder may be renamed to the same name.
+    /// The folder in the path. While the gateway runs, a different folder can be renamed to the
+    /// path of this folder.
     folder: PathBuf,
     folder_id: Option<FileId>,
     /// The inotify events of `folder`.
     events: OwnedFd,
     /// The path with all symbolic links resolved.
     target: Option<PathBuf>,
-    /// A replacement that is not yet known to be stable.
+    /// A replacement after which the file has not yet stayed unchanged for [`STABLE`].
     pending: Option<Pending>,
 }
 
@@ -117,11 +118,12 @@ enum Event {
 
 impl Watch {
     /// Watches the file at `path`. `read` is the version that the gateway has read. If the file has
-    /// been replaced since that version, the replacement counts as if it happened now.
+    /// been replaced since the version `read`, the replacement counts as a replacement at the time
+    /// `now`.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses to watch the folder.
+    /// Returns an error if the kernel refuses to watch the folder.
     pub(crate) fn new(path: &Path, read: Option<FileVersion>, now: Instant) -> io::Result<Self> {
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -148,14 +150,14 @@ impl Watch {
     ///
     /// # Errors
     ///
-    /// When the kernel's events cannot be read.
+    /// Returns an error if the kernel's events cannot be read.
     pub(crate) fn poll(&mut self, now: Instant) -> io::Result<FileChange> {
         let event = self.read_events()?;
         let leads_elsewhere = self.follow_links()?;
         let put_in_place = match event {
             Event::Nothing => leads_elsewhere,
             Event::Renamed => true,
-            // A new link is complete at once. A new file may still be incomplete.
+            // A new symbolic link is complete at once, but a new file can still be incomplete.
             Event::Created if self.path.is_symlink() => true,
             Event::Created | Event::Written => {
                 self.pending = None;
@@ -186,8 +188,8 @@ impl Watch {
         });
     }
 
-    /// Returns true when the path leads to another file than at the last poll, because a link or a
-    /// folder was swapped.
+    /// Returns true if a link or a folder was swapped, so that the path leads to a different file
+    /// than at the last poll.
     fn follow_links(&mut self) -> io::Result<bool> {
         let folder_id = FileId::of(&self.folder);
         // A missing folder is ignored: during a swap, the name does not exist for a moment.
@@ -218,8 +220,8 @@ impl Watch {
                 Err(error) => return Err(error.into()),
             };
             let flags = event.events();
-            // A lost event may have been a write to the existing file, so a lost event counts as a
-            // write.
+            // A lost event counts as a write, because the lost event could be a write to the
+            // existing file.
             let is_lost = flags.contains(ReadFlags::QUEUE_OVERFLOW);
             if !is_lost && event.file_name().map(std::ffi::CStr::to_bytes) != name {
                 continue;
@@ -346,8 +348,8 @@ mod tests {
         assert_eq!(watch.poll(much_later).unwrap(), FileChange::Nothing);
     }
 
-    /// The first poll happens after the first write. The writer then pauses for longer than
-    /// [`STABLE`].
+    /// In this test, the file is written in place before the first poll, and then stays unchanged
+    /// for longer than [`STABLE`].
     #[test]
     fn a_file_that_is_written_between_its_rename_and_the_first_poll_is_not_reported_as_replaced() {
         let (mut folder, mut watch) = Folder::new();
@@ -359,7 +361,7 @@ mod tests {
             folder.poll_ten_times(&mut watch),
             [FileChange::WrittenInPlace]
         );
-        // A write that is followed by a rename leaves a complete file.
+        // If a file is renamed to the path after the write, the file at the path is complete.
         fs::write(&path, "half").unwrap();
         fs::write(folder.path("next"), "whole").unwrap();
         fs::rename(folder.path("next"), &path).unwrap();
