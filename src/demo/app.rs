@@ -1,6 +1,6 @@
-//! The legacy app behind the gateway. Like a real legacy app, the demo app does not use OAuth: it
-//! trusts the fields of a request and shows them. The demo app verifies the access token only as a
-//! demonstration.
+//! The legacy app behind the gateway. Like a real legacy app, the demo app does not use OAuth. The
+//! demo app trusts the fields of a request and shows these fields. The demo app verifies the access
+//! token only as a demonstration.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,7 +19,7 @@ use super::serve::{HandlerResult, ReplyBody, Server, answer, plain, serve};
 use super::token_checker::{ParsedToken, TokenChecker};
 use crate::clock::Clock;
 
-/// The reason for a request without `Authorization`.
+/// The reason that the app shows for a request without `Authorization`.
 const NO_TOKEN: &str = "no token arrived";
 
 /// The longest delay of `/slow`.
@@ -40,7 +40,7 @@ pub struct AppSettings {
 }
 
 impl AppSettings {
-    /// Settings with a free port on `127.0.0.1` and the system clock.
+    /// Returns settings with a free port on `127.0.0.1` and the system clock.
     pub fn new(public_key_pem: impl Into<String>, audience: impl Into<String>) -> Self {
         Self {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -51,7 +51,7 @@ impl AppSettings {
     }
 }
 
-/// A running app, which stops when this value is dropped.
+/// A running app. When this value is dropped, the app stops.
 #[derive(Debug)]
 pub struct App {
     server: Server,
@@ -71,7 +71,8 @@ impl App {
     ///
     /// # Errors
     ///
-    /// [`Error::NotLoopback`], [`Error::Bind`], or [`Error::PublicKey`] when the key is not PEM.
+    /// Returns [`Error::NotLoopback`] if the address is not a loopback address, [`Error::Bind`] if
+    /// the app cannot listen on the address, and [`Error::PublicKey`] if the key is not PEM.
     pub async fn start(settings: AppSettings) -> Result<Self, Error> {
         let state = Arc::new(AppState {
             checker: TokenChecker::from_pem(&settings.public_key_pem)?,
@@ -123,7 +124,7 @@ async fn handle(state: &AppState, request: Request<Bytes>) -> HandlerResult {
     })
 }
 
-/// The fields of one request, with the result of the token check.
+/// The fields of one request, and the result of the check of its access token.
 struct ReceivedRequest {
     /// All fields except `Authorization`, without the values of the gateway's cookies.
     fields: BTreeMap<String, String>,
@@ -141,8 +142,8 @@ impl ReceivedRequest {
                 .map(|value| String::from_utf8_lossy(value.as_bytes()))
                 .collect();
             let value = values.join(", ");
-            // The gateway must not send its cookies. If the app receives such a cookie by mistake,
-            // the page must not show the secret value.
+            // The gateway must not send its own cookies to the app. If the app receives a cookie of
+            // the gateway by mistake, the page must not show the secret value.
             let value = if *name == COOKIE {
                 redact_gateway_cookies(&value)
             } else {
@@ -244,7 +245,7 @@ fn token_section(received: &ReceivedRequest) -> String {
 }
 
 /// Returns the fields as two HTML tables. The first table contains the fields that proxies add,
-/// because a user of the demo wants to see these fields first.
+/// because these fields are the most interesting fields for a user of the demo.
 fn fields_section(received: &ReceivedRequest) -> String {
     let about = |name: &str| name.starts_with("x-forwarded-") || name == "via";
     let rows = |wanted: bool| {

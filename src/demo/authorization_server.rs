@@ -30,7 +30,7 @@ use crate::secret::Secret;
 pub struct Client {
     /// The client id.
     pub id: String,
-    /// The client secret; `None` for a public client, which must use PKCE.
+    /// The client secret. A public client has no secret and must use PKCE.
     pub secret: Option<Secret<String>>,
     /// The redirection URIs, which are compared byte by byte. A URI with the host `127.0.0.1` or
     /// `[::1]` matches with any port (RFC 8252 section 7.3).
@@ -94,7 +94,8 @@ pub struct AuthorizationServerSettings {
     pub address: SocketAddr,
     /// The kind of server to imitate.
     pub kind: ProviderKind,
-    /// The clients at the start. [`AuthorizationServer::register`] adds more clients.
+    /// The clients that are registered when the server starts. [`AuthorizationServer::register`]
+    /// adds more clients.
     pub clients: Vec<Client>,
     /// The users.
     pub users: Vec<User>,
@@ -140,7 +141,7 @@ pub enum Fault {
         /// The body.
         body: Bytes,
     },
-    /// Waits, then processes the request.
+    /// Waits for the given duration, and then processes the request.
     Delay(Duration),
     /// Closes the connection without an answer and does not process the request.
     Drop,
@@ -150,8 +151,8 @@ pub enum Fault {
     Redirect(HeaderValue),
 }
 
-/// A request to the token endpoint, unchanged. The request contains secrets, so the `Debug` output
-/// shows only names.
+/// A request to the token endpoint, as the server has received it. The request contains secrets, so
+/// the `Debug` output shows only names.
 #[derive(Clone)]
 pub struct TokenRequest {
     /// The method.
@@ -177,7 +178,7 @@ impl fmt::Debug for TokenRequest {
     }
 }
 
-/// A running authorization server, which stops when this value is dropped.
+/// A running authorization server. When this value is dropped, the server stops.
 #[derive(Debug)]
 pub struct AuthorizationServer {
     server: Server,
@@ -220,7 +221,8 @@ impl AuthorizationServer {
     ///
     /// # Errors
     ///
-    /// [`Error::NotLoopback`]. [`Error::Bind`]. [`Error::Key`] and [`Error::Randomness`] when no
+    /// Returns [`Error::NotLoopback`] if the address is not a loopback address, [`Error::Bind`] if
+    /// the server cannot listen on the address, and [`Error::Key`] or [`Error::Randomness`] if no
     /// keys can be generated.
     pub async fn start(settings: AuthorizationServerSettings) -> Result<Self, Error> {
         let bound = BoundListener::bind(settings.address).await?;
@@ -288,7 +290,8 @@ impl AuthorizationServer {
         self.state.refreshes.load(Ordering::Relaxed)
     }
 
-    /// Registers `client`, in the place of an existing client with the same id.
+    /// Registers `client`. If a client with the same id exists, `client` replaces the existing
+    /// client.
     pub async fn register(&self, client: Client) {
         self.state.records.lock().await.register(client);
     }
@@ -303,13 +306,13 @@ impl AuthorizationServer {
         self.state.records.lock().await.forget_logins();
     }
 
-    /// Makes the next request to the token endpoint fail. Each further call adds a fault for one
-    /// more request.
+    /// Makes the next request to the token endpoint fail. Each additional call of `fail_next` makes
+    /// one more request fail.
     pub async fn fail_next(&self, fault: Fault) {
         self.state.records.lock().await.faults.push_back(fault);
     }
 
-    /// The latest request to the token endpoint, if there is one.
+    /// Returns the latest request to the token endpoint, if the server has received a request.
     pub async fn last_token_request(&self) -> Option<TokenRequest> {
         self.state.records.lock().await.last_request.clone()
     }
@@ -335,7 +338,7 @@ async fn handle(state: &ServerState, request: Request<Bytes>) -> HandlerResult {
     }
 }
 
-/// The endpoints that only a Passport server has.
+/// Handles a request to an endpoint that only a Passport server has.
 async fn passport_endpoint(state: &ServerState, request: &Request<Bytes>) -> Response<ReplyBody> {
     match (request.uri().path(), request.method()) {
         ("/api/user", &(Method::GET | Method::HEAD)) => profile::show(state, request).await,
@@ -344,7 +347,7 @@ async fn passport_endpoint(state: &ServerState, request: &Request<Bytes>) -> Res
     }
 }
 
-/// The endpoints that only an OpenID Provider has.
+/// Handles a request to an endpoint that only an OpenID Provider has.
 async fn openid_endpoint(state: &ServerState, request: &Request<Bytes>) -> Response<ReplyBody> {
     let read = matches!(*request.method(), Method::GET | Method::HEAD);
     match request.uri().path() {
@@ -359,7 +362,8 @@ async fn openid_endpoint(state: &ServerState, request: &Request<Bytes>) -> Respo
     }
 }
 
-/// Handles a request to the token endpoint, with the next requested fault.
+/// Handles a request to the token endpoint. If a test has requested a fault, the fault affects this
+/// request.
 async fn token_endpoint(state: &ServerState, request: &Request<Bytes>) -> HandlerResult {
     let fault = {
         let mut records = state.records.lock().await;
@@ -426,8 +430,8 @@ fn method_not_allowed(allow: &'static str) -> Response<ReplyBody> {
 }
 
 /// Returns true when the redirection URI `asked` matches `registered`. The two URIs must be equal,
-/// but if the host of `registered` is a loopback address, the ports may differ (RFC 8252 section
-/// 7.3). The name `localhost` does not count as a loopback address.
+/// except that the ports may differ if the host of `registered` is a loopback address (RFC 8252
+/// section 7.3). The name `localhost` does not count as a loopback address.
 pub(crate) fn is_registered(registered: &str, asked: &str) -> bool {
     if registered == asked {
         return true;

@@ -26,7 +26,8 @@ const COOKIE_NAME: &str = "provider_session";
 /// A valid authorization request.
 struct AuthorizationRequest {
     client_id: String,
-    /// The `redirect_uri` parameter. `None` means the only registered URI of the client.
+    /// The `redirect_uri` parameter. If it is `None`, the server uses the only registered URI of
+    /// the client.
     redirect_uri: Option<String>,
     /// The URI to which the authorization response is sent.
     target: String,
@@ -40,7 +41,7 @@ struct AuthorizationRequest {
 }
 
 impl AuthorizationRequest {
-    /// Returns true when the list `prompt` contains `wanted`.
+    /// Returns true if the list `prompt` contains `wanted`.
     fn prompts(&self, wanted: &str) -> bool {
         let prompt = self.prompt.as_deref().unwrap_or_default();
         prompt.split(' ').any(|value| value == wanted)
@@ -98,7 +99,7 @@ pub(crate) async fn submit(server: &ServerState, request: &Request<Bytes>) -> Re
         let shown = Some(name);
         return form(server, request, Some(session), shown);
     };
-    // Each login gets a new session id. This stops session fixation.
+    // Each login gets a new session id, which stops session fixation.
     let login = LoginSession {
         user: user.id,
         at: server.settings.clock.now(),
@@ -138,10 +139,10 @@ pub(crate) async fn sign_out(
     response
 }
 
-/// Checks the request in the same order as the real server. Before the redirection URI is verified,
-/// the server answers an error as JSON and not by a redirect. A Passport server also answers many
-/// later errors as JSON. An OpenID Provider redirects later errors to the client (RFC 6749 section
-/// 4.1.2.1).
+/// Checks the request in the same order as the real server. Before the server has verified the
+/// redirection URI, the server answers an error with JSON and not with a redirect. A Passport
+/// server answers with JSON even to many errors after the verification. An OpenID Provider sends
+/// errors after the verification to the client by a redirect (RFC 6749 section 4.1.2.1).
 async fn validate(
     server: &ServerState,
     request: &Request<Bytes>,
@@ -181,7 +182,7 @@ async fn validate(
     }
     let scopes = split_scopes(&field("scope").unwrap_or_default());
     if let Some(unknown) = scopes.iter().find(|scope| !exists(server, scope)) {
-        // Passport 12 does not return the state with an invalid scope.
+        // If a scope is invalid, Passport 12 sends the error without the state.
         let state = to.state.filter(|_state| kind != ProviderKind::Passport12);
         let refusal = Refusal::invalid_scope(unknown);
         return Err(refusal.redirect(kind, Destination { state, ..to }));
@@ -196,7 +197,7 @@ async fn validate(
         redirect_uri,
         target,
         state,
-        // The real server removes the wildcard when it issues a code.
+        // When the real server issues a code, it removes the wildcard scope `*`.
         scopes: scopes.into_iter().filter(|scope| scope != "*").collect(),
         challenge,
         nonce: field("nonce"),
@@ -227,8 +228,8 @@ fn destination<'a>(
     }
 }
 
-/// Returns the PKCE challenge and its method. A request without a method means `plain` (RFC 7636
-/// section 4.3). The OpenID Provider of the demo refuses `plain`.
+/// Returns the PKCE challenge and its method. If a request names no method, the method is `plain`
+/// (RFC 7636 section 4.3). The OpenID Provider of the demo refuses `plain`.
 fn challenge(
     kind: ProviderKind,
     field: &impl Fn(&str) -> Option<String>,
@@ -270,8 +271,9 @@ fn grant(
     let code = identifier().and_then(|id| {
         server.keys.seal(&Code {
             client_id: authorization.client_id.clone(),
-            // The parameter is stored and not the target: the token request repeats `redirect_uri`
-            // only if the authorization request had one (RFC 6749 section 4.1.3).
+            // The code contains the `redirect_uri` parameter and not the redirect target, because
+            // the token request must repeat `redirect_uri` only if the authorization request
+            // contains `redirect_uri` (RFC 6749 section 4.1.3).
             redirect_uri: authorization.redirect_uri.clone(),
             auth_code_id: id,
             scopes: authorization.scopes.clone(),
@@ -302,7 +304,8 @@ fn form(
     failed: Option<&str>,
 ) -> Response<ReplyBody> {
     let has_session = session.is_some();
-    // The CSRF token of the form belongs to a session, so a browser without a session gets one.
+    // The CSRF token of the form belongs to a session, so a browser without a session gets a new
+    // session.
     let Some(session) = session.or_else(identifier) else {
         return Refusal::server_error().response(server.settings.kind);
     };
@@ -319,8 +322,8 @@ fn form(
     response
 }
 
-/// Returns the login session and the fields of a posted form, or `None` when the CSRF token does
-/// not belong to the login session.
+/// Returns the login session and the fields of a posted form, or `None` if the CSRF token does not
+/// belong to the login session.
 fn posted(
     server: &ServerState,
     request: &Request<Bytes>,

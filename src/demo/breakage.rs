@@ -1,8 +1,8 @@
 //! Breaks one step of the demo on purpose, to show that the check can fail.
 //!
 //! Three steps are broken by a mistake that could happen in real settings: a redirection URI that
-//! is not registered, a wrong password, a wrong key. The other steps are broken by a middlebox: a
-//! proxy in front of the gateway that changes one thing and forwards everything else. The check
+//! is not registered, a wrong password, or a wrong key. The other steps are broken by a middlebox:
+//! a proxy in front of the gateway that changes one thing and forwards everything else. The check
 //! does not know which step is broken. If a middlebox breaks the step, the check gets the address
 //! of the middlebox instead of the gateway's address.
 
@@ -48,7 +48,7 @@ pub(crate) fn redirect_uri(broken: Option<Step>, public_url: &str) -> String {
 ///
 /// # Errors
 ///
-/// [`Error::Key`] and [`Error::Randomness`].
+/// Returns [`Error::Key`] or [`Error::Randomness`] if no key can be generated.
 pub(crate) fn public_key(
     broken: Option<Step>,
     provider: &AuthorizationServer,
@@ -72,7 +72,7 @@ impl Middlebox {
     ///
     /// # Errors
     ///
-    /// [`Error::Bind`].
+    /// Returns [`Error::Bind`] if the proxy cannot listen on a port.
     pub(crate) async fn start(self) -> Result<Server, Error> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         serve(address, move |request| self.handle(request)).await
@@ -89,7 +89,8 @@ impl Middlebox {
             }
             // The browser gets a successful answer, but the gateway does not receive the sign-out.
             (Step::SignOut, "/oauth2/sign_out") => return Ok(see_other()),
-            // The browser deletes its cookie, but the gateway does not end the session.
+            // The browser gets an answer that deletes its cookie, but the gateway does not end the
+            // session.
             (Step::CookieDead, "/oauth2/sign_out") => {
                 let cleared = "__Host-sidegate=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Lax";
                 let mut response = see_other();
@@ -109,8 +110,8 @@ impl Middlebox {
             (Step::SessionCookie, "/oauth2/callback") => {
                 response.headers_mut().remove(SET_COOKIE);
             }
-            // A redirect is the mistake of many proxies: a script cannot follow a redirect to a
-            // login page.
+            // Many proxies make the mistake to answer a script with a redirect. A script cannot
+            // follow a redirect to a login page.
             (Step::Api, _) if response.status() == StatusCode::UNAUTHORIZED => {
                 response = see_other();
             }
@@ -119,7 +120,8 @@ impl Middlebox {
         Ok(response)
     }
 
-    /// Sends one more refresh request, which may fail, to the authorization server.
+    /// Sends one more refresh request to the authorization server. The result of this refresh
+    /// request does not matter.
     async fn refresh_too(self) -> Result<(), CloseConnection> {
         self.call_token_endpoint("grant_type=refresh_token").await
     }
@@ -145,7 +147,8 @@ impl Middlebox {
 async fn forward(to: SocketAddr, request: Request<Bytes>) -> HandlerResult {
     let answered = exchange(to, request.map(Full::from)).await;
     let mut response = answered.map_err(|_unanswered| CloseConnection)?;
-    // The body was collected, so the middlebox sends it with a `Content-Length` and not in chunks.
+    // The middlebox has read the whole body, so it sends the body with a `Content-Length` and not
+    // in chunks.
     response.headers_mut().remove(TRANSFER_ENCODING);
     Ok(response.map(ReplyBody::whole))
 }

@@ -27,7 +27,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest accepted body, in bytes.
 const MAX_BODY: usize = 1024 * 1024;
 
-/// A request without a usable answer.
+/// The reason why a request has no usable answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The body ended early or is too long.
@@ -64,7 +64,7 @@ pub(crate) struct BrowserRequest {
 }
 
 impl BrowserRequest {
-    /// A navigation by GET, like a click on a link.
+    /// Returns a navigation by GET, like a click on a link.
     pub(crate) fn navigation(url: &Url) -> Self {
         let request = Self::bare(Method::GET, url)
             .field("accept", "text/html,application/xhtml+xml,*/*;q=0.8")
@@ -73,7 +73,7 @@ impl BrowserRequest {
         request.mode("navigate", "document")
     }
 
-    /// A form post from a page of the same origin.
+    /// Returns a form post from a page of the same origin.
     pub(crate) fn form(url: &Url, fields: &[(&str, &str)]) -> Self {
         let mut request = Self::bare(Method::POST, url)
             .field("accept", "text/html,application/xhtml+xml,*/*;q=0.8")
@@ -87,7 +87,7 @@ impl BrowserRequest {
         request
     }
 
-    /// A call of `fetch` by a script of the same origin.
+    /// Returns a call of `fetch` by a script of the same origin.
     pub(crate) fn fetch(url: &Url) -> Self {
         Self::bare(Method::GET, url)
             .field("accept", "application/json")
@@ -95,7 +95,7 @@ impl BrowserRequest {
             .mode("cors", "empty")
     }
 
-    /// Adds a field.
+    /// Adds a header field.
     pub(crate) fn field(mut self, name: &'static str, value: &str) -> Self {
         self.fields.push((name, value.to_owned()));
         self
@@ -116,7 +116,7 @@ impl BrowserRequest {
     }
 }
 
-/// An answer, with the URL of the request.
+/// An answer to a request, and the URL of the request.
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) url: Url,
@@ -164,14 +164,14 @@ impl SetCookie {
         })
     }
 
-    /// Returns the value of an attribute, or an empty text when the attribute has no value.
+    /// Returns the value of an attribute, or an empty text if the attribute has no value.
     pub(crate) fn attribute(&self, name: &str) -> Option<&str> {
         let mut attributes = self.attributes.iter();
         let found = attributes.find(|(attribute, _value)| attribute == name)?;
         Some(&found.1)
     }
 
-    /// Returns true when the field deletes the cookie (RFC 6265 section 5.3).
+    /// Returns true if the field deletes the cookie (RFC 6265 section 5.3).
     pub(crate) fn clears(&self, now: Timestamp) -> bool {
         if let Some(age) = self.attribute("max-age") {
             return age.parse().is_ok_and(|age: i64| age <= 0);
@@ -184,7 +184,7 @@ impl SetCookie {
         })
     }
 
-    /// Returns true when a browser accepts the cookie. The prefix `__Host-` requires `Secure`,
+    /// Returns true if a browser accepts the cookie. The prefix `__Host-` requires `Secure`,
     /// `Path=/` and no `Domain`.
     fn is_kept(&self) -> bool {
         !self.name.starts_with("__Host-")
@@ -262,7 +262,8 @@ impl Browser {
             .method(page_request.method)
             .uri(target)
             .header(HOST, authority)
-            // Each request has its own connection, so the server need not keep the connection open.
+            // Each request has its own connection, so the server does not need to keep the
+            // connection open.
             .header(CONNECTION, HeaderValue::from_static("close"));
         if !cookies.is_empty() {
             request = request.header(COOKIE, cookies.join("; "));
@@ -301,7 +302,8 @@ pub(crate) async fn exchange(
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(Error::Http)?;
-    // The task ends after the answer, because each connection carries one request.
+    // The task ends after the answer, because the browser sends only one request on each
+    // connection.
     let driver = tokio::spawn(connection);
     let response = sender.send_request(request).await.map_err(Error::Http)?;
     let (parts, body) = response.into_parts();

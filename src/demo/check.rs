@@ -22,7 +22,7 @@ pub struct Check<E> {
     pub provider: SocketAddr,
     /// The authorization endpoint that the gateway must redirect to.
     pub authorization_endpoint: Url,
-    /// Returns the number of requests that the token endpoint has received.
+    /// A function that returns the number of requests that the token endpoint has received.
     pub calls: E,
     /// The user name.
     pub user: String,
@@ -57,15 +57,15 @@ pub enum Step {
     LoginForm,
     /// With the right password, the browser returns to the gateway with a code and the state.
     Code,
-    /// The gateway exchanges the code once and redirects to the requested page.
+    /// The gateway exchanges the code exactly one time and redirects to the requested page.
     Exchange,
     /// The session cookie has all attributes that protect it.
     SessionCookie,
     /// The app receives a valid token and the signed-in user, but no forged fields of the client.
     Bearer,
-    /// Further requests use the session, without another exchange.
+    /// The next requests use the session, without a second code exchange.
     Cache,
-    /// An expired token is refreshed once, and the app receives the new token.
+    /// The gateway refreshes an expired token exactly one time, and the app receives the new token.
     Refresh,
     /// A form post reaches the app.
     Post,
@@ -94,7 +94,7 @@ impl Step {
         Self::CookieDead,
     ];
 
-    /// The stable name, for the command line and for error messages.
+    /// Returns the stable name, for the command line and for error messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Redirect => "redirect",
@@ -112,7 +112,7 @@ impl Step {
         }
     }
 
-    /// The title for reports. The title states what a passed step shows.
+    /// Returns the title for reports, which states what a passed step proves.
     const fn title(self) -> &'static str {
         match self {
             Self::Redirect => "redirect to the provider",
@@ -139,7 +139,7 @@ impl fmt::Display for Step {
 
 /// A failed step.
 ///
-/// Responsible: the part that `step` checks. The text contains no token, code or cookie.
+/// Responsible: the part that `step` checks. The error message contains no token, code or cookie.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{step}: expected {expected}, got {got}")]
 pub struct FailedStep {
@@ -180,7 +180,7 @@ impl<E: Fn() -> TokenCalls> Check<E> {
     ///
     /// # Errors
     ///
-    /// [`FailedStep`] with the expected and the actual result.
+    /// Returns [`FailedStep`] with the expected and the actual result.
     ///
     /// # Cancel safety
     ///

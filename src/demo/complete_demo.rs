@@ -25,8 +25,8 @@ use crate::secret::{self, Secret};
 /// The client id of the gateway at the embedded authorization server.
 const CLIENT: &str = "99adb0aa-17fc-4578-8226-e45e4d3e9156";
 
-/// The lifetime of access tokens in a demo that checks itself. The check advances the clock by this
-/// lifetime.
+/// The lifetime of access tokens in a demo that checks itself. The check advances the clock by the
+/// lifetime of an access token.
 const LIFETIME: Duration = Duration::from_hours(1);
 
 /// The purpose of a demo.
@@ -60,7 +60,7 @@ impl Purpose {
 #[derive(Debug)]
 pub struct Demo {
     gateway: Instance,
-    /// The proxy in front of the gateway, when a step is broken.
+    /// The proxy in front of the gateway that breaks a step, if a step is broken by a proxy.
     middlebox: Option<Server>,
     provider: AuthorizationServer,
     app: App,
@@ -78,7 +78,7 @@ impl Demo {
     ///
     /// # Errors
     ///
-    /// [`Error`].
+    /// Returns [`Error`] if a part of the demo cannot start.
     pub async fn start(
         listen: SocketAddr,
         kind: ProviderKind,
@@ -178,12 +178,12 @@ impl Demo {
         self.gateway.address()
     }
 
-    /// Creates a check of this demo with the first user. The demo must have been started with
-    /// [`Purpose::Check`], because the check advances the clock.
+    /// Creates a check of this demo with the first user. Before this call, the demo must be started
+    /// with [`Purpose::Check`], because the check advances the clock.
     ///
     /// # Errors
     ///
-    /// [`Error::NotLoopback`] when no URL can be made from the address of the provider.
+    /// Returns [`Error::NotLoopback`] if no URL can be made from the address of the provider.
     pub fn check(&self) -> Result<Check<impl Fn() -> TokenCalls>, Error> {
         let user = User::alice();
         let mut fields = vec![("x-forwarded-email", user.email)];
@@ -228,8 +228,8 @@ async fn free(address: SocketAddr) -> Result<SocketAddr, Error> {
     if address.port() != 0 {
         return Ok(address);
     }
-    // The listener is closed again, so a different process could bind the port before the gateway
-    // listens. For a demo, this risk is acceptable.
+    // This function closes the listener, so a different process could bind the port before the
+    // gateway listens. For a demo, this risk is acceptable.
     let listener = tokio::net::TcpListener::bind(address)
         .await
         .map_err(|source| Error::Bind { address, source })?;

@@ -40,7 +40,7 @@ pub(crate) struct Code {
     pub(crate) expire_time: u64,
     pub(crate) code_challenge: Option<String>,
     pub(crate) code_challenge_method: Option<String>,
-    /// The sign-in. Only an OpenID Provider stores the sign-in.
+    /// The claims about the sign-in. Only an OpenID Provider stores these claims.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) sign_in: Option<SignIn>,
 }
@@ -69,7 +69,7 @@ struct RefreshToken {
     sign_in: Option<SignIn>,
 }
 
-/// The permission for which tokens are issued.
+/// The permission of a user, for which the server issues tokens.
 pub(crate) struct Grant {
     pub(crate) client_id: String,
     pub(crate) user_id: String,
@@ -88,7 +88,7 @@ struct TokenResponse<'a> {
     id_token: Option<String>,
 }
 
-/// Handles one token request.
+/// Handles one token request, which is a code exchange or a refresh.
 pub(crate) async fn token(
     server: &ServerState,
     request: &Request<Bytes>,
@@ -97,7 +97,7 @@ pub(crate) async fn token(
     match parsed.values.get("grant_type").and_then(Value::as_str) {
         Some("authorization_code") => {
             server.exchanges.fetch_add(1, Ordering::Relaxed);
-            // The lock is held for the whole exchange, so that only one of two simultaneous
+            // The task holds the lock for the whole exchange, so that only one of two simultaneous
             // requests with the same code succeeds.
             let mut records = server.records.lock().await;
             redeem(server, &mut records, &parsed)
@@ -279,8 +279,8 @@ fn redeem(
     }
     check_verifier(kind, &code, parsed.text("code_verifier")?.as_deref())?;
     let until = Timestamp::from_millis(code.expire_time.saturating_mul(1000));
-    // The code is marked as used only after all checks, because a refused request must not use up
-    // the code.
+    // The server marks the code as used only after all checks, because a refused request must not
+    // use up the code.
     records.spend(code.auth_code_id, until, now);
     let grant = Grant {
         client_id: code.client_id,
@@ -291,8 +291,8 @@ fn redeem(
     issue(server, records, grant)
 }
 
-/// Verifies PKCE (RFC 7636 section 4.6). To stop PKCE downgrade attacks, the challenge and the
-/// verifier must both exist or both be missing.
+/// Verifies PKCE (RFC 7636 section 4.6). To stop PKCE downgrade attacks, a request with only a
+/// challenge or only a verifier is refused.
 fn check_verifier(kind: ProviderKind, code: &Code, verifier: Option<&str>) -> Result<(), Refusal> {
     let (challenge, verifier) = match (&code.code_challenge, verifier) {
         (None, None) => return Ok(()),
@@ -321,7 +321,7 @@ fn check_verifier(kind: ProviderKind, code: &Code, verifier: Option<&str>) -> Re
     }
 }
 
-/// Returns true when `text` has the syntax of a code verifier or challenge (RFC 7636 section 4.1).
+/// Returns true if `text` has the syntax of a code verifier or challenge (RFC 7636 section 4.1).
 pub(crate) fn is_code_verifier(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     (43..=128).contains(&text.len()) && text.bytes().all(allowed)
@@ -360,7 +360,7 @@ fn refresh(
             }
         }
     };
-    // Like the real server, a refresh revokes the old pair of tokens.
+    // As on the real server, a refresh revokes the old access token and the old refresh token.
     records.revoke(&old.access_token_id, &old.refresh_token_id);
     let grant = Grant {
         client_id: old.client_id,
@@ -381,7 +381,7 @@ pub(crate) fn split_scopes(scope: &str) -> Vec<String> {
     scopes.map(str::to_owned).collect()
 }
 
-/// Issues an access token and a refresh token, and an ID token when the scope `openid` was granted.
+/// Issues an access token and a refresh token, and an ID token if the scope `openid` was granted.
 fn issue(
     server: &ServerState,
     records: &mut Records,

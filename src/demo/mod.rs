@@ -5,10 +5,10 @@
 //!   same error bodies, or like an OpenID Provider ([`ProviderKind`]). Tests can make the server
 //!   fail.
 //! - [`App`] is the legacy web app behind the gateway. The app does not use OAuth. The app shows
-//!   the request that it has received, and verifies the access token with code that is independent
-//!   of the gateway.
-//! - [`Check`] acts like a browser: it signs in, checks each step and names the step that failed.
-//!   [`Demo`] can break any step on purpose, to show that the check can fail.
+//!   the request that it has received, and verifies the access token with code that the gateway
+//!   does not use.
+//! - [`Check`] acts like a browser: `Check` signs in, checks each step and names the step that
+//!   failed. [`Demo`] can break any step on purpose, to show that the check can fail.
 //!
 //! The authorization server, the app and the check do not know how the gateway works inside; only
 //! [`Demo`] starts a gateway. All parts listen on loopback only and are **not for production**: the
@@ -64,7 +64,7 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// Loading the settings that the demo has written fails. Responsible: the gateway.
+    /// The settings that the demo has written cannot be loaded. Responsible: the gateway.
     #[error("the settings of the demo have problems")]
     Config(#[from] Problems),
     /// The demo cannot write its files. Responsible: the gateway.

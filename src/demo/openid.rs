@@ -1,7 +1,7 @@
 //! The OpenID Provider: metadata, keys, ID tokens and userinfo.
 //!
-//! Tokens are signed with the RSA primitive and not with the JWT library of the gateway. Therefore
-//! a bug in the JWT library cannot make a wrong token look correct.
+//! The server signs tokens with the RSA primitive and not with the JWT library of the gateway.
+//! Therefore a bug in the JWT library cannot make a wrong token look correct.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use super::serve::{ReplyBody, answer};
 pub(crate) const SCOPES: [&str; 3] = ["openid", "profile", "email"];
 
 /// The lifetime of an ID token. The lifetime is short, because a client reads an ID token only one
-/// time, immediately after it is issued.
+/// time, immediately after the server has issued the token.
 const ID_TOKEN_LIFETIME: Duration = Duration::from_mins(10);
 
 /// The claims of the ID token about the sign-in.
@@ -32,7 +32,7 @@ const ID_TOKEN_LIFETIME: Duration = Duration::from_mins(10);
 pub(crate) struct SignIn {
     /// The time of the sign-in, in seconds.
     pub(crate) auth_time: u64,
-    /// Identifies the login session. The `sid` differs from the value of the session cookie.
+    /// The identifier of the login session. The `sid` differs from the value of the session cookie.
     pub(crate) sid: String,
     /// The nonce of the authorization request. The ID token of a refresh has no nonce.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -64,7 +64,8 @@ pub(crate) fn metadata(server: &ServerState) -> Response<ReplyBody> {
             "sub", "iss", "aud", "exp", "iat", "auth_time", "nonce", "at_hash", "sid", "name",
             "preferred_username", "groups", "email", "email_verified",
         ],
-        // The member must not be omitted, because the default is true.
+        // A missing `request_uri_parameter_supported` means true, so the member must not be
+        // omitted.
         "request_uri_parameter_supported": false,
         "authorization_response_iss_parameter_supported": true,
     }))
@@ -129,7 +130,7 @@ fn subject(user: &User) -> String {
 
 /// Returns an access token with the identifier `id` for `grant`, valid until `expiry` (in seconds).
 /// The type `at+jwt` distinguishes an access token from an ID token (RFC 9068 section 2). The
-/// audience is the client, because the app of the demo expects this audience. Returns `None` when
+/// audience is the client, because the app of the demo expects this audience. Returns `None` if
 /// signing fails, which does not happen in practice.
 pub(crate) fn access_token(
     server: &ServerState,
@@ -163,7 +164,7 @@ struct IdToken<'a> {
     sign_in: &'a SignIn,
 }
 
-/// Returns the ID token that belongs to `access_token`, or `None` when the scope `openid` was not
+/// Returns the ID token that belongs to `access_token`, or `None` if the scope `openid` was not
 /// granted.
 pub(crate) fn id_token(server: &ServerState, grant: &Grant, access_token: &str) -> Option<String> {
     let sign_in = grant.sign_in.as_ref()?;

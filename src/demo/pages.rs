@@ -84,7 +84,8 @@ pub(crate) fn table<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> St
     html
 }
 
-/// The default password. The login form shows the default password when a user has it.
+/// The default password. If a user has the default password, the login form shows the default
+/// password.
 pub(crate) const EASY_PASSWORD: &str = "password";
 
 /// Returns the login form, which posts to `action`. `failed` is the user name of a failed attempt.
@@ -147,8 +148,7 @@ pub(crate) fn provider_home(signed_in: Option<(&str, &str)>) -> Response<ReplyBo
 
 /// Returns the answer to a form whose CSRF token is missing or belongs to another session.
 pub(crate) fn page_expired() -> Response<ReplyBody> {
-    // Laravel answers an expired form with status 419, which is valid although it is not
-    // registered.
+    // Laravel answers an expired form with status 419, a valid status code that is not registered.
     let status = StatusCode::from_u16(419).unwrap_or(StatusCode::FORBIDDEN);
     let body = "<h1>This page has expired</h1>\n<p>The form is no longer valid. Go back, reload \
                 the page and try again.</p>";

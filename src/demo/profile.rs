@@ -28,7 +28,8 @@ struct Profile<'a> {
     updated_at: &'a str,
 }
 
-/// Answers with the user of the access token, or with 401 in the form of the real server.
+/// Answers with the user of the access token. For an invalid access token, answers 401 like the
+/// real server.
 pub(crate) async fn show(server: &ServerState, request: &Request<Bytes>) -> Response<ReplyBody> {
     match bearer(server, request).await {
         Ok((user, _token)) => {

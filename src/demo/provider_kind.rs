@@ -1,7 +1,7 @@
 //! The kinds of server that the embedded authorization server imitates.
 
-/// The kind of server to imitate. The two Passport versions differ in error bodies and status
-/// codes.
+/// The kind of server to imitate. The two versions of Passport send different error bodies and
+/// status codes.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum ProviderKind {
     /// An OpenID Provider with metadata, keys, ID tokens, userinfo, and the standard errors.

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use super::authorization_server::{Client, Fault, TokenRequest, is_registered};
 use crate::clock::Timestamp;
 
-/// The number of entries at which a map is first cleaned of expired entries.
+/// The size of a map at which its expired entries are removed for the first time.
 const TIDY_AT: usize = 1024;
 
 /// A session of a user at this authorization server.
@@ -28,7 +28,7 @@ pub(crate) struct Records {
     /// Used codes, with their expiry. An expired entry can be removed, because an expired code is
     /// refused even without an entry.
     spent_codes: HashMap<String, Timestamp>,
-    /// Valid access tokens, with their expiry. A token without an entry counts as revoked.
+    /// Valid access tokens, with their expiry. An access token without an entry counts as revoked.
     access_tokens: HashMap<String, Timestamp>,
     /// Valid refresh tokens, with their expiry.
     refresh_tokens: HashMap<String, Timestamp>,
@@ -71,7 +71,7 @@ impl Records {
         self.logins.clear();
     }
 
-    /// Returns true when the code was already used.
+    /// Returns true if the code was already used.
     pub(crate) fn is_spent(&self, code: &str) -> bool {
         self.spent_codes.contains_key(code)
     }
@@ -113,7 +113,7 @@ impl Records {
 }
 
 impl Client {
-    /// Returns true when `uri` matches one of the registered redirection URIs.
+    /// Returns true if `uri` matches one of the registered redirection URIs.
     pub(crate) fn may_redirect_to(&self, uri: &str) -> bool {
         let mut registered = self.redirect_uris.iter();
         registered.any(|registered| is_registered(registered, uri))
@@ -121,8 +121,8 @@ impl Client {
 }
 
 fn insert(map: &mut HashMap<String, Timestamp>, id: String, until: Timestamp, now: Timestamp) {
-    // Cleaning up only when the number of entries is a power of two keeps the average cost of an
-    // insertion small.
+    // Expired entries are removed only when the number of entries is a power of two, so the average
+    // cost of an insertion stays small.
     if map.len() >= TIDY_AT && map.len().is_power_of_two() {
         map.retain(|_id, until| *until > now);
     }

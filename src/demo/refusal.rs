@@ -1,6 +1,6 @@
-//! The error responses. The error responses of a Passport server are word for word the responses of
-//! the real server, for each version. The error responses of an OpenID Provider follow the
-//! standards.
+//! The error responses. The error responses of a Passport server are equal, word for word, to the
+//! responses of the real server of the same version. The error responses of an OpenID Provider
+//! follow the standards.
 
 use std::borrow::Cow;
 
@@ -24,7 +24,7 @@ pub(crate) struct Refusal {
     error: &'static str,
     description: &'static str,
     hint: Option<Cow<'static, str>>,
-    /// The value of `WWW-Authenticate`, if the response has this field.
+    /// The value of `WWW-Authenticate`, if the response has a `WWW-Authenticate` field.
     challenge: Option<&'static str>,
 }
 
@@ -202,7 +202,8 @@ impl Refusal {
         }
     }
 
-    /// Returns the error for a user who refused the request, or for a refused token.
+    /// Returns the error for a user who has refused the request, or for a token that the server
+    /// refuses.
     pub(crate) fn access_denied(hint: &'static str) -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
@@ -255,8 +256,8 @@ impl Refusal {
         }
     }
 
-    /// Returns the refusal as a JSON response. As in the real server's responses, there are no
-    /// caching fields.
+    /// Returns the refusal as a JSON response. Like the real server, adds no caching fields to the
+    /// response.
     pub(crate) fn response(&self, kind: ProviderKind) -> Response<ReplyBody> {
         let body = serde_json::to_vec(&self.payload(kind)).unwrap_or_default();
         let mut response = answer(self.status, "application/json", body);
@@ -282,7 +283,7 @@ impl Refusal {
     }
 }
 
-/// Returns a 302 redirect to `uri`. The fields that have a value are appended to the query.
+/// Returns a 302 redirect to `uri`. Appends the parameters that have a value to the query.
 pub(crate) fn redirect(uri: &str, fields: &[(&str, Option<&str>)]) -> Response<ReplyBody> {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     for (name, value) in fields {

@@ -1,8 +1,8 @@
 //! A small HTTP/1.1 server on loopback for the provider and the app of the demo.
 //!
-//! Each connection has its own task. The server collects a request body before it calls the
-//! handler. When the [`Server`] value is dropped, the server accepts no new connection. The server
-//! still answers the requests that have begun.
+//! Each connection has its own task. The server reads the whole body of a request before it calls
+//! the handler. When the [`Server`] value is dropped, the server accepts no new connection. The
+//! server still answers the requests that have begun.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -31,7 +31,7 @@ const MAX_BODY: usize = 1024 * 1024;
 /// The longest time for the head or the body of a request.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A running server, which stops gracefully when this value is dropped.
+/// A running server. When this value is dropped, the server stops gracefully.
 #[derive(Debug)]
 pub(crate) struct Server {
     address: SocketAddr,
@@ -45,7 +45,7 @@ impl Server {
     }
 }
 
-/// The error of a handler that closes the connection without an answer.
+/// The error with which a handler closes the connection without an answer.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection is closed without an answer")]
 pub(crate) struct CloseConnection;
@@ -57,8 +57,8 @@ pub(crate) type HandlerResult = Result<Response<ReplyBody>, CloseConnection>;
 ///
 /// # Errors
 ///
-/// [`Error::NotLoopback`] when other machines could reach the address. [`Error::Bind`] when the
-/// program cannot listen on the address.
+/// Returns [`Error::NotLoopback`] if other machines could reach the address. Returns
+/// [`Error::Bind`] if the program cannot listen on the address.
 pub(crate) async fn serve<H, F>(address: SocketAddr, handler: H) -> Result<Server, Error>
 where
     H: Fn(Request<Bytes>) -> F + Clone + Send + Sync + 'static,
@@ -67,8 +67,8 @@ where
     Ok(BoundListener::bind(address).await?.serve(handler))
 }
 
-/// A listener that does not serve yet. A caller can use the address of the listener before the
-/// handler exists.
+/// A listener that does not serve requests yet. With such a listener, a caller knows the address
+/// before it creates the handler.
 #[derive(Debug)]
 pub(crate) struct BoundListener {
     listener: TcpListener,
@@ -80,8 +80,8 @@ impl BoundListener {
     ///
     /// # Errors
     ///
-    /// [`Error::NotLoopback`] when other machines could reach the address. [`Error::Bind`] when the
-    /// program cannot listen on the address.
+    /// Returns [`Error::NotLoopback`] if other machines could reach the address. Returns
+    /// [`Error::Bind`] if the program cannot listen on the address.
     pub(crate) async fn bind(address: SocketAddr) -> Result<Self, Error> {
         if !address.ip().is_loopback() {
             return Err(Error::NotLoopback { address });
@@ -128,7 +128,7 @@ where
                 tokio::spawn(connection(stream, handler.clone(), stopped.clone()));
             }
             // Accepting fails, for example, when the process has no free file descriptor. Without a
-            // pause, the loop would then use a whole core.
+            // pause, the loop would use a whole core while accepting fails.
             Err(error) => {
                 tracing::warn!(%error, "Demo server cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -195,7 +195,7 @@ impl ReplyBody {
         Self::paced([part.into()], Duration::ZERO)
     }
 
-    /// Returns a body with several parts, each of which is sent as a chunk. There is a pause of
+    /// Returns a body with several parts, each of which is sent as a chunk. The server waits for
     /// `pause` between two parts.
     pub(crate) fn paced(parts: impl IntoIterator<Item = Bytes>, pause: Duration) -> Self {
         Self {

@@ -11,8 +11,8 @@ use super::check::{Check, Step, TokenCalls};
 /// The name of the session cookie.
 const COOKIE: &str = "__Host-sidegate";
 
-/// The requested page. The query shows the check whether the browser has returned to the requested
-/// page or to `/`.
+/// The requested page. By the query, the check recognises whether the browser has returned to the
+/// requested page or to `/`.
 const PAGE: &str = "/?from=check";
 
 /// The expected and the actual result of a failed step.
@@ -34,13 +34,13 @@ fn expect(holds: bool, expected: &str, got: impl FnOnce() -> String) -> StepResu
     })
 }
 
-/// The data that later steps need from earlier steps.
+/// The results of earlier steps that later steps need.
 pub(crate) struct Steps<'a, E> {
     check: &'a Check<E>,
     browser: Browser,
     /// The number of requests to the token endpoint before the check.
     before: TokenCalls,
-    /// The latest answer. The next step continues from the latest answer.
+    /// The latest answer. The next step continues from `page`.
     page: Option<Page>,
     state: String,
     session: String,
@@ -216,8 +216,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         expect(!cookie.clears(now), "a cookie with a value", || {
             "a deleted cookie".to_owned()
         })?;
-        // A value with 256 random bits has 43 characters in base64url, or 32 bytes without an
-        // encoding.
+        // A value with 256 random bits has 32 bytes. Encoded in base64url, it has 43 characters.
         expect(cookie.value.len() >= 32, "at least 32 characters", || {
             cookie.value.len().to_string()
         })?;
@@ -272,7 +271,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
     }
 
     async fn refresh(&mut self) -> StepResult {
-        // After this advance of the clock, the app refuses the previous token.
+        // After the clock has advanced by the lifetime of the token, the app refuses the token.
         self.check.clock.advance(self.check.token_lifetime);
         // The second request shows that the gateway uses the new token without another refresh.
         for _again in 0..2 {
@@ -344,7 +343,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         let request = BrowserRequest::navigation(&self.at(PAGE)?).field("cookie", &cookie);
         let page = other_browser.send(request).await;
         let page = page.map_err(|error| request_failed(&error))?;
-        // A gateway may answer a navigation without a session with 401 or with a redirect to the
+        // Without a session, two answers to a navigation are correct: 401, and a redirect to the
         // provider.
         if page.status != StatusCode::UNAUTHORIZED {
             self.authorization_request(&page)?;
@@ -354,7 +353,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         refused(&page.map_err(|error| request_failed(&error))?)
     }
 
-    /// Requests the signed-in user from the app. The app must report the expected subject and a
+    /// Asks the app for the signed-in user. Checks that the app reports the expected subject and a
     /// valid signature of the token.
     async fn whoami(&mut self, request: BrowserRequest) -> Result<Value, Mismatch> {
         let page = self.send(request).await?;
@@ -377,7 +376,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         Ok(seen)
     }
 
-    /// Returns the redirect target of `page`, which must be the authorization endpoint.
+    /// Returns the redirect target of `page`. Checks that the target is the authorization endpoint.
     fn authorization_request(&self, page: &Page) -> Result<Url, Mismatch> {
         expect(page.status == StatusCode::SEE_OTHER, "status 303", || {
             summary(page)
@@ -425,7 +424,7 @@ fn browser<E>(check: &Check<E>) -> Browser {
     Browser::new(hosts, check.clock.clone())
 }
 
-/// Expects 401 with a problem document (RFC 9457).
+/// Checks that the answer is 401 with a problem document (RFC 9457).
 fn refused(page: &Page) -> StepResult {
     let unauthorized = page.status == StatusCode::UNAUTHORIZED;
     expect(unauthorized, "status 401", || summary(page))?;
@@ -457,7 +456,7 @@ fn request_failed(error: &Error) -> Mismatch {
     }
 }
 
-/// Describes an answer: its status and its redirect target without the query, because a query may
+/// Describes an answer: its status and its redirect target without the query, because a query can
 /// contain secrets.
 fn summary(page: &Page) -> String {
     let status = page.status.as_u16();
@@ -480,7 +479,7 @@ fn names(query: &[(String, String)]) -> String {
     names.join(", ")
 }
 
-/// Returns true when `text` has the form of a SHA-256 digest in base64url (RFC 7636 section 4.2).
+/// Returns true if `text` has the form of a SHA-256 digest in base64url (RFC 7636 section 4.2).
 fn is_digest(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     text.len() == 43 && text.bytes().all(allowed)

@@ -1,7 +1,7 @@
 //! Verifies access tokens independently of the gateway.
 //!
 //! The gateway verifies tokens with a JWT library. This module uses only the RSA primitive, so that
-//! a bug in the JWT library cannot affect the result here.
+//! a bug in the JWT library cannot hide a wrong token from this module.
 
 use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 use base64::Engine as _;
@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 use super::Error;
 use crate::clock::Timestamp;
 
-/// The number of seconds by which the clock of the issuer may be ahead.
+/// The maximum number of seconds by which the clock of the issuer can be fast compared with the
+/// clock of the app.
 const LEEWAY: f64 = 2.0;
 
 /// Verifies tokens with one RSA public key.
@@ -20,12 +21,12 @@ pub(crate) struct TokenChecker {
     key: Vec<u8>,
 }
 
-/// A decoded token, whose signature may be invalid.
+/// A decoded token. The signature of the token can be invalid.
 #[derive(Clone, Debug)]
 pub(crate) struct ParsedToken {
     pub(crate) header: Map<String, Value>,
     pub(crate) claims: Map<String, Value>,
-    /// True when the algorithm is RS256 and the signature is valid.
+    /// True if the algorithm is RS256 and the signature is valid.
     pub(crate) signed: bool,
 }
 
@@ -40,8 +41,7 @@ impl TokenChecker {
         }
     }
 
-    /// Decodes a compact JWT and verifies its signature. Returns `None` when the token is not a
-    /// JWT.
+    /// Decodes a compact JWT and verifies its signature. Returns `None` if `token` is not a JWT.
     pub(crate) fn read(&self, token: &str) -> Option<ParsedToken> {
         let (signed, signature) = token.rsplit_once('.')?;
         let (header, claims) = signed.split_once('.')?;

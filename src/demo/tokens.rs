@@ -22,13 +22,13 @@ use crate::secret;
 /// The first bytes of every sealed value: version 2 of the format of league/oauth2-server.
 const VERSION: [u8; 4] = [0xde, 0xf5, 0x02, 0x00];
 
-/// The length of the salt in bytes. Version, salt, nonce and tag have 84 bytes together, like the
-/// overhead of league/oauth2-server. A sealed value is therefore as long as a value of the real
-/// server.
+/// The length of the salt in bytes. The version, the salt, the nonce and the tag have 84 bytes in
+/// total, as many as the overhead of league/oauth2-server. A sealed value is therefore as long as a
+/// value of the real server.
 const SALT: usize = 52;
 
 /// The DER encoding of a 2048-bit `RSAPublicKey` (RFC 8017 appendix A.1.1): the bytes before the
-/// modulus, and the bytes after it (the exponent 65537).
+/// modulus, and the bytes after the modulus (the exponent 65537).
 const BEFORE_MODULUS: [u8; 9] = [0x30, 0x82, 0x01, 0x0a, 0x02, 0x82, 0x01, 0x01, 0x00];
 const AFTER_MODULUS: [u8; 5] = [0x02, 0x03, 0x01, 0x00, 0x01];
 
@@ -88,14 +88,14 @@ impl Keys {
         })
     }
 
-    /// Signs `claims` as a compact RS256 JWT with the header of a Passport token. Returns `None`
-    /// when signing fails, which does not happen in practice.
+    /// Signs `claims` as a compact RS256 JWT with the header of a Passport token. Returns `None` if
+    /// signing fails, which does not happen in practice.
     pub(crate) fn sign(&self, claims: &impl Serialize) -> Option<String> {
         self.sign_with(HEADER, claims)
     }
 
-    /// Signs `claims` as a compact RS256 JWT with the type `typ` and the key id. Returns `None`
-    /// when signing fails.
+    /// Signs `claims` as a compact RS256 JWT with the type `typ` and the key id. Returns `None` if
+    /// signing fails.
     pub(crate) fn sign_as(&self, typ: &str, claims: &impl Serialize) -> Option<String> {
         let header = json!({ "typ": typ, "alg": "RS256", "kid": self.kid });
         self.sign_with(&header.to_string(), claims)
@@ -134,8 +134,8 @@ impl Keys {
         Some(hex(&[&VERSION[..], &salt, nonce.as_ref(), &text].concat()))
     }
 
-    /// Opens a value that [`Keys::seal`] made. Returns `None` if the value was changed or was made
-    /// by another server.
+    /// Opens a value that [`Keys::seal`] has sealed. Returns `None` if the value was changed or was
+    /// sealed by a different server.
     pub(crate) fn open<T: DeserializeOwned>(&self, sealed: &str) -> Option<T> {
         let bytes = unhex(sealed)?;
         let rest = bytes.strip_prefix(&VERSION)?;
@@ -154,15 +154,15 @@ impl Keys {
         hex(hmac::sign(&self.forms, session.as_bytes()).as_ref())
     }
 
-    /// Returns true when `token` is the CSRF token of `session`. The comparison takes constant
-    /// time.
+    /// Returns true if `token` is the CSRF token of `session`. The comparison takes constant time.
     pub(crate) fn is_form_token(&self, session: &str, token: &str) -> bool {
         unhex(token).is_some_and(|tag| hmac::verify(&self.forms, session.as_bytes(), &tag).is_ok())
     }
 }
 
 /// The claims of an access token, in the same order as in a Passport token. Dates are seconds with
-/// microseconds. The real server reads its clock for `exp` first, then for `iat`, then for `nbf`.
+/// a fraction in microseconds. The real server reads its clock three times: for `exp`, then for
+/// `iat`, then for `nbf`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Claims {
     pub(crate) aud: String,

@@ -1,5 +1,5 @@
-//! Tests of the check. The check passes with a correct gateway. Each breakage makes the step fail
-//! that must detect the breakage.
+//! Tests of the check. The check passes with a correct gateway. For each breakage, the step that
+//! must detect the breakage fails.
 
 use super::fake_gateway::{Breakage, FakeGateway};
 use super::*;
@@ -16,8 +16,8 @@ struct Environment {
     unregistered: bool,
     password: Option<&'static str>,
     subject: Option<&'static str>,
-    /// The email that the check expects at the app, although the fake gateway does not send an
-    /// email.
+    /// An email address that the check expects at the app. The fake gateway does not send an email
+    /// address, so the check must fail.
     email: Option<&'static str>,
 }
 

@@ -1,5 +1,5 @@
-//! A minimal gateway that passes the check. A setting breaks one part of the minimal gateway. Do
-//! not use the code as an example for a real gateway.
+//! A minimal gateway that passes the check. A test can break one part of the minimal gateway by a
+//! setting. Do not use the code as an example for a real gateway.
 
 #![expect(
     clippy::wildcard_enum_match_arm,
@@ -61,9 +61,9 @@ pub(super) struct FakeGateway {
     pub(super) provider: SocketAddr,
     pub(super) app: SocketAddr,
     pub(super) public_url: Url,
-    /// The requested page of each pending login. The key is the `state`.
+    /// The requested page of each pending login, by `state`.
     logins: Mutex<HashMap<String, String>>,
-    /// The tokens of each session. The key is the value of the session cookie.
+    /// The tokens of each session, by the value of the session cookie.
     sessions: Mutex<HashMap<String, Tokens>>,
     clock: Clock,
 }
@@ -219,7 +219,8 @@ impl FakeGateway {
         redirect(&page, cookie.as_deref())
     }
 
-    /// Returns the access token of a session. An expired token is refreshed first.
+    /// Returns the access token of a session. If the access token has expired, refreshes it and
+    /// returns the new access token.
     async fn fresh(&self, session: &str) -> Option<String> {
         let mut sessions = self.sessions.lock().await;
         let tokens = sessions.get_mut(session)?;
@@ -244,7 +245,7 @@ impl FakeGateway {
         self.call(&body).await
     }
 
-    /// Exchanges a code. Returns `None` when the provider refuses the code.
+    /// Exchanges a code. Returns `None` if the provider refuses the code.
     async fn redeem(&self, code: &str) -> Option<Tokens> {
         let body = json!({
             "grant_type": "authorization_code",

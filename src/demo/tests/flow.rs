@@ -1,5 +1,5 @@
-//! Tests of the authorization server without recorded answers of real servers: logins, tokens,
-//! faults.
+//! Tests of logins, tokens and faults of the authorization server. These tests use no recorded
+//! answers of real servers.
 
 use http::{HeaderMap, HeaderValue, StatusCode};
 
@@ -298,7 +298,8 @@ async fn each_fault_affects_one_request_to_the_token_endpoint() {
     assert!(exchange(server.address(), request()).await.is_err());
     assert_eq!(server.exchanges(), 0);
     assert_eq!(fixture.redeem(&code).await.status(), 200);
-    // The server exchanges the code, but the answer is lost. The code is then used up.
+    // The server exchanges the code, but the answer is lost. A second exchange must fail, because
+    // the code is used up.
     let lost = fixture.code("3", &[]).await;
     server.fail_next(Fault::LoseAnswer).await;
     let body = format!(
@@ -317,8 +318,8 @@ async fn a_dropped_server_accepts_no_more_connections() {
     let address = fixture.server.address();
     assert_eq!(fixture.send("GET", "/", &[], "").await.status(), 200);
     drop(fixture);
-    // The server's task stops accepting when it runs the next time. Until the task runs, the
-    // operating system may accept connections.
+    // The server's task stops accepting connections only when the runtime runs the task. Until the
+    // task runs, the operating system can still accept connections.
     while tokio::net::TcpStream::connect(address).await.is_ok() {
         tokio::task::yield_now().await;
     }

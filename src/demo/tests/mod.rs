@@ -92,7 +92,7 @@ impl Fixture {
         )
     }
 
-    /// Gets the login form at `target` and posts it with `fields` and its CSRF token.
+    /// Requests the login form at `target`, and posts `fields` with the CSRF token of the form.
     async fn submit(&self, target: &str, fields: &[(&str, &str)]) -> Response<Bytes> {
         let form = self.send("GET", target, &[], "").await;
         assert_eq!(form.status(), 200, "{:?}", form.body());
@@ -127,7 +127,7 @@ impl Fixture {
         self.send("POST", "/oauth/token", &form, &body).await
     }
 
-    /// Exchanges `code` as the confidential client.
+    /// Sends a code exchange of the confidential client with `code`.
     async fn redeem(&self, code: &str) -> Response<Bytes> {
         self.token(&[
             ("grant_type", "authorization_code"),
@@ -139,7 +139,7 @@ impl Fixture {
         .await
     }
 
-    /// Refreshes as the confidential client.
+    /// Sends a refresh of the confidential client.
     async fn refresh(&self, refresh_token: &str) -> Response<Bytes> {
         self.token(&[
             ("grant_type", "refresh_token"),
@@ -150,7 +150,7 @@ impl Fixture {
         .await
     }
 
-    /// Returns a new access token and refresh token with the scope `read`.
+    /// Signs in, and returns a new access token and a new refresh token with the scope `read`.
     async fn grant(&self) -> (String, String) {
         let code = self.code("3", &[("scope", "read")]).await;
         tokens(&self.redeem(&code).await)
@@ -181,7 +181,7 @@ async fn send(
     exchange(address, request).await.unwrap()
 }
 
-/// Returns the first cookie of an answer, in the form in which a browser sends a cookie.
+/// Returns the first cookie of an answer as `name=value`, as a browser sends a cookie.
 fn cookie(answer: &Response<Bytes>) -> String {
     let field = answer.headers()["set-cookie"].to_str().unwrap();
     field.split(';').next().unwrap().to_owned()
@@ -211,8 +211,8 @@ fn tokens(answer: &Response<Bytes>) -> (String, String) {
 /// Returns `token` with a different last character, so that the token decodes to different bytes.
 fn tampered(token: &str) -> String {
     let mut token = token.to_owned();
-    // Only the upper bits of the last base64url character are decoded. `A` and `Q` differ in their
-    // upper bits.
+    // Only the upper bits of the last base64url character are decoded. The characters `A` and `Q`
+    // differ in their upper bits.
     let last = token.pop().unwrap();
     token.push(match last {
         '0'..='9' => 'a',

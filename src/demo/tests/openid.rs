@@ -9,7 +9,7 @@ use serde_json::json;
 use super::*;
 use crate::demo::{App, AppSettings};
 
-/// The time of the fixture's clock at its start, in seconds.
+/// The time at which the fixture's clock starts, in seconds since the epoch.
 const START: u64 = 1_795_384_938;
 
 pub(super) async fn provider() -> Fixture {

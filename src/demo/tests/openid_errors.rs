@@ -18,7 +18,7 @@ fn basic(credentials: &str) -> String {
     format!("Basic {}", STANDARD.encode(credentials))
 }
 
-/// Asserts that `answer` is an error with `status`, `error` and only standard members.
+/// Asserts that `answer` has the status `status`, the error name `error` and only standard members.
 fn is_refused(answer: &Response<Bytes>, status: u16, error: &str, case: &str) {
     let body = json(answer);
     assert_eq!(answer.status(), status, "{case}: {body}");

@@ -69,7 +69,7 @@ impl Row {
     }
 }
 
-/// Replaces the placeholders in `text` with values that are made for the current row.
+/// Replaces the placeholders in `text` with values that the test creates for the current row.
 async fn filled(fixture: &Fixture, text: &str) -> String {
     let Some((before, rest)) = text.split_once('{') else {
         return text.to_owned();
@@ -138,8 +138,8 @@ fn compare(title: &str, expected: &Expected, answer: &Response<Bytes>) {
         });
         assert_eq!(actual, value, "{title}: {name}");
     }
-    // The real server sends no caching field with an error, and sends `WWW-Authenticate` only where
-    // a row contains it.
+    // The real server sends no caching field with an error, and sends `WWW-Authenticate` only if
+    // the row contains `WWW-Authenticate`.
     for name in ["cache-control", "www-authenticate"] {
         let wanted = expected.fields.contains_key(name);
         assert_eq!(
