@@ -24,8 +24,8 @@ impl Timestamp {
     }
 
     /// Creates a timestamp from seconds since the Unix epoch, for example from the `NumericDate` of
-    /// a JWT (RFC 7519 section 2). The number may have a fraction. A negative number and NaN become
-    /// the epoch. A number that is too large becomes [`Timestamp::MAX`].
+    /// a JWT (RFC 7519 section 2). The number `seconds` can have a fraction. A negative number and
+    /// NaN become the epoch. A number that is too large becomes [`Timestamp::MAX`].
     pub(crate) fn from_seconds(seconds: f64) -> Self {
         // In Rust, a cast from a float to an integer saturates and maps NaN to zero.
         #[expect(

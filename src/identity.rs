@@ -8,7 +8,8 @@
 
 use http::HeaderValue;
 
-/// The maximum length of a claim, in bytes. A longer claim counts as absent.
+/// The maximum length of a claim, in bytes. A claim that is longer than `MAX_CLAIM` counts as
+/// absent.
 const MAX_CLAIM: usize = 4096;
 
 /// The text of a claim, stored as a safe field value. The text is not empty, has a limited length

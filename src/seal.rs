@@ -28,7 +28,7 @@ pub enum KeyFileError {
     /// The file contains no key.
     #[error("{} contains no key; write one line with 32 random bytes in base64", .0.display())]
     Empty(PathBuf),
-    /// A line is not a key.
+    /// A line does not contain a key.
     #[error("line {line} of {} is not 32 bytes in base64", .path.display())]
     Line {
         /// The file.

@@ -60,7 +60,8 @@ impl Lifetime {
 }
 
 /// The statements of a login's ID token about the authentication of the user. Later ID tokens of
-/// the same grant must not contradict these statements (OpenID Connect Core 1.0 section 12.2).
+/// the same grant must not contradict the statements of the login's ID token (OpenID Connect Core
+/// 1.0 section 12.2).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Authentication {
     /// The nonce of the authorization request.

@@ -18,8 +18,8 @@ use crate::provider::profile;
 /// Kubernetes injects variables such as `SIDEGATE_PORT` for a service that is named `sidegate`.
 pub(super) const VARIABLES: &str = "SIDEGATE__";
 
-/// The text of the lowest layer, which contains the defaults. This text is the reference file
-/// `config/sidegate.toml`, so the documented defaults are the real defaults.
+/// The text of the lowest layer, which contains the defaults. The text of the defaults is the
+/// reference file `config/sidegate.toml`, so the documented defaults are the real defaults.
 pub(super) const DEFAULTS: &str = include_str!("../../config/sidegate.toml");
 
 /// Selects whether environment variables are a layer of the settings.

@@ -82,7 +82,8 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
-/// The settings from which a [`gateway::Site`] is built. A reload replaces all of these settings.
+/// The settings from which a [`gateway::Site`] is built. A reload replaces all settings in
+/// `SiteConfig`.
 #[derive(Debug)]
 pub struct SiteConfig {
     /// Public URLs, trusted proxies, assertion fields and the body limit.

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use figment::Figment;
 use figment::value::Value;
 
-/// The settings that a reload cannot change, by key. Such settings configure parts that live as
-/// long as the process: sockets, threads, the session store and the log.
+/// The settings that a reload cannot change, by key. Settings that need a restart configure parts
+/// that exist as long as the process: sockets, threads, the session store and the log.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct RestartOnly(BTreeMap<String, Value>);
 
-/// The keys and tables that need a restart.
+/// The keys and tables whose changes need a restart.
 const RESTART_KEYS: [&str; 5] = [
     "server",
     "operations",

@@ -109,7 +109,7 @@ fn note_route(
     let key = match error {
         RouteError::UnknownUpstream(name) if upstreams.contains_key(name) => return,
         RouteError::AmbiguousUpstream if upstreams.len() < 2 => return,
-        // The route names a provider with a problem. This problem was already reported.
+        // The route names a provider with a problem that was already reported.
         RouteError::UnknownProvider(name) if providers.contains(&&**name) => return,
         RouteError::AmbiguousGroups | RouteError::AmbiguousSubjects => "access",
         RouteError::UnknownUpstream(_) | RouteError::AmbiguousUpstream => "upstream",

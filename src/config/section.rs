@@ -111,7 +111,8 @@ fn replace(table: &mut Dict, path: &[String], default: Option<Value>) -> bool {
     {
         return replace(below, rest, default);
     }
-    // `first` is the last part of the path, or the name of a list. A list is reset as a whole.
+    // `first` is the last part of the path, or the name of a list. The reader resets a list as a
+    // whole, and not a single entry.
     let old = table.remove(first);
     // If the default equals the value with the problem, the default would have the same problem, so
     // the key is removed.

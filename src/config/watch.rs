@@ -3,8 +3,8 @@
 //! A half-written settings file is often valid TOML, but its last access rule may be missing, and
 //! without its rule, a route is open to more users. Writing to the existing file therefore never
 //! starts a reload. Two changes start a reload: another file is renamed to the path, or a symbolic
-//! link in the path gets a new target (Kubernetes swaps a link). After such a change, the file must
-//! stay unchanged for [`STABLE`] before the reload.
+//! link in the path gets a new target (Kubernetes swaps a link). After the rename or the change of
+//! the link, the file must stay unchanged for [`STABLE`] before the reload.
 
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
@@ -34,8 +34,8 @@ pub(crate) enum FileChange {
     Nothing,
     /// The file was replaced and has stayed unchanged for [`STABLE`].
     Replaced,
-    /// The file was written in place. The gateway does not read such a file until a different file
-    /// replaces the written file.
+    /// The file was written in place. The gateway does not read the written file until a different
+    /// file replaces it.
     WrittenInPlace,
 }
 
@@ -146,7 +146,7 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Checks whether the file was replaced. The caller polls about once per second.
+    /// Checks whether the file was replaced. The caller calls `poll` about one time per second.
     ///
     /// # Errors
     ///
@@ -192,7 +192,7 @@ impl Watch {
     /// than at the last poll.
     fn follow_links(&mut self) -> io::Result<bool> {
         let folder_id = FileId::of(&self.folder);
-        // A missing folder is ignored: during a swap, the name does not exist for a moment.
+        // During a swap, the folder does not exist for a moment, so a missing folder is ignored.
         let other_folder = folder_id.is_some() && folder_id != self.folder_id;
         if other_folder {
             self.events = events_of(&self.folder)?;

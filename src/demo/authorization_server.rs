@@ -362,7 +362,7 @@ async fn openid_endpoint(state: &ServerState, request: &Request<Bytes>) -> Respo
     }
 }
 
-/// Handles a request to the token endpoint. If a test has requested a fault, the fault affects this
+/// Handles a request to the token endpoint. If a test has requested a fault, the fault affects the
 /// request.
 async fn token_endpoint(state: &ServerState, request: &Request<Bytes>) -> HandlerResult {
     let fault = {

@@ -26,8 +26,8 @@ const COOKIE_NAME: &str = "provider_session";
 /// A valid authorization request.
 struct AuthorizationRequest {
     client_id: String,
-    /// The `redirect_uri` parameter. If it is `None`, the server uses the only registered URI of
-    /// the client.
+    /// The `redirect_uri` parameter. If `redirect_uri` is `None`, the server uses the only
+    /// registered URI of the client.
     redirect_uri: Option<String>,
     /// The URI to which the authorization response is sent.
     target: String,

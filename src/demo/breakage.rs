@@ -120,8 +120,8 @@ impl Middlebox {
         Ok(response)
     }
 
-    /// Sends one more refresh request to the authorization server. The result of this refresh
-    /// request does not matter.
+    /// Sends one more refresh request to the authorization server. The result of the additional
+    /// refresh does not matter.
     async fn refresh_too(self) -> Result<(), CloseConnection> {
         self.call_token_endpoint("grant_type=refresh_token").await
     }

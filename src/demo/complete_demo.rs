@@ -229,7 +229,7 @@ async fn free(address: SocketAddr) -> Result<SocketAddr, Error> {
         return Ok(address);
     }
     // This function closes the listener, so a different process could bind the port before the
-    // gateway listens. For a demo, this risk is acceptable.
+    // gateway listens. For a demo, the risk of a lost port is acceptable.
     let listener = tokio::net::TcpListener::bind(address)
         .await
         .map_err(|source| Error::Bind { address, source })?;

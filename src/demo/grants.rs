@@ -40,7 +40,7 @@ pub(crate) struct Code {
     pub(crate) expire_time: u64,
     pub(crate) code_challenge: Option<String>,
     pub(crate) code_challenge_method: Option<String>,
-    /// The claims about the sign-in. Only an OpenID Provider stores these claims.
+    /// The claims about the sign-in. Only an OpenID Provider stores the claims about the sign-in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) sign_in: Option<SignIn>,
 }
@@ -183,8 +183,8 @@ impl ParsedTokenRequest {
     }
 
     /// Returns the authenticated client. Credentials in the body take precedence over credentials
-    /// in `Authorization`. An OpenID Provider refuses a request with credentials in both places
-    /// (RFC 6749 section 2.3).
+    /// in `Authorization`. An OpenID Provider refuses a request with credentials both in the body
+    /// and in `Authorization` (RFC 6749 section 2.3).
     fn client<'a>(&self, records: &'a Records) -> Result<&'a Client, Refusal> {
         let basic = self.basic.as_ref();
         let id = self.text("client_id")?;

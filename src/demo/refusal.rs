@@ -152,8 +152,8 @@ impl Refusal {
         }
     }
 
-    /// Returns the error for a response type other than `code`. Only an OpenID Provider sends this
-    /// error to the client.
+    /// Returns the error for a response type other than `code`. Only an OpenID Provider sends the
+    /// error about the response type to the client.
     pub(crate) fn unsupported_response_type() -> Self {
         Self::new(
             StatusCode::BAD_REQUEST,

@@ -67,8 +67,8 @@ where
     Ok(BoundListener::bind(address).await?.serve(handler))
 }
 
-/// A listener that does not serve requests yet. With such a listener, a caller knows the address
-/// before it creates the handler.
+/// A listener that does not serve requests yet. A caller can read the address of the listener
+/// before the caller creates the handler.
 #[derive(Debug)]
 pub(crate) struct BoundListener {
     listener: TcpListener,

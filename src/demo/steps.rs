@@ -216,7 +216,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         expect(!cookie.clears(now), "a cookie with a value", || {
             "a deleted cookie".to_owned()
         })?;
-        // A value with 256 random bits has 32 bytes. Encoded in base64url, it has 43 characters.
+        // A value with 256 random bits has 32 bytes, or 43 characters in base64url.
         expect(cookie.value.len() >= 32, "at least 32 characters", || {
             cookie.value.len().to_string()
         })?;

@@ -161,8 +161,8 @@ impl Keys {
 }
 
 /// The claims of an access token, in the same order as in a Passport token. Dates are seconds with
-/// a fraction in microseconds. The real server reads its clock three times: for `exp`, then for
-/// `iat`, then for `nbf`.
+/// a fraction in microseconds. For each token, the real Passport server reads its clock three
+/// times: for `exp`, then for `iat`, then for `nbf`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Claims {
     pub(crate) aud: String,
