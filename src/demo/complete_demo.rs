@@ -178,8 +178,8 @@ impl Demo {
         self.gateway.address()
     }
 
-    /// Creates a check of this demo with the first user. Before this call, the demo must be started
-    /// with [`Purpose::Check`], because the check advances the clock.
+    /// Creates a check of this demo with the first user. The demo must have the purpose
+    /// [`Purpose::Check`], because the check advances the clock.
     ///
     /// # Errors
     ///

@@ -112,7 +112,8 @@ pub(crate) async fn token(
 }
 
 /// Returns the parameters of the body, which is JSON or a form according to the content type. If a
-/// name occurs more than once, the last value is used. Parameters in the query are ignored.
+/// parameter occurs more than one time, the last value is used. Parameters in the query are
+/// ignored.
 pub(crate) fn parameters(request: &Request<Bytes>) -> BTreeMap<String, Value> {
     let content_type = request.headers().get(CONTENT_TYPE);
     let content_type = content_type.and_then(|value| value.to_str().ok());

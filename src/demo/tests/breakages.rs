@@ -1,4 +1,4 @@
-//! Tests of the check. The check passes with a correct gateway. For each breakage, the step that
+//! Tests of the check. With a correct gateway, the check passes. For each breakage, the step that
 //! must detect the breakage fails.
 
 use super::fake_gateway::{Breakage, FakeGateway};
