@@ -49,8 +49,8 @@ pub(super) fn keys(
         check_store(session, section, reader);
     }
     // The digest is computed before the keys are read. If the key file changes between the two
-    // steps, the digest belongs to the old content. A later check then finds a different digest and
-    // reads the keys again.
+    // steps, the digest belongs to the old content. A later check of the file finds a different
+    // digest and reads the keys again.
     let file = section.state_key_file.as_ref().map(|path| KeyFile {
         path: path.clone(),
         content: content_digest(path),

@@ -43,8 +43,8 @@ pub struct Flags {
     pub log_format: Option<String>,
 }
 
-/// The settings file, environment variables and flags. Each reload reads the file and the variables
-/// again.
+/// The settings file, environment variables and flags. Each reload reads the settings file and the
+/// environment variables again.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// The settings file.
@@ -68,8 +68,8 @@ pub struct FileContent {
 impl FileContent {
     fn read(path: &Path) -> io::Result<Self> {
         // The version is determined before the text is read. If the file changes between the two
-        // steps, the version belongs to the old file. A later comparison then finds a different
-        // version.
+        // steps, the version belongs to the old file. A later comparison with the file finds a
+        // different version.
         let version = FileVersion::of(path);
         let text = fs::read_to_string(path)?.into();
         Ok(Self { text, version })

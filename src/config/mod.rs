@@ -144,7 +144,8 @@ const SECTIONS: [&str; 11] = [
 
 impl Config {
     /// Reads the settings and opens the files that the settings name. Uses a resource in `reusable`
-    /// again if its settings have not changed. When the process starts, `reusable` is empty.
+    /// again if its settings have not changed. When the process starts, `reusable` contains no
+    /// resources.
     ///
     /// # Errors
     ///

@@ -1,7 +1,8 @@
 //! The OpenID Provider: metadata, keys, ID tokens and userinfo.
 //!
-//! The server signs tokens with the RSA primitive and not with the JWT library of the gateway.
-//! Therefore a bug in the JWT library cannot make a wrong token look correct.
+//! The server signs tokens with the RSA primitive and not with the JWT library of the gateway. If
+//! the gateway and the server used the same JWT library, a bug in the library could make a wrong
+//! token look correct.
 
 use std::time::Duration;
 

@@ -25,8 +25,8 @@ pub(crate) struct Records {
     clients: Vec<Client>,
     /// The login sessions, by the value of their cookie.
     logins: HashMap<String, LoginSession>,
-    /// Used codes, with their expiry. An expired entry can be removed, because an expired code is
-    /// refused even without an entry.
+    /// The codes that were used, with their expiry. An expired entry can be removed, because an
+    /// expired code is refused even without an entry.
     spent_codes: HashMap<String, Timestamp>,
     /// Valid access tokens, with their expiry. An access token without an entry counts as revoked.
     access_tokens: HashMap<String, Timestamp>,

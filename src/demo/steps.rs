@@ -11,8 +11,8 @@ use super::check::{Check, Step, TokenCalls};
 /// The name of the session cookie.
 const COOKIE: &str = "__Host-sidegate";
 
-/// The requested page. By the query, the check recognises whether the browser has returned to the
-/// requested page or to `/`.
+/// The requested page. The query distinguishes the requested page from `/`, so the check can
+/// recognise the page to which the browser has returned.
 const PAGE: &str = "/?from=check";
 
 /// The expected and the actual result of a failed step.

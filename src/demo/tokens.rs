@@ -23,8 +23,8 @@ use crate::secret;
 const VERSION: [u8; 4] = [0xde, 0xf5, 0x02, 0x00];
 
 /// The length of the salt in bytes. The version, the salt, the nonce and the tag have 84 bytes in
-/// total, as many as the overhead of league/oauth2-server. A sealed value is therefore as long as a
-/// value of the real server.
+/// total, as many as the overhead of league/oauth2-server. With these lengths, a sealed value is as
+/// long as a sealed value of the real server.
 const SALT: usize = 52;
 
 /// The DER encoding of a 2048-bit `RSAPublicKey` (RFC 8017 appendix A.1.1): the bytes before the

@@ -17,7 +17,7 @@ const REFERENCE: &str = include_str!("../../../tests/data/passport/reference-req
 
 const GENERATIONS: [ProviderKind; 2] = [ProviderKind::Passport12, ProviderKind::Passport13];
 
-/// The order of the members in every JSON body.
+/// The order that the members of every JSON body must have.
 const ORDER: [&str; 8] = [
     "token_type",
     "expires_in",
