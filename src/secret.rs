@@ -76,8 +76,7 @@ pub struct NoRandomness;
 ///
 /// # Errors
 ///
-/// Returns [`NoRandomness`] if the generator fails. The function never uses a weaker generator
-/// instead.
+/// Returns [`NoRandomness`] if the generator fails. The function never uses a weaker generator.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     let mut bytes = [0; N];
     // The error of the generator contains no information.

@@ -192,7 +192,7 @@ fn with_profiles(settings: Figment) -> Figment {
 }
 
 /// Returns warnings about environment variables that have one underscore and look like one of our
-/// keys. The operator who set such a variable probably wrote one underscore instead of two.
+/// keys. The operator probably wrote one underscore instead of two.
 pub(super) fn misspelled_variables(settings: &Figment) -> Vec<String> {
     let plain = |text: &str| text.replace(['_', '.'], "").to_ascii_lowercase();
     let mut keys = BTreeMap::new();

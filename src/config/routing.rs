@@ -120,7 +120,7 @@ fn note_route(
 }
 
 /// Refuses a route that admits every signed-in user when anyone can create an account at its
-/// provider. The operator can allow such a route with the setting `anyone`.
+/// provider. With the setting `anyone`, the operator can allow every signed-in user to use a route.
 pub(super) fn check_open_registration(
     routes: &RouteTable,
     open: &[String],

@@ -1,10 +1,11 @@
 //! Detects that the settings file was replaced.
 //!
 //! A half-written settings file is often valid TOML, but its last access rule may be missing, and
-//! without its rule, a route is open to more users. Writing to the existing file therefore never
-//! starts a reload. A reload starts only if another file is renamed to the path, or if a symbolic
-//! link in the path gets a new target (Kubernetes swaps a link). After the rename or the change of
-//! the link, the file must stay unchanged for [`STABLE`] before the reload.
+//! without its rule, a route is open to more users. A write to the existing file never starts a
+//! reload, because the file can be half-written. A reload starts only if another file is renamed to
+//! the path, or if a symbolic link in the path gets a new target (Kubernetes swaps a link). After
+//! the rename or the change of the link, the file must stay unchanged for [`STABLE`] before the
+//! reload.
 
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
