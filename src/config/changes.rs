@@ -34,6 +34,7 @@ impl Config {
         Ok(
             match session::preview(&disk.file, keys, &registrations, now)? {
                 Preview::Ends(sessions) => ends(&sessions),
+                // If the file changes during the reading, the counts of sessions could be wrong.
                 Preview::InUse => vec![format!(
                     "cannot say whether sessions in {} would end: a running gateway is changing the file",
                     disk.file.display()

@@ -59,6 +59,7 @@ impl<const MIN: u64, const MAX: u64> TryFrom<u64> for Bounded<MIN, MAX> {
 
 impl<const MIN: u64, const MAX: u64> Bounded<MIN, MAX> {
     fn count(self) -> usize {
+        // Every `MAX` in the settings fits into 32 bits, so the default is never used.
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
 
@@ -123,6 +124,7 @@ pub(super) fn acceptor(
 /// Refuses plain HTTP on an address that other machines can reach. Plain HTTP would send session
 /// cookies over the network in clear text.
 pub(super) fn check_transport(server: &ServerSection, reader: &mut Reader<'_>) {
+    // If only one of the two files is set, `acceptor` reports the problem.
     let plain = server.certificate_file.is_none() && server.key_file.is_none();
     if plain && !server.listen.ip().is_loopback() && server.trusted_proxies.is_empty() {
         reader.note(
@@ -161,6 +163,8 @@ impl ServerSection {
 
     /// Returns the number of threads that serve requests, by default one per core.
     pub(super) fn workers(&self) -> NonZeroUsize {
+        // The setting 0 means one thread per core. If the number of cores is unknown, the result is
+        // one thread.
         NonZeroUsize::new(self.workers.count())
             .or_else(|| std::thread::available_parallelism().ok())
             .unwrap_or(NonZeroUsize::MIN)

@@ -107,7 +107,9 @@ fn note_route(
     (upstreams, providers): (&ParsedUpstreams, &[&str]),
 ) {
     let key = match error {
+        // The route names an upstream with a problem that was already reported.
         RouteError::UnknownUpstream(name) if upstreams.contains_key(name) => return,
+        // The only upstream is missing or has a problem, which was already reported.
         RouteError::AmbiguousUpstream if upstreams.len() < 2 => return,
         // The route names a provider with a problem that was already reported.
         RouteError::UnknownProvider(name) if providers.contains(&&**name) => return,

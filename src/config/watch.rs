@@ -172,6 +172,7 @@ impl Watch {
         let Some(pending) = self.pending.take() else {
             return Ok(FileChange::Nothing);
         };
+        // The file was written or removed after its replacement, so it can be incomplete.
         if pending.version.is_none() || pending.version != FileVersion::of(&self.path) {
             return Ok(FileChange::WrittenInPlace);
         }
@@ -240,6 +241,8 @@ impl Watch {
 
 fn events_of(folder: &Path) -> io::Result<OwnedFd> {
     let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+    // The kernel watches the folder and not the file, because a watch of the file would stay on the
+    // old file after a replacement.
     let flags = WatchFlags::MOVED_TO | WatchFlags::CREATE | WatchFlags::MODIFY;
     inotify::add_watch(&events, folder, flags)?;
     Ok(events)

@@ -323,6 +323,7 @@ async fn handle(state: &ServerState, request: Request<Bytes>) -> HandlerResult {
     let read = matches!(*request.method(), Method::GET | Method::HEAD);
     let post = *request.method() == Method::POST;
     match path {
+        // `token_endpoint` checks the method itself, because a fault applies to every method.
         "/oauth/token" => token_endpoint(state, &request).await,
         "/oauth/authorize" if read => Ok(authorize::show(state, &request).await),
         "/oauth/authorize" if post => Ok(authorize::submit(state, &request).await),
@@ -366,6 +367,8 @@ async fn openid_endpoint(state: &ServerState, request: &Request<Bytes>) -> Respo
 /// request.
 async fn token_endpoint(state: &ServerState, request: &Request<Bytes>) -> HandlerResult {
     let fault = {
+        // The lock is released before a delay, because other requests must not wait for a delayed
+        // request.
         let mut records = state.records.lock().await;
         records.last_request = Some(received(request));
         records.faults.pop_front()

@@ -291,6 +291,7 @@ pub(crate) fn redirect(uri: &str, fields: &[(&str, Option<&str>)]) -> Response<R
             query.append_pair(name, value);
         }
     }
+    // A redirection URI can already have a query (RFC 6749 section 3.1.2).
     let separator = if uri.contains('?') { '&' } else { '?' };
     let location = format!("{uri}{separator}{}", query.finish());
     match HeaderValue::from_str(&location) {

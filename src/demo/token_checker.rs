@@ -44,6 +44,7 @@ impl TokenChecker {
     /// Decodes a compact JWT and verifies its signature. Returns `None` if `token` is not a JWT.
     pub(crate) fn read(&self, token: &str) -> Option<ParsedToken> {
         let (signed, signature) = token.rsplit_once('.')?;
+        // If the token has more than three parts, `claims` contains a dot and cannot be decoded.
         let (header, claims) = signed.split_once('.')?;
         let header = decode_object(header)?;
         let claims = decode_object(claims)?;
@@ -75,6 +76,7 @@ impl ParsedToken {
         if date("exp").is_none_or(|exp| exp <= now) {
             return Err("it has expired");
         }
+        // If the clock of the issuer is fast, a new token has an `nbf` in the near future.
         if date("nbf").is_some_and(|nbf| nbf > now + LEEWAY) {
             return Err("it is not valid yet");
         }

@@ -167,6 +167,8 @@ impl FakeGateway {
         match self.breakage {
             Breakage::NoPkce => {}
             Breakage::PlainPkce => {
+                // Without a method, the provider compares the challenge with the verifier itself (RFC
+                // 7636 section 4.3).
                 query.append_pair("code_challenge", VERIFIER);
             }
             _ => {
@@ -222,12 +224,15 @@ impl FakeGateway {
     /// Returns the access token of a session. If the access token has expired, refreshes it and
     /// returns the new access token.
     async fn fresh(&self, session: &str) -> Option<String> {
+        // The lock is held during the refresh, so that two requests never send the same refresh
+        // token.
         let mut sessions = self.sessions.lock().await;
         let tokens = sessions.get_mut(session)?;
         let expired = tokens.expires_at <= self.clock.now();
         if expired && !self.is(Breakage::ExpiredTokenPasses) {
             let refresh_token = tokens.refresh_token.clone();
             if self.is(Breakage::RefreshForEachRequest) {
+                // The provider refuses this refresh, but counts it as a second refresh.
                 self.refresh("def50200").await;
             }
             *tokens = self.refresh(&refresh_token).await.unwrap();
