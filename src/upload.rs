@@ -107,7 +107,7 @@ pub(crate) struct Recording(Source);
 enum Source {
     /// The body had no content.
     Empty,
-    /// The record, if it is complete.
+    /// The record. The body can be sent one more time only if the record is complete.
     Recorded(Rc<RefCell<Record>>),
     /// The body was not recorded.
     Lost,
@@ -120,7 +120,7 @@ enum Record {
     Open(Vec<Bytes>, usize),
     /// The complete body.
     Whole(Vec<Bytes>),
-    /// The body was too large, or the body broke off.
+    /// The body was too large, or the gateway did not receive the whole body.
     #[default]
     Lost,
 }

@@ -53,9 +53,10 @@ pub(super) enum Fetched {
     Failed(SessionFailure),
 }
 
-/// The result type of a flight. The type can also represent a failed wait.
+/// The result type of a flight. If a flight is aborted, or if a request stops waiting, the request
+/// gets a result that `failed` creates.
 pub(super) trait FlightResult: Clone {
-    /// The reason code if a flight takes longer than the request may wait.
+    /// The reason code if the flight has no result before the request has to stop waiting.
     const SLOW: Reason;
     /// The reason code if a flight is aborted.
     const LOST: Reason;

@@ -159,7 +159,8 @@ impl StreamPermit {
         self.route.streams()
     }
 
-    /// Registers the stream for events of its session. Returns `None` if the stream has no session.
+    /// Registers the stream, so that the stream learns of new versions of its session and of the
+    /// end of its session. Returns `None` if the stream has no session.
     ///
     /// # Errors
     ///

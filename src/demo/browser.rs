@@ -49,7 +49,7 @@ pub(crate) enum Error {
     /// The answer took too long.
     #[error("no answer within {} s", TIMEOUT.as_secs())]
     Timeout,
-    /// The URL has a host that is not part of the check.
+    /// The creator of the browser has not allowed the host of the URL.
     #[error("the URL leads to another host: {0}")]
     UnknownHost(Box<str>),
 }

@@ -191,7 +191,8 @@ fn forwarded_chain(headers: &HeaderMap, trusted: &TrustedPeers) -> Option<Vec<Ip
     for member in members {
         let address = parse_address(member.trim_ascii())?;
         known.push(address);
-        // An untrusted sender may have invented the addresses to the left of its own.
+        // An untrusted sender may have invented the addresses that are to the left of its own
+        // address.
         if !trusted.contains(address) {
             break;
         }

@@ -6,8 +6,9 @@ use http::header::EXPECT;
 use super::strip::HOP_BY_HOP;
 
 /// Names that clients may never send, in normalized form (lower case, with `-` for every character
-/// that is not a letter or digit). Fields of this list tell an app who the client is or where the
-/// request comes from, or make the app handle another request than the one that the rules allowed.
+/// that is not a letter or digit). Each field of this list tells an app who the client is, tells an
+/// app where the request comes from, or replaces a part of the request that the rules have checked,
+/// such as the path.
 const NAMES: [&str; 29] = [
     "authorization",
     "client-cert",
@@ -62,11 +63,12 @@ const SPELLED_EXACTLY: [&str; 4] = [
 #[derive(Clone, Debug)]
 pub struct OwnedFields {
     names: Box<[OwnedName]>,
-    /// The lengths of the names, as one bit set for each possible first letter. The index is the
-    /// low five bits of the first letter.
+    /// One entry for each possible first letter, with the lengths of the names that begin with this
+    /// letter. Each length is one bit of the entry. The index is the low five bits of the first
+    /// letter.
     lengths: [u64; 32],
-    /// Bit sets like `lengths`, for all fields that are removed from a request. For nearly every
-    /// field that is kept, this table alone shows that the field is kept.
+    /// A table like `lengths`, but with all fields that are removed from a request. For nearly
+    /// every field that is kept, this table alone shows that the field is kept.
     may_remove: [u64; 32],
 }
 
@@ -149,14 +151,14 @@ fn row(name: &str) -> usize {
         .map_or(0, |first| usize::from(fold(first) & 31))
 }
 
-/// Returns true if at least one prefix in [`PREFIXES`] starts with a letter of this row.
+/// Returns true if the first letter of at least one prefix in [`PREFIXES`] selects this row.
 fn is_prefix_row(row: usize) -> bool {
     PREFIXES.iter().any(|prefix| self::row(prefix) == row)
 }
 
 fn length_bit(name: &str) -> u64 {
-    // Two lengths with the same value modulo 64 share one bit. The later comparison of the names
-    // distinguishes such lengths.
+    // Two lengths with the same value modulo 64 share one bit. If the bits of two names match, the
+    // caller therefore also compares the names.
     let length = u32::try_from(name.len()).unwrap_or(u32::MAX);
     1_u64.wrapping_shl(length)
 }

@@ -76,7 +76,7 @@ pub(super) async fn watch_certificates(
             }
             refresh_trust(&upstreams);
         });
-        // The blocking task has panicked, or the runtime is shutting down.
+        // An error means that the blocking task has panicked or that the runtime is shutting down.
         if looked.await.is_err() {
             return;
         }
@@ -144,7 +144,7 @@ mod tests {
         let clock = Clock::manual(Timestamp::from_millis(1_800_000_000_000));
         let sessions =
             Arc::new(Sessions::start(settings, keys, &Registrations::new(), clock.now()).unwrap());
-        // After `close` no thread receives commands, as after a panic of the keeper.
+        // `close` stops the keeper, so the effect is the same as after a panic of the keeper.
         sessions.close().await.unwrap();
         let readiness = Readiness::default();
         readiness.mark_ready();

@@ -77,8 +77,8 @@ impl Connection {
             if let Err(error) = ended.await {
                 tracing::debug!(error = %error, "A connection to an origin ended with an error");
             }
-            // The socket must be closed before the permit is free. If the permit were free earlier,
-            // the origin could have one connection more than the limit.
+            // The socket must be closed before the semaphore permit is released. If the permit were
+            // released earlier, the origin could have more connections than the limit allows.
             let parts = connection.into_parts();
             if let Some(switched) = switched {
                 let socket = ReleasedSocket {
@@ -109,8 +109,8 @@ impl Connection {
     }
 }
 
-/// Aborts a task when this guard is dropped. The guard closes a dropped connection, even if the
-/// task of the connection has not finished.
+/// Aborts a task when this guard is dropped. When a [`Connection`] is dropped, this guard aborts
+/// the task of the connection, so that the socket is closed.
 pub(super) struct AbortOnDrop(pub(super) AbortHandle);
 
 impl Drop for AbortOnDrop {

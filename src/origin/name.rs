@@ -87,8 +87,8 @@ impl FromStr for Origin {
         };
         let (_, rest) = text.split_once("://").ok_or(ParseOriginError::Malformed)?;
         // The `url` library corrects mistakes as browsers do (white space, backslashes, dot
-        // segments). An origin in the settings must be correct without such corrections, so the
-        // text itself is checked.
+        // segments). An origin in the settings must need none of these corrections, so this
+        // function checks the text.
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains(['/', '\\', '?', '#', '@']) {
             return Err(ParseOriginError::MoreThanAnOrigin);

@@ -35,8 +35,8 @@ impl ClaimMapping {
     pub(super) fn identity(&self, sources: &[&Object], issuer: &str) -> Option<Identity> {
         let names = &self.names;
         if self.groups_are_elsewhere(sources) {
-            // A rule that requires a group now refuses the user, so the log has to show the
-            // operator the reason.
+            // No group of the user is known, so a rule that requires a group refuses the user. The
+            // log has to show the operator the reason.
             tracing::warn!(
                 issuer,
                 claim = &*names.groups,
@@ -56,8 +56,8 @@ impl ClaimMapping {
     fn email(&self, sources: &[&Object]) -> Option<Email> {
         let value = first(sources, &self.names.email)?;
         let address = text(Some(value))?;
-        // A source can verify only the address that it contains, and never the address of another
-        // source.
+        // If a source states that an address is verified, the statement applies only to the address
+        // in the same source.
         let mut naming = sources
             .iter()
             .filter(|members| find(members, &self.names.email) == Some(value));

@@ -33,7 +33,8 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
-    /// Reads the files that the settings name. Blocks the thread for small file reads.
+    /// Reads the files that the settings name. Blocks the calling thread while the small files are
+    /// read.
     pub(super) fn read(settings: &Settings) -> Result<Self, SetupError> {
         let secret = settings.client_secret_file.as_deref();
         let private_key = settings.client_assertion.private_key_file.as_deref();
@@ -266,8 +267,8 @@ fn private_key_jwt(settings: &Settings, credentials: &Credentials) -> Result<Met
 }
 
 /// Returns the audience of client assertions, which is a configured text and never a value from the
-/// metadata. A malicious provider that could choose the audience could name another provider, and
-/// could then use the gateway's assertion at that provider.
+/// metadata. If a malicious provider could choose the audience, it could choose another provider as
+/// the audience, and could then use the gateway's assertion at that provider.
 fn audience(settings: &Settings) -> Result<Box<str>, SetupError> {
     // If there are several tenants, the configured issuer is a template, which is not a valid
     // audience.

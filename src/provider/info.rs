@@ -46,7 +46,7 @@ impl CallSettings {
             None if configured.any(|url| url.starts_with("https:")) => {
                 Some(Trust::system().map_err(SetupError::Trust)?)
             }
-            // The metadata may name an endpoint with TLS, even if no configured URL uses TLS.
+            // The metadata can contain an `https` endpoint, even if no configured URL uses TLS.
             None if settings.discovery != Discovery::None => Trust::system().ok(),
             None => None,
         };
@@ -68,8 +68,8 @@ impl CallSettings {
 
 /// Refuses plain http to other machines, unless `plain_http` allows it.
 ///
-/// This function checks only the settings. Metadata may contain plain http URLs only at the origin
-/// of the issuer, and this function checks the URL of the issuer.
+/// This function checks only the settings. In metadata, a plain http URL is allowed only at the
+/// origin of the issuer, so it is enough to check the URL of the issuer here.
 fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
     let configured = [
         ("issuer", &settings.issuer),

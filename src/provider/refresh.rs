@@ -33,7 +33,7 @@ pub struct RefreshRequest<'a> {
 pub struct Refreshed {
     /// The new tokens. If the response contains no new refresh token, the old refresh token stays.
     pub tokens: TokenSet,
-    /// The updated identity of the same user. The value is `None` if the known identity stays.
+    /// The updated identity of the same user. The value is `None` if the identity does not change.
     pub identity: Option<Identity>,
 }
 
@@ -57,7 +57,7 @@ pub struct RefreshError {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub enum Verdict {
-    /// The grant has ended. The session also ends, and the user has to sign in again.
+    /// The grant has ended. Therefore the session ends, and the user has to sign in again.
     GrantEnded,
     /// The provider refuses the gateway, or the response of the provider is not valid. An operator
     /// has to act. The session stays.
@@ -96,7 +96,8 @@ impl RefreshError {
         before: &TokenSet,
     ) -> Self {
         let verdict = Verdict::of(error.class());
-        // After `GrantEnded` the tokens belong to another user, so none of them is kept.
+        // The verdict `GrantEnded` means here that the new tokens belong to another user, so none
+        // of them is kept.
         let kept = (verdict != Verdict::GrantEnded).then(|| {
             let new = response.answer.refresh_token.as_ref()?;
             before.with_refresh_token(new.expose()).ok()
@@ -123,9 +124,10 @@ impl Provider {
     /// or if only the calls that are reserved for logins are left.
     ///
     /// If the response is lost, the gateway cannot know whether the provider has used up the
-    /// refresh token. A lost response counts as a temporary failure, and the next attempt with the
-    /// same refresh token decides. A provider with a grace period accepts the old refresh token. A
-    /// provider without a grace period responds that the grant has ended.
+    /// refresh token. A lost response counts as a temporary failure. The result of the next attempt
+    /// with the same refresh token decides whether the session ends. A provider with a grace period
+    /// accepts the old refresh token. A provider without a grace period responds that the grant has
+    /// ended.
     ///
     /// # Errors
     ///
@@ -177,8 +179,8 @@ impl Provider {
         let request = self
             .format
             .refresh(uri, client_auth, refresh_token, requested_at)?;
-        // `admit` is the last check before the call. Every admitted probe has to report a result to
-        // the breaker, and a call that is never sent has no result.
+        // `admit` is the last check before the call. If `admit` allows a probe, the breaker waits
+        // for the result of the probe, so no later check may prevent the call.
         let attempt = self.breaker.admit(requested_at).map_err(breaker_open)?;
         let answer = self
             .call_token_endpoint(info, GrantType::RefreshToken, request, clock)

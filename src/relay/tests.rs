@@ -15,7 +15,8 @@ fn end(io: DuplexStream, early: &'static [u8]) -> Peer {
     }
 }
 
-/// Returns a relay whose sockets buffer `room` bytes, and the outer ends of client and app.
+/// Returns a relay, and the outer ends of client and app. The buffer of each socket holds `room`
+/// bytes.
 fn relay(room: usize) -> (Relay, DuplexStream, DuplexStream) {
     let (client, inner) = duplex(room);
     let (app, other) = duplex(room);
@@ -107,7 +108,8 @@ async fn a_closed_relay_sends_a_close_frame_only_between_two_frames() {
 /// A connection that always has a byte to read and always accepts all bytes that are written.
 struct Eager;
 
-/// Is pending if the task has used its work limit in this turn, like the poll of a socket.
+/// Returns `Poll::Pending` if the task has used up its budget for this turn, as a socket of tokio
+/// does.
 fn poll_turn(cx: &mut Context<'_>) -> Poll<()> {
     std::pin::pin!(tokio::task::coop::consume_budget()).poll(cx)
 }

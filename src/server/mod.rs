@@ -16,8 +16,8 @@
 //!   connected forever.
 //! - Each worker checks all deadlines in one sweep. No request sets a timer.
 //! - Over HTTP/2, all responses of one poll are sent together as one TLS record. Copying small
-//!   pieces into one buffer costs less than one record and one system call for each piece. Only
-//!   fields whose values repeat enter the table of the header compression.
+//!   pieces into one buffer costs less than one record and one system call for each piece. The
+//!   header compression table gets only fields whose values are likely to occur again.
 
 use std::future::Future;
 use std::io;
@@ -58,7 +58,7 @@ pub(crate) use worker::Workers;
 pub struct Settings {
     /// The longest durations.
     pub(crate) deadlines: Deadlines,
-    /// The largest sizes and counts.
+    /// The limits on sizes and counts.
     pub(crate) limits: Limits,
 }
 
@@ -76,8 +76,8 @@ pub(crate) struct Deadlines {
     /// The longest time between two requests. HTTP/2 frames that belong to no request do not extend
     /// this time.
     pub(crate) idle: Duration,
-    /// The longest time for which the client may accept no bytes while the gateway has bytes to
-    /// send.
+    /// If the gateway has bytes to send and the client accepts no byte for this time, the
+    /// connection is closed.
     pub(crate) write: Duration,
     /// The time window for [`Limits::body_rate`]. The limit counts only the time during which the
     /// reader of the body waits for data.
@@ -120,19 +120,19 @@ impl Deadlines {
     }
 }
 
-/// The largest sizes and counts.
+/// The limits on sizes and counts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Limits {
     /// The largest request head, in bytes. A larger head is answered with 431.
     pub(crate) head_bytes: usize,
     /// The maximum number of fields in a request head. A head with more fields is answered with
-    /// 431. All `Cookie` fields of an HTTP/2 request count as one.
+    /// 431. All `Cookie` fields of an HTTP/2 request count as one field.
     pub(crate) fields: usize,
     /// The maximum number of concurrent requests on one HTTP/2 connection.
     pub(crate) streams: u32,
     /// The maximum number of connections of all listeners and workers together. When this number is
-    /// reached, the server pauses accepting, and closes the connections that have been idle for the
-    /// longest time.
+    /// reached, the server accepts no new connections for a while, and closes the connections that
+    /// have been idle for the longest time.
     pub(crate) connections: usize,
     /// The lowest allowed rate of a request body, in bytes per second.
     pub(crate) body_rate: u64,
@@ -187,7 +187,8 @@ pub(crate) trait Handler: 'static {
     /// # Cancel safety
     ///
     /// The future may be dropped at any await: when the client disconnects, when a deadline of the
-    /// connection passes, or at the end of a drain. Work that must be finished needs its own task.
+    /// connection passes, or at the end of a drain. If work must be finished even then, the handler
+    /// has to start a task for this work.
     fn handle(
         &self,
         per_connection: &Self::PerConnection,
@@ -208,8 +209,8 @@ pub(crate) trait Content:
 
 impl Content for Full<Bytes> {}
 
-/// A function that runs a tunnel on a connection after a 101 response. The function gets the
-/// connection. When the future of the function ends, the connection is closed.
+/// A function that runs a tunnel on a connection after a 101 response. The argument of the function
+/// is the connection. When the future of the function ends, the connection is closed.
 ///
 /// # Cancel safety
 ///
@@ -221,7 +222,7 @@ pub(crate) type TunnelFn = Box<dyn FnOnce(UpgradedClient) -> Pin<Box<dyn Future<
 pub(crate) struct UpgradedClient {
     /// The connection.
     pub(crate) client: Peer,
-    /// Reports when the tunnel has to end because the process stops.
+    /// Tells the tunnel that it has to end, because the process stops.
     pub(crate) stop: TunnelStop,
 }
 

@@ -1,8 +1,8 @@
 //! The name and the attributes of the session cookie.
 //!
-//! The prefix `__Host-` binds a cookie to one host, to `Path=/` and to secure transport. So neither
-//! a sibling domain nor a response over plain HTTP can set such a cookie (RFC 6265bis section
-//! 4.1.3).
+//! The prefix `__Host-` binds a cookie to one host, to `Path=/` and to secure transport. Therefore,
+//! neither a sibling domain nor a response over plain HTTP can set a cookie with this prefix (RFC
+//! 6265bis section 4.1.3).
 
 use std::time::Duration;
 
@@ -47,7 +47,8 @@ fn written(name: &str, value: &str, lifetime: Duration, same_site: &str) -> Head
         "{name}={value}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite={same_site}"
     );
     // The conversion does not fail, because names and values contain only base64url, digits and
-    // hyphens. If the conversion failed, the empty field would set no cookie.
+    // hyphens. If the conversion failed nevertheless, the value would be empty, and the browser
+    // would store no cookie.
     let mut field = HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""));
     field.set_sensitive(true);
     field

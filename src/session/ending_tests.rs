@@ -96,8 +96,8 @@ async fn every_worker_is_told_of_every_end_with_its_reason() {
             let held = session(&sessions, id).await;
             drop(sessions.end_version(&held, why).await.unwrap());
         }
-        // The list `replaces` contains the key `again` twice, but the store reports the end of that
-        // session only one time.
+        // The list `replaces` contains the key `again` two times, but the store reports the end of
+        // that session only one time.
         let (again, between) = (ids[3].key(), open(&sessions, "between", NOW).await);
         let new = NewSession {
             replaces: vec![again, between.key(), again],
@@ -117,7 +117,7 @@ async fn every_worker_is_told_of_every_end_with_its_reason() {
             None,
         ];
         assert!(watches.iter().all(|(_, other)| reason(other).is_none()));
-        // Of the nine ended sessions, six have registered work and three do not.
+        // Nine sessions have ended. Six of them are watched, and three are not.
         assert_eq!(workers.each_mut().map(Worker::take_ends), [9, 9]);
         for ((every, other), expected) in watches.iter().zip(expected) {
             for watch in every.iter().chain([other]) {
@@ -192,7 +192,7 @@ async fn the_end_at_a_deadline_is_told_before_the_session_is_removed() {
     }
 }
 
-/// Opens so many sessions that the cache evicts all others.
+/// Opens so many sessions that the cache evicts all sessions that were in the cache before.
 async fn crowd(sessions: &Sessions, now: Timestamp) {
     for number in 0..50 {
         open(sessions, &format!("{number} at {now:?}"), now).await;
@@ -217,8 +217,8 @@ async fn an_evicted_session_ends_unless_it_is_in_a_file() {
         }
         assert_eq!(reason(&watch), None);
         assert!(worker.has_current(&sessions, &id));
-        // The session is evicted, read, used and evicted again. The value in the registry does not
-        // show the use.
+        // The session is evicted, read, used and evicted again. The registry still has the old
+        // value of the session, which does not contain the time of this use.
         crowd(&sessions, NOW).await;
         assert!(matches!(sessions.find(&id, NOW), Lookup::Away));
         assert!(live(&sessions, &id, after(40)).await);
@@ -235,7 +235,8 @@ async fn an_evicted_session_ends_unless_it_is_in_a_file() {
     }
 }
 
-/// Returns the event that the watch can report without a wait, or `None` if there is no event.
+/// Returns the [`SessionEvent`] that the watch can report without a wait, or `None` if the watch
+/// has nothing to report.
 fn event(watch: &EndWatch) -> Option<SessionEvent> {
     match pin!(watch.next()).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(event) => Some(event),
@@ -298,7 +299,7 @@ async fn the_end_of_a_session_that_is_only_in_the_file_is_told() {
     let ended = sessions.end(&id.key(), EndReason::SignedOut).await;
     ended.unwrap();
     // The sweep runs before the registry receives the end from the store. The sweep must not report
-    // an idle end.
+    // that the session has ended because it was idle.
     worker.sweep(after(60)).await;
     assert_eq!(reason(&watch), None);
     worker.take_ends();

@@ -164,7 +164,7 @@ proptest! {
         ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut crowded = Kit::disk();
-        // The cache has room for about half of the sessions.
+        // Only about half of the sessions fit into the cache.
         crowded.settings.capacity = 1600;
         for mut kit in [Kit::memory(), Kit::disk(), crowded] {
             runtime.block_on(take(&mut kit, steps.clone()));

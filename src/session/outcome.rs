@@ -57,7 +57,7 @@ pub(crate) enum EndedVersion {
 /// The result of [`super::Sessions::maintain`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Maintained {
-    /// This call has found no more expired sessions in the part that it has searched.
+    /// In the part of the sessions that this call has searched, no expired session is left.
     Done,
     /// This call has removed a full batch, and more sessions may have expired.
     More,

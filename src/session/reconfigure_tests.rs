@@ -9,8 +9,8 @@ use crate::session::keeper::Keeper;
 use crate::session::kit::{Kit, NOW, found, live, login, open, session, tokens};
 use crate::session::*;
 
-/// Returns a kit for every store. The cache of the crowded kit has no room for most sessions of its
-/// file.
+/// Returns a kit for every store. In the crowded kit, most sessions of the session file do not fit
+/// into the cache.
 fn kits() -> [Kit; 4] {
     let [memory, disk, mut crowded, second] = Kit::every();
     crowded.settings.capacity = 3000;
@@ -136,7 +136,7 @@ async fn c_08_a_key_that_still_seals_sessions_is_not_dropped_by_a_reload() {
         let expected = format!("holds {left} sessions sealed with a key that is not in");
         assert!(refused.to_string().contains(&expected), "{refused}");
     };
-    // Refused settings do not take effect, not even partly.
+    // If settings are refused, no part of them takes effect.
     kit.keys = vec![2];
     kit.settings.idle = Duration::from_secs(1);
     kit.settings.absolute = Duration::from_secs(1);
@@ -246,8 +246,8 @@ async fn settings_that_cannot_be_committed_change_nothing() {
     let Backend::Disk(disk) = &mut keeper.backend else {
         panic!("another store")
     };
-    // A reload with the same settings does not read or write the file. After `fill`, a write would
-    // fail.
+    // A reload with the same settings does not read or write the file. After `fill`, the disk is
+    // full, so a write would fail.
     fill(disk);
     let unchanged = keeper.reconfigure(kit.reconfiguration(), NOW).unwrap();
     assert_eq!(unchanged, Reconfigured::default());

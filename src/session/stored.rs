@@ -22,7 +22,7 @@ pub(super) struct Stored {
     rank: Rank,
     last_used: AtomicU64,
     next_refresh: AtomicU64,
-    /// The encoded [`Contents`]. Empty if the contents are only in the file.
+    /// The encoded [`Contents`]. The value is empty if the contents are only in the file.
     contents: Zeroizing<Box<[u8]>>,
     state: AtomicU8,
 }
@@ -153,12 +153,13 @@ impl Stored {
         Some(before)
     }
 
-    /// Notes the last use of another value of the same session, if that use was later.
+    /// Sets the time of the last use to the time in `other`, another value of the same session, if
+    /// that time is later.
     pub(super) fn note_use_of(&self, other: &Self) {
         self.note_use_at(other.last_used());
     }
 
-    /// Notes a use that another front has reported, if that use was later.
+    /// Sets the time of the last use to `at`, which another front has reported, if `at` is later.
     pub(super) fn note_use_at(&self, at: Timestamp) {
         self.last_used.fetch_max(at.as_millis(), Ordering::Relaxed);
     }
@@ -178,7 +179,7 @@ impl Stored {
         self.last_used().plus(idle).min(self.ends_at())
     }
 
-    /// Returns the number of bytes that count for the capacity of the cache.
+    /// Returns the number of bytes that the session takes from the capacity of the cache.
     pub(super) fn weight(&self) -> u32 {
         let weight = OVERHEAD.saturating_add(self.contents.len());
         u32::try_from(weight).unwrap_or(u32::MAX)

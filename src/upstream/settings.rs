@@ -59,16 +59,16 @@ pub(crate) struct Settings {
         deserialize_with = "seconds"
     )]
     pub(crate) response_timeout: Duration,
-    /// The longest pause inside a response body. The value 0 means no limit. For an app that pushes
-    /// events, the value has to be 0.
+    /// The longest pause inside a response body. The value 0 means no limit. If the app sends
+    /// responses that can pause for any time, such as server-sent events, the value has to be 0.
     #[serde(
         default = "default_body_timeout",
         rename = "body_timeout_secs",
         deserialize_with = "seconds_or_never"
     )]
     pub(crate) body_timeout: Option<Duration>,
-    /// The longest time that a connection may be idle before it is used again. The value has to be
-    /// shorter than the keep-alive time of the app.
+    /// If a connection has been idle for longer than this time, the gateway sends no other request
+    /// on this connection. The value has to be shorter than the keep-alive time of the app.
     #[serde(
         default = "default_idle_timeout",
         rename = "idle_timeout_secs",

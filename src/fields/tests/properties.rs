@@ -1,4 +1,4 @@
-//! Properties of the strip, tested with random fields.
+//! Tests the removal of fields (`strip`) with random fields.
 
 use std::collections::BTreeSet;
 
@@ -58,7 +58,8 @@ proptest! {
         for name in &sent {
             fields.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static("v"));
         }
-        // Nominated fields are removed too, so this property tests requests without nominations.
+        // The fields that `Connection` names are removed as well, so this property tests requests
+        // without `Connection`.
         fields.remove(CONNECTION);
         strip(&mut fields);
         let arrived: BTreeSet<String> = fields.keys().map(|name| name.as_str().to_owned()).collect();

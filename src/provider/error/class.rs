@@ -1,8 +1,8 @@
 //! The classification of each error. One table decides how the gateway reacts to every error.
 //!
-//! No other code matches on a variant of an error to decide a reaction. The text of pages, status
-//! codes, `Retry-After`, alarms, the breaker and the end of a session all follow from a
-//! [`Classification`].
+//! No other code matches on a variant of an error to decide a reaction. A [`Classification`]
+//! determines the text of pages, the status code, `Retry-After`, the alarms, the effect on the
+//! breaker, and whether a session ends.
 //!
 //! A failed refresh ends its session only if the error has [`Actor::Client`]. A refresh fails with
 //! [`Actor::Client`] in two cases: the provider refuses the refresh token in a well-formed
@@ -42,7 +42,8 @@ pub enum Sent {
     Possibly,
 }
 
-/// The meaning of an error.
+/// The meaning of an error: who has to act, whether the same attempt can succeed later, and what
+/// the provider may have seen.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Classification {
     /// The party that has to act.
@@ -214,8 +215,8 @@ impl TokenCallError {
 }
 
 impl GrantError {
-    /// Returns the classification of this error. In every case, the code or the refresh token was
-    /// sent.
+    /// Returns the classification of this error. Each of these errors occurs after the gateway has
+    /// sent the code or the refresh token.
     pub fn class(&self) -> Classification {
         let class = match self {
             // A provider that returns a well-formed but unusable response would return the same

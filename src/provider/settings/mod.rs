@@ -135,8 +135,8 @@ pub struct Settings {
     /// none.
     #[serde(default)]
     pub signed_out_answers: Vec<SignedOutPattern>,
-    /// The maximum number of token requests in any minute. The requests may be sent at the same
-    /// time. A fifth of the requests is reserved for logins. Default: 600.
+    /// The maximum number of token requests in any minute. The gateway does not spread the requests
+    /// over the minute. A fifth of the requests is reserved for logins. Default: 600.
     #[serde(default = "calls_per_minute")]
     pub token_calls_per_minute: NonZeroU32,
     /// The maximum number of concurrent calls to the provider. A fifth of the calls is reserved for

@@ -59,7 +59,8 @@ fn every_algorithm_works_with_its_own_key_and_hash() {
         assert_eq!(verified.members["sub"], "1");
         assert_eq!(verified.key_issuer, None);
         for (other, _) in signers().iter().filter(|(other, _)| *other != name) {
-            // The signature uses `name`, but the header names another algorithm.
+            // The token is signed with the algorithm `name`, but its header names another
+            // algorithm.
             let token =
                 signer.raw_token(name, &format!(r#"{{"alg":"{other}"}}"#), PAYLOAD.as_bytes());
             assert_eq!(
@@ -106,8 +107,8 @@ fn j_09_an_ecdsa_signature_is_two_numbers_that_are_not_zero() {
     let good = P256.signature("ES256", message.as_bytes());
     let (r, s) = good.split_at(32);
     let zero = [0; 32];
-    // The order of the P-256 group, which is zero modulo itself and therefore not a valid part of a
-    // signature.
+    // The order of the P-256 group. Modulo the order, this value is zero, so the value is not a
+    // valid part of a signature.
     let order = hex("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551");
     let der = [&[0x30, 68, 2, 32][..], r, &[2, 32], s].concat();
     let verdict = |signature: &[u8]| outcome(&keys, &format!("{message}.{}", encode(signature)));
@@ -401,9 +402,9 @@ fn an_error_has_a_code_for_each_kind_of_token() {
     );
 }
 
-/// The tests in this module show behaviour of the library that makes it necessary for the provider
-/// room to read keys and claims itself. If a test in this module fails, check whether the provider
-/// room still has to do so.
+/// The tests in this module show behaviour of the JWT library. Because of this behaviour, the
+/// provider room reads keys and claims with its own code. If a test in this module fails, check
+/// whether the provider room still needs this code.
 mod probes {
     use std::collections::HashMap;
 
