@@ -29,7 +29,7 @@ pub(crate) struct Readiness(Arc<AtomicU8>);
 impl Readiness {
     /// Marks the process as ready: all listeners are bound, and everything is loaded.
     pub(crate) fn mark_ready(&self) {
-        // A process that already drains stays in this state.
+        // A process that is already draining does not become ready again.
         let _was_starting: bool = self.change(STARTING, READY);
     }
 
@@ -40,7 +40,7 @@ impl Readiness {
 
     /// Marks the process as draining.
     pub(crate) fn mark_draining(&self) {
-        // A broken process stays broken, because `BROKEN` is the larger number.
+        // A broken process stays broken, because `BROKEN` is larger than `DRAINING`.
         self.0.fetch_max(DRAINING, Ordering::AcqRel);
     }
 

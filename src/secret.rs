@@ -38,7 +38,7 @@ impl<T: Zeroize> Secret<T> {
         Self(value)
     }
 
-    /// Returns a reference to the value. Each call of `expose` marks a place where a secret is
+    /// Returns a reference to the value. Each call of `expose` shows a place where a secret is
     /// used.
     pub fn expose(&self) -> &T {
         &self.0

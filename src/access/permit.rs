@@ -43,12 +43,12 @@ impl Permit {
     }
 
     /// Returns the data that is needed if the app refuses the token. The data is used to send the
-    /// request again, or to let the user sign in again. Returns `None` if no refusal of this
-    /// request can lead to a second attempt or to a sign-in.
+    /// request again, or to let the user sign in again. Returns `None` if the gateway can do
+    /// neither.
     pub(crate) fn sent_request(&self) -> Option<SentRequest> {
         let session = self.session.as_ref()?;
-        // If the route forwards refusals, the request can succeed only with a newer access token. A
-        // session without a refresh token never gets a newer access token.
+        // If the route forwards refusals, the gateway can only repeat the request with a newer
+        // access token. A session without a refresh token never gets a newer access token.
         let wanted =
             self.route.on_refusal != OnRefusal::Pass || session.tokens().refresh_token().is_some();
         wanted.then(|| SentRequest {
@@ -76,8 +76,8 @@ impl Permit {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the upstream connection. The app may have processed the request,
-    /// even if the future was never polled.
+    /// Dropping the future closes the upstream connection. The caller has to assume that the app
+    /// has processed the request, even if the future was never polled.
     pub(crate) fn exchange(
         mut self,
         mut request: Request<Upload>,
@@ -100,7 +100,7 @@ impl Permit {
             Others::Line(line) => write_or_remove(headers, &header::COOKIE, Some(line)),
             Others::None => write_or_remove(headers, &header::COOKIE, None),
         }
-        // `for_each` is faster than a loop for a chain of iterators.
+        // For a chain of iterators, `for_each` is faster than a loop.
         self.assertions()
             .for_each(|(name, value)| write_or_remove(headers, name, value.cloned()));
     }

@@ -19,7 +19,7 @@ pub(crate) fn registrations(providers: &Providers) -> Registrations {
 
 impl Config {
     /// Lists the sessions in the session file that a start or a reload with these settings would
-    /// end. `sessions_that_end` reads the whole session file, also while a running gateway uses the
+    /// end. `sessions_that_end` reads the whole session file, even while a running gateway uses the
     /// file.
     ///
     /// # Errors

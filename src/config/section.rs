@@ -88,8 +88,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Resets the key at `path` below `key` to its default, or removes a key that has no default.
-    /// Returns true if `value` has changed.
+    /// Resets the value at `path`, which is below `key`, to its default. If there is no default,
+    /// removes the value. Returns true if `value` has changed.
     fn reset_to_default(&self, key: &str, value: &mut Value, path: &[String]) -> bool {
         let default = find(
             &self.defaults,
@@ -111,8 +111,8 @@ fn replace(table: &mut Dict, path: &[String], default: Option<Value>) -> bool {
     {
         return replace(below, rest, default);
     }
-    // `first` is the last part of the path, or the name of a list. The reader resets a list as a
-    // whole, and not a single entry.
+    // `first` is the last part of the path, or the name of a list. A problem in one
+    // entry removes the whole list.
     let old = table.remove(first);
     // If the default equals the value with the problem, the default would have the same problem, so
     // the key is removed.

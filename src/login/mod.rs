@@ -189,8 +189,8 @@ impl Login {
         };
         let location = client.authorization_url(&request)?;
         let (name, secret) = (sealed.tab.cookie(), sealed.browser_secret.expose());
-        // With `form_post`, the callback is a cross-site request, and the browser would not send a
-        // cookie that has `SameSite=Lax`.
+        // With `form_post`, the provider's answer is a cross-site request, with which the browser
+        // sends no cookie that has `SameSite=Lax`.
         let own = match mode {
             ResponseMode::FormPost => {
                 cookie::set_across_sites(&name, secret, self.settings.timeout)
@@ -326,8 +326,8 @@ impl Login {
     }
 
     /// Decides whether the code of a verified authorization response may be exchanged. Each state
-    /// is accepted one time. A client must wait if the provider has refused too many codes from
-    /// that client.
+    /// is accepted only one time. A client must wait if the provider has refused too many codes
+    /// from that client.
     async fn admit(
         &self,
         returned: &ReturnedState,
@@ -383,7 +383,7 @@ impl Login {
                 let now = self.process.clock.now();
                 let mut failure = FailedLogin::new(error, Some(returned));
                 let class = failure.error.class();
-                // The provider has refused the code itself, as it does with an invented code.
+                // The provider has refused the code, so the client may have invented the code.
                 if class.is_some_and(|class| class.actor == Actor::Client) {
                     self.process.throttle.note_refused(callback.client, now);
                 }

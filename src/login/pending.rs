@@ -2,10 +2,10 @@
 //!
 //! The browser carries the pending login, so a user who has not signed in costs the gateway no
 //! memory. The state has two sealed parts. Only the gateway's key is needed to open the first part
-//! (provider, return path, time, round). Therefore an error page can offer a new login even if the
-//! browser sends no login cookie. The gateway's key and the 128-bit secret in the cookie of the tab
-//! are needed to open the second part (the seed of the code verifier). A callback URL that is
-//! pasted into another browser is therefore refused.
+//! (provider, return path, start time, number of previous logins). Therefore an error page can
+//! offer a new login even if the browser sends no login cookie. The gateway's key and the 128-bit
+//! secret in the cookie of the tab are needed to open the second part (the seed of the code
+//! verifier). A callback URL that is pasted into another browser is therefore refused.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ pub(super) struct LoginDetails {
     pub(super) issued_at: Timestamp,
     /// The number of logins in a row that this browser has completed before this login.
     pub(super) round: u8,
-    /// True when the user asked to sign in again, even if a session exists.
+    /// True if the user asked for a new sign-in, for which an existing session is not enough.
     pub(super) reauthenticate: bool,
     /// The previous session of the browser. The session key is present only for the response mode
     /// `form_post`, in which the callback arrives without the session cookie.

@@ -72,9 +72,9 @@ impl Client {
     /// # Errors
     ///
     /// While the client connects: [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`],
-    /// [`Error::ConnectTimeout`]. When the client is connected, the origin may act on the request
-    /// ([`Error::may_have_been_processed`]): [`Error::CallTimeout`], [`Error::TooLarge`],
-    /// [`Error::Broken`], [`Error::UnrequestedUpgrade`].
+    /// [`Error::ConnectTimeout`]. After the client has connected: [`Error::CallTimeout`],
+    /// [`Error::TooLarge`], [`Error::Broken`], [`Error::UnrequestedUpgrade`]. With these four
+    /// errors, the origin may have acted on the request ([`Error::may_have_been_processed`]).
     ///
     /// # Cancel safety
     ///

@@ -16,9 +16,9 @@ use super::error::Error;
 use super::limit::Limit;
 use crate::clock::Clock;
 
-/// The maximum number of times in a row that a connection is handed over to another request of the
-/// same worker while a request of another worker waits. Without this limit, the other worker would
-/// starve.
+/// While a request of another worker waits, a connection is handed over to requests of its own
+/// worker at most this many times in a row. Without this limit, the other worker might never get a
+/// connection.
 const MAX_HANDOVERS: u8 = 8;
 
 /// The idle connections of a worker to one origin, and the worker's requests that wait for a
@@ -158,7 +158,8 @@ impl IdleConnections {
                 }
             }
         }
-        // If a request of another worker waits, the connection is dropped, which frees its permit.
+        // If a request of another worker waits, this connection is closed, so that the waiting
+        // request can open a new one.
         if !elsewhere {
             self.connections.borrow_mut().push(connection);
         }

@@ -81,7 +81,7 @@ impl Pool {
     /// # Errors
     ///
     /// [`Error::Busy`]. While the pool connects: [`Error::Resolve`], [`Error::Connect`],
-    /// [`Error::Tls`], [`Error::ConnectTimeout`]. When the pool is connected:
+    /// [`Error::Tls`], [`Error::ConnectTimeout`]. After the pool has connected:
     /// [`Error::RequestBody`], [`Error::HeadTimeout`], [`Error::Broken`], [`Error::Framing`],
     /// [`Error::UnrequestedUpgrade`].
     ///

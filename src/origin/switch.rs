@@ -50,7 +50,7 @@ pub(crate) enum Exchange {
     Tunnel(Box<UpgradedOrigin>),
 }
 
-/// The future of the result of [`Pool::switch`].
+/// The future that [`Pool::switch`] returns.
 pub(crate) type ExchangeFuture = Pin<Box<dyn Future<Output = Result<Exchange, Error>>>>;
 
 impl Pool {
@@ -60,7 +60,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// The errors of [`Pool::send`] except [`Error::Busy`], and [`Error::BadSwitch`].
+    /// [`Error::BadSwitch`], and all errors of [`Pool::send`] except [`Error::Busy`].
     ///
     /// # Cancel safety
     ///
@@ -91,8 +91,8 @@ impl Shared {
         let response = match answer {
             Some(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => response,
             other => {
-                // The connection is never given to the pool, because its slot belongs to another
-                // limit.
+                // The connection is never given to the pool, because it counts toward the limit of
+                // switched connections and not toward the limit of the pool.
                 let settled = attempt.into_response(other, None, self.times.stall);
                 return settled
                     .map(Exchange::Response)

@@ -17,14 +17,14 @@ use super::saved_head::field;
 /// The record of the reads and writes on a connection for its current request.
 ///
 /// The record of the request head is a copy of the bytes that hyper writes. A copy of the fields
-/// would cost ten times as much, and nearly no request is sent twice.
+/// would cost ten times as much, and only few of the records are ever needed.
 #[derive(Default)]
 pub(super) struct Traffic {
     response_begun: Cell<bool>,
     /// Whether the last read found no bytes. No bytes can become available before the task of the
     /// connection runs again, because the runtime checks its sockets only between two tasks. hyper
-    /// reads several times in each run of the task. With this flag, only the first read of a run is
-    /// a system call.
+    /// reads several times in each run of the task. After a read has found no bytes, this flag
+    /// prevents further system calls in the same run.
     nothing_to_read: Cell<bool>,
     recording: Cell<bool>,
     /// The bytes of the request head. The bytes are wiped when the response begins, when the next

@@ -92,7 +92,7 @@ impl Breaker {
         Ok(Attempt::Probe)
     }
 
-    /// Records a response of the provider. A refusal also counts as a response, because a refusal
+    /// Records a response of the provider. Even a refusal counts as a response, because a refusal
     /// shows that the provider works.
     pub(super) fn succeeded(&self) {
         *self.state() = State::default();

@@ -3,13 +3,13 @@
 //! This room implements the client side of OAuth 2.0 and OpenID Connect (RFC 6749, RFC 7636, OpenID
 //! Connect Core 1.0). The room builds the authorization request, exchanges a code for tokens, and
 //! reads the identity from the tokens. Profiles and settings describe the differences between kinds
-//! of providers ([`profile`], [`settings`]). The room does not know browsers, cookies, `state` or
+//! of providers ([`profile`], [`settings`]). The room does not handle browsers, cookies, `state` or
 //! sessions. The caller of [`Provider::redeem`] has already matched the response to its request.
 //!
 //! This room never repeats a token request. A code is valid for one request. If the connection
-//! breaks, the provider may already have used the code, so only a new login is safe. Many providers
-//! treat a refresh token that arrives twice as stolen. The caller therefore decides whether and
-//! when to call [`Provider::refresh`] again.
+//! breaks, the provider may already have used the code, so only a new login is safe. If a refresh
+//! token arrives twice, many providers assume that it was stolen. The caller therefore decides
+//! whether and when to call [`Provider::refresh`] again.
 //!
 //! [`Provider::maintain`] reads the published metadata and keys on the control plane, before they
 //! are needed and then periodically. Data that cannot be read or is not valid never replaces the
@@ -139,8 +139,8 @@ pub struct Provider {
 
 impl Provider {
     /// Sets up the provider with the name `name`: checks `settings`, and reads the secret, the keys
-    /// and the certificate authorities. Blocks the thread for small file reads. The function opens
-    /// no connection.
+    /// and the certificate authorities. The function blocks the thread while it reads small files,
+    /// and opens no connection.
     ///
     /// # Errors
     ///
@@ -278,8 +278,8 @@ impl Provider {
         self.settings.authorization_request.response_mode
     }
 
-    /// Returns the result of a recent check whether logins can begin, if there was a recent check.
-    /// The function returns immediately.
+    /// If the gateway has recently checked whether logins can begin, returns the result of that
+    /// check. The function returns immediately.
     ///
     /// # Errors
     ///
@@ -424,8 +424,8 @@ impl Provider {
         {
             self.limiter.pause(arrived_at, *wait);
         }
-        // A successful call shows that the provider works, also at a login, so refreshes may
-        // continue.
+        // Every successful call, even a call for a login, shows that the provider works, so the
+        // breaker allows refreshes again.
         answer.inspect(|_granted| self.breaker.succeeded())
     }
 

@@ -4,8 +4,8 @@
 //! the commands is the order in which they take effect. So a sign-out between two refreshes takes
 //! effect, and a session that has ended does not come back. The thread gathers the waiting
 //! commands, commits their changes together, applies the changes to the caches of all fronts, and
-//! only then answers. A batch contains at most one change of each session, so every command is
-//! planned on the committed state.
+//! only then answers. A batch contains at most one change of each session, so the keeper plans
+//! every change from committed data only.
 //!
 //! A front is a `Sessions` value: a cache in front of a store. The index and the cache of one front
 //! share the value of a session, so the session is in memory only one time. The cache of another
@@ -38,8 +38,8 @@ use crate::telemetry::chain;
 /// that uses the cache during the sweep waits at most a few milliseconds.
 const MAX_REMOVED: usize = 100;
 
-/// The maximum number of commands in the queue. If the queue is full, callers wait until the queue
-/// has room.
+/// The maximum number of commands in the queue. If the queue is full, callers wait for space in the
+/// queue.
 const QUEUE: usize = 1024;
 
 /// The handle of a keeper.
@@ -60,7 +60,7 @@ pub(super) struct KeeperSettings {
     pub(super) registrations: Registrations,
 }
 
-/// The state of the keeper's thread.
+/// The data of the keeper's thread.
 #[derive(Debug)]
 pub(super) struct Keeper {
     pub(super) limits: Arc<Limits>,
@@ -106,8 +106,8 @@ impl Keeper {
         (keeper, handle)
     }
 
-    /// Reads all sessions of the file into the cache, one at a time. So memory never contains more
-    /// sessions than the cache has room for.
+    /// Reads all sessions of the file into the cache, one at a time. Therefore the memory never
+    /// contains more sessions than fit into the cache.
     ///
     /// # Errors
     ///
@@ -148,7 +148,7 @@ impl Keeper {
                 }
                 Command::Reconfigure { new, now, answer } => {
                     let reconfigured = self.reconfigure(*new, now);
-                    // The caller may no longer wait for the answer.
+                    // The answer is lost if the caller has stopped waiting for it.
                     drop(answer.send(reconfigured));
                 }
                 Command::Close { answer } => {
@@ -216,7 +216,7 @@ impl Keeper {
         }
     }
 
-    /// Removes an ended session from the index and the caches, and marks its values as ended.
+    /// Removes an ended session from the index and the caches, and marks the session as ended.
     pub(super) fn forget(&mut self, key: &SessionKey, why: EndReason) {
         let cached = self.fronts.iter().find_map(|cache| cache.get(key));
         let mut known = self.index.remove(key, cached);
@@ -240,9 +240,9 @@ impl Keeper {
         }
     }
 
-    /// Processes the notices of all evictions. A session leaves the cache a moment before its
-    /// notice is sent. The housekeeping of the caches sends the notices, so the housekeeping runs
-    /// first.
+    /// Processes the notices of all evictions. An evicted session leaves the cache a moment before
+    /// the notice of the eviction is sent. The housekeeping of the caches sends the notices, so the
+    /// housekeeping runs first.
     pub(super) fn hear_of_evictions(&mut self) {
         self.run_pending_tasks();
         self.take_notices();
@@ -299,7 +299,8 @@ impl Keeper {
             }
             return;
         }
-        // The listener of the cache has marked the session as ended if the session is in no file.
+        // If the session is in no file, the listener of the cache has already marked the session as
+        // ended.
         if session.state() == SessionState::Ended {
             self.index.remove(&key, Some(session));
             self.used.remove(&key);
@@ -314,15 +315,16 @@ impl Keeper {
         }
     }
 
-    /// Notes the last uses of sessions that a front has reported. Ignores sessions that have ended.
+    /// Notes the last uses of sessions, as a front has reported them. Ignores sessions that have
+    /// ended.
     pub(super) fn note_uses(&mut self, uses: Vec<(SessionKey, Timestamp)>) {
         for (key, at) in uses {
             if self.knows(&key) {
                 if let Some(away) = self.index.away(&key) {
                     away.note_use_at(at);
                 }
-                // Every front learns of the use, so that no front treats its copy of the session as
-                // idle.
+                // The keeper tells every front about the use. Otherwise a front could treat its
+                // copy of the session as idle.
                 self.tell(Event::Used(key, at));
                 self.note_use(key, at);
             }
@@ -334,8 +336,8 @@ impl Keeper {
         *used = at.max(*used);
     }
 
-    /// Returns the reason for the end of a session, if the session has passed a deadline. Also
-    /// checks the caches, because a front may have a copy of the session with a later use.
+    /// Returns the reason for the end of a session, if the session has passed a deadline. A front
+    /// may have a copy of the session with a later use, so the function checks the caches, too.
     pub(super) fn expired(
         fronts: &[Arc<SessionCache>],
         session: &Stored,

@@ -1,4 +1,4 @@
-//! The uses of sessions that are not reported to the store yet.
+//! The uses of sessions since the last report to the store.
 
 #![expect(
     clippy::disallowed_types,

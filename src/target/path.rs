@@ -8,15 +8,15 @@ use super::Error;
 /// is already canonical is returned as a borrowed text. A second conversion changes nothing.
 ///
 /// Percent-encoded unreserved characters are decoded, and other encodings get upper-case digits.
-/// Characters that are not allowed in a path (UTF-8, and marks such as `"` or `|`) are encoded.
-/// Everything else stays unchanged: `a%3Bb` and `a;b` stay different, because an app distinguishes
-/// them.
+/// Characters that are not allowed in a path (non-ASCII characters, and ASCII characters such as
+/// `"` or `|`) are encoded. Everything else stays unchanged: `a%3Bb` and `a;b` stay different,
+/// because an app distinguishes them.
 ///
 /// # Errors
 ///
-/// One of the [`Error`]s about paths. The function rejects forms that two apps may read in two
-/// ways: dot segments and separators in any encoding, empty segments, control characters, bytes
-/// that are not UTF-8, and double encodings of any of these.
+/// An [`Error`] about the path. The function rejects forms that two apps may read in two ways: dot
+/// segments and separators in any encoding, empty segments, control characters, bytes that are not
+/// UTF-8, and double encodings of any of these.
 pub(crate) fn canonical(path: &str) -> Result<Cow<'_, str>, Error> {
     let rest = path.as_bytes().strip_prefix(b"/").ok_or(Error::WrongForm)?;
     if is_plain(rest) || is_canonical(rest)? {
@@ -138,7 +138,7 @@ impl Unit {
     }
 }
 
-/// The part of a segment that has been read, as a lenient app may understand it.
+/// The meaning that a lenient app may see in the part of a segment that has been read.
 #[derive(Clone, Copy, Default)]
 enum Segment {
     #[default]
@@ -192,7 +192,8 @@ enum Last {
     Yes,
 }
 
-/// The progress of a second percent-decoding.
+/// The part of a percent-encoding that the last decoded bytes form. An app that decodes a path
+/// twice would decode these bytes.
 #[derive(Clone, Copy, Default)]
 enum SecondDecoding {
     #[default]
@@ -266,7 +267,8 @@ impl Check {
 
     fn check_second_decoding(&mut self, byte: u8) -> Result<(), Error> {
         self.second = match (self.second, hex(byte)) {
-            // `Unit::first` returns a percent sign only if the path contained an encoded one.
+            // `Unit::first` returns a percent sign only if the path contained an encoded percent
+            // sign (`%25`).
             _ if byte == b'%' => SecondDecoding::Percent,
             (SecondDecoding::Percent, Some(high)) => SecondDecoding::High(high),
             (SecondDecoding::High(high), Some(low)) => {

@@ -141,7 +141,8 @@ fn p_27_p_31_spellings_of_a_protected_path_are_covered() {
         assert!(admin.covers(path.path()), "{spelled}");
     }
     assert!(!admin.matches("/ADMIN") && admin.matches("/admin/x"));
-    // A reserved character has the same meaning in a rule with and without encoding.
+    // A prefix with a reserved character also matches paths in which the character is
+    // percent-encoded.
     let at = Prefix::parse("/@me").unwrap();
     assert!(at.matches("/%40me/x") && at.covers("/%40ME"));
 }
@@ -255,8 +256,8 @@ fn p_43_long_paths_are_too_long() {
         let error = get(&long, &[b"gw.test"]).unwrap_err();
         assert_eq!((error, error.status().as_u16()), (Error::PathTooLong, 414));
     }
-    // Encoding makes a path three times as long. For the longer path, the length limit of the URI
-    // type applies.
+    // The encoding makes this path three times as long, so that path and query together exceed the
+    // length limit of the URI type.
     let wide = format!("/{}?{}", "|".repeat(MAX_PATH - 1), "q".repeat(50_000));
     assert_eq!(get(&wide, &[b"gw.test"]).unwrap_err(), Error::PathTooLong);
 }
@@ -406,7 +407,8 @@ proptest! {
         let Ok(target) = Target::from_request(&parts) else { return Ok(()) };
         let path = target.path();
 
-        // A canonical path does not change, and it has only characters that are allowed in a path.
+        // The conversion does not change a canonical path. A canonical path has only characters
+        // that are allowed in a path.
         prop_assert_eq!(canonical_path(path).unwrap(), path);
         prop_assert!(path.starts_with('/') && !path.contains("//") && !path.contains('\\'));
 

@@ -60,11 +60,11 @@ pub struct Settings {
     /// The lowest level of events that are written.
     pub(crate) level: Level,
     pub(crate) format: Format,
-    /// Whether each request writes an access-log event.
+    /// Whether an access-log event is written for each request.
     pub(crate) access: bool,
 }
 
-/// The error of a second start of the log in one process.
+/// The error if a process starts the log a second time.
 ///
 /// Responsible: the gateway, which has a defect.
 #[derive(Debug, thiserror::Error)]

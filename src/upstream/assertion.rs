@@ -55,8 +55,8 @@ pub(crate) struct AssertionNames {
     pub(crate) preferred_username: Option<HeaderName>,
     /// The groups, joined with commas.
     pub(crate) groups: Option<HeaderName>,
-    /// The configured name of the provider. An app may need this name, because a subject is unique
-    /// at one provider only.
+    /// The configured name of the provider. An app may need this name, because two providers may
+    /// use the same subject for different users.
     pub(crate) provider: Option<HeaderName>,
 }
 
@@ -183,7 +183,7 @@ fn parse(
 }
 
 /// Returns a field name as apps behind CGI and WSGI read it. Apps behind CGI and WSGI cannot
-/// distinguish `-` from `_` and other marks.
+/// distinguish `-`, `_` and other punctuation characters.
 fn fold(name: &HeaderName) -> String {
     let fold = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     name.as_str().chars().map(fold).collect()

@@ -1,4 +1,4 @@
-//! Errors in the verification of a token response and the identity in the response.
+//! Errors that occur when a token response is verified, or when the identity is read from it.
 
 use super::{KeysError, NotReady};
 use crate::provider::jwt::{TokenError, TokenKind};
@@ -29,13 +29,13 @@ pub enum GrantError {
     /// The location of the userinfo endpoint is not known yet.
     #[error(transparent)]
     NotReady(#[from] NotReady),
-    /// The response to a refresh is proven to have another subject or another issuer than the
-    /// session (OpenID Connect Core 1.0 section 12.2). The provider made a mistake, or an attacker
-    /// exchanges the responses of two users.
+    /// The verified data in the response to a refresh has another subject or another issuer than
+    /// the session (OpenID Connect Core 1.0 section 12.2). The provider made a mistake, or an
+    /// attacker has swapped the responses of two users.
     #[error("the response to the refresh is about another user")]
     OtherPerson,
     /// The userinfo and the ID token have different subjects (OpenID Connect Core 1.0 section
-    /// 5.3.2). The provider made a mistake, or an attacker exchanges the access tokens of two
+    /// 5.3.2). The provider made a mistake, or an attacker has swapped the access tokens of two
     /// users.
     #[error("the userinfo and the ID token have different subjects")]
     OtherSubject,

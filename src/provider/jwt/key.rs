@@ -228,8 +228,8 @@ fn key_type(members: &Object) -> Result<(KeyType, Vec<u8>), Unusable> {
                 Some("P-384") => (KeyType::P384, 48),
                 Some(_) | None => return Err(Unusable::Curve),
             };
-            // RFC 7518 section 6.2.1.2 requires coordinates of full length. A shorter coordinate
-            // would move the other coordinate within the point.
+            // RFC 7518 section 6.2.1.2 requires coordinates of full length. The point contains x
+            // and then y, so y would begin at a wrong position if x were too short.
             let coordinate = |name| {
                 let bytes = bytes(members, name)?;
                 let complete = bytes.len() == length;

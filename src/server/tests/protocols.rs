@@ -54,7 +54,7 @@ async fn a_head_over_http2_has_the_length_of_the_content_and_no_content() {
     let body = soon(response.into_body().collect()).await.unwrap();
     assert!(body.to_bytes().is_empty());
     assert!(length.is_none_or(|length| length == "5"));
-    // The connection can carry another request.
+    // The same connection can still serve another request.
     assert_eq!(text(&mut sender, "/").await, "hello");
 }
 
