@@ -25,8 +25,8 @@
 //! One immutable value, the [`gateway::Site`], contains everything that is made from the settings:
 //! routes and rules, upstreams, providers, the login flow, public URLs, trusted networks, assertion
 //! fields. If any part of a new site cannot be built, the old site stays in use. Each worker has
-//! its own copy behind an `Rc`, and uses the next site after a reload. A request uses one site
-//! until its end, and an [`access::Permit`] owns all data that the permit needs.
+//! its own `Rc` of the site, and uses the next site after a reload. A request uses one site until
+//! its end, and an [`access::Permit`] owns all data that the permit needs.
 //! [`gateway::ProcessState`] and [`login::ProcessState`] contain the data that lasts longer than a
 //! site: sessions, used states, refreshes in progress, metrics.
 //!
@@ -75,9 +75,9 @@
 //! session's lease. Only one of the processes that share a store has the lease at a time. With the
 //! lease, the flight calls [`provider::Provider::refresh`] one time. [`session::Sessions::replace`]
 //! stores the result before any request uses it, unless the user has signed out during the refresh.
-//! After a temporary failure the flight pauses and tries again. A failure that an operator must fix
-//! writes an error event. If the provider reports that the grant has ended, the session ends. A
-//! drain waits for all flights.
+//! After a temporary failure the flight pauses and tries again. If an operator must fix the cause
+//! of a failure, the flight writes an error event. If the provider reports that the grant has
+//! ended, the session ends. A drain waits for all flights.
 //!
 //! # One login
 //!

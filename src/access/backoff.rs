@@ -57,7 +57,7 @@ impl Reason {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct SessionFailure {
     pub(super) reason: Reason,
-    /// The time until the next attempt is allowed.
+    /// The remaining time before the next attempt is allowed.
     pub(super) retry_after: Duration,
 }
 

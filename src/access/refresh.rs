@@ -266,7 +266,8 @@ impl Refresher {
         leader.finish(outcome);
     }
 
-    /// Waits until the pause after earlier failures is over. The wait lasts at least `least`.
+    /// Waits until the pause after earlier failures is over, and at least for `least`. The wait ends
+    /// earlier if the process drains, or if no request waits and no result is unstored.
     async fn pause(
         &self,
         session: &Session,
@@ -402,8 +403,8 @@ impl Refresher {
                 self.metrics.refresh(name, "alarm", reason);
                 log_operator_must_act(&session, &error);
                 // The operator may have changed the client secret at the provider, but not yet in
-                // the settings of the gateway. A retry succeeds soon after the change of the
-                // settings.
+                // the settings of the gateway. After the settings are changed, a retry succeeds
+                // soon.
                 self.backoffs.next_pause(session.key())
             }
             Verdict::Temporary => {
@@ -411,8 +412,8 @@ impl Refresher {
                 log_temporary_failure(&session, &error);
                 class.retry_after.map_or_else(
                     || self.backoffs.next_pause(session.key()),
-                    // A pause of zero would flood the provider, and a pause of hours would block
-                    // the user.
+                    // A pause of zero would flood the provider, and a pause of hours would keep the
+                    // user from the app.
                     |asked| asked.clamp(FIRST_PAUSE, LONGEST_ASKED),
                 )
             }

@@ -107,7 +107,7 @@ pub(super) fn reason(kind: &Kind) -> String {
         }
         Kind::MissingField(name) => format!("`{name}` is missing"),
         Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
-            // In `expected`, the serde library names Rust types, which the operator does not know.
+            // In `expected`, the serde library names Rust types, which an operator does not know.
             let expected = match &**expected {
                 "a nonzero u32" | "a nonzero u64" | "a nonzero usize" => "a whole number above 0",
                 "a sequence" => "a list such as [\"...\"]",

@@ -19,8 +19,8 @@ pub(crate) type Upstreams = BTreeMap<Box<str>, Arc<Upstream>>;
 /// All configured upstreams by name. An upstream with a problem has the value `None`.
 pub(super) type ParsedUpstreams = BTreeMap<Box<str>, Option<Arc<Upstream>>>;
 
-/// Opens the upstreams. If the settings of an upstream have not changed, uses the upstream in
-/// `before` again, with its connections.
+/// Opens the upstreams. If the settings of an upstream have not changed, the upstream in `before`
+/// is used again, with its connections.
 pub(super) fn upstreams(
     settings: &Figment,
     before: &Upstreams,
@@ -30,8 +30,8 @@ pub(super) fn upstreams(
     let mut upstreams = ParsedUpstreams::new();
     for (name, value) in entries {
         let key = format!("upstreams.{name}");
-        // The new upstream is opened even if the old upstream is used again, so that a problem with
-        // its files is reported.
+        // The upstream is created even if the upstream from before the reload is used again, so
+        // that a problem with its files is reported.
         let opened = reader
             .read_value::<upstream::Settings>(&key, value)
             .and_then(|settings| match Upstream::new(&name, &settings) {

@@ -60,7 +60,8 @@ impl Purpose {
 #[derive(Debug)]
 pub struct Demo {
     gateway: Instance,
-    /// The proxy in front of the gateway that breaks a step, if a step is broken by a proxy.
+    /// The proxy in front of the gateway that breaks a step. `None` if no step is broken by a
+    /// proxy.
     middlebox: Option<Server>,
     provider: AuthorizationServer,
     app: App,
@@ -73,8 +74,8 @@ pub struct Demo {
 impl Demo {
     /// Starts the authorization server, the app and the gateway. The gateway listens on the
     /// loopback address `listen`, and its public host is `localhost`. The authorization server and
-    /// the app use free ports of `127.0.0.1`. Because the host names differ, a browser does not mix
-    /// the cookies of the gateway and of the provider.
+    /// the app use free ports of `127.0.0.1`. The two host names differ, so a browser does not mix
+    /// the cookies of the gateway with the cookies of the provider.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! HTTP fields: the fields that are removed from requests and responses, the cookies, and the
 //! client's address.
 //!
-//! The fields of a request pass these steps in the order **read, strip, write**:
+//! The fields of a request are processed in the order **read, strip, write**:
 //!
 //! 1. [`check_framing`] rejects framing that the parser accepts but that is not safe to forward.
 //! 2. [`forwarded::Client::read`] reads the forwarding fields, if the peer is a trusted proxy.
@@ -42,9 +42,9 @@ pub use view::View;
 /// The name of this gateway in `Via`.
 const PSEUDONYM: &str = "sidegate";
 
-/// The maximum number of entries for this gateway in `Via`. If a gateway is in front of a sidecar
-/// gateway, a request passes two gateways named `sidegate`. A request with many entries of this
-/// gateway is in a loop.
+/// The maximum number of entries for this gateway in `Via`. If one gateway stands in front of
+/// another gateway, such as a sidecar, the request passes two gateways named `sidegate`. A request
+/// with many entries of this gateway is in a loop.
 const MAX_PASSES: usize = 5;
 
 /// The result of a check of `Max-Forwards`.

@@ -271,8 +271,8 @@ fn prepare(context: &mut RequestContext) -> Result<Option<HeaderValue>, Error> {
 fn cleaned(answer: Answer) -> Response<Body> {
     let mut response = answer.map(Body::upstream);
     fields::outbound(response.headers_mut(), cookie::is_own);
-    // The version of the answer describes the connection to the app, not the connection to the
-    // client.
+    // The HTTP version of the answer belongs to the connection to the app, not to the connection to
+    // the client.
     *response.version_mut() = Version::HTTP_11;
     response
 }

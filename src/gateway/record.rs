@@ -35,8 +35,8 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Creates the record of a request. Until another decision is recorded, the request counts as
-    /// refused.
+    /// Creates the record of a request. The request counts as refused until another decision is
+    /// recorded.
     pub(super) fn new(site: Rc<WorkerSite>, client: IpAddr, parts: &Parts) -> Self {
         Self {
             started: site.clock().instant(),
@@ -71,8 +71,8 @@ impl Record {
         self.waited = Some(self.waited.unwrap_or_default().saturating_add(duration));
     }
 
-    /// Records that the upstream has answered the request that was sent at `since`. If there is a
-    /// second attempt, the times of both attempts are added.
+    /// Records that the upstream has answered the request that was sent at `since`. If a request
+    /// has two attempts, the times of both attempts are added.
     pub(super) fn upstream_answered(&mut self, since: Instant) {
         let now = self.site.clock().instant();
         let took = now.saturating_duration_since(since);

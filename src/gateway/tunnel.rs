@@ -74,8 +74,8 @@ impl Worker {
             }
             Origin::Several => false,
         };
-        // Without a session, a page of another site gets no rights of a user, so its handshake is
-        // allowed.
+        // A handshake without a session gets no rights of a user, so it is allowed even from a page
+        // of another site.
         if permit.has_session() && !expected {
             return Err(Error::ForeignOrigin);
         }
@@ -179,7 +179,8 @@ struct Tunnel {
     stream: StreamPermit,
     target: Target,
     record: StreamRecord,
-    /// The number of bytes from the client when the last use of its session was updated.
+    /// The number of bytes that the client had sent when the tunnel last updated the last use of
+    /// the session.
     used_at: u64,
 }
 
@@ -322,7 +323,7 @@ struct Activity {
     bytes: u64,
     /// The time of the last check that found new bytes.
     moved: Instant,
-    /// The time when the last use of the session was updated.
+    /// The time at which the tunnel last updated the last use of the session.
     used: Timestamp,
 }
 

@@ -1,4 +1,4 @@
-//! The state that does not change at a reload, and the construction of a site.
+//! The data that a reload does not change, and the construction of a site.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::seal::KeyRing;
 use crate::session::{self, Sessions, StartError};
 use crate::telemetry::Metrics;
 
-/// The state that all sites of the process share.
+/// The data that all sites of the process share.
 #[derive(Debug)]
 pub(super) struct ProcessState {
     pub(super) site: gateway::ProcessState,
@@ -22,7 +22,7 @@ pub(super) struct ProcessState {
 }
 
 impl ProcessState {
-    /// Opens the session store. All other state is empty at the start.
+    /// Opens the session store. All other data is empty at the start.
     pub(super) fn start(
         (settings, keys): (session::Settings, Arc<KeyRing>),
         providers: &Arc<Providers>,

@@ -22,8 +22,8 @@ pub struct ProcessState {
 }
 
 impl ProcessState {
-    /// Creates the state of a process that has just started. `control` is the runtime of the
-    /// control plane.
+    /// Creates the data of a process that has just started. `control` is the runtime of the control
+    /// plane.
     pub fn new(
         sessions: Arc<Sessions>,
         metrics: Arc<Metrics>,

@@ -48,7 +48,7 @@ impl UploadProgress {
     }
 
     /// Returns the time at which the wait for the origin began. If the gateway waits for the
-    /// client, returns the current time.
+    /// client, this function returns the current time.
     pub(super) fn waiting_since(&self) -> Instant {
         match self.waiting_for.get() {
             WaitingFor::Client => self.clock.instant(),

@@ -127,7 +127,7 @@ impl fmt::Debug for ResponseBody {
     }
 }
 
-/// The deadline of a pause inside a body. The timer is created at the first pause.
+/// The deadline for the next part of a body. The timer is created at the first pause.
 struct StallTimer {
     limit: Option<Duration>,
     timer: Option<Pin<Box<Sleep>>>,

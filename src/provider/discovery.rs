@@ -97,8 +97,8 @@ impl Provider {
         }
     }
 
-    /// Reads the metadata and the keys. If the settings use no metadata, only checks that the
-    /// provider can be reached, and reads the keys.
+    /// Reads the metadata and the keys. If the settings use no metadata, this function only checks
+    /// that the provider can be reached, and reads the keys.
     async fn refetch(&self, clock: &Clock) -> Result<(), Unreachable> {
         let failed = |error: ReachError| Unreachable {
             retry_after: Duration::ZERO,
@@ -207,7 +207,7 @@ impl Provider {
     }
 
     /// Reads all files again. Changed certificate authorities take effect immediately.
-    /// [`Provider::use_files`] applies the other files. Blocks the thread for small file reads.
+    /// [`Provider::use_files`] applies the other files. Reads small files, which blocks the thread.
     fn read_files(
         &self,
     ) -> (

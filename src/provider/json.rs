@@ -13,7 +13,8 @@ use serde_json::{Map, Value};
 /// The members of an object. Numbers keep 64-bit precision.
 pub(super) type Object = Map<String, Value>;
 
-/// The reason why a text is not the expected JSON object or array. The cause is at the provider.
+/// The reason why a text is not the expected JSON object or array. The cause of the error is at the
+/// provider.
 #[derive(Debug, thiserror::Error)]
 pub enum JsonError {
     /// The text is not JSON, repeats a member, or has trailing data. The cause contains the line

@@ -111,7 +111,7 @@ impl KeySet {
     }
 
     /// Reads the configured keys that replace the published keys. Returns `None` if no key file is
-    /// configured. Blocks the thread for small file reads.
+    /// configured. Reads small files, which blocks the thread.
     ///
     /// # Errors
     ///
@@ -135,7 +135,7 @@ impl KeySet {
     }
 
     /// Reads PEM files with one key each. Each key has to support one of `algorithms`. Returns
-    /// `None` if there are no files. Blocks the thread for small file reads.
+    /// `None` if there are no files. Reads small files, which blocks the thread.
     ///
     /// # Errors
     ///

@@ -1,9 +1,10 @@
 //! Forwards bytes between two connections after a switch of protocols (RFC 9110 section 7.8).
 //!
 //! A [`Relay`] forwards bytes in both directions, unchanged. A relay reads more bytes from one side
-//! only when the other side has accepted the previous bytes. A relay also forwards a reset, and the
-//! end of either direction. All relays of a thread share one buffer for reading. A direction
-//! allocates memory only for bytes that the receiver does not accept immediately.
+//! only when the other side has accepted the previous bytes. If either side ends its direction or
+//! resets its connection, the relay forwards this to the other side. All relays of a thread share
+//! one buffer for reading. A direction allocates memory only for bytes that the receiver does not
+//! accept immediately.
 //!
 //! [`FrameTracker`] follows the WebSocket frames of the app. With the tracker, the gateway can send
 //! a close frame when it ends a relay, but never in the middle of a frame.

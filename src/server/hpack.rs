@@ -7,9 +7,9 @@ use http::{HeaderMap, HeaderName};
 ///
 /// A value that differs in each response, such as a date or a request id, would evict useful
 /// entries from the compression table. The encoder would also compare such a value with all earlier
-/// values of the same field: a measurement counted about fifty comparisons for each response. The
-/// mark also protects secret values in the app's own fields, because an attacker cannot guess a
-/// value from the compressed length if the value is not in the table (RFC 7541 section 7.1).
+/// values of the same field: a measurement counted about fifty comparisons for each response. This
+/// setting also protects secret values in the app's own fields: if a value is not in the table, an
+/// attacker cannot guess the value from the compressed length (RFC 7541 section 7.1).
 pub(super) fn index_only_repeating(headers: &mut HeaderMap) {
     for (name, value) in headers {
         if !is_repeating(name) {
@@ -19,7 +19,7 @@ pub(super) fn index_only_repeating(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether the value of a field describes the app or the site, and not a single response.
+/// True if the value of a field describes the app or the site, and not a single response.
 fn is_repeating(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),

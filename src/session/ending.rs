@@ -340,8 +340,8 @@ impl Registry {
     }
 
     async fn look_up(&self, key: &SessionKey, now: Timestamp) {
-        // If the session does not exist, the store has already sent the reason. If the session
-        // cannot be read, the next sweep tries again.
+        // If the session no longer exists, the store has already sent the reason for its end to the
+        // registry. If the session cannot be read, the next sweep tries again.
         let Ok(Some(session)) = self.sessions.fetch(key).await else {
             return;
         };

@@ -86,7 +86,7 @@ pub enum FileError {
         /// The format version of the file.
         found: u64,
     },
-    /// The operating system does not return random bytes for a new file.
+    /// The operating system has no random bytes for a new file.
     #[error("no new session file can be created")]
     NoRandomness(#[from] NoRandomness),
     /// The folder of the file does not exist.
@@ -210,7 +210,7 @@ pub(super) fn create(path: &Path) -> Result<(), FileError> {
     // The new name is durable only after the folder is synced.
     let folder = File::open(folder_of(path)).map_err(failed)?;
     folder.sync_all().map_err(failed)?;
-    // The database holds the lock until the file has its final name.
+    // The lock on the database is held until the file has its final name.
     drop(database);
     Ok(())
 }
@@ -236,8 +236,8 @@ pub(super) fn open_with(
     path: &Path,
     backend: impl StorageBackend,
 ) -> Result<(Database, Properties), FileError> {
-    // The integrity check is necessary, because the database may panic on a damaged file. So the
-    // gateway never opens the file without the check or in read-only mode.
+    // The integrity check is necessary, because the database may panic on a damaged file. The
+    // gateway therefore never opens the file in read-only mode or without the check.
     let open = || {
         let database = Database::builder()
             .set_cache_size(PAGE_CACHE)

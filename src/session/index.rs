@@ -2,9 +2,9 @@
 //! shows which sessions are only in the file. A request that uses a session does not access the
 //! index.
 //!
-//! For each session, the index contains one pointer to the session's record. The index copies no
-//! fields, because the record is always in memory and contains the fields that define the order. To
-//! save memory, the index has no second order by deadline. To find expired sessions, the keeper
+//! For each session, the index contains one pointer to the session's record. The index does not
+//! copy the fields that define the order, because the record with these fields is always in memory.
+//! To save memory, the index has no second order by deadline. To find expired sessions, the keeper
 //! walks through all sessions in small parts.
 
 use std::borrow::Borrow;
@@ -22,8 +22,8 @@ use crate::clock::Timestamp;
 use crate::identity::Identity;
 
 /// Identifies a user by the first half of the SHA-256 digest of the issuer and the subject. Every
-/// process computes the same value for the same user. The digest needs no secret key: to get the
-/// value of another user, an attacker would have to try about 2^128 subjects.
+/// process computes the same value for the same user. The digest needs no secret key, because an
+/// attacker would have to try about 2^128 subjects to get the value of another user.
 ///
 /// The first number is never zero, so `Option<Person>` needs no more memory than `Person`.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -101,14 +101,15 @@ impl Index {
         self.away.get(key)
     }
 
-    /// Notes that a session is only in the file.
+    /// Records that a session is in the file and not in memory.
     pub(super) fn set_away(&mut self, stored: &Stored) {
         let away = Arc::new(stored.without_contents());
         self.replace(&away);
         self.away.insert(*away.key(), away);
     }
 
-    /// Removes a session, and returns its record. `in_memory` is the cached value of the session.
+    /// Removes a session, and returns its record. `in_memory` is the value of the session in the
+    /// cache.
     pub(super) fn remove(
         &mut self,
         key: &SessionKey,
@@ -143,7 +144,7 @@ impl Index {
         keys
     }
 
-    /// Walks through the next part of all sessions, and returns at most `max` results of `find`.
+    /// Searches the next part of all sessions, and returns at most `max` results of `find`.
     pub(super) fn walk<T>(
         &mut self,
         max: usize,
@@ -188,7 +189,7 @@ impl Index {
 /// The reason why a walk has stopped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum WalkEnd {
-    /// The walk has reached the end of the part.
+    /// The search has reached the end of the part.
     PartDone,
     /// The walk has found `max` sessions.
     EnoughFound,
@@ -243,8 +244,8 @@ mod tests {
         Arc::new(Stored::new(rank, Timestamp::default(), &contents))
     }
 
-    /// Returns an index of `people` users with `each` sessions per user. The lifetimes of the
-    /// sessions end one after another.
+    /// Returns an index of `people` users with `each` sessions per user. The sessions reach the
+    /// ends of their lifetimes one after another.
     fn index(people: u32, each: u32) -> Index {
         let mut index = Index::default();
         let mut subjects = (0..people).cycle();
@@ -353,7 +354,7 @@ mod tests {
                 let person = Person::of(&identity).unwrap();
                 let rank = Rank { person: Some(person), ends_at: Timestamp::MAX, key: id.key() };
                 let session = stored(rank, identity);
-                // Only one session is allowed, so each login ends only the earlier session of the
+                // A user may have only one session, so each login ends the earlier session of the
                 // same user.
                 let pushed = index.surplus(person, 1, &[]);
                 for key in &pushed {

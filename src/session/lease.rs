@@ -1,9 +1,9 @@
 //! Leases: the right to refresh a session, which only one process has at a time.
 //!
 //! Some providers accept a refresh token only one time. Without a lease, two processes that share a
-//! store could both use the same refresh token. The only purpose of a lease is to avoid the second
-//! call to the provider. If two processes refresh a session despite the lease,
-//! [`Sessions::replace`] accepts only one of the two new versions.
+//! store could both use the same refresh token. A lease only prevents the second call to the
+//! provider. If two processes refresh a session despite the lease, [`Sessions::replace`] accepts
+//! only one of the two new versions.
 
 #![expect(
     clippy::disallowed_types,

@@ -165,13 +165,13 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Contents> {
     })
 }
 
-/// Returns the provider in encoded contents, without decoding the rest.
+/// Decodes only the provider's name from the encoded contents of a session.
 pub(super) fn provider(bytes: &[u8]) -> Option<&str> {
     let ((_version, provider), _rest) = postcard::take_from_bytes::<(u64, &str)>(bytes).ok()?;
     Some(provider)
 }
 
-/// Returns the version in encoded contents, without decoding the rest.
+/// Decodes only the version from the encoded contents of a session.
 pub(super) fn version(bytes: &[u8]) -> Option<u64> {
     let (version, _rest) = postcard::take_from_bytes::<u64>(bytes).ok()?;
     Some(version)

@@ -1,9 +1,9 @@
 //! The canonical request target.
 //!
 //! [`Target::from_request`] converts the target of a parsed request to one canonical form, or
-//! rejects the target. The canonical form is matched, authorised, logged and forwarded. No later
-//! code parses a host or a path again, so no two parts of the gateway, and no app, can read one
-//! request in two ways. An [`Error`] says why a target has no safe canonical form.
+//! rejects the target. The rules, the log and the forwarded request all use this canonical form. No
+//! later code parses a host or a path again, so no two parts of the gateway, and no app, can read
+//! one request in two ways. An [`Error`] says why a target has no safe canonical form.
 //!
 //! The room knows the syntax of RFC 9110 section 4, RFC 9112 section 3 and RFC 3986. The room does
 //! not know routes, users or upstreams. A [`Prefix`] stands for one path and all paths below it,
@@ -74,8 +74,8 @@ pub enum Error {
     /// A percent sign is not followed by two hexadecimal digits.
     #[error("the path has a malformed percent-encoding")]
     MalformedPercent,
-    /// The method has a lower-case letter. Methods are case-sensitive (RFC 9110 section 9.1). An
-    /// app that ignores case would handle another method than the one that the rules allowed.
+    /// The method has a lower-case letter. Methods are case-sensitive (RFC 9110 section 9.1). The
+    /// rules allowed one method. An app that ignores case would handle another method.
     #[error("the method has a lower-case letter")]
     MethodMalformed,
     /// The method is CONNECT, TRACE or TRACK.
@@ -195,7 +195,7 @@ impl Target {
     }
 
     /// Returns the text of [`Target::authority`] as a value for the fields `Host` and
-    /// `X-Forwarded-Host` of the forwarded request. A clone increments a reference count.
+    /// `X-Forwarded-Host` of the forwarded request. A clone only increments a reference count.
     pub(crate) fn authority_value(&self) -> &HeaderValue {
         self.host.value()
     }
@@ -280,6 +280,6 @@ fn canonical(received: &PathAndQuery) -> Result<PathAndQuery, Error> {
         text.push('?');
         text.push_str(query);
     }
-    // The text consists of allowed bytes only, so the only possible error is its length.
+    // The text contains only allowed bytes, so the only possible error is a length above the limit.
     PathAndQuery::from_maybe_shared(Bytes::from(text)).map_err(|_too_long| Error::PathTooLong)
 }

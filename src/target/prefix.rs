@@ -63,8 +63,8 @@ impl Prefix {
 }
 
 /// A normalized path: ASCII lower case, percent-decoded, without parameters, and without dots and
-/// spaces at the end of each segment. [`Prefix::covers`] ignores the same differences. A prefix can
-/// cover a path only if the normalized prefix equals a leading part of the normalized path.
+/// spaces at the end of each segment. [`Prefix::covers`] ignores these differences, too. A prefix
+/// can cover a path only if the normalized prefix equals a leading part of the normalized path.
 #[derive(Debug)]
 pub(crate) struct FoldedPath {
     text: Vec<u8>,
@@ -80,7 +80,7 @@ impl FoldedPath {
             ends: Vec::new(),
         };
         let path = path.strip_suffix('/').unwrap_or(path).as_bytes();
-        // The text before the first slash is empty.
+        // A path begins with a slash, so the text before the first slash is empty.
         let segments = path.split(|byte| *byte == b'/').skip(1);
         for segment in segments.take(depth) {
             folded.text.push(b'/');
@@ -95,8 +95,8 @@ impl FoldedPath {
         folded
     }
 
-    /// Returns the normalized text of no segment, of the first segment, of the first two segments,
-    /// and so on.
+    /// Returns the normalized text of the path's first segments: of no segment, of one segment, of
+    /// two segments, and so on.
     pub(crate) fn prefixes(&self) -> impl Iterator<Item = &[u8]> {
         let ends = std::iter::once(&0).chain(&self.ends);
         ends.filter_map(|end| self.text.get(..*end))

@@ -11,7 +11,7 @@
 //! request has no content. RFC 9110 section 9.2.2 also allows a retry of `PUT` and `DELETE`, but
 //! the second `DELETE` would return 404 although the first `DELETE` succeeded. When a request has
 //! to wait for a connection, idle connections of other workers to the same app are closed. For an
-//! app with only one process, the shorter wait is worth an additional handshake.
+//! app with only one process, a shorter wait is worth one more handshake.
 
 mod assertion;
 mod settings;
@@ -164,7 +164,7 @@ impl Upstream {
         let once = connected.saturating_add(settings.response_timeout);
         Ok(Self {
             name: name.into(),
-            // The sum is doubled, because the request may be sent a second time.
+            // The sum is doubled, because a request may be sent two times.
             longest_wait: once.saturating_mul(2),
             connector: Arc::new(connector),
             limit: Arc::new(limit),
@@ -310,8 +310,8 @@ impl Pools {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the connection. The app may have processed the request, even if
-    /// the future was never polled.
+    /// Dropping the future closes the connection. The caller has to assume that the app has
+    /// processed the request, even if the future was never polled.
     pub(crate) fn send(
         &self,
         upstream: &Arc<Upstream>,

@@ -167,8 +167,8 @@ impl FakeGateway {
         match self.breakage {
             Breakage::NoPkce => {}
             Breakage::PlainPkce => {
-                // Without a method, the provider compares the challenge with the verifier itself (RFC
-                // 7636 section 4.3).
+                // If the request names no method, the provider compares the challenge with the
+                // unhashed verifier (RFC 7636 section 4.3).
                 query.append_pair("code_challenge", VERIFIER);
             }
             _ => {

@@ -38,7 +38,8 @@ impl Default for IdTokenSettings {
     }
 }
 
-/// The maximum leeway, in seconds. A larger leeway would keep an expired token valid for too long.
+/// The maximum leeway, in seconds. With a larger leeway, an expired token would stay valid for too
+/// long.
 const MAX_LEEWAY: u32 = 300;
 
 fn leeway<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {

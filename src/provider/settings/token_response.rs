@@ -8,12 +8,12 @@ use serde::Deserialize;
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Refresh {
-    /// True if a refresh revokes the old access token. If a refresh revokes the access token,
-    /// refreshes are sent as late as possible. Default: yes.
+    /// True if a refresh revokes the old access token. If a refresh revokes the old access token,
+    /// Sidegate refreshes as late as possible. Default: yes.
     pub revokes_access_token: bool,
     /// The time limit for the response to a refresh, in seconds. Requests that need the new access
-    /// token wait for a shorter time. The limit is long because the new refresh token is lost if
-    /// the gateway stops waiting for the response. Default: 60.
+    /// token then wait for a shorter time. The limit is long because the new refresh token is lost
+    /// if the gateway stops waiting for the response. Default: 60.
     pub deadline_secs: NonZeroU32,
 }
 
@@ -36,8 +36,8 @@ pub enum GrantType {
     RefreshToken,
 }
 
-/// A pattern that classifies an error response of the token endpoint. Each given value has to be
-/// equal to the value in the response. A missing value matches every response.
+/// A pattern that classifies an error response of the token endpoint. Each value that is set has to
+/// be equal to the value in the response. A missing value matches every response.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct ErrorPattern {

@@ -38,8 +38,8 @@ fn provider(files: &Files, server: &Server) -> Provider {
     provider_with(files, server, "")
 }
 
-/// Returns a provider whose metadata and keys come from `server`, with further keys in its
-/// settings.
+/// Returns a provider that reads its metadata and keys from `server`. `further` contains more
+/// settings of the provider.
 fn provider_with(files: &Files, server: &Server, further: &str) -> Provider {
     let text = format!(
         "issuer = \"{}\"\nclient_id = \"3\"\nclient_secret_file = \"{}/secret\"\n{further}",
@@ -336,7 +336,7 @@ async fn g_13_concurrent_first_requests_for_keys_share_one_fetch() {
     for fetched in all.join_all().await {
         fetched.unwrap();
     }
-    // The periodic fetch sends no request shortly after the first fetch.
+    // The periodic fetch does not repeat a fetch that was made a short time before.
     published
         .refetch(&endpoint, &Clock::manual(NOW))
         .await

@@ -88,8 +88,8 @@ fn j_22_a_key_of_one_issuer_verifies_no_token_of_another() {
         (Some("one"), template, "ok", "ok"),
         (None, &of("one"), "ok", "ok"),
         // A key whose issuer is a template is accepted if the settings have the same template. If
-        // the settings have another issuer, the template with the token's tenant has to be equal to
-        // `iss`.
+        // the issuer in the settings contains a template, the template with the tenant of the token
+        // has to be equal to `iss`.
         (None, template, "ok", refused),
         (Some("one"), &of("two"), refused, refused),
         (Some("one"), ISSUER, refused, refused),
