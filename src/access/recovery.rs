@@ -41,7 +41,7 @@ pub(crate) enum Content {
     Some,
 }
 
-/// The result of a check whether a request can be sent again.
+/// States whether a request can be sent again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Replayable {
     /// The gateway still has the whole request.

@@ -296,7 +296,7 @@ fn grant(
 }
 
 /// Returns the login form, which posts to the URL of the same authorization request. `failed` is
-/// the user name of a failed attempt.
+/// the user name of a failed sign-in.
 fn form(
     server: &ServerState,
     request: &Request<Bytes>,

@@ -88,7 +88,7 @@ pub(crate) fn table<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> St
 /// password.
 pub(crate) const EASY_PASSWORD: &str = "password";
 
-/// Returns the login form, which posts to `action`. `failed` is the user name of a failed attempt.
+/// Returns the login form, which posts to `action`. `failed` is the user name of a failed sign-in.
 /// `hint` is the name of a user with the password [`EASY_PASSWORD`].
 pub(crate) fn login(
     action: &str,

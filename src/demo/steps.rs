@@ -485,7 +485,7 @@ fn is_digest(text: &str) -> bool {
     text.len() == 43 && text.bytes().all(allowed)
 }
 
-/// Returns the value of the attribute `name` in the first tag after `mark`.
+/// Returns the value of the attribute `name` in the first tag after the text `mark`.
 fn attribute(html: &str, mark: &str, name: &str) -> Option<String> {
     let (_before, tag) = html.split_once(mark)?;
     let (tag, _after) = tag.split_once('>')?;

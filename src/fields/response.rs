@@ -46,7 +46,7 @@ pub(crate) fn outbound(headers: &mut HeaderMap, is_own_cookie: impl Fn(&[u8]) ->
 
 fn acts_for_origin_or_proxy(name: &HeaderName) -> bool {
     let name = name.as_str();
-    // The first letter excludes nearly all names, so most names need no longer comparison.
+    // Nearly all names begin with another letter, so only a few names are compared completely.
     match name.bytes().next() {
         Some(b'a') => name == "alt-svc",
         Some(b'c') => name == "clear-site-data",

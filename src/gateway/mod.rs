@@ -78,7 +78,7 @@ pub(crate) struct Worker {
     ends: OnceCell<EndRegistry>,
 }
 
-/// The state of one connection: its peer, and the last session that a request used.
+/// The data of one connection: its peer, and the session that its last request used.
 #[derive(Debug)]
 pub(crate) struct ClientConnection {
     connection: Connection,
@@ -323,7 +323,7 @@ impl Worker {
     }
 }
 
-/// The state of a request after [`Worker::process`].
+/// The result of [`Worker::process`] for a request.
 #[expect(
     clippy::large_enum_variant,
     reason = "the small variant is rare, so a box would cost more than it saves"
@@ -331,8 +331,8 @@ impl Worker {
 enum Step<'a> {
     /// The request was sent on a connection, or waits for a free connection.
     Sent(InFlight<'a>),
-    /// The remaining work, as a boxed future. A future without a box would make [`Step`] larger, so
-    /// that every request would move more memory.
+    /// The remaining work, as a boxed future. Without the box, [`Step`] would be larger, and every
+    /// request would move more memory.
     Boxed(Pin<Box<dyn Future<Output = Response<Body>> + 'a>>),
 }
 
@@ -423,7 +423,7 @@ fn no_content() -> Response<Body> {
     response
 }
 
-/// The fields by which current and old browsers mark a prefetch.
+/// The fields in which current and old browsers announce a prefetch.
 const PREFETCH_FIELDS: [&str; 4] = ["sec-purpose", "purpose", "x-moz", "x-purpose"];
 
 /// Whether a request is a prefetch. A prefetch must not start a login and must not use up a code.

@@ -63,8 +63,8 @@ impl Throttle {
             return;
         };
         let minute = minute_of(now);
-        // Two threads that count at the same time may lose one count. No lock is needed, because
-        // the limit is approximate.
+        // If two threads count at the same time, one of the two codes may not be counted. No lock
+        // is needed, because the limit is approximate.
         let refused = match unpack(counter.load(Ordering::Relaxed)) {
             (then, refused) if then == minute => refused.saturating_add(1),
             _ => 1,
@@ -106,8 +106,8 @@ mod tests {
 
     use super::*;
 
-    /// Generates an address and the expected client network as text. The address has few different
-    /// bits, so that many generated addresses are close to each other.
+    /// Generates an address and the expected client network as text. The parts of the
+    /// address come from a few values, so that many generated addresses are in the same network.
     fn client() -> impl Strategy<Value = (IpAddr, String)> {
         let few = || prop::sample::select(vec![0_u16, 1, 0x0a00, 0xffff]);
         let wide = [(); 8].map(|()| few());

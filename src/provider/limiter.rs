@@ -1,9 +1,9 @@
 //! The limiter of calls to one provider.
 //!
 //! Providers limit the calls from each address, and all users of a gateway share the address of the
-//! gateway. The limiter therefore prevents calls that the provider would refuse, and returns the
-//! time until the next call is allowed. Logins have priority: a part of the calls is reserved for
-//! logins.
+//! gateway. The limiter therefore prevents calls that the provider would refuse, and tells
+//! the caller how long to wait before the next call. Logins have priority: a part of the calls is
+//! reserved for logins.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -19,8 +19,8 @@ const MINUTE: Duration = Duration::from_mins(1);
 /// calls for a day.
 const MAX_PAUSE: Duration = Duration::from_mins(5);
 
-/// Allows `calls` calls in every period of one minute. The calls may be made at the same time. A
-/// token bucket would allow twice as many calls in the minute after the bucket was full.
+/// Allows `calls` calls in every period of one minute. All `calls` calls can be made at
+/// once. A token bucket would allow twice as many calls in the minute after the bucket was full.
 #[derive(Debug)]
 pub(super) struct Limiter {
     /// The maximum number of calls per minute.
@@ -63,7 +63,7 @@ impl Limiter {
         self.calls_made = Arc::clone(&predecessor.calls_made);
     }
 
-    /// Counts one call, or returns the time until the next call is allowed.
+    /// Counts one call, or returns how long the caller has to wait before the next call.
     pub(super) fn take(&self, grant: GrantType, now: Timestamp) -> Result<(), Duration> {
         let calls = match grant {
             GrantType::AuthorizationCode => self.calls,
@@ -80,8 +80,8 @@ impl Limiter {
         }
         let call_times = &mut state.call_times;
         // If the time of a call is in the future, the call was made before the clock was set back.
-        // The age of the call is unknown, so the call counts as made now. The call therefore blocks
-        // other calls for up to one minute.
+        // The age of the call is unknown, so the limiter assumes that the call was made now. The call
+        // therefore blocks other calls for up to one minute.
         for call in call_times.iter_mut().rev().take_while(|call| **call > now) {
             *call = now;
         }
@@ -136,7 +136,7 @@ mod tests {
         let (mut slower, _clock) = limiter(45);
         slower.share_with(&before);
         assert_eq!(taken(&slower, 100), 5);
-        // Calls of the old `Provider` also count.
+        // The calls of the old and of the new `Provider` are counted together.
         assert_eq!(taken(&before, 100), 5);
         clock.advance(MINUTE);
         assert_eq!(taken(&slower, 100), 45);
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn no_minute_exceeds_the_rate_and_no_call_is_wasted() {
-        // The test attempts one call every `every` milliseconds, and counts the calls that are
+        // The test makes one attempt per `every` milliseconds, and counts the calls that are
         // allowed.
         for (calls, every) in [(50, 100), (50, 1000), (7, 1), (1, 250)] {
             let (limiter, clock) = limiter(calls);
@@ -206,7 +206,7 @@ mod tests {
             let logins = usize::try_from(calls).unwrap() - refreshes;
             assert_eq!(taken(LOGIN), logins, "{calls}");
         }
-        // The first calls that are allowed again are reserved for logins.
+        // When the oldest calls are more than one minute old, the limiter first allows logins.
         let (limiter, clock) = limiter(60);
         for _ in 0..60 {
             assert!(limiter.take(LOGIN, clock.now()).is_ok());
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(wait(REFRESH), Duration::from_secs(36));
         clock.advance(Duration::from_secs(35));
         assert!(limiter.take(LOGIN, clock.now()).is_ok());
-        // The previous login also delays the refresh.
+        // The login was one more call, so the refresh has to wait longer.
         assert_eq!(wait(REFRESH), Duration::from_millis(1500));
     }
 
@@ -247,7 +247,7 @@ mod tests {
             let many = (0..100).filter(|_| limiter.take(LOGIN, clock.now()).is_ok());
             assert_eq!(many.count(), 50, "{back}");
         }
-        // The pause is over after the clock was set back.
+        // If the clock is set back during a pause, the pause ends.
         let (limiter, clock) = limiter(50);
         limiter.pause(clock.now(), MAX_PAUSE);
         clock.set(Timestamp::from_millis(1_700_000_000_000));

@@ -120,10 +120,10 @@ where
     let mut connection = builder.serve_connection(io, service);
     let after_poll = |_cx: &mut Context<'_>| Poll::Ready(Ok(()));
     // hyper's graceful shutdown closes a connection immediately, even if the first request has not
-    // been read, or if the head of the next request has begun to arrive. Therefore the shutdown
-    // waits until the gateway has answered such a request, with `Connection: close`. A graceful
-    // shutdown would also add `Connection: close` to a 101 response, so the shutdown waits until a
-    // possible 101 response is sent.
+    // been read, or if the head of the next request has begun to arrive. Therefore the gateway
+    // first answers this request with `Connection: close`, and then begins the shutdown. A graceful
+    // shutdown would add `Connection: close` even to a 101 response, so the gateway does not begin
+    // the shutdown while a 101 response may still be sent.
     let may_close = || {
         let phase = state.phase();
         let may_switch = phase == Phase::Busy && state.is_upgrade_requested();
@@ -235,8 +235,8 @@ async fn finish<C: Future<Output = hyper::Result<()>>>(
     })
 }
 
-/// Passes a request to the handler. The request is in flight as soon as this function is called,
-/// even if the returned future is never polled.
+/// Passes a request to the handler. The request counts as unfinished as soon as this function is
+/// called, even if the returned future is never polled.
 fn answer<H: Handler>(
     serving: &Serving<H>,
     request: Request<Incoming>,

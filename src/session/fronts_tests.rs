@@ -106,7 +106,7 @@ async fn a_use_in_one_front_keeps_the_other_from_expiring_the_session() {
             assert!(live(front, &id, NOW).await);
         }
         assert!(live(using, &id, after(50)).await);
-        // The store has not learned of the use yet.
+        // The front `using` has not told the store about the use yet.
         idle.maintain(after(70)).await.unwrap();
         assert_eq!(first.count(), 1);
         using.maintain(after(70)).await.unwrap();
@@ -355,7 +355,7 @@ async fn a_front_that_lost_events_reads_every_session_again() {
     assert_eq!(second.count(), 2);
     let replaced = second.replace(&held[1], tokens("token-1"), None).await;
     assert!(matches!(replaced, Ok(Replaced::Stored(_))));
-    // If the store has lost events, the front also repeats a read in progress.
+    // If the store reports that it has lost events, the front repeats a read in progress.
     let mut race = Race::new(&Kit::disk());
     let id = open(&race.first, "alice", NOW).await;
     let fetched = race.fetch_while(id.key(), async |race| {

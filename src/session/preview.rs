@@ -3,9 +3,9 @@
 //! Another process may be using the file, so the preview does not lock the file and does not write
 //! to it. The database writes when it opens a file: it repairs the damage of a crash and rebuilds
 //! its list of free pages. In a preview, the writes of the database stay in memory. The other
-//! process may commit during the preview. Each commit writes the head of the file before a later
-//! commit reuses the freed pages. So if the head is unchanged after the read of a page, the page
-//! belongs to the state that the head describes.
+//! process can commit during the preview. Each commit writes the head of the file before a later
+//! commit reuses the freed pages. So if the head is unchanged after the read of a page, no commit
+//! has reused the page, and the page belongs to the commit that wrote the head.
 
 #![expect(
     clippy::disallowed_types,

@@ -168,8 +168,8 @@ mod tests {
             let read = written.map(|port| parse_port(port.as_bytes()).unwrap());
             assert!(!matches!(read, Some(80 | 443)), "{text}");
         }
-        // Five names pass the quick check, each of them without a port and with a port that is not
-        // a default port.
+        // The first five names pass the quick check, each of them with two ports: no port and
+        // `:8080`.
         assert_eq!(all_plain, 10);
     }
 

@@ -200,24 +200,24 @@ impl Metrics {
         self.refused_tokens.get_or_create_owned(&labels).inc();
     }
 
-    /// Counts a stream as open until the returned value is dropped.
+    /// Counts a stream as open, until the returned value is dropped.
     pub(crate) fn stream(&self, route: &str, kind: &'static str) -> OpenStream {
         let labels = vec![("route", route.to_owned().into()), ("kind", kind.into())];
         let open = self.open_streams.get_or_create_owned(&labels);
         OpenStream::new(route, GaugeGuard::new(&open), self.ended_streams.clone())
     }
 
-    /// Counts a request that waits for its session until the guard is dropped.
+    /// Counts a request as waiting for its session, until the guard is dropped.
     pub(crate) fn waiting(&self) -> GaugeGuard {
         GaugeGuard::new(&self.waiting)
     }
 
-    /// Counts a refresh in progress until the guard is dropped.
+    /// Counts a refresh as in progress, until the guard is dropped.
     pub(crate) fn refreshing(&self) -> GaugeGuard {
         GaugeGuard::new(&self.refreshing)
     }
 
-    /// Counts a site in use until the guard is dropped.
+    /// Counts a site as in use, until the guard is dropped.
     pub fn site(&self) -> GaugeGuard {
         GaugeGuard::new(&self.sites)
     }
@@ -244,8 +244,8 @@ impl Metrics {
     /// Returns all metrics in the `OpenMetrics` text format.
     pub(crate) fn encode(&self) -> String {
         let mut text = String::new();
-        // Writing to a string cannot fail. The text is cleared after an error nevertheless, because
-        // an incomplete text must never be reported.
+        // Writing to a string cannot fail. Nevertheless, an error clears the text, because an
+        // incomplete text must never be reported.
         if encode(&mut text, &self.registry).is_err() {
             text.clear();
         }

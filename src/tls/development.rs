@@ -18,8 +18,8 @@ use crate::secret::Secret;
 /// The lifetime of the certificates. Browsers refuse certificates with a longer lifetime, even
 /// certificates of private authorities.
 const LIFETIME: Duration = Duration::from_hours(24 * 397);
-/// The certificates are valid from one day before their creation (in seconds), because the clocks
-/// of other machines may be slow.
+/// The validity period of a certificate begins this number of seconds (one day) before its
+/// creation, because the clocks of other machines may be slow.
 const BACKDATED: u64 = 24 * 60 * 60;
 
 /// The files that [`development_certificates`] has created.
@@ -81,7 +81,7 @@ struct Generated {
 fn generate(names: &[&str], now: Timestamp) -> Result<Generated, rcgen::Error> {
     let mut authority = CertificateParams::default();
     authority.distinguished_name = common_name("Sidegate development authority");
-    // The authority may sign no further authorities.
+    // The authority cannot sign the certificate of another authority.
     authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     set_dates(&mut authority, now);

@@ -221,7 +221,8 @@ impl Acceptor {
         let now = shared.clock.now();
         if files.contents == current.contents {
             let validity = validity(&current.leaf, now);
-            // An unchanged certificate may have expired, or become valid, since the previous call.
+            // The certificate is the same, but since the previous call it may have expired or become
+            // valid.
             if validity != current.validity {
                 let loaded = current.with(validity);
                 loaded.warn(identity);
@@ -396,8 +397,8 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
     })
 }
 
-/// Returns all certificates of a PEM text. An invalid certificate is an error, and an empty list is
-/// also an error.
+/// Returns all certificates of a PEM text. It is an error if a certificate is invalid or if the
+/// text contains no certificate.
 fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
     let list: Vec<_> = CertificateDer::pem_slice_iter(text)
         .collect::<Result<_, _>>()

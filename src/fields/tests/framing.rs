@@ -142,7 +142,8 @@ async fn s_17_a_content_length_is_one_plain_number() {
         check_framing(&parts).unwrap_err(),
         FramingError::ContentLength
     );
-    // The gateway also rejects values that the parsers reject today.
+    // The gateway itself rejects these values, although the parsers already reject them: a later
+    // version of a parser may accept them.
     for value in ["", "+5", "-1", "5 5", "9223372036854775808"] {
         let request = Request::post("/").header(CONTENT_LENGTH, value);
         let parts = request.body(()).unwrap().into_parts().0;

@@ -55,7 +55,7 @@ pub enum TokenCallError {
         retry_after.as_millis()
     )]
     RateLimited {
-        /// The time until the next call is allowed.
+        /// How long the gateway has to wait before the next call.
         retry_after: Duration,
     },
     /// The token endpoint answered with a redirect. The gateway never follows a redirect, because

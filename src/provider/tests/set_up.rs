@@ -12,7 +12,7 @@ fn every_profile_works_with_the_required_settings() {
         let profile = profile::find(name).unwrap();
         let given = match name {
             "oauth2" => "authorization_endpoint = \"/authorize\"\ntoken_endpoint = \"/token\"",
-            // A profile with an issuer is for one server, and already contains its issuer.
+            // This profile describes a single server, so the profile already contains the issuer.
             _ if profile.contains("\nissuer = ") => "",
             _ if profile.contains("discovery = ") => "issuer = \"https://id.example\"",
             _ => "",
@@ -445,7 +445,7 @@ fn d_26_a_reload_does_not_raise_the_call_rate() {
     for _ in 0..5 {
         before.check_rate(code, NOW).unwrap();
     }
-    // The provider has also asked for a pause.
+    // In addition, the provider asks for a pause.
     let attempt = before.breaker.admit(NOW).unwrap();
     before
         .breaker

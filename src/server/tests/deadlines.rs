@@ -7,8 +7,8 @@ use super::*;
 /// The beginning of a TLS record that announces a longer `ClientHello` (RFC 8446 section 5.1).
 const HALF_HELLO: &[u8] = &[22, 3, 1, 1, 0, 1, 0, 0, 252, 3, 3, 7, 7, 7, 7, 7];
 
-/// Fails if the server closed the connection before the deadline. A deadline may pass too early, by
-/// at most the time between two sweeps.
+/// Fails if the server closed the connection before the deadline. The sweep can close a
+/// connection too early, but only by less than the time between two sweeps.
 #[track_caller]
 fn assert_not_before(deadline: Duration, start: Instant) {
     let elapsed = Clock::system().instant().duration_since(start);
@@ -156,7 +156,7 @@ async fn a_request_in_flight_is_not_subject_to_other_deadlines() {
     let mut client = server.client().await;
     client.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n").await;
     server.entered("/hold").await;
-    // Two connections that are opened later reach their deadlines while the request is in flight.
+    // While the first request is unfinished, two later connections reach their deadlines.
     let mut late = server.client().await;
     late.send("GET / HT").await;
     late.rest().await;

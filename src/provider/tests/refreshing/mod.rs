@@ -43,7 +43,7 @@ async fn refresh_of(
         .await
 }
 
-/// Sends a refresh to a provider without identities.
+/// Performs a refresh at a provider that sends no identities.
 async fn refresh(provider: &Provider, clock: &Clock) -> Result<Refreshed, RefreshError> {
     refresh_of(provider, &before(), &Identity::nameless("op"), clock).await
 }
