@@ -28,8 +28,8 @@ pub struct Permit {
 /// States whether the request's cookies have already been read.
 #[derive(Debug)]
 pub(super) enum Cookies {
-    /// The connection has already sent the same `Cookie` line. The value is the line without the
-    /// gateway's own cookies.
+    /// The connection has already sent the same `Cookie` line. The value is the `Cookie` line
+    /// without the gateway's own cookies.
     Read(Option<HeaderValue>),
     /// The gateway has not read the `Cookie` lines yet. The request can still contain the gateway's
     /// own cookies.

@@ -287,7 +287,7 @@ fn tls(
     acceptor
 }
 
-/// Returns true if one process cannot listen on both addresses.
+/// Returns true if the two addresses conflict, so that one process cannot listen on both.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     // With port 0, the operating system chooses two different ports.
     let anywhere = one.ip().is_unspecified() || other.ip().is_unspecified();
@@ -367,8 +367,8 @@ fn providers(settings: &Figment, opened: &Providers, reader: &mut Reader<'_>) ->
             open.push(name.clone());
         }
         report_unreadable_files(&settings, &key, reader);
-        // The provider has a problem that was already reported. Opening the provider could report
-        // the same cause a second time.
+        // The provider has a problem that was already reported. The construction of the provider
+        // could report the same problem a second time.
         if reader.problems.len() > noted {
             continue;
         }

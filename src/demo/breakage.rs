@@ -19,8 +19,8 @@ use super::tokens::Keys;
 use super::{AuthorizationServer, AuthorizationServerSettings, Error, ProviderKind, Step};
 use crate::secret::Secret;
 
-/// Returns the settings of the authorization server. To break [`Step::Code`], the users of the
-/// server have passwords that the check does not know.
+/// Returns the settings of the authorization server. To break [`Step::Code`], the demo gives its
+/// users passwords that the check does not use.
 pub(crate) fn provider(kind: ProviderKind, broken: Option<Step>) -> AuthorizationServerSettings {
     let mut settings = AuthorizationServerSettings {
         kind,
@@ -34,8 +34,8 @@ pub(crate) fn provider(kind: ProviderKind, broken: Option<Step>) -> Authorizatio
     settings
 }
 
-/// Returns the redirection URI to register. To break [`Step::LoginForm`], the registered URI is not
-/// the URI of the gateway.
+/// Returns the redirection URI to register. To break [`Step::LoginForm`], the demo registers a URI
+/// that is not the URI of the gateway.
 pub(crate) fn redirect_uri(broken: Option<Step>, public_url: &str) -> String {
     match broken {
         Some(Step::LoginForm) => format!("{public_url}/elsewhere"),

@@ -186,7 +186,7 @@ mod tests {
             assert_eq!(text.expose(), jwt);
             let shown = format!("{:?}", answered(200, media_type, jwt));
             assert!(!shown.contains("eyJ"), "{shown}");
-            // The media type decides how the body is read. With the media type of a JWT, an
+            // The media type decides how the body is read. If the media type is that of a JWT, an
             // unsigned JSON object is not read as claims.
             let read = answered(200, media_type, r#"{"sub":"1"}"#);
             assert!(matches!(read, Ok(Userinfo::Signed(_))));

@@ -260,7 +260,8 @@ impl RateMeter {
     }
 }
 
-/// The body of a response. The request of this response is in flight until the body is dropped.
+/// The body of a response. The request counts as unfinished until the body of this response is
+/// dropped.
 #[derive(Debug)]
 pub(super) struct ResponseBody<B> {
     /// `None` if the server itself has refused the request.

@@ -27,7 +27,7 @@ const CLOSING_GRACE: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(2);
 
 /// A clock that returns the time of the last sweep. Reading this clock costs no system call. The
-/// returned time is at most as old as the time between two sweeps.
+/// returned time was read at the last sweep, so it can be up to one sweep interval old.
 #[derive(Debug)]
 pub(super) struct CoarseClock {
     clock: Clock,
@@ -380,8 +380,8 @@ impl ConnectionState {
     pub(super) fn abort_blocked_streams(&self, now: Instant, write: Duration) -> usize {
         let mut cut = 0_usize;
         for stream in self.streams.borrow().iter() {
-            // Until the latest time at which the socket had no room, the stream waited for the
-            // socket, and not for its client.
+            // While the send buffer of the socket is full, the stream waits for the socket and not
+            // for the client.
             let blocked = stream.blocked.get();
             let blocked = blocked.max(blocked.and_then(|_| self.last_stalled.get()));
             if blocked.is_some_and(|since| now.duration_since(since) >= write)

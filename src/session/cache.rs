@@ -186,7 +186,7 @@ impl SessionCache {
         let before = self.sessions.get(session.key());
         self.sessions.insert(*session.key(), Arc::clone(session));
         // The old value is marked as superseded only after the new value is in the cache. So each
-        // request finds a value that is not superseded.
+        // request finds a current value.
         if let Some(before) = before {
             session.note_use_of(&before);
             before.supersede();

@@ -15,8 +15,8 @@
 //! it answers. So no request uses a change that is not committed, and a refresh just after a
 //! sign-out does not undo the sign-out.
 //!
-//! Every end of a session has a reason ([`EndReason`]). Work that lasts longer than a request
-//! registers in the [`EndRegistry`] of its worker. The registry informs the work when its session
+//! Every end of a session has a reason ([`EndReason`]). A task that outlives its request is
+//! registered in the [`EndRegistry`] of the worker. The registry informs the task when its session
 //! has ended. A reload changes settings, keys and providers, and valid sessions continue
 //! ([`Sessions::reconfigure`]).
 //!
@@ -342,7 +342,7 @@ impl Sessions {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the session may or may not be replaced.
+    /// Dropping the future leaves open whether the session has been replaced.
     pub async fn replace(
         &self,
         old: &Arc<Session>,

@@ -132,7 +132,8 @@ fn not_opened() -> redb::Error {
     corrupted("an entry cannot be opened")
 }
 
-/// Creates the loaded session of an entry. `used` is the last use that the file contains.
+/// Converts one entry of the file to a loaded session. `used` is the last use that the file
+/// contains.
 pub(super) fn loaded(ends_at: Timestamp, contents: Contents, used: Option<Timestamp>) -> Loaded {
     Loaded {
         ends_at,

@@ -125,8 +125,8 @@ impl Key {
         if pem.contains("PRIVATE KEY-----") {
             return Err(KeyProblem::Private);
         }
-        // This function checks the labels, because the library reads only the first of several
-        // blocks, and accepts a certificate as a key.
+        // The library reads only the first of several PEM blocks, and the library accepts a
+        // certificate as a key. Therefore this function checks the labels of the PEM blocks itself.
         let labels = [
             "-----BEGIN PUBLIC KEY-----",
             "-----BEGIN RSA PUBLIC KEY-----",

@@ -1,8 +1,8 @@
 //! The settings of one provider, from the operator and the profile.
 //!
 //! Every key may come from the profile or from the operator's file. The `config` room has already
-//! merged the profile and the operator's file. [`Provider::new`](super::Provider::new) contains the
-//! checks that need more than one key, and all code that reads files.
+//! merged the profile and the operator's file. [`Provider::new`](super::Provider::new)
+//! contains the checks that need more than one setting, and all code that reads files.
 
 mod identity;
 mod request;
