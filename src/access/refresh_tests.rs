@@ -164,7 +164,7 @@ fn g_14_g_15_an_aborted_refresh_is_reported_to_its_waiters_and_counted() {
 }
 
 /// A subscriber that panics at the first event with a certain message and collects other events.
-/// An event is written inside the code that it reports, so the panic happens inside that code.
+/// The panic happens inside the code that writes the event.
 struct PanicOnMessage {
     message: &'static str,
     panicked: AtomicBool,

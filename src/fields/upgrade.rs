@@ -13,9 +13,9 @@ const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// The name of the WebSocket protocol in `Upgrade` (RFC 6455).
 const WEBSOCKET: &[u8] = b"websocket";
 
-/// Protocols that are versions of HTTP or TLS. A request that asks for one of these protocols can
-/// also be answered over HTTP/1.1. After a switch to a version of HTTP or TLS, every request on the
-/// connection would escape the checks of the gateway.
+/// Protocols that are versions of HTTP or TLS. If a request asks for one of these protocols, the
+/// app can ignore `Upgrade` and answer over HTTP/1.1. After a switch to a version of HTTP or TLS,
+/// every request on the connection would escape the checks of the gateway.
 const HTTP_AND_TLS: [&[u8]; 4] = [b"h2", b"h2c", b"http", b"tls"];
 
 /// The maximum length of a protocol name that is forwarded, in bytes.

@@ -34,7 +34,7 @@ pub(crate) struct Parts {
     pub(crate) max_wait: Duration,
 }
 
-/// The state of the process that does not change at a reload.
+/// The parts of the process that no reload replaces.
 #[derive(Clone, Debug)]
 pub struct ProcessState {
     /// The sessions.
@@ -153,7 +153,7 @@ impl WorkerSite {
     }
 }
 
-/// Reports each reload: a new site has become current.
+/// Reports when a reload has made a new site the current site.
 pub(super) struct Reloads(watch::Receiver<Arc<Site>>);
 
 impl Reloads {

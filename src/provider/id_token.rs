@@ -2,8 +2,8 @@
 //! userinfo response (section 5.3.2).
 //!
 //! [`jwt::verify`] has already verified the signature, with the header requirements of
-//! [`IdTokenRules::expected`]. Each claim is either required, or checked if it is present. A claim
-//! of an unexpected type makes the token invalid.
+//! [`IdTokenRules::expected`]. Some claims are required; each other claim is checked only if it is
+//! present. A claim of an unexpected type makes the token invalid.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::token::Authentication;
 /// seconds old. A token that is older than the longest login belongs to an earlier login.
 const MAX_AGE: Duration = Duration::from_hours(1);
 
-/// The login that the ID token has to belong to.
+/// The login to which the ID token has to belong.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LoginContext<'a> {
     /// The nonce of the authorization request.
@@ -38,7 +38,7 @@ pub(super) struct LoginContext<'a> {
     pub(super) begun_at: Timestamp,
 }
 
-/// The session that the ID token of a refresh has to belong to.
+/// The session to which the ID token of a refresh has to belong.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RefreshContext<'a> {
     /// The access token of the same response.

@@ -83,7 +83,8 @@ impl<S: AsyncWrite + Unpin> GatherBuffer<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Makes room for a write of `piece` bytes. Returns whether the write has to be buffered.
+    /// Waits until a write of `piece` bytes can begin. Returns whether the write has to be
+    /// buffered.
     fn poll_room(&mut self, cx: &mut Context<'_>, piece: usize) -> Poll<io::Result<bool>> {
         if piece > SMALL {
             ready!(self.poll_release(cx))?;
@@ -270,8 +271,8 @@ mod tests {
         let (mut gather, writes, client) = gathering(1000);
         let piece = b"0123456789".repeat(100);
         let sent = piece.repeat(40);
-        // The pipe has room for 1000 bytes, and the buffer has room for one record. When pipe and
-        // buffer are full, no more bytes are accepted.
+        // The pipe can hold 1000 bytes, and the buffer can hold one record. When pipe and buffer
+        // are full, no more bytes are accepted.
         let mut taken = 0;
         let full = poll_fn(|cx| {
             loop {

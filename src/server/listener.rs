@@ -61,7 +61,7 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
         let _entered = runtime.enter();
         listen_inside(address)
     };
-    // The caller may run inside another runtime, where dropping a runtime in the normal way panics.
+    // If the caller runs inside another runtime, an ordinary drop of `runtime` would panic.
     runtime.shutdown_background();
     listener
 }

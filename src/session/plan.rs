@@ -94,7 +94,8 @@ impl Keeper {
         let mut surplus = Vec::new();
         if let Some(person) = session.person() {
             // The index does not contain the new session before the commit. So a second login of
-            // the user must wait for the commit, or the limit would not count this session.
+            // the user must wait for the commit. Otherwise, the limit would not count the new
+            // session.
             batch.people.insert(person);
             // Sessions that end with this batch are still in the index. If these sessions counted,
             // the login would end another session without need.
@@ -195,8 +196,8 @@ impl Keeper {
         let Some(loaded) = self.backend.load(key)? else {
             return Ok(None);
         };
-        // For the limit of sessions per user, the session still counts for the user who signed in,
-        // even if a refresh has changed the identity.
+        // The limit of sessions per user counts the session for the user who signed in, even if a
+        // refresh has changed the identity.
         let session = Stored::new(*away.rank(), loaded.last_used, &loaded.contents);
         session.note_use_of(&away);
         Ok(Some(Arc::new(session)))

@@ -59,7 +59,8 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// Replaces the version `version` of a session with `next`.
     fn replace(&self, version: u64, next: Arc<Stored>) -> StoreFuture<'_, Replacement>;
 
-    /// Ends a session, and returns its end. Returns an empty list if there is no session to end.
+    /// Ends a session, and returns an [`End`] for the ended session. Returns an empty list if there
+    /// is no session to end.
     fn end(&self, which: Which, why: EndReason) -> StoreFuture<'_, Vec<End>>;
 
     /// Notes the times when sessions were last used. The next [`Store::sweep`] makes the times
