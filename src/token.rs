@@ -49,8 +49,8 @@ pub struct Lifetime {
 
 impl Lifetime {
     /// Returns the time until a refresh is allowed. The result is zero if the clock was set back to
-    /// a time before `obtained_at`. If a clock is set back, the age of the tokens is unknown, and
-    /// the wait must not become longer.
+    /// a time before `obtained_at`. If the clock was set back, the age of the tokens is unknown,
+    /// and the change of the clock must not delay the refresh.
     pub(crate) fn wait_before_refresh(&self, now: Timestamp) -> Duration {
         if now < self.obtained_at {
             return Duration::ZERO;
@@ -126,7 +126,7 @@ impl TokenSet {
     }
 
     /// Returns the same tokens with `time` as the earliest time of the next refresh. `asked_at` is
-    /// the time of the refresh request that causes the delay.
+    /// the time at which the gateway sent the last refresh request.
     #[must_use]
     pub(crate) fn not_before(mut self, time: Timestamp, asked_at: Timestamp) -> Self {
         let refresh_at = self.lifetime.refresh_at.map(|at| at.max(time));

@@ -362,7 +362,7 @@ mod tests {
                 }
                 leader.finish(1);
             });
-            // The runtime stops after this number of polls.
+            // The runtime is dropped after its main task has yielded `polls` times.
             let stop = std::thread::spawn(move || {
                 runtime.block_on(async {
                     for _ in 0..polls {

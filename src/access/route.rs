@@ -126,7 +126,7 @@ pub struct Route {
     hosts: Vec<Box<str>>,
     prefix: Prefix,
     pub(super) rule: Rule,
-    /// The names are stored as claims, so that they can be written into an assertion field.
+    /// The names of the accepted providers, in the form for an assertion field.
     providers: Vec<Claim>,
     pub(super) allow_preflight: bool,
     pub(super) on_refusal: OnRefusal,
@@ -151,8 +151,8 @@ impl Route {
         self.providers.iter().map(Claim::as_str)
     }
 
-    /// Returns the name of an accepted provider as a claim. Returns `None` if the route does not
-    /// accept this provider.
+    /// Returns the name of an accepted provider, in the form for an assertion field. Returns `None`
+    /// if the route does not accept this provider.
     pub(super) fn provider(&self, name: &str) -> Option<&Claim> {
         self.providers
             .iter()

@@ -12,8 +12,8 @@ use crate::provider::Refreshed;
 use crate::secret::Secret;
 use crate::token::TokenSet;
 
-/// The maximum number of kept results. The tokens of this number of results need about ten
-/// megabytes.
+/// The maximum number of kept results. The tokens of so many results need about ten megabytes of
+/// memory.
 const MOST: usize = 10_000;
 
 /// The result of a refresh.
@@ -21,8 +21,8 @@ const MOST: usize = 10_000;
 pub(super) enum RefreshResult {
     /// New tokens.
     New(Box<Refreshed>),
-    /// The old access token with a new refresh token, because the other parts of the provider's
-    /// answer are unusable.
+    /// The provider's answer contained a new refresh token, but the other parts of the answer are
+    /// unusable. This token set contains the old access token and the new refresh token.
     RefreshTokenOnly(TokenSet),
 }
 

@@ -120,7 +120,8 @@ where
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            // The sender sends no value, so `changed` returns only when the sender is dropped.
+            // No task sends a value through this channel, so `changed` returns only when the sender
+            // is dropped.
             _gone = stopped.changed() => return,
         };
         match accepted {

@@ -2,11 +2,12 @@
 //!
 //! The parser splits a `Cookie` line exactly as a browser writes it: `;` separates the pairs,
 //! spaces and tabs around a pair are ignored, and the name ends at the first `=`. The parser works
-//! on bytes and compares names exactly. If the parser trimmed more, such as Unicode white space, a
-//! sibling domain could set a cookie that bypasses the browser's check of the `__Host-` prefix but
-//! that the gateway reads as its own. If the parser decoded the whole field as text, a sibling
-//! domain could lock users out with one invalid byte. The parser ignores only a malformed pair, not
-//! its whole line.
+//! on bytes and compares names exactly. The parser does not remove other white space, such as
+//! Unicode white space. Otherwise a sibling domain could put white space before the prefix
+//! `__Host-`: the browser would not check the prefix, and the gateway would accept the cookie as
+//! its own. If the parser decoded the whole field as text, a sibling domain could lock users out
+//! with one invalid byte. If one pair of a line is malformed, the parser ignores this pair and
+//! reads the other pairs.
 //!
 //! Several `Cookie` lines, and the cookie crumbs of HTTP/2 (RFC 9113 section 8.2.3), are handled as
 //! one line.

@@ -38,7 +38,8 @@ a.button.second,button.second{background:transparent;color:#8fb0ff}\
 .code{color:#97a1b3}}";
 
 /// With this content security policy the page loads nothing, cannot be framed, and sends forms only
-/// to its own origin. The hash allows the only style sheet of the page.
+/// to its own origin. Because of the hash in the policy, browsers apply the style sheet of the page
+/// and no other style sheet.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let hash = STANDARD.encode(digest(&SHA256, STYLE.as_bytes()));
     let policy = format!(

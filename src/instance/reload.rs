@@ -116,8 +116,8 @@ impl Instance {
         let failed = self.current.failed.clone();
         let next = CurrentSettings {
             restart_only: self.current.restart_only.clone(),
-            // New keys do not change the other settings, so a failed change of the other settings
-            // is still pending.
+            // A reload for new keys does not read the changed settings. If a reload of changed
+            // settings failed before, that reload still has to be retried.
             failed: failed.filter(|_failed| cause == ReloadCause::KeyFile),
             ..CurrentSettings::of(&config)
         };

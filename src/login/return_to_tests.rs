@@ -84,8 +84,8 @@ fn without_dots(path: &str) -> String {
     format!("/{}", kept.join("/"))
 }
 
-/// Applies both oracles to the return path after our origin. Also applies both oracles to the
-/// return path without an origin, in case a caller forgets the origin.
+/// Checks two texts with both oracles: our origin followed by the return path, and the return path
+/// alone. The second text is checked because a caller could forget the origin.
 fn assert_stays(return_to: &ReturnTo, given: &str) {
     let location = return_to.absolute(SITE);
     assert!(

@@ -75,15 +75,16 @@ impl KeyCache {
         if let Some(newest) = self.newest.load_full() {
             return Ok(newest);
         }
-        // Several logins may wait for the same fetch. After a failed fetch, the waiting logins must
-        // not repeat it one after another.
+        // Several logins may wait for the same fetch. If the fetch fails, the waiting logins must
+        // not start one fetch after another.
         if is_recent(history.last_failure, clock.now(), MIN_INTERVAL) {
             return Err(KeysError::JustFetched);
         }
         self.fetch(&mut history, endpoint, clock).await
     }
 
-    /// Fetches the key set again, as part of the periodic reads.
+    /// Fetches the key set again. The maintenance task of the provider calls this function
+    /// periodically.
     ///
     /// # Errors
     ///
@@ -107,9 +108,9 @@ impl KeyCache {
         self.fetch(&mut history, endpoint, clock).await.map(drop)
     }
 
-    /// Returns a newer key set than `seen`, for a token whose key is not in `seen`. Fetches the key
-    /// set, unless another task has already cached a newer key set. Returns `None` if the last
-    /// fetch for an unknown key was too recent for a new fetch.
+    /// Returns a key set that is newer than `seen`, for a token whose key is not in `seen`. Fetches
+    /// the key set, unless another task has already cached a newer key set. Returns `None` if the
+    /// last fetch for an unknown key was too recent for a new fetch.
     ///
     /// # Errors
     ///

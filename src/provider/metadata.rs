@@ -37,7 +37,7 @@ pub enum MetadataError {
         /// The problem with the URL.
         problem: &'static str,
     },
-    /// The metadata names another issuer than the configured one.
+    /// The issuer in the metadata differs from the configured issuer.
     #[error("it names the issuer {published:?}, but {configured:?} is configured")]
     Issuer {
         /// The configured issuer.
@@ -203,8 +203,9 @@ impl Metadata {
             {
                 None => false,
                 Some(Value::Bool(promises)) => *promises,
-                // A value of another type may mean that the provider promises `iss`. If the value
-                // counted as false, a mix-up attack could omit `iss`.
+                // If the value has another type, the provider may have meant to promise `iss`. If
+                // the gateway treated the value as false, an attacker could omit `iss` in a mix-up
+                // attack.
                 Some(_) => return Err(MetadataError::Member(promises_issuer)),
             },
         })

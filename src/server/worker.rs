@@ -25,8 +25,9 @@ use super::{Connection, Endpoint, Error, Handler, Security, Settings, Setup};
 use crate::clock::Clock;
 use crate::tls::Acceptor;
 
-/// The maximum number of socket events that a worker processes before it runs its tasks. With few
-/// events, the data of a request is still in the processor's cache when the request is forwarded.
+/// The maximum number of socket events that a worker processes before it runs its tasks. The number
+/// is small, so that the data of a request is still in the processor's cache when the worker
+/// forwards the request.
 const EVENTS: usize = 16;
 
 /// The last part of the drain time, in which tunnels may still send a close frame.
@@ -116,8 +117,8 @@ impl Workers {
                 .map_err(Error::Spawn)?;
             workers.reports.push(reported);
         }
-        // After this line only the workers hold senders. If all workers end, the channel closes,
-        // and `recv` fails instead of waiting forever.
+        // After the next line, only the workers have senders of the channel. If all workers end,
+        // the channel closes, and `recv` fails instead of waiting forever.
         drop((ready, endpoints));
         for _worker in 0..count.get() {
             started.recv().map_err(|_closed| Error::WorkerLost)??;

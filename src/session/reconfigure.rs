@@ -60,7 +60,7 @@ pub enum ReconfigureError {
 }
 
 /// The longest time for which a session may be used without another look-up, in milliseconds. The
-/// limit exists because only look-ups show the cache which sessions are in use.
+/// limit exists because the cache learns only from look-ups which sessions are in use.
 const LONGEST_WITHOUT_LOOK_UP: u64 = 30_000;
 
 /// The longest time between the use of a session and the report to the store, in milliseconds.
@@ -108,7 +108,8 @@ impl Limits {
     }
 
     /// Returns the length of the intervals for reports of uses to the store, in milliseconds. The
-    /// store learns only of the first use in each interval. The length is never zero.
+    /// store learns only of the first use in each interval. An interval has at least one
+    /// millisecond.
     pub(super) fn stretch(&self) -> u64 {
         self.tenth().clamp(1, LONGEST_UNWRITTEN)
     }
@@ -122,8 +123,8 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The number of sessions that are removed before the cache does its housekeeping. The number is
-/// small, because a worker may have to help with the housekeeping.
+/// The number of sessions that the keeper removes before the cache does its housekeeping. A worker
+/// that uses the cache may have to do a part of the housekeeping, so the number is small.
 const AT_ONCE: usize = 100;
 
 impl Keeper {

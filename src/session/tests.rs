@@ -111,7 +111,7 @@ async fn the_first_use_in_a_stretch_is_in_the_file_after_the_next_maintenance() 
     clock.advance(Duration::from_secs(50));
     assert!(live(&sessions, &id, clock.now()).await);
     sessions.maintain(clock.now()).await.unwrap();
-    // A copy of the open file has the state that a crash leaves.
+    // The copy of the open file has the contents that the file would have after a crash.
     let crashed = Kit::disk();
     std::fs::copy(kit.file(), crashed.file()).unwrap();
     clock.advance(Duration::from_secs(50));
@@ -150,14 +150,15 @@ async fn evicted_sessions_are_read_from_the_file() {
         assert_eq!(subject.as_str(), number.to_string());
         sessions.maintain(NOW).await.unwrap();
     }
-    // A request that still has the value of an evicted session has to look up the session again.
+    // These look-ups make the cache evict the session of `held`. The state of `held` then tells a
+    // request to look up the session again.
     for id in &ids[..200] {
         assert!(live(&sessions, id, NOW).await);
         sessions.maintain(NOW).await.unwrap();
     }
     assert_eq!(held.state(), SessionState::Superseded);
-    // The eviction did not change the version of the session, so the held value can be replaced. An
-    // evicted session can also be ended.
+    // The eviction did not change the version of the session, so `held` can still be replaced by
+    // new tokens. An evicted session can also be ended.
     let replaced = sessions.replace(&held, tokens("token-1"), None).await;
     assert!(matches!(replaced, Ok(Replaced::Stored(new)) if new.version() == 1));
     sessions

@@ -41,7 +41,7 @@ fn c_22_h_27_an_app_never_sets_our_cookie() {
     }
 }
 
-/// Replaces `\xNN` and `\t` in a row of the cookie table by the bytes that they stand for.
+/// Replaces each `\xNN` and each `\t` in a row of the cookie table by the byte that it represents.
 fn unescape(text: &str) -> Vec<u8> {
     let mut parts = text.split('\\');
     let mut bytes = parts.next().unwrap().as_bytes().to_vec();

@@ -7,8 +7,8 @@ use super::*;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// [`Traffic`](crate::origin::traffic::Traffic) records the head of a request from the first write
-/// of hyper, so hyper must write each head with one write.
+/// [`Traffic`](crate::origin::traffic::Traffic) expects the whole head of a request in the first
+/// write of hyper, so hyper must write each head with one write.
 #[tokio::test]
 async fn s_33_a_repeated_request_has_the_same_bytes() {
     local(async {
@@ -23,7 +23,8 @@ async fn s_33_a_repeated_request_has_the_same_bytes() {
             ("x-colons", b":a: b:"),
             ("x-spaces", b"a  b\tc"),
             ("x-latin", b"caf\xe9"),
-            // If hyper wrote heads in pieces, this value would need several pieces.
+            // If hyper wrote a head with several writes, a value of this length would need several
+            // writes.
             ("x-long", &b"0123456789".repeat(2048)),
         ] {
             let value = HeaderValue::from_bytes(value).unwrap();
@@ -51,8 +52,8 @@ async fn s_33_a_repeated_request_has_the_same_bytes() {
 }
 
 /// [`UploadProgress`](crate::origin::progress::UploadProgress) assumes that hyper polls the request
-/// body only when hyper has space for more data. Under this assumption, a poll that finds no bytes
-/// shows that the gateway waits for the client.
+/// body only when hyper has space for more data. Because of this assumption, `UploadProgress`
+/// concludes from a poll without bytes that the gateway waits for the client.
 #[tokio::test]
 async fn an_origin_that_stops_reading_an_upload_misses_its_deadline() {
     local(async {
@@ -60,9 +61,9 @@ async fn an_origin_that_stops_reading_an_upload_misses_its_deadline() {
         let head = Duration::from_millis(100);
         let pool = server.pool_with(Times { head, ..times() });
         let (client, body) = TestBody::new();
-        // The pieces are much larger than the sockets and buffers. After these pieces the client
-        // sends no more data. hyper does not notice that the client has stopped, because hyper does
-        // not poll the body after these pieces.
+        // All pieces together are much larger than the buffers of the sockets and of hyper. After
+        // these pieces the client sends no more data. hyper does not notice that the client has
+        // stopped, because hyper does not poll the body after these pieces.
         let piece = Bytes::from(vec![b'a'; 64 * 1024]);
         for _ in 0..1024 {
             client.send(Ok(piece.clone())).unwrap();

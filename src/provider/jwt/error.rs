@@ -48,7 +48,7 @@ pub enum TokenError {
     /// The header or the payload is not a JSON object.
     #[error("the header or the payload is not a JSON object")]
     Json(#[source] JsonError),
-    /// The key belongs to another issuer or tenant than the token.
+    /// The key does not belong to the issuer and the tenant of the token.
     #[error("the key of the signature belongs to another issuer")]
     KeyIssuer,
     /// The token does not have three parts of canonical base64url, or is too long.
@@ -91,7 +91,7 @@ impl TokenError {
         }
     }
 
-    /// Returns true if the same token may be valid with newly fetched keys. The provider may have
+    /// Returns true if the same token could be valid with newly fetched keys. The provider may have
     /// added a key, or may have replaced a key by another key with the same id.
     pub fn new_keys_may_help(&self) -> bool {
         matches!(self, Self::Signature | Self::UnknownKey)

@@ -220,7 +220,7 @@ async fn two_workers_serve_one_listener() {
 
 #[tokio::test]
 async fn a_panic_while_the_handler_is_made_fails_the_start() {
-    // All workers panic, or one of three.
+    // In the first case, all workers panic. In the second case, one of three workers panics.
     for good in [0, 2] {
         let listener = Listener::bind(([127, 0, 0, 1], 0).into()).unwrap();
         let (events, _seen) = mpsc::unbounded_channel();

@@ -36,8 +36,8 @@ mod protocols;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A short deadline, for tests in which the deadline has to pass.
 const SHORT: Duration = Duration::from_millis(120);
-/// A deadline for tests in which the deadline has to pass. The deadline is long enough that a slow
-/// machine does not make the test's client late.
+/// A deadline for tests in which the deadline has to pass. The deadline is so long that the test's
+/// client meets the deadline even on a slow machine.
 const MODEST: Duration = Duration::from_millis(600);
 /// The pause between two bytes of a slow client, which is much shorter than [`SHORT`].
 const DRIP: Duration = Duration::from_millis(20);
