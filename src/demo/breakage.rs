@@ -43,8 +43,8 @@ pub(crate) fn redirect_uri(broken: Option<Step>, public_url: &str) -> String {
     }
 }
 
-/// Returns the key with which the app verifies tokens. To break [`Step::Bearer`], the app gets a
-/// new key that has signed no token.
+/// Returns the key with which the app verifies tokens. If `broken` is [`Step::Bearer`], the app
+/// gets a new key that has signed no token.
 ///
 /// # Errors
 ///
@@ -110,8 +110,8 @@ impl Middlebox {
             (Step::SessionCookie, "/oauth2/callback") => {
                 response.headers_mut().remove(SET_COOKIE);
             }
-            // Many proxies make the mistake to answer a script with a redirect. A script cannot
-            // follow a redirect to a login page.
+            // Many proxies answer a script with a redirect to a login page, although a script
+            // cannot follow the redirect.
             (Step::Api, _) if response.status() == StatusCode::UNAUTHORIZED => {
                 response = see_other();
             }

@@ -1,5 +1,5 @@
 //! Request and response bodies. A request body has a minimum rate and a maximum size. A request is
-//! in flight until its response body is dropped.
+//! in progress until its response body is dropped.
 
 use std::cell::Cell;
 use std::fmt;
@@ -32,7 +32,7 @@ pub enum BodyFailure {
 }
 
 /// Reports why a request body failed. The code that forwards the body learns only that forwarding
-/// failed, so it asks this watch for the reason.
+/// failed, and reads the reason from the `BodyWatch`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct BodyWatch(Option<Rc<Cell<Option<BodyFailure>>>>);
 

@@ -74,8 +74,8 @@ pub(super) enum Eviction {
 pub(super) struct SessionCache {
     sessions: Cache<SessionKey, Arc<Stored>>,
     eviction: Eviction,
-    /// The reads of the store that are in progress. Every write to the cache holds the lock of this
-    /// map.
+    /// The reads of the store that are in progress. A thread that writes to the cache holds the
+    /// lock of this map.
     reads: Mutex<HashMap<SessionKey, Reads>>,
     notices: mpsc::UnboundedSender<Notice>,
     listeners: Listeners,
@@ -117,8 +117,8 @@ impl SessionCache {
             // The listener runs on any thread that uses the cache, so it must not take the lock of
             // the writers.
             .eviction_listener(move |_key, session: Arc<Stored>, cause| {
-                // The listener handles only evictions for lack of space. Code that removes or
-                // replaces a session sets the state of the old value itself.
+                // The listener handles only evictions for lack of space. A function that removes or
+                // replaces a session also sets the `SessionState` of the old value.
                 if cause != RemovalCause::Size {
                     return;
                 }

@@ -188,7 +188,7 @@ impl Sessions {
         self.store.reconfigure(new, now).await
     }
 
-    /// Finds the session of an id, and marks the session as used.
+    /// Finds the session of an id, and records that the session was used.
     pub fn find(&self, id: &SessionId, now: Timestamp) -> Lookup {
         let key = id.key();
         let Some(mut stored) = self.cache.get(&key) else {
@@ -233,8 +233,8 @@ impl Sessions {
         is_recent && session.state() == SessionState::Live && self.note_use(session.stored(), now)
     }
 
-    /// Marks a session as used. The value `session` may have been replaced by a newer version, and
-    /// the cache may have evicted the session.
+    /// Records that a session was used. The value `session` may have been replaced by a newer
+    /// version, and the cache may have evicted the session.
     pub(crate) fn mark_used(&self, session: &Session, now: Timestamp) {
         let newest = match session.state() {
             SessionState::Live => None,
