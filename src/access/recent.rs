@@ -31,7 +31,7 @@ struct LastUsed {
 #[derive(Debug)]
 struct CookieLine {
     whole: Secret<Box<[u8]>>,
-    /// The line without the gateway's own cookies.
+    /// The value of the `Cookie` field, without the gateway's own cookies.
     others: Option<HeaderValue>,
 }
 

@@ -349,8 +349,8 @@ impl WorkerRoutes {
 }
 
 impl Route {
-    /// Whether both routes match the same requests: a common host and, apart from upper and lower
-    /// case, the same prefix.
+    /// Returns true if both routes match the same requests: the routes have a host in common, and
+    /// their prefixes are equal if case is ignored.
     fn shadows(&self, other: &Self) -> bool {
         let prefix = self
             .prefix

@@ -51,7 +51,7 @@ pub enum Error {
     #[error("the route does not allow a switch of protocols")]
     UpgradeForbidden,
     /// The gateway does not serve this host. Responsible: the client. If the settings do not list
-    /// the host, the operator is responsible.
+    /// the host, the operator is responsible for the error.
     #[error("the host is not one of the configured origins")]
     UnknownHost,
     /// The upstream gave no answer. Responsible: the upstream.

@@ -19,7 +19,7 @@ const MINUTE: Duration = Duration::from_mins(1);
 /// calls for a day.
 const MAX_PAUSE: Duration = Duration::from_mins(5);
 
-/// Allows `calls` calls in every period of one minute. All `calls` calls can be made at
+/// Allows `calls` calls in every period of one minute. The whole allowance (`calls`) can be used at
 /// once. A token bucket would allow twice as many calls in the minute after the bucket was full.
 #[derive(Debug)]
 pub(super) struct Limiter {
@@ -206,7 +206,8 @@ mod tests {
             let logins = usize::try_from(calls).unwrap() - refreshes;
             assert_eq!(taken(LOGIN), logins, "{calls}");
         }
-        // When the oldest calls are more than one minute old, the limiter first allows logins.
+        // When the oldest calls are more than one minute old, the limiter allows logins before it
+        // allows other calls.
         let (limiter, clock) = limiter(60);
         for _ in 0..60 {
             assert!(limiter.take(LOGIN, clock.now()).is_ok());

@@ -17,11 +17,11 @@ const LEAD_TIME: Duration = Duration::from_mins(1);
 /// The maximum random addition to the lead time.
 const MAX_JITTER: Duration = Duration::from_mins(5);
 
-/// The longest lead time if a refresh revokes the old access token. The lead time is short, because
-/// requests in progress still use the old token and would fail.
+/// The longest lead time if a refresh revokes the old access token. The lead time is short. If a
+/// refresh revokes the old token, requests in progress that still use the old token fail.
 const LATE_LEAD_TIME: Duration = Duration::from_secs(2);
 
-/// The upper limit of the minimum time between two refreshes.
+/// The minimum time between two refreshes is never longer than this value.
 pub(super) const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The lower limit of the minimum time between two refreshes. Without a lower limit, a token that

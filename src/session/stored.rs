@@ -153,8 +153,8 @@ impl Stored {
         Some(before)
     }
 
-    /// Sets the time of the last use to the time in `other`, another value of the same session, if
-    /// that time is later.
+    /// If `other`, a second copy of the same session, has a later time of last use, takes over that
+    /// time.
     pub(super) fn note_use_of(&self, other: &Self) {
         self.note_use_at(other.last_used());
     }

@@ -240,8 +240,8 @@ impl GrantError {
 }
 
 /// Classifies a metadata error. A response that is not JSON is temporary, because a provider under
-/// maintenance answers with HTML pages. Wrong values in valid JSON are permanent, because the
-/// provider does not recover before its operator acts.
+/// maintenance answers with HTML pages. If the JSON is valid but contains wrong values, the error
+/// is permanent: it stays until the operator of the provider acts.
 fn metadata(error: &MetadataError) -> Classification {
     match error {
         MetadataError::Call(_) | MetadataError::Json(_) | MetadataError::MediaType(_) => {

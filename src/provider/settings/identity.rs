@@ -94,7 +94,7 @@ pub enum EmailsVerified {
     /// verify an address.
     #[default]
     Claim,
-    /// An address is verified if the claim is a time, such as Laravel's `email_verified_at`. An
-    /// address is not verified if the claim is null or missing.
+    /// If the claim contains a time, as Laravel's `email_verified_at` does, the email address
+    /// counts as verified. An address is not verified if the claim is null or missing.
     Timestamp,
 }

@@ -80,7 +80,8 @@ impl Files {
         path
     }
 
-    /// Returns the operator's settings for the Passport profiles, after the keys in `further`.
+    /// Returns a TOML text: first the keys in `further`, then the operator's settings for the
+    /// Passport profiles.
     fn operator(&self, url: &str, further: &str) -> String {
         let folder = self.0.path().display();
         format!(

@@ -71,8 +71,8 @@ fn outcome_of(rules: &IdTokenRules, claims: Value) -> &'static str {
         .map_or_else(|error| error.reason(TokenKind::IdToken), |_claims| "ok")
 }
 
-/// Returns the outcome for valid claims of which some are replaced. A replacement by null stays
-/// null.
+/// Replaces some of the valid claims, and returns the outcome of the check. If a test replaces a
+/// claim by null, the token contains the claim with the value null.
 fn with(rules: &IdTokenRules, changed: &Value) -> &'static str {
     let mut claims = claims();
     let changed = changed.as_object().unwrap().clone();
