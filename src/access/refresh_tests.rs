@@ -151,7 +151,7 @@ fn g_14_g_15_an_aborted_refresh_is_reported_to_its_waiters_and_counted() {
     let waiter = control.block_on(async {
         let session = kit.expired().await;
         let mut waiter = kit.refresher.join(&session, NOW, MAX_WAIT).unwrap();
-        // The flight pauses as long as it has a waiter.
+        // The flight continues to pause as long as a request waits for it.
         assert!(matches!(waiter.progress().await, Progress::Paused(_)));
         waiter
     });
@@ -213,8 +213,9 @@ async fn g_14_a_refresh_that_panics_releases_all_waiters() {
             events,
         })
     };
-    // With only one subscriber, `tracing` stores for all threads which events the first thread
-    // needs. The first thread may belong to a test that has no subscriber.
+    // If only one subscriber exists, `tracing` asks the subscriber of the first thread which events
+    // are needed, and uses the answer for all threads. The first thread may belong to a test that
+    // has no subscriber.
     let _second = trap("never said");
     let _set = tracing::dispatcher::set_default(&trap("Session refreshed"));
     let kit = Kit::new(Handle::current());
@@ -312,7 +313,7 @@ async fn g_10_two_users_refreshed_at_the_same_time_never_mix() {
     for round in 1..=ROUNDS {
         kit.clock.advance(MILLISECOND);
         for (person, _) in &people {
-            // This result takes the place of the provider's answer.
+            // The test stores this result in place of an answer of the provider.
             let used = tokens_of_round(person, round - 1);
             let answer = RefreshResult::New(Box::new(Refreshed {
                 tokens: tokens_of_round(person, round),
@@ -460,7 +461,7 @@ async fn a_replaced_session_leads_to_the_newest_one() {
 #[tokio::test(start_paused = true)]
 async fn f_18_there_is_always_a_pause_between_two_attempts() {
     let kit = Kit::new(Handle::current());
-    // The clock was set back, so `not_before` is later than any usual value.
+    // The clock was set back, so `not_before` is in the future.
     let life = Lifetime {
         expires_at: Some(NOW),
         not_before: NOW.plus(Duration::from_hours(1)),
@@ -468,7 +469,7 @@ async fn f_18_there_is_always_a_pause_between_two_attempts() {
     };
     let session = kit.open(life).await;
     let mut waiter = kit.refresher.join(&session, NOW, MAX_WAIT).unwrap();
-    // A flight without a pause would never yield this thread.
+    // If the flight did not pause between attempts, this thread would never run other tasks.
     let mut before = None;
     for _ in 0..4 {
         let Progress::Paused(_) = waiter.next_progress().await else {

@@ -32,10 +32,10 @@ const LIFETIME: Duration = Duration::from_hours(1);
 /// The purpose of a demo.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Purpose {
-    /// A user tries the demo, which uses the system clock.
+    /// A user tries the demo. The demo uses the system clock.
     Show,
-    /// The demo checks itself, with a manual clock that the check advances. If a step is given, the
-    /// demo breaks that step on purpose, and the check must fail at that step.
+    /// The demo is checked. The check advances a manual clock. If a step is given, the demo breaks
+    /// this step on purpose, and the check must fail at this step.
     Check(Option<Step>),
 }
 
@@ -60,8 +60,7 @@ impl Purpose {
 #[derive(Debug)]
 pub struct Demo {
     gateway: Instance,
-    /// The proxy in front of the gateway that breaks a step. `None` if no step is broken by a
-    /// proxy.
+    /// The proxy in front of the gateway that breaks a step. `None` if no proxy breaks a step.
     middlebox: Option<Server>,
     provider: AuthorizationServer,
     app: App,

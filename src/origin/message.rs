@@ -12,8 +12,8 @@ use super::error::Error;
 pub(super) enum Framing {
     /// The response states its length in exactly one way.
     Unambiguous,
-    /// The response states its length in several ways, or with an invalid number. The fields with
-    /// the length were removed or corrected.
+    /// The response states its length in several ways, or with an invalid number. The fields that
+    /// state the length were removed or corrected.
     Ambiguous,
 }
 

@@ -278,10 +278,9 @@ fn object<'a>(
 
 /// Reads the response to a token request: first the status, then the media type, then the JSON.
 ///
-/// `expires_in` may be missing, a number, a fraction or a number in quotes. For `expires_in`, null,
-/// zero, negative numbers and more than a hundred years are refused, because an invalid value shows
-/// an unknown fault of the provider. A refresh token or an ID token that is null or empty counts as
-/// absent.
+/// `expires_in` may be missing, a number, a fraction or a number in quotes. `expires_in` is refused
+/// if it is null, zero, negative or more than a hundred years, because such a value shows that the
+/// provider has a fault. A refresh token or an ID token that is null or empty counts as absent.
 pub(super) fn read(
     response: Response<Bytes>,
     grant: GrantType,
@@ -293,7 +292,7 @@ pub(super) fn read(
     let empty = body.is_empty();
     // `members` has its own copies of the tokens, so the body can be wiped.
     wipe(body);
-    // Some providers report an error with status 200.
+    // Some providers send an error response with status 200.
     if parts.status != StatusCode::OK || members.as_ref().is_ok_and(error_response::is_error) {
         let response = ErrorResponse {
             grant,

@@ -47,7 +47,7 @@ pub enum UserinfoError {
 /// A userinfo response.
 #[derive(Debug)]
 pub(super) enum Userinfo {
-    /// Unsigned claims. Unsigned claims are as trustworthy as the connection.
+    /// Unsigned claims. Only the connection to the provider protects unsigned claims.
     Json(Object),
     /// A JWT with claims. The signature of the JWT has not been verified yet (OpenID Connect Core
     /// 1.0 section 5.3.2).
@@ -186,8 +186,8 @@ mod tests {
             assert_eq!(text.expose(), jwt);
             let shown = format!("{:?}", answered(200, media_type, jwt));
             assert!(!shown.contains("eyJ"), "{shown}");
-            // The media type decides how the body is read. If the media type is that of a JWT, an
-            // unsigned JSON object is not read as claims.
+            // The media type decides how the body is read. If the media type is JWT, the body is
+            // read as a JWT, even if it is an unsigned JSON object.
             let read = answered(200, media_type, r#"{"sub":"1"}"#);
             assert!(matches!(read, Ok(Userinfo::Signed(_))));
         }

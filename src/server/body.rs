@@ -238,8 +238,8 @@ impl RateMeter {
         }
     }
 
-    /// Must be called when no data is available. The result is ready when the reader has waited as
-    /// long as the window, and too few bytes have arrived in the window.
+    /// Must be called when no data is available. The result is ready when too few bytes have
+    /// arrived in the window, although the reader has waited for the whole length of the window.
     fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let now = self.clock.instant();
@@ -250,7 +250,7 @@ impl RateMeter {
             let Some(due) = due else {
                 return Poll::Ready(());
             };
-            // The timer may be set for an earlier time than `due`. The timer is set again only when
+            // The timer can be set for an earlier time than `due`. The timer is set again only when
             // it fires, because `due` only moves to later times, and most bodies end before the
             // timer fires.
             let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));

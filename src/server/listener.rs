@@ -79,9 +79,9 @@ fn listen_inside(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.listen(BACKLOG)?.into_std()
 }
 
-/// Passes every connection to `open` until `drain` is true or the sender of `drain` is dropped. At
-/// the end, this function accepts the connections that the kernel has already queued, so that no
-/// client loses its connection.
+/// Passes every connection to `open` until `drain` is true or the sender of `drain` is dropped.
+/// Before it returns, this function accepts the connections that the kernel has already queued, so
+/// that no client loses its connection.
 ///
 /// While `open` waits, no further connection is accepted.
 pub(super) async fn accept<F: Future<Output = ()>>(
@@ -104,8 +104,9 @@ pub(super) async fn accept<F: Future<Output = ()>>(
             }
             Err(error) if is_client_error(&error) => {}
             Err(error) => {
-                // Without descriptors or memory, an immediate retry would only use processor time.
-                // Only the first of several consecutive failures is logged.
+                // If the system has run out of descriptors or memory, an immediate retry would fail
+                // again and only use processor time. Only the first of several consecutive failures
+                // is logged.
                 if !paused {
                     tracing::warn!(%error, "Connections cannot be accepted");
                 }
@@ -143,7 +144,8 @@ async fn take_queued<F: Future<Output = ()>>(
     }
 }
 
-/// Whether an error was caused by a client that disconnected before its connection was accepted.
+/// Returns true if the error occurred because a client disconnected before its connection was
+/// accepted.
 fn is_client_error(error: &io::Error) -> bool {
     matches!(
         error.kind(),

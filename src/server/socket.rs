@@ -63,8 +63,8 @@ impl Duplex for TlsStream<Socket> {
 }
 
 impl Duplex for TokioIo<Upgraded> {
-    /// Does nothing, because a single HTTP/2 stream has no socket of its own. Without a reset, the
-    /// peer only sees that the stream ends.
+    /// Does nothing, because a single HTTP/2 stream has no socket of its own. The peer gets no
+    /// reset and only sees that the stream ends.
     fn reset_on_close(&self) {}
 }
 
@@ -143,9 +143,9 @@ impl<S> Plaintext<S> {
     fn arrived(&mut self, count: usize) {
         match self.protocol {
             Protocol::Http1 => self.state.head_begins(),
-            // On an HTTP/2 connection, only the connection preface is timed like a request head.
-            // Some later frames belong to no request (PING, WINDOW_UPDATE, SETTINGS), so the
-            // arrival of a frame does not end the idle time.
+            // The time limit for a request head also applies to the HTTP/2 connection preface, but
+            // not to later frames of the connection. Some later frames belong to no request (PING,
+            // WINDOW_UPDATE, SETTINGS), so the arrival of a frame does not end the idle time.
             Protocol::Http2 if self.preface > 0 => {
                 self.state.head_begins();
                 self.preface = self.preface.saturating_sub(count);

@@ -53,8 +53,8 @@ impl Switch {
                 let (Some(upgrade), Some(on_upgrade)) = (upgrade, on_upgrade) else {
                     return Self::No;
                 };
-                // The app gets a handshake of HTTP/1.1, which uses GET. With the method GET, the
-                // rules for HTTP/1.1 handshakes also apply to HTTP/2 handshakes.
+                // The app gets a handshake of HTTP/1.1, which uses GET. Because the method is now
+                // GET, the rules for HTTP/1.1 handshakes also apply to HTTP/2 handshakes.
                 head.method = Method::GET;
                 head.extensions.insert(upgrade);
                 Self::Stream(on_upgrade)
@@ -77,7 +77,8 @@ impl Switch {
             (Self::Stream(on_upgrade), Some(tunnel)) => {
                 let in_flight = state.begin(Protocol::Http1);
                 let stop = TunnelStop(Rc::clone(state));
-                // The stream ends with its connection, so no code has to wait for this task.
+                // The stream is closed when its connection is closed, so no code has to wait for
+                // this task.
                 drop(tokio::task::spawn_local(async move {
                     // An error means that the client has disconnected.
                     if let Ok(stream) = on_upgrade.await {

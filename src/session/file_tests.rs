@@ -128,8 +128,8 @@ async fn an_inspection_does_not_create_lock_or_change_the_file() {
     open(&sessions, "alice", NOW).await;
 }
 
-/// Changes bytes of a file, one at a time. After each change, either the file is refused or all its
-/// sessions stay valid.
+/// Changes bytes of a file, one at a time. After each change, the store either refuses the file, or
+/// opens the file and all sessions are still valid.
 #[tokio::test]
 async fn a_damaged_file_is_refused() {
     let kit = Kit::disk();
@@ -166,7 +166,7 @@ async fn a_damaged_file_is_refused() {
     assert!(refused > 30, "{refused}");
 }
 
-/// Replaces every session one time, with many replacements in parallel.
+/// Replaces every session one time; all replacements run in parallel.
 async fn replace_all(sessions: &Arc<Sessions>, ids: &[SessionId], round: u32) {
     let mut replacements = tokio::task::JoinSet::new();
     for id in ids {

@@ -122,7 +122,7 @@ impl Index {
 
     /// Returns the sessions of a user that must end so that the user has `max` sessions after one
     /// more login. The sessions with the earliest end of the lifetime come first. The sessions in
-    /// `ending` do not count.
+    /// `ending` will end anyway, so they are neither counted nor returned.
     pub(super) fn surplus(
         &self,
         person: Person,
@@ -270,7 +270,8 @@ mod tests {
             ..Identity::nameless(issuer)
         };
         let alice = Person::of(&identity("https://op", "alice")).unwrap();
-        // The expected digest is from `printf '\0\0\0\0\0\0\0\012https://opalice' | sha256sum`.
+        // The command `printf '\0\0\0\0\0\0\0\012https://opalice' | sha256sum` printed the expected
+        // digest.
         let known = Person(
             NonZeroU64::new(0x7b3e_dbeb_2785_8a0d).unwrap(),
             0x128e_4e72_9dfc_6eb8,

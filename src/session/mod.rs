@@ -1,8 +1,8 @@
 //! The sessions of signed-in users.
 //!
 //! A [`Session`] contains an identity and its tokens. Only the browser knows the [`SessionId`] of
-//! the session. The room contains no HTTP code, except the text of the cookie. The room does not
-//! know how a user signed in.
+//! the session. The only HTTP code in this room is `cookie.rs`, which writes cookies. The room does
+//! not know how a user signed in.
 //!
 //! [`Sessions`] is a front: a cache in front of a store. The number of bytes in the cache is
 //! limited. A full cache evicts the least recently used sessions first. The store decides whether a
@@ -22,9 +22,9 @@
 //!
 //! The cache does not expire entries, because a cache that expires entries runs its maintenance
 //! inside `get`. If a thousand sessions expired together, the next worker that calls `get` would
-//! stall. So the value of a session contains the deadlines, and every use of the session checks its
-//! deadlines. The control plane calls [`Sessions::maintain`], which removes expired sessions in
-//! small batches.
+//! stall. So each session contains its deadlines, and the code checks these deadlines at every use
+//! of the session. The control plane calls [`Sessions::maintain`], which removes expired sessions
+//! in small batches.
 
 mod backend;
 mod cache;
@@ -179,7 +179,7 @@ impl Sessions {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the settings may or may not take effect.
+    /// If the future is dropped, the caller does not know whether the settings take effect.
     pub(crate) async fn reconfigure(
         &self,
         new: Reconfiguration,
@@ -214,7 +214,7 @@ impl Sessions {
         }
     }
 
-    /// Notes a use of a session. Returns false if the session has passed a deadline.
+    /// Records a use of a session. Returns false if the session has passed a deadline.
     fn note_use(&self, stored: &Arc<Stored>, now: Timestamp) -> bool {
         if stored.deadline(self.limits.idle()) <= now {
             return false;
@@ -225,9 +225,10 @@ impl Sessions {
         true
     }
 
-    /// Notes another use of a session that was looked up at `found_at`. Returns false if the caller
-    /// must look up the session again: the value `session` is not current, the session has passed a
-    /// deadline, or the look-up was too long ago.
+    /// Records another use of a session. The caller looked up the session at `found_at`. Returns
+    /// false if the caller must look up the session again, for one of three reasons: the value
+    /// `session` is not current, the session has passed a deadline, or too much time has passed
+    /// since `found_at`.
     pub(crate) fn still(&self, session: &Session, found_at: Timestamp, now: Timestamp) -> bool {
         let is_recent = found_at <= now && now.since(found_at) < self.limits.without_look_up();
         is_recent && session.state() == SessionState::Live && self.note_use(session.stored(), now)
@@ -241,7 +242,7 @@ impl Sessions {
             SessionState::Superseded => self.cache.get(session.key()),
             SessionState::Ended => return,
         };
-        // The next look-up checks the deadline of the session.
+        // The result is ignored, because the next look-up checks the deadline of the session.
         let _is_live = self.note_use(newest.as_ref().unwrap_or_else(|| session.stored()), now);
     }
 
@@ -257,8 +258,9 @@ impl Sessions {
         }
     }
 
-    /// Adds a use of a session to the next report to the store. The store needs only the first use
-    /// in each time interval, so further uses are ignored.
+    /// Adds a use of a session to the uses that the next call of `tell_uses` reports to the store.
+    /// The store needs only the first use in each time interval, so this function ignores later
+    /// uses in the same interval.
     fn tell_of_use(&self, stored: &Arc<Stored>, before: Timestamp, now: Timestamp) {
         if !self.outlives_cache {
             return;
@@ -305,7 +307,7 @@ impl Sessions {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, a session may exist whose id nobody knows.
+    /// If the future is dropped, the store may contain a session whose id nobody knows.
     pub async fn open(&self, new: NewSession<'_>, now: Timestamp) -> Result<SessionId, OpenError> {
         let id = SessionId::random(self.store_tag)?;
         let rank = Rank {
@@ -342,7 +344,7 @@ impl Sessions {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves open whether the session has been replaced.
+    /// If the future is dropped, the caller does not know whether the session has been replaced.
     pub async fn replace(
         &self,
         old: &Arc<Session>,
@@ -370,7 +372,7 @@ impl Sessions {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the session may or may not end.
+    /// If the future is dropped, the caller does not know whether the session has ended.
     pub async fn end(&self, key: &SessionKey, why: EndReason) -> Result<Ended, StoreError> {
         let ended = self.store.end(Which::Key(*key), why).await?;
         Ok(if ended.is_empty() {
@@ -388,7 +390,7 @@ impl Sessions {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the session may or may not end.
+    /// If the future is dropped, the caller does not know whether the session has ended.
     pub(crate) async fn end_version(
         &self,
         old: &Arc<Session>,
@@ -428,7 +430,7 @@ impl Sessions {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the store may or may not be closed.
+    /// If the future is dropped, the caller does not know whether the store is closed.
     pub async fn close(&self) -> Result<(), StoreError> {
         self.tell_uses().await?;
         self.store.close().await
@@ -452,8 +454,8 @@ impl Sessions {
         self.store.cache().evicted()
     }
 
-    /// Returns the number of bytes that count for the capacity of the cache: the contents of the
-    /// sessions in the cache, and [`OVERHEAD`] for each session.
+    /// Returns the size of the cache in bytes, as it is compared with the capacity: the contents of
+    /// the sessions in the cache, and [`OVERHEAD`] for each session.
     pub fn weight(&self) -> u64 {
         self.cache.weighted_size()
     }

@@ -23,7 +23,7 @@ struct Shared {
 
 struct Loaded {
     config: Arc<ClientConfig>,
-    /// The digest of the file. All zeros if the authorities of the system are used.
+    /// The digest of the file. If the authorities of the system are used, all bytes are zero.
     contents: [u8; SHA256_OUTPUT_LEN],
 }
 

@@ -87,9 +87,9 @@ fn j_22_a_key_of_one_issuer_verifies_no_token_of_another() {
         (Some("one"), &*of("one"), "ok", "ok"),
         (Some("one"), template, "ok", "ok"),
         (None, &of("one"), "ok", "ok"),
-        // A key whose issuer is a template is accepted if the settings have the same template. If
-        // the issuer in the settings contains a template, the template with the tenant of the token
-        // has to be equal to `iss`.
+        // A key whose issuer is a template is accepted if the settings contain the same template.
+        // Otherwise the template of the key, completed with the tenant of the token, has to be
+        // equal to `iss`.
         (None, template, "ok", refused),
         (Some("one"), &of("two"), refused, refused),
         (Some("one"), ISSUER, refused, refused),
