@@ -41,9 +41,8 @@ use crate::telemetry::{Metrics, TokenCall};
 /// cause.
 pub(super) const ALARM_PAUSE: Duration = Duration::from_secs(30);
 
-/// The time for which a request claims the refresh that it starts, so that no other request starts
-/// the same refresh. A second start would be harmless, because the second start only joins the same
-/// flight.
+/// If a request starts an early refresh, other requests do not start the same refresh during this
+/// time. A second start would do no harm: it would only join the same flight.
 const CLAIM: Duration = Duration::from_secs(5);
 
 /// The longest pause before the next attempt to store a result.
@@ -101,8 +100,8 @@ impl Refresher {
         }
     }
 
-    /// Replaces the providers for the refreshes that start after this call. A running refresh keeps
-    /// its provider.
+    /// Replaces the providers for the refreshes that start after this call. A refresh that is
+    /// already running continues with its old provider.
     pub(crate) fn refresh_at(&self, providers: Arc<Providers>) {
         self.providers.store(providers);
     }
@@ -144,7 +143,7 @@ impl Refresher {
     ///
     /// # Errors
     ///
-    /// The failure of the last attempt, if the next attempt starts only after `max_wait`.
+    /// If the next attempt starts only after `max_wait`, returns the failure of the last attempt.
     pub(super) fn join(
         self: &Arc<Self>,
         session: &Arc<Session>,
@@ -212,7 +211,7 @@ impl Refresher {
         mut session: Arc<Session>,
         mut leader: Leader<SessionKey, RetryPause, Outcome>,
     ) {
-        // The metric counts the flight until no request can join the flight any more.
+        // The metric counts the flight as long as a request can join it.
         let _counted = self.metrics.refreshing();
         let mut log = FlightLog {
             metrics: &self.metrics,
@@ -266,8 +265,8 @@ impl Refresher {
         leader.finish(outcome);
     }
 
-    /// Waits until the pause after earlier failures is over, and at least for `least`. The wait ends
-    /// earlier if the process drains, or if no request waits and no result is unstored.
+    /// Waits until the pause after earlier failures is over. The wait lasts at least `least`. The
+    /// wait ends earlier if the process drains, or if no request waits and no result is unstored.
     async fn pause(
         &self,
         session: &Session,
@@ -433,8 +432,7 @@ impl Refresher {
     }
 
     /// Ends the session, because the provider reports that the grant has ended. If the session was
-    /// replaced in the meantime, the newer version of the session has a different grant and does
-    /// not end.
+    /// replaced in the meantime, the newer version has another grant, so the session does not end.
     async fn end_session(&self, session: Arc<Session>, error: &ExchangeError) -> Attempt {
         let why = EndReason::GrantEnded;
         match self.sessions.end_version(&session, why).await {

@@ -1,11 +1,11 @@
 //! Detects that the settings file was replaced.
 //!
-//! A half-written settings file is often valid TOML, but its last access rule may be missing, and
-//! without its rule, a route is open to more users. A write to the existing file never starts a
+//! A half-written settings file is often valid TOML, but the last rule of the file may be missing.
+//! A route without its rule is open to more users. A write to the existing file never starts a
 //! reload, because the file can be half-written. A reload starts only if another file is renamed to
-//! the path, or if a symbolic link in the path gets a new target (Kubernetes swaps a link). After
-//! the rename or the change of the link, the file must stay unchanged for [`STABLE`] before the
-//! reload.
+//! the path, or if a symbolic link in the path is changed and leads to another file (Kubernetes
+//! replaces a link). After the rename or the change of the link, the file must stay unchanged for
+//! [`STABLE`] before the reload.
 
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
@@ -109,7 +109,7 @@ impl FileVersion {
 enum Event {
     /// A file or a link was created. The content of a new file is probably not complete yet.
     Created,
-    /// The folder reported no event for the path.
+    /// The kernel reported no change at the path.
     Nothing,
     /// A file was renamed to the path.
     Renamed,
@@ -118,9 +118,9 @@ enum Event {
 }
 
 impl Watch {
-    /// Watches the file at `path`. `read` is the version that the gateway has read. If the file has
-    /// been replaced since the version `read`, the replacement counts as a replacement at the time
-    /// `now`.
+    /// Watches the file at `path`. `read` is the version that the gateway has read. If the file at
+    /// `path` is not the file that the gateway has read, the watch assumes that the file was
+    /// replaced at the time `now`.
     ///
     /// # Errors
     ///
@@ -281,7 +281,8 @@ mod tests {
             self.folder.path().join(name)
         }
 
-        /// Polls every second for ten seconds. Returns all results except [`FileChange::Nothing`].
+        /// Polls every second for ten seconds. Returns the results, but omits each
+        /// [`FileChange::Nothing`].
         fn poll_ten_times(&mut self, watch: &mut Watch) -> Vec<FileChange> {
             let poll = |second| {
                 let now = after(self.now, Duration::from_secs(second));
@@ -441,7 +442,7 @@ mod tests {
         fs::rename(folder.path("..data_tmp"), folder.path("..data")).unwrap();
         assert_eq!(folder.poll_ten_times(&mut watch), [FileChange::Replaced]);
         assert_eq!(folder.poll_ten_times(&mut watch), []);
-        // A write to the target of the link does not start a reload.
+        // If the file to which the link leads is written, no reload starts.
         symlink("1", folder.path("..data_tmp")).unwrap();
         fs::rename(folder.path("..data_tmp"), folder.path("..data")).unwrap();
         assert_eq!(watch.poll(folder.now).unwrap(), FileChange::Nothing);

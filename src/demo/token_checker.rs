@@ -21,7 +21,7 @@ pub(crate) struct TokenChecker {
     key: Vec<u8>,
 }
 
-/// A decoded token. The signature of the token can be invalid.
+/// A decoded token, whose signature can be invalid.
 #[derive(Clone, Debug)]
 pub(crate) struct ParsedToken {
     pub(crate) header: Map<String, Value>,

@@ -23,9 +23,9 @@ const SIGNED_OUT: &str = "/oauth2/signed_out";
 /// code and a state.
 const LARGEST_ANSWER: u64 = 32 * 1024;
 
-/// Whether a redirection endpoint at `path` would hide another endpoint of the gateway, which has
-/// the same path or a path below it. If there are several providers, each provider has its
-/// redirection endpoint below `path`.
+/// Returns true if a redirection endpoint at `path` would hide another endpoint of the gateway. The
+/// hidden endpoint is at `path` or below `path`. If there are several providers, each provider has
+/// its redirection endpoint below `path`.
 pub(crate) fn hides_endpoint(path: &str) -> bool {
     let endpoints = [SIGN_IN, SIGN_OUT, SIGNED_OUT];
     let hidden = |endpoint: &str| {

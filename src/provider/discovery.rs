@@ -22,7 +22,7 @@ use crate::tls;
 /// The interval between two checks of the files.
 const FILES_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The interval between two checks whether the metadata and the keys have to be read again.
+/// At this interval, the gateway checks whether the metadata and the keys have to be read again.
 const TICK: Duration = Duration::from_secs(1);
 
 /// The wait after the first failed attempt to reach a provider. Each consecutive failure doubles
@@ -66,8 +66,8 @@ impl Provider {
                 return;
             };
             let now = clock.now();
-            // If the last attempt is in the future, the clock was set back, and the next read is
-            // due immediately.
+            // If the last attempt is later than `now`, the clock was set back. In this case, the
+            // next read is due immediately.
             if last.is_some_and(|(at, valid_for)| at <= now && now.since(at) < valid_for) {
                 continue;
             }
@@ -97,8 +97,8 @@ impl Provider {
         }
     }
 
-    /// Reads the metadata and the keys. If the settings use no metadata, this function only checks
-    /// that the provider can be reached, and reads the keys.
+    /// Reads the metadata and the keys. If the settings use no metadata, this function reads the
+    /// keys and checks that the provider can be reached.
     async fn refetch(&self, clock: &Clock) -> Result<(), Unreachable> {
         let failed = |error: ReachError| Unreachable {
             retry_after: Duration::ZERO,
@@ -135,8 +135,7 @@ impl Provider {
             url: url.uri().to_string().into(),
             source,
         })?;
-        // The lock prevents a concurrent replacement of the credentials, which would also replace
-        // `info`.
+        // While this task holds the lock, no other task can replace the credentials and `info`.
         let credentials = self.credentials.lock().await;
         let before = self.info.load_full();
         // If the metadata has not changed, the prepared endpoints and their open connections stay
@@ -261,7 +260,7 @@ struct Files {
     keys: KeyFiles,
 }
 
-/// Selects the errors to report in a repeated check. Only the first error after a success is
+/// In a repeated check, decides which errors are reported. Only the first error after a success is
 /// reported.
 #[derive(Debug, Default)]
 struct ReportOnce {
@@ -277,9 +276,9 @@ impl ReportOnce {
     }
 }
 
-/// Returns placeholder metadata to check the settings before the real metadata has been read. The
-/// check finds mistakes in the settings at the start of the gateway. Returns `None` if the settings
-/// use no metadata.
+/// Returns placeholder metadata. With this placeholder, the gateway checks the settings before it
+/// has read the real metadata. The check finds mistakes in the settings at the start of the
+/// gateway. Returns `None` if the settings use no metadata.
 pub(super) fn placeholder(
     settings: &Settings,
     issuer: Option<&Issuer>,

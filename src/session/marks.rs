@@ -2,10 +2,10 @@
 //!
 //! A store of one process keeps its marks in memory, even if its sessions are in a file. If marks
 //! were in the file, a visitor who is not signed in could make the gateway write to disk with every
-//! callback. The visitor needs only a valid state and an invented code. Marks in a file would
-//! prevent only a small risk. After a restart, an attacker who has the login cookie of a browser
-//! tab can use the state a second time until the login expires. But the provider accepts the code
-//! of the login only one time.
+//! callback. For this, the visitor needs only a valid state and an invented code. Marks in a file
+//! would prevent only the following attack, which does little harm. After a restart, an attacker
+//! who has the login cookie of a browser tab can use the state a second time until the login
+//! expires. But the provider accepts the code of the login only one time.
 
 use std::collections::{HashSet, VecDeque};
 

@@ -1,6 +1,6 @@
 //! A compact encoding of tokens.
 //!
-//! The text of most tokens encodes bytes. Dots separate the parts of a token (a JWT has three
+//! Most tokens are the text form of bytes. Dots separate the parts of a token (a JWT has three
 //! parts), and each part is base64url or lower-case hexadecimal. A part is stored as bytes only if
 //! encoding the bytes again produces exactly the same text.
 
@@ -31,7 +31,7 @@ pub(super) fn pack(token: &str) -> Option<Zeroizing<Vec<u8>>> {
         let (encoding, bytes) = part_bytes(part);
         push(&mut packed, encoding, &bytes)?;
     }
-    // The heads of many short parts can need more space than the encoding of the parts saves.
+    // With many short parts, the heads of the parts can need more space than the encoding saves.
     if packed.len() > whole {
         packed.clear();
         push(&mut packed, Encoding::Text, token.as_bytes())?;
@@ -170,8 +170,8 @@ mod tests {
     fn a_truncated_token_is_refused() {
         let packed = pack("e30.0a0b").unwrap();
         for length in 0..packed.len() {
-            // Bytes of this length contain exactly the first part of the token, which is a valid
-            // packed token by itself.
+            // Bytes of this length contain exactly the first part of the token. This part alone is
+            // a valid packed token.
             let whole = length == HEAD + 2;
             assert_eq!(unpack(&packed[..length]).is_some(), whole, "{length}");
         }

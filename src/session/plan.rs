@@ -97,8 +97,8 @@ impl Keeper {
             // the user must wait for the commit. Otherwise, the limit would not count the new
             // session.
             batch.people.insert(person);
-            // Sessions that end with this batch are still in the index. If these sessions counted,
-            // the login would end another session without need.
+            // Sessions that end with this batch are still in the index. If the limit counted these
+            // sessions, the login would end another session without need.
             let going = before.iter().chain(&batch.removed);
             let going: Vec<_> = going.copied().collect();
             surplus = self.index.surplus(person, opening.per_person, &going);
@@ -196,8 +196,8 @@ impl Keeper {
         let Some(loaded) = self.backend.load(key)? else {
             return Ok(None);
         };
-        // The limit of sessions per user counts the session for the user who signed in, even if a
-        // refresh has changed the identity.
+        // A refresh may have changed the identity. The limit of sessions per user still counts the
+        // session for the user who signed in at the login.
         let session = Stored::new(*away.rank(), loaded.last_used, &loaded.contents);
         session.note_use_of(&away);
         Ok(Some(Arc::new(session)))

@@ -1,6 +1,6 @@
 //! Encodes the contents of a session as bytes, for memory and for the file.
 //!
-//! An entry of the file starts with the end of the session's lifetime as plaintext. The sealed
+//! An entry of the file starts with the time at which the session ends, as plaintext. The sealed
 //! contents follow. So an expired session can be found without the key that sealed the entry. The
 //! seal covers the plaintext and the session key as associated data, so an entry that was moved to
 //! another session cannot be opened. An older entry of the same session can be opened, so an
@@ -106,7 +106,7 @@ impl Encoded<'_> {
     }
 }
 
-/// Encodes contents. Leaves no copy of the bytes in memory.
+/// Encodes contents. `encode` leaves no other copy of the bytes in memory.
 pub(super) fn encode(contents: &Contents) -> Zeroizing<Box<[u8]>> {
     // The encoding does not fail: text and numbers always have an encoding, and the length of the
     // tokens was checked earlier.

@@ -12,8 +12,8 @@ pub struct Refresh {
     /// Sidegate refreshes as late as possible. Default: yes.
     pub revokes_access_token: bool,
     /// The time limit for the response to a refresh, in seconds. Requests that need the new access
-    /// token then wait for a shorter time. The limit is long because the new refresh token is lost
-    /// if the gateway stops waiting for the response. Default: 60.
+    /// token wait only for `session.refresh_wait_secs`. The limit is long because the new refresh
+    /// token is lost if the gateway stops waiting for the response. Default: 60.
     pub deadline_secs: NonZeroU32,
 }
 
@@ -65,7 +65,8 @@ pub enum ErrorMeaning {
     /// The provider refuses this code or refresh token, and will not accept it later.
     #[serde(rename = "fatal")]
     GrantRefused,
-    /// The response says nothing about the code or the token. A later attempt may succeed.
+    /// The response does not tell whether the code or the token is still valid. A later attempt may
+    /// succeed.
     #[serde(rename = "later")]
     Temporary,
     /// The registration or the request of the gateway is wrong. An operator has to act.
