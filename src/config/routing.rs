@@ -30,8 +30,8 @@ pub(super) fn upstreams(
     let mut upstreams = ParsedUpstreams::new();
     for (name, value) in entries {
         let key = format!("upstreams.{name}");
-        // The upstream is created even if the upstream from before the reload is used again, so
-        // that a problem with its files is reported.
+        // The upstream is created even if the gateway continues to use the upstream from before the
+        // reload, so that a problem with the files in the settings is reported.
         let opened = reader
             .read_value::<upstream::Settings>(&key, value)
             .and_then(|settings| match Upstream::new(&name, &settings) {

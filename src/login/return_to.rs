@@ -11,15 +11,16 @@ use crate::seal::KeyRing;
 use crate::secret::NoRandomness;
 use crate::target::{Prefix, canonical_path};
 
-/// The longest return path, in bytes. A return path must fit into `state`.
+/// The longest return path, in bytes. The length is limited, because the `state` parameter contains
+/// the sealed return path.
 const MAX: usize = 1024;
 
 /// A path with query on our own origin, to which the browser is sent after a login.
 ///
-/// To stop open redirects, a strict grammar decides which text is accepted. [`ReturnTo::parse`]
-/// does not join URLs and compare origins, because URL parsers disagree about `/\evil.test`,
-/// `/.//evil.test` and `https:evil.test`. The path is always written after a configured origin
-/// ([`ReturnTo::absolute`]), never alone.
+/// [`ReturnTo::parse`] accepts only text that matches a strict grammar, so that no link can send
+/// the browser to another origin. It would not be safe to join URLs and to compare the origins,
+/// because URL parsers disagree about `/\evil.test`, `/.//evil.test` and `https:evil.test`. The
+/// path is always written after a configured origin ([`ReturnTo::absolute`]), never alone.
 #[derive(Clone, Eq, PartialEq)]
 pub struct ReturnTo(Box<str>);
 

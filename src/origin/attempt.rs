@@ -43,8 +43,9 @@ impl Attempt {
         request: Request<Outgoing>,
         progress: Option<Rc<UploadProgress>>,
     ) -> Self {
-        // Only a connection that was used before can be stale. A request with a safe method and
-        // without content may reach the origin twice (RFC 9110 section 9.2.2).
+        // A new connection is never stale, so only a request on a used connection may be sent
+        // again. The origin may receive this request two times, so the method must be safe, and the
+        // request must have no content (RFC 9110 section 9.2.2).
         let replayable = connection.used && progress.is_none() && request.method().is_safe();
         connection.traffic.begin(replayable);
         let pending = Box::pin(connection.sender.try_send_request(request));
@@ -89,11 +90,11 @@ impl Attempt {
             Ok(framing) => framing,
             Err(error) => return Err(self.fail(error)),
         };
-        // If the length is ambiguous, the next bytes may belong to this response or to the next
-        // response. An HTTP/1.0 connection ends with its response.
+        // If the length is ambiguous, nobody knows whether the next bytes belong to this response
+        // or to the next response. An HTTP/1.0 connection ends with its response.
         let reusable = framing == Framing::Unambiguous && parts.version == Version::HTTP_11;
-        // If the response kept the version HTTP/1.0 from the origin, hyper would also answer the
-        // client with HTTP/1.0.
+        // If the origin's response kept its version HTTP/1.0, hyper would answer the client with
+        // HTTP/1.0.
         parts.version = Version::HTTP_11;
         self.connection.used = true;
         let borrowed = match idle {

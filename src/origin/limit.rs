@@ -41,9 +41,9 @@ impl Limit {
     /// The number of waiting requests of all workers.
     pub(crate) fn waiting(&self) -> usize {
         // The sequentially consistent load pairs with the increment in `queue`. If a pool reads
-        // zero here, each later request increments the number and then notifies the pool. When the
-        // pool handles this notification, the pool's own connection is already in the list of the
-        // pool. So the pool can close that connection to make room for the waiting request.
+        // zero here, each later request increments the number and then notifies the pool. The pool
+        // handles the notification only after it has added its idle connection to its list. The
+        // pool then closes this connection, so that the waiting request can open a new one.
         self.waiting.load(Ordering::SeqCst)
     }
 

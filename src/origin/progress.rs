@@ -22,7 +22,8 @@ pub(super) struct UploadProgress {
 
 #[derive(Clone, Copy)]
 enum WaitingFor {
-    /// The origin has accepted all bytes that have arrived. The client has to send more.
+    /// The origin has accepted all bytes that have arrived from the client. The client has to send
+    /// more.
     Client,
     /// The origin has to accept bytes or to answer. The value is the time at which the wait for the
     /// origin began.
@@ -61,8 +62,8 @@ impl UploadProgress {
         *self.failure.borrow_mut() = Some(cause);
     }
 
-    /// Returns the real cause of an error of the connection. If the request body broke off before,
-    /// the error of the body is the cause.
+    /// Returns the reason why the connection failed. If the request body broke off first, the
+    /// reason is the error of the request body.
     pub(super) fn explain(progress: Option<&Rc<Self>>, error: hyper::Error) -> Error {
         let failure = progress.and_then(|progress| progress.failure.borrow_mut().take());
         failure.map_or(Error::Broken(error), Error::RequestBody)

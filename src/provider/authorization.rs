@@ -48,7 +48,7 @@ pub struct AuthorizationRequest<'a> {
     pub nonce: &'a str,
     /// A hint about the user who will sign in. The hint comes from an untrusted link.
     pub login_hint: Option<&'a str>,
-    /// States whether the user has to authenticate again.
+    /// Tells the provider whether the user has to authenticate again.
     pub prompt: Prompt,
 }
 
@@ -91,10 +91,10 @@ impl AuthorizationEndpoint {
             });
         }
         names.extend(extra.keys().map(String::as_str));
-        // A single request may add `login_hint` and `prompt`.
+        // The gateway can add `login_hint` and `prompt` to a single request.
         names.extend(["login_hint", "prompt"]);
-        // If a parameter is repeated, a provider may use either value, so the endpoint's query must
-        // not repeat a parameter.
+        // If a parameter is repeated, the gateway cannot know which value the provider uses, so the
+        // endpoint's query must not repeat a parameter.
         if url
             .query_pairs()
             .any(|(name, _value)| names.contains(&*name))

@@ -19,8 +19,8 @@ use super::{SetupError, read_text};
 /// all keys.
 const MAX_KEYS: usize = 100;
 
-/// The reason why a key set has no keys. The provider has to correct a published key set. The
-/// operator has to correct a file.
+/// The reason why a key set has no keys. If the provider published the key set, the provider has to
+/// correct it. If the key set comes from a file, the operator has to correct the file.
 #[derive(Debug, thiserror::Error)]
 pub enum KeySetError {
     /// The text is not a JSON object.
@@ -82,7 +82,7 @@ pub(super) struct KeySet {
 }
 
 impl KeySet {
-    /// Reads a published key set, or a file of the same form.
+    /// Reads a published key set, or a key set from a file.
     ///
     /// # Errors
     ///

@@ -40,7 +40,7 @@ pub(super) enum Event {
     Used(SessionKey, Timestamp),
     /// The session has ended.
     Ended(SessionKey, EndReason),
-    /// The store has lost events, so everything in the cache may be out of date.
+    /// The store has lost reports of changes, so everything in the cache may be out of date.
     #[cfg_attr(
         not(test),
         expect(
@@ -147,7 +147,7 @@ impl SessionCache {
         Self::new(capacity, self.eviction, self.notices.clone())
     }
 
-    /// Returns the inner cache, in which requests look for sessions.
+    /// Returns the `moka` cache, in which requests look for sessions.
     pub(super) fn sessions(&self) -> &Cache<SessionKey, Arc<Stored>> {
         &self.sessions
     }
@@ -173,7 +173,7 @@ impl SessionCache {
         (cached.state() == SessionState::Live).then_some(cached)
     }
 
-    /// Returns true if the cache contains exactly this value.
+    /// Returns true if the cache contains this `Arc`, and not another version of the session.
     pub(super) fn holds(&self, session: &Arc<Stored>) -> bool {
         let cached = self.sessions.get(session.key());
         cached.is_some_and(|cached| Arc::ptr_eq(&cached, session))
@@ -193,7 +193,7 @@ impl SessionCache {
         }
     }
 
-    /// Applies an event to the cache.
+    /// Applies a change that the store has reported.
     pub(super) fn apply(&self, event: Event) {
         let mut reads = self.reads();
         match event {
@@ -213,8 +213,8 @@ impl SessionCache {
                 if let Some(session) = self.sessions.remove(&key) {
                     session.end();
                 }
-                // `tell` takes the lock of the listeners. `reads` is unlocked first, so that no
-                // thread ever holds both locks.
+                // `tell` takes the lock of the listeners. The lock of `reads` is released first, so
+                // that no thread ever holds both locks.
                 drop(reads);
                 self.listeners.tell((key, why));
             }
@@ -244,8 +244,8 @@ impl SessionCache {
         }
     }
 
-    /// Runs the housekeeping of the cache. When this function returns, the store has received the
-    /// notices of all earlier evictions.
+    /// Makes the cache finish its pending work, such as evictions. When this function returns, the
+    /// store has received the notices of all earlier evictions.
     pub(super) fn run_pending_tasks(&self) {
         self.sessions.run_pending_tasks();
     }
@@ -297,8 +297,8 @@ impl ReadGuard<'_> {
                 if of_key.epoch != self.epoch {
                     return;
                 }
-                // The task registers its wait under the lock that every change takes, so no change
-                // can happen between the check of the epoch and the registration.
+                // The task registers for the next change under the lock that every change takes, so
+                // no change can happen between the check of the epoch and the registration.
                 Arc::clone(of_key.waiting.get_or_insert_default()).notified_owned()
             };
             change.await;

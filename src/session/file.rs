@@ -29,8 +29,8 @@ const FORMAT_KEY: &str = "format";
 const STORE_TAG_KEY: &str = "instance";
 pub(super) const COMMIT_KEY: &str = "commit";
 
-/// The memory for file pages. The memory is small, because the session cache contains the sessions
-/// in use.
+/// The size of the database's page cache. A small page cache is enough, because the session cache
+/// contains the sessions in use.
 const PAGE_CACHE: usize = 16 * 1024 * 1024;
 
 /// The permissions of the file: only its owner has access.
@@ -40,8 +40,8 @@ const PRIVATE: u32 = 0o600;
 const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
 
 /// The reason why the session file cannot be used. Responsible: the operator. The sessions in the
-/// file stay unchanged. The database itself may have changed the file, because the database records
-/// a successful check and repairs the file after a crash.
+/// file stay unchanged. Other parts of the file can change: the database records a successful check
+/// in the file, and repairs the file after a crash.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The contents of the file are damaged.
@@ -185,7 +185,8 @@ pub(super) fn create(path: &Path) -> Result<(), FileError> {
         Err(TryLockError::WouldBlock) => return Err(FileError::Locked(path.to_owned())),
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
-    // This check needs the lock, because another process may just have created the file.
+    // Only a check under the lock is reliable, because another process can create the file until
+    // this process has the lock.
     if std::fs::metadata(path).is_ok_and(|about| about.len() > 0) {
         return Err(FileError::Locked(path.to_owned()));
     }

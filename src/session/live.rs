@@ -13,8 +13,8 @@ use crate::token::TokenSet;
 /// The session of a signed-in browser: an immutable value. A refresh replaces the whole value.
 ///
 /// Code that uses the value later must check with [`Session::state`] that the value is still
-/// current. A look-up decodes the value from the cached record. The value and the record share the
-/// fields that change.
+/// current. A look-up decodes the value from the cached record. The fields that change, such as the
+/// time of the last use, are in the cached record, which the value refers to.
 #[derive(Debug)]
 pub struct Session {
     stored: Arc<Stored>,
@@ -33,9 +33,9 @@ impl Session {
         Some(Self { stored, contents })
     }
 
-    /// Returns the next version of the session: with other tokens, and with another identity if
-    /// `identity` contains one. For the limit of sessions per user, the session still counts for
-    /// the user who signed in.
+    /// Returns the next version of the session: with the new `tokens`, and with the new `identity`
+    /// if it is given. For the limit of sessions per user, the session still belongs to the user
+    /// who signed in.
     pub(super) fn next(&self, tokens: TokenSet, identity: Option<Identity>) -> Self {
         let contents = Contents {
             version: self.contents.version.saturating_add(1),
@@ -62,7 +62,7 @@ impl Session {
         self.contents.version
     }
 
-    /// Returns the state, which shows whether this value is still current.
+    /// Returns whether this value is current, out of date, or ended.
     pub(crate) fn state(&self) -> SessionState {
         self.stored.state()
     }

@@ -17,8 +17,8 @@ use super::path::{canonical, decoded};
 pub struct Prefix(Box<str>);
 
 impl Prefix {
-    /// Converts a path from the settings to its canonical form. If the path ends with a slash, the
-    /// prefix stands only for the paths below it.
+    /// Converts a path from the settings to its canonical form. If the path is `/admin/`, the
+    /// prefix stands for the paths below `/admin`, but not for `/admin`.
     ///
     /// # Errors
     ///
@@ -47,8 +47,8 @@ impl Prefix {
     pub(crate) fn covers(&self, path: &str) -> bool {
         let is_slash = |byte: &u8| *byte == b'/';
         let wanted = self.0.strip_suffix('/').unwrap_or(&self.0);
-        // Path and prefix begin with a slash, except the prefix `/`, which is empty after
-        // `strip_suffix`.
+        // After `strip_suffix`, the prefix `/` is empty; all other prefixes and all paths begin
+        // with a slash.
         let Some(wanted) = wanted.strip_prefix('/') else {
             return true;
         };
@@ -63,8 +63,8 @@ impl Prefix {
 }
 
 /// A normalized path: ASCII lower case, percent-decoded, without parameters, and without dots and
-/// spaces at the end of each segment. [`Prefix::covers`] ignores these differences, too. A prefix
-/// can cover a path only if the normalized prefix equals a leading part of the normalized path.
+/// spaces at the end of each segment. These are the differences that [`Prefix::covers`] ignores. A
+/// prefix can cover a path only if the normalized path begins with the normalized prefix.
 #[derive(Debug)]
 pub(crate) struct FoldedPath {
     text: Vec<u8>,

@@ -11,7 +11,7 @@
 //! request has no content. RFC 9110 section 9.2.2 also allows a retry of `PUT` and `DELETE`, but
 //! the second `DELETE` would return 404 although the first `DELETE` succeeded. When a request has
 //! to wait for a connection, idle connections of other workers to the same app are closed. For an
-//! app with only one process, a shorter wait is worth one more handshake.
+//! app with only one process, this makes the wait shorter, and costs only one new connection later.
 
 mod assertion;
 mod settings;
@@ -45,8 +45,8 @@ pub(crate) use settings::Settings;
 /// The reason why an app gave no answer, or could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The app closed or broke the connection, or the app does not speak valid HTTP. Responsible:
-    /// the upstream.
+    /// The app closed the connection, the connection broke, or the app does not speak valid HTTP.
+    /// Responsible: the upstream.
     #[error("the app's connection broke or its answer is not valid HTTP")]
     Broken(#[source] origin::Error),
     /// All connections to the app are in use, and the queue is full or the request has waited too
@@ -68,8 +68,8 @@ pub enum Error {
     /// The app did not begin its answer in time. Responsible: the upstream.
     #[error("the app took too long to answer")]
     HeadTimeout,
-    /// The body of the request ended too early or was too slow. Responsible: the client. The source
-    /// is the error of the request body.
+    /// The body of the request ended too early or was too slow. Responsible: the client. `source`
+    /// returns the error of the request body.
     #[error("the request body broke off")]
     RequestBody(#[source] BoxError),
     /// The app's certificate is not trusted, or the TLS handshake failed. No part of the request
@@ -164,7 +164,7 @@ impl Upstream {
         let once = connected.saturating_add(settings.response_timeout);
         Ok(Self {
             name: name.into(),
-            // The sum is doubled, because a request may be sent two times.
+            // The time is doubled, because the gateway may send the request a second time.
             longest_wait: once.saturating_mul(2),
             connector: Arc::new(connector),
             limit: Arc::new(limit),
@@ -228,7 +228,7 @@ impl Upstream {
             request.headers_mut().insert(HOST, host);
         }
         // RFC 9110 section 8.6 recommends `Content-Length: 0` for such a method, and old servers
-        // require the field (411). HTTP/2 clients do not send the field.
+        // require the field (411). HTTP/2 clients often do not send the field.
         let has_content = matches!(
             *request.method(),
             Method::POST | Method::PUT | Method::PATCH
@@ -282,8 +282,8 @@ pub(crate) struct Pools {
 }
 
 struct WorkerPool {
-    /// The weak reference keeps the memory of the upstream reserved, so that the address in the map
-    /// cannot identify another upstream. The weak reference does not keep the upstream itself
+    /// While this weak reference exists, the memory of the upstream is not reused, so the address
+    /// in the map cannot identify another upstream. A weak reference does not keep the upstream
     /// alive.
     upstream: Weak<Upstream>,
     pool: Pool,
@@ -345,15 +345,16 @@ impl Pools {
         switching.await.map_err(Error::from)
     }
 
-    /// Returns the pool for `upstream`. Also removes the pools of upstreams that no longer exist
-    /// after a reload, and closes their connections.
+    /// Returns the pool for `upstream`. If there is no pool yet, the function creates one. The
+    /// function then also closes the pools of upstreams that a reload has replaced, with their
+    /// connections.
     fn pool_for(&self, upstream: &Arc<Upstream>) -> Pool {
         let key = Arc::as_ptr(upstream).addr();
         let mut pools = self.pools.borrow_mut();
         if let Some(existing) = pools.get(&key) {
             return existing.pool.clone();
         }
-        // If an upstream is new, a reload has probably replaced other upstreams.
+        // This upstream has no pool yet, probably because a reload has just replaced the upstreams.
         pools.retain(|_, existing| existing.upstream.strong_count() > 0);
         let pool = upstream.pool(&self.clock);
         let entry = WorkerPool {

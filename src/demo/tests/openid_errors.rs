@@ -68,7 +68,8 @@ async fn basic_credentials_are_form_decoded() {
     }
     let refused = redeem(Some(&encoded), &posted).await;
     is_refused(&refused, 400, "invalid_request", "two ways at once");
-    // A `client_id` in the body in addition to Basic is not a second authentication method.
+    // If a request uses Basic authentication, a `client_id` in its body is not a second
+    // authentication method.
     let named = redeem(Some(&encoded), &[("client_id", id)]).await;
     assert_eq!(named.status(), 200);
 }

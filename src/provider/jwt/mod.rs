@@ -28,11 +28,11 @@ const MAX_TOKEN_LENGTH: usize = 64 * 1024;
 /// The accepted types of an access token (RFC 9068 section 2.1).
 pub(super) const ACCESS_TOKEN_TYPES: &[&str] = &["jwt", "at+jwt"];
 /// The accepted types of an ID token or a userinfo response. Access tokens, logout tokens and
-/// security events have other types.
+/// security event tokens have other types.
 pub(super) const ID_TOKEN_TYPES: &[&str] = &["jwt"];
 
-/// Unsupported header members that change the meaning of the token. A token with an unsupported
-/// member is refused (RFC 7515 section 4.1.11, RFC 7797, RFC 7516).
+/// Header members that change the meaning of a token and that the gateway does not support. A token
+/// with an unsupported member is refused (RFC 7515 section 4.1.11, RFC 7797, RFC 7516).
 const UNSUPPORTED_MEMBERS: [&str; 5] = ["crit", "b64", "zip", "enc", "cty"];
 
 /// Known algorithms that the gateway never accepts. Error texts show the names of known algorithms

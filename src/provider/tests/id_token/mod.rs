@@ -21,7 +21,7 @@ const SECONDS: f64 = 1_689_713_300.0;
 const BEGUN_AT: Timestamp = Timestamp::from_millis(1_689_713_240_000);
 
 /// The tokens of the example in OpenID Connect Core 1.0, appendix A.4. The example also contains
-/// the hashes of the access token and the code for RS256.
+/// the hash of the access token and the hash of the code, both for the algorithm RS256.
 const ACCESS_TOKEN: &str = "jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y";
 const AT_HASH: &str = "77QmUPtjPfzWtF2AnpK9RQ";
 const CODE: &str = "Qcb0Orv1zh30vL1MPRsbm-diHiMwcLyZvn1arpZv-Jxf_11jnpEX3Tgfvk";
