@@ -72,12 +72,12 @@
 //!
 //! Every request that needs a new token for a session joins the flight of that session in
 //! [`access::Refresher`]. The flight is a task of the control plane. First the flight acquires the
-//! session's lease. Only one of the processes that share a store has the lease at a time. With the
-//! lease, the flight calls [`provider::Provider::refresh`] one time. [`session::Sessions::replace`]
-//! stores the result before any request uses it, unless the user has signed out during the refresh.
-//! After a temporary failure the flight pauses and tries again. If an operator must fix the cause
-//! of a failure, the flight writes an error event. If the provider reports that the grant has
-//! ended, the session ends. A drain waits for all flights.
+//! session's lease. At any time, only one of the processes that share a store has this lease. With
+//! the lease, the flight calls [`provider::Provider::refresh`] one time.
+//! [`session::Sessions::replace`] stores the result before any request uses it, unless the user has
+//! signed out during the refresh. After a temporary failure the flight pauses and tries again. If
+//! an operator must fix the cause of a failure, the flight writes an error event. If the provider
+//! reports that the grant has ended, the session ends. A drain waits for all flights.
 //!
 //! # One login
 //!

@@ -81,8 +81,9 @@ struct Table {
     sessions: HashMap<SessionKey, Backoff>,
     /// The number of sessions in the table after the last sweep, which removes old sessions. The
     /// next sweep runs when the table has twice this number of sessions. During an outage of a
-    /// provider all sessions have recent failures, so a sweep removes nothing. Because of the
-    /// doubling, the average cost per failure stays constant during an outage.
+    /// provider, all sessions in the table have recent failures, so a sweep removes no session. The
+    /// number of sessions must double before the next sweep, so the average cost per failure stays
+    /// constant during an outage.
     left: usize,
 }
 
@@ -172,8 +173,8 @@ impl Backoffs {
 
 /// Returns the pause after the given number of failures.
 fn pause(failures: u32) -> Duration {
-    // From 32 failures on, the factor would overflow. The result is still correct, because the
-    // longest pause already applies after 6 failures.
+    // From 32 failures on, the factor would overflow. Then the largest `u32` is used instead, and
+    // the result is still correct, because the longest pause already applies after 6 failures.
     let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
     FIRST_PAUSE.saturating_mul(factor).min(LONGEST_PAUSE)
 }
@@ -181,8 +182,7 @@ fn pause(failures: u32) -> Duration {
 /// Returns a random time between half of the pause and the whole pause. With random pauses,
 /// sessions whose refreshes failed at the same time are not refreshed at the same time again.
 fn jittered(pause: Duration) -> Duration {
-    // If the system has no random bytes, all pauses are halved, which is no worse than pauses
-    // without jitter.
+    // Without random bytes, a pause has no jitter: it is always half of the full pause.
     let [byte] = random::<1>().unwrap_or_default();
     pause.mul_f64(0.5 + f64::from(byte) / 510.0)
 }

@@ -77,7 +77,7 @@ fn is_listed(owned: &OwnedFields, name: &str) -> bool {
     is_hop_by_hop(name) || name.eq_ignore_ascii_case(EXPECT.as_str()) || owned.contains(name)
 }
 
-/// Removes the fields that [`Strip`] lists from a request.
+/// Removes from a request the fields that [`Strip`] lists.
 ///
 /// Call [`super::forwarded::Client::read`] before this function, because `read` needs the
 /// forwarding fields, which this function removes.
@@ -129,7 +129,7 @@ pub(super) fn nominated(fields: &(impl View + ?Sized)) -> Vec<HeaderName> {
             continue;
         }
         for token in line.split(|byte| *byte == b',') {
-            // A text that is not a token cannot name a field.
+            // If a text is not a valid field name, the text cannot nominate a field.
             let Ok(name) = HeaderName::from_bytes(token.trim_ascii()) else {
                 continue;
             };

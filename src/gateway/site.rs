@@ -22,7 +22,7 @@ use crate::telemetry::{GaugeGuard, Metrics, RequestCounters};
 /// The values from which a [`Site`] is built.
 #[derive(Debug)]
 pub(crate) struct Parts {
-    /// The operator's settings for requests.
+    /// The settings of the operator that apply to each request.
     pub(crate) settings: Settings,
     /// The routes, with their upstreams.
     pub routes: RouteTable,

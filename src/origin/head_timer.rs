@@ -17,8 +17,8 @@ use super::progress::UploadProgress;
 pub(super) struct HeadTimer(Option<Pin<Box<Sleep>>>);
 
 impl HeadTimer {
-    /// Waits until the origin has exceeded `limit`. The limit counts from `sent_at`, or from the
-    /// last progress of the request body.
+    /// Waits until the origin has exceeded `limit`. The time limit begins at `sent_at`, or when the
+    /// origin last accepted bytes of the request body.
     pub(super) async fn expired(
         &mut self,
         sent_at: Instant,
@@ -39,10 +39,10 @@ impl HeadTimer {
         }
     }
 
-    /// Waits until `due`. If the timer is set for an earlier time, the timer is set again only when
-    /// it fires. A timer is rarely set again, because nearly every answer arrives before the timer
-    /// fires. A timer is never set for a later time than `due`, because deadlines only move to
-    /// later times.
+    /// Waits until `due`. If the timer is already set for a time before `due`, this function lets
+    /// the timer fire and only then sets the timer to `due`. A timer is rarely set again, because
+    /// nearly every answer arrives before the timer fires. A timer is never set for a later time
+    /// than `due`, because deadlines only move to later times.
     async fn sleep_until(&mut self, due: Instant) {
         let timer = self.0.get_or_insert_with(|| Box::pin(sleep_until(due)));
         loop {

@@ -29,7 +29,8 @@ pub(crate) struct ResponseBody {
 }
 
 impl ResponseBody {
-    /// Creates a body. `stall` is the longest pause inside the body. `None` means no limit.
+    /// Creates a body. `stall` is the longest allowed pause between two parts of the body. `None`
+    /// means no limit.
     pub(super) fn new(
         incoming: Incoming,
         borrowed: BorrowedConnection,
@@ -143,8 +144,8 @@ impl StallTimer {
         }
     }
 
-    /// The result is ready when the origin has sent nothing for too long. Must be called when there
-    /// is nothing to read.
+    /// The result is ready when the origin has sent nothing for too long. Call this function only
+    /// when the origin has sent no data that is still unread.
     fn poll(&mut self, progress: Option<&UploadProgress>, cx: &mut Context<'_>) -> Poll<()> {
         let Some(limit) = self.limit else {
             return Poll::Pending;

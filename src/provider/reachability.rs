@@ -46,7 +46,8 @@ impl Reachability {
     ///
     /// [`Unreachable`] if the recent attempt failed.
     pub(super) fn recent(&self, now: Timestamp) -> Option<Result<(), Unreachable>> {
-        // A result with a time in the future does not count, because the clock was set back.
+        // If the time of a result is in the future, the clock was set back, and the result does not
+        // count.
         let within = |at: Timestamp, time| at <= now && now.since(at) < time;
         // No other data depends on `answered`, so the ordering `Relaxed` is sufficient.
         let answered = Timestamp::from_millis(self.answered.load(Ordering::Relaxed));
@@ -83,7 +84,7 @@ impl Reachability {
             return recent;
         }
         let reached = reach.await;
-        // An attempt can take seconds, so the time of the result is read after the attempt.
+        // An attempt can take seconds, so the clock is read again after the attempt.
         let at = clock.now();
         match reached {
             Ok(()) => {

@@ -1,10 +1,10 @@
 //! Forwards bytes between two connections after a switch of protocols (RFC 9110 section 7.8).
 //!
 //! A [`Relay`] forwards bytes in both directions, unchanged. A relay reads more bytes from one side
-//! only when the other side has accepted the previous bytes. If either side ends its direction or
-//! resets its connection, the relay forwards this to the other side. All relays of a thread share
-//! one buffer for reading. A direction allocates memory only for bytes that the receiver does not
-//! accept immediately.
+//! only when the other side has accepted the previous bytes. If one side closes its sending
+//! direction or resets its connection, the relay does the same on the connection to the other side.
+//! All relays of a thread share one buffer for reading. A direction allocates memory only for bytes
+//! that the receiver does not accept immediately.
 //!
 //! [`FrameTracker`] follows the WebSocket frames of the app. With the tracker, the gateway can send
 //! a close frame when it ends a relay, but never in the middle of a frame.
@@ -28,12 +28,12 @@ pub(crate) use self::frames::{Close, FrameTracker};
 /// The maximum number of bytes in one read.
 const SCRATCH: usize = 64 * 1024;
 
-/// The maximum number of bytes of the client that one read discards after the close frame.
+/// The maximum number of bytes in one read after the close frame. The relay discards these bytes.
 const DISCARD: usize = 1024;
 
 thread_local! {
-    /// The buffer of all relays of a thread. The buffer is in use only during a read and the
-    /// following write.
+    /// The read buffer that all relays of a thread share. The buffer is in use only during a read
+    /// and the following write.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -223,13 +223,14 @@ impl Direction {
                 Ok(0) | Err(_) => return Poll::Ready(Err(Broken::Receiver)),
             }
         }
-        // Replacing the value frees the memory of the pending bytes.
+        // The new empty value frees the memory of the pending bytes.
         self.pending = Bytes::new();
         Poll::Ready(Ok(()))
     }
 
-    /// Flushes the receiver, because TLS may keep written bytes until the stream is flushed. The
-    /// result is pending after a successful flush, because the direction has not ended.
+    /// Flushes the receiver, because TLS may keep written bytes until the stream is flushed. After
+    /// a successful flush the result is still `Pending`, because `Ready` would mean that the
+    /// direction has ended.
     fn poll_flush(
         &mut self,
         cx: &mut Context<'_>,
@@ -285,9 +286,10 @@ impl Relay {
             to_app_first,
         } = self;
         let (mut up, mut down) = (Poll::Pending, Poll::Pending);
-        // The runtime limits the work of a task in one turn. A direction that is always busy uses
-        // the whole limit, so the order of the directions changes with each turn. Each turn polls
-        // both directions, so that each direction can wake the task.
+        // The runtime limits the work of a task in one turn. If one direction always has bytes,
+        // that direction can use the whole limit, so each turn begins with the other direction.
+        // Each turn polls both directions, so that the task wakes when either direction can
+        // continue.
         for is_to_app in [*to_app_first, !*to_app_first] {
             if is_to_app {
                 up = to_app.poll(cx, &mut **client, &mut **app, |data| {

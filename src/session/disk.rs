@@ -34,7 +34,8 @@ pub(super) struct Disk {
     path: PathBuf,
     keys: Arc<KeyRing>,
     store_tag: StoreTag,
-    /// The open database. The value is `None` from a failed commit until the file is opened again.
+    /// The open database. After a failed commit, the value is `None` until the file is opened
+    /// again.
     database: Option<Database>,
     /// The number of the last commit.
     commit: u64,

@@ -81,8 +81,9 @@ impl Listeners {
         receiver
     }
 
-    /// Informs all listeners of an end. The caller must mark the value of the session as ended
-    /// before this call. A listener that registers too late for the message finds the mark.
+    /// Informs all listeners of an end. Before this call, the caller must record in the session
+    /// value that the session has ended. If a listener registers too late for the message, it finds
+    /// the end in the session value.
     pub(super) fn tell(&self, end: End) {
         let (key, why) = end;
         tracing::debug!(
@@ -161,7 +162,7 @@ impl EndSignal {
     }
 }
 
-/// An event of a session for which work is registered.
+/// A change of a session that the registry reports to the work registered for the session.
 #[derive(Clone, Debug)]
 pub(crate) enum SessionEvent {
     /// The session has ended.
@@ -209,8 +210,8 @@ impl EndRegistry {
             end,
             seen: Cell::new(session.version()),
         };
-        // The code registers the watch first and then reads the state. If the session ends between
-        // the two steps, the state shows the end.
+        // The code first registers the watch and then reads whether the session is live. If the
+        // session ends between the two steps, the second step sees the end.
         match session.state() {
             SessionState::Live => Some(watch),
             SessionState::Superseded | SessionState::Ended => None,
@@ -218,7 +219,7 @@ impl EndRegistry {
     }
 }
 
-/// A registration of work that must end when a session ends. Dropping an `EndWatch` removes the
+/// The registration of work that must end when a session ends. Dropping an `EndWatch` removes the
 /// registration.
 #[derive(Debug)]
 #[must_use]
@@ -324,10 +325,10 @@ impl Registry {
                     expired.extend(why.map(|why| (*key, why)));
                 }
                 // Only the store has the current value. The store may have a new version of the session
-                // or know of a later use, so the session must be looked up.
+                // or a later time of use, so the registry must look up the session.
                 SessionState::Superseded => away.push(*key),
-                // Nothing to do: the store sends the end and its reason in a message to the
-                // registry.
+                // The session has ended. The store sends the reason in a message to the registry,
+                // so there is nothing to do here.
                 SessionState::Ended => {}
             }
         }

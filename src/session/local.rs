@@ -89,7 +89,7 @@ impl LocalStore {
         })
     }
 
-    /// Adds a front that has its own cache.
+    /// Adds a front to this store. The new front has its own cache.
     #[cfg(test)]
     pub(super) fn attach(&self, capacity: u64) -> Self {
         let cache = Arc::new(self.cache.sibling(capacity));

@@ -232,7 +232,8 @@ impl FakeGateway {
         if expired && !self.is(Breakage::ExpiredTokenPasses) {
             let refresh_token = tokens.refresh_token.clone();
             if self.is(Breakage::RefreshForEachRequest) {
-                // The provider refuses this refresh, but counts it as a second refresh.
+                // The provider refuses this refresh token, but its counter of refreshes includes
+                // the call.
                 self.refresh("def50200").await;
             }
             *tokens = self.refresh(&refresh_token).await.unwrap();
