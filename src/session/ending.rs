@@ -324,8 +324,8 @@ impl Registry {
                     let why = entry.stored.expired(idle, now);
                     expired.extend(why.map(|why| (*key, why)));
                 }
-                // Only the store has the current value. The store may have a new version of the session
-                // or a later time of use, so the registry must look up the session.
+                // Only the store has the current value. The store may have a new version of the
+                // session or a later time of use, so the registry must look up the session.
                 SessionState::Superseded => away.push(*key),
                 // The session has ended. The store sends the reason in a message to the registry,
                 // so there is nothing to do here.
