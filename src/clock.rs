@@ -102,8 +102,8 @@ impl Clock {
     }
 
     /// Returns a monotonic time, for measuring durations and for the deadlines of the runtime's
-    /// timers. A manual clock also returns the monotonic time of the runtime, because a manual
-    /// clock cannot advance timers that other code has set.
+    /// timers. A manual clock also returns the runtime's time here, because a manual clock cannot
+    /// advance the timers of other code.
     pub fn instant(&self) -> Instant {
         #[expect(
             clippy::disallowed_methods,

@@ -36,9 +36,9 @@ struct CookieLine {
 }
 
 impl Recent {
-    /// Returns the session of a request whose only `Cookie` line is `line`, and the line without
-    /// the gateway's own cookies. Returns `None` if `line` is not the last line of the connection,
-    /// or if the session is no longer valid.
+    /// Returns the session of a request whose only `Cookie` line is `line`, and returns the line
+    /// without the gateway's own cookies. Returns `None` if the previous request on the connection
+    /// had a different line, or if the session is no longer valid.
     pub(super) fn by_line(
         &self,
         line: &[u8],
@@ -54,8 +54,8 @@ impl Recent {
             .then(|| (Arc::clone(&last.session), same.others.clone()))
     }
 
-    /// Returns the session of this cookie, if this cookie was the last cookie of the connection and
-    /// the session is still valid.
+    /// Returns the session of this cookie, if the previous request on the connection used the same
+    /// cookie and the session is still valid.
     pub(super) fn by_cookie(
         &self,
         cookie: &[u8],

@@ -43,8 +43,8 @@ pub use view::View;
 const PSEUDONYM: &str = "sidegate";
 
 /// The maximum number of entries for this gateway in `Via`. If one gateway stands in front of
-/// another gateway, such as a sidecar, the request passes two gateways named `sidegate`. A request
-/// with many entries of this gateway is in a loop.
+/// another gateway, such as a sidecar, the request passes two gateways named `sidegate`. If a
+/// request has more entries of this gateway, it is in a loop.
 const MAX_PASSES: usize = 5;
 
 /// The result of a check of `Max-Forwards`.
@@ -127,7 +127,7 @@ pub(crate) fn append_via(headers: &mut HeaderMap, version: Version) -> Result<()
         words.nth(1)
     });
     let ours = received_by.filter(|name| name.eq_ignore_ascii_case(PSEUDONYM.as_bytes()));
-    // The count includes the entry that this function has appended.
+    // The count includes the entry that this function has just appended.
     if ours.count() > MAX_PASSES {
         return Err(Loop);
     }

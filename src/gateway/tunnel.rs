@@ -25,15 +25,16 @@ use crate::target::Target;
 use crate::telemetry::{OpenStream, StreamEnd};
 use crate::upstream;
 
-/// The shortest time between two updates of a session's last use while the client sends bytes.
+/// While the client sends bytes, the tunnel updates the last use of the session. Two of these
+/// updates are at least this time apart.
 const USE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The longest time between two checks of a tunnel's deadlines.
 const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// The time in which the client has to accept the close frame and to close the connection. The time
-/// is shorter than the last part of a drain, so that a tunnel that ends in this time is not counted
-/// as a cut request.
+/// is shorter than the last part of a drain. So if a tunnel ends in this time, the drain does not
+/// count it as a cut request.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The data of a handshake that is needed when the app has answered.
@@ -61,9 +62,9 @@ impl Worker {
         if !stream.may_switch() {
             return Err(Error::UpgradeForbidden);
         }
-        // Every page can open a WebSocket to every site, and the browser sends the cookies of that
-        // site. A page cannot ask for a protocol other than WebSocket, so a handshake for another
-        // protocol must have no `Origin`.
+        // A page of any site can open a WebSocket to any other site, and the browser adds the
+        // cookies of that other site to the handshake. A page cannot ask for a protocol other than
+        // WebSocket, so a handshake for another protocol must have no `Origin`.
         let origin = Origin::of(context);
         let expected = match origin {
             Origin::None => !upgrade.is_websocket(),
@@ -139,7 +140,7 @@ impl Worker {
                 tunnel
                     .run(&ends, async move { stop.requested().await })
                     .await;
-                // The slot is freed only here, after the app's connection was closed.
+                // The slot becomes free only after the app's connection was closed.
                 drop(slot);
             });
             run
@@ -179,8 +180,8 @@ struct Tunnel {
     stream: StreamPermit,
     target: Target,
     record: StreamRecord,
-    /// The number of bytes that the client had sent when the tunnel last updated the last use of
-    /// the session.
+    /// The number of bytes that the client had sent when the tunnel last reported a use of the
+    /// session.
     used_at: u64,
 }
 
@@ -188,7 +189,7 @@ struct Tunnel {
 enum TunnelEnd {
     /// One side or both sides have closed the connection.
     Ended(Ended),
-    /// The gateway ends the tunnel. The first value is the reason code for the log.
+    /// The gateway ends the tunnel. The string is the reason code for the log.
     Cut(&'static str, Close),
 }
 
@@ -278,13 +279,14 @@ impl Tunnel {
     fn check_interval(&self) -> Duration {
         let settings = self.stream.settings();
         let limits = [settings.idle, settings.total].into_iter().flatten();
-        // A tunnel may exceed a deadline by at most a quarter of the shortest limit.
+        // The deadlines are checked at least every quarter of the shortest limit, so a tunnel ends
+        // at most a quarter of this limit too late.
         let quarters = limits.filter_map(|limit| limit.checked_div(4));
         quarters.fold(MAX_CHECK_INTERVAL, Duration::min)
     }
 
-    /// Checks the deadlines, and updates the last use of the session. Returns the reason code if
-    /// the tunnel has to end.
+    /// Checks the deadlines, and updates the last use of the session. Returns the reason code if a
+    /// deadline of the tunnel has passed.
     fn check_deadlines(
         &mut self,
         activity: &mut Activity,
@@ -323,7 +325,7 @@ struct Activity {
     bytes: u64,
     /// The time of the last check that found new bytes.
     moved: Instant,
-    /// The time at which the tunnel last updated the last use of the session.
+    /// The time at which the tunnel last reported a use of the session.
     used: Timestamp,
 }
 

@@ -13,12 +13,12 @@ use crate::config::{Config, Digest, FileChange, Watch, content_digest};
 /// The interval between two checks of the files.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// The time for which new content of the key file has to stay unchanged before the gateway uses the
-/// content.
+/// When the content of the key file changes, the gateway waits for this time. If the content does
+/// not change again, the gateway uses the new content.
 const KEYS_STABLE: Duration = Duration::from_secs(10);
 
-/// The first and the longest pause after a failed reload. Each pause is twice as long as the
-/// previous pause.
+/// The pause after the first failed reload, and the longest pause. Each pause is twice as long as
+/// the previous pause.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
@@ -26,8 +26,9 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub enum ReloadCause {
-    /// An earlier reload for a file change has failed. The reload uses the same text again, because
-    /// a file that the text names may exist by now.
+    /// An earlier reload for a file change has failed. The reload uses the settings text of the
+    /// failed reload again. The new attempt may succeed, because a file that the text names may
+    /// exist by now.
     Retry,
     /// The process received a signal. The reload reads all settings again.
     Signal,
@@ -38,8 +39,8 @@ pub enum ReloadCause {
     KeyFile,
 }
 
-/// Watches the files of a running gateway. The whole process has one trigger, so that no change
-/// during a reload is missed.
+/// Watches the files of a running gateway. The whole process has one trigger, and this trigger also
+/// sees the changes that happen during a reload.
 #[derive(Debug)]
 pub(super) struct ReloadTrigger {
     clock: Clock,
@@ -49,8 +50,8 @@ pub(super) struct ReloadTrigger {
     retry: Option<Retry>,
 }
 
-/// A failed reload that may succeed later, because a file that the settings name may be written
-/// after the settings file.
+/// A pending retry of a failed reload. The reload may succeed later: if the settings name a file,
+/// this file may be written after the settings file.
 #[derive(Clone, Copy, Debug)]
 struct Retry {
     /// [`ReloadCause::Retry`] for the settings, or [`ReloadCause::KeyFile`] for keys only.
@@ -66,7 +67,7 @@ struct KeyFile {
     current: Option<Digest>,
     /// The new content, and the time when the trigger first saw it.
     other: Option<(Digest, Instant)>,
-    /// The content that has already caused a reload.
+    /// The last content for which the trigger has reported a reload.
     asked: Option<Digest>,
 }
 
@@ -80,8 +81,8 @@ impl KeyFile {
         }
     }
 
-    /// Returns true one time for each new content, when the content has stayed unchanged for ten
-    /// seconds.
+    /// Returns true when new content has stayed unchanged for ten seconds, but only one time for
+    /// the same content.
     fn has_changed(&mut self, now: Instant) -> bool {
         let content = content_digest(&self.path);
         let Some(other) = content.filter(|_| content != self.current) else {
@@ -117,8 +118,8 @@ impl ReloadTrigger {
         trigger
     }
 
-    /// Watches the files that `config` names. `config` contains the settings that are in use. A
-    /// settings file that is already watched stays watched.
+    /// Watches the files that `config` names. `config` contains the current settings of the
+    /// gateway. A settings file that is already watched stays watched.
     fn track(&mut self, config: &Config) {
         if !config.watch {
             self.settings = None;
@@ -133,21 +134,22 @@ impl ReloadTrigger {
 
     /// Records that a reload for `cause` has applied `config`.
     pub(super) fn succeeded(&mut self, cause: ReloadCause, config: &Config) {
-        // If only the keys have changed, a failed change of the settings is still pending.
+        // If the reload changed only the keys, a pending retry of the settings is still needed.
         if cause != ReloadCause::KeyFile {
             self.retry = None;
         }
         self.track(config);
     }
 
-    /// Records that a reload for `cause` failed. If a file caused the reload, the reload is retried
-    /// after a pause. Each pause is longer than the previous pause, up to [`LONGEST_PAUSE`]. If a
-    /// signal caused the reload, there is no retry, because the operator reads the log.
+    /// Records that a reload for `cause` failed. If a file caused the reload, the trigger reports
+    /// the reload again after a pause. Each pause is longer than the previous pause, up to
+    /// [`LONGEST_PAUSE`]. If a signal caused the reload, there is no retry, because the operator
+    /// reads the log.
     pub(super) fn failed(&mut self, cause: ReloadCause) {
         let before = self.retry;
         let cause = match (cause, before.map(|retry| retry.cause)) {
-            // A failed reload after a signal does not change the keys, so the retry of the keys
-            // continues.
+            // A failed reload after a signal does not change the keys, so the pending retry for the
+            // keys stays.
             (ReloadCause::Signal, Some(ReloadCause::KeyFile)) => return,
             (ReloadCause::Signal, _) => {
                 self.retry = None;
@@ -192,8 +194,8 @@ impl ReloadTrigger {
                 return Some(ReloadCause::SettingsFile);
             }
             Some(Ok(FileChange::WrittenInPlace)) => {
-                // The file may be incomplete, because it is still being written, so the trigger
-                // cancels the retry of the settings.
+                // The file may be incomplete, because it is still being written. So the trigger
+                // cancels a retry that would read the settings.
                 let keys = |retry: &Retry| retry.cause == ReloadCause::KeyFile;
                 self.retry = self.retry.filter(keys);
                 tracing::warn!(
@@ -272,13 +274,13 @@ mod tests {
             changes
         };
         assert_eq!(changes(&mut keys, 60), 0);
-        // The file is still being written.
+        // The file is only partly written.
         write("two\n");
         assert_eq!(changes(&mut keys, 9), 0);
         write("two\none\n");
         assert_eq!(changes(&mut keys, 10), 0);
         assert_eq!(changes(&mut keys, 60), 1);
-        // The gateway uses the new keys now, as after a reload.
+        // The gateway has applied the new keys, as it does after a reload.
         keys = KeyFile::new(path.clone(), content_digest(&path));
         // The file was removed for a moment and has the same content again.
         std::fs::remove_file(&path).unwrap();

@@ -9,11 +9,12 @@ use crate::session::{OpenError, StoreError};
 /// A failed login or sign-out.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The authorization server answered with an error. Responsible: the provider, or the user who
-    /// refused.
+    /// The authorization server answered with an error. Responsible: the provider, or the user if
+    /// the user refused the sign-in.
     #[error("the authorization server refused the sign-in")]
     Denied(ErrorCode),
-    /// Three logins in a row did not lead to a usable session. Responsible: depends on the cause.
+    /// Three logins, one directly after the other, did not lead to a usable session. Responsible:
+    /// depends on the cause.
     #[error("repeated sign-ins did not lead to a session")]
     Loop,
     /// The authorization response is malformed. Responsible: the client or the provider.

@@ -86,7 +86,8 @@ impl Connector {
             .map_err(Error::Resolve)?
             .collect();
         let stream = race(addresses).await.map_err(Error::Connect)?;
-        // A request must not wait until earlier bytes are acknowledged (Nagle's algorithm).
+        // Without this option, a request could wait until earlier bytes are acknowledged (Nagle's
+        // algorithm).
         stream.set_nodelay(true).map_err(Error::Connect)?;
         let Some((trust, name)) = &self.tls else {
             return Ok(Stream::Plain(stream));
@@ -113,12 +114,12 @@ async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut attempts = JoinSet::new();
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     while let Some(address) = waiting.next() {
-        // A single address needs no task of its own.
+        // If only one address is left and no attempt is running, no separate task is needed.
         if waiting.as_slice().is_empty() && attempts.is_empty() {
             return TcpStream::connect(address).await;
         }
         attempts.spawn(TcpStream::connect(address));
-        // After a timeout, the attempt continues while the next address is tried.
+        // If `STAGGER` has passed, this attempt continues, and the next address is also tried.
         if let Ok(Some(outcome)) = timeout(STAGGER, attempts.join_next()).await {
             match outcome.unwrap_or_else(|aborted| Err(io::Error::other(aborted))) {
                 Ok(stream) => return Ok(stream),

@@ -107,7 +107,8 @@ impl AsyncWrite for CountingStream {
 }
 
 /// If hyper read only one time in each run of its task, [`Traffic::allow_reads`] would be useless.
-/// If hyper read outside of the connection's own task, hyper would never see a byte.
+/// If hyper read outside of the task that drives the connection, hyper would never receive any
+/// bytes.
 #[tokio::test]
 async fn hyper_reads_several_times_in_one_run_of_its_task() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

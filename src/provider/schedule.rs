@@ -24,11 +24,11 @@ const LATE_LEAD_TIME: Duration = Duration::from_secs(2);
 /// The minimum time between two refreshes is never longer than this value.
 pub(super) const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The lower limit of the minimum time between two refreshes. Without a lower limit, a token that
-/// has already expired on arrival would make every request start a refresh.
+/// The minimum time between two refreshes is never shorter than this value. Without this limit, if
+/// a token is already expired when it arrives, every request would start a refresh.
 const SHORTEST_REFRESH_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The preferred time of a refresh.
+/// States whether a refresh is sent well before expiry or just before expiry.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum RefreshTiming {
     /// The refresh is sent well before expiry.
@@ -46,8 +46,8 @@ pub(super) fn lifetime(
     fraction: f64,
 ) -> Lifetime {
     let lifetime = expires_at.map(|end| end.since(obtained_at));
-    // Half of the lifetime limits the number of refreshes of a short-lived token, and still allows
-    // a refresh before the expiry.
+    // The minimum time is half of the lifetime. So a short-lived token is not refreshed too often,
+    // but it can be refreshed before its expiry.
     let floor = lifetime.map_or(MIN_REFRESH_INTERVAL, |lifetime| {
         lifetime
             .mul_f64(0.5)
@@ -57,8 +57,8 @@ pub(super) fn lifetime(
     let refresh_at = |timing, lifetime: Duration, end: Timestamp| {
         let before_end = lifetime.saturating_sub(lead_time(timing, lifetime, fraction));
         // If the lifetime is very short, `not_before` may be later than the expiry. After the
-        // expiry, requests have to wait for a refresh, so the expiry is the latest useful time of a
-        // refresh.
+        // expiry, requests have to wait for a refresh, so the refresh time is never later than the
+        // expiry.
         obtained_at.plus(before_end).max(not_before).min(end)
     };
     Lifetime {
@@ -90,7 +90,7 @@ fn lead_time(timing: RefreshTiming, lifetime: Duration, fraction: f64) -> Durati
 }
 
 /// Returns a random number from 0 to 1. If the operating system returns no random bytes, the result
-/// is 0.5. A fixed number is sufficient in this case, because jitter needs no secrecy.
+/// is 0.5. A fixed number is good enough, because the jitter does not have to be secret.
 pub(super) fn random_fraction() -> f64 {
     random::<4>().map_or(0.5, |bytes| {
         f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)

@@ -16,12 +16,12 @@ use super::stored::Stored;
 use super::{Maintained, SessionKey};
 use crate::clock::Timestamp;
 
-/// The maximum number of commands in a batch. The number includes reads, because otherwise a long
-/// series of reads would delay the commit.
+/// The maximum number of commands in a batch. Reads also count. Otherwise, a long series of reads
+/// would delay the commit.
 const MAX_COMMANDS: usize = 256;
 
-/// The sender of the answer to a command. The thread executes a command even if the caller no
-/// longer waits for the answer.
+/// The channel through which the thread answers a command. The thread executes a command even if
+/// the caller no longer waits for the answer.
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// The number of a front of the store. A front is a `Sessions` value with its own cache.

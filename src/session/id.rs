@@ -91,14 +91,14 @@ impl SessionId {
     }
 }
 
-/// The first half of the SHA-256 digest of a session id. An id cannot be computed from its key, so
-/// an attacker with a copy of all keys cannot open a session.
+/// The first half of the SHA-256 digest of a session id. An id cannot be computed from its key. So
+/// an attacker who has a copy of all keys cannot use a session.
 ///
 /// Half of the digest is long enough to be secure. An attacker who wants to use the session of
-/// another user needs an id with exactly the key of that session. Finding an id for a given key
-/// takes about 2^128 attempts. Two ids of the attacker with the same key would be useless, because
-/// the gateway generates all ids. Two sessions are likely to have the same key by chance only among
-/// about 2^64 sessions.
+/// another user needs an id whose key is the key of that session. Finding an id for a given key
+/// takes about 2^128 attempts. An attacker who finds two ids with the same key gains nothing,
+/// because only the gateway generates ids. A collision by chance is unlikely if there are fewer
+/// than about 2^64 sessions.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SessionKey([u8; Self::LENGTH]);
 

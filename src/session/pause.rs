@@ -12,11 +12,11 @@ pub(super) type Cause = Arc<dyn StdError + Send + Sync>;
 /// The pause after the first failure. Each further failure doubles the pause.
 const FIRST: Duration = Duration::from_millis(500);
 
-/// The longest pause, unless the failed operation itself takes long.
+/// The longest pause, except if the failed operation itself took long (see `FACTOR`).
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// A pause is at least this many times as long as the failed operation. So repeated attempts need
-/// only a small part of the thread's time.
+/// The pause is at least this number times the duration of the failed operation. So the thread
+/// spends only a small part of its time on repeated attempts.
 const FACTOR: u32 = 4;
 
 /// The pause of one operation; `None` after a success.
@@ -57,7 +57,7 @@ impl Pause {
         }
     }
 
-    /// Checks that the pause is over, so that the operation can be tried again.
+    /// Returns an error until the pause is over.
     ///
     /// # Errors
     ///

@@ -27,15 +27,15 @@ pub(super) type StoreFuture<'a, T, E = StoreError> =
 
 /// A store of sessions. Each call is one transaction.
 ///
-/// A store applies its changes to [`Store::cache`] in the order of their commits. The store applies
-/// a change before it answers the caller of the change. So when [`Store::end`] has returned, no
-/// worker finds the session. When [`Store::replace`] has returned, no worker finds the previous
+/// A store applies its changes to [`Store::cache`] in the order of their commits. The store updates
+/// the caches before it answers the caller of the change. So after [`Store::end`] has returned, no
+/// worker finds the session. After [`Store::replace`] has returned, no worker finds the previous
 /// version.
 ///
 /// # Cancel safety
 ///
 /// If a future of [`Store::get`] is dropped, nothing changes. If the future of another method is
-/// dropped, the change may or may not happen.
+/// dropped, the store may still make the change.
 pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// Returns the cache of this front. The store writes to the cache.
     fn cache(&self) -> &Arc<SessionCache>;
@@ -52,11 +52,12 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// Reads a session. Only [`super::cache::ReadGuard::finish`] may put the result into the cache.
     fn get(&self, key: SessionKey) -> StoreFuture<'_, Option<Arc<Stored>>>;
 
-    /// Stores a new session, and ends the sessions in `opening.replaces`. Also ends the oldest
-    /// sessions of the user if the user would have more than `opening.per_person` sessions.
+    /// Stores a new session, and ends the sessions in `opening.replaces`. If the user would then
+    /// have more than `opening.per_person` sessions, the store also ends the oldest sessions of the
+    /// user.
     fn open(&self, session: Arc<Stored>, opening: Opening) -> StoreFuture<'_, Opened>;
 
-    /// Replaces the version `version` of a session with `next`.
+    /// Replaces a session by `next`, if the session still has the version `version`.
     fn replace(&self, version: u64, next: Arc<Stored>) -> StoreFuture<'_, Replacement>;
 
     /// Ends a session, and returns an [`End`] for the ended session. Returns an empty list if there
@@ -133,7 +134,7 @@ pub(super) enum Replacement {
 pub(super) enum Which {
     /// The session with this key, in any version.
     Key(SessionKey),
-    /// The session with this key, only if the session still has this version.
+    /// The session with this key, but only if the session has this version.
     Version(SessionKey, u64),
 }
 

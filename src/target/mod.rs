@@ -2,8 +2,8 @@
 //!
 //! [`Target::from_request`] converts the target of a parsed request to one canonical form, or
 //! rejects the target. The rules, the log and the forwarded request all use this canonical form. No
-//! later code parses a host or a path again, so no two parts of the gateway, and no app, can read
-//! one request in two ways. An [`Error`] says why a target has no safe canonical form.
+//! later code parses a host or a path again. So all parts of the gateway and the app read a request
+//! in the same way. An [`Error`] says why a target has no safe canonical form.
 //!
 //! The room knows the syntax of RFC 9110 section 4, RFC 9112 section 3 and RFC 3986. The room does
 //! not know routes, users or upstreams. A [`Prefix`] stands for one path and all paths below it,
@@ -75,13 +75,14 @@ pub enum Error {
     #[error("the path has a malformed percent-encoding")]
     MalformedPercent,
     /// The method has a lower-case letter. Methods are case-sensitive (RFC 9110 section 9.1). The
-    /// rules allowed one method. An app that ignores case would handle another method.
+    /// rules decide about the method exactly as it is written. An app that ignores case would
+    /// handle it as a different method.
     #[error("the method has a lower-case letter")]
     MethodMalformed,
     /// The method is CONNECT, TRACE or TRACK.
     #[error("the method is not supported")]
     MethodNotAllowed,
-    /// The decoded path is not UTF-8. An overlong UTF-8 encoding is not UTF-8 either.
+    /// The decoded path is not UTF-8. An overlong encoding is not valid UTF-8 either.
     #[error("the path is not UTF-8")]
     NotUtf8,
     /// The path is longer than [`MAX_PATH`].
@@ -264,7 +265,7 @@ fn find_host(parts: &http::request::Parts) -> Result<Host, Error> {
 
 fn canonical(received: &PathAndQuery) -> Result<PathAndQuery, Error> {
     let path = received.path();
-    // The length is checked first, so that a path that is too long causes no other check.
+    // The length is checked first, so that no other check has to read a path that is too long.
     if path.len() > MAX_PATH {
         return Err(Error::PathTooLong);
     }
@@ -280,6 +281,6 @@ fn canonical(received: &PathAndQuery) -> Result<PathAndQuery, Error> {
         text.push('?');
         text.push_str(query);
     }
-    // The text contains only allowed bytes, so the only possible error is a length above the limit.
+    // The text contains only allowed bytes, so an error can only mean that the text is too long.
     PathAndQuery::from_maybe_shared(Bytes::from(text)).map_err(|_too_long| Error::PathTooLong)
 }

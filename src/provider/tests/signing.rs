@@ -72,7 +72,7 @@ impl Signer {
         entry
     }
 
-    /// Returns a signature with `algorithm`, whatever algorithm the header names.
+    /// Signs `message` with `algorithm`. The header of the token can name a different algorithm.
     pub(super) fn signature(&self, algorithm: &str, message: &[u8]) -> Vec<u8> {
         match self {
             Self::Ec(key, _) => {
