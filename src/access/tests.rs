@@ -30,8 +30,8 @@ fn access(kit: &Kit) -> Rc<Access> {
     kit.access(&routes)
 }
 
-/// The kind of the decision about a request. For a permit, the second value contains the fields
-/// that the app gets.
+/// The kind of the decision about a request. If the decision is a permit, the second value contains
+/// the fields that the app gets.
 type Outcome = (String, Option<BTreeMap<String, Vec<Vec<u8>>>>);
 
 /// Decides about a request whose head is in a buffer, without a map of the fields.
@@ -154,8 +154,8 @@ async fn a_permit_replaces_forged_fields() {
         let bearers: Vec<_> = fields.get_all(header::AUTHORIZATION).iter().collect();
         let expected = (path == "/").then(|| session.tokens().bearer());
         assert_eq!(bearers, Vec::from_iter(expected), "{path}");
-        // No other field is left, because the user of the session has no claims, and the request
-        // has only the gateway's own cookie.
+        // The app gets no other field, because the user of the session has no claims, and the
+        // request has only the gateway's own cookie.
         assert_eq!(fields.len(), bearers.len(), "{path}: {fields:?}");
     }
 }
@@ -203,7 +203,7 @@ async fn a_head_in_a_buffer_and_a_map_give_the_same_result() {
                 let head = [&others[..], cookies, &[("x-twice", b"2")]].concat();
                 let asked = (&method, &target);
                 let expected = in_a_buffer(&access, asked, &head);
-                // The second request uses the last session of the connection.
+                // At the second request, `recent` contains the session of the first request.
                 let recent = Recent::default();
                 for _ in 0..2 {
                     let outcome = in_a_map(&access, asked, &head, &recent);

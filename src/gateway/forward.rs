@@ -56,7 +56,7 @@ pub(super) struct InFlight<'p> {
     accept: Option<HeaderValue>,
     sent: Option<SentRequest>,
     retry_copy: Option<Box<RetryCopy>>,
-    /// The data of the handshake, if the request asks for another protocol.
+    /// The data of the handshake, if the client asks to switch to another protocol.
     handshake: Option<Box<Handshake>>,
 }
 
@@ -106,8 +106,8 @@ impl Worker {
         let (parts, body, retry_copy) = if kept {
             let (body, notes) = Upload::recorded(body);
             let head = SavedHead::of(&context.parts);
-            // The kept head contains the fields of the request, so the kept context needs only the
-            // method.
+            // `head` contains the fields of the request, so the context that is kept for a second
+            // attempt needs only the method.
             let (mut rest, ()) = Request::new(()).into_parts();
             rest.method = context.parts.method.clone();
             let parts = std::mem::replace(&mut context.parts, rest);
@@ -185,7 +185,7 @@ impl InFlight<'_> {
     fn noted(&mut self, answer: Result<Exchange, upstream::Error>) -> Result<Exchange, Error> {
         self.record.upstream_answered(self.since);
         answer.map_err(|error| {
-            // If the request body has failed, the error of the upstream is only a consequence, so
+            // If the request body has failed, this failure has caused the error of the upstream, so
             // the failure of the body is reported.
             let failure = self.watch.failure();
             failure.map_or_else(|| Error::Upstream(error), Error::RequestBody)
@@ -221,8 +221,8 @@ impl InFlight<'_> {
         Box::pin(async move {
             let response = match (refused.recover(replayable).await, kept, body) {
                 (Recovery::Retry(permit), Some((_visit, head)), Some(body)) => {
-                    // This drop frees the connection for the second attempt, because the app may
-                    // accept only one connection.
+                    // Some apps accept only one connection, so the first answer is dropped here.
+                    // This drop frees the connection for the second attempt.
                     drop(answer);
                     let request = Request::from_parts(head.into_parts(), body);
                     self.since = self.record.site().clock().instant();
@@ -271,8 +271,8 @@ fn prepare(context: &mut RequestContext) -> Result<Option<HeaderValue>, Error> {
 fn cleaned(answer: Answer) -> Response<Body> {
     let mut response = answer.map(Body::upstream);
     fields::outbound(response.headers_mut(), cookie::is_own);
-    // The HTTP version of the answer belongs to the connection to the app, not to the connection to
-    // the client.
+    // The app's answer has the HTTP version of the connection to the app. The connection to the
+    // client can have another version.
     *response.version_mut() = Version::HTTP_11;
     response
 }

@@ -139,8 +139,8 @@ impl Instance {
             .map(|listener| start_operations(listener, admin, clock))
             .transpose()?;
         readiness.mark_ready();
-        // The event is written last, because earlier steps can fail, such as reading the session
-        // file.
+        // The event is written last, because an earlier step, such as reading the session file, can
+        // fail.
         let also = operations_address.map(tracing::field::display);
         tracing::info!(server.address = %address, operations = also, "Listening");
         Ok(Self {

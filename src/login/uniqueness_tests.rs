@@ -8,7 +8,8 @@ use super::*;
 use crate::login::pending::associated_data;
 
 /// Generates short fields from few different bytes: separators, bytes that look like a length, and
-/// letters. Because there are few different bytes, many generated fields are similar.
+/// letters. The generator uses only a few different bytes, so that many generated fields are
+/// similar.
 fn field() -> impl Strategy<Value = Vec<u8>> {
     let bytes = prop::sample::select(&b"\0\x01\x02\x08/:.,|a\xff"[..]);
     prop::collection::vec(bytes, 0..5)

@@ -9,8 +9,8 @@ use zeroize::Zeroizing;
 /// A copy of a request head, which is used to send the request one more time.
 ///
 /// Nearly all copies are dropped without being used. Therefore making a copy has to be cheap, and
-/// using a copy may be expensive. The fields are stored as lines of one buffer, which costs less
-/// than a second map. The buffer is wiped when it is dropped, because it contains cookies. Values
+/// using a copy may be expensive. The fields are stored as lines of one buffer, because a second
+/// map would cost more. The buffer is wiped when it is dropped, because it contains cookies. Values
 /// that are marked as sensitive are not copied. The copy shares the memory of these values with
 /// their owner, and the owner wipes the memory.
 pub(crate) struct SavedHead {

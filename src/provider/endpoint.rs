@@ -40,7 +40,8 @@ impl Endpoint {
             return Err(refuse);
         };
         let client = Client::new(origin.clone(), trust.cloned(), deadline);
-        // `connect` uses its own connector, because a check of reachability sends no request.
+        // A check of reachability opens a connection but sends no request, so `connect` uses a
+        // connector and not the client.
         let connector = Connector::new(origin, trust.cloned(), deadline);
         let (Ok(client), Ok(connector)) = (client, connector) else {
             return Err(refuse);
@@ -142,7 +143,7 @@ pub(super) fn endpoint(
     Err(refuse(problem))
 }
 
-/// Returns true if a call to `url` uses plain http over a network to another machine.
+/// Returns true if a call to `url` is not encrypted and leaves this machine.
 pub(super) fn is_clear_text(url: &Url) -> bool {
     let loopback = match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),

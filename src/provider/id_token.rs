@@ -22,7 +22,8 @@ use crate::secret::Secret;
 use crate::token::Authentication;
 
 /// The maximum age of an ID token. An ID token comes directly from the token endpoint and is a few
-/// seconds old. A token that is older than the longest login belongs to an earlier login.
+/// seconds old. If a token is older than the longest possible login, the token belongs to an
+/// earlier login.
 const MAX_AGE: Duration = Duration::from_hours(1);
 
 /// The login to which the ID token has to belong.
@@ -52,8 +53,8 @@ pub(super) struct RefreshContext<'a> {
 #[derive(Debug)]
 pub(super) struct IdClaims {
     pub(super) members: Object,
-    /// The issuer of the subject. If the provider has several tenants, this issuer differs from the
-    /// configured template.
+    /// The issuer that, together with the subject, identifies the user. If the provider has several
+    /// tenants, this issuer differs from the configured template.
     pub(super) issuer: Box<str>,
     pub(super) subject: Box<str>,
 }
@@ -137,7 +138,7 @@ impl IdTokenRules {
         })
     }
 
-    /// Returns the issuer of the subject in an ID token.
+    /// Returns the issuer that, together with the subject of an ID token, identifies the user.
     ///
     /// # Errors
     ///
@@ -336,8 +337,9 @@ fn check_not_logout_token(members: &Object) -> Result<(), TokenError> {
 }
 
 /// Checks the hash in the claim `name`, if the claim is present. The claim has to be the left half
-/// of the hash of `value`. The hash function is the hash function of the signature (OpenID Connect
-/// Core 1.0 sections 3.1.3.8 and 3.3.2.11). For Ed25519 the hash function is SHA-512.
+/// of the hash of `value`. The hash function is the one that the signature of the token uses
+/// (OpenID Connect Core 1.0 sections 3.1.3.8 and 3.3.2.11). For Ed25519 the hash function is
+/// SHA-512.
 fn check_hash(
     verified: &VerifiedToken,
     name: &'static str,

@@ -1,9 +1,9 @@
 //! Leases: the right to refresh a session, which only one process has at a time.
 //!
 //! Some providers accept a refresh token only one time. Without a lease, two processes that share a
-//! store could both use the same refresh token. A lease only prevents the second call to the
-//! provider. If two processes refresh a session despite the lease, [`Sessions::replace`] accepts
-//! only one of the two new versions.
+//! store could both use the same refresh token. A lease protects only the call to the provider, not
+//! the session record. If two processes refresh a session despite the lease, [`Sessions::replace`]
+//! accepts only one of the two new versions.
 
 #![expect(
     clippy::disallowed_types,
@@ -106,7 +106,8 @@ impl Sessions {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the store may keep an unused lease until its time is over.
+    /// If the future is dropped, the store can keep an unused lease until the time of the lease is
+    /// over.
     pub(crate) async fn lease(
         &self,
         key: &SessionKey,
@@ -175,7 +176,8 @@ impl Leases {
         table.count = table.count.wrapping_add(1);
         let end = watch::Sender::new(());
         let granted = Granted { number, until, end };
-        // An old lease whose time is over ends here, because the new lease replaces its entry.
+        // This call also removes an old lease whose time is over, and the tasks that wait for the
+        // end of the old lease continue.
         table.granted.insert(key, granted);
         drop(table);
         let leases = Arc::clone(self);
@@ -194,8 +196,8 @@ impl Leases {
 impl Drop for LocalLease {
     fn drop(&mut self) {
         let mut table = self.leases.table();
-        // If the time of this lease was over, another holder may have the lease now. The number in
-        // the table shows whether the entry still belongs to this lease.
+        // If the time of this lease was over, another holder may have the lease now. The table
+        // entry belongs to this lease only if both have the same number.
         let granted = table.granted.get(&self.key);
         if granted.is_some_and(|granted| granted.number == self.number) {
             table.granted.remove(&self.key);

@@ -88,8 +88,8 @@ pub struct Unreachable {
 }
 
 impl Unreachable {
-    /// Creates an error for a provider that has not responded within `waited`. `waited` is also the
-    /// time until the next attempt.
+    /// Creates an error for a provider that has not responded within `waited`. The time until the
+    /// next attempt is also `waited`.
     pub fn silent(waited: Duration) -> Self {
         Self {
             retry_after: waited,

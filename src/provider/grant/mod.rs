@@ -41,7 +41,8 @@ pub struct Grant {
 #[derive(Debug)]
 pub(super) struct GrantVerifier {
     settings: Settings,
-    /// The issuer of an identity if the source of the identity names no issuer.
+    /// The issuer that an identity gets if the source of the identity, such as a userinfo answer,
+    /// names no issuer.
     issuer: Box<str>,
     access_token: Option<ArcSwap<AccessTokenVerifier>>,
     /// The requirements for ID tokens. The value is `None` if identities do not come from ID
@@ -152,7 +153,7 @@ impl GrantVerifier {
         matches!(self.keys, Keys::Published(_))
     }
 
-    /// Uses the fetched keys of `before`, if both verifiers use published keys.
+    /// Takes over the fetched keys of `before`, if both verifiers use published keys.
     pub(super) fn take_over_keys(&mut self, before: &Self) {
         if let (Keys::Published(keys), Keys::Published(fetched)) = (&mut self.keys, &before.keys) {
             *keys = Arc::clone(fetched);
@@ -171,8 +172,9 @@ impl GrantVerifier {
         }
     }
 
-    /// Fetches the published keys if the settings use published keys and no keys are cached. No
-    /// login with an ID token can succeed without keys.
+    /// Fetches the published keys if the settings use published keys and no keys are cached.
+    /// Without keys, the gateway cannot verify an ID token, so no login with an ID token can
+    /// succeed.
     pub(super) async fn first_keys(
         &self,
         info: &ProviderInfo,
@@ -201,7 +203,7 @@ impl GrantVerifier {
         })
     }
 
-    /// Replaces the keys by the current keys of the files.
+    /// Replaces the keys in use with the keys that were read from the files.
     pub(super) fn use_files(&self, files: KeyFiles) {
         if let (Some(old), Some(new)) = (&self.access_token, files.access_token) {
             old.store(Arc::new(new));
@@ -230,8 +232,8 @@ impl GrantVerifier {
                     clock,
                 };
                 let claims = self.id_claims(&verification, response, redemption).await?;
-                // The nonce and `auth_time` are kept only if there is a refresh token, because only
-                // the ID token of a refresh is compared with them.
+                // Only the ID token of a refresh is compared with the nonce and `auth_time`, so
+                // both are kept only if there is a refresh token.
                 authentication = refresh_token.map(|_| Authentication {
                     nonce: redemption.nonce.into(),
                     auth_time: rules.auth_time(&claims),
@@ -284,7 +286,7 @@ impl GrantVerifier {
         let expires_in = answer.expires_in.or(default);
         let in_response = expires_in.map(|lifetime| requested_at.plus(lifetime));
         let in_token = claims.map(|claims| claims.expires_at);
-        // If the two times differ, the provider may refuse the token after the earlier time.
+        // After the earlier of the two times, the provider may refuse the token.
         let expires_at = in_response.into_iter().chain(in_token).min();
         let timing = if self.settings.refresh.revokes_access_token {
             RefreshTiming::Late
@@ -386,7 +388,8 @@ impl GrantVerifier {
         let Some(mut identity) = self.claim_mapping.identity(&[&members], &self.issuer) else {
             return Ok(None);
         };
-        // If the userinfo has a verified address, no call to the emails endpoint is needed.
+        // If the userinfo contains a verified email address, no call to the emails endpoint is
+        // needed.
         let unverified = !identity.email.as_ref().is_some_and(|email| email.verified);
         if let Some(emails) = info.emails.as_ref().filter(|_| unverified) {
             let email = userinfo::fetch_email(emails, tokens).await;

@@ -126,7 +126,7 @@ async fn a_21_a_22_a_promised_iss_parameter_is_required() {
     let server = Server::start_by(answers).await;
     let (files, clock) = (Files::new(), Clock::manual(NOW));
     let provider = provider(&files, &server);
-    // The `iss` of a response is checked even if no metadata has been read.
+    // The gateway can check the `iss` of a response before it has read any metadata.
     assert!(provider.check_response_issuer(Some(&server.url)).is_ok());
     provider.ready(&clock).await.unwrap();
     assert!(provider.check_response_issuer(Some(&server.url)).is_ok());
@@ -210,7 +210,8 @@ async fn a_secret_that_changes_is_read_again() {
     let changed = async {
         files.write("secret", "\n");
         tokio::time::sleep(Duration::from_secs(35)).await;
-        // An empty file is a mistake, or another program is still writing the file.
+        // The gateway ignores an empty file: the file is empty by mistake, or another program is
+        // still writing the file.
         assert_eq!(sent(), before);
         files.write("secret", "another-secret\n");
         for _ in 0..60 {
@@ -297,7 +298,7 @@ async fn d_24_tokens_with_unknown_keys_cause_one_fetch_a_minute() {
     let published = KeyCache::default();
     let first = published.first(&endpoint, &clock).await.unwrap();
     server.next();
-    // The first fetch was not caused by a token, so a token may cause another fetch immediately.
+    // The cause of the first fetch was not a token, so a token may cause another fetch immediately.
     let second = published.newer(&first, &endpoint, &clock).await;
     let second = second.unwrap().unwrap();
     server.next();
@@ -307,7 +308,8 @@ async fn d_24_tokens_with_unknown_keys_cause_one_fetch_a_minute() {
         assert!(newer.unwrap().is_none(), "{wait}");
     }
     assert!(server.has_no_more());
-    // A caller that has seen only the older key set receives the newer key set.
+    // A caller that has only the older key set gets the newer key set from the cache, without a
+    // fetch.
     let given = published.newer(&first, &endpoint, &clock).await;
     assert!(Arc::ptr_eq(&given.unwrap().unwrap(), &second));
     clock.advance(Duration::from_secs(1));
@@ -336,7 +338,7 @@ async fn g_13_concurrent_first_requests_for_keys_share_one_fetch() {
     for fetched in all.join_all().await {
         fetched.unwrap();
     }
-    // The periodic fetch does not repeat a fetch that was made a short time before.
+    // The periodic fetch does nothing if the keys were fetched a short time before.
     published
         .refetch(&endpoint, &Clock::manual(NOW))
         .await

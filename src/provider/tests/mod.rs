@@ -48,7 +48,7 @@ use super::*;
 use crate::identity::Identity;
 use crate::token::{Lifetime, TokenSet};
 
-/// A time a few seconds after the issue time of the example token.
+/// A time a few seconds after the example token was issued.
 const NOW: Timestamp = Timestamp::from_millis(1_689_713_300_000);
 
 /// The keys of the provider and of another provider.
@@ -243,7 +243,7 @@ fn answer(status: &str, media_type: &str, body: &str) -> String {
     )
 }
 
-/// Returns a token response with an access token of these claims.
+/// Returns a token response whose access token contains these claims.
 fn tokens(payload: &serde_json::Value) -> String {
     let token = signed(&payload.to_string());
     let body = serde_json::json!({
