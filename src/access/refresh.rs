@@ -402,8 +402,8 @@ impl Refresher {
                 self.metrics.refresh(name, "alarm", reason);
                 log_operator_must_act(&session, &error);
                 // The operator may have changed the client secret at the provider, but not yet in
-                // the settings of the gateway. After the settings are changed, a retry succeeds
-                // soon.
+                // the settings of the gateway. When the operator has corrected the settings, the
+                // next attempt can succeed, so the waiting time is short.
                 self.backoffs.next_pause(session.key())
             }
             Verdict::Temporary => {

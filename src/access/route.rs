@@ -131,7 +131,8 @@ pub struct Route {
     pub(super) allow_preflight: bool,
     pub(super) on_refusal: OnRefusal,
     streams: StreamSettings,
-    // The field is private to the room, so that only a `Permit` gives access to the upstream.
+    // This member is private to the room, so that code outside the room can reach the upstream only
+    // through a `Permit`.
     pub(super) upstream: Arc<Upstream>,
 }
 

@@ -271,9 +271,9 @@ fn grant(
     let code = identifier().and_then(|id| {
         server.keys.seal(&Code {
             client_id: authorization.client_id.clone(),
-            // The code contains the `redirect_uri` parameter and not the redirect target, because
-            // the token request must repeat `redirect_uri` only if the authorization request
-            // contains `redirect_uri` (RFC 6749 section 4.1.3).
+            // The code contains the `redirect_uri` parameter as it was sent. The token request must
+            // repeat this parameter only if the authorization request had it (RFC 6749 section
+            // 4.1.3).
             redirect_uri: authorization.redirect_uri.clone(),
             auth_code_id: id,
             scopes: authorization.scopes.clone(),

@@ -147,8 +147,8 @@ impl Worker {
         };
         let mut response = Response::from_parts(head, Body::tunnel(Box::new(run)));
         fields::outbound(response.headers_mut(), cookie::is_own);
-        // `outbound` removes the hop-by-hop fields, so the fields of the switch are written after
-        // it.
+        // `outbound` removes the hop-by-hop fields, so `Connection` and `Upgrade` are written after
+        // the call of `outbound`.
         upgrade.write_response(response.headers_mut());
         *response.status_mut() = upgrade.success();
         *response.version_mut() = Version::HTTP_11;

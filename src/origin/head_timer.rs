@@ -41,8 +41,8 @@ impl HeadTimer {
 
     /// Waits until `due`. If the timer is already set for a time before `due`, this function lets
     /// the timer fire and only then sets the timer to `due`. A timer is rarely set again, because
-    /// nearly every answer arrives before the timer fires. A timer is never set for a later time
-    /// than `due`, because deadlines only move to later times.
+    /// nearly every answer arrives before the timer fires. A deadline only moves to a later time,
+    /// so a running timer never fires after `due`. At worst, the timer fires too early.
     async fn sleep_until(&mut self, due: Instant) {
         let timer = self.0.get_or_insert_with(|| Box::pin(sleep_until(due)));
         loop {

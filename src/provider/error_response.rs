@@ -4,7 +4,7 @@
 //! `invalid_request`, and some return an error code that RFC 6749 does not define. A rate limiter,
 //! a maintenance page or a proxy in front of a provider does not use OAuth at all. The status is
 //! therefore checked first, then the error patterns of the profile, then the JSON member `error`.
-//! Only a well-formed refusal of the code or the token counts as a refusal.
+//! The provider has refused the code or the token only if its error response is well-formed.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};

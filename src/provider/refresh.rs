@@ -45,7 +45,7 @@ pub struct RefreshError {
     /// The error.
     #[source]
     pub error: ExchangeError,
-    /// The verdict for the session.
+    /// The consequence of the failure for the session.
     pub verdict: Verdict,
     /// The old access token with the new refresh token. `salvaged` is present if the provider has
     /// exchanged the refresh token, but the rest of the response cannot be used. The caller has to

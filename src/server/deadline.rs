@@ -138,7 +138,7 @@ pub(super) struct ConnectionState {
     stopped: Cell<bool>,
     stop: Notify,
     task: OnceCell<AbortHandle>,
-    /// The newest stream, until its task is spawned.
+    /// The stream that was accepted last, until the task of this stream is spawned.
     unspawned: RefCell<Option<Rc<Stream>>>,
     streams: RefCell<Vec<Rc<Stream>>>,
 }

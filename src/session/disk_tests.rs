@@ -5,7 +5,7 @@ use redb::backends::InMemoryBackend;
 use super::*;
 use crate::session::kit::{Kit, NOW, open};
 
-/// Returns a kit whose file contains one session, and the key of the session.
+/// Returns two values: a kit whose file contains one session, and the key of this session.
 async fn kit() -> (Kit, SessionKey) {
     let kit = Kit::disk();
     let sessions = kit.start(NOW);

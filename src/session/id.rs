@@ -15,8 +15,8 @@ const TEXT: usize = LENGTH / 3 * 4;
 /// generates its tag when the process starts. A session file contains its tag.
 ///
 /// The tag authenticates nothing. The tag shows whether a session was opened by this process, by
-/// another replica, or by this replica before a restart. With the tag, log lines and error pages
-/// can report where the session was opened.
+/// another replica, or by this replica before a restart. The tag lets log lines and error pages
+/// report where the session was opened.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct StoreTag([u8; TAG]);
 

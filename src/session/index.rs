@@ -60,8 +60,8 @@ pub(super) struct Rank {
 #[derive(Debug)]
 struct Ranked(Arc<Stored>);
 
-/// The number of parts of a walk through many sessions. Each sweep walks through one part, so a
-/// complete walk takes some minutes.
+/// The number of parts into which an operation on many sessions is divided. Each sweep walks
+/// through one part, so a complete walk takes some minutes.
 const PARTS: usize = 256;
 /// The minimum number of sessions in a part.
 const MIN_PART: usize = 4096;

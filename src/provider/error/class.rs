@@ -56,7 +56,7 @@ pub struct Classification {
     pub retry_after: Option<Duration>,
 }
 
-/// Returns the classification of a problem that can end without an action of the actor.
+/// Returns the class of a temporary problem, which can end although nobody acts.
 const fn temporary(actor: Actor, sent: Sent) -> Classification {
     Classification {
         actor,
@@ -66,7 +66,7 @@ const fn temporary(actor: Actor, sent: Sent) -> Classification {
     }
 }
 
-/// Returns the classification of a problem that remains until the actor has acted.
+/// Returns the class of a permanent problem, which remains until somebody acts.
 const fn permanent(actor: Actor, sent: Sent) -> Classification {
     Classification {
         passes: false,
