@@ -44,8 +44,8 @@ pub(crate) enum FileChange {
 #[derive(Debug)]
 pub(crate) struct Watch {
     path: PathBuf,
-    /// The folder in the path. While the gateway runs, a different folder can be renamed to the
-    /// path of this folder.
+    /// The folder that contains the watched file, as written in the path of the file. While the
+    /// gateway runs, a different folder can be renamed to the path of this folder.
     folder: PathBuf,
     folder_id: Option<FileId>,
     /// The inotify events of `folder`.

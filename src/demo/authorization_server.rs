@@ -364,8 +364,8 @@ async fn openid_endpoint(state: &ServerState, request: &Request<Bytes>) -> Respo
     }
 }
 
-/// Handles a request to the token endpoint. If a test has requested a fault, the fault affects the
-/// request.
+/// Handles a request to the token endpoint. If a test has set a fault, the server applies the fault
+/// to this request.
 async fn token_endpoint(state: &ServerState, request: &Request<Bytes>) -> HandlerResult {
     let fault = {
         // The lock is released before a delay, because other requests must not wait for a delayed

@@ -1,10 +1,10 @@
 //! Breaks one step of the demo on purpose, to show that the check can fail.
 //!
-//! Three steps are broken by a mistake that could happen in real settings: a redirection URI that
-//! is not registered, a wrong password, or a wrong key. The other steps are broken by a middlebox:
-//! a proxy in front of the gateway that changes one thing and forwards everything else. The check
-//! does not know which step is broken. If a middlebox breaks the step, the check gets the address
-//! of the middlebox instead of the gateway's address.
+//! In each of three steps, the demo makes one mistake that also occurs in real settings: a
+//! redirection URI that is not registered, a wrong password, or a wrong key. The other steps are
+//! broken by a middlebox: a proxy in front of the gateway that changes one thing and forwards
+//! everything else. The check does not know which step is broken. If a middlebox breaks the step,
+//! the check gets the address of the middlebox instead of the gateway's address.
 
 use std::net::{Ipv4Addr, SocketAddr};
 

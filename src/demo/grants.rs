@@ -162,7 +162,7 @@ impl ParsedTokenRequest {
         }
     }
 
-    /// Returns a parameter as text. Passport 12 accepts numbers only for the client id. The other
+    /// Returns a parameter as text. In Passport 12, only the client id may be a number. The other
     /// kinds of server trim the text, accept numbers for every parameter, and treat an empty text
     /// as missing.
     fn text(&self, name: &str) -> Result<Option<String>, Refusal> {

@@ -35,7 +35,7 @@ pub(crate) struct CallLimits {
 }
 
 impl Default for CallLimits {
-    /// Fifteen seconds, 1 MiB, 100 fields.
+    /// The defaults: a deadline of 15 seconds, a body of at most 1 MiB, and at most 100 fields.
     fn default() -> Self {
         Self {
             deadline: Duration::from_secs(15),

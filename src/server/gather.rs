@@ -257,7 +257,8 @@ mod tests {
         for _ in 0..5 {
             gather.write_all(&small).await.unwrap();
         }
-        // Four writes fill a record. The fifth write begins the next record.
+        // Four writes fill a record. The fifth write does not fit into the first TLS record, so the
+        // fifth write begins a new TLS record.
         assert_eq!(*writes.borrow(), [RECORD]);
         gather.write_all(&large).await.unwrap();
         assert_eq!(*writes.borrow(), [RECORD, SMALL, SMALL + 1]);

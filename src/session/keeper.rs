@@ -221,8 +221,8 @@ impl Keeper {
         let cached = self.fronts.iter().find_map(|cache| cache.get(key));
         let mut known = self.index.remove(key, cached);
         if known.is_none() {
-            // If a cache has just evicted the session, the index treats the session as away only
-            // after the notice of the eviction is processed.
+            // If a cache has just evicted the session, the index still lists the session as cached
+            // until the keeper has processed the notice of the eviction.
             self.hear_of_evictions();
             known = self.index.remove(key, None);
         }

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use super::kit::{Kit, NOW, live, login, session, tokens};
 use super::*;
 
-/// One step of a test. The number in a step is the number of a place. A place has at most one
-/// session.
+/// One step of a test. The number in a step is the number of a place. Each slot of the model holds
+/// at most one session.
 #[derive(Clone, Debug)]
 enum Step {
     Open(usize),
