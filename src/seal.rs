@@ -203,8 +203,8 @@ impl KeyRing {
         self.0.iter().map(|key| key.name)
     }
 
-    /// Returns true if this ring has the key that sealed `sealed`. The result does not prove that
-    /// the data is unchanged.
+    /// Returns true if this ring has the key that sealed `sealed`. Even if the result is true, the
+    /// data may have been changed.
     pub(crate) fn knows(&self, sealed: &[u8]) -> bool {
         let name = sealed.first_chunk::<KEY_NAME>();
         name.is_some_and(|name| self.0.iter().any(|key| key.name == *name))

@@ -32,7 +32,8 @@ pub(crate) struct TokenRefusal {
     sent: SentRequest,
 }
 
-/// States whether a request has content. The value is determined before the body arrives.
+/// States whether a request has content. The gateway determines this value before the body of the
+/// request arrives.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Content {
     /// The request has no body.
@@ -66,11 +67,11 @@ impl Access {
     /// Whether a request has to be kept until its answer arrives, so that it can be sent again or
     /// its user can sign in again.
     ///
-    /// If the route forwards refusals, a second attempt is useful only if the session is refreshed
-    /// during the request. If a route of the site uses `refresh_and_retry`, a refresh can start at
-    /// any time. If no route uses `refresh_and_retry`, a refresh starts only when the refresh is
-    /// due. The duration of a request with a body is not limited, so a refresh can become due
-    /// during any request with a body.
+    /// If the route forwards refusals of the app to the browser, the gateway sends the request
+    /// again only if the session is refreshed during the request. If a route of the site uses
+    /// `refresh_and_retry`, a refresh can start at any time. If no route uses `refresh_and_retry`,
+    /// a refresh starts only when the refresh is due. The duration of a request with a body is not
+    /// limited, so a refresh can become due during any request with a body.
     pub(crate) fn must_keep(&self, sent: &SentRequest, content: Content, now: Timestamp) -> bool {
         if sent.route.on_refusal != OnRefusal::Pass || self.refreshes_on_refusal {
             return true;
@@ -208,8 +209,8 @@ impl Access {
                 );
                 Recovery::Pass
             }
-            // The app has not refused the token of the newer version of the session, so the session
-            // continues.
+            // The session has a newer version, and the app has not refused the token of this
+            // version, so the session continues.
             Some(Ok(EndedVersion::Newer(_))) | None => Recovery::Pass,
         }
     }

@@ -30,7 +30,7 @@ const PUSHED_OUT: SessionFailure = SessionFailure {
     retry_after: Duration::from_secs(1),
 };
 
-/// The event that the request waits for.
+/// The result for which the request waits.
 #[derive(Debug)]
 enum Need {
     Refresh(Waiter<RetryPause, Outcome>),
@@ -44,7 +44,7 @@ pub(crate) struct Unavailable {
     pub route: Rc<Route>,
     /// The reason, as a stable code.
     pub(crate) reason: &'static str,
-    /// The place of the failure.
+    /// The place where the failure occurred.
     pub(crate) location: FailureLocation,
     /// The time after which a retry is useful.
     pub(crate) retry_after: Duration,

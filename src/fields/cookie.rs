@@ -91,9 +91,9 @@ pub enum Others {
 ///
 /// For a single line without the gateway's own cookies, the function allocates nothing.
 pub fn others(fields: &(impl View + ?Sized), is_own: impl Fn(&[u8]) -> bool) -> Others {
-    // This function removes more cookies than `find` finds. A name with a space before the `=` is
-    // not the name of the gateway's cookie, but an app may trim the name and read the gateway's
-    // value.
+    // `find` ignores some of the cookies that this function removes. A name with a space before the
+    // `=` is not the name of the gateway's cookie, but an app may trim the name and read the
+    // gateway's value.
     let is_own = |piece: &&[u8]| split_pair(piece).is_some_and(|(name, _)| is_own(trim(name)));
     let lines = || fields.values(&COOKIE);
     let several = lines().nth(1).is_some();

@@ -64,11 +64,12 @@ const SPELLED_EXACTLY: [&str; 4] = [
 pub struct OwnedFields {
     names: Box<[OwnedName]>,
     /// One entry for each possible first letter, with the lengths of the names that begin with this
-    /// letter. Each length is one bit of the entry. The index is the low five bits of the first
-    /// letter.
+    /// letter. An entry is a bit set: each length sets one bit. The low five bits of the first
+    /// letter are the index of the entry.
     lengths: [u64; 32],
-    /// A table like `lengths`, but with all fields that are removed from a request. For nearly
-    /// every field that is kept, this table alone shows that the field is kept.
+    /// A table like `lengths`, which also includes the other fields that are removed from a
+    /// request. For nearly every field that is kept, a look-up in this table is enough to see that
+    /// the field is kept.
     may_remove: [u64; 32],
 }
 
@@ -151,14 +152,14 @@ fn row(name: &str) -> usize {
         .map_or(0, |first| usize::from(fold(first) & 31))
 }
 
-/// Returns true if the first letter of at least one prefix in [`PREFIXES`] selects this row.
+/// Returns true if at least one prefix in [`PREFIXES`] begins with a letter of this row.
 fn is_prefix_row(row: usize) -> bool {
     PREFIXES.iter().any(|prefix| self::row(prefix) == row)
 }
 
 fn length_bit(name: &str) -> u64 {
-    // Two lengths with the same value modulo 64 share one bit. If the bits of two names match, the
-    // caller therefore also compares the names.
+    // Two lengths share one bit if they are equal modulo 64. If the bits of two names are equal,
+    // the caller therefore also compares the names.
     let length = u32::try_from(name.len()).unwrap_or(u32::MAX);
     1_u64.wrapping_shl(length)
 }

@@ -38,7 +38,8 @@ pub(crate) fn outbound(headers: &mut HeaderMap, is_own_cookie: impl Fn(&[u8]) ->
         let name = cookie::name_set_by(value.as_bytes());
         !is_own_cookie(name) && !with_usual_prefix(name).is_some_and(|name| is_own_cookie(&name))
     });
-    // One app must not end the protection of all apps of this origin.
+    // All apps share the origin, so one app must not switch off the `Strict-Transport-Security`
+    // policy for all of them.
     keep_values(headers, &STRICT_TRANSPORT_SECURITY, |value| {
         !disables_protection(value.as_bytes())
     });

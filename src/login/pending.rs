@@ -47,10 +47,10 @@ pub(super) struct LoginDetails {
     pub(super) issued_at: Timestamp,
     /// The number of logins in a row that this browser has completed before this login.
     pub(super) round: u8,
-    /// True if the user asked for a new sign-in, for which an existing session is not enough.
+    /// True if the user asked to sign in again, even if the user already has a valid session.
     pub(super) reauthenticate: bool,
-    /// The previous session of the browser. The session key is present only for the response mode
-    /// `form_post`, in which the callback arrives without the session cookie.
+    /// The session that the browser had when the login began. The session key is present only for
+    /// the response mode `form_post`, in which the callback arrives without the session cookie.
     pub(super) previous_session: Option<SessionKey>,
 }
 
@@ -83,8 +83,8 @@ struct RawDetails<'a> {
 pub(super) struct SealedLogin {
     /// The value of `state`.
     pub(super) state: String,
-    /// The name of the pending login, which is part of the cookie name. Sorted names are in the
-    /// order in which the logins began.
+    /// The name of the pending login, which is part of the cookie name. If these names are sorted,
+    /// they are in the order in which the logins began.
     pub(super) tab: Tab,
     /// The value of the pending-login cookie.
     pub(super) browser_secret: Secret<String>,
@@ -174,7 +174,7 @@ impl PendingLogin {
         self.derived(b"nonce")
     }
 
-    /// Derives a value from the seed. Different purposes result in different values.
+    /// Derives a value from the seed. Each purpose results in a different value.
     fn derived(&self, purpose: &[u8]) -> String {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.seed.expose());
         URL_SAFE_NO_PAD.encode(hmac::sign(&key, purpose))
@@ -291,7 +291,7 @@ impl ReturnedState {
         &self.details
     }
 
-    /// The tab whose cookie contains the browser secret.
+    /// Returns the tab whose cookie contains the browser secret.
     pub(super) fn tab(&self) -> &Tab {
         &self.tab
     }

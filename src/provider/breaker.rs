@@ -205,7 +205,7 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(breaker.admit(clock.now()), Err(RETRY_DURING_PROBE));
         }
-        // The first probe never reports a result.
+        // The result of the first probe never arrives.
         clock.advance(PROBE_TIME);
         assert_eq!(breaker.admit(clock.now()), Ok(Attempt::Probe));
     }

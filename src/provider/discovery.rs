@@ -260,8 +260,8 @@ struct Files {
     keys: KeyFiles,
 }
 
-/// In a repeated check, decides which errors are reported. Only the first error after a success is
-/// reported.
+/// Decides whether an error of a periodic check is reported. Only the first error after a success
+/// is reported.
 #[derive(Debug, Default)]
 struct ReportOnce {
     reported: bool,

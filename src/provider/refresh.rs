@@ -47,9 +47,10 @@ pub struct RefreshError {
     pub error: ExchangeError,
     /// The consequence of the failure for the session.
     pub verdict: Verdict,
-    /// The old access token with the new refresh token. `salvaged` is present if the provider has
-    /// exchanged the refresh token, but the rest of the response cannot be used. The caller has to
-    /// store `salvaged`, because the old refresh token is no longer valid.
+    /// A token set that contains the old access token and the new refresh token. `salvaged` is
+    /// present if the provider has exchanged the refresh token, but the rest of the response cannot
+    /// be used. The caller has to store `salvaged`, because the old refresh token is no longer
+    /// valid.
     pub salvaged: Option<Box<TokenSet>>,
 }
 
@@ -138,7 +139,8 @@ impl Provider {
     /// # Cancel safety
     ///
     /// Not cancel safe. If the future is dropped, the provider may have used up the refresh token,
-    /// and the new refresh token is lost. Run the future as a task that outlives every request.
+    /// and the new refresh token is lost. The caller should therefore run the future in a task that
+    /// can outlive every request.
     pub async fn refresh(
         &self,
         request: &RefreshRequest<'_>,

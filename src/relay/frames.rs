@@ -44,7 +44,7 @@ enum Position {
     /// The protocol is unknown, so the boundaries of its messages are also unknown.
     Unknown,
     /// The position is in the head of a frame. The number is the count of bytes of the head that
-    /// have arrived. Between two frames the number is zero.
+    /// have arrived. If no byte of the next frame has arrived yet, the number is zero.
     Head([u8; LONGEST_HEAD], usize),
     /// The position is in the payload of a frame. The number is the count of payload bytes that
     /// have not arrived yet.

@@ -9,8 +9,9 @@
 //!
 //! A front is a `Sessions` value: a cache in front of a store. The index and the cache of one front
 //! share the value of a session, so the session is in memory only one time. The cache of another
-//! front contains a copy of the value. A session that is in no cache is called *away*: the index
-//! knows when the session ends and when it was last used, and the file contains the rest.
+//! front contains a copy of the value. If a session is in no cache (`Index::away`), the index
+//! contains the time at which the session ends and the time of its last use, and the file contains
+//! the rest.
 
 use std::collections::HashMap;
 use std::mem;
@@ -378,8 +379,8 @@ impl Keeper {
     fn write_last_uses(&mut self, removals: Vec<Change>) -> Result<(), StoreError> {
         let used = self.used.iter();
         let used = used.map(|(key, at)| Change::Used(*key, *at));
-        // A removal also deletes the stored last use of its session. In the opposite order, a last
-        // use could stay in the file without its session.
+        // A removal also deletes the stored last use of its session. If the removals were committed
+        // first, the file could keep a last use of a session that no longer exists.
         let changes: Vec<_> = used.chain(removals).collect();
         self.commit(&changes)?;
         self.used.clear();

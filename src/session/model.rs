@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use super::kit::{Kit, NOW, live, login, session, tokens};
 use super::*;
 
-/// One step of a test. The number in a step is the number of a place. Each slot of the model holds
-/// at most one session.
+/// One step of a test. The number in a step is the number of a slot of the model. Each slot of the
+/// model holds at most one session.
 #[derive(Clone, Debug)]
 enum Step {
     Open(usize),
@@ -38,7 +38,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Returns the provider at which the user of a place signs in.
+/// Returns the provider at which the user of a slot signs in.
 fn provider(place: usize) -> &'static str {
     if place.is_multiple_of(2) {
         "op"
@@ -56,7 +56,7 @@ fn start(kit: &Kit) -> Vec<Sessions> {
     }
 }
 
-/// Runs each step at one of the fronts. The model contains the session id of each place and the
+/// Runs each step at one of the fronts. For each slot, the model contains the session id and the
 /// version of the session.
 async fn take(kit: &mut Kit, steps: Vec<(Step, usize)>) {
     kit.providers.insert("other".into(), [0; 32]);

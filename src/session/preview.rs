@@ -121,10 +121,11 @@ struct Snapshot {
 #[derive(Debug)]
 struct Written {
     len: u64,
-    /// The length of the part whose bytes come from the file. The bytes after this part are zeros.
+    /// The number of bytes at the start of the data that come from the file. All later bytes are
+    /// zeros.
     of_file: u64,
-    /// The writes in their order, with their offsets. The list stays short, because the database
-    /// writes little when it opens a file.
+    /// The writes in the order in which the database made them, each with its offset. The list
+    /// stays short, because the database writes little when it opens a file.
     writes: Vec<(u64, Vec<u8>)>,
 }
 
@@ -223,7 +224,7 @@ fn read_at_most(file: &File, mut offset: u64, mut out: &mut [u8]) -> io::Result<
     Ok(length)
 }
 
-/// Returns the offset of the end of `bytes`, which start at `offset`.
+/// Returns the offset of the first byte after `bytes`, if `bytes` starts at `offset`.
 fn end(offset: u64, bytes: &[u8]) -> u64 {
     offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX))
 }

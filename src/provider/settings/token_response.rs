@@ -65,8 +65,8 @@ pub enum ErrorMeaning {
     /// The provider refuses this code or refresh token, and will not accept it later.
     #[serde(rename = "fatal")]
     GrantRefused,
-    /// The response does not tell whether the code or the token is still valid. A later attempt may
-    /// succeed.
+    /// The response does not show whether the code or the refresh token is still valid. A later
+    /// attempt may succeed.
     #[serde(rename = "later")]
     Temporary,
     /// The registration or the request of the gateway is wrong. An operator has to act.

@@ -164,8 +164,8 @@ async fn d_07_large_heads_are_refused_over_http2() {
     request
         .headers_mut()
         .insert("x-a", "x".repeat(40_000).parse().unwrap());
-    // Either the server refuses the request, or the client library itself respects the server's
-    // limit.
+    // The request can fail in two ways: the server refuses the request, or the client library does
+    // not send it because of the limit that the server has announced.
     if let Ok(response) = soon(sender.send_request(request)).await {
         assert_eq!(
             response.status(),
