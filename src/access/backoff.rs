@@ -20,7 +20,7 @@ pub(super) const LONGEST_ASKED: Duration = Duration::from_mins(5);
 /// If the table has more sessions than this number, sessions without a recent attempt are removed.
 const MANY: usize = 10_000;
 
-/// The place of the failure that makes a session unusable.
+/// The location of a failure because of which a session cannot be used now.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum FailureLocation {
     /// The failure is at the provider, or on the network to the provider.
@@ -131,7 +131,8 @@ impl Backoffs {
     }
 
     /// Postpones the next attempt to `until` but counts no failure, because no request was sent to
-    /// the provider. An outage of the provider must not lengthen the session's own pauses.
+    /// the provider. Otherwise, an outage of the provider would lengthen the pauses of sessions
+    /// whose tokens were not sent to the provider.
     pub(super) fn postpone(
         &self,
         key: &SessionKey,

@@ -149,7 +149,7 @@ impl StreamPermit {
     }
 
     /// Whether the app may switch to another protocol. A CORS preflight is permitted without a
-    /// session, but it must not open a stream on a route that requires a session.
+    /// session, but a preflight must not open a stream on a route that requires a session.
     pub(crate) fn may_switch(&self) -> bool {
         self.settings().upgrades && (self.session.is_some() || self.route.is_public())
     }
@@ -199,8 +199,8 @@ impl StreamPermit {
         continues
     }
 
-    /// Checks the stream against the routes of a new site. The stream may continue only if its
-    /// route leads to the same app.
+    /// Checks whether the stream may continue with the routes of a new site. The stream may
+    /// continue only if its route leads to the same app.
     pub(crate) fn reloaded(&mut self, access: &Rc<Access>, target: &Target) -> Continues {
         let Some(route) = access.routes.find(target) else {
             return Continues::No;
@@ -219,7 +219,8 @@ impl StreamPermit {
         if let Some(session) = &self.session
             && self.settings().counts_as_use
         {
-            // No result is needed, because the watch of the stream reports the end of the session.
+            // This method does not report whether the session has ended, because the watch of the
+            // stream reports the end.
             self.access.sessions.mark_used(session, now);
         }
     }

@@ -59,7 +59,8 @@ impl<const MIN: u64, const MAX: u64> TryFrom<u64> for Bounded<MIN, MAX> {
 
 impl<const MIN: u64, const MAX: u64> Bounded<MIN, MAX> {
     fn count(self) -> usize {
-        // Every `MAX` in the settings fits into 32 bits, so the default is never used.
+        // Every `MAX` in the settings fits into 32 bits, so the fallback `usize::MAX` is never
+        // used.
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
 

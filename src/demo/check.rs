@@ -63,7 +63,7 @@ pub enum Step {
     SessionCookie,
     /// The app receives a valid token and the signed-in user, but no forged fields of the client.
     Bearer,
-    /// The next requests use the session, without a second code exchange.
+    /// The next requests use the session, and the gateway exchanges no second code.
     Cache,
     /// The gateway refreshes an expired token exactly one time, and the app receives the new token.
     Refresh,
@@ -139,7 +139,8 @@ impl fmt::Display for Step {
 
 /// A failed step.
 ///
-/// Responsible: the part that `step` checks. The error message contains no token, code or cookie.
+/// The part that `step` checks is responsible for the failure. The error message contains no token,
+/// code or cookie.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{step}: expected {expected}, got {got}")]
 pub struct FailedStep {

@@ -343,8 +343,8 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         let request = BrowserRequest::navigation(&self.at(PAGE)?).field("cookie", &cookie);
         let page = other_browser.send(request).await;
         let page = page.map_err(|error| request_failed(&error))?;
-        // Without a session, two answers to a navigation are correct: 401, and a redirect to the
-        // provider.
+        // A navigation without a session may get 401 or a redirect to the provider: both answers
+        // are correct.
         if page.status != StatusCode::UNAUTHORIZED {
             self.authorization_request(&page)?;
         }
@@ -485,7 +485,7 @@ fn is_digest(text: &str) -> bool {
     text.len() == 43 && text.bytes().all(allowed)
 }
 
-/// Returns the value of the attribute `name` in the first tag after the text `mark`.
+/// Returns the value of the attribute `name` that is between the text `mark` and the next `>`.
 fn attribute(html: &str, mark: &str, name: &str) -> Option<String> {
     let (_before, tag) = html.split_once(mark)?;
     let (tag, _after) = tag.split_once('>')?;

@@ -236,7 +236,7 @@ impl Worker {
         mut record: Record,
     ) -> Step<'a> {
         let site = Rc::clone(record.site());
-        // Most requests have no extensions, so the usual request skips the removal.
+        // Most requests have no extensions, so `remove` is called only if there are extensions.
         let upgrade = if parts.extensions.is_empty() {
             None
         } else {
@@ -331,8 +331,8 @@ impl Worker {
 enum Step<'a> {
     /// The request was sent on a connection, or waits for a free connection.
     Sent(InFlight<'a>),
-    /// The remaining work, as a boxed future. Without the box, [`Step`] would be larger, and every
-    /// request would move more memory.
+    /// The remaining work for the request, as a boxed future. Without the box, [`Step`] would be
+    /// larger, and every request would move more memory.
     Boxed(Pin<Box<dyn Future<Output = Response<Body>> + 'a>>),
 }
 

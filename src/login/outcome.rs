@@ -109,7 +109,7 @@ pub(super) fn already_signed_in(failure: &FailedLogin, public_url: &PublicUrl) -
     }
 }
 
-/// Returns true when another tab of the browser has signed in at the same provider since this login
+/// Returns true if another tab of the browser has signed in at the same provider since this login
 /// began. If the gateway exchanged the code of this login, the new session would replace the
 /// session of the other tab, without a benefit for the user.
 pub(super) fn signed_in_meanwhile(details: &LoginDetails, previous: &PreviousSession) -> bool {

@@ -58,7 +58,7 @@ impl Limiter {
         }
     }
 
-    /// Shares the count of calls with `predecessor`. Each limiter keeps its own rate.
+    /// Makes this limiter use the count of calls of `predecessor`. Each limiter keeps its own rate.
     pub(super) fn share_with(&mut self, predecessor: &Self) {
         self.calls_made = Arc::clone(&predecessor.calls_made);
     }
@@ -80,8 +80,8 @@ impl Limiter {
         }
         let call_times = &mut state.call_times;
         // If the time of a call is in the future, the call was made before the clock was set back.
-        // The age of the call is unknown, so the limiter assumes that the call was made now. The call
-        // therefore blocks other calls for up to one minute.
+        // The limiter cannot know the age of the call, so it assumes that the call was made now.
+        // Therefore the call can count against the limit for up to one more minute.
         for call in call_times.iter_mut().rev().take_while(|call| **call > now) {
             *call = now;
         }
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(taken(&before, 100), 5);
         clock.advance(MINUTE);
         assert_eq!(taken(&slower, 100), 45);
-        // A pause applies to the old and the new `Provider`.
+        // A pause of the old `Provider` also applies to the new `Provider`.
         before.pause(clock.now(), MINUTE * 2);
         clock.advance(MINUTE);
         assert_eq!(slower.take(LOGIN, clock.now()), Err(MINUTE));
@@ -206,8 +206,8 @@ mod tests {
             let logins = usize::try_from(calls).unwrap() - refreshes;
             assert_eq!(taken(LOGIN), logins, "{calls}");
         }
-        // When the oldest calls are more than one minute old, the limiter allows logins before it
-        // allows other calls.
+        // When the oldest calls are more than one minute old, the limiter allows logins first, and
+        // other calls later.
         let (limiter, clock) = limiter(60);
         for _ in 0..60 {
             assert!(limiter.take(LOGIN, clock.now()).is_ok());
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(wait(REFRESH), Duration::from_secs(36));
         clock.advance(Duration::from_secs(35));
         assert!(limiter.take(LOGIN, clock.now()).is_ok());
-        // The login was one more call, so the refresh has to wait longer.
+        // The login counts as one more call, so the refresh has to wait longer.
         assert_eq!(wait(REFRESH), Duration::from_millis(1500));
     }
 

@@ -197,7 +197,7 @@ where
     .unwrap_or_default();
 }
 
-/// The marker of a connection that ended with an error. [`finish`] has already logged the cause.
+/// The result for a connection that ended with an error. [`finish`] has already logged the cause.
 #[derive(Debug)]
 struct Broken;
 
@@ -212,8 +212,8 @@ async fn finish<C: Future<Output = hyper::Result<()>>>(
 ) -> Result<(), Broken> {
     let mut shutdown_begun = false;
     let result = poll_fn(|cx| {
-        // The connection is polled before a shutdown begins, because a shutdown would leave a
-        // request unanswered that has already arrived.
+        // The connection is polled before a shutdown begins. Otherwise, a request that has already
+        // arrived would get no answer.
         let mut polled = connection.as_mut().poll(cx);
         if !shutdown_begun && polled.is_pending() {
             state.set_waker(cx.waker());
@@ -248,7 +248,7 @@ fn answer<H: Handler>(
     let handler = Rc::clone(&serving.handler);
     let per_connection = Rc::clone(&serving.per_connection);
     let (mut head, body) = request.into_parts();
-    // hyper adds an extension only to a request that asks for another protocol.
+    // hyper adds an extension to a request only if the request asks for another protocol.
     let switch = if head.extensions.is_empty() {
         Switch::No
     } else {

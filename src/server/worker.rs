@@ -117,8 +117,9 @@ impl Workers {
                 .map_err(Error::Spawn)?;
             workers.reports.push(reported);
         }
-        // After the next line, only the workers have senders of the channel. If all workers end,
-        // the channel closes, and `recv` fails instead of waiting forever.
+        // The next line drops the sender of this function, so that only the workers have senders of
+        // the channel. If all workers end, the channel closes, and `recv` fails instead of waiting
+        // forever.
         drop((ready, endpoints));
         for _worker in 0..count.get() {
             started.recv().map_err(|_closed| Error::WorkerLost)??;
@@ -368,8 +369,8 @@ impl Registry {
             for state in self.connections.borrow().values() {
                 state.stop_tunnel();
             }
-            // Requests that are not finished in this time are counted below, and dropped with the
-            // worker.
+            // Requests that are not finished in this time are counted by the next statement, and
+            // dropped with the worker.
             timeout(close_time, finished).await.unwrap_or_default();
         }
         self.connections
@@ -413,7 +414,7 @@ impl Registry {
                 state.abort();
             }
         }
-        // Closing idle connections makes room for the connections that wait to be accepted.
+        // Closing idle connections frees slots for the connections that wait to be accepted.
         if self.slots.available_permits() == 0 {
             close_longest_idle(connections.values());
         }

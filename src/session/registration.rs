@@ -2,8 +2,9 @@
 //!
 //! A session contains only the configured name of its provider. Before the next start of the
 //! gateway, the operator may give the name to another server or client. The identities of the old
-//! sessions have no meaning at the new server. So the file also contains the sealed registration of
-//! each provider, and all sessions of the file belong to these registrations.
+//! sessions have no meaning at the new server. Therefore the file contains the sealed registration
+//! of each provider, in addition to the sessions. All sessions of the file belong to these
+//! registrations.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -26,7 +27,8 @@ pub(super) fn is_same(provider: &str, before: &Registrations, after: &Registrati
     known.is_some() && known == after.get(provider)
 }
 
-/// Logs the number of sessions that have ended because of their provider.
+/// Logs the number of sessions that have ended because the registration of their provider has
+/// changed.
 pub(super) fn report(ended: &BTreeMap<Box<str>, u64>) {
     if !ended.is_empty() {
         tracing::warn!(

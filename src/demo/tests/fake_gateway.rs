@@ -232,8 +232,8 @@ impl FakeGateway {
         if expired && !self.is(Breakage::ExpiredTokenPasses) {
             let refresh_token = tokens.refresh_token.clone();
             if self.is(Breakage::RefreshForEachRequest) {
-                // The provider refuses this refresh token, but its counter of refreshes includes
-                // the call.
+                // The provider refuses this invalid refresh token, but counts the call as a refresh
+                // request.
                 self.refresh("def50200").await;
             }
             *tokens = self.refresh(&refresh_token).await.unwrap();

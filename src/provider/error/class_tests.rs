@@ -17,9 +17,9 @@ use crate::provider::userinfo::UserinfoError;
 use crate::provider::{JsonError, Verdict};
 use crate::{origin, tls, token};
 
-/// The classification of an error: the actor, whether the problem is temporary (`passes` or
-/// `stays`), what was sent, the seconds until the next attempt, and the verdict for a session at a
-/// refresh.
+/// The classification of an error: the responsible party, whether the problem is temporary
+/// (`passes` or `stays`), what was sent, the seconds until the next attempt, and the consequence
+/// for a session if a refresh fails with this error.
 type Row = (Actor, &'static str, Sent, Option<u64>, Verdict);
 
 fn row(class: Classification) -> Row {
@@ -58,8 +58,8 @@ fn check<E: std::fmt::Debug>(
     assert_eq!(seen, variants(source, name), "{name}");
 }
 
-/// The error of a call that never reached the provider, and the error of a call that the provider
-/// may have processed.
+/// `UNDELIVERED` is the error of a call that never reached the provider. `LOST` is the error of a
+/// call that the provider may have processed.
 const UNDELIVERED: fn() -> origin::Error = || origin::Error::ConnectTimeout;
 const LOST: fn() -> origin::Error = || origin::Error::CallTimeout;
 

@@ -445,7 +445,7 @@ fn d_26_a_reload_does_not_raise_the_call_rate() {
     for _ in 0..5 {
         before.check_rate(code, NOW).unwrap();
     }
-    // In addition, the provider asks for a pause.
+    // One call fails, and the provider asks for a pause of nine seconds.
     let attempt = before.breaker.admit(NOW).unwrap();
     before
         .breaker

@@ -161,7 +161,7 @@ async fn j_80_a_response_about_another_person_gives_no_tokens() {
         (value!({ "sub": "Alice" }), ""),
         (value!({ "iss": "https://other.example" }), ""),
         (value!({ "iss": "https://id.example/" }), ""),
-        // The other claims do not change the outcome.
+        // Other claims of the ID token, such as `aud`, do not change the result.
         (value!({ "sub": "mallory", "aud": "other", "exp": 1 }), ""),
         (
             value!({ "sub": "mallory" }),
@@ -191,7 +191,7 @@ async fn a_refresh_keeps_the_userinfo_claims_without_another_call() {
     assert_eq!(refreshed.unwrap().identity, None);
     server.next();
     assert!(server.has_no_more());
-    // If logins do not use the userinfo, the ID token is the complete identity.
+    // If a login does not read the userinfo, the ID token contains the complete identity.
     let server = Server::start([with_id_token(&value!({}))]).await;
     let provider = openid(
         &server.url,
