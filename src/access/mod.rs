@@ -9,8 +9,8 @@
 //! without a wait. For a request whose token has expired, the decision is [`Decision::Wait`].
 //!
 //! An [`Access`] belongs to one worker and to one site. The values that [`Access::decide`] returns
-//! own their data, so a request uses the same site until the request ends. Each worker has its own
-//! reference counts, so workers do not write to the same memory.
+//! own their data, so a request uses the same site until the request ends. Each worker counts the
+//! references to its own values, so workers do not write to the same memory.
 //!
 //! Code that skips the decision does not compile, because the fields of a [`Permit`] are private to
 //! this room. Permits are created only by [`Access::decide`], and by the code that decides again
@@ -95,8 +95,8 @@ use crate::upstream::AssertionNames;
 #[derive(Debug)]
 pub(crate) struct Access {
     routes: WorkerRoutes,
-    /// Whether at least one route refreshes the token when the app refuses the token. A refresh
-    /// after a refusal can start at any time, not only when the token is about to expire.
+    /// Whether at least one route refreshes the token when the app refuses the token. Such a
+    /// refresh can start at any time, even if the token does not expire soon.
     refreshes_on_refusal: bool,
     /// The names of the assertion fields.
     names: AssertionNames,

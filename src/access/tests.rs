@@ -116,7 +116,7 @@ fn valid() -> Lifetime {
     }
 }
 
-/// A permit replaces the assertion fields even if the client's assertion fields were not removed
+/// A permit replaces the assertion fields even if nobody has removed the client's assertion fields
 /// before.
 #[tokio::test]
 async fn a_permit_replaces_forged_fields() {

@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 use super::problem::{Problem, reason, source_of};
 
 /// Reads a merged tree of settings, section by section. When a key has a problem, the reader
-/// reports the problem and resets the key to its default. After the reset, the reader reads the
-/// section again, in order to find every problem of the section.
+/// reports the problem and resets the key to its default. The reader then reads the section again,
+/// until every problem of the section is found.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     settings: &'a Figment,
@@ -111,8 +111,8 @@ fn replace(table: &mut Dict, path: &[String], default: Option<Value>) -> bool {
     {
         return replace(below, rest, default);
     }
-    // `first` is the last part of the path, or the name of a list. A problem in one
-    // entry removes the whole list.
+    // `first` is either the last part of the path, or the name of a list. A problem in one entry
+    // removes the whole list.
     let old = table.remove(first);
     // If the default equals the value with the problem, the default would have the same problem, so
     // the key is removed.

@@ -60,7 +60,8 @@ impl Purpose {
 #[derive(Debug)]
 pub struct Demo {
     gateway: Instance,
-    /// The proxy in front of the gateway that breaks a step. `None` if no proxy breaks a step.
+    /// A proxy in front of the gateway, which breaks one step on purpose. `None` if the demo has no
+    /// such proxy.
     middlebox: Option<Server>,
     provider: AuthorizationServer,
     app: App,
@@ -229,7 +230,7 @@ async fn free(address: SocketAddr) -> Result<SocketAddr, Error> {
         return Ok(address);
     }
     // This function closes the listener, so a different process could bind the port before the
-    // gateway listens. For a demo, the risk of a lost port is acceptable.
+    // gateway listens. For a demo, this risk is acceptable.
     let listener = tokio::net::TcpListener::bind(address)
         .await
         .map_err(|source| Error::Bind { address, source })?;

@@ -33,7 +33,7 @@ const ID_TOKEN_LIFETIME: Duration = Duration::from_mins(10);
 pub(crate) struct SignIn {
     /// The time of the sign-in, in seconds.
     pub(crate) auth_time: u64,
-    /// The identifier of the login session. The `sid` differs from the value of the session cookie.
+    /// The identifier of the login session. The `sid` is not the value of the session cookie.
     pub(crate) sid: String,
     /// The nonce of the authorization request. The ID token of a refresh has no nonce.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -11,8 +11,7 @@ use serde_json::{Map, Value};
 use super::Error;
 use crate::clock::Timestamp;
 
-/// The maximum number of seconds by which the clock of the issuer can be fast compared with the
-/// clock of the app.
+/// The maximum number of seconds by which the issuer's clock may be ahead of the app's clock.
 const LEEWAY: f64 = 2.0;
 
 /// Verifies tokens with one RSA public key.
@@ -64,7 +63,7 @@ impl ParsedToken {
     /// Returns the subject if the token is valid at `now` for `audience` (RFC 7519 section 4.1). If
     /// the token is invalid, returns the reason.
     pub(crate) fn subject(&self, audience: &str, now: Timestamp) -> Result<&str, &'static str> {
-        // An `f64` represents the milliseconds of this century exactly.
+        // An `f64` represents the milliseconds of every time in this century exactly.
         let now = std::time::Duration::from_millis(now.as_millis()).as_secs_f64();
         let date = |name: &str| self.claims.get(name).and_then(Value::as_f64);
         if !self.signed {

@@ -13,8 +13,8 @@ use crate::config::{Config, Digest, FileChange, Watch, content_digest};
 /// The interval between two checks of the files.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// When the content of the key file changes, the gateway waits for this time. If the content does
-/// not change again, the gateway uses the new content.
+/// The gateway uses new content of the key file only after the content has stayed unchanged for
+/// this time.
 const KEYS_STABLE: Duration = Duration::from_secs(10);
 
 /// The pause after the first failed reload, and the longest pause. Each pause is twice as long as
@@ -32,7 +32,7 @@ pub enum ReloadCause {
     Retry,
     /// The process received a signal. The reload reads all settings again.
     Signal,
-    /// The settings file was replaced. The reload reads all settings again.
+    /// Another file has replaced the settings file. The reload reads all settings again.
     SettingsFile,
     /// `login.state_key_file` contains new keys. The reload uses the current settings with the new
     /// keys.
@@ -280,7 +280,7 @@ mod tests {
         write("two\none\n");
         assert_eq!(changes(&mut keys, 10), 0);
         assert_eq!(changes(&mut keys, 60), 1);
-        // The gateway has applied the new keys, as it does after a reload.
+        // The test creates the value for the new keys, as the gateway does after a reload.
         keys = KeyFile::new(path.clone(), content_digest(&path));
         // The file was removed for a moment and has the same content again.
         std::fs::remove_file(&path).unwrap();

@@ -30,7 +30,7 @@ pub(crate) fn same_origin(headers: &HeaderMap, public_url: &PublicUrl) -> SameOr
     }
 }
 
-/// The value of a field that a request may have only one time.
+/// The value of a field that may occur at most one time in a request.
 enum FieldValue<'a> {
     Absent,
     Value(&'a [u8]),

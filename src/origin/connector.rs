@@ -114,7 +114,8 @@ async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut attempts = JoinSet::new();
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     while let Some(address) = waiting.next() {
-        // If only one address is left and no attempt is running, no separate task is needed.
+        // If only one address is left and no attempt is running, this task itself opens the
+        // connection.
         if waiting.as_slice().is_empty() && attempts.is_empty() {
             return TcpStream::connect(address).await;
         }

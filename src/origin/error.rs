@@ -41,8 +41,8 @@ pub enum Error {
     /// The response head was not complete in time. Responsible: the upstream or the provider.
     #[error("the response head took too long")]
     HeadTimeout,
-    /// The body of the request broke off. The source is the error of the body. Responsible: the
-    /// client.
+    /// The body of the request broke off. The source is the error that the body returned.
+    /// Responsible: the client.
     #[error("the request body broke off")]
     RequestBody(#[source] BoxError),
     /// The name has no address. Responsible: the upstream or the provider, or the operator of the
@@ -67,8 +67,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the origin may have acted on the request. `false` means that no byte of the request
-    /// was sent.
+    /// Whether the origin may have acted on the request. `false` means that the gateway has sent no
+    /// byte of the request to the origin.
     pub(crate) fn may_have_been_processed(&self) -> bool {
         match self {
             Self::Busy

@@ -23,7 +23,8 @@ use crate::upload::Upload;
 /// The deadlines of an origin.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Times {
-    /// The time from the last progress of the request to the complete response head.
+    /// The maximum time in which the complete response head must arrive, counted from the last
+    /// progress of the request.
     pub(crate) head: Duration,
     /// The longest pause inside a response body. `None` means no limit.
     pub(crate) stall: Option<Duration>,

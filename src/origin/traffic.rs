@@ -17,7 +17,7 @@ use super::saved_head::field;
 /// The record of the reads and writes on a connection for its current request.
 ///
 /// The record of the request head is a copy of the bytes that hyper writes. A copy of the fields
-/// would cost ten times as much, and only few of the records are ever needed.
+/// would cost ten times as much, and the gateway seldom needs a record.
 #[derive(Default)]
 pub(super) struct Traffic {
     response_begun: Cell<bool>,
@@ -53,7 +53,7 @@ impl Traffic {
             return None;
         }
         let head = self.head.borrow();
-        // A head that was written only in part is not restored.
+        // If only a part of a head was written, the head is not restored.
         let whole = head.strip_suffix(b"\r\n\r\n")?;
         let mut lines = whole.split(|byte| *byte == b'\n');
         let (mut parts, ()) = Request::new(()).into_parts();

@@ -74,7 +74,7 @@ impl ByteCounts {
     }
 }
 
-/// The reason for the end of a relay that the gateway did not end.
+/// The reason why a relay ended, if the gateway did not end the relay.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Ended {
     /// Both sides have closed their sending direction.
@@ -223,7 +223,7 @@ impl Direction {
                 Ok(0) | Err(_) => return Poll::Ready(Err(Broken::Receiver)),
             }
         }
-        // The new empty value frees the memory of the pending bytes.
+        // Assigning an empty value frees the memory of the pending bytes.
         self.pending = Bytes::new();
         Poll::Ready(Ok(()))
     }

@@ -121,7 +121,7 @@ pub(super) struct Plaintext<S> {
     inner: S,
     state: Rc<ConnectionState>,
     protocol: Protocol,
-    /// The number of bytes of the HTTP/2 preface that have not arrived yet.
+    /// The number of bytes of the HTTP/2 preface that the client still has to send.
     preface: usize,
 }
 

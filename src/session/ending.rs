@@ -120,7 +120,7 @@ struct Registry {
 /// The registry entry of a session for which work is registered.
 #[derive(Debug)]
 struct Entry {
-    /// A value of the session, which may be older than the current value.
+    /// One value of the session. The store may already have a newer value.
     stored: Arc<Stored>,
     end: Rc<EndSignal>,
 }
@@ -140,7 +140,7 @@ impl Entry {
 #[derive(Debug, Default)]
 struct EndSignal {
     why: Cell<Option<EndReason>>,
-    /// The newest version of the session that was reported to the work.
+    /// The newest version of the session that the registry has reported to the work.
     newest: RefCell<Option<Arc<Session>>>,
     changed: Notify,
 }
@@ -162,7 +162,8 @@ impl EndSignal {
     }
 }
 
-/// A change of a session that the registry reports to the work registered for the session.
+/// A change of a session, as the registry reports it to the work that is registered for the
+/// session.
 #[derive(Clone, Debug)]
 pub(crate) enum SessionEvent {
     /// The session has ended.
@@ -227,7 +228,7 @@ pub struct EndWatch {
     registry: Rc<Registry>,
     key: SessionKey,
     end: Rc<EndSignal>,
-    /// The version of the session that `next` returned last.
+    /// The version of the session that the last call of `next` returned.
     seen: Cell<u64>,
 }
 

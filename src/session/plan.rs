@@ -11,8 +11,8 @@ use super::stored::Stored;
 use super::{SessionKey, record};
 
 impl Keeper {
-    /// Plans the waiting commands until a command must wait for the commit of this batch. Returns
-    /// that command.
+    /// Plans the waiting commands, but stops before a command that must wait for the commit of this
+    /// batch. Returns that command.
     pub(super) fn gather(&mut self, first: Command, batch: &mut Batch) -> Option<Command> {
         let mut next = Some(first);
         while let Some(command) = next {

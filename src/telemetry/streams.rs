@@ -10,7 +10,7 @@ use prometheus_client::metrics::family::Family;
 use super::metrics::{GaugeGuard, Labels};
 use super::{ACCESS, millis};
 
-/// A stream that is counted as open until this value is dropped.
+/// An open stream. The metrics count the stream as open until this value is dropped.
 pub(crate) struct OpenStream {
     route: Box<str>,
     _open: GaugeGuard,

@@ -78,7 +78,7 @@ struct Probe {
     events: mpsc::UnboundedSender<Event>,
     /// Each request for `/hold` waits for one permit of this semaphore.
     release: Arc<Semaphore>,
-    /// The number of bytes of endless bodies that were requested.
+    /// The number of bytes that all endless bodies have produced.
     produced: Arc<AtomicU64>,
 }
 
