@@ -42,7 +42,8 @@ use crate::telemetry::{Metrics, TokenCall};
 pub(super) const ALARM_PAUSE: Duration = Duration::from_secs(30);
 
 /// If a request starts an early refresh, other requests do not start the same refresh during this
-/// time. A second start would do no harm: it would only join the same flight.
+/// time. A second start would be harmless: the second request would join the flight that the first
+/// request started.
 const CLAIM: Duration = Duration::from_secs(5);
 
 /// The longest pause before the next attempt to store a result.
@@ -266,7 +267,7 @@ impl Refresher {
     }
 
     /// Waits until the pause after earlier failures is over. The wait lasts at least `least`. The
-    /// wait ends earlier if the process drains, or if no request waits and no result is unstored.
+    /// wait ends earlier if the process drains, or if no request waits and every result is stored.
     async fn pause(
         &self,
         session: &Session,
@@ -319,8 +320,8 @@ impl Refresher {
         };
         let answered = provider.refresh(&refreshing, &self.clock).await;
         let sent = |unrefreshed: &RefreshError| unrefreshed.error.class().sent;
-        // If no request was sent, the duration is not recorded, because the duration does not
-        // depend on the provider.
+        // If no request was sent, the duration says nothing about the provider, so the duration is
+        // not recorded.
         if answered.as_ref().err().map(sent) != Some(Sent::Nothing) {
             let took = self.clock.instant().saturating_duration_since(asked);
             let error = answered.as_ref().err();
@@ -370,7 +371,7 @@ impl Refresher {
         }
     }
 
-    /// Whether a result for this session could not be stored yet.
+    /// Whether there is a result for this session that is not stored yet.
     fn is_unstored(&self, session: &Session) -> bool {
         let used = session.tokens().refresh_token();
         used.is_some_and(|used| self.unstored.holds(used))
@@ -432,7 +433,8 @@ impl Refresher {
     }
 
     /// Ends the session, because the provider reports that the grant has ended. If the session was
-    /// replaced in the meantime, the newer version has another grant, so the session does not end.
+    /// replaced in the meantime, the report of the provider does not apply to the newer version, so
+    /// the session does not end.
     async fn end_session(&self, session: Arc<Session>, error: &ExchangeError) -> Attempt {
         let why = EndReason::GrantEnded;
         match self.sessions.end_version(&session, why).await {

@@ -12,8 +12,8 @@ use crate::provider::Refreshed;
 use crate::secret::Secret;
 use crate::token::TokenSet;
 
-/// The maximum number of kept results. The tokens of so many results need about ten megabytes of
-/// memory.
+/// The maximum number of results that are kept. The tokens of this number of results need about ten
+/// megabytes of memory.
 const MOST: usize = 10_000;
 
 /// The result of a refresh.

@@ -55,7 +55,7 @@ pub(crate) type ExchangeFuture = Pin<Box<dyn Future<Output = Result<Exchange, Er
 
 impl Pool {
     /// Sends a request whose fields ask for `upgrade`. The request has no content. The request gets
-    /// a new connection, which carries no other request. `slot` is held until that connection is
+    /// a new connection, which carries no other request. `slot` is held until the new connection is
     /// closed.
     ///
     /// # Errors

@@ -130,8 +130,8 @@ fn subject(value: &Value) -> Option<Claim> {
 
 /// Reads the groups from an array of strings, from one string, or from the member names of an
 /// object (Zitadel's roles). If the claim is an object, the name of a member is a group only if the
-/// value of the member is an object, too. A value such as `false` would mean that the user is not
-/// in the group.
+/// value of the member is an object, too. If the value is `false`, for example, the provider may
+/// mean that the user is not in the group.
 fn groups(value: Option<&Value>) -> Vec<Claim> {
     match value {
         Some(Value::Array(groups)) => claims(groups.iter().filter_map(Value::as_str)),

@@ -2,9 +2,10 @@
 //!
 //! For an invalid authorization code, some providers return the error `invalid_grant`, some return
 //! `invalid_request`, and some return an error code that RFC 6749 does not define. A rate limiter,
-//! a maintenance page or a proxy in front of a provider does not use OAuth at all. The status is
-//! therefore checked first, then the error patterns of the profile, then the JSON member `error`.
-//! The provider has refused the code or the token only if its error response is well-formed.
+//! a maintenance page or a proxy in front of a provider sends responses that do not follow OAuth at
+//! all. The status is therefore checked first, then the error patterns of the profile, then the
+//! JSON member `error`. Only a well-formed error response counts as a refusal of the code or the
+//! token.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -76,9 +77,10 @@ impl ErrorCode {
                 // At a login, an unknown error code counts as a refusal of the authorization code,
                 // because only this login fails.
                 GrantType::AuthorizationCode => ErrorMeaning::GrantRefused,
-                // A wrong URL may lead to another service with its own `error` codes. If unknown
-                // codes counted as refusals, every session would end at its next refresh. Error
-                // patterns in profiles list the additional codes that end a session.
+                // If the URL is wrong, the response may come from another service that uses other
+                // `error` codes. If unknown codes counted as refusals, every session would end at
+                // its next refresh. Error patterns in profiles list the additional codes that end a
+                // session.
                 GrantType::RefreshToken => ErrorMeaning::Misconfigured,
             },
         }
@@ -232,7 +234,8 @@ impl ErrorPattern {
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // The number can only be invalid because it is too large, so the maximum applies.
+        // The text contains only digits, so the number can be invalid only if it is too large. In
+        // this case, the maximum applies.
         text.parse().map_or(MAX_WAIT, Duration::from_secs)
     } else {
         let date = httpdate::parse_http_date(text).ok()?;

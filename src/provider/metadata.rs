@@ -169,8 +169,8 @@ impl Metadata {
         says_json(response.headers()).map_err(MetadataError::MediaType)?;
         let members = json::object(response.body()).map_err(MetadataError::Json)?;
         let published = text(&members, "issuer")?.ok_or(MetadataError::Member("issuer"))?;
-        // Without this check, a provider could publish the issuer of another provider together with
-        // its own keys (RFC 8414 section 3.3).
+        // Without this check, a provider A could publish metadata with the issuer of a provider B
+        // and the keys of A (RFC 8414 section 3.3).
         if published != issuer.as_str() {
             let published = published.chars().take(MAX_SHOWN_ISSUER).collect();
             let configured = issuer.as_str().into();

@@ -239,7 +239,7 @@ impl Provider {
         &self.name
     }
 
-    /// Returns the name of the provider on pages.
+    /// Returns the name that pages show for the provider.
     pub fn display_name(&self) -> &str {
         self.settings.display_name.as_deref().unwrap_or(&self.name)
     }
@@ -471,8 +471,8 @@ fn read_text(key: &'static str, path: &Path) -> Result<String, SetupError> {
     };
     let mut text = String::new();
     let file = fs::File::open(path).map_err(failed)?;
-    // The read includes one byte more than the maximum, because an additional byte shows that the
-    // file is too large.
+    // The gateway reads up to one byte more than the maximum: if this byte exists, the file is too
+    // large.
     let read = file
         .take(MAX_FILE.saturating_add(1))
         .read_to_string(&mut text);

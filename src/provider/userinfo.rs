@@ -20,7 +20,7 @@ use crate::token::TokenSet;
 /// client that is registered for signed responses.
 const ACCEPTED: &str = "application/json, application/jwt";
 
-/// The reason why there are no claims. The cause is at the provider.
+/// The reason why there are no claims. All these failures have their cause at the provider.
 #[derive(Debug, thiserror::Error)]
 pub enum UserinfoError {
     /// The endpoint could not be reached, did not respond in time, or sent a response that is too
@@ -47,7 +47,7 @@ pub enum UserinfoError {
 /// A userinfo response.
 #[derive(Debug)]
 pub(super) enum Userinfo {
-    /// Unsigned claims. Only the connection to the provider protects unsigned claims.
+    /// Claims without a signature. Only the connection to the provider protects these claims.
     Json(Object),
     /// A JWT with claims. The signature of the JWT has not been verified yet (OpenID Connect Core
     /// 1.0 section 5.3.2).

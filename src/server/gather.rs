@@ -28,7 +28,7 @@ struct GatherBuffer<S> {
     /// The buffered bytes. An empty buffer has no capacity, so that an idle connection uses no
     /// memory for the buffer.
     bytes: Vec<u8>,
-    /// The number of bytes in the buffer that the stream has already accepted.
+    /// The number of bytes at the start of the buffer that the stream has already accepted.
     taken: usize,
 }
 

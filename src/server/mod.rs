@@ -79,8 +79,8 @@ pub(crate) struct Deadlines {
     /// If the gateway has bytes to send and the client accepts no byte for this time, the
     /// connection is closed.
     pub(crate) write: Duration,
-    /// The time window for [`Limits::body_rate`]. The limit counts only the time during which the
-    /// reader of the body waits for data.
+    /// The rate of a request body ([`Limits::body_rate`]) is measured over this time. Only the
+    /// time during which the reader of the body waits for data is counted.
     pub(crate) body_window: Duration,
     /// The time from the start of a drain until the remaining requests are ended.
     pub(crate) drain: Duration,
@@ -187,8 +187,8 @@ pub(crate) trait Handler: 'static {
     /// # Cancel safety
     ///
     /// The future may be dropped at any await: when the client disconnects, when a deadline of the
-    /// connection passes, or at the end of a drain. If work must be finished even then, the handler
-    /// has to start a task for this work.
+    /// connection passes, or at the end of a drain. If work must be finished even if the future is
+    /// dropped, the handler has to start a task for this work.
     fn handle(
         &self,
         per_connection: &Self::PerConnection,

@@ -44,7 +44,7 @@ pub(super) struct Disk {
     /// The pause after a failed write.
     writing: Pause,
     /// The pause after a failed commit that contained only removals. A removal frees at least as
-    /// much space as it needs, so it usually succeeds on a full disk.
+    /// much space as it needs, so a removal usually succeeds on a full disk.
     removing: Pause,
 }
 

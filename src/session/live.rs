@@ -34,8 +34,7 @@ impl Session {
     }
 
     /// Returns the next version of the session: with the new `tokens`, and with the new `identity`
-    /// if it is given. For the limit of sessions per user, the session still belongs to the user
-    /// who signed in.
+    /// if it is given. The session still counts toward the session limit of the user who signed in.
     pub(super) fn next(&self, tokens: TokenSet, identity: Option<Identity>) -> Self {
         let contents = Contents {
             version: self.contents.version.saturating_add(1),
@@ -93,8 +92,8 @@ impl Session {
         self.stored.is_due(now)
     }
 
-    /// Claims the refresh that is due. Only one caller gets `true`, and no other caller can claim
-    /// the refresh before `until`.
+    /// If a refresh is due, reserves this refresh for the caller. Only one caller gets `true`, and
+    /// no other caller can reserve the refresh before `until`.
     #[must_use]
     pub(crate) fn claim_refresh(&self, now: Timestamp, until: Timestamp) -> bool {
         self.stored.claim_refresh(now, self.until(until))

@@ -20,11 +20,11 @@ use crate::seal::KeyRing;
 pub(crate) struct Reconfiguration {
     /// A session ends when it was not used for this time.
     pub idle: Duration,
-    /// The time from a login to the end of its session, even if the session is in use. This setting
-    /// does not change the end of a session that is already open.
+    /// The time from a login to the end of its session, even if the session is in use. A reload
+    /// with another value does not change the end of a session that is already open.
     pub absolute: Duration,
-    /// The maximum number of sessions of one user. A change takes effect at the next login of the
-    /// user.
+    /// The maximum number of sessions of one user. After a reload, the new value is applied to the
+    /// sessions of a user at the next login of this user.
     pub per_person: usize,
     /// New keys for the file. `None` changes no key.
     pub keys: Option<Arc<KeyRing>>,
@@ -60,10 +60,12 @@ pub enum ReconfigureError {
 }
 
 /// The longest time for which a session may be used without another look-up, in milliseconds. The
-/// limit exists because the cache learns only from look-ups which sessions are in use.
+/// limit exists because a full cache removes the least recently used sessions, and the cache
+/// notices the use of a session only at a look-up.
 const LONGEST_WITHOUT_LOOK_UP: u64 = 30_000;
 
-/// The longest time between the use of a session and the report to the store, in milliseconds.
+/// The longest time between the use of a session and the report of this use to the store, in
+/// milliseconds.
 const LONGEST_UNWRITTEN: u64 = 60_000;
 
 /// The idle time and the lifetime of sessions in milliseconds, and the maximum number of sessions
@@ -107,9 +109,8 @@ impl Limits {
         Duration::from_millis(self.tenth().min(LONGEST_WITHOUT_LOOK_UP))
     }
 
-    /// Returns the length of the intervals for reports of uses to the store, in milliseconds. The
-    /// store learns only of the first use in each interval. An interval has at least one
-    /// millisecond.
+    /// Returns the length of the interval in which only the first use of a session is reported to
+    /// the store, in milliseconds. An interval has at least one millisecond.
     pub(super) fn stretch(&self) -> u64 {
         self.tenth().clamp(1, LONGEST_UNWRITTEN)
     }
@@ -124,7 +125,8 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// The number of sessions that the keeper removes before the cache does its housekeeping. A worker
-/// that uses the cache may have to do a part of the housekeeping, so the number is small.
+/// that uses the cache may have to do a part of this housekeeping. The number is small, so that
+/// this part is short.
 const AT_ONCE: usize = 100;
 
 impl Keeper {
@@ -211,8 +213,8 @@ impl Keeper {
         }
     }
 
-    /// Commits the ends of the sessions in `over` and the new registrations. After this call, all
-    /// other sessions belong to `providers`, and `keys` seal the new entries.
+    /// Commits the end of each session in `over`, together with the new registrations. After this
+    /// call, all other sessions belong to `providers`, and `keys` seal the new entries.
     fn register(
         &mut self,
         over: &[(SessionKey, EndReason)],
