@@ -43,8 +43,7 @@ impl Permit {
     }
 
     /// Returns the data that is needed if the app refuses the token. The data is used to send the
-    /// request again, or to let the user sign in again. Returns `None` if the gateway can do
-    /// neither.
+    /// request again, or to let the user sign in again. Returns `None` if both are impossible.
     pub(crate) fn sent_request(&self) -> Option<SentRequest> {
         let session = self.session.as_ref()?;
         // If the route forwards refusals, the gateway can only repeat the request with a newer
@@ -100,7 +99,7 @@ impl Permit {
             Others::Line(line) => write_or_remove(headers, &header::COOKIE, Some(line)),
             Others::None => write_or_remove(headers, &header::COOKIE, None),
         }
-        // For a chain of iterators, `for_each` is faster than a loop.
+        // A call of `for_each` on a chain of iterators is faster than a `for` loop.
         self.assertions()
             .for_each(|(name, value)| write_or_remove(headers, name, value.cloned()));
     }
@@ -114,8 +113,8 @@ impl Permit {
         }
     }
 
-    /// Returns every assertion field with its value. A field without a value must not be in the
-    /// request.
+    /// Returns every assertion field with its value. If a field has no value, the request must not
+    /// contain the field.
     pub(super) fn assertions(&self) -> impl Iterator<Item = (&HeaderName, Option<&HeaderValue>)> {
         let (session, names) = (self.session.as_deref(), &self.access.names);
         let identity = session.map(Session::identity);

@@ -8,8 +8,8 @@
 //! 3. [`inbound`] removes the fields that `strip::Strip` lists: hop-by-hop fields, the client's
 //!    credentials, and every field that only the gateway may write, in every spelling.
 //! 4. At the end, [`cookie::others`], [`forwarded::Client::write`], [`append_via`] and the permit
-//!    write their fields. Because of this order, a client cannot keep or hide a field by a
-//!    nomination in `Connection` or by an unusual spelling.
+//!    write their fields. Because of this order, a client cannot keep or hide a field by naming it
+//!    in `Connection` or by an unusual spelling.
 //!
 //! Code that decides about a request reads fields through [`View`], which is implemented by a map
 //! and by the buffer of a parser. [`outbound`] removes fields from responses. The room implements

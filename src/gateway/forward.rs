@@ -61,8 +61,7 @@ pub(super) struct InFlight<'p> {
 }
 
 impl Worker {
-    /// Performs the part of steps 7 and 8 of the crate documentation that precedes the wait for the
-    /// app's answer.
+    /// Performs steps 7 and 8 of the crate documentation up to the wait for the app's answer.
     pub(super) fn forward(
         &self,
         mut context: RequestContext,

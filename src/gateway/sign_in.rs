@@ -76,8 +76,8 @@ impl SignInRequest {
     /// the provider `provider`.
     fn at(&self, provider: Option<&str>, login: &Login, public_url: &PublicUrl) -> String {
         let Ok(sealed) = login.seal(&self.return_to, public_url) else {
-            // Without random bytes no login can start, so the link leads directly to the return
-            // path.
+            // If the system has no random bytes, no login can start, so the link leads directly to
+            // the return path.
             return self.return_to.as_str().to_owned();
         };
         let mut query = form_urlencoded::Serializer::new(String::new());

@@ -1,8 +1,8 @@
 //! The recent reachability of a provider.
 //!
-//! A login that cannot be completed should not begin. Before a browser is redirected, the gateway
-//! connects to the provider, unless a recent connection succeeded. If several logins begin at the
-//! same time, one login connects and the other logins wait for the result.
+//! The gateway should not begin a login that cannot be completed. Before a browser is redirected,
+//! the gateway connects to the provider, unless a recent connection succeeded. If several logins
+//! begin at the same time, one login connects and the other logins wait for the result.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -64,7 +64,8 @@ impl Reachability {
         }))
     }
 
-    /// Tries to reach the provider with `reach`, unless a recent attempt has a result.
+    /// Returns the result of a recent attempt, or tries to reach the provider with `reach` if there
+    /// is no recent result.
     ///
     /// # Errors
     ///

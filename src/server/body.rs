@@ -238,8 +238,9 @@ impl RateMeter {
         }
     }
 
-    /// Must be called when no data is available. The result is ready when too few bytes have
-    /// arrived in the window, although the reader has waited for the whole length of the window.
+    /// The caller calls this function only when no data is available. The result is ready when too
+    /// few bytes have arrived in the window, although the reader has waited for the whole length of
+    /// the window.
     fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let now = self.clock.instant();
@@ -250,9 +251,9 @@ impl RateMeter {
             let Some(due) = due else {
                 return Poll::Ready(());
             };
-            // The timer can be set for an earlier time than `due`. The timer is set again only when
-            // it fires, because `due` only moves to later times, and most bodies end before the
-            // timer fires.
+            // When the timer fires, `due` can have moved to a later time. The timer is set again
+            // only when it fires, because `due` only moves to later times, and most bodies end
+            // before the timer fires.
             let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
             ready!(timer.as_mut().poll(cx));
             timer.as_mut().reset(due);

@@ -3,9 +3,9 @@
 //! index.
 //!
 //! For each session, the index contains one pointer to the session's record. The index does not
-//! copy the fields that define the order, because the record with these fields is always in memory.
-//! To save memory, the index has no second order by deadline. To find expired sessions, the keeper
-//! walks through all sessions in small parts.
+//! copy the sort keys, because a record contains its sort key and is always in memory. To save
+//! memory, the index has no second order by deadline. To find expired sessions, the keeper searches
+//! all sessions, one small part at a time.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -60,8 +60,8 @@ pub(super) struct Rank {
 #[derive(Debug)]
 struct Ranked(Arc<Stored>);
 
-/// The number of parts into which an operation on many sessions is divided. Each sweep walks
-/// through one part, so a complete walk takes some minutes.
+/// The number of parts into which an operation on many sessions is divided. Each sweep searches one
+/// part, so a search through all sessions takes some minutes.
 const PARTS: usize = 256;
 /// The minimum number of sessions in a part.
 const MIN_PART: usize = 4096;
@@ -72,7 +72,7 @@ pub(super) struct Index {
     all: BTreeSet<Ranked>,
     /// The records of the sessions that are only in the file.
     away: HashMap<SessionKey, Arc<Stored>>,
-    /// The last session that the current walk has visited; `None` before a walk.
+    /// The last session that the current search has visited; `None` before a search.
     walked: Option<Rank>,
 }
 
@@ -166,12 +166,12 @@ impl Index {
             found.extend(find(stored).map(|what| (*stored.key(), what)));
             self.walked = Some(*stored.rank());
         }
-        // The next call starts a new walk.
+        // The next call starts a new search.
         self.walked = None;
         (found, WalkEnd::PartDone)
     }
 
-    /// Makes the next call start a new walk.
+    /// Makes the next call start a new search.
     pub(super) fn restart_walk(&mut self) {
         self.walked = None;
     }
@@ -186,12 +186,12 @@ impl Index {
     }
 }
 
-/// The reason why a walk has stopped.
+/// The reason why a search has stopped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum WalkEnd {
     /// The search has reached the end of the part.
     PartDone,
-    /// The walk has found `max` sessions.
+    /// The search has found `max` sessions.
     EnoughFound,
 }
 

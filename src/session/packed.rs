@@ -170,7 +170,7 @@ mod tests {
     fn a_truncated_token_is_refused() {
         let packed = pack("e30.0a0b").unwrap();
         for length in 0..packed.len() {
-            // Bytes of this length contain exactly the first part of the token. This part alone is
+            // The bytes of this length are exactly the first part of the token. This part alone is
             // a valid packed token.
             let whole = length == HEAD + 2;
             assert_eq!(unpack(&packed[..length]).is_some(), whole, "{length}");

@@ -15,8 +15,8 @@ use crate::clock::Timestamp;
 /// the value with a million sessions.
 pub const OVERHEAD: usize = 492;
 
-/// One version of a session. The fields that change and the fields that define the order are not
-/// encoded. All other fields are encoded as bytes.
+/// One version of a session. The members that change, and the members that define the order, are
+/// not encoded. All other members are encoded as bytes.
 #[derive(Debug)]
 pub(super) struct Stored {
     rank: Rank,
@@ -97,7 +97,7 @@ impl Stored {
     }
 
     pub(super) fn state(&self) -> SessionState {
-        // `Acquire` belongs to the `Release` of the writers: a thread that sees the new state also
+        // `Acquire` pairs with the `Release` of the writers: a thread that sees the new state also
         // finds the new value in the cache.
         match self.state.load(Ordering::Acquire) {
             LIVE => SessionState::Live,
@@ -153,13 +153,14 @@ impl Stored {
         Some(before)
     }
 
-    /// If `other`, a second copy of the same session, has a later time of last use, takes over that
-    /// time.
+    /// Copies the time of the last use from `other`, a second copy of the same session, if that
+    /// time is later.
     pub(super) fn note_use_of(&self, other: &Self) {
         self.note_use_at(other.last_used());
     }
 
-    /// Sets the time of the last use to `at`, which another front has reported, if `at` is later.
+    /// Sets the time of the last use to `at`, which another front has reported, unless the known
+    /// time is later.
     pub(super) fn note_use_at(&self, at: Timestamp) {
         self.last_used.fetch_max(at.as_millis(), Ordering::Relaxed);
     }

@@ -158,7 +158,7 @@ async fn evicted_sessions_are_read_from_the_file() {
     }
     assert_eq!(held.state(), SessionState::Superseded);
     // The eviction did not change the version of the session, so `held` can still be replaced by
-    // new tokens. An evicted session can also be ended.
+    // new tokens. A session that was evicted from the cache can also be ended.
     let replaced = sessions.replace(&held, tokens("token-1"), None).await;
     assert!(matches!(replaced, Ok(Replaced::Stored(new)) if new.version() == 1));
     sessions

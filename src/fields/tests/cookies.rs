@@ -149,8 +149,8 @@ fn c_05_many_cookies_and_semicolons_are_handled() {
 
 #[test]
 fn h_27_an_app_sets_cookies_that_differ_from_ours_in_more_than_the_prefixs_case() {
-    // These names differ from the gateway's own cookie names only in their first bytes, where the
-    // gateway's names have a cookie prefix.
+    // These names end like the gateway's own cookie names, but they do not begin with a cookie
+    // prefix.
     for line in ["sessions=1", "x-Secure-s=1"] {
         let mut fields = headers(&[("set-cookie", line)]);
         outbound(&mut fields, |name| {

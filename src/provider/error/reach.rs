@@ -88,8 +88,8 @@ pub struct Unreachable {
 }
 
 impl Unreachable {
-    /// Creates an error for a provider that has not responded within `waited`. The time until the
-    /// next attempt is also `waited`.
+    /// Creates an error for a provider that has not responded within `waited`. `waited` is also
+    /// used as the time until the next attempt.
     pub fn silent(waited: Duration) -> Self {
         Self {
             retry_after: waited,

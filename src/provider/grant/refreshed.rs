@@ -78,8 +78,8 @@ impl GrantVerifier {
         Ok(alone.then_some(identity))
     }
 
-    /// Compares the user first and checks the other claims afterwards. Tokens of another user must
-    /// never reach this session, even if other claims are wrong, too.
+    /// Compares the user first and checks the other claims afterwards. If the response belongs to
+    /// another user, this session must not get its tokens, even if other claims are also wrong.
     fn checked_identity(
         &self,
         verification: &Verification<'_>,

@@ -43,7 +43,7 @@ async fn refresh_of(
         .await
 }
 
-/// Performs a refresh at a provider that sends no identities.
+/// Performs a refresh of a session whose user is unknown, because the provider sends no identities.
 async fn refresh(provider: &Provider, clock: &Clock) -> Result<Refreshed, RefreshError> {
     refresh_of(provider, &before(), &Identity::nameless("op"), clock).await
 }
