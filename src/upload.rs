@@ -116,7 +116,7 @@ enum Source {
 /// The recorded part of a body.
 #[derive(Default)]
 enum Record {
-    /// The body has not ended. The number is the count of recorded bytes.
+    /// The body has not ended. The number states how many bytes are recorded.
     Open(Vec<Bytes>, usize),
     /// The complete body.
     Whole(Vec<Bytes>),
@@ -190,8 +190,8 @@ where
                 if let Some(data) = frame.data_ref() {
                     record.add(data);
                 }
-                // The record is closed here, because the sender may stop polling after the last
-                // frame.
+                // The record is completed here and not only at the end of the stream, because the
+                // sender may stop polling after the last frame.
                 if body.is_end_stream() {
                     record.close();
                 }
@@ -245,7 +245,7 @@ mod tests {
 
     use super::*;
 
-    /// A body that consists of these pieces and states no length.
+    /// A body that consists of these pieces and does not state its length.
     struct Pieces(Vec<Bytes>);
 
     impl Body for Pieces {

@@ -221,7 +221,8 @@ async fn g_14_a_refresh_that_panics_releases_all_waiters() {
     let kit = Kit::new(Handle::current());
     let (session, other) = (kit.expired().await, kit.expired().await);
     for session in [&session, &other] {
-        // The refresher uses the unstored result, so it calls no provider.
+        // The refresher already holds an unstored result, so it uses this result and calls no
+        // provider.
         let used = session.tokens().refresh_token().unwrap();
         assert_eq!(kit.refresher.unstored.keep(used, refreshed()), Kept::Yes);
         let waiters = [(); 20].map(|()| kit.refresher.join(session, NOW, MAX_WAIT).unwrap());
@@ -255,7 +256,8 @@ async fn g_14_a_refresh_that_panics_releases_all_waiters() {
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// Returns the tokens of one user in the round `round`. A round takes one millisecond.
+/// Returns the tokens that the user `person` gets in the round with the number `round`. Each round
+/// lasts one millisecond.
 fn tokens_of_round(person: &str, round: u64) -> TokenSet {
     let life = Lifetime {
         expires_at: Some(NOW.plus(Duration::from_millis(round)).plus(MILLISECOND)),
@@ -382,7 +384,7 @@ async fn g_06_an_unstored_result_is_retried_when_nobody_waits() {
     sleep(Duration::from_hours(1)).await;
     assert!(kit.refresher.under_way(session.key()).is_some());
     assert!(kit.refresher.unstored.holds(used));
-    // The unstored result does not delay the end of the process.
+    // The process can end although the result is not stored.
     kit.refresher.drained().await;
     assert!(kit.refresher.under_way(session.key()).is_none());
 }

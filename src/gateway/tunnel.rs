@@ -25,16 +25,16 @@ use crate::target::Target;
 use crate::telemetry::{OpenStream, StreamEnd};
 use crate::upstream;
 
-/// While the client sends bytes, the tunnel updates the last use of the session. Two of these
-/// updates are at least this time apart.
+/// The minimum time between two updates of the last use of a session. A tunnel makes these updates
+/// while the client sends bytes.
 const USE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The longest time between two checks of a tunnel's deadlines.
 const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// The time in which the client has to accept the close frame and to close the connection. The time
-/// is shorter than the last part of a drain. So if a tunnel ends in this time, the drain does not
-/// count it as a cut request.
+/// is shorter than the last part of a drain. If a tunnel ends within this time, the drain therefore
+/// does not count the tunnel as a cut request.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The data of a handshake that is needed when the app has answered.
@@ -51,8 +51,8 @@ impl Worker {
     /// # Errors
     ///
     /// [`Error::UpgradeForbidden`] if the route does not allow other protocols.
-    /// [`Error::ForeignOrigin`] if a page of another site has sent the handshake, and the settings
-    /// do not allow that site.
+    /// [`Error::ForeignOrigin`] if a page of another origin has sent the handshake, and the
+    /// settings do not allow that origin.
     pub(super) fn handshake(
         context: &RequestContext,
         permit: &Permit,
@@ -62,9 +62,9 @@ impl Worker {
         if !stream.may_switch() {
             return Err(Error::UpgradeForbidden);
         }
-        // A page of any site can open a WebSocket to any other site, and the browser adds the
-        // cookies of that other site to the handshake. A page cannot ask for a protocol other than
-        // WebSocket, so a handshake for another protocol must have no `Origin`.
+        // A page of any origin can open a WebSocket to any other origin, and the browser adds the
+        // cookies for that other origin to the handshake. A page cannot ask for a protocol other
+        // than WebSocket, so a handshake for another protocol must have no `Origin`.
         let origin = Origin::of(context);
         let expected = match origin {
             Origin::None => !upgrade.is_websocket(),
@@ -75,8 +75,8 @@ impl Worker {
             }
             Origin::Several => false,
         };
-        // A handshake without a session gets no rights of a user, so it is allowed even from a page
-        // of another site.
+        // Without a session, the handshake is not sent in the name of a user, so even a page of
+        // another origin may send it.
         if permit.has_session() && !expected {
             return Err(Error::ForeignOrigin);
         }

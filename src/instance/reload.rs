@@ -149,7 +149,8 @@ impl Instance {
         refresher.refresh_at(Arc::clone(&next.reusable.providers));
         self.upstreams.send_replace(next.reusable.upstreams.clone());
         self.trigger.succeeded(cause, &config);
-        // The site is replaced last, because its requests need the providers that are set above.
+        // The site is replaced last, because the requests that use the new site need the providers
+        // that are set above.
         self.sites.send_replace(self.process.site(config.site));
         self.current = next;
         Ok(Reloaded {

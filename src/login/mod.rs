@@ -54,8 +54,8 @@ use crate::seal::KeyRing;
 use crate::session::{NewSession, Once, SessionId, SessionKey, cookie};
 use crate::telemetry::TokenCall;
 
-/// The path prefix of the gateway's own endpoints. Only the callback may have a path outside the
-/// prefix.
+/// The path prefix of the gateway's own endpoints. Only the callback may have a path that does not
+/// begin with this prefix.
 pub(crate) const OWN_PREFIX: &str = "/oauth2/";
 
 /// The longest time that a user waits for a provider that does not answer.

@@ -83,7 +83,7 @@ impl Body for ResponseBody {
         loop {
             match Pin::new(&mut this.incoming).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    // Each frame ends a pause.
+                    // A frame has arrived, so the timer for the pause is no longer needed.
                     this.stall.armed = false;
                     // A frame that is not data contains trailers.
                     let Ok(data) = frame.into_data() else {
@@ -156,7 +156,7 @@ impl StallTimer {
         }
         while let Some(timer) = &mut self.timer {
             ready!(timer.as_mut().poll(cx));
-            // An origin that still accepts bytes of the request body is not stalled.
+            // If the origin still accepts bytes of the request body, the pause does not count.
             let due = progress.and_then(|progress| progress.waiting_since().checked_add(limit));
             let Some(due) = due.filter(|due| *due > timer.deadline()) else {
                 return Poll::Ready(());

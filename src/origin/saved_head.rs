@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 /// Nearly all copies are dropped without being used. Therefore making a copy has to be cheap, and
 /// using a copy may be expensive. The fields are stored as lines of one buffer, because a second
 /// map would cost more. The buffer is wiped when it is dropped, because it contains cookies. Values
-/// that are marked as sensitive are not copied. The copy shares the memory of these values with
-/// their owner, and the owner wipes the memory.
+/// that are marked as sensitive are not copied. The copy and the original field share the memory of
+/// these values, and the original field wipes the memory.
 pub(crate) struct SavedHead {
     method: Method,
     uri: Uri,

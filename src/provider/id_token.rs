@@ -2,8 +2,8 @@
 //! userinfo response (section 5.3.2).
 //!
 //! [`jwt::verify`] has already verified the signature, with the header requirements of
-//! [`IdTokenRules::expected`]. Some claims are required; each other claim is checked only if it is
-//! present. A claim of an unexpected type makes the token invalid.
+//! [`IdTokenRules::expected`]. Some claims are required. The other claims are checked only if they
+//! are present. A claim of an unexpected type makes the token invalid.
 
 use std::time::Duration;
 

@@ -11,8 +11,8 @@ use super::settings::Settings;
 /// placeholder.
 const TENANT: &str = "{tenantid}";
 
-/// Path segments that Entra accepts instead of the identifier of a tenant. Metadata at a URL with a
-/// shared segment is for all tenants.
+/// Path segments that Entra accepts instead of the identifier of a tenant. If a metadata URL
+/// contains one of these segments, the metadata is valid for all tenants.
 const SHARED_SEGMENTS: [&str; 3] = ["common", "consumers", "organizations"];
 
 /// The tenant of all personal Microsoft accounts (Microsoft identity platform, "Access tokens",
@@ -130,8 +130,8 @@ fn format_problem(text: &str) -> Option<&'static str> {
     }
 }
 
-/// Returns true if `issuer` is a URL of Entra that all tenants share. No token has a shared URL as
-/// its issuer.
+/// Returns true if `issuer` is a URL of Entra that all tenants share. Such a URL is never the
+/// issuer of a token.
 fn is_shared_by_all_tenants(issuer: &str) -> bool {
     let tenant = issuer.strip_prefix(ENTRA);
     let tenant = tenant.and_then(|path| path.split('/').next());

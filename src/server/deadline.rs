@@ -3,7 +3,7 @@
 //! hyper never closes a silent connection, so this module implements all deadlines. Each connection
 //! has one [`ConnectionState`], in which the socket, the request service and the response body
 //! record their activity. Recording only stores a value in a cell. Each worker reads all cells in a
-//! sweep, at least four times per second. No request sets a timer.
+//! sweep, at least four times per second. Requests do not set timers.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
@@ -117,10 +117,11 @@ pub(super) struct ConnectionState {
     since: Cell<Instant>,
     /// The time when the socket last sent or received bytes.
     last_transfer: Cell<Instant>,
-    /// The time at which the socket stopped accepting bytes. `None` if no bytes wait for the
-    /// socket.
+    /// The time at which the socket stopped accepting bytes. `None` if the socket did not refuse
+    /// the latest write.
     stalled: Cell<Option<Instant>>,
-    /// The time of the latest write for which the socket had no room.
+    /// The time of the latest write that the socket did not accept because its send buffer was
+    /// full.
     last_stalled: Cell<Option<Instant>>,
     in_flight: Cell<usize>,
     /// Whether the handler has received a request on this connection.
@@ -202,8 +203,8 @@ impl ConnectionState {
         }
     }
 
-    /// Records that the HTTP/2 connection preface is complete. The bytes after the preface are
-    /// frames, and not every frame begins a request.
+    /// Records that the HTTP/2 connection preface is complete. A frame after the preface does not
+    /// always begin a request, so the connection is idle until a request begins.
     pub(super) fn preface_complete(&self) {
         if self.phase.get() == Phase::Head {
             self.enter(Phase::Idle);
@@ -251,8 +252,8 @@ impl ConnectionState {
     /// Begins a request. The request is in flight until the returned guard is dropped.
     pub(super) fn begin(self: &Rc<Self>, protocol: Protocol) -> InFlight {
         self.in_flight.set(self.in_flight.get().saturating_add(1));
-        // hyper reads a new request only after the complete body of the previous request, so no old
-        // body is unread.
+        // hyper reads a new request only after it has read the complete body of the previous
+        // request, so no part of an old body is left in the socket.
         self.unread.set(false);
         self.served.set(true);
         self.enter(Phase::Busy);
@@ -400,8 +401,8 @@ impl ConnectionState {
 pub(crate) struct TunnelStop(pub(super) Rc<ConnectionState>);
 
 impl TunnelStop {
-    /// Waits until the tunnel has to end. When this function returns, the tunnel still has a short
-    /// time for its last bytes.
+    /// Waits until the tunnel has to end. After this function has returned, the tunnel still has a
+    /// short time to send its last bytes.
     ///
     /// # Cancel safety
     ///

@@ -77,8 +77,8 @@ impl Switch {
             (Self::Stream(on_upgrade), Some(tunnel)) => {
                 let in_flight = state.begin(Protocol::Http1);
                 let stop = TunnelStop(Rc::clone(state));
-                // The stream is closed when its connection is closed, so no code has to wait for
-                // this task.
+                // When the connection is closed, the stream is closed too. Therefore this task ends
+                // without further action, and no code has to wait for the task.
                 drop(tokio::task::spawn_local(async move {
                     // An error means that the client has disconnected.
                     if let Ok(stream) = on_upgrade.await {

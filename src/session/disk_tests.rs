@@ -79,7 +79,7 @@ async fn during_the_pause_after_a_failed_commit_reads_and_removals_go_on() {
     disk.writing.end();
     disk.commit(&used).unwrap();
     assert_eq!(disk.commit, commit + 1);
-    // A sign-out does not wait for the end of the pause.
+    // A sign-out is written at once, although the pause after the failure has not ended.
     fill(&mut disk);
     assert!(disk.commit(&used).is_err());
     disk.writing.prolong();

@@ -34,7 +34,7 @@ async fn a_session_that_one_front_replaced_is_found_in_the_other() {
         assert_eq!(new.version(), number);
         assert_eq!(new.tokens().access_token(), format!("token-{number}"));
         assert_eq!((new.state(), first.count()), (SessionState::Live, 1));
-        // The value that the other front held before is no longer current.
+        // `held` is now an old version of the session, so the call returns the newer version.
         let stale = other.replace(&held, tokens("stale"), None).await;
         assert!(matches!(stale, Ok(Replaced::Newer(newer)) if newer.version() == number));
     }
@@ -313,7 +313,7 @@ async fn a_read_that_races_a_refresh_returns_the_new_version() {
         panic!("it was read")
     };
     assert_eq!(found.tokens().access_token(), "token-1");
-    // A change of another session does not make the front repeat the read.
+    // If another session changes during the read, the front does not repeat the read.
     let bob = open(&race.first, "bob", NOW).await;
     race.slow.store.cache().apply(Event::Lost);
     while race.reads.try_recv().is_ok() {}

@@ -214,8 +214,8 @@ pub(super) async fn open(sessions: &Sessions, subject: &str, now: Timestamp) -> 
     sessions.open(login(subject), now).await.unwrap()
 }
 
-/// Looks up a session, and fetches the session if it is away. If a crowded cache evicts the session
-/// immediately after the fetch, the function fetches the session again.
+/// Looks up a session, and fetches the session if it is not in memory. If a crowded cache evicts
+/// the session immediately after the fetch, the function fetches the session again.
 pub(super) async fn found(sessions: &Sessions, id: &SessionId, now: Timestamp) -> Lookup {
     for _ in 0..100 {
         let lookup = sessions.find(id, now);

@@ -32,7 +32,7 @@ pub(super) struct Survey {
     /// Sessions whose provider was removed, or whose provider's name now belongs to another server
     /// or client. The identities of these sessions have no meaning at the new server.
     pub(super) of_changed_providers: Vec<SessionKey>,
-    /// The number of sessions with a changed provider, by the name of the provider.
+    /// For each provider name, the number of sessions whose provider has changed.
     pub(super) ended: BTreeMap<Box<str>, u64>,
     /// The number of sessions that none of the keys can open.
     pub(super) unknown_key: usize,
@@ -60,8 +60,8 @@ pub(super) fn survey(
     survey_all(transaction, rules, |_, _| Ok(Validity::Valid))
 }
 
-/// Surveys all sessions, and passes the valid sessions to `take`. A session that was not used for
-/// `idle` counts as expired.
+/// Surveys all sessions, and passes the valid sessions to `take`. A session counts as expired if it
+/// was not used for the duration `idle`.
 pub(super) fn survey_and_take(
     transaction: &ReadTransaction,
     rules: &Rules<'_>,
@@ -132,8 +132,8 @@ fn not_opened() -> redb::Error {
     corrupted("an entry cannot be opened")
 }
 
-/// Converts one entry of the file to a loaded session. `used` is the last use that the file
-/// contains.
+/// Converts one entry of the file to a loaded session. `used` is the time of the last use that the
+/// file contains.
 pub(super) fn loaded(ends_at: Timestamp, contents: Contents, used: Option<Timestamp>) -> Loaded {
     Loaded {
         ends_at,

@@ -1,8 +1,8 @@
 //! The classification of each error. One table decides how the gateway reacts to every error.
 //!
-//! No other code matches on a variant of an error to decide a reaction. A [`Classification`]
-//! determines the text of pages, the status code, `Retry-After`, the alarms, the effect on the
-//! breaker, and whether a session ends.
+//! No other code looks at the variant of an error to decide how the gateway reacts. A
+//! [`Classification`] determines the text of pages, the status code, `Retry-After`, the alarms, the
+//! effect on the breaker, and whether a session ends.
 //!
 //! A failed refresh ends its session only if the error has [`Actor::Client`]. A refresh fails with
 //! [`Actor::Client`] in two cases: the provider refuses the refresh token in a well-formed
@@ -21,7 +21,7 @@ use crate::provider::userinfo::UserinfoError;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Actor {
     /// The user has to sign in again, because the provider does not accept the code or the refresh
-    /// token. A session whose refresh fails with `Client` has ended.
+    /// token. If a refresh fails with `Client`, the session ends.
     Client,
     /// The operator of the gateway has to change the settings, the registration at the provider, or
     /// a limit of the gateway.
@@ -48,7 +48,7 @@ pub enum Sent {
 pub struct Classification {
     /// The party that has to act.
     pub actor: Actor,
-    /// True if the same attempt can succeed later without an action of the actor.
+    /// True if the same attempt can succeed later although the actor has done nothing.
     pub passes: bool,
     /// States whether the provider may have seen the code or the token.
     pub sent: Sent,
@@ -56,7 +56,7 @@ pub struct Classification {
     pub retry_after: Option<Duration>,
 }
 
-/// Returns the class of a temporary problem, which can end although nobody acts.
+/// Returns the class of a temporary problem. Such a problem can end although nobody acts.
 const fn temporary(actor: Actor, sent: Sent) -> Classification {
     Classification {
         actor,
@@ -265,7 +265,7 @@ fn userinfo(error: &UserinfoError) -> Classification {
     }
 }
 
-/// Classifies a status other than 200 of a resource that the gateway only reads.
+/// Classifies the response if the gateway only reads a resource and the status is not 200.
 fn by_status(status: u16) -> Classification {
     if matches!(status, 408 | 425 | 429 | 500..) {
         temporary(Actor::Provider, Sent::Nothing)

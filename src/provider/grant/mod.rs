@@ -195,7 +195,7 @@ impl GrantVerifier {
         }
     }
 
-    /// Reads the key files again. Blocks the thread for small file reads.
+    /// Reads the key files again. Blocks the thread while it reads small files.
     pub(super) fn read_files(settings: &Settings) -> Result<KeyFiles, SetupError> {
         Ok(KeyFiles {
             access_token: AccessTokenVerifier::new(settings)?,
