@@ -29,7 +29,8 @@ pub(super) enum Attempt {
 pub(super) enum PauseEnd {
     /// The next attempt is due.
     Over,
-    /// No request waits for the refresh, and there is no result to store.
+    /// No request waits for the refresh, and the attempts so far have given no result that has to
+    /// be stored.
     NoWaiters(SessionFailure),
     /// The process is about to end.
     Draining(SessionFailure),
@@ -54,7 +55,7 @@ pub(super) enum Fetched {
 }
 
 /// The result type of a flight. If a flight is aborted, or if a request stops waiting, the request
-/// gets a result that `failed` creates.
+/// gets a result from the function `failed`.
 pub(super) trait FlightResult: Clone {
     /// The reason code if the flight has no result before the request has to stop waiting.
     const SLOW: Reason;

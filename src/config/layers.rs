@@ -67,8 +67,8 @@ pub struct FileContent {
 
 impl FileContent {
     fn read(path: &Path) -> io::Result<Self> {
-        // The version is determined before the text is read. If the file changes between these
-        // two steps, the stored version is the version of the old file. A later comparison then
+        // The version is determined before the text is read. If the file changes between these two
+        // steps, the version of the old file is stored with the new text. A later comparison then
         // finds that the file has changed.
         let version = FileVersion::of(path);
         let text = fs::read_to_string(path)?.into();

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use super::authorization_server::{Client, Fault, TokenRequest, is_registered};
 use crate::clock::Timestamp;
 
-/// The size of a map at which its expired entries are removed for the first time.
+/// When a map reaches this number of entries, its expired entries are removed for the first time.
 const TIDY_AT: usize = 1024;
 
 /// A session of a user at this authorization server.

@@ -85,7 +85,8 @@ fn without_dots(path: &str) -> String {
 }
 
 /// Checks two texts with both oracles: our origin followed by the return path, and the return path
-/// alone. The second text is checked because a caller could forget the origin.
+/// alone. The second text is checked because a caller could by mistake use the return path without
+/// our origin.
 fn assert_stays(return_to: &ReturnTo, given: &str) {
     let location = return_to.absolute(SITE);
     assert!(

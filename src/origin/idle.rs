@@ -142,7 +142,8 @@ impl IdleConnections {
             return;
         }
         // The limit counts the waiting requests of all workers. `waiting` counts only the waiting
-        // requests of this worker.
+        // requests of this worker, so the difference is the number of requests that wait at other
+        // workers.
         let elsewhere = self.limit.waiting() > self.waiting.get();
         connection.handovers = if elsewhere {
             connection.handovers.saturating_add(1)
@@ -165,8 +166,8 @@ impl IdleConnections {
         }
     }
 
-    /// Closes connections that are broken or too old. For each request that waits at another
-    /// worker, the function also closes one connection.
+    /// Closes connections that are broken or too old. Then closes one more connection for each
+    /// waiting request, as long as there are connections.
     fn close_unneeded(&self) {
         let mut connections = self.connections.borrow_mut();
         let now = self.clock.instant();
@@ -183,7 +184,7 @@ async fn maintain(
     mut demand: watch::Receiver<()>,
     max_idle: Duration,
 ) {
-    // If `max_idle` is zero, the loop must still have a pause.
+    // If `max_idle` is zero, the loop must still wait between two passes.
     let period = max_idle.max(Duration::from_secs(1));
     loop {
         if let Ok(Err(_closed)) = timeout(period, demand.changed()).await {

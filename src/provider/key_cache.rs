@@ -76,7 +76,7 @@ impl KeyCache {
             return Ok(newest);
         }
         // Several logins may wait for the same fetch. If the fetch fails, the waiting logins must
-        // not start one fetch after another.
+        // not each start another fetch.
         if is_recent(history.last_failure, clock.now(), MIN_INTERVAL) {
             return Err(KeysError::JustFetched);
         }

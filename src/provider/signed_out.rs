@@ -7,7 +7,7 @@ use super::Provider;
 use super::settings::SignedOutPattern;
 
 /// The authentication schemes of apps with their own passwords. A challenge that asks for a
-/// password says nothing about the access token.
+/// password does not show whether the app accepts the access token.
 const PASSWORD_SCHEMES: [&str; 4] = ["basic", "digest", "negotiate", "ntlm"];
 
 impl Provider {
@@ -25,7 +25,7 @@ impl Provider {
 
 fn asks_for_password(headers: &HeaderMap) -> bool {
     let mut challenges = headers.get_all(WWW_AUTHENTICATE).iter().peekable();
-    // A 401 without a challenge refuses the access token, because many apps send no challenge.
+    // Many apps refuse an access token by a 401 without a challenge.
     challenges.peek().is_some() && challenges.all(is_of_password)
 }
 

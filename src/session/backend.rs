@@ -42,7 +42,7 @@ impl Loaded {
 /// The place where a local store keeps the sessions, in addition to the cache.
 #[derive(Debug)]
 pub(super) enum Backend {
-    /// Only the cache contains the sessions. A session ends when the cache evicts it.
+    /// Only the cache contains the sessions. A session ends when it is removed from the full cache.
     Memory,
     /// A file contains all sessions, and the cache contains some of them.
     Disk(Box<Disk>),

@@ -176,8 +176,8 @@ impl Leases {
         table.count = table.count.wrapping_add(1);
         let end = watch::Sender::new(());
         let granted = Granted { number, until, end };
-        // This call also removes an old lease whose time is over, and the tasks that wait for the
-        // end of the old lease continue.
+        // This call replaces an old lease whose time is over. The tasks that wait for the end of
+        // the old lease then continue.
         table.granted.insert(key, granted);
         drop(table);
         let leases = Arc::clone(self);
@@ -197,7 +197,7 @@ impl Drop for LocalLease {
     fn drop(&mut self) {
         let mut table = self.leases.table();
         // If the time of this lease was over, another holder may have the lease now. The table
-        // entry belongs to this lease only if both have the same number.
+        // entry belongs to this lease only if the entry and the lease have the same number.
         let granted = table.granted.get(&self.key);
         if granted.is_some_and(|granted| granted.number == self.number) {
             table.granted.remove(&self.key);

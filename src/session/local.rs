@@ -1,9 +1,9 @@
 //! The store of one process: in memory, or in a file with a cache in memory.
 //!
-//! [`LocalStore`] is a handle. One thread ([`super::keeper::Keeper`]) changes the sessions, and it
-//! applies each change to the caches of all fronts before it answers. A front is a `Sessions`
-//! value: a cache in front of a store. Marks ([`super::marks`]) and leases ([`super::lease`]) are
-//! only in memory.
+//! [`LocalStore`] is a handle. One thread ([`super::keeper::Keeper`]) changes the sessions. The
+//! thread applies each change to the caches of all fronts, and then answers. A front is a
+//! `Sessions` value: a cache in front of a store. Marks ([`super::marks`]) and leases
+//! ([`super::lease`]) are only in memory.
 
 #![expect(
     clippy::disallowed_types,

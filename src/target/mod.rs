@@ -281,6 +281,7 @@ fn canonical(received: &PathAndQuery) -> Result<PathAndQuery, Error> {
         text.push('?');
         text.push_str(query);
     }
-    // The text contains only allowed bytes, so an error can only mean that the text is too long.
+    // The text contains only allowed bytes, so the conversion can fail only if the text is too
+    // long.
     PathAndQuery::from_maybe_shared(Bytes::from(text)).map_err(|_too_long| Error::PathTooLong)
 }

@@ -94,7 +94,7 @@ struct Unit {
     byte: u8,
     /// The byte was percent-encoded.
     encoded: bool,
-    /// The byte had its canonical form in the path.
+    /// In the path, the byte was written in its canonical form.
     canonical: bool,
 }
 
@@ -138,7 +138,7 @@ impl Unit {
     }
 }
 
-/// The meaning that a lenient app may see in the part of a segment that has been read.
+/// The part of a segment that has been read so far, as a lenient app may understand it.
 #[derive(Clone, Copy, Default)]
 enum Segment {
     #[default]
@@ -192,8 +192,8 @@ enum Last {
     Yes,
 }
 
-/// The part of a percent-encoding that the last decoded bytes form. An app that decodes a path
-/// twice would decode these bytes.
+/// The last decoded bytes can form a part of a second percent-encoding. This value tells which part
+/// they form. An app that decodes a path twice would decode these bytes.
 #[derive(Clone, Copy, Default)]
 enum SecondDecoding {
     #[default]
@@ -267,8 +267,7 @@ impl Check {
 
     fn check_second_decoding(&mut self, byte: u8) -> Result<(), Error> {
         self.second = match (self.second, hex(byte)) {
-            // `Unit::first` returns a percent sign only if the path contained an encoded percent
-            // sign (`%25`).
+            // A percent sign from `Unit::first` always comes from `%25` in the path.
             _ if byte == b'%' => SecondDecoding::Percent,
             (SecondDecoding::Percent, Some(high)) => SecondDecoding::High(high),
             (SecondDecoding::High(high), Some(low)) => {

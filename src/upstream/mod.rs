@@ -11,7 +11,8 @@
 //! request has no content. RFC 9110 section 9.2.2 also allows a retry of `PUT` and `DELETE`, but
 //! the second `DELETE` would return 404 although the first `DELETE` succeeded. When a request has
 //! to wait for a connection, idle connections of other workers to the same app are closed. For an
-//! app with only one process, this makes the wait shorter, and costs only one new connection later.
+//! app with only one process, the request then waits for a shorter time. The cost is one new
+//! connection later.
 
 mod assertion;
 mod settings;
@@ -227,8 +228,9 @@ impl Upstream {
             let host = self.origin().host_value().clone();
             request.headers_mut().insert(HOST, host);
         }
-        // RFC 9110 section 8.6 recommends `Content-Length: 0` for such a method, and old servers
-        // require the field (411). HTTP/2 clients often do not send the field.
+        // RFC 9110 section 8.6 recommends `Content-Length: 0` for a request without content whose
+        // method usually has content, and old servers require the field (they answer 411). HTTP/2
+        // clients often do not send the field.
         let has_content = matches!(
             *request.method(),
             Method::POST | Method::PUT | Method::PATCH
@@ -282,9 +284,9 @@ pub(crate) struct Pools {
 }
 
 struct WorkerPool {
-    /// While this weak reference exists, the memory of the upstream is not reused, so the address
-    /// in the map cannot identify another upstream. A weak reference does not keep the upstream
-    /// alive.
+    /// The map finds a pool by the address of its upstream. While this weak reference exists, the
+    /// memory of the upstream is not reused, so another upstream cannot have the same address. A
+    /// weak reference does not keep the upstream alive.
     upstream: Weak<Upstream>,
     pool: Pool,
 }
@@ -345,9 +347,9 @@ impl Pools {
         switching.await.map_err(Error::from)
     }
 
-    /// Returns the pool for `upstream`. If there is no pool yet, the function creates one. The
-    /// function then also closes the pools of upstreams that a reload has replaced, with their
-    /// connections.
+    /// Returns the pool for `upstream`. If there is no pool yet, the function creates one. When the
+    /// function creates a pool, it closes the pools of upstreams that a reload has replaced, and
+    /// their connections.
     fn pool_for(&self, upstream: &Arc<Upstream>) -> Pool {
         let key = Arc::as_ptr(upstream).addr();
         let mut pools = self.pools.borrow_mut();

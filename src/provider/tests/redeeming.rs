@@ -121,7 +121,8 @@ async fn j_77_without_userinfo_the_login_fails() {
 async fn an_invalid_access_token_fails_the_login() {
     let mut payload = reference_payload();
     payload["aud"] = value!("another client");
-    // Keys are configured, so the access token is checked, whatever the source of the identity is.
+    // The keys are configured, so the gateway checks the access token with each setting of
+    // `identity.source`.
     for further in ["", "identity.source = \"none\"", USERINFO] {
         let mut server = Server::start([tokens(&payload)]).await;
         let provider = Files::new().provider("laravel-passport-13", &server.url, further);
