@@ -367,8 +367,8 @@ fn providers(settings: &Figment, opened: &Providers, reader: &mut Reader<'_>) ->
             open.push(name.clone());
         }
         report_unreadable_files(&settings, &key, reader);
-        // The provider has a problem that was already reported. The construction of the provider
-        // could report the same problem a second time.
+        // The provider has a problem that was already reported. The construction of the provider is
+        // skipped, because it could report the same problem a second time.
         if reader.problems.len() > noted {
             continue;
         }

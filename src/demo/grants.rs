@@ -134,8 +134,9 @@ struct ParsedTokenRequest {
     kind: ProviderKind,
     values: BTreeMap<String, Value>,
     basic: Option<(String, String)>,
-    /// The value of `WWW-Authenticate` for a refused client. A Passport server repeats the scheme
-    /// of `Authorization`. An OpenID Provider always requests Basic.
+    /// The value of `WWW-Authenticate` for a refused client. A Passport server sends this field
+    /// only if the request has `Authorization`, and uses the same scheme (`Bearer` or `Basic`). The
+    /// value of an OpenID Provider always contains the scheme `Basic`.
     challenge: Option<&'static str>,
 }
 
@@ -162,9 +163,9 @@ impl ParsedTokenRequest {
         }
     }
 
-    /// Returns a parameter as text. In Passport 12, only the client id may be a number. The other
-    /// kinds of server trim the text, accept numbers for every parameter, and treat an empty text
-    /// as missing.
+    /// Returns a parameter as text. In Passport 12, the client id is the only parameter that may be
+    /// a number. Passport 13 and the OpenID Provider trim the text, accept numbers for every
+    /// parameter, and treat an empty text as missing.
     fn text(&self, name: &str) -> Result<Option<String>, Refusal> {
         let newer = self.kind != ProviderKind::Passport12;
         match self.values.get(name) {

@@ -84,8 +84,7 @@ pub(crate) fn table<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> St
     html
 }
 
-/// The default password. If a user has the default password, the login form shows the default
-/// password.
+/// The default password. The login form shows this password if a user has it.
 pub(crate) const EASY_PASSWORD: &str = "password";
 
 /// Returns the login form, which posts to `action`. `failed` is the user name of a failed sign-in.

@@ -67,8 +67,8 @@ where
     Ok(BoundListener::bind(address).await?.serve(handler))
 }
 
-/// A listener that does not serve requests yet. A caller can read the address of the listener
-/// before the caller creates the handler.
+/// A listener that does not serve requests yet. The address of the listener is known before the
+/// handler is created.
 #[derive(Debug)]
 pub(crate) struct BoundListener {
     listener: TcpListener,

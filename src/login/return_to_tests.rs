@@ -1,5 +1,5 @@
-//! Tests of the return path with a table of cases and a mutator. Two independent checks (test
-//! oracles), which share no code with the grammar, verify each result.
+//! Tests of the return path with a table of cases and a mutator. Each result is verified by two
+//! independent checks (test oracles), which share no code with the grammar.
 
 use url::Url;
 

@@ -102,7 +102,7 @@ impl IdleConnections {
             let _waiting = WaitingGuard::new(&self.waiting);
             {
                 let mut waiters = self.waiters.borrow_mut();
-                // A request that was dropped has left a closed sender in the list.
+                // If a waiting request was dropped, its closed sender is still in the list.
                 waiters.retain(|waiter| !waiter.is_closed());
                 waiters.push_back(sender);
             }
@@ -124,8 +124,7 @@ impl IdleConnections {
         };
         match granted {
             Granted::Connection(_) => Ok(granted),
-            // Another request may have handed over a connection at the same moment, and the
-            // handed-over connection must not be lost.
+            // A connection may have been handed over at the same moment, and must not be lost.
             Granted::Permit(permit) => Ok(handed
                 .try_recv()
                 .map_or(Granted::Permit(permit), Granted::Connection)),

@@ -110,7 +110,7 @@ pub enum FileError {
 ///
 /// # Errors
 ///
-/// [`FileError`], if the error can be found without opening the database.
+/// [`FileError`], if an error is found.
 pub(crate) fn inspect(path: &Path) -> Result<(), FileError> {
     let failed = |source| FileError::Io {
         path: path.to_owned(),
@@ -175,7 +175,8 @@ pub(super) fn create(path: &Path) -> Result<(), FileError> {
         .read(true)
         .write(true)
         .create(true)
-        // Another process may be writing the file, so the file is truncated only under the lock.
+        // Another process may be writing the file, so the file is truncated only after this process
+        // has the lock.
         .truncate(false)
         .mode(PRIVATE)
         .open(&new)
@@ -185,8 +186,8 @@ pub(super) fn create(path: &Path) -> Result<(), FileError> {
         Err(TryLockError::WouldBlock) => return Err(FileError::Locked(path.to_owned())),
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
-    // Only a check under the lock is reliable, because another process can create the file until
-    // this process has the lock.
+    // The check is reliable only under the lock: before this process has the lock, another process
+    // can create the file.
     if std::fs::metadata(path).is_ok_and(|about| about.len() > 0) {
         return Err(FileError::Locked(path.to_owned()));
     }
@@ -289,8 +290,8 @@ pub(super) fn open_with(
 fn make_private(path: &Path) -> io::Result<()> {
     let mode = std::fs::metadata(path)?.permissions().mode();
     if mode & !PRIVATE & 0o777 != 0 {
-        // The permissions are set by path, because closing a second handle of the file may release
-        // the lock.
+        // The permissions are set by path and not by a second handle, because closing a second
+        // handle of the file may release the lock.
         std::fs::set_permissions(path, Permissions::from_mode(PRIVATE))?;
     }
     Ok(())

@@ -75,8 +75,8 @@ pub enum Error {
     #[error("the path has a malformed percent-encoding")]
     MalformedPercent,
     /// The method has a lower-case letter. Methods are case-sensitive (RFC 9110 section 9.1). The
-    /// rules decide about the method exactly as it is written. An app that ignores case would
-    /// handle it as a different method.
+    /// rules decide about the method exactly as it is written. If an app ignores case, it handles a
+    /// different method than the rules have checked.
     #[error("the method has a lower-case letter")]
     MethodMalformed,
     /// The method is CONNECT, TRACE or TRACK.

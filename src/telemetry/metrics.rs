@@ -190,8 +190,8 @@ impl Metrics {
         self.refreshes.get_or_create_owned(&labels).inc();
     }
 
-    /// Counts an answer in which an app refuses a token, by the outcome: `passed`, `retried` or
-    /// `relogin`.
+    /// Counts an answer in which an app refuses a token, by the action of the gateway: `passed`,
+    /// `retried` or `relogin`.
     pub(crate) fn refused_token(&self, route: &str, outcome: &'static str) {
         let labels = vec![
             ("route", route.to_owned().into()),
