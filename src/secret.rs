@@ -79,7 +79,7 @@ pub struct NoRandomness;
 /// Returns [`NoRandomness`] if the generator fails. The function never uses a weaker generator.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     let mut bytes = [0; N];
-    // The error of the generator contains no information.
+    // The error value of the generator has no details, so it is dropped.
     SystemRandom::new()
         .fill(&mut bytes)
         .map_err(|_unspecified| NoRandomness)?;

@@ -1,11 +1,11 @@
 //! Detects that the settings file was replaced.
 //!
 //! A half-written settings file is often valid TOML, but the last rule of the file may be missing.
-//! A route without its rule is open to more users. A write to the existing file never starts a
-//! reload, because the file can be half-written. A reload starts only if another file is renamed to
-//! the path, or if a symbolic link in the path is changed and leads to another file (Kubernetes
-//! replaces a link). After the rename or the change of the link, the file must stay unchanged for
-//! [`STABLE`] before the reload.
+//! If the rule of a route is missing, more users can use the route. A write to the existing file
+//! never starts a reload, because the file can be half-written. A reload starts only if another
+//! file is renamed to the path, or if a symbolic link in the path is changed and leads to another
+//! file (Kubernetes replaces a link). After the rename or the change of the link, the file must
+//! stay unchanged for [`STABLE`] before the reload.
 
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};

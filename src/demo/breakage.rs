@@ -34,8 +34,8 @@ pub(crate) fn provider(kind: ProviderKind, broken: Option<Step>) -> Authorizatio
     settings
 }
 
-/// Returns the redirection URI to register. To break [`Step::LoginForm`], the demo registers a URI
-/// that is not the URI of the gateway.
+/// Returns the redirection URI that the demo registers at the authorization server. To break
+/// [`Step::LoginForm`], the demo registers a URI that is not the URI of the gateway.
 pub(crate) fn redirect_uri(broken: Option<Step>, public_url: &str) -> String {
     match broken {
         Some(Step::LoginForm) => format!("{public_url}/elsewhere"),
@@ -153,8 +153,8 @@ async fn forward(to: SocketAddr, request: Request<Bytes>) -> HandlerResult {
     Ok(response.map(ReplyBody::whole))
 }
 
-/// Weakens PKCE from `S256` to `plain` (RFC 7636 section 4.2), like an attacker between browser and
-/// provider.
+/// Weakens PKCE from `S256` to `plain` (RFC 7636 section 4.2), as an attacker between browser and
+/// provider could do.
 fn weaken(response: &mut Response<ReplyBody>) {
     if let Some(location) = response.headers_mut().get_mut(LOCATION) {
         let weak = location.to_str().unwrap_or_default();

@@ -32,7 +32,7 @@ type PendingAnswer = Pin<Box<dyn Future<Output = Answer>>>;
 /// A request that got no response.
 pub(super) struct Failed {
     pub(super) error: Error,
-    /// The request, if the gateway may send it one more time.
+    /// The request, if the gateway may send it again.
     pub(super) retry: Option<Box<Request<Outgoing>>>,
     pub(super) progress: Option<Rc<UploadProgress>>,
 }
@@ -43,9 +43,9 @@ impl Attempt {
         request: Request<Outgoing>,
         progress: Option<Rc<UploadProgress>>,
     ) -> Self {
-        // A new connection is never stale, so only a request on a used connection may be sent
-        // again. The origin may receive this request two times, so the method must be safe, and the
-        // request must have no content (RFC 9110 section 9.2.2).
+        // A new connection is never stale, so the gateway may send a request again only if the
+        // connection was used before. The origin may receive this request two times, so the method
+        // must be safe, and the request must have no content (RFC 9110 section 9.2.2).
         let replayable = connection.used && progress.is_none() && request.method().is_safe();
         connection.traffic.begin(replayable);
         let pending = Box::pin(connection.sender.try_send_request(request));

@@ -185,8 +185,8 @@ impl SessionCache {
         note_change(&mut reads, session.key());
         let before = self.sessions.get(session.key());
         self.sessions.insert(*session.key(), Arc::clone(session));
-        // The old value is marked as superseded only after the new value is in the cache. So each
-        // request finds a current value.
+        // The old value becomes superseded only after the new value is in the cache. So a request
+        // that looks for the session always finds a current value.
         if let Some(before) = before {
             session.note_use_of(&before);
             before.supersede();

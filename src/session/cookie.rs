@@ -55,7 +55,8 @@ fn written(name: &str, value: &str, lifetime: Duration, same_site: &str) -> Head
 }
 
 /// Returns the `Set-Cookie` value that deletes a cookie of the gateway. The value has the same
-/// attributes as the cookie, because browsers refuse to delete a `__Host-` cookie without them.
+/// attributes as the cookie, because browsers refuse to delete a `__Host-` cookie if these
+/// attributes are missing.
 pub(crate) fn clear(name: &str) -> HeaderValue {
     set(name, "", Duration::ZERO)
 }

@@ -1,5 +1,5 @@
-//! Tests that a registry learns of every end of a session one time, with the reason, and of nothing
-//! else.
+//! Tests that a registry learns of every end of a session exactly one time, with the reason of the
+//! end, and that the registry learns of nothing else.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -14,7 +14,8 @@ use crate::session::keeper::Keeper;
 use crate::session::kit::{Kit, NOW, found, live, login, open, session, tokens};
 use crate::session::{Lookup, NewSession, Replaced, SessionId};
 
-/// A registry without a task. The test reads the ends of sessions and starts the sweeps.
+/// A registry without a task that drives it. The test reads the ends of sessions and starts the
+/// sweeps.
 struct Worker {
     registry: EndRegistry,
     ends: mpsc::UnboundedReceiver<End>,
@@ -30,7 +31,8 @@ impl Worker {
         self.registry.watch(session).unwrap()
     }
 
-    /// Reads all ends that the store has sent, and returns the number of ends.
+    /// Receives all ends that the store has sent, tells the registry about these ends, and returns
+    /// the number of ends.
     fn take_ends(&mut self) -> usize {
         let mut count = 0;
         while let Ok((key, why)) = self.ends.try_recv() {
@@ -117,7 +119,7 @@ async fn every_worker_is_told_of_every_end_with_its_reason() {
             None,
         ];
         assert!(watches.iter().all(|(_, other)| reason(other).is_none()));
-        // Nine sessions have ended. Six of them are watched, and three are not.
+        // Nine sessions have ended. Six of these sessions are watched, and three are not.
         assert_eq!(workers.each_mut().map(Worker::take_ends), [9, 9]);
         for ((every, other), expected) in watches.iter().zip(expected) {
             for watch in every.iter().chain([other]) {
@@ -298,8 +300,8 @@ async fn the_end_of_a_session_that_is_only_in_the_file_is_told() {
     assert!(matches!(sessions.find(&id, NOW), Lookup::Away));
     let ended = sessions.end(&id.key(), EndReason::SignedOut).await;
     ended.unwrap();
-    // The sweep runs before the registry receives the end from the store. The sweep must not report
-    // that the session has ended because it was idle.
+    // The sweep runs before the registry receives the end from the store. Although the session has
+    // been idle for too long, the sweep must not report the reason `Idle`.
     worker.sweep(after(60)).await;
     assert_eq!(reason(&watch), None);
     worker.take_ends();

@@ -1,4 +1,4 @@
-//! Tests of the session files that the store refuses and of those that it accepts.
+//! Tests which session files the store refuses, and which session files the store accepts.
 
 use super::*;
 use crate::session::kit::{Kit, NOW, live, login, open, session, tokens};
@@ -128,7 +128,7 @@ async fn an_inspection_does_not_create_lock_or_change_the_file() {
     open(&sessions, "alice", NOW).await;
 }
 
-/// Changes bytes of a file, one at a time. After each change, the store either refuses the file, or
+/// Changes one byte of a file at a time. After each change, the store either refuses the file, or
 /// opens the file and all sessions are still valid.
 #[tokio::test]
 async fn a_damaged_file_is_refused() {

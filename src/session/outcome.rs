@@ -57,9 +57,9 @@ pub(crate) enum EndedVersion {
 /// The result of [`super::Sessions::maintain`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Maintained {
-    /// In the part of the sessions that this call has searched, no expired session is left.
+    /// No expired session is left in the part of the sessions that this call has searched.
     Done,
-    /// This call has removed a full batch, and more sessions may have expired.
+    /// This call has removed a full batch, so there may be more expired sessions.
     More,
 }
 

@@ -74,8 +74,8 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// Removes a mark.
     fn unmark(&self, mark: Mark) -> StoreFuture<'_, ()>;
 
-    /// Grants the right to refresh a session until the time `until`, unless another holder has the
-    /// right.
+    /// Gives the caller the lease of a session until the time `until`, unless another holder has
+    /// the lease.
     fn lease(
         &self,
         key: SessionKey,
@@ -129,7 +129,7 @@ pub(super) enum Replacement {
     Ended,
 }
 
-/// Selects the session that must end: a session in any version, or only in a certain version.
+/// Selects the session that must end, either in any version or only in a certain version.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Which {
     /// The session with this key, in any version.

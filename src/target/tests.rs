@@ -55,8 +55,8 @@ fn unescape(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// Runs the rows of the table whose id satisfies `picked`. Returns the number of rows that were
-/// run.
+/// Runs each row of the table for whose id `picked` returns true. Returns the number of rows that
+/// were run.
 fn run_table(picked: impl Fn(&str) -> bool) -> usize {
     let table = include_str!("../../tests/data/targets.txt");
     let rows = table.lines().filter(|line| !line.starts_with('#'));

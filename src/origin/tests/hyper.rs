@@ -52,8 +52,8 @@ async fn s_33_a_repeated_request_has_the_same_bytes() {
 }
 
 /// [`UploadProgress`](crate::origin::progress::UploadProgress) assumes that hyper polls the request
-/// body only when hyper has space for more data. Because of this assumption, `UploadProgress`
-/// concludes from a poll without bytes that the gateway waits for the client.
+/// body only when hyper has space for more data. Because of this assumption, if hyper polls the
+/// body and gets no bytes, `UploadProgress` concludes that the gateway waits for the client.
 #[tokio::test]
 async fn an_origin_that_stops_reading_an_upload_misses_its_deadline() {
     local(async {

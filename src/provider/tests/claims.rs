@@ -185,8 +185,8 @@ fn j_65_to_67_a_token_from_the_future_is_refused() {
             );
         }
     }
-    // Because of the leeway, `exp` alone and the other date alone would be accepted, but the token
-    // expires before it begins to be valid.
+    // Because of the leeway, each of the two dates would be accepted if the other date were
+    // missing, but the token expires before it begins to be valid.
     let (aud, exp) = ("99adb0aa-17fc-4578-8226-e45e4d3e9156", now - 1.0);
     for name in ["nbf", "iat"] {
         let payload = value!({ "aud": aud, "sub": "1", "exp": exp, name: now });

@@ -149,14 +149,16 @@ fn nonstandard_error_codes_are_classified() {
     assert_eq!(read(400, r#"{"error":"temporarily_unavailable"}"#), "later");
     // Error codes are compared exactly, so the error code in upper case is unknown.
     assert_eq!(read(400, r#"{"error":"INVALID_CLIENT"}"#), "fatal");
-    // The body is not a valid error response, so it does not refuse the code.
+    // The body is not a valid error response, so the gateway does not conclude that the provider
+    // refused the code.
     assert_eq!(
         read(400, r#"{"error":"invalid_grant","error":"x"}"#),
         "ours"
     );
     assert_eq!(read(400, r#"["invalid_grant"]"#), "ours");
     assert_eq!(read(400, r#"{"error":5}"#), "ours");
-    // The status 500 never refuses the code, whatever the body contains.
+    // If the status is 500, the gateway never concludes that the provider refused the code,
+    // whatever the body contains.
     assert_eq!(read(500, r#"{"error":"invalid_grant"}"#), "later");
 }
 
