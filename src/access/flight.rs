@@ -136,7 +136,7 @@ impl<K, P, T> Flights<K, P, T> {
 }
 
 impl<P: Clone, T: Clone> Waiter<P, T> {
-    /// Waits until the flight has ended or pauses. Never returns [`Progress::UnderWay`].
+    /// Waits until the flight has ended or is paused. Never returns [`Progress::UnderWay`].
     ///
     /// # Cancel safety
     ///

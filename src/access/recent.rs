@@ -14,8 +14,8 @@ use crate::session::{Session, Sessions, cookie};
 /// Keeps the session that the last request of a connection used, so that the next request of the
 /// connection needs no look-up.
 ///
-/// A look-up has to unpack the session from the cache. [`Recent`] keeps the unpacked session.
-/// Before each use, [`Recent`] checks that the session has not been replaced, ended or evicted.
+/// A look-up has to decode the session from the cache. [`Recent`] keeps the decoded session. Before
+/// each use, [`Recent`] checks that the session has not been replaced, ended or evicted.
 #[derive(Debug, Default)]
 pub(crate) struct Recent(RefCell<Option<LastUsed>>);
 

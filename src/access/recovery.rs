@@ -132,7 +132,8 @@ impl Access {
     async fn recover(self: &Rc<Self>, sent: &SentRequest, replayable: Replayable) -> Recovery {
         let (route, session) = (&sent.route, &sent.session);
         // If the session was refreshed during the request, the refresh may have made the request's
-        // token invalid. A refusal of an invalid token is not a decision of the app about the user.
+        // token invalid. If the app refuses a request because the token is invalid, the app has not
+        // decided whether the user may have access.
         let replaced = session.state() == SessionState::Superseded;
         if replaced || self.refresher.under_way(session.key()).is_some() {
             return self.retry_with_newer_token(sent, replayable).await;

@@ -172,7 +172,8 @@ impl Watch {
         let Some(pending) = self.pending.take() else {
             return Ok(FileChange::Nothing);
         };
-        // The file was written or removed after its replacement, so it can be incomplete.
+        // The file was written again or removed after its replacement, so the content can be
+        // incomplete or missing.
         if pending.version.is_none() || pending.version != FileVersion::of(&self.path) {
             return Ok(FileChange::WrittenInPlace);
         }

@@ -140,9 +140,10 @@ pub(crate) async fn sign_out(
 }
 
 /// Checks the request in the same order as the real server. Before the server has verified the
-/// redirection URI, the server answers an error with JSON and not with a redirect. A Passport
-/// server answers with JSON even to many errors after the verification. An OpenID Provider sends
-/// errors after the verification to the client by a redirect (RFC 6749 section 4.1.2.1).
+/// redirection URI, the server answers an error with JSON and not with a redirect. After a Passport
+/// server has verified the request, the server still answers many errors with JSON. An OpenID
+/// Provider sends errors after the verification to the client by a redirect (RFC 6749 section
+/// 4.1.2.1).
 async fn validate(
     server: &ServerState,
     request: &Request<Bytes>,

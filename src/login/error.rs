@@ -13,8 +13,8 @@ pub enum Error {
     /// the user refused the sign-in.
     #[error("the authorization server refused the sign-in")]
     Denied(ErrorCode),
-    /// Three logins, one directly after the other, did not lead to a usable session. Responsible:
-    /// depends on the cause.
+    /// Three logins, one directly after the other, did not lead to a usable session. The cause
+    /// decides who is responsible.
     #[error("repeated sign-ins did not lead to a session")]
     Loop,
     /// The authorization response is malformed. Responsible: the client or the provider.

@@ -383,7 +383,8 @@ impl Login {
                 let now = self.process.clock.now();
                 let mut failure = FailedLogin::new(error, Some(returned));
                 let class = failure.error.class();
-                // The provider has refused the code, so the client may have invented the code.
+                // The provider has refused the code. The sender of the callback request may have
+                // invented the code.
                 if class.is_some_and(|class| class.actor == Actor::Client) {
                     self.process.throttle.note_refused(callback.client, now);
                 }

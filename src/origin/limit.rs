@@ -41,10 +41,10 @@ impl Limit {
     /// The number of waiting requests of all workers.
     pub(crate) fn waiting(&self) -> usize {
         // The load has to be sequentially consistent, like the increment in `queue`. If a pool
-        // reads zero here, each request that waits later first increments the number and then
-        // notifies the pool. The pool handles the notification only after it has added its idle
-        // connection to its list. The pool then closes this connection, so that the waiting request
-        // can open a new one.
+        // reads zero here, no request is missed: each request that waits later increments the
+        // number first, and notifies the pool after that. The pool handles the notification only
+        // after it has added its idle connection to its list. The pool then closes this connection,
+        // so that the waiting request can open a new one.
         self.waiting.load(Ordering::SeqCst)
     }
 

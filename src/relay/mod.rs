@@ -115,8 +115,8 @@ struct Direction {
 enum Stage {
     #[default]
     Open,
-    /// The sender has closed the direction. The relay has not forwarded the end to the receiver
-    /// yet.
+    /// The sender has ended its direction and sends no more bytes. The relay has not forwarded the
+    /// end to the receiver yet.
     Ending,
     /// The relay has forwarded the end of the direction to the receiver.
     Ended,

@@ -209,8 +209,8 @@ struct RateMeter {
 
 impl RateMeter {
     fn new(clock: &Clock, window: Duration, rate: u64) -> Self {
-        // The number is rounded up, because even a window shorter than a second must demand at
-        // least one byte.
+        // The number is rounded up, so that at least one byte must arrive even in a window shorter
+        // than a second.
         let least = u128::from(rate)
             .saturating_mul(window.as_millis())
             .div_ceil(1000);

@@ -379,8 +379,9 @@ impl Keeper {
     fn write_last_uses(&mut self, removals: Vec<Change>) -> Result<(), StoreError> {
         let used = self.used.iter();
         let used = used.map(|(key, at)| Change::Used(*key, *at));
-        // A removal also deletes the stored last use of its session. If the removals were committed
-        // first, the file could keep a last use of a session that no longer exists.
+        // The removal of a session also deletes the stored time of the last use of the session. If
+        // the removals were committed first, the file could keep a last use of a session that no
+        // longer exists.
         let changes: Vec<_> = used.chain(removals).collect();
         self.commit(&changes)?;
         self.used.clear();

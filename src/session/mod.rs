@@ -455,8 +455,8 @@ impl Sessions {
         self.store.cache().evicted()
     }
 
-    /// Returns the size of the cache in bytes, as it is compared with the capacity: the contents of
-    /// the sessions in the cache, and [`OVERHEAD`] for each session.
+    /// Returns the number of bytes that count towards the capacity of the cache: the contents of
+    /// the cached sessions, plus [`OVERHEAD`] for each session.
     pub fn weight(&self) -> u64 {
         self.cache.weighted_size()
     }

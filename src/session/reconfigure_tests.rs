@@ -9,8 +9,8 @@ use crate::session::keeper::Keeper;
 use crate::session::kit::{Kit, NOW, found, live, login, open, session, tokens};
 use crate::session::*;
 
-/// Returns a kit for every store. In the crowded kit, most sessions of the session file do not fit
-/// into the cache.
+/// Returns a kit for every store. In the crowded kit, the cache is so small that most sessions of
+/// the session file do not fit into the cache.
 fn kits() -> [Kit; 4] {
     let [memory, disk, mut crowded, second] = Kit::every();
     crowded.settings.capacity = 3000;

@@ -20,7 +20,7 @@ pub(crate) use self::metrics::TokenCall;
 pub(crate) use self::requests::{DecisionLabel, RequestCounters};
 pub(crate) use self::streams::{OpenStream, StreamEnd};
 
-/// The target of access-log events.
+/// The `tracing` target of access-log events.
 pub(crate) const ACCESS: &str = "sidegate::access";
 
 /// The format of events.
