@@ -251,7 +251,7 @@ async fn a_refresh_rotates_the_token_and_its_id_token_has_the_same_login_and_no_
 }
 
 #[tokio::test]
-async fn userinfo_returns_the_claims_that_the_scopes_allow() {
+async fn userinfo_returns_the_claims_of_the_granted_scopes() {
     let fixture = provider().await;
     let profile = json!({
         "sub": "17",
