@@ -12,8 +12,8 @@ use crate::support::browser_request::BrowserRequest;
 use crate::support::gateway::{Gateway, Process, Settings};
 use crate::support::openid::settings;
 use crate::support::provider::StandIn;
-use crate::support::scene::{ORIGIN, SESSION, figure, url, wait_for_figure};
-use crate::support::socket::{Opening, SocketApp, switching};
+use crate::support::scene::{ORIGIN, SESSION, url, wait_for_figure};
+use crate::support::socket::{End, Opening, SocketApp, switching};
 
 #[tokio::test]
 async fn w_03_signing_out_in_any_tab_closes_the_sockets_of_the_session() {
@@ -108,51 +108,77 @@ async fn bytes_from_a_client_keep_its_session_alive_unless_the_route_forbids_it(
     }
 }
 
-#[tokio::test]
-async fn w_03_w_04_a_refresh_that_removes_a_group_closes_only_the_sockets_of_its_routes() {
-    let sockets = SocketApp::start().await;
-    let clock = Clock::manual(Clock::system().now());
-    let provider = StandIn::at_time_of(&clock).await;
-    provider.give_refresh_tokens();
-    provider.tamper_claims(|claims| claims["groups"] = json!(["admins"]));
-    let keys = [
-        ("identity.userinfo", "false"),
-        ("scopes", "[\"openid\", \"offline_access\"]"),
-    ];
-    let gateway = Gateway::with_clock(settings(&provider.url(), &sockets.url(), &keys), clock);
-    let browser = Browser::new().leading(ORIGIN, gateway.address());
-    browser.plant(&provider.url(), "user=alice; Path=/");
-    let (home, other) = (url("/"), url("/page"));
-    let (page, ()) = join!(browser.visit(&home), sockets.answer_plainly());
-    assert_eq!(page.text(), "plain", "{}", page.describe());
-    let cookie = format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap());
-    let mut open = Vec::new();
-    for path in ["/admin/ws", "/ws"] {
-        let opening = Opening::at(path).of_browser(&cookie);
-        let ((head, client), app) = join!(opening.answer(gateway.address()), sockets.switch());
-        assert_eq!(head.status(), 101);
-        open.push((client, app));
-    }
-    let [mut admin, mut any] = <[_; 2]>::try_from(open).ok().unwrap();
-    // A refresh that does not change the groups closes no WebSocket.
-    for group in ["admins", "guests"] {
-        provider.tamper_claims(move |claims| claims["groups"] = json!([group]));
-        gateway.advance(Duration::from_secs(3601));
-        let (page, ()) = join!(browser.fetch(&other), sockets.answer_plainly());
+/// A gateway whose only user is in the group of `/admin`. The next refreshes decide about the group.
+struct SignedInAdmin {
+    gateway: Gateway,
+    provider: StandIn,
+    sockets: SocketApp,
+    browser: Browser,
+    cookie: String,
+}
+
+impl SignedInAdmin {
+    async fn start() -> Self {
+        let sockets = SocketApp::start().await;
+        let clock = Clock::manual(Clock::system().now());
+        let provider = StandIn::at_time_of(&clock).await;
+        provider.give_refresh_tokens();
+        provider.tamper_claims(|claims| claims["groups"] = json!(["admins"]));
+        let keys = [
+            ("identity.userinfo", "false"),
+            ("scopes", "[\"openid\", \"offline_access\"]"),
+        ];
+        let gateway = Gateway::with_clock(settings(&provider.url(), &sockets.url(), &keys), clock);
+        let browser = Browser::new().leading(ORIGIN, gateway.address());
+        browser.plant(&provider.url(), "user=alice; Path=/");
+        let home = url("/");
+        let (page, ()) = join!(browser.visit(&home), sockets.answer_plainly());
         assert_eq!(page.text(), "plain", "{}", page.describe());
-        let refreshed =
-            "sidegate_refreshes_total{provider=\"main\",result=\"renewed\",reason=\"ok\"}";
-        assert!(figure(gateway.operations(), refreshed).await > Some(0));
-        if group == "admins" {
-            // The registry looks for new versions once a second.
-            tokio::time::sleep(Duration::from_millis(1500)).await;
-            admin.1.send(text_frame(group)).await;
-            admin.0.expect(text_frame(group)).await;
+        let cookie = format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap());
+        Self {
+            gateway,
+            provider,
+            sockets,
+            browser,
+            cookie,
         }
     }
+
+    /// Opens a socket. Returns the ends of the client and the app.
+    async fn open(&self, path: &'static str) -> (End, End) {
+        let opening = Opening::at(path).of_browser(&self.cookie);
+        let answer = opening.answer(self.gateway.address());
+        let ((head, client), app) = join!(answer, self.sockets.switch());
+        assert_eq!(head.status(), 101);
+        (client, app)
+    }
+
+    /// Refreshes the session. From then on, the user is only in this group.
+    async fn refresh(&self, group: &'static str) {
+        self.provider
+            .tamper_claims(move |claims| claims["groups"] = json!([group]));
+        self.gateway.advance(Duration::from_secs(3601));
+        let other = url("/page");
+        let (page, ()) = join!(self.browser.fetch(&other), self.sockets.answer_plainly());
+        assert_eq!(page.text(), "plain", "{}", page.describe());
+    }
+}
+
+#[tokio::test]
+async fn w_03_w_04_a_refresh_that_removes_a_group_closes_only_the_sockets_of_its_routes() {
+    let user = SignedInAdmin::start().await;
+    let mut admin = user.open("/admin/ws").await;
+    let mut any = user.open("/ws").await;
+    // A refresh that does not change the groups closes no WebSocket.
+    user.refresh("admins").await;
+    // The registry looks for new versions once a second.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    admin.1.send(text_frame("on")).await;
+    admin.0.expect(text_frame("on")).await;
+    user.refresh("guests").await;
     closed_with(&mut admin.0, 1008).await;
     let ended = "sidegate_streams_ended_total{route=\"/admin\",reason=\"rule\"}";
-    wait_for_figure(gateway.operations(), ended, 1).await;
+    wait_for_figure(user.gateway.operations(), ended, 1).await;
     any.1.send(text_frame("on")).await;
     any.0.expect(text_frame("on")).await;
 }
@@ -184,29 +210,11 @@ async fn a_reload_closes_only_the_sockets_that_its_rules_forbid() {
 
 #[tokio::test]
 async fn w_04_a_refresh_during_a_handshake_counts_for_it() {
-    let sockets = SocketApp::start().await;
-    let clock = Clock::manual(Clock::system().now());
-    let provider = StandIn::at_time_of(&clock).await;
-    provider.give_refresh_tokens();
-    provider.tamper_claims(|claims| claims["groups"] = json!(["admins"]));
-    let keys = [
-        ("identity.userinfo", "false"),
-        ("scopes", "[\"openid\", \"offline_access\"]"),
-    ];
-    let gateway = Gateway::with_clock(settings(&provider.url(), &sockets.url(), &keys), clock);
-    let browser = Browser::new().leading(ORIGIN, gateway.address());
-    browser.plant(&provider.url(), "user=alice; Path=/");
-    let (home, other) = (url("/"), url("/page"));
-    let (page, ()) = join!(browser.visit(&home), sockets.answer_plainly());
-    assert_eq!(page.text(), "plain", "{}", page.describe());
-    let cookie = format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap());
-    let opening = Opening::at("/admin/ws").of_browser(&cookie);
-    let mut client = opening.send(gateway.address()).await;
-    let (_head, mut app) = sockets.accept().await;
-    provider.tamper_claims(|claims| claims["groups"] = json!(["guests"]));
-    gateway.advance(Duration::from_secs(3601));
-    let (page, ()) = join!(browser.fetch(&other), sockets.answer_plainly());
-    assert_eq!(page.text(), "plain", "{}", page.describe());
+    let user = SignedInAdmin::start().await;
+    let opening = Opening::at("/admin/ws").of_browser(&user.cookie);
+    let mut client = opening.send(user.gateway.address()).await;
+    let (_head, mut app) = user.sockets.accept().await;
+    user.refresh("guests").await;
     app.send(switching()).await;
     assert_eq!(client.wire.head().await.unwrap().status(), 101);
     closed_with(&mut client, 1008).await;
