@@ -1,6 +1,7 @@
 //! Streams. A stream lasts longer than a request, so the stream is checked again when its session
 //! or the settings change.
 
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 use super::rule::Verdict;
 use super::{Access, Permit, Route};
 use crate::clock::Timestamp;
-use crate::session::{EndReason, EndRegistry, EndWatch, Session};
+use crate::session::{EndRegistry, EndWatch, Session, SessionKey};
 use crate::target::Target;
 
 /// The maximum of the time settings, in seconds: one week. A larger number is probably a mistake,
@@ -34,6 +35,10 @@ pub(crate) struct StreamSettings {
     /// The longest duration of a stream. 0 means no limit.
     #[serde(default, rename = "total_secs", deserialize_with = "seconds")]
     pub(crate) total: Option<Duration>,
+    /// The maximum number of open streams of one session, or of one client address without a
+    /// session.
+    #[serde(default = "per_client")]
+    pub(crate) per_client: NonZeroUsize,
     /// Whether bytes from the client count as a use of the session.
     #[serde(default = "yes")]
     pub(crate) counts_as_use: bool,
@@ -46,6 +51,7 @@ impl Default for StreamSettings {
             origins: Vec::new(),
             idle: idle(),
             total: None,
+            per_client: per_client(),
             counts_as_use: yes(),
         }
     }
@@ -61,6 +67,11 @@ fn yes() -> bool {
 )]
 fn idle() -> Option<Duration> {
     Some(Duration::from_hours(1))
+}
+
+/// A browser opens at most about 255 of these streams to one host.
+fn per_client() -> NonZeroUsize {
+    NonZeroUsize::MIN.saturating_add(255)
 }
 
 /// Reads a number of seconds. Returns `None` for zero.
@@ -117,6 +128,16 @@ pub(crate) enum Continues {
     No,
 }
 
+/// The reason why a stream cannot follow its session.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum WatchError {
+    /// The session has ended.
+    Ended,
+    /// The store cannot read the session now. The session has not ended, so the client may open
+    /// another stream later. The value is a stable code for logs and metrics.
+    Unavailable(&'static str),
+}
+
 /// The permission for a stream. The permission contains the route, and the session if the handshake
 /// belongs to a session.
 #[derive(Debug)]
@@ -143,6 +164,11 @@ impl Permit {
 }
 
 impl StreamPermit {
+    /// The key of the session, if the handshake belongs to a session.
+    pub(crate) fn session_key(&self) -> Option<SessionKey> {
+        self.session.as_ref().map(|session| *session.key())
+    }
+
     /// The name of the route.
     pub(crate) fn route_name(&self) -> &str {
         self.route.name()
@@ -164,7 +190,7 @@ impl StreamPermit {
     ///
     /// # Errors
     ///
-    /// The reason for the end, if the session has ended.
+    /// [`WatchError`].
     ///
     /// # Cancel safety
     ///
@@ -172,7 +198,7 @@ impl StreamPermit {
     pub(crate) async fn watch(
         &mut self,
         registry: &EndRegistry,
-    ) -> Result<Option<EndWatch>, EndReason> {
+    ) -> Result<Option<EndWatch>, WatchError> {
         let Some(session) = &mut self.session else {
             return Ok(None);
         };
@@ -180,16 +206,13 @@ impl StreamPermit {
             return Ok(Some(watch));
         }
         // The registry does not accept this version of the session: the session has ended or has a
-        // newer version. A session that cannot be fetched now is handled like an ended session,
-        // because the client can open another stream later.
+        // newer version.
         let newest = self.access.sessions.fetch(session.key()).await;
-        if let Ok(Some(newest)) = newest
-            && let Some(watch) = registry.watch(&newest)
-        {
-            *session = newest;
-            return Ok(Some(watch));
-        }
-        Err(EndReason::SignedOut)
+        let newest = newest.map_err(|error| WatchError::Unavailable(error.reason()))?;
+        let newest = newest.ok_or(WatchError::Ended)?;
+        let watch = registry.watch(&newest).ok_or(WatchError::Ended)?;
+        *session = newest;
+        Ok(Some(watch))
     }
 
     /// Checks the stream against a new version of its session.
@@ -244,7 +267,19 @@ fn check(route: &Route, session: Option<&Session>) -> Continues {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+    use tokio::runtime::Handle;
+    use tokio::task::LocalSet;
+
     use super::*;
+    use crate::access::refresh::tests::{Kit, NOW};
+    use crate::access::{RouteSettings, RouteTable};
+    use crate::clock::Clock;
+    use crate::session::{EndReason, Replaced};
+    use crate::token::{Lifetime, TokenSet};
+    use crate::upstream::Upstream;
 
     fn parse(json: &str) -> Result<StreamSettings, String> {
         serde_json::from_str(json).map_err(|error| error.to_string())
@@ -259,12 +294,13 @@ mod tests {
     fn every_key_is_read() {
         let settings = parse(
             r#"{"upgrades": false, "origins": ["https://a.example.com", "http://localhost:8080"],
-                "idle_secs": 0, "total_secs": 60, "counts_as_use": false}"#,
+                "idle_secs": 0, "total_secs": 60, "per_client": 3, "counts_as_use": false}"#,
         )
         .unwrap();
         assert!(!settings.upgrades && !settings.counts_as_use);
         assert_eq!(settings.idle, None);
         assert_eq!(settings.total, Some(Duration::from_mins(1)));
+        assert_eq!(settings.per_client.get(), 3);
         assert!(settings.origins[0].is(b"https://a.example.com"));
         assert!(!settings.origins[0].is(b"https://a.example.com.evil.test"));
         assert!(settings.origins[1].is(b"http://localhost:8080"));
@@ -287,10 +323,51 @@ mod tests {
                 "write `https://a.example.com`",
             ),
             (r#"{"idle_secs": 999999999}"#, "at most 604800 seconds"),
+            (r#"{"per_client": 0}"#, "nonzero"),
             (r#"{"idle": 5}"#, "unknown field `idle`"),
         ] {
             let error = parse(json).unwrap_err();
             assert!(error.contains(said), "{json}: {error}");
         }
+    }
+
+    /// Returns a permit for a stream of `session` on a route for every signed-in user.
+    fn permit(kit: &Kit, session: &Arc<Session>) -> StreamPermit {
+        let settings = serde_json::from_value(json!({"url": "http://127.0.0.1:1"})).unwrap();
+        let upstream = Arc::new(Upstream::new("app", &settings).unwrap());
+        let upstreams = BTreeMap::from([("app".into(), upstream)]);
+        let routes = vec![(0, RouteSettings::default())];
+        let table = RouteTable::new(routes, &upstreams, &["main"]).unwrap();
+        let access = kit.access(&table);
+        let route = Rc::clone(access.routes.iter().next().unwrap());
+        let session = Some(Arc::clone(session));
+        StreamPermit {
+            access,
+            route,
+            session,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_follows_the_newest_version_and_tells_an_end_from_a_store_that_fails() {
+        let follows = async {
+            let kit = Kit::new(Handle::current());
+            let registry = EndRegistry::start(Arc::clone(&kit.sessions), Clock::manual(NOW));
+            let session = kit.open(Lifetime::default()).await;
+            let mut stream = permit(&kit, &session);
+            let tokens = TokenSet::new("new", None, Lifetime::default()).unwrap();
+            let replaced = kit.sessions.replace(&session, tokens, None).await;
+            assert!(matches!(replaced, Ok(Replaced::Stored(_))));
+            assert!(matches!(stream.watch(&registry).await, Ok(Some(_))));
+            assert_eq!(stream.session.as_ref().unwrap().version(), 1);
+            let end = kit.sessions.end(session.key(), EndReason::SignedOut);
+            assert!(end.await.is_ok());
+            let ended = stream.watch(&registry).await;
+            assert_eq!(ended.unwrap_err(), WatchError::Ended);
+            kit.sessions.close().await.unwrap();
+            let failed = stream.watch(&registry).await;
+            assert_eq!(failed.unwrap_err(), WatchError::Unavailable("stopping"));
+        };
+        LocalSet::new().run_until(follows).await;
     }
 }

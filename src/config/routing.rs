@@ -187,6 +187,7 @@ pub(super) fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
             ("origins", streams.origins != default.origins),
             ("idle_secs", streams.idle != default.idle),
             ("total_secs", streams.total != default.total),
+            ("per_client", streams.per_client != default.per_client),
             (
                 "counts_as_use",
                 streams.counts_as_use != default.counts_as_use,

@@ -50,6 +50,10 @@ pub enum Error {
     /// `upgrades` in the route's `streams`.
     #[error("the route does not allow a switch of protocols")]
     UpgradeForbidden,
+    /// The client has as many open streams as the route allows. Responsible: the client, or the
+    /// operator, who set `per_client` in the route's `streams`.
+    #[error("the client has too many open streams")]
+    TooManyStreams,
     /// The gateway does not serve this host. Responsible: the client. If the settings do not list
     /// the host, the operator is responsible for the error.
     #[error("the host is not one of the configured origins")]
@@ -84,6 +88,7 @@ impl Error {
             | Self::Target(_)
             | Self::UnknownHost
             | Self::UpgradeForbidden
+            | Self::TooManyStreams
             | Self::Upstream(upstream::Error::RequestBody(_)) => Responsible::Client,
             Self::Loop(_) => Responsible::Gateway,
             Self::Upstream(_) => Responsible::Upstream,
@@ -105,6 +110,7 @@ impl Error {
             Self::RequestBody(BodyFailure::TooSlow) => StatusCode::REQUEST_TIMEOUT,
             Self::RequestBody(BodyFailure::Broken) => StatusCode::BAD_REQUEST,
             Self::Target(error) => error.status(),
+            Self::TooManyStreams => StatusCode::TOO_MANY_REQUESTS,
             Self::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
             Self::Upstream(error) => match error {
                 upstream::Error::Busy | upstream::Error::TooManyTunnels => {
@@ -138,6 +144,7 @@ impl Error {
             Self::RequestBody(BodyFailure::Broken) => "body_broken",
             Self::Target(error) => error.reason(),
             Self::UnknownHost => "unknown_host",
+            Self::TooManyStreams => "too_many_streams",
             Self::UpgradeForbidden => "upgrade_forbidden",
             Self::Upstream(error) => error.reason(),
         }
@@ -223,6 +230,10 @@ impl Error {
                 "This site is not served here",
                 "This server does not know the host in the address. Check the address. If it is \
                  right, the administrator has to add it as a public URL.",
+            ),
+            Self::TooManyStreams => (
+                "Too many open connections",
+                "This app is open in too many windows. Close some of them, and try again.",
             ),
             Self::UpgradeForbidden => (
                 "WebSockets are turned off here",

@@ -75,9 +75,9 @@ impl Worker {
             return Step::answered(record.answered(no_content()));
         }
         let upgrade = context.upgrade.take();
-        let checked = upgrade
-            .as_ref()
-            .map(|upgrade| Self::handshake(&context, &permit, upgrade));
+        let checked = upgrade.as_ref().map(|upgrade| {
+            Self::handshake(&context, &permit, upgrade, record.site().stream_counts())
+        });
         let handshake = match checked.transpose() {
             Ok(handshake) => handshake,
             Err(error) => return Step::answered(record.refused(&error, &context.parts.headers)),

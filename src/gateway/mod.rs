@@ -18,6 +18,7 @@ mod page;
 mod record;
 mod sign_in;
 mod site;
+mod stream_counts;
 mod tunnel;
 
 use std::cell::OnceCell;
@@ -40,6 +41,7 @@ use self::record::Record;
 pub use self::site::ProcessState;
 use self::site::{CurrentSite, WorkerSite};
 pub(crate) use self::site::{Parts as SiteParts, Site};
+pub(crate) use self::stream_counts::StreamCounts;
 use crate::access::{Challenge, Decision, Recent, Wait};
 use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
 use crate::fields::{self, UpgradeRequest};

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 
 use super::Settings;
+use super::stream_counts::StreamCounts;
 use crate::access::{self, Access, Refresher, RouteTable};
 use crate::clock::Clock;
 use crate::fields::OwnedFields;
@@ -43,6 +44,8 @@ pub struct ProcessState {
     pub(crate) refresher: Arc<Refresher>,
     /// All metrics of the process.
     pub(crate) metrics: Arc<Metrics>,
+    /// The open streams of each client.
+    pub(crate) stream_counts: StreamCounts,
     /// The clock.
     pub(crate) clock: Clock,
 }
@@ -132,6 +135,10 @@ impl WorkerSite {
 
     pub(super) fn sessions(&self) -> &Arc<Sessions> {
         &self.shared.process.sessions
+    }
+
+    pub(super) fn stream_counts(&self) -> &StreamCounts {
+        &self.shared.process.stream_counts
     }
 
     pub(super) fn metrics(&self) -> &Metrics {

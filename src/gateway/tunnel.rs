@@ -14,8 +14,9 @@ use http::{Response, Version, header};
 use tokio::time::{Instant, timeout};
 
 use super::site::CurrentSite;
+use super::stream_counts::{StreamCounts, StreamOwner, StreamSlot};
 use super::{Body, Error, RequestContext, Worker};
-use crate::access::{Continues, Permit, StreamPermit};
+use crate::access::{Continues, Permit, StreamPermit, WatchError};
 use crate::clock::Timestamp;
 use crate::fields::{self, UpgradeRequest};
 use crate::relay::{ByteCounts, Close, Ended, FrameTracker, Relay};
@@ -43,6 +44,8 @@ pub(super) struct Handshake {
     stream: StreamPermit,
     target: Target,
     client: IpAddr,
+    /// The place of the stream in the limit of its client.
+    client_slot: StreamSlot,
 }
 
 impl Worker {
@@ -52,11 +55,13 @@ impl Worker {
     ///
     /// [`Error::UpgradeForbidden`] if the route does not allow other protocols.
     /// [`Error::ForeignOrigin`] if a page of another origin has sent the handshake, and the
-    /// settings do not allow that origin.
+    /// settings do not allow that origin. [`Error::TooManyStreams`] if the client has as many open
+    /// streams as the route allows.
     pub(super) fn handshake(
         context: &RequestContext,
         permit: &Permit,
         upgrade: &UpgradeRequest,
+        counts: &StreamCounts,
     ) -> Result<Box<Handshake>, Error> {
         let stream = permit.stream();
         if !stream.may_switch() {
@@ -80,10 +85,15 @@ impl Worker {
         if permit.has_session() && !expected {
             return Err(Error::ForeignOrigin);
         }
+        let client = context.client.address();
+        let owner = StreamOwner::new(stream.session_key(), client);
+        let client_slot = counts.open(owner, stream.settings().per_client.get());
+        let client_slot = client_slot.ok_or(Error::TooManyStreams)?;
         Ok(Box::new(Handshake {
             stream,
             target: context.target.clone(),
-            client: context.client.address(),
+            client,
+            client_slot,
         }))
     }
 
@@ -109,6 +119,7 @@ impl Worker {
             stream,
             target,
             client,
+            client_slot,
         } = handshake;
         let kind = if upgrade.is_websocket() {
             "websocket"
@@ -141,7 +152,7 @@ impl Worker {
                     .run(&ends, async move { stop.requested().await })
                     .await;
                 // The slot becomes free only after the app's connection was closed.
-                drop(slot);
+                drop((slot, client_slot));
             });
             run
         };
@@ -227,7 +238,10 @@ impl Tunnel {
     ) -> TunnelEnd {
         let watch = match self.stream.watch(ends).await {
             Ok(watch) => watch,
-            Err(why) => return TunnelEnd::Cut(why.reason(), Close::Policy),
+            Err(WatchError::Ended) => return TunnelEnd::Cut("session_unknown", Close::Policy),
+            Err(WatchError::Unavailable(reason)) => {
+                return TunnelEnd::Cut(reason, Close::GoingAway);
+            }
         };
         let site = Rc::clone(&self.record.site);
         let clock = site.get().clock().clone();

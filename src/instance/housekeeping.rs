@@ -159,6 +159,7 @@ mod tests {
             )),
             sessions,
             metrics,
+            stream_counts: gateway::StreamCounts::default(),
             clock,
         };
         let keeping = tokio::spawn(maintain_sessions(process, readiness.clone()));

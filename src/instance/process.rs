@@ -49,6 +49,7 @@ impl ProcessState {
                 sessions,
                 refresher,
                 metrics,
+                stream_counts: gateway::StreamCounts::default(),
                 clock: clock.clone(),
             },
             login: Arc::new(login),

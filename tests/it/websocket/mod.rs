@@ -334,6 +334,48 @@ async fn the_number_of_tunnels_of_an_app_is_limited() {
 }
 
 #[tokio::test]
+async fn d_34_one_session_cannot_open_streams_without_limit() {
+    let (scene, sockets) = scene_with("streams.per_client = 2", "", "").await;
+    let cookie = scene.cookie("alice").await;
+    let (mut client, mut app) = open(&scene, &sockets, &cookie).await;
+    let _second = open(&scene, &sockets, &cookie).await;
+    let opening = Opening::at("/any").of_browser(&cookie);
+    let (head, mut third) = opening.answer(scene.gateway.address()).await;
+    assert_eq!(head.status(), 429);
+    let page = String::from_utf8(third.rest().await).unwrap();
+    assert!(page.contains("too_many_streams"), "{page}");
+    assert!(!sockets.is_asked().await);
+    // Other sessions, and clients without a session, have limits of their own.
+    let other = scene.cookie("bob").await;
+    let _theirs = open(&scene, &sockets, &other).await;
+    let public = Opening::at("/public/ws");
+    for _ in 0..2 {
+        // The app does not switch, so the request counts only until its answer.
+        let mut client = public.send(scene.gateway.address()).await;
+        let (_head, mut app) = sockets.accept().await;
+        app.send("HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")
+            .await;
+        assert_eq!(client.wire.head().await.unwrap().status(), 404);
+    }
+    let mut kept = Vec::new();
+    for _ in 0..2 {
+        let answer = public.answer(scene.gateway.address());
+        let ((head, client), app) = join!(answer, sockets.switch());
+        assert_eq!(head.status(), 101);
+        kept.push((client, app));
+    }
+    let (head, _client) = public.answer(scene.gateway.address()).await;
+    assert_eq!(head.status(), 429);
+    // The end of a stream makes room for another one.
+    client.finish().await;
+    app.finish().await;
+    client.rest().await;
+    let open_streams = "sidegate_streams_open{route=\"/any\",kind=\"websocket\"}";
+    scene.wait_for_figure(open_streams, 2).await;
+    open(&scene, &sockets, &cookie).await;
+}
+
+#[tokio::test]
 async fn w_07_an_end_or_a_reset_reaches_the_other_side_and_leaves_nothing_open() {
     let sockets = SocketApp::start().await;
     let provider = StandIn::start().await;
