@@ -6,9 +6,8 @@ use serde::Deserialize;
 
 use crate::identity::{Claim, Identity};
 
-/// Names of fields that cannot contain a claim, in the normalized form of [`fold`]. Each of these
-/// fields frames the message, belongs to one connection, or has a meaning for apps or for this
-/// gateway.
+/// The names of fields that cannot contain a claim, in the normalized form of [`fold`]. Each of
+/// these fields already has a meaning for HTTP, for apps or for this gateway.
 const RESERVED: [&str; 27] = [
     "accept",
     "authorization",
@@ -39,8 +38,8 @@ const RESERVED: [&str; 27] = [
     "x-forwarded-proto",
 ];
 
-/// The names of the assertion fields, one for each claim. A claim without a field name is not sent
-/// to the app.
+/// The names of the assertion fields. Each claim has at most one assertion field. A claim without a
+/// field name is not sent to the app.
 ///
 /// In the settings, each value is a field name, or `""` if the claim is not sent.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
@@ -103,26 +102,26 @@ struct RawNames {
 
 /// The reason why a field cannot contain a claim.
 ///
-/// Responsible: the operator. The settings contain a mistake.
+/// Responsible: the operator.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum NameError {
-    /// Two claims have the same field, or have two fields that many apps cannot distinguish (`X-A`
-    /// and `X_A`).
+    /// Two claims have the same field name, or have two names that many apps cannot distinguish
+    /// (`X-A` and `X_A`).
     #[error("{key} has the same field as another claim")]
     Duplicate {
-        /// The key of the field in the settings.
+        /// The key in the settings.
         key: &'static str,
     },
     /// The value is not a field name (RFC 9110 section 5.1).
     #[error("{key} is not a field name")]
     Malformed {
-        /// The key of the field in the settings.
+        /// The key in the settings.
         key: &'static str,
     },
     /// The field already has another meaning, so it cannot contain a claim.
     #[error("{key} names a field that has another meaning")]
     Reserved {
-        /// The key of the field in the settings.
+        /// The key in the settings.
         key: &'static str,
     },
 }
@@ -154,7 +153,7 @@ impl TryFrom<RawNames> for AssertionNames {
         for (key, name) in keyed {
             let Some(name) = name else { continue };
             let folded = fold(name);
-            // Many apps would read only one of two fields with the same normalized name.
+            // If two fields have the same normalized name, many apps read only one of the two.
             if seen.contains(&folded) {
                 return Err(NameError::Duplicate { key });
             }
@@ -182,20 +181,20 @@ fn parse(
     Ok(Some(name))
 }
 
-/// Returns a field name as apps behind CGI and WSGI read it. Apps behind CGI and WSGI cannot
-/// distinguish `-`, `_` and other punctuation characters.
+/// Converts a field name to the form in which apps behind CGI and WSGI read the name. Apps behind
+/// CGI and WSGI cannot distinguish `-`, `_` and other punctuation characters.
 fn fold(name: &HeaderName) -> String {
     let fold = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     name.as_str().chars().map(fold).collect()
 }
 
-/// Returns the assertion fields of a request with their values. A field without a value must not be
-/// in the request. The caller has already removed the fields that the client sent with the names of
-/// assertion fields.
+/// Returns the assertion fields of a request with their values. If a field has no value, the caller
+/// must not add the field to the request. The caller has already removed the fields that the client
+/// sent with the names of assertion fields.
 ///
 /// `X-Forwarded-User` contains the subject. The email address is sent only if the provider has
-/// verified it, because apps use the address as a login name. If the request has no user, or the
-/// identity lacks a claim, the field of the claim has no value. The value of `Authorization` is the
+/// verified it, because apps use the address as a login name. A field has no value if nobody is
+/// signed in or if the identity does not contain the claim. The value of `Authorization` is the
 /// argument `bearer`, unchanged.
 pub(crate) fn assertions<'a>(
     names: &'a AssertionNames,

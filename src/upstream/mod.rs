@@ -2,17 +2,17 @@
 //! is signed in.
 //!
 //! All workers share one [`Upstream`] per app. Each worker has its own connections in its
-//! [`Pools`]. The room `upstream` does not check who may use an app, because `access` has already
-//! decided about the request. The entry point is [`Pools::send`].
+//! [`Pools`]. This room does not check who may use an app, because `access` has already made the
+//! decision about the request. The entry point is [`Pools::send`].
 //!
-//! Two design decisions have a cost: there are few retries, and idle connections are closed early.
-//! A request is sent a second time only if all of this is true: the connection had been used
-//! before, the connection was closed before any byte of the answer, the method is safe, and the
-//! request has no content. RFC 9110 section 9.2.2 also allows a retry of `PUT` and `DELETE`, but
-//! the second `DELETE` would return 404 although the first `DELETE` succeeded. When a request has
-//! to wait for a connection, idle connections of other workers to the same app are closed. For an
-//! app with only one process, the request then waits for a shorter time. The cost is one new
-//! connection later.
+//! Two design decisions have a cost: the gateway rarely retries a request, and the gateway closes
+//! idle connections early. A request that was sent is sent a second time only if all of this is
+//! true: the connection had been used before, the app closed the connection before the first byte
+//! of the answer, the method is safe, and the request has no content. RFC 9110 section 9.2.2 also
+//! allows a retry of `PUT` and `DELETE`. But if the first `DELETE` succeeded, a second `DELETE`
+//! would return 404. When a request has to wait for a connection, idle connections of other workers
+//! to the same app are closed. If the app has only one process, the request then waits for a
+//! shorter time. The cost is that a later request needs a new connection.
 
 mod assertion;
 mod settings;
@@ -51,13 +51,13 @@ pub enum Error {
     #[error("the app's connection broke or its answer is not valid HTTP")]
     Broken(#[source] origin::Error),
     /// All connections to the app are in use, and the queue is full or the request has waited too
-    /// long. Responsible: the upstream. The operator can increase `connections` if the app can
-    /// serve more requests at the same time.
+    /// long. Responsible: the upstream. If the app can serve more requests at the same time, the
+    /// operator can increase `connections`.
     #[error("the app has no free connection")]
     Busy,
-    /// The maximum number of switched connections, such as WebSocket, is already open. Responsible:
-    /// the upstream. The operator can increase `tunnels` if the app can serve more such connections
-    /// at the same time.
+    /// The app already has the maximum number of connections on which the protocol was switched,
+    /// for example to WebSocket. Responsible: the upstream. If the app can serve more such
+    /// connections, the operator can increase `tunnels`.
     #[error("the app has no free connection for another protocol")]
     TooManyTunnels,
     /// The app could not be reached. Responsible: the upstream.
@@ -81,8 +81,8 @@ pub enum Error {
     /// content of `ca_file` has to be corrected.
     #[error("the certificate authorities for the app cannot be used")]
     Trust(#[source] tls::Error),
-    /// `ca_file` is set for an app that is reached without TLS. Responsible: the operator. Probably
-    /// the URL of the app has to begin with `https`.
+    /// `ca_file` is set for an app that is reached without TLS. Responsible: the operator. In most
+    /// cases, the URL of the app should begin with `https`.
     #[error("ca_file has no effect with an http url")]
     TrustUnused,
 }
@@ -165,7 +165,7 @@ impl Upstream {
         let once = connected.saturating_add(settings.response_timeout);
         Ok(Self {
             name: name.into(),
-            // The time is doubled, because the gateway may send the request a second time.
+            // The gateway may send the request a second time, so the time is doubled.
             longest_wait: once.saturating_mul(2),
             connector: Arc::new(connector),
             limit: Arc::new(limit),
@@ -190,7 +190,7 @@ impl Upstream {
     ///
     /// # Errors
     ///
-    /// [`Error::Trust`]. The previous authorities stay in use.
+    /// [`Error::Trust`]. After this error, the gateway continues to use the previous authorities.
     pub(crate) fn refresh_trust(&self) -> Result<Refreshed, Error> {
         let trust = self.trust.as_ref();
         let refreshed = trust.map_or(Ok(Refreshed::Unchanged), Trust::refresh);
@@ -222,15 +222,15 @@ impl Upstream {
         )
     }
 
-    /// Adds the framing fields that the app needs and that are missing in the client's request.
+    /// Adds the framing fields that the app needs, if the client has not sent them.
     fn prepare(&self, request: &mut Request<Upload>) {
         if !self.settings.preserve_host {
             let host = self.origin().host_value().clone();
             request.headers_mut().insert(HOST, host);
         }
-        // RFC 9110 section 8.6 recommends `Content-Length: 0` for a request without content whose
-        // method usually has content, and old servers require the field (they answer 411). HTTP/2
-        // clients often do not send the field.
+        // For a request such as a `POST` without content, RFC 9110 section 8.6 recommends
+        // `Content-Length: 0`. HTTP/2 clients often do not send this field, and old servers answer
+        // 411 if the field is missing.
         let has_content = matches!(
             *request.method(),
             Method::POST | Method::PUT | Method::PATCH
@@ -239,8 +239,8 @@ impl Upstream {
             let nothing = HeaderValue::from_static("0");
             request.headers_mut().insert(CONTENT_LENGTH, nothing);
         }
-        // Without `Transfer-Encoding` the HTTP client would not send the content of a GET or HEAD
-        // request whose length is unknown.
+        // Without `Transfer-Encoding`, hyper does not send the content of a GET or HEAD request if
+        // the length of the content is unknown.
         let usually_empty = matches!(*request.method(), Method::GET | Method::HEAD);
         let has_body = !request.body().is_end_stream();
         if usually_empty && has_body && !request.headers().contains_key(CONTENT_LENGTH) {
@@ -285,8 +285,7 @@ pub(crate) struct Pools {
 
 struct WorkerPool {
     /// The map finds a pool by the address of its upstream. While this weak reference exists, the
-    /// memory of the upstream is not reused, so another upstream cannot have the same address. A
-    /// weak reference does not keep the upstream alive.
+    /// memory of the upstream is not reused. Therefore no other upstream can have the same address.
     upstream: Weak<Upstream>,
     pool: Pool,
 }
@@ -304,7 +303,7 @@ impl Pools {
     /// unless `preserve_host` is off.
     ///
     /// Errors of the response body are [`origin::Error`]s. An incomplete body always ends with an
-    /// error, so the client cannot mistake it for a complete body.
+    /// error, so the client cannot treat an incomplete body as complete.
     ///
     /// # Errors
     ///
@@ -340,23 +339,24 @@ impl Pools {
         upgrade: Box<UpgradeRequest>,
     ) -> Result<Exchange, Error> {
         upstream.prepare(&mut request);
-        // If the limit is reached, the request fails at once, because a tunnel may last for days.
+        // A tunnel may last for days. Therefore the request does not wait for a slot, but fails
+        // immediately.
         let slot = Arc::clone(&upstream.tunnels).try_acquire_owned();
         let slot = slot.map_err(|_full| Error::TooManyTunnels)?;
         let switching = self.pool_for(upstream).switch(request, upgrade, slot);
         switching.await.map_err(Error::from)
     }
 
-    /// Returns the pool for `upstream`. If there is no pool yet, the function creates one. When the
-    /// function creates a pool, it closes the pools of upstreams that a reload has replaced, and
-    /// their connections.
+    /// Returns the pool for `upstream`. If there is no pool yet, the function creates one. The
+    /// function then also closes the pools of upstreams that a reload has replaced, and the
+    /// connections of these pools.
     fn pool_for(&self, upstream: &Arc<Upstream>) -> Pool {
         let key = Arc::as_ptr(upstream).addr();
         let mut pools = self.pools.borrow_mut();
         if let Some(existing) = pools.get(&key) {
             return existing.pool.clone();
         }
-        // This upstream has no pool yet, probably because a reload has just replaced the upstreams.
+        // This upstream has no pool yet. The reason may be a reload, which replaces the upstreams.
         pools.retain(|_, existing| existing.upstream.strong_count() > 0);
         let pool = upstream.pool(&self.clock);
         let entry = WorkerPool {

@@ -28,8 +28,8 @@ pub(crate) struct Settings {
     #[serde(default = "default_connections")]
     pub(crate) connections: NonZeroUsize,
     /// The maximum number of requests that wait for a connection. Further requests get the status
-    /// 503. The default is enough for two browsers, which may open 128 streams each and expect an
-    /// answer to all of them.
+    /// 503. The default is enough for two browsers, because each browser may send 128 requests at
+    ///      the same time.
     #[serde(default = "default_queue")]
     pub(crate) queue: usize,
     /// The longest time that a request waits for a connection.
@@ -67,8 +67,8 @@ pub(crate) struct Settings {
         deserialize_with = "seconds_or_never"
     )]
     pub(crate) body_timeout: Option<Duration>,
-    /// If a connection has been idle for longer than this time, the gateway sends no other request
-    /// on this connection. The value has to be shorter than the keep-alive time of the app.
+    /// The longest time for which a connection may be idle and then be used again. The value has to
+    /// be shorter than the keep-alive time of the app.
     #[serde(
         default = "default_idle_timeout",
         rename = "idle_timeout_secs",

@@ -1,4 +1,4 @@
-//! Tests with apps that send their answers byte by byte over real sockets.
+//! Tests with apps whose answers are exact bytes, sent over real sockets.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::tls::development_certificates;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// Runs a test that needs local tasks, and stops the test if it hangs.
+/// Runs a test that needs local tasks. The test fails if it takes too long.
 fn local<T>(test: impl Future<Output = T>) -> impl Future<Output = T> {
     let test = Box::pin(test);
     async {
