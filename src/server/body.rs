@@ -31,8 +31,8 @@ pub enum BodyFailure {
     TooSlow,
 }
 
-/// Reports why a request body failed. The code that forwards the body learns only that forwarding
-/// failed, and reads the reason from the `BodyWatch`.
+/// Reports why a request body failed. The HTTP client reports only that sending the body failed.
+/// The reason is in the `BodyWatch`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct BodyWatch(Option<Rc<Cell<Option<BodyFailure>>>>);
 
@@ -44,11 +44,12 @@ impl BodyWatch {
 }
 
 /// The body of a request. The body yields each data frame when the frame arrives, but no trailers.
-/// Trailers could contain any field, and the checks of the request head do not cover trailers. RFC
-/// 9110 section 6.5.1 allows a recipient to discard trailers.
+/// Trailers could contain any field, and the gateway checks only the fields of the head. RFC 9110
+/// section 6.5.1 allows a recipient to discard trailers.
 ///
 /// `is_end_stream` and `size_hint` return the values of the connection, so a request without a body
-/// is also forwarded without a body. Polling is cancel safe.
+/// is also forwarded without a body. If the caller stops polling before a frame arrives, no data is
+/// lost.
 pub(crate) struct RequestBody {
     inner: Incoming,
     /// The limits and measurements of the body. `None` for a request without a body.
@@ -80,7 +81,7 @@ impl RequestBody {
         Self { inner, open }
     }
 
-    /// Limits the rest of the body to `bytes` bytes.
+    /// Limits the body to `bytes` bytes, counted from now.
     ///
     /// # Errors
     ///
@@ -133,7 +134,7 @@ impl Body for RequestBody {
         let Some(open) = &mut this.open else {
             return Poll::Ready(None);
         };
-        // A failed body returns the same failure at each further poll.
+        // After a failure, each further poll returns the same failure.
         if let Some(failure) = open.failure.get() {
             return Poll::Ready(Some(Err(failure)));
         }
@@ -178,8 +179,7 @@ impl Drop for RequestBody {
         if let Some(open) = &self.open
             && !self.inner.is_end_stream()
         {
-            // A socket with unread input must not be closed immediately, because the kernel would
-            // send a reset.
+            // If a socket with unread input is closed, the kernel sends a reset.
             open.state.body_left_unread();
         }
     }
@@ -194,14 +194,14 @@ impl fmt::Debug for RequestBody {
 }
 
 /// Measures how fast a client sends a request body. The meter counts only the time during which the
-/// reader of the body waits for data. If data is always available, the timer is never set.
+/// reader of the body waits for data. If the reader never has to wait, the timer is never set.
 struct RateMeter {
     clock: Clock,
     window: Duration,
     /// The number of bytes that must arrive in each window.
     least: u64,
     bytes: u64,
-    /// The time for which the reader has waited in this window, without the current wait.
+    /// The total time of the earlier waits in this window. The current wait is not included.
     waited: Duration,
     waiting_since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -238,9 +238,8 @@ impl RateMeter {
         }
     }
 
-    /// The caller calls this function only when no data is available. The result is ready when too
-    /// few bytes have arrived in the window, although the reader has waited for the whole length of
-    /// the window.
+    /// Returns `Ready` if the reader has waited for the whole length of the window and too few
+    /// bytes have arrived. Call this function only when no data is available.
     fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let now = self.clock.instant();
@@ -251,9 +250,8 @@ impl RateMeter {
             let Some(due) = due else {
                 return Poll::Ready(());
             };
-            // When the timer fires, `due` can have moved to a later time. The timer is set again
-            // only when it fires, because `due` only moves to later times, and most bodies end
-            // before the timer fires.
+            // Before the timer fires, `due` may move to a later time. The timer is not set again
+            // before it fires, because most bodies end earlier.
             let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
             ready!(timer.as_mut().poll(cx));
             timer.as_mut().reset(due);
@@ -359,7 +357,8 @@ mod tests {
         let mut rate_meter = RateMeter::new(&Clock::system(), WINDOW, 500);
         assert!(!is_too_slow(&mut rate_meter).await);
         rate_meter.arrived(1);
-        // The upstream accepts no bytes for an hour, so the client cannot send.
+        // For an hour, the upstream accepts no bytes, so the gateway reads no bytes from the
+        // client.
         advance(Duration::from_hours(1)).await;
         assert!(!is_too_slow(&mut rate_meter).await);
         advance(Duration::from_secs(19)).await;
