@@ -29,7 +29,7 @@ pub(super) struct Attempt {
 pub(super) type Answer = Result<Response<Incoming>, TrySendError<Request<Outgoing>>>;
 type PendingAnswer = Pin<Box<dyn Future<Output = Answer>>>;
 
-/// A request that got no response.
+/// A request that failed before a response arrived.
 pub(super) struct Failed {
     pub(super) error: Error,
     /// The request, if the gateway may send it again.
@@ -43,9 +43,9 @@ impl Attempt {
         request: Request<Outgoing>,
         progress: Option<Rc<UploadProgress>>,
     ) -> Self {
-        // A new connection is never stale, so the gateway may send a request again only if the
-        // connection was used before. The origin may receive this request two times, so the method
-        // must be safe, and the request must have no content (RFC 9110 section 9.2.2).
+        // The gateway sends a request again only if the connection had been used before, because a
+        // new connection is never stale. The origin may receive the request two times. Therefore
+        // the method must be safe, and the request must have no content (RFC 9110 section 9.2.2).
         let replayable = connection.used && progress.is_none() && request.method().is_safe();
         connection.traffic.begin(replayable);
         let pending = Box::pin(connection.sender.try_send_request(request));
@@ -62,7 +62,8 @@ impl Attempt {
             head_timer, since, ..
         } = &mut *self.connection;
         let mut late = pin!(head_timer.expired(*since, limit, self.progress.as_ref()));
-        // The answer is polled first, so an answer that arrives at the deadline is still accepted.
+        // The answer is polled before the timer, so an answer that arrives exactly at the deadline
+        // is accepted.
         poll_fn(|cx| match self.pending.as_mut().poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
             Poll::Pending => late.as_mut().poll(cx).map(|()| None),
@@ -70,8 +71,8 @@ impl Attempt {
         .await
     }
 
-    /// Converts hyper's result into a response. If `idle` is given, the connection returns to
-    /// `idle` when the body has ended cleanly.
+    /// Converts hyper's result into a response. When the body has ended cleanly, the connection is
+    /// added to `idle`, if `idle` is given.
     pub(super) fn into_response(
         mut self,
         answer: Option<Answer>,
@@ -90,11 +91,11 @@ impl Attempt {
             Ok(framing) => framing,
             Err(error) => return Err(self.fail(error)),
         };
-        // If the length is ambiguous, nobody knows whether the next bytes belong to this response
-        // or to the next response. An HTTP/1.0 connection ends with its response.
+        // If the length of the response is ambiguous, the gateway cannot know where the next
+        // response begins. An HTTP/1.0 server closes the connection after its response.
         let reusable = framing == Framing::Unambiguous && parts.version == Version::HTTP_11;
-        // If the origin's response kept its version HTTP/1.0, hyper would answer the client with
-        // HTTP/1.0.
+        // Without this line, hyper would answer the client with HTTP/1.0 if the origin answered
+        // with HTTP/1.0.
         parts.version = Version::HTTP_11;
         self.connection.used = true;
         let borrowed = match idle {

@@ -65,20 +65,21 @@ impl Client {
         Ok(Self(Arc::new(connector)))
     }
 
-    /// Sends `request` and collects the answer. Sets `Host` and `Accept-Encoding: identity`, and
-    /// uses path and query of the URI as the target. A redirect is returned like any other answer.
-    /// A request is never sent twice.
+    /// Sends `request` and collects the answer. Sets `Host` and `Accept-Encoding: identity`. The
+    /// path and the query of the URI are the request target. A redirect is returned like any other
+    /// answer. A request is never sent twice.
     ///
     /// # Errors
     ///
     /// While the client connects: [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`],
     /// [`Error::ConnectTimeout`]. After the client has connected: [`Error::CallTimeout`],
-    /// [`Error::TooLarge`], [`Error::Broken`], [`Error::UnrequestedUpgrade`]. With these four
-    /// errors, the origin may have acted on the request ([`Error::may_have_been_processed`]).
+    /// [`Error::TooLarge`], [`Error::Broken`], [`Error::UnrequestedUpgrade`]. After each of these
+    /// four errors, the origin may have processed the request ([`Error::may_have_been_processed`]).
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the connection. The origin may have acted on the request.
+    /// Dropping the future closes the connection. The origin may already have processed the
+    /// request.
     pub(crate) async fn call(
         &self,
         request: Request<Full<Bytes>>,
@@ -107,7 +108,7 @@ impl Client {
         *request.uri_mut() = origin_form(std::mem::take(request.uri_mut()));
         let host = self.0.origin().host_value().clone();
         request.headers_mut().insert(HOST, host);
-        // The answer is not decoded, so it must not be compressed.
+        // The client does not decompress answers, so the server must not compress the answer.
         let identity = HeaderValue::from_static("identity");
         request.headers_mut().insert(ACCEPT_ENCODING, identity);
         let (mut sender, connection) = http1::Builder::new()
@@ -124,13 +125,14 @@ impl Client {
     }
 }
 
-/// Runs `exchange` to its end. `connection` is polled at the same time, because the connection
-/// sends and receives the bytes.
+/// Runs `exchange` to its end. Also polls `connection`, because `connection` sends and receives the
+/// bytes of the exchange.
 async fn drive<T>(exchange: impl Future<Output = T>, connection: impl Future) -> T {
     let mut exchange = pin!(exchange);
     let mut connection = pin!(connection);
     tokio::select! {
-        // A complete answer is returned, even if the connection ends at the same moment.
+        // If the answer is complete, the answer is returned, even if the connection ends at the
+        // same moment.
         biased;
         outcome = &mut exchange => return outcome,
         // The error of the connection is not used here, because the exchange also gets this error.

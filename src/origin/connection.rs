@@ -19,7 +19,7 @@ use super::outgoing::Outgoing;
 use super::traffic::{MonitoredStream, Traffic};
 use crate::clock::Clock;
 
-/// The maximum size of a response head, in bytes. hyper itself limits the number of fields to 100.
+/// The maximum size of a response head, in bytes. The number of fields is limited to 100 by hyper.
 const MAX_HEAD: usize = 64 * 1024;
 
 /// A connection to the origin, with the task that reads and writes its socket.
@@ -30,13 +30,13 @@ pub(super) struct Connection {
     pub(super) head_timer: HeadTimer,
     /// The time when the current request or the current idle time began.
     pub(super) since: Instant,
-    /// Whether the connection has carried a request and its response.
+    /// Whether a request was sent and its response received on this connection.
     pub(super) used: bool,
     /// How many times in a row the connection was handed over to a waiting request of this worker.
     pub(super) handovers: u8,
 }
 
-/// The socket of a connection on which HTTP has ended, if the socket is still open.
+/// The open socket of a connection on which the protocol is no longer HTTP.
 pub(super) struct ReleasedSocket {
     pub(super) stream: Stream,
     /// The bytes that the origin sent after the head of its 101 response.
@@ -61,8 +61,8 @@ impl Connection {
         let traffic = Rc::new(Traffic::default());
         let stream = MonitoredStream::new(stream, Rc::clone(&traffic));
         let (sender, mut connection) = http1::Builder::new()
-            // Most requests consist only of a head, which is a single buffer. A vectored write of a
-            // single buffer is slower than a simple write.
+            // Most requests have no body, so hyper writes only one buffer: the head. For one
+            // buffer, a vectored write is slower than a simple write.
             .writev(false)
             .max_buf_size(MAX_HEAD)
             .handshake(TokioIo::new(stream))
@@ -86,7 +86,7 @@ impl Connection {
                     early: parts.read_buf,
                     permit,
                 };
-                // If the request was dropped, nobody receives the socket, and the socket is closed
+                // If the request was dropped, nothing receives the socket, and the socket is closed
                 // here.
                 switched.send(socket).map_err(drop).unwrap_or_default();
             }
@@ -102,8 +102,8 @@ impl Connection {
         }))
     }
 
-    /// Whether the next request can be sent on this connection. hyper is ready only if request and
-    /// response have ended and no further byte has arrived.
+    /// Returns `true` if the next request can be sent on this connection: the request and the
+    /// response have ended, and no further byte has arrived.
     pub(super) fn is_usable(&self, now: Instant, idle: Duration) -> bool {
         self.sender.is_ready() && now.saturating_duration_since(self.since) < idle
     }

@@ -20,8 +20,8 @@ use super::name::Origin;
 use crate::relay::Duplex;
 use crate::tls::Trust;
 
-/// The time for which one address is tried before the next address is tried in parallel (RFC 8305
-/// section 5).
+/// The delay between the start of one connection attempt and the start of the next, parallel
+/// attempt (RFC 8305 section 5).
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// Opens connections to one origin.
@@ -34,8 +34,8 @@ pub(crate) struct Connector {
 impl Connector {
     /// Creates a connector for `origin`. If `origin` is `https`, the connector trusts the
     /// authorities in `trust`. `deadline` limits name look-up, connection and TLS handshake
-    /// together. Each new connection reads `trust` again, so replaced authorities take effect
-    /// immediately.
+    /// together. `trust` is read again for each new connection, so a change of the authorities
+    /// takes effect immediately.
     ///
     /// # Errors
     ///
@@ -59,7 +59,7 @@ impl Connector {
         })
     }
 
-    /// The origin to which the connections lead.
+    /// The origin to which this connector connects.
     pub(crate) fn origin(&self) -> &Origin {
         &self.origin
     }
@@ -73,7 +73,7 @@ impl Connector {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes everything that it has opened.
+    /// Dropping the future closes all sockets that the future has opened.
     pub(crate) async fn connect(&self) -> Result<Stream, Error> {
         timeout(self.deadline, self.open())
             .await
@@ -107,8 +107,8 @@ impl std::fmt::Debug for Connector {
     }
 }
 
-/// Tries several addresses in parallel, and returns the first connection that opens. Each address
-/// is tried [`STAGGER`] after the previous address, or immediately after a failure.
+/// Connects to several addresses in parallel, and returns the first connection that opens. Each
+/// address is tried [`STAGGER`] after the previous address, or immediately after a failure.
 async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut waiting = interleaved(addresses).into_iter();
     let mut attempts = JoinSet::new();
@@ -120,7 +120,7 @@ async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
             return TcpStream::connect(address).await;
         }
         attempts.spawn(TcpStream::connect(address));
-        // If `STAGGER` has passed, this attempt continues, and the next address is also tried.
+        // After `STAGGER`, this attempt continues, and the gateway also tries the next address.
         if let Ok(Some(outcome)) = timeout(STAGGER, attempts.join_next()).await {
             match outcome.unwrap_or_else(|aborted| Err(io::Error::other(aborted))) {
                 Ok(stream) => return Ok(stream),
@@ -227,7 +227,7 @@ impl Duplex for Stream {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
         };
-        // If the operating system refuses the option, the socket is closed without a reset.
+        // If the operating system refuses the socket option, the socket is closed without a reset.
         let socket = SockRef::from(stream);
         socket.set_linger(Some(Duration::ZERO)).unwrap_or_default();
     }

@@ -7,8 +7,8 @@ use crate::upload::BoxError;
 /// The reason why a request gets no response, or why a response breaks off.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The origin switched to a protocol that was not requested, or the origin switched without the
-    /// proof that RFC 6455 section 4.1 demands. Responsible: the upstream.
+    /// The origin switched to a protocol that was not requested, or its 101 response has no valid
+    /// `Sec-WebSocket-Accept` (RFC 6455 section 4.1). Responsible: the upstream.
     #[error("the origin did not switch to the requested protocol")]
     BadSwitch,
     /// The origin stopped sending in the middle of a body. Responsible: the upstream or the
@@ -20,14 +20,14 @@ pub enum Error {
     #[error("the connection broke, or the answer is not HTTP/1.1")]
     Broken(#[source] hyper::Error),
     /// All connections are in use. The queue is full, or the request has waited too long in the
-    /// queue. Responsible: the upstream, which is too slow for its requests.
+    /// queue. Responsible: the upstream, which answers too slowly.
     #[error("all connections are in use")]
     Busy,
     /// The whole call took too long. Responsible: the provider.
     #[error("the call took too long")]
     CallTimeout,
-    /// No address accepted the connection. Responsible: the upstream or the provider. A lack of
-    /// local ports (F-28) causes the same error.
+    /// No address accepted the connection. Responsible: the upstream or the provider. This error
+    /// also occurs when the gateway has no free local port (F-28).
     #[error("no address accepted the connection")]
     Connect(#[source] io::Error),
     /// The connection did not open in time. The time includes name look-up and TLS handshake.
@@ -41,8 +41,8 @@ pub enum Error {
     /// The response head was not complete in time. Responsible: the upstream or the provider.
     #[error("the response head took too long")]
     HeadTimeout,
-    /// The body of the request broke off. The source is the error that the body returned.
-    /// Responsible: the client.
+    /// The body of the request broke off. `source` returns the error of the body. Responsible: the
+    /// client.
     #[error("the request body broke off")]
     RequestBody(#[source] BoxError),
     /// The name has no address. Responsible: the upstream or the provider, or the operator of the
@@ -56,7 +56,7 @@ pub enum Error {
     /// The answer is longer than the caller accepts. Responsible: the provider.
     #[error("the answer is too large")]
     TooLarge,
-    /// The origin switched to another protocol although the request did not ask for it (RFC 9110
+    /// The origin switched to another protocol, but the request did not ask for a switch (RFC 9110
     /// section 15.2.2). Responsible: the upstream.
     #[error("the origin switched to another protocol although it was not asked to")]
     UnrequestedUpgrade,
@@ -67,8 +67,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the origin may have acted on the request. `false` means that the gateway has sent no
-    /// byte of the request to the origin.
+    /// Returns `false` if the gateway has sent no byte of the request to the origin.
     pub(crate) fn may_have_been_processed(&self) -> bool {
         match self {
             Self::Busy

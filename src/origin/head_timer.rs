@@ -17,8 +17,8 @@ use super::progress::UploadProgress;
 pub(super) struct HeadTimer(Option<Pin<Box<Sleep>>>);
 
 impl HeadTimer {
-    /// Waits until the origin has exceeded `limit`. The time limit begins at `sent_at`, or when the
-    /// origin last accepted bytes of the request body.
+    /// Waits until the origin has exceeded `limit`. The time limit is measured from `sent_at`, or
+    /// from the last moment at which the origin accepted bytes of the request body.
     pub(super) async fn expired(
         &mut self,
         sent_at: Instant,
@@ -31,18 +31,18 @@ impl HeadTimer {
                 Some(due) => self.sleep_until(due).await,
                 None => pending().await,
             }
-            // If the origin has accepted more of the request body during the sleep, the origin gets
-            // more time.
+            // If the origin has accepted bytes of the request body during the sleep, the origin
+            // gets more time.
             since = progress
                 .map(|progress| progress.waiting_since())
                 .filter(|later| *later > begin);
         }
     }
 
-    /// Waits until `due`. If the timer is already set for a time before `due`, this function lets
-    /// the timer fire and only then sets the timer to `due`. A timer is rarely set again, because
-    /// nearly every answer arrives before the timer fires. A deadline only moves to a later time,
-    /// so a running timer never fires after `due`. At worst, the timer fires too early.
+    /// Waits until `due`. If the timer is set for a time before `due`, this function first waits
+    /// until the timer fires, and then sets the timer to `due`. Nearly every answer arrives before
+    /// the timer fires, so the timer is rarely set again. The timer is never set for a time after
+    /// `due`, because a deadline only moves to a later time.
     async fn sleep_until(&mut self, due: Instant) {
         let timer = self.0.get_or_insert_with(|| Box::pin(sleep_until(due)));
         loop {

@@ -16,16 +16,16 @@ use super::error::Error;
 use super::limit::Limit;
 use crate::clock::Clock;
 
-/// While a request of another worker waits, a connection is handed over to requests of its own
-/// worker at most this many times in a row. Without this limit, the other worker might never get a
+/// The maximum number of times in a row that a worker hands a connection over to its own requests
+/// while a request of another worker waits. Without this limit, the other worker might never get a
 /// connection.
 const MAX_HANDOVERS: u8 = 8;
 
 /// The idle connections of a worker to one origin, and the worker's requests that wait for a
 /// connection.
 ///
-/// The most recently used connection is used first. Therefore connections that are not needed
-/// become too old and are closed.
+/// The most recently used connection is used first. Therefore surplus connections stay idle until
+/// they are too old, and are closed.
 pub(super) struct IdleConnections {
     clock: Clock,
     limit: Arc<Limit>,
@@ -52,7 +52,7 @@ pub(super) enum Granted {
 }
 
 impl IdleConnections {
-    /// Creates an empty list. Panics outside of a runtime that can spawn local tasks.
+    /// Creates an empty list. Panics if the caller is not in a runtime that can spawn local tasks.
     pub(super) fn new(limit: Arc<Limit>, max_idle: Duration, clock: Clock) -> Rc<Self> {
         let demand = limit.demand();
         let idle = Rc::new(Self {
@@ -102,13 +102,13 @@ impl IdleConnections {
             let _waiting = WaitingGuard::new(&self.waiting);
             {
                 let mut waiters = self.waiters.borrow_mut();
-                // If a waiting request was dropped, its closed sender is still in the list.
+                // When a waiting request is dropped, its sender stays in the list.
                 waiters.retain(|waiter| !waiter.is_closed());
                 waiters.push_back(sender);
             }
             let first = async {
                 tokio::select! {
-                    // An open connection is better than the right to open a connection, because an
+                    // An open connection is preferred to the right to open a connection, because an
                     // open connection needs no handshake.
                     biased;
                     connection = &mut handed => {
@@ -132,16 +132,16 @@ impl IdleConnections {
     }
 
     /// Takes back a connection whose exchange has ended cleanly. If a request of this worker waits,
-    /// the connection is handed over to that request. If only a request of another worker waits,
-    /// the connection is closed, so that the other worker can open a connection. After
-    /// [`MAX_HANDOVERS`] handovers in a row, a waiting request of another worker has priority.
+    /// that request gets the connection. If only a request of another worker waits, the connection
+    /// is closed, so that the other worker can open a connection. After [`MAX_HANDOVERS`] handovers
+    /// in a row, a waiting request of another worker has priority.
     fn put_back(&self, mut connection: Box<Connection>) {
         connection.since = self.clock.instant();
         if !connection.is_usable(connection.since, self.max_idle) {
             return;
         }
-        // The limit counts the waiting requests of all workers. `waiting` counts only the waiting
-        // requests of this worker, so the difference is the number of requests that wait at other
+        // The limit counts the waiting requests of all workers, and `waiting` counts the waiting
+        // requests of this worker. The difference is the number of requests that wait at other
         // workers.
         let elsewhere = self.limit.waiting() > self.waiting.get();
         connection.handovers = if elsewhere {
@@ -165,8 +165,8 @@ impl IdleConnections {
         }
     }
 
-    /// Closes connections that are broken or too old. Then closes one more connection for each
-    /// waiting request, as long as there are connections.
+    /// Closes connections that are broken or too old. Then closes one idle connection for each
+    /// waiting request.
     fn close_unneeded(&self) {
         let mut connections = self.connections.borrow_mut();
         let now = self.clock.instant();
@@ -183,7 +183,7 @@ async fn maintain(
     mut demand: watch::Receiver<()>,
     max_idle: Duration,
 ) {
-    // If `max_idle` is zero, the loop must still wait between two passes.
+    // If `max_idle` is zero, the loop must still wait before each iteration.
     let period = max_idle.max(Duration::from_secs(1));
     loop {
         if let Ok(Err(_closed)) = timeout(period, demand.changed()).await {
@@ -213,7 +213,7 @@ impl Drop for WaitingGuard<'_> {
 /// A connection that a response body uses.
 pub(super) struct BorrowedConnection {
     connection: Box<Connection>,
-    /// The list to which the connection returns. `None` if the connection cannot be used again.
+    /// The list to which the connection is returned. `None` if the connection cannot be used again.
     idle: Option<Rc<IdleConnections>>,
 }
 

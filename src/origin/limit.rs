@@ -9,7 +9,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::error::Error;
 
-/// The limit of open connections, which all workers share, and a short queue of waiting requests.
+/// The limit of open connections, and a short queue of waiting requests. All workers share the
+/// limit and the queue.
 ///
 /// An idle connection counts as open, because some apps use one process or thread for each open
 /// connection. The idle connections of one worker must not block the requests of another worker.
@@ -40,11 +41,11 @@ impl Limit {
 
     /// The number of waiting requests of all workers.
     pub(crate) fn waiting(&self) -> usize {
-        // The load has to be sequentially consistent, like the increment in `queue`. If a pool
-        // reads zero here, no request is missed: each request that waits later increments the
-        // number first, and notifies the pool after that. The pool handles the notification only
-        // after it has added its idle connection to its list. The pool then closes this connection,
-        // so that the waiting request can open a new one.
+        // The load has to be sequentially consistent, like the increment in `queue`. A pool that
+        // reads zero here misses no request, because a request first increments the number and then
+        // notifies the pool. The pool handles the notification after the pool has added its idle
+        // connection to its list. The pool then closes this connection, so that the waiting request
+        // can open a new connection.
         self.waiting.load(Ordering::SeqCst)
     }
 
@@ -54,8 +55,8 @@ impl Limit {
         self.open.available_permits()
     }
 
-    /// Returns the right to open a connection, if the right is available now and no request waits
-    /// for it. The check is one atomic operation.
+    /// Returns the right to open a connection, or `None` if no right is available or another
+    /// request already waits. The check is one atomic operation.
     pub(super) fn try_open(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.open).try_acquire_owned().ok()
     }
@@ -90,7 +91,7 @@ impl Limit {
         self.max_wait
     }
 
-    /// Returns a receiver that reports each request that begins to wait.
+    /// Returns a receiver that is notified of each request that begins to wait.
     pub(super) fn demand(&self) -> watch::Receiver<()> {
         self.demand.subscribe()
     }

@@ -12,8 +12,8 @@ use super::error::Error;
 pub(super) enum Framing {
     /// The response states its length in exactly one way.
     Unambiguous,
-    /// The response states its length in several ways, or with an invalid number. The fields that
-    /// state the length were removed or corrected.
+    /// The response states its length in several ways, or the stated length is not a number. The
+    /// fields that state the length were removed or corrected.
     Ambiguous,
 }
 
@@ -27,9 +27,9 @@ pub(super) fn origin_form(uri: Uri) -> Uri {
         .map_or_else(Uri::default, Uri::from)
 }
 
-/// Checks and corrects the fields that frame a response (RFC 9112 section 6.3), so that the next
-/// recipient of the response cannot read a different length from these fields. Removes
-/// `Transfer-Encoding`, and keeps `Content-Length` only if its value is one correct number.
+/// Checks and corrects the fields that frame a response (RFC 9112 section 6.3), so that the client
+/// reads the same length as the gateway. Removes `Transfer-Encoding`, and keeps `Content-Length`
+/// only if its value is one correct number.
 ///
 /// # Errors
 ///
@@ -44,7 +44,7 @@ pub(super) fn normalize_framing(
     let mut is_coded = false;
     let mut lengths = 0_usize;
     let mut is_number = true;
-    // One pass over all fields is cheaper than a look-up for each name.
+    // One loop over all fields is faster than a look-up of each name.
     for (name, value) in &*headers {
         if *name == TRANSFER_ENCODING {
             is_coded = true;

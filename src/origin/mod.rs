@@ -1,9 +1,9 @@
 //! An HTTP/1.1 client for one origin, with and without TLS.
 //!
-//! In this room, the word "origin" also means the server at an [`Origin`]. The room knows how to
-//! connect to the origin, how many connections may be open ([`Limit`]), when a connection may carry
-//! a second request ([`Pool`]), and how long to wait. The room does not know authentication: it
-//! adds no credentials, follows no redirects, and ignores the proxy variables of the environment.
+//! In this room, "origin" also means the server that has this [`Origin`]. The room connects to the
+//! origin, limits the number of open connections ([`Limit`]), uses connections for several requests
+//! ([`Pool`]), and enforces deadlines. The room adds no credentials, follows no redirects, and
+//! ignores the proxy variables of the environment.
 //!
 //! There are two entry points:
 //!

@@ -26,7 +26,7 @@ pub(crate) enum ParseOriginError {
     /// The text is not `http://` or `https://` with a host.
     #[error("must be http://host:port or https://host:port")]
     Malformed,
-    /// The text contains more than an origin: a path, query, fragment or user.
+    /// The text contains a path, a query, a fragment or a user, which are not parts of an origin.
     #[error("must end after the host and port")]
     MoreThanAnOrigin,
 }
@@ -53,7 +53,7 @@ impl Origin {
 
     /// Host and port in the form of a `Host` field, without the default port of the scheme.
     pub(crate) fn authority(&self) -> &str {
-        // The value consists of visible ASCII characters, so the fallback is never used.
+        // Host and port consist of visible ASCII characters, so the conversion never fails.
         self.authority.to_str().unwrap_or_default()
     }
 
@@ -87,8 +87,7 @@ impl FromStr for Origin {
         };
         let (_, rest) = text.split_once("://").ok_or(ParseOriginError::Malformed)?;
         // The `url` library corrects mistakes as browsers do (white space, backslashes, dot
-        // segments). An origin in the settings must need none of these corrections, so this
-        // function checks the text.
+        // segments). This function rejects an origin that needs such a correction.
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains(['/', '\\', '?', '#', '@']) {
             return Err(ParseOriginError::MoreThanAnOrigin);
@@ -113,9 +112,9 @@ impl FromStr for Origin {
             port,
             authority,
         };
-        // If the host is not a valid server name, no certificate can be valid for it, and every
-        // handshake would fail. The error is returned here, so that the operator sees the mistake
-        // at the start of the gateway.
+        // If the host is not a valid server name, every TLS handshake would fail, because no
+        // certificate can be valid for the host. The error is returned here, so that the operator
+        // sees the mistake at the start of the gateway.
         if encrypted && origin.server_name().is_none() {
             return Err(ParseOriginError::Malformed);
         }

@@ -11,13 +11,13 @@ use super::progress::UploadProgress;
 use crate::clock::Clock;
 use crate::upload::Upload;
 
-/// The error of a request body that broke off. [`UploadProgress`] contains the cause.
+/// The error of a request body that ended too early. [`UploadProgress`] contains the cause.
 #[derive(Debug, thiserror::Error)]
 #[error("the request body broke off")]
 pub(super) struct Interrupted;
 
-/// A request body that records in [`UploadProgress`] whether the client or the origin causes a
-/// wait. A body without content allocates nothing.
+/// A request body that records in [`UploadProgress`] whether the gateway waits for the client or
+/// for the origin. A body without content allocates no memory.
 pub(super) struct Outgoing(Option<Content>);
 
 struct Content {
@@ -61,12 +61,12 @@ impl Body for Outgoing {
                 progress.wait_for_client();
                 return Poll::Pending;
             };
-            // The client has sent bytes, so the origin has to accept these bytes.
+            // The client has sent bytes, and the gateway now waits until the origin accepts them.
             progress.wait_for_origin();
             match frame {
                 Some(Ok(frame)) if frame.is_data() => return Poll::Ready(Some(Ok(frame))),
-                // Trailers are dropped. RFC 9110 section 6.5.1 allows only a recipient that
-                // understands the trailers to merge them into the head.
+                // Trailers are dropped, because the gateway does not understand them (RFC 9110
+                // section 6.5.1).
                 Some(Ok(_trailers)) => {}
                 Some(Err(cause)) => {
                     progress.fail(cause);
@@ -96,8 +96,8 @@ impl Body for Outgoing {
 
 impl Drop for Content {
     fn drop(&mut self) {
-        // The gateway reads no more of this body from the client, so only the origin can cause a
-        // wait.
+        // The gateway reads no more bytes of this body from the client. From now on, the gateway
+        // can wait only for the origin.
         self.progress.wait_for_origin();
     }
 }

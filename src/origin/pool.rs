@@ -23,8 +23,8 @@ use crate::upload::Upload;
 /// The deadlines of an origin.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Times {
-    /// The maximum time in which the complete response head must arrive, counted from the last
-    /// progress of the request.
+    /// The time limit for the complete response head, measured from the moment at which the origin
+    /// last accepted bytes of the request.
     pub(crate) head: Duration,
     /// The longest pause inside a response body. `None` means no limit.
     pub(crate) stall: Option<Duration>,
@@ -40,8 +40,8 @@ pub(crate) type ResponseFuture =
 /// The connections of one worker to one origin. Clones share the connections. A pool needs a
 /// runtime that can spawn local tasks.
 ///
-/// A connection is used again only after an exchange without any fault: request and response have
-/// ended cleanly, the response is HTTP/1.1 and states its length exactly one time, and no extra
+/// A connection is used again only if all of this is true: the request and the response have ended
+/// cleanly, the response is HTTP/1.1, the response states its length exactly one time, and no extra
 /// byte has arrived.
 #[derive(Clone)]
 pub(crate) struct Pool(pub(super) Rc<Shared>);
@@ -54,7 +54,7 @@ pub(super) struct Shared {
 }
 
 impl Pool {
-    /// Creates an empty pool. Panics outside of a runtime that can spawn local tasks.
+    /// Creates an empty pool. Panics if the caller is not in a runtime that can spawn local tasks.
     pub(crate) fn new(
         connector: Arc<Connector>,
         limit: Arc<Limit>,
@@ -74,10 +74,9 @@ impl Pool {
     /// fields.
     ///
     /// A connection is stale if it was used before and the origin closes it without a byte of an
-    /// answer. If a request fails on a stale connection, and the request has a safe method and no
-    /// content, the pool sends the request one more time on another connection. If no byte of a
-    /// request was sent, the pool also sends the request one more time. No other request is sent
-    /// twice.
+    /// answer. The pool sends a failed request one more time, on another connection, in two cases:
+    /// no byte of the request was sent; or the connection was stale, the method is safe and the
+    /// request has no content. No other request is sent twice.
     ///
     /// # Errors
     ///
@@ -88,13 +87,14 @@ impl Pool {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the connection. The origin may have acted on the request. If a
-    /// connection is idle, it gets the request immediately, before the future is polled.
+    /// Dropping the future closes the connection. The origin may already have processed the
+    /// request. If the pool has an idle connection, the request is passed to the connection
+    /// immediately, before the future is polled.
     pub(crate) fn send(&self, request: Request<Upload>) -> ResponseFuture {
         let request = self.0.prepare(request);
         let progress = request.body().progress();
         let shared = Rc::clone(&self.0);
-        // Moving a future that contains a request is expensive, because a request is large.
+        // A request is large, so it is expensive to move a future that contains a request.
         // Therefore the future contains the request only if the request has to wait for a
         // connection.
         match shared.idle.take() {
@@ -120,12 +120,13 @@ impl Shared {
         let (mut parts, upload) = request.into_parts();
         parts.version = Version::HTTP_11;
         parts.uri = origin_form(parts.uri);
-        // Extensions that our own code has attached must not change how hyper writes the request.
+        // Some extensions change how hyper writes a request. Therefore the extensions of our own
+        // code are removed.
         parts.extensions.clear();
         Request::from_parts(parts, Outgoing::new(upload, &self.clock))
     }
 
-    /// Waits for a free connection, or opens a new one for this request.
+    /// Waits for a free connection, or opens a new connection for this request.
     async fn open_or_wait(&self) -> Result<Box<Connection>, Error> {
         match self.idle.wait().await? {
             Granted::Connection(connection) => Ok(connection),
@@ -158,7 +159,7 @@ impl Shared {
         let answer = again.answer(head).await;
         again
             .into_response(answer, Some(&self.idle), stall)
-            // A second failure is final, because no request is sent a third time.
+            // No request is sent a third time.
             .map_err(|failed| failed.error)
     }
 }

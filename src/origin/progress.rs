@@ -9,8 +9,8 @@ use super::error::Error;
 use crate::clock::Clock;
 use crate::upload::BoxError;
 
-/// The progress of a request body: whether the client or the origin causes the current wait, and
-/// why the body broke off.
+/// The progress of a request body: whether the gateway now waits for the client or for the origin,
+/// and why the body ended too early.
 ///
 /// The deadlines of the origin must not count the time during which the gateway waits for the
 /// client. The listener has its own deadlines for slow clients.
@@ -22,11 +22,11 @@ pub(super) struct UploadProgress {
 
 #[derive(Clone, Copy)]
 enum WaitingFor {
-    /// The origin has accepted all bytes that have arrived from the client. The client has to send
-    /// more.
+    /// The gateway waits for the client. The origin has accepted all bytes that the client has sent
+    /// so far.
     Client,
-    /// The origin has to accept bytes or to answer. The value is the time at which the wait for the
-    /// origin began.
+    /// The gateway waits until the origin accepts bytes or answers. The value is the time at which
+    /// this wait began.
     Origin(Instant),
 }
 
@@ -57,13 +57,13 @@ impl UploadProgress {
         }
     }
 
-    /// Records why the request body broke off.
+    /// Records why the request body ended too early.
     pub(super) fn fail(&self, cause: BoxError) {
         *self.failure.borrow_mut() = Some(cause);
     }
 
-    /// Returns the reason why the connection failed. If the request body broke off first, the
-    /// reason is the error of the request body.
+    /// Returns the reason why the connection failed. If the request body failed first, returns the
+    /// error of the request body.
     pub(super) fn explain(progress: Option<&Rc<Self>>, error: hyper::Error) -> Error {
         let failure = progress.and_then(|progress| progress.failure.borrow_mut().take());
         failure.map_or(Error::Broken(error), Error::RequestBody)

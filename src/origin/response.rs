@@ -17,9 +17,9 @@ use super::progress::UploadProgress;
 
 /// A response body from the origin.
 ///
-/// The body ends cleanly only if the origin has ended it cleanly. After a clean end, the connection
-/// returns to the pool. If a body is dropped before its end, its connection is closed. Trailers are
-/// dropped.
+/// The body ends without an error only if the origin has sent the complete body. After the complete
+/// body, the connection returns to the pool. If a body is dropped before its end, its connection is
+/// closed. Trailers are dropped.
 pub(crate) struct ResponseBody {
     incoming: Incoming,
     borrowed: Option<BorrowedConnection>,
@@ -61,7 +61,7 @@ impl ResponseBody {
     }
 
     fn fail(&mut self, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        // Dropping the connection closes it.
+        // Dropping the connection closes the connection.
         self.borrowed = None;
         self.broken = true;
         Poll::Ready(Some(Err(error)))
@@ -85,7 +85,7 @@ impl Body for ResponseBody {
                 Poll::Ready(Some(Ok(frame))) => {
                     // A frame has arrived, so the timer for the pause is no longer needed.
                     this.stall.armed = false;
-                    // A frame that is not data contains trailers.
+                    // A frame without data contains trailers.
                     let Ok(data) = frame.into_data() else {
                         continue;
                     };
@@ -144,8 +144,8 @@ impl StallTimer {
         }
     }
 
-    /// The result is ready when the origin has sent nothing for too long. Call this function only
-    /// when the origin has sent no data that is still unread.
+    /// Returns `Ready` when the origin has sent no data for too long. Call this function only when
+    /// all data from the origin has been read.
     fn poll(&mut self, progress: Option<&UploadProgress>, cx: &mut Context<'_>) -> Poll<()> {
         let Some(limit) = self.limit else {
             return Poll::Pending;
@@ -156,7 +156,8 @@ impl StallTimer {
         }
         while let Some(timer) = &mut self.timer {
             ready!(timer.as_mut().poll(cx));
-            // If the origin still accepts bytes of the request body, the pause does not count.
+            // While the origin accepts bytes of the request body, the time is not counted as a
+            // pause.
             let due = progress.and_then(|progress| progress.waiting_since().checked_add(limit));
             let Some(due) = due.filter(|due| *due > timer.deadline()) else {
                 return Poll::Ready(());

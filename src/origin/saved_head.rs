@@ -8,11 +8,11 @@ use zeroize::Zeroizing;
 
 /// A copy of a request head, which is used to send the request one more time.
 ///
-/// Nearly all copies are dropped without being used. Therefore making a copy has to be cheap, and
-/// using a copy may be expensive. The fields are stored as lines of one buffer, because a second
-/// map would cost more. The buffer is wiped when it is dropped, because it contains cookies. Values
-/// that are marked as sensitive are not copied. The copy and the original field share the memory of
-/// these values, and the original field wipes the memory.
+/// Nearly all copies are dropped without being used. Therefore a copy must be cheap to make, but
+/// may be expensive to use. The fields are stored as lines of one buffer, because a second
+/// `HeaderMap` would be slower. The buffer is wiped when it is dropped, because it contains
+/// cookies. Values that are marked as sensitive are not copied. Such a value is shared with the
+/// original field, which wipes the memory of the value.
 pub(crate) struct SavedHead {
     method: Method,
     uri: Uri,
@@ -30,7 +30,7 @@ impl SavedHead {
             .iter()
             .filter(|(_, value)| !value.is_sensitive());
         let lengths = copied.map(|(name, value)| line_length(name, value));
-        // The buffer must not grow, because growing would leave a copy that nobody wipes.
+        // The buffer must never grow, because the memory of the smaller buffer would not be wiped.
         let room = lengths.fold(0, usize::saturating_add);
         let mut lines = Zeroizing::new(Vec::with_capacity(room));
         let mut sensitive = Vec::new();
@@ -75,7 +75,7 @@ impl fmt::Debug for SavedHead {
     }
 }
 
-/// The length of a field's line, with colon and line feed.
+/// The length of the line of a field, with colon and line feed.
 fn line_length(name: &HeaderName, value: &HeaderValue) -> usize {
     let separators = 2;
     let text = name.as_str().len().saturating_add(value.len());
@@ -87,8 +87,8 @@ pub(super) fn field(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
     let colon = line.iter().position(|byte| *byte == b':')?;
     let (name, value) = line.split_at_checked(colon)?;
     let name = HeaderName::from_bytes(name).ok()?;
-    // A line that hyper has written has a space before the value and a carriage return after the
-    // value. The space and the carriage return are removed.
+    // In a line that hyper has written, a space precedes the value and a carriage return follows
+    // the value. The space and the carriage return are removed.
     let value = value.strip_prefix(b":")?.trim_ascii();
     Some((name, HeaderValue::from_bytes(value).ok()?))
 }

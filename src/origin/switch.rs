@@ -18,7 +18,7 @@ use crate::fields::UpgradeRequest;
 use crate::relay::Peer;
 use crate::upload::Upload;
 
-/// The connection to an origin that has answered with a valid 101.
+/// The connection to an origin that has answered with a valid 101 response.
 pub(crate) struct UpgradedOrigin {
     /// The head of the 101 response.
     pub(crate) head: Parts,
@@ -55,8 +55,8 @@ pub(crate) type ExchangeFuture = Pin<Box<dyn Future<Output = Result<Exchange, Er
 
 impl Pool {
     /// Sends a request whose fields ask for `upgrade`. The request has no content. The request gets
-    /// a new connection, which carries no other request. `slot` is held until the new connection is
-    /// closed.
+    /// a new connection, on which no other request is sent. `slot` is held until the new connection
+    /// is closed.
     ///
     /// # Errors
     ///
@@ -64,7 +64,8 @@ impl Pool {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the connection. The origin may have acted on the request.
+    /// Dropping the future closes the connection. The origin may already have processed the
+    /// request.
     pub(crate) fn switch(
         &self,
         request: Request<Upload>,
@@ -91,8 +92,8 @@ impl Shared {
         let response = match answer {
             Some(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => response,
             other => {
-                // The connection is never given to the pool, because it counts toward the limit of
-                // switched connections and not toward the limit of the pool.
+                // The pool never uses this connection, because the connection has a slot of the
+                // limit of switched connections, not a slot of the pool's limit.
                 let settled = attempt.into_response(other, None, self.times.stall);
                 return settled
                     .map(Exchange::Response)
@@ -103,7 +104,8 @@ impl Shared {
             return Err(Error::BadSwitch);
         }
         let (head, _no_content) = response.into_parts();
-        // The task of the connection sends the socket when HTTP has ended on the connection.
+        // When HTTP has ended on the connection, the task of the connection sends the socket to
+        // `switched`.
         let socket = switched.await.map_err(|_lost| Error::BadSwitch)?;
         Ok(Exchange::Tunnel(Box::new(UpgradedOrigin {
             head,

@@ -14,17 +14,17 @@ use zeroize::Zeroizing;
 use super::connector::Stream;
 use super::saved_head::field;
 
-/// The record of the reads and writes on a connection for its current request.
+/// The record of the reads and writes of a connection for its current request.
 ///
 /// The record of the request head is a copy of the bytes that hyper writes. A copy of the fields
-/// would cost ten times as much, and the gateway seldom needs a record.
+/// would be ten times as slow, and the gateway rarely needs the record.
 #[derive(Default)]
 pub(super) struct Traffic {
     response_begun: Cell<bool>,
-    /// Whether the last read found no bytes. No bytes can become available before the task of the
-    /// connection runs again, because the runtime checks its sockets only between two tasks. hyper
-    /// reads several times in each run of the task. After a read has found no bytes, this flag
-    /// prevents further system calls in the same run.
+    /// Whether the last read found no bytes. In one run of its task, a connection reads several
+    /// times. The runtime checks its sockets only between two tasks, so new bytes cannot become
+    /// available during a run. After a read has found no bytes, this flag prevents further system
+    /// calls in the same run.
     nothing_to_read: Cell<bool>,
     recording: Cell<bool>,
     /// The bytes of the request head. The bytes are wiped when the response begins, when the next
@@ -41,7 +41,7 @@ impl Traffic {
         self.wipe_head();
     }
 
-    /// Allows reads again. Must be called each time the task of the connection runs.
+    /// Allows reads again. Must be called at the start of each run of the connection's task.
     pub(super) fn allow_reads(&self) {
         self.nothing_to_read.set(false);
     }
@@ -71,8 +71,8 @@ impl Traffic {
         Some(parts)
     }
 
-    /// Records the head of a request. hyper writes a head with one call, so only the first write is
-    /// recorded.
+    /// Records the head of a request. Only the first write is recorded, because hyper writes a head
+    /// with one call.
     fn on_write(&self, bytes: &[u8]) {
         if self.recording.replace(false) {
             self.head.borrow_mut().extend_from_slice(bytes);
@@ -103,7 +103,7 @@ impl MonitoredStream {
         Self { stream, traffic }
     }
 
-    /// Returns the stream without the record.
+    /// Returns the stream, and drops the record.
     pub(super) fn into_stream(self) -> Stream {
         self.stream
     }

@@ -67,8 +67,7 @@ fn an_incomplete_head_is_not_restored() {
     assert!(recorded(b"").unanswered_head().is_none());
 }
 
-/// The stream that hyper reads. The stream counts the reads that are answered without a system
-/// call.
+/// The stream from which hyper reads. The stream counts the reads that need no system call.
 struct CountingStream {
     watched: MonitoredStream,
     skipped_reads: Rc<Cell<u32>>,
@@ -106,9 +105,8 @@ impl AsyncWrite for CountingStream {
     }
 }
 
-/// If hyper read only one time in each run of its task, [`Traffic::allow_reads`] would be useless.
-/// If hyper read outside of the task that drives the connection, hyper would never receive any
-/// bytes.
+/// [`Traffic::allow_reads`] is useful only if hyper reads several times in each run of its task.
+/// `allow_reads` works only if hyper reads in no other task.
 #[tokio::test]
 async fn hyper_reads_several_times_in_one_run_of_its_task() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -175,7 +173,7 @@ async fn the_next_run_of_the_task_reads_new_bytes() {
         traffic.allow_reads();
         let first = read(cx);
         if first.is_pending() {
-            // hyper reads again in the same run of its task.
+            // The test reads again in the same run of the task, as hyper does.
             assert!(read(cx).is_pending());
         }
         first

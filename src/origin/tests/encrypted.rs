@@ -1,5 +1,4 @@
-//! Tests of TLS: which origins are trusted, and that an untrusted origin receives no byte of a
-//! request.
+//! Tests of TLS: the gateway sends no byte of a request to an origin that is not trusted.
 
 use std::path::PathBuf;
 

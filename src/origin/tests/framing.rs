@@ -1,4 +1,4 @@
-//! Tests of answers with contradictory framing, of broken answers, and of extra answers.
+//! Tests of answers with contradictory framing, incomplete answers, and answers without a request.
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use tokio::join;
@@ -19,7 +19,7 @@ async fn broken_off(response: &str) -> Result<String, Error> {
     outcome
 }
 
-/// Answers a first request with `response` and extra bytes. Fails unless the gateway closes this
+/// Answers a request with `response` and extra bytes. Asserts that the gateway closes this
 /// connection and sends the next request on another connection.
 async fn never_reused(method: Method, response: &str) -> Response<Bytes> {
     let server = Server::start().await;
@@ -93,7 +93,7 @@ async fn d_33_an_endless_head_is_given_up() {
             let (outcome, _) = join!(fetch(&pool, "/"), async {
                 let mut peer = server.accept().await;
                 peer.head().await;
-                // The gateway may close the connection before the server has written everything.
+                // The gateway may close the connection before the server has written all bytes.
                 peer.0.write_all(response.as_bytes()).await.ok();
                 peer.rest().await
             });

@@ -7,8 +7,8 @@ use super::*;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// [`Traffic`](crate::origin::traffic::Traffic) expects the whole head of a request in the first
-/// write of hyper, so hyper must write each head with one write.
+/// [`Traffic`](crate::origin::traffic::Traffic) requires that hyper writes the whole head of a
+/// request with one write.
 #[tokio::test]
 async fn s_33_a_repeated_request_has_the_same_bytes() {
     local(async {
@@ -23,8 +23,7 @@ async fn s_33_a_repeated_request_has_the_same_bytes() {
             ("x-colons", b":a: b:"),
             ("x-spaces", b"a  b\tc"),
             ("x-latin", b"caf\xe9"),
-            // If hyper wrote a head with several writes, a value of this length would need several
-            // writes.
+            // A value of this length would need several writes if hyper divided a head.
             ("x-long", &b"0123456789".repeat(2048)),
         ] {
             let value = HeaderValue::from_bytes(value).unwrap();
@@ -52,8 +51,8 @@ async fn s_33_a_repeated_request_has_the_same_bytes() {
 }
 
 /// [`UploadProgress`](crate::origin::progress::UploadProgress) assumes that hyper polls the request
-/// body only when hyper has space for more data. Because of this assumption, if hyper polls the
-/// body and gets no bytes, `UploadProgress` concludes that the gateway waits for the client.
+/// body only when hyper has space for more data. If hyper polls the body and gets no bytes,
+/// `UploadProgress` therefore records that the gateway waits for the client.
 #[tokio::test]
 async fn an_origin_that_stops_reading_an_upload_misses_its_deadline() {
     local(async {
@@ -62,8 +61,8 @@ async fn an_origin_that_stops_reading_an_upload_misses_its_deadline() {
         let pool = server.pool_with(Times { head, ..times() });
         let (client, body) = TestBody::new();
         // All pieces together are much larger than the buffers of the sockets and of hyper. After
-        // these pieces the client sends no more data. hyper does not notice that the client has
-        // stopped, because hyper does not poll the body after these pieces.
+        // these pieces, the client sends no more data. But hyper cannot notice this, because its
+        // buffers are full and hyper does not poll the body.
         let piece = Bytes::from(vec![b'a'; 64 * 1024]);
         for _ in 0..1024 {
             client.send(Ok(piece.clone())).unwrap();

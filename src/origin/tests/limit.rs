@@ -1,4 +1,4 @@
-//! Tests of the limit: all workers share one limit, and no worker starves.
+//! Tests of the limit: all workers share one limit, and every worker gets connections.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -61,8 +61,8 @@ fn worker(
                 lane.await.unwrap();
             }
             // The idle connections of this worker stay open until both workers are done. If a
-            // worker ended earlier, its connections would be closed, and the test would not show
-            // that workers share the limit fairly.
+            // worker ended earlier, its connections would be closed, and the test would not prove
+            // that the workers share the limit.
             done.wait().await;
         }));
     })
@@ -85,8 +85,8 @@ async fn an_app_with_one_process_serves_two_workers() {
     .unwrap();
     app.abort();
     let connections = connections.load(Ordering::SeqCst);
-    // There are far fewer connections than requests, because connections are handed over as long as
-    // the handover is fair.
+    // There are far fewer connections than requests, because the workers hand connections over to
+    // their own requests.
     assert!(connections < 450, "{connections}");
 }
 

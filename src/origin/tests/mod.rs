@@ -1,5 +1,5 @@
-//! Tests with origins that behave well or badly. The tests write the bytes of the origins by hand
-//! over real sockets.
+//! Tests with origins that send valid or invalid responses. Each test defines the exact bytes that
+//! an origin sends over a real socket.
 
 mod client;
 mod encrypted;
@@ -29,7 +29,7 @@ use super::{Connector, Error, Limit, Origin, Pool, ResponseBody, Times};
 use crate::clock::Clock;
 use crate::upload::Upload;
 
-/// The longest time of a test. A test that takes longer is considered to hang, and fails.
+/// The time limit of a test. A test that takes longer fails.
 const WATCHDOG: Duration = Duration::from_secs(30);
 
 /// A request body whose bytes the test sends.
@@ -75,7 +75,7 @@ impl Body for TestBody {
     }
 }
 
-/// An origin that a test controls.
+/// A server that a test controls.
 struct Server {
     listener: TcpListener,
     origin: Origin,
@@ -157,7 +157,7 @@ impl Peer {
         head
     }
 
-    /// Reads until the connection ends, cleanly or not.
+    /// Reads until the connection ends, with or without an error.
     async fn rest(&mut self) -> Vec<u8> {
         let mut read = Vec::new();
         let mut buffer = [0; 4096];

@@ -26,7 +26,7 @@ async fn a_clean_connection_is_used_again() {
             peer.send("HTTP/1.1 204 No Content\r\n\r\n").await;
         });
         let third = third.unwrap();
-        // A response without a body has ended with its head, so its connection is idle again.
+        // A response without a body ends after its head, so the connection is idle again.
         assert!(third.body().is_end_stream());
         assert_eq!(pool.idle(), 1);
     })
@@ -160,8 +160,8 @@ async fn s_33_a_post_is_never_sent_twice() {
             let again = request(method, "/again", body);
             let outcome = stale(&server, &pool, again, "").await;
             assert!(matches!(outcome, Err(Error::Broken(_))), "{outcome:?}");
-            // The next connection must carry the request for `/next`, and not a second attempt of
-            // the failed request.
+            // The next connection must receive the request for `/next`, not the failed request a
+            // second time.
             let (_, head) = join!(fetch(&pool, "/next"), async {
                 server.accept().await.answer(CLOSE).await
             });
