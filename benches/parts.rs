@@ -193,7 +193,7 @@ fn fields_cleaned(bencher: Bencher<'_, '_>) {
     bencher
         .with_inputs(browser_fields)
         .bench_local_values(|mut fields| {
-            fields::inbound(&mut fields, &owned);
+            fields::inbound(&mut fields, &owned, false);
             fields
         });
 }

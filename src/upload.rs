@@ -187,8 +187,10 @@ where
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 let mut record = record.borrow_mut();
-                if let Some(data) = frame.data_ref() {
-                    record.add(data);
+                match frame.data_ref() {
+                    Some(data) => record.add(data),
+                    // Trailers are not recorded, so the record would be incomplete.
+                    None => *record = Record::Lost,
                 }
                 // The record is completed here and not only at the end of the stream, because the
                 // sender may stop polling after the last frame.

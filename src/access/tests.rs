@@ -83,7 +83,7 @@ fn in_a_map(
         let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
         fields.append(name, HeaderValue::from_bytes(value).unwrap());
     }
-    inbound(&mut fields, &OwnedFields::new(access.names.iter()));
+    inbound(&mut fields, &OwnedFields::new(access.names.iter()), false);
     let decision = access.decide((method, &fields), target, recent, NOW);
     let Decision::Permit(mut permit) = decision else {
         return (kind(&decision), None);

@@ -23,6 +23,7 @@ mod response;
 mod strip;
 #[cfg(test)]
 mod tests;
+mod trailers;
 mod upgrade;
 mod view;
 
@@ -36,6 +37,8 @@ pub(crate) use response::outbound;
 #[cfg(test)]
 pub(crate) use strip::Strip;
 pub use strip::inbound;
+pub use trailers::TrailerSupport;
+pub(crate) use trailers::{inbound_trailers, outbound_trailers};
 pub(crate) use upgrade::UpgradeRequest;
 pub use view::View;
 

@@ -1,10 +1,11 @@
 //! Removes unsafe fields from the response of an upstream.
 
-use http::header::{SET_COOKIE, STRICT_TRANSPORT_SECURITY};
+use http::header::{SET_COOKIE, STRICT_TRANSPORT_SECURITY, TRAILER};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::cookie;
-use super::strip::{is_among, is_hop_by_hop, nominated, remove_where};
+use super::strip::{is_among, is_hop_by_hop, nominated, remove, removed_names};
+use super::trailers::{self, is_forbidden_in_response};
 
 /// Removes the fields of an upstream's response that must not reach the browser:
 ///
@@ -14,6 +15,8 @@ use super::strip::{is_among, is_hop_by_hop, nominated, remove_where};
 /// - `Strict-Transport-Security` with a policy that ends the protection;
 /// - fields by which one app would change the whole origin or instruct a proxy: `Clear-Site-Data`,
 ///   `Alt-Svc`, `Public-Key-Pins`, `X-Accel-*`.
+///
+/// `Trailer` keeps the names of the trailers that the gateway may forward.
 ///
 /// `is_own_cookie` gets the exact bytes of a cookie name. Browsers accept the prefixes `__Host-`
 /// and `__Secure-` in any case, so `is_own_cookie` is also called with the usual spelling of the
@@ -31,9 +34,16 @@ pub(crate) fn outbound(headers: &mut HeaderMap, is_own_cookie: impl Fn(&[u8]) ->
         return;
     }
     let nominated = nominated(headers);
-    remove_where(headers, |name| {
+    let removed = removed_names(headers, |name| {
         is_removed(name) || is_among(name.as_str(), &nominated)
     });
+    let announced = removed
+        .contains(&TRAILER)
+        .then(|| trailers::announced(headers, is_forbidden_in_response));
+    remove(headers, removed);
+    if let Some(names) = announced.flatten() {
+        headers.insert(TRAILER, names);
+    }
     keep_values(headers, &SET_COOKIE, |value| {
         let name = cookie::name_set_by(value.as_bytes());
         !is_own_cookie(name) && !with_usual_prefix(name).is_some_and(|name| is_own_cookie(&name))
@@ -45,7 +55,7 @@ pub(crate) fn outbound(headers: &mut HeaderMap, is_own_cookie: impl Fn(&[u8]) ->
     });
 }
 
-fn acts_for_origin_or_proxy(name: &HeaderName) -> bool {
+pub(super) fn acts_for_origin_or_proxy(name: &HeaderName) -> bool {
     let name = name.as_str();
     // Nearly all names begin with another letter, so only a few names are compared completely.
     match name.bytes().next() {

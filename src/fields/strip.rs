@@ -1,8 +1,9 @@
 //! The fields of a request that are not forwarded.
 
-use http::header::{CONNECTION, EXPECT};
+use http::header::{CONNECTION, EXPECT, TE, TRAILER};
 use http::{HeaderMap, HeaderName};
 
+use super::trailers::{self, TrailerSupport, is_forbidden_in_request};
 use super::{OwnedFields, View};
 
 /// The hop-by-hop fields of RFC 9110 section 7.6.1, for requests and responses.
@@ -41,8 +42,7 @@ const NOT_NOMINABLE: [&str; 11] = [
 /// - `Connection` and the fields that it nominates, except those that frame or identify a message;
 /// - the other hop-by-hop fields;
 /// - every field of [`OwnedFields`] in every spelling, such as the client's `Authorization`;
-/// - `Expect`, because the HTTP/1 server of the gateway answers `Expect` when the body is first
-///   read.
+/// - `Expect`, which [`inbound`] keeps if the request has content.
 #[derive(Debug)]
 pub(crate) struct Strip<'a> {
     owned: &'a OwnedFields,
@@ -82,19 +82,43 @@ fn is_listed(owned: &OwnedFields, name: &str) -> bool {
 /// Call [`super::forwarded::Client::read`] before this function, because `read` needs the
 /// forwarding fields, which this function removes.
 ///
+/// If the client accepts trailers, the request keeps `TE: trailers`. A request with content also
+/// keeps `Expect` and, in `Trailer`, the names of the trailers that the gateway may forward. A
+/// request without content has no trailers, and must not have `Expect` (RFC 9110 section 10.1.1).
+/// Returns which trailers of the response an HTTP/1.1 client
+/// gets.
+///
 /// If the request has no field to remove except `Connection: keep-alive`, this function allocates
 /// nothing.
-pub fn inbound(headers: &mut HeaderMap, owned: &OwnedFields) {
+pub fn inbound(headers: &mut HeaderMap, owned: &OwnedFields, has_content: bool) -> TrailerSupport {
     // One pass over the fields is faster than a look-up for each name. Most requests have no field
     // to remove.
     if !headers
         .keys()
         .any(|name| is_always_removed(owned, name.as_str()))
     {
-        return;
+        return TrailerSupport::None;
     }
     let strip = Strip::of(headers, owned);
-    remove_where(headers, |name| strip.removes(name.as_str()));
+    let removed = removed_names(headers, |name| strip.removes(name.as_str()));
+    let accepted = removed.contains(&TE) && trailers::are_accepted(headers);
+    let mut kept = Vec::new();
+    if removed.contains(&TRAILER) && has_content {
+        let names = trailers::announced(headers, |name| is_forbidden_in_request(name, owned));
+        kept.push((TRAILER, names));
+    }
+    if removed.contains(&EXPECT) && has_content {
+        kept.push((EXPECT, headers.get(EXPECT).cloned()));
+    }
+    remove(headers, removed);
+    for (name, value) in kept {
+        headers.extend(value.map(|value| (name, value)));
+    }
+    if !accepted {
+        return TrailerSupport::None;
+    }
+    trailers::write_acceptance(headers);
+    TrailerSupport::Announced
 }
 
 pub(super) fn is_hop_by_hop(name: &str) -> bool {
@@ -141,16 +165,20 @@ pub(super) fn nominated(fields: &(impl View + ?Sized)) -> Vec<HeaderName> {
     names
 }
 
-/// Removes `Connection` and the fields that satisfy `is_removed`, with all their values.
-pub(super) fn remove_where(headers: &mut HeaderMap, is_removed: impl Fn(&HeaderName) -> bool) {
+/// Returns the names of the fields that satisfy `is_removed`.
+pub(super) fn removed_names(
+    headers: &HeaderMap,
+    is_removed: impl Fn(&HeaderName) -> bool,
+) -> Vec<HeaderName> {
     // `Connection` is removed separately, because nearly every message has it and most messages
     // have no other hop-by-hop field.
+    let names = headers.keys().filter(|name| **name != CONNECTION);
+    names.filter(|name| is_removed(name)).cloned().collect()
+}
+
+/// Removes `Connection` and the fields with these names, with all their values.
+pub(super) fn remove(headers: &mut HeaderMap, names: Vec<HeaderName>) {
     headers.remove(CONNECTION);
-    let names: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| is_removed(name))
-        .cloned()
-        .collect();
     for name in names {
         headers.remove(name);
     }

@@ -12,7 +12,7 @@ use super::tunnel::Handshake;
 use super::{Body, Error, Record, RequestContext, Step, Worker, WorkerSite, no_content};
 use crate::access::{Content, Exchanging, Permit, Recovery, Replayable, SentRequest, TokenRefusal};
 use crate::clock::Timestamp;
-use crate::fields::{self, Hops};
+use crate::fields::{self, Hops, TrailerSupport};
 use crate::origin;
 use crate::server::{BodyWatch, RequestBody};
 use crate::session::cookie;
@@ -54,6 +54,8 @@ pub(super) struct InFlight<'p> {
     /// The client's `Accept` field. If the app gives no answer, the `Accept` field decides whether
     /// the error page is HTML.
     accept: Option<HeaderValue>,
+    /// The trailers of the answer that the client gets.
+    trailers: TrailerSupport,
     sent: Option<SentRequest>,
     retry_copy: Option<Box<RetryCopy>>,
     /// The data of the handshake, if the client asks to switch to another protocol.
@@ -85,15 +87,12 @@ impl Worker {
         if let Some(upgrade) = &upgrade {
             upgrade.write_request(&mut context.parts.headers);
         }
-        let limited = body.limit(record.site().settings().body_bytes);
-        let prepared = limited
-            .map_err(Error::RequestBody)
-            .and_then(|()| prepare(&mut context));
+        let prepared = prepare_body(record.site(), &mut body).and_then(|()| prepare(&mut context));
         let accept = match prepared {
             Ok(accept) => accept,
             Err(error) => return Step::answered(record.refused(&error, &context.parts.headers)),
         };
-        let watch = body.watch();
+        let (trailers, watch) = (context.trailers, body.watch());
         // A handshake is never sent again, so the client gets the app's answer to the handshake.
         let sent = match &upgrade {
             Some(_) => None,
@@ -127,6 +126,7 @@ impl Worker {
             record,
             watch,
             accept,
+            trailers,
             sent,
             retry_copy,
             handshake,
@@ -172,7 +172,10 @@ impl InFlight<'_> {
             access.token_refusal(sent, answer.status(), answer.headers())
         });
         match refused {
-            None => ForwardOutcome::Answered(self.record.answered(cleaned(answer))),
+            None => {
+                let response = cleaned(answer, self.trailers);
+                ForwardOutcome::Answered(self.record.answered(response))
+            }
             Some(refused) => {
                 self.record.not_final();
                 ForwardOutcome::Recovering(self.recover(worker, answer, refused))
@@ -227,7 +230,7 @@ impl InFlight<'_> {
                     self.since = self.record.site().clock().instant();
                     let answer = permit.exchange(request, None, &worker.pools).await;
                     match self.noted(answer) {
-                        Ok(Exchange::Response(answer)) => cleaned(answer),
+                        Ok(Exchange::Response(answer)) => cleaned(answer, self.trailers),
                         Ok(Exchange::Tunnel(_)) => return self.failed(&UNREQUESTED),
                         Err(error) => return self.failed(&error),
                     }
@@ -239,11 +242,23 @@ impl InFlight<'_> {
                     let site = Rc::clone(self.record.site());
                     site.challenge(&context, &challenge).await
                 }
-                (Recovery::Pass | Recovery::Retry(_) | Recovery::SignIn(_), ..) => cleaned(answer),
+                (Recovery::Pass | Recovery::Retry(_) | Recovery::SignIn(_), ..) => {
+                    cleaned(answer, self.trailers)
+                }
             };
             self.record.answered(response)
         })
     }
+}
+
+/// Sets the limit and the trailer filter of a request body.
+fn prepare_body(site: &Rc<WorkerSite>, body: &mut RequestBody) -> Result<(), Error> {
+    body.forward_trailers(|| {
+        let site = Rc::clone(site);
+        Box::new(move |trailers| fields::inbound_trailers(trailers, site.owned()))
+    });
+    let limited = body.limit(site.settings().body_bytes);
+    limited.map_err(Error::RequestBody)
 }
 
 /// Prepares the head of the request for the app. The permit adds the assertion fields later.
@@ -267,9 +282,17 @@ fn prepare(context: &mut RequestContext) -> Result<Option<HeaderValue>, Error> {
 }
 
 /// Returns the answer for the client, without fields that an app must not send.
-fn cleaned(answer: Answer) -> Response<Body> {
+fn cleaned(mut answer: Answer, trailers: TrailerSupport) -> Response<Body> {
+    fields::outbound(answer.headers_mut(), cookie::is_own);
+    let forwarded = match trailers {
+        TrailerSupport::All => true,
+        TrailerSupport::Announced => answer.headers().contains_key(header::TRAILER),
+        TrailerSupport::None => false,
+    };
+    if forwarded {
+        answer.body_mut().forward_trailers();
+    }
     let mut response = answer.map(Body::upstream);
-    fields::outbound(response.headers_mut(), cookie::is_own);
     // The app's answer has the HTTP version of the connection to the app. The connection to the
     // client can have another version.
     *response.version_mut() = Version::HTTP_11;

@@ -28,7 +28,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
+use http_body::Body as _;
 use tokio::sync::watch;
 use url::Url;
 
@@ -44,7 +45,7 @@ pub(crate) use self::site::{Parts as SiteParts, Site};
 pub(crate) use self::stream_counts::StreamCounts;
 use crate::access::{Challenge, Decision, Recent, Wait};
 use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
-use crate::fields::{self, UpgradeRequest};
+use crate::fields::{self, TrailerSupport, UpgradeRequest};
 use crate::login::{OWN_PREFIX, PublicUrl, PublicUrls, ReturnTo, Start};
 use crate::provider::Prompt;
 use crate::server::{Connection, Handler, RequestBody, Security};
@@ -95,6 +96,8 @@ struct RequestContext {
     target: Target,
     public_url: Rc<PublicUrl>,
     client: Client,
+    /// The trailers of the answer that the client gets.
+    trailers: TrailerSupport,
     /// The other protocol that the request asks for.
     upgrade: Option<Box<UpgradeRequest>>,
 }
@@ -128,8 +131,9 @@ impl WorkerSite {
         &self,
         client_connection: &ClientConnection,
         parts: &mut Parts,
+        has_content: bool,
         record: &mut Record,
-    ) -> Result<(Target, &Rc<PublicUrl>, Client), Error> {
+    ) -> Result<(Target, &Rc<PublicUrl>, Client, TrailerSupport), Error> {
         fields::check_framing(parts)?;
         let target = Target::from_request(parts)?;
         record.target = Some(target.path_and_query().clone());
@@ -140,8 +144,12 @@ impl WorkerSite {
         // The forwarding fields are read here, before the gateway removes them from the request.
         let client = Client::read(&client_connection.peer, scheme, &parts.headers, trusted);
         record.client = client.address();
-        fields::inbound(&mut parts.headers, self.owned());
-        Ok((target, public_url, client))
+        let accepted = fields::inbound(&mut parts.headers, self.owned(), has_content);
+        let trailers = match parts.version {
+            Version::HTTP_2 => TrailerSupport::All,
+            _ => accepted,
+        };
+        Ok((target, public_url, client, trailers))
     }
 
     /// Returns the scheme of the request. Plain HTTP to an `https` site is accepted only from this
@@ -244,8 +252,9 @@ impl Worker {
         } else {
             parts.extensions.remove::<UpgradeRequest>().map(Box::new)
         };
-        let (target, public_url, client) =
-            match site.receive(client_connection, &mut parts, &mut record) {
+        let has_content = !body.is_end_stream();
+        let (target, public_url, client, trailers) =
+            match site.receive(client_connection, &mut parts, has_content, &mut record) {
                 Ok(received) => received,
                 Err(error) => return Step::answered(record.refused(&error, &parts.headers)),
             };
@@ -254,6 +263,7 @@ impl Worker {
             target,
             public_url: Rc::clone(public_url),
             client,
+            trailers,
             upgrade,
         };
         // The gateway's own endpoints are checked before the routes, so that no route can replace

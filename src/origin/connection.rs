@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use super::error::Error;
 use super::head_timer::HeadTimer;
 use super::outgoing::Outgoing;
 use super::traffic::{MonitoredStream, Traffic};
+use super::trailers::DroppedTrailers;
 use crate::clock::Clock;
 
 /// The maximum size of a response head, in bytes. The number of fields is limited to 100 by hyper.
@@ -34,6 +36,7 @@ pub(super) struct Connection {
     pub(super) used: bool,
     /// How many times in a row the connection was handed over to a waiting request of this worker.
     pub(super) handovers: u8,
+    pub(super) dropped_trailers: Arc<DroppedTrailers>,
 }
 
 /// The open socket of a connection on which the protocol is no longer HTTP.
@@ -99,6 +102,7 @@ impl Connection {
             since: clock.instant(),
             used: false,
             handovers: 0,
+            dropped_trailers: connector.dropped_trailers(),
         }))
     }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::error::Error;
 use super::name::Origin;
+use super::trailers::DroppedTrailers;
 use crate::relay::Duplex;
 use crate::tls::Trust;
 
@@ -29,6 +31,7 @@ pub(crate) struct Connector {
     origin: Origin,
     tls: Option<(Trust, ServerName<'static>)>,
     deadline: Duration,
+    dropped_trailers: Arc<DroppedTrailers>,
 }
 
 impl Connector {
@@ -52,16 +55,23 @@ impl Connector {
         } else {
             None
         };
+        let dropped_trailers = Arc::new(DroppedTrailers::new(origin.clone()));
         Ok(Self {
             origin,
             tls,
             deadline,
+            dropped_trailers,
         })
     }
 
     /// The origin to which this connector connects.
     pub(crate) fn origin(&self) -> &Origin {
         &self.origin
+    }
+
+    /// The log of the trailers that the gateway drops for this origin.
+    pub(super) fn dropped_trailers(&self) -> Arc<DroppedTrailers> {
+        Arc::clone(&self.dropped_trailers)
     }
 
     /// Opens a connection. The name is looked up for each connection, because the origin may get

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::connection::{AbortOnDrop, Connection};
 use super::error::Error;
 use super::limit::Limit;
+use super::trailers::DroppedTrailers;
 use crate::clock::Clock;
 
 /// The maximum number of times in a row that a worker hands a connection over to its own requests
@@ -232,6 +233,11 @@ impl BorrowedConnection {
             connection,
             idle: None,
         }
+    }
+
+    /// The log of the trailers that the gateway drops for this origin.
+    pub(super) fn dropped_trailers(&self) -> &DroppedTrailers {
+        &self.connection.dropped_trailers
     }
 
     /// Returns the connection to its list. The response body must have ended cleanly.

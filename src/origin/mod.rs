@@ -16,6 +16,7 @@ mod client;
 mod connection;
 mod connector;
 mod error;
+mod expect;
 mod head_timer;
 mod idle;
 mod limit;
@@ -30,6 +31,7 @@ mod switch;
 #[cfg(test)]
 mod tests;
 mod traffic;
+mod trailers;
 
 pub(crate) use client::{CallLimits, Client};
 pub(crate) use connector::Connector;

@@ -2,12 +2,19 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::Request;
+use http::header::{CONTENT_LENGTH, TRAILER};
+use http::request::Parts;
 use http_body::{Body, Frame, SizeHint};
 
+use super::connector::Connector;
+use super::expect::ContinueGate;
 use super::progress::UploadProgress;
+use super::trailers::DroppedTrailers;
 use crate::clock::Clock;
 use crate::upload::Upload;
 
@@ -23,15 +30,41 @@ pub(super) struct Outgoing(Option<Content>);
 struct Content {
     upload: Upload,
     progress: Rc<UploadProgress>,
+    /// The gate for the content of a request with `Expect`, until the gate has opened.
+    gate: Option<ContinueGate>,
+    /// Whether the origin gets the trailers.
+    sends_trailers: bool,
+    dropped_trailers: Arc<DroppedTrailers>,
 }
 
 impl Outgoing {
-    pub(super) fn new(upload: Upload, clock: &Clock) -> Self {
+    /// Converts a request of which hyper writes an HTTP/1.1 message.
+    pub(super) fn http1(
+        mut parts: Parts,
+        upload: Upload,
+        clock: &Clock,
+        connector: &Connector,
+    ) -> Request<Self> {
         if upload.is_end_stream() {
-            return Self::empty();
+            return Request::from_parts(parts, Self::empty());
         }
-        let progress = UploadProgress::new(clock);
-        Self(Some(Content { upload, progress }))
+        // Only the chunked coding has trailers, and hyper sends only announced trailers.
+        let sends_trailers =
+            parts.headers.contains_key(TRAILER) && !parts.headers.contains_key(CONTENT_LENGTH);
+        if !sends_trailers {
+            parts.headers.remove(TRAILER);
+        }
+        let mut request = Request::from_parts(parts, Self::empty());
+        let gate = ContinueGate::of(&mut request, clock);
+        request.map(|_empty| {
+            Self(Some(Content {
+                upload,
+                progress: UploadProgress::new(clock),
+                gate,
+                sends_trailers,
+                dropped_trailers: connector.dropped_trailers(),
+            }))
+        })
     }
 
     pub(super) fn empty() -> Self {
@@ -54,9 +87,20 @@ impl Body for Outgoing {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
         loop {
-            let Some(Content { upload, progress }) = &mut self.0 else {
+            let Some(Content {
+                upload,
+                progress,
+                gate,
+                sends_trailers,
+                dropped_trailers,
+            }) = &mut self.0
+            else {
                 return Poll::Ready(None);
             };
+            if let Some(closed) = gate {
+                ready!(closed.poll_open(cx));
+                *gate = None;
+            }
             let Poll::Ready(frame) = Pin::new(upload).poll_frame(cx) else {
                 progress.wait_for_client();
                 return Poll::Pending;
@@ -64,10 +108,10 @@ impl Body for Outgoing {
             // The client has sent bytes, and the gateway now waits until the origin accepts them.
             progress.wait_for_origin();
             match frame {
-                Some(Ok(frame)) if frame.is_data() => return Poll::Ready(Some(Ok(frame))),
-                // Trailers are dropped, because the gateway does not understand them (RFC 9110
-                // section 6.5.1).
-                Some(Ok(_trailers)) => {}
+                Some(Ok(frame)) if frame.is_data() || *sends_trailers => {
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                Some(Ok(_trailers)) => dropped_trailers.of_request(),
                 Some(Err(cause)) => {
                     progress.fail(cause);
                     return Poll::Ready(Some(Err(Interrupted)));

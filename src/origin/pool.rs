@@ -123,7 +123,7 @@ impl Shared {
         // Some extensions change how hyper writes a request. Therefore the extensions of our own
         // code are removed.
         parts.extensions.clear();
-        Request::from_parts(parts, Outgoing::new(upload, &self.clock))
+        Outgoing::http1(parts, upload, &self.clock, &self.connector)
     }
 
     /// Waits for a free connection, or opens a new connection for this request.

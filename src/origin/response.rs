@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
@@ -14,18 +15,20 @@ use tokio::time::{Sleep, sleep};
 use super::error::Error;
 use super::idle::BorrowedConnection;
 use super::progress::UploadProgress;
+use crate::fields;
 
 /// A response body from the origin.
 ///
 /// The body ends without an error only if the origin has sent the complete body. After the complete
 /// body, the connection returns to the pool. If a body is dropped before its end, its connection is
-/// closed. Trailers are dropped.
+/// closed.
 pub(crate) struct ResponseBody {
     incoming: Incoming,
     borrowed: Option<BorrowedConnection>,
     progress: Option<Rc<UploadProgress>>,
     stall: StallTimer,
     broken: bool,
+    forwards_trailers: bool,
 }
 
 impl ResponseBody {
@@ -43,9 +46,27 @@ impl ResponseBody {
             progress,
             stall: StallTimer::new(stall),
             broken: false,
+            forwards_trailers: false,
         };
         body.release_at_end();
         body
+    }
+
+    /// Makes the body yield the trailers that [`fields::outbound_trailers`] allows. By default, the
+    /// body drops all trailers, and logs one warning.
+    pub(crate) fn forward_trailers(&mut self) {
+        self.forwards_trailers = true;
+    }
+
+    /// Ends the body with its trailers. Returns the trailers that are forwarded.
+    fn end_with(&mut self, mut trailers: HeaderMap) -> Option<HeaderMap> {
+        let borrowed = self.borrowed.take()?;
+        fields::outbound_trailers(&mut trailers);
+        if !self.forwards_trailers && !trailers.is_empty() {
+            borrowed.dropped_trailers().of_response();
+        }
+        borrowed.give_back();
+        (self.forwards_trailers && !trailers.is_empty()).then_some(trailers)
     }
 
     fn release_at_end(&mut self) {
@@ -80,32 +101,35 @@ impl Body for ResponseBody {
         if this.broken {
             return Poll::Ready(None);
         }
-        loop {
-            match Pin::new(&mut this.incoming).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    // A frame has arrived, so the timer for the pause is no longer needed.
-                    this.stall.armed = false;
-                    // A frame without data contains trailers.
-                    let Ok(data) = frame.into_data() else {
-                        continue;
-                    };
-                    this.release_at_end();
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
+        match Pin::new(&mut this.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                // A frame has arrived, so the timer for the pause is no longer needed.
+                this.stall.armed = false;
+                match frame.into_data() {
+                    Ok(data) => {
+                        this.release_at_end();
+                        Poll::Ready(Some(Ok(Frame::data(data))))
+                    }
+                    Err(other) => {
+                        let trailers = other.into_trailers().unwrap_or_default();
+                        let forwarded = this.end_with(trailers);
+                        Poll::Ready(forwarded.map(|fields| Ok(Frame::trailers(fields))))
+                    }
                 }
-                Poll::Ready(Some(Err(error))) => {
-                    let error = UploadProgress::explain(this.progress.as_ref(), error);
-                    return this.fail(error);
-                }
-                Poll::Ready(None) => {
-                    this.release();
-                    return Poll::Ready(None);
-                }
-                Poll::Pending => {
-                    let progress = this.progress.as_deref();
-                    return match this.stall.poll(progress, cx) {
-                        Poll::Ready(()) => this.fail(Error::BodyTimeout),
-                        Poll::Pending => Poll::Pending,
-                    };
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let error = UploadProgress::explain(this.progress.as_ref(), error);
+                this.fail(error)
+            }
+            Poll::Ready(None) => {
+                this.release();
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                let progress = this.progress.as_deref();
+                match this.stall.poll(progress, cx) {
+                    Poll::Ready(()) => this.fail(Error::BodyTimeout),
+                    Poll::Pending => Poll::Pending,
                 }
             }
         }

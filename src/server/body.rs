@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -43,9 +44,9 @@ impl BodyWatch {
     }
 }
 
-/// The body of a request. The body yields each data frame when the frame arrives, but no trailers.
-/// Trailers could contain any field, and the gateway checks only the fields of the head. RFC 9110
-/// section 6.5.1 allows a recipient to discard trailers.
+/// The body of a request. The body yields each data frame when the frame arrives. Trailers can
+/// contain any field, so the body yields trailers only if [`RequestBody::forward_trailers`] sets a
+/// filter.
 ///
 /// `is_end_stream` and `size_hint` return the values of the connection, so a request without a body
 /// is also forwarded without a body. If the caller stops polling before a frame arrives, no data is
@@ -61,7 +62,11 @@ struct OpenBody {
     failure: Rc<Cell<Option<BodyFailure>>>,
     left: u64,
     rate_meter: RateMeter,
+    trailer_filter: Option<TrailerFilter>,
 }
+
+/// Removes the trailers that must not be forwarded.
+pub(crate) type TrailerFilter = Box<dyn Fn(&mut HeaderMap)>;
 
 impl RequestBody {
     pub(super) fn new(
@@ -76,6 +81,7 @@ impl RequestBody {
                 failure: Rc::default(),
                 left: u64::MAX,
                 rate_meter: RateMeter::new(state.clock(), window, rate),
+                trailer_filter: None,
             })
         });
         Self { inner, open }
@@ -96,6 +102,14 @@ impl RequestBody {
             return Err(open.fail(BodyFailure::TooLarge));
         }
         Ok(())
+    }
+
+    /// Makes the body yield the trailers that the filter has not removed. By default, the body drops
+    /// all trailers. `filter` is called only if the request has a body.
+    pub(crate) fn forward_trailers(&mut self, filter: impl FnOnce() -> TrailerFilter) {
+        if let Some(open) = &mut self.open {
+            open.trailer_filter = Some(filter());
+        }
     }
 
     /// Returns a handle that reports why this body failed. The caller keeps the handle while the
@@ -138,30 +152,34 @@ impl Body for RequestBody {
         if let Some(failure) = open.failure.get() {
             return Poll::Ready(Some(Err(failure)));
         }
-        loop {
-            let Poll::Ready(polled) = Pin::new(&mut this.inner).poll_frame(cx) else {
-                ready!(open.rate_meter.poll_too_slow(cx));
-                return Poll::Ready(Some(Err(open.fail(BodyFailure::TooSlow))));
-            };
-            match polled {
-                None => {
-                    this.open = None;
-                    return Poll::Ready(None);
-                }
-                Some(Err(error)) => {
-                    tracing::debug!(client.address = %open.state.peer, %error, "Request body broke off");
-                    return Poll::Ready(Some(Err(open.fail(BodyFailure::Broken))));
-                }
-                Some(Ok(frame)) => {
-                    let Ok(data) = frame.into_data() else {
-                        continue;
-                    };
-                    if let Err(failure) = open.accept(data.len()) {
-                        return Poll::Ready(Some(Err(failure)));
-                    }
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
-                }
+        let Poll::Ready(polled) = Pin::new(&mut this.inner).poll_frame(cx) else {
+            ready!(open.rate_meter.poll_too_slow(cx));
+            return Poll::Ready(Some(Err(open.fail(BodyFailure::TooSlow))));
+        };
+        match polled {
+            None => {
+                this.open = None;
+                Poll::Ready(None)
             }
+            Some(Err(error)) => {
+                tracing::debug!(client.address = %open.state.peer, %error, "Request body broke off");
+                Poll::Ready(Some(Err(open.fail(BodyFailure::Broken))))
+            }
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => Poll::Ready(Some(match open.accept(data.len()) {
+                    Ok(()) => Ok(Frame::data(data)),
+                    Err(failure) => Err(failure),
+                })),
+                // The trailers are the last frame of a body.
+                Err(other) => {
+                    let trailers = this.open.take().and_then(|open| {
+                        let mut trailers = other.into_trailers().ok()?;
+                        open.trailer_filter?(&mut trailers);
+                        (!trailers.is_empty()).then_some(trailers)
+                    });
+                    Poll::Ready(trailers.map(|fields| Ok(Frame::trailers(fields))))
+                }
+            },
         }
     }
 

@@ -7,7 +7,7 @@ mod framing;
 mod properties;
 
 use http::HeaderName;
-use http::header::{CONNECTION, COOKIE};
+use http::header::{CONNECTION, COOKIE, EXPECT, TE, TRAILER};
 
 use super::cookie::Others;
 use super::*;
@@ -20,7 +20,7 @@ fn owned() -> OwnedFields {
 
 /// Removes the fields of a request as the gateway does.
 fn strip(fields: &mut HeaderMap) {
-    inbound(fields, &owned());
+    inbound(fields, &owned(), false);
 }
 
 /// Removes the cookies of a request as the gateway does.
@@ -68,7 +68,7 @@ fn h_01_h_20_h_33_h_37_every_name_in_the_table_is_removed_or_passes() {
             "{id}: {spelled}"
         );
         let mut fields = headers(&[(spelled, "a"), ("accept", "*/*"), (spelled, "b")]);
-        inbound(&mut fields, &owned);
+        inbound(&mut fields, &owned, false);
         let passed = fields.get_all(&name).iter().any(|value| value != "*/*");
         assert_eq!(passed, wanted == "passes", "{id}: {spelled}");
         assert!(fields.contains_key("accept"), "{id}: {spelled}");
@@ -175,11 +175,23 @@ fn h_33_h_34_s_36_hop_by_hop_fields_and_unknown_upgrades_are_removed() {
         ("Trailer", "authorization"),
         ("Transfer-Encoding", "chunked"),
         ("Proxy-Authenticate", "Basic"),
-        ("Expect", "100-continue"),
         ("Accept", "*/*"),
     ]);
     strip(&mut fields);
-    assert_eq!(names(&fields), ["accept"]);
+    // The gateway writes its own `TE` for a client that accepts trailers.
+    assert_eq!(names(&fields), ["accept", "connection", "te"]);
+    assert_eq!(fields[TE], "trailers");
+    assert_eq!(fields[CONNECTION], "te");
+}
+
+#[test]
+fn an_expectation_is_forwarded_only_with_content() {
+    for has_content in [false, true] {
+        let mut fields = headers(&[("Expect", "100-continue"), ("Trailer", "x")]);
+        inbound(&mut fields, &owned(), has_content);
+        assert_eq!(fields.contains_key(EXPECT), has_content);
+        assert_eq!(fields.contains_key(TRAILER), has_content);
+    }
 }
 
 #[test]
@@ -343,7 +355,6 @@ fn h_27_no_hop_by_hop_field_of_an_app_reaches_a_browser() {
         "proxy-authorization",
         "proxy-connection",
         "te",
-        "trailer",
         "transfer-encoding",
         "upgrade",
     ] {

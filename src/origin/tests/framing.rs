@@ -264,17 +264,26 @@ async fn s_32_an_unrequested_coding_is_refused() {
 }
 
 #[tokio::test]
-async fn trailers_are_dropped() {
+async fn trailers_are_dropped_unless_the_caller_wants_them() {
     local(async {
         let server = Server::start().await;
         let pool = server.pool();
-        let trailed = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x\r\n\r\n\
+        let trailed = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n\
                        2\r\nok\r\n0\r\nx: y\r\nset-cookie: z\r\n\r\n";
-        let (outcome, _peer) = join!(pool.send(get("/")), server.answer(trailed));
-        let collected = outcome.unwrap().into_body().collect().await.unwrap();
-        assert!(collected.trailers().is_none());
-        assert_eq!(collected.to_bytes(), "ok");
-        assert_eq!(pool.idle(), 1);
+        for wanted in [false, true] {
+            let (outcome, peer) = join!(pool.send(get("/")), server.answer(trailed));
+            let mut body = outcome.unwrap().into_body();
+            if wanted {
+                body.forward_trailers();
+            }
+            let collected = body.collect().await.unwrap();
+            let trailers = collected.trailers().cloned().unwrap_or_default();
+            assert_eq!(trailers.contains_key("x"), wanted);
+            assert!(!trailers.contains_key("set-cookie"));
+            assert_eq!(collected.to_bytes(), "ok");
+            assert_eq!(pool.idle(), 1);
+            drop(peer);
+        }
     })
     .await;
 }

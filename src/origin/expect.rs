@@ -1,0 +1,53 @@
+//! Requests whose client waits for `100 Continue` before it sends the content (RFC 9110 section
+//! 10.1.1).
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::header::EXPECT;
+use http::{Request, StatusCode};
+use tokio::sync::Notify;
+
+use crate::clock::Clock;
+
+/// The longest time that the gateway waits for the origin's `100 Continue`. Many origins never send
+/// a 100 response, so after this time the client may send the content.
+const MAX_WAIT: Duration = Duration::from_secs(1);
+
+/// Delays the content of a request until the origin has sent `100 Continue`, or until [`MAX_WAIT`]
+/// has passed. The listener sends `100 Continue` to the client when the content is first read.
+///
+/// If the origin sends its final answer first, the listener sends no 100 response, because the
+/// answer has already begun.
+pub(super) struct ContinueGate(Pin<Box<dyn Future<Output = ()>>>);
+
+impl ContinueGate {
+    /// Returns a gate if `request` has the field `Expect`.
+    pub(super) fn of<B>(request: &mut Request<B>, clock: &Clock) -> Option<Self> {
+        if !request.headers().contains_key(EXPECT) {
+            return None;
+        }
+        let continued = Arc::new(Notify::new());
+        let notify = Arc::clone(&continued);
+        hyper::ext::on_informational(request, move |response| {
+            if response.status() == StatusCode::CONTINUE {
+                notify.notify_one();
+            }
+        });
+        let clock = clock.clone();
+        Some(Self(Box::pin(async move {
+            tokio::select! {
+                () = continued.notified() => {}
+                () = clock.sleep(MAX_WAIT) => {}
+            }
+        })))
+    }
+
+    /// The result is ready when the content may be read. Do not call this function again after the
+    /// result was ready.
+    pub(super) fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(cx)
+    }
+}
