@@ -1,8 +1,8 @@
 //! One attempt to refresh a session.
 //!
-//! If several processes share a store, only the process that has the lease of a session calls the
-//! provider. If only one process uses the store, the lease is granted without a wait, because a
-//! process runs only one flight for each session.
+//! If several processes share a store, only the process that has the lease of a session refreshes
+//! the session. If only one process uses the store, the lease is granted at once, because a process
+//! runs only one flight for each session.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::outcome::{Attempt, Outcome};
 use super::refresh::{ALARM_PAUSE, DRAIN_WAIT, Refresher};
 use crate::session::{Lease, Leased, Session, SessionState, StoreError};
 
-/// The result of a check whether a session needs a refresh.
+/// Whether a session needs a refresh.
 enum Need {
     Refresh(Arc<Session>),
     Nothing(Attempt),
@@ -21,9 +21,11 @@ enum Need {
 enum LeaseResult {
     /// This process may refresh the session.
     Granted(Lease),
-    /// The caller's value of the session is no longer current, so the session has to be read again.
+    /// The session has changed since the caller read it, so the caller has to read the session
+    /// again.
     Changed,
-    /// This process has to end, and another process still has the lease.
+    /// Another process has the lease, but this process is about to end and does not wait for the
+    /// lease.
     Draining,
 }
 
@@ -41,8 +43,8 @@ impl Refresher {
                 self.note_failure(&session, reason, ALARM_PAUSE);
                 return Attempt::Failed(session);
             };
-            // The provider has already sent this result, so no call to the provider and no lease is
-            // needed.
+            // The provider has already sent the result, so this attempt needs neither a lease nor a
+            // call to the provider.
             if let Some(result) = self.unstored.take(refresh_token) {
                 return self.store(session, result).await;
             }

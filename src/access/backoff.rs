@@ -20,7 +20,7 @@ pub(super) const LONGEST_ASKED: Duration = Duration::from_mins(5);
 /// If the table has more sessions than this number, sessions without a recent attempt are removed.
 const MANY: usize = 10_000;
 
-/// The location of a failure because of which a session cannot be used now.
+/// The place of the failure that makes a session unusable for now.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum FailureLocation {
     /// The failure is at the provider, or on the network to the provider.
@@ -79,11 +79,11 @@ pub(super) struct Backoffs(
 #[derive(Debug, Default)]
 struct Table {
     sessions: HashMap<SessionKey, Backoff>,
-    /// The number of sessions in the table after the last sweep, which removes old sessions. The
-    /// next sweep runs when the table has twice this number of sessions. During an outage of a
-    /// provider, all sessions in the table have recent failures, so a sweep removes no session. The
-    /// number of sessions must double before the next sweep, so the average cost per failure stays
-    /// constant during an outage.
+    /// The number of sessions that remained in the table after the last sweep. A sweep removes
+    /// sessions without a recent attempt. The next sweep runs when the table has twice this number
+    /// of sessions. During an outage of a provider, all sessions in the table have recent failures,
+    /// so a sweep removes no session. The number of sessions must double before the next sweep, so
+    /// the average cost per failure stays constant during an outage.
     left: usize,
 }
 
@@ -94,8 +94,8 @@ impl Table {
             return;
         }
         self.sessions
-            // The count of failures stays for some time after the pause, because the next pause
-            // depends on it.
+            // The failure count stays for some time after the pause, because the length of the next
+            // pause depends on the failure count.
             .retain(|_, backoff| backoff.until.plus(LONGEST_ASKED) > now);
         self.left = self.sessions.len();
     }
@@ -174,8 +174,8 @@ impl Backoffs {
 
 /// Returns the pause after the given number of failures.
 fn pause(failures: u32) -> Duration {
-    // From 32 failures on, the factor would overflow. Then the largest `u32` is used instead, and
-    // the result is still correct, because the longest pause already applies after 6 failures.
+    // From 32 failures on, the factor would overflow. In this case the largest `u32` is the factor,
+    // and the result is the same, because the longest pause already applies after 6 failures.
     let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
     FIRST_PAUSE.saturating_mul(factor).min(LONGEST_PAUSE)
 }

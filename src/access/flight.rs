@@ -153,7 +153,7 @@ impl<P: Clone, T: Clone> Waiter<P, T> {
         }
     }
 
-    /// Waits until the progress differs from the progress that was returned last.
+    /// Waits until the progress is different from the progress that this method returned last.
     ///
     /// # Cancel safety
     ///

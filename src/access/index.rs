@@ -16,7 +16,7 @@ pub(super) struct Index {
     positions: BTreeMap<Box<[u8]>, Vec<usize>>,
     /// The number of segments in the longest prefix.
     depth: usize,
-    /// Whether at least one route is for certain hosts only.
+    /// Whether at least one route serves only certain hosts.
     by_host: bool,
 }
 

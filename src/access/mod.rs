@@ -121,7 +121,7 @@ pub struct Settings<'a> {
     pub(crate) max_wait: Duration,
 }
 
-/// The decision about a request, with the data that the answer needs.
+/// The decision about a request, with the data that is needed to answer the request.
 #[derive(Debug)]
 #[must_use]
 pub(crate) enum Decision {
@@ -163,7 +163,7 @@ pub(crate) struct Forbid {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Cause {
     /// The request has two session cookies with different values. The gateway wrote at most one of
-    /// the two cookies and cannot know which one.
+    /// the two cookies and cannot know which cookie.
     Conflicting,
     /// The session has passed its idle or absolute deadline.
     Expired,
@@ -222,7 +222,7 @@ impl Access {
         })
     }
 
-    /// Returns all routes. The most specific route is the first.
+    /// Returns all routes. The routes are sorted: the most specific route comes first.
     pub(crate) fn routes(&self) -> impl Iterator<Item = &Route> {
         self.routes.iter().map(|route| &**route)
     }

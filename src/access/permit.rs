@@ -28,8 +28,8 @@ pub struct Permit {
 /// States whether the request's cookies have already been read.
 #[derive(Debug)]
 pub(super) enum Cookies {
-    /// The connection has already sent the same `Cookie` line. The value is the `Cookie` line
-    /// without the gateway's own cookies.
+    /// An earlier request on the connection had the same `Cookie` line. The value is the `Cookie`
+    /// line without the gateway's own cookies.
     Read(Option<HeaderValue>),
     /// The gateway has not read the `Cookie` lines yet. The request can still contain the gateway's
     /// own cookies.
@@ -43,7 +43,8 @@ impl Permit {
     }
 
     /// Returns the data that is needed if the app refuses the token. The data is used to send the
-    /// request again, or to let the user sign in again. Returns `None` if both are impossible.
+    /// request again, or to let the user sign in again. Returns `None` if the request
+    /// has no session, or if the route forwards refusals and the session has no refresh token.
     pub(crate) fn sent_request(&self) -> Option<SentRequest> {
         let session = self.session.as_ref()?;
         // If the route forwards refusals, the gateway can only repeat the request with a newer

@@ -64,8 +64,8 @@ pub(crate) enum Recovery {
 }
 
 impl Access {
-    /// Whether a request has to be kept until its answer arrives, so that it can be sent again or
-    /// its user can sign in again.
+    /// Whether the gateway has to keep a request until its answer arrives, in order to send the
+    /// request again or to let the user sign in again.
     ///
     /// If the route forwards refusals of the app to the browser, the gateway sends the request
     /// again only if the session is refreshed during the request. If a route of the site uses

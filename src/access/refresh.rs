@@ -56,7 +56,7 @@ const LEAST_PAUSE: Duration = Duration::from_millis(100);
 /// provider, plus the time to store a result.
 pub(super) const DRAIN_WAIT: Duration = Duration::from_secs(65);
 
-/// The value that represents a pause of zero: the next attempt may start without a wait.
+/// A pause of zero: the next attempt may start at once.
 const NO_PAUSE: SessionFailure = SessionFailure {
     reason: Reason::at_provider("refresh_slow"),
     retry_after: Duration::ZERO,
@@ -212,7 +212,7 @@ impl Refresher {
         mut session: Arc<Session>,
         mut leader: Leader<SessionKey, RetryPause, Outcome>,
     ) {
-        // The metric counts the flight as long as a request can join it.
+        // The metric counts the flight as long as a request can join the flight.
         let _counted = self.metrics.refreshing();
         let mut log = FlightLog {
             metrics: &self.metrics,

@@ -33,8 +33,8 @@ fn g_14_g_15_an_aborted_refresh_is_reported_to_its_waiters_and_counted() {
     assert!(kit.metrics.encode().contains(lost));
 }
 
-/// A subscriber that panics at the first event with a certain message and collects other events.
-/// The panic happens inside the code that writes the event.
+/// A subscriber that panics at the first event with a certain message and collects all other
+/// events. The panic happens inside the code that writes the event.
 struct PanicOnMessage {
     message: &'static str,
     panicked: AtomicBool,

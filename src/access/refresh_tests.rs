@@ -198,7 +198,7 @@ async fn g_10_two_users_refreshed_at_the_same_time_never_mix() {
     for round in 1..=ROUNDS {
         kit.clock.advance(MILLISECOND);
         for (person, _) in &people {
-            // The test stores this result in place of an answer of the provider.
+            // The refresher finds this result and does not call a provider.
             let used = tokens_of_round(person, round - 1);
             let answer = RefreshResult::New(Box::new(Refreshed {
                 tokens: tokens_of_round(person, round),

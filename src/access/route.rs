@@ -26,7 +26,7 @@ pub struct RouteSettings {
     /// default port. An empty list means all authorities.
     #[serde(default)]
     pub(crate) hosts: Vec<Box<str>>,
-    /// The path prefix: the route is for this path and all paths below it.
+    /// The path prefix: the route is for this path and for all paths below this path.
     #[serde(default)]
     pub prefix: Prefix,
     /// The condition that a user has to meet to use the route.
@@ -126,7 +126,7 @@ pub struct Route {
     hosts: Vec<Box<str>>,
     prefix: Prefix,
     pub(super) rule: Rule,
-    /// The names of the accepted providers, in the form for an assertion field.
+    /// The names of the accepted providers, as values of an assertion field.
     providers: Vec<Claim>,
     pub(super) allow_preflight: bool,
     pub(super) on_refusal: OnRefusal,
@@ -152,7 +152,7 @@ impl Route {
         self.providers.iter().map(Claim::as_str)
     }
 
-    /// Returns the name of an accepted provider, in the form for an assertion field. Returns `None`
+    /// Returns the name of an accepted provider, as the value of an assertion field. Returns `None`
     /// if the route does not accept this provider.
     pub(super) fn provider(&self, name: &str) -> Option<&Claim> {
         self.providers
@@ -322,7 +322,7 @@ impl RouteTable {
         }
     }
 
-    /// Returns all routes. The most specific route is the first.
+    /// Returns all routes. The routes are sorted: the most specific route comes first.
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
         self.routes.iter()
     }
@@ -343,7 +343,7 @@ impl WorkerRoutes {
         at(self.index.first(target, matches)?)
     }
 
-    /// Returns all routes. The most specific route is the first.
+    /// Returns all routes. The routes are sorted: the most specific route comes first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Rc<Route>> {
         self.routes.iter()
     }

@@ -69,7 +69,7 @@ fn idle() -> Option<Duration> {
     Some(Duration::from_hours(1))
 }
 
-/// A browser opens at most about 255 of these streams to one host.
+/// A browser opens at most about 255 WebSockets to one host.
 fn per_client() -> NonZeroUsize {
     NonZeroUsize::MIN.saturating_add(255)
 }
@@ -118,7 +118,7 @@ impl AllowedOrigin {
     }
 }
 
-/// The result of checking a stream again.
+/// The result of a new check of a stream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(crate) enum Continues {
@@ -128,7 +128,7 @@ pub(crate) enum Continues {
     No,
 }
 
-/// The reason why a stream cannot follow its session.
+/// The reason why the gateway cannot watch the session of a stream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum WatchError {
     /// The session has ended.
@@ -186,7 +186,7 @@ impl StreamPermit {
     }
 
     /// Registers the stream, so that the stream learns of new versions of its session and of the
-    /// end of its session. Returns `None` if the stream has no session.
+    /// end of its session. Returns `None` if the stream belongs to no session.
     ///
     /// # Errors
     ///
@@ -331,7 +331,7 @@ mod tests {
         }
     }
 
-    /// Returns a permit for a stream of `session` on a route for every signed-in user.
+    /// Returns a permit for a stream of `session`, on a route that every signed-in user may use.
     fn permit(kit: &Kit, session: &Arc<Session>) -> StreamPermit {
         let settings = serde_json::from_value(json!({"url": "http://127.0.0.1:1"})).unwrap();
         let upstream = Arc::new(Upstream::new("app", &settings).unwrap());

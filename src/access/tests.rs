@@ -116,8 +116,8 @@ fn valid() -> Lifetime {
     }
 }
 
-/// A permit replaces the assertion fields even if nobody has removed the client's assertion fields
-/// before.
+/// A permit replaces the assertion fields, even if the client's assertion fields have not been
+/// removed before.
 #[tokio::test]
 async fn a_permit_replaces_forged_fields() {
     let kit = Kit::new(tokio::runtime::Handle::current());
