@@ -36,8 +36,8 @@ pub(super) struct SealingKeys {
     pub(super) file: Option<KeyFile>,
 }
 
-/// Reads the keys. Without a key file, the keys are random. A reload keeps the random login keys in
-/// `reusable`, so that pending logins stay valid.
+/// Reads the keys. Without a key file, the keys are random. A reload uses the random login keys in
+/// `reusable` again, so that pending logins stay valid.
 pub(super) fn keys(
     section: Option<&LoginSection>,
     session: Option<&session::Settings>,

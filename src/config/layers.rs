@@ -49,8 +49,8 @@ pub struct Flags {
 pub struct Source {
     /// The settings file.
     pub path: PathBuf,
-    /// The content of the file, if the file was already read. A `Source` with a content does not
-    /// read the file again.
+    /// The content of the file, if the file was already read. A `Source` that contains the content
+    /// does not read the file again.
     pub content: Option<FileContent>,
     /// Selects whether environment variables are read.
     pub variables: Variables,

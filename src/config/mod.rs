@@ -101,8 +101,8 @@ pub struct SiteConfig {
     pub(crate) max_wait: Duration,
 }
 
-/// The open resources of a running gateway. A reload reuses a resource if its settings have not
-/// changed.
+/// The open resources of a running gateway. A reload uses a resource again if the settings of the
+/// resource have not changed.
 #[derive(Clone, Debug, Default)]
 pub struct Reusable {
     /// The providers by name.
@@ -144,8 +144,8 @@ const SECTIONS: [&str; 11] = [
 
 impl Config {
     /// Reads the settings and opens the files that the settings name. Uses a resource in `reusable`
-    /// again if its settings have not changed. When the process starts, `reusable` contains no
-    /// resources.
+    /// again if the settings of the resource have not changed. When the process starts, `reusable`
+    /// contains no resources.
     ///
     /// # Errors
     ///
@@ -230,8 +230,8 @@ fn build(
     if let (Some(urls), Some(routes)) = (&public_urls, &routes) {
         check_hosts(urls, routes, reader);
     }
-    // Every section has been read before the first `?`, so that `load` reports the problems of all
-    // sections.
+    // All sections are read before the first `?` operator, so that `load` reports the problems of
+    // all sections.
     let (login, keys) = (login?, keys?);
     let login_settings = login_settings(&login, &names, reader);
     let (server, session, routes) = (server?, session?, routes?);

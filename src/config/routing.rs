@@ -122,7 +122,7 @@ fn note_route(
 }
 
 /// Refuses a route that admits every signed-in user when anyone can create an account at its
-/// provider. With the setting `anyone`, the operator can allow every signed-in user to use a route.
+/// provider. With `anyone = true`, the operator states that everybody may use such a route.
 pub(super) fn check_open_registration(
     routes: &RouteTable,
     open: &[String],

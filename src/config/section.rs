@@ -67,7 +67,7 @@ impl<'a> Reader<'a> {
             };
             for error in error {
                 let mut path = error.path.clone();
-                // Figment's path of an unknown key does not contain the key itself.
+                // For an unknown key, the path in figment's error does not contain the key itself.
                 if let Kind::UnknownField(name, _) = &error.kind
                     && path.last() != Some(name)
                 {

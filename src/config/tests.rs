@@ -86,8 +86,8 @@ fn the_reference_file_has_the_defaults_and_loads() {
     ] {
         assert!(tree.contains_key(section), "{section} is not documented");
     }
-    // In the reference file, a comment counts as a setting that is commented out if the comment is
-    // a table header or contains ` = `. All other comments are prose.
+    // In the reference file, a comment is a commented-out setting if the comment is a table header
+    // or contains ` = `. All other comments are prose.
     let uncommented: String = DEFAULTS
         .lines()
         .map(|line| match line.strip_prefix("# ") {

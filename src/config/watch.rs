@@ -4,8 +4,8 @@
 //! If the rule of a route is missing, more users can use the route. A write to the existing file
 //! never starts a reload, because the file can be half-written. A reload starts only if another
 //! file is renamed to the path, or if a symbolic link in the path is changed and leads to another
-//! file (Kubernetes replaces a link). After the rename or the change of the link, the file must
-//! stay unchanged for [`STABLE`] before the reload.
+//! file. Kubernetes, for example, changes a symbolic link. After the rename or the change of the
+//! link, the file must stay unchanged for [`STABLE`] before the reload.
 
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
@@ -45,14 +45,15 @@ pub(crate) enum FileChange {
 pub(crate) struct Watch {
     path: PathBuf,
     /// The folder that contains the watched file, as written in the path of the file. While the
-    /// gateway runs, a different folder can be renamed to the path of this folder.
+    /// gateway runs, another folder can be renamed to this path.
     folder: PathBuf,
     folder_id: Option<FileId>,
     /// The inotify events of `folder`.
     events: OwnedFd,
     /// The path with all symbolic links resolved.
     target: Option<PathBuf>,
-    /// A replacement after which the file has not yet stayed unchanged for [`STABLE`].
+    /// A replacement of the file that is not used yet, because the file has to stay unchanged for
+    /// [`STABLE`] first.
     pending: Option<Pending>,
 }
 
@@ -424,8 +425,8 @@ mod tests {
         assert_eq!(folder.poll_ten_times(&mut watch), [FileChange::Replaced]);
     }
 
-    /// In a `ConfigMap` that Kubernetes mounts, the file is a link through the link `..data`, and
-    /// Kubernetes swaps `..data`.
+    /// In a `ConfigMap` that Kubernetes mounts, the file is a symbolic link that leads through
+    /// another symbolic link, `..data`. Kubernetes replaces `..data`.
     #[test]
     fn a_link_with_a_new_target_is_reported_as_replaced() {
         let (mut folder, _) = Folder::new();
