@@ -3,11 +3,11 @@
 //! The parser splits a `Cookie` line exactly as a browser writes it: `;` separates the pairs,
 //! spaces and tabs around a pair are ignored, and the name ends at the first `=`. The parser works
 //! on bytes and compares names exactly. The parser does not remove other white space, such as
-//! Unicode white space. Otherwise a sibling domain could put white space before the prefix
-//! `__Host-`: the browser would not check the prefix, and the gateway would accept the cookie as
-//! its own. If the parser decoded the whole field as text, a sibling domain could lock users out
-//! with one invalid byte. If one pair of a line is malformed, the parser ignores this pair and
-//! reads the other pairs.
+//! Unicode white space. If the parser removed Unicode white space, a sibling domain could set a
+//! cookie with such white space before the prefix `__Host-`. The browser would not check the
+//! prefix, and the gateway would accept the cookie as its own. If the parser decoded the whole
+//! field as text, a sibling domain could lock users out with one invalid byte. If one pair of a
+//! line is malformed, the parser ignores this pair and reads the other pairs.
 //!
 //! Several `Cookie` lines, and the cookie crumbs of HTTP/2 (RFC 9113 section 8.2.3), are handled as
 //! one line.
@@ -86,8 +86,8 @@ pub enum Others {
 }
 
 /// Removes the cookies whose name satisfies `is_own`. The other cookies keep their bytes, their
-/// order and their separators. Several lines are joined to one with `; `, because an HTTP/1 server
-/// may read only one line.
+/// order and their separators. Several `Cookie` lines are joined with `; ` to one line, because an
+/// HTTP/1 server may read only one line.
 ///
 /// For a single line without the gateway's own cookies, the function allocates nothing.
 pub fn others(fields: &(impl View + ?Sized), is_own: impl Fn(&[u8]) -> bool) -> Others {

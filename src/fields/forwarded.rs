@@ -118,10 +118,10 @@ impl Client {
     /// this function before [`super::inbound`].
     ///
     /// If the peer is not in `trusted`, no forwarding field is read. If the peer is in `trusted`,
-    /// the client is the right-most address in `X-Forwarded-For` that is not in `trusted`, or the
-    /// left-most address if all addresses are in `trusted`. The scheme is the last value of
-    /// `X-Forwarded-Proto`, because the trusted peer has written this value. If a member of
-    /// `X-Forwarded-For` is not an address, the peer's address is used as the client address.
+    /// the client is the right-most address in `X-Forwarded-For` that is not in `trusted`. If all
+    /// addresses are in `trusted`, the client is the left-most address. The scheme is the last
+    /// value of `X-Forwarded-Proto`, because the trusted peer has written this value. If a member
+    /// of `X-Forwarded-For` is not an address, the peer's address is used as the client address.
     pub(crate) fn read(
         peer: &Peer,
         scheme: Scheme,
@@ -163,9 +163,9 @@ impl Client {
         self.scheme
     }
 
-    /// Writes `X-Forwarded-For`, `-Proto` and `-Host` into the forwarded request, one line each.
-    /// Call this function after [`super::inbound`]. `host` is the canonical authority of the
-    /// request's target.
+    /// Writes `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host` into the forwarded
+    /// request, one line each. Call this function after [`super::inbound`]. `host` is the canonical
+    /// authority of the request's target.
     ///
     /// The first address of `X-Forwarded-For` is always [`Client::address`]. The addresses to the
     /// left of the client's address are dropped, because the client may have invented them. The

@@ -4,9 +4,12 @@
 //! The fields of a request are processed in the order **read, strip, write**:
 //!
 //! 1. [`check_framing`] rejects framing that the parser accepts but that is not safe to forward.
+//!
 //! 2. [`forwarded::Client::read`] reads the forwarding fields, if the peer is a trusted proxy.
+//!
 //! 3. [`inbound`] removes the fields that `strip::Strip` lists: hop-by-hop fields, the client's
 //!    credentials, and every field that only the gateway may write, in every spelling.
+//!
 //! 4. At the end, [`cookie::others`], [`forwarded::Client::write`], [`append_via`] and the permit
 //!    write their fields. Because of this order, a client cannot keep or hide a field by naming it
 //!    in `Connection` or by an unusual spelling.
