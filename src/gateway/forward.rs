@@ -187,8 +187,8 @@ impl InFlight<'_> {
     fn noted(&mut self, answer: Result<Exchange, upstream::Error>) -> Result<Exchange, Error> {
         self.record.upstream_answered(self.since);
         answer.map_err(|error| {
-            // If the request body has failed, this failure has caused the error of the upstream, so
-            // the failure of the body is reported.
+            // A failed request body also causes an error of the upstream. In this case only the
+            // failure of the body is reported.
             let failure = self.watch.failure();
             failure.map_or_else(|| Error::Upstream(error), Error::RequestBody)
         })

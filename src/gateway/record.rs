@@ -14,7 +14,7 @@ use crate::access::Route;
 use crate::telemetry::{self, DecisionLabel};
 
 /// The data of one request for the access log and the metrics. The data is written one time, when
-/// the record is dropped. So a request is logged even if its client has disconnected.
+/// the record is dropped, so a request is logged even if its client has disconnected.
 #[derive(Debug)]
 pub(super) struct Record {
     site: Rc<WorkerSite>,

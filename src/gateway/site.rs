@@ -52,7 +52,7 @@ pub struct ProcessState {
 
 /// One immutable value with everything that is made from the settings. A site is built completely
 /// or not at all. A reload builds the next site, which replaces the current site. A request uses
-/// the same site until its end.
+/// the same site until the request ends.
 #[derive(Debug)]
 pub(crate) struct Site {
     parts: Parts,

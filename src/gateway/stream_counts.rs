@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::session::SessionKey;
 
-/// The client that a stream counts for.
+/// The client to which a stream belongs.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) enum StreamOwner {
     /// The session of the handshake.
@@ -24,8 +24,8 @@ pub(super) enum StreamOwner {
 }
 
 impl StreamOwner {
-    /// Returns the owner of a stream. `address` counts only if there is no session. An IPv6 client
-    /// usually has all addresses of a `/64` network, so these addresses count as one.
+    /// Returns the owner of a stream. `address` is used only if there is no session. An IPv6 client
+    /// usually has all addresses of a `/64` network, so these addresses count as one client.
     pub(super) fn new(session: Option<SessionKey>, address: IpAddr) -> Self {
         match (session, address.to_canonical()) {
             (Some(session), _) => Self::Session(session),
@@ -102,7 +102,7 @@ mod tests {
         let third = counts.open(one, 2);
         assert!(third.is_some());
         drop((second, third));
-        // No entry of an owner without streams is left.
+        // The map contains no owner without streams.
         assert!(counts.open_streams().is_empty());
     }
 

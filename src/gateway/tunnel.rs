@@ -34,8 +34,8 @@ const USE_INTERVAL: Duration = Duration::from_mins(1);
 const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// The time in which the client has to accept the close frame and to close the connection. The time
-/// is shorter than the last part of a drain. If a tunnel ends within this time, the drain therefore
-/// does not count the tunnel as a cut request.
+/// is shorter than the last part of a drain, so that a drain does not count a tunnel that ends
+/// within this time as an aborted request.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The data of a handshake that is needed when the app has answered.
@@ -44,7 +44,7 @@ pub(super) struct Handshake {
     stream: StreamPermit,
     target: Target,
     client: IpAddr,
-    /// The place of the stream in the limit of its client.
+    /// The slot of the stream in the limit of its client.
     client_slot: StreamSlot,
 }
 
