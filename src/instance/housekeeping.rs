@@ -27,8 +27,8 @@ pub(super) fn ticks_every(period: Duration) -> Interval {
 }
 
 /// Removes expired sessions in batches, and updates the metrics. If the keeper has stopped, no user
-/// can sign in or out, and only a restart of the process can repair this. This task reports that
-/// the keeper has stopped.
+/// can sign in or out until the process is restarted. This task reports that the keeper has
+/// stopped.
 pub(super) async fn maintain_sessions(process: gateway::ProcessState, readiness: Readiness) {
     let gateway::ProcessState {
         sessions,
