@@ -5,9 +5,9 @@
 //! cookies and redirect targets as values, or a [`FailedLogin`]. The room `gateway` makes the
 //! pages.
 //!
-//! The gateway stores nothing for a user who has not signed in, because the pending login travels
-//! in `state`. The exchange runs as a task of the control plane, so the exchange finishes even if
-//! the browser closes the connection.
+//! The gateway stores nothing for a user who has not signed in, because the `state` parameter
+//! contains the pending login. The exchange runs as a task of the control plane, so the exchange
+//! finishes even if the browser closes the connection.
 
 mod authorization;
 mod browser;
@@ -85,8 +85,8 @@ pub struct Login {
 }
 
 impl Login {
-    /// Creates a login flow with `providers`. `keys` seal the values that travel through the
-    /// browser.
+    /// Creates a login flow with `providers`. `keys` seal the values that the browser stores and
+    /// returns.
     pub fn new(
         settings: Settings,
         keys: Arc<KeyRing>,
@@ -161,8 +161,9 @@ impl Login {
         let client = self.ready(start.provider).await?;
         let mode = client.response_mode();
         let previous_session = match mode {
-            // The provider's form post is a cross-site request, so the browser does not send the
-            // session cookie with it. Therefore the state of such a login contains the session key.
+            // The provider's form post is a cross-site request, so the browser sends the form post
+            // without the session cookie. Therefore the state of such a login contains the session
+            // key.
             ResponseMode::FormPost => browser::session_key(start.headers),
             ResponseMode::Query => None,
         };
@@ -189,8 +190,8 @@ impl Login {
         };
         let location = client.authorization_url(&request)?;
         let (name, secret) = (sealed.tab.cookie(), sealed.browser_secret.expose());
-        // With `form_post`, the provider's answer is a cross-site request, with which the browser
-        // sends no cookie that has `SameSite=Lax`.
+        // With `form_post`, the provider's answer is a cross-site request, so the browser sends no
+        // cookie that has `SameSite=Lax`.
         let own = match mode {
             ResponseMode::FormPost => {
                 cookie::set_across_sites(&name, secret, self.settings.timeout)

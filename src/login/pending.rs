@@ -1,11 +1,11 @@
-//! The pending login, which travels in `state`, and the check of a returned `state`.
+//! The pending login, which the `state` parameter contains, and the check of a returned `state`.
 //!
-//! The browser carries the pending login, so a user who has not signed in costs the gateway no
-//! memory. The state has two sealed parts. Only the gateway's key is needed to open the first part
-//! (provider, return path, start time, number of previous logins). Therefore an error page can
-//! offer a new login even if the browser sends no login cookie. The gateway's key and the 128-bit
-//! secret in the cookie of the tab are needed to open the second part (the seed of the code
-//! verifier). A callback URL that is pasted into another browser is therefore refused.
+//! The browser stores the pending login, so a user who has not signed in needs no memory of the
+//! gateway. The state has two sealed parts. To open the first part (provider, return path, start
+//! time, number of previous logins), the gateway needs only its key. Therefore an error page can
+//! offer a new login even if the browser sends no login cookie. To open the second part (the seed
+//! of the code verifier), the gateway needs its key and the 128-bit secret in the cookie of the
+//! tab. A callback URL that is pasted into another browser is therefore refused.
 
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ pub(super) fn registration_tag(fingerprint: &[u8; 32]) -> RegistrationTag {
 
 #[derive(serde::Serialize, serde::Deserialize)]
 struct RawDetails<'a> {
-    // The names of the members are short, because the state travels in URLs.
+    // The names of the members are short, because URLs contain the state.
     p: &'a str,
     r: &'a str,
     t: u64,

@@ -1,4 +1,4 @@
-//! The part of the login flow that outlives a reload.
+//! The data of the login flow that a reload does not replace.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use crate::clock::Clock;
 use crate::session::Sessions;
 use crate::telemetry::Metrics;
 
-/// The parts of the login flow that do not depend on the settings and outlive a reload: sessions,
-/// metrics, clock and throttle.
+/// The data of the login flow that does not depend on the settings: sessions, metrics, clock and
+/// throttle. A reload does not replace this data.
 #[derive(Debug)]
 pub struct ProcessState {
     pub(super) sessions: Arc<Sessions>,
