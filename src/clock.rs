@@ -1,4 +1,4 @@
-//! The clock and the points in time of the gateway.
+//! The clock of the gateway, and the type for points in time.
 //!
 //! Deadlines of sessions and tokens are [`Timestamp`]s, which count the milliseconds since the Unix
 //! epoch. Deadlines of connections are [`Instant`]s. Code that needs the time receives a [`Clock`]
@@ -101,9 +101,9 @@ impl Clock {
         }
     }
 
-    /// Returns a monotonic time, for measuring durations and for the deadlines of the runtime's
-    /// timers. A manual clock also returns the runtime's time here, because a manual clock cannot
-    /// advance the timers of other code.
+    /// Returns a monotonic time, for measuring durations and for deadlines that the runtime's
+    /// timers use. A manual clock also returns the runtime's time here, because a manual clock
+    /// cannot advance the timers of other code.
     pub fn instant(&self) -> Instant {
         #[expect(
             clippy::disallowed_methods,

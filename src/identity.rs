@@ -18,10 +18,10 @@ const MAX_CLAIM: usize = 4096;
 pub struct Claim(HeaderValue);
 
 impl Claim {
-    /// Creates a claim, or returns `None` if a field cannot carry `text` unchanged. `text` must
-    /// have 1 to 4096 bytes of UTF-8, no control characters, and no white space at its start or
-    /// end. A receiver would remove white space at the start or end of a field value and would see
-    /// a different value.
+    /// Creates a claim, or returns `None` if a field value cannot contain `text` unchanged. `text`
+    /// must have 1 to 4096 bytes of UTF-8, no control characters, and no white space at its start
+    /// or end. A receiver would remove white space at the start or end of a field value and would
+    /// see a different value.
     ///
     /// ```
     /// use sidegate::identity::Claim;

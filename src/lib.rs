@@ -12,11 +12,11 @@
 //! | --- | --- | --- |
 //! | 0 | [`secret`] [`clock`] [`telemetry`] | values that are never printed; the time, as an argument; events, access log and metrics |
 //! | 1 | [`seal`] [`tls`] [`identity`] [`token`] [`fields`] [`target`] [`upload`] [`relay`] | keys and sealed data; certificates; the identity of a user; the token set; HTTP fields; the canonical request target; the body of a forwarded request; bytes between two connections after a switch of protocols |
-//! | 2 | [`origin`] [`server`] | the HTTP client and its pool; listeners, framing, deadlines and drain. These two rooms know nothing about authentication |
+//! | 2 | [`origin`] [`server`] | the HTTP client and its pool; listeners, framing, deadlines and drain; these two rooms know nothing about authentication |
 //! | 3 | [`provider`] [`session`] [`upstream`] | the authorization server: metadata, keys, tokens, identities; the sessions; the app |
 //! | 4 | [`access`] [`login`] | routes, rules, decisions and refreshes; the code flow, pending logins and sign-out |
 //! | 5 | [`gateway`] [`admin`] | the handling of a request, and its answers; health and metrics |
-//! | 6 | [`config`] | settings file, variables and flags. One error reports all problems |
+//! | 6 | [`config`] | settings file, variables and flags; one error reports all problems |
 //! | 7 | [`instance`] | one running gateway, made from all other rooms |
 //! | 8 | [`demo`] | an authorization server and an app inside the program, for demonstrations and for tests |
 //!
@@ -26,7 +26,7 @@
 //! routes and rules, upstreams, providers, the login flow, public URLs, trusted networks, assertion
 //! fields. If any part of a new site cannot be built, the old site stays in use. Each worker has
 //! its own `Rc` of the site, and uses the next site after a reload. A request uses one site until
-//! its end, and an [`access::Permit`] owns all data that the permit needs.
+//! the request ends, and an [`access::Permit`] owns all data that the permit needs.
 //! [`gateway::ProcessState`] and [`login::ProcessState`] contain the data that lasts longer than a
 //! site: sessions, used states, refreshes in progress, metrics.
 //!
@@ -44,29 +44,36 @@
 //!
 //! 1. [`server`] accepts the connection, decrypts TLS and reads HTTP. Each phase of a connection
 //!    has a deadline.
+//!
 //! 2. [`target::Target::from_request`] makes the target canonical. All later steps match,
 //!    authorize, log and forward the same canonical bytes. [`login::PublicUrls`] checks whether the
 //!    host of the request is a public host of the gateway. [`fields::forwarded`] finds the address
 //!    of the client.
+//!
 //! 3. [`fields::inbound`] removes the hop-by-hop fields, and all spellings of the assertion fields
 //!    and of `Authorization`. Steps 3, 5 and 7 read the fields through [`fields::View`], which
 //!    needs no second map of the fields.
+//!
 //! 4. [`login`] answers requests for the gateway's own endpoints below [`login::OWN_PREFIX`].
+//!
 //! 5. [`access::Access::decide`] finds the route, the session and the rule. A request whose token
 //!    has expired waits for the refresh, for a limited time ([`access::Wait`]).
+//!
 //! 6. The [`gateway`] turns the [`access::Decision`] into an answer. If a login is needed, a page
 //!    load (navigation) is redirected to the provider, or to a page where the user chooses a
 //!    provider. A request that is not a page load gets 401 with a `login_url`. A user without
 //!    permission gets 403. A request without a route gets 404. If a session is temporarily
 //!    unusable, the client gets 503 with the time of the next attempt.
+//!
 //! 7. [`access::Permit::exchange`] removes the gateway's cookies, writes the assertion fields and
 //!    the bearer token ([`upstream::assertions`]), and sends the request on a pooled connection.
 //!    Bodies stream in both directions. If the app switches to another protocol, such as WebSocket,
 //!    a [`relay::Relay`] forwards bytes in both directions for as long as [`access::StreamPermit`]
 //!    allows it. If the app refuses the token, the gateway may send the request one more time with
 //!    a new token ([`access::TokenRefusal::recover`]).
-//! 8. [`fields::outbound`] cleans the fields of the response. One function finishes all requests
-//!    and writes the access-log event.
+//!
+//! 8. [`fields::outbound`] cleans the fields of the response. The same function finishes every
+//!    request and writes the access-log event.
 //!
 //! # One refresh
 //!
@@ -85,13 +92,17 @@
 //!    the provider is ready, `begin` seals the pending login in the `state` parameter and binds the
 //!    state to a secret in a cookie of this tab. Then `begin` sends the browser to
 //!    [`provider::Provider::authorization_url`].
+//!
 //! 2. The callback reaches [`login::Login::complete`]. `complete` first checks for an `error`
 //!    parameter. The code is available only after the state has been verified. The code is
 //!    exchanged only if the callback comes from the provider to which the browser was sent.
+//!
 //! 3. [`provider::Provider::redeem`] exchanges the code on the control plane, verifies the ID token
 //!    and returns the identity. [`provider::Provider::maintain`] keeps the keys for the
 //!    verification up to date.
+//!
 //! 4. [`session::Sessions::open`] stores the session and returns its new session id.
+//!
 //! 5. The browser returns to the page that the user asked for ([`login::ReturnTo`]).
 
 /// mimalloc reuses freed memory for the next request, so a request touches little new memory. The
