@@ -72,8 +72,8 @@
 //!    allows it. If the app refuses the token, the gateway may send the request one more time with
 //!    a new token ([`access::TokenRefusal::recover`]).
 //!
-//! 8. [`fields::outbound`] cleans the fields of the response. The same function finishes every
-//!    request and writes the access-log event.
+//! 8. [`fields::outbound`] cleans the fields of the response. For every request, one function
+//!    writes the access-log event.
 //!
 //! # One refresh
 //!

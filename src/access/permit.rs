@@ -43,8 +43,8 @@ impl Permit {
     }
 
     /// Returns the data that is needed if the app refuses the token. The data is used to send the
-    /// request again, or to let the user sign in again. Returns `None` if the request
-    /// has no session, or if the route forwards refusals and the session has no refresh token.
+    /// request again, or to let the user sign in again. Returns `None` if the request has no
+    /// session, or if the route forwards refusals and the session has no refresh token.
     pub(crate) fn sent_request(&self) -> Option<SentRequest> {
         let session = self.session.as_ref()?;
         // If the route forwards refusals, the gateway can only repeat the request with a newer

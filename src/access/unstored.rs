@@ -72,8 +72,8 @@ impl Unstored {
 }
 
 impl RefreshResult {
-    /// Returns a copy of the result, because the store consumes the original. The identity is
-    /// `None`, because the gateway does not trust the identity in an unusable answer.
+    /// Returns a copy of the result, because the store consumes the original. Returns `None` if the
+    /// tokens cannot be copied.
     pub(super) fn copy(&self) -> Option<Self> {
         match self {
             Self::New(refreshed) => {

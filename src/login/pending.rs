@@ -1,7 +1,7 @@
 //! The pending login, which the `state` parameter contains, and the check of a returned `state`.
 //!
-//! The browser stores the pending login, so a user who has not signed in needs no memory of the
-//! gateway. The state has two sealed parts. To open the first part (provider, return path, start
+//! The browser stores the pending login, so the gateway needs no memory for a user who has not
+//! signed in. The state has two sealed parts. To open the first part (provider, return path, start
 //! time, number of previous logins), the gateway needs only its key. Therefore an error page can
 //! offer a new login even if the browser sends no login cookie. To open the second part (the seed
 //! of the code verifier), the gateway needs its key and the 128-bit secret in the cookie of the
