@@ -63,6 +63,8 @@ pub(crate) async fn show(server: &ServerState, request: &Request<Bytes>) -> Resp
     let session = session(request);
     let now = server.settings.clock.now();
     let signed_in = signed_in(server, session.as_deref()).await;
+    // If the sign-in is older than `max_age`, the user has to sign in again (OpenID Connect Core
+    // 1.0 section 3.1.2.1).
     let signed_in = signed_in.filter(|(_user, login)| authorization.is_recent(login, now));
     match signed_in {
         Some((_user, login)) if !authorization.prompts("login") => {
@@ -157,6 +159,7 @@ async fn validate(
     let field = |name: &str| query.get(name).filter(|value| !value.is_empty()).cloned();
     let standard = kind == ProviderKind::OpenId;
     let code = field("response_type").as_deref() == Some("code");
+    // A Passport server sends the same error for a wrong response type as for a missing client.
     let client_id = field("client_id").filter(|_id| code || standard);
     let client_id = client_id.ok_or_else(|| direct(Refusal::no_client(kind)))?;
     let records = server.records.lock().await;

@@ -126,8 +126,8 @@ impl Middlebox {
         self.call_token_endpoint("grant_type=refresh_token").await
     }
 
-    /// Sends one more code exchange to the authorization server, with the code in `query` if there
-    /// is one.
+    /// Sends one more code exchange to the authorization server, with the code in `query` if
+    /// `query` contains a code.
     async fn exchange_again(self, query: &str) -> Result<(), CloseConnection> {
         let form = format!("grant_type=authorization_code&{query}");
         self.call_token_endpoint(&form).await

@@ -139,8 +139,8 @@ impl fmt::Display for Step {
 
 /// A failed step.
 ///
-/// The part that `step` checks is responsible for the failure. The error message contains no token,
-/// code or cookie.
+/// The cause of the failure is in the part of the system that `step` checks. The error message
+/// contains no token, code or cookie.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{step}: expected {expected}, got {got}")]
 pub struct FailedStep {

@@ -282,7 +282,8 @@ fn passport_section(kind: ProviderKind, provider: &AuthorizationServer, key: &Pa
 }
 
 /// Returns the text of the settings file of the gateway. `provider` contains additional settings of
-/// the provider.
+/// the provider. The gateway logs only errors, so that log lines do not hide the output of the
+/// demo.
 fn settings(
     listen: SocketAddr,
     (public_url, app): (&str, &App),

@@ -400,6 +400,8 @@ fn issue(
         ProviderKind::OpenId => {
             openid::access_token(server, &grant, &access_id, access_expiry.as_secs())
         }
+        // The real server reads its clock one time for each date, so the microseconds of the dates
+        // differ.
         ProviderKind::Passport12 | ProviderKind::Passport13 => server.keys.sign(&Claims {
             aud: grant.client_id.clone(),
             jti: access_id.clone(),

@@ -68,6 +68,7 @@ pub(crate) async fn bearer<'a>(
     let token = token.and_then(|token| server.checker.read(&token));
     let token = token.ok_or_else(unverified)?;
     let claim = |name: &str| token.claims.get(name).and_then(Value::as_str);
+    // This endpoint accepts the access tokens of every client, so every audience is valid here.
     let audience = claim("aud").unwrap_or_default();
     let now = server.settings.clock.now();
     let subject = token

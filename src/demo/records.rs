@@ -92,10 +92,14 @@ impl Records {
         insert(&mut self.refresh_tokens, refresh.0, refresh.1, now);
     }
 
+    /// Returns true if the access token was not revoked. The caller has already checked the expiry
+    /// in the token.
     pub(crate) fn is_access_token_live(&self, id: &str) -> bool {
         self.access_tokens.contains_key(id)
     }
 
+    /// Returns true if the refresh token was not revoked. The caller has already checked the expiry
+    /// in the token.
     pub(crate) fn is_refresh_token_live(&self, id: &str) -> bool {
         self.refresh_tokens.contains_key(id)
     }

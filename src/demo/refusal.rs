@@ -28,7 +28,8 @@ pub(crate) struct Refusal {
     challenge: Option<&'static str>,
 }
 
-/// The target of an authorization response, with the parameters of every response.
+/// The redirection URI to which the server sends an error, and the parameters of the response that
+/// do not describe the error.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Destination<'a> {
     pub(crate) redirect_uri: &'a str,

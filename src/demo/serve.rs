@@ -231,6 +231,8 @@ impl Body for ReplyBody {
     fn size_hint(&self) -> SizeHint {
         match self.parts.iter().map(Bytes::len).collect::<Vec<_>>()[..] {
             [] => SizeHint::with_exact(0),
+            // The size of a body with one part is exact, so hyper sends the body with a
+            // `Content-Length`. hyper sends a body with several parts in chunks.
             [length] if self.waiting.is_none() => {
                 SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
             }

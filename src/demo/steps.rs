@@ -91,6 +91,8 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
                 (Some(_), Some(_)) => Err(format!("several in {}", names(&query))),
             }
         };
+        // A report names the length of a wrong value and not the value, because a report must
+        // contain no secret.
         let is = |name: &str, good: &dyn Fn(&str) -> bool, expected: &str| match one(name) {
             Ok(value) => expect(good(value), &format!("{name} {expected}"), || {
                 format!("another value of {} characters", value.len())
@@ -233,6 +235,8 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         expect(page.status == StatusCode::OK, "the app's page", || {
             summary(&page)
         })?;
+        // The client forges fields that only the gateway may write. The app must not receive the
+        // forged values.
         let request = BrowserRequest::fetch(&self.at("/whoami")?)
             .field("authorization", "Bearer evil")
             .field("x-forwarded-user", "root")
@@ -285,6 +289,8 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
     }
 
     async fn post(&mut self) -> StepResult {
+        // The text has characters that are encoded in a form and in HTML, so the step fails if the
+        // body was decoded or changed on its way.
         let note = "sign & drive <gate>";
         let fields = [("title", "check"), ("text", note)];
         let page = self
@@ -474,6 +480,7 @@ fn without_query(url: &Url) -> String {
     url.into()
 }
 
+/// Returns the names of the parameters without the values, because a value can be a secret.
 fn names(query: &[(String, String)]) -> String {
     let names: Vec<&str> = query.iter().map(|(name, _value)| name.as_str()).collect();
     names.join(", ")
