@@ -1,8 +1,8 @@
 //! Decides whether a request may be forwarded.
 //!
-//! Only [`Access::decide`] decides, and only a [`Permit`] leads to an upstream. The room `access`
-//! uses routes, sessions and rules, and keeps access tokens fresh ([`Refresher`]). The room
-//! `access` does not use pages, redirects or the login.
+//! Only [`Access::decide`] decides, and no request reaches an upstream without a [`Permit`]. The
+//! room `access` uses routes, sessions and rules, and keeps access tokens fresh ([`Refresher`]).
+//! The room `access` does not use pages, redirects or the login.
 //!
 //! If the access token of a request is fresh, the check of the token's age costs one relaxed atomic
 //! load and a comparison. A request whose token expires soon starts a refresh and is permitted
@@ -34,7 +34,8 @@
 //! }
 //! ```
 //!
-//! A permit cannot be built from its parts, not even from the parts of another permit (E0451):
+//! Code outside the room cannot create a permit, not even from the fields of another permit
+//! (E0451):
 //!
 //! ```compile_fail,E0451
 //! use sidegate::access::Permit;

@@ -212,15 +212,15 @@ pub enum RouteError {
     /// There are several upstreams, and the route does not name one of them.
     #[error("there are several upstreams; the route has to name one")]
     AmbiguousUpstream,
-    /// The rule lists groups and several providers are accepted, but the settings do not state that
-    /// a group means the same at each of these providers.
+    /// The rule lists groups, and the route accepts several providers, but the settings do not
+    /// state that a group means the same at each of these providers.
     #[error(
         "several providers are accepted, and a group may mean something else at each of them; \
          write `provider` in the route: the provider of these groups, or a list of the providers \
          where they mean the same"
     )]
     AmbiguousGroups,
-    /// The rule lists subjects, and several providers are accepted. The same subject at two
+    /// The rule lists subjects, and the route accepts several providers. The same subject at two
     /// providers identifies two different users.
     #[error(
         "several providers are accepted, and the same subject at another provider is another user; \

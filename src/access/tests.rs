@@ -1,4 +1,5 @@
-//! Tests that decisions and written fields do not depend on the representation of the request head.
+//! Tests that the two representations of a request head (buffer and map) lead to the same decision
+//! and to the same fields.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
