@@ -49,7 +49,7 @@ pub(crate) fn outbound(headers: &mut HeaderMap, is_own_cookie: impl Fn(&[u8]) ->
         !is_own_cookie(name) && !with_usual_prefix(name).is_some_and(|name| is_own_cookie(&name))
     });
     // All apps share the origin, so one app must not switch off the `Strict-Transport-Security`
-    // policy for all of them.
+    // policy for all apps.
     keep_values(headers, &STRICT_TRANSPORT_SECURITY, |value| {
         !disables_protection(value.as_bytes())
     });

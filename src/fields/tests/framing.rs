@@ -183,7 +183,8 @@ async fn s_01_s_03_the_parser_keeps_only_the_chunked_length_and_closes_the_conne
         });
         let request = format!("POST / HTTP/1.1\r\nHost: gw.test\r\n{lines}\r\n\r\n{smuggled}");
         client.write_all(request.as_bytes()).await.unwrap();
-        // The client does not close its side, so the server has to end the connection.
+        // The client does not close its side of the connection, so the server has to end the
+        // connection.
         let serving = Builder::new().serve_connection(TokioIo::new(server), service);
         let ended = tokio::time::timeout(Duration::from_secs(10), serving).await;
         assert!(ended.is_ok(), "{lines}");
