@@ -211,7 +211,7 @@ impl WorkerSite {
 
     /// Returns the URL to which a program sends its user for a login. If the site has several
     /// providers and the route accepts only one provider, the URL names this provider. If the route
-    /// accepts several providers, the user chooses a provider on the page at the URL.
+    /// accepts several providers, the URL opens a page on which the user chooses a provider.
     pub(super) fn login_url(&self, context: &RequestContext, challenge: &Challenge) -> String {
         let choice = match only_provider(&challenge.route) {
             Some(provider) if self.providers().len() > 1 => format!("?provider={provider}"),
