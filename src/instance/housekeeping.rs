@@ -61,7 +61,8 @@ pub(super) async fn maintain_sessions(process: gateway::ProcessState, readiness:
 }
 
 /// Reloads the gateway's certificate and the certificate authorities of apps when their files
-/// change. If a file is invalid, an event reports it, and the previous content stays in use.
+/// change. If a file is invalid, an event reports the problem, and the previous content stays in
+/// use.
 pub(super) async fn watch_certificates(
     acceptor: Option<Acceptor>,
     upstreams: watch::Receiver<Upstreams>,
