@@ -84,9 +84,9 @@ fn without_dots(path: &str) -> String {
     format!("/{}", kept.join("/"))
 }
 
-/// Checks two texts with both reference parsers. One text is our origin followed by the return
-/// path, and the other text is the return path alone. The test also checks the return path alone,
-/// because a caller could by mistake use the return path without our origin.
+/// Checks a return path in two forms with both reference parsers. In the first form, our origin
+/// precedes the return path; the second form is the return path alone. The test also checks the
+/// return path alone, because a caller could by mistake use the return path without our origin.
 fn assert_stays(return_to: &ReturnTo, given: &str) {
     let location = return_to.absolute(SITE);
     assert!(

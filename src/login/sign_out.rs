@@ -38,8 +38,9 @@ impl Login {
             }
             Ok(())
         };
-        // The cookies are deleted only after the store has committed the end. Otherwise a browser
-        // without the cookie would seem to be signed out although its session continues.
+        // The cookies are deleted only after the store has committed the end. If the cookies were
+        // deleted earlier and the store failed, the user would seem to be signed out although the
+        // session continues.
         self.process.on_control_plane(end).await?;
         Ok([cookie::clear(cookie::SESSION), browser::forget_rounds()])
     }

@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 /// The number of refused codes per client and minute after which the client must wait.
 const MAX_REFUSED: u64 = 10;
 
-/// The number of counters. Two clients can share a counter, but with 4096 counters this is rare.
+/// The number of counters. Two clients can share a counter, but this is rare with 4096 counters.
 /// The number of counters is fixed, so the memory cannot grow.
 const COUNTERS: usize = 4096;
 
