@@ -131,8 +131,8 @@ impl Backoffs {
     }
 
     /// Postpones the next attempt to `until` but counts no failure, because no request was sent to
-    /// the provider. Otherwise, an outage of the provider would lengthen the pauses of sessions
-    /// whose tokens were not sent to the provider.
+    /// the provider. If postponed attempts were counted, an outage of the provider would lengthen
+    /// the pauses of sessions whose tokens were not sent to the provider.
     pub(super) fn postpone(
         &self,
         key: &SessionKey,
@@ -174,7 +174,7 @@ impl Backoffs {
 
 /// Returns the pause after the given number of failures.
 fn pause(failures: u32) -> Duration {
-    // From 32 failures on, the factor would overflow. In this case the largest `u32` is the factor,
+    // From 32 failures on, the factor would overflow. In this case, `u32::MAX` replaces the factor,
     // and the result is the same, because the longest pause already applies after 6 failures.
     let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
     FIRST_PAUSE.saturating_mul(factor).min(LONGEST_PAUSE)

@@ -1,8 +1,8 @@
 //! Decides whether a request may be forwarded.
 //!
-//! Only [`Access::decide`] decides, and no request reaches an upstream without a [`Permit`]. The
-//! room `access` uses routes, sessions and rules, and keeps access tokens fresh ([`Refresher`]).
-//! The room `access` does not use pages, redirects or the login.
+//! Only [`Access::decide`] makes decisions, and no request reaches an upstream without a
+//! [`Permit`]. The room `access` uses routes, sessions and rules, and keeps access tokens fresh
+//! ([`Refresher`]). The room `access` does not use pages, redirects or the login.
 //!
 //! If the access token of a request is fresh, the check of the token's age costs one relaxed atomic
 //! load and a comparison. A request whose token expires soon starts a refresh and is permitted

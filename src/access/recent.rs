@@ -27,7 +27,7 @@ struct LastUsed {
     found_at: Timestamp,
 }
 
-/// The `Cookie` line of a request with exactly one `Cookie` line.
+/// The `Cookie` line of a request that has exactly one `Cookie` line.
 #[derive(Debug)]
 struct CookieLine {
     whole: Secret<Box<[u8]>>,

@@ -147,7 +147,7 @@ impl Route {
         &self.name
     }
 
-    /// The providers whose sessions are accepted, in the order in which users see them.
+    /// The providers whose sessions are accepted, in the order of the buttons for the user.
     pub fn providers(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
         self.providers.iter().map(Claim::as_str)
     }
@@ -259,7 +259,7 @@ impl RouteTable {
         providers: &[&str],
     ) -> Result<Self, Vec<(usize, RouteError)>> {
         let mut routes: Vec<Route> = Vec::with_capacity(settings.len());
-        // All errors are collected, so that the operator can correct them together.
+        // All errors are collected, so that the operator can correct all errors together.
         let mut errors = Vec::new();
         for (index, settings) in settings {
             let chosen = settings.provider.is_some();
