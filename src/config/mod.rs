@@ -64,7 +64,7 @@ pub struct Config {
     pub(crate) server: server::Settings,
     /// The number of threads that serve requests.
     pub(crate) workers: NonZeroUsize,
-    /// The address of the operations listener, if there is one.
+    /// The address of the operations listener, or `None` without an operations listener.
     pub(crate) operations: Option<SocketAddr>,
     /// The session settings, and the keys that seal sessions on disk.
     pub(crate) session: (session::Settings, Arc<KeyRing>),

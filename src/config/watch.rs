@@ -139,8 +139,8 @@ impl Watch {
             target: fs::canonicalize(path).ok(),
             pending: None,
         };
-        // Only the file ids are compared, because a write to the existing file must not count as a
-        // replacement.
+        // The watch compares only the file ids, because a write to the existing file must not count
+        // as a replacement.
         let id = |version: FileVersion| version.id;
         if FileVersion::of(path).map(id) != read.map(id) {
             watch.start_stability_wait(now);
