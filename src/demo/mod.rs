@@ -4,9 +4,11 @@
 //! - [`AuthorizationServer`] behaves like a Laravel Passport server, version 12 or 13, with the
 //!   same error bodies, or like an OpenID Provider ([`ProviderKind`]). Tests can make the server
 //!   fail.
+//!
 //! - [`App`] is the legacy web app behind the gateway. The app does not use OAuth. The app shows
 //!   the request that it has received, and verifies the access token with code that the gateway
 //!   does not use.
+//!
 //! - [`Check`] acts like a browser: `Check` signs in, checks each step and names the step that
 //!   failed. [`Demo`] can break any step on purpose, to show that the check can fail.
 //!
