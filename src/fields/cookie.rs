@@ -53,7 +53,7 @@ pub fn find<'a>(fields: &'a (impl View + ?Sized), name: &[u8]) -> Found<'a> {
     }
 }
 
-/// Returns the `Cookie` line of a request, if the request has exactly one.
+/// Returns the `Cookie` line of a request, if the request has exactly one `Cookie` line.
 pub(crate) fn only_line(fields: &(impl View + ?Sized)) -> Option<&[u8]> {
     let mut lines = fields.values(&COOKIE);
     let line = lines.next()?;
@@ -129,9 +129,9 @@ pub fn others(fields: &(impl View + ?Sized), is_own: impl Fn(&[u8]) -> bool) -> 
 }
 
 /// Returns the name that a browser stores for a `Set-Cookie` value (RFC 6265bis section 5.6). The
-/// name is the text before the first `=` of the first part, without spaces and tabs around the
-/// name. The first part ends at the first `;`. A browser sends a cookie without a name back as a
-/// bare value, so this function also looks for a name in the value.
+/// name is the text before the first `=` of the first part, without spaces and tabs at both ends.
+/// The first part ends at the first `;`. A browser sends a cookie without a name back as a bare
+/// value, so this function also looks for a name in the value.
 pub(super) fn name_set_by(value: &[u8]) -> &[u8] {
     let mut pair = trim(pieces(value).next().unwrap_or_default());
     while let Some(nameless) = pair.strip_prefix(b"=") {

@@ -14,10 +14,10 @@ pub enum FramingError {
     /// more than 2^63 - 1. An app could read such a large number as a negative number.
     #[error("Content-Length is not one decimal number")]
     ContentLength,
-    /// `Expect` is not exactly one `100-continue` (RFC 9110 section 10.1.1).
+    /// `Expect` has several values, or its value is not `100-continue` (RFC 9110 section 10.1.1).
     #[error("Expect is not 100-continue")]
     Expectation,
-    /// `Transfer-Encoding` is not exactly one `chunked`, or the request is not HTTP/1.1.
+    /// `Transfer-Encoding` is not the single value `chunked`, or the request is not HTTP/1.1.
     #[error("Transfer-Encoding is not exactly `chunked`")]
     TransferEncoding,
     /// The request has both `Transfer-Encoding` and `Content-Length` (RFC 9112 section 6.1).

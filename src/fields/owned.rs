@@ -6,9 +6,9 @@ use http::header::EXPECT;
 use super::strip::HOP_BY_HOP;
 
 /// Names that clients may never send, in normalized form (lower case, with `-` for every character
-/// that is not a letter or digit). Each field of this list tells an app who the client is, tells an
-/// app where the request comes from, or replaces a part of the request that the rules have checked,
-/// such as the path.
+/// that is not a letter or digit). Each field of this list does one of three things: it tells an
+/// app who the client is, it tells an app where the request comes from, or it replaces a part of
+/// the request that the rules have checked, such as the path.
 const NAMES: [&str; 29] = [
     "authorization",
     "client-cert",

@@ -21,8 +21,8 @@ pub(super) const HOP_BY_HOP: [&str; 11] = [
     "upgrade",
 ];
 
-/// Fields that are not removed even if `Connection` nominates them: they frame the message,
-/// identify its sender, or protect the browser.
+/// Fields that are not removed even if `Connection` nominates these fields. The fields frame the
+/// message, identify its sender, or protect the browser.
 const NOT_NOMINABLE: [&str; 11] = [
     "cache-control",
     "content-length",
@@ -65,8 +65,8 @@ impl<'a> Strip<'a> {
     }
 }
 
-/// Returns true if fields with this name are removed from every request, even if `Connection` does
-/// not nominate them.
+/// Returns true if fields with this name are removed from every request, even from a request
+/// without `Connection`.
 #[inline]
 fn is_always_removed(owned: &OwnedFields, name: &str) -> bool {
     // For nearly every field that is kept, `may_remove` is false, and no name is compared.

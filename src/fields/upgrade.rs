@@ -137,8 +137,8 @@ impl UpgradeRequest {
                 .as_bytes()
                 .eq_ignore_ascii_case(self.protocol.as_bytes())
         });
-        // If the request has no valid key, the app cannot prove anything, so no answer switches the
-        // protocol.
+        // If the request has no valid key, the app cannot prove that it understood the handshake,
+        // so no answer switches the protocol.
         let proven = !self.is_websocket()
             || self.accept.is_some()
                 && self.accept.as_ref() == only(headers, &SEC_WEBSOCKET_ACCEPT);
