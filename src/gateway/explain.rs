@@ -207,8 +207,8 @@ pub(super) fn failed(
 
 /// Creates the page for a login that failed. If the failure is temporary and no request was sent to
 /// the provider, the page reloads itself at `retry_url`. In all other cases the page does not
-/// reload itself, because a page that no user looks at must not start logins repeatedly. The answer
-/// to a posted form never reloads itself.
+/// reload itself, because an unused tab must not start logins repeatedly. The answer to a posted
+/// form never reloads itself.
 fn failure_page(context: &RequestContext, error: &login::Error, retry_url: &str) -> Page {
     let (status, title, text) = wording(error);
     let mut page = Page::new(status, title, text).with_reason(error.reason());

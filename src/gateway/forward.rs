@@ -187,7 +187,7 @@ impl InFlight<'_> {
     fn noted(&mut self, answer: Result<Exchange, upstream::Error>) -> Result<Exchange, Error> {
         self.record.upstream_answered(self.since);
         answer.map_err(|error| {
-            // A failed request body also causes an error of the upstream. In this case only the
+            // A failed request body also causes an error of the upstream. In this case, only the
             // failure of the body is reported.
             let failure = self.watch.failure();
             failure.map_or_else(|| Error::Upstream(error), Error::RequestBody)
@@ -224,7 +224,7 @@ impl InFlight<'_> {
             let response = match (refused.recover(replayable).await, kept, body) {
                 (Recovery::Retry(permit), Some((_visit, head)), Some(body)) => {
                     // Some apps accept only one connection, so the first answer is dropped here.
-                    // This drop frees the connection for the second attempt.
+                    // The drop frees the connection for the second attempt.
                     drop(answer);
                     let request = Request::from_parts(head.into_parts(), body);
                     self.since = self.record.site().clock().instant();

@@ -166,9 +166,9 @@ impl Page {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert(header::CONTENT_SECURITY_POLICY, POLICY.clone());
         headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-        // Only pages have `Cross-Origin-Opener-Policy`, and redirects do not. On a redirect,
-        // `Cross-Origin-Opener-Policy` would separate a popup of the app from the window that
-        // opened the popup.
+        // Pages have the field `Cross-Origin-Opener-Policy`, and redirects do not have this field.
+        // On a redirect, `Cross-Origin-Opener-Policy` would separate a popup of the app from the
+        // window that opened the popup.
         headers.insert(OPENER_POLICY, HeaderValue::from_static("same-origin"));
         if let Some(after) = self.retry_after {
             // `Retry-After: 0` would make programs retry without a pause.
