@@ -74,12 +74,12 @@ impl Instance {
         self.trigger.reload_due().await
     }
 
-    /// Reads the changed settings, checks them as `sidegate check` does, and applies either all of
-    /// the settings or none. Connections, sessions and running refreshes continue during a reload.
-    /// A request that has already begun uses the previous settings. All later requests use the new
-    /// settings, also on open connections. Events in the log report the result. If a changed file
-    /// caused the reload and the reload fails, [`Instance::reload_due`] completes again later, so
-    /// that the caller can retry the reload.
+    /// Reads the changed settings, makes the same checks as `sidegate check`, and applies all of
+    /// the settings or none of the settings. Connections, sessions and running refreshes continue
+    /// during a reload. A request that has already begun uses the previous settings. All later
+    /// requests use the new settings, also on open connections. Events in the log report the
+    /// result. If a changed file caused the reload and the reload fails, [`Instance::reload_due`]
+    /// completes again later, so that the caller can retry the reload.
     ///
     /// # Errors
     ///

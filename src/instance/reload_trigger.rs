@@ -194,8 +194,8 @@ impl ReloadTrigger {
                 return Some(ReloadCause::SettingsFile);
             }
             Some(Ok(FileChange::WrittenInPlace)) => {
-                // The file may be incomplete, because it is still being written. So the trigger
-                // cancels a retry that would read the settings.
+                // The file may be incomplete, because it is still being written. For this reason,
+                // the trigger cancels a retry that would read the settings.
                 let keys = |retry: &Retry| retry.cause == ReloadCause::KeyFile;
                 self.retry = self.retry.filter(keys);
                 tracing::warn!(
