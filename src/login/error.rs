@@ -13,7 +13,7 @@ pub enum Error {
     /// the user refused the sign-in.
     #[error("the authorization server refused the sign-in")]
     Denied(ErrorCode),
-    /// Three logins, one directly after the other, did not lead to a usable session. The cause
+    /// The browser has completed three logins in a row and still has no usable session. The cause
     /// decides who is responsible.
     #[error("repeated sign-ins did not lead to a session")]
     Loop,

@@ -5,8 +5,9 @@ use super::PublicUrl;
 /// The redirection endpoint of each provider. The path of an endpoint is the same at every origin.
 ///
 /// If there is only one provider, its redirection endpoint has the configured path. If there are
-/// several providers, each provider has its own path below the configured path, so that the answer
-/// of one provider is never accepted as the answer of another provider (RFC 9700 section 4.4.2.2).
+/// several providers, each provider has its own path below the configured path. The answer of one
+/// provider is therefore never accepted as the answer of another provider (RFC 9700 section
+/// 4.4.2.2).
 #[derive(Clone, Debug)]
 pub(crate) struct RedirectionEndpoints {
     path: Box<str>,

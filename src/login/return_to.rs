@@ -18,7 +18,7 @@ const MAX: usize = 1024;
 /// A path with query on our own origin, to which the browser is sent after a login.
 ///
 /// [`ReturnTo::parse`] accepts only text that matches a strict grammar, so that no link can send
-/// the browser to another origin. It would not be safe to join URLs and to compare the origins,
+/// the browser to another origin. To join URLs and to compare the origins would not be safe,
 /// because URL parsers disagree about `/\evil.test`, `/.//evil.test` and `https:evil.test`. The
 /// path is always written after a configured origin ([`ReturnTo::absolute`]), never alone.
 #[derive(Clone, Eq, PartialEq)]
