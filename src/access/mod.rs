@@ -377,9 +377,9 @@ impl Access {
         })
     }
 
-    /// Returns the session id in the request's cookie, and the session if it is live. The session
-    /// may belong to any provider. A session with an expired token is live as long as the token can
-    /// be refreshed.
+    /// Returns the session id in the request's cookie. Also returns the session if the session is
+    /// live. The session may belong to any provider. A session with an expired token is live as
+    /// long as the token can be refreshed.
     ///
     /// # Cancel safety
     ///
@@ -394,8 +394,8 @@ impl Access {
         Some((id, session))
     }
 
-    /// Returns the live session in the request's cookie, of any provider. A session with an expired
-    /// token is live as long as the token can be refreshed.
+    /// Returns the live session in the request's cookie. The session may belong to any provider. A
+    /// session with an expired token is live as long as the token can be refreshed.
     ///
     /// # Errors
     ///

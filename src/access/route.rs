@@ -22,8 +22,8 @@ use crate::upstream::Upstream;
 pub struct RouteSettings {
     /// The name of the route in logs and metrics. The default name is the prefix.
     pub name: Option<Box<str>>,
-    /// The authorities of the route. An authority is a host, and a port unless the port is the
-    /// default port. An empty list means all authorities.
+    /// The authorities of the route. An authority is a host. If the port is not the default port,
+    /// the authority also contains the port. An empty list means all authorities.
     #[serde(default)]
     pub(crate) hosts: Vec<Box<str>>,
     /// The path prefix: the route is for this path and for all paths below this path.

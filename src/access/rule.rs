@@ -92,7 +92,7 @@ impl TryFrom<RawAnyOf> for AnyOf {
     }
 }
 
-/// The result of a check whether a user meets the rule.
+/// Whether a user meets the rule.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(super) enum Verdict {

@@ -237,7 +237,7 @@ impl StreamPermit {
         check(route, self.session.as_deref())
     }
 
-    /// Updates the last use of the session, if the route's settings allow it.
+    /// Updates the last use of the session, if the route's settings allow this update.
     pub(crate) fn mark_used(&self, now: Timestamp) {
         if let Some(session) = &self.session
             && self.settings().counts_as_use
