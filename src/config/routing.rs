@@ -98,7 +98,7 @@ pub(super) fn routes(
     }
 }
 
-/// Reports a problem of a route, unless its cause was already reported as a problem of a provider
+/// Reports a problem of a route, unless the cause was already reported as a problem of a provider
 /// or upstream.
 fn note_route(
     reader: &mut Reader<'_>,
