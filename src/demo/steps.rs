@@ -290,7 +290,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
 
     async fn post(&mut self) -> StepResult {
         // The text has characters that are encoded in a form and in HTML, so the step fails if the
-        // body was decoded or changed on its way.
+        // body was changed on the way to the app.
         let note = "sign & drive <gate>";
         let fields = [("title", "check"), ("text", note)];
         let page = self
