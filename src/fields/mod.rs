@@ -49,8 +49,8 @@ pub use view::View;
 const PSEUDONYM: &str = "sidegate";
 
 /// The maximum number of entries for this gateway in `Via`. If one gateway stands in front of
-/// another gateway, such as a sidecar, the request passes two gateways named `sidegate`. If a
-/// request has more entries of this gateway, it is in a loop.
+/// another gateway, such as a sidecar, the request passes two gateways named `sidegate`. A request
+/// with more entries of this gateway is in a loop.
 const MAX_PASSES: usize = 5;
 
 /// The result of a check of `Max-Forwards`.
