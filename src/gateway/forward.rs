@@ -187,8 +187,8 @@ impl InFlight<'_> {
     fn noted(&mut self, answer: Result<Exchange, upstream::Error>) -> Result<Exchange, Error> {
         self.record.upstream_answered(self.since);
         answer.map_err(|error| {
-            // A failed request body also causes an error of the upstream. In this case, only the
-            // failure of the body is reported.
+            // If the request body failed, only this failure is reported, because the failure also
+            // caused the error of the upstream.
             let failure = self.watch.failure();
             failure.map_or_else(|| Error::Upstream(error), Error::RequestBody)
         })

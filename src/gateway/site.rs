@@ -67,7 +67,8 @@ impl Site {
     /// Builds a site.
     pub(crate) fn new(parts: Parts, process: ProcessState) -> Self {
         let mut routes: Vec<_> = parts.routes.iter().collect();
-        // The number of a counter is the position of its route in the settings.
+        // The routes are sorted as in the settings, because a counter and its route have the same
+        // position.
         routes.sort_unstable_by_key(|route| route.index());
         let names = routes.into_iter().map(|route| route.name().into());
         let counters = process.metrics.request_counters(names);

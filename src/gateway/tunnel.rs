@@ -1,8 +1,8 @@
 //! Tunnels: connections on which client and app have switched to another protocol, such as
 //! WebSocket.
 //!
-//! A tunnel stays open as long as the session and the settings allow it. A [`SessionEvent`] reports
-//! changes of the session, and [`CurrentSite`] reports a reload.
+//! A tunnel stays open as long as the session and the settings allow the tunnel. A [`SessionEvent`]
+//! reports changes of the session, and [`CurrentSite`] reports a reload.
 
 use std::future::pending;
 use std::net::IpAddr;
@@ -34,8 +34,8 @@ const USE_INTERVAL: Duration = Duration::from_mins(1);
 const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// The time in which the client has to accept the close frame and to close the connection. The time
-/// is shorter than the last part of a drain, so that a drain does not count a tunnel that ends
-/// within this time as an aborted request.
+/// is shorter than the last part of a drain. A tunnel that ends within this time is therefore not
+/// counted as an aborted request.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The data of a handshake that is needed when the app has answered.
@@ -44,7 +44,7 @@ pub(super) struct Handshake {
     stream: StreamPermit,
     target: Target,
     client: IpAddr,
-    /// The slot of the stream in the limit of its client.
+    /// The slot of the stream: each client has a limited number of slots.
     client_slot: StreamSlot,
 }
 
@@ -205,8 +205,8 @@ enum TunnelEnd {
 }
 
 impl Tunnel {
-    /// Runs the tunnel until one side closes it, until the session or the settings forbid it, or
-    /// until `stop` is ready.
+    /// Runs the tunnel until one side closes the tunnel, until the session or the settings forbid
+    /// the tunnel, or until `stop` is ready.
     async fn run(mut self, ends: &EndRegistry, stop: impl Future<Output = ()>) {
         self.record.byte_counts = self.relay.byte_counts();
         let reason = self.wait_for_end(ends, stop).await;
