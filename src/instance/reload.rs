@@ -49,7 +49,7 @@ pub(super) struct CurrentSettings {
     /// The settings that only a restart can change, with their values at the start.
     restart_only: RestartOnly,
     reusable: Reusable,
-    /// The text of the settings whose reload failed and will be retried.
+    /// The text of the settings of a failed reload that will be retried.
     failed: Option<FileContent>,
 }
 
