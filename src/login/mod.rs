@@ -264,8 +264,9 @@ impl Login {
         }
     }
 
-    /// Returns true when the login began with the server and the client that have the name
-    /// `provider` now. A reload may have given the name `provider` to a different server or client.
+    /// Returns true if the login began with the same server and the same client that the name
+    /// `provider` means now. A reload may have given the name `provider` to a different server or
+    /// client.
     fn was_sent_to(&self, details: &LoginDetails, provider: &str) -> bool {
         let is_same = |tag| {
             let now = self.providers.get(provider);

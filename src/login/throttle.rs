@@ -25,7 +25,7 @@ pub(super) struct Throttle {
     seed: RandomState,
 }
 
-/// The decision whether a client may send another code.
+/// Whether a client may send another code.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(super) enum ThrottleDecision {
