@@ -51,7 +51,7 @@ impl Claim {
     }
 }
 
-/// An email address, and whether the provider has verified it.
+/// An email address, and whether the provider has verified the address.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Email {
     /// The address, exactly as the provider sent it.

@@ -1,8 +1,8 @@
 //! Sidegate is a reverse proxy that signs users in.
 //!
 //! An app behind Sidegate needs no code for OAuth. Sidegate exchanges the authorization code for a
-//! token set and stores it with the session. Each request to the app contains the access token in
-//! the `Authorization` field.
+//! token set and stores the token set with the session. Each request to the app contains the access
+//! token in the `Authorization` field.
 //!
 //! This page describes the structure of the crate. A room is a module. A room may name only rooms
 //! of a lower rank, so rooms of the same rank do not name each other. A test enforces this rule for
@@ -68,11 +68,11 @@
 //! 7. [`access::Permit::exchange`] removes the gateway's cookies, writes the assertion fields and
 //!    the bearer token ([`upstream::assertions`]), and sends the request on a pooled connection.
 //!    Bodies stream in both directions. If the app switches to another protocol, such as WebSocket,
-//!    a [`relay::Relay`] forwards bytes in both directions for as long as [`access::StreamPermit`]
-//!    allows it. If the app refuses the token, the gateway may send the request one more time with
-//!    a new token ([`access::TokenRefusal::recover`]).
+//!    a [`relay::Relay`] forwards bytes in both directions as long as [`access::StreamPermit`]
+//!    allows the stream. If the app refuses the token, the gateway may send the request one more
+//!    time with a new token ([`access::TokenRefusal::recover`]).
 //!
-//! 8. [`fields::outbound`] cleans the fields of the response. For every request, one function
+//! 8. [`fields::outbound`] removes unsafe fields from the response. For every request, one function
 //!    writes the access-log event.
 //!
 //! # One refresh
