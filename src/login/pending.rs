@@ -343,8 +343,8 @@ fn session_key(text: &str) -> Option<SessionKey> {
     Some(SessionKey::from_bytes(bytes.try_into().ok()?))
 }
 
-/// Encodes `purpose` and `fields` as associated data. The length of each part precedes the part, so
-/// two different lists never have the same encoding.
+/// Encodes `purpose` and `fields` as associated data. Each part is written after its length, so two
+/// different lists never have the same encoding.
 pub(super) fn associated_data(purpose: &[u8], fields: &[&[u8]]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for field in [purpose].iter().chain(fields) {
