@@ -69,7 +69,7 @@ impl Worker {
         }
         // A page of any origin can open a WebSocket to any other origin, and the browser adds the
         // cookies for that other origin to the handshake. A page cannot ask for a protocol other
-        // than WebSocket, so a handshake for another protocol must have no `Origin`.
+        // than WebSocket, so a handshake for another protocol needs no `Origin`.
         let origin = Origin::of(context);
         let expected = match origin {
             Origin::None => !upgrade.is_websocket(),
