@@ -11,8 +11,8 @@
 //!    credentials, and every field that only the gateway may write, in every spelling.
 //!
 //! 4. At the end, [`cookie::others`], [`forwarded::Client::write`], [`append_via`] and the permit
-//!    write their fields. Because of this order, a client cannot keep or hide a field by naming it
-//!    in `Connection` or by an unusual spelling.
+//!    write their fields. Because of this order, a client cannot use `Connection` or an unusual
+//!    spelling to save a forged field from removal, or to remove a field of the gateway.
 //!
 //! Code that decides about a request reads fields through [`View`], which is implemented by a map
 //! and by the buffer of a parser. [`outbound`] removes fields from responses. The room implements
