@@ -4,9 +4,8 @@
 //! token set and stores the token set with the session. Each request to the app contains the access
 //! token in the `Authorization` field.
 //!
-//! This page describes the structure of the crate. A room is a module. A room may name only rooms
-//! of a lower rank, so rooms of the same rank do not name each other. A test enforces this rule for
-//! all rooms.
+//! This page describes the structure of the crate. A room is a module. A room may use only rooms of
+//! a lower rank, and no other room of its own rank. A test enforces this rule for all rooms.
 //!
 //! | rank | rooms | what they contain |
 //! | --- | --- | --- |
@@ -79,12 +78,13 @@
 //!
 //! Every request that needs a new token for a session joins the flight of that session in
 //! [`access::Refresher`]. The flight is a task of the control plane. First the flight acquires the
-//! session's lease. At any time, only one of the processes that share a store has this lease. With
-//! the lease, the flight calls [`provider::Provider::refresh`] one time.
-//! [`session::Sessions::replace`] stores the result before any request uses it, unless the user has
-//! signed out during the refresh. After a temporary failure the flight pauses and tries again. If
-//! an operator must fix the cause of a failure, the flight writes an error event. If the provider
-//! reports that the grant has ended, the session ends. A drain waits for all flights.
+//! session's lease. Only one of the processes that share a store can have this lease at the same
+//! time. With the lease, the flight calls [`provider::Provider::refresh`] one time.
+//! [`session::Sessions::replace`] stores the new token set before any request uses the new access
+//! token. If the user has signed out during the refresh, the new token set is not stored. After a
+//! temporary failure the flight pauses and tries again. If only an operator can remove the cause of
+//! a failure, the flight writes an error event. If the provider reports that the grant has ended,
+//! the session ends. A drain waits for all flights.
 //!
 //! # One login
 //!
@@ -94,7 +94,7 @@
 //!    [`provider::Provider::authorization_url`].
 //!
 //! 2. The callback reaches [`login::Login::complete`]. `complete` first checks for an `error`
-//!    parameter. The code is available only after the state has been verified. The code is
+//!    parameter. `complete` uses the code only after `complete` has verified the state. The code is
 //!    exchanged only if the callback comes from the provider to which the browser was sent.
 //!
 //! 3. [`provider::Provider::redeem`] exchanges the code on the control plane, verifies the ID token
@@ -105,8 +105,8 @@
 //!
 //! 5. The browser returns to the page that the user asked for ([`login::ReturnTo`]).
 
-/// mimalloc reuses freed memory for the next request, so a request touches little new memory. The
-/// allocator is declared in the library, so that tests and benches also use it.
+/// The allocator is mimalloc, because it reuses freed memory for the next request. The allocator is
+/// declared in the library, so that tests and benches also use it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
