@@ -235,7 +235,7 @@ fn until_signal(start: impl FnOnce() -> Result<Instance, String>) -> ExitCode {
             () = signals.next() => fail("stopped at once by a second signal"),
         }
     });
-    // The process must not wait for a reload that hangs while it reads a file.
+    // A reload may hang while it reads a file. The process must not wait for this reload.
     runtime.shutdown_background();
     code
 }
@@ -264,8 +264,7 @@ impl Signals {
                 cause = instance.reload_due() => cause,
             };
             tokio::select! {
-                // A reload that hangs while it reads a file must not prevent the gateway from
-                // stopping.
+                // If a reload hangs while it reads a file, the gateway must still be able to stop.
                 () = self.next() => return,
                 // `reload` itself logs the result.
                 _reloaded = instance.reload(cause) => {}
@@ -291,7 +290,7 @@ fn run_demo(demo: &Demo) -> ExitCode {
         Err(error) => return fail(&format!("cannot start: {error}")),
     };
     runtime.block_on(async {
-        // A demo that only checks itself uses any free port, because no user opens it in a browser.
+        // With `--check`, the demo uses any free port, because no user opens the demo in a browser.
         let listen = if demo.check {
             SocketAddr::from(([127, 0, 0, 1], 0))
         } else {
