@@ -41,12 +41,12 @@ const FINAL_CLOSE: u8 = 0x88;
 
 #[derive(Clone, Copy, Debug)]
 enum Position {
-    /// The protocol is unknown, so the boundaries of its messages are also unknown.
+    /// The protocol is unknown, so the gateway cannot find the boundaries of messages.
     Unknown,
-    /// The position is in the head of a frame. The number is the count of bytes of the head that
-    /// have arrived. If no byte of the next frame has arrived yet, the number is zero.
+    /// The position is in the head of a frame. The number states how many bytes of the head have
+    /// arrived. If no byte of the next frame has arrived yet, the number is zero.
     Head([u8; LONGEST_HEAD], usize),
-    /// The position is in the payload of a frame. The number is the count of payload bytes that
+    /// The position is in the payload of a frame. The number states how many bytes of the payload
     /// have not arrived yet.
     Payload(u64),
     /// The app has sent a close frame. No frame may follow a close frame.
@@ -54,8 +54,8 @@ enum Position {
 }
 
 impl FrameTracker {
-    /// Creates a tracker for a WebSocket. The tracker has to process all bytes of the app, from the
-    /// first byte.
+    /// Creates a tracker for a WebSocket. The tracker has to process all bytes that the app sends,
+    /// from the first byte.
     pub(crate) fn websocket() -> Self {
         Self(Position::Head([0; LONGEST_HEAD], 0))
     }
@@ -100,7 +100,7 @@ impl FrameTracker {
             return None;
         };
         let text = close.text();
-        // The payload has fewer than 126 bytes, so its length fits into one byte of the frame.
+        // The payload has fewer than 126 bytes, so one byte of the frame can contain the length.
         let length = u8::try_from(text.len().saturating_add(2)).ok()?;
         let mut frame = BytesMut::new();
         frame.put_u8(FINAL_CLOSE);
@@ -116,8 +116,8 @@ fn payload(head: &[u8]) -> Option<u64> {
     let [_opcode, second, rest @ ..] = head else {
         return None;
     };
-    // A server must not mask its frames (RFC 6455 section 5.1), but a masked frame must not make
-    // the tracker lose its position.
+    // RFC 6455 section 5.1 forbids masked frames from a server. The tracker accepts masked frames,
+    // so that it always knows its position.
     let mask = if second & 0x80 == 0 { 0 } else { 4 };
     let (length, extended) = match second & 0x7f {
         126 => {

@@ -1,13 +1,13 @@
 //! Forwards bytes between two connections after a switch of protocols (RFC 9110 section 7.8).
 //!
-//! A [`Relay`] forwards bytes in both directions, unchanged. A relay reads more bytes from one side
-//! only when the other side has accepted the previous bytes. If one side closes its sending
-//! direction or resets its connection, the relay does the same on the connection to the other side.
-//! All relays of a thread share one buffer for reading. A direction allocates memory only for bytes
-//! that the receiver does not accept immediately.
+//! A [`Relay`] forwards bytes in both directions, unchanged. A relay reads from one side only when
+//! the other side has accepted all earlier bytes. If one side closes its sending direction or
+//! resets its connection, the relay does the same on the connection to the other side. All relays
+//! of a thread share one buffer for reading. A relay allocates memory only for bytes that the
+//! receiver does not accept immediately.
 //!
-//! [`FrameTracker`] follows the WebSocket frames of the app. With the tracker, the gateway can send
-//! a close frame when it ends a relay, but never in the middle of a frame.
+//! [`FrameTracker`] follows the WebSocket frames of the app. When the gateway ends a relay, it may
+//! send a close frame only between two frames of the app. The tracker shows when this is possible.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -40,7 +40,7 @@ thread_local! {
 /// A connection that a relay can use.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {
     /// Makes the kernel send a reset when this connection is closed. The reset shows the peer that
-    /// the connection broke off.
+    /// the data is incomplete.
     fn reset_on_close(&self);
 }
 
@@ -74,7 +74,7 @@ impl ByteCounts {
     }
 }
 
-/// The reason why a relay ended, if the gateway did not end the relay.
+/// The reason why a relay ended by itself.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Ended {
     /// Both sides have closed their sending direction.
@@ -85,12 +85,12 @@ pub(crate) enum Ended {
     AppBroke,
 }
 
-/// Forwards bytes between a client and an app, until both sides have closed their sending direction
-/// or one connection breaks.
+/// Forwards bytes between a client and an app. The relay ends when both sides have closed their
+/// sending direction, or when one connection breaks.
 ///
 /// # Cancel safety
 ///
-/// [`Relay::run`] is cancel safe: the relay keeps the bytes that it has read.
+/// [`Relay::run`] is cancel safe, because the bytes that were read stay in the relay.
 pub(crate) struct Relay {
     client: Box<dyn Duplex>,
     app: Box<dyn Duplex>,
@@ -98,7 +98,7 @@ pub(crate) struct Relay {
     to_client: Direction,
     byte_counts: ByteCounts,
     frames: FrameTracker,
-    /// Whether the next turn polls the direction to the app before the direction to the client.
+    /// Whether the next poll begins with the direction to the app.
     to_app_first: bool,
 }
 
@@ -115,10 +115,10 @@ struct Direction {
 enum Stage {
     #[default]
     Open,
-    /// The sender has ended its direction and sends no more bytes. The relay has not forwarded the
-    /// end to the receiver yet.
+    /// The sender has closed its sending direction. The relay has not closed the connection to the
+    /// receiver yet.
     Ending,
-    /// The relay has forwarded the end of the direction to the receiver.
+    /// The relay has closed the sending direction to the receiver.
     Ended,
 }
 
@@ -136,7 +136,7 @@ impl Direction {
         }
     }
 
-    /// Forwards all available bytes. The result is ready when the direction to the receiver is
+    /// Forwards all available bytes. Returns `Ready` when the sending direction to the receiver is
     /// closed.
     fn poll(
         &mut self,
@@ -166,8 +166,8 @@ impl Direction {
                     Poll::Ready(Err(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
                         return Poll::Ready(Err(Broken::Sender));
                     }
-                    // A TLS peer may close its connection without `close_notify`. The end of a
-                    // connection without `close_notify` is a normal end of its direction.
+                    // If a TLS peer closes its connection without `close_notify`, the relay treats
+                    // this as a normal end.
                     Poll::Ready(Ok(()) | Err(_)) => {}
                 }
                 let data = buffer.filled();
@@ -208,7 +208,7 @@ impl Direction {
         Ok(())
     }
 
-    /// Writes the pending bytes. The result is ready when no pending bytes are left.
+    /// Writes the pending bytes. Returns `Ready` when no pending bytes are left.
     fn poll_pending(
         &mut self,
         cx: &mut Context<'_>,
@@ -223,14 +223,14 @@ impl Direction {
                 Ok(0) | Err(_) => return Poll::Ready(Err(Broken::Receiver)),
             }
         }
-        // Assigning an empty value frees the memory of the pending bytes.
+        // This assignment frees the memory of the pending bytes.
         self.pending = Bytes::new();
         Poll::Ready(Ok(()))
     }
 
-    /// Flushes the receiver, because TLS may keep written bytes until the stream is flushed. After
-    /// a successful flush the result is still `Pending`, because `Ready` would mean that the
-    /// direction has ended.
+    /// Flushes the receiver, because TLS may keep written bytes until the stream is flushed.
+    /// Returns `Pending` even after a successful flush, because `Ready` means that the direction
+    /// has ended.
     fn poll_flush(
         &mut self,
         cx: &mut Context<'_>,
@@ -286,10 +286,9 @@ impl Relay {
             to_app_first,
         } = self;
         let (mut up, mut down) = (Poll::Pending, Poll::Pending);
-        // The runtime limits the work of a task in one turn. If one direction always has bytes,
-        // that direction can use the whole limit, so each turn begins with the other direction.
-        // Each turn polls both directions, so that the task wakes when either direction can
-        // continue.
+        // The runtime limits the work of a task in one poll. A direction that always has bytes can
+        // use the whole limit. Therefore the two directions take turns at being polled first. Each
+        // poll polls both directions, so that the task wakes when either direction can continue.
         for is_to_app in [*to_app_first, !*to_app_first] {
             if is_to_app {
                 up = to_app.poll(cx, &mut **client, &mut **app, |data| {
@@ -336,8 +335,8 @@ impl Relay {
             ..
         } = self;
         drop(app);
-        // Pending bytes may end in the middle of a frame for the client, and a close frame must not
-        // interrupt a frame.
+        // If bytes for the client are pending, the client may have received only a part of a frame.
+        // A close frame must not interrupt a frame.
         if let Some(frame) = frame.filter(|_frame| to_client.pending.is_empty())
             && to_client.stage == Stage::Open
         {
@@ -349,8 +348,8 @@ impl Relay {
         }
         // If the shutdown fails, the client has already disconnected.
         client.shutdown().await.unwrap_or_default();
-        // Closing a socket with unread input resets the connection, and a reset can destroy the
-        // close frame before the client has read it.
+        // If a socket with unread input is closed, the kernel sends a reset. A reset can destroy
+        // the close frame before the client has read the close frame.
         let mut input = [0; DISCARD];
         while let Ok(1..) = client.read(&mut input).await {}
     }

@@ -15,8 +15,8 @@ fn end(io: DuplexStream, early: &'static [u8]) -> Peer {
     }
 }
 
-/// Returns a relay, and the outer ends of client and app. The buffer of each socket holds `room`
-/// bytes.
+/// Returns a relay, and the sockets of the client and of the app. The buffer of each socket holds
+/// `room` bytes.
 fn relay(room: usize) -> (Relay, DuplexStream, DuplexStream) {
     let (client, inner) = duplex(room);
     let (app, other) = duplex(room);
@@ -87,8 +87,8 @@ async fn a_closed_relay_sends_a_close_frame_only_between_two_frames() {
             _ended = relay.run() => panic!("it ended by itself"),
             read = client.read_exact(&mut heard) => assert_eq!(read.unwrap(), sent.len()),
         }
-        // The relay reads the bytes that the client still sends, so that no reset destroys the
-        // close frame.
+        // The relay reads all bytes that the client sends, so that no reset destroys the close
+        // frame.
         client.write_all(&[0; 700]).await.unwrap();
         let ends = async {
             let mut rest = Vec::new();
@@ -108,7 +108,7 @@ async fn a_closed_relay_sends_a_close_frame_only_between_two_frames() {
 /// A connection that always has a byte to read and always accepts all bytes that are written.
 struct Eager;
 
-/// Returns `Poll::Pending` if the task has used up its budget for this turn, as a socket of tokio
+/// Returns `Poll::Pending` if the task has used up its cooperative budget, as a socket of tokio
 /// does.
 fn poll_turn(cx: &mut Context<'_>) -> Poll<()> {
     std::pin::pin!(tokio::task::coop::consume_budget()).poll(cx)
