@@ -1,9 +1,9 @@
-//! Seals data that leaves the memory of the process. A seal encrypts the data and binds the data to
-//! a context.
+//! Seals data before the data leaves the process. Sealed data is encrypted and belongs to one
+//! context.
 //!
-//! The operator's key file contains [`Keys`]. No data is sealed with the operator's keys directly.
-//! Each [`Purpose`] has a [`KeyRing`] with keys that are derived from the operator's keys. Data
-//! that is sealed for one purpose therefore cannot be opened for another purpose.
+//! The operator's key file contains [`Keys`]. The operator's keys do not seal data themselves. Each
+//! [`Purpose`] has a [`KeyRing`] with keys that are derived from the operator's keys. Therefore
+//! data that is sealed for one purpose cannot be opened for another purpose.
 
 use std::path::{Path, PathBuf};
 
@@ -28,7 +28,7 @@ pub enum KeyFileError {
     /// The file contains no key.
     #[error("{} contains no key; write one line with 32 random bytes in base64", .0.display())]
     Empty(PathBuf),
-    /// A line does not contain a key.
+    /// A line is not a valid key.
     #[error("line {line} of {} is not 32 bytes in base64", .path.display())]
     Line {
         /// The file.
@@ -58,7 +58,7 @@ pub enum KeyFileError {
 /// The purpose of a key ring.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Purpose {
-    /// Pending logins. The browser carries a sealed pending login to the provider and back.
+    /// Pending logins. Pending logins. The sealed data is in the `state` parameter.
     Logins,
     /// Sessions on disk.
     Sessions,
@@ -115,7 +115,7 @@ impl Keys {
                     line,
                 });
             };
-            // A repeated key is a mistake: the operator probably wanted to add a new key.
+            // If a key is repeated, the operator has probably made a mistake when adding a new key.
             if keys.iter().any(|other| other.matches(&bytes)) {
                 return Err(KeyFileError::Repeated {
                     path: path.to_owned(),
@@ -143,8 +143,8 @@ impl Keys {
 }
 
 /// Keys of AES-256-GCM-SIV. The first key seals data, and every key of the ring can open data.
-/// Anonymous clients can cause billions of seals, so two of the random 96-bit nonces can be equal.
-/// GCM-SIV stays secure even if a nonce is repeated.
+/// Anonymous clients can make the gateway seal data billions of times, so two random 96-bit nonces
+/// can be equal. GCM-SIV is secure even if a nonce is repeated.
 #[derive(Debug)]
 pub struct KeyRing(Vec<Key>);
 
@@ -169,8 +169,8 @@ impl KeyRing {
     /// Returns [`NoRandomness`] if no nonce could be created.
     pub(crate) fn seal(&self, context: &[u8], plain: &[u8]) -> Result<Vec<u8>, NoRandomness> {
         let key = self.0.first().ok_or(NoRandomness)?;
-        // The buffer has its final size from the start and is encrypted in place, so no copy of the
-        // plain text stays in memory.
+        // The buffer never grows, and the plain text is encrypted in place. Therefore no copy of
+        // the plain text stays in memory.
         let overhead = KEY_NAME.saturating_add(NONCE_LEN).saturating_add(TAG);
         let mut sealed = Vec::with_capacity(plain.len().saturating_add(overhead));
         sealed.extend_from_slice(plain);
@@ -191,7 +191,7 @@ impl KeyRing {
         self.names().eq(other.names())
     }
 
-    /// Returns true if this ring has every key of `other` and can therefore open all data that
+    /// Returns true if this ring has every key of `other`. If so, this ring can open all data that
     /// `other` has sealed.
     pub(crate) fn contains_keys_of(&self, other: &Self) -> bool {
         other
@@ -203,8 +203,8 @@ impl KeyRing {
         self.0.iter().map(|key| key.name)
     }
 
-    /// Returns true if this ring has the key that sealed `sealed`. Even if the result is true, the
-    /// data may have been changed.
+    /// Returns true if this ring has the key that is named in `sealed`. The function does not check
+    /// whether the data was changed.
     pub(crate) fn knows(&self, sealed: &[u8]) -> bool {
         let name = sealed.first_chunk::<KEY_NAME>();
         name.is_some_and(|name| self.0.iter().any(|key| key.name == *name))
@@ -229,7 +229,7 @@ impl KeyRing {
 
 impl Key {
     /// Derives the key for a purpose (RFC 5869). The key name is a hash of the derived key, so the
-    /// key name in sealed data reveals nothing about the operator's key.
+    /// key name reveals nothing about the operator's key.
     fn derive(master: &Secret<[u8; KEY]>, purpose: Purpose) -> Option<Self> {
         let pseudorandom = Salt::new(HKDF_SHA256, &[]).extract(master.expose());
         let info = [purpose.info()];
