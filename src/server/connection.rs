@@ -34,19 +34,18 @@ use super::{Handler, Limits, Settings, TunnelFn, TunnelStop, UpgradedClient};
 use crate::relay::{Duplex, Peer};
 
 /// The maximum number of bytes that are buffered in each direction: per connection (HTTP/1.1) or
-/// per stream (HTTP/2). If a request head may be longer than `BUFFER`, an HTTP/1.1 connection
-/// buffers as many bytes as the head may have.
+/// per stream (HTTP/2). If the settings allow a request head longer than `BUFFER`, an HTTP/1.1
+/// connection may buffer a head of the allowed length.
 const BUFFER: usize = 64 * 1024;
-/// The number of bytes that a client may send on one HTTP/2 stream before the gateway has forwarded
-/// them. The window of a connection is as large as the windows of all its streams together. With a
-/// smaller window of the connection, a few uploads that an app does not read would block all other
-/// streams.
+/// The maximum number of bytes that one HTTP/2 stream may have received and not yet forwarded. The
+/// window of a connection is as large as the windows of all its streams together. If the window of
+/// the connection were smaller, a few blocked uploads would block all other streams.
 const STREAM_WINDOW: u32 = 128 * 1024;
-/// The number of streams that the gateway may reset because of errors of the client. If the gateway
-/// has to reset more streams, it closes the connection.
+/// The maximum number of streams that the gateway resets because of errors of the client. After
+/// more such errors, the gateway closes the connection.
 const LOCAL_RESETS: usize = 64;
-/// The number of streams that the client may reset before the gateway has processed them. If a
-/// client resets more streams, the gateway closes the connection (CVE-2023-44487).
+/// The maximum number of streams that the client has reset and the gateway has not yet processed.
+/// If a client resets more streams, the gateway closes the connection (CVE-2023-44487).
 const PENDING_RESETS: usize = 20;
 
 /// The data that is needed to answer the requests of one connection.
@@ -63,8 +62,8 @@ pub(super) struct Serving<H: Handler> {
 ///
 /// # Cancel safety
 ///
-/// Dropping the future closes the socket and drops the handler's futures. The sweep drops this
-/// future to end a connection.
+/// Dropping the future closes the socket and drops the handler's futures. To end a connection, the
+/// sweep drops this future.
 pub(super) async fn serve<H: Handler>(
     serving: Serving<H>,
     stream: TcpStream,
@@ -102,11 +101,12 @@ where
     let limits = serving.settings.limits;
     let mut builder = http1::Builder::new();
     builder
-        // A client that has closed its sending direction counts as disconnected, so its handler is
-        // dropped.
+        // If a client closes its sending direction, the gateway treats the client as disconnected
+        // and drops the handler.
         .half_close(false)
         .keep_alive(true)
-        // The sweep checks the deadline of a head, so no request sets a timer.
+        // The sweep checks the deadline of a head. Therefore hyper does not have to set a timer for
+        // each request.
         .header_read_timeout(None)
         .max_header_size(limits.head_bytes)
         .max_buf_size(limits.head_bytes.max(BUFFER));
@@ -119,11 +119,11 @@ where
     let service = service_fn(move |request| answer(&serving, request, Protocol::Http1));
     let mut connection = builder.serve_connection(io, service);
     let after_poll = |_cx: &mut Context<'_>| Poll::Ready(Ok(()));
-    // hyper's graceful shutdown closes a connection immediately, even if the first request has not
-    // been read, or if the head of the next request has begun to arrive. Therefore the gateway
-    // first answers this request with `Connection: close`, and then begins the shutdown. A graceful
-    // shutdown would add `Connection: close` even to a 101 response, so the gateway does not begin
-    // the shutdown while a 101 response may still be sent.
+    // The graceful shutdown of hyper closes a connection immediately, even if a request has arrived
+    // and was not read yet. Therefore the gateway first answers this request with `Connection:
+    // close`, and then begins the shutdown. A graceful shutdown would add `Connection: close` even
+    // to a 101 response. Therefore the gateway does not begin the shutdown while it may still send
+    // a 101 response.
     let may_close = || {
         let phase = state.phase();
         let may_switch = phase == Phase::Busy && state.is_upgrade_requested();
@@ -171,7 +171,7 @@ where
         .timer(TokioTimer::new())
         // WebSockets over HTTP/2 (RFC 8441).
         .enable_connect_protocol()
-        // Detects clients that have disappeared while no bytes of a response are sent.
+        // Detects that a client has disappeared, even if the gateway sends no bytes.
         .keep_alive_interval(deadlines.idle)
         .keep_alive_timeout(deadlines.write)
         .max_concurrent_streams(limits.streams)
@@ -201,8 +201,8 @@ where
 #[derive(Debug)]
 struct Broken;
 
-/// Runs a connection until it ends. Begins the graceful shutdown when the connection is asked to
-/// close. Calls `after_poll` after each poll, to send the bytes that are still buffered.
+/// Runs a connection until it ends. Begins the graceful shutdown when [`ConnectionState::close`] is
+/// called. Calls `after_poll` after each poll, to send the bytes that are still buffered.
 async fn finish<C: Future<Output = hyper::Result<()>>>(
     state: &ConnectionState,
     mut connection: Pin<&mut C>,
@@ -212,8 +212,8 @@ async fn finish<C: Future<Output = hyper::Result<()>>>(
 ) -> Result<(), Broken> {
     let mut shutdown_begun = false;
     let result = poll_fn(|cx| {
-        // The connection is polled before a shutdown begins. Otherwise, a request that has already
-        // arrived would get no answer.
+        // The connection is polled before a shutdown begins, so that a request that has already
+        // arrived gets an answer.
         let mut polled = connection.as_mut().poll(cx);
         if !shutdown_begun && polled.is_pending() {
             state.set_waker(cx.waker());
@@ -248,7 +248,7 @@ fn answer<H: Handler>(
     let handler = Rc::clone(&serving.handler);
     let per_connection = Rc::clone(&serving.per_connection);
     let (mut head, body) = request.into_parts();
-    // hyper adds an extension to a request only if the request asks for another protocol.
+    // A request has this extension of hyper only if the request asks for another protocol.
     let switch = if head.extensions.is_empty() {
         Switch::No
     } else {
@@ -276,8 +276,8 @@ fn answer<H: Handler>(
             response.map(|body| ResponseBody::new(body, in_flight))
         };
         match protocol {
-            // The `Connection` field of a 101 response contains `Upgrade`, and must not be
-            // replaced.
+            // The `Connection` field of a 101 response must not be replaced, because it contains
+            // `Upgrade`.
             Protocol::Http1 if response.status() == StatusCode::SWITCHING_PROTOCOLS => {}
             Protocol::Http1 if state.is_closing() => {
                 // RFC 9112 section 9.6: the last response contains `Connection: close`.
@@ -336,8 +336,8 @@ where
     F::Output: 'static,
 {
     fn execute(&self, stream: F) {
-        // The future is spawned without an `async` block around it, because such a block would
-        // contain a second copy of each request.
+        // The future is not spawned inside an `async` block, because the block would contain a
+        // second copy of each request.
         let task = tokio::task::spawn_local(stream);
         self.0.stream_spawned(task.abort_handle());
     }

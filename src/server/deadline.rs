@@ -1,9 +1,10 @@
 //! The state of each connection, and the deadlines.
 //!
-//! hyper never closes a silent connection, so this module implements all deadlines. Each connection
-//! has one [`ConnectionState`], in which the socket, the request service and the response body
-//! record their activity. Recording only stores a value in a cell. Each worker reads all cells in a
-//! sweep, at least four times per second. Requests do not set timers.
+//! This module implements all deadlines, because hyper never closes a connection on which no bytes
+//! arrive. Each connection has one [`ConnectionState`], in which the socket, the request service
+//! and the response body record their activity. To record an activity, the code only stores a value
+//! in a cell. Each worker reads the cells of all its connections in a sweep, at least four times
+//! per second. Requests do not set timers.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
@@ -22,12 +23,12 @@ use crate::clock::Clock;
 /// close.
 const CLOSING_GRACE: Duration = Duration::from_secs(1);
 /// The longest time for which the gateway continues to read after the last response. If a socket
-/// with unread input is closed, the kernel sends a reset, and the reset can destroy a response that
-/// the client has not received yet.
+/// with unread input is closed, the kernel sends a reset. A reset can destroy a response that the
+/// client has not received yet.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// A clock that returns the time of the last sweep. Reading this clock costs no system call. The
-/// returned time was read at the last sweep, so it can be up to one sweep interval old.
+/// A clock that returns the time of the last sweep. The returned time can be up to one sweep
+/// interval too early. To read this clock, no system call is needed.
 #[derive(Debug)]
 pub(super) struct CoarseClock {
     clock: Clock,
@@ -60,7 +61,7 @@ pub(super) enum Phase {
     FirstByte,
     /// The TLS handshake. A connection without TLS leaves the phase when its first bytes are read.
     Handshake,
-    /// A request head or the HTTP/2 preface has begun and is not complete.
+    /// A part of a request head or of the HTTP/2 preface has arrived.
     Head,
     /// No request is in flight.
     Idle,
@@ -79,7 +80,7 @@ pub(super) enum Overdue {
     Head,
     Idle,
     Linger,
-    /// The connection was asked to close, and then transferred no bytes for too long.
+    /// The connection was asked to close, and has transferred no bytes for too long.
     Closing,
     Write,
 }
@@ -101,10 +102,10 @@ impl Overdue {
 /// The version of HTTP, which decides how requests share a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Protocol {
-    /// The connection carries one request after the other.
+    /// Requests are sent one after the other.
     Http1,
-    /// The connection carries several requests at the same time. Each request is a stream with its
-    /// own flow control (RFC 9113 section 5.2).
+    /// Several requests are sent at the same time. Each request is a stream with its own flow
+    /// control (RFC 9113 section 5.2).
     Http2,
 }
 
@@ -117,23 +118,23 @@ pub(super) struct ConnectionState {
     since: Cell<Instant>,
     /// The time when the socket last sent or received bytes.
     last_transfer: Cell<Instant>,
-    /// The time at which the socket stopped accepting bytes. `None` if the socket did not refuse
-    /// the latest write.
+    /// The time at which the socket stopped accepting bytes. `None` if the socket accepted the
+    /// latest write.
     stalled: Cell<Option<Instant>>,
     /// The time of the latest write that the socket did not accept because its send buffer was
     /// full.
     last_stalled: Cell<Option<Instant>>,
     in_flight: Cell<usize>,
-    /// Whether the handler has received a request on this connection.
+    /// Whether the handler has received at least one request of this connection.
     served: Cell<bool>,
-    /// Whether a request body was dropped before its end, so that the socket may contain unread
+    /// Whether a request body was dropped before its end. If so, the socket may contain unread
     /// input.
     unread: Cell<bool>,
     /// The time when the connection was asked to close.
     closing: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
     /// Whether a request asked for another protocol. After such a request, hyper does not close the
-    /// connection, and our code has to close it.
+    /// connection, so our code has to close the connection.
     upgrade_requested: Cell<bool>,
     /// Whether a tunnel on this connection has to end. `stop` notifies the tunnel.
     stopped: Cell<bool>,
@@ -169,7 +170,8 @@ impl ConnectionState {
         })
     }
 
-    /// Returns the exact clock, for durations that must be more precise than the sweep.
+    /// Returns the exact clock, for durations that must be more precise than the time between two
+    /// sweeps.
     pub(super) fn clock(&self) -> &Clock {
         &self.coarse_clock.clock
     }
@@ -191,9 +193,9 @@ impl ConnectionState {
         }
     }
 
-    /// Records that a request head begins. If a head has already begun, or a request is in flight,
-    /// the call has no effect, because the new bytes belong to that head, to a body or to a
-    /// pipelined request.
+    /// Records that a request head begins. If a head has already begun or a request is in flight,
+    /// the function does nothing. In these cases, the bytes belong to the same head, to a body or
+    /// to a pipelined request.
     pub(super) fn head_begins(&self) {
         if matches!(
             self.phase.get(),
@@ -203,8 +205,8 @@ impl ConnectionState {
         }
     }
 
-    /// Records that the HTTP/2 connection preface is complete. A frame after the preface does not
-    /// always begin a request, so the connection is idle until a request begins.
+    /// Records that the HTTP/2 connection preface is complete. The connection is then idle, because
+    /// the next frame does not always begin a request.
     pub(super) fn preface_complete(&self) {
         if self.phase.get() == Phase::Head {
             self.enter(Phase::Idle);
@@ -252,8 +254,8 @@ impl ConnectionState {
     /// Begins a request. The request is in flight until the returned guard is dropped.
     pub(super) fn begin(self: &Rc<Self>, protocol: Protocol) -> InFlight {
         self.in_flight.set(self.in_flight.get().saturating_add(1));
-        // hyper reads a new request only after it has read the complete body of the previous
-        // request, so no part of an old body is left in the socket.
+        // Before hyper reads a new request, it has read the complete body of the previous request.
+        // Therefore the socket contains no unread part of an earlier body.
         self.unread.set(false);
         self.served.set(true);
         self.enter(Phase::Busy);
@@ -272,7 +274,8 @@ impl ConnectionState {
         }
     }
 
-    /// Stores the task of the newest stream, so that this stream alone can be ended.
+    /// Stores the task of the newest stream, so that the gateway can end this stream without the
+    /// connection.
     pub(super) fn stream_spawned(&self, task: AbortHandle) {
         if let Some(stream) = self.unspawned.take() {
             // The cell is always empty here, because each stream is spawned only one time.
@@ -318,7 +321,8 @@ impl ConnectionState {
     pub(super) fn close(&self) {
         if self.closing.get().is_none() {
             self.closing.set(Some(self.coarse_clock.now()));
-            // The task must be woken, because it may be waiting for the next request of the client.
+            // This call wakes the task, because the task may be waiting for the next request of the
+            // client.
             if let Some(waker) = self.waker.take() {
                 waker.wake();
             }
@@ -364,8 +368,8 @@ impl ConnectionState {
         let since = self.since.get();
         let is_waiting = matches!(self.phase.get(), Phase::FirstByte | Phase::Idle);
         match self.closing.get() {
-            // A connection that was asked to close still has a short time, because its last bytes,
-            // such as a GOAWAY frame, may not have been transferred yet.
+            // A connection that was asked to close may stay open for a short time, so that its last
+            // bytes, such as a GOAWAY frame, can be transferred.
             Some(asked) if is_waiting => {
                 let asked = asked.max(since);
                 let done = passed(asked.max(self.last_transfer.get()), CLOSING_GRACE);
@@ -375,14 +379,14 @@ impl ConnectionState {
         }
     }
 
-    /// Ends each stream whose client does not accept the response although the socket accepts
-    /// bytes. On a slow network all streams wait for the socket, so no stream is ended. Returns the
-    /// number of ended streams.
+    /// Ends each stream that the client blocks: the socket accepts bytes, but the client's flow
+    /// control does not. On a slow network, all streams wait for the socket, and no stream is
+    /// ended. Returns the number of ended streams.
     pub(super) fn abort_blocked_streams(&self, now: Instant, write: Duration) -> usize {
         let mut cut = 0_usize;
         for stream in self.streams.borrow().iter() {
-            // While the send buffer of the socket is full, the stream waits for the socket and not
-            // for the client.
+            // While the send buffer of the socket is full, the stream waits for the socket, not for
+            // the flow control.
             let blocked = stream.blocked.get();
             let blocked = blocked.max(blocked.and_then(|_| self.last_stalled.get()));
             if blocked.is_some_and(|since| now.duration_since(since) >= write)
@@ -421,13 +425,12 @@ impl TunnelStop {
 #[derive(Debug, Default)]
 struct Stream {
     task: OnceCell<AbortHandle>,
-    /// The time when the latest chunk of the response was handed over. `None` if the client has
-    /// accepted that chunk.
+    /// The time when the connection received the latest chunk of the response. `None` if the client
+    /// has accepted that chunk.
     blocked: Cell<Option<Instant>>,
 }
 
-/// A request in flight. At first the handler's future holds this guard, and later the response body
-/// holds it.
+/// A request in flight. The guard is first in the handler's future, and later in the response body.
 #[derive(Debug)]
 pub(super) struct InFlight {
     state: Rc<ConnectionState>,
@@ -435,9 +438,9 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    /// Records that the connection has received a chunk of the response. The connection asks for
-    /// the next chunk when the client has accepted the current chunk. Over HTTP/1.1 nothing is
-    /// recorded, because the socket shows whether the client accepts bytes.
+    /// Records that the connection has received a chunk of the response from the handler. The
+    /// connection asks for the next chunk when the client has accepted this chunk. Over HTTP/1.1,
+    /// the function does nothing, because the socket shows whether the client accepts bytes.
     pub(super) fn chunk_handed_over(&self) {
         if let Some(stream) = &self.stream {
             stream.blocked.set(Some(self.state.coarse_clock.now()));

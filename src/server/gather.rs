@@ -2,8 +2,8 @@
 //!
 //! One poll of a connection may answer many requests, but h2 writes each response separately.
 //! Without a buffer, each write would be one TLS record, one system call and one wake-up of the
-//! client. [`Gather`] buffers the writes until the poll ends. Only the code that polls the
-//! connection knows when a poll ends, so that code calls [`Gather::poll_release`].
+//! client. [`Gather`] buffers the writes until the poll ends. The code that polls the connection
+//! has to call [`Gather::poll_release`] at the end of each poll.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -16,7 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The size of the buffer: the content of one TLS record (RFC 8446 section 5.1).
 const RECORD: usize = 16 * 1024;
-/// The longest write that is buffered. Copying a longer write costs more than a separate record.
+/// The longest write that is buffered. For a longer write, a separate record is cheaper than a
+/// copy.
 const SMALL: usize = 4 * 1024;
 
 /// A stream that buffers small writes until they are released. Clones share the stream.
@@ -33,7 +34,7 @@ struct GatherBuffer<S> {
 }
 
 impl<S: fmt::Debug> fmt::Debug for GatherBuffer<S> {
-    /// Does not print the bytes, because they contain cookies and pages.
+    /// Does not print the bytes, because the bytes contain cookies and pages.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GatherBuffer")
             .field("stream", &self.stream)
@@ -60,7 +61,7 @@ impl<S> Clone for Gather<S> {
 
 impl<S: AsyncWrite + Unpin> Gather<S> {
     /// Sends the buffered bytes. If the stream does not accept all bytes, the task of `cx` is woken
-    /// when the stream accepts more.
+    /// when the stream can accept more bytes.
     pub(super) fn poll_release(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut held = self.0.borrow_mut();
         ready!(held.poll_release(cx))?;
@@ -72,7 +73,7 @@ impl<S: AsyncWrite + Unpin> GatherBuffer<S> {
     fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(rest @ [_, ..]) = self.bytes.get(self.taken..) {
             let count = ready!(Pin::new(&mut self.stream).poll_write(cx, rest))?;
-            // A stream that reports a write of zero bytes would make this loop endless.
+            // If the stream reported a write of zero bytes, this loop would never end.
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -203,8 +204,8 @@ mod tests {
 
     type Writes = Rc<RefCell<Vec<usize>>>;
 
-    /// Returns a [`Gather`] that writes into a pipe of `room` bytes, the lengths of its writes, and
-    /// the other end of the pipe.
+    /// Returns three values: a [`Gather`] that writes into a pipe of `room` bytes, the lengths of
+    /// its writes, and the other end of the pipe.
     fn gathering(room: usize) -> (Gather<RecordedStream>, Writes, DuplexStream) {
         let (inner, client) = duplex(room);
         let writes = Writes::default();
@@ -243,7 +244,7 @@ mod tests {
         assert_eq!(*writes.borrow(), [15]);
         // An idle connection has no buffer.
         assert_eq!(gather.0.borrow().bytes.capacity(), 0);
-        // The release of an empty buffer writes nothing.
+        // If the buffer is empty, the release writes nothing.
         release(&gather).await.unwrap();
         assert_eq!(*writes.borrow(), [15]);
         drop(gather);
@@ -257,8 +258,7 @@ mod tests {
         for _ in 0..5 {
             gather.write_all(&small).await.unwrap();
         }
-        // Four writes fill a record. The fifth write does not fit into the first TLS record, so the
-        // fifth write begins a new TLS record.
+        // Four writes fill one TLS record. The fifth write begins a new TLS record.
         assert_eq!(*writes.borrow(), [RECORD]);
         gather.write_all(&large).await.unwrap();
         assert_eq!(*writes.borrow(), [RECORD, SMALL, SMALL + 1]);

@@ -2,14 +2,14 @@
 
 use http::{HeaderMap, HeaderName};
 
-/// Marks all field values as never indexed, except in fields that usually have the same value in
-/// many responses.
+/// Marks field values as never indexed, except the values of fields that usually have the same
+/// value in many responses.
 ///
 /// A value that differs in each response, such as a date or a request id, would evict useful
 /// entries from the compression table. In addition, the encoder would compare such a value with all
-/// earlier values of the same field: in a measurement, the encoder made about fifty comparisons for
-/// each response. A value that is never indexed also stays secret: if a value is not in the table,
-/// an attacker cannot guess the value from the compressed length (RFC 7541 section 7.1).
+/// earlier values of the same field. In a measurement, there were about fifty comparisons for each
+/// response. A value that is never indexed also stays secret, because an attacker cannot guess the
+/// value from the compressed length (RFC 7541 section 7.1).
 pub(super) fn index_only_repeating(headers: &mut HeaderMap) {
     for (name, value) in headers {
         if !is_repeating(name) {
@@ -19,7 +19,7 @@ pub(super) fn index_only_repeating(headers: &mut HeaderMap) {
     }
 }
 
-/// True if a field usually has the same value in many responses of an app.
+/// Returns true if a field usually has the same value in many responses of an app.
 fn is_repeating(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),

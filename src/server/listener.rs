@@ -13,7 +13,7 @@ use super::Error;
 
 /// The maximum number of connections that the kernel queues until the gateway accepts them.
 const BACKLOG: u32 = 1024;
-/// The pause after the system has run out of descriptors or memory.
+/// The pause before the next attempt after the system had no free descriptor or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// A listening TCP socket. The socket is exclusive: as long as it exists, no other process can
@@ -51,8 +51,7 @@ impl Listener {
 }
 
 /// Creates the socket with tokio, because the `bind` of the standard library always uses a queue of
-/// 128 connections. tokio needs a runtime to create a socket, so this function creates a temporary
-/// runtime.
+/// 128 connections. The socket needs a tokio runtime, so this function creates a temporary runtime.
 fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -61,7 +60,7 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
         let _entered = runtime.enter();
         listen_inside(address)
     };
-    // If the caller runs inside another runtime, an ordinary drop of `runtime` would panic.
+    // An ordinary drop of `runtime` would panic if the caller runs inside another runtime.
     runtime.shutdown_background();
     listener
 }
@@ -72,15 +71,15 @@ fn listen_inside(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     } else {
         TcpSocket::new_v6()?
     };
-    // Without this option, closed connections of an earlier process would block the address. If the
-    // socket of another process still listens, `bind` fails even with this option.
+    // Without this option, closed connections of an earlier process would block the address. Even
+    // with this option, `bind` fails if another process still listens on the address.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)?.into_std()
 }
 
 /// Passes every connection to `open` until `drain` is true or the sender of `drain` is dropped.
-/// Before it returns, this function accepts the connections that the kernel has already queued, so
+/// Before this function returns, it accepts the connections that the kernel has already queued, so
 /// that no client loses its connection.
 ///
 /// While `open` waits, no further connection is accepted.
@@ -124,8 +123,8 @@ pub(super) async fn accept<F: Future<Output = ()>>(
     }
 }
 
-/// Accepts the queued connections directly from the socket, because the runtime may not know about
-/// the queued connections yet.
+/// Accepts the queued connections directly from the socket, because the runtime may not have been
+/// notified of them yet.
 async fn take_queued<F: Future<Output = ()>>(
     listener: TcpListener,
     open: impl Fn(TcpStream, SocketAddr) -> F,

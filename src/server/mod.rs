@@ -1,23 +1,24 @@
 //! The HTTP server: listening addresses, connections, framing and deadlines. The server passes each
 //! request to a [`Handler`].
 //!
-//! The room knows TCP, TLS handshakes (with the configuration of a [`crate::tls::Acceptor`]), the
-//! framing of HTTP/1.1 and HTTP/2 (with the library hyper), the deadlines and limits that hyper
-//! does not have, and the drain. The room does not know who is signed in, what a path means, or
-//! which apps exist. The entry point is [`Workers::start`].
+//! The room contains TCP, TLS handshakes (with the configuration of a [`crate::tls::Acceptor`]),
+//! the framing of HTTP/1.1 and HTTP/2 (with the library hyper), the deadlines and limits that hyper
+//! does not have, and the drain. The room does not use sessions, routes or apps. The entry point is
+//! [`Workers::start`].
 //!
 //! Important decisions:
 //!
 //! - Each worker is one thread with one current-thread runtime. Each listening address has one
 //!   socket, and no other process can listen on the same address. Each worker polls a duplicate of
-//!   the socket's descriptor, so a drain loses no queued connection.
-//! - Over TLS, only ALPN selects the protocol. A listener without TLS supports only HTTP/1.1,
-//!   because a server that recognizes the protocol by the first bytes lets a silent client stay
+//!   the socket's descriptor, so all workers share one queue of connections. Therefore a drain
+//!   loses no queued connection.
+//! - Over TLS, only ALPN selects the protocol. A listener without TLS supports only HTTP/1.1. If a
+//!   server selected the protocol by the first bytes, a client that sends no bytes could stay
 //!   connected forever.
 //! - Each worker checks all deadlines in one sweep. No request sets a timer.
-//! - Over HTTP/2, all responses of one poll are sent together as one TLS record. Copying small
-//!   pieces into one buffer costs less than one record and one system call for each piece. The
-//!   header compression table gets only fields whose values are likely to occur again.
+//! - Over HTTP/2, all responses of one poll are sent together as one TLS record. To copy small
+//!   pieces into one buffer is cheaper than to send each piece with its own record and system call.
+//!   The header compression table gets only fields whose values are likely to occur again.
 
 use std::future::Future;
 use std::io;
@@ -76,11 +77,11 @@ pub(crate) struct Deadlines {
     /// The longest time between two requests. HTTP/2 frames that belong to no request do not extend
     /// this time.
     pub(crate) idle: Duration,
-    /// If the gateway has bytes to send and the client accepts no byte for this time, the
-    /// connection is closed.
+    /// The longest time during which the gateway has bytes to send and the client accepts no byte.
+    /// After this time, the connection is closed.
     pub(crate) write: Duration,
-    /// The rate of a request body ([`Limits::body_rate`]) is measured over this time. Only the
-    /// time during which the reader of the body waits for data is counted.
+    /// The time over which the rate of a request body ([`Limits::body_rate`]) is measured. Only the
+    /// time during which the gateway waits for the client is counted.
     pub(crate) body_window: Duration,
     /// The time from the start of a drain until the remaining requests are ended.
     pub(crate) drain: Duration,
@@ -115,7 +116,7 @@ impl Deadlines {
         shortest
             .checked_div(4)
             .unwrap_or(shortest)
-            // An interval of zero would make tokio panic.
+            // If the interval were zero, tokio would panic.
             .max(Duration::from_millis(1))
     }
 }
@@ -155,7 +156,7 @@ impl Default for Limits {
 pub(crate) struct Connection {
     /// The address of the other end of the socket: the client, or a proxy in front of the gateway.
     pub(crate) peer: SocketAddr,
-    /// Whether the connection to the gateway is encrypted.
+    /// Whether the client uses TLS.
     pub(crate) security: Security,
 }
 
@@ -187,8 +188,8 @@ pub(crate) trait Handler: 'static {
     /// # Cancel safety
     ///
     /// The future may be dropped at any await: when the client disconnects, when a deadline of the
-    /// connection passes, or at the end of a drain. If work must be finished even if the future is
-    /// dropped, the handler has to start a task for this work.
+    /// connection passes, or at the end of a drain. If some work must always be finished, the
+    /// handler has to start a task for this work.
     fn handle(
         &self,
         per_connection: &Self::PerConnection,
@@ -209,8 +210,8 @@ pub(crate) trait Content:
 
 impl Content for Full<Bytes> {}
 
-/// A function that runs a tunnel on a connection after a 101 response. The argument of the function
-/// is the connection. When the future of the function ends, the connection is closed.
+/// A function that runs a tunnel after a 101 response. The function gets the connection as its
+/// argument. When the returned future ends, the connection is closed.
 ///
 /// # Cancel safety
 ///
@@ -222,7 +223,7 @@ pub(crate) type TunnelFn = Box<dyn FnOnce(UpgradedClient) -> Pin<Box<dyn Future<
 pub(crate) struct UpgradedClient {
     /// The connection.
     pub(crate) client: Peer,
-    /// Tells the tunnel that it has to end, because the process stops.
+    /// Tells the tunnel to end, because the process stops.
     pub(crate) stop: TunnelStop,
 }
 
@@ -279,12 +280,12 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// A listening socket cannot be shared with a worker, because there are too few descriptors.
-    /// Responsible: the operator.
+    /// A listening socket cannot be shared with a worker, because the process has no free
+    /// descriptor. Responsible: the operator.
     #[error("cannot share a listening socket")]
     Share(#[source] io::Error),
-    /// A worker's thread or runtime cannot be created, because there are too few threads or
-    /// descriptors. Responsible: the operator.
+    /// A worker's thread or runtime cannot be created, because the process has no free thread or
+    /// descriptor. Responsible: the operator.
     #[error("cannot start a worker")]
     Spawn(#[source] io::Error),
     /// A worker ended before it was ready, because its handler could not be created. Responsible:

@@ -2,8 +2,8 @@
 //! in [`ConnectionState`].
 //!
 //! [`Socket`] is below TLS and records whether the client accepts the bytes that the gateway sends.
-//! [`Plaintext`] is above TLS and records where a request head begins. At the end of a connection,
-//! [`Plaintext`] continues to read for a short time if the client may still be sending.
+//! [`Plaintext`] is above TLS and records where a request head begins. If the client may still be
+//! sending at the end of a connection, [`Plaintext`] continues to read for a short time.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -50,7 +50,7 @@ impl Socket {
 
 impl Duplex for Socket {
     fn reset_on_close(&self) {
-        // If the operating system refuses the option, the socket is closed without a reset.
+        // If the operating system refuses the socket option, the socket is closed without a reset.
         let socket = SockRef::from(&self.stream);
         socket.set_linger(Some(Duration::ZERO)).unwrap_or_default();
     }
@@ -63,8 +63,8 @@ impl Duplex for TlsStream<Socket> {
 }
 
 impl Duplex for TokioIo<Upgraded> {
-    /// Does nothing, because a single HTTP/2 stream has no socket of its own. The peer gets no
-    /// reset and only sees that the stream ends.
+    /// Does nothing, because an HTTP/2 stream has no socket of its own. The peer gets no reset, but
+    /// only the end of the stream.
     fn reset_on_close(&self) {}
 }
 
@@ -135,7 +135,7 @@ impl<S> Plaintext<S> {
         }
     }
 
-    /// Returns the byte stream, so that it can carry a protocol other than HTTP.
+    /// Returns the byte stream, so that the stream can be used for another protocol than HTTP.
     pub(super) fn into_inner(self) -> S {
         self.inner
     }
@@ -144,8 +144,8 @@ impl<S> Plaintext<S> {
         match self.protocol {
             Protocol::Http1 => self.state.head_begins(),
             // The time limit for a request head also applies to the HTTP/2 connection preface, but
-            // not to later frames of the connection. Some later frames belong to no request (PING,
-            // WINDOW_UPDATE, SETTINGS), so the arrival of a frame does not end the idle time.
+            // not to later frames of the connection. The arrival of a frame does not end the idle
+            // time, because some frames belong to no request (PING, WINDOW_UPDATE, SETTINGS).
             Protocol::Http2 if self.preface > 0 => {
                 self.state.head_begins();
                 self.preface = self.preface.saturating_sub(count);
@@ -199,9 +199,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Plaintext<S> {
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 
-    /// Closes the sending direction. If the client may still be sending, its bytes are read and
-    /// discarded until the client closes or the sweep ends the connection. If the bytes stayed
-    /// unread, the kernel would send a reset, which could destroy the last response.
+    /// Closes the sending direction. Bytes that the client still sends are read and discarded,
+    /// until the client closes the connection or the sweep ends the connection. If bytes stayed
+    /// unread, the kernel would send a reset, and the reset could destroy the last response.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.state.phase() != Phase::Linger {

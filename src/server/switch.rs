@@ -16,8 +16,8 @@ use super::{Content, Handler, TunnelFn, TunnelStop, UpgradedClient};
 use crate::fields::UpgradeRequest;
 use crate::relay::Peer;
 
-/// The part of the connection that becomes the tunnel, if the handler's answer switches to another
-/// protocol.
+/// What becomes the tunnel if the handler's answer switches to another protocol: the connection or
+/// one stream.
 pub(super) enum Switch {
     /// The request asks for no other protocol, so there is no tunnel.
     No,
@@ -53,8 +53,8 @@ impl Switch {
                 let (Some(upgrade), Some(on_upgrade)) = (upgrade, on_upgrade) else {
                     return Self::No;
                 };
-                // The app gets a handshake of HTTP/1.1, which uses GET. Because the method is now
-                // GET, the rules for HTTP/1.1 handshakes also apply to HTTP/2 handshakes.
+                // The method becomes GET, because the app gets an HTTP/1.1 handshake. The rules for
+                // GET therefore also apply to HTTP/2 handshakes.
                 head.method = Method::GET;
                 head.extensions.insert(upgrade);
                 Self::Stream(on_upgrade)
@@ -77,8 +77,8 @@ impl Switch {
             (Self::Stream(on_upgrade), Some(tunnel)) => {
                 let in_flight = state.begin(Protocol::Http1);
                 let stop = TunnelStop(Rc::clone(state));
-                // When the connection is closed, the stream is closed too. Therefore this task ends
-                // without further action, and no code has to wait for the task.
+                // When the connection is closed, the stream is also closed, and this task ends.
+                // Therefore no code has to wait for the task.
                 drop(tokio::task::spawn_local(async move {
                     // An error means that the client has disconnected.
                     if let Ok(stream) = on_upgrade.await {

@@ -26,11 +26,10 @@ use crate::clock::Clock;
 use crate::tls::Acceptor;
 
 /// The maximum number of socket events that a worker processes before it runs its tasks. The number
-/// is small, so that the data of a request is still in the processor's cache when the worker
-/// forwards the request.
+/// is small, so that a request is forwarded while its data is in the processor's cache.
 const EVENTS: usize = 16;
 
-/// The last part of the drain time, in which tunnels may still send a close frame.
+/// The last part of the drain time, during which tunnels may send a close frame.
 const TUNNEL_CLOSE_TIME: Duration = Duration::from_secs(1);
 
 /// When the limit of connections is reached, each sweep closes this fraction (one eighth) of the
@@ -50,7 +49,7 @@ pub(crate) struct Workers {
 pub struct Drained {
     /// The number of unfinished requests that were stopped when the drain time was over.
     pub cut: usize,
-    /// The number of workers that had ended earlier, because of a panic in the gateway's code.
+    /// The number of workers that had already ended because of a panic in the gateway's code.
     pub lost: usize,
 }
 
@@ -117,8 +116,8 @@ impl Workers {
                 .map_err(Error::Spawn)?;
             workers.reports.push(reported);
         }
-        // The next line drops the sender of this function, so that only the workers have senders of
-        // the channel. If all workers end, the channel closes, and `recv` fails instead of waiting
+        // The next line drops the sender of this function, so that only the workers have senders.
+        // If all workers end, the channel is closed, and `recv` returns an error and does not wait
         // forever.
         drop((ready, endpoints));
         for _worker in 0..count.get() {
@@ -128,14 +127,14 @@ impl Workers {
     }
 
     /// Starts the drain. The workers still accept the connections that the kernel has already
-    /// queued, but no newer connections. Idle connections are closed. Busy connections close after
-    /// their current requests (`Connection: close`, GOAWAY).
+    /// queued, but no newer connections. Idle connections are closed. Connections with requests in
+    /// flight are closed after these requests (`Connection: close`, GOAWAY).
     pub(crate) fn begin_drain(&self) {
         self.drain.send_replace(true);
     }
 
-    /// Starts the drain if it has not begun. Waits until all requests in flight are finished, or
-    /// until [`super::Deadlines::drain`] has passed and the remaining requests are ended.
+    /// Starts the drain if the drain has not begun. Waits until all requests in flight are
+    /// finished, at most for [`super::Deadlines::drain`]. Then ends the remaining requests.
     ///
     /// # Cancel safety
     ///
@@ -197,18 +196,19 @@ fn run<H: Handler>(
             .map(|(listener, tls)| worker.accept(listener, tls, drain.clone()))
             .collect();
         report_start(&ready, Ok(()));
-        // If another worker panics before its report, the channel has to close.
+        // If another worker panics before it reports, the channel has to be closed.
         drop(ready);
         worker.registry.run(acceptors, drain).await
     });
-    // The end of the process must not wait for a blocking call, such as a name look-up.
+    // When the process ends, it must not wait for a blocking call, such as a name look-up.
     runtime.shutdown_background();
-    // If [`Workers`] was dropped without [`Workers::drained`], nobody receives the result.
+    // If [`Workers`] was dropped before a call of [`Workers::drained`], no code receives the
+    // result.
     report.send(cut).unwrap_or_default();
 }
 
 fn report_start(ready: &mpsc::Sender<Result<(), Error>>, state: Result<(), Error>) {
-    // If another worker has already failed to start, nobody receives this result.
+    // If the start of another worker has already failed, no code receives this result.
     ready.send(state).unwrap_or_default();
 }
 
@@ -232,10 +232,11 @@ impl<H: Handler> Worker<H> {
         }))
     }
 
-    /// Serves a connection in its own task as soon as the limit of connections allows it.
+    /// Waits until the limit of connections allows one more connection, and then serves the
+    /// connection in a task of its own.
     async fn open(&self, stream: TcpStream, peer: SocketAddr, tls: Option<&Acceptor>) {
         let slots = Arc::clone(&self.registry.slots);
-        // The semaphore is never closed, so this call always waits for a slot.
+        // The semaphore is never closed, so this call always returns a slot.
         let Ok(slot) = slots.acquire_owned().await else {
             return;
         };
@@ -369,8 +370,8 @@ impl Registry {
             for state in self.connections.borrow().values() {
                 state.stop_tunnel();
             }
-            // Requests that are not finished in this time are counted by the next statement, and
-            // dropped with the worker.
+            // The next statement counts the requests that were not finished in this time. These
+            // requests are dropped with the worker.
             timeout(close_time, finished).await.unwrap_or_default();
         }
         self.connections
@@ -407,8 +408,8 @@ impl Registry {
             let reason = overdue.reason();
             tracing::debug!(client.address = %client, reason, "Connection is closed");
             if overdue == Overdue::Idle {
-                // An idle connection is closed gracefully, because TLS and HTTP/2 have messages
-                // that announce the end of a connection.
+                // An idle connection is closed gracefully, so that TLS and HTTP/2 can send their
+                // closing messages.
                 state.close();
             } else {
                 state.abort();
@@ -440,12 +441,12 @@ impl fmt::Debug for Registry {
     }
 }
 
-/// The maximum number of unsent bytes that the kernel buffers for a connection. With a larger
-/// buffer, the socket of a slow client would accept no bytes for minutes, and a working download
-/// would look stalled.
+/// The maximum number of unsent bytes that the kernel buffers for a connection. If the buffer were
+/// larger, the socket of a slow client could accept no bytes for minutes, and the gateway would
+/// treat a working download as stalled.
 const UNSENT: u32 = 128 * 1024;
 
-/// Detects clients that have disappeared, even if nothing is sent for hours.
+/// Detects that a client has disappeared, even if no bytes are sent for hours.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_mins(1))
     .with_interval(Duration::from_secs(10))

@@ -158,9 +158,9 @@ async fn s_30_after_an_early_answer_the_connection_closes_and_the_answer_arrives
         response.starts_with("HTTP/1.1 401") && response.ends_with("early"),
         "{response}"
     );
-    // The server has closed its sending direction, but it still reads. The client still sends. If
-    // the connection were reset, the answer could be lost before the client has read it. The body
-    // is larger than the kernel's buffers.
+    // The server has closed its sending direction, but continues to read. The client continues to
+    // send. A reset could destroy the answer before the client has read the answer. The body is
+    // larger than the kernel's buffers for a socket.
     let piece = vec![b'x'; 100_000];
     for _ in 0..160 {
         client.send(&piece).await;

@@ -7,8 +7,8 @@ use super::*;
 /// The beginning of a TLS record that announces a longer `ClientHello` (RFC 8446 section 5.1).
 const HALF_HELLO: &[u8] = &[22, 3, 1, 1, 0, 1, 0, 0, 252, 3, 3, 7, 7, 7, 7, 7];
 
-/// Fails if the server closed the connection before the deadline. The sweep can close a
-/// connection too early, but only by less than the time between two sweeps.
+/// Fails if the server closed the connection before the deadline. The sweep may close a connection
+/// too early, but by less than the time between two sweeps.
 #[track_caller]
 fn assert_not_before(deadline: Duration, start: Instant) {
     let elapsed = Clock::system().instant().duration_since(start);
@@ -139,8 +139,8 @@ async fn d_03_an_idle_connection_is_closed() {
     let start = Clock::system().instant();
     assert_eq!(client.rest().await, "");
     assert_not_before(MODEST, start);
-    // A client is also idle between the handshake and its first request, because browsers open
-    // connections before they need them.
+    // A client is also idle between the handshake and the first request, because browsers open
+    // connections in advance.
     let start = Clock::system().instant();
     assert_eq!(server.secure_client(&[]).await.rest().await, "");
     assert_not_before(MODEST, start);

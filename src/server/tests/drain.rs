@@ -1,4 +1,5 @@
-//! Tests of exclusive listening, of drains without loss, and of the limit of connections.
+//! Tests of three properties: only one process listens on an address, a drain loses no request, and
+//! the number of connections is limited.
 
 use super::*;
 
@@ -8,8 +9,8 @@ async fn only_one_listener_can_have_an_address() {
     let again = Listener::bind(server.plain);
     assert!(matches!(again, Err(Error::Bind { address, .. }) if address == server.plain));
     server.workers.drained().await;
-    // After the workers have ended, the address is free, although some of their connections still
-    // exist in the kernel.
+    // After the workers have ended, another process can listen on the address, although the kernel
+    // still has some of their connections.
     Listener::bind(server.plain).unwrap();
 }
 

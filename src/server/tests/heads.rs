@@ -5,7 +5,7 @@ use super::*;
 
 async fn status(server: &Server, head: &str) -> String {
     let mut client = server.client().await;
-    // The server may answer and close the connection before the client has sent everything.
+    // The server may answer and close the connection before the client has sent the whole request.
     client
         .0
         .write_all(head.as_bytes())

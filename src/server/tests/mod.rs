@@ -32,12 +32,12 @@ mod drain;
 mod heads;
 mod protocols;
 
-/// The longest time of one step of a test. A longer step makes the test fail.
+/// The time limit of one step of a test. If a step takes longer, the test fails.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A short deadline, for tests in which the deadline has to pass.
 const SHORT: Duration = Duration::from_millis(120);
-/// A deadline for tests in which the deadline has to pass. The deadline is so long that the test's
-/// client meets the deadline even on a slow machine.
+/// A deadline for tests in which the deadline has to pass. Even on a slow machine, the client of
+/// the test is faster than this deadline.
 const MODEST: Duration = Duration::from_millis(600);
 /// The pause between two bytes of a slow client, which is much shorter than [`SHORT`].
 const DRIP: Duration = Duration::from_millis(20);
@@ -347,7 +347,7 @@ async fn soon<F: Future>(future: F) -> F::Output {
     timeout(PATIENCE, future).await.expect("it took too long")
 }
 
-/// A client whose bytes the test writes by hand.
+/// A client that sends exactly the bytes that the test defines.
 struct Client<S>(S);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
@@ -369,8 +369,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         String::from_utf8(seen).unwrap()
     }
 
-    /// Reads until the server closes the connection, cleanly or not. Returns everything that was
-    /// read.
+    /// Reads until the server closes the connection, with or without an error. Returns all bytes
+    /// that were read.
     async fn rest(&mut self) -> String {
         let mut seen = Vec::new();
         // A reset also ends the connection. The bytes before a reset are still valid.

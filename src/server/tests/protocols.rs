@@ -165,7 +165,7 @@ async fn d_07_large_heads_are_refused_over_http2() {
         .headers_mut()
         .insert("x-a", "x".repeat(40_000).parse().unwrap());
     // The request can fail in two ways: the server refuses the request, or the client library does
-    // not send it because of the limit that the server has announced.
+    // not send the request because the server has announced the limit.
     if let Ok(response) = soon(sender.send_request(request)).await {
         assert_eq!(
             response.status(),
