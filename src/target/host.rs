@@ -13,19 +13,19 @@ const MAX_NAME: usize = 253;
 /// The maximum length of a label in a name, in bytes.
 const MAX_LABEL: usize = 63;
 
-/// A canonical authority. The authority is stored as a field value, so that forwarding copies
-/// nothing.
+/// A canonical authority. The authority is stored as a field value, so that the forwarded request
+/// needs no copy.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Host(HeaderValue);
 
 impl Host {
     /// Parses `host [ ":" port ]` (RFC 9110 section 7.2). The host is an IPv6 address in brackets,
-    /// or a name. Each label of a name has 1 to 63 letters, digits, `-` and `_`. An IPv4 address
-    /// has the same syntax as a name. Letters become lower case. A trailing dot and the ports 80
-    /// and 443 are dropped. The gateway drops both ports with and without TLS, because an authority
-    /// with one of these ports names the same site as the authority without a port. Everything else
-    /// is rejected: user information, percent-encodings, zone ids, raw UTF-8, an empty port, and a
-    /// port with leading zeros.
+    /// or a name. Each label of a name consists of 1 to 63 characters: letters, digits, `-` and
+    /// `_`. An IPv4 address has the same syntax as a name. Letters become lower case. A trailing
+    /// dot and the ports 80 and 443 are dropped. Both ports are always dropped, with and without
+    /// TLS. Apps treat an authority with one of these ports as the same site as the authority
+    /// without a port. Everything else is rejected: user information, percent-encodings, zone ids,
+    /// raw UTF-8, an empty port, and a port with leading zeros.
     pub(super) fn parse(value: &HeaderValue) -> Result<Self, Error> {
         if is_plain(value.as_bytes()) {
             return Ok(Self(value.clone()));
@@ -38,8 +38,7 @@ impl Host {
         };
         let given = port.map(|port| parse_port(port.as_bytes())).transpose()?;
         let port = given.filter(|port| !matches!(port, 80 | 443));
-        // A borrowed name may be shorter than the received name, because its trailing dot was
-        // dropped.
+        // If a trailing dot was dropped, the borrowed name is shorter than the received name.
         let unchanged = matches!(name, Cow::Borrowed(name) if name.len() == received.len());
         let value = if unchanged && given == port {
             value.clone()
@@ -51,7 +50,7 @@ impl Host {
     }
 
     pub(super) fn authority(&self) -> &str {
-        // The value is visible ASCII, so the fallback is never used.
+        // The text consists of visible ASCII characters, so the conversion never fails.
         self.0.to_str().unwrap_or_default()
     }
 
@@ -60,8 +59,9 @@ impl Host {
     }
 }
 
-/// Returns true if a quick check shows that an authority is canonical: lower-case labels, and no
-/// default port. Nearly all authorities pass the quick check. All other authorities are parsed.
+/// Performs a quick check. Returns true if the authority is certainly canonical: it has lower-case
+/// labels and no default port. Nearly all authorities pass this check. All other authorities are
+/// parsed.
 fn is_plain(authority: &[u8]) -> bool {
     let mut label = 0_usize;
     let mut end = None;
@@ -86,7 +86,7 @@ fn is_plain(authority: &[u8]) -> bool {
 
 /// Splits an authority into host and port. A colon inside brackets belongs to an IPv6 address.
 fn split(text: &str) -> (&str, Option<&str>) {
-    // In a short text, a search over bytes is faster than a search for a character.
+    // In a short text, a search for a byte is faster than a search for a `char`.
     let bytes = text.as_bytes();
     let last = |wanted| bytes.iter().rposition(|byte| *byte == wanted);
     let colon = match last(b']') {
@@ -169,7 +169,8 @@ mod tests {
             let read = written.map(|port| parse_port(port.as_bytes()).unwrap());
             assert!(!matches!(read, Some(80 | 443)), "{text}");
         }
-        // The first five names pass the quick check, both without a port and with the port `:8080`.
+        // The first five names pass the quick check. The test tries them without a port and with
+        // the port `:8080`.
         assert_eq!(all_plain, 10);
     }
 

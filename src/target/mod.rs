@@ -2,12 +2,12 @@
 //!
 //! [`Target::from_request`] converts the target of a parsed request to one canonical form, or
 //! rejects the target. The rules, the log and the forwarded request all use this canonical form. No
-//! later code parses a host or a path again. So all parts of the gateway and the app read a request
-//! in the same way. An [`Error`] says why a target has no safe canonical form.
+//! later code parses a host or a path again. Therefore all parts of the gateway and the app
+//! understand a request in the same way. An [`Error`] states why a target is rejected.
 //!
-//! The room knows the syntax of RFC 9110 section 4, RFC 9112 section 3 and RFC 3986. The room does
-//! not know routes, users or upstreams. A [`Prefix`] stands for one path and all paths below it,
-//! for use in a rule.
+//! The room implements the syntax of RFC 9110 section 4, RFC 9112 section 3 and RFC 3986. The room
+//! does not use routes, users or upstreams. A [`Prefix`] stands for one path and all paths below
+//! it, for use in a rule.
 
 mod host;
 mod path;
@@ -37,12 +37,11 @@ pub(crate) const MAX_PATH: usize = 8192;
 /// [`Error::reason`] is the code for the log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
-    /// `OPTIONS *` asks about the whole server (RFC 9110 section 9.3.7). `OPTIONS *` is not a
-    /// mistake of the client. The gateway answers the request with 204.
+    /// The request is `OPTIONS *`, which asks about the whole server (RFC 9110 section 9.3.7). This
+    /// request is valid, and the gateway answers it with 204.
     #[error("the request is `OPTIONS *`, which is about the whole server")]
     Asterisk,
-    /// The authority of the target (in absolute form, or `:authority`) and `Host` name different
-    /// hosts.
+    /// `Host` names a different host than the absolute target or `:authority`.
     #[error("the target and the Host field name different hosts")]
     AuthorityConflict,
     /// The path has a control character, plain or percent-encoded.
@@ -51,12 +50,11 @@ pub enum Error {
     /// The path has `.` or `..` as a segment, plain or percent-encoded.
     #[error("the path has a dot segment")]
     DotSegment,
-    /// The path has an encoded percent sign, and a second decoding would be dangerous. The second
-    /// decoding would produce a dot, a slash, a backslash, a semicolon, a percent sign or a control
-    /// character.
+    /// The path is percent-encoded two times. A second decoding would produce a dot, a slash, a
+    /// backslash, a semicolon, a percent sign or a control character.
     #[error("the path is percent-encoded twice")]
     DoublyEncoded,
-    /// The path has an empty segment that is not the last one.
+    /// The path has an empty segment before its last segment.
     #[error("the path has an empty segment")]
     EmptySegment,
     /// The path has a backslash, or a percent-encoded slash or backslash.
@@ -74,15 +72,15 @@ pub enum Error {
     /// A percent sign is not followed by two hexadecimal digits.
     #[error("the path has a malformed percent-encoding")]
     MalformedPercent,
-    /// The method has a lower-case letter. Methods are case-sensitive (RFC 9110 section 9.1). The
-    /// rules decide about the method exactly as it is written. If an app ignores case, it handles a
-    /// different method than the rules have checked.
+    /// The method has a lower-case letter. Methods are case-sensitive (RFC 9110 section 9.1), and
+    /// the rules check the method as the client wrote it. An app that ignores case would treat
+    /// `get` as `GET`, which the rules have not checked.
     #[error("the method has a lower-case letter")]
     MethodMalformed,
     /// The method is CONNECT, TRACE or TRACK.
     #[error("the method is not supported")]
     MethodNotAllowed,
-    /// The decoded path is not UTF-8. An overlong encoding is not valid UTF-8 either.
+    /// The decoded path is not UTF-8. Overlong encodings are also not valid UTF-8.
     #[error("the path is not UTF-8")]
     NotUtf8,
     /// The path is longer than [`MAX_PATH`].
@@ -149,7 +147,8 @@ impl Error {
 /// The host is in lower case and has no trailing dot. The path follows RFC 3986 section 6.2.2:
 /// percent-encodings of unreserved characters are decoded, other percent-encodings have upper-case
 /// digits, and characters that are not allowed in a path are encoded. The query keeps its bytes,
-/// and the gateway never reads it. A clone copies no text; it increments two reference counts.
+/// and the gateway never reads it. A clone copies no text, but only increments two reference
+/// counts.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Target {
     host: Host,
@@ -160,12 +159,12 @@ impl Target {
     /// Reads the target of a request that hyper has parsed, over HTTP/1.1 or HTTP/2.
     ///
     /// HTTP/1 requires exactly one `Host` field (RFC 9112 section 3.2), even with an absolute
-    /// target. The authority of an absolute target must be the same as `Host`. HTTP/2 requires
+    /// target. If the target is absolute, its authority must be the same as `Host`. HTTP/2 requires
     /// `:authority` or one `host`. If an HTTP/2 request has both `:authority` and `host`, they must
     /// be the same (RFC 9113 section 8.3.1).
     ///
-    /// If host and path are already canonical, an HTTP/1 request causes no allocation. An HTTP/2
-    /// request causes one small allocation for the host.
+    /// If host and path are already canonical, an HTTP/1 request needs no allocation, and an HTTP/2
+    /// request needs one small allocation for the host.
     ///
     /// # Errors
     ///
@@ -211,16 +210,16 @@ impl Target {
         self.path_and_query.query()
     }
 
-    /// Returns the canonical path and the query. Only the path is matched and logged; path and
-    /// query are forwarded.
+    /// Returns the canonical path and the query. Rules and logs use only the path. The forwarded
+    /// request contains the path and the query.
     pub(crate) fn path_and_query(&self) -> &PathAndQuery {
         &self.path_and_query
     }
 }
 
 fn check_method(method: &Method) -> Result<(), Error> {
-    // TRACE would return the request with its cookies, and CONNECT would open a tunnel that no rule
-    // checks.
+    // The response to TRACE would contain the cookies of the request. CONNECT would open a tunnel
+    // that no rule checks.
     if matches!(method.as_str(), "CONNECT" | "TRACE" | "TRACK") {
         return Err(Error::MethodNotAllowed);
     }
@@ -265,13 +264,12 @@ fn find_host(parts: &http::request::Parts) -> Result<Host, Error> {
 
 fn canonical(received: &PathAndQuery) -> Result<PathAndQuery, Error> {
     let path = received.path();
-    // The length is checked first, so that no other check has to read a path that is too long.
+    // The length is checked first, so that the other checks do not have to read a very long path.
     if path.len() > MAX_PATH {
         return Err(Error::PathTooLong);
     }
     let path = path::canonical(path)?;
-    // In an absolute target the query may follow the authority directly. The path of an absolute
-    // target without a path is `/`.
+    // In an absolute target, the query may follow the authority directly. Then the path is `/`.
     let unchanged = matches!(path, Cow::Borrowed(_)) && received.as_str().starts_with('/');
     if unchanged {
         return Ok(received.clone());
@@ -281,7 +279,7 @@ fn canonical(received: &PathAndQuery) -> Result<PathAndQuery, Error> {
         text.push('?');
         text.push_str(query);
     }
-    // The text contains only allowed bytes, so the conversion can fail only if the text is too
+    // The text contains only allowed bytes. Therefore the conversion fails only if the text is too
     // long.
     PathAndQuery::from_maybe_shared(Bytes::from(text)).map_err(|_too_long| Error::PathTooLong)
 }

@@ -9,14 +9,14 @@ use super::Error;
 ///
 /// Percent-encoded unreserved characters are decoded, and other encodings get upper-case digits.
 /// Characters that are not allowed in a path (non-ASCII characters, and ASCII characters such as
-/// `"` or `|`) are encoded. Everything else stays unchanged: `a%3Bb` and `a;b` stay different,
-/// because an app distinguishes them.
+/// `"` or `|`) are encoded. All other characters stay unchanged. For example, `a%3Bb` and `a;b`
+/// stay different, because apps distinguish them.
 ///
 /// # Errors
 ///
-/// An [`Error`] about the path. The function rejects forms that two apps may read in two ways: dot
-/// segments and separators in any encoding, empty segments, control characters, bytes that are not
-/// UTF-8, and double encodings of any of these.
+/// An [`Error`] about the path. The function rejects forms that apps may read in different ways:
+/// dot segments, encoded separators, empty segments, control characters, bytes that are not UTF-8,
+/// and all of these in a double encoding.
 pub(crate) fn canonical(path: &str) -> Result<Cow<'_, str>, Error> {
     let rest = path.as_bytes().strip_prefix(b"/").ok_or(Error::WrongForm)?;
     if is_plain(rest) || is_canonical(rest)? {
@@ -40,9 +40,9 @@ fn is_canonical(mut rest: &[u8]) -> Result<bool, Error> {
     Ok(canonical)
 }
 
-/// Returns true if a quick check shows that a path, without its first slash, is canonical:
-/// unreserved characters only, and no segment that is empty or begins with a dot. Nearly all paths
-/// pass the quick check. For all other paths, each byte is checked.
+/// Performs a quick check of a path without its first slash. Returns true if the path is certainly
+/// canonical: it has only unreserved characters, and no segment is empty or begins with a dot.
+/// Nearly all paths pass this check. For all other paths, each byte is checked.
 fn is_plain(path: &[u8]) -> bool {
     let mut before = b'/';
     path.iter().all(|byte| {
@@ -55,8 +55,8 @@ fn is_plain(path: &[u8]) -> bool {
     })
 }
 
-/// Returns the bytes of a path with its percent-encodings decoded. A malformed percent-encoding is
-/// returned unchanged. A canonical path has no malformed percent-encoding.
+/// Returns the bytes of a path with its percent-encodings decoded. A malformed percent-encoding,
+/// which a canonical path never has, is returned unchanged.
 pub(super) fn decoded(path: &[u8]) -> impl Iterator<Item = u8> {
     let mut rest = path;
     std::iter::from_fn(move || {
@@ -89,17 +89,18 @@ fn rewrite(path: &str) -> String {
     text
 }
 
-/// One decoded byte of a path, and its form in the path.
+/// One decoded byte of a path, and how the path spells the byte.
 struct Unit {
     byte: u8,
-    /// The byte was percent-encoded.
+    /// The byte is percent-encoded in the path.
     encoded: bool,
-    /// In the path, the byte was written in its canonical form.
+    /// The path spells the byte in canonical form.
     canonical: bool,
 }
 
 impl Unit {
-    /// Splits off the first unit of a path. Returns `None` at the end of the path.
+    /// Returns the first unit of a path, and the rest of the path. Returns `None` at the end of the
+    /// path.
     fn first(rest: &[u8]) -> Result<Option<(Self, &[u8])>, Error> {
         match rest {
             [] => Ok(None),
@@ -138,15 +139,14 @@ impl Unit {
     }
 }
 
-/// The part of a segment that has been read so far, as a lenient app may understand it.
+/// How a lenient app may understand the beginning of a segment that was read so far.
 #[derive(Clone, Copy, Default)]
 enum Segment {
     #[default]
     Empty,
-    /// The segment has only spaces so far. Some file systems ignore a name that consists of spaces.
+    /// So far, the segment consists of spaces. Some file systems ignore such a name.
     Blank,
-    /// The segment has parameters but no name. A servlet container reads a segment without a name
-    /// as empty.
+    /// The segment has parameters but no name. A servlet container treats such a segment as empty.
     OnlyParameters,
     Dot,
     DotDot,
@@ -192,8 +192,8 @@ enum Last {
     Yes,
 }
 
-/// The last decoded bytes can form a part of a second percent-encoding. This value tells which part
-/// they form. An app that decodes a path twice would decode these bytes.
+/// Which part of a percent-encoding the last decoded bytes form. An app that decodes a path two
+/// times would decode these bytes again.
 #[derive(Clone, Copy, Default)]
 enum SecondDecoding {
     #[default]
@@ -219,7 +219,7 @@ impl Check {
         }
         self.check_utf8(byte)?;
         self.check_second_decoding(byte)?;
-        // The slash was not encoded. `Unit::first` rejects encoded slashes.
+        // This slash is not percent-encoded, because `Unit::first` rejects encoded slashes.
         if byte == b'/' {
             self.segment.end(Last::No)?;
             self.segment = Segment::Empty;
@@ -267,12 +267,13 @@ impl Check {
 
     fn check_second_decoding(&mut self, byte: u8) -> Result<(), Error> {
         self.second = match (self.second, hex(byte)) {
-            // A percent sign from `Unit::first` always comes from `%25` in the path.
+            // A decoded percent sign always comes from `%25` in the path.
             _ if byte == b'%' => SecondDecoding::Percent,
             (SecondDecoding::Percent, Some(high)) => SecondDecoding::High(high),
             (SecondDecoding::High(high), Some(low)) => {
                 let decoded = high.wrapping_shl(4) | low;
-                // Only these bytes could change the structure of the path after a second decoding.
+                // Only these bytes can change the meaning of the path when an app decodes the path
+                // a second time.
                 if decoded.is_ascii_control() || b"./\\%;".contains(&decoded) {
                     return Err(Error::DoublyEncoded);
                 }

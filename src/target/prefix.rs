@@ -5,13 +5,13 @@ use std::fmt;
 use super::Error;
 use super::path::{canonical, decoded};
 
-/// A path prefix that ends at the end of a segment: `/admin` stands for `/admin` and all paths
-/// below it, but not for `/administrator`.
+/// A path prefix that consists of whole segments. For example, `/admin` stands for `/admin` and all
+/// paths below `/admin`, but not for `/administrator`.
 ///
-/// There are two comparisons, because a wrong match is dangerous for some rules, and a missed match
-/// is dangerous for other rules. A rule that **opens** paths uses [`Prefix::matches`], which
-/// compares exactly. A rule that **protects** paths uses [`Prefix::covers`], which also accepts
-/// spellings that some app may read as the same path. Neither comparison reads the query.
+/// There are two comparisons. A rule that **opens** paths must not match too many paths, so the
+/// rule uses [`Prefix::matches`], which compares exactly. A rule that **protects** paths must not
+/// match too few paths, so the rule uses [`Prefix::covers`]. [`Prefix::covers`] also accepts
+/// spellings that some app may read as the same path. Both comparisons ignore the query.
 #[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize)]
 #[serde(try_from = "String")]
 pub struct Prefix(Box<str>);
@@ -22,7 +22,7 @@ impl Prefix {
     ///
     /// # Errors
     ///
-    /// The [`Error`]s about the path of a request.
+    /// The same [`Error`]s as for the path of a request.
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         Ok(Self(canonical(text)?.into()))
     }
@@ -40,15 +40,15 @@ impl Prefix {
         begins && (self.0.ends_with('/') || matches!(path.next(), None | Some(b'/')))
     }
 
-    /// Returns true if an app may read the canonical `path` as this prefix or as a path below it.
-    /// The comparison ignores ASCII case, parameters after `;`, dots and spaces at the end of a
-    /// segment, and a slash at the end of the prefix. If [`Prefix::matches`] is true for a path,
-    /// `covers` is also true. Letters outside ASCII are compared exactly.
+    /// Returns true if an app may read the canonical `path` as this prefix or as a path below this
+    /// prefix. The comparison ignores ASCII case, parameters after `;`, dots and spaces at the end
+    /// of a segment, and a slash at the end of the prefix. If [`Prefix::matches`] is true for a
+    /// path, `covers` is also true. Letters outside ASCII are compared exactly.
     pub(crate) fn covers(&self, path: &str) -> bool {
         let is_slash = |byte: &u8| *byte == b'/';
         let wanted = self.0.strip_suffix('/').unwrap_or(&self.0);
-        // After `strip_suffix`, the prefix `/` is empty; all other prefixes and all paths begin
-        // with a slash.
+        // After `strip_suffix`, the prefix `/` is an empty text. All other prefixes and all paths
+        // begin with a slash.
         let Some(wanted) = wanted.strip_prefix('/') else {
             return true;
         };
@@ -62,9 +62,9 @@ impl Prefix {
     }
 }
 
-/// A normalized path: ASCII lower case, percent-decoded, without parameters, and without dots and
-/// spaces at the end of each segment. These are the differences that [`Prefix::covers`] ignores. A
-/// prefix can cover a path only if the normalized path begins with the normalized prefix.
+/// A normalized path: in ASCII lower case, percent-decoded, without parameters, and without dots
+/// and spaces at the end of each segment. [`Prefix::covers`] ignores these differences. If a prefix
+/// covers a path, the normalized path begins with the normalized prefix.
 #[derive(Debug)]
 pub(crate) struct FoldedPath {
     text: Vec<u8>,
@@ -95,7 +95,7 @@ impl FoldedPath {
         folded
     }
 
-    /// Returns the normalized text of the path's first segments: of no segment, of one segment, of
+    /// Returns the normalized text of the first zero segments, of the first segment, of the first
     /// two segments, and so on.
     pub(crate) fn prefixes(&self) -> impl Iterator<Item = &[u8]> {
         let ends = std::iter::once(&0).chain(&self.ends);
@@ -125,8 +125,8 @@ impl fmt::Debug for Prefix {
 }
 
 fn may_be_the_same(segment: &[u8], wanted: &[u8]) -> bool {
-    // Letters and digits are never encoded in a canonical path. For most paths, the first character
-    // is enough to decide.
+    // Letters and digits are never encoded in a canonical path. Therefore the first character shows
+    // for most paths that they do not match.
     if let (Some(a), Some(b)) = (segment.first(), wanted.first()) {
         let plain = a.is_ascii_alphanumeric() && b.is_ascii_alphanumeric();
         if plain && !a.eq_ignore_ascii_case(b) {

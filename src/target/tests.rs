@@ -1,5 +1,4 @@
-//! Tests of targets: a table whose targets are also parsed by hyper, and cases that do not fit the
-//! table.
+//! Tests of targets: a table of targets that hyper also parses, and further cases.
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -30,7 +29,7 @@ fn get_h2(uri: &str, hosts: &[&[u8]]) -> Result<Target, Error> {
     Target::from_request(&head("GET", uri.as_bytes(), hosts, Version::HTTP_2).unwrap())
 }
 
-/// Replaces `\xNN` and `\\` in a row of a table by the bytes that they stand for.
+/// Replaces each `\xNN` and `\\` in a row of a table by the byte that it stands for.
 fn unescape(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
@@ -55,8 +54,7 @@ fn unescape(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// Runs each row of the table for whose id `picked` returns true. Returns the number of rows that
-/// were run.
+/// Runs the rows of the table whose id `picked` accepts. Returns the number of rows that were run.
 fn run_table(picked: impl Fn(&str) -> bool) -> usize {
     let table = include_str!("../../tests/data/targets.txt");
     let rows = table.lines().filter(|line| !line.starts_with('#'));
@@ -256,8 +254,8 @@ fn p_43_long_paths_are_too_long() {
         let error = get(&long, &[b"gw.test"]).unwrap_err();
         assert_eq!((error, error.status().as_u16()), (Error::PathTooLong, 414));
     }
-    // The encoding makes this path three times as long, so that path and query together exceed the
-    // length limit of the URI type.
+    // The canonical path is three times as long as this path. Therefore path and query together are
+    // longer than a `Uri` may be.
     let wide = format!("/{}?{}", "|".repeat(MAX_PATH - 1), "q".repeat(50_000));
     assert_eq!(get(&wide, &[b"gw.test"]).unwrap_err(), Error::PathTooLong);
 }
@@ -356,14 +354,14 @@ fn a_canonical_target_is_shared_and_not_copied() {
     assert_eq!(target.authority().as_ptr(), host.as_ptr());
 }
 
-/// The parts from which the test generates confusing paths.
+/// The test combines these parts to paths that are hard to parse.
 const TOKENS: [&str; 30] = [
     "/", "/", "/", "a", "admin", "ADMIN", ".", "..", ";", "%2e", "%2E", "%2f", "%5c", "\\", "%25",
     "2e", "2", "e", "%", "%61", "%3b", "%20", "%00", "%c3%a9", "%c3", "\u{e9}", "|", "?", "%23",
     "=",
 ];
 
-/// Returns the segments that a lenient app may read: the app decodes until nothing changes, reads
+/// Returns the segments that a lenient app may read. The app decodes the path repeatedly, reads
 /// backslashes as slashes, drops parameters, merges slashes and resolves dot segments.
 fn lenient(path: &str) -> Vec<String> {
     let mut text = path.as_bytes().to_vec();
