@@ -32,7 +32,7 @@ impl Durations {
             .iter()
             .zip(&self.0.buckets)
             .find(|(bound, _)| micros <= **bound);
-        // The counters are independent of each other, so they need no memory ordering.
+        // Relaxed ordering is enough, because the counters are independent of each other.
         fits.map_or(&self.0.overflow, |(_, bucket)| bucket)
             .fetch_add(1, Ordering::Relaxed);
         self.0.micros.fetch_add(micros, Ordering::Relaxed);

@@ -148,8 +148,9 @@ impl Metrics {
         self.last_reload_successful.set(1);
     }
 
-    /// Returns the counters for the requests of one site. `routes` are the names of its routes, in
-    /// the order of their indexes. Routes with the same name in several sites share their counters.
+    /// Returns the counters for the requests of one site. `routes` contains the names of the
+    /// routes, in the order of their indexes. Routes with the same name in several sites share
+    /// their counters.
     pub(crate) fn request_counters(
         &self,
         routes: impl IntoIterator<Item = Box<str>>,
@@ -180,7 +181,8 @@ impl Metrics {
         self.token_calls.get_or_create_owned(&labels).inc();
     }
 
-    /// Counts a refresh by its result (`renewed`, `ended`, `kept` or `alarm`) and reason.
+    /// Counts a refresh. The labels are its result (`renewed`, `ended`, `kept` or `alarm`) and the
+    /// reason.
     pub(crate) fn refresh(&self, provider: &str, result: &'static str, reason: &'static str) {
         let labels = vec![
             ("provider", provider.to_owned().into()),
@@ -190,8 +192,8 @@ impl Metrics {
         self.refreshes.get_or_create_owned(&labels).inc();
     }
 
-    /// Counts an answer in which an app refuses a token, by the action of the gateway: `passed`,
-    /// `retried` or `relogin`.
+    /// Counts an answer in which an app refuses a token. The label states what the gateway did:
+    /// `passed`, `retried` or `relogin`.
     pub(crate) fn refused_token(&self, route: &str, outcome: &'static str) {
         let labels = vec![
             ("route", route.to_owned().into()),
@@ -233,8 +235,8 @@ impl Metrics {
         self.reloads.get_or_create_owned(&labels).inc();
     }
 
-    /// Sets the number of open sessions, and the number of sessions that were pushed out since the
-    /// start.
+    /// Sets two numbers: open sessions, and sessions that were removed since the start because
+    /// memory was full.
     pub fn sessions(&self, live: u64, pushed_out: u64) {
         self.sessions.set(i64::try_from(live).unwrap_or(i64::MAX));
         self.pushed_out
@@ -244,7 +246,7 @@ impl Metrics {
     /// Returns all metrics in the `OpenMetrics` text format.
     pub(crate) fn encode(&self) -> String {
         let mut text = String::new();
-        // Writing to a string cannot fail. Nevertheless, an error clears the text, because an
+        // A write to a string never fails. If it failed, the text would be cleared, because an
         // incomplete text must never be reported.
         if encode(&mut text, &self.registry).is_err() {
             text.clear();
@@ -253,7 +255,7 @@ impl Metrics {
     }
 }
 
-/// Counts one item in a gauge until this guard is dropped.
+/// A guard that increases a gauge by one until the guard is dropped.
 #[derive(Debug)]
 pub struct GaugeGuard(Gauge);
 

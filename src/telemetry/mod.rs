@@ -1,4 +1,4 @@
-//! The information for operators: events, one access-log event for each request, and metrics.
+//! Information for operators: events, an access-log event for each request, and metrics.
 //!
 //! No event contains a query string, a cookie, a token or a code.
 
@@ -66,7 +66,7 @@ pub struct Settings {
 
 /// The error if a process starts the log a second time.
 ///
-/// Responsible: the gateway, which has a defect.
+/// Responsible: the gateway. This error is a defect.
 #[derive(Debug, thiserror::Error)]
 #[error("the log was already started")]
 pub struct AlreadyStarted(#[source] Box<dyn std::error::Error + Send + Sync>);
@@ -82,7 +82,7 @@ pub fn start(settings: &Settings) -> Result<(), AlreadyStarted> {
     } else {
         format!("{},{ACCESS}=off", settings.level.0)
     };
-    // The directives were checked when the settings were read, so the default is never used.
+    // The directives were checked when the settings were read, so the parser never fails here.
     let filter = level.parse::<EnvFilter>().unwrap_or_default();
     let events = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -110,14 +110,13 @@ pub(crate) struct RequestEvent<'a> {
     pub route: Option<&'a str>,
     /// The decision.
     pub(crate) decided: DecisionLabel,
-    /// The stable reason code, if the request was not simply forwarded.
+    /// The reason code, if the gateway did not only forward the request.
     pub(crate) reason: Option<&'static str>,
     /// The time from the request's head to the response's head.
     pub(crate) duration: Duration,
-    /// The part of `duration` in which the request waited until its session was refreshed or
-    /// fetched.
+    /// The part of `duration` during which the request waited for its session.
     pub(crate) waited: Option<Duration>,
-    /// The part of `duration` that the upstream needed.
+    /// The part of `duration` during which the gateway waited for the upstream.
     pub(crate) upstream_duration: Option<Duration>,
     /// The upstream's name.
     pub(crate) upstream: Option<&'a str>,

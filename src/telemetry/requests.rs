@@ -58,13 +58,12 @@ impl DecisionLabel {
 /// The classes of status codes.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-/// Counts the requests of one site without a lock. The route's index, the decision and the status
-/// class select a counter.
+/// Counts the requests of one site without a lock. There is one counter for each combination of
+/// route, decision and status class.
 pub(crate) struct RequestCounters {
     /// The names of the routes, and `-` for requests without a route.
     routes: Vec<Box<str>>,
-    /// One counter for each route, decision and status class. A counter is created at its first
-    /// use.
+    /// A counter is created when it is first used.
     counters: Vec<OnceLock<Counter>>,
     requests: Family<Labels, Counter>,
     durations: Durations,
@@ -100,8 +99,8 @@ impl RequestCounters {
     ) {
         self.durations.observe(duration);
         let last = self.routes.len().saturating_sub(1);
-        // A wrong index is counted as a request without a route, because metrics must not cause a
-        // panic.
+        // Metrics must not cause a panic, so a request with an invalid index is counted as a
+        // request without a route.
         let route = route.unwrap_or(last).min(last);
         let decision = DECISIONS
             .iter()
@@ -118,7 +117,7 @@ impl RequestCounters {
         let Some(counter) = self.counters.get(index) else {
             return;
         };
-        // The lock of the family is taken only when a counter is created, and not for each request.
+        // The lock of the metric family is taken only when a counter is created.
         let counter = counter.get_or_init(|| {
             let route = self
                 .routes
