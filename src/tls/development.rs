@@ -1,4 +1,4 @@
-//! Certificates for the machine of a developer.
+//! Certificates for local development.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write as _};
@@ -15,11 +15,11 @@ use super::Error;
 use crate::clock::Timestamp;
 use crate::secret::Secret;
 
-/// The lifetime of the certificates. Browsers refuse certificates with a longer lifetime, even
-/// certificates of private authorities.
+/// The lifetime of the certificates. Browsers refuse certificates with a longer lifetime, even from
+/// a private authority.
 const LIFETIME: Duration = Duration::from_hours(24 * 397);
-/// The validity period of a certificate begins this number of seconds (one day) before its
-/// creation, because the clocks of other machines may be slow.
+/// The number of seconds between the begin of the validity period and the creation of a certificate
+/// (one day). The validity begins earlier, because the clocks of other machines may be slow.
 const BACKDATED: u64 = 24 * 60 * 60;
 
 /// The files that [`development_certificates`] has created.
@@ -37,13 +37,13 @@ pub struct DevelopmentFiles {
 /// P-256, valid for 397 days). The server certificate is valid for `localhost`, `127.0.0.1`, `::1`
 /// and `names`. The files are written to `dir`, which is created if it is missing.
 ///
-/// The private key of the authority is not stored. Therefore a browser that trusts this authority
-/// trusts only this server certificate, and no later certificate.
+/// The private key of the authority is not stored. Therefore the authority can never sign another
+/// certificate that the browser would trust.
 ///
 /// # Errors
 ///
-/// [`Error::AlreadyExists`] if one of the files already exists. If a file already exists, no file
-/// is written. [`Error::Generate`] if one of `names` is not a valid DNS name. [`Error::Write`].
+/// [`Error::AlreadyExists`] if one of the files already exists. Then no file is written.
+/// [`Error::Generate`] if one of `names` is not a valid DNS name. [`Error::Write`].
 pub fn development_certificates(
     dir: &Path,
     names: &[&str],
@@ -55,8 +55,8 @@ pub fn development_certificates(
         key: dir.join("localhost-key.pem"),
     };
     for path in [&written.authority, &written.certificate, &written.key] {
-        // A symbolic link without a target also counts as an existing file, because writing through
-        // the link would create a file in another place.
+        // A symbolic link without a target is treated as an existing file, because a write would
+        // create a file in another folder.
         if fs::symlink_metadata(path).is_ok() {
             return Err(Error::AlreadyExists { path: path.clone() });
         }
@@ -81,7 +81,7 @@ struct Generated {
 fn generate(names: &[&str], now: Timestamp) -> Result<Generated, rcgen::Error> {
     let mut authority = CertificateParams::default();
     authority.distinguished_name = common_name("Sidegate development authority");
-    // The authority cannot sign the certificate of another authority.
+    // The authority may sign only certificates of servers, not of other authorities.
     authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     set_dates(&mut authority, now);

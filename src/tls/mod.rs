@@ -1,13 +1,13 @@
-//! Certificates and trust: the only room that builds TLS configurations.
+//! Certificates and trusted authorities. No other room builds TLS configurations.
 //!
-//! The room knows the certificate and key files, the trusted certificate authorities, and how to
-//! create certificates for development. The room does not know sockets or HTTP: [`crate::server`]
-//! gets the configuration of each handshake from an [`Acceptor`], and a client gets its
-//! configuration from a [`Trust`].
+//! The room reads certificate and key files, reads trusted certificate authorities, and creates
+//! certificates for development. The room does not use sockets or HTTP. [`crate::server`] gets the
+//! configuration of each handshake from an [`Acceptor`]. A client gets its configuration from a
+//! [`Trust`].
 //!
 //! Every TLS configuration selects the cryptographic library (aws-lc-rs) explicitly. The
-//! process-wide default of rustls is never used, so no other crate can change the TLS of this
-//! program.
+//! process-wide default of rustls is never used, so no other crate can change the TLS
+//! configurations of this program.
 
 use std::fmt;
 use std::fs;
@@ -79,8 +79,8 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
-    /// A certificate file is not valid PEM. A file that is only half written also causes this
-    /// error. Responsible: the operator.
+    /// A certificate file is not valid PEM. An incompletely written file also causes this error.
+    /// Responsible: the operator.
     #[error("{} is not a list of PEM certificates", path.display())]
     BadCertificate {
         /// The file.
@@ -89,8 +89,8 @@ pub enum Error {
         #[source]
         source: pem::Error,
     },
-    /// A key file is not a PEM private key. `BadKey` does not contain the parser's error, because
-    /// the parser's error may contain a part of the key. Responsible: the operator.
+    /// A key file is not a PEM private key. `BadKey` does not contain the error of the parser,
+    /// because that error may contain a part of the key. Responsible: the operator.
     #[error("{} is not a PEM private key", path.display())]
     BadKey {
         /// The file.
@@ -100,7 +100,7 @@ pub enum Error {
     /// Responsible: the operator.
     #[error("certificates could not be created")]
     Generate(#[source] rcgen::Error),
-    /// The key does not belong to the certificate. In most cases only one of the two files was
+    /// The key does not belong to the certificate. In most cases, only one of the two files was
     /// replaced. Responsible: the operator.
     #[error("the key in {} does not belong to the certificate in {}", key.display(), certificate.display())]
     KeyMismatch {
@@ -137,8 +137,8 @@ pub enum Error {
         #[source]
         source: rustls::Error,
     },
-    /// The cryptographic library lacks something that TLS needs. Responsible: the operator, who
-    /// uses a broken build.
+    /// The cryptographic library does not support an algorithm that TLS needs. Responsible: the
+    /// operator, who has to use another build.
     #[error("the cryptographic library cannot be used")]
     Unsupported(#[source] rustls::Error),
     /// A file could not be written. Responsible: the operator.
@@ -170,7 +170,7 @@ struct Loaded {
     validity: Validity,
 }
 
-/// The result of comparing a time with the validity period of a certificate (RFC 5280 section
+/// Whether a time is before, in or after the validity period of a certificate (RFC 5280 section
 /// 4.1.2.5).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Validity {
@@ -181,9 +181,9 @@ enum Validity {
 
 impl Acceptor {
     /// Reads certificate and key. The configuration supports TLS 1.2 and 1.3, and `h2` and
-    /// `http/1.1` by ALPN. Session tickets are on, and early data is off. A certificate outside its
-    /// validity period is used, and the log contains a warning. A warning in the browser is better
-    /// than an outage of all apps.
+    /// `http/1.1` by ALPN. Session tickets are on, and early data is off. If the certificate is
+    /// expired or not yet valid, the gateway logs a warning and uses the certificate. The reason is
+    /// that a warning in the browser is better than an outage of all apps.
     ///
     /// # Errors
     ///
@@ -206,13 +206,13 @@ impl Acceptor {
     }
 
     /// Reads the files again, and uses them if their contents have changed. Symbolic links are
-    /// followed, because Kubernetes replaces a file by changing a symbolic link. Blocks while it
-    /// reads two small files.
+    /// followed, because Kubernetes replaces a file by changing a symbolic link. Blocks while the
+    /// function reads two small files.
     ///
     /// # Errors
     ///
-    /// The errors of [`Acceptor::load`]. The old configuration stays in use, and the next call
-    /// tries again.
+    /// The errors of [`Acceptor::load`]. After an error, the old configuration stays in use, and
+    /// the next call tries again.
     pub(crate) fn refresh(&self) -> Result<Refreshed, Error> {
         let shared = &self.0;
         let current = shared.loaded.load();
@@ -221,8 +221,8 @@ impl Acceptor {
         let now = shared.clock.now();
         if files.contents == current.contents {
             let validity = validity(&current.leaf, now);
-            // The certificate is the same, but since the previous call it may have expired or become
-            // valid.
+            // Although the certificate has not changed, it may have expired or become valid since
+            // the previous call.
             if validity != current.validity {
                 let loaded = current.with(validity);
                 loaded.warn(identity);
@@ -257,8 +257,8 @@ impl fmt::Debug for Acceptor {
     }
 }
 
-/// The contents of the two files, and one digest of both files, which shows whether a file has
-/// changed.
+/// The contents of the two files, and a digest of both contents. The digest shows whether a file
+/// has changed.
 struct Files {
     certificate: Vec<u8>,
     key: Secret<Vec<u8>>,
@@ -270,8 +270,8 @@ impl Files {
         let certificate = read(&identity.certificate)?;
         let key = Secret::new(read(&identity.key)?);
         let mut context = digest::Context::new(&digest::SHA256);
-        // The length separates the two files. Without the length, moving a byte from one file to
-        // the other would not change the digest.
+        // The digest includes the length of the first file. Otherwise, the digest would not change
+        // if bytes moved from one file to the other.
         context.update(&certificate.len().to_be_bytes());
         context.update(&certificate);
         context.update(key.expose());
@@ -289,8 +289,7 @@ impl Files {
         let leaf = chain.first().cloned().ok_or_else(|| Error::NoCertificate {
             path: identity.certificate.clone(),
         })?;
-        // The certificate is parsed separately, so that an error names the certificate file and not
-        // the key file.
+        // The certificate is parsed separately, so that the error names the correct file.
         ParsedCertificate::try_from(&leaf).map_err(|source| Error::Refused {
             path: identity.certificate.clone(),
             source,
@@ -347,9 +346,9 @@ impl Loaded {
     }
 }
 
-/// Compares `now` with the validity period by verifying the certificate without any trusted
-/// authority. The library checks the certificate's own dates before it looks for an issuer, so any
-/// other error means that the dates are valid.
+/// Verifies the certificate without any trusted authority, so the verification always fails. The
+/// library checks the dates of the certificate before the issuer. Therefore every error that is not
+/// about the dates shows that the dates are valid.
 fn validity(leaf: &CertificateDer<'_>, now: Timestamp) -> Validity {
     let Ok(parsed) = ParsedCertificate::try_from(leaf) else {
         return Validity::Current;
@@ -375,7 +374,8 @@ fn validity(leaf: &CertificateDer<'_>, now: Timestamp) -> Validity {
 }
 
 fn warn_if_others_can_read(key: &Path) {
-    // Access by the group causes no warning, because services often get a key through their group.
+    // If the group can read the file, there is no warning, because services often get access to a
+    // key through their group.
     let open = fs::metadata(key).is_ok_and(|data| data.permissions().mode() & 0o007 != 0);
     if open {
         tracing::warn!(

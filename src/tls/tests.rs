@@ -67,7 +67,8 @@ fn t_07_invalid_files_change_nothing_and_are_named() {
         Err(Error::NoCertificate { .. })
     ));
 
-    // The new certificate is in its file, but the key file still contains the old key.
+    // The certificate file contains the new certificate, but the key file still contains the old
+    // key.
     fs::copy(&fresh.certificate, &identity.certificate).unwrap();
     assert!(matches!(acceptor.refresh(), Err(Error::KeyMismatch { .. })));
 

@@ -23,13 +23,14 @@ struct Shared {
 
 struct Loaded {
     config: Arc<ClientConfig>,
-    /// The digest of the file. If the authorities of the system are used, all bytes are zero.
+    /// The digest of the file. For the authorities of the system, the digest is zero.
     contents: [u8; SHA256_OUTPUT_LEN],
 }
 
 impl Trust {
     /// Trusts the authorities of the system. The environment variables `SSL_CERT_FILE` and
-    /// `SSL_CERT_DIR` can select other files. Blocks while it reads some hundred certificates.
+    /// `SSL_CERT_DIR` can select other files. Blocks while the function reads some hundred
+    /// certificates.
     ///
     /// # Errors
     ///
@@ -54,7 +55,7 @@ impl Trust {
         Ok(Self::new(None, loaded))
     }
 
-    /// Trusts only the authorities in a PEM file. Blocks while it reads a small file.
+    /// Trusts only the authorities in a PEM file. Blocks while the function reads a small file.
     ///
     /// # Errors
     ///
@@ -67,13 +68,13 @@ impl Trust {
 
     /// Reads the file again, and trusts its authorities if its content has changed. Symbolic links
     /// are followed, because Kubernetes replaces a file by changing a symbolic link. Open
-    /// connections stay open. The authorities of the system are never read again. Blocks while it
-    /// reads a small file.
+    /// connections stay open. The authorities of the system are never read again. Blocks while the
+    /// function reads a small file.
     ///
     /// # Errors
     ///
-    /// The errors of [`Trust::from_file`]. The old authorities stay in use, and the next call tries
-    /// again.
+    /// The errors of [`Trust::from_file`]. After an error, the old authorities stay in use, and the
+    /// next call tries again.
     pub(crate) fn refresh(&self) -> Result<Refreshed, Error> {
         let shared = &self.0;
         let Some(path) = &shared.file else {
@@ -88,8 +89,8 @@ impl Trust {
         Ok(Refreshed::Replaced)
     }
 
-    /// Returns the configuration for the next outgoing connection: TLS 1.2 and 1.3, `http/1.1` by
-    /// ALPN.
+    /// Returns the configuration for the next outgoing connection. The configuration supports TLS
+    /// 1.2 and 1.3, and `http/1.1` by ALPN.
     pub(crate) fn client_config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.0.current.load().config)
     }
@@ -117,7 +118,7 @@ impl Loaded {
 }
 
 /// Creates a client configuration. Each configuration has its own cache of TLS sessions. Therefore
-/// a TLS session cannot be resumed after its authorities were replaced.
+/// no TLS session can be resumed after the trusted authorities were replaced.
 fn configuration(roots: RootCertStore) -> Result<Arc<ClientConfig>, Error> {
     let mut config = ClientConfig::builder_with_provider(crypto())
         .with_safe_default_protocol_versions()
