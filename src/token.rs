@@ -1,9 +1,9 @@
 //! The tokens of a grant. A [`TokenSet`] owns the tokens. When a `TokenSet` is dropped, the memory
 //! of its tokens is overwritten.
 //!
-//! One buffer contains the word `Bearer `, followed by the access token. The value of the
-//! `Authorization` field is a slice of this buffer, so the request path neither formats nor copies
-//! a token. When the last slice is dropped, the buffer is overwritten.
+//! One buffer contains the text `Bearer ` and the access token. The value of the `Authorization`
+//! field is a slice of this buffer, so no request has to format or copy a token. When the last
+//! slice is dropped, the buffer is overwritten.
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ pub(crate) const MAX_TOKEN: usize = 16 * 1024;
 /// The reason why the gateway refuses a token that a provider has issued.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
-    /// The token has no characters.
+    /// The token is an empty text.
     #[error("the token is empty")]
     Empty,
-    /// The token has a character at which a receiver could end or split a bearer credential.
+    /// The token has a character that could end or split the value of the `Authorization` field.
     #[error("the token has a character that a bearer token cannot have")]
     Malformed,
     /// The token is longer than [`MAX_TOKEN`].
@@ -31,7 +31,8 @@ pub enum Error {
     TooLong,
 }
 
-/// The times that decide when an access token is used and when it is refreshed.
+/// The times of a token set. They determine how long the access token is used, and when a refresh
+/// starts.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Lifetime {
     /// The time immediately before the gateway sent the token request.
@@ -48,9 +49,9 @@ pub struct Lifetime {
 }
 
 impl Lifetime {
-    /// Returns the time until a refresh is allowed. The result is zero if the clock was set back to
-    /// a time before `obtained_at`. If the clock was set back, the age of the tokens is unknown,
-    /// and the change of the clock must not delay the refresh.
+    /// Returns the time until a refresh is allowed. Returns zero if the clock was set back to a
+    /// time before `obtained_at`. In this case, the age of the tokens is unknown, and the wrong
+    /// clock must not delay the refresh.
     pub(crate) fn wait_before_refresh(&self, now: Timestamp) -> Duration {
         if now < self.obtained_at {
             return Duration::ZERO;
@@ -94,8 +95,7 @@ impl TokenSet {
     ) -> Result<Self, Error> {
         check(access_token, is_bearer)?;
         let refresh_token = refresh_token.map(checked).transpose()?;
-        // The buffer has its final size from the start, so no reallocation leaves a copy of the
-        // token in memory.
+        // The buffer never grows, because growth would leave a copy of the token in memory.
         let mut buffer = Zeroizing::new(Vec::with_capacity(access_token.len().saturating_add(7)));
         buffer.extend_from_slice(b"Bearer ");
         buffer.extend_from_slice(access_token.as_bytes());
@@ -110,8 +110,8 @@ impl TokenSet {
         })
     }
 
-    /// Returns the same access token with another refresh token, for a refresh that returned a new
-    /// refresh token but no usable access token.
+    /// Returns the same access token with another refresh token. The caller uses this function if a
+    /// refresh returned a new refresh token but no usable access token.
     ///
     /// # Errors
     ///
@@ -130,8 +130,8 @@ impl TokenSet {
     #[must_use]
     pub(crate) fn not_before(mut self, time: Timestamp, asked_at: Timestamp) -> Self {
         let refresh_at = self.lifetime.refresh_at.map(|at| at.max(time));
-        // Requests have to wait for a refresh after the access token has expired, so `refresh_at`
-        // must not be later than the expiry.
+        // `refresh_at` must not be later than the expiry, because requests have to wait for a
+        // refresh after the expiry.
         self.lifetime.refresh_at = match (refresh_at, self.lifetime.expires_at) {
             (Some(at), Some(end)) => Some(at.min(end)),
             (at, _) => at,
@@ -163,7 +163,7 @@ impl TokenSet {
             .as_bytes()
             .strip_prefix(b"Bearer ")
             .unwrap_or_default();
-        // `new` has checked that the token is ASCII, so the default is never used.
+        // `new` has checked that the token is ASCII, so the conversion never fails.
         std::str::from_utf8(bytes).unwrap_or_default()
     }
 
@@ -218,12 +218,12 @@ fn check(token: &str, allowed: impl Fn(u8) -> bool) -> Result<(), Error> {
     }
 }
 
-/// Accepts more characters than the `b64token` of RFC 6750 section 2.1, because well-known
-/// providers issue tokens with `!` or `|`. Refuses every character that could end or split a bearer
-/// credential.
+/// Accepts more characters than the `b64token` of RFC 6750 section 2.1, because some well-known
+/// providers issue tokens with `!` or `|`. Refuses every character that could end or split the
+/// value of the `Authorization` field.
 fn is_bearer(byte: u8) -> bool {
     // A comma or a semicolon could split the field value. A quotation mark or a backslash could
-    // change the meaning of the characters that follow.
+    // change the meaning of the following characters.
     byte.is_ascii_graphic() && !b",;\"\\".contains(&byte)
 }
 
@@ -231,7 +231,7 @@ fn is_bearer(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    /// The lifetime of a token without a stated expiry.
+    /// The lifetime of a token whose expiry is unknown.
     const LIFETIME: Lifetime = Lifetime {
         obtained_at: Timestamp::from_millis(1),
         expires_at: None,

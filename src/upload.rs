@@ -1,11 +1,12 @@
 //! The body of a request that is forwarded to an origin.
 //!
-//! [`Upload`] is one type for bodies from all sources. With this type, connection pools and their
-//! callers need no type parameter for the body. Nearly all requests have no content, and an
-//! `Upload` without content allocates nothing. An `Upload` with content needs one allocation.
+//! [`Upload`] is one type for bodies from all sources, so connection pools and their callers need
+//! no type parameter for the body. An `Upload` with content needs one allocation. An `Upload`
+//! without content, as in nearly all requests, needs no allocation.
 //!
 //! [`Upload::recorded`] records a body while the body is sent, so that the body can be sent one
-//! more time. The record and the sender share the memory of the [`Bytes`], so no data is copied.
+//! more time. No data is copied, because the record and the sender share the memory of the
+//! [`Bytes`].
 
 use std::cell::RefCell;
 use std::fmt;
@@ -27,7 +28,6 @@ pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// The body of a request that is forwarded. `None` if there is no content.
 pub(crate) struct Upload(Option<Content>);
 
-/// A body with content, from any source.
 type Content = Pin<Box<dyn Body<Data = Bytes, Error = BoxError>>>;
 
 impl Upload {
@@ -120,7 +120,7 @@ enum Record {
     Open(Vec<Bytes>, usize),
     /// The complete body.
     Whole(Vec<Bytes>),
-    /// The body was too large, or the gateway did not receive the whole body.
+    /// The body is too large to be recorded, or the gateway did not receive the whole body.
     #[default]
     Lost,
 }
@@ -192,8 +192,8 @@ where
                     // Trailers are not recorded, so the record would be incomplete.
                     None => *record = Record::Lost,
                 }
-                // The record is completed here and not only at the end of the stream, because the
-                // sender may stop polling after the last frame.
+                // The record is completed at the last frame, because the sender may not poll again
+                // after the last frame.
                 if body.is_end_stream() {
                     record.close();
                 }
@@ -247,7 +247,7 @@ mod tests {
 
     use super::*;
 
-    /// A body that consists of these pieces and does not state its length.
+    /// A body that consists of these pieces, and whose length is not known in advance.
     struct Pieces(Vec<Bytes>);
 
     impl Body for Pieces {
