@@ -28,8 +28,8 @@ pub(super) struct AccessTokenVerifier {
 }
 
 impl AccessTokenVerifier {
-    /// Reads the keys that verify access tokens. Returns `None` if no key is configured, because
-    /// the gateway cannot verify an access token without a key.
+    /// Reads the keys that verify access tokens. Returns `None` if no key is configured. Without a
+    /// key, the gateway cannot verify access tokens.
     pub(super) fn new(settings: &Settings) -> Result<Option<Self>, SetupError> {
         let (client_id, settings) = (&settings.client_id, &settings.access_token);
         let (files, algorithms) = (&settings.public_key_files, &settings.algorithms);

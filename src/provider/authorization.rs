@@ -1,5 +1,5 @@
 //! The authorization request (RFC 6749 section 4.1.1, OpenID Connect Core 1.0 section 3.1.2.1). The
-//! browser carries the request to the provider.
+//! browser sends the request to the provider.
 
 use std::collections::HashSet;
 
@@ -34,7 +34,7 @@ const RESERVED: [&str; 15] = [
 /// The maximum length of a login hint, in characters.
 const MAX_HINT: usize = 256;
 
-/// The values that differ between authorization requests.
+/// The values that are different in each authorization request.
 #[derive(Clone, Copy, Debug)]
 pub struct AuthorizationRequest<'a> {
     /// The absolute URL of the callback, as registered at the provider.
@@ -91,10 +91,10 @@ impl AuthorizationEndpoint {
             });
         }
         names.extend(extra.keys().map(String::as_str));
-        // The gateway can add `login_hint` and `prompt` to a single request.
+        // In addition, the gateway can add `login_hint` and `prompt` to a request.
         names.extend(["login_hint", "prompt"]);
-        // If a parameter is repeated, the gateway cannot know which value the provider uses, so the
-        // endpoint's query must not repeat a parameter.
+        // The query of the endpoint must not repeat a parameter, because the gateway cannot know
+        // which of the values the provider uses.
         if url
             .query_pairs()
             .any(|(name, _value)| names.contains(&*name))
@@ -130,8 +130,8 @@ impl AuthorizationEndpoint {
         };
         let hint = request.login_hint.filter(|hint| is_hint(hint));
         let per_request = [prompt, hint.map(|hint| ("login_hint", hint))];
-        // The parameters of a single request (`login_hint`, `prompt`) replace configured parameters
-        // of the same name.
+        // The `login_hint` and the `prompt` of this request replace configured parameters with the
+        // same name.
         let replaced = |name: &str| {
             per_request
                 .iter()
@@ -172,7 +172,7 @@ fn parameters(settings: &Settings) -> Vec<(&'static str, String)> {
         parameters: _,
     } = &settings.authorization_request;
     let joined = |list: &[String]| (!list.is_empty()).then(|| list.join(" "));
-    // `query` is the default response mode of the code flow, so the mode `query` is not sent.
+    // The mode `query` is not sent, because `query` is the default of the code flow.
     let form_post = (*response_mode == ResponseMode::FormPost).then(|| "form_post".to_owned());
     let single = [
         ("scope", joined(&settings.scopes)),

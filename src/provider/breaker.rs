@@ -10,23 +10,23 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 
-/// The number of consecutive failures that open the breaker. A few failures are normal at every
-/// provider, so they must not open the breaker.
+/// The number of consecutive failures that open the breaker. Fewer failures must not open the
+/// breaker, because they are normal at every provider.
 const FAILURES_TO_OPEN: u32 = 10;
 
-/// The upper limit of the first open time. The upper limit doubles each time the breaker opens
-/// again, up to [`MAX_OPEN_TIME`].
+/// The maximum of the first open time. Each time the breaker opens again, the maximum is doubled,
+/// up to [`MAX_OPEN_TIME`].
 const FIRST_OPEN_TIME: Duration = Duration::from_secs(2);
 
 /// The longest open time.
 const MAX_OPEN_TIME: Duration = Duration::from_mins(1);
 
-/// The time limit of a probe. After the time limit, another refresh may become the probe. A probe
-/// without a result therefore does not block other refreshes for longer than the time limit.
+/// The time limit of a probe. After this time, another refresh may become the probe, so a probe
+/// without a result does not block the other refreshes forever.
 const PROBE_TIME: Duration = Duration::from_secs(5);
 
-/// The time after which a refresh that was refused during a probe may be tried again. Most probes
-/// end within this time.
+/// If a refresh is refused during a probe, it may be tried again after this time. Most probes end
+/// within this time.
 const RETRY_DURING_PROBE: Duration = Duration::from_secs(1);
 
 /// A circuit breaker.
@@ -45,7 +45,7 @@ struct State {
     failures: u32,
     /// The number of times that the breaker has opened since the last success.
     times_opened: u32,
-    /// The end of the open time, or the end of the time limit of a probe.
+    /// The end of the open time or, during a probe, the end of the probe's time limit.
     until: Option<Timestamp>,
     /// True if a probe is in progress.
     probing: bool,
@@ -92,8 +92,8 @@ impl Breaker {
         Ok(Attempt::Probe)
     }
 
-    /// Records a response of the provider. Even a refusal counts as a response, because a refusal
-    /// shows that the provider works.
+    /// Records that the provider has responded. A refusal is also a response, because it shows that
+    /// the provider works.
     pub(super) fn succeeded(&self) {
         *self.state() = State::default();
     }
@@ -119,8 +119,7 @@ impl Breaker {
         let wait = if open_now {
             let doubled = FIRST_OPEN_TIME.saturating_mul(2_u32.saturating_pow(state.times_opened));
             state.times_opened = state.times_opened.saturating_add(1);
-            // The random part is at most half of the open time, so that the provider always gets a
-            // pause.
+            // At most half of the open time is random, so that the provider always gets a pause.
             doubled.min(MAX_OPEN_TIME).mul_f64(0.5 + fraction * 0.5)
         } else {
             Duration::ZERO
@@ -128,7 +127,7 @@ impl Breaker {
         let wait = wait.max(retry_after.unwrap_or_default().min(MAX_OPEN_TIME));
         let until = (!wait.is_zero()).then(|| now.plus(wait));
         state.until = match attempt {
-            // The failed probe has ended, so a new open time replaces the time limit of the probe.
+            // The probe has failed and ended, so a new open time begins.
             Attempt::Probe => {
                 state.probing = false;
                 until
@@ -145,8 +144,8 @@ impl Breaker {
 impl State {
     fn wait(&self, now: Timestamp) -> Option<Duration> {
         let wait = self.until?.since(now);
-        // If the remaining time is longer than the maximum, the clock was set back, and the open
-        // time does not count.
+        // If the remaining time is longer than the maximum, the clock was set back. In this case,
+        // the open time is ignored.
         let counts = !wait.is_zero() && wait <= MAX_OPEN_TIME;
         let longest = if self.probing {
             RETRY_DURING_PROBE

@@ -1,8 +1,7 @@
 //! The limit of concurrent calls to one provider.
 //!
-//! Because of the limit, a slow provider delays only the requests that need a call to this
-//! provider. Refreshes leave slots free for logins, because a user waits in front of an empty page
-//! during a login.
+//! If a provider is slow, only the requests that need a call to this provider have to wait. Some
+//! slots are reserved for logins, because a user sees an empty page during a login.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -34,8 +33,8 @@ impl CallSlots {
     pub(super) fn new(slots: NonZeroU32) -> Self {
         let slots = usize::try_from(slots.get()).unwrap_or(usize::MAX);
         let slots = slots.min(Semaphore::MAX_PERMITS);
-        // If there is only one slot, it is not reserved for logins, because refreshes need at least
-        // one slot.
+        // If there is only one slot, the slot is not reserved for logins, because refreshes also
+        // need a slot.
         let kept = slots
             .div_ceil(SLOTS_PER_RESERVED_ONE)
             .min(slots.saturating_sub(1));
@@ -54,7 +53,7 @@ impl CallSlots {
     pub(super) async fn take(&self, grant: GrantType, patience: Duration) -> Option<CallSlot<'_>> {
         let taking = async {
             // A refresh first waits for one of the slots that refreshes may use. During this wait,
-            // the refresh occupies no slot that a login could use.
+            // the refresh does not take a slot from a login.
             let refreshes = match grant {
                 GrantType::AuthorizationCode => None,
                 GrantType::RefreshToken => Some(self.refreshes.acquire().await?),

@@ -8,8 +8,8 @@ use crate::identity::{Claim, Email, Identity};
 
 /// The maximum length of a subject, in characters.
 const MAX_SUBJECT: usize = 255;
-/// The maximum number of groups. Additional groups are ignored. Ignoring a group can only reduce
-/// the rights of the user.
+/// The maximum number of groups. Additional groups are ignored, which can only reduce the rights of
+/// the user.
 const MAX_GROUPS: usize = 1000;
 
 /// The names of the claims at one provider.
@@ -28,15 +28,15 @@ impl ClaimMapping {
     }
 
     /// Combines the claims of several sources into the identity at `issuer`. Returns `None` if
-    /// there is no usable subject. The first source that contains a claim decides the value of the
-    /// claim. The first source is the ID token, so it has priority over the userinfo. The caller
-    /// has checked that all sources have the same subject. A claim counts as absent if it has an
-    /// unexpected type or characters that a field cannot carry.
+    /// there is no usable subject. If several sources contain a claim, the first of them is used.
+    /// The ID token is the first source, before the userinfo. The caller has checked that all
+    /// sources have the same subject. A claim is ignored if it has an unexpected type, or
+    /// characters that are not allowed in a field.
     pub(super) fn identity(&self, sources: &[&Object], issuer: &str) -> Option<Identity> {
         let names = &self.names;
         if self.groups_are_elsewhere(sources) {
-            // No group of the user is known, so a rule that requires a group refuses the user. The
-            // log has to show the operator the reason.
+            // Because no group of the user is known, a rule that requires a group refuses the user.
+            // The log shows the reason to the operator.
             tracing::warn!(
                 issuer,
                 claim = &*names.groups,
@@ -74,9 +74,9 @@ impl ClaimMapping {
         }
     }
 
-    /// Returns true if the sources omit the groups and name another source for the groups (OpenID
-    /// Connect Core 1.0 section 5.6.2). A provider omits the groups if a user has too many groups
-    /// for a token. The gateway never fetches groups from another source.
+    /// Returns true if the groups are not in the token, but at another URL that the token names
+    /// (OpenID Connect Core 1.0 section 5.6.2). Providers do this if a user has too many groups for
+    /// a token. The gateway never fetches the groups from this URL.
     fn groups_are_elsewhere(&self, sources: &[&Object]) -> bool {
         let claim = &*self.names.groups;
         let top = claim.split('.').next().unwrap_or_default();
@@ -89,7 +89,7 @@ impl ClaimMapping {
 }
 
 /// Returns the value of a claim from the first source that contains the claim. A claim with the
-/// value null counts as absent.
+/// value null is ignored.
 fn first<'a>(sources: &[&'a Object], name: &str) -> Option<&'a Value> {
     let mut found = sources.iter().filter_map(|members| find(members, name));
     found.find(|value| !value.is_null())
@@ -104,7 +104,8 @@ fn find<'a>(members: &'a Object, name: &str) -> Option<&'a Value> {
     if name.is_empty() {
         return None;
     }
-    // The full name comes first, because names such as `https://example.com/groups` contain dots.
+    // The full name is tried first, because names such as `https://example.com/groups` contain
+    // dots.
     members.get(name).or_else(|| {
         let (first, rest) = name.split_once('.')?;
         let first = members.get(first)?;
@@ -118,8 +119,8 @@ fn find<'a>(members: &'a Object, name: &str) -> Option<&'a Value> {
 fn subject(value: &Value) -> Option<Claim> {
     match value {
         Value::String(text) => Claim::new(text),
-        // A number with a fraction, or a very large number, may lose digits. If digits were lost,
-        // two users could have the same subject.
+        // A number with a fraction or a very large number may be rounded. After rounding, two users
+        // could have the same subject.
         Value::Number(number) if !number.is_f64() => Claim::new(&number.to_string()),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
             None
@@ -130,8 +131,8 @@ fn subject(value: &Value) -> Option<Claim> {
 
 /// Reads the groups from an array of strings, from one string, or from the member names of an
 /// object (Zitadel's roles). If the claim is an object, the name of a member is a group only if the
-/// value of the member is an object, too. If the value is `false`, for example, the provider may
-/// mean that the user is not in the group.
+/// value of the member is an object, too. For example, the value `false` may mean that the user is
+/// not in the group.
 fn groups(value: Option<&Value>) -> Vec<Claim> {
     match value {
         Some(Value::Array(groups)) => claims(groups.iter().filter_map(Value::as_str)),
@@ -155,7 +156,7 @@ fn is_time(value: &Value) -> bool {
         Value::String(text) => {
             let year = text.as_bytes().get(..4);
             year.is_some_and(|year| year.iter().all(u8::is_ascii_digit))
-                // Some databases store a missing date as the year 0000.
+                // The year 0000 is excluded, because some databases use it for a missing date.
                 && !text.starts_with("0000")
         }
         Value::Number(number) => number.as_f64().is_some_and(|seconds| seconds > 0.0),
@@ -257,7 +258,8 @@ mod tests {
         assert_eq!(found.name.unwrap().as_str(), "Alice");
         assert_eq!(found.preferred_username.unwrap().as_str(), "alice");
         assert_eq!(found.groups_value.unwrap().as_str(), "a");
-        // An unusable claim of the ID token is not replaced by the userinfo.
+        // If a claim of the ID token cannot be used, the same claim of the userinfo does not
+        // replace it.
         let unusable = both(
             &settings,
             &json!({ "sub": "1", "name": ["Alice"] }),

@@ -1,7 +1,7 @@
 //! Reads the claims that every kind of token has (RFC 7519 section 4.1).
 //!
-//! A claim of an unexpected type makes the token invalid. A wrong type is never a reason to skip a
-//! check.
+//! If a claim has an unexpected type, the token is invalid. No check is skipped because of a wrong
+//! type.
 
 use std::time::Duration;
 
@@ -39,8 +39,8 @@ pub(super) fn audiences(members: &Object) -> Result<Vec<&str>, TokenError> {
     texts.collect::<Option<_>>().ok_or(TokenError::Claim("aud"))
 }
 
-/// Reads the required claim `sub`, which must not be empty. Some providers set an empty `sub` in
-/// tokens of the client credentials grant, which belong to no user.
+/// Reads the required claim `sub`, which must not be empty. Some providers issue tokens with an
+/// empty `sub` for the client credentials grant. These tokens belong to no user.
 pub(super) fn subject(members: &Object) -> Result<&str, TokenError> {
     let subject = members.get("sub").and_then(Value::as_str);
     subject
@@ -60,8 +60,8 @@ pub(super) struct Dates {
 
 impl Dates {
     /// Checks the dates and returns `exp`. `exp` is required and must be in the future. `nbf` and
-    /// `iat` are optional, must not be in the future, and must not be later than `exp`. The leeway
-    /// applies to every comparison with `now`.
+    /// `iat` are optional, must not be in the future, and must not be later than `exp`. Every
+    /// comparison with `now` uses the leeway.
     pub(super) fn check(&self, members: &Object, now: Timestamp) -> Result<Timestamp, TokenError> {
         let expires_at = self.read(members, "exp")?;
         let expires_at = expires_at.ok_or(TokenError::Claim("exp"))?;

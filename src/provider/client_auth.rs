@@ -48,8 +48,7 @@ impl Credentials {
         })
     }
 
-    /// Compares the contents of the files in constant time. Returns true if the contents of any
-    /// file differ.
+    /// Compares the contents of the files in constant time. Returns true if a file has changed.
     pub(super) fn differs(&self, other: &Self) -> bool {
         let differ =
             |one: &Option<Secret<String>>, other: &Option<Secret<String>>| match (one, other) {
@@ -191,8 +190,8 @@ impl Assertion {
 }
 
 /// Returns the first method, in our order of preference, that the metadata lists and that our
-/// credentials allow. The gateway does not try several methods at the provider, because one failed
-/// attempt may lock the client.
+/// credentials allow. The gateway does not try several methods at the provider, because a failed
+/// attempt may lock the client at the provider.
 fn choose(
     supported: Option<&[String]>,
     credentials: &Credentials,
@@ -202,16 +201,16 @@ fn choose(
         credentials.private_key.is_some(),
         credentials.secret.is_some(),
     );
-    // The code handles an empty list like an absent list.
+    // An empty list is treated like a missing list.
     let Some(supported) = supported.filter(|listed| !listed.is_empty()) else {
         if has_key {
             return Ok(By::PrivateKeyJwt);
         }
-        // A missing secret is treated as a mistake of the operator. A missing secret never makes
-        // the client a public client.
+        // If the secret is missing, the operator has made a mistake. The gateway never becomes a
+        // public client for this reason.
         return credentials.secret().map(|_secret| By::ClientSecretBasic);
     };
-    // A private key is preferred, because it never leaves the gateway.
+    // A private key is the preferred method, because the private key never leaves the gateway.
     let ours = [
         ("private_key_jwt", By::PrivateKeyJwt, has_key),
         ("client_secret_basic", By::ClientSecretBasic, has_secret),
@@ -267,8 +266,8 @@ fn private_key_jwt(settings: &Settings, credentials: &Credentials) -> Result<Met
 }
 
 /// Returns the audience of client assertions, which is a configured text and never a value from the
-/// metadata. If a malicious provider could choose the audience, it could choose another provider as
-/// the audience, and could then use the gateway's assertion at that provider.
+/// metadata. If a malicious provider could choose the audience, it could name another provider. It
+/// could then use the gateway's assertion at that provider.
 fn audience(settings: &Settings) -> Result<Box<str>, SetupError> {
     // If there are several tenants, the configured issuer is a template, which is not a valid
     // audience.
@@ -287,7 +286,7 @@ fn audience(settings: &Settings) -> Result<Box<str>, SetupError> {
 
 fn public_client(settings: &Settings, credentials: &Credentials) -> Result<Method, SetupError> {
     let refuse = |key, problem| Err(SetupError::Setting { key, problem });
-    // Credentials that are configured but never used show a mistake in the settings.
+    // If credentials are configured but never used, the settings contain a mistake.
     let problem = "is given, but client_authentication is \"none\"";
     if credentials.secret.is_some() {
         return refuse("client_secret_file", problem);
@@ -295,7 +294,8 @@ fn public_client(settings: &Settings, credentials: &Credentials) -> Result<Metho
     if credentials.private_key.is_some() {
         return refuse("client_assertion.private_key_file", problem);
     }
-    // If the client has no secret, only the PKCE verifier binds a code to this client.
+    // If the client has no secret, only the PKCE verifier prevents another client from using the
+    // code.
     if !settings.pkce {
         let problem = "is off, but a public client has no other protection of its codes";
         return refuse("pkce", problem);
@@ -317,8 +317,8 @@ fn basic(
             .chain(byte_serialize(secret.as_bytes()))
             .collect::<String>()
             .into(),
-        // A server splits the decoded text at the first colon (RFC 7617 section 2), so an unencoded
-        // client identifier must not contain a colon.
+        // An unencoded client identifier must not contain a colon, because a server splits the
+        // decoded text at the first colon (RFC 7617 section 2).
         BasicEncoding::Raw if client_id.contains(':') => {
             return Err(SetupError::Setting {
                 key: "client_id",

@@ -1,7 +1,7 @@
 //! Keeps the data of a provider up to date: its metadata, its keys, and the files of the settings.
 //!
-//! If new data cannot be read or is not valid, the last valid data stays in use, and the log
-//! reports the problem.
+//! If new data cannot be read or is not valid, the gateway logs the problem and continues to use
+//! the last valid data.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -25,8 +25,8 @@ const FILES_INTERVAL: Duration = Duration::from_secs(10);
 /// At this interval, the gateway checks whether the metadata and the keys have to be read again.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The wait after the first failed attempt to reach a provider. Each consecutive failure doubles
-/// the wait before the next attempt.
+/// The wait after the first failed attempt to reach a provider. The wait is doubled after each
+/// further failure.
 const MIN_BACK_OFF: Duration = Duration::from_secs(1);
 
 /// The maximum wait between two attempts to reach a provider.
@@ -35,8 +35,8 @@ const MAX_BACK_OFF: Duration = Duration::from_mins(1);
 impl Provider {
     /// Keeps the metadata, the keys, the certificate authorities and the files with secrets up to
     /// date. If the provider cannot be reached, the log shows each new reason. The log also shows
-    /// when the provider can be reached again. The future does not keep the provider alive, and
-    /// ends shortly after the last other reference to the provider is dropped.
+    /// when the provider can be reached again. The future has only a weak reference to the
+    /// provider, and ends shortly after the provider is dropped.
     ///
     /// # Cancel safety
     ///
@@ -44,8 +44,7 @@ impl Provider {
     pub fn maintain(self: &Arc<Self>, clock: Clock) -> impl Future<Output = ()> + Send + use<> {
         let provider = Arc::downgrade(self);
         async move {
-            // Each loop ends when the provider is dropped, so the end of one loop also ends the
-            // other loop.
+            // Both loops end when the provider is dropped.
             tokio::select! {
                 () = Self::follow_provider(&provider, &clock) => {}
                 () = Self::watch_files(&provider) => {}
@@ -74,8 +73,8 @@ impl Provider {
             if let Err(error) = provider.refetch(clock).await {
                 let wait = error.retry_after.max(back_off);
                 last = Some((clock.now(), wait));
-                // Every change of the reason is logged, because a provider that can be reached
-                // again may have another problem.
+                // Every change of the reason is logged, because the provider may have a new
+                // problem.
                 if reported_reason.replace(error.reason()) != Some(error.reason()) {
                     tracing::warn!(
                         provider = provider.name(),
@@ -97,15 +96,15 @@ impl Provider {
         }
     }
 
-    /// Reads the metadata and the keys. If the settings use no metadata, this function reads the
-    /// keys and checks that the provider can be reached.
+    /// Reads the metadata and the keys. If the settings use no metadata, the function only reads
+    /// the keys and checks that the provider can be reached.
     async fn refetch(&self, clock: &Clock) -> Result<(), Unreachable> {
         let failed = |error: ReachError| Unreachable {
             retry_after: Duration::ZERO,
             cause: Some(Arc::new(error)),
         };
         let read = match (self.info.load_full(), self.settings.discovery) {
-            // `ready` shares its attempt with logins that wait for the same data.
+            // With `ready`, this task and waiting logins share one attempt.
             (None, _) | (Some(_), Discovery::None) => self.ready(clock).await,
             (Some(_), Discovery::Oauth2 | Discovery::Openid) => {
                 self.discover().await.map_err(failed)
@@ -135,7 +134,7 @@ impl Provider {
             url: url.uri().to_string().into(),
             source,
         })?;
-        // While this task holds the lock, no other task can replace the credentials and `info`.
+        // While this lock is held, no other task can replace the credentials or `info`.
         let credentials = self.credentials.lock().await;
         let before = self.info.load_full();
         // If the metadata has not changed, the prepared endpoints and their open connections stay
@@ -206,7 +205,8 @@ impl Provider {
     }
 
     /// Reads all files again. Changed certificate authorities take effect immediately.
-    /// [`Provider::use_files`] applies the other files. Reads small files, which blocks the thread.
+    /// [`Provider::use_files`] applies the other files. Blocks the thread while the function reads
+    /// small files.
     fn read_files(
         &self,
     ) -> (
@@ -238,8 +238,8 @@ impl Provider {
         if let Some(info) = self.info.load_full() {
             self.apply(&new, info.metadata.clone())?;
         } else {
-            // If no metadata has been read yet, placeholder metadata is used to check whether the
-            // new credentials fit the settings.
+            // Before the metadata has been read, the new credentials are checked with placeholder
+            // metadata.
             let metadata = placeholder(&self.settings, self.issuer.as_ref())?;
             drop(ProviderInfo::new(
                 &self.settings,
@@ -260,7 +260,7 @@ struct Files {
     keys: KeyFiles,
 }
 
-/// Decides whether an error of a periodic check is reported. Only the first error after a success
+/// Decides whether an error of a periodic check is reported: only the first error after a success
 /// is reported.
 #[derive(Debug, Default)]
 struct ReportOnce {
@@ -276,9 +276,9 @@ impl ReportOnce {
     }
 }
 
-/// Returns placeholder metadata. With this placeholder, the gateway checks the settings before it
-/// has read the real metadata. The check finds mistakes in the settings at the start of the
-/// gateway. Returns `None` if the settings use no metadata.
+/// Returns placeholder metadata. With placeholder metadata, the gateway can find mistakes in the
+/// settings when it starts, before it has read the real metadata. Returns `None` if the settings
+/// use no metadata.
 pub(super) fn placeholder(
     settings: &Settings,
     issuer: Option<&Issuer>,

@@ -40,8 +40,8 @@ impl Endpoint {
             return Err(refuse);
         };
         let client = Client::new(origin.clone(), trust.cloned(), deadline);
-        // A check of reachability opens a connection but sends no request, so `connect` uses a
-        // connector and not the client.
+        // `connect` opens a connection but sends no request. For this purpose, the endpoint has a
+        // connector in addition to the client.
         let connector = Connector::new(origin, trust.cloned(), deadline);
         let (Ok(client), Ok(connector)) = (client, connector) else {
             return Err(refuse);
@@ -61,8 +61,8 @@ impl Endpoint {
         &self.uri
     }
 
-    /// Sends a GET request. If `authorization` is given, the request contains `authorization` as
-    /// its field `Authorization`.
+    /// Sends a GET request. `authorization`, if given, becomes the `Authorization` field of the
+    /// request.
     pub(super) async fn get(
         &self,
         accept: &'static str,
@@ -111,9 +111,9 @@ impl Endpoint {
 /// Reads the setting of an endpoint, which is an absolute `http` or `https` URL, or a path that is
 /// appended to `base`.
 ///
-/// A path is appended to `base`, and not resolved as in RFC 3986. For example,
-/// `https://id.example/app` and `/oauth/token` give `https://id.example/app/oauth/token`. For a
-/// provider below a path prefix, the operator therefore has to change only `url`.
+/// A path is appended to `base`, and is not resolved as in RFC 3986. For example,
+/// `https://id.example/app` and `/oauth/token` give `https://id.example/app/oauth/token`. If the
+/// provider has a path prefix, the operator has to change only `url`.
 pub(super) fn endpoint(
     key: &'static str,
     base: Option<&str>,

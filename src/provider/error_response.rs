@@ -1,11 +1,10 @@
 //! Error responses of the token endpoint (RFC 6749 section 5.2) and their classification.
 //!
-//! For an invalid authorization code, some providers return the error `invalid_grant`, some return
-//! `invalid_request`, and some return an error code that RFC 6749 does not define. A rate limiter,
-//! a maintenance page or a proxy in front of a provider sends responses that do not follow OAuth at
-//! all. The status is therefore checked first, then the error patterns of the profile, then the
-//! JSON member `error`. Only a well-formed error response counts as a refusal of the code or the
-//! token.
+//! If an authorization code is invalid, most providers return the error `invalid_grant`. Other
+//! providers return `invalid_request`, or an error code that RFC 6749 does not define. A rate
+//! limiter or a proxy in front of a provider sends responses that are not defined by OAuth.
+//! Therefore the gateway first checks the status, then the error patterns of the profile, and then
+//! the JSON member `error`. Only a well-formed error response refuses the code or the token.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -21,7 +20,7 @@ use crate::clock::Timestamp;
 /// The maximum length of a stored text from the provider, in characters.
 const MAX_TEXT: usize = 200;
 /// The maximum length of a word in a stored text from the provider, in characters. A longer word is
-/// omitted, because it may be a code or a token that the provider repeats.
+/// omitted, because it may be a code or a token from the request.
 const MAX_WORD: usize = 24;
 /// The longest `Retry-After` that the gateway applies.
 const MAX_WAIT: Duration = Duration::from_hours(24);
@@ -74,13 +73,13 @@ impl ErrorCode {
             }
             Self::InvalidGrant => ErrorMeaning::GrantRefused,
             Self::Unrecognized(_) => match grant {
-                // At a login, an unknown error code counts as a refusal of the authorization code,
-                // because only this login fails.
+                // At a login, an unknown error code is treated as a refusal of the authorization
+                // code, because only this login fails.
                 GrantType::AuthorizationCode => ErrorMeaning::GrantRefused,
-                // If the URL is wrong, the response may come from another service that uses other
-                // `error` codes. If unknown codes counted as refusals, every session would end at
-                // its next refresh. Error patterns in profiles list the additional codes that end a
-                // session.
+                // If the configured URL is wrong, another service may send error codes that OAuth
+                // does not define. If an unknown code were treated as a refusal, every session
+                // would end at its next refresh. Error patterns in profiles list the additional
+                // codes that end a session.
                 GrantType::RefreshToken => ErrorMeaning::Misconfigured,
             },
         }
@@ -101,8 +100,8 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// An error response of the token endpoint. The log may show a `Refusal`: all texts are short and
-/// printable. Long words are omitted, because a long word could be a code or a token.
+/// An error response of the token endpoint. The log may show a `Refusal`, because all texts are
+/// short and printable. Long words are omitted, because a long word could be a code or a token.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Refusal {
     /// The status code.
@@ -174,7 +173,7 @@ pub(super) fn classify(
         description: text("error_description").map(printable),
         hint: text("hint").map(printable),
     };
-    // A failure of the provider never ends a session, whatever the body contains.
+    // A failure of the provider never ends a session, even if the body is an error response.
     let passing = status.is_server_error()
         || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY);
     let meaning = if passing {
@@ -182,8 +181,8 @@ pub(super) fn classify(
     } else if let Some(pattern) = patterns.iter().find(|pattern| pattern.matches(response)) {
         pattern.meaning
     } else {
-        // A body without an error code does not come from the token endpoint, so the body says
-        // nothing about the user's grant.
+        // A body without an error code does not come from the token endpoint. Such a body does not
+        // show whether the grant is still valid.
         refusal
             .code
             .as_ref()
@@ -205,8 +204,7 @@ pub(super) fn classify(
 }
 
 impl ErrorPattern {
-    /// Returns true if the pattern has no condition. A pattern without a condition would match
-    /// every response.
+    /// Returns true if the pattern has no condition and would therefore match every response.
     pub(super) fn matches_everything(&self) -> bool {
         let texts = [&self.error, &self.description, &self.hint];
         self.status.is_none() && !self.empty && texts.into_iter().all(Option::is_none)
@@ -234,8 +232,8 @@ impl ErrorPattern {
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // The text contains only digits, so the number can be invalid only if it is too large. In
-        // this case, the maximum applies.
+        // The text contains only digits, so parsing fails only if the number is too large. In this
+        // case, the result is the maximum.
         text.parse().map_or(MAX_WAIT, Duration::from_secs)
     } else {
         let date = httpdate::parse_http_date(text).ok()?;
@@ -245,8 +243,9 @@ fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     Some(wait.min(MAX_WAIT))
 }
 
-/// Makes a text of the provider safe to show. The result has a limited length, no control
-/// characters, and no words that are long enough to be a code or a token.
+/// Converts a text from the provider to a form that is safe in pages and logs. The result has a
+/// limited length, no control characters, and no words that are long enough to be a code or a
+/// token.
 fn printable(text: &str) -> Box<str> {
     let mut shown = String::new();
     for word in text.split_whitespace().take(MAX_TEXT) {
@@ -262,7 +261,8 @@ fn printable(text: &str) -> Box<str> {
     shown.chars().take(MAX_TEXT).collect::<String>().into()
 }
 
-/// Returns true if a JSON object is an error response. The status of the response does not matter.
+/// Returns true if a JSON object is an error response. The function does not check the status of
+/// the response.
 pub(super) fn is_error(members: &Object) -> bool {
     members
         .get("error")

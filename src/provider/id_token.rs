@@ -3,7 +3,7 @@
 //!
 //! [`jwt::verify`] has already verified the signature, with the header requirements of
 //! [`IdTokenRules::expected`]. Some claims are required. The other claims are checked only if they
-//! are present. A claim of an unexpected type makes the token invalid.
+//! are present. If a claim has an unexpected type, the token is invalid.
 
 use std::time::Duration;
 
@@ -22,8 +22,7 @@ use crate::secret::Secret;
 use crate::token::Authentication;
 
 /// The maximum age of an ID token. An ID token comes directly from the token endpoint and is a few
-/// seconds old. If a token is older than the longest possible login, the token belongs to an
-/// earlier login.
+/// seconds old. A token that is older than the longest possible login belongs to an earlier login.
 const MAX_AGE: Duration = Duration::from_hours(1);
 
 /// The login to which the ID token has to belong.
@@ -53,8 +52,8 @@ pub(super) struct RefreshContext<'a> {
 #[derive(Debug)]
 pub(super) struct IdClaims {
     pub(super) members: Object,
-    /// The issuer that, together with the subject, identifies the user. If the provider has several
-    /// tenants, this issuer differs from the configured template.
+    /// The issuer. Issuer and subject together identify the user. If the provider has several
+    /// tenants, the issuer differs from the configured template.
     pub(super) issuer: Box<str>,
     pub(super) subject: Box<str>,
 }
@@ -122,7 +121,7 @@ impl IdTokenRules {
         let issuer = self.issuer_of(&verified)?;
         self.check_audience(members)?;
         self.check_dates(members, now)?;
-        // The nonce stops the replay of an ID token from another login.
+        // The nonce prevents the use of an ID token from another login.
         let nonce = claims::text(members, "nonce")?;
         if nonce.ok_or(TokenError::Claim("nonce"))? != of.nonce {
             return Err(TokenError::Nonce);
@@ -138,7 +137,7 @@ impl IdTokenRules {
         })
     }
 
-    /// Returns the issuer that, together with the subject of an ID token, identifies the user.
+    /// Returns the issuer. Issuer and subject together identify the user.
     ///
     /// # Errors
     ///
@@ -230,9 +229,9 @@ impl IdTokenRules {
         Ok(())
     }
 
-    /// Checks that `iss` is a configured issuer, and that the tenant of the token and the issuer of
-    /// the key belong to this issuer. Microsoft Entra publishes a template as the issuer of a key.
-    /// The template, completed with the token's tenant, has to be equal to `iss`.
+    /// Checks that `iss` is a configured issuer. Also checks that the tenant of the token and the
+    /// issuer of the key belong to this issuer. Microsoft Entra publishes a template as the issuer
+    /// of a key. The template, completed with the token's tenant, has to be equal to `iss`.
     fn check_issuer<'a>(
         &self,
         members: &'a Object,
@@ -242,7 +241,8 @@ impl IdTokenRules {
         if !self.issuer.matches(stated) {
             return Err(TokenError::Issuer);
         }
-        // `tid` is not a standard claim, so it may have any meaning if the provider has no tenants.
+        // If the provider has no tenants, `tid` is ignored, because `tid` is not a standard claim
+        // and may have any meaning.
         let of_tenants = self.issuer.has_tenants() || key_issuer.is_some();
         let tenant = of_tenants.then(|| claims::text(members, "tid"));
         let tenant = tenant.transpose()?.flatten();
@@ -292,8 +292,8 @@ impl IdTokenRules {
     }
 
     /// Checks the requested properties of the user's authentication. Properties that were not
-    /// requested are ignored, because one provider states 1970 as the authentication time of every
-    /// user.
+    /// requested are ignored. For example, one provider states 1970 as the authentication time of
+    /// every user.
     fn check_authentication(
         &self,
         members: &Object,
@@ -306,9 +306,8 @@ impl IdTokenRules {
             if self.dates.is_ahead(at, now) {
                 return Err(TokenError::NotYetValid("auth_time"));
             }
-            // `auth_time` is compared with the start of the login and not with the arrival of the
-            // token, because the user may read the consent page for a long time after the
-            // authentication.
+            // `auth_time` is compared with the start of the login. The arrival of the token may be
+            // much later, because the user may read the consent page for a long time.
             if at.plus(max_age).plus(self.dates.leeway) < begun_at {
                 return Err(TokenError::TooOld("auth_time"));
             }
@@ -337,7 +336,7 @@ fn check_not_logout_token(members: &Object) -> Result<(), TokenError> {
 }
 
 /// Checks the hash in the claim `name`, if the claim is present. The claim has to be the left half
-/// of the hash of `value`. The hash function is the one that the signature of the token uses
+/// of the hash of `value`. The signature algorithm of the token determines the hash function
 /// (OpenID Connect Core 1.0 sections 3.1.3.8 and 3.3.2.11). For Ed25519 the hash function is
 /// SHA-512.
 fn check_hash(

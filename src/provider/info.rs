@@ -13,7 +13,7 @@ use super::metadata::Metadata;
 use super::settings::{Discovery, Settings};
 use crate::tls::Trust;
 
-/// The settings of calls to a provider: the trusted certificate authorities and the deadline.
+/// The trusted certificate authorities and the deadline of calls to a provider.
 #[derive(Debug)]
 pub(super) struct CallSettings {
     pub(super) trust: Option<Trust>,
@@ -41,7 +41,7 @@ impl CallSettings {
         ];
         let mut configured = configured.into_iter().flatten();
         let trust = match &settings.ca_file {
-            // A file that cannot be used is an error, even if no URL uses TLS now.
+            // If the file cannot be used, setup fails, even if no URL uses TLS now.
             Some(path) => Some(Trust::from_file(path).map_err(SetupError::Trust)?),
             None if configured.any(|url| url.starts_with("https:")) => {
                 Some(Trust::system().map_err(SetupError::Trust)?)
@@ -68,8 +68,8 @@ impl CallSettings {
 
 /// Refuses plain http to other machines, unless `plain_http` allows it.
 ///
-/// This function checks only the settings. In metadata, a plain http URL is allowed only at the
-/// origin of the issuer, so it is enough to check the URL of the issuer here.
+/// This function checks only the settings. Metadata may contain a plain http URL only at the origin
+/// of the issuer. Therefore it is enough to check the URL of the issuer here.
 fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
     let configured = [
         ("issuer", &settings.issuer),
@@ -88,8 +88,7 @@ fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
         .as_ref()
         .is_some_and(|issuer| issuer.starts_with("https://"));
     for (key, text) in configured {
-        // An invalid URL is ignored here, because the code that prepares the endpoint refuses it
-        // with a better error text.
+        // An invalid URL is ignored here, because [`Endpoint::new`] returns a better error.
         let url = text.as_deref().and_then(|text| {
             let url = endpoint(key, settings.url.as_deref(), text);
             url.ok().filter(is_clear_text)
@@ -98,8 +97,7 @@ fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
             continue;
         }
         let refuse = |problem| Err(SetupError::Setting { key, problem });
-        // An attacker who can change the keys on the way through the network can issue tokens as
-        // this issuer.
+        // An attacker on the network who can change the keys can issue tokens as this issuer.
         if secure_issuer && matches!(key, "metadata_url" | "jwks_uri") {
             return refuse(
                 "is plain http, but the issuer is https; keys have to come by https as well",

@@ -1,8 +1,8 @@
 //! The issuer identifier of a provider (OpenID Connect Core 1.0 section 2).
 //!
-//! Identifiers are compared byte for byte. Identifiers that differ in a trailing slash, in letter
-//! case or in the port are different issuers (RFC 9207 section 2.4). Microsoft Entra has one issuer
-//! for each tenant, so its issuer is configured as a template.
+//! Identifiers are compared byte for byte. If two identifiers differ in a trailing slash, in letter
+//! case or in the port, they are different issuers (RFC 9207 section 2.4). Microsoft Entra has one
+//! issuer for each tenant, so its issuer is configured as a template.
 
 use super::SetupError;
 use super::settings::Settings;
@@ -19,10 +19,10 @@ const SHARED_SEGMENTS: [&str; 3] = ["common", "consumers", "organizations"];
 /// `tid`).
 const PERSONAL_ACCOUNTS: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
 
-/// The text with which all issuers of Entra begin.
+/// The beginning of every issuer of Entra.
 const ENTRA: &str = "https://login.microsoftonline.com/";
 
-/// The path of metadata. The issuer is the part of the URL before this path.
+/// The path of metadata. In the URL of the metadata, the issuer precedes this path.
 const WELL_KNOWN: &str = "/.well-known/";
 
 /// An issuer identifier, or a template with the tenants whose users are accepted.
@@ -149,8 +149,7 @@ fn is_personal(text: &str) -> bool {
 }
 
 fn is_tenant(text: &str) -> bool {
-    // Characters that are not allowed here, such as a slash, could change the structure of the
-    // issuer URL.
+    // Other characters, such as a slash, could change the structure of the issuer URL.
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     !text.is_empty() && text.bytes().all(allowed)
 }

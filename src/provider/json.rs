@@ -1,8 +1,8 @@
 //! Reads strict JSON: one object or one array, without repeated members and without trailing data.
 //!
-//! Two parsers may read different values from a repeated member. If the gateway accepted a repeated
-//! claim, the gateway and an app could read different values of the claim. `serde_json` limits the
-//! nesting depth to 128. The code that fetches the bytes limits the size.
+//! If a member is repeated, two parsers may read different values. The gateway and an app could
+//! then read different values of one claim. `serde_json` limits the nesting depth to 128. The code
+//! that fetches the bytes limits the size.
 
 use std::fmt;
 
@@ -13,8 +13,7 @@ use serde_json::{Map, Value};
 /// The members of an object. Numbers keep 64-bit precision.
 pub(super) type Object = Map<String, Value>;
 
-/// The reason why a text is not the expected JSON object or array. The cause of the error is at the
-/// provider.
+/// The reason why a text is not the expected JSON object or array. Responsible: the provider.
 #[derive(Debug, thiserror::Error)]
 pub enum JsonError {
     /// The text is not JSON, repeats a member, or has trailing data. The cause contains the line
@@ -56,7 +55,7 @@ pub(super) fn quoted_number(text: &str) -> Option<f64> {
     (text.len() <= 32 && digits(whole) && digits(fraction)).then(|| text.parse().ok())?
 }
 
-/// A value in which no object repeats a member.
+/// A JSON value in which no object repeats a member.
 struct Strict(Value);
 
 impl<'de> Deserialize<'de> for Strict {

@@ -1,10 +1,9 @@
 //! The cache of the keys that a provider publishes.
 //!
-//! The keys are fetched before the first token arrives, and then periodically. A token with an
-//! unknown key causes another fetch, because a provider may publish a new key just before the first
-//! token with this key. Anybody who can reach the gateway can send tokens with unknown keys.
-//! Fetches for unknown keys are therefore limited to one per minute. Only one fetch runs at a time.
-//! If a fetch fails, the last valid key set stays in use.
+//! The keys are fetched when the gateway starts, and then periodically. A token with an unknown key
+//! causes another fetch, because the provider may have published a new key. But forged tokens can
+//! also name unknown keys. Therefore fetches for unknown keys are limited to one per minute. Only
+//! one fetch runs at a time. If a fetch fails, the last valid key set stays in use.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +25,8 @@ const ACCEPTED: &str = "application/jwk-set+json, application/json";
 /// The minimum time between two fetches for unknown keys.
 const MIN_INTERVAL_FOR_TOKENS: Duration = Duration::from_mins(1);
 
-/// The minimum time between a failed first fetch and the next fetch, and between two periodic
-/// fetches.
+/// The minimum time between two periodic fetches. Also the minimum time between a failed first
+/// fetch and the next fetch.
 const MIN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The newest valid key set of one provider.
@@ -50,8 +49,7 @@ struct History {
     fetched_for_token: Option<Timestamp>,
     /// The time of the last success.
     last_success: Option<Timestamp>,
-    /// The time of the last failure. The value is `None` if a fetch has succeeded since the last
-    /// failure.
+    /// The time of the last failure. `None` if a fetch has succeeded since the last failure.
     last_failure: Option<Timestamp>,
 }
 
@@ -71,12 +69,12 @@ impl KeyCache {
             return Ok(newest);
         }
         let mut history = self.history.lock().await;
-        // Another task may have fetched the keys during the wait for the lock.
+        // While this task waited for the lock, another task may have fetched the keys.
         if let Some(newest) = self.newest.load_full() {
             return Ok(newest);
         }
-        // Several logins may wait for the same fetch. If the fetch fails, the waiting logins must
-        // not each start another fetch.
+        // Several logins may wait for the same fetch. If the fetch fails, these logins must not all
+        // start another fetch.
         if is_recent(history.last_failure, clock.now(), MIN_INTERVAL) {
             return Err(KeysError::JustFetched);
         }
@@ -110,7 +108,7 @@ impl KeyCache {
 
     /// Returns a key set that is newer than `seen`, for a token whose key is not in `seen`. Fetches
     /// the key set, unless another task has already cached a newer key set. Returns `None` if the
-    /// last fetch for an unknown key was too recent for a new fetch.
+    /// time since the last fetch for an unknown key is too short.
     ///
     /// # Errors
     ///
@@ -140,8 +138,8 @@ impl KeyCache {
             };
         }
         let fetched = self.fetch(&mut history, endpoint, clock).await;
-        // The time is also set after a failed fetch, because forged tokens could otherwise cause
-        // many failing fetches.
+        // The time is also set after a failed fetch. Otherwise, forged tokens could cause many
+        // failing fetches.
         history.fetched_for_token = Some(clock.now());
         fetched.map(Some)
     }
@@ -188,8 +186,8 @@ async fn ask(endpoint: &Endpoint) -> Result<FetchedKeySet, KeysError> {
     })
 }
 
-/// Returns true if `at` is less than `time` before `now`. If `at` is in the future, the clock was
-/// set back, and `at` does not count as recent.
+/// Returns true if `at` is less than `time` before `now`. Returns false if `at` is in the future,
+/// because the clock was set back.
 fn is_recent(at: Option<Timestamp>, now: Timestamp, time: Duration) -> bool {
     at.is_some_and(|at| at <= now && now.since(at) < time)
 }

@@ -1,8 +1,7 @@
 //! The public keys of a provider, from a JSON Web Key Set (RFC 7517) or from PEM files.
 //!
 //! Each key is read separately. A provider may publish keys for other purposes and of unknown
-//! types. An entry that cannot be used is skipped and counted. A skipped entry never makes the
-//! other keys unusable.
+//! types. An entry that cannot be used is skipped and counted. The other keys can still be used.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,8 +14,8 @@ use super::jwt::{Key, KeyProblem, Unusable};
 use super::settings::{Algorithm, IdTokenSettings};
 use super::{SetupError, read_text};
 
-/// The maximum number of keys. The number is limited, because a token without a `kid` is tried with
-/// all keys.
+/// The maximum number of keys. The number is limited, because all keys are tried for a token
+/// without a `kid`.
 const MAX_KEYS: usize = 100;
 
 /// The reason why a key set has no keys. If the provider published the key set, the provider has to
@@ -86,8 +85,7 @@ impl KeySet {
     ///
     /// # Errors
     ///
-    /// [`KeySetError`]. After an error, a caller that has an older key set continues to use the
-    /// older key set.
+    /// [`KeySetError`]. After an error, the caller continues to use its older key set, if any.
     pub(super) fn from_jwks(bytes: &[u8]) -> Result<Self, KeySetError> {
         let members = json::object(bytes).map_err(KeySetError::Json)?;
         let Some(Value::Array(entries)) = members.get("keys") else {
@@ -110,8 +108,8 @@ impl KeySet {
         Ok(Self { keys, skipped })
     }
 
-    /// Reads the configured keys that replace the published keys. Returns `None` if no key file is
-    /// configured. Reads small files, which blocks the thread.
+    /// Reads the configured keys, which are used instead of the published keys. Returns `None` if
+    /// no key file is configured. Blocks the thread while the function reads small files.
     ///
     /// # Errors
     ///
@@ -135,7 +133,7 @@ impl KeySet {
     }
 
     /// Reads PEM files with one key each. Each key has to support one of `algorithms`. Returns
-    /// `None` if there are no files. Reads small files, which blocks the thread.
+    /// `None` if there are no files. Blocks the thread while the function reads small files.
     ///
     /// # Errors
     ///

@@ -1,9 +1,8 @@
 //! The limiter of calls to one provider.
 //!
 //! Providers limit the calls from each address, and all users of a gateway share the address of the
-//! gateway. The limiter therefore prevents calls that the provider would refuse, and tells
-//! the caller how long to wait before the next call. Logins have priority: a part of the calls is
-//! reserved for logins.
+//! gateway. The limiter therefore refuses calls that the provider would refuse, and returns the
+//! time until the next call is allowed. A part of the allowed calls is reserved for logins.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -19,8 +18,9 @@ const MINUTE: Duration = Duration::from_mins(1);
 /// calls for a day.
 const MAX_PAUSE: Duration = Duration::from_mins(5);
 
-/// Allows `calls` calls in every period of one minute. The whole allowance (`calls`) can be used at
-/// once. A token bucket would allow twice as many calls in the minute after the bucket was full.
+/// Allows `calls` calls in every period of one minute. All of these calls may be made at the same
+/// moment. A token bucket would be wrong, because a full bucket allows twice as many calls in the
+/// next minute.
 #[derive(Debug)]
 pub(super) struct Limiter {
     /// The maximum number of calls per minute.
@@ -31,8 +31,7 @@ pub(super) struct Limiter {
 }
 
 /// The recent calls of one registration. After a reload, the old and the new
-/// [`Provider`](super::Provider) share the count of calls, because the old `Provider` may still
-/// make calls.
+/// [`Provider`](super::Provider) share this value, because the old `Provider` may still make calls.
 #[derive(Debug, Default)]
 struct CallsMade(
     // Only tasks of the control plane use this lock, and only before a call over the network.
@@ -58,7 +57,7 @@ impl Limiter {
         }
     }
 
-    /// Makes this limiter use the count of calls of `predecessor`. Each limiter keeps its own rate.
+    /// Makes this limiter and `predecessor` count calls together. Each limiter keeps its own rate.
     pub(super) fn share_with(&mut self, predecessor: &Self) {
         self.calls_made = Arc::clone(&predecessor.calls_made);
     }
@@ -67,21 +66,21 @@ impl Limiter {
     pub(super) fn take(&self, grant: GrantType, now: Timestamp) -> Result<(), Duration> {
         let calls = match grant {
             GrantType::AuthorizationCode => self.calls,
-            // If very few calls per minute are allowed, no call is reserved, because refreshes need
-            // at least one call.
+            // If only one call per minute is allowed, the call is not reserved, because refreshes
+            // also need calls.
             GrantType::RefreshToken => self.calls.saturating_sub(self.reserve).max(1),
         };
         let mut state = self.state();
         let pause = state.paused_until.since(now);
-        // If the remaining pause is longer than the maximum, the clock was set back. Without a
-        // check against the maximum, the pause could last for years.
+        // If the remaining pause is longer than the maximum, the clock was set back. Without this
+        // check, the pause could last for years.
         if !pause.is_zero() && pause <= MAX_PAUSE {
             return Err(pause);
         }
         let call_times = &mut state.call_times;
         // If the time of a call is in the future, the call was made before the clock was set back.
-        // The limiter cannot know the age of the call, so it assumes that the call was made now.
-        // Therefore the call can count against the limit for up to one more minute.
+        // The age of the call is then unknown, so the limiter assumes that the call was made now.
+        // The call is counted for up to one more minute.
         for call in call_times.iter_mut().rev().take_while(|call| **call > now) {
             *call = now;
         }
@@ -100,12 +99,12 @@ impl Limiter {
         Ok(())
     }
 
-    /// Allows no calls for `time`, because the provider asked for a pause.
+    /// Refuses all calls for `time`, because the provider asked for a pause.
     pub(super) fn pause(&self, now: Timestamp, time: Duration) {
         let until = now.plus(time.min(MAX_PAUSE));
         let mut state = self.state();
-        // If the end of the pause is later than the maximum allows, the clock was set back after
-        // the pause began, so the old end is no longer valid.
+        // If the stored end of the pause is later than the maximum, the clock was set back. In this
+        // case, the stored end is no longer valid.
         if state.paused_until > now.plus(MAX_PAUSE) {
             state.paused_until = until;
         } else {
@@ -206,8 +205,8 @@ mod tests {
             let logins = usize::try_from(calls).unwrap() - refreshes;
             assert_eq!(taken(LOGIN), logins, "{calls}");
         }
-        // When the oldest calls are more than one minute old, the limiter allows logins first, and
-        // other calls later.
+        // When the oldest calls are more than one minute old, the limiter first allows logins
+        // again, and later the other calls.
         let (limiter, clock) = limiter(60);
         for _ in 0..60 {
             assert!(limiter.take(LOGIN, clock.now()).is_ok());
@@ -218,7 +217,7 @@ mod tests {
         assert_eq!(wait(REFRESH), Duration::from_secs(36));
         clock.advance(Duration::from_secs(35));
         assert!(limiter.take(LOGIN, clock.now()).is_ok());
-        // The login counts as one more call, so the refresh has to wait longer.
+        // The login is one more counted call, so the refresh has to wait longer.
         assert_eq!(wait(REFRESH), Duration::from_millis(1500));
     }
 

@@ -72,8 +72,8 @@ impl MetadataError {
     }
 }
 
-/// The members of the metadata that the gateway uses. Endpoints are stored exactly as the metadata
-/// contains them.
+/// The members of the metadata that the gateway uses. The URLs of endpoints are stored without any
+/// change.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Metadata {
     pub(super) authorization_endpoint: Option<String>,
@@ -155,13 +155,13 @@ impl Metadata {
         }
     }
 
-    /// Reads a metadata response. Unused members are ignored, and null counts as absent.
+    /// Reads a metadata response. Unused members and members with the value null are ignored.
     ///
     /// An endpoint has to be an `http` or `https` URL. An endpoint with `http` must have the origin
     /// of the issuer. An endpoint with `https` may be on any host, because large providers use
     /// several hosts. A loopback or link-local host is allowed only if the issuer has the same
     /// host. Without this rule, an attacker who controls the metadata could make the gateway call
-    /// services that only the machine of the gateway can reach.
+    /// internal services on its own machine.
     pub(super) fn read(response: &Response<Bytes>, issuer: &Issuer) -> Result<Self, MetadataError> {
         if response.status() != StatusCode::OK {
             return Err(MetadataError::Status(response.status().as_u16()));
@@ -203,9 +203,8 @@ impl Metadata {
             {
                 None => false,
                 Some(Value::Bool(promises)) => *promises,
-                // If the value has another type, the provider may have meant to promise `iss`. If
-                // the gateway treated the value as false, an attacker could omit `iss` in a mix-up
-                // attack.
+                // If the value has another type, the metadata is refused. If the gateway treated
+                // such a value as false, an attacker could omit `iss` in a mix-up attack.
                 Some(_) => return Err(MetadataError::Member(promises_issuer)),
             },
         })
@@ -235,11 +234,10 @@ fn texts(members: &Object, name: &'static str) -> Result<Option<Vec<String>>, Me
         .transpose()
 }
 
-/// Returns the problem with an endpoint, if the endpoint has a problem. `issuer_url` is the URL of
-/// the issuer.
+/// Returns the problem with the URL of an endpoint, if any. `issuer_url` is the URL of the issuer.
 fn endpoint_problem(text: &str, issuer_url: Option<&Url>) -> Option<&'static str> {
-    // The URL parser accepts backslashes, missing slashes and tabs, which other parsers read
-    // differently.
+    // The URL parser also accepts URLs with backslashes, missing slashes or tabs. Other parsers
+    // read such URLs differently.
     let rest = text
         .strip_prefix("https://")
         .or_else(|| text.strip_prefix("http://"));

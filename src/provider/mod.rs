@@ -4,16 +4,16 @@
 //! Connect Core 1.0). The room builds the authorization request, exchanges a code for tokens, and
 //! reads the identity from the tokens. Profiles and settings describe the differences between kinds
 //! of providers ([`profile`], [`settings`]). The room does not handle browsers, cookies, `state` or
-//! sessions. The caller of [`Provider::redeem`] has already matched the response to its request.
+//! sessions. Before the caller calls [`Provider::redeem`], the caller must verify that the response
+//! belongs to its request.
 //!
 //! This room never repeats a token request. A code is valid for one request. If the connection
 //! breaks, the provider may already have used the code, so only a new login is safe. If a refresh
-//! token arrives twice, many providers assume that it was stolen. The caller therefore decides
-//! whether and when to call [`Provider::refresh`] again.
+//! token is used two times, many providers assume that the refresh token was stolen. The caller
+//! therefore decides whether and when to call [`Provider::refresh`] again.
 //!
 //! [`Provider::maintain`] reads the published metadata and keys on the control plane, before they
-//! are needed and then periodically. Data that cannot be read or is not valid never replaces the
-//! last valid data.
+//! are needed and then periodically. The last valid data is replaced only by valid data.
 //!
 //! The entry point is [`Provider`].
 
@@ -122,11 +122,11 @@ pub struct Provider {
     settings: Settings,
     issuer: Option<Issuer>,
     call_settings: CallSettings,
-    /// The endpoints and the client authentication. The value is `None` until the metadata has been
-    /// read, if the settings use metadata.
+    /// The endpoints and the client authentication. If the settings use metadata, the value is
+    /// `None` until the metadata has been read.
     info: ArcSwapOption<ProviderInfo>,
-    /// The credentials from the last read of the files. The lock is held during every replacement
-    /// of `info`.
+    /// The credentials from the last read of the files. Every task that replaces `info` holds this
+    /// lock.
     credentials: Mutex<Credentials>,
     reachability: Reachability,
     format: RequestFormat,
@@ -168,8 +168,8 @@ impl Provider {
             settings: settings.clone(),
             issuer,
             call_settings,
-            // Placeholder metadata is only for the check of the settings. The endpoints in
-            // placeholder metadata must never be called.
+            // Placeholder metadata is used only to check the settings. The gateway must never call
+            // the endpoints of placeholder metadata.
             info: ArcSwapOption::from_pointee((!needs_metadata).then_some(info)),
             credentials: Mutex::new(credentials),
             reachability: Reachability::default(),
@@ -193,12 +193,12 @@ impl Provider {
     ///
     /// - If the settings have not changed, the function returns `before`, with its metadata and
     ///   keys.
-    /// - If `before` is the same registration ([`Provider::fingerprint`]) with other settings,
-    ///   `self` shares the limiter's count and the breaker of `before`. A reload therefore does not
+    /// - If `before` has the same registration ([`Provider::fingerprint`]) but other settings,
+    ///   `self` and `before` share the breaker and the count of calls. Therefore a reload does not
     ///   allow more calls.
-    /// - If the new settings also have the same URLs for metadata and keys, `self` takes over the
-    ///   metadata and keys of `before`. A reload while the provider is down therefore does not
-    ///   affect users who are signed in.
+    /// - If the URLs for metadata and keys are also the same, `self` copies the metadata and keys
+    ///   of `before`. Therefore a reload while the provider is down does not affect users who are
+    ///   signed in.
     pub fn replacing(mut self, before: &Arc<Self>) -> Arc<Self> {
         if before.is_made_from(&self.name, &self.settings) {
             return Arc::clone(before);
@@ -213,7 +213,7 @@ impl Provider {
         Arc::new(self)
     }
 
-    /// Takes over the metadata and keys of `before`, unless they contradict the new settings.
+    /// Copies the metadata and keys of `before`, unless they contradict the new settings.
     fn take_over(&mut self, before: &Self) {
         let Some(info) = before.info.load_full() else {
             return;
@@ -262,8 +262,8 @@ impl Provider {
         let mut context = digest::Context::new(&SHA256);
         let client = Some(&settings.client_id);
         for part in server.into_iter().chain([client]) {
-            // The length prefix separates adjacent parts. An absent part has no length prefix, so
-            // an absent part differs from an empty part.
+            // A length precedes each part, so that different parts never give the same input. A
+            // missing part has no length, so it differs from an empty part.
             let text = part.map_or_else(String::new, |text| format!("{}:{text}", text.len()));
             context.update(text.as_bytes());
             context.update(b",");
@@ -273,7 +273,7 @@ impl Provider {
         fingerprint
     }
 
-    /// Returns the way in which the provider sends its response to the callback.
+    /// Returns how the provider sends its response to the callback.
     pub fn response_mode(&self) -> ResponseMode {
         self.settings.authorization_request.response_mode
     }
@@ -288,9 +288,8 @@ impl Provider {
         self.reachability.recent(now)
     }
 
-    /// Makes sure that a login can begin: metadata and keys were read if they are needed, and a
-    /// connection to the token endpoint succeeded recently. The function waits until the calls to
-    /// the provider have ended.
+    /// Makes sure that a login can begin: the required metadata and keys have been read, and the
+    /// gateway has recently connected to the token endpoint.
     ///
     /// # Errors
     ///
@@ -298,7 +297,7 @@ impl Provider {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe. The next call repeats an unfinished check.
+    /// Cancel safe. If the future is dropped, the next call repeats the check.
     pub async fn ready(&self, clock: &Clock) -> Result<(), Unreachable> {
         let reach = async {
             match self.info.load_full() {
@@ -313,9 +312,9 @@ impl Provider {
         self.reachability.ensure(clock, reach).await
     }
 
-    /// Returns the URL of the authorization request (RFC 6749 section 4.1.1). The URL keeps the
-    /// query of the endpoint, and contains no reserved parameter twice. The challenge is omitted if
-    /// PKCE is off. The nonce is omitted if no ID token is requested.
+    /// Returns the URL of the authorization request (RFC 6749 section 4.1.1). The URL contains the
+    /// query of the endpoint, and no reserved parameter two times. The challenge is omitted if PKCE
+    /// is off. The nonce is omitted if no ID token is requested.
     ///
     /// # Errors
     ///
@@ -344,8 +343,8 @@ impl Provider {
     }
 
     /// Exchanges an authorization code for tokens with one call to the token endpoint (RFC 6749
-    /// section 4.1.3). After the call, fetches the provider's keys and the userinfo, if the
-    /// identity needs them.
+    /// section 4.1.3). Then fetches the keys of the provider and the userinfo, if they are needed
+    /// for the identity.
     ///
     /// # Errors
     ///
@@ -363,8 +362,8 @@ impl Provider {
         clock: &Clock,
     ) -> Result<Grant, ExchangeError> {
         let info = self.info()?;
-        // The wait for a slot may be long, so the clock is read and the rate limit is checked after
-        // the wait.
+        // The clock is read and the rate limit is checked after the wait for a slot, because the
+        // wait may be long.
         let _slot = self.call_slot(GrantType::AuthorizationCode).await?;
         let requested_at = clock.now();
         self.check_rate(GrantType::AuthorizationCode, requested_at)?;
@@ -406,15 +405,14 @@ impl Provider {
                 Duration::from_secs(self.settings.refresh.deadline_secs.get().into())
             }
         };
-        // After a failed call, the next login checks the provider again and does not trust the last
-        // success.
+        // After a failed call, the next login has to check the provider again.
         let called = info.token.call_within(deadline, request).await;
         let response = called
             .map_err(TokenCallError::Call)
             .inspect_err(|_| self.reachability.forget_success())?;
-        // A call can take seconds, so tokens are checked against the time of arrival. The lifetime
-        // of tokens is counted from the time before the call, so that the gateway never uses a
-        // token after its expiry.
+        // A call can take seconds, so the dates in tokens are compared with the time of arrival.
+        // But the lifetime of a token is counted from the time before the call, so that the gateway
+        // never uses a token after its expiry.
         let arrived_at = clock.now();
         let answer = token::read(response, grant, &self.settings.errors, arrived_at);
         // A response with status 429 applies to every call of this gateway, so logins also pause.
@@ -424,8 +422,8 @@ impl Provider {
         {
             self.limiter.pause(arrived_at, *wait);
         }
-        // Every successful call, even a call for a login, shows that the provider works, so the
-        // breaker allows refreshes again.
+        // Every successful call shows that the provider works, so the breaker allows refreshes
+        // again. This is also true for the call of a login.
         answer.inspect(|_granted| self.breaker.succeeded())
     }
 
@@ -471,7 +469,7 @@ fn read_text(key: &'static str, path: &Path) -> Result<String, SetupError> {
     };
     let mut text = String::new();
     let file = fs::File::open(path).map_err(failed)?;
-    // The gateway reads up to one byte more than the maximum: if this byte exists, the file is too
+    // The gateway tries to read one byte more than the maximum. If it succeeds, the file is too
     // large.
     let read = file
         .take(MAX_FILE.saturating_add(1))

@@ -1,8 +1,9 @@
 //! The recent reachability of a provider.
 //!
-//! The gateway should not begin a login that cannot be completed. Before a browser is redirected,
-//! the gateway connects to the provider, unless a recent connection succeeded. If several logins
-//! begin at the same time, one login connects and the other logins wait for the result.
+//! The gateway should not begin a login that cannot be completed. Therefore the gateway connects to
+//! the provider before it redirects a browser, unless a recent connection succeeded. If several
+//! logins begin at the same time, only the first login connects, and the others wait for its
+//! result.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,11 +25,11 @@ const FAILURE_LIFETIME: Duration = Duration::from_secs(5);
 /// The results of the last attempts to reach the provider.
 #[derive(Debug, Default)]
 pub(super) struct Reachability {
-    /// The time of the last success in milliseconds. The value is 0 if no attempt has succeeded
-    /// yet, or if a call has failed since the last success.
+    /// The time of the last success in milliseconds. The value is 0 before the first success, and
+    /// after a failed call.
     answered: AtomicU64,
     failed: ArcSwapOption<Failed>,
-    /// The lock that a task holds during an attempt, so that only one attempt runs at a time.
+    /// A task holds this lock during an attempt, so that only one attempt runs at a time.
     attempt: Mutex<()>,
 }
 
@@ -39,17 +40,17 @@ struct Failed {
 }
 
 impl Reachability {
-    /// Returns the result of the last attempt if it is recent, and otherwise `None`. The function
-    /// returns immediately.
+    /// Returns the result of the last attempt. Returns `None` if the result is not recent. The
+    /// function returns immediately.
     ///
     /// # Errors
     ///
     /// [`Unreachable`] if the recent attempt failed.
     pub(super) fn recent(&self, now: Timestamp) -> Option<Result<(), Unreachable>> {
-        // If the time of a result is in the future, the clock was set back, and the result does not
-        // count.
+        // If the time of a result is in the future, the clock was set back. Such a result is
+        // ignored.
         let within = |at: Timestamp, time| at <= now && now.since(at) < time;
-        // No other data depends on `answered`, so the ordering `Relaxed` is sufficient.
+        // `Relaxed` is sufficient, because no other data depends on `answered`.
         let answered = Timestamp::from_millis(self.answered.load(Ordering::Relaxed));
         if answered > Timestamp::default() && within(answered, SUCCESS_LIFETIME) {
             return Some(Ok(()));
@@ -80,7 +81,7 @@ impl Reachability {
         reach: impl Future<Output = Result<(), ReachError>>,
     ) -> Result<(), Unreachable> {
         let _attempt = self.attempt.lock().await;
-        // Another login may have made the attempt during the wait for the lock.
+        // While this task waited for the lock, another task may have made the attempt.
         if let Some(recent) = self.recent(clock.now()) {
             return recent;
         }

@@ -1,10 +1,10 @@
 //! The refresh: a call that exchanges a refresh token for new tokens (RFC 6749 section 6).
 //!
-//! A refresh is one call, which this module never repeats. If the connection breaks, the provider
-//! may already have exchanged the refresh token, and may treat a second use of the refresh token as
-//! theft. This module decides what a response means for the session. The decision depends on the
-//! status, a well-formed `error` and the error patterns of the profile. Only a clear refusal by the
-//! provider ends a session. A failed call never ends a session.
+//! A refresh makes one call to the token endpoint, and never repeats the call. If the connection
+//! breaks, the provider may already have exchanged the refresh token, and may treat a second use of
+//! the refresh token as theft. This module decides what a response means for the session. The
+//! decision depends on the status, a well-formed `error` and the error patterns of the profile.
+//! Only a clear refusal by the provider ends a session.
 
 use super::breaker::Attempt;
 use super::grant::ResponseContext;
@@ -33,11 +33,11 @@ pub struct RefreshRequest<'a> {
 pub struct Refreshed {
     /// The new tokens. If the response contains no new refresh token, the old refresh token stays.
     pub tokens: TokenSet,
-    /// The updated identity of the same user. The value is `None` if the identity does not change.
+    /// The updated identity of the same user. `None` if the identity does not change.
     pub identity: Option<Identity>,
 }
 
-/// The error of a refresh, with its verdict for the session.
+/// The error of a refresh, and the verdict about the session.
 #[derive(Debug, thiserror::Error)]
 #[error("the tokens were not refreshed")]
 #[must_use = "it may end the session"]
@@ -48,13 +48,13 @@ pub struct RefreshError {
     /// The consequence of the failure for the session.
     pub verdict: Verdict,
     /// A token set that contains the old access token and the new refresh token. `salvaged` is
-    /// present if the provider has exchanged the refresh token, but the rest of the response cannot
-    /// be used. The caller has to store `salvaged`, because the old refresh token is no longer
-    /// valid.
+    /// present if the response contains a new refresh token, but the other tokens of the response
+    /// cannot be used. The caller has to store `salvaged`, because the old refresh token is no
+    /// longer valid.
     pub salvaged: Option<Box<TokenSet>>,
 }
 
-/// The verdict of a failed refresh for the session.
+/// The verdict about the session after a failed refresh.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub enum Verdict {
@@ -97,8 +97,8 @@ impl RefreshError {
         before: &TokenSet,
     ) -> Self {
         let verdict = Verdict::of(error.class());
-        // The verdict `GrantEnded` means here that the new tokens belong to another user, so none
-        // of them is kept.
+        // Here, `GrantEnded` means that the new tokens belong to another user. Therefore no new
+        // token is kept.
         let kept = (verdict != Verdict::GrantEnded).then(|| {
             let new = response.answer.refresh_token.as_ref()?;
             before.with_refresh_token(new.expose()).ok()
@@ -121,20 +121,19 @@ impl RefreshError {
 impl Provider {
     /// Exchanges the refresh token of a session for new tokens. A refresh makes one call to the
     /// token endpoint. A refresh also fetches keys if they are needed to verify an ID token in the
-    /// response. No request is sent if the breaker is open, if the provider has asked for a pause,
-    /// or if only the calls that are reserved for logins are left.
+    /// response. The gateway sends no request if the breaker is open, if the provider has asked for
+    /// a pause, or if all remaining calls are reserved for logins.
     ///
     /// If the response is lost, the gateway cannot know whether the provider has used up the
-    /// refresh token. A lost response counts as a temporary failure. The result of the next attempt
-    /// with the same refresh token decides whether the session ends. A provider with a grace period
-    /// accepts the old refresh token. A provider without a grace period responds that the grant has
-    /// ended.
+    /// refresh token. A lost response is a temporary failure, and the next refresh uses the same
+    /// refresh token. A provider with a grace period accepts this refresh token. A provider without
+    /// a grace period responds that the grant has ended.
     ///
     /// # Errors
     ///
-    /// [`RefreshError`] contains the verdict for the session and the cause. With
-    /// [`Verdict::Temporary`], the [`Classification`] of the cause contains the time until the next
-    /// attempt, if it is known.
+    /// [`RefreshError`] contains the verdict for the session and the cause. If the verdict is
+    /// [`Verdict::Temporary`], the [`Classification`] of the cause may contain the time until the
+    /// next attempt.
     ///
     /// # Cancel safety
     ///
@@ -171,8 +170,8 @@ impl Provider {
         clock: &Clock,
     ) -> Result<Answered, TokenCallError> {
         let breaker_open = |retry_after| TokenCallError::BreakerOpen { retry_after };
-        // An open breaker refuses the call before the wait for a slot. The breaker may open during
-        // the wait for a slot, so `admit` checks the breaker again.
+        // If the breaker is open, the call fails here and does not wait for a slot. The breaker may
+        // also open during the wait, so `admit` checks the breaker again.
         self.breaker.check(clock.now()).map_err(breaker_open)?;
         let _slot = self.call_slot(GrantType::RefreshToken).await?;
         let requested_at = clock.now();
@@ -181,8 +180,8 @@ impl Provider {
         let request = self
             .format
             .refresh(uri, client_auth, refresh_token, requested_at)?;
-        // `admit` is the last check before the call. If `admit` allows a probe, the breaker waits
-        // for the result of the probe, so no later check may prevent the call.
+        // `admit` has to be the last check before the call. If `admit` allows a probe, the breaker
+        // waits for the result of the probe, so no later check may prevent the call.
         let attempt = self.breaker.admit(requested_at).map_err(breaker_open)?;
         let answer = self
             .call_token_endpoint(info, GrantType::RefreshToken, request, clock)
@@ -195,8 +194,8 @@ impl Provider {
         })
     }
 
-    /// Reports the result of a failed call to the breaker. Only a temporary error counts as a
-    /// failure, because a refusal shows that the provider works.
+    /// Reports a failed call to the breaker. A refusal is reported as a success, because a refusal
+    /// shows that the provider works.
     fn record_error(&self, attempt: Attempt, class: Classification, clock: &Clock) {
         if class.passes {
             let (now, fraction) = (clock.now(), schedule::random_fraction());

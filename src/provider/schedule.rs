@@ -1,9 +1,9 @@
 //! The time when an access token is refreshed.
 //!
 //! The refresh time of an access token is never later than its expiry. A token that is in use is
-//! refreshed before its expiry, so that no request has to wait for the new token. The lead time has
-//! a random part, so that sessions that were opened at the same time are not refreshed at the same
-//! time.
+//! refreshed before its expiry, so that no request has to wait for the new token. The time between
+//! refresh and expiry is the lead time. The lead time has a random part, so that the refreshes of
+//! many sessions do not happen at the same time.
 
 use std::time::Duration;
 
@@ -11,21 +11,21 @@ use crate::clock::Timestamp;
 use crate::secret::random;
 use crate::token::Lifetime;
 
-/// The longest lead time before expiry, without jitter.
+/// The longest lead time, without its random part.
 const LEAD_TIME: Duration = Duration::from_mins(1);
 
-/// The maximum random addition to the lead time.
+/// The maximum of the random part of the lead time.
 const MAX_JITTER: Duration = Duration::from_mins(5);
 
-/// The longest lead time if a refresh revokes the old access token. The lead time is short. If a
-/// refresh revokes the old token, requests in progress that still use the old token fail.
+/// The longest lead time if a refresh revokes the old access token. The lead time is short, because
+/// requests in progress with the old token then fail.
 const LATE_LEAD_TIME: Duration = Duration::from_secs(2);
 
-/// The minimum time between two refreshes is never longer than this value.
+/// The longest value of the minimum time between two refreshes.
 pub(super) const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The minimum time between two refreshes is never shorter than this value. Without this limit, if
-/// a token is already expired when it arrives, every request would start a refresh.
+/// The shortest value of the minimum time between two refreshes. Without this limit, every request
+/// would start a refresh if a provider issued expired tokens.
 const SHORTEST_REFRESH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// States whether a refresh is sent well before expiry or just before expiry.
@@ -38,7 +38,7 @@ pub(super) enum RefreshTiming {
 }
 
 /// Returns the lifetime of an access token that was requested at `obtained_at`. `fraction` is a
-/// random number from 0 to 1 that decides the jitter.
+/// random number from 0 to 1, which determines the random part of the lead time.
 pub(super) fn lifetime(
     obtained_at: Timestamp,
     expires_at: Option<Timestamp>,
@@ -46,8 +46,8 @@ pub(super) fn lifetime(
     fraction: f64,
 ) -> Lifetime {
     let lifetime = expires_at.map(|end| end.since(obtained_at));
-    // The minimum time is half of the lifetime. So a short-lived token is not refreshed too often,
-    // but it can be refreshed before its expiry.
+    // The minimum time between two refreshes is half of the lifetime. Therefore a token with a
+    // short lifetime can be refreshed before its expiry, but not too often.
     let floor = lifetime.map_or(MIN_REFRESH_INTERVAL, |lifetime| {
         lifetime
             .mul_f64(0.5)
@@ -56,9 +56,9 @@ pub(super) fn lifetime(
     let not_before = obtained_at.plus(floor);
     let refresh_at = |timing, lifetime: Duration, end: Timestamp| {
         let before_end = lifetime.saturating_sub(lead_time(timing, lifetime, fraction));
-        // If the lifetime is very short, `not_before` may be later than the expiry. After the
-        // expiry, requests have to wait for a refresh, so the refresh time is never later than the
-        // expiry.
+        // If the lifetime is very short, `not_before` may be later than the expiry. The refresh
+        // time must not be later than the expiry, because requests have to wait for a refresh after
+        // the expiry.
         obtained_at.plus(before_end).max(not_before).min(end)
     };
     Lifetime {
@@ -90,7 +90,7 @@ fn lead_time(timing: RefreshTiming, lifetime: Duration, fraction: f64) -> Durati
 }
 
 /// Returns a random number from 0 to 1. If the operating system returns no random bytes, the result
-/// is 0.5. A fixed number is good enough, because the jitter does not have to be secret.
+/// is 0.5. A fixed number is sufficient, because the number does not have to be secret.
 pub(super) fn random_fraction() -> f64 {
     random::<4>().map_or(0.5, |bytes| {
         f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)
@@ -180,8 +180,8 @@ mod tests {
             .collect();
         at.sort_unstable();
         let (first, last) = (at.first().unwrap(), at.last().unwrap());
-        // It is practically impossible that a thousand random times from a range of five minutes
-        // are all within one minute.
+        // A thousand random times from a range of five minutes are practically never all within one
+        // minute.
         assert!(last.since(*first) > Duration::from_mins(1));
         assert!(end.since(*last) >= LEAD_TIME);
     }

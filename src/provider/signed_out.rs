@@ -6,14 +6,14 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use super::Provider;
 use super::settings::SignedOutPattern;
 
-/// The authentication schemes of apps with their own passwords. A challenge that asks for a
-/// password does not show whether the app accepts the access token.
+/// The authentication schemes of apps with their own passwords. If a challenge asks for a password,
+/// it does not show whether the app accepts the access token.
 const PASSWORD_SCHEMES: [&str; 4] = ["basic", "digest", "negotiate", "ntlm"];
 
 impl Provider {
     /// Returns true if a response of an app refuses the access token. The status 401 refuses the
-    /// access token, unless all challenges in the response ask for a password. The settings can
-    /// contain patterns for further responses that refuse the access token.
+    /// access token, unless all challenges in the response ask for a password. In the settings,
+    /// patterns can describe further responses that refuse the access token.
     pub fn is_signed_out_answer(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         let patterns = &self.settings.signed_out_answers;
         (status == StatusCode::UNAUTHORIZED && !asks_for_password(headers))
@@ -25,7 +25,7 @@ impl Provider {
 
 fn asks_for_password(headers: &HeaderMap) -> bool {
     let mut challenges = headers.get_all(WWW_AUTHENTICATE).iter().peekable();
-    // Many apps refuse an access token by a 401 without a challenge.
+    // If a 401 has no challenge, it refuses the access token, because many apps send no challenge.
     challenges.peek().is_some() && challenges.all(is_of_password)
 }
 

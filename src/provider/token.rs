@@ -38,7 +38,7 @@ const RESERVED: [&str; 10] = [
 /// The longest accepted lifetime of a token: a hundred years, in seconds.
 const MAX_LIFETIME: f64 = 3_155_760_000.0;
 
-/// The reason why a token response is not valid. The cause is at the provider.
+/// The reason why a token response is not valid. Responsible: the provider.
 #[derive(Debug, thiserror::Error)]
 pub enum ResponseFormatError {
     /// The response is compressed, although the request did not allow it.
@@ -85,7 +85,8 @@ pub(super) struct RequestFormat {
     body: BodyFormat,
     /// The resources that the access token is for (RFC 8707 section 2.2).
     resources: Vec<String>,
-    /// The additional parameters of the profile and the operator, under the names that are sent.
+    /// The additional parameters of the profile and the operator, with the names that the request
+    /// uses.
     extra: BTreeMap<String, String>,
     rename: BTreeMap<String, String>,
 }
@@ -128,8 +129,8 @@ impl RequestFormat {
         self.rename.get(name).map_or(name, String::as_str)
     }
 
-    /// Creates the request that exchanges a code. The parameters have the order of the examples in
-    /// RFC 6749, but the credentials are first.
+    /// Creates the request that exchanges a code. The credentials are the first parameters. The
+    /// other parameters have the order of the examples in RFC 6749.
     pub(super) fn redemption(
         &self,
         uri: &Uri,
@@ -194,14 +195,14 @@ pub(super) struct TokenRequest<'a> {
 
 /// The value of a parameter.
 enum ParameterValue<'a> {
-    /// A borrowed value. If the value is secret, the owner of the value wipes it.
+    /// A borrowed value. If the value is secret, its owner wipes the memory.
     Borrowed(&'a str),
     /// A value that was created for this request.
     Owned(Secret<String>),
 }
 
 impl<'a> TokenRequest<'a> {
-    /// Creates a request with a grant type and with client authentication. Only this function
+    /// Creates a request with a grant type and with client authentication. No other function
     /// creates a token request, so every token request has client authentication.
     pub(super) fn new(
         grant_type: &'static str,
@@ -240,8 +241,8 @@ impl<'a> TokenRequest<'a> {
 /// The media type of a form.
 pub(super) const FORM: &str = "application/x-www-form-urlencoded";
 
-/// The initial capacity of the buffer for a request. A request with the longest code fits into the
-/// buffer, so the buffer does not grow and leaves no copies of secrets in memory.
+/// The initial capacity of the buffer for a request. Even a request with the longest code fits into
+/// the buffer. Therefore the buffer never grows, and leaves no copy of a secret in memory.
 const BUFFER_CAPACITY: usize = 16 * 1024;
 
 /// Writes a form. The form is wiped when it is dropped.
@@ -280,7 +281,7 @@ fn object<'a>(
 ///
 /// `expires_in` may be missing, a number, a fraction or a number in quotes. `expires_in` is refused
 /// if it is null, zero, negative or more than a hundred years, because such a value shows that the
-/// provider has a fault. A refresh token or an ID token that is null or empty counts as absent.
+/// provider has a fault. If the refresh token or the ID token is null or empty, it is ignored.
 pub(super) fn read(
     response: Response<Bytes>,
     grant: GrantType,
@@ -290,7 +291,7 @@ pub(super) fn read(
     let (parts, body) = response.into_parts();
     let members = json::object(&body);
     let empty = body.is_empty();
-    // `members` has its own copies of the tokens, so the body can be wiped.
+    // `members` contains copies of the tokens, so the body can be wiped.
     wipe(body);
     // Some providers send an error response with status 200.
     if parts.status != StatusCode::OK || members.as_ref().is_ok_and(error_response::is_error) {
@@ -310,7 +311,8 @@ pub(super) fn read(
 }
 
 fn parse_tokens(mut members: Object) -> Result<TokenResponse, ResponseFormatError> {
-    // The tokens are moved into secrets before the checks, so that every return path wipes them.
+    // Before the checks, the tokens are moved into secrets, which wipe their memory even if a check
+    // fails.
     let access_token = match members.remove("access_token") {
         Some(Value::String(token)) => Ok(Secret::new(token)),
         _ => Err(ResponseFormatError::Member("access_token")),
@@ -350,10 +352,10 @@ fn expires_in(value: &Value) -> Result<Duration, ResponseFormatError> {
         .ok_or(ResponseFormatError::ExpiresIn)
 }
 
-/// Checks that the fields describe a body of JSON that is not compressed.
+/// Checks that the body is JSON and not compressed, according to the fields.
 pub(super) fn says_json(headers: &HeaderMap) -> Result<(), ResponseFormatError> {
     let essence = media_type(headers)?;
-    // The suffix `+json` also means JSON (RFC 6839 section 3.1).
+    // Media types with the suffix `+json` are also JSON (RFC 6839 section 3.1).
     let json = essence == "application/json"
         || (essence.starts_with("application/") && essence.ends_with("+json"));
     json.then_some(()).ok_or(ResponseFormatError::MediaType)
@@ -374,7 +376,7 @@ pub(super) fn media_type(headers: &HeaderMap) -> Result<String, ResponseFormatEr
     Ok(essence.unwrap_or_default().trim().to_ascii_lowercase())
 }
 
-/// Wipes a body that contains tokens, if there is no other reference to the body.
+/// Wipes a body with tokens, if there is no other reference to its memory.
 fn wipe(body: Bytes) {
     if let Ok(mut body) = body.try_into_mut() {
         body.as_mut().zeroize();

@@ -1,5 +1,5 @@
 //! Fetches claims from the userinfo endpoint (OpenID Connect Core 1.0 section 5.3), or from a
-//! similar resource such as Laravel's `GET /api/user`. The request carries the access token.
+//! similar resource such as Laravel's `GET /api/user`. The request contains the access token.
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
@@ -16,11 +16,11 @@ use crate::origin;
 use crate::secret::Secret;
 use crate::token::TokenSet;
 
-/// The accepted media types. A provider sends a signed response (`application/jwt`) only to a
-/// client that is registered for signed responses.
+/// The accepted media types. A provider sends a signed response (`application/jwt`) only if this is
+/// part of the client's registration.
 const ACCEPTED: &str = "application/json, application/jwt";
 
-/// The reason why there are no claims. All these failures have their cause at the provider.
+/// The reason why there are no claims. Responsible: the provider.
 #[derive(Debug, thiserror::Error)]
 pub enum UserinfoError {
     /// The endpoint could not be reached, did not respond in time, or sent a response that is too
@@ -47,7 +47,7 @@ pub enum UserinfoError {
 /// A userinfo response.
 #[derive(Debug)]
 pub(super) enum Userinfo {
-    /// Claims without a signature. Only the connection to the provider protects these claims.
+    /// Claims without a signature. Only the TLS connection to the provider protects these claims.
     Json(Object),
     /// A JWT with claims. The signature of the JWT has not been verified yet (OpenID Connect Core
     /// 1.0 section 5.3.2).
@@ -125,7 +125,7 @@ fn read_email(response: &Response<Bytes>) -> Result<Option<Email>, UserinfoError
         .filter(|entry| is(entry, "verified"))
         .filter_map(|entry| Some((is(entry, "primary"), address(entry)?)));
     let mut verified: Vec<(bool, Claim)> = verified.collect();
-    // The sort is stable, so the other addresses keep their order.
+    // The sort is stable, so the addresses that are not primary keep their order.
     verified.sort_by_key(|(primary, _address)| !primary);
     let best = verified.into_iter().next();
     Ok(best.map(|(_primary, address)| Email {
@@ -186,8 +186,8 @@ mod tests {
             assert_eq!(text.expose(), jwt);
             let shown = format!("{:?}", answered(200, media_type, jwt));
             assert!(!shown.contains("eyJ"), "{shown}");
-            // The media type decides how the body is read. If the media type is JWT, the body is
-            // read as a JWT, even if it is an unsigned JSON object.
+            // The media type determines how the body is read. If the media type is JWT, the body is
+            // treated as a JWT, even if the body is an unsigned JSON object.
             let read = answered(200, media_type, r#"{"sub":"1"}"#);
             assert!(matches!(read, Ok(Userinfo::Signed(_))));
         }

@@ -1,12 +1,12 @@
 //! The classification of each error. One table decides how the gateway reacts to every error.
 //!
-//! No other code looks at the variant of an error to decide how the gateway reacts. A
+//! No other code reads the variant of an error to decide how the gateway reacts. A
 //! [`Classification`] determines the text of pages, the status code, `Retry-After`, the alarms, the
 //! effect on the breaker, and whether a session ends.
 //!
 //! A failed refresh ends its session only if the error has [`Actor::Client`]. A refresh fails with
 //! [`Actor::Client`] in two cases: the provider refuses the refresh token in a well-formed
-//! response, or the response is proven to be about another user.
+//! response, or a verified response belongs to another user.
 
 use std::time::Duration;
 
@@ -35,28 +35,28 @@ pub enum Actor {
 pub enum Sent {
     /// No call was begun.
     Nothing,
-    /// A call has begun, but no connection was established. The provider has not seen the code or
-    /// the token.
+    /// A call has begun, but no connection was opened. The provider has not seen the code or the
+    /// token.
     Undelivered,
     /// The provider may have processed the call, and may have used the code or the refresh token.
     Possibly,
 }
 
-/// The meaning of an error: who has to act, whether the same attempt can succeed later, and what
-/// the provider may have seen.
+/// The meaning of an error: who has to act, whether the same attempt can succeed later, and whether
+/// the provider may have seen the code or the token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Classification {
     /// The party that has to act.
     pub actor: Actor,
-    /// True if the same attempt can succeed later although the actor has done nothing.
+    /// True if the same attempt can succeed later, even if the actor does nothing.
     pub passes: bool,
     /// States whether the provider may have seen the code or the token.
     pub sent: Sent,
-    /// The time until a new attempt makes sense, if this time is known.
+    /// The time to wait before a new attempt, if this time is known.
     pub retry_after: Option<Duration>,
 }
 
-/// Returns the class of a temporary problem. Such a problem can end although nobody acts.
+/// Returns the class of a temporary problem, which can end although nobody acts.
 const fn temporary(actor: Actor, sent: Sent) -> Classification {
     Classification {
         actor,
@@ -137,8 +137,7 @@ impl KeysError {
         match self {
             Self::Call(_) | Self::JustFetched => temporary(Actor::Provider, Sent::Nothing),
             Self::Status(status) => by_status(*status),
-            // A provider that publishes invalid keys does not recover until its operator corrects
-            // the keys.
+            // The published keys are invalid until the operator of the provider corrects them.
             Self::Unusable(_) => permanent(Actor::Provider, Sent::Nothing),
         }
     }
@@ -181,11 +180,9 @@ impl TokenCallError {
     /// Returns the classification of this error.
     pub fn class(&self) -> Classification {
         match self {
-            // A malformed response does not show that the settings of the gateway are wrong: a
-            // proxy, a broken connection or a provider that is starting can also cause a malformed
-            // response. A provider that sends a malformed response may have used up the refresh
-            // token. A malformed response therefore counts as a failure of the provider, so that
-            // the breaker can open.
+            // A malformed response is a temporary failure of the provider. The cause may be a
+            // proxy, a broken connection or a provider that is starting. The provider may have used
+            // up the refresh token, so the breaker has to count this failure.
             Self::MalformedResponse(_) => temporary(Actor::Provider, Sent::Possibly),
             Self::Assertion(_) | Self::NoRefreshToken => permanent(Actor::Operator, Sent::Nothing),
             Self::Busy => temporary(Actor::Provider, Sent::Nothing),
@@ -219,9 +216,9 @@ impl GrantError {
     /// sent the code or the refresh token.
     pub fn class(&self) -> Classification {
         let class = match self {
-            // A provider that returns a well-formed but unusable response would return the same
-            // response to the next attempt, at a login and at a refresh. For example, a token that
-            // is too long for an HTTP field is not a temporary failure.
+            // The response is well-formed, but the gateway cannot use it. The provider would send
+            // the same response to the next attempt. For example, a token that is too long for an
+            // HTTP field is not a temporary failure.
             Self::AccessToken(_)
             | Self::IdToken(_)
             | Self::NoIdToken
@@ -231,7 +228,7 @@ impl GrantError {
             | Self::Token(_) => permanent(Actor::Provider, Sent::Possibly),
             Self::Keys(error) => error.class(),
             Self::NotReady(error) => error.class(),
-            // The refresh token of the session belongs to another user, so the session must end.
+            // The session must end, because its refresh token belongs to another user.
             Self::OtherPerson => permanent(Actor::Client, Sent::Possibly),
             Self::Userinfo(error) => userinfo(error),
         };
@@ -265,7 +262,7 @@ fn userinfo(error: &UserinfoError) -> Classification {
     }
 }
 
-/// Classifies the response if the gateway only reads a resource and the status is not 200.
+/// Classifies a response whose status is not 200, if the gateway only reads a resource.
 fn by_status(status: u16) -> Classification {
     if matches!(status, 408 | 425 | 429 | 500..) {
         temporary(Actor::Provider, Sent::Nothing)

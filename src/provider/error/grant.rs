@@ -12,15 +12,15 @@ pub enum GrantError {
     /// wrong.
     #[error("the access token is not valid")]
     AccessToken(#[source] TokenError),
-    /// The ID token is not valid. `client_id`, `issuer` or a clock is wrong, or the response
+    /// The ID token is not valid. `client_id`, `issuer` or a clock is wrong, or the ID token
     /// belongs to another user or request.
     #[error("the ID token is not valid")]
     IdToken(#[source] TokenError),
     /// No keys are available to verify a signature.
     #[error(transparent)]
     Keys(#[from] KeysError),
-    /// The token response has no ID token, but the identity comes from the ID token. The provider
-    /// has to grant the scope `openid`.
+    /// The settings take the identity from the ID token, but the token response has no ID token.
+    /// The provider has to grant the scope `openid`.
     #[error("the token response has no ID token")]
     NoIdToken,
     /// The claims contain no subject. Check the setting `identity.claims.subject`.
@@ -29,9 +29,9 @@ pub enum GrantError {
     /// The location of the userinfo endpoint is not known yet.
     #[error(transparent)]
     NotReady(#[from] NotReady),
-    /// The verified data in the response to a refresh has another subject or another issuer than
-    /// the session (OpenID Connect Core 1.0 section 12.2). The provider made a mistake, or an
-    /// attacker has swapped the responses of two users.
+    /// The response to a refresh has another subject or another issuer than the session (OpenID
+    /// Connect Core 1.0 section 12.2). The provider made a mistake, or an attacker has swapped the
+    /// responses of two users.
     #[error("the response to the refresh is about another user")]
     OtherPerson,
     /// The userinfo and the ID token have different subjects (OpenID Connect Core 1.0 section

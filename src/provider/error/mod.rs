@@ -1,9 +1,9 @@
 //! Errors of the provider room.
 //!
-//! Each operation has its own error type, so that the signature of a function shows what can fail:
-//! [`SetupError`], [`ReachError`], [`KeysError`], [`ResponseError`], [`TokenCallError`] and
-//! [`GrantError`]. No variant contains a secret, a code or a token. One table, [`Classification`],
-//! decides what an error means for users, operators and sessions.
+//! Each operation has its own error type, so that the signature of a function shows what can fail.
+//! The types are [`SetupError`], [`ReachError`], [`KeysError`], [`ResponseError`],
+//! [`TokenCallError`] and [`GrantError`]. No variant contains a secret, a code or a token. One
+//! table, [`Classification`], decides what an error means for users, operators and sessions.
 
 mod class;
 mod grant;
@@ -35,13 +35,13 @@ impl NotReady {
 /// The reason why an authorization response is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ResponseError {
-    /// The response names another issuer, or the response names no issuer although the provider
-    /// promises to name it (RFC 9207 section 2.4). The provider made a mistake, or an attacker
-    /// tries a mix-up attack with a second provider.
+    /// The response names another issuer, or names no issuer although the metadata promises `iss`
+    /// (RFC 9207 section 2.4). The provider made a mistake, or an attacker attempts a mix-up attack
+    /// with a second provider.
     #[error("the authorization response is not from the configured issuer")]
     Issuer,
-    /// The metadata has not been read yet, so the gateway does not know whether the provider
-    /// promises `iss`.
+    /// The metadata has not been read yet. Therefore the gateway does not know whether the response
+    /// must contain `iss`.
     #[error(transparent)]
     NotReady(#[from] NotReady),
 }
@@ -56,7 +56,7 @@ impl ResponseError {
     }
 }
 
-/// The reason why the exchange of a code or a refresh token returned no valid tokens.
+/// The reason why a code or a refresh token was not exchanged for valid tokens.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
     /// The token endpoint returned no tokens.

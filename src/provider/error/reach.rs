@@ -1,4 +1,4 @@
-//! Errors in reaching a provider and in reading its metadata and keys.
+//! Errors when the gateway connects to a provider or reads its metadata or keys.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,7 +82,7 @@ impl ReachError {
 pub struct Unreachable {
     /// The time until the next attempt.
     pub retry_after: Duration,
-    /// The cause. The value is `None` if the provider did not respond.
+    /// The cause. `None` if the provider did not respond.
     #[source]
     pub cause: Option<Arc<ReachError>>,
 }

@@ -62,7 +62,7 @@ pub enum SetupError {
         #[source]
         source: io::Error,
     },
-    /// A setting is missing or wrong, or it contradicts another setting or the metadata.
+    /// A setting is missing, is wrong, or contradicts another setting or the metadata.
     #[error("setting `{key}` {problem}")]
     Setting {
         /// The setting.

@@ -38,9 +38,9 @@ pub enum TokenCallError {
         /// The time until the next attempt.
         retry_after: Duration,
     },
-    /// The provider refuses the gateway, not the user: the secret or the redirection URI is wrong,
-    /// or the provider does not understand the request. The operator should compare the settings
-    /// with the registration at the provider.
+    /// The provider refuses every request of the gateway: the secret or the redirection URI is
+    /// wrong, or the provider does not understand the request. The operator should compare the
+    /// settings with the registration at the provider.
     #[error("the provider refuses this client")]
     Misconfigured(#[source] Refusal),
     /// The session has no refresh token.
@@ -55,7 +55,7 @@ pub enum TokenCallError {
         retry_after.as_millis()
     )]
     RateLimited {
-        /// How long the gateway has to wait before the next call.
+        /// The time until the next call is allowed.
         retry_after: Duration,
     },
     /// The token endpoint answered with a redirect. The gateway never follows a redirect, because
@@ -66,8 +66,8 @@ pub enum TokenCallError {
         /// The status code.
         status: u16,
     },
-    /// The refresh token is no longer valid: it was used, has expired or was revoked, or the user
-    /// may not sign in now. The user has to sign in again.
+    /// The refresh token is no longer valid: the refresh token was used, has expired or was
+    /// revoked, or the user may not sign in now. The user has to sign in again.
     #[error("the provider refuses the refresh token")]
     RefreshRefused(#[source] Refusal),
     /// The provider limits the rate of the gateway's calls (status 429). `token_calls_per_minute`

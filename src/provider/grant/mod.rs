@@ -45,8 +45,7 @@ pub(super) struct GrantVerifier {
     /// names no issuer.
     issuer: Box<str>,
     access_token: Option<ArcSwap<AccessTokenVerifier>>,
-    /// The requirements for ID tokens. The value is `None` if identities do not come from ID
-    /// tokens.
+    /// The requirements for ID tokens. `None` if identities do not come from ID tokens.
     id_token: Option<IdTokenRules>,
     keys: Keys,
     claim_mapping: ClaimMapping,
@@ -77,8 +76,7 @@ pub(super) struct ResponseContext<'a> {
     pub(super) requested_at: Timestamp,
 }
 
-/// The data, in addition to the token, that is needed to verify an ID token or a signed userinfo
-/// response.
+/// The data that is needed to verify an ID token or a signed userinfo response.
 #[derive(Clone, Copy, Debug)]
 struct Verification<'a> {
     rules: &'a IdTokenRules,
@@ -128,8 +126,8 @@ impl GrantVerifier {
         })
     }
 
-    /// Checks that the settings or the metadata contain every endpoint that the source of the
-    /// identity needs.
+    /// Checks that the settings or the metadata contain every endpoint that is needed to read the
+    /// identity.
     pub(super) fn check(&self, info: &ProviderInfo) -> Result<(), SetupError> {
         let refuse = |key, problem| Err(SetupError::Setting { key, problem });
         match self.settings.identity.source {
@@ -153,7 +151,7 @@ impl GrantVerifier {
         matches!(self.keys, Keys::Published(_))
     }
 
-    /// Takes over the fetched keys of `before`, if both verifiers use published keys.
+    /// Copies the fetched keys of `before`, if both verifiers use published keys.
     pub(super) fn take_over_keys(&mut self, before: &Self) {
         if let (Keys::Published(keys), Keys::Published(fetched)) = (&mut self.keys, &before.keys) {
             *keys = Arc::clone(fetched);
@@ -195,7 +193,7 @@ impl GrantVerifier {
         }
     }
 
-    /// Reads the key files again. Blocks the thread while it reads small files.
+    /// Reads the key files again. Blocks the thread while the function reads small files.
     pub(super) fn read_files(settings: &Settings) -> Result<KeyFiles, SetupError> {
         Ok(KeyFiles {
             access_token: AccessTokenVerifier::new(settings)?,
@@ -232,8 +230,8 @@ impl GrantVerifier {
                     clock,
                 };
                 let claims = self.id_claims(&verification, response, redemption).await?;
-                // Only the ID token of a refresh is compared with the nonce and `auth_time`, so
-                // both are kept only if there is a refresh token.
+                // The nonce and `auth_time` are compared with the ID token of a later refresh.
+                // Therefore they are kept only if there is a refresh token.
                 authentication = refresh_token.map(|_| Authentication {
                     nonce: redemption.nonce.into(),
                     auth_time: rules.auth_time(&claims),
@@ -286,7 +284,7 @@ impl GrantVerifier {
         let expires_in = answer.expires_in.or(default);
         let in_response = expires_in.map(|lifetime| requested_at.plus(lifetime));
         let in_token = claims.map(|claims| claims.expires_at);
-        // After the earlier of the two times, the provider may refuse the token.
+        // After the earlier time, the provider may already refuse the token.
         let expires_at = in_response.into_iter().chain(in_token).min();
         let timing = if self.settings.refresh.revokes_access_token {
             RefreshTiming::Late
@@ -382,7 +380,7 @@ impl GrantVerifier {
         };
         let members: Object = match self.userinfo(endpoint, tokens).await? {
             Userinfo::Json(members) => members,
-            // If no ID tokens are used, the settings do not state who may sign the userinfo.
+            // Without ID tokens, the settings do not state who may sign the userinfo.
             Userinfo::Signed(_) => return Err(GrantError::Userinfo(UserinfoError::Signed)),
         };
         let Some(mut identity) = self.claim_mapping.identity(&[&members], &self.issuer) else {
@@ -409,7 +407,7 @@ impl GrantVerifier {
     }
 
     /// Verifies a signature. If the key is unknown or the signature is wrong, fetches the keys
-    /// again and tries a second time.
+    /// again and verifies the signature a second time.
     async fn verified(
         &self,
         token: &str,

@@ -1,8 +1,8 @@
 //! Verifies the response to a refresh.
 //!
-//! The response has to belong to the user of the session. If the response is proven to be about
-//! another user, none of its tokens is used. An ID token is optional at a refresh. If the ID token
-//! is invalid, the new tokens are used, but the identity is not updated (OpenID Connect Core 1.0
+//! The response has to belong to the user of the session. If a verified response belongs to another
+//! user, none of its tokens is used. An ID token is optional at a refresh. If the ID token is
+//! invalid, the new tokens are used, but the identity is not updated (OpenID Connect Core 1.0
 //! section 12.2).
 
 use super::{GrantVerifier, ResponseContext, Verification};
@@ -59,7 +59,7 @@ impl GrantVerifier {
     }
 
     /// Returns the identity from the ID token. Returns `None` if the response has no ID token, or
-    /// if the userinfo also adds claims to the identity.
+    /// if the identity also has claims from the userinfo.
     async fn refreshed_identity(
         &self,
         verification: &Verification<'_>,
@@ -72,14 +72,14 @@ impl GrantVerifier {
         let verified = self.verified(token.expose(), verification).await;
         let verified = verified.map_err(|error| error.of(TokenKind::IdToken))?;
         let identity = self.checked_identity(verification, &verified, response, request)?;
-        // The ID token does not contain the claims of the userinfo. An identity from the ID token
-        // alone would lose the claims of the userinfo.
+        // The ID token does not contain the claims of the userinfo, so an identity from the ID
+        // token alone would be incomplete.
         let alone = response.info.userinfo.is_none() || !self.settings.identity.userinfo;
         Ok(alone.then_some(identity))
     }
 
-    /// Compares the user first and checks the other claims afterwards. If the response belongs to
-    /// another user, this session must not get its tokens, even if other claims are also wrong.
+    /// Compares the user before the other claims. If the response belongs to another user, the
+    /// session must not get its tokens, even if other claims are also wrong.
     fn checked_identity(
         &self,
         verification: &Verification<'_>,
@@ -105,8 +105,8 @@ impl GrantVerifier {
         Ok(identity)
     }
 
-    /// Logs the error and returns `None`, so that the known identity stays. Returns the error only
-    /// if the response is about another user.
+    /// If the response is about another user, returns the error. Otherwise logs the error and
+    /// returns `None`, so that the session keeps its identity.
     fn keep_identity(&self, error: GrantError) -> Result<Option<Identity>, GrantError> {
         if matches!(error, GrantError::OtherPerson) {
             return Err(error);

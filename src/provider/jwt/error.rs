@@ -2,7 +2,7 @@
 
 use crate::provider::json::JsonError;
 
-/// The purpose of a token. Each error has a separate reason code for each purpose of a token.
+/// The purpose of a token. For each purpose, an error has a different reason code.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum TokenKind {
     /// An access token (RFC 9068).
@@ -24,7 +24,7 @@ pub enum TokenError {
     /// The gateway is not in the audience of the token.
     #[error("the gateway is not in the audience of the token (`aud`)")]
     Audience,
-    /// The token contains none of the requested authentication contexts.
+    /// The `acr` of the token is not one of the requested authentication contexts.
     #[error("the authentication context is none of the requested ones (`acr`)")]
     AuthenticationContext,
     /// The token was issued to another client.

@@ -13,8 +13,8 @@ use serde_json::Value;
 use crate::provider::json::Object;
 use crate::provider::settings::Algorithm;
 
-/// The members of a private or a shared key (RFC 7518 section 6). A private key that was published
-/// is compromised, so a key with a private member is not used.
+/// The members of a private or a shared key (RFC 7518 section 6). A key with a private member is
+/// not used, because a published private key is no longer secret.
 const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
 /// The problem with a public key file. The operator has to correct the file.
@@ -35,8 +35,7 @@ pub enum KeyProblem {
     Weak,
 }
 
-/// The reason why an entry of a key set is skipped. The texts complete the sentence "an entry is
-/// ...".
+/// The reason why an entry of a key set is skipped. The log contains the texts after "an entry is".
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, thiserror::Error)]
 pub(in crate::provider) enum Unusable {
     #[error("with an unknown or wrong algorithm")]
@@ -59,7 +58,7 @@ pub(in crate::provider) enum Unusable {
     Weak,
 }
 
-/// The type of a key. The type decides which algorithms can use the key.
+/// The type of a key. Each algorithm needs a key of one type.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum KeyType {
     Ed25519,
@@ -113,7 +112,7 @@ impl KeyType {
 pub(in crate::provider) struct Key {
     id: Option<Box<str>>,
     issuer: Option<Box<str>>,
-    /// The only algorithm that the key may be used with, if the key names an algorithm.
+    /// The algorithm that the key names, if any. The key may be used only with this algorithm.
     algorithm: Option<Algorithm>,
     family: KeyType,
     decoding: DecodingKey,
@@ -125,8 +124,8 @@ impl Key {
         if pem.contains("PRIVATE KEY-----") {
             return Err(KeyProblem::Private);
         }
-        // The library reads only the first of several PEM blocks, and the library accepts a
-        // certificate as a key. Therefore this function checks the labels of the PEM blocks itself.
+        // The library reads only the first PEM block, and accepts a certificate as a key. Therefore
+        // this function itself checks the labels of the PEM blocks.
         let labels = [
             "-----BEGIN PUBLIC KEY-----",
             "-----BEGIN RSA PUBLIC KEY-----",
@@ -165,7 +164,7 @@ impl Key {
         if PRIVATE.iter().any(|name| members.contains_key(*name)) {
             return Err(Unusable::Private);
         }
-        // A key for encryption must not verify signatures.
+        // A key for encryption must not be used to verify signatures.
         if !for_signatures(members) {
             return Err(Unusable::Use);
         }
@@ -203,8 +202,7 @@ impl Key {
         self.family.supports(algorithm) && self.algorithm.is_none_or(may)
     }
 
-    /// Returns the issuer that the key belongs to, if the key names an issuer. The issuer may be a
-    /// template.
+    /// Returns the issuer that the key names, if any. The issuer may be a template.
     pub(super) fn issuer(&self) -> Option<&str> {
         self.issuer.as_deref()
     }
@@ -228,14 +226,14 @@ fn key_type(members: &Object) -> Result<(KeyType, Vec<u8>), Unusable> {
                 Some("P-384") => (KeyType::P384, 48),
                 Some(_) | None => return Err(Unusable::Curve),
             };
-            // RFC 7518 section 6.2.1.2 requires coordinates of full length. The point contains x
-            // and then y, so y would begin at a wrong position if x were too short.
+            // RFC 7518 section 6.2.1.2 requires coordinates of full length. If x were too short, y
+            // would begin at a wrong position in the point.
             let coordinate = |name| {
                 let bytes = bytes(members, name)?;
                 let complete = bytes.len() == length;
                 complete.then_some(bytes).ok_or(Unusable::Member(name))
             };
-            // The byte 4 begins an uncompressed point (SEC 1 section 2.3.3).
+            // The first byte of an uncompressed point is 4 (SEC 1 section 2.3.3).
             Ok((
                 key_type,
                 [vec![4], coordinate("x")?, coordinate("y")?].concat(),
@@ -256,7 +254,7 @@ fn rsa(members: &Object) -> Result<Vec<u8>, Unusable> {
         Ok(bytes.get(zeros..).unwrap_or_default().to_vec())
     };
     let (n, e) = (number("n")?, number("e")?);
-    // A very long modulus is refused before the library calculates with it.
+    // A very long modulus is refused here, because calculations with it would take a long time.
     if bits(&n) > 8192 {
         return Err(Unusable::Weak);
     }
@@ -297,7 +295,7 @@ fn bytes(members: &Object, name: &'static str) -> Result<Vec<u8>, Unusable> {
 }
 
 /// Returns true if an RSA key has 2048 to 8192 bits and an odd exponent other than 1. The unusual
-/// exponent 3 is accepted, because it is secure if the PKCS#1 padding is checked completely.
+/// exponent 3 is accepted. It is secure, because the library checks the PKCS#1 padding completely.
 fn valid_rsa(der: &[u8]) -> bool {
     let Ok(key) = aws_lc_rs::rsa::PublicKey::from_der(der) else {
         return false;

@@ -1,10 +1,10 @@
 //! Verifies the signatures of JSON Web Tokens (RFC 7519) in the compact form of JWS (RFC 7515).
 //!
-//! This module verifies all kinds of tokens. The JWT library verifies only the signature. The claim
-//! checks of the library would ignore claims of an unexpected type, so the caller checks the
-//! claims. The token cannot choose how it is verified. The algorithm comes from the configured list
-//! and the keys come from the configured key set. The token can only select one of the configured
-//! keys by `kid`. The members `jku`, `jwk`, `x5u` and `x5c` are ignored.
+//! This module verifies all kinds of tokens. The JWT library verifies only the signature. The
+//! caller checks the claims, because the library would ignore claims of an unexpected type. The
+//! token cannot choose how it is verified. The algorithm comes from the configured list and the
+//! keys come from the configured key set. The token can only select one of the configured keys by
+//! `kid`. The members `jku`, `jwk`, `x5u` and `x5c` are ignored.
 
 mod error;
 mod key;
@@ -35,8 +35,8 @@ pub(super) const ID_TOKEN_TYPES: &[&str] = &["jwt"];
 /// with an unsupported member is refused (RFC 7515 section 4.1.11, RFC 7797, RFC 7516).
 const UNSUPPORTED_MEMBERS: [&str; 5] = ["crit", "b64", "zip", "enc", "cty"];
 
-/// Known algorithms that the gateway never accepts. Error texts show the names of known algorithms
-/// only.
+/// Known algorithms that the gateway never accepts. An error text shows the name of an algorithm
+/// only if the algorithm is known.
 const REFUSED_ALGORITHMS: [&str; 8] = [
     "ES256K", "ES512", "Ed25519", "Ed448", "HS256", "HS384", "HS512", "none",
 ];
@@ -57,7 +57,7 @@ pub(super) struct VerifiedToken {
     pub(super) members: Object,
     /// The algorithm of the signature.
     pub(super) algorithm: Algorithm,
-    /// The issuer that the key belongs to, if the key names an issuer.
+    /// The issuer that the key names, if any.
     pub(super) key_issuer: Option<Box<str>>,
 }
 
@@ -87,7 +87,7 @@ pub(super) fn verify(
     let header = json::object(&decode(header)?).map_err(TokenError::Json)?;
     let algorithm = expected.algorithm(&header)?;
     let key_id = key_id(&header)?;
-    // All three parts are decoded before the slow verification of the signature begins.
+    // The verification of the signature is slow, so all three parts are decoded first.
     let payload = decode(payload)?;
     decode(signature)?;
     let signed = token

@@ -25,7 +25,7 @@ const RSA: [Algorithm; 6] = [
 /// The problem with a private key file. The operator has to correct the file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum SigningKeyProblem {
-    /// The key is encrypted. Nobody can enter a passphrase when the gateway starts.
+    /// The key is encrypted. The gateway cannot ask for a passphrase when it starts.
     #[error("it is encrypted; remove the passphrase")]
     Encrypted,
     /// The text is not one PEM block `PRIVATE KEY` or `RSA PRIVATE KEY`.
@@ -49,13 +49,13 @@ pub enum SigningKeyProblem {
     Weak,
 }
 
-/// The reason why no token could be signed. The cause is on the gateway's machine.
+/// The reason why no token could be signed. The cause is in the gateway, not at the provider.
 #[derive(Debug, thiserror::Error)]
 pub enum SigningError {
     /// The operating system returned no random bytes for the identifier of the token.
     #[error("no identifier could be created for the token")]
     Identifier(#[source] NoRandomness),
-    /// The key cannot sign, although a test signature succeeded at the start.
+    /// The signature failed, although a test signature succeeded when the gateway started.
     #[error("the token could not be signed")]
     Signature,
 }
@@ -68,7 +68,8 @@ pub(in crate::provider) struct Signer {
 
 impl Signer {
     /// Reads a private key: PKCS#8 for RSA, P-256, P-384 and Ed25519, or PKCS#1 for RSA. If no
-    /// `algorithm` is given, the type of the key decides: RS256, ES256, ES384 or `EdDSA`.
+    /// `algorithm` is given, the type of the key determines the algorithm: RS256, ES256, ES384 or
+    /// `EdDSA`.
     pub(in crate::provider) fn from_pem(
         pem: &str,
         algorithm: Option<Algorithm>,
@@ -81,7 +82,7 @@ impl Signer {
             .ok_or(SigningKeyProblem::WrongAlgorithm)?
             .library();
         let signer = Self { algorithm, key };
-        // A test signature shows at the start whether the key can be used.
+        // When the gateway starts, a test signature shows whether the key can be used.
         let tried = signer.sign(None, &());
         tried
             .map(|_token| signer)

@@ -11,7 +11,7 @@ pub struct IdentitySettings {
     /// True if claims from the userinfo endpoint are added to the claims of the ID token. The
     /// setting has no effect if the provider has no userinfo endpoint. Default: no.
     pub userinfo: bool,
-    /// The way in which the access token is sent to the userinfo endpoint. Default: `header`.
+    /// How the access token is sent to the userinfo endpoint. Default: `header`.
     pub userinfo_bearer: UserinfoBearer,
     /// The endpoint that lists the user's email addresses. The endpoint is called only if the
     /// userinfo has no verified address. The endpoint has to return a JSON array of objects with
@@ -31,14 +31,14 @@ pub enum IdentitySource {
     AccessToken,
     /// The claims of the ID token (OpenID Connect Core 1.0 section 2), which is required.
     IdToken,
-    /// No source. Every user whom the provider accepts is signed in, without a known identity.
+    /// No source. There is no identity: every user whom the provider accepts is signed in.
     #[default]
     None,
     /// The JSON object of the userinfo endpoint.
     Userinfo,
 }
 
-/// The way in which the access token is sent to the userinfo endpoint (RFC 6750 section 2).
+/// How the access token is sent to the userinfo endpoint (RFC 6750 section 2).
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum UserinfoBearer {
@@ -49,8 +49,9 @@ pub enum UserinfoBearer {
     Header,
 }
 
-/// The names of the claims. The gateway first looks for a claim with exactly the configured name,
-/// and then uses the name as a path with dots (`data.user.id`). An empty name matches no claim.
+/// The names of the claims. The gateway first looks for a claim with exactly the configured name.
+/// Then the gateway reads the name as a path with dots (`data.user.id`). An empty name matches no
+/// claim.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClaimNames {
@@ -65,9 +66,9 @@ pub struct ClaimNames {
     pub preferred_username: String,
     /// The display name. Default: `name`.
     pub name: String,
-    /// The groups: an array of strings, one string, or an object. If the claim is an object, the
-    /// names of its members are the groups, and the values of the members have to be objects.
-    /// Default: `groups`.
+    /// The groups: an array of strings, one string, or an object. If the claim is an object, its
+    /// member names are the groups. The values of these members have to be objects. Default:
+    /// `groups`.
     pub groups: String,
 }
 
@@ -90,11 +91,11 @@ impl Default for ClaimNames {
 pub enum EmailsVerified {
     /// Every address is verified, because the provider accepts only users with a verified address.
     Always,
-    /// An address is verified if the claim is `true`. The string `"true"` and the number 1 do not
-    /// verify an address.
+    /// The address is verified if the claim is `true`. The address is not verified if the claim is
+    /// the string `"true"` or the number 1.
     #[default]
     Claim,
-    /// If the claim contains a time, as Laravel's `email_verified_at` does, the email address
-    /// counts as verified. An address is not verified if the claim is null or missing.
+    /// The address is verified if the claim contains a time, as in Laravel's `email_verified_at`.
+    /// The address is not verified if the claim is null or missing.
     Timestamp,
 }

@@ -26,7 +26,7 @@ pub use self::request::{
 pub use self::token_checks::{AccessTokenSettings, Algorithm, IdTokenSettings};
 pub use self::token_response::{ErrorMeaning, ErrorPattern, GrantType, Refresh, SignedOutPattern};
 
-/// The gateway's registration at one provider, and the special behaviour of this provider.
+/// The gateway's registration at one provider, and how this provider differs from the standards.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a separate key")]
@@ -75,11 +75,12 @@ pub struct Settings {
     /// Default: no.
     #[serde(default)]
     pub plain_http: bool,
-    /// True if anybody can get an account at the provider. Profiles set this key. Default: no.
+    /// True if anybody can create an account at the provider. The profile sets this key. Default:
+    /// no.
     #[serde(default)]
     pub open_registration: bool,
     /// Confirms that every account at the provider may use routes with the access "signed-in",
-    /// although anybody can get an account there. If `open_registration` is true and `anyone` is
+    /// although anybody can create an account. If `open_registration` is true and `anyone` is
     /// false, a configuration with a route for every signed-in user is refused. Default: no.
     #[serde(default)]
     pub anyone: bool,
@@ -120,8 +121,8 @@ pub struct Settings {
     /// The checks of an ID token.
     #[serde(default)]
     pub id_token: IdTokenSettings,
-    /// The checks of a JWT access token. An access token is checked whenever keys are configured,
-    /// whatever the source of the identity is.
+    /// The checks of a JWT access token. Access tokens are checked if keys are configured, also if
+    /// the identity comes from another source.
     #[serde(default)]
     pub access_token: AccessTokenSettings,
     /// The settings of refreshes.
@@ -131,19 +132,20 @@ pub struct Settings {
     /// matching pattern decides.
     #[serde(default)]
     pub errors: Vec<ErrorPattern>,
-    /// Responses by which apps refuse an access token, in addition to the status 401. Default:
-    /// none.
+    /// Patterns for further responses, besides the status 401, by which apps refuse an access
+    /// token. Default: none.
     #[serde(default)]
     pub signed_out_answers: Vec<SignedOutPattern>,
-    /// The maximum number of token requests in any minute. The gateway does not spread the requests
-    /// over the minute. A fifth of the requests is reserved for logins. Default: 600.
+    /// The maximum number of token requests in any minute. All of these requests may be sent at the
+    /// same moment. A fifth of the requests is reserved for logins. Default: 600.
     #[serde(default = "calls_per_minute")]
     pub token_calls_per_minute: NonZeroU32,
     /// The maximum number of concurrent calls to the provider. A fifth of the calls is reserved for
     /// logins. Default: 64.
     #[serde(default = "concurrent_calls")]
     pub concurrent_calls: NonZeroU32,
-    /// The time limit of one call from connecting to the last byte, in seconds. Default: 15.
+    /// The time limit of one call in seconds, from the connection attempt to the last byte.
+    /// Default: 15.
     #[serde(default = "deadline_secs")]
     pub deadline_secs: NonZeroU32,
     /// A PEM file of certificate authorities that are trusted for this provider. Default: the
@@ -169,8 +171,8 @@ impl Settings {
     }
 }
 
-/// Reads a text, or a number as text. Older servers use numbers as client identifiers, and the
-/// value of an environment variable that looks like a number is parsed as a number.
+/// Reads a text, or a number as text. Older servers use numbers as client identifiers. In addition,
+/// an environment variable that looks like a number is parsed as a number.
 fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     struct TextOrNumber;
     impl Visitor<'_> for TextOrNumber {

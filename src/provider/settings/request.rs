@@ -13,11 +13,10 @@ use super::Algorithm;
 #[serde(rename_all = "snake_case")]
 pub enum ClientAuthentication {
     /// The gateway chooses the first method that the metadata lists and that the configured
-    /// credentials allow. The order is `private_key_jwt` with a private key, then
-    /// `client_secret_basic`, `client_secret_post` and `client_secret_jwt` with a secret. If the
-    /// metadata has no list, the method is `private_key_jwt` with a private key, and
-    /// `client_secret_basic` with a secret. The gateway does not try several methods at the
-    /// provider.
+    /// credentials allow. For a private key, the method is `private_key_jwt`. For a secret, the
+    /// order is `client_secret_basic`, `client_secret_post`, `client_secret_jwt`. If the metadata
+    /// has no list, the method is `private_key_jwt` for a private key and `client_secret_basic` for
+    /// a secret. The gateway does not try several methods at the provider.
     #[default]
     Auto,
     /// The client identifier and the secret in the Basic scheme.
@@ -48,7 +47,7 @@ pub struct ClientAssertion {
     pub audience: Option<String>,
 }
 
-/// The encoding of the client identifier and the secret before they are joined in the Basic scheme.
+/// The encoding of the client identifier and the secret in the Basic scheme.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum BasicEncoding {
@@ -63,7 +62,7 @@ pub enum BasicEncoding {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthorizationParameters {
-    /// The way in which the provider sends the authorization response. Default: `query`.
+    /// How the provider sends the authorization response. Default: `query`.
     pub response_mode: ResponseMode,
     /// The parameter `prompt` (`login`, `consent`, `select_account`). Default: the provider
     /// decides.
@@ -71,7 +70,7 @@ pub struct AuthorizationParameters {
     /// The maximum time since the user authenticated at the provider, in seconds. The ID token has
     /// to contain the time of the authentication.
     pub max_age_secs: Option<u32>,
-    /// The requested authentication contexts, one of which the ID token has to contain.
+    /// The requested authentication contexts. The ID token has to contain one of them.
     pub acr_values: Vec<String>,
     /// The resources that the access token is for (RFC 8707). The token request repeats the
     /// resources.
@@ -81,7 +80,7 @@ pub struct AuthorizationParameters {
     pub parameters: BTreeMap<String, String>,
 }
 
-/// The way in which the provider sends the authorization response.
+/// How the provider sends the authorization response.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum ResponseMode {

@@ -150,8 +150,8 @@ impl Algorithm {
     }
 }
 
-/// Reads the name of an algorithm. If an algorithm is known but not supported, the error gives the
-/// reason, so that operators do not try other spellings.
+/// Reads the name of an algorithm. If an algorithm is known but not supported, the error states
+/// this, so that the operator does not try other spellings.
 impl<'de> Deserialize<'de> for Algorithm {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Name;

@@ -8,12 +8,12 @@ use serde::Deserialize;
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Refresh {
-    /// True if a refresh revokes the old access token. If a refresh revokes the old access token,
-    /// Sidegate refreshes as late as possible. Default: yes.
+    /// True if a refresh revokes the old access token. In this case, the gateway refreshes as late
+    /// as possible. Default: yes.
     pub revokes_access_token: bool,
     /// The time limit for the response to a refresh, in seconds. Requests that need the new access
-    /// token wait only for `session.refresh_wait_secs`. The limit is long because the new refresh
-    /// token is lost if the gateway stops waiting for the response. Default: 60.
+    /// token wait only for `session.refresh_wait_secs`. The limit is long, because the new refresh
+    /// token is lost if the gateway stops waiting. Default: 60.
     pub deadline_secs: NonZeroU32,
 }
 
@@ -37,7 +37,7 @@ pub enum GrantType {
 }
 
 /// A pattern that classifies an error response of the token endpoint. Each value that is set has to
-/// be equal to the value in the response. A missing value matches every response.
+/// be equal to the value in the response. A value that is not set matches every response.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct ErrorPattern {
@@ -74,7 +74,8 @@ pub enum ErrorMeaning {
     Misconfigured,
 }
 
-/// A pattern for responses of an app that refuse an access token, in addition to 401.
+/// A pattern for responses by which an app refuses an access token. The status 401 needs no
+/// pattern.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct SignedOutPattern {

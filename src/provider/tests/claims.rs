@@ -100,7 +100,8 @@ fn j_41_to_49_a_token_for_another_audience_is_refused() {
 
 #[test]
 fn j_54_to_64_a_token_needs_an_expiry_in_the_future() {
-    // The profile accepts dates in quotes, so this part of the test uses a stricter verifier.
+    // The profile accepts dates in quotes. This part of the test uses a verifier that does not
+    // accept them.
     let strict = verifier("access_token.quoted_dates = false");
     for bad in [
         None,
@@ -185,8 +186,8 @@ fn j_65_to_67_a_token_from_the_future_is_refused() {
             );
         }
     }
-    // Because of the leeway, each of the two dates would be accepted if the other date were
-    // missing, but the token expires before it begins to be valid.
+    // The token expires before it becomes valid. The leeway would accept each of the two dates
+    // alone.
     let (aud, exp) = ("99adb0aa-17fc-4578-8226-e45e4d3e9156", now - 1.0);
     for name in ["nbf", "iat"] {
         let payload = value!({ "aud": aud, "sub": "1", "exp": exp, name: now });

@@ -1,4 +1,4 @@
-//! The client authentication.
+//! Tests of the client authentication.
 
 use std::collections::BTreeMap;
 
@@ -45,7 +45,7 @@ fn client(settings: &Settings, supported: Option<&[&str]>) -> Result<ClientAuth,
     )
 }
 
-/// Returns the parameters that are sent, by name, including the `Authorization` field.
+/// Returns the names and values of the sent parameters, and the `Authorization` field.
 fn sent(client: &ClientAuth) -> BTreeMap<String, String> {
     let request = TokenRequest::new("authorization_code", client, NOW).unwrap();
     let mut sent: BTreeMap<String, String> = request
@@ -121,7 +121,7 @@ fn the_method_is_chosen_from_the_metadata_and_our_credentials() {
         assert_eq!(method(&client), expected, "{supported:?}");
     }
     for (settings, supported, key) in [
-        // A missing secret does not make the client a public client.
+        // If the secret is missing, the client does not become a public client.
         (&with_nothing, Some(&all[..]), "client_authentication"),
         (&with_secret, Some(&all[..2]), "client_authentication"),
         (&with_secret, Some(&all[5..]), "client_authentication"),
@@ -132,7 +132,7 @@ fn the_method_is_chosen_from_the_metadata_and_our_credentials() {
             "client_authentication",
         ),
         (&with_nothing, Some(&all[1..]), "client_authentication"),
-        // A missing secret does not make the client a public client.
+        // If the secret is missing, the client does not become a public client.
         (&with_nothing, None, "client_secret_file"),
     ] {
         let error = client(settings, supported).unwrap_err();

@@ -210,8 +210,7 @@ async fn a_secret_that_changes_is_read_again() {
     let changed = async {
         files.write("secret", "\n");
         tokio::time::sleep(Duration::from_secs(35)).await;
-        // The gateway ignores an empty file: the file is empty by mistake, or another program is
-        // still writing the file.
+        // The gateway ignores an empty file, because another program may still be writing the file.
         assert_eq!(sent(), before);
         files.write("secret", "another-secret\n");
         for _ in 0..60 {
@@ -298,7 +297,7 @@ async fn d_24_tokens_with_unknown_keys_cause_one_fetch_a_minute() {
     let published = KeyCache::default();
     let first = published.first(&endpoint, &clock).await.unwrap();
     server.next();
-    // No token caused the first fetch, so a token may cause another fetch immediately.
+    // The first fetch was not caused by a token, so a token may cause another fetch immediately.
     let second = published.newer(&first, &endpoint, &clock).await;
     let second = second.unwrap().unwrap();
     server.next();
@@ -308,8 +307,7 @@ async fn d_24_tokens_with_unknown_keys_cause_one_fetch_a_minute() {
         assert!(newer.unwrap().is_none(), "{wait}");
     }
     assert!(server.has_no_more());
-    // A caller that has only the older key set gets the newer key set from the cache, without a
-    // fetch.
+    // A caller with the older key set gets the newer key set from the cache, without a fetch.
     let given = published.newer(&first, &endpoint, &clock).await;
     assert!(Arc::ptr_eq(&given.unwrap().unwrap(), &second));
     clock.advance(Duration::from_secs(1));
@@ -386,8 +384,8 @@ async fn d_24_a_fetch_that_failed_is_not_repeated_for_every_token() {
     let published = KeyCache::default();
     let first = published.first(&endpoint, &clock).await.unwrap();
     for _ in 0..20 {
-        // The gateway does not know whether there is a newer key set, so the token is neither
-        // accepted nor refused.
+        // The token is neither accepted nor refused, because the gateway does not know whether
+        // there is a newer key set.
         let newer = published.newer(&first, &endpoint, &clock).await;
         assert_eq!(newer.unwrap_err().reason(), "keys_unavailable");
         clock.advance(Duration::from_secs(2));

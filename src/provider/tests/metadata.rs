@@ -1,4 +1,4 @@
-//! Tests which members are read from metadata, and which endpoints metadata may name.
+//! Tests which members of metadata are used, and which endpoints metadata may contain.
 
 use bytes::Bytes;
 use http::Response;

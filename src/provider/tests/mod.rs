@@ -1,5 +1,5 @@
-//! Shared parts of the tests of this room: settings from text, signed tokens, and a server that
-//! sends given responses and records the requests.
+//! Helpers for the tests of this room: settings from text, signed tokens, and a server that sends
+//! given responses and records the requests.
 
 mod access_token;
 mod claims;
@@ -80,8 +80,8 @@ impl Files {
         path
     }
 
-    /// Returns a TOML text: first the keys in `further`, then the operator's settings for the
-    /// Passport profiles.
+    /// Returns a TOML text with the keys in `further` and the operator's settings for the Passport
+    /// profiles.
     fn operator(&self, url: &str, further: &str) -> String {
         let folder = self.0.path().display();
         format!(
@@ -110,7 +110,7 @@ fn public_pem(key: &KeyPair) -> String {
     pem("PUBLIC KEY", der.as_ref())
 }
 
-/// Returns a compact JWS of exactly these bytes.
+/// Returns a compact JWS whose parts are exactly these bytes.
 fn signed_by(key: &KeyPair, how: &'static dyn RsaEncoding, header: &str, payload: &[u8]) -> String {
     let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let message = format!("{}.{}", encode(header.as_bytes()), encode(payload));

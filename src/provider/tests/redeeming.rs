@@ -121,7 +121,7 @@ async fn j_77_without_userinfo_the_login_fails() {
 async fn an_invalid_access_token_fails_the_login() {
     let mut payload = reference_payload();
     payload["aud"] = value!("another client");
-    // The keys are configured, so the gateway checks the access token with each setting of
+    // Keys are configured, so the gateway checks the access token for each value of
     // `identity.source`.
     for further in ["", "identity.source = \"none\"", USERINFO] {
         let mut server = Server::start([tokens(&payload)]).await;
@@ -288,7 +288,7 @@ fn x_03_proxy_environment_variables_are_ignored() {
         "HTTPS_PROXY",
         "ALL_PROXY",
     ] {
-        // No program listens on the discard port.
+        // On the discard port, no program accepts connections.
         child.env(variable, "http://127.0.0.1:9");
     }
     let output = child.output().unwrap();

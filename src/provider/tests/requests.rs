@@ -7,7 +7,8 @@ use url::form_urlencoded;
 
 use super::*;
 
-/// Returns the token request for the example of the reference, with the settings in `further`.
+/// Returns the fields and the body of a token request, and the reference request of the test data.
+/// `further` contains more settings of the provider.
 async fn reference_request(further: &str) -> (http::request::Parts, String, serde_json::Value) {
     let files = Files::new();
     let reference = json(&data("reference-request.json"))["request"].take();
@@ -320,7 +321,7 @@ fn a_08_parameters_that_are_not_configured_are_not_sent() {
 
 #[test]
 fn a_11_the_challenge_is_sent_whatever_the_metadata_says() {
-    // The endpoint does not receive the metadata's list of PKCE methods, so the metadata cannot
+    // The endpoint never sees the list of PKCE methods in the metadata, so the metadata cannot
     // cause a downgrade.
     let sent = asked("", &REQUEST);
     assert_eq!(named(&sent, "code_challenge"), [REQUEST.code_challenge]);

@@ -12,7 +12,7 @@ fn every_profile_works_with_the_required_settings() {
         let profile = profile::find(name).unwrap();
         let given = match name {
             "oauth2" => "authorization_endpoint = \"/authorize\"\ntoken_endpoint = \"/token\"",
-            // This profile describes a single server, so the profile already contains the issuer.
+            // The profile of a single server already contains the issuer.
             _ if profile.contains("\nissuer = ") => "",
             _ if profile.contains("discovery = ") => "issuer = \"https://id.example\"",
             _ => "",
@@ -62,7 +62,7 @@ fn refused(files: &Files, further: &str) -> String {
     chain(&error)
 }
 
-/// Checks that the settings of each case are refused, and that the error names the key.
+/// Asserts that the settings of each case are refused, and that the error names the key.
 fn are_refused(cases: &[(&str, &str)]) {
     let files = Files::new();
     for (further, key) in cases {
@@ -281,15 +281,14 @@ fn an_identity_from_access_tokens_needs_a_public_key() {
     );
 }
 
-/// Returns a PKCS#1 key with any modulus and exponent, even with numbers that no key generator
-/// makes.
+/// Returns a PKCS#1 key with any modulus and any exponent, even if they are not valid.
 pub(super) fn rsa_pem(modulus: &[u8], exponent: &[u8]) -> String {
     let length = |length: usize| match u8::try_from(length) {
         Ok(short @ ..=127) => vec![short],
         _ => [&[0x82][..], &u16::try_from(length).unwrap().to_be_bytes()].concat(),
     };
     let tagged = |tag: u8, bytes: &[u8]| [&[tag][..], &length(bytes.len()), bytes].concat();
-    // A leading zero keeps the modulus positive.
+    // The leading zero makes the modulus a positive number.
     let modulus = tagged(0x02, &[&[0], modulus].concat());
     let content = [modulus, tagged(0x02, exponent)].concat();
     pem("RSA PUBLIC KEY", &tagged(0x30, &content))

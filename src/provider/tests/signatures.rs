@@ -1,5 +1,5 @@
-//! Tests which signatures of ID tokens are accepted and refused, and tests the behaviour of the JWT
-//! library itself.
+//! Tests which signatures of ID tokens are accepted and refused. Also tests the behaviour of the
+//! JWT library.
 
 use aws_lc_rs::hmac;
 use serde_json::{Value, json as value};
@@ -107,8 +107,8 @@ fn j_09_an_ecdsa_signature_is_two_numbers_that_are_not_zero() {
     let good = P256.signature("ES256", message.as_bytes());
     let (r, s) = good.split_at(32);
     let zero = [0; 32];
-    // The order of the P-256 group. The parts of a signature are numbers modulo the order, so this
-    // value counts as zero and is not a valid part.
+    // The order of the P-256 group. The parts of a signature are numbers modulo the order. Modulo
+    // the order, this value is zero, so it is not a valid part.
     let order = hex("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551");
     let der = [&[0x30, 68, 2, 32][..], r, &[2, 32], s].concat();
     let verdict = |signature: &[u8]| outcome(&keys, &format!("{message}.{}", encode(signature)));
@@ -402,9 +402,9 @@ fn an_error_has_a_code_for_each_kind_of_token() {
     );
 }
 
-/// The tests in this module show behaviour of the JWT library. Because of this behaviour, the
-/// provider room reads keys and claims with its own code. If a test in this module fails, check
-/// whether the provider room still needs this code.
+/// These tests show how the JWT library behaves. Because of this behaviour, the room `provider`
+/// reads keys and claims with its own code. If one of these tests fails, check whether this code is
+/// still needed.
 mod probes {
     use std::collections::HashMap;
 

@@ -147,18 +147,17 @@ fn nonstandard_error_codes_are_classified() {
     assert_eq!(read(403, r#"{"error":"invalid_code"}"#), "fatal");
     assert_eq!(read(403, r#"{"error":"unauthorized_client"}"#), "ours");
     assert_eq!(read(400, r#"{"error":"temporarily_unavailable"}"#), "later");
-    // Error codes are compared exactly, so the error code in upper case is unknown.
+    // The comparison of error codes is case-sensitive, so this error code is unknown.
     assert_eq!(read(400, r#"{"error":"INVALID_CLIENT"}"#), "fatal");
-    // The body is not a valid error response, so the gateway does not conclude that the provider
-    // refused the code.
+    // The body is not a valid error response, so it does not show that the provider refused the
+    // code.
     assert_eq!(
         read(400, r#"{"error":"invalid_grant","error":"x"}"#),
         "ours"
     );
     assert_eq!(read(400, r#"["invalid_grant"]"#), "ours");
     assert_eq!(read(400, r#"{"error":5}"#), "ours");
-    // If the status is 500, the gateway never concludes that the provider refused the code,
-    // whatever the body contains.
+    // A response with the status 500 never refuses the code, even if the body is an error response.
     assert_eq!(read(500, r#"{"error":"invalid_grant"}"#), "later");
 }
 

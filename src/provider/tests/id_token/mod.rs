@@ -21,7 +21,7 @@ const SECONDS: f64 = 1_689_713_300.0;
 const BEGUN_AT: Timestamp = Timestamp::from_millis(1_689_713_240_000);
 
 /// The tokens of the example in OpenID Connect Core 1.0, appendix A.4. The example also contains
-/// the hash of the access token and the hash of the code, both for the algorithm RS256.
+/// the hashes of the access token and of the code, for the algorithm RS256.
 const ACCESS_TOKEN: &str = "jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y";
 const AT_HASH: &str = "77QmUPtjPfzWtF2AnpK9RQ";
 const CODE: &str = "Qcb0Orv1zh30vL1MPRsbm-diHiMwcLyZvn1arpZv-Jxf_11jnpEX3Tgfvk";
@@ -71,8 +71,8 @@ fn outcome_of(rules: &IdTokenRules, claims: Value) -> &'static str {
         .map_or_else(|error| error.reason(TokenKind::IdToken), |_claims| "ok")
 }
 
-/// Replaces some of the valid claims, and returns the outcome of the check. If a test replaces a
-/// claim by null, the token contains the claim with the value null.
+/// Replaces some of the valid claims, and returns the outcome of the check. The value null does not
+/// remove a claim: the token then contains the claim with the value null.
 fn with(rules: &IdTokenRules, changed: &Value) -> &'static str {
     let mut claims = claims();
     let changed = changed.as_object().unwrap().clone();

@@ -1,4 +1,4 @@
-//! Tests the identity in the response to a refresh.
+//! Tests how the response to a refresh changes the identity.
 
 use super::*;
 use crate::token::Authentication;
@@ -16,7 +16,7 @@ async fn the_identity_follows_the_new_access_token() {
         .await
         .unwrap();
     assert_eq!(refreshed.identity, Some(person("op", &subject)));
-    // The session does not keep tokens of another user.
+    // The session does not store tokens of another user.
     let mallory = person("op", "mallory");
     let unrefreshed = refresh_of(&provider, &before(), &mallory, &clock)
         .await
@@ -115,7 +115,7 @@ async fn j_80_an_invalid_id_token_of_a_refresh_keeps_the_old_identity() {
     .iter()
     .map(with_id_token)
     .collect();
-    // An ID token without a valid signature may name any user, so it proves nothing.
+    // If the signature of an ID token is invalid, its claims prove nothing.
     let mallory = value!({ "iss": ISSUER, "aud": "3", "sub": "mallory" }).to_string();
     let forged = signed_by(&OTHER_KEY, &RSA_PKCS1_SHA256, HEADER, mallory.as_bytes());
     let encode = |text: &str| URL_SAFE_NO_PAD.encode(text);
@@ -161,7 +161,7 @@ async fn j_80_a_response_about_another_person_gives_no_tokens() {
         (value!({ "sub": "Alice" }), ""),
         (value!({ "iss": "https://other.example" }), ""),
         (value!({ "iss": "https://id.example/" }), ""),
-        // Other claims of the ID token, such as `aud`, do not change the result.
+        // The result is the same if other claims of the ID token, such as `aud`, are also wrong.
         (value!({ "sub": "mallory", "aud": "other", "exp": 1 }), ""),
         (
             value!({ "sub": "mallory" }),
@@ -215,7 +215,7 @@ async fn a_response_without_an_id_token_keeps_the_identity() {
 #[tokio::test]
 async fn the_login_stores_the_nonce_and_the_authentication_time() {
     let said = value!({ "nonce": "nonce", "auth_time": NOW.as_secs() - 60 });
-    // An authentication time that is not valid is ignored, because one provider states 1970 for
+    // If the authentication time is not valid, it is ignored, because one provider states 1970 for
     // every user.
     let odd = value!({ "nonce": "nonce", "auth_time": 0 });
     let server = Server::start([with_id_token(&said), with_id_token(&odd)]).await;

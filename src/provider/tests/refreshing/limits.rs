@@ -1,5 +1,5 @@
-//! Tests the cases in which no refresh is sent: the breaker is open, or the limit of concurrent
-//! calls or the rate limit is reached.
+//! Tests that no refresh is sent if the breaker is open, if the limit of concurrent calls is
+//! reached, or if the rate limit is reached.
 
 use super::*;
 

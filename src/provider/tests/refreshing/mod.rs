@@ -1,4 +1,4 @@
-//! Refreshes over real connections.
+//! Tests of refreshes over real connections.
 
 mod identity;
 mod limits;
@@ -285,7 +285,7 @@ async fn g_06_a_refresh_has_a_longer_deadline_than_a_login() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
-        // The first call is a login, whose deadline passes. The second call is the refresh.
+        // The first call belongs to a login whose deadline passes. The second call is the refresh.
         let (mut login, _peer) = listener.accept().await.unwrap();
         receive(&mut login).await.unwrap();
         let (mut stream, _peer) = listener.accept().await.unwrap();
@@ -348,7 +348,8 @@ async fn a_new_refresh_token_is_kept_when_the_new_access_token_cannot_be_used() 
     let server = Server::start([tokens(&payload), tokens(&payload)]).await;
     let alice = person("op", payload["sub"].as_str().unwrap());
     let clock = Clock::manual(NOW.plus(Duration::from_secs(30)));
-    // Keys are configured, so the access token is checked, whatever the source of the identity is.
+    // Keys are configured, so the access token is checked, even if the identity comes from another
+    // source.
     for further in ["", "identity.source = \"none\""] {
         let provider = Files::new().provider("laravel-passport-13", &server.url, further);
         let unrefreshed = refresh_of(&provider, &before(), &alice, &clock)
@@ -371,7 +372,7 @@ async fn a_new_refresh_token_is_kept_when_the_new_access_token_cannot_be_used() 
             ..lifetime()
         };
         assert_eq!(*salvaged.lifetime(), floor);
-        // A clock that is set back does not make the wait longer.
+        // If the clock is set back, the wait does not become longer.
         assert_eq!(
             floor.wait_before_refresh(clock.now()),
             Duration::from_secs(10)
