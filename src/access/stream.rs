@@ -69,7 +69,7 @@ fn idle() -> Option<Duration> {
     Some(Duration::from_hours(1))
 }
 
-/// A browser opens at most about 255 WebSockets to one host.
+/// A browser opens at most about 255 WebSocket connections to one host.
 fn per_client() -> NonZeroUsize {
     NonZeroUsize::MIN.saturating_add(255)
 }

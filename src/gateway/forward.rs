@@ -186,6 +186,9 @@ impl InFlight<'_> {
     /// Records how long the app took to answer.
     fn noted(&mut self, answer: Result<Exchange, upstream::Error>) -> Result<Exchange, Error> {
         self.record.upstream_answered(self.since);
+        if let Ok(Exchange::Response(answer)) = &answer {
+            self.record.informational(answer.extensions());
+        }
         answer.map_err(|error| {
             // If the request body failed, only this failure is reported, because the failure also
             // caused the error of the upstream.

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Response, StatusCode, Version};
+use http::{Extensions, HeaderMap, Method, Response, StatusCode, Version};
 use tokio::time::Instant;
 
 use super::{Body, Error, WorkerSite};
 use crate::access::Route;
+use crate::origin::Informational;
 use crate::telemetry::{self, DecisionLabel};
 
 /// The data of one request for the access log and the metrics. The data is written one time, when
@@ -69,6 +70,17 @@ impl Record {
     /// Records the time that the request waited for its session.
     pub(super) fn waited(&mut self, duration: Duration) {
         self.waited = Some(self.waited.unwrap_or_default().saturating_add(duration));
+    }
+
+    /// Counts the informational response with which an answer began. Most answers have no
+    /// extensions.
+    pub(super) fn informational(&self, extensions: &Extensions) {
+        if !extensions.is_empty()
+            && let Some(Informational(status)) = extensions.get()
+            && let Some(route) = &self.route
+        {
+            self.site.metrics().informational(route.name(), *status);
+        }
     }
 
     /// Records that the upstream has answered the request that was sent at `since`. If a request

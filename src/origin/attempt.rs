@@ -37,6 +37,11 @@ pub(super) struct Failed {
     pub(super) progress: Option<Rc<UploadProgress>>,
 }
 
+/// An extension of a response: the status of the informational response with which the response
+/// began. The gateway forwards no informational response except `100 Continue`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Informational(pub(crate) StatusCode);
+
 impl Attempt {
     pub(super) fn begin(
         mut connection: Box<Connection>,
@@ -97,6 +102,9 @@ impl Attempt {
         // Without this line, hyper would answer the client with HTTP/1.0 if the origin answered
         // with HTTP/1.0.
         parts.version = Version::HTTP_11;
+        if let Some(status) = self.connection.traffic.informational() {
+            parts.extensions.insert(Informational(status));
+        }
         self.connection.used = true;
         let borrowed = match idle {
             Some(idle) if reusable => {

@@ -33,6 +33,7 @@ mod tests;
 mod traffic;
 mod trailers;
 
+pub(crate) use attempt::Informational;
 pub(crate) use client::{CallLimits, Client};
 pub(crate) use connector::Connector;
 pub use error::Error;

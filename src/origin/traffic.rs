@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use http::request::Parts;
-use http::{Method, Request, Uri, Version};
+use http::{Method, Request, StatusCode, Uri, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use zeroize::Zeroizing;
 
@@ -26,6 +26,8 @@ pub(super) struct Traffic {
     /// available during a run. After a read has found no bytes, this flag prevents further system
     /// calls in the same run.
     nothing_to_read: Cell<bool>,
+    /// The status of the informational response with which the current response began.
+    informational: Cell<Option<StatusCode>>,
     recording: Cell<bool>,
     /// The bytes of the request head. The bytes are wiped when the response begins, when the next
     /// request begins, or when the connection is dropped.
@@ -37,6 +39,7 @@ impl Traffic {
     /// request can be sent one more time.
     pub(super) fn begin(&self, record: bool) {
         self.response_begun.set(false);
+        self.informational.set(None);
         self.recording.set(record);
         self.wipe_head();
     }
@@ -79,8 +82,16 @@ impl Traffic {
         }
     }
 
-    fn on_read(&self) {
-        self.response_begun.set(true);
+    /// Returns the status of the informational response with which the response began, if there
+    /// was one. Other informational responses are not recorded.
+    pub(super) fn informational(&self) -> Option<StatusCode> {
+        self.informational.get()
+    }
+
+    fn on_read(&self, bytes: &[u8]) {
+        if !self.response_begun.replace(true) {
+            self.informational.set(informational_status(bytes));
+        }
         self.wipe_head();
     }
 
@@ -90,6 +101,13 @@ impl Traffic {
         head.fill(0);
         head.clear();
     }
+}
+
+/// Returns the status of a response that begins with these bytes, if the response is informational.
+fn informational_status(bytes: &[u8]) -> Option<StatusCode> {
+    let status = bytes.strip_prefix(b"HTTP/1.1 ")?.first_chunk::<3>()?;
+    let [b'1', _, _] = status else { return None };
+    StatusCode::from_bytes(status).ok()
 }
 
 /// A stream that records its reads and writes in [`Traffic`].
@@ -123,7 +141,8 @@ impl AsyncRead for MonitoredStream {
         let outcome = Pin::new(&mut self.stream).poll_read(cx, buf);
         self.traffic.nothing_to_read.set(outcome.is_pending());
         if buf.filled().len() > before {
-            self.traffic.on_read();
+            let read = buf.filled().get(before..).unwrap_or_default();
+            self.traffic.on_read(read);
         }
         outcome
     }

@@ -44,10 +44,29 @@ fn a_recorded_head_is_restored_unchanged() {
 }
 
 #[test]
+fn a_response_that_begins_with_an_informational_response_is_noticed() {
+    for (bytes, status) in [
+        ("HTTP/1.1 103 Early Hints\r\n", Some(103)),
+        ("HTTP/1.1 102 Processing\r\n", Some(102)),
+        ("HTTP/1.1 200 OK\r\n", None),
+        ("HTTP/1.1 1", None),
+        ("", None),
+    ] {
+        let traffic = recorded(b"");
+        traffic.on_read(bytes.as_bytes());
+        traffic.on_read(b"HTTP/1.1 102 Processing\r\n");
+        let found = traffic.informational().map(|status| status.as_u16());
+        assert_eq!(found, status, "{bytes}");
+        traffic.begin(false);
+        assert_eq!(traffic.informational(), None);
+    }
+}
+
+#[test]
 fn a_record_is_wiped_by_a_response_or_the_next_request() {
     let head = b"GET /a:b HTTP/1.1\r\nauthorization: Bearer abc\r\n\r\n";
     let traffic = recorded(head);
-    traffic.on_read();
+    traffic.on_read(b"HTTP/1.1 200 OK");
     assert!(traffic.head.borrow().is_empty());
     assert!(traffic.unanswered_head().is_none());
     let traffic = recorded(head);

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use http::StatusCode;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -53,6 +54,7 @@ pub struct Metrics {
     token_durations: Durations,
     refreshes: Family<Labels, Counter>,
     refused_tokens: Family<Labels, Counter>,
+    informational: Family<Labels, Counter>,
     open_streams: Family<Labels, Gauge>,
     ended_streams: Family<Labels, Counter>,
     waiting: Gauge,
@@ -82,6 +84,7 @@ impl Default for Metrics {
             token_durations: Durations::default(),
             refreshes: Family::default(),
             refused_tokens: Family::default(),
+            informational: Family::default(),
             open_streams: Family::default(),
             ended_streams: Family::default(),
             waiting: Gauge::default(),
@@ -121,6 +124,13 @@ impl Metrics {
         registry.register("refreshes", refreshes, self.refreshes.clone());
         let refused = "Answers of apps that refuse an access token, by route and outcome";
         registry.register("refused_tokens", refused, self.refused_tokens.clone());
+        let informational = "Answers of apps that begin with an informational response, by route \
+                             and status";
+        registry.register(
+            "informational_responses",
+            informational,
+            self.informational.clone(),
+        );
         let open =
             "Connections on which an app has switched to another protocol, by route and kind";
         registry.register("streams_open", open, self.open_streams.clone());
@@ -200,6 +210,15 @@ impl Metrics {
             ("outcome", outcome.into()),
         ];
         self.refused_tokens.get_or_create_owned(&labels).inc();
+    }
+
+    /// Counts an answer of an app that begins with an informational response.
+    pub(crate) fn informational(&self, route: &str, status: StatusCode) {
+        let labels = vec![
+            ("route", route.to_owned().into()),
+            ("status", status.as_str().to_owned().into()),
+        ];
+        self.informational.get_or_create_owned(&labels).inc();
     }
 
     /// Counts a stream as open, until the returned value is dropped.

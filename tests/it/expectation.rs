@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::support::gateway::{Gateway, Settings};
 use crate::support::provider::StandIn;
 use crate::support::raw::Raw;
-use crate::support::scene::{ORIGIN, ROUTES};
+use crate::support::scene::{ORIGIN, ROUTES, wait_for_figure};
 use crate::support::socket::{End, SocketApp};
 use crate::support::wire::Head;
 
@@ -57,6 +57,8 @@ async fn s_20_the_client_gets_100_when_the_app_sends_100() {
     upload.app.expect("content").await;
     upload.app.send(ANSWER).await;
     assert_eq!(upload.client.response("POST").await.unwrap().text(), "ok");
+    let counted = "sidegate_informational_responses_total{route=\"/public\",status=\"103\"}";
+    wait_for_figure(upload.gateway.operations(), counted, 1).await;
 }
 
 #[tokio::test]
