@@ -47,10 +47,11 @@ const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 async fn s_20_the_client_gets_100_when_the_app_sends_100() {
     let mut upload = Upload::begin().await;
     assert_eq!(upload.head.value("expect").unwrap(), "100-continue");
-    assert!(upload.client.seen().is_empty());
+    assert!(upload.client.is_silent().await);
     // An app may send other informational responses first. They do not ask for the content.
     let hints = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n";
     upload.app.send(hints).await;
+    assert!(upload.client.is_silent().await);
     upload.app.send("HTTP/1.1 100 Continue\r\n\r\n").await;
     assert_eq!(upload.client.head().await.unwrap().status(), 100);
     upload.client.send("content").await;
@@ -79,7 +80,7 @@ async fn the_client_gets_no_100_if_the_app_refuses_the_content() {
 async fn after_a_second_the_client_may_send_the_content_to_a_silent_app() {
     let mut upload = Upload::begin().await;
     upload.gateway.advance(Duration::from_millis(900));
-    assert!(upload.client.seen().is_empty());
+    assert!(upload.client.is_silent().await);
     upload.gateway.advance(Duration::from_millis(100));
     assert_eq!(upload.client.head().await.unwrap().status(), 100);
     upload.client.send("content").await;

@@ -157,6 +157,13 @@ impl Raw {
         self.wire.seen()
     }
 
+    /// Whether no byte arrives within a short time.
+    pub(crate) async fn is_silent(&mut self) -> bool {
+        timeout(Duration::from_millis(50), self.wire.fill())
+            .await
+            .is_err()
+    }
+
     /// Reads more bytes; `false` at the end of the stream.
     pub(crate) async fn more(&mut self) -> bool {
         timeout(PATIENCE, self.wire.fill())
