@@ -245,7 +245,7 @@ const REFUSED: (StatusCode, &str, &str) = (
 
 fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
     match error {
-        login::Error::Denied(code) => denied(code),
+        login::Error::Denied(denial) => denied(denial.code),
         login::Error::Malformed(_) => (
             StatusCode::BAD_REQUEST,
             "This sign-in cannot be finished",
@@ -297,7 +297,7 @@ fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
     }
 }
 
-fn denied(code: &ErrorCode) -> (StatusCode, &'static str, &'static str) {
+fn denied(code: ErrorCode) -> (StatusCode, &'static str, &'static str) {
     match code {
         ErrorCode::AccessDenied => (
             StatusCode::FORBIDDEN,
@@ -307,7 +307,15 @@ fn denied(code: &ErrorCode) -> (StatusCode, &'static str, &'static str) {
         ErrorCode::InteractionRequired => (
             StatusCode::FORBIDDEN,
             "You were not signed in",
-            "The sign-in server has a question for you that it could not ask. Start again.",
+            "The sign-in server needs something from you, but did not ask you for it. Sign in at \
+             that server itself, then start again here.",
+        ),
+        ErrorCode::ConsentRequired => (
+            StatusCode::FORBIDDEN,
+            "You were not signed in",
+            "Nobody has allowed this site to use your account, and the sign-in server did not ask \
+             you. Start again. If it still does not ask you, its administrator has to allow this \
+             site.",
         ),
         ErrorCode::ServerError | ErrorCode::TemporarilyUnavailable => (
             StatusCode::SERVICE_UNAVAILABLE,
@@ -318,7 +326,7 @@ fn denied(code: &ErrorCode) -> (StatusCode, &'static str, &'static str) {
         | ErrorCode::InvalidScope
         | ErrorCode::UnauthorizedClient
         | ErrorCode::UnsupportedResponseType
-        | ErrorCode::Unrecognized(_) => REFUSED,
+        | ErrorCode::Unrecognized => REFUSED,
     }
 }
 

@@ -3,10 +3,13 @@
 //! An `error` is accepted without a `state`, because some servers send errors without `state`. No
 //! method returns the `code` before the state is verified.
 
+use std::fmt;
+
 use url::form_urlencoded;
 
 use super::pending::{PendingLogin, ReturnedState, StateError};
 use crate::clock::Timestamp;
+use crate::provider::printable;
 use crate::seal::KeyRing;
 use crate::secret::Secret;
 
@@ -21,8 +24,8 @@ pub(super) enum AuthorizationResponse {
     Granted(Granted),
     /// The server sent an error.
     Refused {
-        /// The error code.
-        error: ErrorCode,
+        /// The error.
+        denial: Denial,
         /// The `state`, if the server returned a `state`.
         state: Option<String>,
         /// The `iss` of the authorization response, if present (RFC 9207 section 2).
@@ -86,12 +89,18 @@ impl AuthorizationResponse {
     /// [`MalformedResponse`].
     pub(super) fn parse(parameters: &[u8]) -> Result<Self, MalformedResponse> {
         let [mut code, mut state, mut error, mut iss] = [const { None }; 4];
+        let mut description = None;
         for (name, value) in form_urlencoded::parse(parameters) {
             let (name, slot) = match &*name {
                 "code" => ("code", &mut code),
                 "state" => ("state", &mut state),
                 "error" => ("error", &mut error),
                 "iss" => ("iss", &mut iss),
+                // The description is only logged, so its last value may win.
+                "error_description" => {
+                    description = Some(value);
+                    continue;
+                }
                 _ => continue,
             };
             if slot.replace(value.into_owned()).is_some() {
@@ -102,7 +111,7 @@ impl AuthorizationResponse {
             (Some(_), Some(_)) => Err(MalformedResponse::Both),
             (None, None) => Err(MalformedResponse::Neither),
             (None, Some(error)) => Ok(Self::Refused {
-                error: ErrorCode::parse(&error),
+                denial: Denial::new(&error, description.as_deref()),
                 state,
                 iss,
             }),
@@ -156,15 +165,53 @@ impl Granted {
     }
 }
 
+/// An error from the authorization endpoint (RFC 6749 section 4.1.2.1).
+///
+/// The texts are for the log. They contain only printable characters, and no word that is long
+/// enough to be a code or a token. Anybody can write these texts into a URL, so pages never show
+/// them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Denial {
+    /// The meaning of `error`.
+    pub code: ErrorCode,
+    error: Box<str>,
+    description: Option<Box<str>>,
+}
+
+impl Denial {
+    fn new(error: &str, description: Option<&str>) -> Self {
+        Self {
+            code: ErrorCode::parse(error),
+            error: printable(error),
+            description: description.map(printable),
+        }
+    }
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.error)?;
+        match &self.description {
+            Some(description) => write!(f, ": {description}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Denial {}
+
 /// The `error` of an authorization response (RFC 6749 section 4.1.2.1). OpenID Connect Core section
 /// 3.1.2.6 adds the errors that result from `prompt`.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ErrorCode {
     /// `access_denied`: the user or the server refused the request.
     AccessDenied,
-    /// `consent_required`, `interaction_required`, `login_required` or
-    /// `account_selection_required`: the server needed to ask the user, but `prompt=none` forbade
-    /// the question.
+    /// `consent_required`: nobody has allowed this gateway to use the account, and the server did
+    /// not ask the user.
+    ConsentRequired,
+    /// `interaction_required`, `login_required` or `account_selection_required`: the server needs
+    /// the user, but did not ask the user. Some servers send these errors even without
+    /// `prompt=none`.
     InteractionRequired,
     /// `invalid_request`.
     InvalidRequest,
@@ -178,29 +225,25 @@ pub enum ErrorCode {
     UnauthorizedClient,
     /// `unsupported_response_type`.
     UnsupportedResponseType,
-    /// An unknown error code, cut to 64 visible characters for the log. Pages never show an unknown
-    /// error code.
-    Unrecognized(Box<str>),
+    /// An unknown error code.
+    Unrecognized,
 }
 
 impl ErrorCode {
     fn parse(text: &str) -> Self {
         match text {
             "access_denied" => Self::AccessDenied,
-            "account_selection_required"
-            | "consent_required"
-            | "interaction_required"
-            | "login_required" => Self::InteractionRequired,
+            "account_selection_required" | "interaction_required" | "login_required" => {
+                Self::InteractionRequired
+            }
+            "consent_required" => Self::ConsentRequired,
             "invalid_request" => Self::InvalidRequest,
             "invalid_scope" => Self::InvalidScope,
             "server_error" => Self::ServerError,
             "temporarily_unavailable" => Self::TemporarilyUnavailable,
             "unauthorized_client" => Self::UnauthorizedClient,
             "unsupported_response_type" => Self::UnsupportedResponseType,
-            other => {
-                let visible = other.chars().filter(char::is_ascii_graphic).take(64);
-                Self::Unrecognized(visible.collect::<String>().into())
-            }
+            _ => Self::Unrecognized,
         }
     }
 }
@@ -219,23 +262,27 @@ mod tests {
     #[test]
     fn a_16_an_error_is_read_without_a_state() {
         let parsed = AuthorizationResponse::parse(b"error=invalid_scope&hint=x&message=y").unwrap();
-        let AuthorizationResponse::Refused { error, state, .. } = parsed else {
+        let AuthorizationResponse::Refused { denial, state, .. } = parsed else {
             panic!("granted")
         };
-        assert_eq!((error, state), (ErrorCode::InvalidScope, None));
+        assert_eq!((denial.code, state), (ErrorCode::InvalidScope, None));
     }
 
     #[test]
-    fn a_16_an_unknown_error_is_cut_and_cleaned() {
-        let query = format!("error=%3Ch1%3E%0a{}", "x".repeat(10_000));
+    fn a_16_the_texts_of_an_error_are_cut_and_cleaned_for_the_log() {
+        let word = "x+".repeat(10_000);
+        let query = format!(
+            "error=bad%0a%1b&error_description=Code+{}+{word}",
+            "y".repeat(25)
+        );
         let parsed = AuthorizationResponse::parse(query.as_bytes()).unwrap();
-        let AuthorizationResponse::Refused { error, .. } = parsed else {
+        let AuthorizationResponse::Refused { denial, .. } = parsed else {
             panic!("granted")
         };
-        let ErrorCode::Unrecognized(text) = error else {
-            panic!("recognized")
-        };
-        assert!(text.len() == 64 && text.starts_with("<h1>x"), "{text}");
+        assert_eq!(denial.code, ErrorCode::Unrecognized);
+        let text = denial.to_string();
+        assert!(text.starts_with("bad ?: Code [left out] x x"), "{text}");
+        assert!(text.chars().count() < 1020, "{text}");
     }
 
     #[test]

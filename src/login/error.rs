@@ -1,6 +1,6 @@
 //! The error of a failed login. Each cause has one variant and one stable code.
 
-use super::authorization::{ErrorCode, MalformedResponse};
+use super::authorization::{Denial, ErrorCode, MalformedResponse};
 use super::pending::StateError;
 use crate::provider::{self, Classification};
 use crate::secret::NoRandomness;
@@ -12,7 +12,7 @@ pub enum Error {
     /// The authorization server answered with an error. Responsible: the provider, or the user if
     /// the user refused the sign-in.
     #[error("the authorization server refused the sign-in")]
-    Denied(ErrorCode),
+    Denied(#[source] Denial),
     /// The browser has completed three logins in a row and still has no usable session. The cause
     /// decides who is responsible.
     #[error("repeated sign-ins did not lead to a session")]
@@ -108,8 +108,9 @@ impl Error {
     /// A stable code for logs and metrics.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
-            Self::Denied(code) => match code {
+            Self::Denied(denial) => match denial.code {
                 ErrorCode::AccessDenied => "access_denied",
+                ErrorCode::ConsentRequired => "consent_required",
                 ErrorCode::InteractionRequired => "interaction_required",
                 ErrorCode::InvalidRequest => "invalid_request",
                 ErrorCode::InvalidScope => "invalid_scope",
@@ -117,7 +118,7 @@ impl Error {
                 ErrorCode::TemporarilyUnavailable => "temporarily_unavailable",
                 ErrorCode::UnauthorizedClient => "unauthorized_client",
                 ErrorCode::UnsupportedResponseType => "unsupported_response_type",
-                ErrorCode::Unrecognized(_) => "unrecognized_error",
+                ErrorCode::Unrecognized => "unrecognized_error",
             },
             Self::Loop => "login_loop",
             Self::Malformed(_) => "malformed_response",

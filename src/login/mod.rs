@@ -31,7 +31,7 @@ use http::HeaderValue;
 use tokio::time::timeout;
 
 use self::authorization::{AuthorizationResponse, Granted, VerifiedResponse};
-pub use self::authorization::{ErrorCode, MalformedResponse};
+pub use self::authorization::{Denial, ErrorCode, MalformedResponse};
 pub use self::error::Error;
 pub use self::outcome::{Completion, FailedLogin, Started};
 pub use self::pending::StateError;
@@ -231,7 +231,7 @@ impl Login {
                 return Completion::Failed(FailedLogin::new(error, None));
             }
             AuthorizationResponse::Granted(granted) => granted,
-            AuthorizationResponse::Refused { error, state, iss } => {
+            AuthorizationResponse::Refused { denial, state, iss } => {
                 let state =
                     state.and_then(|text| ReturnedState::open(&text, &self.keys, origin).ok());
                 let state =
@@ -242,7 +242,7 @@ impl Login {
                     Some(iss) => self.check_issuer(callback.provider, Some(iss)),
                     None => Ok(()),
                 };
-                let error = checked.err().unwrap_or(Error::Denied(error));
+                let error = checked.err().unwrap_or(Error::Denied(denial));
                 return Completion::Failed(FailedLogin::new(error, state.as_ref()));
             }
         };

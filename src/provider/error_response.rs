@@ -18,7 +18,7 @@ use super::settings::{ErrorMeaning, ErrorPattern, GrantType};
 use crate::clock::Timestamp;
 
 /// The maximum length of a stored text from the provider, in characters.
-const MAX_TEXT: usize = 200;
+const MAX_TEXT: usize = 1000;
 /// The maximum length of a word in a stored text from the provider, in characters. A longer word is
 /// omitted, because it may be a code or a token from the request.
 const MAX_WORD: usize = 24;
@@ -40,7 +40,7 @@ pub enum ErrorCode {
     UnauthorizedClient,
     /// The provider does not support this grant type.
     UnsupportedGrantType,
-    /// An unknown error code, shortened to 200 printable characters.
+    /// An unknown error code, shortened to 1000 printable characters.
     Unrecognized(Box<str>),
 }
 
@@ -246,7 +246,7 @@ fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
 /// Converts a text from the provider to a form that is safe in pages and logs. The result has a
 /// limited length, no control characters, and no words that are long enough to be a code or a
 /// token.
-fn printable(text: &str) -> Box<str> {
+pub(crate) fn printable(text: &str) -> Box<str> {
     let mut shown = String::new();
     for word in text.split_whitespace().take(MAX_TEXT) {
         if !shown.is_empty() {
@@ -298,6 +298,6 @@ mod tests {
         let code = "def50200".repeat(20);
         let shown = printable(&format!("the code {code} is invalid"));
         assert_eq!(&*shown, "the code [left out] is invalid");
-        assert_eq!(printable(&"ab ".repeat(100_000)).chars().count(), 200);
+        assert_eq!(printable(&"ab ".repeat(100_000)).chars().count(), 1000);
     }
 }

@@ -69,6 +69,7 @@ pub use error::{
     Actor, Classification, Error, ExchangeError, GrantError, KeysError, NotReady, ReachError,
     ResponseError, Sent, SetupError, TokenCallError, Unreachable,
 };
+pub(crate) use error_response::printable;
 pub use error_response::{ErrorCode, Refusal};
 pub use grant::Grant;
 pub use json::JsonError;

@@ -8,7 +8,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::support::browser::{Browser, Page};
 use crate::support::browser_request::BrowserRequest;
-use crate::support::provider::{parameters, token_request};
+use crate::support::gateway::{Process, Settings};
+use crate::support::provider::{StandIn, parameters, token_request};
+use crate::support::raw::Raw;
 use crate::support::scene::{
     ORIGIN, SESSION, Scene, assert_no_canary, assert_refused, refusal, url,
 };
@@ -264,6 +266,7 @@ async fn a_16_errors_of_the_provider_end_in_a_page_of_fixed_words() {
     for (error, refused) in [
         ("access_denied", "403 access_denied"),
         ("login_required", "403 interaction_required"),
+        ("consent_required", "403 consent_required"),
         ("temporarily_unavailable", "503 temporarily_unavailable"),
         ("<b>x", "502 unrecognized_error"),
         (&long, "502 unrecognized_error"),
@@ -509,4 +512,24 @@ async fn over_tls_everything_is_https() {
         scene.app.last().head.value("x-forwarded-proto").as_deref(),
         Some("https")
     );
+}
+
+/// An operator has to see what the server said, and pages never show it.
+#[tokio::test]
+async fn the_log_shows_the_error_and_the_description_of_the_authorization_endpoint() {
+    let provider = StandIn::start().await;
+    let settings = Settings::new(ORIGIN, &provider.url(), "http://127.0.0.1:9");
+    let process = Process::start(settings).await;
+    let mut client = Raw::connect(process.address()).await;
+    client
+        .send(
+            "GET /oauth2/callback?error=invalid_scope&error_description=The+scope+%22x%22%0a+is+\
+             unknown HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        )
+        .await;
+    let page = client.response("GET").await.unwrap();
+    assert_eq!(page.status(), 502);
+    assert!(!page.text().contains("unknown"), "{}", page.text());
+    let said = r#"invalid_scope: The scope \"x\" is unknown"#;
+    process.wait_for_log(|log| log.contains(said)).await;
 }
