@@ -187,7 +187,7 @@ async fn a_head_in_a_buffer_and_a_map_give_the_same_result() {
         ("x-hop", b"1"),
         ("X-Forwarded-User", b"root"),
         ("x_forwarded_user", b"root"),
-        ("TE", b"trailers"),
+        ("TE", b"deflate"),
         ("Origin", b"https://elsewhere.example"),
         ("Access-Control-Request-Method", b"PUT"),
         ("X-Twice", b"1"),

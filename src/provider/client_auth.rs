@@ -7,6 +7,7 @@ use serde::Serialize;
 use url::form_urlencoded::byte_serialize;
 use zeroize::Zeroizing;
 
+use super::error_response::ErrorCode;
 use super::jwt::signer::{Signer, SigningError};
 use super::settings::{BasicEncoding, ClientAuthentication, Settings};
 use super::token::TokenRequest;
@@ -73,6 +74,8 @@ impl Credentials {
 pub(super) struct ClientAuth {
     client_id: Box<str>,
     method: Method,
+    /// The name of the method, and the methods that the metadata lists, for errors.
+    description: Box<str>,
 }
 
 #[derive(Debug)]
@@ -126,6 +129,7 @@ impl ClientAuth {
         } else {
             set
         };
+        let description = describe(method, supported);
         let method = match method {
             // `choose` never returns `Auto`.
             ClientAuthentication::Auto | ClientAuthentication::ClientSecretBasic => {
@@ -140,7 +144,22 @@ impl ClientAuth {
         Ok(Self {
             client_id: (&*settings.client_id).into(),
             method,
+            description,
         })
+    }
+
+    /// If the provider refuses the client authentication, adds the method to the error.
+    pub(super) fn explain(&self, error: TokenCallError) -> TokenCallError {
+        let TokenCallError::Misconfigured(refusal) = error else {
+            return error;
+        };
+        if refusal.code != Some(ErrorCode::InvalidClient) {
+            return TokenCallError::Misconfigured(refusal);
+        }
+        TokenCallError::ClientRefused {
+            authentication: self.description.clone(),
+            refusal,
+        }
     }
 
     /// Adds the client authentication to `request` (RFC 6749 section 2.3.1, RFC 7523 section 2.2).
@@ -186,6 +205,22 @@ impl Assertion {
             exp: iat.saturating_add(ASSERTION_LIFETIME_SECS),
         };
         self.signer.sign(self.key_id.as_deref(), &claims)
+    }
+}
+
+fn describe(method: ClientAuthentication, supported: Option<&[String]>) -> Box<str> {
+    let name = match method {
+        ClientAuthentication::Auto | ClientAuthentication::ClientSecretBasic => {
+            "client_secret_basic"
+        }
+        ClientAuthentication::ClientSecretPost => "client_secret_post",
+        ClientAuthentication::ClientSecretJwt => "client_secret_jwt",
+        ClientAuthentication::PrivateKeyJwt => "private_key_jwt",
+        ClientAuthentication::None => "none",
+    };
+    match supported {
+        Some(listed) => format!("{name} (the metadata lists {})", listed.join(", ")).into(),
+        None => name.into(),
     }
 }
 

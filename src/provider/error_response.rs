@@ -199,7 +199,13 @@ pub(super) fn classify(
             retry_after,
             refusal,
         },
-        ErrorMeaning::Misconfigured => TokenCallError::Misconfigured(refusal),
+        ErrorMeaning::Misconfigured => match (response.grant, &refusal.code) {
+            (
+                GrantType::RefreshToken,
+                Some(ErrorCode::InvalidRequest | ErrorCode::Unrecognized(_)),
+            ) => TokenCallError::UnlistedRefusal(refusal),
+            _ => TokenCallError::Misconfigured(refusal),
+        },
     }
 }
 

@@ -416,6 +416,7 @@ impl Provider {
         // never uses a token after its expiry.
         let arrived_at = clock.now();
         let answer = token::read(response, grant, &self.settings.errors, arrived_at);
+        let answer = answer.map_err(|error| info.client_auth.explain(error));
         // A response with status 429 applies to every call of this gateway, so logins also pause.
         if let Err(TokenCallError::Throttled {
             retry_after: Some(wait),

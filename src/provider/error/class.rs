@@ -197,9 +197,10 @@ impl TokenCallError {
             Self::BreakerOpen { retry_after } => {
                 temporary(Actor::Provider, Sent::Nothing).with_retry_after(Some(*retry_after))
             }
-            Self::Misconfigured(_) | Self::Redirected { .. } => {
-                permanent(Actor::Operator, Sent::Possibly)
-            }
+            Self::ClientRefused { .. }
+            | Self::Misconfigured(_)
+            | Self::Redirected { .. }
+            | Self::UnlistedRefusal(_) => permanent(Actor::Operator, Sent::Possibly),
             Self::NotReady(error) => error.class(),
             Self::RateLimited { retry_after } => {
                 temporary(Actor::Operator, Sent::Nothing).with_retry_after(Some(*retry_after))

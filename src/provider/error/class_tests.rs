@@ -363,6 +363,19 @@ fn g_07_only_a_refused_refresh_token_ends_a_session() {
             operators(Sent::Possibly),
         ),
         (
+            Call::UnlistedRefusal(refusal()),
+            "client_refused",
+            operators(Sent::Possibly),
+        ),
+        (
+            Call::ClientRefused {
+                authentication: "client_secret_basic".into(),
+                refusal: refusal(),
+            },
+            "client_refused",
+            operators(Sent::Possibly),
+        ),
+        (
             Call::NoRefreshToken,
             "no_refresh_token",
             operators(Sent::Nothing),

@@ -25,6 +25,15 @@ pub enum TokenCallError {
     /// large.
     #[error("the call to the provider failed")]
     Call(#[source] origin::Error),
+    /// The provider refuses the client authentication. The secret or the method is wrong.
+    #[error("the provider refuses this client, which authenticates with {authentication}")]
+    ClientRefused {
+        /// The method that was used, and the methods that the metadata lists.
+        authentication: Box<str>,
+        /// The response.
+        #[source]
+        refusal: Refusal,
+    },
     /// The code is invalid. The user has to sign in again.
     #[error("the provider refuses the code")]
     CodeRefused(#[source] Refusal),
@@ -77,6 +86,13 @@ pub enum TokenCallError {
         /// The `Retry-After` of the response, if present.
         retry_after: Option<Duration>,
     },
+    /// The provider refuses a refresh with an error that does not show whether the grant has ended.
+    /// The session stays.
+    #[error(
+        "the provider refuses the refresh, but its error does not show whether the grant has \
+         ended; if the grant has ended, add the error to `[[providers.NAME.errors]]`"
+    )]
+    UnlistedRefusal(#[source] Refusal),
     /// The provider has failed with the status 408, 425 or 5xx.
     #[error("the provider has failed")]
     Unavailable {
@@ -99,7 +115,9 @@ impl TokenCallError {
             Self::Call(_) => "provider_unreachable",
             Self::CodeRefused(_) => "code_refused",
             Self::BreakerOpen { .. } => "provider_left_alone",
-            Self::Misconfigured(_) => "client_refused",
+            Self::ClientRefused { .. } | Self::Misconfigured(_) | Self::UnlistedRefusal(_) => {
+                "client_refused"
+            }
             Self::NoRefreshToken => "no_refresh_token",
             Self::NotReady(error) => error.reason(),
             Self::RateLimited { .. } => "token_calls_limited",

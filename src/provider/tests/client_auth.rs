@@ -450,3 +450,26 @@ async fn a_10_an_assertion_is_a_parameter_of_the_body() {
         assert!(server.has_no_more());
     }
 }
+
+#[test]
+fn a_refused_client_names_its_method_and_the_methods_of_the_metadata() {
+    let settings = set(serde_json::json!({ "client_authentication": "none" }));
+    for (listed, expected) in [
+        (
+            Some(&["client_secret_post", "private_key_jwt"][..]),
+            "which authenticates with none (the metadata lists client_secret_post, \
+             private_key_jwt)",
+        ),
+        (None, "which authenticates with none: status"),
+    ] {
+        let refusal = Refusal {
+            status: 401,
+            code: Some(ErrorCode::InvalidClient),
+            description: None,
+            hint: None,
+        };
+        let client = client(&settings, listed).unwrap();
+        let error = client.explain(TokenCallError::Misconfigured(refusal));
+        assert!(chain(&error).contains(expected), "{}", chain(&error));
+    }
+}

@@ -42,7 +42,11 @@ fn meaning(read: &Result<TokenResponse, TokenCallError>) -> &'static str {
     match read {
         Ok(_) => "granted",
         Err(TokenCallError::RefreshRefused(_) | TokenCallError::CodeRefused(_)) => "fatal",
-        Err(TokenCallError::Misconfigured(_) | TokenCallError::Redirected { .. }) => "ours",
+        Err(
+            TokenCallError::Misconfigured(_)
+            | TokenCallError::Redirected { .. }
+            | TokenCallError::UnlistedRefusal(_),
+        ) => "ours",
         Err(TokenCallError::Throttled { .. } | TokenCallError::Unavailable { .. }) => "later",
         Err(_) => "not understood",
     }
@@ -194,6 +198,27 @@ fn a_refusal_shows_the_error_of_the_provider() {
         (error.reason(), error.class().actor),
         ("client_refused", Actor::Operator)
     );
+}
+
+/// The operator knows what the error means, and the text says where to write it.
+#[test]
+fn a_refresh_that_is_refused_with_an_unlisted_error_names_the_setting() {
+    for (error, is_named) in [
+        ("invalid_request", true),
+        ("token_is_dead", true),
+        ("unauthorized_client", false),
+    ] {
+        let body = value!({ "error": error }).to_string();
+        let asked = (GrantType::RefreshToken, "oauth2");
+        let error = read_with(asked, 400, &[("content-type", JSON)], &body).unwrap_err();
+        assert_eq!(error.reason(), "client_refused");
+        assert_eq!(
+            chain(&error).contains("`[[providers.NAME.errors]]`"),
+            is_named,
+            "{}",
+            chain(&error)
+        );
+    }
 }
 
 #[test]

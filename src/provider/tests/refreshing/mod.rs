@@ -246,6 +246,8 @@ async fn g_08_f_29_a_refused_grant_ends_the_session_and_a_refused_client_does_no
         let provider = plain(&server.url, "");
         let unrefreshed = refresh(&provider, &Clock::manual(NOW)).await.unwrap_err();
         assert_eq!(seen(&unrefreshed), expected);
+        let named = chain(&unrefreshed).contains("authenticates with none");
+        assert_eq!(named, error == "invalid_client", "{}", chain(&unrefreshed));
         assert!(unrefreshed.salvaged.is_none());
         server.next();
         assert!(server.has_no_more());
