@@ -16,12 +16,22 @@ const LAST_DATE: f64 = 253_402_300_799.0;
 /// The maximum length of a subject, in characters (OpenID Connect Core 1.0 section 2).
 const MAX_SUBJECT: usize = 255;
 
+/// Optional claims whose value null means that the claim is absent. Some providers write null for
+/// each claim that they do not use.
+const NULLABLE: [&str; 5] = ["at_hash", "auth_time", "azp", "c_hash", "nbf"];
+
+/// Returns the value of a claim, or `None` if the claim is absent.
+fn value<'a>(members: &'a Object, name: &str) -> Option<&'a Value> {
+    let value = members.get(name)?;
+    (!value.is_null() || !NULLABLE.contains(&name)).then_some(value)
+}
+
 /// Reads a claim that has to be a string if it is present.
 pub(super) fn text<'a>(
     members: &'a Object,
     name: &'static str,
 ) -> Result<Option<&'a str>, TokenError> {
-    match members.get(name) {
+    match value(members, name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
         Some(_) => Err(TokenError::Claim(name)),
@@ -88,7 +98,7 @@ impl Dates {
         members: &Object,
         name: &'static str,
     ) -> Result<Option<Timestamp>, TokenError> {
-        let seconds = match members.get(name) {
+        let seconds = match value(members, name) {
             None => return Ok(None),
             Some(Value::Number(number)) => number.as_f64(),
             Some(Value::String(text)) if self.quoted => quoted_number(text),

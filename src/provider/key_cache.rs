@@ -107,41 +107,41 @@ impl KeyCache {
     }
 
     /// Returns a key set that is newer than `seen`, for a token whose key is not in `seen`. Fetches
-    /// the key set, unless another task has already cached a newer key set. Returns `None` if the
-    /// time since the last fetch for an unknown key is too short.
+    /// the key set, unless another task has already cached a newer key set.
     ///
     /// # Errors
     ///
-    /// [`KeysError::JustFetched`] if a recent fetch failed, or the error of a new fetch.
+    /// [`KeysError::FetchedRecently`] if the time since the last fetch for an unknown key is too
+    /// short. [`KeysError::JustFetched`] if that fetch failed. Otherwise the error of a new fetch.
     pub(super) async fn newer(
         &self,
         seen: &Arc<FetchedKeySet>,
         endpoint: &Endpoint,
         clock: &Clock,
-    ) -> Result<Option<Arc<FetchedKeySet>>, KeysError> {
+    ) -> Result<Arc<FetchedKeySet>, KeysError> {
         let mut history = self.history.lock().await;
         if let Some(newest) = self.newest.load_full()
             && !Arc::ptr_eq(seen, &newest)
         {
-            return Ok(Some(newest));
+            return Ok(newest);
         }
-        if is_recent(
-            history.fetched_for_token,
-            clock.now(),
-            MIN_INTERVAL_FOR_TOKENS,
-        ) {
-            let failed = history.last_failure.is_some();
-            return if failed {
-                Err(KeysError::JustFetched)
+        let now = clock.now();
+        if let Some(at) = history.fetched_for_token
+            && is_recent(Some(at), now, MIN_INTERVAL_FOR_TOKENS)
+        {
+            return Err(if history.last_failure.is_some() {
+                KeysError::JustFetched
             } else {
-                Ok(None)
-            };
+                KeysError::FetchedRecently {
+                    retry_after: at.plus(MIN_INTERVAL_FOR_TOKENS).since(now),
+                }
+            });
         }
         let fetched = self.fetch(&mut history, endpoint, clock).await;
         // The time is also set after a failed fetch. Otherwise, forged tokens could cause many
         // failing fetches.
         history.fetched_for_token = Some(clock.now());
-        fetched.map(Some)
+        fetched
     }
 
     async fn fetch(

@@ -136,6 +136,10 @@ impl KeysError {
     pub fn class(&self) -> Classification {
         match self {
             Self::Call(_) | Self::JustFetched => temporary(Actor::Provider, Sent::Nothing),
+            // The provider has changed its keys again.
+            Self::FetchedRecently { retry_after } => {
+                temporary(Actor::Provider, Sent::Nothing).with_retry_after(Some(*retry_after))
+            }
             Self::Status(status) => by_status(*status),
             // The published keys are invalid until the operator of the provider corrects them.
             Self::Unusable(_) => permanent(Actor::Provider, Sent::Nothing),

@@ -152,6 +152,19 @@ fn a_provider_that_is_down_is_temporary_and_wrong_metadata_is_not() {
         (KeysError::Call(LOST()), unavailable, passes),
         (KeysError::JustFetched, unavailable, passes),
         (
+            KeysError::FetchedRecently {
+                retry_after: Duration::from_secs(7),
+            },
+            unavailable,
+            (
+                Actor::Provider,
+                "passes",
+                Sent::Nothing,
+                Some(7),
+                Verdict::Temporary,
+            ),
+        ),
+        (
             KeysError::Unusable(KeySetError::Keys),
             "keys_malformed",
             stays,

@@ -14,6 +14,15 @@ pub enum KeysError {
     /// The keys could not be fetched.
     #[error("the request for the keys failed")]
     Call(#[source] origin::Error),
+    /// The token is signed with an unknown key, and no new fetch is allowed yet.
+    #[error(
+        "the token is signed with an unknown key, and the keys are not fetched again for {} s",
+        retry_after.as_secs()
+    )]
+    FetchedRecently {
+        /// The time until a new fetch is allowed.
+        retry_after: Duration,
+    },
     /// A fetch has failed recently, and no new fetch is allowed yet.
     #[error("the keys could not be fetched a moment ago")]
     JustFetched,
@@ -29,7 +38,9 @@ impl KeysError {
     /// Returns a stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Call(_) | Self::JustFetched | Self::Status(_) => "keys_unavailable",
+            Self::Call(_) | Self::FetchedRecently { .. } | Self::JustFetched | Self::Status(_) => {
+                "keys_unavailable"
+            }
             Self::Unusable(error) => error.reason(),
         }
     }

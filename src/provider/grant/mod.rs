@@ -426,15 +426,13 @@ impl GrantVerifier {
         };
         let seen = published.first(endpoint, clock).await;
         let seen = seen.map_err(Unverified::Keys)?;
-        let error = match jwt::verify(token, expected, &seen.keys) {
-            Err(error) if error.new_keys_may_help() => error,
+        match jwt::verify(token, expected, &seen.keys) {
+            Err(error) if error.new_keys_may_help() => {}
             verified => return verified.map_err(Unverified::Token),
-        };
-        match published.newer(&seen, endpoint, clock).await {
-            Ok(Some(newer)) => jwt::verify(token, expected, &newer.keys).map_err(Unverified::Token),
-            Ok(None) => Err(Unverified::Token(error)),
-            Err(error) => Err(Unverified::Keys(error)),
         }
+        let newer = published.newer(&seen, endpoint, clock).await;
+        let newer = newer.map_err(Unverified::Keys)?;
+        jwt::verify(token, expected, &newer.keys).map_err(Unverified::Token)
     }
 }
 

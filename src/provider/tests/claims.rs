@@ -175,7 +175,14 @@ fn j_65_to_67_a_token_from_the_future_is_refused() {
             ),
             (Some(value!(now - 604_800.0)), "ok"),
             (Some(value!("1689713293")), "access_token_claim"),
-            (Some(value!(null)), "access_token_claim"),
+            (
+                Some(value!(null)),
+                if name == "nbf" {
+                    "ok"
+                } else {
+                    "access_token_claim"
+                },
+            ),
             (Some(value!(-1)), "access_token_claim"),
             (None, "ok"),
         ] {
