@@ -14,7 +14,7 @@ use super::rule::Rule;
 use super::stream::StreamSettings;
 use crate::identity::Claim;
 use crate::target::{Prefix, Target};
-use crate::upstream::Upstream;
+use crate::upstream::{Protocol, Upstream};
 
 /// The settings of one route.
 #[derive(Clone, Debug, Deserialize)]
@@ -188,6 +188,11 @@ impl Route {
     /// The upstream's name, for logs.
     pub(crate) fn upstream_name(&self) -> &str {
         self.upstream.name()
+    }
+
+    /// Whether the app of the route speaks HTTP/2, so that it never switches to another protocol.
+    pub(crate) fn speaks_http2(&self) -> bool {
+        self.upstream.settings().protocol == Protocol::Http2
     }
 
     /// Whether the route serves requests with this target. A public route matches only its exact

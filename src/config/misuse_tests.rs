@@ -175,3 +175,27 @@ fn settings_of_streams_that_mean_nothing_are_problems() {
         with(streams).load().unwrap();
     }
 }
+
+#[test]
+fn settings_of_upgrades_mean_nothing_for_an_app_that_speaks_http_2() {
+    let upstream = "url = \"http://127.0.0.1:8080\"";
+    assert!(SMALL.contains(upstream), "{SMALL}");
+    let with = |more: &str, routes: &str| {
+        let http2 = format!("{upstream}\nprotocol = \"http2\"\n{more}");
+        TestSettings::new(&format!("{}\n{routes}\n", SMALL.replace(upstream, &http2)))
+    };
+    for (more, routes, key) in [
+        ("tunnels = 10000", "", "upstreams.app.tunnels"),
+        (
+            "",
+            "[[routes]]\nstreams = { idle_secs = 5 }",
+            "routes.0.streams.idle_secs",
+        ),
+    ] {
+        let problems = with(more, routes).problems();
+        assert_eq!(keys_of(&problems), [key], "{problems:#?}");
+    }
+    for routes in ["", "[[routes]]\nstreams = { upgrades = false }"] {
+        with("", routes).load().unwrap();
+    }
+}

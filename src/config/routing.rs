@@ -44,9 +44,24 @@ pub(super) fn upstreams(
                     None
                 }
             });
+        if let Some(upstream) = &opened {
+            check_tunnels(upstream, reader);
+        }
         upstreams.insert(name.into(), opened);
     }
     upstreams
+}
+
+/// Refuses a limit of tunnels for an app that can never open a tunnel.
+fn check_tunnels(upstream: &Upstream, reader: &mut Reader<'_>) {
+    let settings = upstream.settings();
+    if settings.protocol == upstream::Protocol::Http2 && settings.tunnels.is_some() {
+        reader.note(
+            &format!("upstreams.{}.tunnels", upstream.name()),
+            "there are no tunnels here, because an app with protocol = \"http2\" does not switch \
+             the protocol; leave `tunnels` out",
+        );
+    }
 }
 
 /// Returns the upstreams that have no problem.
@@ -179,9 +194,13 @@ pub(super) fn unnamed_providers(routes: &RouteTable, names: &AssertionNames) -> 
 pub(super) fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
     for route in routes.iter() {
         let streams = route.streams();
-        if streams.upgrades {
+        let reason = if !streams.upgrades {
+            "upgrades = false".to_owned()
+        } else if route.speaks_http2() {
+            format!("the app `{}` speaks HTTP/2", route.upstream_name())
+        } else {
             continue;
-        }
+        };
         let default = StreamSettings::default();
         for (key, is_set) in [
             ("origins", streams.origins != default.origins),
@@ -196,9 +215,7 @@ pub(super) fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
             if is_set {
                 reader.note(
                     &format!("routes.{}.streams.{key}", route.index()),
-                    format!(
-                        "there are no streams here, because upgrades = false; leave `{key}` out"
-                    ),
+                    format!("there are no streams here, because {reason}; leave `{key}` out"),
                 );
             }
         }

@@ -38,7 +38,7 @@ use crate::origin::{self, Connector, Limit, Origin, Pool, Times};
 use crate::tls::{self, Refreshed, Trust};
 use crate::upload::{BoxError, Upload};
 
-pub(crate) use crate::origin::{Exchange, ResponseBody, SavedHead, UpgradedOrigin};
+pub(crate) use crate::origin::{Exchange, Protocol, ResponseBody, SavedHead, UpgradedOrigin};
 pub(crate) use assertion::AssertionNames;
 pub(crate) use assertion::assertions;
 pub(crate) use settings::Settings;
@@ -160,7 +160,7 @@ impl Upstream {
         let connector = Connector::new(url, trust.clone(), timeout)?;
         let limit = Limit::new(settings.connections, settings.queue, settings.queue_wait);
         // `Semaphore::new` panics if the number is greater than `MAX_PERMITS`.
-        let tunnels = settings.tunnels.get().min(Semaphore::MAX_PERMITS);
+        let tunnels = settings.tunnels().get().min(Semaphore::MAX_PERMITS);
         let connected = settings.queue_wait.saturating_add(settings.connect_timeout);
         let once = connected.saturating_add(settings.response_timeout);
         Ok(Self {
@@ -173,7 +173,7 @@ impl Upstream {
             times: Times {
                 head: settings.response_timeout,
                 stall: settings.body_timeout,
-                idle: settings.idle_timeout,
+                idle: settings.idle_timeout(),
             },
             settings: settings.clone(),
             trust,

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-use crate::origin::Origin;
+use crate::origin::{Origin, Protocol};
 
 /// The longest duration that the settings may contain: one week. If a duration is longer, the
 /// operator has probably used the wrong unit.
 const LONGEST: u64 = 7 * 24 * 60 * 60;
+
+const DEFAULT_TUNNELS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9_999);
 
 /// The settings of one app. In the settings file, durations are whole seconds.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
@@ -19,6 +21,9 @@ const LONGEST: u64 = 7 * 24 * 60 * 60;
 pub(crate) struct Settings {
     /// The app's URL: `http://host:port` or `https://host:port`.
     pub(crate) url: Origin,
+    /// The version of HTTP that the app speaks.
+    #[serde(default)]
+    pub(crate) protocol: Protocol,
     /// A PEM file with the certificate authorities that are trusted for an `https` app. Without
     /// this file, the gateway trusts the certificate authorities of the system.
     #[serde(default)]
@@ -41,9 +46,9 @@ pub(crate) struct Settings {
     pub(crate) queue_wait: Duration,
     /// The maximum number of open connections, over all workers, on which the app has switched to
     /// another protocol, such as WebSocket. Further requests to switch the protocol get the status
-    /// 503.
-    #[serde(default = "default_tunnels")]
-    pub(crate) tunnels: NonZeroUsize,
+    /// 503. Over HTTP/2 no app switches the protocol.
+    #[serde(default)]
+    pub(crate) tunnels: Option<NonZeroUsize>,
     /// The time limit for name look-up, connection and TLS handshake together.
     #[serde(
         default = "default_connect_timeout",
@@ -67,34 +72,52 @@ pub(crate) struct Settings {
         deserialize_with = "seconds_or_never"
     )]
     pub(crate) body_timeout: Option<Duration>,
-    /// The longest time for which a connection may be idle and then be used again. The value has to
-    /// be shorter than the keep-alive time of the app.
+    /// The longest time for which a connection may be idle and then be used again. With HTTP/1.1,
+    /// the value has to be shorter than the keep-alive time of the app. The default depends on the
+    /// protocol.
     #[serde(
-        default = "default_idle_timeout",
+        default,
         rename = "idle_timeout_secs",
-        deserialize_with = "seconds"
+        deserialize_with = "some_seconds"
     )]
-    pub(crate) idle_timeout: Duration,
+    pub(super) idle_timeout: Option<Duration>,
     /// Whether the app gets the `Host` of the browser's request instead of the host in `url`.
     #[serde(default = "default_preserve_host")]
     pub(crate) preserve_host: bool,
 }
 
 impl Settings {
+    /// The longest time for which a connection may be idle and then be used again.
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        self.idle_timeout.unwrap_or(match self.protocol {
+            // Many app servers close a connection that has been idle for 5 seconds. A request that
+            // is sent at that moment fails.
+            Protocol::Http1 => Duration::from_secs(4),
+            // An HTTP/2 server announces the end of a connection, so no request is lost.
+            Protocol::Http2 => Duration::from_mins(5),
+        })
+    }
+
+    /// The maximum number of open connections on which the app has switched to another protocol.
+    pub(crate) fn tunnels(&self) -> NonZeroUsize {
+        self.tunnels.unwrap_or(DEFAULT_TUNNELS)
+    }
+
     /// Creates the settings of an app at `url` with default values.
     #[cfg(test)]
     pub(super) fn new(url: Origin) -> Self {
         Self {
             url,
+            protocol: Protocol::default(),
             ca_file: None,
             connections: default_connections(),
             queue: default_queue(),
             queue_wait: default_queue_wait(),
-            tunnels: default_tunnels(),
+            tunnels: None,
             connect_timeout: default_connect_timeout(),
             response_timeout: default_response_timeout(),
             body_timeout: default_body_timeout(),
-            idle_timeout: default_idle_timeout(),
+            idle_timeout: None,
             preserve_host: default_preserve_host(),
         }
     }
@@ -110,10 +133,6 @@ fn default_queue() -> usize {
 
 fn default_queue_wait() -> Duration {
     Duration::from_secs(5)
-}
-
-fn default_tunnels() -> NonZeroUsize {
-    NonZeroUsize::MIN.saturating_add(9_999)
 }
 
 fn default_connect_timeout() -> Duration {
@@ -132,11 +151,6 @@ fn default_body_timeout() -> Option<Duration> {
     Some(Duration::from_mins(5))
 }
 
-fn default_idle_timeout() -> Duration {
-    // Many app servers close a connection that has been idle for 5 seconds.
-    Duration::from_secs(4)
-}
-
 fn default_preserve_host() -> bool {
     true
 }
@@ -144,6 +158,10 @@ fn default_preserve_host() -> bool {
 fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let seconds = bounded(deserializer)?;
     seconds.ok_or_else(|| serde::de::Error::custom("must be at least 1 second"))
+}
+
+fn some_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    seconds(deserializer).map(Some)
 }
 
 fn seconds_or_never<'de, D: Deserializer<'de>>(
@@ -191,7 +209,7 @@ mod tests {
         let settings = parse(
             r#"{"url": "https://app", "ca_file": "/ca.pem", "connections": 1, "queue": 0,
                 "queue_wait_secs": 1, "connect_timeout_secs": 2, "response_timeout_secs": 3,
-                "body_timeout_secs": 0, "idle_timeout_secs": 4, "preserve_host": false,
+                "body_timeout_secs": 0, "idle_timeout_secs": 7, "preserve_host": false,
                 "tunnels": 7}"#,
         )
         .unwrap();
@@ -199,9 +217,20 @@ mod tests {
         assert_eq!(settings.connect_timeout, Duration::from_secs(2));
         assert_eq!(settings.response_timeout, Duration::from_secs(3));
         assert_eq!(settings.body_timeout, None);
-        assert_eq!(settings.idle_timeout, Duration::from_secs(4));
+        assert_eq!(settings.idle_timeout(), Duration::from_secs(7));
         assert!(!settings.preserve_host);
-        assert_eq!(settings.tunnels.get(), 7);
+        assert_eq!(settings.tunnels().get(), 7);
+    }
+
+    #[test]
+    fn an_app_speaks_http_1_unless_the_settings_say_otherwise() {
+        let settings = parse(r#"{"url": "http://a"}"#).unwrap();
+        assert_eq!(settings.protocol, Protocol::Http1);
+        assert_eq!(settings.idle_timeout(), Duration::from_secs(4));
+        assert_eq!(settings.tunnels().get(), 10_000);
+        let settings = parse(r#"{"url": "http://a", "protocol": "http2"}"#).unwrap();
+        assert_eq!(settings.protocol, Protocol::Http2);
+        assert_eq!(settings.idle_timeout(), Duration::from_mins(5));
     }
 
     #[test]
@@ -217,6 +246,14 @@ mod tests {
                 "unknown field `conections`",
             ),
             (r#"{"url": "http://a", "connections": 0}"#, "nonzero"),
+            (
+                r#"{"url": "http://a", "protocol": "h2"}"#,
+                "unknown variant `h2`, expected `http1` or `http2`",
+            ),
+            (
+                r#"{"url": "http://a", "idle_timeout_secs": 0}"#,
+                "at least 1 second",
+            ),
             (
                 r#"{"url": "http://a", "connect_timeout_secs": 0}"#,
                 "at least 1 second",
