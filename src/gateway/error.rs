@@ -1,5 +1,7 @@
 //! Errors of requests, each with its responsible party and its status code.
 
+use std::time::Duration;
+
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::page::Page;
@@ -9,6 +11,9 @@ use crate::server::BodyFailure;
 use crate::target;
 use crate::telemetry::chain;
 use crate::upstream;
+
+/// The pause before a retry if the app is busy.
+const BUSY_RETRY: Duration = Duration::from_secs(5);
 
 /// The reason why the gateway answers a request with an error page.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +55,11 @@ pub enum Error {
     /// `upgrades` in the route's `streams`.
     #[error("the route does not allow a switch of protocols")]
     UpgradeForbidden,
+    /// The request asks for a switch to another protocol, but the app speaks HTTP/2, where no app
+    /// switches the protocol. Responsible: the client. If the app needs the protocol, the operator
+    /// has to set the upstream's `protocol` to `http1`.
+    #[error("an app that speaks HTTP/2 does not switch to another protocol")]
+    UpgradeOverHttp2,
     /// The client has as many open streams as the route allows. Responsible: the client, or the
     /// operator, who set `per_client` in the route's `streams`.
     #[error("the client has too many open streams")]
@@ -88,6 +98,7 @@ impl Error {
             | Self::Target(_)
             | Self::UnknownHost
             | Self::UpgradeForbidden
+            | Self::UpgradeOverHttp2
             | Self::TooManyStreams
             | Self::Upstream(upstream::Error::RequestBody(_)) => Responsible::Client,
             Self::Loop(_) => Responsible::Gateway,
@@ -111,6 +122,7 @@ impl Error {
             Self::RequestBody(BodyFailure::Broken) => StatusCode::BAD_REQUEST,
             Self::Target(error) => error.status(),
             Self::TooManyStreams => StatusCode::TOO_MANY_REQUESTS,
+            Self::UpgradeOverHttp2 => StatusCode::NOT_IMPLEMENTED,
             Self::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
             Self::Upstream(error) => match error {
                 upstream::Error::Busy | upstream::Error::TooManyTunnels => {
@@ -146,6 +158,7 @@ impl Error {
             Self::UnknownHost => "unknown_host",
             Self::TooManyStreams => "too_many_streams",
             Self::UpgradeForbidden => "upgrade_forbidden",
+            Self::UpgradeOverHttp2 => "upgrade_over_http2",
             Self::Upstream(error) => error.reason(),
         }
     }
@@ -171,15 +184,14 @@ impl Error {
             return no_content();
         }
         let (title, text) = self.wording();
-        let mut response = Page::new(self.status(), title, text)
-            .with_reason(self.reason())
-            .respond(headers);
+        let mut page = Page::new(self.status(), title, text).with_reason(self.reason());
+        if let Self::Upstream(upstream::Error::Busy | upstream::Error::TooManyTunnels) = self {
+            page.retry_after = Some(BUSY_RETRY);
+        }
+        let mut response = page.respond(headers);
         let headers = response.headers_mut();
         if let Self::MethodNotAllowed(allowed) = self {
             headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
-        }
-        if let Self::Upstream(upstream::Error::Busy | upstream::Error::TooManyTunnels) = self {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
         }
         if matches!(self.responsible(), Responsible::Client) && !matches!(self, Self::NoRoute) {
             // The gateway may misread the bytes that follow a rejected request, so it closes the
@@ -235,7 +247,7 @@ impl Error {
                 "Too many open connections",
                 "This app is open in too many windows. Close some of them, and try again.",
             ),
-            Self::UpgradeForbidden => (
+            Self::UpgradeForbidden | Self::UpgradeOverHttp2 => (
                 "WebSockets are turned off here",
                 "This address is served over HTTP only.",
             ),

@@ -4,13 +4,16 @@
 use std::pin::Pin;
 use std::rc::Rc;
 
-use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version, header};
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, Uri, Version, header};
 use http_body::Body as _;
 use tokio::time::Instant;
 
 use super::tunnel::Handshake;
-use super::{Body, Error, Record, RequestContext, Step, Worker, WorkerSite, no_content};
-use crate::access::{Content, Exchanging, Permit, Recovery, Replayable, SentRequest, TokenRefusal};
+use super::{Body, Error, Record, RequestContext, Step, Worker, WorkerSite, grpc, no_content};
+use crate::access::{
+    Content, Exchanging, Permit, Recovery, Replayable, Route, SentRequest, TokenRefusal,
+};
 use crate::clock::Timestamp;
 use crate::fields::{self, Hops, TrailerSupport};
 use crate::origin;
@@ -18,7 +21,7 @@ use crate::server::{BodyWatch, RequestBody};
 use crate::session::cookie;
 use crate::telemetry::DecisionLabel;
 use crate::upload::{Recording, Upload};
-use crate::upstream::{self, Exchange, ResponseBody, SavedHead};
+use crate::upstream::{self, Exchange, ResponseBody, SavedHead, StreamingCall};
 
 /// The error if an app switches protocols although the request did not ask for a switch.
 const UNREQUESTED: Error =
@@ -54,6 +57,8 @@ pub(super) struct InFlight<'p> {
     /// The client's `Accept` field. If the app gives no answer, the `Accept` field decides whether
     /// the error page is HTML.
     accept: Option<HeaderValue>,
+    /// The protocol of a gRPC request, which decides about the form of an error.
+    grpc: Option<grpc::Protocol>,
     /// The trailers of the answer that the client gets.
     trailers: TrailerSupport,
     sent: Option<SentRequest>,
@@ -87,6 +92,7 @@ impl Worker {
         if let Some(upgrade) = &upgrade {
             upgrade.write_request(&mut context.parts.headers);
         }
+        let grpc = prepare_call(&mut context.parts, permit.route(), &mut body);
         let prepared = prepare_body(record.site(), &mut body).and_then(|()| prepare(&mut context));
         let accept = match prepared {
             Ok(accept) => accept,
@@ -126,6 +132,7 @@ impl Worker {
             record,
             watch,
             accept,
+            grpc,
             trailers,
             sent,
             retry_copy,
@@ -199,8 +206,11 @@ impl InFlight<'_> {
 
     fn failed(&mut self, error: &Error) -> Response<Body> {
         let accept = self.accept.take();
-        let headers = accept.map(|accept| (header::ACCEPT, accept));
-        self.record.refused(error, &HeaderMap::from_iter(headers))
+        let accept = accept.map(|accept| (header::ACCEPT, accept));
+        let grpc = self.grpc;
+        let kind = grpc.map(|protocol| (header::CONTENT_TYPE, protocol.content_type()));
+        let headers = accept.into_iter().chain(kind).collect();
+        self.record.refused(error, &headers)
     }
 
     /// Answers a request whose token the app refuses: with the app's answer, with the answer to a
@@ -252,6 +262,25 @@ impl InFlight<'_> {
             self.record.answered(response)
         })
     }
+}
+
+/// Returns the protocol of a gRPC request. The client of a gRPC call to an HTTP/2 app may pause
+/// between its messages, because the deadlines of the app end a call on which neither side sends.
+fn prepare_call(
+    parts: &mut Parts,
+    route: &Route,
+    body: &mut RequestBody,
+) -> Option<grpc::Protocol> {
+    // All gRPC requests are POST requests, so the fields of other requests are not checked.
+    if parts.method != Method::POST {
+        return None;
+    }
+    let protocol = grpc::Protocol::of(&parts.headers)?;
+    if protocol == grpc::Protocol::Grpc && route.speaks_http2() {
+        body.allow_pauses();
+        parts.extensions.insert(StreamingCall);
+    }
+    Some(protocol)
 }
 
 /// Sets the limit and the trailer filter of a request body.

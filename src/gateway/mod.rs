@@ -14,6 +14,7 @@ mod endpoints;
 mod error;
 mod explain;
 mod forward;
+mod grpc;
 mod page;
 mod record;
 mod sign_in;
@@ -105,7 +106,9 @@ struct RequestContext {
 impl RequestContext {
     /// Whether the browser shows the answer as a document in its own tab.
     fn is_navigation(&self) -> bool {
-        self.upgrade.is_none() && is_navigation(&self.parts)
+        self.upgrade.is_none()
+            && is_navigation(&self.parts)
+            && grpc::Protocol::of(&self.parts.headers).is_none()
     }
 
     /// Returns the page in `Referer`, if the page belongs to the same origin.

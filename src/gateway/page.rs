@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
-use super::Body;
+use super::{Body, grpc};
 
 const STYLE: &str = "\
 :root{color-scheme:light dark}\
@@ -153,8 +153,27 @@ impl Page {
         self
     }
 
-    /// Returns HTML for browsers, and problem details for other clients.
+    /// Returns HTML for browsers, a gRPC status for gRPC clients, and problem details for other
+    /// clients.
     pub(super) fn respond(&self, headers: &HeaderMap) -> Response<Body> {
+        let mut response = match grpc::Protocol::of(headers) {
+            Some(protocol) => {
+                let message = format!("{}: {}", self.title, self.text.join(" "));
+                protocol.answer(self.status, &message, self.retry_after)
+            }
+            None => self.respond_over_http(headers),
+        };
+        let headers = response.headers_mut();
+        if let Some(after) = self.retry_after {
+            // `Retry-After: 0` would make programs retry without a pause.
+            let seconds = HeaderValue::from(after.as_secs().max(1));
+            headers.insert(header::RETRY_AFTER, seconds);
+        }
+        harden(headers);
+        response
+    }
+
+    fn respond_over_http(&self, headers: &HeaderMap) -> Response<Body> {
         let (body, kind) = if wants_html(headers) {
             (self.html(), "text/html; charset=utf-8")
         } else {
@@ -170,12 +189,6 @@ impl Page {
         // On a redirect, `Cross-Origin-Opener-Policy` would separate a popup of the app from the
         // window that opened the popup.
         headers.insert(OPENER_POLICY, HeaderValue::from_static("same-origin"));
-        if let Some(after) = self.retry_after {
-            // `Retry-After: 0` would make programs retry without a pause.
-            let seconds = HeaderValue::from(after.as_secs().max(1));
-            headers.insert(header::RETRY_AFTER, seconds);
-        }
-        harden(headers);
         response
     }
 

@@ -9,6 +9,7 @@ use http::uri::PathAndQuery;
 use http::{Extensions, HeaderMap, Method, Response, StatusCode, Version};
 use tokio::time::Instant;
 
+use super::grpc::LoggedStatus;
 use super::{Body, Error, WorkerSite};
 use crate::access::Route;
 use crate::origin::Informational;
@@ -99,8 +100,14 @@ impl Record {
     }
 
     /// Records the answer. The record is written to the log when its owner drops it.
-    pub(super) fn answered(&mut self, response: Response<Body>) -> Response<Body> {
-        self.status = Some(response.status());
+    pub(super) fn answered(&mut self, mut response: Response<Body>) -> Response<Body> {
+        // Most answers have no extensions, so `remove` is called only if there are extensions.
+        let logged = if response.extensions().is_empty() {
+            None
+        } else {
+            response.extensions_mut().remove::<LoggedStatus>()
+        };
+        self.status = Some(logged.map_or_else(|| response.status(), |LoggedStatus(status)| status));
         response
     }
 

@@ -54,6 +54,7 @@ impl Worker {
     /// # Errors
     ///
     /// [`Error::UpgradeForbidden`] if the route does not allow other protocols.
+    /// [`Error::UpgradeOverHttp2`] if the app speaks HTTP/2.
     /// [`Error::ForeignOrigin`] if a page of another origin has sent the handshake, and the
     /// settings do not allow that origin. [`Error::TooManyStreams`] if the client has as many open
     /// streams as the route allows.
@@ -66,6 +67,9 @@ impl Worker {
         let stream = permit.stream();
         if !stream.may_switch() {
             return Err(Error::UpgradeForbidden);
+        }
+        if permit.route().speaks_http2() {
+            return Err(Error::UpgradeOverHttp2);
         }
         // A page of any origin can open a WebSocket to any other origin, and the browser adds the
         // cookies for that other origin to the handshake. A page cannot ask for a protocol other

@@ -16,6 +16,7 @@ use super::idle::{BorrowedConnection, IdleConnections};
 use super::message::{Framing, normalize_framing};
 use super::outgoing::Outgoing;
 use super::progress::UploadProgress;
+use super::received::Received;
 use super::response::ResponseBody;
 
 /// A request that was passed to a connection, and the future of its response.
@@ -112,7 +113,12 @@ impl Attempt {
             }
             Some(_) | None => BorrowedConnection::single_use(self.connection),
         };
-        let body = ResponseBody::new(incoming, borrowed, self.progress, stall);
+        let body = ResponseBody::new(
+            Received::Http1(incoming),
+            Some(borrowed),
+            self.progress,
+            stall,
+        );
         Ok(Response::from_parts(parts, body))
     }
 
@@ -122,7 +128,8 @@ impl Attempt {
             let parts = self.connection.traffic.unanswered_head()?;
             Some(Request::from_parts(parts, Outgoing::empty()))
         });
-        let error = UploadProgress::explain(self.progress.as_ref(), refused.into_error());
+        let error = Error::Broken(refused.into_error());
+        let error = UploadProgress::explain(self.progress.as_ref(), error);
         Failed {
             retry: retry.map(Box::new),
             ..self.fail(error)

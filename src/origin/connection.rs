@@ -102,7 +102,7 @@ impl Connection {
             since: clock.instant(),
             used: false,
             handovers: 0,
-            dropped_trailers: connector.dropped_trailers(),
+            dropped_trailers: Arc::clone(connector.dropped_trailers()),
         }))
     }
 

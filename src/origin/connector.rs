@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustls::AlertDescription;
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -18,6 +19,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::error::Error;
 use super::name::Origin;
+use super::protocol::Protocol;
 use super::trailers::DroppedTrailers;
 use crate::relay::Duplex;
 use crate::tls::Trust;
@@ -31,6 +33,7 @@ pub(crate) struct Connector {
     origin: Origin,
     tls: Option<(Trust, ServerName<'static>)>,
     deadline: Duration,
+    protocol: Protocol,
     dropped_trailers: Arc<DroppedTrailers>,
 }
 
@@ -60,8 +63,25 @@ impl Connector {
             origin,
             tls,
             deadline,
+            protocol: Protocol::Http1,
             dropped_trailers,
         })
+    }
+
+    /// Sets the version of HTTP of the connections. The default is HTTP/1.1.
+    pub(crate) fn with_protocol(mut self, protocol: Protocol) -> Self {
+        self.protocol = protocol;
+        self
+    }
+
+    /// The version of HTTP of the connections.
+    pub(super) fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// The time limit for name look-up, connection and TLS handshake together.
+    pub(super) fn deadline(&self) -> Duration {
+        self.deadline
     }
 
     /// The origin to which this connector connects.
@@ -70,8 +90,8 @@ impl Connector {
     }
 
     /// The log of the trailers that the gateway drops for this origin.
-    pub(super) fn dropped_trailers(&self) -> Arc<DroppedTrailers> {
-        Arc::clone(&self.dropped_trailers)
+    pub(super) fn dropped_trailers(&self) -> &Arc<DroppedTrailers> {
+        &self.dropped_trailers
     }
 
     /// Opens a connection. The name is looked up for each connection, because the origin may get
@@ -79,7 +99,8 @@ impl Connector {
     ///
     /// # Errors
     ///
-    /// [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`], [`Error::ConnectTimeout`].
+    /// [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`], [`Error::NoHttp2`],
+    /// [`Error::ConnectTimeout`].
     ///
     /// # Cancel safety
     ///
@@ -103,8 +124,36 @@ impl Connector {
             return Ok(Stream::Plain(stream));
         };
         let connector = TlsConnector::from(trust.client_config());
-        let stream = connector.connect(name.clone(), stream).await;
-        Ok(Stream::Tls(Box::new(stream.map_err(Error::Tls)?)))
+        let stream = match self.protocol {
+            Protocol::Http1 => connector.connect(name.clone(), stream).await,
+            Protocol::Http2 => {
+                let connector = connector.with_alpn(vec![HTTP2.to_vec()]);
+                connector.connect(name.clone(), stream).await
+            }
+        };
+        let stream = stream.map_err(tls_error)?;
+        let chosen = stream.get_ref().1.alpn_protocol();
+        if self.protocol == Protocol::Http2 && chosen != Some(HTTP2) {
+            return Err(Error::NoHttp2(
+                "the ALPN protocol `h2` was not chosen".into(),
+            ));
+        }
+        Ok(Stream::Tls(Box::new(stream)))
+    }
+}
+
+/// The name of HTTP/2 over TLS in ALPN (RFC 9113 section 3.1).
+const HTTP2: &[u8] = b"h2";
+
+/// Classifies an error of a TLS handshake. A server that knows no protocol of the ALPN list must
+/// send the alert `no_application_protocol` (RFC 7301 section 3.2).
+fn tls_error(error: io::Error) -> Error {
+    let source = error.get_ref().and_then(|source| source.downcast_ref());
+    match source {
+        Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
+            Error::NoHttp2(error.into())
+        }
+        _ => Error::Tls(error),
     }
 }
 

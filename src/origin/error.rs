@@ -34,6 +34,9 @@ pub enum Error {
     /// Responsible: the upstream or the provider.
     #[error("connecting took too long")]
     ConnectTimeout,
+    /// A stream or a connection of HTTP/2 broke. Responsible: the upstream.
+    #[error("the HTTP/2 stream or its connection broke")]
+    Http2(#[source] h2::Error),
     /// The length of the response can be read in more than one way. Responsible: the upstream or
     /// the provider.
     #[error("the length of the response is ambiguous")]
@@ -41,6 +44,11 @@ pub enum Error {
     /// The response head was not complete in time. Responsible: the upstream or the provider.
     #[error("the response head took too long")]
     HeadTimeout,
+    /// The origin does not speak HTTP/2, although the settings say so: it did not choose `h2` by ALPN
+    /// (RFC 7301), or did not begin the connection as RFC 9113 section 3.4 demands. No byte of the
+    /// request was sent. Responsible: the operator, who set the protocol of the upstream.
+    #[error("the origin does not speak HTTP/2")]
+    NoHttp2(#[source] BoxError),
     /// The body of the request broke off. `source` returns the error of the body. Responsible: the
     /// client.
     #[error("the request body broke off")]
@@ -73,6 +81,7 @@ impl Error {
             Self::Busy
             | Self::Connect(_)
             | Self::ConnectTimeout
+            | Self::NoHttp2(_)
             | Self::Resolve(_)
             | Self::Tls(_)
             | Self::Unconfigured => false,
@@ -82,9 +91,35 @@ impl Error {
             | Self::CallTimeout
             | Self::Framing
             | Self::HeadTimeout
+            | Self::Http2(_)
             | Self::RequestBody(_)
             | Self::TooLarge
             | Self::UnrequestedUpgrade => true,
+        }
+    }
+
+    /// Copies the error of a connection that could not be opened, for another request that waits
+    /// for the same connection.
+    pub(super) fn of_connecting(&self) -> Self {
+        let copy = |source: &io::Error| io::Error::new(source.kind(), source.to_string());
+        match self {
+            Self::Connect(source) => Self::Connect(copy(source)),
+            Self::NoHttp2(source) => Self::NoHttp2(source.to_string().into()),
+            Self::Resolve(source) => Self::Resolve(copy(source)),
+            Self::Tls(source) => Self::Tls(copy(source)),
+            Self::Unconfigured => Self::Unconfigured,
+            Self::BadSwitch
+            | Self::BodyTimeout
+            | Self::Broken(_)
+            | Self::Busy
+            | Self::CallTimeout
+            | Self::ConnectTimeout
+            | Self::Framing
+            | Self::HeadTimeout
+            | Self::Http2(_)
+            | Self::RequestBody(_)
+            | Self::TooLarge
+            | Self::UnrequestedUpgrade => Self::ConnectTimeout,
         }
     }
 }

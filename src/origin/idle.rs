@@ -196,10 +196,10 @@ async fn maintain(
 }
 
 /// Counts a waiting request of this worker until this guard is dropped.
-struct WaitingGuard<'a>(&'a Cell<usize>);
+pub(super) struct WaitingGuard<'a>(&'a Cell<usize>);
 
 impl<'a> WaitingGuard<'a> {
-    fn new(waiting: &'a Cell<usize>) -> Self {
+    pub(super) fn new(waiting: &'a Cell<usize>) -> Self {
         waiting.set(waiting.get().saturating_add(1));
         Self(waiting)
     }

@@ -2,8 +2,7 @@
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
-use http_body::Body as _;
-use hyper::body::Incoming;
+use http_body::Body;
 
 use super::error::Error;
 
@@ -38,7 +37,7 @@ pub(super) fn origin_form(uri: Uri) -> Uri {
 pub(super) fn normalize_framing(
     headers: &mut HeaderMap,
     status: StatusCode,
-    body: &Incoming,
+    body: &impl Body,
 ) -> Result<Framing, Error> {
     let mut framing = Framing::Unambiguous;
     let mut is_coded = false;

@@ -1,4 +1,4 @@
-//! An HTTP/1.1 client for one origin, with and without TLS.
+//! An HTTP client for one origin, with and without TLS.
 //!
 //! In this room, "origin" also means the server that has this [`Origin`]. The room connects to the
 //! origin, limits the number of open connections ([`Limit`]), uses connections for several requests
@@ -18,6 +18,7 @@ mod connector;
 mod error;
 mod expect;
 mod head_timer;
+mod http2;
 mod idle;
 mod limit;
 mod message;
@@ -26,6 +27,7 @@ mod outgoing;
 mod pool;
 mod progress;
 mod protocol;
+mod received;
 mod response;
 mod saved_head;
 mod switch;
@@ -38,9 +40,11 @@ pub(crate) use attempt::Informational;
 pub(crate) use client::{CallLimits, Client};
 pub(crate) use connector::Connector;
 pub use error::Error;
+pub(crate) use http2::KeepAlive;
 pub(crate) use limit::Limit;
 pub(crate) use name::Origin;
 pub(crate) use pool::{Pool, ResponseFuture, Times};
+pub(crate) use progress::StreamingCall;
 pub(crate) use protocol::Protocol;
 pub(crate) use response::ResponseBody;
 pub(crate) use saved_head::SavedHead;

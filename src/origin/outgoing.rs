@@ -1,4 +1,4 @@
-//! The request body, in the form that hyper sends.
+//! The request body, in the form that is sent to an origin.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -7,13 +7,13 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::Request;
-use http::header::{CONTENT_LENGTH, TRAILER};
+use http::header::{CONTENT_LENGTH, EXPECT, TRAILER};
 use http::request::Parts;
 use http_body::{Body, Frame, SizeHint};
 
 use super::connector::Connector;
 use super::expect::ContinueGate;
-use super::progress::UploadProgress;
+use super::progress::{ClientPauses, StreamingCall, UploadProgress};
 use super::trailers::DroppedTrailers;
 use crate::clock::Clock;
 use crate::upload::Upload;
@@ -59,12 +59,42 @@ impl Outgoing {
         request.map(|_empty| {
             Self(Some(Content {
                 upload,
-                progress: UploadProgress::new(clock),
+                progress: UploadProgress::new(clock, ClientPauses::Ignored),
                 gate,
                 sends_trailers,
-                dropped_trailers: connector.dropped_trailers(),
+                dropped_trailers: Arc::clone(connector.dropped_trailers()),
             }))
         })
+    }
+
+    /// Converts a request that is sent on an HTTP/2 stream.
+    pub(super) fn http2(
+        mut parts: Parts,
+        upload: Upload,
+        clock: &Clock,
+        connector: &Connector,
+    ) -> Request<Self> {
+        // The gateway does not wait for a 100 response of an HTTP/2 origin. The listener sends
+        // `100 Continue` to the client as soon as the origin accepts content.
+        parts.headers.remove(EXPECT);
+        let pauses = match parts.extensions.get::<StreamingCall>() {
+            Some(StreamingCall) => ClientPauses::Counted,
+            None => ClientPauses::Ignored,
+        };
+        // Some extensions change how h2 writes a request. Therefore the extensions of our own code
+        // are removed.
+        parts.extensions.clear();
+        if upload.is_end_stream() {
+            return Request::from_parts(parts, Self::empty());
+        }
+        let content = Content {
+            upload,
+            progress: UploadProgress::new(clock, pauses),
+            gate: None,
+            sends_trailers: true,
+            dropped_trailers: Arc::clone(connector.dropped_trailers()),
+        };
+        Request::from_parts(parts, Self(Some(content)))
     }
 
     pub(super) fn empty() -> Self {

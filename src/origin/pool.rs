@@ -12,10 +12,12 @@ use super::attempt::{Attempt, Failed};
 use super::connection::Connection;
 use super::connector::Connector;
 use super::error::Error;
+use super::http2::{self, KeepAlive};
 use super::idle::{Granted, IdleConnections};
 use super::limit::Limit;
 use super::message::origin_form;
 use super::outgoing::Outgoing;
+use super::protocol::Protocol;
 use super::response::ResponseBody;
 use crate::clock::Clock;
 use crate::upload::Upload;
@@ -31,6 +33,8 @@ pub(crate) struct Times {
     /// The longest idle time after which a connection may be used again. With an idle time of zero,
     /// each request gets a new connection.
     pub(crate) idle: Duration,
+    /// The pings that detect a dead HTTP/2 connection.
+    pub(crate) keep_alive: KeepAlive,
 }
 
 /// The future of a response. The future is ready when the response head has arrived.
@@ -44,7 +48,14 @@ pub(crate) type ResponseFuture =
 /// cleanly, the response is HTTP/1.1, the response states its length exactly one time, and no extra
 /// byte has arrived.
 #[derive(Clone)]
-pub(crate) struct Pool(pub(super) Rc<Shared>);
+pub(crate) struct Pool(pub(super) Connections);
+
+/// The connections of a pool, in the version of HTTP that the origin speaks.
+#[derive(Clone)]
+pub(super) enum Connections {
+    Http1(Rc<Shared>),
+    Http2(Rc<http2::Connections>),
+}
 
 pub(super) struct Shared {
     pub(super) connector: Arc<Connector>,
@@ -61,39 +72,49 @@ impl Pool {
         times: Times,
         clock: Clock,
     ) -> Self {
-        Self(Rc::new(Shared {
-            connector,
-            times,
-            idle: IdleConnections::new(limit, times.idle, clock.clone()),
-            clock,
-        }))
+        Self(match connector.protocol() {
+            Protocol::Http1 => Connections::Http1(Rc::new(Shared {
+                connector,
+                times,
+                idle: IdleConnections::new(limit, times.idle, clock.clone()),
+                clock,
+            })),
+            Protocol::Http2 => {
+                Connections::Http2(http2::Connections::new(connector, limit, times, clock))
+            }
+        })
     }
 
-    /// Sends `request` in origin form (RFC 9112 section 3.2.1) as HTTP/1.1, and returns when the
-    /// response head has arrived. `request` must have a `Host` field and no connection-specific
-    /// fields.
+    /// Sends `request` in origin form (RFC 9112 section 3.2.1), and returns when the response head
+    /// has arrived. `request` must have a `Host` field and no connection-specific fields.
     ///
     /// A connection is stale if it was used before and the origin closes it without a byte of an
-    /// answer. The pool sends a failed request one more time, on another connection, in two cases:
+    /// answer. The pool sends a failed request one more time, on another connection, in three cases:
     /// no byte of the request was sent; or the connection was stale, the method is safe and the
-    /// request has no content. No other request is sent twice.
+    /// request has no content; or an HTTP/2 origin states that it has not processed the request (RFC
+    /// 9113 section 8.7), and the request has no content. No other request is sent twice.
     ///
     /// # Errors
     ///
     /// [`Error::Busy`]. While the pool connects: [`Error::Resolve`], [`Error::Connect`],
-    /// [`Error::Tls`], [`Error::ConnectTimeout`]. After the pool has connected:
-    /// [`Error::RequestBody`], [`Error::HeadTimeout`], [`Error::Broken`], [`Error::Framing`],
-    /// [`Error::UnrequestedUpgrade`].
+    /// [`Error::Tls`], [`Error::NoHttp2`], [`Error::ConnectTimeout`]. After the pool has connected:
+    /// [`Error::RequestBody`], [`Error::HeadTimeout`], [`Error::Broken`], [`Error::Http2`],
+    /// [`Error::Framing`], [`Error::UnrequestedUpgrade`].
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the connection. The origin may already have processed the
+    /// Dropping the future closes the HTTP/1.1 connection, or resets the HTTP/2 stream. The origin may already have processed the
     /// request. If the pool has an idle connection, the request is passed to the connection
     /// immediately, before the future is polled.
     pub(crate) fn send(&self, request: Request<Upload>) -> ResponseFuture {
-        let request = self.0.prepare(request);
+        let shared = match &self.0 {
+            Connections::Http1(shared) => Rc::clone(shared),
+            Connections::Http2(connections) => {
+                return Box::pin(Rc::clone(connections).send(request));
+            }
+        };
+        let request = shared.prepare(request);
         let progress = request.body().progress();
-        let shared = Rc::clone(&self.0);
         // A request is large, so it is expensive to move a future that contains a request.
         // Therefore the future contains the request only if the request has to wait for a
         // connection.
@@ -110,7 +131,21 @@ impl Pool {
 
     /// The number of idle connections of this pool.
     pub(crate) fn idle(&self) -> usize {
-        self.0.idle.count()
+        match &self.0 {
+            Connections::Http1(shared) => shared.idle.count(),
+            Connections::Http2(connections) => connections.idle(),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Pool {
+    /// The number of HTTP/2 connections that accept requests.
+    pub(super) fn usable(&self) -> usize {
+        match &self.0 {
+            Connections::Http1(_) => 0,
+            Connections::Http2(connections) => connections.usable(),
+        }
     }
 }
 
@@ -167,7 +202,6 @@ impl Shared {
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool")
-            .field("connector", &self.0.connector)
             .field("idle", &self.idle())
             .finish_non_exhaustive()
     }

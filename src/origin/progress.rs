@@ -12,13 +12,30 @@ use crate::upload::BoxError;
 /// The progress of a request body: whether the gateway now waits for the client or for the origin,
 /// and why the body ended too early.
 ///
-/// The deadlines of the origin must not count the time during which the gateway waits for the
-/// client. The listener has its own deadlines for slow clients.
+/// By [`ClientPauses`], the deadlines of the origin count the time during which the gateway waits
+/// for the client, or do not count this time.
 pub(super) struct UploadProgress {
     clock: Clock,
+    pauses: ClientPauses,
     waiting_for: Cell<WaitingFor>,
     failure: RefCell<Option<BoxError>>,
 }
+
+/// States whether the deadlines of the origin count the time during which the gateway waits for the
+/// client.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum ClientPauses {
+    /// The pauses of the client do not count. The listener has its own deadlines for slow clients.
+    Ignored,
+    /// The pauses of the client count, because the listener has no deadline for this request. See
+    /// [`StreamingCall`].
+    Counted,
+}
+
+/// An extension of a request whose client may pause for any time while it sends the content, such
+/// as a gRPC call. The deadlines of the origin then end a call on which neither side sends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StreamingCall;
 
 #[derive(Clone, Copy)]
 enum WaitingFor {
@@ -31,16 +48,20 @@ enum WaitingFor {
 }
 
 impl UploadProgress {
-    pub(super) fn new(clock: &Clock) -> Rc<Self> {
+    pub(super) fn new(clock: &Clock, pauses: ClientPauses) -> Rc<Self> {
         Rc::new(Self {
             clock: clock.clone(),
+            pauses,
             waiting_for: Cell::new(WaitingFor::Origin(clock.instant())),
             failure: RefCell::new(None),
         })
     }
 
     pub(super) fn wait_for_client(&self) {
-        self.waiting_for.set(WaitingFor::Client);
+        // If the pauses count, the time of the last part of the body stays the begin of the wait.
+        if self.pauses == ClientPauses::Ignored {
+            self.waiting_for.set(WaitingFor::Client);
+        }
     }
 
     pub(super) fn wait_for_origin(&self) {
@@ -64,8 +85,8 @@ impl UploadProgress {
 
     /// Returns the reason why the connection failed. If the request body failed first, returns the
     /// error of the request body.
-    pub(super) fn explain(progress: Option<&Rc<Self>>, error: hyper::Error) -> Error {
+    pub(super) fn explain(progress: Option<&Rc<Self>>, error: Error) -> Error {
         let failure = progress.and_then(|progress| progress.failure.borrow_mut().take());
-        failure.map_or(Error::Broken(error), Error::RequestBody)
+        failure.map_or(error, Error::RequestBody)
     }
 }

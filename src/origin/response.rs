@@ -9,12 +9,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 
 use super::error::Error;
 use super::idle::BorrowedConnection;
 use super::progress::UploadProgress;
+use super::received::Received;
+use super::trailers::DroppedTrailers;
 use crate::fields;
 
 /// A response body from the origin.
@@ -23,7 +24,7 @@ use crate::fields;
 /// body, the connection returns to the pool. If a body is dropped before its end, its connection is
 /// closed.
 pub(crate) struct ResponseBody {
-    incoming: Incoming,
+    incoming: Received,
     borrowed: Option<BorrowedConnection>,
     progress: Option<Rc<UploadProgress>>,
     stall: StallTimer,
@@ -33,16 +34,17 @@ pub(crate) struct ResponseBody {
 
 impl ResponseBody {
     /// Creates a body. `stall` is the longest allowed pause between two parts of the body. `None`
-    /// means no limit.
+    /// means no limit. `borrowed` is the connection that returns to the pool at the end. The body of
+    /// an HTTP/2 stream has no such connection.
     pub(super) fn new(
-        incoming: Incoming,
-        borrowed: BorrowedConnection,
+        incoming: Received,
+        borrowed: Option<BorrowedConnection>,
         progress: Option<Rc<UploadProgress>>,
         stall: Option<Duration>,
     ) -> Self {
         let mut body = Self {
             incoming,
-            borrowed: Some(borrowed),
+            borrowed,
             progress,
             stall: StallTimer::new(stall),
             broken: false,
@@ -60,12 +62,16 @@ impl ResponseBody {
 
     /// Ends the body with its trailers. Returns the trailers that are forwarded.
     fn end_with(&mut self, mut trailers: HeaderMap) -> Option<HeaderMap> {
-        let borrowed = self.borrowed.take()?;
         fields::outbound_trailers(&mut trailers);
         if !self.forwards_trailers && !trailers.is_empty() {
-            borrowed.dropped_trailers().of_response();
+            let log = match (&self.incoming, &self.borrowed) {
+                (Received::Http1(_), Some(borrowed)) => Some(borrowed.dropped_trailers()),
+                (Received::Http1(_), None) => None,
+                (Received::Http2(body), _) => Some(body.dropped_trailers()),
+            };
+            log.map(DroppedTrailers::of_response).unwrap_or_default();
         }
-        borrowed.give_back();
+        self.release();
         (self.forwards_trailers && !trailers.is_empty()).then_some(trailers)
     }
 

@@ -1,6 +1,7 @@
 //! Requests that ask the origin to switch to another protocol (RFC 9110 section 7.8).
 
 use std::fmt;
+use std::future::ready;
 use std::pin::Pin;
 use std::rc::Rc;
 
@@ -12,7 +13,7 @@ use super::attempt::Attempt;
 use super::connection::Connection;
 use super::error::Error;
 use super::outgoing::Outgoing;
-use super::pool::{Pool, Shared};
+use super::pool::{Connections, Pool, Shared};
 use super::response::ResponseBody;
 use crate::fields::UpgradeRequest;
 use crate::relay::Peer;
@@ -72,8 +73,14 @@ impl Pool {
         upgrade: Box<UpgradeRequest>,
         slot: OwnedSemaphorePermit,
     ) -> ExchangeFuture {
-        let request = self.0.prepare(request);
-        Box::pin(Rc::clone(&self.0).switch(request, upgrade, slot))
+        match &self.0 {
+            Connections::Http1(shared) => {
+                let request = shared.prepare(request);
+                Box::pin(Rc::clone(shared).switch(request, upgrade, slot))
+            }
+            // An HTTP/2 connection never switches to another protocol (RFC 9113 section 8.6).
+            Connections::Http2(_) => Box::pin(ready(Err(Error::BadSwitch))),
+        }
     }
 }
 

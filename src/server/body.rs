@@ -61,7 +61,8 @@ struct OpenBody {
     state: Rc<ConnectionState>,
     failure: Rc<Cell<Option<BodyFailure>>>,
     left: u64,
-    rate_meter: RateMeter,
+    /// `None` if the client may pause for any time.
+    rate_meter: Option<RateMeter>,
     trailer_filter: Option<TrailerFilter>,
 }
 
@@ -80,7 +81,7 @@ impl RequestBody {
                 state: Rc::clone(state),
                 failure: Rc::default(),
                 left: u64::MAX,
-                rate_meter: RateMeter::new(state.clock(), window, rate),
+                rate_meter: Some(RateMeter::new(state.clock(), window, rate)),
                 trailer_filter: None,
             })
         });
@@ -102,6 +103,13 @@ impl RequestBody {
             return Err(open.fail(BodyFailure::TooLarge));
         }
         Ok(())
+    }
+
+    /// Turns off the lowest allowed rate. The caller has to limit the pauses of the client.
+    pub(crate) fn allow_pauses(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.rate_meter = None;
+        }
     }
 
     /// Makes the body yield the trailers that the filter has not removed. By default, the body drops
@@ -127,7 +135,9 @@ impl OpenBody {
 
     fn accept(&mut self, length: usize) -> Result<(), BodyFailure> {
         let length = u64::try_from(length).unwrap_or(u64::MAX);
-        self.rate_meter.arrived(length);
+        if let Some(meter) = &mut self.rate_meter {
+            meter.arrived(length);
+        }
         self.left = self
             .left
             .checked_sub(length)
@@ -153,7 +163,10 @@ impl Body for RequestBody {
             return Poll::Ready(Some(Err(failure)));
         }
         let Poll::Ready(polled) = Pin::new(&mut this.inner).poll_frame(cx) else {
-            ready!(open.rate_meter.poll_too_slow(cx));
+            let Some(meter) = &mut open.rate_meter else {
+                return Poll::Pending;
+            };
+            ready!(meter.poll_too_slow(cx));
             return Poll::Ready(Some(Err(open.fail(BodyFailure::TooSlow))));
         };
         match polled {

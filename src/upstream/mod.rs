@@ -34,11 +34,13 @@ use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::fields::UpgradeRequest;
-use crate::origin::{self, Connector, Limit, Origin, Pool, Times};
+use crate::origin::{self, Connector, KeepAlive, Limit, Origin, Pool, Times};
 use crate::tls::{self, Refreshed, Trust};
 use crate::upload::{BoxError, Upload};
 
-pub(crate) use crate::origin::{Exchange, Protocol, ResponseBody, SavedHead, UpgradedOrigin};
+pub(crate) use crate::origin::{
+    Exchange, Protocol, ResponseBody, SavedHead, StreamingCall, UpgradedOrigin,
+};
 pub(crate) use assertion::AssertionNames;
 pub(crate) use assertion::assertions;
 pub(crate) use settings::Settings;
@@ -93,6 +95,7 @@ impl Error {
         match self {
             Self::Broken(origin::Error::BodyTimeout) => "upstream_body_timeout",
             Self::Broken(origin::Error::BadSwitch) => "upstream_bad_switch",
+            Self::Broken(origin::Error::NoHttp2(_)) => "upstream_no_http2",
             Self::Broken(_) => "upstream_broken",
             Self::Busy => "upstream_busy",
             Self::TooManyTunnels => "upstream_tunnels",
@@ -120,6 +123,8 @@ impl From<origin::Error> for Error {
             | origin::Error::Broken(_)
             | origin::Error::CallTimeout
             | origin::Error::Framing
+            | origin::Error::Http2(_)
+            | origin::Error::NoHttp2(_)
             | origin::Error::TooLarge
             | origin::Error::UnrequestedUpgrade => Self::Broken(error),
         }
@@ -157,7 +162,8 @@ impl Upstream {
             None => None,
         };
         let (url, timeout) = (settings.url.clone(), settings.connect_timeout);
-        let connector = Connector::new(url, trust.clone(), timeout)?;
+        let connector =
+            Connector::new(url, trust.clone(), timeout)?.with_protocol(settings.protocol);
         let limit = Limit::new(settings.connections, settings.queue, settings.queue_wait);
         // `Semaphore::new` panics if the number is greater than `MAX_PERMITS`.
         let tunnels = settings.tunnels().get().min(Semaphore::MAX_PERMITS);
@@ -174,6 +180,7 @@ impl Upstream {
                 head: settings.response_timeout,
                 stall: settings.body_timeout,
                 idle: settings.idle_timeout(),
+                keep_alive: KeepAlive::default(),
             },
             settings: settings.clone(),
             trust,
@@ -243,7 +250,13 @@ impl Upstream {
         // the length of the content is unknown.
         let usually_empty = matches!(*request.method(), Method::GET | Method::HEAD);
         let has_body = !request.body().is_end_stream();
-        if usually_empty && has_body && !request.headers().contains_key(CONTENT_LENGTH) {
+        // HTTP/2 does not have `Transfer-Encoding`, because its frames delimit the content.
+        let is_http1 = || self.settings.protocol == Protocol::Http1;
+        if usually_empty
+            && has_body
+            && is_http1()
+            && !request.headers().contains_key(CONTENT_LENGTH)
+        {
             let chunked = HeaderValue::from_static("chunked");
             request.headers_mut().insert(TRANSFER_ENCODING, chunked);
         }

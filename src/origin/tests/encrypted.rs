@@ -15,14 +15,14 @@ use crate::origin::{CallLimits, Client};
 use crate::tls::{Refreshed, Trust};
 
 /// A certificate authority, and the file with its certificate.
-struct Authority {
+pub(super) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
-    file: PathBuf,
+    pub(super) file: PathBuf,
     _dir: tempfile::TempDir,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -38,24 +38,30 @@ impl Authority {
     }
 
     fn signs(&self, params: &CertificateParams) -> TlsAcceptor {
+        self.signs_with(params, &[])
+    }
+
+    /// Creates an acceptor whose server knows the ALPN protocols `alpn`.
+    pub(super) fn signs_with(&self, params: &CertificateParams, alpn: &[&str]) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        acceptor(&certificate, &key)
+        acceptor(&certificate, &key, alpn)
     }
 }
 
-fn acceptor(certificate: &rcgen::Certificate, key: &KeyPair) -> TlsAcceptor {
+fn acceptor(certificate: &rcgen::Certificate, key: &KeyPair, alpn: &[&str]) -> TlsAcceptor {
     let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
         .with_single_cert(vec![certificate.der().clone()], key)
         .unwrap();
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     TlsAcceptor::from(Arc::new(config))
 }
 
-fn named(name: &str) -> CertificateParams {
+pub(super) fn named(name: &str) -> CertificateParams {
     CertificateParams::new([name.to_owned()]).unwrap()
 }
 
@@ -131,7 +137,7 @@ async fn t_08_an_untrusted_origin_learns_nothing() {
             ("address for a name", authority.signs(&named("127.0.0.1"))),
             ("wildcard", authority.signs(&named("*.localhost"))),
             ("common name only", authority.signs(&common_name_only)),
-            ("self-signed", acceptor(&self_signed, &key)),
+            ("self-signed", acceptor(&self_signed, &key, &[])),
             (
                 "another authority",
                 Authority::new().signs(&named("localhost")),

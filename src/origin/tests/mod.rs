@@ -4,6 +4,7 @@
 mod client;
 mod encrypted;
 mod framing;
+mod http2;
 mod hyper;
 mod limit;
 mod pool;
@@ -25,7 +26,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
-use super::{Connector, Error, Limit, Origin, Pool, ResponseBody, Times};
+use super::{Connector, Error, KeepAlive, Limit, Origin, Pool, ResponseBody, Times};
 use crate::clock::Clock;
 use crate::upload::Upload;
 
@@ -173,6 +174,7 @@ fn times() -> Times {
         head: WATCHDOG,
         stall: Some(WATCHDOG),
         idle: WATCHDOG,
+        keep_alive: KeepAlive::default(),
     }
 }
 

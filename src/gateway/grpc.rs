@@ -1,0 +1,178 @@
+//! The gateway's own answers to gRPC requests.
+//!
+//! A gRPC client reads the result of a call from the field `grpc-status`, and not from the status
+//! code of HTTP. If the gateway itself answers a gRPC request, the answer has only a head, with the
+//! status code 200 and the fields `grpc-status` and `grpc-message` (Trailers-Only in the gRPC
+//! protocol over HTTP/2). Clients of gRPC-Web read the same fields.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use super::Body;
+
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+
+/// The bytes of `grpc-message` that are percent-encoded, in addition to all bytes outside of ASCII.
+const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
+
+/// The protocol of a gRPC request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Protocol {
+    /// gRPC over HTTP/2.
+    Grpc,
+    /// gRPC-Web with binary messages.
+    Web,
+    /// gRPC-Web with messages in base64.
+    WebText,
+}
+
+/// The status code that an answer would have if the request were not a gRPC request. The access log
+/// contains this status code, because the status code of every answer to a gRPC request is 200.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LoggedStatus(pub(super) StatusCode);
+
+impl Protocol {
+    /// Returns the protocol of a request with these fields, or `None` if the request is not a gRPC
+    /// request.
+    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+        let kind = headers.get(header::CONTENT_TYPE)?.as_bytes();
+        let prefix = b"application/grpc";
+        let (start, rest) = kind.split_at_checked(prefix.len())?;
+        if !start.eq_ignore_ascii_case(prefix) {
+            return None;
+        }
+        // A suffix such as `+proto` states the encoding of the messages.
+        let end = |byte: &u8| matches!(byte, b'+' | b';' | b' ' | b'\t');
+        let name = rest.split(end).next().unwrap_or_default();
+        match name.to_ascii_lowercase().as_slice() {
+            b"" => Some(Self::Grpc),
+            b"-web" => Some(Self::Web),
+            b"-web-text" => Some(Self::WebText),
+            _ => None,
+        }
+    }
+
+    /// The `Content-Type` of an answer.
+    pub(super) fn content_type(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::Grpc => "application/grpc",
+            Self::Web => "application/grpc-web+proto",
+            Self::WebText => "application/grpc-web-text+proto",
+        })
+    }
+
+    /// Returns the answer that reports a failure. `status` is the status code that other clients
+    /// get. `retry_after` is the pause before a retry.
+    pub(super) fn answer(
+        self,
+        status: StatusCode,
+        message: &str,
+        retry_after: Option<Duration>,
+    ) -> Response<Body> {
+        let mut response = Response::new(Body::empty());
+        response.extensions_mut().insert(LoggedStatus(status));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, self.content_type());
+        headers.insert(STATUS, HeaderValue::from(code(status)));
+        let message = utf8_percent_encode(message, ENCODED).to_string();
+        if let Ok(message) = HeaderValue::try_from(message) {
+            headers.insert(MESSAGE, message);
+        }
+        if let Some(pause) = retry_after {
+            let millis = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+            headers.insert(PUSHBACK, HeaderValue::from(millis));
+        }
+        response
+    }
+}
+
+/// Returns the gRPC status code for a status code of HTTP. The mapping follows the document "HTTP to
+/// gRPC Status Code Mapping" of gRPC, except for three kinds of status codes whose meaning is more
+/// exact when the gateway itself sends them: 408 and 504 are deadlines, and 413 and 429 are limits.
+fn code(status: StatusCode) -> u16 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        408 | 504 => 4,
+        413 | 429 => 8,
+        502 | 503 => 14,
+        _ => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(content_type: &'static str) -> Option<Protocol> {
+        let value = HeaderValue::from_static(content_type);
+        Protocol::of(&HeaderMap::from_iter([(header::CONTENT_TYPE, value)]))
+    }
+
+    #[test]
+    fn the_content_type_of_a_request_names_its_protocol() {
+        for (content_type, protocol) in [
+            ("application/grpc", Some(Protocol::Grpc)),
+            ("application/grpc+proto", Some(Protocol::Grpc)),
+            ("Application/gRPC+json; charset=utf-8", Some(Protocol::Grpc)),
+            ("application/grpc;a=b", Some(Protocol::Grpc)),
+            ("application/grpc-web", Some(Protocol::Web)),
+            ("application/grpc-web+proto", Some(Protocol::Web)),
+            ("application/grpc-web-text+proto", Some(Protocol::WebText)),
+            ("application/grpcx", None),
+            ("application/grpc-webx", None),
+            ("application/json", None),
+            ("text/application/grpc", None),
+            ("", None),
+        ] {
+            assert_eq!(of(content_type), protocol, "{content_type}");
+        }
+        assert_eq!(Protocol::of(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn each_status_code_has_a_code_of_grpc() {
+        for (status, expected) in [
+            (400, 13),
+            (401, 16),
+            (403, 7),
+            (404, 12),
+            (408, 4),
+            (413, 8),
+            (417, 2),
+            (421, 2),
+            (429, 8),
+            (500, 2),
+            (501, 2),
+            (502, 14),
+            (503, 14),
+            (504, 4),
+            (508, 2),
+        ] {
+            assert_eq!(
+                code(StatusCode::from_u16(status).unwrap()),
+                expected,
+                "{status}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_message_is_percent_encoded() {
+        let pause = Some(Duration::from_millis(1500));
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let response = Protocol::Grpc.answer(status, "100 % \"busy\"\r\nä", pause);
+        let headers = response.headers();
+        assert_eq!(headers[MESSAGE], "100 %25 \"busy\"%0D%0A%C3%A4");
+        assert_eq!(headers[STATUS], "14");
+        assert_eq!(headers[PUSHBACK], "1500");
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.extensions().get::<LoggedStatus>().unwrap().0, 503);
+    }
+}

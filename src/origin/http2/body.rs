@@ -1,0 +1,125 @@
+//! The body of a response that arrives on an HTTP/2 stream.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream};
+use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
+use http_body::{Body, Frame, SizeHint};
+
+use super::Slot;
+use crate::origin::connection::AbortOnDrop;
+use crate::origin::error::Error;
+use crate::origin::trailers::DroppedTrailers;
+
+/// The body of a response. Dropping the body before its end resets the stream.
+pub(in crate::origin) struct Incoming {
+    stream: RecvStream,
+    /// The number of bytes that are missing, if the response states its length.
+    missing: Option<u64>,
+    phase: Phase,
+    /// The task that sends the content of the request. The task ends with the response.
+    _upload: Option<AbortOnDrop>,
+    // The slot is the last member, because it has to become free after the stream was dropped.
+    slot: Slot,
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Phase {
+    Data,
+    Trailers,
+    Ended,
+}
+
+impl Incoming {
+    pub(super) fn new(
+        stream: RecvStream,
+        head: &HeaderMap,
+        upload: Option<AbortOnDrop>,
+        slot: Slot,
+    ) -> Self {
+        let length = head.get(CONTENT_LENGTH);
+        let missing = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        Self {
+            stream,
+            missing,
+            phase: Phase::Data,
+            _upload: upload,
+            slot,
+        }
+    }
+
+    /// The log of the trailers that the gateway drops.
+    pub(in crate::origin) fn dropped_trailers(&self) -> &DroppedTrailers {
+        self.slot.connections.connector.dropped_trailers()
+    }
+
+    fn received(&mut self, data: &Bytes) -> Result<(), Error> {
+        self.slot.connection.record_receipt();
+        let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+        self.missing = self.missing.map(|missing| missing.saturating_sub(length));
+        // The client has accepted all earlier parts, because it asks for this part. Now the origin
+        // may send more.
+        let flow = self.stream.flow_control();
+        flow.release_capacity(data.len()).map_err(Error::Http2)
+    }
+
+    /// Returns the result for a stream that was reset. A reset without an error ends the upload,
+    /// not the response: the origin has sent the complete response and does not want the rest of
+    /// the request (RFC 9113 section 8.1).
+    fn reset(&self, error: h2::Error) -> Option<Error> {
+        let is_complete = error.is_reset()
+            && error.reason() == Some(Reason::NO_ERROR)
+            && self.missing.is_none_or(|missing| missing == 0);
+        (!is_complete).then_some(Error::Http2(error))
+    }
+}
+
+impl Body for Incoming {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = self.get_mut();
+        if this.phase == Phase::Data {
+            match ready!(this.stream.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    let received = this.received(&data);
+                    return Poll::Ready(Some(received.map(|()| Frame::data(data))));
+                }
+                Some(Err(error)) => {
+                    this.phase = Phase::Ended;
+                    return Poll::Ready(this.reset(error).map(Err));
+                }
+                None => this.phase = Phase::Trailers,
+            }
+        }
+        if this.phase == Phase::Ended {
+            return Poll::Ready(None);
+        }
+        let trailers = ready!(this.stream.poll_trailers(cx));
+        this.phase = Phase::Ended;
+        this.slot.connection.record_receipt();
+        Poll::Ready(match trailers {
+            Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
+            Err(error) => this.reset(error).map(Err),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.phase == Phase::Ended || self.stream.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.is_end_stream() {
+            return SizeHint::with_exact(0);
+        }
+        self.missing
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}

@@ -1,0 +1,195 @@
+//! One request and its response, on one HTTP/2 stream.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+
+use h2::client::ResponseFuture;
+use h2::{Reason, RecvStream};
+use http::header::{CONNECTION, HOST};
+use http::request::Parts;
+use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Request, Response, Uri, Version};
+use http_body::Body as _;
+use tokio::task::spawn_local;
+
+use super::body::Incoming;
+use super::{Connections, Slot, upload};
+use crate::origin::connection::AbortOnDrop;
+use crate::origin::error::Error;
+use crate::origin::head_timer::HeadTimer;
+use crate::origin::message::normalize_framing;
+use crate::origin::outgoing::Outgoing;
+use crate::origin::progress::UploadProgress;
+use crate::origin::received::Received;
+use crate::origin::response::ResponseBody;
+use crate::origin::saved_head::SavedHead;
+use crate::upload::Upload;
+
+/// The result from h2.
+type Answer = Result<Response<RecvStream>, h2::Error>;
+
+/// A request that got no response.
+struct Failed {
+    error: Error,
+    /// The request, if the gateway may send it again.
+    retry: Option<(Parts, Outgoing)>,
+}
+
+/// A request that was sent and has no response yet. Dropping this value resets the stream.
+struct Attempt {
+    response: ResponseFuture,
+    upload: Option<AbortOnDrop>,
+    progress: Option<Rc<UploadProgress>>,
+    /// Whether the connection had carried a response before this request.
+    used: bool,
+    slot: Slot,
+}
+
+impl Connections {
+    /// Sends a request, and returns when the head of its response has arrived. The retries are
+    /// described at [`Pool::send`](crate::origin::Pool::send).
+    pub(in crate::origin) async fn send(
+        self: Rc<Self>,
+        request: Request<Upload>,
+    ) -> Result<Response<ResponseBody>, Error> {
+        let (mut head, upload) = request.into_parts();
+        self.write_target(&mut head);
+        let request = Outgoing::http2(head, upload, &self.clock, &self.connector);
+        let (head, body) = request.into_parts();
+        // Only a request without content can be sent again after it was sent.
+        let saved = body.progress().is_none().then(|| SavedHead::of(&head));
+        let failed = match self.attempt(head, body, saved).await {
+            Ok(response) => return Ok(response),
+            Err(failed) => failed,
+        };
+        let (head, body) = failed.retry.ok_or(failed.error)?;
+        tracing::debug!("An origin has not processed a request, so the request is sent again");
+        let again = self.attempt(head, body, None).await;
+        // A second failure is final, because no request is sent a third time.
+        again.map_err(|failed| failed.error)
+    }
+
+    async fn attempt(
+        self: &Rc<Self>,
+        head: Parts,
+        body: Outgoing,
+        saved: Option<SavedHead>,
+    ) -> Result<Response<ResponseBody>, Failed> {
+        let slot = self.slot().await.map_err(Failed::finally)?;
+        // The connection may have ended between the grant of the slot and this moment.
+        if !slot.connection.accepts_requests() {
+            return Err(Failed {
+                error: Error::Http2(Reason::REFUSED_STREAM.into()),
+                retry: Some((head, body)),
+            });
+        }
+        let safe = head.method.is_safe();
+        let mut attempt = Attempt::begin(slot, head, body).map_err(Failed::finally)?;
+        match self.answer(&mut attempt).await {
+            None => Err(Failed::finally(Error::HeadTimeout)),
+            Some(Err(error)) => {
+                let repeatable = is_unprocessed(&error) || safe && attempt.used && is_lost(&error);
+                let saved = saved.filter(|_saved| repeatable);
+                let retry = saved.map(|saved| (saved.into_parts(), Outgoing::empty()));
+                let progress = attempt.progress.as_ref();
+                let error = UploadProgress::explain(progress, Error::Http2(error));
+                Err(Failed { error, retry })
+            }
+            Some(Ok(response)) => {
+                let (mut parts, stream) = response.into_parts();
+                attempt.slot.connection.record_receipt();
+                let Attempt { upload, slot, .. } = attempt;
+                let body = Incoming::new(stream, &parts.headers, upload, slot);
+                // The framing of HTTP/2 is never ambiguous, so the connection stays usable.
+                normalize_framing(&mut parts.headers, parts.status, &body)
+                    .map_err(Failed::finally)?;
+                // The other room expects the version of all responses to be HTTP/1.1.
+                parts.version = Version::HTTP_11;
+                let body = Received::Http2(Box::new(body));
+                let body = ResponseBody::new(body, None, attempt.progress, self.times.stall);
+                Ok(Response::from_parts(parts, body))
+            }
+        }
+    }
+
+    /// Waits for the head of the response. Returns `None` if the origin misses the deadline.
+    async fn answer(&self, attempt: &mut Attempt) -> Option<Answer> {
+        let since = self.clock.instant();
+        let mut timer = HeadTimer::default();
+        let late = timer.expired(since, self.times.head, attempt.progress.as_ref());
+        let mut late = pin!(late);
+        // The answer is polled first, so an answer that arrives at the deadline is still accepted.
+        poll_fn(|cx| match Pin::new(&mut attempt.response).poll(cx) {
+            Poll::Ready(answer) => Poll::Ready(Some(answer)),
+            Poll::Pending => late.as_mut().poll(cx).map(|()| None),
+        })
+        .await
+    }
+
+    /// Converts the target of a request: HTTP/2 has `:scheme` and `:authority` (RFC 9113 section
+    /// 8.3.1) instead of `Host`.
+    fn write_target(&self, head: &mut Parts) {
+        let origin = self.connector.origin();
+        let host = head.headers.remove(HOST);
+        // `Connection` nominates `TE`, which has no nomination in HTTP/2.
+        head.headers.remove(CONNECTION);
+        let authority = |host: &HeaderValue| Authority::try_from(host.as_bytes()).ok();
+        let authority = host.as_ref().and_then(authority);
+        let authority = authority.or_else(|| authority_of(origin.host_value()));
+        let scheme = if origin.is_encrypted() {
+            Scheme::HTTPS
+        } else {
+            Scheme::HTTP
+        };
+        let mut target = std::mem::take(&mut head.uri).into_parts();
+        (target.scheme, target.authority) = (Some(scheme), authority);
+        head.uri = Uri::from_parts(target).unwrap_or_default();
+        head.version = Version::HTTP_2;
+    }
+}
+
+fn authority_of(host: &HeaderValue) -> Option<Authority> {
+    Authority::try_from(host.as_bytes()).ok()
+}
+
+impl Attempt {
+    fn begin(slot: Slot, head: Parts, body: Outgoing) -> Result<Self, Error> {
+        let progress = body.progress();
+        let is_complete = body.is_end_stream();
+        let used = slot.connection.was_used();
+        let head = Request::from_parts(head, ());
+        let sent = slot.connection.send(head, is_complete);
+        let (response, stream) = sent.map_err(Error::Http2)?;
+        let upload = (!is_complete).then(|| {
+            let task = spawn_local(upload::send(body, stream));
+            AbortOnDrop(task.abort_handle())
+        });
+        Ok(Self {
+            response,
+            upload,
+            progress,
+            used,
+            slot,
+        })
+    }
+}
+
+impl Failed {
+    fn finally(error: Error) -> Self {
+        Self { error, retry: None }
+    }
+}
+
+/// Whether the origin states that it has not processed the request (RFC 9113 section 8.7): it
+/// refused the stream, or announced that the connection ends before this stream (GOAWAY).
+fn is_unprocessed(error: &h2::Error) -> bool {
+    let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
+    error.is_remote() && (refused || error.is_go_away())
+}
+
+/// Whether the connection broke.
+fn is_lost(error: &h2::Error) -> bool {
+    error.is_io()
+}

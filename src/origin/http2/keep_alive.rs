@@ -1,0 +1,80 @@
+//! Detects origins that have disappeared, by HTTP/2 pings.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use h2::{Ping, PingPong};
+use tokio::time::{Instant, timeout};
+
+use super::connection::State;
+use crate::clock::Clock;
+
+/// The times of the pings.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct KeepAlive {
+    /// If nothing has arrived for this time although a request is open, a ping is sent.
+    pub(crate) silence: Duration,
+    /// The shortest time between two pings if nothing but answers to pings arrives. gRPC servers
+    /// allow one ping in five minutes, and close the connection after a few more pings
+    /// (`too_many_pings`).
+    pub(crate) interval: Duration,
+    /// The longest time for the answer to a ping.
+    pub(crate) answer: Duration,
+}
+
+impl Default for KeepAlive {
+    fn default() -> Self {
+        Self {
+            silence: Duration::from_secs(20),
+            interval: Duration::from_secs(310),
+            answer: Duration::from_secs(20),
+        }
+    }
+}
+
+/// The pings of one connection.
+pub(super) struct Schedule {
+    keep_alive: KeepAlive,
+    state: Rc<State>,
+    clock: Clock,
+}
+
+impl Schedule {
+    pub(super) fn new(keep_alive: KeepAlive, state: Rc<State>, clock: Clock) -> Self {
+        Self {
+            keep_alive,
+            state,
+            clock,
+        }
+    }
+
+    /// Sends pings as long as the origin answers. Returns when the origin does not answer in time,
+    /// or when the connection is no longer needed and the origin has not let it close.
+    pub(super) async fn until_dead(&mut self, pings: &mut PingPong) {
+        let mut seen = self.state.received();
+        let mut pinged: Option<Instant> = None;
+        let mut unneeded = false;
+        loop {
+            self.clock.sleep(self.keep_alive.silence).await;
+            // The connection was dropped, and has had time to announce its end.
+            if unneeded {
+                return;
+            }
+            unneeded = Rc::strong_count(&self.state) == 1;
+            let received = self.state.received();
+            if received != seen {
+                (seen, pinged) = (received, None);
+                continue;
+            }
+            let since = pinged.map(|at| self.clock.instant().saturating_duration_since(at));
+            if self.state.is_idle() || since.is_some_and(|since| since < self.keep_alive.interval) {
+                continue;
+            }
+            pinged = Some(self.clock.instant());
+            let answer = pings.ping(Ping::opaque());
+            if !matches!(timeout(self.keep_alive.answer, answer).await, Ok(Ok(_pong))) {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! The HTTP/2 connections of one worker to an origin.
+//!
+//! An HTTP/2 connection carries many requests at the same time. Each request has its own HTTP/2
+//! stream with its own flow control, so a slow response does not delay the other responses. A
+//! request takes a [`Slot`] of a connection. A new connection is opened only if all slots of the
+//! open connections are taken. If the origin announces the end of a connection (GOAWAY), its
+//! requests finish, and new requests get another connection.
+
+mod body;
+mod connection;
+mod exchange;
+mod keep_alive;
+mod upload;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot::{self, Receiver, Sender};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, timeout};
+
+use self::connection::{Connection, MAX_STREAMS};
+use super::connection::AbortOnDrop;
+use super::connector::Connector;
+use super::error::Error;
+use super::idle::WaitingGuard;
+use super::limit::Limit;
+use super::pool::Times;
+use crate::clock::Clock;
+
+pub(super) use self::body::Incoming;
+pub(crate) use self::keep_alive::KeepAlive;
+
+/// The shortest time between two connections that are given up for requests of other workers.
+const GIVE_UP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The connections of one worker, and the worker's requests that wait for a slot.
+pub(super) struct Connections {
+    connector: Arc<Connector>,
+    limit: Arc<Limit>,
+    times: Times,
+    clock: Clock,
+    /// The connections that accept requests. The first connection with a free slot is used, so that
+    /// connections that are not needed become idle.
+    open: RefCell<Vec<Rc<Connection>>>,
+    /// The requests that wait for a slot, in the order of their arrival. If a sender is dropped,
+    /// its request tries again to get a slot.
+    waiters: RefCell<VecDeque<Sender<Result<Slot, Error>>>>,
+    /// The number of connections that are being opened.
+    opening: Cell<usize>,
+    /// The number of slots of the newest connection.
+    slots: Cell<usize>,
+    /// The number of waiting requests of this worker that the limit counts.
+    waiting: Cell<usize>,
+    gave_up: Cell<Option<Instant>>,
+    maintenance: RefCell<Option<AbortOnDrop>>,
+}
+
+/// The right to use one stream of a connection. Dropping this value gives the right to the next
+/// waiting request.
+pub(super) struct Slot {
+    connection: Rc<Connection>,
+    connections: Rc<Connections>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.connection.release(self.connections.clock.instant());
+        self.connections.serve();
+    }
+}
+
+impl Connections {
+    /// Creates an empty list. Panics if the caller is not in a runtime that can spawn local tasks.
+    pub(super) fn new(
+        connector: Arc<Connector>,
+        limit: Arc<Limit>,
+        times: Times,
+        clock: Clock,
+    ) -> Rc<Self> {
+        let demand = limit.demand();
+        let connections = Rc::new(Self {
+            connector,
+            limit,
+            times,
+            clock,
+            open: RefCell::default(),
+            waiters: RefCell::default(),
+            opening: Cell::new(0),
+            slots: Cell::new(MAX_STREAMS),
+            waiting: Cell::new(0),
+            gave_up: Cell::default(),
+            maintenance: RefCell::default(),
+        });
+        let task = spawn_local(maintain(Rc::downgrade(&connections), demand, times.idle));
+        *connections.maintenance.borrow_mut() = Some(AbortOnDrop(task.abort_handle()));
+        connections
+    }
+
+    /// The number of connections that carry no request.
+    pub(super) fn idle(&self) -> usize {
+        let open = self.open.borrow();
+        open.iter()
+            .filter(|connection| connection.is_idle())
+            .count()
+    }
+
+    /// The number of connections that accept requests.
+    #[cfg(test)]
+    pub(super) fn usable(&self) -> usize {
+        let open = self.open.borrow();
+        let usable = open
+            .iter()
+            .filter(|connection| connection.accepts_requests());
+        usable.count()
+    }
+
+    /// Waits for a slot of a connection, and opens a connection if that is necessary.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`], and the errors of [`Connection::open`].
+    async fn slot(self: &Rc<Self>) -> Result<Slot, Error> {
+        let since = self.clock.instant();
+        loop {
+            if let Some(slot) = self.take() {
+                return Ok(slot);
+            }
+            let (sender, granted) = oneshot::channel();
+            let count = {
+                let mut waiters = self.waiters.borrow_mut();
+                // If a waiting request was dropped, its closed sender is still in the list.
+                waiters.retain(|waiter| !waiter.is_closed());
+                waiters.push_back(sender);
+                waiters.len()
+            };
+            let expected = self.opening.get().saturating_mul(self.slots.get());
+            let granted = if count <= expected {
+                granted.await
+            } else if let Some(permit) = self.limit.try_open() {
+                self.open_connection(permit);
+                granted.await
+            } else {
+                self.queue(granted, since).await?
+            };
+            if let Ok(result) = granted {
+                return result;
+            }
+        }
+    }
+
+    /// Waits for a slot, or for the right to open a connection. The request counts as waiting since
+    /// `since`.
+    async fn queue(
+        self: &Rc<Self>,
+        mut granted: Receiver<Result<Slot, Error>>,
+        since: Instant,
+    ) -> Result<Result<Result<Slot, Error>, oneshot::error::RecvError>, Error> {
+        let permit = {
+            let _place = self.limit.queue()?;
+            let _waiting = WaitingGuard::new(&self.waiting);
+            let waited = self.clock.instant().saturating_duration_since(since);
+            let first = async {
+                tokio::select! {
+                    // A slot of an open connection is better, because it needs no handshake.
+                    biased;
+                    granted = &mut granted => Ok(Err(granted)),
+                    permit = self.limit.open() => Ok(Ok(permit?)),
+                }
+            };
+            timeout(self.limit.max_wait().saturating_sub(waited), first)
+                .await
+                .map_err(|_elapsed| Error::Busy)?
+        };
+        match permit? {
+            Err(granted) => Ok(granted),
+            Ok(permit) => {
+                self.open_connection(permit);
+                Ok(granted.await)
+            }
+        }
+    }
+
+    /// Opens a connection in its own task, so that the connection is opened even if the request
+    /// that needs it is dropped.
+    fn open_connection(self: &Rc<Self>, permit: OwnedSemaphorePermit) {
+        self.opening.set(self.opening.get().saturating_add(1));
+        let connections = Rc::clone(self);
+        spawn_local(async move {
+            let (connector, times) = (&connections.connector, connections.times);
+            let opened = Connection::open(connector, permit, times.keep_alive, &connections.clock);
+            let opened = opened.await;
+            let opening = connections.opening.get().saturating_sub(1);
+            connections.opening.set(opening);
+            match opened {
+                Ok(connection) => connections.add(connection),
+                Err(error) => connections.fail(error),
+            }
+        });
+    }
+
+    fn add(self: &Rc<Self>, connection: Rc<Connection>) {
+        self.slots.set(connection.slots().max(1));
+        self.open.borrow_mut().push(connection);
+        self.serve();
+        // The other waiting requests may need a further connection.
+        self.waiters.take();
+    }
+
+    /// Passes the error of a new connection to a waiting request. If no connection is left, all
+    /// waiting requests get the error.
+    fn fail(&self, error: Error) {
+        let alone = self.open.borrow().is_empty() && self.opening.get() == 0;
+        let waiters = self.waiters.take();
+        let mut waiters = waiters.into_iter().filter(|waiter| !waiter.is_closed());
+        let first = waiters.next();
+        if alone {
+            for waiter in waiters {
+                // A request that was dropped at this moment needs no error.
+                waiter.send(Err(error.of_connecting())).unwrap_or_default();
+            }
+        }
+        if let Some(first) = first {
+            first.send(Err(error)).unwrap_or_default();
+        }
+    }
+
+    /// Takes a free slot. Removes the connections that accept no requests.
+    fn take(self: &Rc<Self>) -> Option<Slot> {
+        let mut open = self.open.borrow_mut();
+        let now = self.clock.instant();
+        open.retain(|connection| connection.is_usable(now, self.times.idle));
+        let connection = open.iter().find(|connection| connection.reserve())?;
+        Some(Slot {
+            connection: Rc::clone(connection),
+            connections: Rc::clone(self),
+        })
+    }
+
+    /// Gives free slots to waiting requests.
+    fn serve(self: &Rc<Self>) {
+        loop {
+            let waiter = self.waiters.borrow_mut().pop_front();
+            let Some(waiter) = waiter else { return };
+            if waiter.is_closed() {
+                continue;
+            }
+            let Some(slot) = self.take() else {
+                return self.waiters.borrow_mut().push_front(waiter);
+            };
+            drop(waiter.send(Ok(slot)));
+        }
+    }
+
+    /// Closes connections that are broken or have been idle for too long. Then closes one more
+    /// connection for each waiting request of another worker. If no connection is idle, one
+    /// connection gets no further request, and is closed when its requests have finished.
+    fn close_unneeded(&self) {
+        let now = self.clock.instant();
+        let mut open = self.open.borrow_mut();
+        open.retain(|connection| connection.is_usable(now, self.times.idle));
+        let mut wanted = self.limit.waiting().saturating_sub(self.waiting.get());
+        open.retain(|connection| {
+            let given = wanted > 0 && connection.is_idle();
+            wanted = wanted.saturating_sub(usize::from(given));
+            !given
+        });
+        // If all workers are overloaded, each of them has waiting requests. Connections must not be
+        // replaced all the time then.
+        let last = self.gave_up.get();
+        let may_give_up =
+            last.is_none_or(|last| now.saturating_duration_since(last) >= GIVE_UP_INTERVAL);
+        if wanted > 0 && may_give_up && !open.is_empty() {
+            self.gave_up.set(Some(now));
+            open.remove(0);
+        }
+    }
+}
+
+/// Closes connections when they have been idle for too long, or when another worker needs the right
+/// to open a connection.
+async fn maintain(
+    connections: Weak<Connections>,
+    mut demand: watch::Receiver<()>,
+    max_idle: Duration,
+) {
+    // If `max_idle` is zero, the loop must still wait between two passes.
+    let period = max_idle.max(Duration::from_secs(1));
+    loop {
+        if let Ok(Err(_closed)) = timeout(period, demand.changed()).await {
+            return;
+        }
+        let Some(connections) = connections.upgrade() else {
+            return;
+        };
+        connections.close_unneeded();
+    }
+}

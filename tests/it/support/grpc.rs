@@ -1,0 +1,429 @@
+//! A gRPC app, and a gRPC client that speaks HTTP/2 without a gRPC library. A message is any bytes.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::server::{self, SendResponse};
+use h2::{Reason, RecvStream, SendStream};
+use http::request::Parts;
+use http::{HeaderMap, Request, Response};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::certificates::Authority;
+use super::wire::PATIENCE;
+
+/// A gRPC app with one service. The last part of the path is the method:
+///
+/// - `Unary`, `ClientStream`: reads all messages, and answers with all of them in one message;
+/// - `ServerStream`: answers with three messages;
+/// - `Bidi`: answers each message at once;
+/// - `Slow`: begins to answer when the test calls [`GrpcApp::release`];
+/// - `Missing`: answers with status 5 and no message;
+/// - `Broken`: breaks the connection after a part of the answer.
+///
+/// Other methods never answer. A GET request is answered with "seen".
+pub(crate) struct GrpcApp {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    #[expect(clippy::disallowed_types, reason = "not on a request path")]
+    heads: Mutex<Vec<Parts>>,
+    #[expect(clippy::disallowed_types, reason = "not on a request path")]
+    resets: Mutex<Vec<Reason>>,
+    slow: Notify,
+    broken: Notify,
+}
+
+impl Drop for GrpcApp {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl GrpcApp {
+    /// Starts an app that speaks HTTP/2 without TLS.
+    pub(crate) async fn start() -> Self {
+        Self::with(None).await
+    }
+
+    /// Starts an app with a certificate of `authority` that chooses one of the ALPN protocols
+    /// `alpn`.
+    pub(crate) async fn over_tls(authority: &Authority, alpn: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let files = authority.issue(folder.path(), &["localhost"]);
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![CertificateDer::from_pem_file(&files.certificate).unwrap()],
+                PrivateKeyDer::from_pem_file(&files.key).unwrap(),
+            )
+            .unwrap();
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Self::with(Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
+    async fn with(tls: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared::default());
+        let serving = Arc::clone(&shared);
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (tls, shared) = (tls.clone(), Arc::clone(&serving));
+                tokio::spawn(async move {
+                    match tls {
+                        None => serve(stream, shared).await,
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                serve(stream, shared).await;
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        Self {
+            address,
+            shared,
+            task,
+        }
+    }
+
+    /// The URL of an app without TLS.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The URL of an app with TLS.
+    pub(crate) fn tls_url(&self) -> String {
+        format!("https://localhost:{}", self.address.port())
+    }
+
+    /// The head of the last request.
+    pub(crate) fn last(&self) -> Parts {
+        self.heads().last().unwrap().clone()
+    }
+
+    /// The number of requests.
+    pub(crate) fn count(&self) -> usize {
+        self.heads().len()
+    }
+
+    fn heads(&self) -> Vec<Parts> {
+        let heads = self.shared.heads.lock();
+        heads.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets one call of `Slow` continue.
+    pub(crate) fn release(&self) {
+        self.shared.slow.notify_one();
+    }
+
+    /// Waits until the app has `count` requests.
+    pub(crate) async fn wait_for_requests(&self, count: usize) {
+        wait(|| self.count() == count).await;
+    }
+
+    /// Waits until the gateway has reset one stream. Returns the reason.
+    pub(crate) async fn wait_for_reset(&self) -> Reason {
+        let resets = || {
+            let resets = self.shared.resets.lock();
+            resets.unwrap_or_else(PoisonError::into_inner).clone()
+        };
+        wait(|| !resets().is_empty()).await;
+        resets()[0]
+    }
+}
+
+async fn wait(condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, waiting).await.expect("the app waits");
+}
+
+async fn serve<S>(stream: S, shared: Arc<Shared>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Ok(mut connection) = server::handshake(stream).await else {
+        return;
+    };
+    loop {
+        tokio::select! {
+            next = connection.accept() => {
+                let Some(Ok((request, respond))) = next else { return };
+                tokio::spawn(answer(request, respond, Arc::clone(&shared)));
+            }
+            () = shared.broken.notified() => return,
+        }
+    }
+}
+
+async fn answer(
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    shared: Arc<Shared>,
+) {
+    let (head, mut messages) = request.into_parts();
+    let method = head.uri.path().rsplit('/').next().unwrap().to_owned();
+    let web = head.headers.get("content-type").cloned();
+    let heads = shared.heads.lock();
+    heads.unwrap_or_else(PoisonError::into_inner).push(head);
+    let kind = web.unwrap_or_else(|| "text/plain".parse().unwrap());
+    let begin = Response::builder().header("content-type", kind);
+    match &*method {
+        "" | "seen" => {
+            let mut body = respond
+                .send_response(begin.body(()).unwrap(), false)
+                .unwrap();
+            body.send_data(Bytes::from_static(b"seen"), true).unwrap();
+            return;
+        }
+        "Missing" => {
+            let end = begin.header("grpc-status", "5").body(()).unwrap();
+            respond.send_response(end, true).unwrap();
+            return;
+        }
+        "Unary" | "ClientStream" | "ServerStream" | "Bidi" | "Broken" => {}
+        "Slow" => shared.slow.notified().await,
+        _ => {
+            let reason = poll_fn(|cx| respond.poll_reset(cx)).await.unwrap();
+            let resets = shared.resets.lock();
+            return resets.unwrap_or_else(PoisonError::into_inner).push(reason);
+        }
+    }
+    let mut body = respond
+        .send_response(begin.body(()).unwrap(), false)
+        .unwrap();
+    match &*method {
+        "Broken" => {
+            send(&mut body, Bytes::from_static(b"half")).await;
+            tokio::task::yield_now().await;
+            return shared.broken.notify_waiters();
+        }
+        "ServerStream" => {
+            while receive(&mut messages).await.is_some() {}
+            for message in ["one", "two", "three"] {
+                send(&mut body, Bytes::from_static(message.as_bytes())).await;
+            }
+        }
+        "Bidi" => {
+            while let Some(message) = receive(&mut messages).await {
+                send(&mut body, message).await;
+            }
+        }
+        _ => {
+            let mut all = Vec::new();
+            while let Some(message) = receive(&mut messages).await {
+                all.extend_from_slice(&message);
+            }
+            send(&mut body, all.into()).await;
+        }
+    }
+    let mut end = HeaderMap::new();
+    end.insert("grpc-status", "0".parse().unwrap());
+    end.insert("result-bin", "AQID".parse().unwrap());
+    // The trailers of the request are returned, so that the client can check them.
+    if let Ok(Some(trailers)) = messages.trailers().await {
+        end.extend(trailers);
+    }
+    body.send_trailers(end).unwrap();
+}
+
+/// Sends a message as fast as the peer accepts it.
+async fn send(body: &mut SendStream<Bytes>, mut message: Bytes) {
+    while !message.is_empty() {
+        body.reserve_capacity(message.len());
+        let room = poll_fn(|cx| body.poll_capacity(cx)).await;
+        let Some(Ok(room)) = room else { return };
+        let piece = message.split_to(room.min(message.len()));
+        body.send_data(piece, false).unwrap();
+    }
+}
+
+async fn receive(messages: &mut RecvStream) -> Option<Bytes> {
+    let message = messages.data().await?.ok()?;
+    messages
+        .flow_control()
+        .release_capacity(message.len())
+        .unwrap();
+    Some(message)
+}
+
+/// A client with one connection to the gateway.
+pub(crate) struct GrpcClient {
+    sender: SendRequest<Bytes>,
+    cookie: Option<String>,
+}
+
+/// A call whose request is not complete.
+pub(crate) struct Call {
+    response: ResponseFuture,
+    request: SendStream<Bytes>,
+}
+
+/// The result of a call.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) head: http::response::Parts,
+    pub(crate) messages: Vec<u8>,
+    pub(crate) trailers: Option<HeaderMap>,
+}
+
+impl Reply {
+    /// `grpc-status`, from the trailers, or from the head of an answer without a body.
+    pub(crate) fn status(&self) -> Option<&str> {
+        let fields = self.trailers.as_ref().unwrap_or(&self.head.headers);
+        fields
+            .get("grpc-status")
+            .map(|value| value.to_str().unwrap())
+    }
+}
+
+impl GrpcClient {
+    /// Connects to `https://localhost` with HTTP/2.
+    pub(crate) async fn connect(address: SocketAddr, authority: &Authority) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let connector = TlsConnector::from(authority.client(&["h2"]));
+        let stream = connector.connect(name, stream).await.unwrap();
+        let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(async move {
+            drop(connection.await);
+        });
+        Self {
+            sender,
+            cookie: None,
+        }
+    }
+
+    /// Sends this `Cookie` with all further calls.
+    pub(crate) fn with_cookie(mut self, cookie: String) -> Self {
+        self.cookie = Some(cookie);
+        self
+    }
+
+    /// Begins a call.
+    pub(crate) fn begin(&self, path: &str, metadata: &[(&str, &str)]) -> Call {
+        let mut head = Request::post(format!("https://localhost{path}")).header("te", "trailers");
+        if !metadata.iter().any(|(name, _)| *name == "content-type") {
+            head = head.header("content-type", "application/grpc+proto");
+        }
+        for (name, value) in metadata {
+            head = head.header(*name, *value);
+        }
+        if let Some(cookie) = &self.cookie {
+            head = head.header("cookie", cookie);
+        }
+        let mut sender = self.sender.clone();
+        let (response, request) = sender.send_request(head.body(()).unwrap(), false).unwrap();
+        Call { response, request }
+    }
+
+    /// A call with one message.
+    pub(crate) async fn call(&self, path: &str, message: &'static str) -> Reply {
+        let mut call = self.begin(path, &[]);
+        call.send(message).await;
+        call.finish().await
+    }
+}
+
+impl Call {
+    /// Sends a message.
+    pub(crate) async fn send(&mut self, message: impl Into<Bytes>) {
+        send(&mut self.request, message.into()).await;
+    }
+
+    /// Ends the request with trailers.
+    pub(crate) async fn finish_with(mut self, trailers: HeaderMap) -> Reply {
+        self.request.send_trailers(trailers).unwrap();
+        Reply::of(self.response).await.unwrap()
+    }
+
+    /// Ends the request, and returns the whole reply.
+    pub(crate) async fn finish(self) -> Reply {
+        self.outcome().await.unwrap()
+    }
+
+    /// Ends the request, and returns the reply, or the error of the stream.
+    pub(crate) async fn outcome(mut self) -> Result<Reply, h2::Error> {
+        // If the gateway has already answered, it needs no more bytes.
+        self.request
+            .send_data(Bytes::new(), true)
+            .unwrap_or_default();
+        Reply::of(self.response).await
+    }
+
+    /// Returns the reply, or the error of the stream, although the request never ends.
+    pub(crate) async fn outcome_without_end(self) -> Result<Reply, h2::Error> {
+        let reply = Reply::of(self.response).await;
+        drop(self.request);
+        reply
+    }
+
+    /// Waits for the head of the response. Returns the stream of the messages, and the open
+    /// request.
+    pub(crate) async fn head(self) -> (RecvStream, SendStream<Bytes>) {
+        let head = timeout(PATIENCE, self.response).await.expect("no head");
+        (head.unwrap().into_body(), self.request)
+    }
+
+    /// Cancels the call.
+    pub(crate) fn cancel(mut self) {
+        self.request.send_reset(Reason::CANCEL);
+    }
+}
+
+impl Reply {
+    async fn of(response: ResponseFuture) -> Result<Self, h2::Error> {
+        let reading = async {
+            let (head, mut body) = response.await?.into_parts();
+            let mut messages = Vec::new();
+            while let Some(data) = body.data().await {
+                let data = data?;
+                body.flow_control().release_capacity(data.len())?;
+                messages.extend_from_slice(&data);
+            }
+            let trailers = body.trailers().await?;
+            Ok(Self {
+                head,
+                messages,
+                trailers,
+            })
+        };
+        timeout(PATIENCE, reading).await.expect("no reply in time")
+    }
+}
+
+/// Receives one message of an open call.
+pub(crate) async fn next(messages: &mut RecvStream) -> Option<Bytes> {
+    let next = timeout(PATIENCE, receive(messages));
+    next.await.expect("no message in time")
+}
+
+/// Sends a message of an open call.
+pub(crate) async fn send_more(request: &mut SendStream<Bytes>, message: &'static str) {
+    send(request, Bytes::from_static(message.as_bytes())).await;
+}
