@@ -24,6 +24,7 @@ mod fields;
 mod form_post;
 mod forwarding;
 mod framing;
+mod grpc;
 mod http2;
 mod id_tokens;
 mod layering;

@@ -2,26 +2,29 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::server::{self, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
 use http::request::Parts;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::certificates::Authority;
 use super::wire::PATIENCE;
+
+/// The type of an answer to a request without content.
+const PLAIN: HeaderValue = HeaderValue::from_static("text/plain");
 
 /// A gRPC app with one service. The last part of the path is the method:
 ///
@@ -41,10 +44,8 @@ pub(crate) struct GrpcApp {
 
 #[derive(Default)]
 struct Shared {
-    #[expect(clippy::disallowed_types, reason = "not on a request path")]
-    heads: Mutex<Vec<Parts>>,
-    #[expect(clippy::disallowed_types, reason = "not on a request path")]
-    resets: Mutex<Vec<Reason>>,
+    heads: watch::Sender<Vec<Parts>>,
+    resets: watch::Sender<Vec<Reason>>,
     slow: Notify,
     broken: Notify,
 }
@@ -120,17 +121,12 @@ impl GrpcApp {
 
     /// The head of the last request.
     pub(crate) fn last(&self) -> Parts {
-        self.heads().last().unwrap().clone()
+        self.shared.heads.borrow().last().unwrap().clone()
     }
 
     /// The number of requests.
     pub(crate) fn count(&self) -> usize {
-        self.heads().len()
-    }
-
-    fn heads(&self) -> Vec<Parts> {
-        let heads = self.shared.heads.lock();
-        heads.unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.heads.borrow().len()
     }
 
     /// Lets one call of `Slow` continue.
@@ -140,27 +136,19 @@ impl GrpcApp {
 
     /// Waits until the app has `count` requests.
     pub(crate) async fn wait_for_requests(&self, count: usize) {
-        wait(|| self.count() == count).await;
+        let mut heads = self.shared.heads.subscribe();
+        let waiting = heads.wait_for(|heads| heads.len() == count);
+        let came = timeout(PATIENCE, waiting).await;
+        drop(came.expect("no request in time").unwrap());
     }
 
     /// Waits until the gateway has reset one stream. Returns the reason.
     pub(crate) async fn wait_for_reset(&self) -> Reason {
-        let resets = || {
-            let resets = self.shared.resets.lock();
-            resets.unwrap_or_else(PoisonError::into_inner).clone()
-        };
-        wait(|| !resets().is_empty()).await;
-        resets()[0]
+        let mut resets = self.shared.resets.subscribe();
+        let waiting = resets.wait_for(|resets| !resets.is_empty());
+        let came = timeout(PATIENCE, waiting).await;
+        came.expect("no reset in time").unwrap()[0]
     }
-}
-
-async fn wait(condition: impl Fn() -> bool) {
-    let waiting = async {
-        while !condition() {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(PATIENCE, waiting).await.expect("the app waits");
 }
 
 async fn serve<S>(stream: S, shared: Arc<Shared>)
@@ -188,60 +176,36 @@ async fn answer(
 ) {
     let (head, mut messages) = request.into_parts();
     let method = head.uri.path().rsplit('/').next().unwrap().to_owned();
-    let web = head.headers.get("content-type").cloned();
-    let heads = shared.heads.lock();
-    heads.unwrap_or_else(PoisonError::into_inner).push(head);
-    let kind = web.unwrap_or_else(|| "text/plain".parse().unwrap());
-    let begin = Response::builder().header("content-type", kind);
+    let kind = head.headers.get("content-type").cloned();
+    shared.heads.send_modify(|heads| heads.push(head));
+    let begin = Response::builder().header("content-type", kind.unwrap_or(PLAIN));
     match &*method {
-        "" | "seen" => {
+        "seen" => {
             let mut body = respond
                 .send_response(begin.body(()).unwrap(), false)
                 .unwrap();
-            body.send_data(Bytes::from_static(b"seen"), true).unwrap();
-            return;
+            return body.send_data(Bytes::from_static(b"seen"), true).unwrap();
         }
         "Missing" => {
             let end = begin.header("grpc-status", "5").body(()).unwrap();
-            respond.send_response(end, true).unwrap();
-            return;
+            return drop(respond.send_response(end, true).unwrap());
         }
         "Unary" | "ClientStream" | "ServerStream" | "Bidi" | "Broken" => {}
         "Slow" => shared.slow.notified().await,
         _ => {
             let reason = poll_fn(|cx| respond.poll_reset(cx)).await.unwrap();
-            let resets = shared.resets.lock();
-            return resets.unwrap_or_else(PoisonError::into_inner).push(reason);
+            return shared.resets.send_modify(|resets| resets.push(reason));
         }
     }
     let mut body = respond
         .send_response(begin.body(()).unwrap(), false)
         .unwrap();
-    match &*method {
-        "Broken" => {
-            send(&mut body, Bytes::from_static(b"half")).await;
-            tokio::task::yield_now().await;
-            return shared.broken.notify_waiters();
-        }
-        "ServerStream" => {
-            while receive(&mut messages).await.is_some() {}
-            for message in ["one", "two", "three"] {
-                send(&mut body, Bytes::from_static(message.as_bytes())).await;
-            }
-        }
-        "Bidi" => {
-            while let Some(message) = receive(&mut messages).await {
-                send(&mut body, message).await;
-            }
-        }
-        _ => {
-            let mut all = Vec::new();
-            while let Some(message) = receive(&mut messages).await {
-                all.extend_from_slice(&message);
-            }
-            send(&mut body, all.into()).await;
-        }
+    if method == "Broken" {
+        send(&mut body, Bytes::from_static(b"half")).await;
+        tokio::task::yield_now().await;
+        return shared.broken.notify_waiters();
     }
+    send_messages(&method, &mut messages, &mut body).await;
     let mut end = HeaderMap::new();
     end.insert("grpc-status", "0".parse().unwrap());
     end.insert("result-bin", "AQID".parse().unwrap());
@@ -249,7 +213,29 @@ async fn answer(
     if let Ok(Some(trailers)) = messages.trailers().await {
         end.extend(trailers);
     }
-    body.send_trailers(end).unwrap();
+    // If the gateway has given up the call, nobody gets the trailers.
+    body.send_trailers(end).unwrap_or_default();
+}
+
+/// Reads all messages of the request, and sends the messages of the answer.
+async fn send_messages(method: &str, messages: &mut RecvStream, body: &mut SendStream<Bytes>) {
+    let mut all = Vec::new();
+    while let Some(message) = receive(messages).await {
+        if method == "Bidi" {
+            send(body, message).await;
+        } else {
+            all.extend_from_slice(&message);
+        }
+    }
+    match method {
+        "Bidi" => {}
+        "ServerStream" => {
+            for message in ["one", "two", "three"] {
+                send(body, Bytes::from_static(message.as_bytes())).await;
+            }
+        }
+        _ => send(body, all.into()).await,
+    }
 }
 
 /// Sends a message as fast as the peer accepts it.
