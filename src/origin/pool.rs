@@ -103,9 +103,9 @@ impl Pool {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the HTTP/1.1 connection, or resets the HTTP/2 stream. The origin may already have processed the
-    /// request. If the pool has an idle connection, the request is passed to the connection
-    /// immediately, before the future is polled.
+    /// Dropping the future closes the HTTP/1.1 connection, or resets the HTTP/2 stream. The origin
+    /// may already have processed the request. If the pool has an idle HTTP/1.1 connection, the
+    /// request is passed to the connection immediately, before the future is polled.
     pub(crate) fn send(&self, request: Request<Upload>) -> ResponseFuture {
         let shared = match &self.0 {
             Connections::Http1(shared) => Rc::clone(shared),
