@@ -13,6 +13,7 @@ use std::time::Duration;
 use http::{Method, StatusCode, Version};
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 pub use self::metrics::{GaugeGuard, Metrics, Reload};
 
@@ -44,10 +45,19 @@ impl TryFrom<String> for Level {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        match text.parse::<EnvFilter>() {
-            Ok(_) => Ok(Self(text)),
-            Err(error) => Err(format!(
-                "`{text}` is not a level ({error}); write error, warn, info, debug or trace"
+        // The library reads a word that is not a level as the name of a module, and then no event
+        // of any other module is logged. Only directives that end with a level are accepted.
+        // The parser of the library accepts an empty text.
+        let is_level = |word: &str| !word.is_empty() && word.trim().parse::<LevelFilter>().is_ok();
+        let has_level = |directive: &str| {
+            let level = directive.rsplit_once('=').map(|(_target, level)| level);
+            is_level(level.unwrap_or(directive))
+        };
+        match text.split(',').find(|directive| !has_level(directive)) {
+            None if text.parse::<EnvFilter>().is_ok() => Ok(Self(text)),
+            found => Err(format!(
+                "`{}` is not a level; write error, warn, info, debug, trace or off",
+                found.unwrap_or(&text).trim()
             )),
         }
     }
@@ -170,8 +180,22 @@ mod tests {
         for good in ["info", "debug", "info,sidegate=trace", "off"] {
             assert!(Level::try_from(good.to_owned()).is_ok(), "{good}");
         }
-        let error = Level::try_from("sidegate=loud".to_owned()).unwrap_err();
-        assert!(error.contains("sidegate=loud"), "{error}");
+        for bad in [
+            "warning",
+            "verbose",
+            "sidegate",
+            "info,sidegate",
+            "warning=",
+            "sidegate=loud",
+            "info,",
+            "",
+        ] {
+            let error = Level::try_from(bad.to_owned()).unwrap_err();
+            assert!(
+                error.contains("is not a level; write error, warn"),
+                "{error}"
+            );
+        }
     }
 
     #[test]
