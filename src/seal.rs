@@ -29,7 +29,7 @@ pub enum KeyFileError {
     #[error("{} contains no key; write one line with 32 random bytes in base64", .0.display())]
     Empty(PathBuf),
     /// A line is not a valid key.
-    #[error("line {line} of {} is not 32 bytes in base64", .path.display())]
+    #[error("line {line} of {} is not 32 bytes in base64; `openssl rand -base64 32` makes such a line", .path.display())]
     Line {
         /// The file.
         path: PathBuf,
@@ -103,7 +103,9 @@ impl Keys {
                 source,
             })?;
         let mut keys: Vec<Secret<[u8; KEY]>> = Vec::new();
-        for (line, text) in (1..).zip(text.lines()) {
+        // Some editors write a byte order mark at the start of a file.
+        let lines = text.strip_prefix('\u{feff}').unwrap_or(&text).lines();
+        for (line, text) in (1..).zip(lines) {
             let text = text.trim();
             if text.is_empty() || text.starts_with('#') {
                 continue;

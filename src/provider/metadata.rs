@@ -103,7 +103,10 @@ pub(super) fn location(
         return Ok(None);
     }
     let Some(issuer) = issuer else {
-        return refuse("issuer", "is missing, but the metadata has to contain it");
+        return refuse(
+            "issuer",
+            "is missing; write the provider's issuer, which its metadata has to contain",
+        );
     };
     if let Some(configured) = configured {
         return endpoint("metadata_url", settings.url.as_deref(), configured).map(Some);

@@ -449,19 +449,22 @@ impl Provider {
     }
 }
 
-/// Reads a file with a secret. One newline at the end of the file is not part of the secret.
+/// Reads a file with a secret. The line breaks at the end of the file are not part of the secret. A
+/// secret with other white space at its start or end, or with several lines, is refused, because
+/// the file was probably made by mistake and the provider would refuse the secret at each login.
 fn secret_file(key: &'static str, path: &Path) -> Result<Secret<String>, SetupError> {
     let text = Zeroizing::new(read_text(key, path)?);
-    let secret = text.strip_suffix('\n').unwrap_or(&text);
-    let secret = secret.strip_suffix('\r').unwrap_or(secret);
-    if secret.is_empty() {
-        let path = path.to_owned();
-        return Err(SetupError::EmptyFile { key, path });
+    let secret = text.trim_end_matches(['\r', '\n']);
+    if secret.trim() != secret || secret.contains(['\r', '\n']) {
+        let problem = "names a file with white space around the secret, or with several lines; write \
+                       only the secret";
+        return Err(SetupError::Setting { key, problem });
     }
     Ok(Secret::new(secret.to_owned()))
 }
 
-/// Reads a small text file that must not be empty.
+/// Reads a small text file that must not be empty. A byte order mark at the start of the file, which
+/// some editors write, is not part of the text.
 fn read_text(key: &'static str, path: &Path) -> Result<String, SetupError> {
     use std::io::{Error as IoError, ErrorKind, Read as _};
     let failed = |source| SetupError::Read {
@@ -483,6 +486,9 @@ fn read_text(key: &'static str, path: &Path) -> Result<String, SetupError> {
     if text.trim().is_empty() {
         let path = path.to_owned();
         return Err(SetupError::EmptyFile { key, path });
+    }
+    if text.starts_with('\u{feff}') {
+        text.remove(0);
     }
     Ok(text)
 }

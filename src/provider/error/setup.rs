@@ -76,6 +76,33 @@ pub enum SetupError {
 }
 
 impl SetupError {
+    /// Returns the setting with the problem, below the table of the provider.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::EmptyFile { key, .. }
+            | Self::KeySet { key, .. }
+            | Self::PublicKey { key, .. }
+            | Self::Read { key, .. }
+            | Self::Setting { key, .. } => key,
+            Self::PrivateKey { .. } => "client_assertion.private_key_file",
+            Self::Trust(_) => "ca_file",
+        }
+    }
+
+    /// Returns the problem without the name of the setting, if the problem concerns a value and not
+    /// a file.
+    pub fn problem(&self) -> Option<&'static str> {
+        match self {
+            Self::Setting { problem, .. } => Some(problem),
+            Self::EmptyFile { .. }
+            | Self::KeySet { .. }
+            | Self::PrivateKey { .. }
+            | Self::PublicKey { .. }
+            | Self::Read { .. }
+            | Self::Trust(_) => None,
+        }
+    }
+
     /// Returns a stable code for logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -240,14 +240,15 @@ fn a_missing_or_empty_secret_is_named_with_its_file() {
 }
 
 #[test]
-fn one_newline_at_the_end_of_a_secret_is_not_part_of_it() {
+fn line_breaks_at_the_end_and_a_byte_order_mark_are_not_part_of_a_secret() {
     let files = Files::new();
     for (text, secret) in [
         ("s", "s"),
         ("s\n", "s"),
         ("s\r\n", "s"),
-        ("s\n\n", "s\n"),
-        (" s ", " s "),
+        ("s\n\n", "s"),
+        ("\u{feff}s\n", "s"),
+        ("s p", "s p"),
     ] {
         let path = files.write("x", text);
         assert_eq!(
@@ -255,6 +256,12 @@ fn one_newline_at_the_end_of_a_secret_is_not_part_of_it() {
             secret,
             "{text:?}"
         );
+    }
+    for text in ["s \n", " s", "s\t", "s\nt\n", "NAME=s\nOTHER=t"] {
+        let error = secret_file("k", &files.write("x", text)).unwrap_err();
+        assert_eq!(error.key(), "k");
+        let problem = error.problem().unwrap();
+        assert!(problem.contains("write only the secret"), "{problem}");
     }
 }
 
