@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::Error;
+use super::live;
 use super::pages::{APP, escape, not_found, page, table};
 use super::serve::{HandlerResult, ReplyBody, Server, answer, plain, serve};
 use super::token_checker::{ParsedToken, TokenChecker};
@@ -111,6 +112,9 @@ async fn handle(state: &AppState, request: Request<Bytes>) -> HandlerResult {
         "/notes" if *request.method() == Method::POST => notes(&received, request.body()),
         "/public/hello" => plain(StatusCode::OK, "Hello, whoever you are.\n"),
         "/stream" => stream(),
+        "/live" if read => live::page(),
+        "/live/socket" if read => live::socket(request, &state.clock),
+        "/live/events" if read => live::events(&state.clock),
         "/slow" => {
             let requested = url::form_urlencoded::parse(query.as_bytes())
                 .find(|(name, _value)| name == "ms")
@@ -119,7 +123,9 @@ async fn handle(state: &AppState, request: Request<Bytes>) -> HandlerResult {
             tokio::time::sleep(delay.min(MAX_WAIT)).await;
             plain(StatusCode::OK, "Sorry for the wait.\n")
         }
-        "/" | "/notes" => plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n"),
+        "/" | "/notes" | "/live" | "/live/socket" | "/live/events" => {
+            plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
+        }
         _ => not_found(APP),
     })
 }
@@ -196,7 +202,8 @@ fn redact_gateway_cookies(cookies: &str) -> String {
 
 fn front_page(received: &ReceivedRequest) -> Response<ReplyBody> {
     let body = format!(
-        "{}\n<h2>Access token</h2>\n{}\n{}\n\
+        "{}\n<p><a href=\"/live\">Live clocks</a>: a WebSocket and an event stream through the \
+         gateway.</p>\n<h2>Access token</h2>\n{}\n{}\n\
          <h2>Write a note</h2>\n<form method=\"post\" action=\"/notes\" class=\"stack\">\n\
          <label>Title<input name=\"title\"></label>\n\
          <label>Text<textarea name=\"text\"></textarea></label>\n\

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, COOKIE, HOST, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -297,20 +298,26 @@ pub(crate) async fn exchange(
     address: SocketAddr,
     request: Request<Full<Bytes>>,
 ) -> Result<Response<Bytes>, Error> {
+    let (parts, body) = open(address, request).await?.into_parts();
+    let body = Limited::new(body, MAX_BODY).collect().await;
+    let body = body.map_err(Error::Body)?.to_bytes();
+    Ok(Response::from_parts(parts, body))
+}
+
+/// Sends one request on a new connection and reads the head of the answer. The body of the answer,
+/// or the connection that has switched protocols, stays open.
+pub(crate) async fn open(
+    address: SocketAddr,
+    request: Request<Full<Bytes>>,
+) -> Result<Response<Incoming>, Error> {
     let stream = TcpStream::connect(address).await;
     let stream = stream.map_err(|source| Error::Connect { address, source })?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(Error::Http)?;
-    // The task ends after the answer, because the browser sends only one request on each
-    // connection.
-    let driver = tokio::spawn(connection);
-    let response = sender.send_request(request).await.map_err(Error::Http)?;
-    let (parts, body) = response.into_parts();
-    let body = Limited::new(body, MAX_BODY).collect().await;
-    let body = body.map_err(Error::Body)?.to_bytes();
-    driver.abort();
-    Ok(Response::from_parts(parts, body))
+    // The task ends after the answer, because `sender` is dropped after this request.
+    drop(tokio::spawn(connection.with_upgrades()));
+    sender.send_request(request).await.map_err(Error::Http)
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ mod browser;
 mod check;
 mod complete_demo;
 mod grants;
+mod live;
 mod openid;
 mod pages;
 mod profile;

@@ -1,8 +1,11 @@
-//! The pages of the demo: plain HTML without scripts. The pages support small screens and dark
-//! mode.
+//! The pages of the demo: plain HTML. Only the page with live clocks has a script. The pages support
+//! small screens and dark mode.
 
 use std::fmt::Write as _;
 
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY};
 use http::{HeaderValue, Response, StatusCode};
 
@@ -46,6 +49,22 @@ pub(crate) fn page(
     let fields = response.headers_mut();
     fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     fields.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    response
+}
+
+/// Returns a page of the app with a script. The content security policy allows only this script,
+/// and connections only to the origin of the page.
+pub(crate) fn page_with_script(title: &str, body: &str, script: &str) -> Response<ReplyBody> {
+    let body = format!("{body}\n<script>{script}</script>");
+    let mut response = page(StatusCode::OK, APP, title, &body);
+    let hash = STANDARD.encode(digest(&SHA256, script.as_bytes()));
+    let policy = format!("{POLICY}; script-src 'sha256-{hash}'; connect-src 'self'");
+    // The conversion does not fail, because the policy contains only ASCII characters. Without a
+    // valid value, the stricter policy stays.
+    if let Ok(policy) = HeaderValue::try_from(policy) {
+        let fields = response.headers_mut();
+        fields.insert(CONTENT_SECURITY_POLICY, policy);
+    }
     response
 }
 

@@ -20,7 +20,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Sleep;
 
 use super::Error;
@@ -157,6 +157,7 @@ where
             .timer(TokioTimer::new())
             .header_read_timeout(TIMEOUT)
             .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
     );
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -182,9 +183,18 @@ async fn collect(request: Request<Incoming>) -> Result<Request<Bytes>, StatusCod
     Ok(Request::from_parts(parts, body))
 }
 
-/// A response body in parts, with a pause between the parts.
+/// A response body in parts.
 #[derive(Debug)]
-pub(crate) struct ReplyBody {
+pub(crate) enum ReplyBody {
+    /// Parts that are known from the start.
+    Paced(PacedParts),
+    /// Parts that another task sends. The body ends when the task drops the sender.
+    Live(mpsc::Receiver<Bytes>),
+}
+
+/// Parts with a pause between each two parts.
+#[derive(Debug)]
+pub(crate) struct PacedParts {
     parts: VecDeque<Bytes>,
     pause: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
@@ -199,10 +209,34 @@ impl ReplyBody {
     /// Returns a body with several parts, each of which is sent as a chunk. The server waits for
     /// `pause` between two parts.
     pub(crate) fn paced(parts: impl IntoIterator<Item = Bytes>, pause: Duration) -> Self {
-        Self {
+        Self::Paced(PacedParts {
             parts: parts.into_iter().filter(|part| !part.is_empty()).collect(),
             pause,
             waiting: None,
+        })
+    }
+}
+
+impl PacedParts {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if let Some(waiting) = &mut self.waiting {
+            std::task::ready!(waiting.as_mut().poll(context));
+        }
+        let part = self.parts.pop_front();
+        let more = !self.parts.is_empty();
+        self.waiting = more.then(|| Box::pin(tokio::time::sleep(self.pause)));
+        Poll::Ready(part)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.parts.iter().map(Bytes::len).collect::<Vec<_>>()[..] {
+            [] => SizeHint::with_exact(0),
+            // The size of a body with one part is exact, so hyper sends the body with a
+            // `Content-Length`. hyper sends a body with several parts in chunks.
+            [length] if self.waiting.is_none() => {
+                SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
+            }
+            _ => SizeHint::default(),
         }
     }
 }
@@ -215,28 +249,24 @@ impl Body for ReplyBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if let Some(waiting) = &mut self.waiting {
-            std::task::ready!(waiting.as_mut().poll(context));
-        }
-        let part = self.parts.pop_front();
-        let more = !self.parts.is_empty();
-        self.waiting = more.then(|| Box::pin(tokio::time::sleep(self.pause)));
-        Poll::Ready(part.map(|part| Ok(Frame::data(part))))
+        let part = match &mut *self {
+            Self::Paced(parts) => parts.poll_next(context),
+            Self::Live(parts) => parts.poll_recv(context),
+        };
+        part.map(|part| part.map(|part| Ok(Frame::data(part))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.parts.is_empty()
+        match self {
+            Self::Paced(parts) => parts.parts.is_empty(),
+            Self::Live(_) => false,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.parts.iter().map(Bytes::len).collect::<Vec<_>>()[..] {
-            [] => SizeHint::with_exact(0),
-            // The size of a body with one part is exact, so hyper sends the body with a
-            // `Content-Length`. hyper sends a body with several parts in chunks.
-            [length] if self.waiting.is_none() => {
-                SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
-            }
-            _ => SizeHint::default(),
+        match self {
+            Self::Paced(parts) => parts.size_hint(),
+            Self::Live(_) => SizeHint::default(),
         }
     }
 }

@@ -42,7 +42,7 @@ pub(crate) use strip::Strip;
 pub use strip::inbound;
 pub use trailers::TrailerSupport;
 pub(crate) use trailers::{inbound_trailers, outbound_trailers};
-pub(crate) use upgrade::UpgradeRequest;
+pub(crate) use upgrade::{UpgradeRequest, websocket_accept};
 pub use view::View;
 
 /// The name of this gateway in `Via`.

@@ -63,7 +63,7 @@ impl UpgradeRequest {
         Some(Self {
             protocol: protocol.clone(),
             key: None,
-            accept: only(headers, &SEC_WEBSOCKET_KEY).and_then(accept),
+            accept: only(headers, &SEC_WEBSOCKET_KEY).and_then(websocket_accept),
         })
     }
 
@@ -81,7 +81,7 @@ impl UpgradeRequest {
         let key = HeaderValue::from_str(&BASE64_STANDARD.encode(nonce)).ok()?;
         Some(Self {
             protocol: HeaderValue::from_static("websocket"),
-            accept: accept(&key),
+            accept: websocket_accept(&key),
             key: Some(key),
         })
     }
@@ -147,7 +147,7 @@ impl UpgradeRequest {
 }
 
 /// Returns the value of `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (RFC 6455 section 4.2.2).
-fn accept(key: &HeaderValue) -> Option<HeaderValue> {
+pub(crate) fn websocket_accept(key: &HeaderValue) -> Option<HeaderValue> {
     let nonce = BASE64_STANDARD.decode(key.as_bytes()).ok()?;
     // RFC 6455 section 4.1 requires a nonce of 16 bytes.
     if nonce.len() != 16 {
@@ -304,7 +304,7 @@ mod tests {
         let mut answer = HeaderMap::new();
         asked.write(&mut answer);
         assert!(!asked.is_granted_by(&answer));
-        answer.insert(SEC_WEBSOCKET_ACCEPT, accept(key).unwrap());
+        answer.insert(SEC_WEBSOCKET_ACCEPT, websocket_accept(key).unwrap());
         assert!(asked.is_granted_by(&answer));
         let mut answer = fields(&[ACCEPT]);
         asked.write_response(&mut answer);

@@ -1,6 +1,14 @@
 //! Tests of the legacy app.
 
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use super::*;
+use crate::demo::browser::open;
 use crate::demo::{App, AppSettings};
 
 /// Starts an app with the public key and the clock of `fixture`.
@@ -131,4 +139,88 @@ async fn a_body_over_one_megabyte_is_refused() {
     let body = "a".repeat(1024 * 1024 + 1);
     let answer = send(app.address(), "POST", "/notes", &[], &body).await;
     assert_eq!(answer.status(), 413);
+}
+
+#[tokio::test]
+async fn only_the_page_with_live_clocks_may_run_a_script() {
+    let fixture = Fixture::start(ProviderKind::Passport13).await;
+    let app = app(&fixture).await;
+    let policy = |page: &Response<Bytes>| {
+        let policy = page.headers()["content-security-policy"].to_str();
+        policy.unwrap().to_owned()
+    };
+    let front = get(&app, "/", &[]).await;
+    assert!(text(&front).contains("href=\"/live\""));
+    assert!(!policy(&front).contains("script-src"));
+    let live = get(&app, "/live", &[]).await;
+    let page = text(&live);
+    let script = page.split_once("<script>").unwrap().1;
+    let script = script.split_once("</script>").unwrap().0;
+    let hash = digest(&SHA256, script.as_bytes());
+    let hash = base64::engine::general_purpose::STANDARD.encode(hash);
+    let expected = format!("script-src 'sha256-{hash}'; connect-src 'self'");
+    assert!(policy(&live).ends_with(&expected), "{}", policy(&live));
+    assert!(policy(&live).starts_with("default-src 'none'"));
+}
+
+/// Sends a handshake with `key` and the WebSocket `version`. Returns the answer of the app.
+async fn handshake(app: &App, version: &str, key: &str) -> Response<Incoming> {
+    let request = Request::get("/live/socket")
+        .header("host", "localhost")
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", version)
+        .header("sec-websocket-key", key);
+    let request = request.body(Full::default()).unwrap();
+    open(app.address(), request).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_socket_sends_the_time_until_the_client_closes_it() {
+    let fixture = Fixture::start(ProviderKind::Passport13).await;
+    let app = app(&fixture).await;
+    let key = "dGhlIHNhbXBsZSBub25jZQ==";
+    let date = "Sun, 22 Nov 2026 22:02:18 GMT";
+    // The frame of the client is a close frame or a text frame. RFC 6455 section 5.3 requires a
+    // mask; the mask of these frames is zero.
+    for (sent, code) in [
+        (&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8], 1000_u16),
+        (&[0x81, 0x82, 0, 0, 0, 0, b'h', b'i'], 1003),
+    ] {
+        let mut answer = handshake(&app, "13", key).await;
+        assert_eq!(answer.status(), 101);
+        let accept = &answer.headers()["sec-websocket-accept"];
+        assert_eq!(accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        let mut socket = TokioIo::new(hyper::upgrade::on(&mut answer).await.unwrap());
+        let mut frame = [0; 31];
+        // The second message shows that the app continues.
+        for _message in 0..2 {
+            socket.read_exact(&mut frame).await.unwrap();
+            assert_eq!(frame, *[b"\x81\x1d", date.as_bytes()].concat());
+        }
+        socket.write_all(sent).await.unwrap();
+        let mut rest = Vec::new();
+        socket.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, [&[0x88, 2], &code.to_be_bytes()[..]].concat());
+    }
+    for (version, key) in [("8", key), ("13", "short")] {
+        let answer = handshake(&app, version, key).await;
+        assert_eq!(answer.status(), 426, "{version} {key}");
+        assert_eq!(answer.headers()["sec-websocket-version"], "13");
+    }
+}
+
+#[tokio::test]
+async fn the_event_stream_sends_the_time() {
+    let fixture = Fixture::start(ProviderKind::Passport13).await;
+    let app = app(&fixture).await;
+    let request = Request::get("/live/events").header("host", "localhost");
+    let request = request.body(Full::default()).unwrap();
+    let answer = open(app.address(), request).await.unwrap();
+    assert_eq!(answer.headers()["content-type"], "text/event-stream");
+    let mut body = answer.into_body();
+    for _event in 0..2 {
+        let event = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(event, "data: Sun, 22 Nov 2026 22:02:18 GMT\n\n");
+    }
 }
