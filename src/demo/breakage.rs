@@ -1,9 +1,9 @@
 //! Breaks one step of the demo on purpose, to show that the check can fail.
 //!
-//! In each of three steps, the demo makes one mistake that also occurs in real settings: a
-//! redirection URI that is not registered, a wrong password, or a wrong key. The other steps are
-//! broken by a middlebox: a proxy in front of the gateway that changes one thing and forwards
-//! everything else. The check does not know which step is broken. If a middlebox breaks the step,
+//! In each of four steps, the demo makes one mistake that also occurs in real settings: a
+//! redirection URI that is not registered, a wrong password, a wrong key, or a public route where
+//! a session is needed. The other steps are broken by a middlebox: a proxy in front of the gateway
+//! that changes one thing and forwards everything else. The check does not know which step is broken. If a middlebox breaks the step,
 //! the check gets the address of the middlebox instead of the gateway's address.
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -57,6 +57,15 @@ pub(crate) fn public_key(
         Some(Step::Bearer) => Keys::generate()?.public_pem().to_owned(),
         Some(_) | None => provider.public_key_pem().to_owned(),
     })
+}
+
+/// Returns additional routes of the gateway. To break [`Step::Streams`], the route of the streams is
+/// public, so a client without a session can open a stream.
+pub(crate) fn routes(broken: Option<Step>) -> &'static str {
+    match broken {
+        Some(Step::Streams) => "\n[[routes]]\nprefix = \"/live\"\naccess = \"public\"\n",
+        Some(_) | None => "",
+    }
 }
 
 /// A proxy on a free loopback port, which breaks one step and forwards everything else unchanged.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, COOKIE, HOST, SET_COOKIE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -60,6 +60,7 @@ pub(crate) enum Error {
 pub(crate) struct BrowserRequest {
     method: Method,
     url: Url,
+    connection: &'static str,
     fields: Vec<(&'static str, String)>,
     body: String,
 }
@@ -96,6 +97,20 @@ impl BrowserRequest {
             .mode("cors", "empty")
     }
 
+    /// Returns the handshake of a WebSocket that a script of the same origin opens.
+    pub(crate) fn socket(url: &Url) -> Self {
+        let mut request = Self::bare(Method::GET, url)
+            .field("upgrade", "websocket")
+            .field("sec-websocket-version", "13")
+            // The key of RFC 6455 section 1.3.
+            .field("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+            .field("origin", &url.origin().ascii_serialization())
+            .field("sec-fetch-site", "same-origin")
+            .mode("websocket", "websocket");
+        request.connection = "Upgrade";
+        request
+    }
+
     /// Adds a header field.
     pub(crate) fn field(mut self, name: &'static str, value: &str) -> Self {
         self.fields.push((name, value.to_owned()));
@@ -106,6 +121,9 @@ impl BrowserRequest {
         Self {
             method,
             url: url.clone(),
+            // Each request has its own connection, so the server does not need to keep the
+            // connection open.
+            connection: "close",
             fields: Vec::new(),
             body: String::new(),
         }
@@ -224,13 +242,9 @@ impl Browser {
     /// answer.
     pub(crate) async fn send(&mut self, request: BrowserRequest) -> Result<Page, Error> {
         let url = request.url.clone();
-        let origin = url.origin().ascii_serialization();
-        let mut hosts = self.hosts.iter();
-        let (_, address) = hosts
-            .find(|(host, _)| *host == origin)
-            .ok_or_else(|| Error::UnknownHost(origin.into()))?;
+        let address = self.address(&url)?;
         let request = self.to_http(request).map_err(Error::Request)?;
-        let exchange = exchange(*address, request);
+        let exchange = exchange(address, request);
         let answered = tokio::time::timeout(TIMEOUT, exchange).await;
         let response = answered.map_err(|_elapsed| Error::Timeout)??;
         let (parts, body) = response.into_parts();
@@ -242,6 +256,23 @@ impl Browser {
         };
         self.keep(&page);
         Ok(page)
+    }
+
+    /// Sends `request` with the cookies of its host, on a new connection. The stream of the answer
+    /// stays open.
+    pub(crate) async fn open(&self, request: BrowserRequest) -> Result<Response<Incoming>, Error> {
+        let address = self.address(&request.url)?;
+        let request = self.to_http(request).map_err(Error::Request)?;
+        let answered = tokio::time::timeout(TIMEOUT, open(address, request)).await;
+        answered.map_err(|_elapsed| Error::Timeout)?
+    }
+
+    fn address(&self, url: &Url) -> Result<SocketAddr, Error> {
+        let origin = url.origin().ascii_serialization();
+        let mut hosts = self.hosts.iter();
+        let found = hosts.find(|(host, _address)| *host == origin);
+        let (_host, address) = found.ok_or_else(|| Error::UnknownHost(origin.into()))?;
+        Ok(*address)
     }
 
     fn to_http(&self, page_request: BrowserRequest) -> Result<Request<Full<Bytes>>, http::Error> {
@@ -263,9 +294,7 @@ impl Browser {
             .method(page_request.method)
             .uri(target)
             .header(HOST, authority)
-            // Each request has its own connection, so the server does not need to keep the
-            // connection open.
-            .header(CONNECTION, HeaderValue::from_static("close"));
+            .header(CONNECTION, page_request.connection);
         if !cookies.is_empty() {
             request = request.header(COOKIE, cookies.join("; "));
         }

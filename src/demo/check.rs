@@ -75,11 +75,14 @@ pub enum Step {
     SignOut,
     /// After the sign-out, the old cookie is no longer accepted.
     CookieDead,
+    /// A sign-out in another tab ends the streams of a page. A new attempt gets 401 until the next
+    /// sign-in.
+    Streams,
 }
 
 impl Step {
     /// All steps, in order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Redirect,
         Self::LoginForm,
         Self::Code,
@@ -92,6 +95,7 @@ impl Step {
         Self::Api,
         Self::SignOut,
         Self::CookieDead,
+        Self::Streams,
     ];
 
     /// Returns the stable name, for the command line and for error messages.
@@ -109,6 +113,7 @@ impl Step {
             Self::Api => "api",
             Self::SignOut => "sign-out",
             Self::CookieDead => "cookie-dead",
+            Self::Streams => "streams",
         }
     }
 
@@ -127,6 +132,7 @@ impl Step {
             Self::Api => "script gets 401 and login_url",
             Self::SignOut => "sign-out clears the cookie",
             Self::CookieDead => "old cookie is refused",
+            Self::Streams => "streams end with the session",
         }
     }
 }

@@ -105,7 +105,8 @@ impl Demo {
         let password = new_secret()?;
         write(folder.path(), "client_secret", password.expose())?;
         let section = provider_section(kind, &provider, folder.path())?;
-        let settings = settings(listen, (&public_url, &app), &section, folder.path());
+        let mut settings = settings(listen, (&public_url, &app), &section, folder.path());
+        settings.push_str(breakage::routes(broken));
         let path = write(folder.path(), "sidegate.toml", &settings)?;
         provider
             .register(Client {
@@ -117,7 +118,9 @@ impl Demo {
         let config = Config::load(&Source::file(path), &Reusable::default(), &clock)?;
         let gateway = Instance::start(config, &clock)?;
         let middlebox = match broken {
-            None => None,
+            // The middlebox reads an answer to its end before it forwards the answer, so a stream
+            // cannot pass.
+            None | Some(Step::Streams) => None,
             Some(broken) => {
                 let (gateway, provider) = (gateway.address(), provider.address());
                 let middlebox = Middlebox {
@@ -297,6 +300,8 @@ fn settings(
          \n\
          [server]\n\
          listen = \"{listen}\"\n\
+         # An open page with live clocks does not delay the end of the demo.\n\
+         drain_secs = 1\n\
          \n\
          [log]\n\
          level = \"error\"\n\

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::support::gateway::PROGRAM;
 
 /// Every step in order, with the name that `--break` accepts and a failure prints.
-const STEPS: [&str; 12] = [
+const STEPS: [&str; 13] = [
     "redirect",
     "login-form",
     "code",
@@ -24,6 +24,7 @@ const STEPS: [&str; 12] = [
     "api",
     "sign-out",
     "cookie-dead",
+    "streams",
 ];
 
 /// Runs `sidegate demo` with these arguments. Returns exit code, standard output and standard

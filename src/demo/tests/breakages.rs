@@ -137,6 +137,7 @@ async fn each_breakage_of_the_gateway_fails_the_step_that_must_detect_it() {
         (Breakage::ExchangeForEachRequest, Step::Cache),
         (Breakage::ExpiredTokenPasses, Step::Refresh),
         (Breakage::RefreshForEachRequest, Step::Refresh),
+        (Breakage::SocketsOutliveTheSession, Step::Streams),
     ];
     for (breakage, step) in expected {
         assert_eq!(

@@ -14,13 +14,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
+use hyper_util::rt::TokioIo;
 use serde_json::json;
-use tokio::sync::Mutex;
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::{Mutex, watch};
 use url::Url;
 
 use super::{CHALLENGE, SECRET, VERIFIER, json};
 use crate::clock::{Clock, Timestamp};
-use crate::demo::browser::exchange;
+use crate::demo::browser::{exchange, open};
 use crate::demo::serve::{HandlerResult, ReplyBody, Server, answer, serve};
 use crate::secret;
 
@@ -52,6 +54,7 @@ pub(super) enum Breakage {
     RefreshForEachRequest,
     SignOutIsDead,
     SignOutLeavesTheCookie,
+    SocketsOutliveTheSession,
     TemporaryRedirect,
     WrongRedirectUri,
 }
@@ -63,9 +66,15 @@ pub(super) struct FakeGateway {
     pub(super) public_url: Url,
     /// The requested page of each pending login, by `state`.
     logins: Mutex<HashMap<String, String>>,
-    /// The tokens of each session, by the value of the session cookie.
-    sessions: Mutex<HashMap<String, Tokens>>,
+    /// The sessions, by the value of the session cookie.
+    sessions: Mutex<HashMap<String, Session>>,
     clock: Clock,
+}
+
+struct Session {
+    tokens: Tokens,
+    /// Dropped at the end of the session.
+    ends: watch::Sender<()>,
 }
 
 #[derive(Clone)]
@@ -130,6 +139,9 @@ impl FakeGateway {
         };
         let open = self.is(Breakage::AnyoneIsForwarded) && session.is_some();
         match token {
+            Some(_) if request.uri().path() == "/live/socket" => {
+                Ok(self.socket(request, &session.unwrap()).await)
+            }
             Some(token) => Ok(self.forward(request, &token).await),
             None if open => Ok(self.forward(request, "none").await),
             None => Ok(self.challenge(&request).await),
@@ -203,8 +215,11 @@ impl FakeGateway {
         }
         let session = secret::random::<32>().unwrap();
         let session = format!("{session:x?}").replace([' ', ',', '[', ']'], "");
-        let token = token.unwrap();
-        self.sessions.lock().await.insert(session.clone(), token);
+        let opened = Session {
+            tokens: token.unwrap(),
+            ends: watch::Sender::new(()),
+        };
+        self.sessions.lock().await.insert(session.clone(), opened);
         let cookie = format!("__Host-sidegate={session}; Path=/; Secure; HttpOnly; SameSite=Lax");
         let cookie = match self.breakage {
             Breakage::CookieIsDropped => None,
@@ -227,7 +242,7 @@ impl FakeGateway {
         // The lock is held during the refresh, so that two requests never send the same refresh
         // token.
         let mut sessions = self.sessions.lock().await;
-        let tokens = sessions.get_mut(session)?;
+        let tokens = &mut sessions.get_mut(session)?.tokens;
         let expired = tokens.expires_at <= self.clock.now();
         if expired && !self.is(Breakage::ExpiredTokenPasses) {
             let refresh_token = tokens.refresh_token.clone();
@@ -277,6 +292,35 @@ impl FakeGateway {
             refresh_token: answer["refresh_token"].as_str()?.to_owned(),
             expires_at: self.clock.now().plus(lifetime),
         })
+    }
+
+    /// Forwards a WebSocket until its session ends.
+    async fn socket(&self, request: Request<Bytes>, session: &str) -> Response<ReplyBody> {
+        let mut ended = self.sessions.lock().await[session].ends.subscribe();
+        let survives = self.is(Breakage::SocketsOutliveTheSession);
+        let mut to_app = Request::new(Full::default());
+        *to_app.uri_mut() = request.uri().clone();
+        *to_app.headers_mut() = request.headers().clone();
+        let mut from_app = open(self.app, to_app).await.unwrap();
+        let mut response = Response::new(ReplyBody::whole(""));
+        *response.status_mut() = from_app.status();
+        *response.headers_mut() = from_app.headers().clone();
+        tokio::spawn(async move {
+            let app = hyper::upgrade::on(&mut from_app).await.unwrap();
+            let client = hyper::upgrade::on(request).await.unwrap();
+            let (mut app, mut client) = (TokioIo::new(app), TokioIo::new(client));
+            let ending = async {
+                ended.changed().await.unwrap_err();
+                if survives {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                _closed = tokio::io::copy_bidirectional(&mut app, &mut client) => {}
+                () = ending => client.write_all(&[0x88, 2, 0x03, 0xf0]).await.unwrap(),
+            }
+        });
+        response
     }
 
     async fn forward(&self, request: Request<Bytes>, token: &str) -> Response<ReplyBody> {

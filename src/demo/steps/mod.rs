@@ -1,11 +1,15 @@
 //! The steps of the check: the requests that each step sends, and the results that it expects.
 
+mod mismatch;
+mod streams;
+
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde_json::Value;
 use url::Url;
 
-use super::browser::{Browser, BrowserRequest, Error, Page};
+use self::mismatch::{Mismatch, StepResult, expect, missing_answer, request_failed};
+use super::browser::{Browser, BrowserRequest, Page};
 use super::check::{Check, Step, TokenCalls};
 
 /// The name of the session cookie.
@@ -14,25 +18,6 @@ const COOKIE: &str = "__Host-sidegate";
 /// The requested page. The query distinguishes the requested page from `/`, so the check can
 /// recognise the page to which the browser has returned.
 const PAGE: &str = "/?from=check";
-
-/// The expected and the actual result of a failed step.
-#[derive(Debug)]
-pub(crate) struct Mismatch {
-    pub(crate) expected: String,
-    pub(crate) got: String,
-}
-
-type StepResult = Result<(), Mismatch>;
-
-fn expect(holds: bool, expected: &str, got: impl FnOnce() -> String) -> StepResult {
-    if holds {
-        return Ok(());
-    }
-    Err(Mismatch {
-        expected: expected.to_owned(),
-        got: got(),
-    })
-}
 
 /// The results of earlier steps that later steps need.
 pub(crate) struct Steps<'a, E> {
@@ -73,6 +58,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
             Step::Api => self.api().await,
             Step::SignOut => self.sign_out().await,
             Step::CookieDead => self.cookie_dead().await,
+            Step::Streams => self.streams().await,
         }
     }
 
@@ -131,20 +117,8 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
     }
 
     async fn code(&mut self) -> StepResult {
-        let page = self.page.take().ok_or_else(missing_answer)?;
-        let action = attribute(&page.body, "<form ", "action").ok_or_else(missing_answer)?;
-        let token = attribute(&page.body, "name=\"_token\"", "value").ok_or_else(missing_answer)?;
-        let action = page
-            .url
-            .join(&action)
-            .map_err(|_relative| missing_answer())?;
-        let fields = [
-            ("_token", token.as_str()),
-            ("user", &self.check.user),
-            ("password", self.check.password.expose()),
-            ("action", "allow"),
-        ];
-        let page = self.send(BrowserRequest::form(&action, &fields)).await?;
+        let form = self.page.take().ok_or_else(missing_answer)?;
+        let page = self.submit_login(&form).await?;
         expect(
             matches!(page.status, StatusCode::FOUND | StatusCode::SEE_OTHER),
             "a redirect after user and password",
@@ -171,6 +145,23 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         })?;
         self.page = Some(page);
         Ok(())
+    }
+
+    /// Posts user and password with the login form of `page`.
+    async fn submit_login(&mut self, page: &Page) -> Result<Page, Mismatch> {
+        let action = attribute(&page.body, "<form ", "action").ok_or_else(missing_answer)?;
+        let token = attribute(&page.body, "name=\"_token\"", "value").ok_or_else(missing_answer)?;
+        let action = page
+            .url
+            .join(&action)
+            .map_err(|_relative| missing_answer())?;
+        let fields = [
+            ("_token", token.as_str()),
+            ("user", &self.check.user),
+            ("password", self.check.password.expose()),
+            ("action", "allow"),
+        ];
+        self.send(BrowserRequest::form(&action, &fields)).await
     }
 
     async fn exchange(&mut self) -> StepResult {
@@ -439,27 +430,6 @@ fn refused(page: &Page) -> StepResult {
     let content_type = content_type.unwrap_or("none").to_owned();
     let problem = content_type.starts_with("application/problem+json");
     expect(problem, "application/problem+json", || content_type)
-}
-
-fn missing_answer() -> Mismatch {
-    Mismatch {
-        expected: "an answer that the next step can use".to_owned(),
-        got: "none".to_owned(),
-    }
-}
-
-fn request_failed(error: &Error) -> Mismatch {
-    let mut got = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        got.push_str(": ");
-        got.push_str(&error.to_string());
-        cause = error.source();
-    }
-    Mismatch {
-        expected: "an answer".to_owned(),
-        got,
-    }
 }
 
 /// Describes an answer: its status and its redirect target without the query, because a query can

@@ -1,0 +1,126 @@
+//! The last step: the streams of a page end when another tab signs out, and come back after the
+//! next sign-in.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncReadExt as _;
+use tokio::time::timeout;
+
+use super::mismatch::{Mismatch, StepResult, expect, missing_answer, request_failed};
+use super::{PAGE, Steps, summary};
+use crate::demo::browser::BrowserRequest;
+use crate::demo::check::TokenCalls;
+
+/// The longest time in which a stream must send its next message or end. The app sends a message
+/// each second, and the gateway ends a stream within about a second.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The largest number of requests of a sign-in: the page, the login form, the posted form, the
+/// callback, and the page again.
+const SIGN_IN_REQUESTS: usize = 5;
+
+impl<E: Fn() -> TokenCalls> Steps<'_, E> {
+    pub(super) async fn streams(&mut self) -> StepResult {
+        self.sign_in().await?;
+        let mut socket = self.open_socket().await?;
+        // This request is like a sign-out in another tab, because all tabs share the cookies.
+        self.sign_out().await?;
+        socket_ends(&mut socket).await?;
+        let refused = self.handshake().await?.status();
+        expect(
+            refused == StatusCode::UNAUTHORIZED,
+            "status 401 for a WebSocket after the sign-out",
+            || refused.to_string(),
+        )?;
+        self.sign_in().await?;
+        self.open_socket().await.map(drop)
+    }
+
+    /// Signs in again and returns to the app. The provider may show its login form or not.
+    async fn sign_in(&mut self) -> StepResult {
+        let wanted = self.at(PAGE)?;
+        let mut page = self.send(BrowserRequest::navigation(&wanted)).await?;
+        for _request in 1..SIGN_IN_REQUESTS {
+            page = match page.location() {
+                Some(location) => self.send(BrowserRequest::navigation(&location)).await?,
+                None if page.url == wanted => break,
+                None => self.submit_login(&page).await?,
+            };
+        }
+        let signed_in = page.status == StatusCode::OK && page.url == wanted;
+        expect(signed_in, "the app's page after a sign-in", || {
+            summary(&page)
+        })
+    }
+
+    async fn handshake(&self) -> Result<http::Response<hyper::body::Incoming>, Mismatch> {
+        let request = BrowserRequest::socket(&self.at("/live/socket")?);
+        let answer = self.browser.open(request).await;
+        answer.map_err(|error| request_failed(&error))
+    }
+
+    /// Opens a WebSocket and waits for its first message.
+    async fn open_socket(&self) -> Result<TokioIo<Upgraded>, Mismatch> {
+        let mut answer = self.handshake().await?;
+        let status = answer.status();
+        let switched = status == StatusCode::SWITCHING_PROTOCOLS;
+        expect(switched, "status 101 for a WebSocket", || {
+            status.to_string()
+        })?;
+        let switched = hyper::upgrade::on(&mut answer).await;
+        let mut socket = TokioIo::new(switched.map_err(|_closed| missing_answer())?);
+        let message = timeout(PATIENCE, next_frame(&mut socket)).await;
+        let message = matches!(message, Ok(Frame::Message));
+        expect(message, "a message over the WebSocket", || {
+            "none".to_owned()
+        })?;
+        Ok(socket)
+    }
+}
+
+/// What arrives on a WebSocket.
+enum Frame {
+    Message,
+    /// A close frame, with its close code.
+    Close(u16),
+    /// The end of the connection without a close frame.
+    End,
+}
+
+/// Reads one frame. The app and the gateway send only short frames.
+async fn next_frame(socket: &mut TokioIo<Upgraded>) -> Frame {
+    let mut head = [0; 2];
+    if socket.read_exact(&mut head).await.is_err() {
+        return Frame::End;
+    }
+    let [opcode, length] = head;
+    let mut payload = vec![0; usize::from(length)];
+    if socket.read_exact(&mut payload).await.is_err() {
+        return Frame::End;
+    }
+    match (opcode, payload.first_chunk()) {
+        // RFC 6455 section 5.2: a close frame that is not fragmented.
+        (0x88, Some(code)) => Frame::Close(u16::from_be_bytes(*code)),
+        _ => Frame::Message,
+    }
+}
+
+/// Checks that the WebSocket gets a close frame with the code 1008 (policy violation).
+async fn socket_ends(socket: &mut TokioIo<Upgraded>) -> StepResult {
+    let ending = async {
+        loop {
+            match next_frame(socket).await {
+                Frame::Message => {}
+                Frame::Close(code) => return format!("close code {code}"),
+                Frame::End => return "an end without a close code".to_owned(),
+            }
+        }
+    };
+    let ended = timeout(PATIENCE, ending).await;
+    let got = ended.unwrap_or_else(|_elapsed| "an open WebSocket".to_owned());
+    let expected = "close code 1008 soon after the sign-out in another tab";
+    expect(got == "close code 1008", expected, || got)
+}
