@@ -7,6 +7,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use serde_json::Value;
+use sidegate::demo::{Demo, ProviderKind, Purpose};
 use tokio::time::timeout;
 
 use crate::support::program::{Program, project, python, record};
@@ -62,6 +63,9 @@ const NOTEBOOK: &str = "\
         if (message.msg_type === 'execute_result') done(message.content.data['text/plain']);\
       };\
     });";
+
+/// The clocks of the demo that end with the session.
+const CLOCKS: [&str; 1] = ["socket"];
 
 /// A scene with one more app for the paths below `prefix`.
 async fn scene_with(app: &Program, prefix: &str) -> Scene {
@@ -209,6 +213,51 @@ async fn w_03_the_socket_of_a_page_ends_with_the_session_and_returns_with_the_ne
     assert_eq!(browser.run("return seen.closed.length").await, 1);
     assert_eq!(scene.provider.exchanges().len(), 2);
     record("stream_peers.txt", &["WebSocket", "chromium"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clocks_of_the_demo_stop_at_a_sign_out_and_start_again_at_a_sign_in() {
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let demo = Demo::start(listen, ProviderKind::OpenId, Purpose::Show).await;
+    let demo = demo.unwrap();
+    let front = demo.public_url().as_str();
+    let browser = Chromium::start().await;
+    browser.open(front).await;
+    browser.log_in("alice", "password").await;
+    browser.wait_for_text("Hello, alice").await;
+    browser
+        .run("document.querySelector('a[href=\"/live\"]').click()")
+        .await;
+    let state = |clock: &str, state: &str| {
+        format!("document.querySelector('#{clock}.{state}')?.innerText.includes(':')")
+    };
+    for clock in CLOCKS {
+        browser.wait_for_script(&state(clock, "running")).await;
+    }
+    browser.picture("live").await;
+    let client = browser.client();
+    let page = client.window().await.unwrap();
+    let other = client.new_window(true).await.unwrap().handle;
+    client.switch_to_window(other.clone()).await.unwrap();
+    browser.open(front).await;
+    let sign_out = "document.querySelector('form[action=\"/oauth2/sign_out\"] button').click()";
+    browser.run(sign_out).await;
+    browser.wait_for(|url| url.ends_with("signed_out")).await;
+    client.switch_to_window(page.clone()).await.unwrap();
+    for clock in CLOCKS {
+        browser.wait_for_script(&state(clock, "stopped")).await;
+    }
+    let text = browser.text().await;
+    assert!(text.contains("with close code 1008"), "{text}");
+    browser.picture("live_stopped").await;
+    client.switch_to_window(other).await.unwrap();
+    browser.open(front).await;
+    browser.wait_for_text("Hello, alice").await;
+    client.switch_to_window(page).await.unwrap();
+    for clock in CLOCKS {
+        browser.wait_for_script(&state(clock, "running")).await;
+    }
+    demo.stop().await;
 }
 
 #[tokio::test]
