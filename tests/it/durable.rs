@@ -11,6 +11,7 @@ use sidegate::clock::Clock;
 use crate::support::browser::Browser;
 use crate::support::gateway::{Gateway, Settings};
 use crate::support::killed::{AT_ONCE, ChildLog, RandomNumbers, StoreFolder, change_sessions};
+use crate::support::limits;
 use crate::support::raw::exchange;
 use crate::support::scene::{ORIGIN, ROUTES, SESSION, Scene, url};
 
@@ -109,7 +110,7 @@ async fn scene(store_folder: &StoreFolder, folder: &Path) -> Scene {
 }
 
 /// Settings for sessions in a folder.
-fn stored_at(store_folder: &StoreFolder, folder: &Path) -> String {
+pub(crate) fn stored_at(store_folder: &StoreFolder, folder: &Path) -> String {
     format!(
         "[login]\nstate_key_file = \"{}\"\n[session.store.disk]\nfile = \"{}\"\n",
         folder.join("keys").display(),
@@ -125,12 +126,8 @@ async fn status(gateway: &Gateway, cookie: &str) -> u16 {
 }
 
 /// Sets the file size limit of this process. A small limit has the effect of a full disk.
-fn limit_file_size(bytes: &str) {
-    let status = Command::new("prlimit")
-        .args(["--pid", &std::process::id().to_string()])
-        .arg(format!("--fsize={bytes}:unlimited"))
-        .status();
-    assert!(status.unwrap().success());
+fn limit_own_file_size(bytes: &str) {
+    limits::limit_file_size(std::process::id(), bytes);
 }
 
 const RENEWED: &str =
@@ -156,14 +153,14 @@ async fn refresh_with_a_full_disk(store_folder: &StoreFolder, folder: &Path) {
     before.provider.token_members(json!({ "expires_in": 60 }));
     let alice = before.signed_in("alice").await;
     before.gateway.advance(Duration::from_secs(61));
-    limit_file_size("1");
+    limit_own_file_size("1");
     let waiting = {
         let alice = alice.clone();
         tokio::spawn(async move { alice.fetch(&url("/page")).await })
     };
     before.wait_for_figure(NOT_STORED, 1).await;
     assert!(!waiting.is_finished());
-    limit_file_size("unlimited");
+    limit_own_file_size("unlimited");
     let page = waiting.await.unwrap();
     assert_eq!(page.text(), "seen", "{}", page.describe());
     seen(&before, &alice, 2).await;
@@ -172,14 +169,14 @@ async fn refresh_with_a_full_disk(store_folder: &StoreFolder, folder: &Path) {
     // The token is due for a refresh, but still valid for a moment.
     before.gateway.advance(Duration::from_millis(59_500));
     let failures = before.figure(NOT_STORED).await.unwrap();
-    limit_file_size("1");
+    limit_own_file_size("1");
     seen(&before, &alice, 2).await;
     before.wait_for_figure(NOT_STORED, failures + 1).await;
     seen(&before, &alice, 2).await;
     // No request arrives for most of a token's lifetime.
     before.gateway.advance(Duration::from_secs(40));
     before.wait_for_figure(NOT_STORED, failures + 3).await;
-    limit_file_size("unlimited");
+    limit_own_file_size("unlimited");
     before.wait_for_figure(RENEWED, 2).await;
     seen(&before, &alice, 3).await;
     assert_eq!(before.provider.refreshes().len(), 2);

@@ -10,6 +10,7 @@ pub(crate) mod grpc;
 pub(crate) mod h2;
 pub(crate) mod jar;
 pub(crate) mod killed;
+pub(crate) mod limits;
 pub(crate) mod oauth;
 pub(crate) mod openid;
 pub(crate) mod person;
