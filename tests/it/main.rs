@@ -20,6 +20,7 @@ mod coverage;
 mod demo;
 mod durable;
 mod expectation;
+mod faults;
 mod fields;
 mod form_post;
 mod forwarding;

@@ -270,9 +270,14 @@ impl Process {
 
     async fn logging(settings: Settings, keys: &str) -> Self {
         let settings = settings.with(&format!("[log]\nformat = \"json\"\n{keys}"));
-        let mut child = Command::new(PROGRAM)
-            .arg("run")
-            .arg("--config")
+        // A write beyond the file size limit of a test must fail. Without the trap, the write would
+        // kill the process.
+        let mut child = Command::new("sh")
+            .args([
+                "-c",
+                "trap '' XFSZ; exec \"$0\" run --config \"$1\"",
+                PROGRAM,
+            ])
             .arg(settings.write())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -329,13 +334,23 @@ impl Process {
 
     /// Sends a signal by name.
     pub(crate) async fn signal(&self, name: &str) {
-        let id = self.child.id().expect("the gateway has ended").to_string();
+        let id = self.id().to_string();
         let sent = Command::new("/bin/kill")
             .args(["-s", name, &id])
             .status()
             .await
             .unwrap();
         assert!(sent.success());
+    }
+
+    /// The process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().expect("the gateway has ended")
+    }
+
+    /// Whether the program has not ended yet.
+    pub(crate) fn is_running(&self) -> bool {
+        self.child.id().is_some()
     }
 
     /// Waits until the program ends.
@@ -348,7 +363,7 @@ impl Process {
 
     /// The resident memory in KiB.
     pub(crate) fn memory(&self) -> usize {
-        let id = self.child.id().expect("the gateway has ended");
+        let id = self.id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
         let line = status
             .lines()
@@ -359,7 +374,7 @@ impl Process {
 
     /// The number of open descriptors.
     pub(crate) fn descriptors(&self) -> usize {
-        let id = self.child.id().expect("the gateway has ended");
+        let id = self.id();
         std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().count()
     }
 }

@@ -135,8 +135,8 @@ impl End {
 
     /// Fails unless the connection ends with a reset.
     pub(crate) async fn ends_with_reset(&mut self) {
-        let ended = timeout(PATIENCE, self.wire.broken()).await;
-        let error = ended.expect("the connection does not end");
+        let ended = timeout(PATIENCE, self.wire.until_end()).await;
+        let (_bytes, error) = ended.expect("the connection does not end");
         assert_eq!(error, Some(std::io::ErrorKind::ConnectionReset));
     }
 

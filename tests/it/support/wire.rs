@@ -179,14 +179,15 @@ impl Wire {
         }
     }
 
-    /// Reads until the stream ends. Returns the error, or `None` for an ordinary end.
-    pub(crate) async fn broken(&mut self) -> Option<std::io::ErrorKind> {
+    /// Reads until the stream ends. Returns the bytes, and the error or `None` for an ordinary end.
+    pub(crate) async fn until_end(&mut self) -> (Vec<u8>, Option<std::io::ErrorKind>) {
+        let mut bytes = std::mem::take(&mut self.buffer);
         let mut chunk = [0_u8; 1024];
         loop {
             match self.stream.read(&mut chunk).await {
-                Ok(0) => return None,
-                Ok(_) => {}
-                Err(error) => return Some(error.kind()),
+                Ok(0) => return (bytes, None),
+                Ok(read) => bytes.extend_from_slice(&chunk[..read]),
+                Err(error) => return (bytes, Some(error.kind())),
             }
         }
     }

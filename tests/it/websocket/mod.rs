@@ -6,16 +6,14 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::join;
 
-use crate::support::gateway::{Process, Settings};
-use crate::support::provider::StandIn;
-use crate::support::scene::{ORIGIN, Scene, wait_for_figure};
+use crate::support::scene::{ORIGIN, Scene};
 use crate::support::socket::{End, KEY, Opening, SocketApp, switching};
 
 mod ending;
 mod http2;
 
 /// A text frame as an app sends it. `text` must be short.
-fn text_frame(text: &str) -> Vec<u8> {
+pub(crate) fn text_frame(text: &str) -> Vec<u8> {
     let length = u8::try_from(text.len()).unwrap();
     [&[0x81, length], text.as_bytes()].concat()
 }
@@ -53,7 +51,7 @@ async fn open(scene: &Scene, sockets: &SocketApp, cookie: &str) -> (End, End) {
 }
 
 /// Fails unless the client gets a close frame with this code and then the end of the connection.
-async fn closed_with(client: &mut End, code: u16) {
+pub(crate) async fn closed_with(client: &mut End, code: u16) {
     let frame = client.rest().await;
     assert_eq!(frame.first(), Some(&0x88), "{frame:?}");
     assert_eq!(frame.get(2..4), Some(&code.to_be_bytes()[..]), "{frame:?}");
@@ -373,58 +371,6 @@ async fn d_34_one_session_cannot_open_streams_without_limit() {
     let open_streams = "sidegate_streams_open{route=\"/any\",kind=\"websocket\"}";
     scene.wait_for_figure(open_streams, 2).await;
     open(&scene, &sockets, &cookie).await;
-}
-
-#[tokio::test]
-async fn w_07_an_end_or_a_reset_reaches_the_other_side_and_leaves_nothing_open() {
-    let sockets = SocketApp::start().await;
-    let provider = StandIn::start().await;
-    let settings = Settings::new(ORIGIN, &provider.url(), &sockets.url())
-        .with("[[routes]]\nprefix = \"/\"\naccess = \"public\"\n");
-    // A process of its own, because other tests open descriptors in this process.
-    let gateway = Process::start_quietly(settings).await;
-    let opening = Opening::at("/ws");
-    let mut before = 0;
-    for round in 0..600 {
-        let mut client = opening.send(gateway.address()).await;
-        let mut app = sockets.switch().await;
-        assert_eq!(client.wire.head().await.unwrap().status(), 101);
-        match round % 4 {
-            0 => {
-                client.finish().await;
-                assert_eq!(app.rest().await, b"");
-                app.send("last").await;
-                app.finish().await;
-                assert_eq!(client.rest().await, b"last");
-            }
-            1 => {
-                app.finish().await;
-                assert_eq!(client.rest().await, b"");
-                client.send("last").await;
-                client.finish().await;
-                assert_eq!(app.rest().await, b"last");
-            }
-            2 => {
-                client.send([0x81]).await;
-                app.expect([0x81]).await;
-                client.reset();
-                app.ends_with_reset().await;
-            }
-            _ => {
-                app.send([0x81]).await;
-                client.expect([0x81]).await;
-                app.reset();
-                client.ends_with_reset().await;
-            }
-        }
-        if round == 100 {
-            before = gateway.descriptors();
-        }
-    }
-    let open = "sidegate_streams_open{route=\"/\",kind=\"websocket\"}";
-    wait_for_figure(gateway.operations(), open, 0).await;
-    let after = gateway.descriptors();
-    assert!(after <= before + 4, "{before} descriptors, then {after}");
 }
 
 #[tokio::test]

@@ -1,0 +1,71 @@
+//! The counts of a row. `tests/run faults` adds the counts of all rows.
+
+use crate::support::program::record;
+
+/// The file with one line for each row: `NAME`, a tab, and the counts.
+const FILE: &str = "faults.txt";
+
+/// What one bystander has seen.
+#[derive(Default)]
+pub(super) struct Seen {
+    pub(super) requests: usize,
+    pub(super) failed: Vec<String>,
+    pub(super) forced_logins: Vec<String>,
+    pub(super) crossed: Vec<String>,
+}
+
+/// The counts of a row.
+#[derive(Default)]
+pub(super) struct Outcome {
+    /// The number of further rows in the same test.
+    pub(super) more_rows: usize,
+    seen: Seen,
+    pub(super) leaked_descriptors: usize,
+    /// Streams that the gateway still counts as open, and rows that did not end in time.
+    pub(super) stuck: usize,
+}
+
+impl Outcome {
+    pub(super) fn add(&mut self, seen: Seen) {
+        self.seen.requests += seen.requests;
+        self.seen.failed.extend(seen.failed);
+        self.seen.forced_logins.extend(seen.forced_logins);
+        self.seen.crossed.extend(seen.crossed);
+    }
+
+    /// Records the counts.
+    ///
+    /// # Panics
+    ///
+    /// If anything went wrong.
+    pub(super) fn finish(self, name: &str) {
+        let seen = &self.seen;
+        let counts = format!(
+            "rows={} bystander_requests={} failed_requests={} forced_logins={} crossed={} \
+             leaked_descriptors={} stuck={} failed_rows=0",
+            self.more_rows + 1,
+            seen.requests,
+            seen.failed.len(),
+            seen.forced_logins.len(),
+            seen.crossed.len(),
+            self.leaked_descriptors,
+            self.stuck,
+        );
+        record(FILE, &[name, &counts]);
+        let wrong = [&seen.failed, &seen.forced_logins, &seen.crossed].map(|list| list.join("\n"));
+        assert!(seen.requests > 0, "no bystander has sent a request");
+        assert_eq!(wrong, [""; 3], "{name}: {counts}");
+        assert_eq!((self.leaked_descriptors, self.stuck), (0, 0), "{name}");
+    }
+}
+
+/// Records a row as failed when the row panics.
+pub(super) struct UnfinishedRow(pub(super) &'static str);
+
+impl Drop for UnfinishedRow {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            record(FILE, &[self.0, "rows=1 failed_rows=1"]);
+        }
+    }
+}
