@@ -111,6 +111,14 @@ impl BrowserRequest {
         request
     }
 
+    /// Returns the request for an event stream that a script of the same origin opens.
+    pub(crate) fn events(url: &Url) -> Self {
+        Self::bare(Method::GET, url)
+            .field("accept", "text/event-stream")
+            .field("sec-fetch-site", "same-origin")
+            .mode("cors", "empty")
+    }
+
     /// Adds a header field.
     pub(crate) fn field(mut self, name: &'static str, value: &str) -> Self {
         self.fields.push((name, value.to_owned()));

@@ -64,8 +64,8 @@ const NOTEBOOK: &str = "\
       };\
     });";
 
-/// The clocks of the demo that end with the session.
-const CLOCKS: [&str; 1] = ["socket"];
+/// The clocks of the demo.
+const CLOCKS: [&str; 2] = ["socket", "events"];
 
 /// A scene with one more app for the paths below `prefix`.
 async fn scene_with(app: &Program, prefix: &str) -> Scene {

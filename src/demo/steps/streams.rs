@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{Response, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt as _;
@@ -26,17 +28,22 @@ impl<E: Fn() -> TokenCalls> Steps<'_, E> {
     pub(super) async fn streams(&mut self) -> StepResult {
         self.sign_in().await?;
         let mut socket = self.open_socket().await?;
+        let mut events = self.open_events().await?;
         // This request is like a sign-out in another tab, because all tabs share the cookies.
         self.sign_out().await?;
         socket_ends(&mut socket).await?;
-        let refused = self.handshake().await?.status();
-        expect(
-            refused == StatusCode::UNAUTHORIZED,
-            "status 401 for a WebSocket after the sign-out",
-            || refused.to_string(),
-        )?;
+        events_end(&mut events).await?;
+        for request in [self.socket_request()?, self.events_request()?] {
+            let refused = self.open(request).await?.status();
+            expect(
+                refused == StatusCode::UNAUTHORIZED,
+                "status 401 for a stream after the sign-out",
+                || refused.to_string(),
+            )?;
+        }
         self.sign_in().await?;
-        self.open_socket().await.map(drop)
+        self.open_socket().await?;
+        self.open_events().await.map(drop)
     }
 
     /// Signs in again and returns to the app. The provider may show its login form or not.
@@ -56,15 +63,38 @@ impl<E: Fn() -> TokenCalls> Steps<'_, E> {
         })
     }
 
-    async fn handshake(&self) -> Result<http::Response<hyper::body::Incoming>, Mismatch> {
-        let request = BrowserRequest::socket(&self.at("/live/socket")?);
+    fn socket_request(&self) -> Result<BrowserRequest, Mismatch> {
+        Ok(BrowserRequest::socket(&self.at("/live/socket")?))
+    }
+
+    fn events_request(&self) -> Result<BrowserRequest, Mismatch> {
+        Ok(BrowserRequest::events(&self.at("/live/events")?))
+    }
+
+    async fn open(&self, request: BrowserRequest) -> Result<Response<Incoming>, Mismatch> {
         let answer = self.browser.open(request).await;
         answer.map_err(|error| request_failed(&error))
     }
 
+    /// Opens an event stream and waits for its first event.
+    async fn open_events(&self) -> Result<Incoming, Mismatch> {
+        let answer = self.open(self.events_request()?).await?;
+        let status = answer.status();
+        expect(
+            status == StatusCode::OK,
+            "status 200 for an event stream",
+            || status.to_string(),
+        )?;
+        let mut events = answer.into_body();
+        let event = timeout(PATIENCE, events.frame()).await;
+        let event = matches!(event, Ok(Some(Ok(_))));
+        expect(event, "an event", || "none".to_owned())?;
+        Ok(events)
+    }
+
     /// Opens a WebSocket and waits for its first message.
     async fn open_socket(&self) -> Result<TokioIo<Upgraded>, Mismatch> {
-        let mut answer = self.handshake().await?;
+        let mut answer = self.open(self.socket_request()?).await?;
         let status = answer.status();
         let switched = status == StatusCode::SWITCHING_PROTOCOLS;
         expect(switched, "status 101 for a WebSocket", || {
@@ -123,4 +153,12 @@ async fn socket_ends(socket: &mut TokioIo<Upgraded>) -> StepResult {
     let got = ended.unwrap_or_else(|_elapsed| "an open WebSocket".to_owned());
     let expected = "close code 1008 soon after the sign-out in another tab";
     expect(got == "close code 1008", expected, || got)
+}
+
+/// Checks that the event stream ends. The end can be clean or broken.
+async fn events_end(events: &mut Incoming) -> StepResult {
+    let ending = async { while let Some(Ok(_event)) = events.frame().await {} };
+    let ended = timeout(PATIENCE, ending).await.is_ok();
+    let expected = "the end of the event stream soon after the sign-out in another tab";
+    expect(ended, expected, || "an open event stream".to_owned())
 }

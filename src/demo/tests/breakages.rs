@@ -138,6 +138,7 @@ async fn each_breakage_of_the_gateway_fails_the_step_that_must_detect_it() {
         (Breakage::ExpiredTokenPasses, Step::Refresh),
         (Breakage::RefreshForEachRequest, Step::Refresh),
         (Breakage::SocketsOutliveTheSession, Step::Streams),
+        (Breakage::EventsOutliveTheSession, Step::Streams),
     ];
     for (breakage, step) in expected {
         assert_eq!(

@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use url::Url;
 
 use super::{CHALLENGE, SECRET, VERIFIER, json};
@@ -42,6 +43,7 @@ pub(super) enum Breakage {
     CookieWithoutHttpOnly,
     CookieWithoutSameSite,
     CookieWithoutSecure,
+    EventsOutliveTheSession,
     ExchangeForEachRequest,
     ExchangeTwice,
     ExpiredTokenPasses,
@@ -141,6 +143,9 @@ impl FakeGateway {
         match token {
             Some(_) if request.uri().path() == "/live/socket" => {
                 Ok(self.socket(request, &session.unwrap()).await)
+            }
+            Some(_) if request.uri().path() == "/live/events" => {
+                Ok(self.events(&request, &session.unwrap()).await)
             }
             Some(token) => Ok(self.forward(request, &token).await),
             None if open => Ok(self.forward(request, "none").await),
@@ -294,14 +299,32 @@ impl FakeGateway {
         })
     }
 
-    /// Forwards a WebSocket until its session ends.
-    async fn socket(&self, request: Request<Bytes>, session: &str) -> Response<ReplyBody> {
+    /// Opens a stream of the app. Returns the answer of the app, and a future for the end of the
+    /// session. If the gateway has this breakage, the future never ends.
+    async fn open_stream(
+        &self,
+        request: &Request<Bytes>,
+        session: &str,
+        breakage: Breakage,
+    ) -> (Response<Incoming>, impl Future<Output = ()> + use<>) {
         let mut ended = self.sessions.lock().await[session].ends.subscribe();
-        let survives = self.is(Breakage::SocketsOutliveTheSession);
+        let survives = self.is(breakage);
+        let ending = async move {
+            ended.changed().await.unwrap_err();
+            if survives {
+                std::future::pending::<()>().await;
+            }
+        };
         let mut to_app = Request::new(Full::default());
         *to_app.uri_mut() = request.uri().clone();
         *to_app.headers_mut() = request.headers().clone();
-        let mut from_app = open(self.app, to_app).await.unwrap();
+        (open(self.app, to_app).await.unwrap(), ending)
+    }
+
+    /// Forwards a WebSocket until its session ends.
+    async fn socket(&self, request: Request<Bytes>, session: &str) -> Response<ReplyBody> {
+        let breakage = Breakage::SocketsOutliveTheSession;
+        let (mut from_app, ending) = self.open_stream(&request, session, breakage).await;
         let mut response = Response::new(ReplyBody::whole(""));
         *response.status_mut() = from_app.status();
         *response.headers_mut() = from_app.headers().clone();
@@ -309,18 +332,32 @@ impl FakeGateway {
             let app = hyper::upgrade::on(&mut from_app).await.unwrap();
             let client = hyper::upgrade::on(request).await.unwrap();
             let (mut app, mut client) = (TokioIo::new(app), TokioIo::new(client));
-            let ending = async {
-                ended.changed().await.unwrap_err();
-                if survives {
-                    std::future::pending::<()>().await;
-                }
-            };
             tokio::select! {
                 _closed = tokio::io::copy_bidirectional(&mut app, &mut client) => {}
                 () = ending => client.write_all(&[0x88, 2, 0x03, 0xf0]).await.unwrap(),
             }
         });
         response
+    }
+
+    /// Forwards an event stream until its session ends.
+    async fn events(&self, request: &Request<Bytes>, session: &str) -> Response<ReplyBody> {
+        let breakage = Breakage::EventsOutliveTheSession;
+        let (from_app, ending) = self.open_stream(request, session, breakage).await;
+        let (sender, parts) = mpsc::channel(1);
+        let mut body = from_app.into_body();
+        tokio::spawn(async move {
+            let forwarding = async {
+                while let Some(Ok(frame)) = body.frame().await {
+                    drop(sender.send(frame.into_data().unwrap()).await);
+                }
+            };
+            tokio::select! {
+                () = forwarding => {}
+                () = ending => {}
+            }
+        });
+        Response::new(ReplyBody::Live(parts))
     }
 
     async fn forward(&self, request: Request<Bytes>, token: &str) -> Response<ReplyBody> {
