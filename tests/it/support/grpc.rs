@@ -274,6 +274,8 @@ pub(crate) struct Call {
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) head: http::response::Parts,
+    /// The stream ended with the head (Trailers-Only).
+    pub(crate) only_head: bool,
     pub(crate) messages: Vec<u8>,
     pub(crate) trailers: Option<HeaderMap>,
 }
@@ -386,6 +388,7 @@ impl Reply {
     async fn of(response: ResponseFuture) -> Result<Self, h2::Error> {
         let reading = async {
             let (head, mut body) = response.await?.into_parts();
+            let only_head = body.is_end_stream();
             let mut messages = Vec::new();
             while let Some(data) = body.data().await {
                 let data = data?;
@@ -395,6 +398,7 @@ impl Reply {
             let trailers = body.trailers().await?;
             Ok(Self {
                 head,
+                only_head,
                 messages,
                 trailers,
             })

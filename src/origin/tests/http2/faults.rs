@@ -309,6 +309,65 @@ async fn a_silent_app_that_answers_pings_keeps_its_stream() {
     .await;
 }
 
+/// Reads one frame, and returns its type, its flags and its payload.
+async fn frame(peer: &mut Peer) -> io::Result<(u8, u8, Vec<u8>)> {
+    let mut head = [0; 9];
+    peer.0.read_exact(&mut head).await?;
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+    let mut payload = vec![0; usize::try_from(length).unwrap()];
+    peer.0.read_exact(&mut payload).await?;
+    Ok((head[3], head[4], payload))
+}
+
+/// gRPC servers close a connection on which pings arrive too often (`too_many_pings`).
+#[tokio::test]
+async fn pings_are_rare_while_nothing_else_arrives() {
+    local(async {
+        let server = Server::start().await;
+        let keep_alive = KeepAlive {
+            silence: Duration::from_millis(10),
+            interval: Duration::from_hours(1),
+            answer: WATCHDOG,
+        };
+        let times = Times {
+            keep_alive,
+            ..times()
+        };
+        let pool = Pool::new(
+            http2(&server),
+            Arc::new(limit(1, 1)),
+            times,
+            Clock::system(),
+        );
+        let pings = async {
+            let mut peer = server.accept().await;
+            peer.until("SM\r\n\r\n").await;
+            // Empty settings.
+            peer.0
+                .write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0])
+                .await
+                .unwrap();
+            let mut pings = 0_usize;
+            while let Ok(Ok((kind, flags, payload))) =
+                timeout(Duration::from_millis(300), frame(&mut peer)).await
+            {
+                if (kind, flags) == (6, 0) {
+                    pings = pings.saturating_add(1);
+                    let answer = [&[0, 0, 8, 6, 1, 0, 0, 0, 0][..], &payload].concat();
+                    peer.0.write_all(&answer).await.unwrap();
+                }
+            }
+            pings
+        };
+        let mut request = pool.send(get("/"));
+        tokio::select! {
+            outcome = &mut request => panic!("{outcome:?}"),
+            pings = pings => assert_eq!(pings, 1),
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn f_10_the_deadlines_of_head_and_body_apply_to_each_stream() {
     local(async {
