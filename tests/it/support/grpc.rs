@@ -53,6 +53,8 @@ struct Shared {
 impl Drop for GrpcApp {
     fn drop(&mut self) {
         self.task.abort();
+        // The tasks of the open connections end, too.
+        self.shared.broken.notify_waiters();
     }
 }
 
