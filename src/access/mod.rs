@@ -81,7 +81,7 @@ pub(crate) use self::route::OnRefusal;
 use self::route::WorkerRoutes;
 pub use self::route::{Route, RouteError, RouteSettings, RouteTable};
 use self::rule::Verdict;
-pub(crate) use self::stream::{Continues, StreamPermit, StreamSettings, WatchError};
+pub(crate) use self::stream::{Continues, StreamKind, StreamPermit, StreamSettings, WatchError};
 use self::wait::wait_for;
 pub(crate) use self::wait::{Unavailable, Wait};
 use crate::clock::Timestamp;

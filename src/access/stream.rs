@@ -1,5 +1,6 @@
-//! Streams. A stream lasts longer than a request, so the stream is checked again when its session
-//! or the settings change.
+//! Streams: switched connections, and answers that take long. A stream lasts longer than the
+//! decision about its request, so the stream is checked again when its session or the settings
+//! change.
 
 use std::num::NonZeroUsize;
 use std::rc::Rc;
@@ -19,7 +20,7 @@ use crate::target::Target;
 const LONGEST: u64 = 7 * 24 * 60 * 60;
 
 /// The settings of a route for its streams: connections on which the app has switched to another
-/// protocol, such as WebSocket.
+/// protocol, such as WebSocket, and answers that take long, such as server-sent events.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct StreamSettings {
@@ -35,13 +36,18 @@ pub(crate) struct StreamSettings {
     /// The longest duration of a stream. 0 means no limit.
     #[serde(default, rename = "total_secs", deserialize_with = "seconds")]
     pub(crate) total: Option<Duration>,
-    /// The maximum number of open streams of one session, or of one client address without a
-    /// session.
+    /// The maximum number of switched connections of one session, or of one client address without a
+    /// session. Answers do not count, because the limit of connections of the upstream applies to
+    /// answers.
     #[serde(default = "per_client")]
     pub(crate) per_client: NonZeroUsize,
     /// Whether bytes from the client count as a use of the session.
     #[serde(default = "yes")]
     pub(crate) counts_as_use: bool,
+    /// The time for which a stream may continue after a deadline of its session has passed. `None`
+    /// means that the stream ends with the session.
+    #[serde(default, rename = "grace_secs", deserialize_with = "seconds")]
+    pub(crate) grace: Option<Duration>,
 }
 
 impl Default for StreamSettings {
@@ -53,6 +59,7 @@ impl Default for StreamSettings {
             total: None,
             per_client: per_client(),
             counts_as_use: yes(),
+            grace: None,
         }
     }
 }
@@ -80,7 +87,7 @@ fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration
         0 => Ok(None),
         seconds if seconds <= LONGEST => Ok(Some(Duration::from_secs(seconds))),
         _ => Err(serde::de::Error::custom(format!(
-            "must be at most {LONGEST} seconds; 0 is no limit"
+            "must be at most {LONGEST} seconds"
         ))),
     }
 }
@@ -128,6 +135,15 @@ pub(crate) enum Continues {
     No,
 }
 
+/// The kind of a stream.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum StreamKind {
+    /// The answer of an app to an ordinary request.
+    Answer,
+    /// A connection on which the app has switched to another protocol.
+    Tunnel,
+}
+
 /// The reason why the gateway cannot watch the session of a stream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum WatchError {
@@ -138,7 +154,7 @@ pub(crate) enum WatchError {
     Unavailable(&'static str),
 }
 
-/// The permission for a stream. The permission contains the route, and the session if the handshake
+/// The permission for a stream. The permission contains the route, and the session if the request
 /// belongs to a session.
 #[derive(Debug)]
 pub(crate) struct StreamPermit {
@@ -157,6 +173,13 @@ impl Permit {
         }
     }
 
+    /// Returns the data that is needed to check the answer to this request again. Returns `None` for
+    /// a CORS preflight that is permitted without a session, because there is nothing to check.
+    pub(crate) fn answer_stream(&self) -> Option<StreamPermit> {
+        let checked = self.session.is_some() || self.route.is_public();
+        checked.then(|| self.stream())
+    }
+
     /// Whether the request belongs to a session.
     pub(crate) fn has_session(&self) -> bool {
         self.session.is_some()
@@ -164,7 +187,7 @@ impl Permit {
 }
 
 impl StreamPermit {
-    /// The key of the session, if the handshake belongs to a session.
+    /// The key of the session, if the request belongs to a session.
     pub(crate) fn session_key(&self) -> Option<SessionKey> {
         self.session.as_ref().map(|session| *session.key())
     }
@@ -224,12 +247,18 @@ impl StreamPermit {
 
     /// Checks whether the stream may continue with the routes of a new site. The stream may
     /// continue only if its route leads to the same app.
-    pub(crate) fn reloaded(&mut self, access: &Rc<Access>, target: &Target) -> Continues {
+    pub(crate) fn reloaded(
+        &mut self,
+        access: &Rc<Access>,
+        target: &Target,
+        kind: StreamKind,
+    ) -> Continues {
         let Some(route) = access.routes.find(target) else {
             return Continues::No;
         };
         let (old, new) = (&self.route.upstream, &route.upstream);
-        if old.name() != new.name() || old.origin() != new.origin() || !route.streams().upgrades {
+        let kind_allowed = kind == StreamKind::Answer || route.streams().upgrades;
+        if old.name() != new.name() || old.origin() != new.origin() || !kind_allowed {
             return Continues::No;
         }
         self.access = Rc::clone(access);
@@ -294,13 +323,15 @@ mod tests {
     fn every_key_is_read() {
         let settings = parse(
             r#"{"upgrades": false, "origins": ["https://a.example.com", "http://localhost:8080"],
-                "idle_secs": 0, "total_secs": 60, "per_client": 3, "counts_as_use": false}"#,
+                "idle_secs": 0, "total_secs": 60, "per_client": 3, "counts_as_use": false,
+                "grace_secs": 90}"#,
         )
         .unwrap();
         assert!(!settings.upgrades && !settings.counts_as_use);
         assert_eq!(settings.idle, None);
         assert_eq!(settings.total, Some(Duration::from_mins(1)));
         assert_eq!(settings.per_client.get(), 3);
+        assert_eq!(settings.grace, Some(Duration::from_secs(90)));
         assert!(settings.origins[0].is(b"https://a.example.com"));
         assert!(!settings.origins[0].is(b"https://a.example.com.evil.test"));
         assert!(settings.origins[1].is(b"http://localhost:8080"));
@@ -323,6 +354,7 @@ mod tests {
                 "write `https://a.example.com`",
             ),
             (r#"{"idle_secs": 999999999}"#, "at most 604800 seconds"),
+            (r#"{"grace_secs": 604801}"#, "at most 604800 seconds"),
             (r#"{"per_client": 0}"#, "nonzero"),
             (r#"{"idle": 5}"#, "unknown field `idle`"),
         ] {

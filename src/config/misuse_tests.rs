@@ -148,19 +148,13 @@ fn settings_of_streams_that_mean_nothing_are_problems() {
             "routes.0.streams.origins",
         ),
         (
-            "{ upgrades = false, total_secs = 60 }",
-            "routes.0.streams.total_secs",
-        ),
-        (
-            "{ upgrades = false, idle_secs = 0 }",
-            "routes.0.streams.idle_secs",
-        ),
-        (
-            "{ upgrades = false, counts_as_use = false }",
-            "routes.0.streams.counts_as_use",
+            "{ upgrades = false, per_client = 9 }",
+            "routes.0.streams.per_client",
         ),
         ("{ origins = [\"*\"] }", "routes.0.streams.origins"),
         ("{ idle_secs = 99999999 }", "routes.0.streams.idle_secs"),
+        ("{ grace_secs = 604801 }", "routes.0.streams.grace_secs"),
+        ("{ grace_secs = -1 }", "routes.0.streams.grace_secs"),
         ("{ timeout = 5 }", "routes.0.streams"),
     ] {
         let problems = with(streams).problems();
@@ -170,6 +164,8 @@ fn settings_of_streams_that_mean_nothing_are_problems() {
     for streams in [
         "{}",
         "{ upgrades = false }",
+        // These settings also apply to answers that take long.
+        "{ upgrades = false, idle_secs = 0, total_secs = 60, counts_as_use = false, grace_secs = 9 }",
         "{ origins = [\"https://a.test\"], total_secs = 60 }",
     ] {
         with(streams).load().unwrap();
@@ -188,8 +184,8 @@ fn settings_of_upgrades_mean_nothing_for_an_app_that_speaks_http_2() {
         ("tunnels = 10000", "", "upstreams.app.tunnels"),
         (
             "",
-            "[[routes]]\nstreams = { idle_secs = 5 }",
-            "routes.0.streams.idle_secs",
+            "[[routes]]\nstreams = { per_client = 5 }",
+            "routes.0.streams.per_client",
         ),
     ] {
         let problems = with(more, routes).problems();

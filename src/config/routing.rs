@@ -202,20 +202,17 @@ pub(super) fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
             continue;
         };
         let default = StreamSettings::default();
+        // The other settings also apply to answers that take long.
         for (key, is_set) in [
             ("origins", streams.origins != default.origins),
-            ("idle_secs", streams.idle != default.idle),
-            ("total_secs", streams.total != default.total),
             ("per_client", streams.per_client != default.per_client),
-            (
-                "counts_as_use",
-                streams.counts_as_use != default.counts_as_use,
-            ),
         ] {
             if is_set {
                 reader.note(
                     &format!("routes.{}.streams.{key}", route.index()),
-                    format!("there are no streams here, because {reason}; leave `{key}` out"),
+                    format!(
+                        "no app can switch protocols here, because {reason}; leave `{key}` out"
+                    ),
                 );
             }
         }

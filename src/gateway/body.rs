@@ -2,14 +2,16 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::Full;
 
+use super::streams::LongAnswer;
 use crate::origin;
-use crate::server::{Content, TunnelFn};
+use crate::server::{AnswerControl, Content, TunnelFn};
 use crate::upstream::ResponseBody;
 
 /// The body of a response. The gateway creates the body itself, or streams the body from an
@@ -19,11 +21,26 @@ pub(crate) struct Body(Source);
 
 #[derive(Debug)]
 enum Source {
-    Own(Full<Bytes>),
-    Upstream(ResponseBody),
+    /// The complete content.
+    Complete(Full<Bytes>),
+    /// The content is not complete, and the answer ends with its session.
+    Long(Sending),
     /// The response has no content, because the connection switches to another protocol after the
     /// response.
     Tunnel(Switch),
+    /// The content is not complete, and nothing decides about the answer again.
+    Upstream(Box<UpstreamBody>),
+}
+
+/// The reason why a body breaks off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// The gateway has cut the answer. The log states the reason.
+    #[error("the answer was cut")]
+    Cut,
+    /// The app's answer has broken off. Responsible: the upstream.
+    #[error("the app's answer broke off")]
+    Upstream(#[source] origin::Error),
 }
 
 /// The task that runs as soon as the response is sent.
@@ -35,63 +52,153 @@ impl fmt::Debug for Switch {
     }
 }
 
+/// The connection's share of a long answer. When the connection drops this value, the answer is no
+/// longer sent.
+#[derive(Debug)]
+struct Sending(Rc<LongAnswer>);
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+/// The body of an upstream that was not complete when the head of the answer arrived.
+#[derive(Debug)]
+pub(super) struct UpstreamBody {
+    /// A frame that was read too early.
+    first: Option<Result<Frame<Bytes>, origin::Error>>,
+    rest: ResponseBody,
+}
+
+impl UpstreamBody {
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, origin::Error>>> {
+        match self.first.take() {
+            Some(first) => Poll::Ready(Some(first)),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.rest.is_end_stream()
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        let first = self.first.as_ref().and_then(|first| first.as_ref().ok());
+        let length = first.and_then(Frame::data_ref).map_or(0, Bytes::len);
+        let length = u64::try_from(length).unwrap_or(u64::MAX);
+        let rest = self.rest.size_hint();
+        rest.exact().map_or_else(SizeHint::default, |rest| {
+            SizeHint::with_exact(rest.saturating_add(length))
+        })
+    }
+}
+
 impl Body {
     pub(super) fn own(text: String) -> Self {
-        Self(Source::Own(Full::new(text.into())))
+        Self(Source::Complete(Full::new(text.into())))
     }
 
     pub(super) fn empty() -> Self {
-        Self(Source::Own(Full::default()))
+        Self(Source::Complete(Full::default()))
     }
 
     pub(super) fn tunnel(tunnel: TunnelFn) -> Self {
         Self(Source::Tunnel(Switch(Some(tunnel))))
     }
 
-    pub(super) fn upstream(body: ResponseBody) -> Self {
-        Self(Source::Upstream(body))
+    /// The body of an upstream. This function reads the frame that has arrived with the head. For
+    /// most answers, this frame is the whole content. Then the app's connection is free again, and
+    /// nothing has to watch the answer.
+    pub(super) fn upstream(mut body: ResponseBody) -> Self {
+        if body.is_end_stream() {
+            return Self::empty();
+        }
+        // The connection of the client polls the body again, so no waker is needed here.
+        let mut cx = Context::from_waker(Waker::noop());
+        let first = match Pin::new(&mut body).poll_frame(&mut cx) {
+            Poll::Pending => None,
+            Poll::Ready(None) => return Self::empty(),
+            Poll::Ready(Some(Ok(frame))) if body.is_end_stream() => match frame.into_data() {
+                Ok(data) => return Self(Source::Complete(Full::new(data))),
+                Err(trailers) => Some(Ok(trailers)),
+            },
+            Poll::Ready(Some(frame)) => Some(frame),
+        };
+        Self(Source::Upstream(Box::new(UpstreamBody {
+            first,
+            rest: body,
+        })))
+    }
+
+    pub(super) fn long(answer: Rc<LongAnswer>) -> Self {
+        Self(Source::Long(Sending(answer)))
+    }
+
+    /// Removes and returns the body of an upstream, if the body is not complete.
+    pub(super) fn take_incomplete(&mut self) -> Option<UpstreamBody> {
+        let Source::Upstream(_) = &self.0 else {
+            return None;
+        };
+        match std::mem::replace(self, Self::empty()).0 {
+            Source::Upstream(body) => Some(*body),
+            Source::Complete(_) | Source::Long(_) | Source::Tunnel(_) => None,
+        }
     }
 }
 
 impl Content for Body {
     fn take_tunnel(&mut self) -> Option<TunnelFn> {
         match &mut self.0 {
-            Source::Own(_) | Source::Upstream(_) => None,
+            Source::Complete(_) | Source::Long(_) | Source::Upstream(_) => None,
             Source::Tunnel(switch) => switch.0.take(),
+        }
+    }
+
+    fn begin(&mut self, control: impl FnOnce() -> AnswerControl) {
+        match &self.0 {
+            Source::Complete(_) | Source::Tunnel(_) | Source::Upstream(_) => {}
+            Source::Long(sending) => sending.0.begin(control()),
         }
     }
 }
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = origin::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match &mut self.get_mut().0 {
-            Source::Own(body) => Pin::new(body)
+            Source::Complete(body) => Pin::new(body)
                 .poll_frame(context)
                 .map_err(|never| match never {}),
-            Source::Upstream(body) => Pin::new(body).poll_frame(context),
+            Source::Long(sending) => sending.0.poll_frame(context),
             Source::Tunnel(_) => Poll::Ready(None),
+            Source::Upstream(body) => body.poll_frame(context).map_err(BodyError::Upstream),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Source::Own(body) => body.is_end_stream(),
-            Source::Upstream(body) => body.is_end_stream(),
+            Source::Complete(body) => body.is_end_stream(),
+            Source::Long(sending) => sending.0.is_end_stream(),
             Source::Tunnel(_) => true,
+            Source::Upstream(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Source::Own(body) => body.size_hint(),
-            Source::Upstream(body) => body.size_hint(),
+            Source::Complete(body) => body.size_hint(),
+            Source::Long(sending) => sending.0.size_hint(),
             Source::Tunnel(_) => SizeHint::with_exact(0),
+            Source::Upstream(body) => body.size_hint(),
         }
     }
 }

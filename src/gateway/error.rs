@@ -5,7 +5,8 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::page::Page;
-use super::{Body, no_content};
+use super::streams::{Cut, CutCause};
+use super::{Body, no_content, sign_in};
 use crate::fields;
 use crate::server::BodyFailure;
 use crate::target;
@@ -18,6 +19,10 @@ const BUSY_RETRY: Duration = Duration::from_secs(5);
 /// The reason why the gateway answers a request with an error page.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The session, the rule or the store ended a request that was waiting for its app. Responsible:
+    /// the client.
+    #[error("the request was cut while it waited for its app")]
+    Cut(Cut),
     /// A page of another site tries to open a WebSocket with the user's session. Responsible: the
     /// client. The key `origins` in the route's `streams` lists the other sites that may open
     /// a WebSocket.
@@ -88,7 +93,8 @@ impl Error {
     /// The party that is responsible for the error.
     pub(crate) fn responsible(&self) -> Responsible {
         match self {
-            Self::ForeignOrigin
+            Self::Cut(_)
+            | Self::ForeignOrigin
             | Self::Framing(_)
             | Self::InsecureTransport
             | Self::MethodNotAllowed(_)
@@ -109,6 +115,11 @@ impl Error {
     /// The status code of the answer.
     pub(crate) fn status(&self) -> StatusCode {
         match self {
+            Self::Cut(cut) => match cut.cause {
+                CutCause::Limit => StatusCode::SERVICE_UNAVAILABLE,
+                CutCause::Rule => StatusCode::FORBIDDEN,
+                CutCause::Session => StatusCode::UNAUTHORIZED,
+            },
             Self::Framing(error) => error.status(),
             Self::ForeignOrigin | Self::InsecureTransport | Self::UpgradeForbidden => {
                 StatusCode::FORBIDDEN
@@ -144,6 +155,7 @@ impl Error {
     /// A stable code for logs and metrics.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
+            Self::Cut(cut) => cut.reason,
             Self::ForeignOrigin => "foreign_origin",
             Self::Framing(error) => error.reason(),
             Self::InsecureTransport => "insecure_transport",
@@ -193,6 +205,9 @@ impl Error {
         if let Self::MethodNotAllowed(allowed) = self {
             headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
         }
+        if self.status() == StatusCode::UNAUTHORIZED {
+            sign_in::request_session(headers);
+        }
         if matches!(self.responsible(), Responsible::Client) && !matches!(self, Self::NoRoute) {
             // The gateway may misread the bytes that follow a rejected request, so it closes the
             // connection.
@@ -203,6 +218,7 @@ impl Error {
 
     fn wording(&self) -> (&'static str, &'static str) {
         match self {
+            Self::Cut(cut) => cut_wording(cut.cause),
             Self::Framing(_) | Self::Target(_) => (
                 "This request cannot be served",
                 "It is malformed or ambiguous, so the app did not get it. If you followed a link, \
@@ -253,6 +269,26 @@ impl Error {
             ),
             Self::Upstream(error) => upstream_wording(error),
         }
+    }
+}
+
+/// Returns the title and the text of the page for a request that was cut.
+fn cut_wording(cause: CutCause) -> (&'static str, &'static str) {
+    match cause {
+        CutCause::Limit => (
+            "Your session cannot be read",
+            "Try again in a moment. The app may or may not have processed what you sent.",
+        ),
+        CutCause::Rule => (
+            "You may not use this page",
+            "You have lost the permission while the app was working. The app may or may not have \
+             processed what you sent.",
+        ),
+        CutCause::Session => (
+            "Your session has ended",
+            "It ended while the app was working. The app may or may not have processed what you \
+             sent. Sign in, and open the page again.",
+        ),
     }
 }
 

@@ -3,22 +3,27 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
 use http_body::Body as _;
 use tokio::time::Instant;
 
+use super::streams::{
+    AnswerFormat, AnswerOwner, LongAnswer, LongAnswerSetup, ObservedStream, SlowTimer, StreamBytes,
+};
 use super::tunnel::Handshake;
 use super::{Body, Error, Record, RequestContext, Step, Worker, WorkerSite, grpc, no_content};
 use crate::access::{
-    Content, Exchanging, Permit, Recovery, Replayable, Route, SentRequest, TokenRefusal,
+    Content, Exchanging, Permit, Recovery, Replayable, Route, SentRequest, StreamKind, TokenRefusal,
 };
 use crate::clock::Timestamp;
 use crate::fields::{self, Hops, TrailerSupport};
 use crate::origin;
 use crate::server::{BodyWatch, RequestBody};
 use crate::session::cookie;
+use crate::target::Target;
 use crate::telemetry::DecisionLabel;
 use crate::upload::{Recording, Upload};
 use crate::upstream::{self, Exchange, ResponseBody, SavedHead, StreamingCall};
@@ -36,9 +41,9 @@ type BoxedAnswer<'a> = Pin<Box<dyn Future<Output = Response<Body>> + 'a>>;
 pub(super) enum ForwardOutcome<'a> {
     /// The answer to the client.
     Answered(Response<Body>),
-    /// The app refuses the token. The future retries the request, starts a login or forwards the
-    /// refusal.
-    Recovering(BoxedAnswer<'a>),
+    /// The app refuses the token, or the request takes long. The future retries the request, starts
+    /// a login, or forwards the answer.
+    Later(BoxedAnswer<'a>),
 }
 
 /// The parts of a request that are kept for a second attempt.
@@ -65,6 +70,8 @@ pub(super) struct InFlight<'p> {
     retry_copy: Option<Box<RetryCopy>>,
     /// The data of the handshake, if the client asks to switch to another protocol.
     handshake: Option<Box<Handshake>>,
+    /// The permission of the request, if the request and its answer end with the session.
+    owner: Option<AnswerOwner>,
 }
 
 impl Worker {
@@ -107,25 +114,15 @@ impl Worker {
         let kept = sent
             .as_ref()
             .is_some_and(|sent| must_keep(record.site(), sent, &body, now));
-        let (parts, body, retry_copy) = if kept {
-            let (body, notes) = Upload::recorded(body);
-            let head = SavedHead::of(&context.parts);
-            // `head` contains the fields of the request, so the context that is kept for a second
-            // attempt needs only the method.
-            let (mut rest, ()) = Request::new(()).into_parts();
-            rest.method = context.parts.method.clone();
-            let parts = std::mem::replace(&mut context.parts, rest);
-            let retry_copy = RetryCopy {
-                context,
-                head,
-                body: notes,
-            };
-            (parts, body, Some(Box::new(retry_copy)))
+        let (request, retry_copy, target) = if kept {
+            record_for_retry(context, body)
         } else {
-            (context.parts, Upload::streaming(body), None)
+            let RequestContext { parts, target, .. } = context;
+            let request = Request::from_parts(parts, Upload::streaming(body));
+            (request, None, target)
         };
+        let stream = permit.answer_stream();
         let since = record.site().clock().instant();
-        let request = Request::from_parts(parts, body);
         Step::Sent(InFlight {
             answer: permit.exchange(request, upgrade, &self.pools),
             since,
@@ -137,8 +134,31 @@ impl Worker {
             sent,
             retry_copy,
             handshake,
+            owner: stream.map(|stream| AnswerOwner::Young(stream, target)),
         })
     }
+}
+
+/// Returns a request whose body is recorded, and the copy for a second attempt.
+fn record_for_retry(
+    mut context: RequestContext,
+    body: RequestBody,
+) -> (Request<Upload>, Option<Box<RetryCopy>>, Target) {
+    let (body, notes) = Upload::recorded(body);
+    let head = SavedHead::of(&context.parts);
+    // `head` contains the fields of the request, so the context that is kept for a second attempt
+    // needs only the method.
+    let (mut rest, ()) = Request::new(()).into_parts();
+    rest.method = context.parts.method.clone();
+    let parts = std::mem::replace(&mut context.parts, rest);
+    let target = context.target.clone();
+    let retry_copy = RetryCopy {
+        context,
+        head,
+        body: notes,
+    };
+    let request = Request::from_parts(parts, body);
+    (request, Some(Box::new(retry_copy)), target)
 }
 
 /// Whether a copy of a request has to be kept, because the request may be sent again.
@@ -152,6 +172,73 @@ fn must_keep(site: &WorkerSite, sent: &SentRequest, body: &RequestBody, now: Tim
 }
 
 impl InFlight<'_> {
+    /// Waits for the app's answer. The result is `None` if the request has taken long.
+    pub(super) fn poll_answer(
+        &mut self,
+        timer: &mut SlowTimer<'_>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Exchange, upstream::Error>>> {
+        match Pin::new(&mut self.answer).poll(cx) {
+            Poll::Ready(answer) => Poll::Ready(Some(answer)),
+            // A request without an owner does not end with a session.
+            Poll::Pending if self.owner.is_none() => Poll::Pending,
+            Poll::Pending => timer.poll(cx).map(|()| None),
+        }
+    }
+
+    /// Waits for the answer to a request that has taken long. If the session ends before the answer
+    /// begins, the request ends with an error. If the client is still sending the body, the upload
+    /// ends, too.
+    pub(super) fn guarded<'e>(&'e mut self, worker: &'e Worker) -> BoxedAnswer<'e> {
+        Box::pin(async move {
+            let guard = self.owner.take().map(|owner| match owner {
+                AnswerOwner::Guarded(guard) => guard,
+                AnswerOwner::Young(stream, target) => {
+                    let streams = &worker.streams;
+                    Box::new(streams.guard(stream, target, StreamKind::Answer))
+                }
+            });
+            let answer = match guard {
+                None => (&mut self.answer).await,
+                Some(mut guard) => {
+                    let upload = WaitingUpload(self.watch.clone());
+                    let answer = tokio::select! {
+                        biased;
+                        answer = &mut self.answer => answer,
+                        cut = guard.ended(&upload) => return self.failed(&Error::Cut(cut)),
+                    };
+                    self.owner = Some(AnswerOwner::Guarded(guard));
+                    answer
+                }
+            };
+            match self.outcome(worker, answer) {
+                ForwardOutcome::Answered(response) => response,
+                ForwardOutcome::Later(rest) => rest.await,
+            }
+        })
+    }
+
+    /// Returns the answer for the client. An answer that is not complete gets the permission of the
+    /// request, so that the answer ends with its session.
+    fn finished(&mut self, worker: &Worker, answer: Answer) -> Response<Body> {
+        let mut response = cleaned(answer, self.trailers);
+        if self.owner.is_some()
+            && let Some(body) = response.body_mut().take_incomplete()
+            && let Some(owner) = self.owner.take()
+        {
+            let setup = LongAnswerSetup {
+                body,
+                owner,
+                uploaded: self.watch.clone(),
+                client: self.record.client,
+                format: format_of(response.headers(), self.record.version()),
+                started: self.record.site().clock().instant(),
+            };
+            *response.body_mut() = Body::long(LongAnswer::new(setup, &worker.streams));
+        }
+        response
+    }
+
     /// Handles the app's answer or error. If the answer refuses the token, the result is a future
     /// of the final answer.
     pub(super) fn outcome<'e>(
@@ -180,12 +267,12 @@ impl InFlight<'_> {
         });
         match refused {
             None => {
-                let response = cleaned(answer, self.trailers);
+                let response = self.finished(worker, answer);
                 ForwardOutcome::Answered(self.record.answered(response))
             }
             Some(refused) => {
                 self.record.not_final();
-                ForwardOutcome::Recovering(self.recover(worker, answer, refused))
+                ForwardOutcome::Later(self.recover(worker, answer, refused))
             }
         }
     }
@@ -235,15 +322,17 @@ impl InFlight<'_> {
         };
         Box::pin(async move {
             let response = match (refused.recover(replayable).await, kept, body) {
-                (Recovery::Retry(permit), Some((_visit, head)), Some(body)) => {
+                (Recovery::Retry(permit), Some((context, head)), Some(body)) => {
                     // Some apps accept only one connection, so the first answer is dropped here.
                     // The drop frees the connection for the second attempt.
                     drop(answer);
                     let request = Request::from_parts(head.into_parts(), body);
+                    let stream = permit.answer_stream();
+                    self.owner = stream.map(|stream| AnswerOwner::Young(stream, context.target));
                     self.since = self.record.site().clock().instant();
                     let answer = permit.exchange(request, None, &worker.pools).await;
                     match self.noted(answer) {
-                        Ok(Exchange::Response(answer)) => cleaned(answer, self.trailers),
+                        Ok(Exchange::Response(answer)) => self.finished(worker, answer),
                         Ok(Exchange::Tunnel(_)) => return self.failed(&UNREQUESTED),
                         Err(error) => return self.failed(&error),
                     }
@@ -256,7 +345,7 @@ impl InFlight<'_> {
                     site.challenge(&context, &challenge).await
                 }
                 (Recovery::Pass | Recovery::Retry(_) | Recovery::SignIn(_), ..) => {
-                    cleaned(answer, self.trailers)
+                    self.finished(worker, answer)
                 }
             };
             self.record.answered(response)
@@ -311,6 +400,34 @@ fn prepare(context: &mut RequestContext) -> Result<Option<HeaderValue>, Error> {
     client.write(&mut parts.headers, authority);
     parts.uri = Uri::from(target.path_and_query().clone());
     Ok(accept)
+}
+
+/// A request that waits for its app, as its guard sees it.
+struct WaitingUpload(BodyWatch);
+
+impl ObservedStream for WaitingUpload {
+    fn bytes(&self) -> StreamBytes {
+        StreamBytes {
+            from_client: self.0.bytes(),
+            from_app: 0,
+        }
+    }
+
+    fn client_stalled(&self) -> bool {
+        false
+    }
+}
+
+/// Returns the format of an answer with these fields to a request of this version. Only HTTP/2 can
+/// carry gRPC.
+fn format_of(headers: &HeaderMap, version: Version) -> AnswerFormat {
+    let media_type = headers.get(header::CONTENT_TYPE);
+    let grpc = media_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+    if grpc && version == Version::HTTP_2 {
+        AnswerFormat::Grpc
+    } else {
+        AnswerFormat::Other
+    }
 }
 
 /// Returns the answer for the client, without fields that an app must not send.

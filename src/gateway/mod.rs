@@ -19,11 +19,10 @@ mod page;
 mod record;
 mod sign_in;
 mod site;
-mod stream_counts;
+mod streams;
 mod tunnel;
 
-use std::cell::OnceCell;
-use std::future::ready;
+use std::future::{poll_fn, ready};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -43,14 +42,15 @@ use self::record::Record;
 pub use self::site::ProcessState;
 use self::site::{CurrentSite, WorkerSite};
 pub(crate) use self::site::{Parts as SiteParts, Site};
-pub(crate) use self::stream_counts::StreamCounts;
+pub use self::streams::Cut;
+pub(crate) use self::streams::StreamCounts;
+use self::streams::Streams;
 use crate::access::{Challenge, Decision, Recent, Wait};
 use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
 use crate::fields::{self, TrailerSupport, UpgradeRequest};
 use crate::login::{OWN_PREFIX, PublicUrl, PublicUrls, ReturnTo, Start};
 use crate::provider::Prompt;
 use crate::server::{Connection, Handler, RequestBody, Security};
-use crate::session::EndRegistry;
 use crate::target::{self, Target};
 use crate::telemetry::DecisionLabel;
 use crate::upstream::{AssertionNames, Pools};
@@ -78,8 +78,7 @@ pub struct Settings {
 pub(crate) struct Worker {
     site: Rc<CurrentSite>,
     pools: Pools,
-    /// The registry reports the end of sessions to streams. The first stream creates the registry.
-    ends: OnceCell<EndRegistry>,
+    streams: Rc<Streams>,
 }
 
 /// The data of one connection: its peer, and the session that its last request used.
@@ -227,16 +226,10 @@ impl Worker {
         let site = CurrentSite::follow(sites);
         let pools = Pools::new(site.get().clock().clone());
         Self {
+            streams: Streams::new(&site),
             site,
             pools,
-            ends: OnceCell::new(),
         }
-    }
-
-    /// Returns the registry that reports the end of sessions to streams.
-    fn ends(&self, site: &WorkerSite) -> EndRegistry {
-        let start = || EndRegistry::start(Arc::clone(site.sessions()), site.clock().clone());
-        self.ends.get_or_init(start).clone()
     }
 
     /// Handles a request as far as possible without a wait. In most cases, the request already has
@@ -370,10 +363,15 @@ impl<'a> Step<'a> {
             match &mut self {
                 Self::Boxed(rest) => rest.await,
                 Self::Sent(in_flight) => {
-                    let answer = (&mut in_flight.answer).await;
-                    match in_flight.outcome(worker, answer) {
+                    let mut timer = worker.streams.slow_timer();
+                    let arriving = poll_fn(|cx| in_flight.poll_answer(&mut timer, cx));
+                    let outcome = match arriving.await {
+                        Some(answer) => in_flight.outcome(worker, answer),
+                        None => ForwardOutcome::Later(in_flight.guarded(worker)),
+                    };
+                    match outcome {
                         ForwardOutcome::Answered(response) => response,
-                        ForwardOutcome::Recovering(rest) => rest.await,
+                        ForwardOutcome::Later(rest) => rest.await,
                     }
                 }
             }

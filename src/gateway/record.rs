@@ -62,6 +62,11 @@ impl Record {
         &self.site
     }
 
+    /// The version of HTTP of the request.
+    pub(super) fn version(&self) -> Version {
+        self.version
+    }
+
     /// Records the route of the request and the decision.
     pub(super) fn route(&mut self, route: &Rc<Route>, decided: DecisionLabel) {
         self.route = Some(Rc::clone(route));

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 
 use super::Settings;
-use super::stream_counts::StreamCounts;
+use super::streams::StreamCounts;
 use crate::access::{self, Access, Refresher, RouteTable};
 use crate::clock::Clock;
 use crate::fields::OwnedFields;

@@ -1,37 +1,27 @@
 //! Tunnels: connections on which client and app have switched to another protocol, such as
 //! WebSocket.
 //!
-//! A tunnel stays open as long as the session and the settings allow the tunnel. A [`SessionEvent`]
-//! reports changes of the session, and [`CurrentSite`] reports a reload.
+//! A tunnel stays open as long as its [`StreamGuard`] allows it.
 
-use std::future::pending;
 use std::net::IpAddr;
-use std::pin::{Pin, pin};
-use std::rc::Rc;
+use std::pin::Pin;
 use std::time::Duration;
 
 use http::{Response, Version, header};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
-use super::site::CurrentSite;
-use super::stream_counts::{StreamCounts, StreamOwner, StreamSlot};
+use super::streams::{
+    CutCause, ObservedStream, StreamBytes, StreamCounts, StreamGuard, StreamOwner, StreamRecord,
+    StreamSlot,
+};
 use super::{Body, Error, RequestContext, Worker};
-use crate::access::{Continues, Permit, StreamPermit, WatchError};
-use crate::clock::Timestamp;
+use crate::access::{Permit, StreamKind, StreamPermit};
 use crate::fields::{self, UpgradeRequest};
 use crate::relay::{ByteCounts, Close, Ended, FrameTracker, Relay};
-use crate::server::UpgradedClient;
-use crate::session::{EndRegistry, SessionEvent, cookie};
+use crate::server::{TunnelStop, UpgradedClient};
+use crate::session::cookie;
 use crate::target::Target;
-use crate::telemetry::{OpenStream, StreamEnd};
 use crate::upstream;
-
-/// The minimum time between two updates of the last use of a session. A tunnel makes these updates
-/// while the client sends bytes.
-const USE_INTERVAL: Duration = Duration::from_mins(1);
-
-/// The longest time between two checks of a tunnel's deadlines.
-const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// The time in which the client has to accept the close frame and to close the connection. The time
 /// is shorter than the last part of a drain. A tunnel that ends within this time is therefore not
@@ -114,10 +104,10 @@ impl Worker {
             slot,
         } = tunnel;
         let site = self.site.get();
-        let frames = if upgrade.is_websocket() {
-            FrameTracker::websocket()
+        let (frames, kind) = if upgrade.is_websocket() {
+            (FrameTracker::websocket(), "websocket")
         } else {
-            FrameTracker::unknown()
+            (FrameTracker::unknown(), "other")
         };
         let Handshake {
             stream,
@@ -125,36 +115,32 @@ impl Worker {
             client,
             client_slot,
         } = handshake;
-        let kind = if upgrade.is_websocket() {
-            "websocket"
-        } else {
-            "other"
-        };
-        let record = StreamRecord {
-            open: site.metrics().stream(stream.route_name(), kind),
-            protocol: upgrade.protocol().into(),
-            client,
-            target: target.clone(),
-            started: site.clock().instant(),
-            site: Rc::clone(&self.site),
-            byte_counts: ByteCounts::default(),
-            // The event contains the reason `client_gone` if the future of the tunnel is dropped.
-            reason: "client_gone",
-        };
-        let ends = self.ends(&site);
+        let open = site.metrics().stream(stream.route_name(), kind);
+        let (clock, protocol) = (site.clock().clone(), upgrade.protocol().into());
+        let path = target.path_and_query().clone();
+        let started = clock.instant();
+        let mut guard = self.streams.guard(stream, target, StreamKind::Tunnel);
+        guard.apply_limits(started);
         let run = move |switched: UpgradedClient| {
-            let tunnel = Tunnel {
-                relay: Relay::new(switched.client, origin, frames),
-                stream,
-                target,
-                record,
-                used_at: 0,
+            let UpgradedClient { client: peer, stop } = switched;
+            let relay = Relay::new(peer, origin, frames);
+            let record = StreamRecord {
+                open,
+                protocol,
+                client,
+                target: path,
+                started,
+                clock,
+                observed: Box::new(ObservedTunnel::new(&relay, &stop)),
+                reason: None,
             };
-            let stop = switched.stop;
+            let tunnel = Tunnel {
+                relay,
+                guard,
+                record,
+            };
             let run: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
-                tunnel
-                    .run(&ends, async move { stop.requested().await })
-                    .await;
+                tunnel.run(&stop).await;
                 // The slot becomes free only after the app's connection was closed.
                 drop((slot, client_slot));
             });
@@ -192,12 +178,8 @@ impl<'a> Origin<'a> {
 /// A running tunnel.
 struct Tunnel {
     relay: Relay,
-    stream: StreamPermit,
-    target: Target,
+    guard: StreamGuard,
     record: StreamRecord,
-    /// The number of bytes that the client had sent when the tunnel last reported a use of the
-    /// session.
-    used_at: u64,
 }
 
 /// The reason why a tunnel ends.
@@ -210,23 +192,33 @@ enum TunnelEnd {
 
 impl Tunnel {
     /// Runs the tunnel until one side closes the tunnel, until the session or the settings forbid
-    /// the tunnel, or until `stop` is ready.
-    async fn run(mut self, ends: &EndRegistry, stop: impl Future<Output = ()>) {
-        self.record.byte_counts = self.relay.byte_counts();
-        let reason = self.wait_for_end(ends, stop).await;
+    /// the tunnel, or until the drain is almost over.
+    async fn run(mut self, stop: &TunnelStop) {
+        let observed = ObservedTunnel::new(&self.relay, stop);
+        let end = tokio::select! {
+            ended = self.relay.run() => TunnelEnd::Ended(ended),
+            cut = self.guard.ended(&observed) => {
+                let close = match cut.cause {
+                    CutCause::Rule | CutCause::Session => Close::Policy,
+                    CutCause::Limit => Close::GoingAway,
+                };
+                TunnelEnd::Cut(cut.reason, close)
+            }
+            () = stop.requested() => TunnelEnd::Cut("drain", Close::GoingAway),
+        };
         let Self {
             relay, mut record, ..
         } = self;
-        match reason {
+        match end {
             TunnelEnd::Ended(ended) => {
                 record.reason = match ended {
-                    Ended::Closed => "closed",
-                    Ended::ClientBroke => "client_gone",
-                    Ended::AppBroke => "upstream_broken",
+                    Ended::Closed => Some("closed"),
+                    Ended::ClientBroke => None,
+                    Ended::AppBroke => Some("upstream_broken"),
                 };
             }
             TunnelEnd::Cut(reason, close) => {
-                record.reason = reason;
+                record.reason = Some(reason);
                 let closing = relay.close(close);
                 // If the client does not accept the close frame in time, the connection is closed
                 // without the frame.
@@ -234,143 +226,32 @@ impl Tunnel {
             }
         }
     }
-
-    async fn wait_for_end(
-        &mut self,
-        ends: &EndRegistry,
-        stop: impl Future<Output = ()>,
-    ) -> TunnelEnd {
-        let watch = match self.stream.watch(ends).await {
-            Ok(watch) => watch,
-            Err(WatchError::Ended) => return TunnelEnd::Cut("session_unknown", Close::Policy),
-            Err(WatchError::Unavailable(reason)) => {
-                return TunnelEnd::Cut(reason, Close::GoingAway);
-            }
-        };
-        let site = Rc::clone(&self.record.site);
-        let clock = site.get().clock().clone();
-        let mut reloads = site.reloads();
-        // A reload may have changed the rules between the decision and the switch.
-        if self.stream.reloaded(&site.get().access, &self.target) == Continues::No {
-            return TunnelEnd::Cut("rule", Close::Policy);
-        }
-        let mut stop = pin!(stop);
-        let mut activity = Activity {
-            bytes: 0,
-            moved: clock.instant(),
-            used: clock.now(),
-        };
-        loop {
-            let interval = self.check_interval();
-            let event = async {
-                match &watch {
-                    Some(watch) => watch.next().await,
-                    None => pending().await,
-                }
-            };
-            let continues = tokio::select! {
-                ended = self.relay.run() => return TunnelEnd::Ended(ended),
-                event = event => match event {
-                    SessionEvent::Ended(why) => return TunnelEnd::Cut(why.reason(), Close::Policy),
-                    SessionEvent::Renewed(session) => self.stream.renewed(session),
-                },
-                () = reloads.changed() => {
-                    self.stream.reloaded(&site.get().access, &self.target)
-                }
-                () = &mut stop => return TunnelEnd::Cut("drain", Close::GoingAway),
-                () = clock.sleep(interval) => {
-                    let (now, time) = (clock.instant(), clock.now());
-                    if let Some(reason) = self.check_deadlines(&mut activity, now, time) {
-                        return TunnelEnd::Cut(reason, Close::GoingAway);
-                    }
-                    Continues::Yes
-                }
-            };
-            match continues {
-                Continues::Yes => {}
-                Continues::No => return TunnelEnd::Cut("rule", Close::Policy),
-            }
-        }
-    }
-
-    /// The time until the next check of the deadlines.
-    fn check_interval(&self) -> Duration {
-        let settings = self.stream.settings();
-        let limits = [settings.idle, settings.total].into_iter().flatten();
-        // The deadlines are checked at least every quarter of the shortest limit, so a tunnel ends
-        // at most a quarter of this limit too late.
-        let quarters = limits.filter_map(|limit| limit.checked_div(4));
-        quarters.fold(MAX_CHECK_INTERVAL, Duration::min)
-    }
-
-    /// Checks the deadlines, and updates the last use of the session. Returns the reason code if a
-    /// deadline of the tunnel has passed.
-    fn check_deadlines(
-        &mut self,
-        activity: &mut Activity,
-        now: Instant,
-        time: Timestamp,
-    ) -> Option<&'static str> {
-        let (up, down) = (
-            self.record.byte_counts.client_bytes(),
-            self.record.byte_counts.app_bytes(),
-        );
-        let bytes = up.saturating_add(down);
-        if bytes != activity.bytes {
-            (activity.bytes, activity.moved) = (bytes, now);
-        }
-        if up != self.used_at && time.since(activity.used) >= USE_INTERVAL {
-            (self.used_at, activity.used) = (up, time);
-            self.stream.mark_used(time);
-        }
-        let settings = self.stream.settings();
-        let passed = |since: Instant, limit: Option<Duration>| {
-            limit.is_some_and(|limit| now.saturating_duration_since(since) >= limit)
-        };
-        if passed(self.record.started, settings.total) {
-            Some("stream_too_long")
-        } else if passed(activity.moved, settings.idle) {
-            Some("stream_idle")
-        } else {
-            None
-        }
-    }
 }
 
-/// The activity of a tunnel at the last check.
-struct Activity {
-    /// The number of forwarded bytes in both directions.
-    bytes: u64,
-    /// The time of the last check that found new bytes.
-    moved: Instant,
-    /// The time at which the tunnel last reported a use of the session.
-    used: Timestamp,
-}
-
-/// The data of the access-log event. The event is written when this value is dropped, so every end
-/// of a stream is logged.
-struct StreamRecord {
-    open: OpenStream,
-    protocol: Box<str>,
-    client: IpAddr,
-    target: Target,
-    started: Instant,
-    site: Rc<CurrentSite>,
+/// The state of a tunnel for its guard and its record.
+struct ObservedTunnel {
     byte_counts: ByteCounts,
-    reason: &'static str,
+    stop: TunnelStop,
 }
 
-impl Drop for StreamRecord {
-    fn drop(&mut self) {
-        let now = self.site.get().clock().instant();
-        self.open.end(&StreamEnd {
-            protocol: &self.protocol,
-            path: self.target.path(),
-            client: self.client,
+impl ObservedTunnel {
+    fn new(relay: &Relay, stop: &TunnelStop) -> Self {
+        Self {
+            byte_counts: relay.byte_counts(),
+            stop: stop.clone(),
+        }
+    }
+}
+
+impl ObservedStream for ObservedTunnel {
+    fn bytes(&self) -> StreamBytes {
+        StreamBytes {
             from_client: self.byte_counts.client_bytes(),
             from_app: self.byte_counts.app_bytes(),
-            duration: now.saturating_duration_since(self.started),
-            reason: self.reason,
-        });
+        }
+    }
+
+    fn client_stalled(&self) -> bool {
+        self.stop.client_stalled()
     }
 }

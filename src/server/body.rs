@@ -32,15 +32,27 @@ pub enum BodyFailure {
     TooSlow,
 }
 
-/// Reports why a request body failed. The HTTP client reports only that sending the body failed.
-/// The reason is in the `BodyWatch`.
+/// Reports why a request body failed, and how much of the body has arrived. The HTTP client reports
+/// only that sending the body failed. The reason is in the `BodyWatch`.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct BodyWatch(Option<Rc<Cell<Option<BodyFailure>>>>);
+pub(crate) struct BodyWatch(Option<Rc<Observed>>);
+
+/// The values of a body that its `BodyWatch` reports.
+#[derive(Debug, Default)]
+struct Observed {
+    failure: Cell<Option<BodyFailure>>,
+    bytes: Cell<u64>,
+}
 
 impl BodyWatch {
     /// Returns the failure, if the body has failed.
     pub(crate) fn failure(&self) -> Option<BodyFailure> {
-        self.0.as_ref().and_then(|failure| failure.get())
+        self.0.as_ref().and_then(|observed| observed.failure.get())
+    }
+
+    /// Returns the number of bytes that have arrived.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.as_ref().map_or(0, |observed| observed.bytes.get())
     }
 }
 
@@ -59,7 +71,7 @@ pub(crate) struct RequestBody {
 
 struct OpenBody {
     state: Rc<ConnectionState>,
-    failure: Rc<Cell<Option<BodyFailure>>>,
+    observed: Rc<Observed>,
     left: u64,
     /// `None` if the client may pause for any time.
     rate_meter: Option<RateMeter>,
@@ -79,7 +91,7 @@ impl RequestBody {
         let open = (!inner.is_end_stream()).then(|| {
             Box::new(OpenBody {
                 state: Rc::clone(state),
-                failure: Rc::default(),
+                observed: Rc::default(),
                 left: u64::MAX,
                 rate_meter: Some(RateMeter::new(state.clock(), window, rate)),
                 trailer_filter: None,
@@ -123,13 +135,13 @@ impl RequestBody {
     /// Returns a handle that reports why this body failed. The caller keeps the handle while the
     /// body is forwarded.
     pub(crate) fn watch(&self) -> BodyWatch {
-        BodyWatch(self.open.as_ref().map(|open| Rc::clone(&open.failure)))
+        BodyWatch(self.open.as_ref().map(|open| Rc::clone(&open.observed)))
     }
 }
 
 impl OpenBody {
     fn fail(&self, failure: BodyFailure) -> BodyFailure {
-        self.failure.set(Some(failure));
+        self.observed.failure.set(Some(failure));
         failure
     }
 
@@ -138,6 +150,8 @@ impl OpenBody {
         if let Some(meter) = &mut self.rate_meter {
             meter.arrived(length);
         }
+        let bytes = &self.observed.bytes;
+        bytes.set(bytes.get().saturating_add(length));
         self.left = self
             .left
             .checked_sub(length)
@@ -159,7 +173,7 @@ impl Body for RequestBody {
             return Poll::Ready(None);
         };
         // After a failure, each further poll returns the same failure.
-        if let Some(failure) = open.failure.get() {
+        if let Some(failure) = open.observed.failure.get() {
             return Poll::Ready(Some(Err(failure)));
         }
         let Poll::Ready(polled) = Pin::new(&mut this.inner).poll_frame(cx) else {

@@ -30,7 +30,7 @@ use super::gather::Gather;
 use super::hpack;
 use super::socket::{Plaintext, Socket};
 use super::switch::Switch;
-use super::{Handler, Limits, Settings, TunnelFn, TunnelStop, UpgradedClient};
+use super::{Content, Handler, Limits, Settings, TunnelFn, TunnelStop, UpgradedClient};
 use crate::relay::{Duplex, Peer};
 
 /// The maximum number of bytes that are buffered in each direction: per connection (HTTP/1.1) or
@@ -273,7 +273,10 @@ fn answer<H: Handler>(
         let mut response = if without_content {
             head_response(response, in_flight)
         } else {
-            response.map(|body| ResponseBody::new(body, in_flight))
+            response.map(|mut body| {
+                body.begin(|| in_flight.control());
+                ResponseBody::new(body, in_flight)
+            })
         };
         match protocol {
             // The `Connection` field of a 101 response must not be replaced, because it contains

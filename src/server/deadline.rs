@@ -17,6 +17,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::Deadlines;
+use super::control::AnswerControl;
 use crate::clock::Clock;
 
 /// The longest time for which a connection may stay open without activity after it was asked to
@@ -136,9 +137,11 @@ pub(super) struct ConnectionState {
     /// Whether a request asked for another protocol. After such a request, hyper does not close the
     /// connection, so our code has to close the connection.
     upgrade_requested: Cell<bool>,
-    /// Whether a tunnel on this connection has to end. `stop` notifies the tunnel.
+    /// Whether the streams on this connection have to end. `stop` notifies the streams.
     stopped: Cell<bool>,
     stop: Notify,
+    /// Whether the connection was ended because the client did not accept bytes in time.
+    timed_out: Cell<bool>,
     task: OnceCell<AbortHandle>,
     /// The stream that was accepted last, until the task of this stream is spawned.
     unspawned: RefCell<Option<Rc<Stream>>>,
@@ -164,6 +167,7 @@ impl ConnectionState {
             upgrade_requested: Cell::new(false),
             stopped: Cell::new(false),
             stop: Notify::new(),
+            timed_out: Cell::new(false),
             task: OnceCell::new(),
             unspawned: RefCell::new(None),
             streams: RefCell::new(Vec::new()),
@@ -240,10 +244,34 @@ impl ConnectionState {
         self.upgrade_requested.get()
     }
 
-    /// Asks the tunnel on this connection to end now.
-    pub(super) fn stop_tunnel(&self) {
+    /// Tells the streams on this connection that the drain is almost over.
+    pub(super) fn stop_streams(&self) {
         self.stopped.set(true);
         self.stop.notify_waiters();
+    }
+
+    /// Waits for [`ConnectionState::stop_streams`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub(super) async fn streams_stopped(&self) {
+        // The notification is created before the check, so that a stop between these two lines is
+        // not missed.
+        let notified = self.stop.notified();
+        if !self.stopped.get() {
+            notified.await;
+        }
+    }
+
+    /// Ends the connection, because the client does not accept bytes.
+    pub(super) fn time_out(&self) {
+        self.timed_out.set(true);
+        self.abort();
+    }
+
+    pub(super) fn is_timed_out(&self) -> bool {
+        self.timed_out.get()
     }
 
     /// Whether the client may still be sending bytes when the connection ends.
@@ -389,10 +417,9 @@ impl ConnectionState {
             // the flow control.
             let blocked = stream.blocked.get();
             let blocked = blocked.max(blocked.and_then(|_| self.last_stalled.get()));
-            if blocked.is_some_and(|since| now.duration_since(since) >= write)
-                && let Some(task) = stream.task.get()
-            {
-                task.abort();
+            if blocked.is_some_and(|since| now.duration_since(since) >= write) {
+                stream.timed_out.set(true);
+                stream.abort();
                 cut = cut.saturating_add(1);
             }
         }
@@ -400,34 +427,29 @@ impl ConnectionState {
     }
 }
 
-/// Reports when a tunnel has to end.
-#[derive(Clone, Debug)]
-pub(crate) struct TunnelStop(pub(super) Rc<ConnectionState>);
-
-impl TunnelStop {
-    /// Waits until the tunnel has to end. After this function has returned, the tunnel still has a
-    /// short time to send its last bytes.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
-    pub(crate) async fn requested(&self) {
-        // The notification is created before the check, so that a stop between these two lines is
-        // not missed.
-        let notified = self.0.stop.notified();
-        if !self.0.stopped.get() {
-            notified.await;
-        }
-    }
-}
-
 /// One stream of an HTTP/2 connection.
 #[derive(Debug, Default)]
-struct Stream {
+pub(super) struct Stream {
     task: OnceCell<AbortHandle>,
     /// The time when the connection received the latest chunk of the response. `None` if the client
     /// has accepted that chunk.
     blocked: Cell<Option<Instant>>,
+    /// Whether the stream was ended because its client did not accept the response in time.
+    timed_out: Cell<bool>,
+}
+
+impl Stream {
+    /// Ends the stream. The runtime drops the task of the stream soon afterwards, and the client
+    /// gets a reset of the stream.
+    pub(super) fn abort(&self) {
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
+    }
+
+    pub(super) fn is_timed_out(&self) -> bool {
+        self.timed_out.get()
+    }
 }
 
 /// A request in flight. The guard is first in the handler's future, and later in the response body.
@@ -445,6 +467,11 @@ impl InFlight {
         if let Some(stream) = &self.stream {
             stream.blocked.set(Some(self.state.coarse_clock.now()));
         }
+    }
+
+    /// Returns the value by which the answer to this request can be ended.
+    pub(super) fn control(&self) -> AnswerControl {
+        AnswerControl::new(&self.state, self.stream.as_ref())
     }
 
     /// Records that the connection asks for the next chunk of the response.

@@ -39,6 +39,7 @@ use crate::tls::Acceptor;
 
 mod body;
 mod connection;
+mod control;
 mod deadline;
 mod gather;
 mod hpack;
@@ -49,7 +50,7 @@ mod worker;
 
 pub use body::BodyFailure;
 pub(crate) use body::{BodyWatch, RequestBody};
-pub(crate) use deadline::TunnelStop;
+pub(crate) use control::{AnswerControl, TunnelStop};
 pub(crate) use listener::Listener;
 pub use worker::Drained;
 pub(crate) use worker::Workers;
@@ -198,7 +199,8 @@ pub(crate) trait Handler: 'static {
     ) -> impl Future<Output = Response<Self::Body>>;
 }
 
-/// A response body. The body of a 101 response contains the tunnel that follows the response.
+/// A response body. The body of a 101 response contains the tunnel that follows the response. Any
+/// other body can get the control of its answer.
 pub(crate) trait Content:
     Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static
 {
@@ -206,6 +208,10 @@ pub(crate) trait Content:
     fn take_tunnel(&mut self) -> Option<TunnelFn> {
         None
     }
+
+    /// Is called when the connection gets the response. A body that may have to end early calls
+    /// `control`.
+    fn begin(&mut self, _control: impl FnOnce() -> AnswerControl) {}
 }
 
 impl Content for Full<Bytes> {}

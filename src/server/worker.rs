@@ -368,7 +368,7 @@ impl Registry {
             .is_err()
         {
             for state in self.connections.borrow().values() {
-                state.stop_tunnel();
+                state.stop_streams();
             }
             // The next statement counts the requests that were not finished in this time. These
             // requests are dropped with the worker.
@@ -407,12 +407,16 @@ impl Registry {
             };
             let reason = overdue.reason();
             tracing::debug!(client.address = %client, reason, "Connection is closed");
-            if overdue == Overdue::Idle {
+            match overdue {
                 // An idle connection is closed gracefully, so that TLS and HTTP/2 can send their
                 // closing messages.
-                state.close();
-            } else {
-                state.abort();
+                Overdue::Idle => state.close(),
+                Overdue::Write => state.time_out(),
+                Overdue::FirstByte
+                | Overdue::Handshake
+                | Overdue::Head
+                | Overdue::Linger
+                | Overdue::Closing => state.abort(),
             }
         }
         // Closing idle connections frees slots for the connections that wait to be accepted.

@@ -31,6 +31,7 @@ mod id_tokens;
 mod layering;
 mod legacy_app;
 mod login;
+mod long_answers;
 mod metadata;
 mod misuse;
 mod openid_rp;

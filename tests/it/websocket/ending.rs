@@ -84,6 +84,27 @@ async fn w_03_the_deadlines_of_a_session_close_its_sockets() {
 }
 
 #[tokio::test]
+async fn a_socket_may_outlive_a_deadline_of_its_session_by_the_grace() {
+    let session = "[session]\nidle_secs = 600\nabsolute_secs = 600\n";
+    let streams = "streams.idle_secs = 0\nstreams.grace_secs = 300";
+    let (scene, sockets) = scene_with(streams, "", session).await;
+    let cookie = scene.cookie("alice").await;
+    let (mut client, mut app) = open(&scene, &sockets, &cookie).await;
+    scene.gateway.advance(Duration::from_secs(601));
+    // The registry looks for deadlines once a second. The session has ended, and the socket goes on.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let opening = Opening::at("/any").of_browser(&cookie);
+    let (head, _client) = opening.answer(scene.gateway.address()).await;
+    assert_eq!(head.status(), 401);
+    app.send(text_frame("on")).await;
+    client.expect(text_frame("on")).await;
+    scene.gateway.advance(Duration::from_secs(301));
+    closed_with(&mut client, 1008).await;
+    let ended = "sidegate_streams_ended_total{route=\"/any\",reason=\"session_too_old\"}";
+    scene.wait_for_figure(ended, 1).await;
+}
+
+#[tokio::test]
 async fn bytes_from_a_client_keep_its_session_alive_unless_the_route_forbids_it() {
     for (counts, alive) in [(true, true), (false, false)] {
         let streams = format!("streams.idle_secs = 0\nstreams.counts_as_use = {counts}");
@@ -109,16 +130,16 @@ async fn bytes_from_a_client_keep_its_session_alive_unless_the_route_forbids_it(
 }
 
 /// A gateway whose only user is in the group of `/admin`. The next refreshes decide about the group.
-struct SignedInAdmin {
-    gateway: Gateway,
+pub(crate) struct SignedInAdmin {
+    pub(crate) gateway: Gateway,
     provider: StandIn,
-    sockets: SocketApp,
+    pub(crate) sockets: SocketApp,
     browser: Browser,
-    cookie: String,
+    pub(crate) cookie: String,
 }
 
 impl SignedInAdmin {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let sockets = SocketApp::start().await;
         let clock = Clock::manual(Clock::system().now());
         let provider = StandIn::at_time_of(&clock).await;
@@ -154,7 +175,7 @@ impl SignedInAdmin {
     }
 
     /// Refreshes the session. From then on, the user is only in this group.
-    async fn refresh(&self, group: &'static str) {
+    pub(crate) async fn refresh(&self, group: &'static str) {
         self.provider
             .tamper_claims(move |claims| claims["groups"] = json!([group]));
         self.gateway.advance(Duration::from_secs(3601));

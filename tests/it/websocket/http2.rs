@@ -11,10 +11,10 @@ use crate::support::provider::StandIn;
 use crate::support::scene::{SESSION, wait_for_figure};
 use crate::support::socket::{SocketApp, switching_for};
 
-const TLS_ORIGIN: &str = "https://localhost";
+pub(crate) const TLS_ORIGIN: &str = "https://localhost";
 
 /// A gateway with TLS and an app for streams. `/public` needs no session.
-async fn over_tls() -> (Gateway, StandIn, SocketApp, Authority) {
+pub(crate) async fn over_tls() -> (Gateway, StandIn, SocketApp, Authority) {
     let authority = Authority::new();
     let provider = StandIn::start().await;
     let sockets = SocketApp::start().await;

@@ -9,8 +9,8 @@ use tokio::join;
 use crate::support::scene::{ORIGIN, Scene};
 use crate::support::socket::{End, KEY, Opening, SocketApp, switching};
 
-mod ending;
-mod http2;
+pub(crate) mod ending;
+pub(crate) mod http2;
 
 /// A text frame as an app sends it. `text` must be short.
 pub(crate) fn text_frame(text: &str) -> Vec<u8> {
@@ -20,7 +20,7 @@ pub(crate) fn text_frame(text: &str) -> Vec<u8> {
 
 /// A scene with an app for streams: `/ws` is for one group, `/any` for all users who are signed
 /// in, and `/public` for everybody.
-async fn scene_with(streams: &str, app: &str, rest: &str) -> (Scene, SocketApp) {
+pub(crate) async fn scene_with(streams: &str, app: &str, rest: &str) -> (Scene, SocketApp) {
     let sockets = SocketApp::start().await;
     let routes = format!(
         "[upstreams.sockets]\nurl = \"{}\"\n{app}\n\
@@ -38,7 +38,7 @@ async fn scene_with(streams: &str, app: &str, rest: &str) -> (Scene, SocketApp) 
     (scene, sockets)
 }
 
-async fn scene() -> (Scene, SocketApp) {
+pub(crate) async fn scene() -> (Scene, SocketApp) {
     scene_with("", "", "").await
 }
 

@@ -1,7 +1,8 @@
-//! The number of open streams of each client.
+//! The number of switched connections of each client.
 //!
-//! A stream can last for days and occupies a connection of the gateway and a connection of the app.
-//! Without this limit, one client could open streams until no other client gets a connection.
+//! A switched connection can last for days and occupies a connection of the gateway and a connection
+//! of the app. Without this limit, one client could switch connections until no other client gets a
+//! connection.
 
 #![expect(
     clippy::disallowed_types,
@@ -16,7 +17,7 @@ use crate::session::SessionKey;
 
 /// The client to which a stream belongs.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(super) enum StreamOwner {
+pub(in crate::gateway) enum StreamOwner {
     /// The session of the handshake.
     Session(SessionKey),
     /// The address of a client whose handshake has no session.
@@ -26,7 +27,7 @@ pub(super) enum StreamOwner {
 impl StreamOwner {
     /// Returns the owner of a stream. `address` is used only if there is no session. An IPv6 client
     /// usually has all addresses of a `/64` network, so these addresses count as one client.
-    pub(super) fn new(session: Option<SessionKey>, address: IpAddr) -> Self {
+    pub(in crate::gateway) fn new(session: Option<SessionKey>, address: IpAddr) -> Self {
         match (session, address.to_canonical()) {
             (Some(session), _) => Self::Session(session),
             (None, IpAddr::V6(address)) => {
@@ -45,7 +46,7 @@ pub(crate) struct StreamCounts(Arc<Mutex<HashMap<StreamOwner, usize>>>);
 impl StreamCounts {
     /// Counts one more stream, until the returned value is dropped. Returns `None` if the owner
     /// already has `max` streams.
-    pub(super) fn open(&self, owner: StreamOwner, max: usize) -> Option<StreamSlot> {
+    pub(in crate::gateway) fn open(&self, owner: StreamOwner, max: usize) -> Option<StreamSlot> {
         let mut open = self.open_streams();
         let count = open.entry(owner).or_default();
         if *count >= max {
@@ -65,7 +66,7 @@ impl StreamCounts {
 
 /// One counted stream.
 #[derive(Debug)]
-pub(super) struct StreamSlot {
+pub(in crate::gateway) struct StreamSlot {
     counts: StreamCounts,
     owner: StreamOwner,
 }

@@ -1,0 +1,357 @@
+//! Answers that take long, such as server-sent events and large downloads.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::fmt;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use http_body::{Frame, SizeHint};
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, timeout};
+
+use super::slow::{SlowEntry, Waiter};
+use super::{Cut, CutCause, ObservedStream, StreamBytes, StreamGuard, StreamRecord, Streams};
+use crate::access::{StreamKind, StreamPermit};
+use crate::gateway::body::{BodyError, UpstreamBody};
+use crate::origin;
+use crate::server::{AnswerControl, BodyWatch};
+use crate::target::Target;
+
+/// The time in which a client has to accept the trailers of a gRPC answer that is cut.
+const TRAILERS_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The permission of an answer.
+pub(in crate::gateway) enum AnswerOwner {
+    /// The request has become slow before its answer began, so it already has a guard.
+    Guarded(Box<StreamGuard>),
+    /// The request was answered within a moment.
+    Young(StreamPermit, Target),
+}
+
+/// The values from which a [`LongAnswer`] is built.
+pub(in crate::gateway) struct LongAnswerSetup {
+    pub(in crate::gateway) body: UpstreamBody,
+    pub(in crate::gateway) owner: AnswerOwner,
+    /// Counts the bytes of the request body.
+    pub(in crate::gateway) uploaded: BodyWatch,
+    /// The address of the client.
+    pub(in crate::gateway) client: IpAddr,
+    pub(in crate::gateway) format: AnswerFormat,
+    /// The time at which the head of the answer arrived.
+    pub(in crate::gateway) started: Instant,
+}
+
+/// The format of an answer, which decides how the answer ends when it is cut.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(in crate::gateway) enum AnswerFormat {
+    /// gRPC over HTTP/2. The answer ends with trailers that contain a status of gRPC.
+    Grpc,
+    /// The answer breaks off, so that the client cannot mistake it for a complete answer.
+    Other,
+}
+
+/// An answer that was not complete when its head arrived. The connection of the client and the task
+/// that watches the answer share this value. So the task can drop the app's connection even if the
+/// client does not read, in which case nobody polls the body.
+pub(in crate::gateway) struct LongAnswer {
+    streams: Rc<Streams>,
+    /// `None` as soon as the app's connection was dropped or returned.
+    body: RefCell<Option<UpstreamBody>>,
+    /// `None` as soon as the answer is watched.
+    owner: RefCell<Option<AnswerOwner>>,
+    /// The entry in the list of young answers.
+    entry: OnceCell<SlowEntry>,
+    control: OnceCell<AnswerControl>,
+    uploaded: BodyWatch,
+    sent: Cell<u64>,
+    client: IpAddr,
+    format: AnswerFormat,
+    started: Instant,
+    stage: Cell<Stage>,
+    /// Is notified when `stage` becomes [`Stage::Ended`].
+    ended: Notify,
+    /// The waker of the task that sends the answer.
+    waker: RefCell<Option<Waker>>,
+}
+
+#[derive(Clone, Copy)]
+enum Stage {
+    /// The answer was cut, so the body fails.
+    Cut,
+    /// The answer has ended. The value is the reason code. It is `None` if the client has ended the
+    /// answer.
+    Ended(Option<&'static str>),
+    Sending,
+    /// The answer was cut, and the body yields the trailers of gRPC.
+    Trailers(CutCause),
+}
+
+impl LongAnswer {
+    /// Prepares the answer. The answer is watched as soon as it has taken long.
+    pub(in crate::gateway) fn new(setup: LongAnswerSetup, streams: &Rc<Streams>) -> Rc<Self> {
+        let guarded = matches!(setup.owner, AnswerOwner::Guarded(_));
+        let answer = Rc::new(Self {
+            streams: Rc::clone(streams),
+            body: RefCell::new(Some(setup.body)),
+            owner: RefCell::new(Some(setup.owner)),
+            entry: OnceCell::new(),
+            control: OnceCell::new(),
+            uploaded: setup.uploaded,
+            sent: Cell::new(0),
+            client: setup.client,
+            format: setup.format,
+            started: setup.started,
+            stage: Cell::new(Stage::Sending),
+            ended: Notify::new(),
+            waker: RefCell::new(None),
+        });
+        if guarded {
+            answer.watch();
+        } else {
+            let waiter = Waiter::Answer(Rc::downgrade(&answer));
+            answer.entry.get_or_init(|| streams.slow.enter(waiter));
+        }
+        answer
+    }
+
+    /// Starts the task that watches the answer until its end, if the answer is not watched yet.
+    pub(super) fn watch(self: &Rc<Self>) {
+        if let Some(owner) = self.owner.take() {
+            drop(spawn_local(Rc::clone(self).run(owner)));
+        }
+    }
+
+    async fn run(self: Rc<Self>, owner: AnswerOwner) {
+        let mut guard = match owner {
+            AnswerOwner::Guarded(guard) => *guard,
+            AnswerOwner::Young(stream, target) => {
+                self.streams.guard(stream, target, StreamKind::Answer)
+            }
+        };
+        guard.apply_limits(self.started);
+        let mut record = self.record(&guard);
+        let cut = tokio::select! {
+            biased;
+            reason = self.ended() => {
+                record.reason = reason;
+                return;
+            }
+            cut = guard.ended(&*self) => cut,
+            () = self.drain_ends() => {
+                // The answer may still be complete before the server drops it.
+                record.reason = Some("drain");
+                record.reason = self.ended().await;
+                return;
+            }
+        };
+        record.reason = Some(cut.reason);
+        self.cut(cut).await;
+    }
+
+    fn record(self: &Rc<Self>, guard: &StreamGuard) -> StreamRecord {
+        let site = self.streams.site.get();
+        StreamRecord {
+            open: site
+                .metrics()
+                .stream(guard.stream().route_name(), "response"),
+            protocol: "http".into(),
+            client: self.client,
+            target: guard.target().path_and_query().clone(),
+            started: self.started,
+            clock: site.clock().clone(),
+            observed: Box::new(Rc::clone(self)),
+            reason: None,
+        }
+    }
+
+    /// Ends the answer. The connection of the app is closed at once.
+    async fn cut(&self, cut: Cut) {
+        drop(self.body.take());
+        match self.format {
+            AnswerFormat::Grpc => {
+                self.stage.set(Stage::Trailers(cut.cause));
+                if let Some(waker) = self.waker.take() {
+                    waker.wake();
+                }
+                // If the client does not read, nobody polls the body for its trailers.
+                if timeout(TRAILERS_TIMEOUT, self.ended()).await.is_ok() {
+                    return;
+                }
+            }
+            AnswerFormat::Other => self.stage.set(Stage::Cut),
+        }
+        if let Some(control) = self.control.get() {
+            control.abort();
+        }
+    }
+
+    /// Waits until the answer is complete or has broken off, and returns the reason code.
+    async fn ended(&self) -> Option<&'static str> {
+        loop {
+            let ended = self.ended.notified();
+            if let Stage::Ended(reason) = self.stage.get() {
+                return reason;
+            }
+            ended.await;
+        }
+    }
+
+    async fn drain_ends(&self) {
+        match self.control.get() {
+            Some(control) => control.drain_ends().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn end(&self, reason: Option<&'static str>) {
+        self.stage.set(Stage::Ended(reason));
+        self.ended.notify_waiters();
+    }
+
+    /// Stores the control of the answer.
+    pub(in crate::gateway) fn begin(&self, control: AnswerControl) {
+        // The cell is always empty here, because each answer begins only one time.
+        self.control.set(control).unwrap_or_default();
+    }
+
+    /// Yields the next frame for the client.
+    pub(in crate::gateway) fn poll_frame(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.stage.get() {
+            Stage::Sending => {}
+            Stage::Cut => return Poll::Ready(Some(Err(BodyError::Cut))),
+            Stage::Ended(_) => return Poll::Ready(None),
+            Stage::Trailers(cause) => {
+                self.end(None);
+                return Poll::Ready(Some(Ok(Frame::trailers(grpc_status(cause)))));
+            }
+        }
+        let mut open = self.body.borrow_mut();
+        let Some(body) = &mut *open else {
+            return Poll::Ready(None);
+        };
+        let polled = body.poll_frame(cx);
+        match &polled {
+            Poll::Pending => {
+                let mut waker = self.waker.borrow_mut();
+                match &mut *waker {
+                    Some(waker) => waker.clone_from(cx.waker()),
+                    None => *waker = Some(cx.waker().clone()),
+                }
+            }
+            Poll::Ready(None) => self.end(Some("closed")),
+            Poll::Ready(Some(Err(error))) => self.end(failure(error)),
+            Poll::Ready(Some(Ok(frame))) => {
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                let length = u64::try_from(length).unwrap_or(u64::MAX);
+                self.sent.set(self.sent.get().saturating_add(length));
+                if body.is_end_stream() {
+                    self.end(Some("closed"));
+                }
+            }
+        }
+        polled.map_err(BodyError::Upstream)
+    }
+
+    pub(in crate::gateway) fn is_end_stream(&self) -> bool {
+        match self.stage.get() {
+            Stage::Cut | Stage::Trailers(_) => false,
+            Stage::Ended(_) => true,
+            Stage::Sending => {
+                let body = self.body.borrow();
+                body.as_ref().is_none_or(UpstreamBody::is_end_stream)
+            }
+        }
+    }
+
+    pub(in crate::gateway) fn size_hint(&self) -> SizeHint {
+        let body = self.body.borrow();
+        body.as_ref()
+            .map_or_else(SizeHint::default, UpstreamBody::size_hint)
+    }
+
+    /// Releases the app's connection, because the answer is no longer sent.
+    pub(in crate::gateway) fn release(&self) {
+        drop(self.body.take());
+        drop(self.owner.take());
+        if !matches!(self.stage.get(), Stage::Ended(_)) {
+            self.end(None);
+        }
+    }
+}
+
+impl ObservedStream for LongAnswer {
+    fn bytes(&self) -> StreamBytes {
+        StreamBytes {
+            from_client: self.uploaded.bytes(),
+            from_app: self.sent.get(),
+        }
+    }
+
+    fn client_stalled(&self) -> bool {
+        let control = self.control.get();
+        control.is_some_and(AnswerControl::client_stalled)
+    }
+}
+
+impl ObservedStream for Rc<LongAnswer> {
+    fn bytes(&self) -> StreamBytes {
+        (**self).bytes()
+    }
+
+    fn client_stalled(&self) -> bool {
+        (**self).client_stalled()
+    }
+}
+
+impl fmt::Debug for LongAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LongAnswer")
+            .field("sent", &self.sent)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Returns the reason code of an answer whose body has failed.
+fn failure(error: &origin::Error) -> Option<&'static str> {
+    match error {
+        // The client has broken off its upload.
+        origin::Error::RequestBody(_) => None,
+        origin::Error::BodyTimeout => Some("upstream_body_timeout"),
+        origin::Error::BadSwitch
+        | origin::Error::Broken(_)
+        | origin::Error::Busy
+        | origin::Error::CallTimeout
+        | origin::Error::Connect(_)
+        | origin::Error::ConnectTimeout
+        | origin::Error::Framing
+        | origin::Error::HeadTimeout
+        | origin::Error::Http2(_)
+        | origin::Error::NoHttp2(_)
+        | origin::Error::Resolve(_)
+        | origin::Error::Tls(_)
+        | origin::Error::TooLarge
+        | origin::Error::Unconfigured
+        | origin::Error::UnrequestedUpgrade => Some("upstream_broken"),
+    }
+}
+
+/// Returns the trailers of a gRPC answer that is cut.
+fn grpc_status(cause: CutCause) -> HeaderMap {
+    let (status, message) = match cause {
+        CutCause::Limit => ("14", "the stream has ended"),
+        CutCause::Rule => ("7", "the user may not use this service"),
+        CutCause::Session => ("16", "the session has ended"),
+    };
+    let mut trailers = HeaderMap::with_capacity(2);
+    trailers.insert("grpc-status", HeaderValue::from_static(status));
+    trailers.insert("grpc-message", HeaderValue::from_static(message));
+    trailers
+}

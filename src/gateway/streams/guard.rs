@@ -1,0 +1,294 @@
+//! The guard of a stream: follows its session, the settings and its time limits, and reports when
+//! the stream has to end.
+
+use std::future::pending;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{ObservedStream, StreamBytes};
+use crate::access::{Continues, StreamKind, StreamPermit, WatchError};
+use crate::clock::{Clock, Timestamp};
+use crate::gateway::site::{CurrentSite, Reloads};
+use crate::session::{EndReason, EndRegistry, EndWatch, SessionEvent};
+use crate::target::Target;
+
+/// The minimum time between two updates of the last use of a session. A stream makes these updates
+/// while the client sends bytes.
+const USE_INTERVAL: Duration = Duration::from_mins(1);
+
+/// The longest time between two checks of a stream's deadlines.
+const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(15);
+
+/// The reason why a stream has to end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Cut {
+    /// The kind of the reason.
+    pub(in crate::gateway) cause: CutCause,
+    /// The stable code for logs and metrics.
+    pub(in crate::gateway) reason: &'static str,
+}
+
+/// The kind of the reason why a stream has to end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(in crate::gateway) enum CutCause {
+    /// A time limit has passed, or the session cannot be read now. The client may try again.
+    Limit,
+    /// The rule of the route refuses the user, or the route no longer exists.
+    Rule,
+    /// The session has ended.
+    Session,
+}
+
+const RULE: Cut = Cut {
+    cause: CutCause::Rule,
+    reason: "rule",
+};
+
+/// The guard of one stream.
+pub(in crate::gateway) struct StreamGuard {
+    stream: StreamPermit,
+    target: Target,
+    kind: StreamKind,
+    site: Rc<CurrentSite>,
+    clock: Clock,
+    ends: EndRegistry,
+    following: Following,
+    reloads: Reloads,
+    activity: Activity,
+    /// The time from which the time limits of the route count. `None` if they do not apply yet.
+    limits_since: Option<Instant>,
+    /// The end of the session, if the stream may continue for some time.
+    grace: Option<Grace>,
+}
+
+/// Whether the guard follows a session.
+enum Following {
+    /// The guard has not run yet.
+    NotYet,
+    /// The stream has no session, or its session has ended.
+    Nothing,
+    Session(EndWatch),
+}
+
+/// The time for which a stream may continue after the end of its session.
+#[derive(Clone, Copy)]
+struct Grace {
+    until: Timestamp,
+    /// The stable code for the end of the session.
+    reason: &'static str,
+}
+
+/// The activity of a stream at the last check.
+struct Activity {
+    /// The number of bytes in both directions.
+    bytes: u64,
+    /// The time of the last check that found new bytes.
+    moved: Instant,
+    /// The number of bytes from the client when the stream last reported a use of the session.
+    used_at: u64,
+    /// The time at which the stream last reported a use of the session.
+    used: Timestamp,
+}
+
+impl StreamGuard {
+    pub(super) fn new(
+        (stream, target, kind): (StreamPermit, Target, StreamKind),
+        site: &Rc<CurrentSite>,
+        ends: EndRegistry,
+    ) -> Self {
+        let clock = site.get().clock().clone();
+        Self {
+            stream,
+            target,
+            kind,
+            site: Rc::clone(site),
+            ends,
+            following: Following::NotYet,
+            reloads: site.reloads(),
+            activity: Activity {
+                bytes: 0,
+                moved: clock.instant(),
+                used_at: 0,
+                used: clock.now(),
+            },
+            clock,
+            limits_since: None,
+            grace: None,
+        }
+    }
+
+    /// The permission of the stream.
+    pub(in crate::gateway) fn stream(&self) -> &StreamPermit {
+        &self.stream
+    }
+
+    /// The target of the stream's request.
+    pub(super) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Applies the time limits of the route to a stream that began at `started`.
+    pub(in crate::gateway) fn apply_limits(&mut self, started: Instant) {
+        self.limits_since = Some(started);
+        self.activity.moved = self.clock.instant();
+    }
+
+    /// Waits until the session, the settings or a time limit end the stream.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub(in crate::gateway) async fn ended(&mut self, observed: &dyn ObservedStream) -> Cut {
+        if let Err(cut) = self.follow().await {
+            return cut;
+        }
+        loop {
+            let interval = self.check_interval();
+            let event = async {
+                match &self.following {
+                    Following::Session(watch) => watch.next().await,
+                    Following::Nothing | Following::NotYet => pending().await,
+                }
+            };
+            let continues = tokio::select! {
+                event = event => match event {
+                    SessionEvent::Ended(why) => self.session_ended(why),
+                    SessionEvent::Renewed(session) => allowed(self.stream.renewed(session)),
+                },
+                () = self.reloads.changed() => self.check_rule(),
+                () = self.clock.sleep(interval) => self.check_deadlines(observed.bytes()),
+            };
+            if let Err(cut) = continues {
+                return cut;
+            }
+        }
+    }
+
+    /// Begins to follow the session, if the guard has not begun yet.
+    async fn follow(&mut self) -> Result<(), Cut> {
+        let Following::NotYet = self.following else {
+            return Ok(());
+        };
+        let watch = self.stream.watch(&self.ends).await.map_err(|error| {
+            let (cause, reason) = match error {
+                WatchError::Ended => (CutCause::Session, "session_unknown"),
+                WatchError::Unavailable(reason) => (CutCause::Limit, reason),
+            };
+            Cut { cause, reason }
+        })?;
+        self.following = watch.map_or(Following::Nothing, Following::Session);
+        // A reload may have changed the rules since the decision.
+        self.check_rule()
+    }
+
+    fn check_rule(&mut self) -> Result<(), Cut> {
+        let access = &self.site.get().access;
+        allowed(self.stream.reloaded(access, &self.target, self.kind))
+    }
+
+    fn session_ended(&mut self, why: EndReason) -> Result<(), Cut> {
+        let reason = why.reason();
+        let Some(grace) = grace(why, self.stream.settings().grace) else {
+            let cause = CutCause::Session;
+            return Err(Cut { cause, reason });
+        };
+        self.following = Following::Nothing;
+        let until = self.clock.now().plus(grace);
+        self.grace = Some(Grace { until, reason });
+        Ok(())
+    }
+
+    /// The time until the next check of the deadlines.
+    fn check_interval(&self) -> Duration {
+        let settings = self.stream.settings();
+        let limits = [settings.idle, settings.total].into_iter().flatten();
+        // The deadlines are checked at least every quarter of the shortest limit, so a stream ends
+        // at most a quarter of this limit too late.
+        let quarters = limits.filter_map(|limit| limit.checked_div(4));
+        let interval = quarters.fold(MAX_CHECK_INTERVAL, Duration::min);
+        let grace = self.grace.map(|grace| grace.until.since(self.clock.now()));
+        grace.map_or(interval, |left| left.min(interval))
+    }
+
+    /// Checks the deadlines, and updates the last use of the session.
+    fn check_deadlines(&mut self, bytes: StreamBytes) -> Result<(), Cut> {
+        let (now, time) = (self.clock.instant(), self.clock.now());
+        let activity = &mut self.activity;
+        if bytes.sum() != activity.bytes {
+            (activity.bytes, activity.moved) = (bytes.sum(), now);
+        }
+        if bytes.from_client != activity.used_at && time.since(activity.used) >= USE_INTERVAL {
+            (activity.used_at, activity.used) = (bytes.from_client, time);
+            self.stream.mark_used(time);
+        }
+        if let Some(grace) = self.grace.filter(|grace| time >= grace.until) {
+            let (cause, reason) = (CutCause::Session, grace.reason);
+            return Err(Cut { cause, reason });
+        }
+        let Some(started) = self.limits_since else {
+            return Ok(());
+        };
+        let settings = self.stream.settings();
+        let passed = |since: Instant, limit: Option<Duration>| {
+            limit.is_some_and(|limit| now.saturating_duration_since(since) >= limit)
+        };
+        let cause = CutCause::Limit;
+        if passed(started, settings.total) {
+            let reason = "stream_too_long";
+            Err(Cut { cause, reason })
+        } else if passed(self.activity.moved, settings.idle) {
+            let reason = "stream_idle";
+            Err(Cut { cause, reason })
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// The time for which a stream may continue after this end of its session. `of_route` is the setting
+/// of the route.
+fn grace(why: EndReason, of_route: Option<Duration>) -> Option<Duration> {
+    match why {
+        EndReason::Absolute | EndReason::Idle => of_route,
+        // Somebody has decided that the session ends, so nothing continues.
+        EndReason::GrantEnded
+        | EndReason::ProviderRemoved
+        | EndReason::PushedOut
+        | EndReason::RefusedByApp
+        | EndReason::Replaced
+        | EndReason::SignedOut => None,
+    }
+}
+
+fn allowed(continues: Continues) -> Result<(), Cut> {
+    match continues {
+        Continues::Yes => Ok(()),
+        Continues::No => Err(RULE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_deadline_gives_the_grace_of_the_route() {
+        let of_route = Some(Duration::from_secs(90));
+        for why in [EndReason::Absolute, EndReason::Idle] {
+            assert_eq!(grace(why, of_route), of_route, "{why:?}");
+            assert_eq!(grace(why, None), None, "{why:?}");
+        }
+        for why in [
+            EndReason::GrantEnded,
+            EndReason::ProviderRemoved,
+            EndReason::PushedOut,
+            EndReason::RefusedByApp,
+            EndReason::Replaced,
+            EndReason::SignedOut,
+        ] {
+            assert_eq!(grace(why, of_route), None, "{why:?}");
+        }
+    }
+}

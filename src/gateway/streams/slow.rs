@@ -1,0 +1,264 @@
+//! Finds the requests and answers that take long, without a timer for each of them.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::task::spawn_local;
+use tokio::time::sleep;
+
+use super::LongAnswer;
+
+/// The time between two ticks. A request or an answer has taken long when it has seen two ticks, so
+/// after half a second to one second.
+const TICK: Duration = Duration::from_millis(500);
+
+/// The requests and answers of a worker that have begun and are not complete.
+///
+/// Nearly all of them are complete before the next tick. Therefore an entry and its removal cost
+/// only a few instructions. The task that ticks runs only while there are young entries.
+#[derive(Default)]
+pub(super) struct SlowList {
+    entries: RefCell<Entries>,
+    ticking: Cell<bool>,
+}
+
+#[derive(Default)]
+struct Entries {
+    entries: Vec<Entry>,
+    /// The first free entry. Each free entry contains the index of the next free entry.
+    free: Option<usize>,
+}
+
+enum Entry {
+    Free(Option<usize>),
+    /// The entry has not seen two ticks.
+    Young {
+        waiter: Waiter,
+        ticked: bool,
+    },
+    /// The entry has seen two ticks, and its waiter was informed.
+    Slow,
+}
+
+/// The part of the gateway that is informed when an entry has become slow.
+pub(super) enum Waiter {
+    /// The task of a request.
+    Request(Waker),
+    /// An answer. The reference is weak, so that a client that disconnects also ends the answer.
+    Answer(Weak<LongAnswer>),
+}
+
+impl SlowList {
+    /// Adds an entry. Panics if no local task can be started.
+    pub(super) fn enter(self: &Rc<Self>, waiter: Waiter) -> SlowEntry {
+        let young = Entry::Young {
+            waiter,
+            ticked: false,
+        };
+        let index = self.entries.borrow_mut().add(young);
+        if !self.ticking.replace(true) {
+            drop(spawn_local(tick_while_needed(Rc::downgrade(self))));
+        }
+        SlowEntry {
+            list: Rc::clone(self),
+            index,
+        }
+    }
+
+    /// Informs the waiters of all entries that have seen two ticks. Returns whether there are young
+    /// entries left.
+    fn tick(&self) -> bool {
+        let (due, young_left) = self.entries.borrow_mut().tick();
+        // A waiter may change the list, so the waiters are informed when the list is not borrowed.
+        for waiter in due {
+            match waiter {
+                Waiter::Request(waker) => waker.wake(),
+                Waiter::Answer(answer) => {
+                    if let Some(answer) = answer.upgrade() {
+                        answer.watch();
+                    }
+                }
+            }
+        }
+        young_left
+    }
+}
+
+impl fmt::Debug for SlowList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SlowList")
+            .field("entries", &self.entries.borrow().entries.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Entries {
+    fn add(&mut self, entry: Entry) -> usize {
+        let free = self.free.take();
+        let reused = free.and_then(|index| Some((index, self.entries.get_mut(index)?)));
+        if let Some((index, free)) = reused {
+            if let Entry::Free(next) = std::mem::replace(free, entry) {
+                self.free = next;
+            }
+            return index;
+        }
+        self.entries.push(entry);
+        self.entries.len().saturating_sub(1)
+    }
+
+    fn tick(&mut self) -> (Vec<Waiter>, bool) {
+        let (mut due, mut young_left) = (Vec::new(), false);
+        for entry in &mut self.entries {
+            match entry {
+                Entry::Young { ticked: true, .. } => {
+                    if let Entry::Young { waiter, .. } = std::mem::replace(entry, Entry::Slow) {
+                        due.push(waiter);
+                    }
+                }
+                Entry::Young { ticked, .. } => {
+                    *ticked = true;
+                    young_left = true;
+                }
+                Entry::Free(_) | Entry::Slow => {}
+            }
+        }
+        (due, young_left)
+    }
+
+    fn remove(&mut self, index: usize) {
+        if let Some(entry) = self.entries.get_mut(index) {
+            *entry = Entry::Free(self.free.replace(index));
+        }
+    }
+}
+
+async fn tick_while_needed(list: Weak<SlowList>) {
+    loop {
+        sleep(TICK).await;
+        let Some(list) = list.upgrade() else {
+            return;
+        };
+        if !list.tick() {
+            list.ticking.set(false);
+            return;
+        }
+    }
+}
+
+/// One entry of the list. Dropping this value removes the entry.
+#[derive(Debug)]
+pub(super) struct SlowEntry {
+    list: Rc<SlowList>,
+    index: usize,
+}
+
+impl SlowEntry {
+    /// The result is ready when the entry has become slow.
+    fn poll_slow(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut entries = self.list.entries.borrow_mut();
+        match entries.entries.get_mut(self.index) {
+            Some(Entry::Young {
+                waiter: Waiter::Request(waker),
+                ..
+            }) => {
+                waker.clone_from(cx.waker());
+                Poll::Pending
+            }
+            Some(Entry::Free(_) | Entry::Young { .. } | Entry::Slow) | None => Poll::Ready(()),
+        }
+    }
+}
+
+impl Drop for SlowEntry {
+    fn drop(&mut self) {
+        self.list.entries.borrow_mut().remove(self.index);
+    }
+}
+
+/// Reports when a request has taken long. A request enters the list when it waits for the first
+/// time.
+#[derive(Debug)]
+pub(in crate::gateway) struct SlowTimer<'a> {
+    list: &'a Rc<SlowList>,
+    entry: Option<SlowEntry>,
+}
+
+impl<'a> SlowTimer<'a> {
+    pub(super) fn new(list: &'a Rc<SlowList>) -> Self {
+        Self { list, entry: None }
+    }
+
+    /// The result is ready when the request has taken long.
+    pub(in crate::gateway) fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if let Some(entry) = &self.entry {
+            return entry.poll_slow(cx);
+        }
+        let waiter = Waiter::Request(cx.waker().clone());
+        self.entry = Some(self.list.enter(waiter));
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::task::LocalSet;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    fn young() -> Entry {
+        Entry::Young {
+            waiter: Waiter::Request(Waker::noop().clone()),
+            ticked: false,
+        }
+    }
+
+    #[test]
+    fn free_entries_are_used_again() {
+        let mut entries = Entries::default();
+        assert_eq!([(); 3].map(|()| entries.add(young())), [0, 1, 2]);
+        entries.remove(0);
+        entries.remove(2);
+        assert_eq!([(); 3].map(|()| entries.add(young())), [2, 0, 3]);
+    }
+
+    #[test]
+    fn an_entry_is_slow_after_two_ticks() {
+        let mut entries = Entries::default();
+        entries.add(young());
+        let (due, young_left) = entries.tick();
+        assert_eq!((due.len(), young_left), (0, true));
+        entries.add(young());
+        let (due, young_left) = entries.tick();
+        assert_eq!((due.len(), young_left), (1, true));
+        let (due, young_left) = entries.tick();
+        assert_eq!((due.len(), young_left), (1, false));
+        assert_eq!(entries.tick().0.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiting_request_is_woken_and_an_idle_list_has_no_task() {
+        let test = async {
+            let list = Rc::<SlowList>::default();
+            for _ in 0..2 {
+                let mut timer = SlowTimer::new(&list);
+                let slow = poll_fn(|cx| timer.poll(cx));
+                assert!(timeout(TICK * 3, slow).await.is_ok());
+                // The task ends with the last young entry, and begins again with the next one.
+                assert!(!list.ticking.get());
+            }
+            let mut timer = SlowTimer::new(&list);
+            assert!(poll_fn(|cx| Poll::Ready(timer.poll(cx))).await.is_pending());
+            assert!(list.ticking.get());
+            drop(timer);
+            sleep(TICK * 2).await;
+            assert!(!list.ticking.get());
+        };
+        LocalSet::new().run_until(test).await;
+    }
+}

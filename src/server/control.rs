@@ -1,0 +1,67 @@
+//! What a handler can learn and do about a connection after it has answered.
+
+use std::rc::Rc;
+
+use super::deadline::{ConnectionState, Stream};
+
+/// Reports when a tunnel has to end.
+#[derive(Clone, Debug)]
+pub(crate) struct TunnelStop(pub(super) Rc<ConnectionState>);
+
+impl TunnelStop {
+    /// Waits until the tunnel has to end. After this function has returned, the tunnel still has a
+    /// short time to send its last bytes.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub(crate) async fn requested(&self) {
+        self.0.streams_stopped().await;
+    }
+
+    /// Whether the connection was ended because the client did not accept bytes in time.
+    pub(crate) fn client_stalled(&self) -> bool {
+        self.0.is_timed_out()
+    }
+}
+
+/// The control of an answer that is being sent to a client.
+#[derive(Debug)]
+pub(crate) struct AnswerControl {
+    state: Rc<ConnectionState>,
+    /// The stream of the answer. `None` over HTTP/1.1.
+    stream: Option<Rc<Stream>>,
+}
+
+impl AnswerControl {
+    pub(super) fn new(state: &Rc<ConnectionState>, stream: Option<&Rc<Stream>>) -> Self {
+        Self {
+            state: Rc::clone(state),
+            stream: stream.map(Rc::clone),
+        }
+    }
+
+    /// Waits until the drain is almost over. The server drops the answer at the end of the drain.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub(crate) async fn drain_ends(&self) {
+        self.state.streams_stopped().await;
+    }
+
+    /// Ends the answer, even if the client does not read. Over HTTP/1.1, the connection is closed
+    /// before the end of the answer. Over HTTP/2, the stream is reset.
+    pub(crate) fn abort(&self) {
+        match &self.stream {
+            Some(stream) => stream.abort(),
+            None => self.state.abort(),
+        }
+    }
+
+    /// Whether the answer was ended because the client did not accept bytes in time.
+    pub(crate) fn client_stalled(&self) -> bool {
+        let stream = self.stream.as_ref();
+        self.state.is_timed_out() || stream.is_some_and(|stream| stream.is_timed_out())
+    }
+}

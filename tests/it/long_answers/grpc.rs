@@ -1,0 +1,57 @@
+//! gRPC answers: they end with a status of gRPC.
+
+use bytes::Bytes;
+use http::{HeaderMap, Request};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::join;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::{SOON, chunk, cookie_of, sign_out};
+use crate::support::browser::Browser;
+use crate::websocket::http2::{TLS_ORIGIN, over_tls};
+
+#[tokio::test]
+async fn w_03_a_grpc_answer_ends_with_the_status_unauthenticated() {
+    let (gateway, provider, app, tls) = over_tls().await;
+    let browser = Browser::trusting(&tls).leading(TLS_ORIGIN, gateway.address());
+    browser.plant(&provider.url(), "user=alice; Path=/");
+    let home = format!("{TLS_ORIGIN}/");
+    let (page, ()) = join!(browser.visit(&home), app.answer_plainly());
+    assert_eq!(page.text(), "plain", "{}", page.describe());
+    let socket = TcpStream::connect(gateway.address()).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(tls.client(&["h2"]));
+    let socket = connector
+        .connect("localhost".try_into().unwrap(), socket)
+        .await
+        .unwrap();
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(socket))
+        .await
+        .unwrap();
+    let running = tokio::spawn(connection);
+    let request = Request::post(format!("{TLS_ORIGIN}/pkg.Service/Watch"))
+        .header("content-type", "application/grpc")
+        .header("origin", TLS_ORIGIN)
+        .header("cookie", cookie_of(&browser, TLS_ORIGIN))
+        .body(Empty::<Bytes>::new())
+        .unwrap();
+    let (answer, mut served) = join!(sender.send_request(request), async {
+        let (_head, mut served) = app.accept().await;
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/grpc+proto\r\n\
+                    Transfer-Encoding: chunked\r\n\r\n";
+        served.send(format!("{head}{}", chunk("message"))).await;
+        served
+    });
+    let mut body = answer.unwrap().into_body();
+    let frame = body.frame().await.unwrap().unwrap();
+    assert_eq!(frame.into_data().unwrap(), "message");
+    sign_out(&browser, TLS_ORIGIN).await;
+    let last = timeout(SOON, body.frame()).await.expect("no end in time");
+    let trailers: HeaderMap = last.unwrap().unwrap().into_trailers().unwrap();
+    assert_eq!(trailers["grpc-status"], "16");
+    assert!(body.frame().await.is_none());
+    assert_eq!(served.rest().await, b"");
+    running.abort();
+}
