@@ -80,6 +80,7 @@ pub(crate) use self::refresh::Refresher;
 pub(crate) use self::route::OnRefusal;
 use self::route::WorkerRoutes;
 pub use self::route::{Route, RouteError, RouteSettings, RouteTable};
+pub(crate) use self::rule::KnownClaims;
 use self::rule::Verdict;
 pub(crate) use self::stream::{Continues, StreamKind, StreamPermit, StreamSettings, WatchError};
 use self::wait::wait_for;

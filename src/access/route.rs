@@ -160,9 +160,15 @@ impl Route {
             .find(|provider| provider.as_value().as_bytes() == name.as_bytes())
     }
 
-    /// Whether every user with an account at the provider may use the route.
+    /// Whether every user with an account at the provider may use the route, or every user with a
+    /// verified email address there.
     pub(crate) fn admits_every_user(&self) -> bool {
-        self.rule == Rule::SignedIn
+        self.rule == Rule::SignedIn || self.rule.admits_every_address()
+    }
+
+    /// The rule of the route.
+    pub(crate) fn rule(&self) -> &Rule {
+        &self.rule
     }
 
     /// The settings of the route's streams.
@@ -233,13 +239,16 @@ pub enum RouteError {
     )]
     AmbiguousSubjects,
     /// Two routes match the same requests.
-    #[error("it has the same host and prefix as the route `{0}`")]
+    #[error("it has the same host and prefix as the route `{0}`; remove one of them")]
     Duplicate(Box<str>),
+    /// Another route is tried first and matches all requests that this route could match.
+    #[error("it never matches, because the route `{0}` takes all its requests; remove one of them")]
+    Behind(Box<str>),
     /// The provider does not exist.
-    #[error("there is no provider `{0}`")]
+    #[error("there is no provider `{0}`; write the NAME of a table [providers.NAME]")]
     UnknownProvider(Box<str>),
     /// The upstream does not exist.
-    #[error("there is no upstream `{0}`")]
+    #[error("there is no upstream `{0}`; write the NAME of a table [upstreams.NAME]")]
     UnknownUpstream(Box<str>),
 }
 
@@ -314,6 +323,10 @@ impl RouteTable {
         }
         // The order of the routes matters, because the first route that matches is used.
         routes.sort_by_key(|route| (Reverse(route.prefix.as_str().len()), route.hosts.is_empty()));
+        let hidden = hidden(&routes);
+        if !hidden.is_empty() {
+            return Err(hidden);
+        }
         let index = Arc::new(Index::new(&routes));
         Ok(Self { routes, index })
     }
@@ -355,6 +368,17 @@ impl WorkerRoutes {
 }
 
 impl Route {
+    /// Returns true if this route, which is tried first, matches all requests that `other` could
+    /// match. The prefix of this route is at least as long, so this route hides another route only
+    /// if both prefixes are spellings of one path, such as `/a/` and `/a`.
+    fn hides(&self, other: &Self) -> bool {
+        let every_host = self.hosts.is_empty();
+        let hosts = every_host
+            || (!other.hosts.is_empty()
+                && other.hosts.iter().all(|host| self.hosts.contains(host)));
+        hosts && self.rule != Rule::Public && self.prefix.covers(other.prefix.as_str())
+    }
+
     /// Returns true if both routes match the same requests: the routes have a host in common, and
     /// their prefixes are equal if case is ignored.
     fn shadows(&self, other: &Self) -> bool {
@@ -365,6 +389,18 @@ impl Route {
         let both_any = self.hosts.is_empty() && other.hosts.is_empty();
         prefix && (both_any || self.hosts.iter().any(|host| other.hosts.contains(host)))
     }
+}
+
+/// Returns an error for each route that another route hides. The routes are in the order in which
+/// they are tried.
+fn hidden(routes: &[Route]) -> Vec<(usize, RouteError)> {
+    let routes = routes.iter().enumerate();
+    let hidden = routes.clone().filter_map(|(position, route)| {
+        let mut before = routes.clone().take(position);
+        let (_, first) = before.find(|(_, first)| first.hides(route))?;
+        Some((route.index, RouteError::Behind(first.name.clone())))
+    });
+    hidden.collect()
 }
 
 /// Returns the accepted providers of a route: the providers in its settings, or all providers.

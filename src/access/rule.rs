@@ -1,12 +1,15 @@
 //! The rule of a route: the condition that a user has to meet to use the route.
 
+use std::fmt;
+
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
 use crate::identity::{Claim, Identity};
 
 /// The condition that a user has to meet to use a route.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Rule {
     /// Everybody may use the route, without a session. The settings have to state this rule
     /// explicitly.
@@ -14,8 +17,81 @@ pub(crate) enum Rule {
     /// Every user with a session may use the route.
     SignedIn,
     /// A user who is on at least one of these lists may use the route.
-    #[serde(rename = "any_of")]
     AnyOf(AnyOf),
+}
+
+/// Reads `"public"`, `"signed-in"` or `{ any_of = { ... } }`. A derived implementation would accept
+/// a table with a second key and ignore this key.
+impl<'de> Deserialize<'de> for Rule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Written;
+        const FORMS: &str = "\"public\", \"signed-in\" or { any_of = { groups = [\"...\"] } }";
+        impl<'de> Visitor<'de> for Written {
+            type Value = Rule;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(FORMS)
+            }
+
+            fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<Rule, E> {
+                match word {
+                    "public" => Ok(Rule::Public),
+                    "signed-in" => Ok(Rule::SignedIn),
+                    other => Err(E::custom(format!("`{other}` is not a rule; write {FORMS}"))),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<Rule, A::Error> {
+                let refused = |key: &str| {
+                    let why = format!("`{key}` is not the rule `any_of`; write {FORMS}");
+                    Err(A::Error::custom(why))
+                };
+                let mut lists = None;
+                while let Some(key) = table.next_key::<String>()? {
+                    match key.as_str() {
+                        "any_of" => lists = Some(table.next_value::<Table>()?.0),
+                        "emails" | "email_domains" | "groups" | "subjects" => {
+                            let why = format!(
+                                "`{key}` is a list of the rule any_of; write \
+                                 {{ any_of = {{ {key} = [\"...\"] }} }}"
+                            );
+                            return Err(A::Error::custom(why));
+                        }
+                        other => return refused(other),
+                    }
+                }
+                match lists {
+                    Some(lists) => Ok(Rule::AnyOf(lists)),
+                    None => Err(A::Error::custom(format!(
+                        "the rule is empty; write {FORMS}"
+                    ))),
+                }
+            }
+        }
+        deserializer.deserialize_any(Written)
+    }
+}
+
+/// The table of lists in the settings. A derived implementation would also read a list of names as
+/// a table without keys.
+struct Table(AnyOf);
+
+impl<'de> Deserialize<'de> for Table {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Written;
+        impl<'de> Visitor<'de> for Written {
+            type Value = AnyOf;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a table such as { groups = [\"...\"] }")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<AnyOf, A::Error> {
+                Deserialize::deserialize(MapAccessDeserializer::new(table))
+            }
+        }
+        deserializer.deserialize_any(Written).map(Self)
+    }
 }
 
 /// Lists of users. A user has to be on at least one of the lists.
@@ -23,9 +99,58 @@ pub(crate) enum Rule {
 #[serde(try_from = "RawAnyOf")]
 pub(crate) struct AnyOf {
     emails: Vec<Box<str>>,
-    email_domains: Vec<Box<str>>,
+    email_domains: Vec<Domains>,
     groups: Vec<Box<str>>,
     subjects: Vec<Box<str>>,
+}
+
+/// The domains of email addresses that one entry of the list `email_domains` stands for. All texts
+/// are in lower case.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Domains {
+    /// `*`: every domain.
+    Every,
+    /// `*.example.com`: all domains below `example.com`, but not `example.com`. The text begins
+    /// with a dot.
+    Below(Box<str>),
+    /// `example.com`: this domain.
+    One(Box<str>),
+}
+
+impl Domains {
+    fn parse(text: &str) -> Result<Self, String> {
+        if text == "*" {
+            return Ok(Self::Every);
+        }
+        let below = text.strip_prefix('*').filter(|rest| rest.starts_with('.'));
+        let name = below
+            .and_then(|rest| rest.strip_prefix('.'))
+            .unwrap_or(text);
+        if !name.contains('*') && address(&format!("a@{name}")).is_some() {
+            let lower = |text: &str| text.to_ascii_lowercase().into();
+            return Ok(
+                below.map_or_else(|| Self::One(lower(name)), |rest| Self::Below(lower(rest)))
+            );
+        }
+        let cure = match (text.rsplit_once('@'), text.strip_prefix('.')) {
+            (Some((_, domain)), _) => format!("write \"{domain}\""),
+            (None, Some(domain)) => {
+                format!("write \"{domain}\", or \"*.{domain}\" for all domains below it")
+            }
+            (None, None) => "write \"example.com\", \"*.example.com\" or \"*\"".to_owned(),
+        };
+        Err(format!("`{text}` in email_domains is not a domain; {cure}"))
+    }
+
+    fn contain(&self, domain: &str) -> bool {
+        match self {
+            Self::Every => true,
+            Self::Below(end) => domain
+                .strip_suffix(&**end)
+                .is_some_and(|rest| !rest.is_empty()),
+            Self::One(name) => **name == *domain,
+        }
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -53,43 +178,72 @@ impl TryFrom<RawAnyOf> for AnyOf {
         {
             return Err("all lists are empty, so nobody could use the route".to_owned());
         }
-        for email in &emails {
-            if address(email).is_none() {
-                return Err(format!("`{email}` in emails is not an email address"));
-            }
-        }
-        for domain in &email_domains {
-            if address(&format!("a@{domain}")).is_none() {
-                return Err(format!(
-                    "`{domain}` in email_domains is not a domain; write it without @"
-                ));
-            }
-        }
-        if groups
-            .iter()
-            .chain(&subjects)
-            .any(|name| Claim::new(name).is_none())
-        {
-            return Err(
-                "a name in groups or subjects is empty or has control characters".to_owned(),
-            );
+        emails.iter().try_for_each(|email| check_email(email))?;
+        let domains = email_domains.iter().map(|domain| Domains::parse(domain));
+        for (list, names) in [("groups", &groups), ("subjects", &subjects)] {
+            names.iter().try_for_each(|name| check_name(list, name))?;
         }
         // The comparison of email addresses ignores case. Groups and subjects are compared exactly,
         // because two groups or two subjects of a provider may differ only in case.
-        let lower = |texts: Vec<String>| {
-            texts
-                .into_iter()
-                .map(|text| text.to_ascii_lowercase().into())
-                .collect()
-        };
+        let lower = |text: String| text.to_ascii_lowercase().into();
         let exact = |texts: Vec<String>| texts.into_iter().map(String::into_boxed_str).collect();
         Ok(Self {
-            emails: lower(emails),
-            email_domains: lower(email_domains),
+            emails: emails.into_iter().map(lower).collect(),
+            email_domains: domains.collect::<Result<_, _>>()?,
             groups: exact(groups),
             subjects: exact(subjects),
         })
     }
+}
+
+/// Checks an entry of the list `emails`.
+fn check_email(email: &str) -> Result<(), String> {
+    if address(email).is_some() && !email.contains('*') {
+        return Ok(());
+    }
+    let cure = match email.rsplit_once('@') {
+        _ if email == "*" => "write email_domains = [\"*\"] for every verified address".to_owned(),
+        _ if email != email.trim() => "remove the white space around it".to_owned(),
+        Some(("" | "*", domain)) => {
+            format!("write email_domains = [\"{domain}\"] for every address of the domain")
+        }
+        Some(_) | None => "write \"name@example.com\"".to_owned(),
+    };
+    Err(format!(
+        "`{email}` in emails is not an email address; {cure}"
+    ))
+}
+
+/// Checks an entry of the list `groups` or `subjects`. An entry that no claim can equal would
+/// refuse everybody.
+fn check_name(list: &str, name: &str) -> Result<(), String> {
+    if name.contains('*') {
+        return Err(format!(
+            "`{name}` in {list} would match nobody, because `*` has no meaning here; write each name, \
+             or access = \"signed-in\" for every user"
+        ));
+    }
+    if Claim::new(name).is_some() {
+        return Ok(());
+    }
+    let trimmed = name.trim();
+    let why = if trimmed.is_empty() {
+        format!("a name in {list} is empty; remove it")
+    } else if trimmed != name {
+        format!("`{name}` in {list} has white space at its start or end; write \"{trimmed}\"")
+    } else {
+        format!("a name in {list} is too long or has control characters, so it matches nobody")
+    };
+    Err(why)
+}
+
+/// The claims that the identities of a provider can have.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a separate claim")]
+pub(crate) struct KnownClaims {
+    pub(crate) subject: bool,
+    pub(crate) groups: bool,
+    pub(crate) verified_email: bool,
 }
 
 /// Whether a user meets the rule.
@@ -109,6 +263,24 @@ impl Rule {
     /// Whether the rule lists users by group.
     pub(super) fn lists_groups(&self) -> bool {
         matches!(self, Self::AnyOf(lists) if !lists.groups.is_empty())
+    }
+
+    /// Whether every user with a verified email address meets the rule.
+    pub(super) fn admits_every_address(&self) -> bool {
+        matches!(self, Self::AnyOf(lists) if lists.email_domains.contains(&Domains::Every))
+    }
+
+    /// Whether some identity can meet the rule, if identities have only the claims in `known`.
+    pub(crate) fn can_be_met(&self, known: KnownClaims) -> bool {
+        match self {
+            Self::Public | Self::SignedIn => true,
+            Self::AnyOf(lists) => {
+                let emails = !lists.emails.is_empty() || !lists.email_domains.is_empty();
+                (known.subject && !lists.subjects.is_empty())
+                    || (known.groups && !lists.groups.is_empty())
+                    || (known.verified_email && emails)
+            }
+        }
     }
 
     /// Checks whether a signed-in user meets the rule.
@@ -144,7 +316,10 @@ impl AnyOf {
             return false;
         };
         self.emails.iter().any(|listed| **listed == *email)
-            || self.email_domains.iter().any(|listed| **listed == *domain)
+            || self
+                .email_domains
+                .iter()
+                .any(|listed| listed.contain(domain))
     }
 }
 
@@ -255,11 +430,40 @@ mod tests {
             (&["alice"], &[]),
             (&[], &["@company.com"]),
             (&[], &[".company.com"]),
+            (&[], &["*company.com"]),
+            (&[], &["*."]),
+            (&[], &["**"]),
+            (&[], &["company.*"]),
+            (&["*"], &[]),
+            (&["*@company.com"], &[]),
             (&[], &["company.com."]),
             (&[], &["company..com"]),
         ] {
             assert!(AnyOf::try_from(raw(emails, domains)).is_err());
         }
+    }
+
+    #[test]
+    fn a_star_in_email_domains_stands_for_verified_addresses_only() {
+        let check =
+            |toml: &str, address, verified| rule(toml).check(&with_email(address, verified));
+        let every = "access = { any_of = { email_domains = ['*'] } }";
+        assert_eq!(check(every, "a@x.example", true), Verdict::Allowed);
+        assert_eq!(check(every, "a@x.example", false), Verdict::Refused);
+        assert_eq!(check(every, "a@b@x.example", true), Verdict::Refused);
+        let below = "access = { any_of = { email_domains = ['*.Company.com'] } }";
+        for address in ["a@x.company.com", "a@Y.x.COMPANY.com"] {
+            assert_eq!(check(below, address, true), Verdict::Allowed, "{address}");
+        }
+        for address in [
+            "a@company.com",
+            "a@evilcompany.com",
+            "a@x.company.com.evil",
+            "a@.company.com",
+        ] {
+            assert_eq!(check(below, address, true), Verdict::Refused, "{address}");
+        }
+        assert_eq!(check(below, "a@x.company.com", false), Verdict::Refused);
     }
 
     #[test]

@@ -45,7 +45,9 @@ pub(super) fn keys(
     reader: &mut Reader<'_>,
 ) -> Option<SealingKeys> {
     let section = section?;
-    if let Some(session) = session {
+    if let Some(session) = session
+        && reader.is_clean("session.store")
+    {
         check_store(session, section, reader);
     }
     // The digest is computed before the keys are read. If the key file changes between the two

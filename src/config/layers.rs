@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fmt, fs, io};
 
-use figment::providers::{Env, Format as _, Serialized, Toml};
+use figment::providers::{Env, Format as _, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
@@ -100,46 +100,153 @@ impl Source {
             .content
             .clone()
             .map_or_else(|| FileContent::read(&self.path), Ok);
-        read.map_err(|error| Problems::single(&self.path, format!("cannot be read: {error}")))
+        let why = |error: io::Error| {
+            if error.kind() == io::ErrorKind::InvalidData {
+                "is not UTF-8 text; save the file as UTF-8".to_owned()
+            } else {
+                format!("cannot be read: {error}")
+            }
+        };
+        read.map_err(|error| Problems::single(&self.path, why(error)))
     }
 
     /// Returns all layers. A later layer overrides an earlier layer. `text` is the content of the
     /// file. `text` is an argument because a second read of the file could return a different text.
     pub(super) fn layers(&self, text: &str) -> Figment {
-        let file = Layer {
-            metadata: Metadata::from("TOML file", &*self.path),
-            // The caller has already checked that the text is TOML.
-            values: Toml::string(text)
-                .data()
-                .ok()
-                .and_then(|mut values| values.remove(&Profile::Default))
-                .unwrap_or_default(),
-        };
+        // The caller has already checked that the text is TOML.
+        let file = self.layer(
+            Metadata::from("TOML file", &*self.path),
+            values_of(&Toml::string(text)),
+        );
         let settings = Figment::from(Toml::string(DEFAULTS)).merge(file);
         let settings = match self.variables {
-            Variables::Read => settings.merge(Env::prefixed(VARIABLES).split("__")),
+            Variables::Read => {
+                let mut values = values_of(&Env::prefixed(VARIABLES).split("__"));
+                for (key, value) in &mut values {
+                    *value = with_lists(value.clone(), settings.find_value(key).ok().as_ref());
+                }
+                let layer = self.layer(Metadata::named("environment variables"), values);
+                settings.merge(layer)
+            }
             Variables::Ignore => settings,
         };
         with_profiles(settings.merge(self.flags.layer()))
     }
 }
 
+impl Source {
+    /// Creates a layer. Relative paths are relative to the folder of the settings file, so that
+    /// they do not depend on the working directory of the process.
+    fn layer(&self, metadata: Metadata, mut values: Dict) -> Layer {
+        if let Some(folder) = self.path.parent() {
+            make_absolute(&mut values, folder);
+        }
+        Layer { metadata, values }
+    }
+}
+
+/// Puts `folder` before each relative path. A setting contains a path or a list of paths if its key
+/// ends with `file` or `_files`.
+fn make_absolute(values: &mut Dict, folder: &Path) {
+    let absolute = |value: &mut Value| {
+        if let Value::String(_, path) = value
+            && !path.is_empty()
+        {
+            *path = folder.join(&*path).display().to_string();
+        }
+    };
+    for (key, value) in values {
+        if let Value::Dict(_, table) = value {
+            make_absolute(table, folder);
+        } else if let Value::Array(_, list) = value
+            && key.ends_with("_files")
+        {
+            list.iter_mut().for_each(absolute);
+        } else if key == "file" || key.ends_with("_file") {
+            absolute(value);
+        }
+    }
+}
+
+/// Returns the values of a source. A source that cannot be read has no values.
+fn values_of(source: &impl Provider) -> Dict {
+    let values = source.data().ok();
+    let values = values.and_then(|mut values| values.remove(&Profile::Default));
+    values.unwrap_or_default()
+}
+
+/// Turns tables from variables into lists: a variable such as `SIDEGATE__ROUTES__0__PREFIX` sets
+/// `prefix` in the first entry of the list `routes`. `below` is the value of the lower layers. A
+/// table stays a table if its keys are not numbers, or if the numbers have a gap.
+fn with_lists(value: Value, below: Option<&Value>) -> Value {
+    let Value::Dict(tag, table) = value else {
+        return value;
+    };
+    let numbers: Option<BTreeMap<usize, Value>> = table
+        .iter()
+        .map(|(key, value)| Some((key.parse().ok()?, value.clone())))
+        .collect();
+    let numbers = numbers.filter(|numbers| !numbers.is_empty());
+    let (tag_of_list, mut list) = match (below, numbers.is_some()) {
+        (Some(Value::Array(tag, list)), true) => (*tag, list.clone()),
+        (None, true) => (tag, Vec::new()),
+        (_, _) => {
+            let member = |(key, value): (String, Value)| {
+                let below = below.and_then(|below| below.find_ref(&key));
+                let value = with_lists(value, below);
+                (key, value)
+            };
+            return Value::Dict(tag, table.into_iter().map(member).collect());
+        }
+    };
+    for (index, value) in numbers.unwrap_or_default() {
+        let count = list.len();
+        match list.get_mut(index) {
+            Some(entry) => *entry = merged(entry.clone(), with_lists(value, Some(entry))),
+            None if index == count => list.push(with_lists(value, None)),
+            None => return Value::Dict(tag, table),
+        }
+    }
+    Value::Array(tag_of_list, list)
+}
+
+/// Returns `below` with the values of `above`, which take precedence.
+fn merged(below: Value, above: Value) -> Value {
+    match (below, above) {
+        (Value::Dict(tag, mut table), Value::Dict(_, above)) => {
+            for (key, value) in above {
+                let value = match table.remove(&key) {
+                    Some(below) => merged(below, value),
+                    None => value,
+                };
+                table.insert(key, value);
+            }
+            Value::Dict(tag, table)
+        }
+        (_, above) => above,
+    }
+}
+
 impl Flags {
     fn layer(&self) -> Layer {
         let set = [
-            ("server.listen", &self.listen),
-            ("log.level", &self.log_level),
-            ("log.format", &self.log_format),
+            ("server", "listen", &self.listen),
+            ("log", "level", &self.log_level),
+            ("log", "format", &self.log_format),
         ];
-        let set = set
-            .into_iter()
-            .filter_map(|(key, value)| Some((key, value.clone()?)));
-        let merged = set.fold(Figment::new(), |merged, (key, value)| {
-            merged.merge(Serialized::default(key, value))
-        });
+        let mut values = Dict::new();
+        for (section, key, value) in set {
+            let Some(value) = value else { continue };
+            let table = Value::from(Dict::from([(key.to_owned(), Value::from(value.as_str()))]));
+            let table = match values.remove(section) {
+                Some(other) => merged(other, table),
+                None => table,
+            };
+            values.insert(section.to_owned(), table);
+        }
         Layer {
             metadata: Metadata::named("command line"),
-            values: merged.extract().unwrap_or_default(),
+            values,
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::tls::{Acceptor, ServerIdentity};
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ServerSection {
-    pub(super) listen: SocketAddr,
+    pub(super) listen: ListenAddress,
     certificate_file: Option<PathBuf>,
     key_file: Option<PathBuf>,
     pub(super) trusted_proxies: Vec<Network>,
@@ -25,7 +25,7 @@ pub(super) struct ServerSection {
     connections: Bounded<1, 1_000_000>,
     head_kib: Bounded<4, 1024>,
     fields: Bounded<10, 1000>,
-    pub(super) body_mib: u64,
+    body_mib: u64,
     body_rate: u64,
     body_window_secs: Seconds,
     first_byte_secs: Seconds,
@@ -34,6 +34,36 @@ pub(super) struct ServerSection {
     idle_secs: Seconds,
     write_secs: Seconds,
     drain_secs: Seconds,
+}
+
+/// An IP address with a port. A name is refused, because it could stand for several addresses.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct ListenAddress(pub(super) SocketAddr);
+
+impl TryFrom<String> for ListenAddress {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self(address));
+        }
+        let is_port = |text: &str| text.parse::<u16>().is_ok();
+        let port = text.rsplit([':', '/']).find(|part| is_port(part));
+        let port = port.unwrap_or("4180");
+        let bare = text.strip_prefix(':').unwrap_or(&text);
+        let cure = if text.starts_with("unix:") || text.starts_with('/') {
+            "Sidegate listens only on TCP; write \"127.0.0.1:4180\"".to_owned()
+        } else if is_port(bare) {
+            format!(
+                "write \"127.0.0.1:{port}\" to listen for this machine, or \"[::]:{port}\" to listen \
+                 for all machines"
+            )
+        } else {
+            format!("write an IP address and a port, such as \"127.0.0.1:{port}\"")
+        };
+        Err(format!("`{text}` is not an address to listen on; {cure}"))
+    }
 }
 
 /// A whole number with a minimum and a maximum. The bounds prevent overflows and huge allocations
@@ -116,7 +146,11 @@ pub(super) fn acceptor(
     match Acceptor::load(&ServerIdentity { certificate, key }, clock.clone()) {
         Ok(acceptor) => Some(acceptor),
         Err(error) => {
-            reader.note("server.certificate_file", chain(&error));
+            let key = match error.file() {
+                Some(file) if Some(file) == server.key_file.as_deref() => "server.key_file",
+                Some(_) | None => "server.certificate_file",
+            };
+            reader.note(key, chain(&error));
             None
         }
     }
@@ -127,19 +161,30 @@ pub(super) fn acceptor(
 pub(super) fn check_transport(server: &ServerSection, reader: &mut Reader<'_>) {
     // If only one of the two files is set, `acceptor` reports the problem.
     let plain = server.certificate_file.is_none() && server.key_file.is_none();
-    if plain && !server.listen.ip().is_loopback() && server.trusted_proxies.is_empty() {
+    let open = !server.listen.0.ip().is_loopback();
+    // A wrong list of proxies was already reported, and counts as an empty list here.
+    let proxies = !server.trusted_proxies.is_empty() || !reader.is_clean("server.trusted_proxies");
+    if plain && open && !proxies {
         reader.note(
             "server.listen",
             format!(
                 "{} would accept plain HTTP from any machine; set certificate_file and key_file, or, \
                  when a proxy terminates TLS, list its networks in trusted_proxies",
-                server.listen
+                server.listen.0
             ),
         );
     }
 }
 
 impl ServerSection {
+    /// The maximum size of a request's body in bytes. The setting 0 means no limit.
+    pub(super) fn body_bytes(&self) -> u64 {
+        match self.body_mib {
+            0 => u64::MAX,
+            mib => mib.saturating_mul(1024 * 1024),
+        }
+    }
+
     /// The deadlines and limits of connections.
     pub(super) fn connections(&self) -> server::Settings {
         server::Settings {

@@ -7,10 +7,13 @@
 //! a lower rank defines and validates its own settings and does not know the room `config`.
 
 mod changes;
+mod habits;
 mod keys;
 mod layers;
 mod listening;
+mod names;
 mod problem;
+mod providers;
 mod restart_only;
 mod routing;
 mod section;
@@ -31,22 +34,22 @@ pub(crate) use self::changes::registrations;
 use self::keys::keys;
 pub(crate) use self::keys::{Digest, KeyFile, content_digest};
 pub use self::layers::{FileContent, Flags, Source, Variables};
-use self::listening::{Bounded, ServerSection, acceptor, check_transport};
+use self::listening::{Bounded, ListenAddress, ServerSection, acceptor, check_transport};
+use self::names::check_names;
 pub use self::problem::{Problem, Problems};
+use self::providers::providers;
 pub(crate) use self::restart_only::RestartOnly;
 pub(crate) use self::routing::Upstreams;
-use self::routing::{
-    check_hosts, check_open_registration, check_streams, routes, unnamed_providers, upstreams,
-};
+use self::routing::{check_reach, check_routes, routes, unnamed_providers, upstreams};
 use self::section::Reader;
 pub(crate) use self::watch::{FileChange, FileVersion, Watch};
 use crate::access::RouteTable;
 use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
 use crate::login::{self, PublicUrls, RedirectionEndpoints};
-use crate::provider::{self, Provider, Providers, profile};
+use crate::provider::Providers;
 use crate::seal::KeyRing;
-use crate::telemetry::{self, chain};
+use crate::telemetry;
 use crate::tls::Acceptor;
 use crate::upstream::AssertionNames;
 use crate::{gateway, server, session, target};
@@ -116,7 +119,7 @@ pub struct Reusable {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OperationsSection {
-    listen: Option<SocketAddr>,
+    listen: Option<ListenAddress>,
 }
 
 #[derive(Deserialize)]
@@ -126,21 +129,6 @@ struct LoginSection {
     timeout_secs: Bounded<10, 3600>,
     state_key_file: Option<PathBuf>,
 }
-
-/// The top-level keys of a settings file.
-const SECTIONS: [&str; 11] = [
-    "public_url",
-    "watch",
-    "server",
-    "operations",
-    "session",
-    "login",
-    "assertions",
-    "log",
-    "providers",
-    "upstreams",
-    "routes",
-];
 
 impl Config {
     /// Reads the settings and opens the files that the settings name. Uses a resource in `reusable`
@@ -155,7 +143,8 @@ impl Config {
         // The TOML syntax is checked before the layers are read, because figment's own syntax error
         // would not name the file.
         if let Err(error) = Figment::from(Toml::string(&read.text)).extract::<Dict>() {
-            return Err(Problems::single(path, problem::syntax(&error)));
+            let reason = problem::syntax(&read.text, &error);
+            return Err(Problems::single(path, reason));
         }
         let settings = source.layers(&read.text);
         let mut reader = Reader::new(&settings, layers::defaults());
@@ -215,25 +204,22 @@ fn build(
     let assertions: Option<AssertionNames> = reader.read("assertions");
     let log = reader.read("log");
     let watch: Option<bool> = reader.read("watch");
-    let ParsedProviders {
-        providers,
-        names,
-        open,
-    } = providers(settings, &reusable.providers, reader);
+    let providers = providers(settings, &reusable.providers, reader);
     let upstreams = upstreams(settings, &reusable.upstreams, reader);
-    let routes = routes(settings, reader, &upstreams, &names);
+    let routes = routes(settings, reader, &upstreams, &providers.names);
     if let Some(routes) = &routes {
-        check_open_registration(routes, &open, reader);
-        check_streams(routes, reader);
+        check_routes(routes, &providers, reader);
     }
     let tls = tls(server.as_ref(), operations.as_ref(), reader, clock);
-    if let (Some(urls), Some(routes)) = (&public_urls, &routes) {
-        check_hosts(urls, routes, reader);
+    let login = login.map(|login| login_settings(&login, &providers.names, reader));
+    if let (Some(urls), Some(login), Some(routes)) = (&public_urls, &login, &routes)
+        && reader.is_clean("login")
+    {
+        check_reach(urls, &login.redirection, routes, reader);
     }
     // All sections are read before the first `?` operator, so that `load` reports the problems of
     // all sections.
     let (login, keys) = (login?, keys?);
-    let login_settings = login_settings(&login, &names, reader);
     let (server, session, routes) = (server?, session?, routes?);
     let assertions = assertions?;
     let mut warnings = layers::misspelled_variables(settings);
@@ -243,21 +229,21 @@ fn build(
             public_urls: public_urls?,
             trusted: TrustedPeers::new(server.trusted_proxies.iter().map(|network| network.0)),
             assertions,
-            body_bytes: server.body_mib.saturating_mul(1024 * 1024),
+            body_bytes: server.body_bytes(),
         },
-        login: (login_settings, keys.logins),
+        login: (login, keys.logins),
         routes,
-        providers: Arc::new(providers),
+        providers: Arc::new(providers.opened),
         upstreams: routing::valid_upstreams(upstreams),
         max_wait: session.refresh_wait,
     };
     Some(Config {
         log: log?,
-        listen: server.listen,
+        listen: server.listen.0,
         tls,
         server: server.connections(),
         workers: server.workers(),
-        operations: operations?.listen,
+        operations: operations?.listen.map(|address| address.0),
         restart_only: RestartOnly::of(settings),
         watch: watch?,
         key_file: keys.file,
@@ -280,7 +266,7 @@ fn tls(
     let acceptor = acceptor(server, reader, clock);
     check_transport(server, reader);
     let operations = operations.and_then(|section| section.listen);
-    if operations.is_some_and(|operations| overlap(operations, server.listen)) {
+    if operations.is_some_and(|operations| overlap(operations.0, server.listen.0)) {
         let reason = "conflicts with server.listen: both use the same port";
         reader.note("operations.listen", reason);
     }
@@ -292,17 +278,6 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     // With port 0, the operating system chooses two different ports.
     let anywhere = one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() != 0 && one.port() == other.port() && (anywhere || one.ip() == other.ip())
-}
-
-/// Refuses unknown top-level keys.
-fn check_names(settings: &Figment, reader: &mut Reader<'_>) {
-    let names: Dict = settings.extract().unwrap_or_default();
-    for name in names
-        .keys()
-        .filter(|name| !SECTIONS.contains(&name.as_str()))
-    {
-        reader.note(name, problem::unknown(name, SECTIONS.into_iter()));
-    }
 }
 
 fn public_urls(settings: &Figment, reader: &mut Reader<'_>) -> Option<PublicUrls> {
@@ -335,121 +310,6 @@ fn entries(settings: &Figment, reader: &mut Reader<'_>, key: &str, what: &str) -
         );
     }
     entries
-}
-
-/// The providers that the settings define.
-struct ParsedProviders {
-    /// The providers without a problem.
-    providers: Providers,
-    /// The names of all providers, including providers with a problem. Without the names of
-    /// providers with a problem, a mistake in a provider would also be reported as an unknown
-    /// provider in each of its routes.
-    names: Vec<String>,
-    /// The names of the providers with `open_registration` and without `anyone`.
-    open: Vec<String>,
-}
-
-/// Opens each provider whose settings have no problem.
-fn providers(settings: &Figment, opened: &Providers, reader: &mut Reader<'_>) -> ParsedProviders {
-    let entries = entries(settings, reader, "providers", "provider");
-    let names = entries.keys().cloned().collect();
-    let (mut providers, mut open) = (Providers::new(), Vec::new());
-    for (name, value) in entries {
-        let key = format!("providers.{name}");
-        if !names_known_profile(&key, &value, reader) || !is_allowed_name(&key, &name, reader) {
-            continue;
-        }
-        let noted = reader.problems.len();
-        let Some(settings) = reader.read_value::<provider::Settings>(&key, value) else {
-            continue;
-        };
-        if settings.open_registration && !settings.anyone {
-            open.push(name.clone());
-        }
-        report_unreadable_files(&settings, &key, reader);
-        // The provider has a problem that was already reported. The construction of the provider is
-        // skipped, because it could report the same problem a second time.
-        if reader.problems.len() > noted {
-            continue;
-        }
-        match Provider::new(&name, &settings) {
-            Ok(provider) => {
-                let provider = match opened.get(&*name) {
-                    Some(before) => provider.replacing(before),
-                    None => Arc::new(provider),
-                };
-                providers.insert(name.into(), provider);
-            }
-            Err(error) => reader.note(&key, chain(&error)),
-        }
-    }
-    ParsedProviders {
-        providers,
-        names,
-        open,
-    }
-}
-
-/// Returns true if the section of a provider names a known profile. Reports a problem if the
-/// profile is missing or unknown.
-fn names_known_profile(key: &str, section: &Value, reader: &mut Reader<'_>) -> bool {
-    let named = section.find_ref("profile").and_then(Value::as_str);
-    let Some(named) = named else {
-        let reason = format!("`profile` is missing; use one of {}", known_profiles());
-        reader.note(key, reason);
-        return false;
-    };
-    let is_known = profile::find(named).is_some();
-    if !is_known {
-        let reason = format!(
-            "`{named}` is not a profile; use one of {}",
-            known_profiles()
-        );
-        reader.note(&format!("{key}.profile"), reason);
-    }
-    is_known
-}
-
-/// Returns true if `name` is allowed as the name of a provider. Reports a problem if `name` is not
-/// allowed.
-fn is_allowed_name(key: &str, name: &str, reader: &mut Reader<'_>) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-    let is_allowed_name = name.bytes().all(allowed);
-    if !is_allowed_name {
-        let reason = "the name of a provider may contain only letters, digits, `-` and `_`";
-        reader.note(key, reason);
-    }
-    is_allowed_name
-}
-
-/// Reports each file of a provider that cannot be read.
-fn report_unreadable_files(settings: &provider::Settings, key: &str, reader: &mut Reader<'_>) {
-    let single = [
-        ("client_secret_file", settings.client_secret_file.as_ref()),
-        ("ca_file", settings.ca_file.as_ref()),
-        (
-            "client_assertion.private_key_file",
-            settings.client_assertion.private_key_file.as_ref(),
-        ),
-        ("id_token.jwks_file", settings.id_token.jwks_file.as_ref()),
-    ];
-    let single = single
-        .into_iter()
-        .filter_map(|(below, path)| Some((below, path?)));
-    let keys = settings.access_token.public_key_files.iter();
-    let keys = keys.map(|path| ("access_token.public_key_files", path));
-    let more = settings.id_token.public_key_files.iter();
-    let more = more.map(|path| ("id_token.public_key_files", path));
-    for (below, path) in single.chain(keys).chain(more) {
-        if let Err(error) = std::fs::File::open(path) {
-            let reason = format!("{} cannot be read: {error}", path.display());
-            reader.note(&format!("{key}.{below}"), reason);
-        }
-    }
-}
-
-fn known_profiles() -> String {
-    profile::names().collect::<Vec<_>>().join(", ")
 }
 
 fn login_settings(

@@ -3,7 +3,10 @@
 use std::fmt;
 
 use figment::error::Kind;
+use figment::value::Value;
 use figment::{Figment, Metadata, Source};
+
+use super::habits;
 
 /// One problem in the settings.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -51,17 +54,27 @@ impl fmt::Display for Problems {
 
 /// Returns the source of a value (file, environment variable or flag) as text for the operator.
 pub(super) fn source_of(settings: &Figment, key: &str) -> String {
-    let mut key = key;
-    loop {
-        if let Some(metadata) = settings.find_metadata(key) {
-            return describe(metadata, key);
-        }
-        // A missing key has no source, so the function returns the source of the table that should
-        // contain the key.
-        match key.rsplit_once('.') {
-            Some((table, _)) => key = table,
-            None => return "not set".to_owned(),
-        }
+    let mut parts = key.split('.');
+    let Ok(mut value) = settings.find_value(parts.next().unwrap_or_default()) else {
+        return "not set".to_owned();
+    };
+    // A missing key has no source, so the result is the source of the table that should contain the
+    // key.
+    let mut tag = value.tag();
+    for part in parts {
+        let below = if let Value::Array(_, list) = value {
+            let index = part.parse::<usize>().ok();
+            index.and_then(|index| list.into_iter().nth(index))
+        } else {
+            value.into_dict().and_then(|mut table| table.remove(part))
+        };
+        let Some(below) = below else { break };
+        tag = below.tag();
+        value = below;
+    }
+    match settings.get_metadata(tag) {
+        Some(metadata) => describe(metadata, key),
+        None => "not set".to_owned(),
     }
 }
 
@@ -78,14 +91,36 @@ fn describe(metadata: &Metadata, key: &str) -> String {
 
 /// Returns the line, the column and the reason of a TOML syntax error. The text does not quote the
 /// wrong line, because the line can contain a secret and the text can appear in a log.
-pub(super) fn syntax(error: &figment::Error) -> String {
+pub(super) fn syntax(text: &str, error: &figment::Error) -> String {
     let quotes = |line: &&str| {
         let rest = line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
         rest.starts_with('|')
     };
-    let text = error.kind.to_string();
-    let said: Vec<&str> = text.lines().filter(|line| !quotes(line)).collect();
-    said.join(": ")
+    let message = error.kind.to_string();
+    let said: Vec<&str> = message.lines().filter(|line| !quotes(line)).collect();
+    let said = said.join(": ");
+    match other_language(text) {
+        Some(language) => format!(
+            "this looks like {language}, but settings are TOML; write key = \"value\" and [table] ({said})"
+        ),
+        None => said,
+    }
+}
+
+/// Returns the name of the language in which a file is probably written, if the language is not
+/// TOML. Only the first line that is not a comment is read.
+fn other_language(text: &str) -> Option<&'static str> {
+    let mut lines = text.lines().map(str::trim);
+    let first = lines.find(|line| !line.is_empty() && !line.starts_with('#'))?;
+    let key = first.split_once(':').map(|(key, _)| key);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+    if first.starts_with('{') {
+        Some("JSON")
+    } else if first == "---" || key.is_some_and(|key| !key.is_empty() && key.chars().all(plain)) {
+        Some("YAML")
+    } else {
+        None
+    }
 }
 
 /// Returns the name of the environment variable that sets a key.
@@ -105,15 +140,9 @@ pub(super) fn reason(kind: &Kind) -> String {
         Kind::UnknownVariant(name, known) => {
             format!("`{name}` is not one of {}", known.join(", "))
         }
-        Kind::MissingField(name) => format!("`{name}` is missing"),
+        Kind::MissingField(_) => "is missing".to_owned(),
         Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
-            // In `expected`, the serde library names Rust types, which an operator does not know.
-            let expected = match &**expected {
-                "a nonzero u32" | "a nonzero u64" | "a nonzero usize" => "a whole number above 0",
-                "a sequence" => "a list such as [\"...\"]",
-                other => other,
-            };
-            format!("expected {expected}, found {found}")
+            format!("expected {}, found {found}", in_plain_words(expected))
         }
         other @ (Kind::Message(_)
         | Kind::InvalidLength(..)
@@ -125,17 +154,36 @@ pub(super) fn reason(kind: &Kind) -> String {
     }
 }
 
+/// Replaces the names of Rust types, which the serde library uses and an operator does not know.
+fn in_plain_words(expected: &str) -> &str {
+    match expected {
+        "a nonzero u32" | "a nonzero u64" | "a nonzero usize" => "a whole number above 0",
+        "u16" | "u32" | "u64" | "usize" => "a whole number",
+        "a boolean" => "true or false, without quotes",
+        "a string" => "a text in quotes",
+        "a sequence" => "a list such as [\"...\"]",
+        "a map" => "a table",
+        word if word.starts_with("enum ") => "a word in quotes (config/sidegate.toml lists them)",
+        table if table.starts_with("struct ") => "a table",
+        other => other,
+    }
+}
+
 pub(super) fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
-    if name == "client_secret" {
-        return "a secret must not be in the settings; name a file with client_secret_file"
-            .to_owned();
+    if let Some(cure) = habits::cure(name) {
+        return format!("is not a known key; {cure}");
     }
-    let closest = known
+    match closest(name, known) {
+        Some(closest) => format!("is not a known key; did you mean `{closest}`?"),
+        None => "is not a known key; config/sidegate.toml lists all keys".to_owned(),
+    }
+}
+
+/// Returns the known key that is most similar to `name`, if one is similar enough.
+pub(super) fn closest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let likely = known
         .map(|known| (strsim::jaro_winkler(name, known), known))
-        .filter(|(likeness, _)| *likeness > 0.75)
-        .max_by(|(one, _), (other, _)| one.total_cmp(other));
-    match closest {
-        Some((_, closest)) => format!("is not a known key; did you mean `{closest}`?"),
-        None => "is not a known key".to_owned(),
-    }
+        .filter(|(likeness, _)| *likeness > 0.8);
+    let best = likely.max_by(|(one, _), (other, _)| one.total_cmp(other));
+    best.map(|(_, closest)| closest)
 }

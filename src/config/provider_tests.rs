@@ -20,7 +20,7 @@ fn a_route_takes_one_provider_or_several_or_all() {
         ("[\"main\", \"main\"]", "names `main` twice"),
         ("[\"main\", \"other\"]", "there is no provider `other`"),
         ("3", "the name of a provider, or a list of names"),
-        ("[3]", "string"),
+        ("[3]", "a text in quotes"),
     ] {
         let text = format!("{}\n[[routes]]\nprovider = {provider}\n", two_providers());
         let problems = TestSettings::new(&text).problems();

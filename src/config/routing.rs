@@ -7,9 +7,11 @@ use figment::Figment;
 use figment::value::Value;
 
 use super::entries;
+use super::providers::ParsedProviders;
 use super::section::Reader;
-use crate::access::{Route, RouteError, RouteSettings, RouteTable, StreamSettings};
-use crate::login::{PublicUrl, PublicUrls};
+use crate::access::{KnownClaims, Route, RouteError, RouteSettings, RouteTable, StreamSettings};
+use crate::login::{OWN_PREFIX, PublicUrl, PublicUrls, RedirectionEndpoints};
+use crate::target::Prefix;
 use crate::telemetry::chain;
 use crate::upstream::{self, AssertionNames, Upstream};
 
@@ -83,7 +85,9 @@ pub(super) fn routes(
     let written = match settings.find_value("routes") {
         Ok(Value::Array(_, routes)) => routes,
         Ok(_) => {
-            reader.note("routes", "expected a list; write each route as [[routes]]");
+            let reason = "expected a list; write each route as [[routes]], or in variables as \
+                          SIDEGATE__ROUTES__0__PREFIX, counted from 0 without gaps";
+            reader.note("routes", reason);
             return None;
         }
         Err(_missing) => Vec::new(),
@@ -91,7 +95,10 @@ pub(super) fn routes(
     let count = written.len();
     let mut routes: Vec<(usize, RouteSettings)> = Vec::new();
     for (index, value) in written.into_iter().enumerate() {
-        let route = reader.read_value(&format!("routes.{index}"), value);
+        let key = format!("routes.{index}");
+        let route = reader.read_value(&key, value);
+        // A route with a problem has default values now, which could contradict other routes.
+        let route = route.filter(|_route| reader.is_clean(&key));
         routes.extend(route.map(|route| (index, route)));
     }
     // The table is built even if a route has a problem, so that problems of the other routes are
@@ -131,18 +138,25 @@ fn note_route(
         RouteError::AmbiguousGroups | RouteError::AmbiguousSubjects => "access",
         RouteError::UnknownUpstream(_) | RouteError::AmbiguousUpstream => "upstream",
         RouteError::UnknownProvider(_) => "provider",
-        RouteError::Duplicate(_) => "prefix",
+        RouteError::Behind(_) | RouteError::Duplicate(_) => "prefix",
     };
     reader.note(&format!("routes.{index}.{key}"), error.to_string());
 }
 
-/// Refuses a route that admits every signed-in user when anyone can create an account at its
-/// provider. With `anyone = true`, the operator states that everybody may use such a route.
-pub(super) fn check_open_registration(
+/// Refuses routes that admit too many users or nobody, and settings without an effect.
+pub(super) fn check_routes(
     routes: &RouteTable,
-    open: &[String],
+    providers: &ParsedProviders,
     reader: &mut Reader<'_>,
 ) {
+    check_open_registration(routes, &providers.open, reader);
+    check_streams(routes, reader);
+    check_rules(routes, &providers.known, reader);
+}
+
+/// Refuses a route that admits every signed-in user when anyone can create an account at its
+/// provider. With `anyone = true`, the operator states that everybody may use such a route.
+fn check_open_registration(routes: &RouteTable, open: &[String], reader: &mut Reader<'_>) {
     // The default route is not in the settings, so its problem is reported for the key of the
     // provider.
     let written = !reader.is_absent("routes");
@@ -162,7 +176,7 @@ pub(super) fn check_open_registration(
             reader.note(
                 &key,
                 format!(
-                    "anyone can create an account at `{name}`, so \"signed-in\" admits everyone; \
+                    "anyone can create an account at `{name}`, so the rule admits everyone; \
                      write access = {{ any_of = {{ email_domains = [\"example.com\"] }} }} in the \
                      route, or providers.{name}.anyone = true if everyone may use the route"
                 ),
@@ -191,7 +205,7 @@ pub(super) fn unnamed_providers(routes: &RouteTable, names: &AssertionNames) -> 
 }
 
 /// Refuses a setting of `streams` that can never have an effect.
-pub(super) fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
+fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
     for route in routes.iter() {
         let streams = route.streams();
         let reason = if !streams.upgrades {
@@ -219,19 +233,80 @@ pub(super) fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
     }
 }
 
-/// Refuses a route for a host that the gateway does not serve. A route for an unknown host would
-/// never match.
-pub(super) fn check_hosts(urls: &PublicUrls, routes: &RouteTable, reader: &mut Reader<'_>) {
+/// Refuses a route that can never match: a route for a host that the gateway does not serve, a
+/// route below the gateway's own paths, and a route for all hosts if other routes with the same
+/// prefix already name every host.
+pub(super) fn check_reach(
+    urls: &PublicUrls,
+    redirection: &RedirectionEndpoints,
+    routes: &RouteTable,
+    reader: &mut Reader<'_>,
+) {
     for route in routes.iter() {
+        let key = format!("routes.{}", route.index());
         for host in route.hosts().filter(|host| urls.find(host).is_none()) {
             let served: Vec<&str> = urls.iter().map(PublicUrl::authority).collect();
+            let cure = if host.contains('*') {
+                "; `*` has no meaning here: write each host"
+            } else if host.contains('/') {
+                "; write only the host"
+            } else {
+                ""
+            };
             reader.note(
-                &format!("routes.{}.hosts", route.index()),
+                &format!("{key}.hosts"),
                 format!(
-                    "`{host}` is not one of the hosts in public_url ({})",
+                    "`{host}` is not one of the hosts in public_url ({}){cure}",
                     served.join(", ")
                 ),
             );
+        }
+        let prefix = route.prefix();
+        let own = Prefix::parse(OWN_PREFIX).is_ok_and(|own| own.covers(prefix));
+        if own || redirection.is_own_path(prefix) {
+            let reason = format!(
+                "it never matches, because Sidegate itself answers {} and all paths below \
+                 {OWN_PREFIX}; remove the route",
+                redirection.path()
+            );
+            reader.note(&format!("{key}.prefix"), reason);
+        }
+        if route.hosts().next().is_none() && takes_every_host(routes, route, urls) {
+            let reason = "it never matches, because other routes with this prefix name every host \
+                          in public_url; remove it, or the `hosts` of another route";
+            reader.note(&format!("{key}.prefix"), reason);
+        }
+    }
+}
+
+/// Returns true if routes with the same prefix as `route` name every host of the gateway.
+fn takes_every_host(routes: &RouteTable, route: &Route, urls: &PublicUrls) -> bool {
+    let same = |other: &&Route| other.prefix().eq_ignore_ascii_case(route.prefix());
+    let named: Vec<&str> = routes.iter().filter(same).flat_map(Route::hosts).collect();
+    urls.iter().all(|url| named.contains(&url.authority()))
+}
+
+/// Refuses a rule that no identity can meet, because no accepted provider gives the claims that the
+/// rule compares.
+fn check_rules(
+    routes: &RouteTable,
+    known: &BTreeMap<String, KnownClaims>,
+    reader: &mut Reader<'_>,
+) {
+    for route in routes.iter() {
+        let providers: Option<Vec<_>> = route.providers().map(|name| known.get(name)).collect();
+        // A provider with a problem, and a missing provider, were already reported.
+        let Some(providers) = providers.filter(|providers| !providers.is_empty()) else {
+            continue;
+        };
+        if !providers
+            .iter()
+            .any(|known| route.rule().can_be_met(**known))
+        {
+            let reason = "nobody can meet this rule, because the provider's settings give no claim \
+                          that it compares; see identity.source, identity.claims and \
+                          identity.emails_verified of the provider";
+            reader.note(&format!("routes.{}.access", route.index()), reason);
         }
     }
 }

@@ -5,7 +5,7 @@ use figment::error::Kind;
 use figment::value::{Dict, Value};
 use serde::de::DeserializeOwned;
 
-use super::problem::{Problem, reason, source_of};
+use super::problem::{Problem, closest, reason, source_of};
 
 /// Reads a merged tree of settings, section by section. When a key has a problem, the reader
 /// reports the problem and resets the key to its default. The reader then reads the section again,
@@ -53,12 +53,22 @@ impl<'a> Reader<'a> {
         self.read_value(key, value)
     }
 
+    /// Returns true if no problem was reported at `key` or below it.
+    pub(super) fn is_clean(&self, key: &str) -> bool {
+        let below = |problem: &Problem| {
+            let rest = problem.key.strip_prefix(key);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        !self.problems.iter().any(below)
+    }
+
     /// Parses `value`, which is the value at `key`.
     pub(super) fn read_value<T: DeserializeOwned>(
         &mut self,
         key: &str,
         mut value: Value,
     ) -> Option<T> {
+        let mut reset: Vec<Vec<String>> = Vec::new();
         // The loop ends, because each iteration resets a key with a problem or returns.
         loop {
             let error = match value.deserialize::<T>() {
@@ -66,24 +76,26 @@ impl<'a> Reader<'a> {
                 Err(error) => error,
             };
             for error in error {
-                let mut path = error.path.clone();
-                // For an unknown key, the path in figment's error does not contain the key itself.
-                if let Kind::UnknownField(name, _) = &error.kind
-                    && path.last() != Some(name)
-                {
-                    path.push(name.clone());
+                let path = path_of(&error);
+                if reset.iter().any(|reset| follows_from(&path, reset)) {
+                    return None;
                 }
-                let below = path.join(".");
-                let full = if below.is_empty() {
-                    key.to_owned()
-                } else {
-                    format!("{key}.{below}")
-                };
-                self.note(&full, reason(&error.kind));
+                let mut full = vec![key.to_owned()];
+                full.extend(path.iter().cloned());
+                self.note(&full.join("."), reason(&error.kind));
                 let can_reset = !matches!(error.kind, Kind::MissingField(_)) && !path.is_empty();
                 if !can_reset || !self.reset_to_default(key, &mut value, &path) {
                     return None;
                 }
+                // An unknown key that is probably a misspelled key stands for this key.
+                let mut mistaken = path;
+                if let Kind::UnknownField(name, known) = &error.kind
+                    && let Some(meant) = closest(name, known.iter().copied())
+                    && let Some(last) = mistaken.last_mut()
+                {
+                    meant.clone_into(last);
+                }
+                reset.push(mistaken);
             }
         }
     }
@@ -91,33 +103,51 @@ impl<'a> Reader<'a> {
     /// Resets the value at `path`, which is below `key`, to its default. If there is no default,
     /// removes the value. Returns true if `value` has changed.
     fn reset_to_default(&self, key: &str, value: &mut Value, path: &[String]) -> bool {
-        let default = find(
-            &self.defaults,
-            key.split('.').chain(path.iter().map(String::as_str)),
-        );
         let Value::Dict(_, table) = value else {
             return false;
         };
-        replace(table, path, default)
+        let defaults = find(&self.defaults, key.split('.'));
+        replace(table, path, defaults.and_then(Value::into_dict))
     }
 }
 
-fn replace(table: &mut Dict, path: &[String], default: Option<Value>) -> bool {
+/// Returns the path to the key of an error. The path of figment does not contain an unknown key or
+/// a missing key.
+fn path_of(error: &figment::Error) -> Vec<String> {
+    let mut path = error.path.clone();
+    if let Kind::UnknownField(name, _) = &error.kind
+        && path.last() != Some(name)
+    {
+        path.push(name.clone());
+    } else if let Kind::MissingField(name) = &error.kind {
+        path.push(name.clone().into_owned());
+    }
+    path
+}
+
+/// Returns true if a problem at `path` is probably only a result of the reset of the key at
+/// `reset`: the key is missing now, or its table is not accepted without the value. Such a problem
+/// would confuse the operator, who has written the key.
+fn follows_from(path: &[String], reset: &[String]) -> bool {
+    reset.starts_with(path)
+}
+
+fn replace(table: &mut Dict, path: &[String], defaults: Option<Dict>) -> bool {
     let Some((first, rest)) = path.split_first() else {
         return false;
     };
+    let default = defaults.and_then(|mut defaults| defaults.remove(first));
     if !rest.is_empty()
         && let Some(Value::Dict(_, below)) = table.get_mut(first)
     {
-        return replace(below, rest, default);
+        return replace(below, rest, default.and_then(Value::into_dict));
     }
     // `first` is either the last part of the path, or the name of a list. A problem in one entry
-    // removes the whole list.
+    // resets the whole list.
     let old = table.remove(first);
     // If the default equals the value with the problem, the default would have the same problem, so
     // the key is removed.
-    let default = default.filter(|default| rest.is_empty() && old.as_ref() != Some(default));
-    if let Some(default) = default {
+    if let Some(default) = default.filter(|default| old.as_ref() != Some(default)) {
         table.insert(first.clone(), default);
     }
     old.is_some()

@@ -5,7 +5,9 @@ use figment::providers::{Format as _, Toml};
 use figment::value::Dict;
 
 use super::layers::{DEFAULTS, defaults};
+use super::names::SECTIONS;
 use super::*;
+use crate::provider::{self, profile};
 
 /// A settings file in a temporary folder, with the files that it names.
 pub(super) struct TestSettings {
@@ -51,6 +53,8 @@ authorization_endpoint = "https://id.example.com/authorize"
 token_endpoint = "https://id.example.com/token"
 client_id = "me"
 client_secret_file = "@/secret"
+identity.source = "userinfo"
+userinfo_endpoint = "https://id.example.com/user"
 [upstreams.app]
 url = "http://127.0.0.1:8080"
 "#;

@@ -61,13 +61,19 @@ impl TryFrom<String> for PublicUrl {
 
     fn try_from(text: String) -> Result<Self, String> {
         let url = Url::parse(&text)
-            .map_err(|error| format!("`{text}` is not a URL ({error}); write https://HOST"))?;
+            .map_err(|_invalid| format!("`{text}` is not a URL; write https://HOST"))?;
         let loopback = match url.host() {
             Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
             Some(Host::Ipv4(address)) => address.is_loopback(),
             Some(Host::Ipv6(address)) => address.is_loopback(),
             None => return Err(format!("`{text}` has no host; write https://HOST")),
         };
+        if url.host_str().is_some_and(|host| host.contains('*')) {
+            return Err(format!(
+                "`{text}` would match no host, because `*` has no meaning here; write a list with \
+                 the origin of each host"
+            ));
+        }
         match url.scheme() {
             "https" => {}
             "http" if loopback => {}
@@ -206,6 +212,8 @@ mod tests {
             "https://a.example:80",
             "http://localhost:443",
             "https://a.example./",
+            "https://*.example",
+            "https://a*.example",
             "a.example",
             "",
         ] {

@@ -27,6 +27,11 @@ impl RedirectionEndpoints {
         }
     }
 
+    /// Returns the configured path.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Returns true when `path` is reserved for redirection endpoints, even if `path` contains the
     /// name of an unknown provider.
     pub(crate) fn is_own_path(&self, path: &str) -> bool {

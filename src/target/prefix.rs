@@ -114,8 +114,49 @@ impl TryFrom<String> for Prefix {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        Self::parse(&text).map_err(|error| format!("`{text}` is not a path prefix: {error}"))
+        let why = match Self::parse(&text) {
+            _ if text.contains("://") => "write only the path".to_owned(),
+            _ if is_pattern(&text) => instead_of_pattern(&text),
+            Ok(prefix) => return Ok(prefix),
+            Err(_) if !text.starts_with('/') => "it does not begin with `/`".to_owned(),
+            Err(Error::WrongForm) => "write it without a query and without a fragment".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        Err(format!("`{text}` is not a path: {why}"))
     }
+}
+
+/// Characters that are not allowed in a path (RFC 3986 section 3.3) and have a meaning in the
+/// patterns of other gateways, and `*`, which every pattern language uses.
+const PATTERN: [char; 10] = ['*', '^', '|', '[', ']', '{', '}', '<', '>', '\\'];
+
+/// Returns true if the operator has probably written a glob, a regular expression or a template. As
+/// literal text, a pattern would match no request, and its rule would silently protect nothing.
+fn is_pattern(text: &str) -> bool {
+    text.contains(PATTERN) || text.ends_with('$') || text.contains("/:") || text.contains(".+")
+}
+
+/// Returns the explanation of a pattern: the literal path that the operator probably means.
+fn instead_of_pattern(text: &str) -> String {
+    let start = text.find('/').and_then(|slash| text.get(slash..));
+    let end = |text: &str| {
+        let special = text.find(PATTERN);
+        let others = [
+            text.find('('),
+            text.find("/:"),
+            text.find('$'),
+            text.find(".+"),
+        ];
+        others.into_iter().flatten().chain(special).min()
+    };
+    let literal = start.map(|path| end(path).and_then(|end| path.get(..end)).unwrap_or(path));
+    let literal = literal.unwrap_or_default().trim_end_matches(['/', '.']);
+    let cure = if literal.is_empty() {
+        "write one route for each path".to_owned()
+    } else {
+        format!("write `{literal}`, which stands for {literal} and all paths below it")
+    };
+    format!("patterns have no meaning here; {cure} (percent-encode a special character of a path)")
 }
 
 impl fmt::Debug for Prefix {
@@ -157,8 +198,48 @@ mod tests {
         assert_eq!(format!("{prefix:?}"), "\"/~alice\"");
         assert_eq!(Prefix::try_from("/%7ealice".to_owned()), Ok(prefix));
         let error = Prefix::try_from("/a/../b".to_owned()).unwrap_err();
-        let wanted = "`/a/../b` is not a path prefix: the path has a dot segment";
+        let wanted = "`/a/../b` is not a path: the path has a dot segment";
         assert_eq!(error, wanted);
+    }
+
+    #[test]
+    fn a_pattern_is_refused_and_its_percent_encoded_text_is_accepted() {
+        let refused = |text: &str| Prefix::try_from(text.to_owned()).unwrap_err();
+        for (text, literal) in [
+            ("/admin/*", "`/admin`"),
+            ("/admin*", "`/admin`"),
+            ("/admin/**", "`/admin`"),
+            ("/admin/.*", "`/admin`"),
+            ("/admin/.+", "`/admin`"),
+            ("^/admin", "`/admin`"),
+            ("~ ^/admin/", "`/admin`"),
+            ("/admin$", "`/admin`"),
+            ("/users/:id", "`/users`"),
+            ("/users/{id}", "`/users`"),
+            ("/users/<id>", "`/users`"),
+            ("/v[12]", "`/v`"),
+            ("/v\\d", "`/v`"),
+            ("/(a|b)", "one route for each path"),
+            ("*", "one route for each path"),
+        ] {
+            let error = refused(text);
+            let cure = format!("patterns have no meaning here; write {literal}");
+            assert!(error.contains(&cure), "{text}: {error}");
+        }
+        let star = Prefix::try_from("/a%2Ab".to_owned()).unwrap();
+        assert!(star.matches("/a*b/c") && star.covers("/a*b/c"));
+        // These characters are allowed in paths, and paths with them are common.
+        for path in [
+            "/$metadata",
+            "/Products(1)",
+            "/a+b",
+            "/v1/x:batch",
+            "/a.b",
+            "/@me",
+            "/~me",
+        ] {
+            assert!(Prefix::try_from(path.to_owned()).is_ok(), "{path}");
+        }
     }
 
     #[test]

@@ -69,6 +69,23 @@ pub(crate) enum Refreshed {
     Replaced,
 }
 
+impl Error {
+    /// Returns the file that the operator has to correct, if the error names one.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match self {
+            Self::AlreadyExists { path }
+            | Self::BadCertificate { path, .. }
+            | Self::BadKey { path, .. }
+            | Self::KeyMismatch { key: path, .. }
+            | Self::NoCertificate { path }
+            | Self::Read { path, .. }
+            | Self::Refused { path, .. }
+            | Self::Write { path, .. } => Some(path),
+            Self::Generate(_) | Self::NoSystemAuthorities | Self::Unsupported(_) => None,
+        }
+    }
+}
+
 /// The reason why certificates or authorities cannot be used. No variant contains key material.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

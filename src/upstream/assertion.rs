@@ -107,19 +107,21 @@ struct RawNames {
 pub(crate) enum NameError {
     /// Two claims have the same field name, or have two names that many apps cannot distinguish
     /// (`X-A` and `X_A`).
-    #[error("{key} has the same field as another claim")]
+    #[error(
+        "{key} has the same field as another claim; choose another name, or \"\" to leave it out"
+    )]
     Duplicate {
         /// The key in the settings.
         key: &'static str,
     },
     /// The value is not a field name (RFC 9110 section 5.1).
-    #[error("{key} is not a field name")]
+    #[error("{key} is not a field name; write letters, digits and `-`")]
     Malformed {
         /// The key in the settings.
         key: &'static str,
     },
     /// The field already has another meaning, so it cannot contain a claim.
-    #[error("{key} names a field that has another meaning")]
+    #[error("{key} names a field that has another meaning; choose a name such as X-Forwarded-User")]
     Reserved {
         /// The key in the settings.
         key: &'static str,

@@ -48,6 +48,7 @@ mod return_to;
 mod rotation;
 mod servers;
 mod sessions;
+mod settings_mistakes;
 mod several;
 mod stream_peers;
 mod support;

@@ -1,0 +1,136 @@
+//! Keys that operators know from other gateways, with the way to write the same here.
+
+/// The cures, by the name of the unknown key.
+const CURES: &[(&[&str], &str)] = &[
+    (
+        &["client_secret"],
+        "a secret must not be in the settings; name a file with client_secret_file",
+    ),
+    (
+        &["cookie_secret", "session_secret"],
+        "a secret must not be in the settings; name a file with login.state_key_file",
+    ),
+    (
+        &[
+            "allowed_groups",
+            "allowed_group",
+            "groups",
+            "roles",
+            "allowed_roles",
+        ],
+        "write access = { any_of = { groups = [\"...\"] } } in the route",
+    ),
+    (
+        &[
+            "allowed_emails",
+            "emails",
+            "authenticated_emails",
+            "allowed_users",
+        ],
+        "write access = { any_of = { emails = [\"...\"] } } in the route",
+    ),
+    (
+        &["email_domain", "email_domains", "allowed_domains"],
+        "write access = { any_of = { email_domains = [\"...\"] } } in the route",
+    ),
+    (
+        &[
+            "skip_auth",
+            "skip_auth_routes",
+            "skip_auth_regex",
+            "public",
+            "auth",
+            "anonymous",
+        ],
+        "write access = \"public\" in a route with the path as `prefix`",
+    ),
+    (
+        &["path", "paths", "location", "match", "regex", "pattern"],
+        "write the path of the route as `prefix`; patterns have no meaning",
+    ),
+    (
+        &["methods", "method"],
+        "a route is for all methods, because rules do not depend on the method",
+    ),
+    (
+        &["strip_prefix", "strip_path", "rewrite", "rewrite_target"],
+        "Sidegate forwards the path unchanged; let the app serve the path",
+    ),
+    (
+        &["websocket", "websockets", "proxy_websockets"],
+        "routes forward WebSockets by default; `streams` limits them",
+    ),
+    (
+        &["redirect_url", "redirect_uri", "callback_url"],
+        "the redirect URI is public_url + login.callback_path",
+    ),
+    (&["callback", "redirect_path"], "write login.callback_path"),
+    (
+        &[
+            "insecure_skip_verify",
+            "ssl_insecure_skip_verify",
+            "skip_verify",
+            "verify",
+            "tls_skip_verify",
+            "proxy_ssl_verify",
+        ],
+        "certificates are always checked; name the certificate of the server's authority with ca_file",
+    ),
+    (
+        &[
+            "issuer_url",
+            "oidc_issuer_url",
+            "oidc_issuer",
+            "discovery_url",
+        ],
+        "write the provider's issuer as `issuer`",
+    ),
+    (&["scope"], "write scopes = [\"openid\", \"...\"]"),
+    (
+        &["port", "http_address", "bind", "address", "listen"],
+        "write server.listen = \"127.0.0.1:4180\"",
+    ),
+    (
+        &["tls_cert_file", "cert_file", "tls_cert", "ssl_certificate"],
+        "write server.certificate_file and server.key_file",
+    ),
+    (&["log_level"], "write log.level"),
+    (
+        &[
+            "timeout",
+            "proxy_read_timeout",
+            "upstream_timeout",
+            "read_timeout",
+        ],
+        "write response_timeout_secs or connect_timeout_secs of the upstream",
+    ),
+    (
+        &["cookie_expire", "cookie_refresh", "session_lifetime"],
+        "write session.idle_secs and session.absolute_secs",
+    ),
+    (
+        &[
+            "trusted_ips",
+            "reverse_proxy",
+            "real_client_ip_header",
+            "trusted_ip",
+        ],
+        "write server.trusted_proxies with the networks of the proxies in front",
+    ),
+    (
+        &["provider", "oidc"],
+        "write each provider as [providers.NAME]",
+    ),
+    (
+        &["upstream", "backend", "backends"],
+        "write each upstream as [upstreams.NAME]",
+    ),
+    (&["route", "rules"], "write each route as [[routes]]"),
+];
+
+/// Returns the cure for an unknown key that operators know from other gateways.
+pub(super) fn cure(name: &str) -> Option<&'static str> {
+    let name = name.to_ascii_lowercase().replace('-', "_");
+    let found = CURES.iter().find(|(names, _)| names.contains(&&*name));
+    found.map(|(_, cure)| *cure)
+}
