@@ -1,5 +1,6 @@
 //! Permits, which allow requests to be forwarded.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -58,9 +59,14 @@ impl Permit {
     }
 
     /// Returns the assertion fields that have a value, and `Authorization` with the bearer token.
-    pub fn fields(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-        let fields = self.assertions();
-        fields.filter_map(|(name, value)| value.map(|value| (name, value)))
+    pub fn fields(&self) -> Vec<(HeaderName, HeaderValue)> {
+        let groups = self.groups();
+        let fields = self.assertions(&groups);
+        let fields = fields.filter_map(|(name, value)| Some((name.clone(), value?.clone())));
+        let more = groups.iter().skip(1);
+        let name = self.access.names.groups.as_ref();
+        let more = more.filter_map(|value| Some((name?.clone(), value.clone())));
+        fields.chain(more).collect()
     }
 
     /// Writes the assertion fields, removes the gateway's own cookies, and sends the request to the
@@ -100,9 +106,32 @@ impl Permit {
             Others::Line(line) => write_or_remove(headers, &header::COOKIE, Some(line)),
             Others::None => write_or_remove(headers, &header::COOKIE, None),
         }
+        let groups = self.groups();
         // A call of `for_each` on a chain of iterators is faster than a `for` loop.
-        self.assertions()
+        self.assertions(&groups)
             .for_each(|(name, value)| write_or_remove(headers, name, value.cloned()));
+        if let (Some(name), [_, more @ ..]) = (&self.access.names.groups, &*groups) {
+            for value in more {
+                headers.append(name, value.clone());
+            }
+        }
+    }
+
+    /// Returns the values of the field with the groups. Groups that the field cannot carry are one
+    /// warning a user and hour.
+    pub(super) fn groups(&self) -> Cow<'_, [HeaderValue]> {
+        let (Some(session), names) = (self.session.as_deref(), &self.access.names) else {
+            return Cow::Borrowed(&[]);
+        };
+        if names.groups.is_none() {
+            return Cow::Borrowed(&[]);
+        }
+        let report = |left_out| {
+            if left_out > 0 {
+                self.access.refresher.report_groups(session, left_out);
+            }
+        };
+        session.identity().groups.field(names.groups_form, report)
     }
 
     /// Returns the cookies of the request without the gateway's own cookies.
@@ -114,16 +143,19 @@ impl Permit {
         }
     }
 
-    /// Returns every assertion field with its value. If a field has no value, the request must not
+    /// Returns every assertion field with its value, or with the first of the values `groups`. If a field has no value, the request must not
     /// contain the field.
-    pub(super) fn assertions(&self) -> impl Iterator<Item = (&HeaderName, Option<&HeaderValue>)> {
+    pub(super) fn assertions<'a>(
+        &'a self,
+        groups: &'a [HeaderValue],
+    ) -> impl Iterator<Item = (&'a HeaderName, Option<&'a HeaderValue>)> {
         let (session, names) = (self.session.as_deref(), &self.access.names);
         let identity = session.map(Session::identity);
         let bearer = session.map(|session| session.tokens().bearer());
         // The provider's name is needed only if the settings name a field for the provider's name.
         let told = session.filter(|_session| names.provider.is_some());
         let provider = told.and_then(|session| self.route.provider(session.provider()));
-        assertions(names, identity, provider, bearer)
+        assertions(names, identity, groups, provider, bearer)
     }
 }
 

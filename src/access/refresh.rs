@@ -35,7 +35,7 @@ use crate::provider::{
 use crate::session::{
     EndReason, EndedVersion, Replaced, Session, SessionKey, Sessions, StoreError,
 };
-use crate::telemetry::{Metrics, TokenCall};
+use crate::telemetry::{Metrics, Seldom, TokenCall};
 
 /// The pause between attempts for a session that cannot be refreshed until the operator fixes the
 /// cause.
@@ -75,6 +75,8 @@ pub(crate) struct Refresher {
     fetches: Arc<Flights<SessionKey, RetryPause, Fetched>>,
     backoffs: Backoffs,
     pub(super) unstored: Unstored,
+    /// The users about whose groups the log has a warning.
+    pub(super) groups_reported: Seldom,
     pub(super) draining: watch::Sender<bool>,
 }
 
@@ -97,6 +99,7 @@ impl Refresher {
             control,
             backoffs: Backoffs::default(),
             unstored: Unstored::default(),
+            groups_reported: Seldom::new(Duration::from_hours(1)),
             draining: watch::Sender::new(false),
         }
     }

@@ -1,6 +1,10 @@
-//! Log events about refreshes.
+//! Log events about refreshes and sessions.
 
+use std::time::Duration;
+
+use super::Refresher;
 use super::backoff::{FIRST_PAUSE, Reason, SessionFailure};
+use crate::identity::Claim;
 use crate::provider::{ExchangeError, Sent};
 use crate::session::{Session, SessionKey, StoreError};
 use crate::telemetry::{Metrics, chain};
@@ -104,4 +108,27 @@ pub(super) fn log_ended(session: &Session, error: &ExchangeError) {
         error = chain(error),
         "Session ended by its provider"
     );
+}
+
+impl Refresher {
+    /// Reports that the field to the app cannot carry all groups of a user.
+    pub(super) fn report_groups(&self, session: &Session, left_out: usize) {
+        self.metrics().groups_left_out(session.provider(), left_out);
+        let identity = session.identity();
+        let subject = identity.subject.as_ref().map(Claim::as_str);
+        let now = Duration::from_millis(self.clock().now().as_millis());
+        if self
+            .groups_reported
+            .is_due((&identity.issuer, subject), now)
+        {
+            tracing::warn!(
+                provider = session.provider(),
+                session.key = session.key().log_prefix(),
+                groups = identity.groups.iter().len(),
+                left_out,
+                setting = "assertions.groups_format, assertions.groups_bytes",
+                "The field to the app cannot carry all groups of a user"
+            );
+        }
+    }
 }

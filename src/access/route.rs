@@ -166,6 +166,11 @@ impl Route {
         self.rule == Rule::SignedIn || self.rule.admits_every_address()
     }
 
+    /// Whether the rule of the route lists groups of this provider.
+    pub(crate) fn lists_groups_of(&self, provider: &str) -> bool {
+        self.rule.lists_groups() && self.provider(provider).is_some()
+    }
+
     /// The rule of the route.
     pub(crate) fn rule(&self) -> &Rule {
         &self.rule

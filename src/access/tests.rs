@@ -61,7 +61,8 @@ fn in_a_buffer(
         Others::Line(line) => Some((&header::COOKIE, Some(line))),
         Others::None => Some((&header::COOKIE, None)),
     };
-    let asserted = permit.assertions();
+    let groups = permit.groups();
+    let asserted = permit.assertions(&groups);
     let asserted = asserted.map(|(name, value)| (name, value.cloned()));
     for (name, value) in cookies.into_iter().chain(asserted) {
         sent.remove(name.as_str());
@@ -142,10 +143,7 @@ async fn a_permit_replaces_forged_fields() {
         let Decision::Permit(mut permit) = decision else {
             panic!("{decision:?}");
         };
-        let told: Vec<_> = permit
-            .fields()
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect();
+        let told = permit.fields();
         permit.write(&mut fields);
         let written: Vec<_> = fields
             .iter()

@@ -202,7 +202,7 @@ fn build(
     let login: Option<LoginSection> = reader.read("login");
     let keys = keys(login.as_ref(), session.as_ref(), reusable, reader);
     let assertions: Option<AssertionNames> = reader.read("assertions");
-    let log = reader.read("log");
+    let log: Option<telemetry::Settings> = reader.read("log");
     let watch: Option<bool> = reader.read("watch");
     let providers = providers(settings, &reusable.providers, reader);
     let upstreams = upstreams(settings, &reusable.upstreams, reader);
@@ -221,7 +221,7 @@ fn build(
     // all sections.
     let (login, keys) = (login?, keys?);
     let (server, session, routes) = (server?, session?, routes?);
-    let assertions = assertions?;
+    let (assertions, log) = (assertions?, log?);
     let mut warnings = layers::misspelled_variables(settings);
     warnings.extend(unnamed_providers(&routes, &assertions));
     let site = SiteConfig {
@@ -230,6 +230,7 @@ fn build(
             trusted: TrustedPeers::new(server.trusted_proxies.iter().map(|network| network.0)),
             assertions,
             body_bytes: server.body_bytes(),
+            log_user: log.user(),
         },
         login: (login, keys.logins),
         routes,
@@ -238,7 +239,7 @@ fn build(
         max_wait: session.refresh_wait,
     };
     Some(Config {
-        log: log?,
+        log,
         listen: server.listen.0,
         tls,
         server: server.connections(),

@@ -20,7 +20,9 @@ const RESTART_KEYS: [&str; 5] = [
 ];
 
 /// The keys that a reload can change although they are in a table of [`RESTART_KEYS`].
-const RELOAD_KEYS: [&str; 4] = [
+const RELOAD_KEYS: [&str; 6] = [
+    "log.user",
+    "log.user_hashed",
     "server.trusted_proxies",
     "server.body_mib",
     "server.certificate_file",
@@ -112,6 +114,9 @@ mod tests {
             "public_url = 'https://a.example'",
             "server.trusted_proxies = ['10.0.0.0/8']",
             "server.body_mib = 1",
+            "log.user = 'off'",
+            "log.user_hashed = false",
+            "assertions.groups_format = 'json'",
             "session.idle_secs = 60",
             "session.refresh_wait_secs = 1",
             "login.timeout_secs = 60",

@@ -116,10 +116,12 @@ impl WorkerSite {
                 cookies,
                 provider,
                 session,
+                identity,
+                refreshable,
             } => {
                 self.metrics().login("ok", "signed_in");
                 let key = session.log_prefix();
-                tracing::info!(provider = &*provider, session.key = key, "Signed in");
+                self.log_signed_in((&provider, key), &identity, refreshable);
                 see_other(&location, cookies)
             }
             Completion::AlreadySignedIn { location, cookies } => {

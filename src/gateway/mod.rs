@@ -18,6 +18,7 @@ mod grpc;
 mod page;
 mod record;
 mod sign_in;
+mod signed_in;
 mod site;
 mod streams;
 mod tunnel;
@@ -52,7 +53,7 @@ use crate::login::{OWN_PREFIX, PublicUrl, PublicUrls, ReturnTo, Start};
 use crate::provider::Prompt;
 use crate::server::{Connection, Handler, RequestBody, Security};
 use crate::target::{self, Target};
-use crate::telemetry::DecisionLabel;
+use crate::telemetry::{DecisionLabel, UserInLog};
 use crate::upstream::{AssertionNames, Pools};
 
 /// The referrer policy of answers whose URL can contain a code. With this policy, the browser does
@@ -70,6 +71,8 @@ pub struct Settings {
     pub(crate) assertions: AssertionNames,
     /// The size limit of a request body, in bytes.
     pub(crate) body_bytes: u64,
+    /// The way in which the log names the user who signs in.
+    pub(crate) log_user: UserInLog,
 }
 
 /// The request handler of one worker thread, with its own copy of the site and its own connections

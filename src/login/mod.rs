@@ -360,18 +360,21 @@ impl Login {
         let exchange = async move { login.exchange(verified, &redirect_uri).await };
         let opened = match self.process.on_control_plane(exchange).await {
             Ok(grant) => {
+                let refreshable = grant.tokens.refresh_token().is_some();
+                let user = (Box::new(grant.identity.clone()), refreshable);
                 let (login, name) = (Arc::clone(self), details.provider.clone());
                 let previous = (callback.previous_session, details.previous_session);
                 // A second task opens the session. If the browser closes the connection during the
                 // exchange, this future is dropped, and the second task never starts.
                 let open = async move { login.open(&name, grant, previous).await };
-                self.process.on_control_plane(open).await
+                let opened = self.process.on_control_plane(open).await;
+                opened.map(|id| (id, user))
             }
             Err(error) => Err(error),
         };
         let forget = cookie::clear(&returned.tab().cookie());
         match opened {
-            Ok(id) => Completion::SignedIn {
+            Ok((id, (identity, refreshable))) => Completion::SignedIn {
                 location: details.return_to.absolute(callback.public_url.origin()),
                 cookies: vec![
                     cookie::session(&id, self.process.sessions.cookie_lifetime()),
@@ -380,6 +383,8 @@ impl Login {
                 ],
                 provider: details.provider.clone(),
                 session: id.key(),
+                identity,
+                refreshable,
             },
             Err(error) => {
                 let now = self.process.clock.now();

@@ -4,6 +4,7 @@ use http::HeaderValue;
 
 use super::pending::{LoginDetails, ReturnedState, StateError};
 use super::{Callback, Error, PreviousSession, PublicUrl, ReturnTo};
+use crate::identity::Identity;
 use crate::session::{SessionKey, cookie};
 
 /// The start of a login: a redirect to the provider.
@@ -29,6 +30,10 @@ pub enum Completion {
         provider: Box<str>,
         /// The key of the new session, for the log.
         session: SessionKey,
+        /// The user, for the log.
+        identity: Box<Identity>,
+        /// True if the provider gave a refresh token.
+        refreshable: bool,
     },
     /// The browser already has a live session: redirect to `location`.
     AlreadySignedIn {

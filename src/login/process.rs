@@ -1,14 +1,15 @@
 //! The data of the login flow that a reload does not replace.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::Error;
 use super::throttle::Throttle;
+use super::{Error, Login};
 use crate::clock::Clock;
 use crate::session::Sessions;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Seldom};
 
 /// The data of the login flow that does not depend on the settings: sessions, metrics, clock and
 /// throttle. A reload does not replace this data.
@@ -19,6 +20,8 @@ pub struct ProcessState {
     pub(super) clock: Clock,
     control: Handle,
     pub(super) throttle: Throttle,
+    /// The hints about logins that the log got today.
+    pub(super) hints: Seldom,
 }
 
 impl ProcessState {
@@ -36,6 +39,7 @@ impl ProcessState {
             clock,
             control,
             throttle: Throttle::new(),
+            hints: Seldom::new(Duration::from_hours(24)),
         }
     }
 
@@ -51,5 +55,13 @@ impl ProcessState {
             // The task was cancelled, because the runtime is shutting down.
             Err(_stopping) => Err(Error::Stopped),
         }
+    }
+}
+
+impl Login {
+    /// Returns true if a hint was not given today.
+    pub(crate) fn hint_is_due(&self, hint: (&str, &str)) -> bool {
+        let now = Duration::from_millis(self.process.clock.now().as_millis());
+        self.process.hints.is_due(hint, now)
     }
 }

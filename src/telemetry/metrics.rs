@@ -55,6 +55,7 @@ pub struct Metrics {
     refreshes: Family<Labels, Counter>,
     refused_tokens: Family<Labels, Counter>,
     informational: Family<Labels, Counter>,
+    groups_left_out: Family<Labels, Counter>,
     open_streams: Family<Labels, Gauge>,
     ended_streams: Family<Labels, Counter>,
     waiting: Gauge,
@@ -85,6 +86,7 @@ impl Default for Metrics {
             refreshes: Family::default(),
             refused_tokens: Family::default(),
             informational: Family::default(),
+            groups_left_out: Family::default(),
             open_streams: Family::default(),
             ended_streams: Family::default(),
             waiting: Gauge::default(),
@@ -131,6 +133,8 @@ impl Metrics {
             informational,
             self.informational.clone(),
         );
+        let left_out = "Groups that the field to an app could not carry, by provider";
+        registry.register("groups_left_out", left_out, self.groups_left_out.clone());
         let open =
             "Connections on which an app has switched to another protocol, by route and kind";
         registry.register("streams_open", open, self.open_streams.clone());
@@ -221,6 +225,16 @@ impl Metrics {
         self.informational.get_or_create_owned(&labels).inc();
     }
 
+    /// Counts groups of a user that the field to an app cannot carry. The groups are counted when
+    /// the session of the user is read, not for each request.
+    pub(crate) fn groups_left_out(&self, provider: &str, count: usize) {
+        let labels = vec![("provider", provider.to_owned().into())];
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        self.groups_left_out
+            .get_or_create_owned(&labels)
+            .inc_by(count);
+    }
+
     /// Counts a stream as open, until the returned value is dropped.
     pub(crate) fn stream(&self, route: &str, kind: &'static str) -> OpenStream {
         let labels = vec![("route", route.to_owned().into()), ("kind", kind.into())];
@@ -302,6 +316,7 @@ mod tests {
         metrics.token_call("main", TokenCall::Code, "ok", Duration::from_millis(20));
         metrics.refresh("main", "ended", "refresh_refused");
         metrics.refused_token("app", "retried");
+        metrics.groups_left_out("main", 3);
         metrics.sessions(7, 2);
         let lasting = (metrics.waiting(), metrics.refreshing());
         assert!(metrics.encode().contains("sidegate_waiting_requests 1"));
@@ -313,6 +328,7 @@ mod tests {
             "sidegate_token_calls_total{provider=\"main\",grant=\"authorization_code\",result=\"ok\"} 1",
             "sidegate_refreshes_total{provider=\"main\",result=\"ended\",reason=\"refresh_refused\"} 1",
             "sidegate_refused_tokens_total{route=\"app\",outcome=\"retried\"} 1",
+            "sidegate_groups_left_out_total{provider=\"main\"} 3",
             "sidegate_waiting_requests 0",
             "sidegate_refreshes_under_way 0",
             "sidegate_sessions 7",

@@ -5,6 +5,7 @@
 mod histogram;
 mod metrics;
 mod requests;
+mod seldom;
 mod streams;
 
 use std::net::IpAddr;
@@ -19,6 +20,7 @@ pub use self::metrics::{GaugeGuard, Metrics, Reload};
 
 pub(crate) use self::metrics::TokenCall;
 pub(crate) use self::requests::{DecisionLabel, RequestCounters};
+pub(crate) use self::seldom::Seldom;
 pub(crate) use self::streams::{OpenStream, StreamEnd};
 
 /// The `tracing` target of access-log events.
@@ -63,6 +65,28 @@ impl TryFrom<String> for Level {
     }
 }
 
+/// The claim by which the log names the user who signs in.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum UserClaim {
+    /// The email address, verified or not.
+    Email,
+    /// The log does not name users.
+    Off,
+    /// The user name at the provider.
+    PreferredUsername,
+    /// The subject.
+    Subject,
+}
+
+/// The way in which the log names the user who signs in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct UserInLog {
+    pub(crate) claim: UserClaim,
+    /// Whether the log has a hash instead of the claim.
+    pub(crate) hashed: bool,
+}
+
 /// The settings of the log.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
@@ -72,6 +96,18 @@ pub struct Settings {
     pub(crate) format: Format,
     /// Whether an access-log event is written for each request.
     pub(crate) access: bool,
+    user: UserClaim,
+    user_hashed: bool,
+}
+
+impl Settings {
+    /// The way in which the log names the user who signs in.
+    pub(crate) fn user(&self) -> UserInLog {
+        UserInLog {
+            claim: self.user,
+            hashed: self.user_hashed,
+        }
+    }
 }
 
 /// The error if a process starts the log a second time.

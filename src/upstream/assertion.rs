@@ -4,7 +4,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
-use crate::identity::{Claim, Identity};
+use crate::identity::{Claim, GroupsForm, GroupsFormat, Identity};
 
 /// The names of fields that cannot contain a claim, in the normalized form of [`fold`]. Each of
 /// these fields already has a meaning for HTTP, for apps or for this gateway.
@@ -52,8 +52,10 @@ pub(crate) struct AssertionNames {
     /// The user name that the user has chosen at the provider. A chosen name may later belong to
     /// another user.
     pub(crate) preferred_username: Option<HeaderName>,
-    /// The groups, joined with commas.
+    /// The groups.
     pub(crate) groups: Option<HeaderName>,
+    /// The form and the bound of the field with the groups.
+    pub(crate) groups_form: GroupsForm,
     /// The configured name of the provider. An app may need this name, because two providers may
     /// use the same subject for different users.
     pub(crate) provider: Option<HeaderName>,
@@ -84,6 +86,7 @@ impl Default for AssertionNames {
             email: name("x-forwarded-email"),
             preferred_username: name("x-forwarded-preferred-username"),
             groups: name("x-forwarded-groups"),
+            groups_form: GroupsForm::default(),
             provider: None,
         }
     }
@@ -97,8 +100,13 @@ struct RawNames {
     email: Option<String>,
     preferred_username: Option<String>,
     groups: Option<String>,
+    groups_format: GroupsFormat,
+    groups_bytes: Option<u32>,
     provider: Option<String>,
 }
+
+/// The largest bound of the field with the groups, in bytes.
+const MAX_GROUPS_BYTES: u32 = 64 * 1024;
 
 /// The reason why a field cannot contain a claim.
 ///
@@ -114,6 +122,9 @@ pub(crate) enum NameError {
         /// The key in the settings.
         key: &'static str,
     },
+    /// The bound of the field with the groups is 0 or too large.
+    #[error("groups_bytes is not between 1 and {MAX_GROUPS_BYTES}")]
+    GroupsBytes,
     /// The value is not a field name (RFC 9110 section 5.1).
     #[error("{key} is not a field name; write letters, digits and `-`")]
     Malformed {
@@ -133,7 +144,17 @@ impl TryFrom<RawNames> for AssertionNames {
 
     fn try_from(written: RawNames) -> Result<Self, NameError> {
         let default = Self::default();
+        let form = &default.groups_form;
+        let bytes = match written.groups_bytes {
+            None => form.bytes,
+            Some(bytes @ 1..=MAX_GROUPS_BYTES) => usize::try_from(bytes).unwrap_or(form.bytes),
+            Some(_) => return Err(NameError::GroupsBytes),
+        };
         let names = Self {
+            groups_form: GroupsForm {
+                format: written.groups_format,
+                bytes,
+            },
             user: parse("user", written.user, default.user)?,
             email: parse("email", written.email, default.email)?,
             preferred_username: parse(
@@ -197,10 +218,12 @@ fn fold(name: &HeaderName) -> String {
 /// `X-Forwarded-User` contains the subject. The email address is sent only if the provider has
 /// verified it, because apps use the address as a login name. A field has no value if nobody is
 /// signed in or if the identity does not contain the claim. The value of `Authorization` is the
-/// argument `bearer`, unchanged.
+/// argument `bearer`, unchanged. The field with the groups can have several values, of which
+/// the function returns the first.
 pub(crate) fn assertions<'a>(
     names: &'a AssertionNames,
     identity: Option<&'a Identity>,
+    groups: &'a [HeaderValue],
     provider: Option<&'a Claim>,
     bearer: Option<&'a HeaderValue>,
 ) -> impl Iterator<Item = (&'a HeaderName, Option<&'a HeaderValue>)> {
@@ -215,16 +238,13 @@ pub(crate) fn assertions<'a>(
             &names.preferred_username,
             identity.and_then(|who| who.preferred_username.as_ref()),
         ),
-        (
-            &names.groups,
-            identity.and_then(|who| who.groups_value.as_ref()),
-        ),
         (&names.provider, provider),
     ];
     let fields = claims
         .into_iter()
         .filter_map(|(name, claim)| Some((name.as_ref()?, claim.map(Claim::as_value))));
-    fields.chain([(&AUTHORIZATION, bearer)])
+    let groups = names.groups.iter().map(|name| (name, groups.first()));
+    fields.chain(groups).chain([(&AUTHORIZATION, bearer)])
 }
 
 #[cfg(test)]
@@ -254,7 +274,10 @@ mod tests {
         let line = |(name, value): (&HeaderName, Option<&HeaderValue>)| {
             Some(format!("{name}: {}", value?.to_str().unwrap()))
         };
-        let fields = assertions(names, identity, None, None);
+        let report = |left_out| assert_eq!(left_out, 0);
+        let groups = identity.map(|who| who.groups.field(names.groups_form, report));
+        let groups = groups.unwrap_or_default();
+        let fields = assertions(names, identity, &groups, None, None);
         let mut lines: Vec<String> = fields.filter_map(line).collect();
         lines.sort();
         lines
@@ -284,9 +307,12 @@ mod tests {
         let names = AssertionNames::default();
         let nameless = Identity::nameless("op");
         for identity in [Some(&nameless), None] {
-            let written: Vec<_> = assertions(&names, identity, None, None).collect();
-            let expected: Vec<_> = names.iter().chain([&AUTHORIZATION]).collect();
-            assert!(written.iter().map(|(name, _)| *name).eq(expected));
+            let written: Vec<_> = assertions(&names, identity, &[], None, None).collect();
+            let mut expected: Vec<_> = names.iter().chain([&AUTHORIZATION]).collect();
+            let mut cleared: Vec<_> = written.iter().map(|(name, _)| *name).collect();
+            expected.sort_by_key(|name| name.as_str());
+            cleared.sort_by_key(|name| name.as_str());
+            assert_eq!(cleared, expected);
             assert!(written.iter().all(|(_, value)| value.is_none()));
         }
     }
@@ -296,7 +322,7 @@ mod tests {
         let mut bearer = HeaderValue::from_static("Bearer abc");
         bearer.set_sensitive(true);
         let names = AssertionNames::default();
-        let mut written = assertions(&names, None, None, Some(&bearer));
+        let mut written = assertions(&names, None, &[], None, Some(&bearer));
         let (name, value) = written.find(|(_, value)| value.is_some()).unwrap();
         assert_eq!((name, value), (&AUTHORIZATION, Some(&bearer)));
         assert!(value.unwrap().is_sensitive());
@@ -317,7 +343,7 @@ mod tests {
     fn the_provider_has_a_field_only_where_one_is_set() {
         let provider = Claim::new("staff").unwrap();
         let sent = |names: &AssertionNames, provider: Option<&Claim>| {
-            let mut written = assertions(names, None, provider, None);
+            let mut written = assertions(names, None, &[], provider, None);
             let fields = written.find(|(name, _)| *name == "x-forwarded-provider");
             fields.map(|(_, value)| value.cloned())
         };
@@ -330,6 +356,18 @@ mod tests {
         assert_eq!(sent(&without_provider, Some(&provider)), None);
         assert_eq!(without_provider, names(r#"{"provider": ""}"#).unwrap());
         assert!(names(r#"{"provider": "X_Forwarded_User"}"#).is_err());
+    }
+
+    #[test]
+    fn the_form_of_the_groups_is_a_setting() {
+        let form = |json: &str| names(json).map(|names| names.groups_form);
+        assert_eq!(form("{}").unwrap(), GroupsForm::default());
+        let json = form(r#"{"groups_format": "json", "groups_bytes": 9}"#).unwrap();
+        assert_eq!((json.format, json.bytes), (GroupsFormat::Json, 9));
+        for bytes in ["0", "65537"] {
+            let error = form(&format!(r#"{{"groups_bytes": {bytes}}}"#)).unwrap_err();
+            assert!(error.contains("between 1 and 65536"), "{error}");
+        }
     }
 
     #[test]

@@ -122,7 +122,7 @@ impl GrantVerifier {
             access_token: access_token.map(ArcSwap::from_pointee),
             id_token,
             keys,
-            claim_mapping: ClaimMapping::new(&settings.identity),
+            claim_mapping: ClaimMapping::new(name, &settings.identity)?,
         })
     }
 
@@ -221,6 +221,9 @@ impl GrantVerifier {
         let access_claims = self.access_claims(response, clock.now())?;
         let refresh_token = response.answer.refresh_token.as_ref();
         let tokens = self.tokens(response, refresh_token, access_claims.as_ref())?;
+        if refresh_token.is_none() {
+            self.hint_at_refresh_token(clock.now());
+        }
         let mut authentication = None;
         let identity = match (self.settings.identity.source, &self.id_token) {
             (IdentitySource::IdToken, Some(rules)) => {
@@ -239,9 +242,12 @@ impl GrantVerifier {
                 self.identity_from_id_token(&verification, &claims, &tokens)
                     .await?
             }
-            (IdentitySource::AccessToken, _) => self.identity_from_access_token(access_claims),
+            (IdentitySource::AccessToken, _) => {
+                self.identity_from_access_token(access_claims, clock.now())
+            }
             (IdentitySource::Userinfo, _) => {
-                self.identity_from_userinfo(response.info, &tokens).await?
+                self.identity_from_userinfo(response.info, &tokens, clock)
+                    .await?
             }
             (IdentitySource::IdToken | IdentitySource::None, _) => {
                 Some(Identity::nameless(&self.issuer))
@@ -265,9 +271,30 @@ impl GrantVerifier {
         claims.map_err(GrantError::AccessToken)
     }
 
-    fn identity_from_access_token(&self, claims: Option<access_token::Claims>) -> Option<Identity> {
+    fn identity_from_access_token(
+        &self,
+        claims: Option<access_token::Claims>,
+        now: Timestamp,
+    ) -> Option<Identity> {
         let members = claims?.members;
-        self.claim_mapping.identity(&[&members], &self.issuer)
+        self.claim_mapping.identity(&[&members], &self.issuer, now)
+    }
+
+    /// Gives the hint that sessions of this provider end with their first access token, if the
+    /// requested scopes are the likely reason.
+    fn hint_at_refresh_token(&self, now: Timestamp) {
+        let settings = &self.settings;
+        let scope = |name: &str| settings.scopes.iter().any(|scope| scope == name);
+        // Google gives a refresh token for this parameter and not for a scope.
+        let parameters = &settings.authorization_request.parameters;
+        let asks = scope("offline_access") || parameters.contains_key("access_type");
+        if scope("openid") && !asks && self.claim_mapping.is_due("refresh_token", now) {
+            tracing::warn!(
+                issuer = &*self.issuer,
+                setting = "scopes",
+                "The provider gave no refresh token, and scopes does not contain offline_access"
+            );
+        }
     }
 
     /// Creates the token set. The token set expires at the earlier of two times: the time in the
@@ -341,9 +368,10 @@ impl GrantVerifier {
         let endpoint = verification.info.userinfo.as_ref();
         let endpoint = endpoint.filter(|_| self.settings.identity.userinfo);
         let Some(endpoint) = endpoint else {
+            let now = verification.clock.now();
             return Ok(self
                 .claim_mapping
-                .identity(&[&claims.members], &claims.issuer));
+                .identity(&[&claims.members], &claims.issuer, now));
         };
         let userinfo = match self.userinfo(endpoint, tokens).await? {
             Userinfo::Json(members) => members,
@@ -364,9 +392,8 @@ impl GrantVerifier {
         if userinfo.get("sub").and_then(serde_json::Value::as_str) != Some(&*claims.subject) {
             return Err(GrantError::OtherSubject);
         }
-        Ok(self
-            .claim_mapping
-            .identity(&[&claims.members, &userinfo], &claims.issuer))
+        let (sources, now) = ([&claims.members, &userinfo], verification.clock.now());
+        Ok(self.claim_mapping.identity(&sources, &claims.issuer, now))
     }
 
     /// Returns the identity from the userinfo of a provider without ID tokens.
@@ -374,6 +401,7 @@ impl GrantVerifier {
         &self,
         info: &ProviderInfo,
         tokens: &TokenSet,
+        clock: &Clock,
     ) -> Result<Option<Identity>, GrantError> {
         let Some(endpoint) = &info.userinfo else {
             return Err(NotReady.into());
@@ -383,7 +411,10 @@ impl GrantVerifier {
             // Without ID tokens, the settings do not state who may sign the userinfo.
             Userinfo::Signed(_) => return Err(GrantError::Userinfo(UserinfoError::Signed)),
         };
-        let Some(mut identity) = self.claim_mapping.identity(&[&members], &self.issuer) else {
+        let identity = self
+            .claim_mapping
+            .identity(&[&members], &self.issuer, clock.now());
+        let Some(mut identity) = identity else {
             return Ok(None);
         };
         // If the userinfo contains a verified email address, no call to the emails endpoint is

@@ -43,7 +43,7 @@ impl GrantVerifier {
                 identity.or_else(|error| self.keep_identity(error))?
             }
             (IdentitySource::AccessToken, _) => {
-                let identity = self.identity_from_access_token(claims);
+                let identity = self.identity_from_access_token(claims, clock.now());
                 Some(identity.ok_or(GrantError::NoSubject)?)
             }
             (IdentitySource::IdToken | IdentitySource::None | IdentitySource::Userinfo, _) => None,
@@ -92,7 +92,10 @@ impl GrantVerifier {
             Err(TokenError::Issuer) => return Err(GrantError::OtherPerson),
             result => result.map_err(GrantError::IdToken)?,
         };
-        let identity = self.claim_mapping.identity(&[&verified.members], issuer);
+        let now = verification.clock.now();
+        let identity = self
+            .claim_mapping
+            .identity(&[&verified.members], issuer, now);
         let identity = identity.ok_or(GrantError::NoSubject)?;
         same_person(&identity, request)?;
         let later = RefreshContext {

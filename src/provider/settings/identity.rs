@@ -67,8 +67,8 @@ pub struct ClaimNames {
     /// The display name. Default: `name`.
     pub name: String,
     /// The groups: an array of strings, one string, or an object. If the claim is an object, its
-    /// member names are the groups. The values of these members have to be objects. Default:
-    /// `groups`.
+    /// member names are the groups. The values of these members have to be objects. A path with
+    /// `[]` leads into an array of objects (`groups[].name`). Default: `groups`.
     pub groups: String,
 }
 

@@ -268,6 +268,11 @@ impl Process {
         Self::logging(settings, "access = false\n").await
     }
 
+    /// Starts the program with these keys of `log`.
+    pub(crate) async fn start_with(settings: Settings, keys: &str) -> Self {
+        Self::logging(settings, keys).await
+    }
+
     async fn logging(settings: Settings, keys: &str) -> Self {
         let settings = settings.with(&format!("[log]\nformat = \"json\"\n{keys}"));
         // A write beyond the file size limit of a test must fail. Without the trap, the write would

@@ -6,7 +6,12 @@
 //! claim to an upstream without copying the claim. Text that is not a valid field value can never
 //! become a claim.
 
+mod groups;
+
 use http::HeaderValue;
+
+pub use self::groups::Groups;
+pub(crate) use self::groups::{GroupsForm, GroupsFormat};
 
 /// The maximum length of a claim, in bytes. A claim that is longer than `MAX_CLAIM` counts as
 /// absent.
@@ -77,11 +82,8 @@ pub struct Identity {
     pub preferred_username: Option<Claim>,
     /// The display name. Only the gateway's own pages show the display name.
     pub name: Option<Claim>,
-    /// The groups. Each group is a separate claim. No group contains a comma.
-    pub groups: Vec<Claim>,
-    /// All groups, joined with `,` into one field value. `groups_value` is `None` if the user has
-    /// no groups.
-    pub groups_value: Option<Claim>,
+    /// The groups.
+    pub groups: Groups,
 }
 
 impl Identity {
@@ -94,16 +96,10 @@ impl Identity {
         }
     }
 
-    /// Sets the groups. A group that contains a comma is dropped, because the joined value would
-    /// show such a group as two groups.
+    /// Sets the groups.
     #[must_use]
     pub fn with_groups(mut self, groups: impl IntoIterator<Item = Claim>) -> Self {
-        self.groups = groups
-            .into_iter()
-            .filter(|group| !group.as_str().contains(','))
-            .collect();
-        let names: Vec<&str> = self.groups.iter().map(Claim::as_str).collect();
-        self.groups_value = Claim::new(&names.join(","));
+        self.groups = groups.into_iter().collect();
         self
     }
 
@@ -137,13 +133,6 @@ mod tests {
         }
         assert!(Claim::new(&"a".repeat(4097)).is_none());
         assert_eq!(Claim::new("Zoë Müller").unwrap().as_str(), "Zoë Müller");
-    }
-
-    #[test]
-    fn a_group_with_a_comma_does_not_become_two() {
-        let groups = ["staff", "users,admin"].map(|group| Claim::new(group).unwrap());
-        let identity = Identity::nameless("op").with_groups(groups);
-        assert_eq!(identity.groups_value.unwrap().as_str(), "staff");
     }
 
     #[test]

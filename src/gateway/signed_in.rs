@@ -1,0 +1,100 @@
+//! The log event about a completed login.
+
+use aws_lc_rs::digest::{SHA256, digest};
+
+use super::WorkerSite;
+use crate::identity::{Claim, Identity};
+use crate::telemetry::{UserClaim, UserInLog};
+
+/// The number of bytes of a hash in the log. Eight bytes distinguish the users of one gateway.
+const HASH: usize = 8;
+
+impl WorkerSite {
+    /// Logs who signed in and which claims and tokens came. Without the event, an operator cannot
+    /// see why a rule refuses a user.
+    pub(super) fn log_signed_in(
+        &self,
+        (provider, session_key): (&str, String),
+        identity: &Identity,
+        refreshable: bool,
+    ) {
+        let user = user(self.settings().log_user, identity);
+        let email = match &identity.email {
+            Some(email) if email.verified => "verified",
+            Some(_) => "unverified",
+            None => "none",
+        };
+        let groups = identity.groups.iter().len();
+        tracing::info!(
+            provider,
+            session.key = session_key,
+            enduser.id = user,
+            email,
+            groups,
+            refresh_token = refreshable,
+            "Signed in"
+        );
+        let mut routes = self.access.routes();
+        let needed = routes.any(|route| route.lists_groups_of(provider));
+        if needed && groups == 0 && self.login().hint_is_due(("groups", provider)) {
+            tracing::warn!(
+                provider,
+                setting = "scopes, identity.claims.groups, identity.userinfo",
+                "A rule lists groups, but the provider gave none"
+            );
+        }
+    }
+}
+
+/// Returns the name of the user for the log, or `None` if the settings turn the name off or the
+/// identity lacks the claim.
+fn user(settings: UserInLog, identity: &Identity) -> Option<String> {
+    let claim = match settings.claim {
+        UserClaim::Email => identity.email.as_ref().map(|email| &email.address),
+        UserClaim::Off => None,
+        UserClaim::PreferredUsername => identity.preferred_username.as_ref(),
+        UserClaim::Subject => identity.subject.as_ref(),
+    };
+    let text = claim.map(Claim::as_str)?;
+    if !settings.hashed {
+        return Some(text.to_owned());
+    }
+    // The same user name at another issuer is another user. No issuer contains a line break.
+    let named = [identity.issuer.as_bytes(), b"\n", text.as_bytes()].concat();
+    let hash = digest(&SHA256, &named);
+    let bytes = hash.as_ref().iter().take(HASH);
+    Some(bytes.fold(String::new(), |hex, byte| format!("{hex}{byte:02x}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Email;
+
+    #[test]
+    fn the_log_names_a_user_by_the_claim_of_the_settings() {
+        let alice = |issuer: &str| Identity {
+            subject: Claim::new("42"),
+            preferred_username: Claim::new("alice"),
+            email: Claim::new("alice@example.org").map(|address| Email {
+                address,
+                verified: false,
+            }),
+            ..Identity::nameless(issuer)
+        };
+        let named = |claim, hashed, issuer| user(UserInLog { claim, hashed }, &alice(issuer));
+        for (claim, text) in [
+            (UserClaim::Subject, Some("42")),
+            (UserClaim::PreferredUsername, Some("alice")),
+            (UserClaim::Email, Some("alice@example.org")),
+            (UserClaim::Off, None),
+        ] {
+            assert_eq!(named(claim, false, "op").as_deref(), text);
+        }
+        // printf 'op\n42' | sha256sum
+        let hash = named(UserClaim::Subject, true, "op").unwrap();
+        assert_eq!(hash, "984624ac3e011294");
+        assert_ne!(named(UserClaim::Subject, true, "other"), Some(hash));
+        assert_eq!(named(UserClaim::Off, true, "op"), None);
+    }
+}

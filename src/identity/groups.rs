@@ -1,0 +1,276 @@
+//! The groups of a user, and the field that carries them to an app.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::fmt::Write as _;
+use std::sync::OnceLock;
+
+use http::HeaderValue;
+use serde::Deserialize;
+
+use super::Claim;
+
+/// The form of the field with the groups.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum GroupsFormat {
+    /// One field value: the names, joined with commas. A name with a comma would look like two
+    /// names, so it is left out.
+    #[default]
+    Comma,
+    /// One field value: a JSON array of strings. Characters outside ASCII are escaped.
+    Json,
+    /// One field for each name.
+    Repeated,
+}
+
+/// The form and the bound of the field with the groups.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct GroupsForm {
+    pub(crate) format: GroupsFormat,
+    /// The maximum length of all values together, in bytes. Many app servers refuse a request with
+    /// longer fields.
+    pub(crate) bytes: usize,
+}
+
+impl Default for GroupsForm {
+    fn default() -> Self {
+        Self {
+            format: GroupsFormat::default(),
+            bytes: 4096,
+        }
+    }
+}
+
+/// The groups of a user, in the order of the claim. Rules compare whole names of all groups. The
+/// field to the app may carry fewer groups.
+#[derive(Clone, Default)]
+pub struct Groups {
+    names: Box<[Claim]>,
+    /// The field, in the form in which it was needed first. All requests of the session share the
+    /// field. After a change of the form, the field is made again for each request, until the
+    /// session is decoded again.
+    field: OnceLock<(GroupsForm, GroupsField)>,
+}
+
+/// The values of the field with the groups.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct GroupsField {
+    values: Box<[HeaderValue]>,
+    left_out: usize,
+}
+
+impl Groups {
+    /// Returns the names of the groups.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Claim> {
+        self.names.iter()
+    }
+
+    /// Returns true if the user has no group.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// Returns the values of the field with the groups. If the values are made by this call,
+    /// `report` gets the number of groups that the field cannot carry.
+    pub(crate) fn field(
+        &self,
+        form: GroupsForm,
+        report: impl FnOnce(usize),
+    ) -> Cow<'_, [HeaderValue]> {
+        if self.names.is_empty() {
+            return Cow::Borrowed(&[]);
+        }
+        let mut made = None;
+        let (known, field) = self.field.get_or_init(|| {
+            let field = GroupsField::new(&self.names, form);
+            made = Some(field.left_out);
+            (form, field)
+        });
+        if let Some(left_out) = made {
+            report(left_out);
+        }
+        if *known == form {
+            Cow::Borrowed(&field.values)
+        } else {
+            Cow::Owned(GroupsField::new(&self.names, form).values.into_vec())
+        }
+    }
+}
+
+impl GroupsField {
+    fn new(names: &[Claim], form: GroupsForm) -> Self {
+        let mut left = form.bytes;
+        let mut left_out = 0_usize;
+        // A shorter name may still fit after a name that is too long.
+        let mut fits = |length: usize| {
+            if let Some(rest) = left.checked_sub(length) {
+                left = rest;
+                true
+            } else {
+                left_out = left_out.saturating_add(1);
+                false
+            }
+        };
+        let values = match form.format {
+            GroupsFormat::Repeated => {
+                let names = names.iter().filter(|name| fits(name.as_str().len()));
+                names.map(|name| name.as_value().clone()).collect()
+            }
+            GroupsFormat::Comma => {
+                // A name with a comma never fits. Each name but the first needs a comma.
+                let length = |name: &str| {
+                    let comma = name.contains(',');
+                    if comma {
+                        usize::MAX
+                    } else {
+                        name.len().saturating_add(1)
+                    }
+                };
+                let names = names.iter().map(Claim::as_str);
+                let names: Vec<&str> = names.filter(|name| fits(length(name))).collect();
+                value(&names.join(","), !names.is_empty())
+            }
+            GroupsFormat::Json => {
+                let names = names.iter().map(|name| json_string(name.as_str()));
+                let names: Vec<String> = names
+                    .filter(|name| fits(name.len().saturating_add(1)))
+                    .collect();
+                value(&format!("[{}]", names.join(",")), !names.is_empty())
+            }
+        };
+        Self { values, left_out }
+    }
+}
+
+/// Returns the only value of a field, or no value if the field carries nothing.
+fn value(text: &str, carries: bool) -> Box<[HeaderValue]> {
+    // Each name is a claim, so the text has no control characters and the conversion does not fail.
+    let value = HeaderValue::from_bytes(text.as_bytes()).ok();
+    value.filter(|_value| carries).into_iter().collect()
+}
+
+/// Returns a JSON string (RFC 8259 section 7) in ASCII, because apps decode other bytes of a field
+/// in different ways.
+fn json_string(text: &str) -> String {
+    let mut json = String::from('"');
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => {
+                json.push('\\');
+                json.push(character);
+            }
+            ' '..='~' => json.push(character),
+            other => {
+                for unit in other.encode_utf16(&mut [0; 2]) {
+                    // Writing to a string never fails.
+                    write!(json, "\\u{unit:04x}").unwrap_or_default();
+                }
+            }
+        }
+    }
+    json.push('"');
+    json
+}
+
+impl FromIterator<Claim> for Groups {
+    fn from_iter<T: IntoIterator<Item = Claim>>(names: T) -> Self {
+        Self {
+            names: names.into_iter().collect(),
+            field: OnceLock::new(),
+        }
+    }
+}
+
+impl PartialEq for Groups {
+    fn eq(&self, other: &Self) -> bool {
+        self.names == other.names
+    }
+}
+
+impl Eq for Groups {}
+
+impl fmt::Debug for Groups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.names).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn groups(names: &[&str]) -> Groups {
+        names.iter().map(|name| Claim::new(name).unwrap()).collect()
+    }
+
+    fn form(format: GroupsFormat, bytes: usize) -> GroupsForm {
+        GroupsForm { format, bytes }
+    }
+
+    /// Returns the values, and the number of the groups that were reported as left out.
+    fn field(names: &[&str], form: GroupsForm) -> (Vec<String>, Option<usize>) {
+        let groups = groups(names);
+        let mut reported = None;
+        let values = groups.field(form, |left_out| reported = Some(left_out));
+        let text = |value: &HeaderValue| String::from_utf8(value.as_bytes().to_vec()).unwrap();
+        (values.iter().map(text).collect(), reported)
+    }
+
+    const ADMINS: &str = "CN=Admins,OU=Groups,DC=example,DC=com";
+
+    #[test]
+    fn j_76_a_group_with_a_comma_does_not_become_two() {
+        let comma = field(&["staff", "users,admin", "x"], GroupsForm::default());
+        assert_eq!(comma, (vec!["staff,x".to_owned()], Some(1)));
+        let only = field(&[ADMINS], GroupsForm::default());
+        assert_eq!(only, (Vec::new(), Some(1)));
+    }
+
+    #[test]
+    fn json_and_repeated_fields_carry_every_name() {
+        let names = [ADMINS, "Zoë \"z\" \\ 🦀", "c"];
+        let (json, left_out) = field(&names, form(GroupsFormat::Json, 4096));
+        assert_eq!(left_out, Some(0));
+        assert!(json[0].is_ascii(), "{json:?}");
+        let read: Vec<String> = serde_json::from_str(&json[0]).unwrap();
+        assert_eq!(read, names);
+        let (repeated, left_out) = field(&names, form(GroupsFormat::Repeated, 4096));
+        assert_eq!(repeated, names);
+        assert_eq!(left_out, Some(0));
+    }
+
+    #[test]
+    fn the_bound_leaves_out_whole_names() {
+        for (format, bytes, expected, left_out) in [
+            (GroupsFormat::Comma, 8, &["a,ccccc"][..], 1),
+            (GroupsFormat::Comma, 1, &[], 3),
+            (GroupsFormat::Json, 12, &["[\"a\",\"ccccc\"]"], 1),
+            (GroupsFormat::Repeated, 6, &["a", "ccccc"], 1),
+            (GroupsFormat::Repeated, 13, &["a", "bbbbbbb", "ccccc"], 0),
+        ] {
+            let (values, reported) = field(&["a", "bbbbbbb", "ccccc"], form(format, bytes));
+            assert_eq!(values, expected, "{format:?} {bytes}");
+            assert_eq!(reported, Some(left_out), "{format:?} {bytes}");
+        }
+    }
+
+    #[test]
+    fn the_field_is_made_once_for_each_form() {
+        let groups = groups(&["a", "b,c"]);
+        let mut reports = 0;
+        for _ in 0..3 {
+            groups.field(GroupsForm::default(), |_left_out| reports += 1);
+        }
+        assert_eq!(reports, 1);
+        // A reload can change the form while the session lives.
+        let other = groups.field(form(GroupsFormat::Repeated, 99), |_left_out| reports += 1);
+        assert_eq!(other.len(), 2);
+        assert!(
+            self::groups(&[])
+                .field(GroupsForm::default(), |_| reports += 1)
+                .is_empty()
+        );
+        assert_eq!(reports, 1);
+    }
+}

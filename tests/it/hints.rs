@@ -1,0 +1,123 @@
+//! Hints in the log: what came with a login, and which setting helps if something did not come.
+
+use serde_json::{Value, json};
+
+use crate::support::browser::Browser;
+use crate::support::gateway::{Process, Settings};
+use crate::support::openid;
+use crate::support::provider::StandIn;
+use crate::support::scene::{ORIGIN, url};
+use crate::support::upstream::RecordingUpstream;
+
+const ADMINS: &str = "CN=Admins,OU=Groups,DC=example,DC=com";
+const ROUTES: &str =
+    "[[routes]]\n[[routes]]\nprefix = \"/staff\"\naccess.any_of.groups = [\"staff\"]\n";
+
+/// A gateway process with a route for the group `staff`, and its provider and app.
+async fn process(more: &str, members: Value) -> (Process, StandIn, RecordingUpstream) {
+    let (provider, app) = (StandIn::start().await, RecordingUpstream::start().await);
+    let settings = Settings::new(ORIGIN, &provider.url(), &app.url());
+    let process = Process::start_with(settings.with(ROUTES), more).await;
+    provider.user_members(members);
+    (process, provider, app)
+}
+
+async fn sign_in(process: &Process, provider: &StandIn, user: &str) -> Browser {
+    let browser = Browser::new().leading(ORIGIN, process.address());
+    browser.plant(&provider.url(), &format!("user={user}; Path=/"));
+    assert_eq!(browser.visit(&url("/")).await.text(), "seen");
+    browser
+}
+
+/// Returns the events whose line contains `text`.
+fn events(process: &Process, text: &str) -> Vec<Value> {
+    let log = process.log();
+    let lines = log.lines().filter(|line| line.contains(text));
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn the_log_says_who_signed_in_and_what_came() {
+    let members =
+        json!({ "groups": [ADMINS], "email": "alice@example.com", "email_verified": "true" });
+    let user = "user = \"email\"\nuser_hashed = false\n";
+    let (process, provider, _app) = process(user, members).await;
+    for _ in 0..2 {
+        sign_in(&process, &provider, "alice").await;
+    }
+    process
+        .wait_for_log(|log| log.matches("Signed in").count() == 2)
+        .await;
+    for event in events(&process, "Signed in") {
+        assert_eq!(event["enduser.id"], "alice@example.com", "{event}");
+        assert_eq!(event["email"], "unverified", "{event}");
+        assert_eq!(event["groups"], 1, "{event}");
+        assert_eq!(event["refresh_token"], true, "{event}");
+    }
+    // Each hint and each warning is given once, although it applies to both logins.
+    for (text, setting) in [
+        (
+            "The claim email_verified is not true or false",
+            "identity.emails_verified",
+        ),
+        (
+            "cannot carry all groups of a user",
+            "assertions.groups_format, assertions.groups_bytes",
+        ),
+    ] {
+        let [event] = <[Value; 1]>::try_from(events(&process, text)).unwrap();
+        assert_eq!(event["setting"], setting, "{event}");
+        assert_eq!(event["provider"], "main", "{event}");
+    }
+}
+
+#[tokio::test]
+async fn groups_that_a_rule_needs_and_that_never_come_are_one_hint() {
+    let (process, provider, _app) = process("", json!({ "sub": "alice" })).await;
+    for _ in 0..2 {
+        sign_in(&process, &provider, "alice").await;
+    }
+    process
+        .wait_for_log(|log| log.matches("Signed in").count() == 2)
+        .await;
+    let [hint] = <[Value; 1]>::try_from(events(&process, "A rule lists groups")).unwrap();
+    assert!(
+        hint["setting"].as_str().unwrap().starts_with("scopes"),
+        "{hint}"
+    );
+    let [event, _] = <[Value; 2]>::try_from(events(&process, "Signed in")).unwrap();
+    // By default, the log has a hash instead of the subject.
+    let user = event["enduser.id"].as_str().unwrap();
+    assert!(
+        user.len() == 16 && user.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        "{user}"
+    );
+}
+
+#[tokio::test]
+async fn a_login_without_a_refresh_token_is_one_hint_at_the_scopes() {
+    for (scopes, hints) in [("[\"openid\"]", 1), ("[\"openid\", \"offline_access\"]", 0)] {
+        let (provider, app) = (StandIn::start().await, RecordingUpstream::start().await);
+        provider.tamper_token_response(|body| {
+            body.as_object_mut().unwrap().remove("refresh_token");
+        });
+        let keys = [("scopes", scopes)];
+        let settings = openid::settings(&provider.url(), &app.url(), &keys);
+        let process = Process::start_with(settings, "").await;
+        for _ in 0..2 {
+            sign_in(&process, &provider, "alice").await;
+        }
+        let twice = |log: &str| log.matches("Signed in").count() == 2;
+        process.wait_for_log(twice).await;
+        let given = events(&process, "The provider gave no refresh token");
+        assert_eq!(given.len(), hints, "{scopes}");
+        assert!(
+            given.iter().all(|hint| hint["setting"] == "scopes"),
+            "{given:?}"
+        );
+        let event = &events(&process, "Signed in")[0];
+        assert_eq!(event["refresh_token"], false, "{event}");
+    }
+}
