@@ -77,7 +77,7 @@ impl<'a> Reader<'a> {
             };
             for error in error {
                 let path = path_of(&error);
-                if reset.iter().any(|reset| follows_from(&path, reset)) {
+                if reset.iter().any(|reset| follows_from(&error, &path, reset)) {
                     return None;
                 }
                 let mut full = vec![key.to_owned()];
@@ -128,8 +128,9 @@ fn path_of(error: &figment::Error) -> Vec<String> {
 /// Returns true if a problem at `path` is probably only a result of the reset of the key at
 /// `reset`: the key is missing now, or its table is not accepted without the value. Such a problem
 /// would confuse the operator, who has written the key.
-fn follows_from(path: &[String], reset: &[String]) -> bool {
-    reset.starts_with(path)
+fn follows_from(error: &figment::Error, path: &[String], reset: &[String]) -> bool {
+    let is_missing = matches!(error.kind, Kind::MissingField(_));
+    reset.starts_with(path) && (is_missing || path.len() < reset.len())
 }
 
 fn replace(table: &mut Dict, path: &[String], defaults: Option<Dict>) -> bool {
