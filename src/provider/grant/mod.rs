@@ -457,13 +457,18 @@ impl GrantVerifier {
         };
         let seen = published.first(endpoint, clock).await;
         let seen = seen.map_err(Unverified::Keys)?;
-        match jwt::verify(token, expected, &seen.keys) {
-            Err(error) if error.new_keys_may_help() => {}
+        let error = match jwt::verify(token, expected, &seen.keys) {
+            Err(error) if error.new_keys_may_help() => error,
             verified => return verified.map_err(Unverified::Token),
+        };
+        match published.newer(&seen, endpoint, clock).await {
+            Ok(newer) => jwt::verify(token, expected, &newer.keys).map_err(Unverified::Token),
+            // The key of the token is known, so the token itself is the more likely cause.
+            Err(KeysError::FetchedRecently { .. }) if !matches!(error, TokenError::UnknownKey) => {
+                Err(Unverified::Token(error))
+            }
+            Err(error) => Err(Unverified::Keys(error)),
         }
-        let newer = published.newer(&seen, endpoint, clock).await;
-        let newer = newer.map_err(Unverified::Keys)?;
-        jwt::verify(token, expected, &newer.keys).map_err(Unverified::Token)
     }
 }
 
