@@ -421,12 +421,13 @@ impl ObservedStream for WaitingUpload {
 /// Returns the format of an answer with these fields to a request of this version. Only HTTP/2 can
 /// carry gRPC.
 fn format_of(headers: &HeaderMap, version: Version) -> AnswerFormat {
-    let media_type = headers.get(header::CONTENT_TYPE);
-    let grpc = media_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-    if grpc && version == Version::HTTP_2 {
-        AnswerFormat::Grpc
-    } else {
-        AnswerFormat::Other
+    match grpc::Protocol::of(headers) {
+        Some(grpc::Protocol::Grpc) if version == Version::HTTP_2 => AnswerFormat::Grpc,
+        // gRPC-Web sends its trailers in the body, so for its clients an answer with trailers of
+        // HTTP would look complete.
+        Some(grpc::Protocol::Grpc | grpc::Protocol::Web | grpc::Protocol::WebText) | None => {
+            AnswerFormat::Other
+        }
     }
 }
 

@@ -135,10 +135,9 @@ impl Metrics {
         );
         let left_out = "Groups that the field to an app could not carry, by provider";
         registry.register("groups_left_out", left_out, self.groups_left_out.clone());
-        let open =
-            "Connections on which an app has switched to another protocol, by route and kind";
+        let open = "Switched connections and long answers, by route and kind";
         registry.register("streams_open", open, self.open_streams.clone());
-        let ended = "Ended connections of this kind by route and reason";
+        let ended = "Ended switched connections and long answers by route and reason";
         registry.register("streams_ended", ended, self.ended_streams.clone());
         let waiting = "Requests that wait for their session or its access token";
         registry.register("waiting_requests", waiting, self.waiting.clone());

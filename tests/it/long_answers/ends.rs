@@ -50,6 +50,8 @@ async fn a_client_that_takes_no_data_has_a_reason_of_its_own() {
         .server("write_secs = 1");
     let gateway = Gateway::start(settings);
     let (client, mut served) = begin(gateway.address(), &app, &get("/", "")).await;
+    // With a write deadline of one second, the connection could otherwise end before it is a stream.
+    wait_for_figure(gateway.operations(), &open_figure("/"), 1).await;
     let block = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
     let closed = async { while served.wire.write(block.as_bytes()).await {} };
     timeout(PATIENCE, closed)

@@ -31,27 +31,42 @@ async fn w_03_a_grpc_answer_ends_with_the_status_unauthenticated() {
         .await
         .unwrap();
     let running = tokio::spawn(connection);
-    let request = Request::post(format!("{TLS_ORIGIN}/pkg.Service/Watch"))
-        .header("content-type", "application/grpc")
-        .header("origin", TLS_ORIGIN)
-        .header("cookie", cookie_of(&browser, TLS_ORIGIN))
-        .body(Empty::<Bytes>::new())
-        .unwrap();
-    let (answer, mut served) = join!(sender.send_request(request), async {
-        let (_head, mut served) = app.accept().await;
-        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/grpc+proto\r\n\
-                    Transfer-Encoding: chunked\r\n\r\n";
-        served.send(format!("{head}{}", chunk("message"))).await;
-        served
-    });
-    let mut body = answer.unwrap().into_body();
-    let frame = body.frame().await.unwrap().unwrap();
-    assert_eq!(frame.into_data().unwrap(), "message");
+    let mut open = Vec::new();
+    for kind in ["application/grpc+proto", "application/grpc-web+proto"] {
+        let request = Request::post(format!("{TLS_ORIGIN}/pkg.Service/Watch"))
+            .header("content-type", kind)
+            .header("origin", TLS_ORIGIN)
+            .header("cookie", cookie_of(&browser, TLS_ORIGIN))
+            .body(Empty::<Bytes>::new())
+            .unwrap();
+        let (answer, served) = join!(sender.send_request(request), async {
+            let (_head, mut served) = app.accept().await;
+            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: ";
+            let first = format!("{head}{kind}\r\n\r\n{}", chunk("message"));
+            served.send(first).await;
+            served
+        });
+        let mut body = answer.unwrap().into_body();
+        let frame = body.frame().await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), "message");
+        open.push((body, served));
+    }
     sign_out(&browser, TLS_ORIGIN).await;
+    let (mut web, mut web_served) = open.pop().unwrap();
+    let (mut body, mut served) = open.pop().unwrap();
     let last = timeout(SOON, body.frame()).await.expect("no end in time");
     let trailers: HeaderMap = last.unwrap().unwrap().into_trailers().unwrap();
     assert_eq!(trailers["grpc-status"], "16");
     assert!(body.frame().await.is_none());
     assert_eq!(served.rest().await, b"");
+    // A client of gRPC-Web does not read the trailers of HTTP, so its answer breaks off.
+    let last = timeout(SOON, web.frame()).await.expect("no end in time");
+    let error = last.unwrap().unwrap_err();
+    let error = format!("{error:?}");
+    assert!(
+        error.contains("Reset") && error.contains("CANCEL"),
+        "{error}"
+    );
+    assert_eq!(web_served.rest().await, b"");
     running.abort();
 }

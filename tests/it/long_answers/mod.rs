@@ -195,6 +195,8 @@ async fn a_reload_cuts_only_the_answers_that_its_rules_forbid() {
     let before = scene.gateway.settings().text();
     let same = format!("{before}\n# the same\n");
     scene.gateway.reload(&same).await.unwrap();
+    // The guards of the answers have heard of it.
+    tokio::time::sleep(Duration::from_millis(500)).await;
     pass(&mut served, &mut client, "same").await;
     pass(&mut public.1, &mut public.0, "same").await;
     // Without switches of protocols, answers may still be long.
@@ -202,6 +204,7 @@ async fn a_reload_cuts_only_the_answers_that_its_rules_forbid() {
     assert_eq!(before.matches(any).count(), 1);
     let plain = before.replace(any, &format!("{any}streams.upgrades = false\n"));
     scene.gateway.reload(&plain).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
     pass(&mut served, &mut client, "plain").await;
     let nobody = format!("{any}provider = \"main\"\naccess.any_of.groups = [\"nobody\"]\n");
     let closed = before
