@@ -134,7 +134,7 @@ impl Worker {
             sent,
             retry_copy,
             handshake,
-            owner: stream.map(|stream| AnswerOwner::Young(stream, target)),
+            owner: stream.map(|stream| AnswerOwner::Young(Box::new((stream, target)))),
         })
     }
 }
@@ -193,7 +193,8 @@ impl InFlight<'_> {
         Box::pin(async move {
             let guard = self.owner.take().map(|owner| match owner {
                 AnswerOwner::Guarded(guard) => guard,
-                AnswerOwner::Young(stream, target) => {
+                AnswerOwner::Young(owned) => {
+                    let (stream, target) = *owned;
                     let streams = &worker.streams;
                     Box::new(streams.guard(stream, target, StreamKind::Answer))
                 }
@@ -328,7 +329,8 @@ impl InFlight<'_> {
                     drop(answer);
                     let request = Request::from_parts(head.into_parts(), body);
                     let stream = permit.answer_stream();
-                    self.owner = stream.map(|stream| AnswerOwner::Young(stream, context.target));
+                    self.owner =
+                        stream.map(|stream| AnswerOwner::Young(Box::new((stream, context.target))));
                     self.since = self.record.site().clock().instant();
                     let answer = permit.exchange(request, None, &worker.pools).await;
                     match self.noted(answer) {
