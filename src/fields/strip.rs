@@ -165,20 +165,20 @@ pub(super) fn nominated(fields: &(impl View + ?Sized)) -> Vec<HeaderName> {
     names
 }
 
-/// Returns the names of the fields that satisfy `is_removed`.
+/// Removes `Connection`, and returns the names of the other fields that satisfy `is_removed`.
 pub(super) fn removed_names(
-    headers: &HeaderMap,
+    headers: &mut HeaderMap,
     is_removed: impl Fn(&HeaderName) -> bool,
 ) -> Vec<HeaderName> {
-    // `Connection` is removed separately, because nearly every message has it and most messages
-    // have no other hop-by-hop field.
-    let names = headers.keys().filter(|name| **name != CONNECTION);
-    names.filter(|name| is_removed(name)).cloned().collect()
+    // `Connection` is removed separately, because nearly every message has `Connection`, and most
+    // messages have no other hop-by-hop field.
+    headers.remove(CONNECTION);
+    let names = headers.keys().filter(|name| is_removed(name));
+    names.cloned().collect()
 }
 
-/// Removes `Connection` and the fields with these names, with all their values.
+/// Removes the fields with these names, with all their values.
 pub(super) fn remove(headers: &mut HeaderMap, names: Vec<HeaderName>) {
-    headers.remove(CONNECTION);
     for name in names {
         headers.remove(name);
     }

@@ -134,7 +134,7 @@ impl Worker {
             sent,
             retry_copy,
             handshake,
-            owner: stream.map(|stream| AnswerOwner::Young(Box::new((stream, target)))),
+            owner: stream.map(|stream| AnswerOwner::Young(stream, target)),
         })
     }
 }
@@ -193,8 +193,7 @@ impl InFlight<'_> {
         Box::pin(async move {
             let guard = self.owner.take().map(|owner| match owner {
                 AnswerOwner::Guarded(guard) => guard,
-                AnswerOwner::Young(owned) => {
-                    let (stream, target) = *owned;
+                AnswerOwner::Young(stream, target) => {
                     let streams = &worker.streams;
                     Box::new(streams.guard(stream, target, StreamKind::Answer))
                 }
@@ -221,6 +220,7 @@ impl InFlight<'_> {
 
     /// Returns the answer for the client. An answer that is not complete gets the permission of the
     /// request, so that the answer ends with its session.
+    #[inline]
     fn finished(&mut self, worker: &Worker, answer: Answer) -> Response<Body> {
         let mut response = cleaned(answer, self.trailers);
         if self.owner.is_some()
@@ -329,8 +329,7 @@ impl InFlight<'_> {
                     drop(answer);
                     let request = Request::from_parts(head.into_parts(), body);
                     let stream = permit.answer_stream();
-                    self.owner =
-                        stream.map(|stream| AnswerOwner::Young(Box::new((stream, context.target))));
+                    self.owner = stream.map(|stream| AnswerOwner::Young(stream, context.target));
                     self.since = self.record.site().clock().instant();
                     let answer = permit.exchange(request, None, &worker.pools).await;
                     match self.noted(answer) {
@@ -434,6 +433,7 @@ fn format_of(headers: &HeaderMap, version: Version) -> AnswerFormat {
 }
 
 /// Returns the answer for the client, without fields that an app must not send.
+#[inline]
 fn cleaned(mut answer: Answer, trailers: TrailerSupport) -> Response<Body> {
     fields::outbound(answer.headers_mut(), cookie::is_own);
     let forwarded = match trailers {

@@ -105,6 +105,7 @@ impl Record {
     }
 
     /// Records the answer. The record is written to the log when its owner drops it.
+    #[inline]
     pub(super) fn answered(&mut self, mut response: Response<Body>) -> Response<Body> {
         // Most answers have no extensions, so `remove` is called only if there are extensions.
         let logged = if response.extensions().is_empty() {

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::EXPECT;
+use http::request::Parts;
 use http::{Request, StatusCode};
 use tokio::sync::Notify;
 
@@ -24,18 +25,23 @@ const MAX_WAIT: Duration = Duration::from_secs(1);
 pub(super) struct ContinueGate(Pin<Box<dyn Future<Output = ()>>>);
 
 impl ContinueGate {
-    /// Returns a gate if `request` has the field `Expect`.
-    pub(super) fn of<B>(request: &mut Request<B>, clock: &Clock) -> Option<Self> {
-        if !request.headers().contains_key(EXPECT) {
+    /// Returns a gate if the request with the head `parts` has the field `Expect`.
+    pub(super) fn of(parts: &mut Parts, clock: &Clock) -> Option<Self> {
+        if !parts.headers.contains_key(EXPECT) {
             return None;
         }
         let continued = Arc::new(Notify::new());
         let notify = Arc::clone(&continued);
-        hyper::ext::on_informational(request, move |response| {
+        // hyper stores the callback in the extensions of a request.
+        let mut callback = Request::new(());
+        hyper::ext::on_informational(&mut callback, move |response| {
             if response.status() == StatusCode::CONTINUE {
                 notify.notify_one();
             }
         });
+        parts
+            .extensions
+            .extend(std::mem::take(callback.extensions_mut()));
         let clock = clock.clone();
         Some(Self(Box::pin(async move {
             tokio::select! {

@@ -24,8 +24,9 @@ use crate::upload::Upload;
 pub(super) struct Interrupted;
 
 /// A request body that records in [`UploadProgress`] whether the gateway waits for the client or
-/// for the origin. A body without content allocates no memory.
-pub(super) struct Outgoing(Option<Content>);
+/// for the origin. A body without content allocates no memory. The content is in a box, because a
+/// request is moved several times and has to be small.
+pub(super) struct Outgoing(Option<Box<Content>>);
 
 struct Content {
     upload: Upload,
@@ -38,15 +39,16 @@ struct Content {
 }
 
 impl Outgoing {
-    /// Converts a request of which hyper writes an HTTP/1.1 message.
+    /// Converts the body of a request with the head `parts`, of which hyper writes an HTTP/1.1
+    /// message.
     pub(super) fn http1(
-        mut parts: Parts,
+        parts: &mut Parts,
         upload: Upload,
         clock: &Clock,
         connector: &Connector,
-    ) -> Request<Self> {
+    ) -> Self {
         if upload.is_end_stream() {
-            return Request::from_parts(parts, Self::empty());
+            return Self::empty();
         }
         // Only the chunked coding has trailers, and hyper sends only announced trailers.
         let sends_trailers =
@@ -54,17 +56,13 @@ impl Outgoing {
         if !sends_trailers {
             parts.headers.remove(TRAILER);
         }
-        let mut request = Request::from_parts(parts, Self::empty());
-        let gate = ContinueGate::of(&mut request, clock);
-        request.map(|_empty| {
-            Self(Some(Content {
-                upload,
-                progress: UploadProgress::new(clock, ClientPauses::Ignored),
-                gate,
-                sends_trailers,
-                dropped_trailers: Arc::clone(connector.dropped_trailers()),
-            }))
-        })
+        Self(Some(Box::new(Content {
+            upload,
+            progress: UploadProgress::new(clock, ClientPauses::Ignored),
+            gate: ContinueGate::of(parts, clock),
+            sends_trailers,
+            dropped_trailers: Arc::clone(connector.dropped_trailers()),
+        })))
     }
 
     /// Converts a request that is sent on an HTTP/2 stream.
@@ -94,7 +92,7 @@ impl Outgoing {
             sends_trailers: true,
             dropped_trailers: Arc::clone(connector.dropped_trailers()),
         };
-        Request::from_parts(parts, Self(Some(content)))
+        Request::from_parts(parts, Self(Some(Box::new(content))))
     }
 
     pub(super) fn empty() -> Self {
@@ -117,16 +115,16 @@ impl Body for Outgoing {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
         loop {
-            let Some(Content {
+            let Some(content) = &mut self.0 else {
+                return Poll::Ready(None);
+            };
+            let Content {
                 upload,
                 progress,
                 gate,
                 sends_trailers,
                 dropped_trailers,
-            }) = &mut self.0
-            else {
-                return Poll::Ready(None);
-            };
+            } = &mut **content;
             if let Some(closed) = gate {
                 ready!(closed.poll_open(cx));
                 *gate = None;

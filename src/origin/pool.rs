@@ -158,7 +158,8 @@ impl Shared {
         // Some extensions change how hyper writes a request. Therefore the extensions of our own
         // code are removed.
         parts.extensions.clear();
-        Outgoing::http1(parts, upload, &self.clock, &self.connector)
+        let body = Outgoing::http1(&mut parts, upload, &self.clock, &self.connector);
+        Request::from_parts(parts, body)
     }
 
     /// Waits for a free connection, or opens a new connection for this request.

@@ -273,10 +273,8 @@ fn answer<H: Handler>(
         let mut response = if without_content {
             head_response(response, in_flight)
         } else {
-            response.map(|mut body| {
-                body.begin(|| in_flight.control());
-                ResponseBody::new(body, in_flight)
-            })
+            response.body_mut().begin(|| in_flight.control());
+            response.map(|body| ResponseBody::new(body, in_flight))
         };
         match protocol {
             // The `Connection` field of a 101 response must not be replaced, because it contains

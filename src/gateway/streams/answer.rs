@@ -29,9 +29,8 @@ const TRAILERS_TIMEOUT: Duration = Duration::from_millis(500);
 pub(in crate::gateway) enum AnswerOwner {
     /// The request has become slow before its answer began, so it already has a guard.
     Guarded(Box<StreamGuard>),
-    /// The request was answered within a moment. The box is small to move, and nearly all requests
-    /// only move it.
-    Young(Box<(StreamPermit, Target)>),
+    /// The request was answered within a moment.
+    Young(StreamPermit, Target),
 }
 
 /// The values from which a [`LongAnswer`] is built.
@@ -130,8 +129,7 @@ impl LongAnswer {
     async fn run(self: Rc<Self>, owner: AnswerOwner) {
         let mut guard = match owner {
             AnswerOwner::Guarded(guard) => *guard,
-            AnswerOwner::Young(owned) => {
-                let (stream, target) = *owned;
+            AnswerOwner::Young(stream, target) => {
                 self.streams.guard(stream, target, StreamKind::Answer)
             }
         };
