@@ -97,6 +97,15 @@ class Browser:
         raise Wrong(f"signing in at port {self.port} leads round in circles: {url}")
 
 
+def session_cookie(stage, peer, tls):
+    """Creates a session at a proxy. Returns the `Cookie` field of the session."""
+    browser = Browser(stage.provider.host, peer.port, tls if peer.tls_port else None)
+    status, _ = browser.sign_in("/dashboard")
+    if status != 200:
+        raise Wrong(f"{peer.name}: the sign-in ends with {status}")
+    return browser.cookie()
+
+
 def attribute(page, pattern):
     found = re.search(pattern, page)
     if not found:

@@ -11,7 +11,7 @@ import sys
 import time
 
 from . import machine, peers, plots, report
-from .browser import Browser
+from .browser import session_cookie
 from .load import FIGURES, MOST_FOREIGN, Load
 from .places import DRIVE, PROGRAM, QUICK, RESULTS, TARGET
 from .stage import Stage, Wrong
@@ -106,12 +106,7 @@ class Run:
         """Creates a session at a proxy with sign-in. The others get the same cookie as Sidegate."""
         if not peer.signs_in or peer.cookie:
             return
-        tls = self.load.tls if peer.tls_port else None
-        browser = Browser(self.stage.provider.host, peer.port, tls)
-        status, _ = browser.sign_in("/dashboard")
-        if status != 200:
-            raise Wrong(f"{peer.name}: the sign-in ends with {status}")
-        peer.cookie = browser.cookie()
+        peer.cookie = session_cookie(self.stage, peer, self.load.tls)
         if peer.name == "sidegate":
             for other in [*self.plain.values(), *self.by_tls.values()]:
                 if not other.signs_in:

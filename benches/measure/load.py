@@ -38,6 +38,8 @@ class Figure:
     tls: bool = False
     # One connection for each request.
     each_connects: bool = False
+    # The bytes of a message or of a body.
+    size: int = 0
 
 
 FIGURES = [
@@ -153,29 +155,21 @@ class Load:
             self.bodies[path] = hashlib.sha256(body).digest()
         return self.bodies[path]
 
-    def app_requests(self):
-        """The number of requests that the app has got."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.app.status_port, timeout=20)
-        connection.request("GET", "/")
-        text = connection.getresponse().read().decode()
-        connection.close()
-        return int(text.splitlines()[2].split()[2])
-
     # The window
 
     def window(self, peer, figure, number):
         """Loads a proxy for a moment to warm it up, and then for the measured time."""
         wrong = self.canary(peer, figure)
-        generate = {"wrk": self.wrk, "h2load": self.h2load}[figure.generator]
+        generate = getattr(self, figure.generator)
         generate(peer, figure, self.seconds / 3)
         proxy, app = peer.pids(), self.app.process.pids()
-        requests = self.app_requests()
+        requests = self.app.requests()
         before = self.accounts(proxy, app)
         seen = generate(peer, figure, self.seconds)
         spent = [now - then for now, then in zip(self.accounts(proxy, app), before)]
         proxy_cpu, app_cpu, generator_cpu, awake_cpu, busy, steal, wall = spent
         # One of them is the request for the count itself.
-        reached = self.app_requests() - requests - 1
+        reached = self.app.requests() - requests - 1
         known_cpu = proxy_cpu + app_cpu + generator_cpu + awake_cpu
         foreign = max(0.0, busy - known_cpu) / wall
         wrong += seen.problems
@@ -242,8 +236,9 @@ class Load:
         for name, value in self.fields(peer).items():
             yield from ("-H", f"{name}: {value}")
 
-    def h2load(self, peer, figure, seconds):
-        """Many requests over few connections, or one connection for each request with HTTP/1.1."""
+    def h2load(self, peer, figure, seconds, more=None, body=None):
+        """Many requests over few connections, or one connection for each request with HTTP/1.1. `more` are further
+        fields, and `body` is a file."""
         if figure.each_connects:
             count = max(40, int(300 * seconds))
             many = ["--h1", f"-c{count}", f"-n{count}", "-r6", "--rate-period=20ms"]
@@ -253,8 +248,10 @@ class Load:
             many = [f"-c{figure.connections}", "-m10", f"-n{count}"]
             protocol = "h2"
         command = ["h2load", "-t1", *many]
-        for name, value in self.fields(peer).items():
+        for name, value in {**self.fields(peer), **(more or {})}.items():
             command += ["-H", f"{':authority' if name == 'Host' else name}: {value}"]
+        if body:
+            command += ["-d", body]
         said = self.generated([*command, self.url(peer, figure)])
         codes = re.search(r"status codes: (\d+) 2xx", said)
         if not codes or f"Application protocol: {protocol}" not in said:

@@ -8,6 +8,7 @@ import os
 import pathlib
 import shutil
 import sys
+import urllib.request
 from collections.abc import Callable
 
 from . import machine
@@ -66,7 +67,7 @@ def nginx_main(folder, name, servers):
     return (
         f"daemon off; master_process off; worker_processes 1; pid {folder}/{name}.pid;\n"
         f"error_log {folder}/{name}.error;\n"
-        "events { worker_connections 20000; }\n"
+        "events { worker_connections 21000; }\n"
         "http {\n"
         "access_log off; server_tokens off; tcp_nodelay on; sendfile on; absolute_redirect off;\n"
         "keepalive_requests 1000000000; keepalive_timeout 600s;\n"
@@ -87,11 +88,12 @@ def start_nginx(setting, name, servers, port, cores=None):
     return setting.start(name, command, port)
 
 
-FORWARDED = (
-    'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $http_host;\n'
+FIELDS = (
+    "proxy_set_header Host $http_host;\n"
     "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n"
     "proxy_set_header X-Forwarded-Proto $scheme; proxy_set_header X-Forwarded-Host $http_host;\n"
 )
+FORWARDED = f'proxy_http_version 1.1; proxy_set_header Connection ""; {FIELDS}'
 
 
 def upstream(name, address):
@@ -125,6 +127,11 @@ class App:
             " location / { stub_status; } }\n"
         )
         self.process = start_nginx(setting, "app", servers, self.port, machine.OTHER_CORES)
+
+    def requests(self):
+        """The number of requests that the app has got, including this one."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.status_port}/", timeout=20) as answer:
+            return int(answer.read().decode().splitlines()[2].split()[2])
 
 
 def nginx(setting):

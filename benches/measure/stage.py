@@ -123,6 +123,10 @@ class Stage:
         self.processes[name] = process
         return process.listens(port)
 
+    def stop(self, name):
+        """Stops a process before the end."""
+        self.processes.pop(name).stop()
+
     def keep(self, name, process):
         """Also stops this process at the end."""
         self.processes[name] = process

@@ -34,6 +34,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 
+mod app;
+mod frames;
+mod streams;
+
 /// Sends load to a proxy on a port of this machine.
 #[derive(Parser)]
 enum Command {
@@ -43,6 +47,14 @@ enum Command {
     Closed(Closed),
     /// Signs users in and writes their cookies to a file
     SignIn(SignIn),
+    /// Serves streams: WebSocket messages, large bodies and gRPC calls
+    App(app::App),
+    /// Sends the next WebSocket message on each connection as soon as the echo has arrived
+    Messages(streams::Messages),
+    /// Opens many WebSocket connections, and keeps them open without a message until the input ends
+    Sockets(streams::Sockets),
+    /// Sends one request, perhaps with a large body, and reads the answer
+    Transfer(streams::Transfer),
 }
 
 #[derive(Args)]
@@ -111,6 +123,10 @@ fn main() {
         Command::Open(open) => open.run(),
         Command::Closed(closed) => local(closed.run()),
         Command::SignIn(sign_in) => local(sign_in.run()),
+        Command::App(app) => local(app.run()),
+        Command::Messages(messages) => local(messages.run()),
+        Command::Sockets(sockets) => local(sockets.run()),
+        Command::Transfer(transfer) => transfer.run(),
     };
     println!("{said}");
 }
