@@ -70,9 +70,15 @@ pub(super) async fn serve<H: Handler>(
     tls: Option<Arc<ServerConfig>>,
 ) {
     let socket = Socket::new(stream, Rc::clone(&serving.state));
-    let Some(config) = tls else {
-        return http1(serving, socket).await;
-    };
+    match tls {
+        None => http1(serving, socket).await,
+        // The future is in a box, because it would make the task of each connection without TLS
+        // larger.
+        Some(config) => Box::pin(serve_tls(serving, socket, config)).await,
+    }
+}
+
+async fn serve_tls<H: Handler>(serving: Serving<H>, socket: Socket, config: Arc<ServerConfig>) {
     match TlsAcceptor::from(config).accept(socket).await {
         Err(error) => {
             let client = serving.state.peer;
@@ -91,7 +97,23 @@ pub(super) async fn serve<H: Handler>(
     }
 }
 
+/// Serves HTTP/1.1, and then the tunnel if the connection has switched to another protocol. The
+/// future of HTTP/1.1 is in a box, so that its memory is free while the tunnel is open.
 async fn http1<H, S>(serving: Serving<H>, stream: S)
+where
+    H: Handler,
+    S: Duplex + 'static,
+{
+    let state = Rc::clone(&serving.state);
+    if let Some((tunnel, client)) = Box::pin(until_switched(serving, stream)).await {
+        let _in_flight = state.begin(Protocol::Http1);
+        let stop = TunnelStop(state);
+        tunnel(UpgradedClient { client, stop }).await;
+    }
+}
+
+/// Serves HTTP/1.1 until the connection ends or switches to another protocol.
+async fn until_switched<H, S>(serving: Serving<H>, stream: S) -> Option<(TunnelFn, Peer)>
 where
     H: Handler,
     S: Duplex + 'static,
@@ -137,26 +159,21 @@ where
         http1::Connection::graceful_shutdown,
     );
     if ended.await.is_err() || !state.is_upgrade_requested() {
-        return;
+        return None;
     }
     // If a request asked for another protocol, hyper leaves the socket open when HTTP has ended.
     let parts = connection.into_parts();
     let mut io = parts.io.into_inner();
-    match tunnel.take() {
-        Some(tunnel) => {
-            let _in_flight = state.begin(Protocol::Http1);
-            let switched = UpgradedClient {
-                client: Peer {
-                    io: Box::new(io.into_inner()),
-                    early: parts.read_buf,
-                },
-                stop: TunnelStop(Rc::clone(&state)),
-            };
-            tunnel(switched).await;
-        }
+    let Some(tunnel) = tunnel.take() else {
         // If the shutdown fails, the client has already disconnected.
-        None => io.shutdown().await.unwrap_or_default(),
-    }
+        io.shutdown().await.unwrap_or_default();
+        return None;
+    };
+    let client = Peer {
+        io: Box::new(io.into_inner()),
+        early: parts.read_buf,
+    };
+    Some((tunnel, client))
 }
 
 async fn http2<H, S>(serving: Serving<H>, stream: S)
