@@ -9,9 +9,7 @@ use crate::support::gateway::{Gateway, Settings};
 use crate::support::grpc::{GrpcApp, GrpcClient, next, send_more};
 use crate::support::provider::StandIn;
 use crate::support::raw::Raw;
-use crate::support::scene::{SESSION, wait_for_figure};
-
-const ORIGIN: &str = "https://localhost";
+use crate::support::scene::{SESSION, TLS_ORIGIN, wait_for_figure};
 
 /// `/public.Echo/` needs no session, `/admin.Echo/` is for one group, `/test.Echo/` and the root
 /// are for all signed-in users. There is no route for other services.
@@ -72,7 +70,7 @@ impl Scene {
         change: impl FnOnce(Settings) -> Settings,
     ) -> Self {
         let provider = StandIn::start().await;
-        let settings = Settings::new(ORIGIN, &provider.url(), url)
+        let settings = Settings::new(TLS_ORIGIN, &provider.url(), url)
             .app("protocol = \"http2\"")
             .with(ROUTES)
             .tls(&tls);
@@ -90,11 +88,11 @@ impl Scene {
 
     /// A client with the session of `user`.
     async fn client_of(&self, user: &str) -> GrpcClient {
-        let browser = Browser::trusting(&self.tls).leading(ORIGIN, self.gateway.address());
+        let browser = Browser::trusting(&self.tls).leading(TLS_ORIGIN, self.gateway.address());
         browser.plant(&self.provider.url(), &format!("user={user}; Path=/"));
-        let page = browser.visit(&format!("{ORIGIN}/seen")).await;
+        let page = browser.visit(&format!("{TLS_ORIGIN}/seen")).await;
         assert_eq!(page.text(), "seen", "{}", page.describe());
-        let cookie = browser.cookie(ORIGIN, SESSION).unwrap();
+        let cookie = browser.cookie(TLS_ORIGIN, SESSION).unwrap();
         self.client()
             .await
             .with_cookie(format!("{SESSION}={cookie}"))

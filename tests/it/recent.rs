@@ -4,13 +4,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::browser::Browser;
 use crate::support::browser_request::BrowserRequest;
-use crate::support::certificates::Authority;
 use crate::support::connection::OpenConnection;
-use crate::support::scene::{SESSION, Scene};
+use crate::support::scene::{SESSION, Scene, TLS_ORIGIN};
 
-const PUBLIC: &str = "https://localhost";
 /// After the end of a token that lives for a minute.
 const OVER: Duration = Duration::from_secs(61);
 
@@ -26,21 +23,11 @@ fn bearer(scene: &Scene) -> (String, usize) {
     }
 }
 
-/// A signed-in browser of `user`, and the `Cookie` field of its requests.
-async fn signed_in(scene: &Scene, tls: &Authority, user: &str) -> (Browser, String) {
-    let browser = Browser::trusting(tls).leading(PUBLIC, scene.gateway.address());
-    browser.plant(&scene.provider.url(), &format!("user={user}; Path=/"));
-    let page = browser.visit(&format!("{PUBLIC}/")).await;
-    assert_eq!(page.text(), "seen", "{}", page.describe());
-    let cookie = browser.cookie(PUBLIC, SESSION).unwrap();
-    (browser, format!("{SESSION}={cookie}"))
-}
-
 #[tokio::test]
 async fn an_open_connection_gets_the_new_token_of_a_session_that_was_refreshed() {
     let (scene, tls) = Scene::over_tls().await;
     scene.provider.token_members(json!({ "expires_in": 60 }));
-    let (_browser, cookie) = signed_in(&scene, &tls, "alice").await;
+    let (_browser, cookie) = scene.signed_in_over_tls(&tls, "alice").await;
     let mut lines = OpenConnection::both(scene.gateway.address(), &tls).await;
     for number in 1..4 {
         for line in &mut lines {
@@ -54,14 +41,14 @@ async fn an_open_connection_gets_the_new_token_of_a_session_that_was_refreshed()
 #[tokio::test]
 async fn c_20_an_open_connection_loses_a_session_that_was_ended_elsewhere() {
     let (scene, tls) = Scene::over_tls().await;
-    let (browser, cookie) = signed_in(&scene, &tls, "alice").await;
+    let (browser, cookie) = scene.signed_in_over_tls(&tls, "alice").await;
     let mut lines = OpenConnection::both(scene.gateway.address(), &tls).await;
     for line in &mut lines {
         assert_eq!(line.ask(&cookie).await, 200);
     }
     let form: [(&str, &str); 0] = [];
-    let sign_out = BrowserRequest::navigation(&format!("{PUBLIC}/oauth2/sign_out"));
-    let page = browser.send(sign_out.form(&form).from(PUBLIC)).await;
+    let sign_out = BrowserRequest::navigation(&format!("{TLS_ORIGIN}/oauth2/sign_out"));
+    let page = browser.send(sign_out.form(&form).from(TLS_ORIGIN)).await;
     assert_eq!(page.status, 303, "{}", page.describe());
     let before = scene.app.count();
     for line in &mut lines {
@@ -73,8 +60,8 @@ async fn c_20_an_open_connection_loses_a_session_that_was_ended_elsewhere() {
 #[tokio::test]
 async fn sessions_on_a_shared_connection_are_kept_apart() {
     let (scene, tls) = Scene::over_tls().await;
-    let (_, alice) = signed_in(&scene, &tls, "alice").await;
-    let (_, bob) = signed_in(&scene, &tls, "bob").await;
+    let (_, alice) = scene.signed_in_over_tls(&tls, "alice").await;
+    let (_, bob) = scene.signed_in_over_tls(&tls, "bob").await;
     for line in &mut OpenConnection::both(scene.gateway.address(), &tls).await {
         for (cookie, user) in [(&alice, "alice"), (&bob, "bob"), (&alice, "alice")] {
             assert_eq!(line.ask(cookie).await, 200);
@@ -87,7 +74,7 @@ async fn sessions_on_a_shared_connection_are_kept_apart() {
 #[tokio::test]
 async fn an_app_gets_the_other_cookies_of_each_request_and_never_ours() {
     let (scene, tls) = Scene::over_tls().await;
-    let (_browser, ours) = signed_in(&scene, &tls, "alice").await;
+    let (_browser, ours) = scene.signed_in_over_tls(&tls, "alice").await;
     let lines = [
         (
             format!("lang=en; {ours}; theme=dark"),
@@ -127,7 +114,7 @@ async fn an_app_gets_the_other_cookies_of_each_request_and_never_ours() {
 async fn c_15_a_session_in_use_on_one_connection_stays_and_an_unused_one_ends() {
     for which in 0..2 {
         let (scene, tls) = Scene::over_tls().await;
-        let (_browser, cookie) = signed_in(&scene, &tls, "alice").await;
+        let (_browser, cookie) = scene.signed_in_over_tls(&tls, "alice").await;
         let line = &mut OpenConnection::both(scene.gateway.address(), &tls).await[which];
         // Eight hours without a use end the session. These are twelve hours with a use every three
         // hours.

@@ -15,10 +15,8 @@ use crate::support::certificates::Authority;
 use crate::support::connection::OpenConnection;
 use crate::support::gateway::{PROGRAM, Process, Settings};
 use crate::support::provider::StandIn;
-use crate::support::scene::{ORIGIN, SESSION, Scene, figure, url, wait_for_figure};
+use crate::support::scene::{ORIGIN, SESSION, Scene, TLS_ORIGIN, figure, url, wait_for_figure};
 use crate::support::upstream::{Answer, RecordingUpstream};
-
-const PUBLIC: &str = "https://localhost";
 
 /// The rule of `/` in every scene, and a rule that no user meets.
 const ANYBODY: &str = "[[routes]]\nprefix = \"/\"\n";
@@ -40,11 +38,11 @@ async fn cookie_of(
     (address, tls): (std::net::SocketAddr, &Authority),
     provider: &StandIn,
 ) -> String {
-    let browser = Browser::trusting(tls).leading(PUBLIC, address);
+    let browser = Browser::trusting(tls).leading(TLS_ORIGIN, address);
     browser.plant(&provider.url(), &format!("user={user}; Path=/"));
-    let page = browser.visit(&format!("{PUBLIC}/")).await;
+    let page = browser.visit(&format!("{TLS_ORIGIN}/")).await;
     assert_eq!(page.text(), "seen", "{}", page.describe());
-    format!("{SESSION}={}", browser.cookie(PUBLIC, SESSION).unwrap())
+    format!("{SESSION}={}", browser.cookie(TLS_ORIGIN, SESSION).unwrap())
 }
 
 #[tokio::test]
@@ -441,7 +439,7 @@ impl Load {
 async fn two_hundred_reloads_lose_no_request_no_session_and_no_memory() {
     let tls = Authority::new();
     let (provider, app) = (StandIn::start().await, RecordingUpstream::start().await);
-    let settings = Settings::new(PUBLIC, &provider.url(), &app.url());
+    let settings = Settings::new(TLS_ORIGIN, &provider.url(), &app.url());
     let settings = settings.with(ANYBODY).tls(&tls);
     let process = Process::start_quietly(settings).await;
     let (address, operations) = (process.address(), process.operations());

@@ -11,7 +11,8 @@ use tokio::time::timeout;
 
 use super::{SOON, chunk, cookie_of, sign_out};
 use crate::support::browser::Browser;
-use crate::websocket::http2::{TLS_ORIGIN, over_tls};
+use crate::support::scene::TLS_ORIGIN;
+use crate::websocket::http2::over_tls;
 
 #[tokio::test]
 async fn w_03_a_grpc_answer_ends_with_the_status_unauthenticated() {

@@ -10,12 +10,12 @@ use crate::support::browser::Browser;
 use crate::support::browser_request::BrowserRequest;
 use crate::support::h2::{H2, Outcome};
 use crate::support::raw::Raw;
-use crate::support::scene::{ORIGIN, SESSION, Scene, url, wait_for_figure};
+use crate::support::scene::{ORIGIN, SESSION, Scene, TLS_ORIGIN, url, wait_for_figure};
 use crate::support::socket::{End, SocketApp};
 use crate::support::upstream::Answer;
 use crate::support::wire::PATIENCE;
 use crate::websocket::ending::SignedInAdmin;
-use crate::websocket::http2::{TLS_ORIGIN, over_tls};
+use crate::websocket::http2::over_tls;
 use crate::websocket::{scene, scene_with};
 
 mod ends;

@@ -15,6 +15,9 @@ use super::wire::PATIENCE;
 /// The public URL. It has the default port, and the browsers know the real address.
 pub(crate) const ORIGIN: &str = "http://localhost";
 
+/// The public URL of a gateway with TLS.
+pub(crate) const TLS_ORIGIN: &str = "https://localhost";
+
 /// The name of the session cookie.
 pub(crate) const SESSION: &str = "__Host-sidegate";
 
@@ -76,11 +79,16 @@ impl Scene {
     /// With TLS at the gateway. Returns the authority that issued its certificate, too. The public
     /// URL is `https://localhost`.
     pub(crate) async fn over_tls() -> (Self, Authority) {
+        Self::over_tls_with(ROUTES).await
+    }
+
+    /// As [`Scene::over_tls`], with these routes.
+    pub(crate) async fn over_tls_with(routes: &str) -> (Self, Authority) {
         let authority = Authority::new();
         let provider = StandIn::start().await;
         let app = RecordingUpstream::start().await;
-        let settings = Settings::new("https://localhost", &provider.url(), &app.url());
-        let gateway = Gateway::start(settings.with(ROUTES).tls(&authority));
+        let settings = Settings::new(TLS_ORIGIN, &provider.url(), &app.url());
+        let gateway = Gateway::start(settings.with(routes).tls(&authority));
         (
             Self {
                 gateway,
@@ -110,6 +118,20 @@ impl Scene {
         let page = browser.visit(&url("/")).await;
         assert_eq!(page.text(), "seen", "{}", page.describe());
         browser
+    }
+
+    /// A browser that is signed in over TLS, and the `Cookie` field of its requests.
+    pub(crate) async fn signed_in_over_tls(
+        &self,
+        tls: &Authority,
+        user: &str,
+    ) -> (Browser, String) {
+        let browser = Browser::trusting(tls).leading(TLS_ORIGIN, self.gateway.address());
+        browser.plant(&self.provider.url(), &format!("user={user}; Path=/"));
+        let page = browser.visit(&format!("{TLS_ORIGIN}/")).await;
+        assert_eq!(page.text(), "seen", "{}", page.describe());
+        let cookie = browser.cookie(TLS_ORIGIN, SESSION).unwrap();
+        (browser, format!("{SESSION}={cookie}"))
     }
 
     /// Follows a login to the provider's redirect with code and state, without opening the

@@ -8,10 +8,8 @@ use crate::support::certificates::Authority;
 use crate::support::gateway::{Gateway, Settings};
 use crate::support::h2::{H2, Outcome};
 use crate::support::provider::StandIn;
-use crate::support::scene::{SESSION, wait_for_figure};
+use crate::support::scene::{SESSION, TLS_ORIGIN, wait_for_figure};
 use crate::support::socket::{SocketApp, switching_for};
-
-pub(crate) const TLS_ORIGIN: &str = "https://localhost";
 
 /// A gateway with TLS and an app for streams. `/public` needs no session.
 pub(crate) async fn over_tls() -> (Gateway, StandIn, SocketApp, Authority) {

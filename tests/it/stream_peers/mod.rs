@@ -1,5 +1,7 @@
-//! Streams with real peers: a WebSocket library at both ends, a real browser, and a real app.
-//! `tests/run` prints the peers that passed.
+//! Streams with real peers: libraries at both ends, a real browser, and real apps. `tests/run`
+//! prints the peers that passed.
+
+mod grpc;
 
 use std::fs;
 use std::path::Path;
@@ -15,13 +17,13 @@ use crate::support::scene::Scene;
 use crate::support::upstream::Answer;
 use crate::support::webdriver::Chromium;
 
-/// The longest time for all conversations on a busy machine.
+/// The longest time for all conversations of a client on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(3);
 
 /// The close code of the client and of the app for each conversation.
-const OUTCOMES: &str = include_str!("../data/websocket_peers.txt");
+const OUTCOMES: &str = include_str!("../../data/websocket_peers.txt");
 
-const STREAMS: &str = include_str!("../../docs/streams.md");
+const STREAMS: &str = include_str!("../../../docs/streams.md");
 
 /// A page that shows what comes over a WebSocket. It connects again when the socket closes.
 const PAGE: &str = "<p id=shown></p><script>\
@@ -77,30 +79,30 @@ async fn scene_with(app: &Program, prefix: &str) -> Scene {
     Scene::with_routes(&routes, "").await
 }
 
-/// An app with the Python package `websockets`.
-async fn websockets() -> Program {
+/// The app `tests/peers/NAME.py`.
+async fn app(name: &str) -> Program {
     let prepare = |_: &Path| {
         let mut command = python();
-        command.arg(project("tests/peers/websocket_server.py"));
+        command.arg(project(&format!("tests/peers/{name}.py")));
         command
     };
     Program::start("ready ", prepare).await
 }
 
-/// All conversations of a client with the Python package `websockets`.
-async fn conversations(address: &str, cookie: &str) -> Output {
+/// All conversations of the client `tests/peers/NAME.py`.
+async fn conversations(name: &str, arguments: &[&str]) -> Output {
     let mut command = python();
     command
-        .arg(project("tests/peers/websocket_client.py"))
-        .args([address, "/ws", cookie])
+        .arg(project(&format!("tests/peers/{name}.py")))
+        .args(arguments)
         .kill_on_drop(true);
     let running = timeout(PATIENCE, command.output()).await;
     running.expect("the conversations do not end").unwrap()
 }
 
 /// What both sides have seen.
-async fn transcript(address: &str, cookie: &str) -> String {
-    let output = conversations(address, cookie).await;
+async fn transcript(name: &str, arguments: &[&str]) -> String {
+    let output = conversations(name, arguments).await;
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{error}");
     String::from_utf8(output.stdout).unwrap()
@@ -115,6 +117,14 @@ fn cases(transcript: &str) -> Vec<(&str, Vec<&str>)> {
             (lines.next().unwrap(), lines.collect())
         })
         .collect()
+}
+
+/// Fails at the first conversation that differs.
+fn assert_same(directly: &[(&str, Vec<&str>)], through: &[(&str, Vec<&str>)]) {
+    for (directly, through) in directly.iter().zip(through) {
+        assert_eq!(directly, through);
+    }
+    assert_eq!(directly.len(), through.len());
 }
 
 /// The close codes of each conversation, in the form of [`OUTCOMES`].
@@ -134,25 +144,24 @@ fn outcomes(cases: &[(&str, Vec<&str>)]) -> Vec<String> {
 
 #[tokio::test]
 async fn w_11_good_and_bad_frames_pass_as_if_there_were_no_gateway() {
-    let app = websockets().await;
+    let app = app("websocket_server").await;
     let scene = scene_with(&app, "/ws").await;
     let cookie = scene.cookie("alice").await;
     let gateway = scene.gateway.address().to_string();
-    let refused = conversations(&gateway, "no=session").await;
+    let client = "websocket_client";
+    let refused = conversations(client, &[&gateway, "/ws", "no=session"]).await;
     let error = String::from_utf8_lossy(&refused.stderr);
     assert!(error.contains("HTTP 401"), "{error}");
-    let directly = transcript(app.address().trim_start_matches("http://"), "").await;
-    let through = transcript(&gateway, &cookie).await;
+    let address = app.address().trim_start_matches("http://");
+    let directly = transcript(client, &[address, "/ws", ""]).await;
+    let through = transcript(client, &[&gateway, "/ws", &cookie]).await;
     let (directly, through) = (cases(&directly), cases(&through));
-    for (directly, through) in directly.iter().zip(&through) {
-        assert_eq!(directly, through);
-    }
+    assert_same(&directly, &through);
     let expected: Vec<_> = OUTCOMES
         .lines()
         .filter(|line| !line.starts_with('#'))
         .collect();
     assert_eq!(outcomes(&through), expected);
-    assert_eq!(directly.len(), through.len());
     let open = "sidegate_streams_open{route=\"/ws\",kind=\"websocket\"}";
     scene.wait_for_figure(open, 0).await;
     record("stream_peers.txt", &["WebSocket", "websockets"]);
@@ -179,7 +188,7 @@ fn assert_closed_by_sign_out(closed: &Value, clicked: i64) {
 
 #[tokio::test]
 async fn w_03_the_socket_of_a_page_ends_with_the_session_and_returns_with_the_next_one() {
-    let app = websockets().await;
+    let app = app("websocket_server").await;
     let scene = scene_with(&app, "/ws").await;
     scene
         .app
