@@ -19,7 +19,7 @@ struct Grpc {
 impl Grpc {
     /// `/test.Echo/` is for all users who are signed in, `/admin.Echo/` is for one group.
     async fn new() -> (Self, Program) {
-        let app = app("grpc_server").await;
+        let app = app("grpc_server", &[]).await;
         let routes = format!(
             "[upstreams.grpc]\nurl = \"{}\"\nprotocol = \"http2\"\n\
              [[routes]]\nprefix = \"/\"\nupstream = \"app\"\n\
@@ -43,14 +43,10 @@ impl Grpc {
         self.scene.signed_in_over_tls(&self.tls, user).await.1
     }
 
-    /// What one call with an empty message returns, or its status.
-    async fn call(&self, service: &str, cookie: &str) -> String {
+    /// What a method returns for an empty message, or its status.
+    async fn call(&self, service: &str, method: &str, cookie: &str) -> String {
         let gateway = self.scene.gateway.address().to_string();
-        transcript(
-            CLIENT,
-            &[&gateway, service, &self.trusted, cookie, "Metadata"],
-        )
-        .await
+        transcript(CLIENT, &[&gateway, service, &self.trusted, cookie, method]).await
     }
 }
 
@@ -71,14 +67,14 @@ async fn grpcio_makes_its_calls_as_if_there_were_no_gateway() {
 async fn grpcio_gets_the_gateways_own_answers_as_statuses() {
     let (grpc, app) = Grpc::new().await;
     let bob = grpc.cookie_of("bob").await;
-    let said = grpc.call("test.Echo", "-").await;
+    let said = grpc.call("test.Echo", "Metadata", "-").await;
     assert!(said.starts_with("UNAUTHENTICATED Sign in first"), "{said}");
-    let said = grpc.call("admin.Echo", &bob).await;
+    let said = grpc.call("admin.Echo", "Metadata", &bob).await;
     assert!(said.starts_with("PERMISSION_DENIED You may not"), "{said}");
-    let metadata = grpc.call("test.Echo", &bob).await;
+    let metadata = grpc.call("test.Echo", "Metadata", &bob).await;
     let metadata: Vec<_> = metadata.lines().collect();
     assert!(metadata.contains(&"x-forwarded-user: bob"), "{metadata:?}");
     drop(app);
-    let said = grpc.call("test.Echo", &bob).await;
+    let said = grpc.call("test.Echo", "Metadata", &bob).await;
     assert!(said.starts_with("UNAVAILABLE "), "{said}");
 }
