@@ -2,6 +2,7 @@
 //! prints the peers that passed.
 
 mod binary;
+mod events;
 mod grpc;
 
 use std::fs;
