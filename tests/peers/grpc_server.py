@@ -103,14 +103,14 @@ def refuse(messages, context):
 
 
 def wait(_, context):
-    gone = ended(asked(context)["name"])
+    gone = ended(asked(context).get("name", ""))
     context.add_callback(gone.set)
     yield b"waiting"
     gone.wait()
 
 
 def gone(_, context):
-    name = asked(context)["name"]
+    name = asked(context).get("name", "")
     if not ended(name).wait(context.time_remaining()):
         return b"continues"
     with lock:

@@ -67,7 +67,7 @@ async fn cut(client: &mut End, app: &mut End) {
 }
 
 /// Signs out with the form of the sign-out page.
-async fn sign_out(browser: &Browser, origin: &str) {
+pub(crate) async fn sign_out(browser: &Browser, origin: &str) {
     let none: [(&str, &str); 0] = [];
     let visit = BrowserRequest::navigation(&format!("{origin}/oauth2/sign_out")).form(&none);
     let page = browser.send(visit.from(origin)).await;

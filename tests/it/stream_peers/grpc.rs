@@ -1,8 +1,11 @@
 //! gRPC with the Python package `grpcio` at both ends.
 
+use tokio::join;
+
+use crate::long_answers::sign_out;
 use crate::support::certificates::Authority;
 use crate::support::program::{Program, record};
-use crate::support::scene::Scene;
+use crate::support::scene::{Scene, TLS_ORIGIN};
 
 use super::{app, assert_same, cases, transcript};
 
@@ -77,4 +80,20 @@ async fn grpcio_gets_the_gateways_own_answers_as_statuses() {
     drop(app);
     let said = grpc.call("test.Echo", "Metadata", &bob).await;
     assert!(said.starts_with("UNAVAILABLE "), "{said}");
+}
+
+#[tokio::test]
+async fn w_03_a_call_of_grpcio_ends_with_the_session() {
+    let (grpc, _app) = Grpc::new().await;
+    let (browser, alice) = grpc.scene.signed_in_over_tls(&grpc.tls, "alice").await;
+    let bob = grpc.cookie_of("bob").await;
+    let ending = async {
+        let open = "sidegate_streams_open{route=\"/test.Echo\",kind=\"response\"}";
+        grpc.scene.wait_for_figure(open, 1).await;
+        sign_out(&browser, TLS_ORIGIN).await;
+    };
+    let (said, ()) = join!(grpc.call("test.Echo", "Wait", &alice), ending);
+    assert!(said.starts_with("UNAUTHENTICATED "), "{said}");
+    // The app has seen the end, too.
+    assert_eq!(grpc.call("test.Echo", "Gone", &bob).await, "ended\n");
 }
