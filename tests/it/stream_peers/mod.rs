@@ -4,6 +4,7 @@
 mod binary;
 mod events;
 mod grpc;
+mod jupyterlab;
 
 use std::fs;
 use std::path::Path;
@@ -88,6 +89,23 @@ async fn app(name: &str, arguments: &[&str]) -> Program {
         command
             .arg(project(&format!("tests/peers/{name}.py")))
             .args(arguments);
+        command
+    };
+    Program::start("ready ", prepare).await
+}
+
+/// A Jupyter Server with these additional settings.
+async fn jupyter(more: &str) -> Program {
+    // The documented settings are the tested ones.
+    let (_, settings) = STREAMS.split_once("```python\n").unwrap();
+    let (settings, _) = settings.split_once("```").unwrap();
+    let settings = format!("{settings}{more}");
+    let prepare = |folder: &Path| {
+        fs::write(folder.join("jupyter_server_config.py"), &settings).unwrap();
+        let mut command = python();
+        command
+            .arg(project("tests/peers/jupyter_server_app.py"))
+            .arg(folder);
         command
     };
     Program::start("ready ", prepare).await
@@ -279,18 +297,7 @@ async fn the_clocks_of_the_demo_stop_at_a_sign_out_and_start_again_at_a_sign_in(
 
 #[tokio::test]
 async fn jupyter_server_computes_and_its_kernel_survives_a_sign_out() {
-    // The documented settings are the tested ones.
-    let (_, settings) = STREAMS.split_once("```python\n").unwrap();
-    let (settings, _) = settings.split_once("```").unwrap();
-    let prepare = |folder: &Path| {
-        fs::write(folder.join("jupyter_server_config.py"), settings).unwrap();
-        let mut command = python();
-        command
-            .arg(project("tests/peers/jupyter_server_app.py"))
-            .arg(folder);
-        command
-    };
-    let app = Program::start("ready ", prepare).await;
+    let app = jupyter("").await;
     let scene = scene_with(&app, "/jupyter").await;
     let browser = Chromium::leading("localhost:80", scene.gateway.address()).await;
     browser.open("http://localhost/jupyter/").await;
