@@ -91,10 +91,10 @@ impl AuthorizationEndpoint {
             });
         }
         names.extend(extra.keys().map(String::as_str));
-        // In addition, the gateway can add `login_hint` and `prompt` to a request.
+        // The gateway can also add `login_hint` and `prompt` to a request.
         names.extend(["login_hint", "prompt"]);
         // The query of the endpoint must not repeat a parameter, because the gateway cannot know
-        // which of the values the provider uses.
+        // which value the provider uses.
         if url
             .query_pairs()
             .any(|(name, _value)| names.contains(&*name))

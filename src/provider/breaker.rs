@@ -1,7 +1,7 @@
 //! The circuit breaker of refreshes.
 //!
 //! After several failed refreshes in a row, no refresh is sent for some time (the open time). Each
-//! failed call may have used up a refresh token, and many calls at the same time can overload a
+//! failed call may have used up a refresh token. Many calls at the same time can overload a
 //! provider that is starting again. After the open time, one refresh is sent as a probe. If the
 //! probe succeeds, all refreshes are sent again.
 
@@ -21,12 +21,12 @@ const FIRST_OPEN_TIME: Duration = Duration::from_secs(2);
 /// The longest open time.
 const MAX_OPEN_TIME: Duration = Duration::from_mins(1);
 
-/// The time limit of a probe. After this time, another refresh may become the probe, so a probe
-/// without a result does not block the other refreshes forever.
+/// The time limit of a probe. After this time, another refresh may become the probe. Without this
+/// limit, a probe without a result would block all other refreshes forever.
 const PROBE_TIME: Duration = Duration::from_secs(5);
 
-/// If a refresh is refused during a probe, it may be tried again after this time. Most probes end
-/// within this time.
+/// A refresh that the breaker refuses during a probe may be tried again after this time. Most
+/// probes end within this time.
 const RETRY_DURING_PROBE: Duration = Duration::from_secs(1);
 
 /// A circuit breaker.

@@ -224,9 +224,9 @@ fn describe(method: ClientAuthentication, supported: Option<&[String]>) -> Box<s
     }
 }
 
-/// Returns the first method, in our order of preference, that the metadata lists and that our
-/// credentials allow. The gateway does not try several methods at the provider, because a failed
-/// attempt may lock the client at the provider.
+/// Returns the first method in our order of preference that the metadata lists and our credentials
+/// allow. The gateway does not try several methods at the provider, because a failed attempt may
+/// lock the client at the provider.
 fn choose(
     supported: Option<&[String]>,
     credentials: &Credentials,
@@ -241,8 +241,8 @@ fn choose(
         if has_key {
             return Ok(By::PrivateKeyJwt);
         }
-        // If the secret is missing, the operator has made a mistake. The gateway never becomes a
-        // public client for this reason.
+        // If the secret is missing, the operator has made a mistake. A missing secret never makes
+        // the gateway a public client.
         return credentials.secret().map(|_secret| By::ClientSecretBasic);
     };
     // A private key is the preferred method, because the private key never leaves the gateway.
@@ -301,8 +301,8 @@ fn private_key_jwt(settings: &Settings, credentials: &Credentials) -> Result<Met
 }
 
 /// Returns the audience of client assertions, which is a configured text and never a value from the
-/// metadata. If a malicious provider could choose the audience, it could name another provider. It
-/// could then use the gateway's assertion at that provider.
+/// metadata. If a malicious provider could choose the audience, the malicious provider could name
+/// another provider as the audience and use the gateway's assertion there.
 fn audience(settings: &Settings) -> Result<Box<str>, SetupError> {
     // If there are several tenants, the configured issuer is a template, which is not a valid
     // audience.

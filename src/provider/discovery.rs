@@ -96,8 +96,8 @@ impl Provider {
         }
     }
 
-    /// Reads the metadata and the keys. If the settings use no metadata, the function only reads
-    /// the keys and checks that the provider can be reached.
+    /// Reads the metadata and the keys. If the settings use no metadata, only reads the keys and
+    /// checks that the provider can be reached.
     async fn refetch(&self, clock: &Clock) -> Result<(), Unreachable> {
         let failed = |error: ReachError| Unreachable {
             retry_after: Duration::ZERO,

@@ -77,9 +77,9 @@ impl ErrorCode {
                 // code, because only this login fails.
                 GrantType::AuthorizationCode => ErrorMeaning::GrantRefused,
                 // If the configured URL is wrong, another service may send error codes that OAuth
-                // does not define. If an unknown code were treated as a refusal, every session
-                // would end at its next refresh. Error patterns in profiles list the additional
-                // codes that end a session.
+                // does not define. If a refresh treated an unknown error code as a refusal, a wrong
+                // URL would end every session at its next refresh. Error patterns in profiles list
+                // the additional codes that end a session.
                 GrantType::RefreshToken => ErrorMeaning::Misconfigured,
             },
         }

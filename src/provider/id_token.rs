@@ -230,8 +230,8 @@ impl IdTokenRules {
     }
 
     /// Checks that `iss` is a configured issuer. Also checks that the tenant of the token and the
-    /// issuer of the key belong to this issuer. Microsoft Entra publishes a template as the issuer
-    /// of a key. The template, completed with the token's tenant, has to be equal to `iss`.
+    /// issuer of the key belong to the value of `iss`. Microsoft Entra publishes a template as the
+    /// issuer of a key. The template, completed with the token's tenant, has to be equal to `iss`.
     fn check_issuer<'a>(
         &self,
         members: &'a Object,

@@ -45,8 +45,8 @@ impl Issuer {
         if let Some(problem) = format_problem(text) {
             return refuse("issuer", problem);
         }
-        // Anybody can get a personal Microsoft account, so the operator has to confirm that users
-        // with personal accounts are accepted.
+        // Anybody can get a personal Microsoft account, so the operator has to accept personal
+        // accounts explicitly.
         let named = [
             ("issuer", text.split('/').any(is_personal)),
             (

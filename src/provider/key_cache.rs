@@ -1,9 +1,9 @@
 //! The cache of the keys that a provider publishes.
 //!
 //! The keys are fetched when the gateway starts, and then periodically. A token with an unknown key
-//! causes another fetch, because the provider may have published a new key. But forged tokens can
-//! also name unknown keys. Therefore fetches for unknown keys are limited to one per minute. Only
-//! one fetch runs at a time. If a fetch fails, the last valid key set stays in use.
+//! causes another fetch, because the provider may have published a new key. Forged tokens can also
+//! name unknown keys, so fetches for unknown keys are limited to one per minute. Only one fetch
+//! runs at a time. If a fetch fails, the last valid key set stays in use.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,7 +112,8 @@ impl KeyCache {
     /// # Errors
     ///
     /// [`KeysError::FetchedRecently`] if the time since the last fetch for an unknown key is too
-    /// short. [`KeysError::JustFetched`] if that fetch failed. Otherwise the error of a new fetch.
+    /// short. [`KeysError::JustFetched`] if the time is too short and the latest fetch failed.
+    /// Otherwise the error of a new fetch.
     pub(super) async fn newer(
         &self,
         seen: &Arc<FetchedKeySet>,
@@ -138,8 +139,8 @@ impl KeyCache {
             });
         }
         let fetched = self.fetch(&mut history, endpoint, clock).await;
-        // The time is also set after a failed fetch. Otherwise, forged tokens could cause many
-        // failing fetches.
+        // The time is also set after a failed fetch, because otherwise forged tokens could cause
+        // many failing fetches.
         history.fetched_for_token = Some(clock.now());
         fetched
     }

@@ -19,8 +19,8 @@ const MINUTE: Duration = Duration::from_mins(1);
 const MAX_PAUSE: Duration = Duration::from_mins(5);
 
 /// Allows `calls` calls in every period of one minute. All of these calls may be made at the same
-/// moment. A token bucket would be wrong, because a full bucket allows twice as many calls in the
-/// next minute.
+/// moment. A token bucket would be wrong, because a full bucket allows up to `2 * calls` calls in
+/// one minute.
 #[derive(Debug)]
 pub(super) struct Limiter {
     /// The maximum number of calls per minute.
@@ -57,7 +57,8 @@ impl Limiter {
         }
     }
 
-    /// Makes this limiter and `predecessor` count calls together. Each limiter keeps its own rate.
+    /// Makes this limiter and `predecessor` use one common count of calls. Each limiter keeps its
+    /// own rate.
     pub(super) fn share_with(&mut self, predecessor: &Self) {
         self.calls_made = Arc::clone(&predecessor.calls_made);
     }
@@ -66,8 +67,8 @@ impl Limiter {
     pub(super) fn take(&self, grant: GrantType, now: Timestamp) -> Result<(), Duration> {
         let calls = match grant {
             GrantType::AuthorizationCode => self.calls,
-            // If only one call per minute is allowed, the call is not reserved, because refreshes
-            // also need calls.
+            // If only one call per minute is allowed, this call is not reserved for logins, because
+            // refreshes also need calls.
             GrantType::RefreshToken => self.calls.saturating_sub(self.reserve).max(1),
         };
         let mut state = self.state();

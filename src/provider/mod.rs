@@ -412,7 +412,7 @@ impl Provider {
             .map_err(TokenCallError::Call)
             .inspect_err(|_| self.reachability.forget_success())?;
         // A call can take seconds, so the dates in tokens are compared with the time of arrival.
-        // But the lifetime of a token is counted from the time before the call, so that the gateway
+        // The lifetime of a token is counted from the time before the call, so that the gateway
         // never uses a token after its expiry.
         let arrived_at = clock.now();
         let answer = token::read(response, grant, &self.settings.errors, arrived_at);
@@ -425,7 +425,7 @@ impl Provider {
             self.limiter.pause(arrived_at, *wait);
         }
         // Every successful call shows that the provider works, so the breaker allows refreshes
-        // again. This is also true for the call of a login.
+        // again. A successful call of a login has the same effect.
         answer.inspect(|_granted| self.breaker.succeeded())
     }
 
@@ -451,7 +451,7 @@ impl Provider {
 
 /// Reads a file with a secret. The line breaks at the end of the file are not part of the secret. A
 /// secret with other white space at its start or end, or with several lines, is refused, because
-/// the file was probably made by mistake and the provider would refuse the secret at each login.
+/// the file was probably made by mistake.
 fn secret_file(key: &'static str, path: &Path) -> Result<Secret<String>, SetupError> {
     let text = Zeroizing::new(read_text(key, path)?);
     let secret = text.trim_end_matches(['\r', '\n']);
@@ -474,8 +474,8 @@ fn read_text(key: &'static str, path: &Path) -> Result<String, SetupError> {
     };
     let mut text = String::new();
     let file = fs::File::open(path).map_err(failed)?;
-    // The gateway tries to read one byte more than the maximum. If it succeeds, the file is too
-    // large.
+    // The gateway tries to read one byte more than the maximum. If the gateway can read this byte,
+    // the file is too large.
     let read = file
         .take(MAX_FILE.saturating_add(1))
         .read_to_string(&mut text);

@@ -171,7 +171,7 @@ impl Provider {
     ) -> Result<Answered, TokenCallError> {
         let breaker_open = |retry_after| TokenCallError::BreakerOpen { retry_after };
         // If the breaker is open, the call fails here and does not wait for a slot. The breaker may
-        // also open during the wait, so `admit` checks the breaker again.
+        // also open during the wait for a slot, so `admit` checks the breaker again.
         self.breaker.check(clock.now()).map_err(breaker_open)?;
         let _slot = self.call_slot(GrantType::RefreshToken).await?;
         let requested_at = clock.now();

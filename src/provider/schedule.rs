@@ -17,8 +17,8 @@ const LEAD_TIME: Duration = Duration::from_mins(1);
 /// The maximum of the random part of the lead time.
 const MAX_JITTER: Duration = Duration::from_mins(5);
 
-/// The longest lead time if a refresh revokes the old access token. The lead time is short, because
-/// requests in progress with the old token then fail.
+/// The longest lead time if a refresh revokes the old access token. This lead time is short,
+/// because a refresh makes requests in progress with the old token fail.
 const LATE_LEAD_TIME: Duration = Duration::from_secs(2);
 
 /// The longest value of the minimum time between two refreshes.
@@ -180,8 +180,8 @@ mod tests {
             .collect();
         at.sort_unstable();
         let (first, last) = (at.first().unwrap(), at.last().unwrap());
-        // A thousand random times from a range of five minutes are practically never all within one
-        // minute.
+        // A thousand random times from a range of five minutes almost certainly differ by more than
+        // one minute.
         assert!(last.since(*first) > Duration::from_mins(1));
         assert!(end.since(*last) >= LEAD_TIME);
     }

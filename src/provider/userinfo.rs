@@ -16,8 +16,8 @@ use crate::origin;
 use crate::secret::Secret;
 use crate::token::TokenSet;
 
-/// The accepted media types. A provider sends a signed response (`application/jwt`) only if this is
-/// part of the client's registration.
+/// The accepted media types. A provider sends a signed response (`application/jwt`) only if the
+/// client's registration asks for a signed response.
 const ACCEPTED: &str = "application/json, application/jwt";
 
 /// The reason why there are no claims. Responsible: the provider.
@@ -187,7 +187,7 @@ mod tests {
             let shown = format!("{:?}", answered(200, media_type, jwt));
             assert!(!shown.contains("eyJ"), "{shown}");
             // The media type determines how the body is read. If the media type is JWT, the body is
-            // treated as a JWT, even if the body is an unsigned JSON object.
+            // read as a JWT, so an unsigned JSON object is refused.
             let read = answered(200, media_type, r#"{"sub":"1"}"#);
             assert!(matches!(read, Ok(Userinfo::Signed(_))));
         }

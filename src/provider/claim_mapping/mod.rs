@@ -20,9 +20,9 @@ pub(super) struct ClaimMapping {
     provider: Box<str>,
     names: ClaimNames,
     emails_verified: EmailsVerified,
-    /// Whether a second endpoint can verify an address that the claims do not verify.
+    /// True if the emails endpoint can verify an address that the claims do not verify.
     asks_for_emails: bool,
-    /// The hints that the log got today.
+    /// The warnings that were logged in the last 24 hours.
     hints: Seldom,
 }
 
@@ -50,9 +50,9 @@ impl ClaimMapping {
     }
 
     /// Combines the claims of several sources into the identity at `issuer`. Returns `None` if
-    /// there is no usable subject. If several sources contain a claim, the first of them is used.
-    /// The ID token is the first source, before the userinfo. The caller has checked that all
-    /// sources have the same subject. A claim is ignored if it has an unexpected type, or
+    /// there is no usable subject. If several sources contain a claim, the first source with the
+    /// claim is used. The ID token is the first source, before the userinfo. The caller has checked
+    /// that all sources have the same subject. A claim is ignored if it has an unexpected type, or
     /// characters that are not allowed in a field.
     pub(super) fn identity(
         &self,
@@ -84,13 +84,13 @@ impl ClaimMapping {
         Some(identity.with_groups(self.groups(sources, now)))
     }
 
-    /// Returns true if a hint was not given today.
+    /// Returns true if the warning `hint` was not logged in the last 24 hours.
     pub(super) fn is_due(&self, hint: &str, now: Timestamp) -> bool {
         self.hints
             .is_due(hint, Duration::from_millis(now.as_millis()))
     }
 
-    /// Gives the hint that a claim is present but cannot be used.
+    /// Logs a warning that a claim is present but cannot be used.
     fn hint_at_form(&self, setting: &str, now: Timestamp) {
         if self.is_due(setting, now) {
             tracing::warn!(
@@ -136,8 +136,8 @@ impl ClaimMapping {
         Some(Email { address, verified })
     }
 
-    /// Gives the hint that neither rules nor apps get an address. `odd` states that the claim about
-    /// the address is a text or a number.
+    /// Logs a warning that rules and apps do not get the email address. `odd` is true if the claim
+    /// `email_verified` is a string or a number.
     fn hint_at_unverified(&self, odd: bool, now: Timestamp) {
         let setting = "identity.emails_verified";
         let provider = &*self.provider;
@@ -165,8 +165,8 @@ impl ClaimMapping {
         }
     }
 
-    /// Returns all groups from the first source that contains the claim. A claim with a part that
-    /// is no group leaves a hint.
+    /// Returns all groups from the first source that contains the claim. Logs a warning if a part
+    /// of the claim is not a group.
     fn groups(&self, sources: &[&Object], now: Timestamp) -> Vec<Claim> {
         let path = &*self.names.groups;
         let mut lists = sources.iter().filter_map(|members| find_all(members, path));
@@ -184,8 +184,8 @@ impl ClaimMapping {
     }
 
     /// Returns true if the groups are not in the token, but at another URL that the token names
-    /// (OpenID Connect Core 1.0 section 5.6.2). Providers do this if a user has too many groups for
-    /// a token. The gateway never fetches the groups from this URL.
+    /// (OpenID Connect Core 1.0 section 5.6.2). A provider sends such a URL if a user has too many
+    /// groups for a token. The gateway never fetches the groups from this URL.
     fn groups_are_elsewhere(&self, sources: &[&Object]) -> bool {
         let claim = &*self.names.groups;
         let top = claim.split('.').next().unwrap_or_default();
@@ -251,13 +251,13 @@ fn find_all<'a>(members: &'a Object, path: &str) -> Option<Vec<&'a Value>> {
         let members = entry.as_object();
         let list = members.and_then(|members| find_all(members, rest));
         let single = members.and_then(|members| find(members, rest));
-        // An entry without the member counts as null, so that the log gets a hint.
+        // An entry without the member counts as null, so that the gateway logs a warning.
         list.unwrap_or_else(|| vec![single.unwrap_or(&Value::Null)])
     });
     Some(below.collect())
 }
 
-/// The groups of a claim, and the number of its parts that are no groups.
+/// The groups in a claim, and the number of parts of the claim that are not groups.
 #[derive(Default)]
 struct FoundGroups {
     groups: Vec<Claim>,
@@ -266,7 +266,7 @@ struct FoundGroups {
 
 /// Reads the groups from an array of strings, from one string, or from the member names of an
 /// object (Zitadel's roles). If the claim is an object, the name of a member is a group only if the
-/// value of the member is an object, too. For example, the value `false` may mean that the user is
+/// value of the member is also an object. For example, the value `false` may mean that the user is
 /// not in the group.
 fn groups(value: &Value) -> FoundGroups {
     match value {
@@ -301,7 +301,8 @@ fn is_time(value: &Value) -> bool {
         Value::String(text) => {
             let year = text.as_bytes().get(..4);
             year.is_some_and(|year| year.iter().all(u8::is_ascii_digit))
-                // The year 0000 is excluded, because some databases use it for a missing date.
+                // The year 0000 is excluded, because some databases store a missing date as year
+                // 0000.
                 && !text.starts_with("0000")
         }
         Value::Number(number) => number.as_f64().is_some_and(|seconds| seconds > 0.0),

@@ -42,8 +42,7 @@ pub enum Sent {
     Possibly,
 }
 
-/// The meaning of an error: who has to act, whether the same attempt can succeed later, and whether
-/// the provider may have seen the code or the token.
+/// The meaning of an error for users, operators and sessions.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Classification {
     /// The party that has to act.

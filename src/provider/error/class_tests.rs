@@ -17,9 +17,9 @@ use crate::provider::userinfo::UserinfoError;
 use crate::provider::{JsonError, Verdict};
 use crate::{origin, tls, token};
 
-/// The classification of an error, in five columns. They are: the responsible party, whether the
-/// problem is temporary (`passes` or `stays`), what was sent, the seconds until the next attempt,
-/// and what a refresh with this error means for the session.
+/// The classification of an error, in five columns. The columns are: the responsible party, whether
+/// the problem is temporary (`passes` or `stays`), what was sent, the seconds until the next
+/// attempt, and what a refresh with this error means for the session.
 type Row = (Actor, &'static str, Sent, Option<u64>, Verdict);
 
 fn row(class: Classification) -> Row {

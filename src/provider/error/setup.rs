@@ -62,7 +62,8 @@ pub enum SetupError {
         #[source]
         source: io::Error,
     },
-    /// A setting is missing, is wrong, or contradicts another setting or the metadata.
+    /// A setting is missing, is wrong, or contradicts another setting or the metadata of the
+    /// provider.
     #[error("setting `{key}` {problem}")]
     Setting {
         /// The setting.

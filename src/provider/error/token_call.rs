@@ -86,8 +86,8 @@ pub enum TokenCallError {
         /// The `Retry-After` of the response, if present.
         retry_after: Option<Duration>,
     },
-    /// The provider refuses a refresh with an error that does not show whether the grant has ended.
-    /// The session stays.
+    /// The provider refuses a refresh with an error code that does not show whether the grant has
+    /// ended. The session stays.
     #[error(
         "the provider refuses the refresh, but its error does not show whether the grant has \
          ended; if the grant has ended, add the error to `[[providers.NAME.errors]]`"

@@ -234,7 +234,7 @@ impl GrantVerifier {
                 };
                 let claims = self.id_claims(&verification, response, redemption).await?;
                 // The nonce and `auth_time` are compared with the ID token of a later refresh.
-                // Therefore they are kept only if there is a refresh token.
+                // Therefore the nonce and `auth_time` are kept only if there is a refresh token.
                 authentication = refresh_token.map(|_| Authentication {
                     nonce: redemption.nonce.into(),
                     auth_time: rules.auth_time(&claims),
@@ -259,7 +259,7 @@ impl GrantVerifier {
         })
     }
 
-    /// Returns the claims of the access token, if keys to verify it are configured.
+    /// Returns the claims of the access token, if keys that verify access tokens are configured.
     fn access_claims(
         &self,
         response: &ResponseContext<'_>,
@@ -280,12 +280,13 @@ impl GrantVerifier {
         self.claim_mapping.identity(&[&members], &self.issuer, now)
     }
 
-    /// Gives the hint that sessions of this provider end with their first access token, if the
-    /// requested scopes are the likely reason.
+    /// Logs a warning that the provider sent no refresh token, if a missing scope is the likely
+    /// reason. Without a refresh token, a session ends with its first access token.
     fn hint_at_refresh_token(&self, now: Timestamp) {
         let settings = &self.settings;
         let scope = |name: &str| settings.scopes.iter().any(|scope| scope == name);
-        // Google gives a refresh token for this parameter and not for a scope.
+        // Google sends a refresh token because of the parameter `access_type`, and not because of a
+        // scope.
         let parameters = &settings.authorization_request.parameters;
         let asks = scope("offline_access") || parameters.contains_key("access_type");
         if scope("openid") && !asks && self.claim_mapping.is_due("refresh_token", now) {

@@ -35,7 +35,8 @@ pub enum KeyProblem {
     Weak,
 }
 
-/// The reason why an entry of a key set is skipped. The log contains the texts after "an entry is".
+/// The reason why an entry of a key set is skipped. In the log, each text follows the words "an
+/// entry is".
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, thiserror::Error)]
 pub(in crate::provider) enum Unusable {
     #[error("with an unknown or wrong algorithm")]
@@ -295,7 +296,8 @@ fn bytes(members: &Object, name: &'static str) -> Result<Vec<u8>, Unusable> {
 }
 
 /// Returns true if an RSA key has 2048 to 8192 bits and an odd exponent other than 1. The unusual
-/// exponent 3 is accepted. It is secure, because the library checks the PKCS#1 padding completely.
+/// exponent 3 is accepted. The exponent 3 is secure here, because the library checks the PKCS#1
+/// padding completely.
 fn valid_rsa(der: &[u8]) -> bool {
     let Ok(key) = aws_lc_rs::rsa::PublicKey::from_der(der) else {
         return false;

@@ -70,7 +70,8 @@ pub struct AuthorizationParameters {
     /// The maximum time since the user authenticated at the provider, in seconds. The ID token has
     /// to contain the time of the authentication.
     pub max_age_secs: Option<u32>,
-    /// The requested authentication contexts. The ID token has to contain one of them.
+    /// The requested authentication contexts. The ID token has to contain one of the requested
+    /// authentication contexts.
     pub acr_values: Vec<String>,
     /// The resources that the access token is for (RFC 8707). The token request repeats the
     /// resources.

@@ -8,8 +8,8 @@ use serde::Deserialize;
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Refresh {
-    /// True if a refresh revokes the old access token. In this case, the gateway refreshes as late
-    /// as possible. Default: yes.
+    /// True if a refresh revokes the old access token. If a refresh revokes the old access token,
+    /// the gateway sends the refresh as late as possible. Default: yes.
     pub revokes_access_token: bool,
     /// The time limit for the response to a refresh, in seconds. Requests that need the new access
     /// token wait only for `session.refresh_wait_secs`. The limit is long, because the new refresh

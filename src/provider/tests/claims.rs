@@ -100,8 +100,8 @@ fn j_41_to_49_a_token_for_another_audience_is_refused() {
 
 #[test]
 fn j_54_to_64_a_token_needs_an_expiry_in_the_future() {
-    // The profile accepts dates in quotes. This part of the test uses a verifier that does not
-    // accept them.
+    // The profile accepts dates in quotes. This part of the test uses a verifier that refuses dates
+    // in quotes.
     let strict = verifier("access_token.quoted_dates = false");
     for bad in [
         None,

@@ -1,5 +1,5 @@
-//! Tests which signatures of ID tokens are accepted and refused. Also tests the behaviour of the
-//! JWT library.
+//! Tests which signatures of ID tokens are accepted and which are refused. Also tests the behaviour
+//! of the JWT library.
 
 use aws_lc_rs::hmac;
 use serde_json::{Value, json as value};

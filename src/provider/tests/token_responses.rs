@@ -200,7 +200,8 @@ fn a_refusal_shows_the_error_of_the_provider() {
     );
 }
 
-/// The operator knows what the error means, and the text says where to write it.
+/// The error text names the setting in which the operator can state the meaning of an unlisted
+/// error code.
 #[test]
 fn a_refresh_that_is_refused_with_an_unlisted_error_names_the_setting() {
     for (error, is_named) in [

@@ -1,5 +1,5 @@
-//! Tests which claims of ID tokens are accepted and refused. The tests of this file also verify the
-//! signature.
+//! Tests which claims of ID tokens are accepted and which are refused. The tests of this file also
+//! verify the signature.
 
 mod openid;
 mod registered;

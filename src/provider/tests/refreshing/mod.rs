@@ -92,7 +92,7 @@ async fn the_refresh_request_follows_the_standard() {
         "grant_type=refresh_token&client_id=3&refresh_token=old-refresh-token&audience=b\
          &resource=https%3A%2F%2Fa.example"
     );
-    // Passport accepts a JSON body that contains the credentials.
+    // Passport accepts credentials in a JSON body.
     let files = Files::new();
     let provider = files.provider("laravel-passport-13", &server.url, "");
     let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
