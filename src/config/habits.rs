@@ -1,6 +1,6 @@
-//! Keys that operators know from other gateways, with the way to write the same here.
+//! The keys that operators know from other gateways, with advice for the operator.
 
-/// The cures, by the name of the unknown key.
+/// The advice for unknown keys. Keys with the same advice are in one entry.
 const CURES: &[(&[&str], &str)] = &[
     (
         &["client_secret"],
@@ -128,7 +128,7 @@ const CURES: &[(&[&str], &str)] = &[
     (&["route", "rules"], "write each route as [[routes]]"),
 ];
 
-/// Returns the cure for an unknown key that operators know from other gateways.
+/// Returns the advice for the unknown key `name`, if operators know this key from other gateways.
 pub(super) fn cure(name: &str) -> Option<&'static str> {
     let name = name.to_ascii_lowercase().replace('-', "_");
     let found = CURES.iter().find(|(names, _)| names.contains(&&*name));

@@ -136,7 +136,7 @@ impl Source {
 
 impl Source {
     /// Creates a layer. Relative paths are relative to the folder of the settings file, so that
-    /// they do not depend on the working directory of the process.
+    /// relative paths do not depend on the working directory of the process.
     fn layer(&self, metadata: Metadata, mut values: Dict) -> Layer {
         if let Some(folder) = self.path.parent() {
             make_absolute(&mut values, folder);

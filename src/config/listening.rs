@@ -36,7 +36,8 @@ pub(super) struct ServerSection {
     drain_secs: Seconds,
 }
 
-/// An IP address with a port. A name is refused, because it could stand for several addresses.
+/// An IP address with a port. A host name is refused, because a host name can have several
+/// addresses.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct ListenAddress(pub(super) SocketAddr);
@@ -162,7 +163,8 @@ pub(super) fn check_transport(server: &ServerSection, reader: &mut Reader<'_>) {
     // If only one of the two files is set, `acceptor` reports the problem.
     let plain = server.certificate_file.is_none() && server.key_file.is_none();
     let open = !server.listen.0.ip().is_loopback();
-    // A wrong list of proxies was already reported, and counts as an empty list here.
+    // A problem in the list of trusted proxies was already reported, so the list counts as empty
+    // here.
     let proxies = !server.trusted_proxies.is_empty() || !reader.is_clean("server.trusted_proxies");
     if plain && open && !proxies {
         reader.note(

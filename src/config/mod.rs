@@ -2,9 +2,9 @@
 //!
 //! [`Config::load`] is the entry point. `Config::load` reads the layers, checks each section and
 //! the rules that concern several sections, and opens the files that the settings name (secrets,
-//! keys, certificates). Instead of stopping at the first problem, `Config::load` reports all
-//! problems together. A [`Config`] value exists only if the settings have no problem. Each room of
-//! a lower rank defines and validates its own settings and does not know the room `config`.
+//! keys, certificates). `Config::load` reports all problems together, and does not stop at the
+//! first problem. A [`Config`] value exists only if the settings have no problem. Each room of a
+//! lower rank defines and validates its own settings and does not know the room `config`.
 
 mod changes;
 mod habits;

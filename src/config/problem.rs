@@ -179,7 +179,7 @@ pub(super) fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> S
     }
 }
 
-/// Returns the known key that is most similar to `name`, if one is similar enough.
+/// Returns the known key that is most similar to `name`, if a known key is similar enough.
 pub(super) fn closest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let likely = known
         .map(|known| (strsim::jaro_winkler(name, known), known))

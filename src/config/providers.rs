@@ -17,14 +17,12 @@ use crate::telemetry::chain;
 pub(super) struct ParsedProviders {
     /// The providers without a problem.
     pub(super) opened: Providers,
-    /// The names of all providers, including providers with a problem. Without the names of
-    /// providers with a problem, a mistake in a provider would also be reported as an unknown
-    /// provider in each of its routes.
+    /// The names of all providers, including providers with a problem. If a provider with a problem
+    /// were missing here, each route that names this provider would also be reported.
     pub(super) names: Vec<String>,
     /// The names of the providers with `open_registration` and without `anyone`.
     pub(super) open: Vec<String>,
-    /// The claims that the identities of each provider can have, unless the provider's settings
-    /// have a problem.
+    /// The claims that each provider can give, without the providers whose settings have a problem.
     pub(super) known: BTreeMap<String, KnownClaims>,
 }
 

@@ -216,7 +216,7 @@ fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
             continue;
         };
         let default = StreamSettings::default();
-        // The other settings also apply to answers that take long.
+        // The other settings of `streams` also apply to long answers, such as event streams.
         for (key, is_set) in [
             ("origins", streams.origins != default.origins),
             ("per_client", streams.per_client != default.per_client),

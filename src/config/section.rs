@@ -87,7 +87,8 @@ impl<'a> Reader<'a> {
                 if !can_reset || !self.reset_to_default(key, &mut value, &path) {
                     return None;
                 }
-                // An unknown key that is probably a misspelled key stands for this key.
+                // If an unknown key is probably a misspelling of a known key, the known key is
+                // stored.
                 let mut mistaken = path;
                 if let Kind::UnknownField(name, known) = &error.kind
                     && let Some(meant) = closest(name, known.iter().copied())
@@ -111,8 +112,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Returns the path to the key of an error. The path of figment does not contain an unknown key or
-/// a missing key.
+/// Returns the path to the key of an error. The path from figment can lack an unknown or missing
+/// key, so this function adds the key.
 fn path_of(error: &figment::Error) -> Vec<String> {
     let mut path = error.path.clone();
     if let Kind::UnknownField(name, _) = &error.kind
