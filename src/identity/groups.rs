@@ -1,4 +1,4 @@
-//! The groups of a user, and the field that carries them to an app.
+//! The groups of a user, and the field that sends the groups to an app.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,8 +14,8 @@ use super::Claim;
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum GroupsFormat {
-    /// One field value: the names, joined with commas. A name with a comma would look like two
-    /// names, so it is left out.
+    /// One field value: the names, joined with commas. A name with a comma is left out, because the
+    /// app would read two names.
     #[default]
     Comma,
     /// One field value: a JSON array of strings. Characters outside ASCII are escaped.
@@ -24,7 +24,7 @@ pub(crate) enum GroupsFormat {
     Repeated,
 }
 
-/// The form and the bound of the field with the groups.
+/// The form and the maximum length of the field with the groups.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct GroupsForm {
     pub(crate) format: GroupsFormat,
@@ -42,14 +42,14 @@ impl Default for GroupsForm {
     }
 }
 
-/// The groups of a user, in the order of the claim. Rules compare whole names of all groups. The
-/// field to the app may carry fewer groups.
+/// The groups of a user, in the order of the claim. Rules use all groups and compare whole names.
+/// The field to the app may contain fewer groups.
 #[derive(Clone, Default)]
 pub struct Groups {
     names: Box<[Claim]>,
-    /// The field, in the form in which it was needed first. All requests of the session share the
-    /// field. After a change of the form, the field is made again for each request, until the
-    /// session is decoded again.
+    /// The field, in the form that the first request needed. All requests of the session share the
+    /// field. After a change of the form, each request creates its own field, until the session is
+    /// decoded again.
     field: OnceLock<(GroupsForm, GroupsField)>,
 }
 
@@ -71,8 +71,8 @@ impl Groups {
         self.names.is_empty()
     }
 
-    /// Returns the values of the field with the groups. If the values are made by this call,
-    /// `report` gets the number of groups that the field cannot carry.
+    /// Returns the values of the field with the groups. If this call creates the stored values, the
+    /// call gives `report` the number of groups that are left out.
     pub(crate) fn field(
         &self,
         form: GroupsForm,
@@ -118,7 +118,7 @@ impl GroupsField {
                 names.map(|name| name.as_value().clone()).collect()
             }
             GroupsFormat::Comma => {
-                // A name with a comma never fits. Each name but the first needs a comma.
+                // A name with a comma never fits. Each name except the first name needs a comma.
                 let length = |name: &str| {
                     let comma = name.contains(',');
                     if comma {
@@ -150,8 +150,8 @@ fn value(text: &str, carries: bool) -> Box<[HeaderValue]> {
     value.filter(|_value| carries).into_iter().collect()
 }
 
-/// Returns a JSON string (RFC 8259 section 7) in ASCII, because apps decode other bytes of a field
-/// in different ways.
+/// Returns a JSON string (RFC 8259 section 7) in ASCII, because apps decode bytes outside ASCII in
+/// different ways.
 fn json_string(text: &str) -> String {
     let mut json = String::from('"');
     for character in text.chars() {
