@@ -117,7 +117,7 @@ fn payload(head: &[u8]) -> Option<u64> {
         return None;
     };
     // RFC 6455 section 5.1 forbids masked frames from a server. The tracker accepts masked frames,
-    // so that it always knows its position.
+    // so that the tracker always knows its position.
     let mask = if second & 0x80 == 0 { 0 } else { 4 };
     let (length, extended) = match second & 0x7f {
         126 => {

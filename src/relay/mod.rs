@@ -6,8 +6,9 @@
 //! of a thread share one buffer for reading. A relay allocates memory only for bytes that the
 //! receiver does not accept immediately.
 //!
-//! [`FrameTracker`] follows the WebSocket frames of the app. When the gateway ends a relay, it may
-//! send a close frame only between two frames of the app. The tracker shows when this is possible.
+//! [`FrameTracker`] follows the WebSocket frames of the app. When the gateway ends a relay, the
+//! relay may send a close frame only between two frames of the app. The tracker shows when the
+//! relay is between two frames.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -98,7 +99,7 @@ pub(crate) struct Relay {
     to_client: Direction,
     byte_counts: ByteCounts,
     frames: FrameTracker,
-    /// Whether the next poll begins with the direction to the app.
+    /// True if the next poll begins with the direction to the app.
     to_app_first: bool,
 }
 
@@ -167,7 +168,7 @@ impl Direction {
                         return Poll::Ready(Err(Broken::Sender));
                     }
                     // If a TLS peer closes its connection without `close_notify`, the relay treats
-                    // this as a normal end.
+                    // the close as a normal end.
                     Poll::Ready(Ok(()) | Err(_)) => {}
                 }
                 let data = buffer.filled();
