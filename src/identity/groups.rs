@@ -143,7 +143,7 @@ impl GroupsField {
     }
 }
 
-/// Returns the only value of a field, or no value if the field carries nothing.
+/// Returns a field with one value, or a field without values if `carries` is false.
 fn value(text: &str, carries: bool) -> Box<[HeaderValue]> {
     // Each name is a claim, so the text has no control characters and the conversion does not fail.
     let value = HeaderValue::from_bytes(text.as_bytes()).ok();
