@@ -20,7 +20,7 @@ use super::serve::{HandlerResult, ReplyBody, Server, answer, plain, serve};
 use super::token_checker::{ParsedToken, TokenChecker};
 use crate::clock::Clock;
 
-/// The reason that the app shows for a request without `Authorization`.
+/// The text that the app shows for a request without the field `Authorization`.
 const NO_TOKEN: &str = "no token arrived";
 
 /// The longest delay of `/slow`.

@@ -75,8 +75,8 @@ pub enum Step {
     SignOut,
     /// After the sign-out, the old cookie is no longer accepted.
     CookieDead,
-    /// A sign-out in another tab ends the streams of a page. A new attempt gets 401 until the next
-    /// sign-in.
+    /// A sign-out in another tab ends the streams of a page. Until the next sign-in, a request for
+    /// a new stream gets 401.
     Streams,
 }
 

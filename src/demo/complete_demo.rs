@@ -118,8 +118,8 @@ impl Demo {
         let config = Config::load(&Source::file(path), &Reusable::default(), &clock)?;
         let gateway = Instance::start(config, &clock)?;
         let middlebox = match broken {
-            // The middlebox reads an answer to its end before it forwards the answer, so a stream
-            // cannot pass.
+            // A middlebox forwards an answer only after the middlebox has read the whole answer, so
+            // a middlebox cannot forward a stream.
             None | Some(Step::Streams) => None,
             Some(broken) => {
                 let (gateway, provider) = (gateway.address(), provider.address());

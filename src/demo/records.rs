@@ -104,7 +104,7 @@ impl Records {
         self.refresh_tokens.contains_key(id)
     }
 
-    /// Revokes a refresh token and the access token that was issued with the refresh token.
+    /// Revokes a refresh token and the access token of the same token response.
     pub(crate) fn revoke(&mut self, access: &str, refresh: &str) {
         self.access_tokens.remove(access);
         self.refresh_tokens.remove(refresh);

@@ -257,8 +257,8 @@ impl Refusal {
         }
     }
 
-    /// Returns the refusal as a JSON response. Like the real server, adds no caching fields to the
-    /// response.
+    /// Returns the refusal as a JSON response. Adds no caching fields to the response, because the
+    /// real server adds none.
     pub(crate) fn response(&self, kind: ProviderKind) -> Response<ReplyBody> {
         let body = serde_json::to_vec(&self.payload(kind)).unwrap_or_default();
         let mut response = answer(self.status, "application/json", body);

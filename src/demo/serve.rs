@@ -128,8 +128,8 @@ where
             Ok((stream, _peer)) => {
                 tokio::spawn(connection(stream, handler.clone(), stopped.clone()));
             }
-            // Accepting fails, for example, when the process has no free file descriptor. Without a
-            // pause, the loop would use a whole core while accepting fails.
+            // Accepting a connection fails, for example, when the process has no free file
+            // descriptor. Without a pause, the loop would use a whole core while accepting fails.
             Err(error) => {
                 tracing::warn!(%error, "Demo server cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -192,7 +192,7 @@ pub(crate) enum ReplyBody {
     Live(mpsc::Receiver<Bytes>),
 }
 
-/// Parts with a pause between each two parts.
+/// The parts of a body, with a pause after each part except the last part.
 #[derive(Debug)]
 pub(crate) struct PacedParts {
     parts: VecDeque<Bytes>,

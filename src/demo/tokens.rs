@@ -124,8 +124,8 @@ impl Keys {
     /// read the result.
     pub(crate) fn seal(&self, value: &impl Serialize) -> Option<String> {
         let mut text = serde_json::to_vec(value).ok()?;
-        // AES-GCM needs no salt. The salt has only one purpose: with the salt, the sealed value is
-        // as long as a sealed value of the real server.
+        // AES-GCM needs no salt. The only purpose of the salt is its length: a sealed value has to
+        // be as long as a sealed value of the real server.
         let salt = secret::random::<SALT>().ok()?;
         let nonce = self
             .sealing

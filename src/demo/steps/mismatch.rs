@@ -23,7 +23,7 @@ pub(super) fn expect(holds: bool, expected: &str, got: impl FnOnce() -> String) 
     })
 }
 
-/// The mismatch for an answer that lacks what the next step needs.
+/// The mismatch for an answer without the data that the next step needs.
 pub(super) fn missing_answer() -> Mismatch {
     Mismatch {
         expected: "an answer that the next step can use".to_owned(),

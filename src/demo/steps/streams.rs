@@ -1,5 +1,5 @@
-//! The last step: the streams of a page end when another tab signs out, and come back after the
-//! next sign-in.
+//! The last step of the check. The streams of a page end when another tab signs out, and the page
+//! can open new streams after the next sign-in.
 
 use std::time::Duration;
 
@@ -46,7 +46,8 @@ impl<E: Fn() -> TokenCalls> Steps<'_, E> {
         self.open_events().await.map(drop)
     }
 
-    /// Signs in again and returns to the app. The provider may show its login form or not.
+    /// Signs in again and returns to the app. The provider may show its login form, or may redirect
+    /// the browser at once.
     async fn sign_in(&mut self) -> StepResult {
         let wanted = self.at(PAGE)?;
         let mut page = self.send(BrowserRequest::navigation(&wanted)).await?;
@@ -111,7 +112,7 @@ impl<E: Fn() -> TokenCalls> Steps<'_, E> {
     }
 }
 
-/// What arrives on a WebSocket.
+/// A frame of a WebSocket, or the end of the WebSocket.
 enum Frame {
     Message,
     /// A close frame, with its close code.
@@ -132,7 +133,7 @@ async fn next_frame(socket: &mut TokioIo<Upgraded>) -> Frame {
         return Frame::End;
     }
     match (opcode, payload.first_chunk()) {
-        // RFC 6455 section 5.2: a close frame that is not fragmented.
+        // The first byte of a close frame is 0x88 (RFC 6455 section 5.2).
         (0x88, Some(code)) => Frame::Close(u16::from_be_bytes(*code)),
         _ => Frame::Message,
     }
@@ -155,7 +156,7 @@ async fn socket_ends(socket: &mut TokioIo<Upgraded>) -> StepResult {
     expect(got == "close code 1008", expected, || got)
 }
 
-/// Checks that the event stream ends. The end can be clean or broken.
+/// Checks that the event stream ends. The stream may end with or without an error.
 async fn events_end(events: &mut Incoming) -> StepResult {
     let ending = async { while let Some(Ok(_event)) = events.frame().await {} };
     let ended = timeout(PATIENCE, ending).await.is_ok();

@@ -193,7 +193,7 @@ async fn the_socket_sends_the_time_until_the_client_closes_it() {
         assert_eq!(accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         let mut socket = TokioIo::new(hyper::upgrade::on(&mut answer).await.unwrap());
         let mut frame = [0; 31];
-        // The second message shows that the app continues.
+        // The second message shows that the app keeps the WebSocket open.
         for _message in 0..2 {
             socket.read_exact(&mut frame).await.unwrap();
             assert_eq!(frame, *[b"\x81\x1d", date.as_bytes()].concat());

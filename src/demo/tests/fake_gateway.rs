@@ -1,5 +1,5 @@
-//! A minimal gateway that passes the check. A test can break one part of the minimal gateway by a
-//! setting. Do not use the code as an example for a real gateway.
+//! A minimal gateway that passes the check. A test can break one part of the minimal gateway
+//! ([`Breakage`]). Do not use the code as an example for a real gateway.
 
 #![expect(
     clippy::wildcard_enum_match_arm,
@@ -75,7 +75,7 @@ pub(super) struct FakeGateway {
 
 struct Session {
     tokens: Tokens,
-    /// Dropped at the end of the session.
+    /// This sender is dropped at the end of the session.
     ends: watch::Sender<()>,
 }
 
@@ -300,7 +300,7 @@ impl FakeGateway {
     }
 
     /// Opens a stream of the app. Returns the answer of the app, and a future for the end of the
-    /// session. If the gateway has this breakage, the future never ends.
+    /// session. If the gateway has the breakage `breakage`, the future never ends.
     async fn open_stream(
         &self,
         request: &Request<Bytes>,
