@@ -8,8 +8,8 @@ use url::Url;
 use super::SetupError;
 use super::settings::{AuthorizationParameters, IdentitySource, ResponseMode, Settings};
 
-/// The reserved parameters. Neither the endpoint's query nor `authorization_request.parameters` may
-/// set a reserved parameter. `response_mode` and `nonce` are reserved because they change the
+/// The reserved parameters. The endpoint's query and `authorization_request.parameters` must not
+/// contain a reserved parameter. `response_mode` and `nonce` are reserved because they change the
 /// response. `request` and `request_uri` are reserved because they replace all other parameters.
 /// `acr_values` and `max_age` have their own settings, because the gateway checks them in the ID
 /// token.

@@ -16,8 +16,8 @@ const LAST_DATE: f64 = 253_402_300_799.0;
 /// The maximum length of a subject, in characters (OpenID Connect Core 1.0 section 2).
 const MAX_SUBJECT: usize = 255;
 
-/// Optional claims whose value null means that the claim is absent. Some providers write null for
-/// each claim that they do not use.
+/// The optional claims for which the value null means that the claim is absent. Some providers
+/// write null for each claim that they do not use.
 const NULLABLE: [&str; 5] = ["at_hash", "auth_time", "azp", "c_hash", "nbf"];
 
 /// Returns the value of a claim, or `None` if the claim is absent.

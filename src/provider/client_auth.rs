@@ -166,7 +166,7 @@ impl ClientAuth {
     ///
     /// # Errors
     ///
-    /// [`TokenCallError::Assertion`].
+    /// Returns [`TokenCallError::Assertion`].
     pub(super) fn apply<'a>(
         &'a self,
         request: &mut TokenRequest<'a>,

@@ -2,8 +2,8 @@
 //! userinfo response (section 5.3.2).
 //!
 //! [`jwt::verify`] has already verified the signature, with the header requirements of
-//! [`IdTokenRules::expected`]. Some claims are required. The other claims are checked only if they
-//! are present. If a claim has an unexpected type, the token is invalid.
+//! [`IdTokenRules::expected`]. Some claims are required. An optional claim is checked only if the
+//! claim is present. If a claim has an unexpected type, the token is invalid.
 
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ pub(super) struct IdTokenRules {
 impl IdTokenRules {
     /// # Errors
     ///
-    /// [`SetupError::Setting`] if no issuer or no algorithm is configured.
+    /// Returns [`SetupError::Setting`] if no issuer or no algorithm is configured.
     pub(super) fn new(settings: &Settings, issuer: Option<Issuer>) -> Result<Self, SetupError> {
         let refuse = |key, problem| SetupError::Setting { key, problem };
         let id_token = &settings.id_token;
@@ -109,7 +109,7 @@ impl IdTokenRules {
     ///
     /// # Errors
     ///
-    /// [`TokenError`] for the first problem that is found.
+    /// Returns [`TokenError`] for the first problem that is found.
     pub(super) fn check(
         &self,
         verified: VerifiedToken,
@@ -141,8 +141,8 @@ impl IdTokenRules {
     ///
     /// # Errors
     ///
-    /// [`TokenError::Issuer`] if the issuer of the token is not a configured issuer. Other errors
-    /// are [`TokenError::Claim`], [`TokenError::Tenant`] and [`TokenError::KeyIssuer`].
+    /// Returns [`TokenError::Issuer`] if the issuer of the token is not a configured issuer. Other
+    /// errors are [`TokenError::Claim`], [`TokenError::Tenant`] or [`TokenError::KeyIssuer`].
     pub(super) fn issuer_of<'a>(&self, verified: &'a VerifiedToken) -> Result<&'a str, TokenError> {
         self.check_issuer(&verified.members, verified.key_issuer.as_deref())
     }
@@ -152,7 +152,7 @@ impl IdTokenRules {
     ///
     /// # Errors
     ///
-    /// [`TokenError`] for the first problem that is found.
+    /// Returns [`TokenError`] for the first problem that is found.
     pub(super) fn check_refreshed(
         &self,
         verified: &VerifiedToken,
@@ -179,7 +179,8 @@ impl IdTokenRules {
         self.check_context(members)
     }
 
-    /// Checks that `auth_time` is not earlier than the `auth_time` of the login.
+    /// Checks that `auth_time` is not earlier than the `auth_time` of the login and not in the
+    /// future.
     fn check_refreshed_auth_time(
         &self,
         members: &Object,
@@ -207,8 +208,8 @@ impl IdTokenRules {
     ///
     /// # Errors
     ///
-    /// [`TokenError::Type`], [`TokenError::Claim`], [`TokenError::Issuer`],
-    /// [`TokenError::Audience`] and [`TokenError::Expired`].
+    /// Returns [`TokenError::Type`], [`TokenError::Claim`], [`TokenError::Issuer`],
+    /// [`TokenError::Audience`] or [`TokenError::Expired`].
     pub(super) fn check_userinfo(
         &self,
         members: &Object,

@@ -25,8 +25,8 @@ impl CallSettings {
     ///
     /// # Errors
     ///
-    /// [`SetupError::Setting`] if a URL would use plain http over a network. [`SetupError::Trust`]
-    /// if the certificate authorities cannot be used.
+    /// Returns [`SetupError::Setting`] if a URL would use plain http over a network. Returns
+    /// [`SetupError::Trust`] if the certificate authorities cannot be used.
     pub(super) fn new(settings: &Settings) -> Result<Self, SetupError> {
         check_clear_text(settings)?;
         let configured = [
@@ -60,7 +60,7 @@ impl CallSettings {
     ///
     /// # Errors
     ///
-    /// [`SetupError::Setting`] if the endpoint cannot be called.
+    /// Returns [`SetupError::Setting`] if the endpoint cannot be called.
     pub(super) fn endpoint(&self, key: &'static str, url: &Url) -> Result<Endpoint, SetupError> {
         Endpoint::new(key, url, self.trust.as_ref(), self.deadline)
     }
@@ -138,8 +138,8 @@ impl ProviderInfo {
     ///
     /// # Errors
     ///
-    /// [`SetupError::Setting`] if an endpoint is missing in the settings and in the metadata, or
-    /// cannot be used.
+    /// Returns [`SetupError::Setting`] if an endpoint is missing in the settings and in the
+    /// metadata, or cannot be used.
     pub(super) fn new(
         settings: &Settings,
         credentials: &Credentials,

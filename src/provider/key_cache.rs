@@ -59,7 +59,7 @@ impl KeyCache {
     ///
     /// # Errors
     ///
-    /// [`KeysError`].
+    /// Returns [`KeysError`].
     pub(super) async fn first(
         &self,
         endpoint: &Endpoint,
@@ -86,8 +86,8 @@ impl KeyCache {
     ///
     /// # Errors
     ///
-    /// Every [`KeysError`] except [`KeysError::JustFetched`]. After an error, the cached key set
-    /// stays in use.
+    /// Returns any [`KeysError`] except [`KeysError::JustFetched`]. After an error, the cached key
+    /// set stays in use.
     pub(super) async fn refetch(
         &self,
         endpoint: &Endpoint,
@@ -111,9 +111,9 @@ impl KeyCache {
     ///
     /// # Errors
     ///
-    /// [`KeysError::FetchedRecently`] if the time since the last fetch for an unknown key is too
-    /// short. [`KeysError::JustFetched`] if the time is too short and the latest fetch failed.
-    /// Otherwise the error of a new fetch.
+    /// If the time since the last fetch for an unknown key is too short, returns
+    /// [`KeysError::JustFetched`] after a failed fetch, and [`KeysError::FetchedRecently`] after a
+    /// successful fetch. Otherwise returns the error of a new fetch.
     pub(super) async fn newer(
         &self,
         seen: &Arc<FetchedKeySet>,

@@ -85,7 +85,8 @@ impl KeySet {
     ///
     /// # Errors
     ///
-    /// [`KeySetError`]. After an error, the caller continues to use its older key set, if any.
+    /// Returns [`KeySetError`]. After an error, the caller continues to use its older key set, if
+    /// any.
     pub(super) fn from_jwks(bytes: &[u8]) -> Result<Self, KeySetError> {
         let members = json::object(bytes).map_err(KeySetError::Json)?;
         let Some(Value::Array(entries)) = members.get("keys") else {
@@ -113,7 +114,7 @@ impl KeySet {
     ///
     /// # Errors
     ///
-    /// [`SetupError::Read`], [`SetupError::EmptyFile`], [`SetupError::PublicKey`] and
+    /// Returns [`SetupError::Read`], [`SetupError::EmptyFile`], [`SetupError::PublicKey`] or
     /// [`SetupError::KeySet`]. Each error names the setting and the file.
     pub(super) fn from_files(settings: &IdTokenSettings) -> Result<Option<Self>, SetupError> {
         let (files, algorithms) = (&settings.public_key_files, &settings.algorithms);
@@ -137,7 +138,7 @@ impl KeySet {
     ///
     /// # Errors
     ///
-    /// [`SetupError::Read`], [`SetupError::EmptyFile`] and [`SetupError::PublicKey`].
+    /// Returns [`SetupError::Read`], [`SetupError::EmptyFile`] or [`SetupError::PublicKey`].
     pub(super) fn from_pem_files(
         key: &'static str,
         paths: &[PathBuf],

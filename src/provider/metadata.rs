@@ -163,8 +163,8 @@ impl Metadata {
     /// An endpoint has to be an `http` or `https` URL. An endpoint with `http` must have the origin
     /// of the issuer. An endpoint with `https` may be on any host, because large providers use
     /// several hosts. A loopback or link-local host is allowed only if the issuer has the same
-    /// host. Without this rule, an attacker who controls the metadata could make the gateway call
-    /// internal services on its own machine.
+    /// host. This rule stops an attacker who controls the metadata from making the gateway call
+    /// internal services on the gateway's machine or on the same link.
     pub(super) fn read(response: &Response<Bytes>, issuer: &Issuer) -> Result<Self, MetadataError> {
         if response.status() != StatusCode::OK {
             return Err(MetadataError::Status(response.status().as_u16()));
@@ -206,8 +206,8 @@ impl Metadata {
             {
                 None => false,
                 Some(Value::Bool(promises)) => *promises,
-                // If the value has another type, the metadata is refused. If the gateway treated
-                // such a value as false, an attacker could omit `iss` in a mix-up attack.
+                // If the value has another type, the metadata is refused. If the gateway treated a
+                // value of another type as false, an attacker could omit `iss` in a mix-up attack.
                 Some(_) => return Err(MetadataError::Member(promises_issuer)),
             },
         })
@@ -239,8 +239,8 @@ fn texts(members: &Object, name: &'static str) -> Result<Option<Vec<String>>, Me
 
 /// Returns the problem with the URL of an endpoint, if any. `issuer_url` is the URL of the issuer.
 fn endpoint_problem(text: &str, issuer_url: Option<&Url>) -> Option<&'static str> {
-    // The URL parser also accepts URLs with backslashes, missing slashes or tabs. Other parsers
-    // read such URLs differently.
+    // The URL parser also accepts URLs with backslashes, missing slashes or tabs, which other
+    // parsers read differently.
     let rest = text
         .strip_prefix("https://")
         .or_else(|| text.strip_prefix("http://"));

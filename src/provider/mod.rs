@@ -264,7 +264,7 @@ impl Provider {
         let client = Some(&settings.client_id);
         for part in server.into_iter().chain([client]) {
             // A length precedes each part, so that different parts never give the same input. A
-            // missing part has no length, so it differs from an empty part.
+            // missing part has no length, so a missing part differs from an empty part.
             let text = part.map_or_else(String::new, |text| format!("{}:{text}", text.len()));
             context.update(text.as_bytes());
             context.update(b",");
@@ -284,7 +284,7 @@ impl Provider {
     ///
     /// # Errors
     ///
-    /// [`Unreachable`] if the recent check failed.
+    /// Returns [`Unreachable`] if the recent check failed.
     pub fn recent_readiness(&self, now: Timestamp) -> Option<Result<(), Unreachable>> {
         self.reachability.recent(now)
     }
@@ -294,7 +294,7 @@ impl Provider {
     ///
     /// # Errors
     ///
-    /// [`Unreachable`], with the cause.
+    /// Returns [`Unreachable`] with the cause.
     ///
     /// # Cancel safety
     ///
@@ -319,7 +319,7 @@ impl Provider {
     ///
     /// # Errors
     ///
-    /// [`NotReady`] while the metadata has not been read.
+    /// Returns [`NotReady`] while the metadata has not been read.
     pub fn authorization_url(
         &self,
         request: &AuthorizationRequest<'_>,
@@ -333,7 +333,7 @@ impl Provider {
     ///
     /// # Errors
     ///
-    /// [`ResponseError`].
+    /// Returns [`ResponseError`].
     pub fn check_response_issuer(&self, iss: Option<&str>) -> Result<(), ResponseError> {
         let right = match (iss, &self.issuer) {
             (Some(iss), Some(issuer)) => issuer.matches(iss),
@@ -349,9 +349,9 @@ impl Provider {
     ///
     /// # Errors
     ///
-    /// [`ExchangeError::Call`] if the call returned no tokens. The [`Classification`] of a call
-    /// error states whether the provider may have used the code. [`ExchangeError::Grant`] if the
-    /// tokens are not valid.
+    /// Returns [`ExchangeError::Call`] if the call returned no tokens. The [`Classification`] of a
+    /// call error states whether the provider may have used the code. Returns
+    /// [`ExchangeError::Grant`] if the tokens are not valid.
     ///
     /// # Cancel safety
     ///

@@ -45,7 +45,7 @@ impl Reachability {
     ///
     /// # Errors
     ///
-    /// [`Unreachable`] if the recent attempt failed.
+    /// Returns [`Unreachable`] if the recent attempt failed.
     pub(super) fn recent(&self, now: Timestamp) -> Option<Result<(), Unreachable>> {
         // If the time of a result is in the future, the clock was set back. Such a result is
         // ignored.
@@ -70,7 +70,7 @@ impl Reachability {
     ///
     /// # Errors
     ///
-    /// [`Unreachable`] if the attempt fails, or if a recent attempt has failed.
+    /// Returns [`Unreachable`] if the attempt fails, or if a recent attempt has failed.
     ///
     /// # Cancel safety
     ///

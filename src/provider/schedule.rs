@@ -21,10 +21,10 @@ const MAX_JITTER: Duration = Duration::from_mins(5);
 /// because a refresh makes requests in progress with the old token fail.
 const LATE_LEAD_TIME: Duration = Duration::from_secs(2);
 
-/// The longest value of the minimum time between two refreshes.
+/// The upper limit of the minimum time between two refreshes.
 pub(super) const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The shortest value of the minimum time between two refreshes. Without this limit, every request
+/// The lower limit of the minimum time between two refreshes. Without this limit, every request
 /// would start a refresh if a provider issued expired tokens.
 const SHORTEST_REFRESH_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -57,8 +57,8 @@ pub(super) fn lifetime(
     let refresh_at = |timing, lifetime: Duration, end: Timestamp| {
         let before_end = lifetime.saturating_sub(lead_time(timing, lifetime, fraction));
         // If the lifetime is very short, `not_before` may be later than the expiry. The refresh
-        // time must not be later than the expiry, because requests have to wait for a refresh after
-        // the expiry.
+        // time must not be later than the expiry, because after the expiry, requests have to wait
+        // for the refresh.
         obtained_at.plus(before_end).max(not_before).min(end)
     };
     Lifetime {

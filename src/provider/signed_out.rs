@@ -6,8 +6,8 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use super::Provider;
 use super::settings::SignedOutPattern;
 
-/// The authentication schemes of apps with their own passwords. If a challenge asks for a password,
-/// it does not show whether the app accepts the access token.
+/// The authentication schemes of apps with their own passwords. A challenge that asks for a
+/// password does not show whether the app accepts the access token.
 const PASSWORD_SCHEMES: [&str; 4] = ["basic", "digest", "negotiate", "ntlm"];
 
 impl Provider {
@@ -25,7 +25,7 @@ impl Provider {
 
 fn asks_for_password(headers: &HeaderMap) -> bool {
     let mut challenges = headers.get_all(WWW_AUTHENTICATE).iter().peekable();
-    // If a 401 has no challenge, it refuses the access token, because many apps send no challenge.
+    // A 401 without a challenge also refuses the access token, because many apps send no challenge.
     challenges.peek().is_some() && challenges.all(is_of_password)
 }
 

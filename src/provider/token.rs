@@ -281,7 +281,7 @@ fn object<'a>(
 ///
 /// `expires_in` may be missing, a number, a fraction or a number in quotes. `expires_in` is refused
 /// if it is null, zero, negative or more than a hundred years, because such a value shows that the
-/// provider has a fault. If the refresh token or the ID token is null or empty, it is ignored.
+/// provider has a fault. A refresh token or an ID token that is null or empty is ignored.
 pub(super) fn read(
     response: Response<Bytes>,
     grant: GrantType,

@@ -464,7 +464,8 @@ impl GrantVerifier {
         };
         match published.newer(&seen, endpoint, clock).await {
             Ok(newer) => jwt::verify(token, expected, &newer.keys).map_err(Unverified::Token),
-            // The key of the token is known, so the token itself is the more likely cause.
+            // The key of the token is known, so the token is probably wrong, and newer keys would
+            // probably not help.
             Err(KeysError::FetchedRecently { .. }) if !matches!(error, TokenError::UnknownKey) => {
                 Err(Unverified::Token(error))
             }

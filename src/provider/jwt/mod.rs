@@ -67,9 +67,9 @@ pub(super) struct VerifiedToken {
 ///
 /// # Errors
 ///
-/// [`TokenError::Malformed`], [`TokenError::Json`], [`TokenError::Header`], [`TokenError::Type`] or
-/// [`TokenError::Algorithm`], before any key is used. [`TokenError::UnknownKey`] or
-/// [`TokenError::Signature`], if no key verifies the signature.
+/// Returns [`TokenError::Malformed`], [`TokenError::Json`], [`TokenError::Header`],
+/// [`TokenError::Type`] or [`TokenError::Algorithm`] before any key is used. Returns
+/// [`TokenError::UnknownKey`] or [`TokenError::Signature`] if no key verifies the signature.
 pub(super) fn verify(
     token: &str,
     expected: &ExpectedHeader<'_>,

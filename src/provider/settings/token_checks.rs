@@ -151,7 +151,7 @@ impl Algorithm {
 }
 
 /// Reads the name of an algorithm. If an algorithm is known but not supported, the error states
-/// this, so that the operator does not try other spellings.
+/// that the algorithm is not supported, so that the operator does not try other spellings.
 impl<'de> Deserialize<'de> for Algorithm {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Name;
