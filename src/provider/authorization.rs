@@ -53,7 +53,7 @@ pub struct AuthorizationRequest<'a> {
 }
 
 /// The `prompt` of the request (OpenID Connect Core section 3.1.2.1). A provider that does not know
-/// the parameter `prompt` ignores it.
+/// `prompt` ignores `prompt`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Prompt {
     /// Sends the configured `prompt`. If no `prompt` is configured, the provider decides whether

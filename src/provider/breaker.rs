@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 
 /// The number of consecutive failures that open the breaker. Fewer failures must not open the
-/// breaker, because they are normal at every provider.
+/// breaker, because a few failures are normal at every provider.
 const FAILURES_TO_OPEN: u32 = 10;
 
 /// The maximum of the first open time. Each time the breaker opens again, the maximum is doubled,
@@ -92,8 +92,8 @@ impl Breaker {
         Ok(Attempt::Probe)
     }
 
-    /// Records that the provider has responded. A refusal is also a response, because it shows that
-    /// the provider works.
+    /// Records that the provider has responded. A refusal also counts as a response, because a
+    /// refusal shows that the provider works.
     pub(super) fn succeeded(&self) {
         *self.state() = State::default();
     }

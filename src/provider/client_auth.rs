@@ -339,7 +339,8 @@ fn public_client(settings: &Settings, credentials: &Credentials) -> Result<Metho
 }
 
 /// Creates the value for the Basic scheme. The client identifier and the secret are form-encoded
-/// before they are joined (RFC 6749 section 2.3.1), unless the provider does not decode them.
+/// before they are joined (RFC 6749 section 2.3.1), unless the settings state that the provider
+/// does not decode the two values.
 fn basic(
     client_id: &str,
     secret: &Secret<String>,

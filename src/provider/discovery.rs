@@ -276,8 +276,8 @@ impl ReportOnce {
     }
 }
 
-/// Returns placeholder metadata. With placeholder metadata, the gateway can find mistakes in the
-/// settings when it starts, before it has read the real metadata. Returns `None` if the settings
+/// Returns placeholder metadata. With placeholder metadata, the gateway finds mistakes in the
+/// settings at its start, before the real metadata has been read. Returns `None` if the settings
 /// use no metadata.
 pub(super) fn placeholder(
     settings: &Settings,

@@ -20,7 +20,7 @@ use crate::clock::Timestamp;
 /// The maximum length of a stored text from the provider, in characters.
 const MAX_TEXT: usize = 1000;
 /// The maximum length of a word in a stored text from the provider, in characters. A longer word is
-/// omitted, because it may be a code or a token from the request.
+/// omitted, because a longer word may be a code or a token from the request.
 const MAX_WORD: usize = 24;
 /// The longest `Retry-After` that the gateway applies.
 const MAX_WAIT: Duration = Duration::from_hours(24);
@@ -64,8 +64,8 @@ impl ErrorCode {
             | Self::InvalidScope
             | Self::UnauthorizedClient
             | Self::UnsupportedGrantType => ErrorMeaning::Misconfigured,
-            // `server_error` and `temporarily_unavailable` are codes of the authorization endpoint
-            // (RFC 6749 section 4.1.2.1), but some token endpoints also return them.
+            // Some token endpoints return `server_error` and `temporarily_unavailable`, which are
+            // codes of the authorization endpoint (RFC 6749 section 4.1.2.1).
             Self::Unrecognized(name)
                 if matches!(&**name, "server_error" | "temporarily_unavailable") =>
             {

@@ -66,7 +66,7 @@ impl CallSettings {
     }
 }
 
-/// Refuses plain http to other machines, unless `plain_http` allows it.
+/// Refuses plain http to other machines, unless `plain_http` is true.
 ///
 /// This function checks only the settings. Metadata may contain a plain http URL only at the origin
 /// of the issuer. Therefore it is enough to check the URL of the issuer here.

@@ -1,8 +1,8 @@
 //! The issuer identifier of a provider (OpenID Connect Core 1.0 section 2).
 //!
-//! Identifiers are compared byte for byte. If two identifiers differ in a trailing slash, in letter
-//! case or in the port, they are different issuers (RFC 9207 section 2.4). Microsoft Entra has one
-//! issuer for each tenant, so its issuer is configured as a template.
+//! Identifiers are compared byte for byte. Two identifiers that differ in a trailing slash, in
+//! letter case or in the port name different issuers (RFC 9207 section 2.4). Microsoft Entra has
+//! one issuer for each tenant, so its issuer is configured as a template.
 
 use super::SetupError;
 use super::settings::Settings;

@@ -47,7 +47,7 @@ pub(super) fn array(bytes: &[u8]) -> Result<Vec<Value>, JsonError> {
 
 /// Reads a number from a string: digits, and optionally a decimal point and more digits. Signs,
 /// exponents and white space are refused. `inf` and `nan` are also refused, although the parser of
-/// Rust's standard library accepts them.
+/// Rust's standard library accepts `inf` and `nan`.
 pub(super) fn quoted_number(text: &str) -> Option<f64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());

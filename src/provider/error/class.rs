@@ -242,7 +242,7 @@ impl GrantError {
 
 /// Classifies a metadata error. A response that is not JSON is temporary, because a provider under
 /// maintenance answers with HTML pages. If the JSON is valid but contains wrong values, the error
-/// is permanent: it stays until the operator of the provider acts.
+/// is permanent, because the operator of the provider has to act.
 fn metadata(error: &MetadataError) -> Classification {
     match error {
         MetadataError::Call(_) | MetadataError::Json(_) | MetadataError::MediaType(_) => {

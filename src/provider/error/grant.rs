@@ -1,4 +1,5 @@
-//! Errors that occur when a token response is verified, or when the identity is read from it.
+//! Errors that occur when the gateway verifies a token response or reads the identity from a token
+//! response.
 
 use super::{KeysError, NotReady};
 use crate::provider::jwt::{TokenError, TokenKind};

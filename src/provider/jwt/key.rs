@@ -255,7 +255,8 @@ fn rsa(members: &Object) -> Result<Vec<u8>, Unusable> {
         Ok(bytes.get(zeros..).unwrap_or_default().to_vec())
     };
     let (n, e) = (number("n")?, number("e")?);
-    // A very long modulus is refused here, because calculations with it would take a long time.
+    // A very long modulus is refused here, because calculations with a very long modulus take a
+    // long time.
     if bits(&n) > 8192 {
         return Err(Unusable::Weak);
     }

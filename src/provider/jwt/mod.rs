@@ -2,9 +2,9 @@
 //!
 //! This module verifies all kinds of tokens. The JWT library verifies only the signature. The
 //! caller checks the claims, because the library would ignore claims of an unexpected type. The
-//! token cannot choose how it is verified. The algorithm comes from the configured list and the
-//! keys come from the configured key set. The token can only select one of the configured keys by
-//! `kid`. The members `jku`, `jwk`, `x5u` and `x5c` are ignored.
+//! token cannot choose the method of its verification. The algorithm comes from the configured list
+//! and the keys come from the configured key set. The token can only select one of the configured
+//! keys by `kid`. The members `jku`, `jwk`, `x5u` and `x5c` are ignored.
 
 mod error;
 mod key;
