@@ -49,8 +49,8 @@ pub(super) fn providers(
             open.push(name.clone());
         }
         report_unreadable_files(&settings, &key, reader);
-        // The provider has a problem that was already reported. The construction of the provider is
-        // skipped, because it could report the same problem a second time.
+        // The provider has a problem that was already reported. The provider is not constructed,
+        // because its construction could report the same problem a second time.
         if reader.problems.len() > noted {
             continue;
         }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use figment::Figment;
 use figment::value::Value;
 
-/// The settings that a reload cannot change, by key. Settings that need a restart configure parts
-/// that exist as long as the process: sockets, threads, the session store and the log.
+/// The settings that a reload cannot change, by key. These settings configure the parts that exist
+/// as long as the process: sockets, threads, the session store and the log.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct RestartOnly(BTreeMap<String, Value>);
 

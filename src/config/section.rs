@@ -127,8 +127,8 @@ fn path_of(error: &figment::Error) -> Vec<String> {
 }
 
 /// Returns true if a problem at `path` is probably only a result of the reset of the key at
-/// `reset`: the key is missing now, or its table is not accepted without the value. Such a problem
-/// would confuse the operator, who has written the key.
+/// `reset`: the key is missing now, or its table is not accepted without the value. A message that
+/// the key is missing would confuse the operator, who has written the key.
 fn follows_from(error: &figment::Error, path: &[String], reset: &[String]) -> bool {
     let is_missing = matches!(error.kind, Kind::MissingField(_));
     reset.starts_with(path) && (is_missing || path.len() < reset.len())

@@ -45,7 +45,7 @@ pub(crate) enum FileChange {
 pub(crate) struct Watch {
     path: PathBuf,
     /// The folder that contains the watched file, as written in the path of the file. While the
-    /// gateway runs, another folder can be renamed to this path.
+    /// gateway runs, another folder can be renamed to the path of this folder.
     folder: PathBuf,
     folder_id: Option<FileId>,
     /// The inotify events of `folder`.

@@ -201,7 +201,7 @@ async fn validate(
         redirect_uri,
         target,
         state,
-        // When the real server issues a code, it removes the wildcard scope `*`.
+        // The real server removes the wildcard scope `*` when the real server issues a code.
         scopes: scopes.into_iter().filter(|scope| scope != "*").collect(),
         challenge,
         nonce: field("nonce"),
@@ -276,8 +276,8 @@ fn grant(
         server.keys.seal(&Code {
             client_id: authorization.client_id.clone(),
             // The code contains the `redirect_uri` parameter as it was sent. The token request must
-            // repeat this parameter only if the authorization request had it (RFC 6749 section
-            // 4.1.3).
+            // repeat `redirect_uri` only if the authorization request had a `redirect_uri` (RFC
+            // 6749 section 4.1.3).
             redirect_uri: authorization.redirect_uri.clone(),
             auth_code_id: id,
             scopes: authorization.scopes.clone(),

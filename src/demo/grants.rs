@@ -212,7 +212,7 @@ impl ParsedTokenRequest {
                 }
                 Some(_) | None => return Err(refused()),
             }
-            // Passport 12 also checks the redirection URI when it authenticates the client, and
+            // During client authentication, Passport 12 also checks the redirection URI, and
             // answers `invalid_client` for an unregistered URI.
             if self.kind == ProviderKind::Passport12
                 && let Some(uri) = self.text("redirect_uri")?

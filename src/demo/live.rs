@@ -1,8 +1,8 @@
 //! The app's page with live clocks, and the two streams that the page opens: a WebSocket and an
 //! event stream (server-sent events). The page shows that a stream ends with its session.
 //!
-//! The app writes the frames of the WebSocket itself, because it sends only short text frames and a
-//! close frame.
+//! The app writes the frames of the WebSocket without a library, because the app sends only short
+//! text frames and a close frame.
 
 use std::io;
 use std::time::{Duration, SystemTime};

@@ -1,8 +1,8 @@
 //! A small HTTP/1.1 server on loopback for the provider and the app of the demo.
 //!
-//! Each connection has its own task. The server reads the whole body of a request before it calls
-//! the handler. When the [`Server`] value is dropped, the server accepts no new connection. The
-//! server still answers the requests that have begun.
+//! Each connection has its own task. The server reads the whole body of a request before the server
+//! calls the handler. When the [`Server`] value is dropped, the server accepts no new connection.
+//! The server still answers the requests that have begun.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;

@@ -1,4 +1,4 @@
-//! The steps of the check: the requests that each step sends, and the results that it expects.
+//! The steps of the check: the requests of each step, and the expected results.
 
 mod mismatch;
 mod streams;

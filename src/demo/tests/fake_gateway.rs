@@ -241,7 +241,7 @@ impl FakeGateway {
         redirect(&page, cookie.as_deref())
     }
 
-    /// Returns the access token of a session. If the access token has expired, refreshes it and
+    /// Returns the access token of a session. If the access token has expired, sends a refresh and
     /// returns the new access token.
     async fn fresh(&self, session: &str) -> Option<String> {
         // The lock is held during the refresh, so that two requests never send the same refresh
