@@ -19,7 +19,7 @@ use super::{SetupError, read_text};
 const MAX_KEYS: usize = 100;
 
 /// The reason why a key set has no keys. If the provider published the key set, the provider has to
-/// correct it. If the key set comes from a file, the operator has to correct the file.
+/// correct the key set. If the key set comes from a file, the operator has to correct the file.
 #[derive(Debug, thiserror::Error)]
 pub enum KeySetError {
     /// The text is not a JSON object.

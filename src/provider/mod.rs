@@ -140,8 +140,8 @@ pub struct Provider {
 
 impl Provider {
     /// Sets up the provider with the name `name`: checks `settings`, and reads the secret, the keys
-    /// and the certificate authorities. The function blocks the thread while it reads small files,
-    /// and opens no connection.
+    /// and the certificate authorities. The function blocks the thread while the function reads
+    /// small files, and opens no connection.
     ///
     /// # Errors
     ///
@@ -184,7 +184,7 @@ impl Provider {
 
     /// Returns true if this provider was made with the same name and the same settings. The
     /// contents of the files that the settings name are not compared, because
-    /// [`Provider::maintain`] reads them again.
+    /// [`Provider::maintain`] reads these files again.
     pub fn is_made_from(&self, name: &str, settings: &Settings) -> bool {
         *self.name == *name && self.settings == *settings
     }
@@ -214,7 +214,7 @@ impl Provider {
         Arc::new(self)
     }
 
-    /// Copies the metadata and keys of `before`, unless they contradict the new settings.
+    /// Copies the metadata and keys of `before`, unless the metadata contradicts the new settings.
     fn take_over(&mut self, before: &Self) {
         let Some(info) = before.info.load_full() else {
             return;

@@ -1,7 +1,7 @@
 //! The recent reachability of a provider.
 //!
-//! The gateway should not begin a login that cannot be completed. Therefore the gateway connects to
-//! the provider before it redirects a browser, unless a recent connection succeeded. If several
+//! The gateway should not begin a login that cannot be completed. Before the gateway redirects a
+//! browser, the gateway connects to the provider, unless a recent connection succeeded. If several
 //! logins begin at the same time, only the first login connects, and the others wait for its
 //! result.
 

@@ -279,9 +279,9 @@ fn object<'a>(
 
 /// Reads the response to a token request: first the status, then the media type, then the JSON.
 ///
-/// `expires_in` may be missing, a number, a fraction or a number in quotes. `expires_in` is refused
-/// if it is null, zero, negative or more than a hundred years, because such a value shows that the
-/// provider has a fault. A refresh token or an ID token that is null or empty is ignored.
+/// `expires_in` may be missing, a number, a fraction or a number in quotes. An `expires_in` that is
+/// null, zero, negative or more than a hundred years is refused, because such a value shows a fault
+/// of the provider. A refresh token or an ID token that is null or empty is ignored.
 pub(super) fn read(
     response: Response<Bytes>,
     grant: GrantType,

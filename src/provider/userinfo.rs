@@ -112,8 +112,8 @@ pub(super) async fn fetch_email(
     read_email(&response.map_err(UserinfoError::Call)?)
 }
 
-/// Returns the primary address if it is verified, and otherwise the first verified address. Entries
-/// without a verified address are skipped.
+/// Returns the primary address if the primary address is verified, and otherwise the first verified
+/// address. Entries without a verified address are skipped.
 fn read_email(response: &Response<Bytes>) -> Result<Option<Email>, UserinfoError> {
     check_status(response)?;
     says_json(response.headers()).map_err(UserinfoError::MediaType)?;

@@ -54,7 +54,8 @@ pub enum BasicEncoding {
     /// The client identifier and the secret are form-encoded, as RFC 6749 section 2.3.1 requires.
     #[default]
     Form,
-    /// The client identifier and the secret are not encoded, for providers that do not decode them.
+    /// The client identifier and the secret are not encoded, because some providers do not decode
+    /// the two values.
     Raw,
 }
 

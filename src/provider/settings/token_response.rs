@@ -62,7 +62,7 @@ pub struct ErrorPattern {
 /// The meaning of an error response of the token endpoint.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 pub enum ErrorMeaning {
-    /// The provider refuses this code or refresh token, and will not accept it later.
+    /// The provider refuses this code or refresh token now and in every later call.
     #[serde(rename = "fatal")]
     GrantRefused,
     /// The response does not show whether the code or the refresh token is still valid. A later

@@ -126,7 +126,7 @@ async fn a_21_a_22_a_promised_iss_parameter_is_required() {
     let server = Server::start_by(answers).await;
     let (files, clock) = (Files::new(), Clock::manual(NOW));
     let provider = provider(&files, &server);
-    // The gateway can check the `iss` of a response before it has read any metadata.
+    // The gateway can check the `iss` of a response before the gateway has read any metadata.
     assert!(provider.check_response_issuer(Some(&server.url)).is_ok());
     provider.ready(&clock).await.unwrap();
     assert!(provider.check_response_issuer(Some(&server.url)).is_ok());

@@ -24,8 +24,8 @@ impl<'a> Row<'a> {
         };
         let none = |text: &'a str| if text == "-" { "" } else { text };
         let fields = none(fields).split("; ");
-        // The fields of a row are separated by "; ". The parameters of a media type are also
-        // separated by "; ", and this parser drops them.
+        // The fields of a row are separated by "; ". This parser drops the parameters of a media
+        // type, which are also separated by "; ".
         let fields = fields.filter_map(|field| field.split_once(": "));
         Self {
             line,

@@ -299,7 +299,7 @@ fn configured_key_files_replace_the_published_keys() {
     settings.public_key_files = vec![files.0.path().join("public.pem")];
     let keys = KeySet::from_files(&settings).unwrap().unwrap();
     assert_eq!(outcome(&keys, &named(&P256, "ES256", "a")), "ok");
-    // A key from a PEM file has no id, so it is tried for every token.
+    // A key from a PEM file has no id, so this key is tried for every token.
     assert_eq!(outcome(&keys, &named(&RSA, "RS256", "whatever")), "ok");
     settings.jwks_file = None;
     let keys = KeySet::from_files(&settings).unwrap().unwrap();

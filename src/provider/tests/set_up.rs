@@ -288,7 +288,7 @@ fn an_identity_from_access_tokens_needs_a_public_key() {
     );
 }
 
-/// Returns a PKCS#1 key with any modulus and any exponent, even if they are not valid.
+/// Returns a PKCS#1 key with the given modulus and exponent, without a check of the two numbers.
 pub(super) fn rsa_pem(modulus: &[u8], exponent: &[u8]) -> String {
     let length = |length: usize| match u8::try_from(length) {
         Ok(short @ ..=127) => vec![short],

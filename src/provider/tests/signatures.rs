@@ -107,8 +107,8 @@ fn j_09_an_ecdsa_signature_is_two_numbers_that_are_not_zero() {
     let good = P256.signature("ES256", message.as_bytes());
     let (r, s) = good.split_at(32);
     let zero = [0; 32];
-    // The order of the P-256 group. The parts of a signature are numbers modulo the order. Modulo
-    // the order, this value is zero, so it is not a valid part.
+    // The order of the P-256 group. The parts of a signature are numbers modulo the order. The
+    // order is zero modulo the order, so the order is not a valid part of a signature.
     let order = hex("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551");
     let der = [&[0x30, 68, 2, 32][..], r, &[2, 32], s].concat();
     let verdict = |signature: &[u8]| outcome(&keys, &format!("{message}.{}", encode(signature)));

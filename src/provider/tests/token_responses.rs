@@ -153,8 +153,8 @@ fn nonstandard_error_codes_are_classified() {
     assert_eq!(read(400, r#"{"error":"temporarily_unavailable"}"#), "later");
     // The comparison of error codes is case-sensitive, so this error code is unknown.
     assert_eq!(read(400, r#"{"error":"INVALID_CLIENT"}"#), "fatal");
-    // The body is not a valid error response, so it does not show that the provider refused the
-    // code.
+    // The body is not a valid error response, so the body does not show that the provider refused
+    // the code.
     assert_eq!(
         read(400, r#"{"error":"invalid_grant","error":"x"}"#),
         "ours"

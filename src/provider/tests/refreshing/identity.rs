@@ -216,8 +216,7 @@ async fn a_response_without_an_id_token_keeps_the_identity() {
 #[tokio::test]
 async fn the_login_stores_the_nonce_and_the_authentication_time() {
     let said = value!({ "nonce": "nonce", "auth_time": NOW.as_secs() - 60 });
-    // If the authentication time is not valid, it is ignored, because one provider states 1970 for
-    // every user.
+    // An invalid authentication time is ignored, because one provider states 1970 for every user.
     let odd = value!({ "nonce": "nonce", "auth_time": 0 });
     let server = Server::start([with_id_token(&said), with_id_token(&odd)]).await;
     let provider = openid(&server.url, "");

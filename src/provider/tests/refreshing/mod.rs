@@ -299,8 +299,8 @@ async fn g_06_a_refresh_has_a_longer_deadline_than_a_login() {
     let provider = plain(&url, "deadline_secs = 1");
     let clock = Clock::manual(NOW);
     let login = redeem_at(&provider, &clock);
-    // The refresh begins while the login waits, so it is in progress when the login reaches its
-    // deadline.
+    // The refresh begins while the login waits, so the refresh is in progress when the login
+    // reaches its deadline.
     let (login, refreshed) = tokio::join!(
         async {
             let login = login.await;
