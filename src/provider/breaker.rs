@@ -144,8 +144,8 @@ impl Breaker {
 impl State {
     fn wait(&self, now: Timestamp) -> Option<Duration> {
         let wait = self.until?.since(now);
-        // If the remaining time is longer than the maximum, the clock was set back. In this case,
-        // the open time is ignored.
+        // If the remaining time is longer than the maximum, the clock was set back, and the open
+        // time is ignored.
         let counts = !wait.is_zero() && wait <= MAX_OPEN_TIME;
         let longest = if self.probing {
             RETRY_DURING_PROBE

@@ -50,7 +50,7 @@ pub(super) fn audiences(members: &Object) -> Result<Vec<&str>, TokenError> {
 }
 
 /// Reads the required claim `sub`, which must not be empty. Some providers issue tokens with an
-/// empty `sub` for the client credentials grant. These tokens belong to no user.
+/// empty `sub` for the client credentials grant. A token with an empty `sub` belongs to no user.
 pub(super) fn subject(members: &Object) -> Result<&str, TokenError> {
     let subject = members.get("sub").and_then(Value::as_str);
     subject

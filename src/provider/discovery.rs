@@ -65,8 +65,8 @@ impl Provider {
                 return;
             };
             let now = clock.now();
-            // If the last attempt is later than `now`, the clock was set back. In this case, the
-            // next read is due immediately.
+            // If the last attempt is later than `now`, the clock was set back, and the next read is
+            // due immediately.
             if last.is_some_and(|(at, valid_for)| at <= now && now.since(at) < valid_for) {
                 continue;
             }

@@ -181,8 +181,8 @@ pub(super) fn classify(
     } else if let Some(pattern) = patterns.iter().find(|pattern| pattern.matches(response)) {
         pattern.meaning
     } else {
-        // A body without an error code does not come from the token endpoint. Such a body does not
-        // show whether the grant is still valid.
+        // A body without an error code does not come from the token endpoint, and does not show
+        // whether the grant is still valid.
         refusal
             .code
             .as_ref()
@@ -238,8 +238,8 @@ impl ErrorPattern {
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // The text contains only digits, so parsing fails only if the number is too large. In this
-        // case, the result is the maximum.
+        // The text contains only digits, so parsing fails only if the number is too large. If the
+        // number is too large, the result is the maximum.
         text.parse().map_or(MAX_WAIT, Duration::from_secs)
     } else {
         let date = httpdate::parse_http_date(text).ok()?;

@@ -69,7 +69,8 @@ impl CallSettings {
 /// Refuses plain http to other machines, unless `plain_http` is true.
 ///
 /// This function checks only the settings. Metadata may contain a plain http URL only at the origin
-/// of the issuer. Therefore it is enough to check the URL of the issuer here.
+/// of the issuer, so a check of the configured issuer also protects the endpoints from the
+/// metadata.
 fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
     let configured = [
         ("issuer", &settings.issuer),

@@ -130,8 +130,8 @@ fn format_problem(text: &str) -> Option<&'static str> {
     }
 }
 
-/// Returns true if `issuer` is a URL of Entra that all tenants share. Such a URL is never the
-/// issuer of a token.
+/// Returns true if `issuer` is a URL of Entra that all tenants share. A URL that all tenants share
+/// is never the issuer of a token.
 fn is_shared_by_all_tenants(issuer: &str) -> bool {
     let tenant = issuer.strip_prefix(ENTRA);
     let tenant = tenant.and_then(|path| path.split('/').next());

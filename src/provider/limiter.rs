@@ -104,8 +104,8 @@ impl Limiter {
     pub(super) fn pause(&self, now: Timestamp, time: Duration) {
         let until = now.plus(time.min(MAX_PAUSE));
         let mut state = self.state();
-        // If the stored end of the pause is later than the maximum, the clock was set back. In this
-        // case, the stored end is no longer valid.
+        // If the stored end of the pause is later than the maximum, the clock was set back, and the
+        // stored end is not valid.
         if state.paused_until > now.plus(MAX_PAUSE) {
             state.paused_until = until;
         } else {

@@ -47,7 +47,7 @@ impl Reachability {
     ///
     /// Returns [`Unreachable`] if the recent attempt failed.
     pub(super) fn recent(&self, now: Timestamp) -> Option<Result<(), Unreachable>> {
-        // If the time of a result is in the future, the clock was set back. Such a result is
+        // If the time of a result is in the future, the clock was set back, and the result is
         // ignored.
         let within = |at: Timestamp, time| at <= now && now.since(at) < time;
         // `Relaxed` is sufficient, because no other data depends on `answered`.

@@ -97,8 +97,8 @@ impl RefreshError {
         before: &TokenSet,
     ) -> Self {
         let verdict = Verdict::of(error.class());
-        // Here, `GrantEnded` means that the new tokens belong to another user. Therefore no new
-        // token is kept.
+        // Here, `GrantEnded` means that the new tokens belong to another user, so no new token is
+        // kept.
         let kept = (verdict != Verdict::GrantEnded).then(|| {
             let new = response.answer.refresh_token.as_ref()?;
             before.with_refresh_token(new.expose()).ok()

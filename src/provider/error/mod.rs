@@ -40,8 +40,8 @@ pub enum ResponseError {
     /// with a second provider.
     #[error("the authorization response is not from the configured issuer")]
     Issuer,
-    /// The metadata has not been read yet. Therefore the gateway does not know whether the response
-    /// must contain `iss`.
+    /// The metadata has not been read yet, so the gateway does not know whether the response must
+    /// contain `iss`.
     #[error(transparent)]
     NotReady(#[from] NotReady),
 }
