@@ -12,8 +12,8 @@ use crate::upload::BoxError;
 /// The progress of a request body: whether the gateway now waits for the client or for the origin,
 /// and why the body ended too early.
 ///
-/// By [`ClientPauses`], the deadlines of the origin count the time during which the gateway waits
-/// for the client, or do not count this time.
+/// [`ClientPauses`] states whether the deadlines of the origin count the time during which the
+/// gateway waits for the client.
 pub(super) struct UploadProgress {
     clock: Clock,
     pauses: ClientPauses,
@@ -58,7 +58,7 @@ impl UploadProgress {
     }
 
     pub(super) fn wait_for_client(&self) {
-        // If the pauses count, the time of the last part of the body stays the begin of the wait.
+        // If the pauses count, the wait begins with the last part of the body.
         if self.pauses == ClientPauses::Ignored {
             self.waiting_for.set(WaitingFor::Client);
         }

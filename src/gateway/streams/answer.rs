@@ -56,8 +56,8 @@ pub(in crate::gateway) enum AnswerFormat {
 }
 
 /// An answer that was not complete when its head arrived. The connection of the client and the task
-/// that watches the answer share this value. So the task can drop the app's connection even if the
-/// client does not read, in which case nobody polls the body.
+/// that watches the answer share this value. If the client does not read, nobody polls the body,
+/// but the task can still drop the app's connection.
 pub(in crate::gateway) struct LongAnswer {
     streams: Rc<Streams>,
     /// `None` as soon as the app's connection was dropped or returned.
@@ -83,7 +83,7 @@ pub(in crate::gateway) struct LongAnswer {
 enum Stage {
     /// The answer was cut, so the body fails.
     Cut,
-    /// The answer has ended. The value is the reason code. It is `None` if the client has ended the
+    /// The answer has ended. The value is the reason code, or `None` if the client has ended the
     /// answer.
     Ended(Option<&'static str>),
     Sending,

@@ -57,7 +57,8 @@ pub(in crate::gateway) struct StreamGuard {
     following: Following,
     reloads: Reloads,
     activity: Activity,
-    /// The time from which the time limits of the route count. `None` if they do not apply yet.
+    /// The time from which the time limits of the route count. `None` if the time limits do not
+    /// apply yet.
     limits_since: Option<Instant>,
     /// The end of the session, if the stream may continue for some time.
     grace: Option<Grace>,

@@ -2,8 +2,8 @@
 //!
 //! A decision is made at the start of a request. A stream lasts longer than this decision, so the
 //! gateway checks the stream again when its session or the settings change. Most requests and
-//! answers are complete within a moment. Only those that are not become streams, so all other
-//! requests cost next to nothing more ([`SlowList`]).
+//! answers are complete within a moment. A request or an answer becomes a stream only if it takes
+//! longer. Therefore all other requests cost only a few instructions more ([`SlowList`]).
 
 mod answer;
 mod counts;

@@ -35,7 +35,8 @@ use crate::clock::Clock;
 pub(super) use self::body::Incoming;
 pub(crate) use self::keep_alive::KeepAlive;
 
-/// The shortest time between two connections that are given up for requests of other workers.
+/// The shortest time after which this worker closes another connection for the requests of other
+/// workers.
 const GIVE_UP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The connections of one worker, and the worker's requests that wait for a slot.
@@ -48,7 +49,7 @@ pub(super) struct Connections {
     /// connections that are not needed become idle.
     open: RefCell<Vec<Rc<Connection>>>,
     /// The requests that wait for a slot, in the order of their arrival. If a sender is dropped,
-    /// its request tries again to get a slot.
+    /// the waiting request tries again to get a slot.
     waiters: RefCell<VecDeque<Sender<Result<Slot, Error>>>>,
     /// The number of connections that are being opened.
     opening: Cell<usize>,
@@ -269,8 +270,8 @@ impl Connections {
             wanted = wanted.saturating_sub(usize::from(given));
             !given
         });
-        // If all workers are overloaded, each of them has waiting requests. Connections must not be
-        // replaced all the time then.
+        // If all workers are overloaded, each worker has waiting requests. Even then, the workers
+        // must not replace their connections all the time.
         let last = self.gave_up.get();
         let may_give_up =
             last.is_none_or(|last| now.saturating_duration_since(last) >= GIVE_UP_INTERVAL);

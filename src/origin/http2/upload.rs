@@ -39,7 +39,7 @@ pub(super) async fn send(mut body: Outgoing, mut stream: SendStream<Bytes>) {
         };
         match sent {
             Ok(false) => {}
-            // If the origin has ended the stream, the response tells why.
+            // If the origin has ended the stream, the response contains the reason.
             Ok(true) | Err(Unwanted) => return,
         }
     }
