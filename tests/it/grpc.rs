@@ -383,3 +383,26 @@ async fn an_app_that_speaks_http_2_gets_no_request_to_switch_the_protocol() {
     assert!(response.text().contains("upgrade_over_http2"));
     assert_eq!(scene.app.count(), 0);
 }
+
+#[tokio::test]
+async fn only_a_post_request_gets_the_status_of_an_error_as_a_status_of_grpc() {
+    // A call of gRPC is always a POST request. The status code 200 would tell another server, which
+    // only asks the gateway for a decision, that the request is allowed.
+    let scene = crate::support::scene::Scene::new().await;
+    for (method, path, status) in [
+        ("GET", "/any", 401),
+        ("HEAD", "/any", 401),
+        ("GET", "/oauth2/unknown", 404),
+        ("POST", "/any", 200),
+    ] {
+        let mut client = Raw::connect(scene.gateway.address()).await;
+        client
+            .send(format!(
+                "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\
+                 Content-Type: application/grpc-web\r\n\r\n"
+            ))
+            .await;
+        let answer = client.response(method).await.unwrap();
+        assert_eq!(answer.status(), status, "{method} {path}");
+    }
+}

@@ -362,3 +362,37 @@ async fn a_refresh_for_another_route_fails_no_parallel_request() {
     assert_eq!(page.text(), "seen", "{}", page.describe());
     assert_eq!(scene.provider.refreshes().len(), 1);
 }
+
+#[tokio::test]
+async fn w_03_a_second_attempt_that_waits_for_its_app_ends_with_its_session() {
+    let scene = scene("refresh_and_retry").await;
+    let browser = with_revoked_token(&scene).await;
+    let cookie = format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap());
+    let gate = Arc::new(Notify::new());
+    scene.app.next(Answer::with(
+        401,
+        &[("WWW-Authenticate", "Bearer error=\"invalid_token\"")],
+        "",
+    ));
+    scene.app.next(Answer::ok("secret").held_by(&gate));
+    let before = scene.app.count();
+    let mut client = Raw::connect(scene.gateway.address()).await;
+    client
+        .send(format!(
+            "GET /a HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n"
+        ))
+        .await;
+    scene
+        .app
+        .wait_until(|requests| requests.len() == before + 2)
+        .await;
+    let none: [(&str, &str); 0] = [];
+    let visit = BrowserRequest::navigation(&format!("{ORIGIN}/oauth2/sign_out")).form(&none);
+    let page = browser.send(visit.from(ORIGIN)).await;
+    assert_eq!(page.status, 303, "{}", page.describe());
+    let answer = tokio::time::timeout(Duration::from_secs(5), client.response("GET")).await;
+    gate.notify_one();
+    let answer = answer.expect("the request has not ended").unwrap();
+    assert_eq!(answer.status(), 401);
+    assert!(answer.text().contains("ended while the app"));
+}

@@ -3,11 +3,13 @@
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::{begin, cut, ended_figure, get, open_figure, pass};
+use super::{HEAD, begin, chunk, cookie_of, cut, ended_figure, get, open_figure, pass, sign_out};
 use crate::support::gateway::{Gateway, Process, Settings};
 use crate::support::provider::StandIn;
-use crate::support::scene::{ORIGIN, wait_for_figure};
-use crate::support::socket::SocketApp;
+use crate::support::raw::Raw;
+use crate::support::scene::{ORIGIN, Scene, wait_for_figure};
+use crate::support::socket::{End, SocketApp};
+use crate::support::upstream::Answer;
 use crate::support::wire::PATIENCE;
 use crate::websocket::scene;
 
@@ -94,4 +96,59 @@ async fn w_08_long_answers_get_the_time_of_a_drain_and_are_logged() {
     ] {
         assert_eq!(ended[name], value, "{name}: {ended}");
     }
+}
+
+#[tokio::test]
+async fn f_09_an_answer_that_breaks_off_with_its_first_chunk_still_has_its_head() {
+    let scene = Scene::new().await;
+    let cookie = scene.cookie("alice").await;
+    for (path, cookie) in [("/public/x", None), ("/any", Some(&cookie))] {
+        for first in ["ZZ\r\n", "5\r\nab"] {
+            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let bytes = format!("{head}{first}");
+            scene.app.next(Answer::raw(bytes.as_bytes()).then_close());
+            let mut client = Raw::connect(scene.gateway.address()).await;
+            client
+                .send(get(path, cookie.map_or("", String::as_str)))
+                .await;
+            let head = client.head().await;
+            let status = head.map(|head| head.status());
+            assert!(status.is_some(), "silence: {path} {first}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn w_03_an_http_1_0_client_does_not_mistake_a_cut_answer_for_a_complete_answer() {
+    let (scene, app) = scene().await;
+    let browser = scene.signed_in("alice").await;
+    let cookie = cookie_of(&browser, ORIGIN);
+    let request = format!("GET /any HTTP/1.0\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n");
+    let mut client = End::connect(scene.gateway.address()).await;
+    client.send(&request).await;
+    let (_head, mut served) = app.accept().await;
+    served.send(format!("{HEAD}{}", chunk("first"))).await;
+    let head = timeout(PATIENCE, client.wire.head()).await;
+    assert_eq!(head.unwrap().expect("a head").status(), 200);
+    client.expect("first").await;
+    scene.wait_for_figure(&open_figure("/any"), 1).await;
+    sign_out(&browser, ORIGIN).await;
+    client.ends_with_reset().await;
+}
+
+#[tokio::test]
+async fn f_09_an_http_1_0_client_does_not_mistake_a_broken_answer_for_a_complete_answer() {
+    let (scene, app) = scene().await;
+    let browser = scene.signed_in("alice").await;
+    let cookie = cookie_of(&browser, ORIGIN);
+    let request = format!("GET /any HTTP/1.0\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n");
+    let mut client = End::connect(scene.gateway.address()).await;
+    client.send(&request).await;
+    let (_head, mut served) = app.accept().await;
+    served.send(format!("{HEAD}{}", chunk("first"))).await;
+    let head = timeout(PATIENCE, client.wire.head()).await;
+    assert_eq!(head.unwrap().expect("a head").status(), 200);
+    client.expect("first").await;
+    drop(served);
+    client.ends_with_reset().await;
 }
