@@ -68,6 +68,8 @@ impl Drop for Sending {
 pub(super) struct UpstreamBody {
     /// A frame that was read too early.
     first: Option<Result<Frame<Bytes>, origin::Error>>,
+    /// The failure of the body, which the next poll yields.
+    failure: Option<origin::Error>,
     rest: ResponseBody,
 }
 
@@ -76,10 +78,21 @@ impl UpstreamBody {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, origin::Error>>> {
-        match self.first.take() {
+        if let Some(failure) = self.failure.take() {
+            return Poll::Ready(Some(Err(failure)));
+        }
+        let polled = match self.first.take() {
             Some(first) => Poll::Ready(Some(first)),
             None => Pin::new(&mut self.rest).poll_frame(cx),
-        }
+        };
+        let Poll::Ready(Some(Err(failure))) = polled else {
+            return polled;
+        };
+        // When a body fails, hyper drops all bytes that it has not yet sent, including the head. A
+        // pause before the failure lets hyper send these bytes first.
+        self.failure = Some(failure);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
@@ -130,6 +143,7 @@ impl Body {
         };
         Self(Source::Upstream(Box::new(UpstreamBody {
             first,
+            failure: None,
             rest: body,
         })))
     }
