@@ -1,6 +1,7 @@
 //! Steps 7 and 8 of a request: sends the request to the app, and removes unsafe fields from the
 //! answer.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -38,7 +39,7 @@ type Answer = Response<ResponseBody>;
 type BoxedAnswer<'a> = Pin<Box<dyn Future<Output = Response<Body>> + 'a>>;
 
 /// The next step after the app's answer or error.
-pub(super) enum ForwardOutcome<'a> {
+enum ForwardOutcome<'a> {
     /// The answer to the client.
     Answered(Response<Body>),
     /// The app refuses the token, or the request takes long. The future retries the request, starts
@@ -171,9 +172,9 @@ fn must_keep(site: &WorkerSite, sent: &SentRequest, body: &RequestBody, now: Tim
     site.access.must_keep(sent, content, now)
 }
 
-impl InFlight<'_> {
+impl<'p> InFlight<'p> {
     /// Waits for the app's answer. The result is `None` if the request has taken long.
-    pub(super) fn poll_answer(
+    fn poll_answer(
         &mut self,
         timer: &mut SlowTimer<'_>,
         cx: &mut Context<'_>,
@@ -186,10 +187,24 @@ impl InFlight<'_> {
         }
     }
 
+    /// Waits for the app's answer, and returns the answer for the client. A request that takes long
+    /// ends with its session.
+    pub(super) async fn arrive(&mut self, worker: &'p Worker) -> Response<Body> {
+        let mut timer = worker.streams.slow_timer();
+        let outcome = match poll_fn(|cx| self.poll_answer(&mut timer, cx)).await {
+            Some(answer) => self.outcome(worker, answer),
+            None => ForwardOutcome::Later(self.guarded(worker)),
+        };
+        match outcome {
+            ForwardOutcome::Answered(response) => response,
+            ForwardOutcome::Later(rest) => rest.await,
+        }
+    }
+
     /// Waits for the answer to a request that has taken long. If the session ends before the answer
     /// begins, the request ends with an error. If the client is still sending the body, the upload
     /// ends, too.
-    pub(super) fn guarded<'e>(&'e mut self, worker: &'e Worker) -> BoxedAnswer<'e> {
+    fn guarded<'e>(&'e mut self, worker: &'p Worker) -> BoxedAnswer<'e> {
         Box::pin(async move {
             let guard = self.owner.take().map(|owner| match owner {
                 AnswerOwner::Guarded(guard) => guard,
@@ -242,9 +257,9 @@ impl InFlight<'_> {
 
     /// Handles the app's answer or error. If the answer refuses the token, the result is a future
     /// of the final answer.
-    pub(super) fn outcome<'e>(
+    fn outcome<'e>(
         &'e mut self,
-        worker: &'e Worker,
+        worker: &'p Worker,
         answer: Result<Exchange, upstream::Error>,
     ) -> ForwardOutcome<'e> {
         let answer = match self.noted(answer) {
@@ -305,7 +320,7 @@ impl InFlight<'_> {
     /// second attempt, or with a login.
     fn recover<'e>(
         &'e mut self,
-        worker: &'e Worker,
+        worker: &'p Worker,
         answer: Answer,
         refused: TokenRefusal,
     ) -> BoxedAnswer<'e> {
@@ -331,12 +346,8 @@ impl InFlight<'_> {
                     let stream = permit.answer_stream();
                     self.owner = stream.map(|stream| AnswerOwner::Young(stream, context.target));
                     self.since = self.record.site().clock().instant();
-                    let answer = permit.exchange(request, None, &worker.pools).await;
-                    match self.noted(answer) {
-                        Ok(Exchange::Response(answer)) => self.finished(worker, answer),
-                        Ok(Exchange::Tunnel(_)) => return self.failed(&UNREQUESTED),
-                        Err(error) => return self.failed(&error),
-                    }
+                    self.answer = permit.exchange(request, None, &worker.pools);
+                    return self.arrive(worker).await;
                 }
                 (Recovery::SignIn(challenge), Some((mut context, head)), _) => {
                     drop(answer);

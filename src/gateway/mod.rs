@@ -23,7 +23,7 @@ mod site;
 mod streams;
 mod tunnel;
 
-use std::future::{poll_fn, ready};
+use std::future::ready;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ use url::Url;
 pub(crate) use self::body::Body;
 pub(crate) use self::endpoints::hides_endpoint;
 pub use self::error::Error;
-use self::forward::{ForwardOutcome, InFlight};
+use self::forward::InFlight;
 use self::page::{Page, harden};
 use self::record::Record;
 pub use self::site::ProcessState;
@@ -365,18 +365,7 @@ impl<'a> Step<'a> {
         async move {
             match &mut self {
                 Self::Boxed(rest) => rest.await,
-                Self::Sent(in_flight) => {
-                    let mut timer = worker.streams.slow_timer();
-                    let arriving = poll_fn(|cx| in_flight.poll_answer(&mut timer, cx));
-                    let outcome = match arriving.await {
-                        Some(answer) => in_flight.outcome(worker, answer),
-                        None => ForwardOutcome::Later(in_flight.guarded(worker)),
-                    };
-                    match outcome {
-                        ForwardOutcome::Answered(response) => response,
-                        ForwardOutcome::Later(rest) => rest.await,
-                    }
-                }
+                Self::Sent(in_flight) => in_flight.arrive(worker).await,
             }
         }
     }
