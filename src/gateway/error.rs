@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 
 use super::page::Page;
 use super::streams::{Cut, CutCause};
@@ -191,7 +191,7 @@ impl Error {
     }
 
     /// Returns the answer, as a page or as problem details, depending on `headers`.
-    pub(super) fn respond(&self, headers: &HeaderMap) -> Response<Body> {
+    pub(super) fn respond(&self, method: &Method, headers: &HeaderMap) -> Response<Body> {
         if let Self::Target(target::Error::Asterisk) = self {
             return no_content();
         }
@@ -200,7 +200,7 @@ impl Error {
         if let Self::Upstream(upstream::Error::Busy | upstream::Error::TooManyTunnels) = self {
             page.retry_after = Some(BUSY_RETRY);
         }
-        let mut response = page.respond(headers);
+        let mut response = page.respond_to(method, headers);
         let headers = response.headers_mut();
         if let Self::MethodNotAllowed(allowed) = self {
             headers.insert(header::ALLOW, HeaderValue::from_static(allowed));

@@ -45,7 +45,7 @@ pub(super) fn sign_in_first(
         .with_reason(challenge.cause.reason())
         .link("Sign in", href);
     page.login_url = Some(login_url);
-    let mut response = page.respond(&context.parts.headers);
+    let mut response = page.respond_to(&context.parts.method, &context.parts.headers);
     sign_in::request_session(response.headers_mut());
     response
 }
@@ -62,7 +62,7 @@ pub(super) fn forbidden(context: &RequestContext, identity: &Identity) -> Respon
         .with_reason("forbidden")
         .post("Use another account", endpoints::SIGN_OUT)
         .link("Go to the start page", "/")
-        .respond(&context.parts.headers)
+        .respond_to(&context.parts.method, &context.parts.headers)
 }
 
 /// Creates the answer for a user whose session exists but cannot be used now. In a browser, the
@@ -106,7 +106,7 @@ pub(super) fn unavailable(context: &RequestContext, unavailable: &Unavailable) -
             format!("{}?prompt=login", sign_in::SIGN_IN),
         );
     }
-    page.respond(&context.parts.headers)
+    page.respond_to(&context.parts.method, &context.parts.headers)
 }
 
 /// Creates the answer to a request whose login could not start. A visit to `retry_url` starts the

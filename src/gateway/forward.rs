@@ -372,11 +372,7 @@ fn prepare_call(
     route: &Route,
     body: &mut RequestBody,
 ) -> Option<grpc::Protocol> {
-    // All gRPC requests are POST requests, so the fields of other requests are not checked.
-    if parts.method != Method::POST {
-        return None;
-    }
-    let protocol = grpc::Protocol::of(&parts.headers)?;
+    let protocol = grpc::Protocol::of(&parts.method, &parts.headers)?;
     if protocol == grpc::Protocol::Grpc && route.speaks_http2() {
         body.allow_pauses();
         parts.extensions.insert(StreamingCall);
@@ -433,7 +429,7 @@ impl ObservedStream for WaitingUpload {
 /// Returns the format of an answer with these fields to a request of this version. Only HTTP/2 can
 /// carry gRPC.
 fn format_of(headers: &HeaderMap, version: Version) -> AnswerFormat {
-    match grpc::Protocol::of(headers) {
+    match grpc::Protocol::of(&Method::POST, headers) {
         Some(grpc::Protocol::Grpc) if version == Version::HTTP_2 => AnswerFormat::Grpc,
         // gRPC-Web sends its trailers in the body, so for its clients an answer with trailers of
         // HTTP would look complete.

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::Body;
@@ -36,9 +36,12 @@ pub(super) enum Protocol {
 pub(super) struct LoggedStatus(pub(super) StatusCode);
 
 impl Protocol {
-    /// Returns the protocol of a request with these fields, or `None` if the request is not a gRPC
-    /// request.
-    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+    /// Returns the protocol of a request with this method and these fields, or `None` if the request
+    /// is not a gRPC request. All gRPC requests are POST requests.
+    pub(super) fn of(method: &Method, headers: &HeaderMap) -> Option<Self> {
+        if *method != Method::POST {
+            return None;
+        }
         let kind = headers.get(header::CONTENT_TYPE)?.as_bytes();
         let prefix = b"application/grpc";
         let (start, rest) = kind.split_at_checked(prefix.len())?;
@@ -112,7 +115,10 @@ mod tests {
 
     fn of(content_type: &'static str) -> Option<Protocol> {
         let value = HeaderValue::from_static(content_type);
-        Protocol::of(&HeaderMap::from_iter([(header::CONTENT_TYPE, value)]))
+        Protocol::of(
+            &Method::POST,
+            &HeaderMap::from_iter([(header::CONTENT_TYPE, value)]),
+        )
     }
 
     #[test]
@@ -133,7 +139,7 @@ mod tests {
         ] {
             assert_eq!(of(content_type), protocol, "{content_type}");
         }
-        assert_eq!(Protocol::of(&HeaderMap::new()), None);
+        assert_eq!(Protocol::of(&Method::POST, &HeaderMap::new()), None);
     }
 
     #[test]

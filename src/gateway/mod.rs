@@ -110,7 +110,7 @@ impl RequestContext {
     fn is_navigation(&self) -> bool {
         self.upgrade.is_none()
             && is_navigation(&self.parts)
-            && grpc::Protocol::of(&self.parts.headers).is_none()
+            && grpc::Protocol::of(&self.parts.method, &self.parts.headers).is_none()
     }
 
     /// Returns the page in `Referer`, if the page belongs to the same origin.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 
 use super::{Body, grpc};
 
@@ -153,16 +153,23 @@ impl Page {
         self
     }
 
-    /// Returns HTML for browsers, a gRPC status for gRPC clients, and problem details for other
-    /// clients.
-    pub(super) fn respond(&self, headers: &HeaderMap) -> Response<Body> {
-        let mut response = match grpc::Protocol::of(headers) {
-            Some(protocol) => {
-                let message = format!("{}: {}", self.title, self.text.join(" "));
-                protocol.answer(self.status, &message, self.retry_after)
-            }
-            None => self.respond_over_http(headers),
+    /// Returns the answer to a request that may be a gRPC request: a gRPC status for gRPC clients,
+    /// and otherwise the answer of [`Page::respond`].
+    pub(super) fn respond_to(&self, method: &Method, headers: &HeaderMap) -> Response<Body> {
+        let Some(protocol) = grpc::Protocol::of(method, headers) else {
+            return self.respond(headers);
         };
+        let message = format!("{}: {}", self.title, self.text.join(" "));
+        let response = protocol.answer(self.status, &message, self.retry_after);
+        self.finish(response)
+    }
+
+    /// Returns HTML for browsers, and problem details for other clients.
+    pub(super) fn respond(&self, headers: &HeaderMap) -> Response<Body> {
+        self.finish(self.respond_over_http(headers))
+    }
+
+    fn finish(&self, mut response: Response<Body>) -> Response<Body> {
         let headers = response.headers_mut();
         if let Some(after) = self.retry_after {
             // `Retry-After: 0` would make programs retry without a pause.

@@ -122,7 +122,8 @@ impl Record {
     pub(super) fn refused(&mut self, error: &Error, headers: &HeaderMap) -> Response<Body> {
         self.reason = Some(error.reason());
         error.log();
-        self.answered(error.respond(headers))
+        let response = error.respond(&self.method, headers);
+        self.answered(response)
     }
 }
 

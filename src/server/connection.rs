@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -158,7 +158,11 @@ where
         may_close,
         http1::Connection::graceful_shutdown,
     );
-    if ended.await.is_err() || !state.is_upgrade_requested() {
+    if ended.await.is_err() {
+        state.break_answer();
+        return None;
+    }
+    if !state.is_upgrade_requested() {
         return None;
     }
     // If a request asked for another protocol, hyper leaves the socket open when HTTP has ended.
@@ -265,6 +269,7 @@ fn answer<H: Handler>(
     let handler = Rc::clone(&serving.handler);
     let per_connection = Rc::clone(&serving.per_connection);
     let (mut head, body) = request.into_parts();
+    state.set_http10(head.version == Version::HTTP_10);
     // A request has this extension of hyper only if the request asks for another protocol.
     let switch = if head.extensions.is_empty() {
         Switch::No

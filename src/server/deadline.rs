@@ -142,6 +142,10 @@ pub(super) struct ConnectionState {
     stop: Notify,
     /// Whether the connection was ended because the client did not accept bytes in time.
     timed_out: Cell<bool>,
+    /// Whether the latest request is an HTTP/1.0 request.
+    is_http10: Cell<bool>,
+    /// Whether the socket has to be closed with a reset.
+    has_broken_answer: Cell<bool>,
     task: OnceCell<AbortHandle>,
     /// The stream that was accepted last, until the task of this stream is spawned.
     unspawned: RefCell<Option<Rc<Stream>>>,
@@ -168,6 +172,8 @@ impl ConnectionState {
             stopped: Cell::new(false),
             stop: Notify::new(),
             timed_out: Cell::new(false),
+            is_http10: Cell::new(false),
+            has_broken_answer: Cell::new(false),
             task: OnceCell::new(),
             unspawned: RefCell::new(None),
             streams: RefCell::new(Vec::new()),
@@ -340,9 +346,31 @@ impl ConnectionState {
 
     /// Ends the connection. The runtime drops the task of the connection soon afterwards.
     pub(super) fn abort(&self) {
+        if self.in_flight.get() > 0 {
+            self.break_answer();
+        }
         if let Some(task) = self.task.get() {
             task.abort();
         }
+    }
+
+    /// Records whether the latest request is an HTTP/1.0 request.
+    pub(super) fn set_http10(&self, is_http10: bool) {
+        self.is_http10.set(is_http10);
+    }
+
+    /// Makes the socket close with a reset, if the latest request is an HTTP/1.0 request. An answer
+    /// over HTTP/1.0 can end with its connection, so the client would mistake a broken answer for a
+    /// complete answer if the connection ended without a reset.
+    pub(super) fn break_answer(&self) {
+        if self.is_http10.get() {
+            self.has_broken_answer.set(true);
+        }
+    }
+
+    /// Whether the socket has to be closed with a reset.
+    pub(super) fn has_broken_answer(&self) -> bool {
+        self.has_broken_answer.get()
     }
 
     /// Asks the connection to finish the requests in flight and to close after that.

@@ -48,6 +48,14 @@ impl Socket {
     }
 }
 
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.state.has_broken_answer() {
+            self.reset_on_close();
+        }
+    }
+}
+
 impl Duplex for Socket {
     fn reset_on_close(&self) {
         // If the operating system refuses the socket option, the socket is closed without a reset.
