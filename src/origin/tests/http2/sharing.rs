@@ -74,6 +74,8 @@ async fn a_request_waits_for_a_stream_if_no_connection_may_be_opened() {
         let (second, mut third) = (pool.send(get("/2")), pool.send(get("/3")));
         let mut second = std::pin::pin!(second);
         tokio::select! {
+            // The second request has to take the only place in the queue first.
+            biased;
             _ = &mut second => panic!("two requests on one stream"),
             busy = &mut third => assert!(matches!(busy, Err(Error::Busy)), "{busy:?}"),
         }
