@@ -1,5 +1,5 @@
-//! Seals data before the data leaves the process. Sealed data is encrypted and belongs to one
-//! context.
+//! Seals data before the data leaves the process. Sealed data is encrypted, and it can be opened
+//! only with the context that was used to seal the data.
 //!
 //! The operator's key file contains [`Keys`]. The operator's keys do not seal data themselves. Each
 //! [`Purpose`] has a [`KeyRing`] with keys that are derived from the operator's keys. Therefore
@@ -21,14 +21,14 @@ const KEY_NAME: usize = 4;
 /// The length of the authentication tag of AES-GCM-SIV (RFC 8452 section 4), in bytes.
 const TAG: usize = 16;
 
-/// The reason why a key file is refused. The operator has to correct the file. The error never
+/// The reason why a key file is refused. The operator has to correct the key file. The error never
 /// shows the contents of the file.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
     /// The file contains no key.
     #[error("{} contains no key; write one line with 32 random bytes in base64", .0.display())]
     Empty(PathBuf),
-    /// A line is not a valid key.
+    /// A line of the file is not a valid key.
     #[error("line {line} of {} is not 32 bytes in base64; `openssl rand -base64 32` makes such a line", .path.display())]
     Line {
         /// The file.
@@ -58,15 +58,15 @@ pub enum KeyFileError {
 /// The purpose of a key ring.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Purpose {
-    /// Pending logins. Pending logins. The sealed data is in the `state` parameter.
+    /// Pending logins. The `state` parameter of a login contains the sealed pending login.
     Logins,
     /// Sessions on disk.
     Sessions,
 }
 
 impl Purpose {
-    /// Returns the context of the key derivation (RFC 5869 section 3.2). Each purpose has a
-    /// different context and therefore different keys.
+    /// Returns the `info` value of the key derivation (RFC 5869 section 3.2). Each purpose has a
+    /// different `info` value and therefore different keys.
     fn info(self) -> &'static [u8] {
         match self {
             Self::Logins => b"sidegate logins 1",
@@ -117,7 +117,7 @@ impl Keys {
                     line,
                 });
             };
-            // If a key is repeated, the operator has probably made a mistake when adding a new key.
+            // If the file contains the same key twice, the operator has probably made a mistake.
             if keys.iter().any(|other| other.matches(&bytes)) {
                 return Err(KeyFileError::Repeated {
                     path: path.to_owned(),
@@ -163,16 +163,16 @@ impl KeyRing {
         Keys::random()?.ring(Purpose::Logins)
     }
 
-    /// Seals `plain` with the newest key. The result is the key name, the nonce, the cipher text
-    /// and the tag. [`KeyRing::open`] needs the same `context`.
+    /// Seals `plain` with the newest key. The result consists of the key name, the nonce, the
+    /// cipher text and the tag. [`KeyRing::open`] can open the result only with the same `context`.
     ///
     /// # Errors
     ///
     /// Returns [`NoRandomness`] if no nonce could be created.
     pub(crate) fn seal(&self, context: &[u8], plain: &[u8]) -> Result<Vec<u8>, NoRandomness> {
         let key = self.0.first().ok_or(NoRandomness)?;
-        // The buffer never grows, and the plain text is encrypted in place. Therefore no copy of
-        // the plain text stays in memory.
+        // The code encrypts the plain text in place, in a buffer that never grows. Therefore this
+        // function leaves no copy of the plain text in memory.
         let overhead = KEY_NAME.saturating_add(NONCE_LEN).saturating_add(TAG);
         let mut sealed = Vec::with_capacity(plain.len().saturating_add(overhead));
         sealed.extend_from_slice(plain);
@@ -193,8 +193,8 @@ impl KeyRing {
         self.names().eq(other.names())
     }
 
-    /// Returns true if this ring has every key of `other`. If so, this ring can open all data that
-    /// `other` has sealed.
+    /// Returns true if this ring has every key of `other`, and so can open all data that `other`
+    /// has sealed.
     pub(crate) fn contains_keys_of(&self, other: &Self) -> bool {
         other
             .names()
@@ -246,7 +246,7 @@ impl Key {
     }
 }
 
-/// The number of bytes to derive.
+/// The length of a derived key, in the form that `aws_lc_rs::hkdf` requires.
 struct Length;
 
 impl KeyType for Length {

@@ -31,8 +31,8 @@ pub enum Error {
     TooLong,
 }
 
-/// The times of a token set. They determine how long the access token is used, and when a refresh
-/// starts.
+/// The times of a token set. These times determine how long the access token is used and when a
+/// refresh starts.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Lifetime {
     /// The time immediately before the gateway sent the token request.
@@ -50,8 +50,8 @@ pub struct Lifetime {
 
 impl Lifetime {
     /// Returns the time until a refresh is allowed. Returns zero if the clock was set back to a
-    /// time before `obtained_at`. In this case, the age of the tokens is unknown, and the wrong
-    /// clock must not delay the refresh.
+    /// time before `obtained_at`. After such a change of the clock, the age of the tokens is
+    /// unknown, and the wrong clock must not delay the refresh.
     pub(crate) fn wait_before_refresh(&self, now: Timestamp) -> Duration {
         if now < self.obtained_at {
             return Duration::ZERO;
@@ -130,8 +130,8 @@ impl TokenSet {
     #[must_use]
     pub(crate) fn not_before(mut self, time: Timestamp, asked_at: Timestamp) -> Self {
         let refresh_at = self.lifetime.refresh_at.map(|at| at.max(time));
-        // `refresh_at` must not be later than the expiry, because requests have to wait for a
-        // refresh after the expiry.
+        // `refresh_at` must not be later than the expiry, because after the expiry, every request
+        // has to wait for a refresh.
         self.lifetime.refresh_at = match (refresh_at, self.lifetime.expires_at) {
             (Some(at), Some(end)) => Some(at.min(end)),
             (at, _) => at,
@@ -176,8 +176,8 @@ impl TokenSet {
         &self.lifetime
     }
 
-    /// Returns the statements of the login's ID token about the authentication, if there was an ID
-    /// token.
+    /// Returns the statements of the login's ID token about the authentication, if the login had an
+    /// ID token.
     pub(crate) fn authentication(&self) -> Option<&Authentication> {
         self.authentication.as_deref()
     }
@@ -194,7 +194,8 @@ impl TokenSet {
     }
 }
 
-/// The owner of the shared bytes. When the owner is dropped, the bytes are overwritten.
+/// Owns the bytes that the clones of a `HeaderValue` share. When the owner is dropped, the bytes
+/// are overwritten.
 struct Wiped(Zeroizing<Vec<u8>>);
 
 impl AsRef<[u8]> for Wiped {

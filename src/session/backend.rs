@@ -9,7 +9,8 @@ use super::stored::Stored;
 use crate::clock::Timestamp;
 use std::sync::Arc;
 
-/// A change to the stored sessions. One commit makes several changes: all of them, or none.
+/// A change to the stored sessions. One commit applies a list of changes: either all of them or
+/// none.
 #[derive(Debug)]
 pub(super) enum Change {
     /// Stores this version of a session.
@@ -42,14 +43,15 @@ impl Loaded {
 /// The place where a local store keeps the sessions, in addition to the cache.
 #[derive(Debug)]
 pub(super) enum Backend {
-    /// Only the cache contains the sessions. A session ends when it is removed from the full cache.
+    /// Only the cache contains the sessions. A session ends when the full cache evicts the session.
     Memory,
     /// A file contains all sessions, and the cache contains some of them.
     Disk(Box<Disk>),
 }
 
 impl Backend {
-    /// Commits changes. All changes are durable when this function returns.
+    /// Commits changes. If the store has a file, all changes are durable when this function
+    /// returns.
     ///
     /// # Errors
     ///

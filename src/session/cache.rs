@@ -2,8 +2,8 @@
 //! find sessions in the cache, and the cache informs its listeners when a session ends.
 //!
 //! Requests read the cache without a lock. All writers take one lock, so the writes happen one
-//! after another. A store writes to the cache in the order of its commits, before it answers the
-//! caller of a change.
+//! after another. A store writes its changes to the cache in the order of its commits. The store
+//! writes a change to the cache before it answers the caller of the change.
 //!
 //! An answer of [`super::store::Store::get`] may be older than a change that the cache already
 //! contains. For example, a session is read just before its sign-out, and the answer arrives just
@@ -36,7 +36,7 @@ use crate::clock::Timestamp;
 pub(super) enum Event {
     /// Another front has replaced the session.
     Replaced(SessionKey),
-    /// The session was used at this time.
+    /// A front has reported that the session was used at this time.
     Used(SessionKey, Timestamp),
     /// The session has ended.
     Ended(SessionKey, EndReason),
@@ -74,8 +74,8 @@ pub(super) enum Eviction {
 pub(super) struct SessionCache {
     sessions: Cache<SessionKey, Arc<Stored>>,
     eviction: Eviction,
-    /// The reads of the store that are in progress. A thread that writes to the cache holds the
-    /// lock of this map.
+    /// The reads of the store that are in progress. While a thread writes to the cache, the thread
+    /// holds the lock of `reads`.
     reads: Mutex<HashMap<SessionKey, Reads>>,
     notices: mpsc::UnboundedSender<Notice>,
     listeners: Listeners,
@@ -152,7 +152,7 @@ impl SessionCache {
         &self.sessions
     }
 
-    /// Returns the listeners that learn of sessions that end.
+    /// Returns the listeners that this cache informs when a session ends.
     pub(super) fn listeners(&self) -> &Listeners {
         &self.listeners
     }
@@ -173,7 +173,7 @@ impl SessionCache {
         (cached.state() == SessionState::Live).then_some(cached)
     }
 
-    /// Returns true if the cache contains this `Arc`, and not another version of the session.
+    /// Returns true if the cached value of the session is exactly this `Arc`.
     pub(super) fn holds(&self, session: &Arc<Stored>) -> bool {
         let cached = self.sessions.get(session.key());
         cached.is_some_and(|cached| Arc::ptr_eq(&cached, session))
@@ -213,8 +213,8 @@ impl SessionCache {
                 if let Some(session) = self.sessions.remove(&key) {
                     session.end();
                 }
-                // `tell` takes the lock of the listeners. The lock of `reads` is released first, so
-                // that no thread ever holds both locks.
+                // The lock of `reads` is released before `tell` takes the lock of the listeners. So
+                // no thread holds two locks at the same time.
                 drop(reads);
                 self.listeners.tell((key, why));
             }
@@ -232,7 +232,8 @@ impl SessionCache {
         }
     }
 
-    /// Notes that a caller is about to read a session from the store.
+    /// Creates the guard for a read of a session. The caller must call this function before it
+    /// reads the session from the store.
     pub(super) fn begin_read(&self, key: SessionKey) -> ReadGuard<'_> {
         let mut reads = self.reads();
         let of_key = reads.entry(key).or_default();
@@ -297,8 +298,8 @@ impl ReadGuard<'_> {
                 if of_key.epoch != self.epoch {
                     return;
                 }
-                // The task registers for the next change under the lock that every change takes, so
-                // no change can happen between the check of the epoch and the registration.
+                // Every change takes the lock that this task holds. So no change can happen between
+                // the check of the epoch and the registration of the task.
                 Arc::clone(of_key.waiting.get_or_insert_default()).notified_owned()
             };
             change.await;

@@ -16,15 +16,16 @@ use super::stored::Stored;
 use super::{Maintained, SessionKey};
 use crate::clock::Timestamp;
 
-/// The maximum number of commands in a batch. Reads also count. Otherwise, a long series of reads
-/// would delay the commit.
+/// The maximum number of commands in a batch. Reads also count, so that a long series of reads does
+/// not delay the commit.
 const MAX_COMMANDS: usize = 256;
 
-/// The channel through which the thread answers a command. The thread executes a command even if
-/// the caller no longer waits for the answer.
+/// The channel through which the thread of the store answers a command. The thread executes a
+/// command even if the caller no longer waits for the answer.
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// The number of a front of the store. A front is a `Sessions` value with its own cache.
+/// The number that identifies a front of the store. A front is a `Sessions` value with its own
+/// cache.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct FrontId(pub(super) usize);
 
@@ -89,7 +90,7 @@ pub(super) struct Batch {
     pub(super) people: HashSet<Person>,
 }
 
-/// A change of the index and the caches after the commit of a batch.
+/// A change that the keeper makes to the index and the caches after the commit of a batch.
 #[derive(Debug)]
 pub(super) enum Effect {
     Opened {
@@ -121,8 +122,8 @@ impl Batch {
         self.changes.push(Change::Remove(key));
     }
 
-    /// Returns true if a command depends on a change in this batch, so that the command must wait
-    /// for the commit of the batch.
+    /// Returns true if a command must wait for the commit of this batch, for example because the
+    /// command depends on a change in the batch.
     pub(super) fn has_to_wait(&self, command: &Command) -> bool {
         match command {
             Command::Open {

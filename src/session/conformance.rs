@@ -472,7 +472,7 @@ async fn x_16_a_clock_that_is_set_ends_sessions_rather_than_making_them_last() {
         // A machine without a clock battery starts in 1970 and learns the real time later.
         let early = open(&sessions, "early", Timestamp::default()).await;
         assert!(matches!(sessions.find(&early, year_2026), Lookup::Expired));
-        // The clock is set back. The deadlines do not change.
+        // When the clock is set back, the deadlines of the session do not change.
         let late = open(&sessions, "late", year_2026).await;
         assert!(live(&sessions, &late, Timestamp::default()).await);
         let minute = Duration::from_mins(1);

@@ -1,4 +1,4 @@
-//! The name and the attributes of the session cookie.
+//! The names and the attributes of the gateway's cookies.
 //!
 //! The prefix `__Host-` binds a cookie to one host, to `Path=/` and to secure transport. Therefore,
 //! neither a sibling domain nor a response over plain HTTP can set a cookie with this prefix (RFC
@@ -34,7 +34,7 @@ pub(crate) fn set(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
     written(name, value, lifetime, "Lax")
 }
 
-/// Returns a value like [`set`], for a cookie that the browser also sends with a form post from
+/// Returns the `Set-Cookie` value for a cookie that the browser also sends with a form post from
 /// another site. Another site can make the browser send the cookie, so the cookie alone must not
 /// authorize anything.
 pub(crate) fn set_across_sites(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
@@ -54,9 +54,9 @@ fn written(name: &str, value: &str, lifetime: Duration, same_site: &str) -> Head
     field
 }
 
-/// Returns the `Set-Cookie` value that deletes a cookie of the gateway. The value has the same
-/// attributes as the cookie, because browsers refuse to delete a `__Host-` cookie if these
-/// attributes are missing.
+/// Returns the `Set-Cookie` value that deletes a cookie of the gateway. The `Set-Cookie` value
+/// repeats the attributes of the cookie, because browsers refuse to delete a `__Host-` cookie
+/// without these attributes.
 pub(crate) fn clear(name: &str) -> HeaderValue {
     set(name, "", Duration::ZERO)
 }

@@ -1,12 +1,12 @@
 //! A session file: a redb database. The database locks the file against all other processes.
 //!
 //! A commit writes changed pages to free places of the file and ends with one `fsync`. After a
-//! crash, the file contains the last commit whose checksums are valid. Opening the file checks all
-//! of its contents, so that later reads return the data that was written. The check reads the whole
-//! file, so the check of a large file takes time. The store also opens and checks the file again
-//! after a failed commit. After a failed commit, the check costs no additional time, because the
-//! check replaces a repair that would also read the whole file. Because a check can take long, the
-//! store repeats a failed operation only after a pause.
+//! crash, the file contains the last commit whose checksums are valid. When the store opens the
+//! file, the database checks all contents of the file. So later reads return the data that was
+//! written. The check reads the whole file, so the check of a large file takes time. The store also
+//! opens and checks the file again after a failed commit. After a failed commit, the check costs no
+//! additional time, because the check replaces a repair that would also read the whole file.
+//! Because a check can take long, the store repeats a failed operation only after a pause.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ pub(super) struct Disk {
     path: PathBuf,
     keys: Arc<KeyRing>,
     store_tag: StoreTag,
-    /// The open database. After a failed commit, the value is `None` until the file is opened
+    /// The open database. After a failed commit, `database` is `None` until the file is opened
     /// again.
     database: Option<Database>,
     /// The number of the last commit.
@@ -81,7 +81,7 @@ impl Disk {
     }
 
     /// Passes all valid sessions in the file to `take`, and removes the invalid sessions from the
-    /// file. After this call, the sessions of the file belong to `providers`.
+    /// file. After this call, the file contains `providers` as its registrations.
     ///
     /// # Errors
     ///
@@ -149,13 +149,13 @@ impl Disk {
         read().map_err(|error| StoreError::Unreadable(Arc::new(error)))
     }
 
-    /// Returns the keys that seal the file.
+    /// Returns the keys that seal the entries of the file.
     pub(super) fn keys(&self) -> &Arc<KeyRing> {
         &self.keys
     }
 
-    /// Commits changes and new registrations. After this call, the sessions of the file belong to
-    /// `providers`, and `keys` seal the sessions.
+    /// Commits changes and new registrations. After this call, the file contains `providers` as its
+    /// registrations, and `keys` seal new entries.
     ///
     /// # Errors
     ///
@@ -217,9 +217,9 @@ impl Disk {
             }
             return Ok(());
         };
-        // The gateway does not know yet whether the commit became durable, and this database
-        // accepts no further commit. When the file is opened again, the number of its last commit
-        // shows whether the commit became durable.
+        // After a failed commit, the open database accepts no further commit, and the gateway does
+        // not know whether the failed commit became durable. When the file is opened again, the
+        // number of the last commit in the file shows whether the failed commit became durable.
         self.database = None;
         match self.open_again() {
             Ok(()) if self.commit == commit => Ok(()),
@@ -296,7 +296,7 @@ struct Write<'a> {
     /// The new registrations, or `None` if the registrations do not change.
     providers: Option<&'a Registrations>,
     keys: &'a KeyRing,
-    /// The number of the commit.
+    /// The number of this commit.
     commit: u64,
 }
 
@@ -330,7 +330,7 @@ impl Write<'_> {
             }
         }
         let mut properties = transaction.open_table(PROPERTIES)?;
-        // After a failure, this number shows whether the commit became durable.
+        // After a failed commit, the number in the file shows whether the commit became durable.
         properties.insert(COMMIT_KEY, self.commit)?;
         Ok(())
     }

@@ -3,8 +3,8 @@
 //! A request looks up its session only at its start. A stream lasts longer than a request, and it
 //! must end when its session ends. So each worker has an [`EndRegistry`]. The store informs the
 //! registry of every end of a session after the commit. Once per second, the registry also looks
-//! for sessions that have passed a deadline. A request that registers no work causes no additional
-//! cost.
+//! for sessions that have passed a deadline. The registry costs nothing for a request that
+//! registers no work.
 
 #![expect(
     clippy::disallowed_types,
@@ -35,7 +35,7 @@ pub enum EndReason {
     Absolute,
     /// The provider has ended the grant.
     GrantEnded,
-    /// The session was not used for longer than the idle time.
+    /// No request has used the session during the idle time.
     Idle,
     /// The provider was removed from the settings, or its name now belongs to another server or
     /// client.
@@ -66,7 +66,7 @@ impl EndReason {
     }
 }
 
-/// The key of a session that has ended, and the reason.
+/// The key of a session that has ended, and the reason for the end.
 pub(super) type End = (SessionKey, EndReason);
 
 /// The senders to the registries of all workers.
@@ -81,9 +81,9 @@ impl Listeners {
         receiver
     }
 
-    /// Informs all listeners of an end. Before this call, the caller must record in the session
-    /// value that the session has ended. If a listener registers too late for the message, it finds
-    /// the end in the session value.
+    /// Informs all listeners of the end of a session. Before this call, the caller must record in
+    /// the session value that the session has ended. A listener that registers too late for the
+    /// message sees in the session value that the session has ended.
     pub(super) fn tell(&self, end: End) {
         let (key, why) = end;
         tracing::debug!(
@@ -120,7 +120,8 @@ struct Registry {
 /// The registry entry of a session for which work is registered.
 #[derive(Debug)]
 struct Entry {
-    /// One value of the session. The store may already have a newer value.
+    /// The value of the session that the registry knows. The store may already have a newer value
+    /// of the session.
     stored: Arc<Stored>,
     end: Rc<EndSignal>,
 }
@@ -155,15 +156,15 @@ impl EndSignal {
         }
     }
 
-    /// Returns the newest version, if it is newer than `seen`.
+    /// Returns the newest version of the session if this version is newer than `seen`.
     fn newer(&self, seen: u64) -> Option<Arc<Session>> {
         let newest = self.newest.borrow();
         newest.clone().filter(|session| session.version() > seen)
     }
 }
 
-/// A change of a session, as the registry reports it to the work that is registered for the
-/// session.
+/// A report from the registry to work that is registered for a session: the session has ended or
+/// has a new version.
 #[derive(Clone, Debug)]
 pub(crate) enum SessionEvent {
     /// The session has ended.
@@ -174,11 +175,11 @@ pub(crate) enum SessionEvent {
 
 impl EndRegistry {
     /// Starts a registry for this worker. The task of the registry ends at most one second after
-    /// the last clone and the last [`EndWatch`] were dropped.
+    /// the last clone of the registry and the last [`EndWatch`] were dropped.
     ///
     /// # Panics
     ///
-    /// Panics if it is called outside the local tasks of a worker.
+    /// Panics if the caller is not a local task of a worker.
     pub fn start(sessions: Arc<Sessions>, clock: Clock) -> Self {
         let (registry, ends) = Self::new(sessions);
         // The task ends by itself, so its handle is not needed.
@@ -211,8 +212,8 @@ impl EndRegistry {
             end,
             seen: Cell::new(session.version()),
         };
-        // The code first registers the watch and then reads whether the session is live. If the
-        // session ends between the two steps, the second step sees the end.
+        // The code first registers the watch and then reads the state of the session. If the
+        // session ends between the registration and the read, the read shows the end.
         match session.state() {
             SessionState::Live => Some(watch),
             SessionState::Superseded | SessionState::Ended => None,
@@ -279,11 +280,12 @@ impl Drop for EndWatch {
     }
 }
 
-/// Informs a registry of ends and deadlines until the registry is dropped.
+/// Informs a registry of sessions that have ended or passed a deadline. Runs until the registry is
+/// dropped.
 async fn serve(registry: Weak<Registry>, mut ends: mpsc::UnboundedReceiver<End>, clock: Clock) {
     let mut ticks = interval(BETWEEN_SWEEPS);
-    // If the worker was busy for several seconds, one sweep finds all expired sessions, so the
-    // missed sweeps are skipped.
+    // A busy worker can miss sweeps. The missed sweeps are skipped, because one sweep finds all
+    // expired sessions.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let end = tokio::select! {
@@ -325,11 +327,12 @@ impl Registry {
                     let why = entry.stored.expired(idle, now);
                     expired.extend(why.map(|why| (*key, why)));
                 }
-                // Only the store has the current value. The store may have a new version of the
-                // session or a later time of use, so the registry must look up the session.
+                // Only the store has the current value of the session. The store may have a new
+                // version of the session or a later time of use, so the registry must look up the
+                // session.
                 SessionState::Superseded => away.push(*key),
-                // The session has ended. The store sends the reason in a message to the registry,
-                // so there is nothing to do here.
+                // The session has ended. The sweep does nothing, because the store sends the reason
+                // for the end to the registry in a message.
                 SessionState::Ended => {}
             }
         }

@@ -1,5 +1,5 @@
-//! Tests that a registry learns of every end of a session exactly one time, with the reason of the
-//! end, and that the registry learns of nothing else.
+//! Tests that a registry learns of each end of a session exactly one time, together with the
+//! reason. The registry must learn of nothing else.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -14,7 +14,7 @@ use crate::session::keeper::Keeper;
 use crate::session::kit::{Kit, NOW, found, live, login, open, session, tokens};
 use crate::session::{Lookup, NewSession, Replaced, SessionId};
 
-/// A registry without a task that drives it. The test reads the ends of sessions and starts the
+/// A registry without its task: the test itself receives the ends of sessions and starts the
 /// sweeps.
 struct Worker {
     registry: EndRegistry,
@@ -119,7 +119,7 @@ async fn every_worker_is_told_of_every_end_with_its_reason() {
             None,
         ];
         assert!(watches.iter().all(|(_, other)| reason(other).is_none()));
-        // Nine sessions have ended. Six of these sessions are watched, and three are not.
+        // Nine sessions have ended, and the test watches six of them.
         assert_eq!(workers.each_mut().map(Worker::take_ends), [9, 9]);
         for ((every, other), expected) in watches.iter().zip(expected) {
             for watch in every.iter().chain([other]) {
@@ -127,7 +127,7 @@ async fn every_worker_is_told_of_every_end_with_its_reason() {
             }
         }
         assert_eq!(workers.each_ref().map(Worker::count), [1, 1]);
-        // The reason can be read more than one time.
+        // The reason for the end can be read more than one time.
         assert_eq!(reason(&watches[0].1), Some(EndReason::SignedOut));
         // The last session ends because the registration of its provider changes.
         kit.providers.insert("op".into(), [1; 32]);
@@ -333,7 +333,7 @@ async fn a_dropped_watch_leaves_the_registry() {
     let id = open(&sessions, "alice", NOW).await;
     let held = session(&sessions, &id).await;
     let (first, second) = (worker.watch(&held), worker.watch(&held));
-    // A wait is cancelled and started again.
+    // The test cancels a wait for the end and starts the wait again.
     assert_eq!(reason(&first), None);
     drop(first);
     assert_eq!(worker.count(), 1);
@@ -396,7 +396,8 @@ async fn the_task_of_a_worker_takes_ends_and_sweeps_by_the_clock() {
             assert_eq!(first.ended().await, EndReason::SignedOut);
             clock.advance(kit.settings.idle);
             assert_eq!(second.ended().await, EndReason::Idle);
-            // When the last handle is dropped, the task ends and drops its receiver.
+            // After the last handle of the registry is dropped, the task of the registry ends and
+            // drops its receiver.
             let alive = Rc::downgrade(&registry.0);
             drop((registry, first, second));
             assert!(alive.upgrade().is_none());

@@ -17,8 +17,8 @@ use crate::secret::NoRandomness;
 pub(super) const PROPERTIES: TableDefinition<'_, &str, u64> = TableDefinition::new("sidegate");
 /// The sealed sessions by key, in the format of `record::seal`.
 pub(super) const SESSIONS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("sessions");
-/// The times of the last uses of sessions, in milliseconds. A session without an entry was last
-/// used at its login.
+/// The times of the last uses of sessions, in milliseconds. A session without an entry in this
+/// table was last used at its login.
 pub(super) const USED: TableDefinition<'_, &[u8; 16], u64> = TableDefinition::new("used");
 
 /// The version of the file format.
@@ -52,7 +52,7 @@ pub enum FileError {
     Damaged {
         /// The path of the file.
         path: PathBuf,
-        /// The damage that was found.
+        /// The error of the database that describes the damage.
         #[source]
         source: Arc<redb::Error>,
     },
@@ -110,7 +110,7 @@ pub enum FileError {
 ///
 /// # Errors
 ///
-/// [`FileError`], if an error is found.
+/// [`FileError`] if the file cannot be used.
 pub(crate) fn inspect(path: &Path) -> Result<(), FileError> {
     let failed = |source| FileError::Io {
         path: path.to_owned(),
@@ -186,12 +186,12 @@ pub(super) fn create(path: &Path) -> Result<(), FileError> {
         Err(TryLockError::WouldBlock) => return Err(FileError::Locked(path.to_owned())),
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
-    // The check is reliable only under the lock: before this process has the lock, another process
-    // can create the file.
+    // The check needs the lock: without the lock, another process could create the file after the
+    // check.
     if std::fs::metadata(path).is_ok_and(|about| about.len() > 0) {
         return Err(FileError::Locked(path.to_owned()));
     }
-    // A crash may have left an incomplete file.
+    // A crash may have left an incomplete file with the temporary name.
     file.set_len(0).map_err(failed)?;
     let tag = u32::from_be_bytes(*StoreTag::random()?.as_bytes());
     let begin = || {
@@ -290,14 +290,14 @@ pub(super) fn open_with(
 fn make_private(path: &Path) -> io::Result<()> {
     let mode = std::fs::metadata(path)?.permissions().mode();
     if mode & !PRIVATE & 0o777 != 0 {
-        // The permissions are set by path and not by a second handle, because closing a second
-        // handle of the file may release the lock.
+        // The code sets the permissions by the path of the file. If the code opened a second handle
+        // of the file, the close of this handle could release the lock of the database.
         std::fs::set_permissions(path, Permissions::from_mode(PRIVATE))?;
     }
     Ok(())
 }
 
-/// Converts an error of the database.
+/// Converts an error of the database to a [`FileError`].
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "the library has many errors, and the enum is non-exhaustive"

@@ -106,7 +106,7 @@ async fn a_use_in_one_front_keeps_the_other_from_expiring_the_session() {
             assert!(live(front, &id, NOW).await);
         }
         assert!(live(using, &id, after(50)).await);
-        // The front `using` has not told the store about the use yet.
+        // The front `using` has not reported the use of the session to the store yet.
         idle.maintain(after(70)).await.unwrap();
         assert_eq!(first.count(), 1);
         using.maintain(after(70)).await.unwrap();
@@ -154,8 +154,8 @@ async fn a_04_a_state_that_one_front_has_marked_is_used_up_in_the_other() {
     assert_eq!(once.unwrap(), Once::First);
 }
 
-/// A store that can delay its answers to reads, like a store behind a network. An answer waits
-/// until the test opens a gate.
+/// A store that can delay its answers to reads, like a store behind a network. Each answer waits
+/// until the test sets `gate` to true.
 #[derive(Debug)]
 struct Slow {
     store: LocalStore,

@@ -12,7 +12,7 @@ const LENGTH: usize = TAG + RANDOM;
 const TEXT: usize = LENGTH / 3 * 4;
 
 /// The tag of the store in which a session was opened: four random bytes. A store in memory
-/// generates its tag when the process starts. A session file contains its tag.
+/// generates its tag when the process starts. A session file contains the tag of its store.
 ///
 /// The tag authenticates nothing. The tag shows whether a session was opened by this process, by
 /// another replica, or by this replica before a restart. The tag lets log lines and error pages
@@ -41,7 +41,8 @@ impl StoreTag {
 
 /// The secret in the session cookie: a store tag and 256 random bits.
 ///
-/// The id is never stored. The cache and the store know only the [`SessionKey`] of the id.
+/// The gateway never stores a session id. The cache and the store know only the [`SessionKey`] of
+/// the id.
 #[derive(Debug)]
 pub struct SessionId(Secret<[u8; LENGTH]>);
 
@@ -91,8 +92,8 @@ impl SessionId {
     }
 }
 
-/// The first half of the SHA-256 digest of a session id. An id cannot be computed from its key. So
-/// an attacker who has a copy of all keys cannot use a session.
+/// The first half of the SHA-256 digest of a session id. Nobody can compute a session id from its
+/// session key. So an attacker who has a copy of all session keys cannot use a session.
 ///
 /// Half of the digest is long enough to be secure. An attacker who wants to use the session of
 /// another user needs an id whose key is the key of that session. Finding an id for a given key

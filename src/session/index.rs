@@ -4,8 +4,8 @@
 //!
 //! For each session, the index contains one pointer to the session's record. The index does not
 //! copy the sort keys, because a record contains its sort key and is always in memory. To save
-//! memory, the index has no second order by deadline. To find expired sessions, the keeper searches
-//! all sessions, one small part at a time.
+//! memory, the index does not also sort the sessions by deadline. To find expired sessions, the
+//! keeper searches all sessions, one small part at a time.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -60,7 +60,7 @@ pub(super) struct Rank {
 #[derive(Debug)]
 struct Ranked(Arc<Stored>);
 
-/// The number of parts into which an operation on many sessions is divided. Each sweep searches one
+/// The number of parts into which a search through all sessions is divided. Each sweep searches one
 /// part, so a search through all sessions takes some minutes.
 const PARTS: usize = 256;
 /// The minimum number of sessions in a part.
@@ -120,9 +120,10 @@ impl Index {
         Some(stored)
     }
 
-    /// Returns the sessions of a user that must end so that the user has `max` sessions after one
-    /// more login. The sessions with the earliest end of the lifetime come first. The sessions in
-    /// `ending` will end anyway, so they are neither counted nor returned.
+    /// Returns the sessions of a user that must end, so that the user has at most `max` sessions
+    /// after one more login. The result starts with the sessions that reach the end of their
+    /// lifetime first. The function ignores the sessions in `ending`, because these sessions are
+    /// about to end.
     pub(super) fn surplus(
         &self,
         person: Person,
@@ -244,8 +245,8 @@ mod tests {
         Arc::new(Stored::new(rank, Timestamp::default(), &contents))
     }
 
-    /// Returns an index of `people` users with `each` sessions per user. The sessions reach the
-    /// ends of their lifetimes one after another.
+    /// Returns an index of `people` users with `each` sessions per user. The lifetime of each
+    /// session ends at a different time.
     fn index(people: u32, each: u32) -> Index {
         let mut index = Index::default();
         let mut subjects = (0..people).cycle();
@@ -355,8 +356,8 @@ mod tests {
                 let person = Person::of(&identity).unwrap();
                 let rank = Rank { person: Some(person), ends_at: Timestamp::MAX, key: id.key() };
                 let session = stored(rank, identity);
-                // A user may have only one session, so each login ends the earlier session of the
-                // same user.
+                // In this test, a user may have only one session, so each login ends the earlier
+                // session of the same user.
                 let pushed = index.surplus(person, 1, &[]);
                 for key in &pushed {
                     prop_assert!(index.remove(key, by_key.remove(key)).is_some());

@@ -9,9 +9,9 @@
 //!
 //! A front is a `Sessions` value: a cache in front of a store. The index and the cache of one front
 //! share the value of a session, so the session is in memory only one time. The cache of another
-//! front contains a copy of the value. If a session is in no cache (`Index::away`), the index
-//! contains the time at which the session ends and the time of its last use, and the file contains
-//! the rest.
+//! front contains a copy of the value. For a session that is in no cache (`Index::away`), the index
+//! contains only the time of the last use and the time at which the session ends. The file contains
+//! the rest of the session.
 
 use std::collections::HashMap;
 use std::mem;
@@ -73,7 +73,7 @@ pub(super) struct Keeper {
     pub(super) commands: mpsc::Receiver<Command>,
     notices: mpsc::UnboundedReceiver<Notice>,
     count: Arc<AtomicU64>,
-    /// The times of last uses that are not committed yet.
+    /// The times of last uses that the keeper has not committed yet.
     pub(super) used: HashMap<SessionKey, Timestamp>,
 }
 
@@ -242,8 +242,8 @@ impl Keeper {
     }
 
     /// Processes the notices of all evictions. An evicted session leaves the cache a moment before
-    /// the notice of the eviction is sent. The housekeeping of the caches sends the notices, so the
-    /// housekeeping runs first.
+    /// the notice of the eviction is sent. The housekeeping of the caches sends the notices of
+    /// evictions, so this function runs the housekeeping first.
     pub(super) fn hear_of_evictions(&mut self) {
         self.run_pending_tasks();
         self.take_notices();
@@ -277,7 +277,7 @@ impl Keeper {
         }
     }
 
-    /// Notes that a session that was only in the file is in a cache again.
+    /// Notes that a cache now contains a session that was read from the file.
     fn note_entered(&mut self, session: &Arc<Stored>) {
         // The session may have been evicted or replaced after the notice was sent.
         let is_held = self.fronts.iter().any(|cache| cache.holds(session));
@@ -316,16 +316,15 @@ impl Keeper {
         }
     }
 
-    /// Notes the last uses of sessions, as a front has reported them. Ignores sessions that have
-    /// ended.
+    /// Notes the last uses of sessions that a front has reported. Ignores sessions that have ended.
     pub(super) fn note_uses(&mut self, uses: Vec<(SessionKey, Timestamp)>) {
         for (key, at) in uses {
             if self.knows(&key) {
                 if let Some(away) = self.index.away(&key) {
                     away.note_use_at(at);
                 }
-                // The keeper tells every front about the use. Otherwise a front could treat its
-                // copy of the session as idle.
+                // Every front must learn of the use, so that no front treats its copy of the
+                // session as idle.
                 self.tell(Event::Used(key, at));
                 self.note_use(key, at);
             }
@@ -389,7 +388,7 @@ impl Keeper {
     }
 }
 
-/// The front with which a local store starts.
+/// The number of the first front of a local store.
 pub(super) const FIRST_FRONT: FrontId = FrontId(0);
 
 /// Logs a commit that failed.

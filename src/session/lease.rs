@@ -33,7 +33,8 @@ pub(crate) struct Lease(
     Box<dyn HeldLease>,
 );
 
-/// The store's part of a lease. Dropping this value releases the lease.
+/// The value that a store puts into a [`Lease`]. When this value is dropped, the store releases the
+/// lease.
 pub(super) trait HeldLease: fmt::Debug + Send {}
 
 /// The answer of a store to a request for a lease.
@@ -168,7 +169,7 @@ impl Leases {
             let until = granted.until;
             let mut end = granted.end.subscribe();
             drop(table);
-            // No value is ever sent, so `changed` returns an error when the sender is dropped.
+            // `changed` returns only when the sender is dropped, because nobody sends a value.
             let released = Box::pin(async move { drop(end.changed().await) });
             return StoreLease::Held(Holder { until, released });
         }
@@ -176,8 +177,8 @@ impl Leases {
         table.count = table.count.wrapping_add(1);
         let end = watch::Sender::new(());
         let granted = Granted { number, until, end };
-        // This call replaces an old lease whose time is over. The tasks that wait for the end of
-        // the old lease then continue.
+        // The new entry replaces an old lease whose time is over. Then the tasks that wait for the
+        // end of the old lease continue.
         table.granted.insert(key, granted);
         drop(table);
         let leases = Arc::clone(self);
@@ -269,7 +270,7 @@ mod tests {
         assert!(!is_over(wait.as_mut()).await);
         let next = granted(lease(&first, &alice, 62).await);
         wait.await;
-        // The holder whose time was over must not release the lease of the next holder.
+        // The drop of an old lease must not release the lease of the next holder.
         drop(late);
         drop(held(lease(&second, &alice, 63).await));
         drop(next);

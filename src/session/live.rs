@@ -10,11 +10,12 @@ use crate::clock::Timestamp;
 use crate::identity::Identity;
 use crate::token::TokenSet;
 
-/// The session of a signed-in browser: an immutable value. A refresh replaces the whole value.
+/// The session of a signed-in browser: an immutable value. A refresh creates a new `Session` value.
 ///
-/// Code that uses the value later must check with [`Session::state`] that the value is still
-/// current. A look-up decodes the value from the cached record. The fields that change, such as the
-/// time of the last use, are in the cached record, which the value refers to.
+/// Code that uses a `Session` value later must check with [`Session::state`] that the value is
+/// still current. A look-up decodes the value from the cached record. The members that change, such
+/// as the time of the last use, are in the cached record. The `Session` value refers to this
+/// record.
 #[derive(Debug)]
 pub struct Session {
     stored: Arc<Stored>,
@@ -34,7 +35,8 @@ impl Session {
     }
 
     /// Returns the next version of the session: with the new `tokens`, and with the new `identity`
-    /// if it is given. The session still counts toward the session limit of the user who signed in.
+    /// if `identity` is `Some`. The session still counts toward the session limit of the user who
+    /// signed in.
     pub(super) fn next(&self, tokens: TokenSet, identity: Option<Identity>) -> Self {
         let contents = Contents {
             version: self.contents.version.saturating_add(1),

@@ -72,8 +72,8 @@ impl LocalStore {
             }
         };
         let thread = std::thread::Builder::new().name("sessions".to_owned());
-        // The thread ends when the store is closed or all handles are dropped, so nothing joins the
-        // thread.
+        // No code waits for the end of the thread. The thread ends when the store is closed or all
+        // handles are dropped.
         thread
             .spawn(move || keeper.run())
             .map_err(StartError::Thread)?;

@@ -2,10 +2,10 @@
 //!
 //! A store of one process keeps its marks in memory, even if its sessions are in a file. If marks
 //! were in the file, a visitor who is not signed in could make the gateway write to disk with every
-//! callback. For this, the visitor needs only a valid state and an invented code. Marks in a file
-//! would prevent only the following attack, which does little harm. After a restart, an attacker
-//! who has the login cookie of a browser tab can use the state a second time until the login
-//! expires. But the provider accepts the code of the login only one time.
+//! callback. A valid state and an invented code would be enough for such a callback. Marks in a
+//! file would prevent only the following attack, which does little harm. After a restart, an
+//! attacker who has the login cookie of a browser tab can use the state of that login a second time
+//! until the login expires. But the provider accepts the code of the login only one time.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -16,8 +16,9 @@ use crate::clock::Timestamp;
 /// A hash of the value that may be used only one time.
 pub(crate) type Mark = [u8; 32];
 
-/// The maximum number of marks. A mark is created only for a state that arrives with its cookie. If
-/// the oldest mark is removed early, the provider still accepts each code only one time.
+/// The maximum number of marks. The gateway creates a mark only for a state that arrives together
+/// with its login cookie. The oldest mark may be removed early, because the provider accepts each
+/// code only one time.
 const MAX_MARKS: usize = 100_000;
 
 /// The marks of used values, with a limited number and lifetime.
@@ -53,7 +54,7 @@ impl Marks {
         Once::First
     }
 
-    /// Removes a mark, because the value was not used after all.
+    /// Removes the mark of a value that was not used after all.
     pub(super) fn unmark(&mut self, mark: &Mark) {
         if self.known.remove(mark) {
             self.order.retain(|(_, other)| other != mark);
@@ -80,7 +81,7 @@ impl Sessions {
         self.store.once(mark, now, until).await
     }
 
-    /// Removes a mark, because the value was not used after all.
+    /// Removes the mark of a value that was not used after all.
     ///
     /// # Errors
     ///

@@ -235,8 +235,8 @@ impl Sessions {
         is_recent && session.state() == SessionState::Live && self.note_use(session.stored(), now)
     }
 
-    /// Records that a session was used. The value `session` may have been replaced by a newer
-    /// version, and the cache may have evicted the session.
+    /// Records that a session was used. The value `session` may be an old version of the session,
+    /// and the cache may have evicted the session.
     pub(crate) fn mark_used(&self, session: &Session, now: Timestamp) {
         let newest = match session.state() {
             SessionState::Live => None,
@@ -247,7 +247,7 @@ impl Sessions {
         let _is_live = self.note_use(newest.as_ref().unwrap_or_else(|| session.stored()), now);
     }
 
-    /// Returns the result for an id that is not in the cache.
+    /// Returns the result of a look-up if the session of `id` is not in the cache.
     fn absent(&self, id: &SessionId) -> Lookup {
         if id.store_tag() != self.store_tag {
             return Lookup::OtherInstance;
@@ -383,7 +383,7 @@ impl Sessions {
         })
     }
 
-    /// Ends a session, unless the session has a newer version than `session`.
+    /// Ends a session, unless the session has a newer version than `old`.
     ///
     /// # Errors
     ///
@@ -415,7 +415,8 @@ impl Sessions {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the uses since the last call may be lost.
+    /// If the future is dropped, the store may not learn of the uses of sessions since the last
+    /// call.
     pub async fn maintain(&self, now: Timestamp) -> Result<Maintained, StoreError> {
         self.tell_uses().await?;
         self.store.sweep(now).await
@@ -445,7 +446,7 @@ impl Sessions {
         self.store.touch(uses).await
     }
 
-    /// Returns the number of sessions in the cache and the store.
+    /// Returns the number of all sessions in the store.
     pub fn count(&self) -> u64 {
         self.store.count()
     }

@@ -18,8 +18,8 @@ enum Step {
     ReplaceStale(usize),
     End(usize),
     EndVersion(usize),
-    /// The registration of the provider `other` changes. The sessions of `other` end, and the
-    /// sessions of `op` continue.
+    /// The registration of the provider `other` changes. The sessions of the provider `other` end,
+    /// and the sessions of the provider `op` continue.
     ProviderChanges,
     Restart,
 }

@@ -27,9 +27,9 @@ pub enum Lookup {
 #[derive(Clone, Debug)]
 #[must_use]
 pub enum Replaced {
-    /// The new version is current.
+    /// The session was replaced. The variant contains the new version.
     Stored(Arc<Session>),
-    /// Another caller has already replaced the session; this version is current.
+    /// Another caller has already replaced the session. The variant contains the current version.
     Newer(Arc<Session>),
     /// The session has ended.
     Ended,
@@ -50,7 +50,7 @@ pub enum Ended {
 pub(crate) enum EndedVersion {
     /// The session has ended.
     Ended,
-    /// The session was replaced in the meantime; this version is current.
+    /// The session has a newer version, which this variant contains.
     Newer(Arc<Session>),
 }
 

@@ -1,8 +1,8 @@
 //! A compact encoding of tokens.
 //!
-//! Most tokens are the text form of bytes. Dots separate the parts of a token (a JWT has three
-//! parts), and each part is base64url or lower-case hexadecimal. A part is stored as bytes only if
-//! encoding the bytes again produces exactly the same text.
+//! Most tokens are bytes that were encoded as text. Dots separate the parts of a token (a JWT has
+//! three parts), and each part is base64url or lower-case hexadecimal. A part is stored as bytes
+//! only if encoding the bytes again produces exactly the same text.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 /// The length of the head of a part. The head contains the encoding and the number of bytes.
 const HEAD: usize = 3;
 
-/// The text encoding of the bytes of a part.
+/// The encoding of a part of a token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Encoding {
     Text = 0,
@@ -159,8 +159,8 @@ mod tests {
         assert!(round_trip(&jwt) < 860);
         assert_eq!(round_trip(&"0a".repeat(450)), 450 + HEAD);
         assert_eq!(round_trip("1//0abc-+"), 9 + HEAD);
-        // Unpacking would change the text of a part that has unused bits, padding or capital
-        // digits.
+        // A part with unused bits, padding or capital digits must stay text, because its bytes
+        // would unpack to a different text.
         for other in ["QUJ", "QUJDRB", "QQ==", "0A", "0a0"] {
             round_trip(other);
         }
@@ -170,8 +170,8 @@ mod tests {
     fn a_truncated_token_is_refused() {
         let packed = pack("e30.0a0b").unwrap();
         for length in 0..packed.len() {
-            // The bytes of this length are exactly the first part of the token. This part alone is
-            // a valid packed token.
+            // These bytes are exactly the first part of the packed token, which alone is a valid
+            // packed token.
             let whole = length == HEAD + 2;
             assert_eq!(unpack(&packed[..length]).is_some(), whole, "{length}");
         }

@@ -70,7 +70,7 @@ impl Keeper {
                 Err(error) => send(answer, Err(error)),
             },
             Command::Get { key, answer } => send(answer, self.read(&key)),
-            // The thread executes each of these commands separately, and never as a part of a
+            // The thread never executes `Touch`, `Sweep`, `Reconfigure` or `Close` as a part of a
             // batch.
             Command::Touch { .. }
             | Command::Sweep { .. }
@@ -93,12 +93,12 @@ impl Keeper {
         before.dedup();
         let mut surplus = Vec::new();
         if let Some(person) = session.person() {
-            // The index does not contain the new session before the commit. So a second login of
-            // the user must wait for the commit. Otherwise, the limit would not count the new
+            // The index contains the new session only after the commit. Another login of the same
+            // user must wait for the commit, so that the session limit of the user counts the new
             // session.
             batch.people.insert(person);
-            // Sessions that end with this batch are still in the index. If the limit counted these
-            // sessions, the login would end another session without need.
+            // The index still contains sessions that end with this batch. If the session limit
+            // counted these sessions, the login would end another session without need.
             let going = before.iter().chain(&batch.removed);
             let going: Vec<_> = going.copied().collect();
             surplus = self.index.surplus(person, opening.per_person, &going);
@@ -196,8 +196,8 @@ impl Keeper {
         let Some(loaded) = self.backend.load(key)? else {
             return Ok(None);
         };
-        // A refresh may have changed the identity. The limit of sessions per user still counts the
-        // session for the user who signed in at the login.
+        // A refresh may have changed the identity of the session. But the session still counts
+        // toward the session limit of the user who signed in.
         let session = Stored::new(*away.rank(), loaded.last_used, &loaded.contents);
         session.note_use_of(&away);
         Ok(Some(Arc::new(session)))

@@ -2,10 +2,10 @@
 //!
 //! Another process may be using the file, so the preview does not lock the file and does not write
 //! to it. The database writes when it opens a file: it repairs the damage of a crash and rebuilds
-//! its list of free pages. In a preview, the writes of the database stay in memory. The other
-//! process can commit during the preview. Each commit writes the head of the file before a later
-//! commit reuses the freed pages. So if the head is unchanged after the read of a page, no commit
-//! has reused the page, and the page belongs to the commit that wrote the head.
+//! its list of free pages. In a preview, the writes of the database stay in memory. Another process
+//! can commit during the preview. Each commit writes the head of the file before a later commit
+//! reuses the freed pages. So if the head is unchanged after the read of a page, no commit has
+//! reused the page, and the page belongs to the commit that wrote the head.
 
 #![expect(
     clippy::disallowed_types,
@@ -38,9 +38,8 @@ const HEAD: usize = 320;
 /// The effect that other settings have on the sessions of a file, at a start or a reload.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Preview {
-    /// The number of sessions that end, by the name of their provider. These sessions end because
-    /// their provider was removed from the settings, or its name now belongs to another server or
-    /// client.
+    /// For each provider name, the number of sessions that end. These sessions end because their
+    /// provider was removed from the settings, or its name now belongs to another server or client.
     Ends(BTreeMap<Box<str>, u64>),
     /// The effect is unknown, because another process changes the file faster than the file can be
     /// read.
@@ -207,7 +206,7 @@ impl StorageBackend for Snapshot {
     }
 }
 
-/// Reads until the buffer is full or the file ends. Returns the number of bytes.
+/// Reads until the buffer is full or the file ends. Returns the number of bytes that were read.
 fn read_at_most(file: &File, mut offset: u64, mut out: &mut [u8]) -> io::Result<usize> {
     let mut length = 0_usize;
     while !out.is_empty() {
@@ -229,8 +228,8 @@ fn end(offset: u64, bytes: &[u8]) -> u64 {
     offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX))
 }
 
-/// Copies the part of the data that overlaps with the buffer. `from` and `to` are offsets in the
-/// file.
+/// Copies the part of `data` that overlaps with the buffer `out`. `from` and `to` are offsets in
+/// the file.
 fn copy((from, data): (u64, &[u8]), (to, out): (u64, &mut [u8])) {
     let (begin, end) = (from.max(to), end(from, data).min(end(to, out)));
     let part = |at: u64| {

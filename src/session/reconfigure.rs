@@ -18,13 +18,13 @@ use crate::seal::KeyRing;
 /// New settings of sessions. A change of the store or of its capacity needs a restart.
 #[derive(Debug)]
 pub(crate) struct Reconfiguration {
-    /// A session ends when it was not used for this time.
+    /// A session ends if no request uses the session for this time.
     pub idle: Duration,
     /// The time from a login to the end of its session, even if the session is in use. A reload
     /// with another value does not change the end of a session that is already open.
     pub absolute: Duration,
-    /// The maximum number of sessions of one user. After a reload, the new value is applied to the
-    /// sessions of a user at the next login of this user.
+    /// The maximum number of sessions of one user. A new value takes effect for a user at the next
+    /// login of this user.
     pub per_person: usize,
     /// New keys for the file. `None` changes no key.
     pub keys: Option<Arc<KeyRing>>,
@@ -35,9 +35,9 @@ pub(crate) struct Reconfiguration {
 /// The effect of new settings on the sessions.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Reconfigured {
-    /// The number of sessions that ended, by the name of their provider. These sessions ended
-    /// because their provider was removed from the settings, or its name now belongs to another
-    /// server or client.
+    /// For each provider name, the number of sessions that ended. These sessions ended because
+    /// their provider was removed from the settings, or its name now belongs to another server or
+    /// client.
     pub ended: BTreeMap<Box<str>, u64>,
 }
 
@@ -109,8 +109,8 @@ impl Limits {
         Duration::from_millis(self.tenth().min(LONGEST_WITHOUT_LOOK_UP))
     }
 
-    /// Returns the length of the interval in which only the first use of a session is reported to
-    /// the store, in milliseconds. An interval has at least one millisecond.
+    /// Returns the length of an interval in milliseconds. A front reports only the first use of a
+    /// session in each interval to the store. An interval has at least one millisecond.
     pub(super) fn stretch(&self) -> u64 {
         self.tenth().clamp(1, LONGEST_UNWRITTEN)
     }
@@ -124,17 +124,17 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The number of sessions that the keeper removes before the cache does its housekeeping. A worker
-/// that uses the cache may have to do a part of this housekeeping. The number is small, so that
-/// this part is short.
+/// The number of sessions that the keeper removes before the cache does its housekeeping. The
+/// number is small, because a worker that uses the cache may have to do a part of this
+/// housekeeping.
 const AT_ONCE: usize = 100;
 
 impl Keeper {
     /// Applies new settings. A session ends if its provider was removed or has changed. One commit
     /// contains the ends of the sessions and the new registrations.
     ///
-    /// If a provider has changed or a key was removed, the whole file is read. During the read,
-    /// sessions can be used but not changed.
+    /// If a provider has changed or a key was removed, the whole file is read. While the file is
+    /// read, requests can use sessions but cannot change them.
     pub(super) fn reconfigure(
         &mut self,
         new: Reconfiguration,
@@ -214,7 +214,7 @@ impl Keeper {
     }
 
     /// Commits the end of each session in `over`, together with the new registrations. After this
-    /// call, all other sessions belong to `providers`, and `keys` seal the new entries.
+    /// call, the file contains `providers` as its registrations, and `keys` seal new entries.
     fn register(
         &mut self,
         over: &[(SessionKey, EndReason)],

@@ -9,8 +9,8 @@ use crate::session::keeper::Keeper;
 use crate::session::kit::{Kit, NOW, found, live, login, open, session, tokens};
 use crate::session::*;
 
-/// Returns a kit for every store. In the crowded kit, the cache is so small that most sessions of
-/// the session file do not fit into the cache.
+/// Returns a kit for every kind of store. In the crowded kit, the cache is so small that most
+/// sessions of the session file do not fit into the cache.
 fn kits() -> [Kit; 4] {
     let [memory, disk, mut crowded, second] = Kit::every();
     crowded.settings.capacity = 3000;
@@ -136,7 +136,7 @@ async fn c_08_a_key_that_still_seals_sessions_is_not_dropped_by_a_reload() {
         let expected = format!("holds {left} sessions sealed with a key that is not in");
         assert!(refused.to_string().contains(&expected), "{refused}");
     };
-    // If settings are refused, no part of them takes effect.
+    // If a reload is refused, none of the new settings takes effect.
     kit.keys = vec![2];
     kit.settings.idle = Duration::from_secs(1);
     kit.settings.absolute = Duration::from_secs(1);

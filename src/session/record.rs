@@ -31,7 +31,8 @@ pub(super) struct Contents {
     pub(super) opened_at: Timestamp,
 }
 
-/// The encoded form of the contents. A change of this structure changes the format of the file.
+/// The encoded form of the contents of a session. A change of this structure changes the format of
+/// the file.
 #[derive(Deserialize, Serialize)]
 struct Encoded<'a> {
     version: u64,

@@ -1,10 +1,10 @@
 //! The registrations of the providers to which the sessions of a file belong.
 //!
 //! A session contains only the configured name of its provider. Before the next start of the
-//! gateway, the operator may give the name to another server or client. The identities of the old
-//! sessions have no meaning at the new server. Therefore the file contains the sealed registration
-//! of each provider, in addition to the sessions. All sessions of the file belong to these
-//! registrations.
+//! gateway, the operator may give the name of a provider to another server or client. The
+//! identities of the old sessions have no meaning at the new server. Therefore the file contains
+//! the sealed registration of each provider, in addition to the sessions. All sessions of the file
+//! were opened with these registrations.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,8 +13,8 @@ use redb::{ReadableTable as _, TableDefinition, TableError, WriteTransaction};
 
 use crate::seal::KeyRing;
 
-/// A fingerprint of a provider: the fingerprint changes if the name belongs to another server or
-/// client.
+/// A fingerprint of a provider: the fingerprint changes if the operator gives the provider's name
+/// to another server or client.
 pub type Registration = [u8; 32];
 
 /// The registrations of all providers, by their configured names.

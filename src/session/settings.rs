@@ -8,7 +8,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize)]
 #[serde(deny_unknown_fields, try_from = "RawSettings")]
 pub struct Settings {
-    /// A session ends when it was not used for this time.
+    /// A session ends if no request uses the session for this time.
     pub idle: Duration,
     /// A session ends when this time has passed since its login, even if the session is in use.
     pub absolute: Duration,
@@ -16,8 +16,8 @@ pub struct Settings {
     pub capacity: u64,
     /// The maximum number of sessions of one user. A further login ends the user's oldest session.
     pub per_person: usize,
-    /// The longest time that a request waits for the refresh of its session, or for the session to
-    /// be read from the store.
+    /// The longest time that a request waits for the refresh of its session, or for a read of the
+    /// session from the store.
     pub refresh_wait: Duration,
     /// The place where sessions are stored.
     pub store: StoreSettings,

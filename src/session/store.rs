@@ -49,7 +49,8 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// Returns the number of sessions.
     fn count(&self) -> u64;
 
-    /// Reads a session. Only [`super::cache::ReadGuard::finish`] may put the result into the cache.
+    /// Reads a session. Only [`super::cache::ReadGuard::finish`] may put the session into the
+    /// cache.
     fn get(&self, key: SessionKey) -> StoreFuture<'_, Option<Arc<Stored>>>;
 
     /// Stores a new session, and ends the sessions in `opening.replaces`. If the user would then

@@ -12,11 +12,11 @@ use crate::clock::Timestamp;
 
 /// The memory that one session needs in addition to its contents, in bytes: this structure, the
 /// entry of the cache, the index, and the overhead of the allocator. `benches/memory.rs` measures
-/// the value with a million sessions.
+/// this memory with a million sessions.
 pub const OVERHEAD: usize = 492;
 
-/// One version of a session. The members that change, and the members that define the order, are
-/// not encoded. All other members are encoded as bytes.
+/// One version of a session. The contents of the session are encoded as bytes. The other members
+/// are not encoded, because they change or define the order of sessions in the index.
 #[derive(Debug)]
 pub(super) struct Stored {
     rank: Rank,
@@ -32,8 +32,8 @@ pub(super) struct Stored {
 pub(crate) enum SessionState {
     /// The value is current.
     Live,
-    /// The session has another value, or the session is only in the store. The caller must look up
-    /// the session again.
+    /// The session has a newer value, or only the store contains the session. The caller must look
+    /// up the session again.
     Superseded,
     /// The session has ended.
     Ended,
@@ -124,8 +124,8 @@ impl Stored {
         let due = self.next_refresh.load(Ordering::Relaxed);
         let order = Ordering::Relaxed;
         due <= now.as_millis()
-            // Several requests may see that the refresh is due, but only one of them changes the
-            // value.
+            // Several requests may see that the refresh is due, but only one of them changes
+            // `next_refresh`.
             && self
                 .next_refresh
                 .compare_exchange(due, until.as_millis(), order, order)
@@ -153,14 +153,13 @@ impl Stored {
         Some(before)
     }
 
-    /// Copies the time of the last use from `other`, a second copy of the same session, if that
-    /// time is later.
+    /// Copies the time of the last use from `other`, unless the known time is later. `other` is
+    /// another value of the same session.
     pub(super) fn note_use_of(&self, other: &Self) {
         self.note_use_at(other.last_used());
     }
 
-    /// Sets the time of the last use to `at`, which another front has reported, unless the known
-    /// time is later.
+    /// Sets the time of the last use to `at`, unless the known time is later.
     pub(super) fn note_use_at(&self, at: Timestamp) {
         self.last_used.fetch_max(at.as_millis(), Ordering::Relaxed);
     }

@@ -51,8 +51,9 @@ impl Survey {
     }
 }
 
-/// Surveys all sessions, but does not check their idle deadlines. A running process knows of later
-/// uses than the file contains, so idle deadlines that were computed from the file would be wrong.
+/// Surveys all sessions, but does not check their idle deadlines. A running process knows uses that
+/// the file does not contain yet. So idle deadlines that were computed from the file would be
+/// wrong.
 pub(super) fn survey(
     transaction: &ReadTransaction,
     rules: &Rules<'_>,
@@ -104,7 +105,7 @@ fn survey_all(
         let (key, value) = entry?;
         let entry = Entry::new(value.value()).ok_or_else(|| corrupted("an entry is too short"))?;
         let key = SessionKey::from_bytes(*key.value());
-        // An expired session needs no key, so this check comes before the check of the key.
+        // An expired session needs no key, so the deadline is checked before the key.
         if entry.ends_at <= rules.now {
             found.expired.push(key);
             continue;

@@ -157,8 +157,8 @@ async fn evicted_sessions_are_read_from_the_file() {
         sessions.maintain(NOW).await.unwrap();
     }
     assert_eq!(held.state(), SessionState::Superseded);
-    // The eviction did not change the version of the session, so `held` can still be replaced by
-    // new tokens. A session that was evicted from the cache can also be ended.
+    // The eviction did not change the version of the session, so a call can still replace the
+    // tokens of `held`. A call can also end a session that the cache has evicted.
     let replaced = sessions.replace(&held, tokens("token-1"), None).await;
     assert!(matches!(replaced, Ok(Replaced::Stored(new)) if new.version() == 1));
     sessions
@@ -214,8 +214,8 @@ async fn a_session_is_invalid_after_its_provider_has_changed() {
     let sessions = kit.start(NOW);
     assert!(live(&sessions, &alice, NOW).await && !live(&sessions, &bob, NOW).await);
     sessions.close().await.unwrap();
-    // A new key is added in front of the key that has sealed everything. Later the old key is
-    // removed.
+    // The test adds a new key in front of the key that has sealed all sessions. Later the test
+    // removes the old key.
     kit.keys = vec![2, 1];
     let sessions = kit.start(NOW);
     let old = session(&sessions, &alice).await;

@@ -22,10 +22,10 @@ impl Host {
     /// Parses `host [ ":" port ]` (RFC 9110 section 7.2). The host is an IPv6 address in brackets,
     /// or a name. Each label of a name consists of 1 to 63 characters: letters, digits, `-` and
     /// `_`. An IPv4 address has the same syntax as a name. Letters become lower case. A trailing
-    /// dot and the ports 80 and 443 are dropped. Both ports are always dropped, with and without
-    /// TLS. Apps treat an authority with one of these ports as the same site as the authority
-    /// without a port. Everything else is rejected: user information, percent-encodings, zone ids,
-    /// raw UTF-8, an empty port, and a port with leading zeros.
+    /// dot is dropped. The ports 80 and 443 are dropped, with and without TLS, because apps treat
+    /// an authority with the port 80 or 443 as the same site as the authority without a port.
+    /// Everything else is rejected: user information, percent-encodings, zone ids, raw UTF-8, an
+    /// empty port, and a port with leading zeros.
     pub(super) fn parse(value: &HeaderValue) -> Result<Self, Error> {
         if is_plain(value.as_bytes()) {
             return Ok(Self(value.clone()));
@@ -169,8 +169,7 @@ mod tests {
             let read = written.map(|port| parse_port(port.as_bytes()).unwrap());
             assert!(!matches!(read, Some(80 | 443)), "{text}");
         }
-        // The first five names pass the quick check. The test tries them without a port and with
-        // the port `:8080`.
+        // The first five names pass the quick check, both without a port and with the port `:8080`.
         assert_eq!(all_plain, 10);
     }
 

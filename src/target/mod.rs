@@ -54,7 +54,7 @@ pub enum Error {
     /// backslash, a semicolon, a percent sign or a control character.
     #[error("the path is percent-encoded twice")]
     DoublyEncoded,
-    /// The path has an empty segment before its last segment.
+    /// A segment of the path is empty and is not the last segment.
     #[error("the path has an empty segment")]
     EmptySegment,
     /// The path has a backslash, or a percent-encoded slash or backslash.
@@ -74,7 +74,7 @@ pub enum Error {
     MalformedPercent,
     /// The method has a lower-case letter. Methods are case-sensitive (RFC 9110 section 9.1), and
     /// the rules check the method as the client wrote it. An app that ignores case would treat
-    /// `get` as `GET`, which the rules have not checked.
+    /// `get` as `GET`, but the rules have not checked `GET`.
     #[error("the method has a lower-case letter")]
     MethodMalformed,
     /// The method is CONNECT, TRACE or TRACK.
@@ -160,8 +160,8 @@ impl Target {
     ///
     /// HTTP/1 requires exactly one `Host` field (RFC 9112 section 3.2), even with an absolute
     /// target. If the target is absolute, its authority must be the same as `Host`. HTTP/2 requires
-    /// `:authority` or one `host`. If an HTTP/2 request has both `:authority` and `host`, they must
-    /// be the same (RFC 9113 section 8.3.1).
+    /// `:authority` or exactly one `host` field. If an HTTP/2 request has both `:authority` and
+    /// `host`, they must be the same (RFC 9113 section 8.3.1).
     ///
     /// If host and path are already canonical, an HTTP/1 request needs no allocation, and an HTTP/2
     /// request needs one small allocation for the host.
@@ -195,7 +195,8 @@ impl Target {
     }
 
     /// Returns the text of [`Target::authority`] as a value for the fields `Host` and
-    /// `X-Forwarded-Host` of the forwarded request. A clone only increments a reference count.
+    /// `X-Forwarded-Host` of the forwarded request. A clone of this value only increments a
+    /// reference count.
     pub(crate) fn authority_value(&self) -> &HeaderValue {
         self.host.value()
     }
@@ -269,7 +270,7 @@ fn canonical(received: &PathAndQuery) -> Result<PathAndQuery, Error> {
         return Err(Error::PathTooLong);
     }
     let path = path::canonical(path)?;
-    // In an absolute target, the query may follow the authority directly. Then the path is `/`.
+    // If the query of an absolute target follows the authority directly, the path is `/`.
     let unchanged = matches!(path, Cow::Borrowed(_)) && received.as_str().starts_with('/');
     if unchanged {
         return Ok(received.clone());

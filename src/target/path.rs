@@ -139,14 +139,16 @@ impl Unit {
     }
 }
 
-/// How a lenient app may understand the beginning of a segment that was read so far.
+/// How a lenient app may understand the bytes of a segment that the check has read.
 #[derive(Clone, Copy, Default)]
 enum Segment {
     #[default]
     Empty,
-    /// So far, the segment consists of spaces. Some file systems ignore such a name.
+    /// The segment consists only of spaces. Some file systems ignore a name that consists of
+    /// spaces.
     Blank,
-    /// The segment has parameters but no name. A servlet container treats such a segment as empty.
+    /// The segment has parameters but no name. A servlet container treats a segment without a name
+    /// as empty.
     OnlyParameters,
     Dot,
     DotDot,
@@ -185,15 +187,15 @@ impl Segment {
     }
 }
 
-/// The position of a segment in its path.
+/// Whether a segment is the last segment of its path.
 #[derive(Clone, Copy)]
 enum Last {
     No,
     Yes,
 }
 
-/// Which part of a percent-encoding the last decoded bytes form. An app that decodes a path two
-/// times would decode these bytes again.
+/// The part of a second percent-encoding that the last decoded bytes form. An app that decodes a
+/// path two times would decode these bytes again.
 #[derive(Clone, Copy, Default)]
 enum SecondDecoding {
     #[default]

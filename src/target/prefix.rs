@@ -126,17 +126,18 @@ impl TryFrom<String> for Prefix {
     }
 }
 
-/// Characters that are not allowed in a path (RFC 3986 section 3.3) and have a meaning in the
-/// patterns of other gateways, and `*`, which every pattern language uses.
+/// Characters that have a meaning in the patterns of other gateways. Except `*`, these characters
+/// are not allowed in a path (RFC 3986 section 3.3).
 const PATTERN: [char; 10] = ['*', '^', '|', '[', ']', '{', '}', '<', '>', '\\'];
 
-/// Returns true if the operator has probably written a glob, a regular expression or a template. As
-/// literal text, a pattern would match no request, and its rule would silently protect nothing.
+/// Returns true if the operator has probably written a glob, a regular expression or a template. If
+/// the gateway accepted a pattern as a literal path, the rule would match no request and would
+/// protect nothing.
 fn is_pattern(text: &str) -> bool {
     text.contains(PATTERN) || text.ends_with('$') || text.contains("/:") || text.contains(".+")
 }
 
-/// Returns the explanation of a pattern: the literal path that the operator probably means.
+/// Returns the error text for a pattern, with the literal path that the operator probably means.
 fn instead_of_pattern(text: &str) -> String {
     let start = text.find('/').and_then(|slash| text.get(slash..));
     let end = |text: &str| {
@@ -166,8 +167,8 @@ impl fmt::Debug for Prefix {
 }
 
 fn may_be_the_same(segment: &[u8], wanted: &[u8]) -> bool {
-    // Letters and digits are never encoded in a canonical path. Therefore the first character shows
-    // for most paths that they do not match.
+    // Letters and digits are never encoded in a canonical path. So for most paths, a comparison of
+    // the first characters shows that the path does not match.
     if let (Some(a), Some(b)) = (segment.first(), wanted.first()) {
         let plain = a.is_ascii_alphanumeric() && b.is_ascii_alphanumeric();
         if plain && !a.eq_ignore_ascii_case(b) {
@@ -228,7 +229,7 @@ mod tests {
         }
         let star = Prefix::try_from("/a%2Ab".to_owned()).unwrap();
         assert!(star.matches("/a*b/c") && star.covers("/a*b/c"));
-        // These characters are allowed in paths, and paths with them are common.
+        // Paths with `$`, `(`, `+`, `:` or `.` are common, so the gateway accepts such paths.
         for path in [
             "/$metadata",
             "/Products(1)",

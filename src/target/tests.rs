@@ -254,8 +254,8 @@ fn p_43_long_paths_are_too_long() {
         let error = get(&long, &[b"gw.test"]).unwrap_err();
         assert_eq!((error, error.status().as_u16()), (Error::PathTooLong, 414));
     }
-    // The canonical path is three times as long as this path. Therefore path and query together are
-    // longer than a `Uri` may be.
+    // In canonical form, this path is three times as long. Therefore the path and the query
+    // together are longer than a `Uri` may be.
     let wide = format!("/{}?{}", "|".repeat(MAX_PATH - 1), "q".repeat(50_000));
     assert_eq!(get(&wide, &[b"gw.test"]).unwrap_err(), Error::PathTooLong);
 }
@@ -354,7 +354,7 @@ fn a_canonical_target_is_shared_and_not_copied() {
     assert_eq!(target.authority().as_ptr(), host.as_ptr());
 }
 
-/// The test combines these parts to paths that are hard to parse.
+/// The test combines these parts into paths that are hard to parse.
 const TOKENS: [&str; 30] = [
     "/", "/", "/", "a", "admin", "ADMIN", ".", "..", ";", "%2e", "%2E", "%2f", "%5c", "\\", "%25",
     "2e", "2", "e", "%", "%61", "%3b", "%20", "%00", "%c3%a9", "%c3", "\u{e9}", "|", "?", "%23",

@@ -29,7 +29,7 @@ pub enum Reload {
 /// The purpose of a call to a token endpoint (RFC 6749 sections 4.1.3 and 6).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum TokenCall {
-    /// The exchange of a code.
+    /// The exchange of a code for a token set.
     Code,
     /// A refresh.
     Refresh,
@@ -194,8 +194,8 @@ impl Metrics {
         self.token_calls.get_or_create_owned(&labels).inc();
     }
 
-    /// Counts a refresh. The labels are its result (`renewed`, `ended`, `kept` or `alarm`) and the
-    /// reason.
+    /// Counts a refresh. The labels are the result of the refresh (`renewed`, `ended`, `kept` or
+    /// `alarm`) and the reason for the result.
     pub(crate) fn refresh(&self, provider: &str, result: &'static str, reason: &'static str) {
         let labels = vec![
             ("provider", provider.to_owned().into()),
@@ -224,8 +224,8 @@ impl Metrics {
         self.informational.get_or_create_owned(&labels).inc();
     }
 
-    /// Counts groups of a user that the field to an app cannot carry. The groups are counted when
-    /// the session of the user is read, not for each request.
+    /// Counts the groups of a user that do not fit into the groups field of a request to an app.
+    /// The groups are counted when the session of the user is read, not for each request.
     pub(crate) fn groups_left_out(&self, provider: &str, count: usize) {
         let labels = vec![("provider", provider.to_owned().into())];
         let count = u64::try_from(count).unwrap_or(u64::MAX);
@@ -278,8 +278,8 @@ impl Metrics {
     /// Returns all metrics in the `OpenMetrics` text format.
     pub(crate) fn encode(&self) -> String {
         let mut text = String::new();
-        // A write to a string never fails. If it failed, the text would be cleared, because an
-        // incomplete text must never be reported.
+        // A write to a string never fails. If a write failed, the code would clear the text,
+        // because an incomplete text must never be reported.
         if encode(&mut text, &self.registry).is_err() {
             text.clear();
         }

@@ -47,9 +47,10 @@ impl TryFrom<String> for Level {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        // The library reads a word that is not a level as the name of a module, and then no event
-        // of any other module is logged. Only directives that end with a level are accepted.
-        // The parser of the library accepts an empty text.
+        // The library takes a word that is not a level for the name of a module. Then the log
+        // contains only the events of this module. So only directives that end with a level are
+        // accepted. The code refuses an empty text, because the parser of the library accepts an
+        // empty text.
         let is_level = |word: &str| !word.is_empty() && word.trim().parse::<LevelFilter>().is_ok();
         let has_level = |directive: &str| {
             let level = directive.rsplit_once('=').map(|(_target, level)| level);
@@ -112,7 +113,7 @@ impl Settings {
 
 /// The error if a process starts the log a second time.
 ///
-/// Responsible: the gateway. This error is a defect.
+/// Responsible: the gateway. This error shows a defect of the gateway.
 #[derive(Debug, thiserror::Error)]
 #[error("the log was already started")]
 pub struct AlreadyStarted(#[source] Box<dyn std::error::Error + Send + Sync>);
@@ -148,7 +149,7 @@ pub(crate) struct RequestEvent<'a> {
     /// The canonical path without the query. `None` if the target has no canonical form.
     pub(crate) path: Option<&'a str>,
     pub(crate) version: Version,
-    /// The client's address, after the check for trusted proxies.
+    /// The client's address, which a trusted proxy may have reported.
     pub(crate) client: IpAddr,
     /// The status of the response.
     pub(crate) status: StatusCode,
@@ -156,7 +157,7 @@ pub(crate) struct RequestEvent<'a> {
     pub route: Option<&'a str>,
     /// The decision.
     pub(crate) decided: DecisionLabel,
-    /// The reason code, if the gateway did not only forward the request.
+    /// The reason code, for example the reason why the gateway refused the request.
     pub(crate) reason: Option<&'static str>,
     /// The time from the request's head to the response's head.
     pub(crate) duration: Duration,

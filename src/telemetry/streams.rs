@@ -24,7 +24,7 @@ pub(crate) struct StreamEnd<'a> {
     pub(crate) protocol: &'a str,
     /// The canonical path of the handshake, without the query.
     pub(crate) path: &'a str,
-    /// The client's address, after the check for trusted proxies.
+    /// The client's address, which a trusted proxy may have reported.
     pub(crate) client: IpAddr,
     /// The number of bytes that the client has sent.
     pub(crate) from_client: u64,
