@@ -64,7 +64,7 @@ impl Backend {
         }
     }
 
-    /// Reads from the file a session that is not in memory.
+    /// Reads a session from the file.
     ///
     /// # Errors
     ///

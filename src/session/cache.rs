@@ -65,7 +65,7 @@ pub(super) enum Notice {
 pub(super) enum Eviction {
     /// The session ends, because only the cache contained the session.
     Ends,
-    /// The session continues, because the store can read it from the file.
+    /// The session continues, because the store can read the session from the file.
     Keeps,
 }
 
@@ -127,7 +127,7 @@ impl SessionCache {
                     Eviction::Keeps => session.supersede(),
                 }
                 counter.fetch_add(1, Ordering::Relaxed);
-                // Sending fails only if the store's thread has ended.
+                // `send` fails only if the thread of the store has ended.
                 notify.send(Notice::Evicted(session)).unwrap_or_default();
             })
             .build();
@@ -179,7 +179,7 @@ impl SessionCache {
         cached.is_some_and(|cached| Arc::ptr_eq(&cached, session))
     }
 
-    /// Puts into the cache a session that this front has just opened or replaced.
+    /// Puts a session that this front has just opened or replaced into the cache.
     pub(super) fn put(&self, session: &Arc<Stored>) {
         let mut reads = self.reads();
         note_change(&mut reads, session.key());
@@ -252,7 +252,7 @@ impl SessionCache {
     }
 
     fn notify(&self, notice: Notice) {
-        // Sending fails only if the store's thread has ended.
+        // `send` fails only if the thread of the store has ended.
         self.notices.send(notice).unwrap_or_default();
     }
 

@@ -16,9 +16,9 @@ pub const SESSION: &str = "__Host-sidegate";
 /// The name prefix of all other cookies of the gateway.
 pub(crate) const OTHERS: &str = "__Host-sidegate-";
 
-/// Returns true if the gateway owns the cookie. The gateway removes its own cookies from requests
-/// to an upstream. The gateway also removes cookies with its own names from responses of an
-/// upstream.
+/// Returns true if `name` is the name of a cookie of the gateway. The gateway removes its own
+/// cookies from requests to an upstream. The gateway also removes cookies with its own names from
+/// responses of an upstream.
 pub fn is_own(name: &[u8]) -> bool {
     name == SESSION.as_bytes() || name.starts_with(OTHERS.as_bytes())
 }

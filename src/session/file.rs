@@ -13,7 +13,7 @@ use redb::{Database, ReadableDatabase as _, StorageBackend, TableDefinition, Tab
 use super::StoreTag;
 use crate::secret::NoRandomness;
 
-/// The properties of the file.
+/// The table of the properties of the file, such as the format version.
 pub(super) const PROPERTIES: TableDefinition<'_, &str, u64> = TableDefinition::new("sidegate");
 /// The sealed sessions by key, in the format of `record::seal`.
 pub(super) const SESSIONS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("sessions");
@@ -56,7 +56,7 @@ pub enum FileError {
         #[source]
         source: Arc<redb::Error>,
     },
-    /// The file is not a session file.
+    /// The file is not a session file of Sidegate.
     #[error("{} is not a session file; set session.store.disk.file to another path", .0.display())]
     Foreign(PathBuf),
     /// The file cannot be opened, read or written.
@@ -101,7 +101,7 @@ pub enum FileError {
     UnknownKey {
         /// The path of the file.
         path: PathBuf,
-        /// The number of sessions that cannot be opened.
+        /// The number of sessions that none of the keys can open.
         sessions: usize,
     },
 }

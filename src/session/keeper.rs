@@ -5,7 +5,7 @@
 //! effect, and a session that has ended does not come back. The thread gathers the waiting
 //! commands, commits their changes together, applies the changes to the caches of all fronts, and
 //! only then answers. A batch contains at most one change of each session, so the keeper plans
-//! every change from committed data only.
+//! every change only from data that is already committed.
 //!
 //! A front is a `Sessions` value: a cache in front of a store. The index and the cache of one front
 //! share the value of a session, so the session is in memory only one time. The cache of another
@@ -374,7 +374,7 @@ impl Keeper {
         })
     }
 
-    /// Commits the last uses and then the removals.
+    /// Commits the times of the last uses and then the removals of sessions.
     fn write_last_uses(&mut self, removals: Vec<Change>) -> Result<(), StoreError> {
         let used = self.used.iter();
         let used = used.map(|(key, at)| Change::Used(*key, *at));

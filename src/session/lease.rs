@@ -197,7 +197,7 @@ impl Leases {
 impl Drop for LocalLease {
     fn drop(&mut self) {
         let mut table = self.leases.table();
-        // If the time of this lease was over, another holder may have the lease now. The table
+        // If the time of this lease is over, another holder may already have a new lease. The table
         // entry belongs to this lease only if the entry and the lease have the same number.
         let granted = table.granted.get(&self.key);
         if granted.is_some_and(|granted| granted.number == self.number) {

@@ -1,11 +1,11 @@
 //! Marks: records of values that may be used only one time, such as the `state` of a login.
 //!
 //! A store of one process keeps its marks in memory, even if its sessions are in a file. If marks
-//! were in the file, a visitor who is not signed in could make the gateway write to disk with every
-//! callback. A valid state and an invented code would be enough for such a callback. Marks in a
-//! file would prevent only the following attack, which does little harm. After a restart, an
-//! attacker who has the login cookie of a browser tab can use the state of that login a second time
-//! until the login expires. But the provider accepts the code of the login only one time.
+//! were in the file, every callback with a valid state would write to the disk, even if the visitor
+//! is not signed in and has invented the code. Marks in a file would prevent only the following
+//! attack, which does little harm. After a restart, an attacker who has the login cookie of a
+//! browser tab can use the state of that login a second time until the login expires. But the
+//! provider accepts the code of the login only one time.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -21,7 +21,7 @@ pub(crate) type Mark = [u8; 32];
 /// code only one time.
 const MAX_MARKS: usize = 100_000;
 
-/// The marks of used values, with a limited number and lifetime.
+/// The marks of used values. The number and the lifetime of the marks are limited.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     known: HashSet<Mark>,

@@ -300,7 +300,8 @@ impl Sessions {
 
     /// Opens a session and returns its new id. The sessions in `replaces` end. If the user has more
     /// sessions than the limit allows, the oldest sessions of the user end, too. One commit
-    /// contains all these changes. The commit is complete before this function returns.
+    /// contains the new session and the ends of the other sessions. The commit is complete before
+    /// this function returns.
     ///
     /// # Errors
     ///
@@ -411,7 +412,7 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// [`StoreError`]: the next call tries again.
+    /// [`StoreError`]: the next call of `maintain` tries again.
     ///
     /// # Cancel safety
     ///

@@ -27,9 +27,9 @@ pub enum Lookup {
 #[derive(Clone, Debug)]
 #[must_use]
 pub enum Replaced {
-    /// The session was replaced. The variant contains the new version.
+    /// The session was replaced, and this variant contains the new version.
     Stored(Arc<Session>),
-    /// Another caller has already replaced the session. The variant contains the current version.
+    /// Another caller has already replaced the session. This variant contains the current version.
     Newer(Arc<Session>),
     /// The session has ended.
     Ended,

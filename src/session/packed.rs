@@ -8,7 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
-/// The length of the head of a part. The head contains the encoding and the number of bytes.
+/// The length of the head of a part. The head contains the encoding and the number of bytes of the
+/// part.
 const HEAD: usize = 3;
 
 /// The encoding of a part of a token.

@@ -51,8 +51,8 @@ pub(crate) enum Preview {
 ///
 /// # Errors
 ///
-/// [`FileError`]: a start would fail with the same error. With [`FileError::UnknownKey`], a reload
-/// would fail, too.
+/// [`FileError`]: a start would fail with the same error. If the error is
+/// [`FileError::UnknownKey`], a reload would fail, too.
 pub(crate) fn preview(
     path: &Path,
     keys: &KeyRing,
@@ -120,8 +120,8 @@ struct Snapshot {
 #[derive(Debug)]
 struct Written {
     len: u64,
-    /// The number of bytes at the start of the data that come from the file. All later bytes are
-    /// zeros.
+    /// The number of bytes at the start of the data that come from the file. All later bytes of the
+    /// data are zeros.
     of_file: u64,
     /// The writes in the order in which the database made them, each with its offset. The list
     /// stays short, because the database writes little when it opens a file.

@@ -51,7 +51,7 @@ pub enum ReconfigureError {
          login.state_key_file any more; put that key back below the newest one until they have ended"
     )]
     KeyInUse {
-        /// The number of sessions that cannot be opened.
+        /// The number of sessions that none of the new keys can open.
         sessions: usize,
     },
     /// The file could not be read or written.

@@ -44,7 +44,7 @@ struct Encoded<'a> {
     name: Option<&'a str>,
     #[serde(borrow)]
     groups: Vec<&'a str>,
-    /// The access token, packed with [`pack`]. The refresh token is packed in the same way.
+    /// The access token and the refresh token are packed with [`pack`].
     access_token: &'a [u8],
     refresh_token: Option<&'a [u8]>,
     obtained_at: u64,

@@ -53,9 +53,8 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// cache.
     fn get(&self, key: SessionKey) -> StoreFuture<'_, Option<Arc<Stored>>>;
 
-    /// Stores a new session, and ends the sessions in `opening.replaces`. If the user would then
-    /// have more than `opening.per_person` sessions, the store also ends the oldest sessions of the
-    /// user.
+    /// Stores a new session, and ends the sessions in `opening.replaces`. If the new session
+    /// exceeds the limit `opening.per_person`, the store also ends the oldest sessions of the user.
     fn open(&self, session: Arc<Stored>, opening: Opening) -> StoreFuture<'_, Opened>;
 
     /// Replaces a session by `next`, if the session still has the version `version`.

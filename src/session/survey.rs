@@ -83,7 +83,7 @@ pub(super) fn survey_and_take(
     })
 }
 
-/// The state of a session whose provider is valid.
+/// Whether a session of an unchanged provider is valid or expired.
 enum Validity {
     Valid,
     Expired,

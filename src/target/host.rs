@@ -60,8 +60,8 @@ impl Host {
 }
 
 /// Performs a quick check. Returns true if the authority is certainly canonical: it has lower-case
-/// labels and no default port. Nearly all authorities pass this check. All other authorities are
-/// parsed.
+/// labels and no default port. Nearly all authorities pass this check. If an authority fails this
+/// check, the code parses the authority.
 fn is_plain(authority: &[u8]) -> bool {
     let mut label = 0_usize;
     let mut end = None;

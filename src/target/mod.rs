@@ -37,8 +37,8 @@ pub(crate) const MAX_PATH: usize = 8192;
 /// [`Error::reason`] is the code for the log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
-    /// The request is `OPTIONS *`, which asks about the whole server (RFC 9110 section 9.3.7). This
-    /// request is valid, and the gateway answers it with 204.
+    /// The request is `OPTIONS *`, which asks about the whole server (RFC 9110 section 9.3.7).
+    /// `OPTIONS *` is valid, and the gateway answers it with 204.
     #[error("the request is `OPTIONS *`, which is about the whole server")]
     Asterisk,
     /// `Host` names a different host than the absolute target or `:authority`.
@@ -280,7 +280,7 @@ fn canonical(received: &PathAndQuery) -> Result<PathAndQuery, Error> {
         text.push('?');
         text.push_str(query);
     }
-    // The text contains only allowed bytes. Therefore the conversion fails only if the text is too
-    // long.
+    // The conversion fails only if the text is too long, because the text contains only allowed
+    // bytes.
     PathAndQuery::from_maybe_shared(Bytes::from(text)).map_err(|_too_long| Error::PathTooLong)
 }

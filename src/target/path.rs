@@ -42,7 +42,7 @@ fn is_canonical(mut rest: &[u8]) -> Result<bool, Error> {
 
 /// Performs a quick check of a path without its first slash. Returns true if the path is certainly
 /// canonical: it has only unreserved characters, and no segment is empty or begins with a dot.
-/// Nearly all paths pass this check. For all other paths, each byte is checked.
+/// Nearly all paths pass this check. If a path fails this check, `is_canonical` checks each byte.
 fn is_plain(path: &[u8]) -> bool {
     let mut before = b'/';
     path.iter().all(|byte| {

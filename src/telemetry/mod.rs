@@ -47,10 +47,9 @@ impl TryFrom<String> for Level {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        // The library takes a word that is not a level for the name of a module. Then the log
-        // contains only the events of this module. So only directives that end with a level are
-        // accepted. The code refuses an empty text, because the parser of the library accepts an
-        // empty text.
+        // The library reads a word that is not a level as the name of a module, and then logs only
+        // the events of that module. So only directives that end with a level are accepted. The
+        // code refuses an empty text, because the parser of the library accepts an empty text.
         let is_level = |word: &str| !word.is_empty() && word.trim().parse::<LevelFilter>().is_ok();
         let has_level = |directive: &str| {
             let level = directive.rsplit_once('=').map(|(_target, level)| level);
@@ -122,7 +121,7 @@ pub struct AlreadyStarted(#[source] Box<dyn std::error::Error + Send + Sync>);
 ///
 /// # Errors
 ///
-/// [`AlreadyStarted`] for the second call in a process.
+/// [`AlreadyStarted`] if the process has already started the log.
 pub fn start(settings: &Settings) -> Result<(), AlreadyStarted> {
     let level = if settings.access {
         settings.level.0.clone()
