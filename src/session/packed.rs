@@ -160,8 +160,8 @@ mod tests {
         assert!(round_trip(&jwt) < 860);
         assert_eq!(round_trip(&"0a".repeat(450)), 450 + HEAD);
         assert_eq!(round_trip("1//0abc-+"), 9 + HEAD);
-        // A part with unused bits, padding or capital digits must stay text, because its bytes
-        // would unpack to a different text.
+        // The following parts have unused bits, padding, capital digits or an odd number of digits.
+        // Each part must unpack to exactly the same text.
         for other in ["QUJ", "QUJDRB", "QQ==", "0A", "0a0"] {
             round_trip(other);
         }
@@ -171,8 +171,8 @@ mod tests {
     fn a_truncated_token_is_refused() {
         let packed = pack("e30.0a0b").unwrap();
         for length in 0..packed.len() {
-            // These bytes are exactly the first part of the packed token, which alone is a valid
-            // packed token.
+            // A prefix of this length is exactly the first part of the packed token, and this part
+            // alone is a valid packed token.
             let whole = length == HEAD + 2;
             assert_eq!(unpack(&packed[..length]).is_some(), whole, "{length}");
         }
