@@ -32,7 +32,7 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let runtime = runtime.expect("a runtime");
     let sign_in = |number| {
-        let person = Person::new(number);
+        let person = UserHash::new(number);
         let text = person.text();
         let opened = runtime.block_on(store.open(person.session(), NOW));
         opened.expect("it is in memory");
@@ -100,13 +100,13 @@ fn random(bytes: usize) -> String {
     URL_SAFE_NO_PAD.encode(random)
 }
 
-struct Person {
+struct UserHash {
     access_token: String,
     refresh_token: String,
     claims: [String; 6],
 }
 
-impl Person {
+impl UserHash {
     /// A JWT of 1,101 bytes, a refresh token of 900, and claims of 150.
     fn new(number: u64) -> Self {
         Self {

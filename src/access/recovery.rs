@@ -233,12 +233,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::access::refresh::tests::{Kit, NOW};
+    use crate::access::refresh::tests::{Fixture, NOW};
     use crate::access::{RouteSettings, RouteTable};
     use crate::token::Lifetime;
     use crate::upstream::Upstream;
 
-    fn access(kit: &Kit, settings: &[&str]) -> Rc<Access> {
+    fn access(fixture: &Fixture, settings: &[&str]) -> Rc<Access> {
         let app = serde_json::from_str(r#"{"url": "http://127.0.0.1:1"}"#).unwrap();
         let app = Arc::new(Upstream::new("app", &app).unwrap());
         let routes = settings.iter().enumerate().map(|(place, on_refusal)| {
@@ -251,19 +251,19 @@ mod tests {
         });
         let apps = [("app".into(), app)].into();
         let routes = RouteTable::new(routes.collect(), &apps, &["main"]).unwrap();
-        kit.access(&routes)
+        fixture.access(&routes)
     }
 
     #[tokio::test]
     async fn a_request_is_kept_only_if_a_refresh_may_happen_before_its_answer() {
-        let kit = Kit::new(tokio::runtime::Handle::current());
+        let fixture = Fixture::new(tokio::runtime::Handle::current());
         let after = |seconds| NOW.plus(Duration::from_secs(seconds));
         let life = Lifetime {
             refresh_at: Some(after(3000)),
             expires_at: Some(after(3600)),
             ..Lifetime::default()
         };
-        let session = kit.open(life).await;
+        let session = fixture.open(life).await;
         let kept = |access: &Access, content, now| {
             let sent = SentRequest {
                 route: Rc::new(access.routes().next().unwrap().clone()),
@@ -271,7 +271,7 @@ mod tests {
             };
             access.must_keep(&sent, content, now)
         };
-        let passing = access(&kit, &["pass", "relogin"]);
+        let passing = access(&fixture, &["pass", "relogin"]);
         let longest = passing.routes().next().unwrap().upstream.longest_wait();
         let last = 3000 - longest.as_secs();
         assert!(!kept(&passing, Content::None, after(last - 1)));
@@ -283,7 +283,7 @@ mod tests {
         assert!(kept(&passing, Content::None, after(3001)));
         for others in [&["pass", "refresh_and_retry"], &["relogin", "pass"]] {
             assert!(
-                kept(&access(&kit, others), Content::None, NOW),
+                kept(&access(&fixture, others), Content::None, NOW),
                 "{others:?}"
             );
         }

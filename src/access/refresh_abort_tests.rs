@@ -17,20 +17,20 @@ fn g_14_g_15_an_aborted_refresh_is_reported_to_its_waiters_and_counted() {
         .enable_all()
         .build()
         .unwrap();
-    let kit = Kit::new(control.handle().clone());
+    let fixture = Fixture::new(control.handle().clone());
     let waiter = control.block_on(async {
-        let session = kit.expired().await;
-        let mut waiter = kit.refresher.join(&session, NOW, MAX_WAIT).unwrap();
+        let session = fixture.expired().await;
+        let mut waiter = fixture.refresher.join(&session, NOW, MAX_WAIT).unwrap();
         // The flight continues to pause as long as a request waits for it.
         assert!(matches!(waiter.progress().await, Progress::Paused(_)));
         waiter
     });
     control.shutdown_background();
     let waiting = Builder::new_current_thread().enable_all().build().unwrap();
-    let end = waiting.block_on(kit.wait_for(waiter));
+    let end = waiting.block_on(fixture.wait_for(waiter));
     assert_eq!(failed(&end), "refresh_lost");
     let lost = "result=\"lost\",reason=\"refresh_lost\"} 1";
-    assert!(kit.metrics.encode().contains(lost));
+    assert!(fixture.metrics.encode().contains(lost));
 }
 
 /// A subscriber that panics at the first event with a certain message and collects all other
@@ -88,31 +88,34 @@ async fn g_14_a_refresh_that_panics_releases_all_waiters() {
     // has no subscriber.
     let _second = trap("never said");
     let _set = tracing::dispatcher::set_default(&trap("Session refreshed"));
-    let kit = Kit::new(Handle::current());
-    let (session, other) = (kit.expired().await, kit.expired().await);
+    let fixture = Fixture::new(Handle::current());
+    let (session, other) = (fixture.expired().await, fixture.expired().await);
     for session in [&session, &other] {
         // The refresher already holds an unstored result, so it uses this result and calls no
         // provider.
         let used = session.tokens().refresh_token().unwrap();
-        assert_eq!(kit.refresher.unstored.keep(used, refreshed()), Kept::Yes);
-        let waiters = [(); 20].map(|()| kit.refresher.join(session, NOW, MAX_WAIT).unwrap());
+        assert_eq!(
+            fixture.refresher.unstored.keep(used, refreshed()),
+            Kept::Yes
+        );
+        let waiters = [(); 20].map(|()| fixture.refresher.join(session, NOW, MAX_WAIT).unwrap());
         for waiter in waiters {
-            let end = kit.wait_for(waiter).await;
+            let end = fixture.wait_for(waiter).await;
             if Arc::ptr_eq(session, &other) {
                 assert!(matches!(end, Outcome::Renewed(_)), "{end:?}");
             } else {
                 assert_eq!(failed(&end), "refresh_lost");
             }
         }
-        assert!(kit.refresher.under_way(session.key()).is_none());
+        assert!(fixture.refresher.under_way(session.key()).is_none());
     }
     // The panic does not delay the end of the process.
-    kit.refresher.drained().await;
+    fixture.refresher.drained().await;
     // The next attempt finds the result that was stored.
-    let found = kit.refresher.attempt(Arc::clone(&session)).await;
+    let found = fixture.refresher.attempt(Arc::clone(&session)).await;
     assert!(matches!(found, Attempt::Done(Outcome::Renewed(_))));
     let lost = "result=\"lost\",reason=\"refresh_lost\"} 1";
-    assert!(kit.metrics.encode().contains(lost));
+    assert!(fixture.metrics.encode().contains(lost));
     let written = std::iter::from_fn(|| written.try_recv().ok());
     let aborted: Vec<_> = written.filter(|event| event.contains("aborted")).collect();
     let [event] = &aborted[..] else {

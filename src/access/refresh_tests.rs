@@ -24,14 +24,14 @@ pub(in crate::access) const NOW: Timestamp = Timestamp::from_millis(1_800_000_00
 const MAX_WAIT: Duration = Duration::from_mins(1);
 
 /// Sessions in memory, and a refresher without providers.
-pub(in crate::access) struct Kit {
+pub(in crate::access) struct Fixture {
     clock: Clock,
     pub(in crate::access) sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
     pub(in crate::access) refresher: Arc<Refresher>,
 }
 
-impl Kit {
+impl Fixture {
     pub(in crate::access) fn new(control: Handle) -> Self {
         let settings = Settings {
             idle: Duration::from_hours(1),
@@ -150,7 +150,7 @@ fn tokens_of_round(person: &str, round: u64) -> TokenSet {
     TokenSet::new(&access_token, Some(&refresh_token), life).unwrap()
 }
 
-impl Kit {
+impl Fixture {
     async fn wait_for(&self, waiter: Waiter<RetryPause, Outcome>) -> Outcome {
         let deadline = self.clock.instant().checked_add(MAX_WAIT).unwrap();
         wait_for(waiter, deadline, &self.clock).await
@@ -178,7 +178,7 @@ impl Kit {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g_10_two_users_refreshed_at_the_same_time_never_mix() {
     const ROUNDS: u64 = 20_000;
-    let kit = Arc::new(Kit::new(Handle::current()));
+    let fixture = Arc::new(Fixture::new(Handle::current()));
     let mut people = Vec::new();
     for person in ["alice", "bob"] {
         let identity = Identity {
@@ -192,11 +192,11 @@ async fn g_10_two_users_refreshed_at_the_same_time_never_mix() {
             tokens: tokens_of_round(person, 0),
             replaces: Vec::new(),
         };
-        let id = kit.sessions.open(new, NOW).await.unwrap();
+        let id = fixture.sessions.open(new, NOW).await.unwrap();
         people.push((person, Arc::new(id)));
     }
     for round in 1..=ROUNDS {
-        kit.clock.advance(MILLISECOND);
+        fixture.clock.advance(MILLISECOND);
         for (person, _) in &people {
             // The refresher finds this result and does not call a provider.
             let used = tokens_of_round(person, round - 1);
@@ -205,12 +205,12 @@ async fn g_10_two_users_refreshed_at_the_same_time_never_mix() {
                 identity: None,
             }));
             let used = used.refresh_token().unwrap();
-            assert_eq!(kit.refresher.unstored.keep(used, answer), Kept::Yes);
+            assert_eq!(fixture.refresher.unstored.keep(used, answer), Kept::Yes);
         }
         let mut asking = JoinSet::new();
         for (person, id) in people.iter().cycle().take(4) {
-            let (kit, person, id) = (Arc::clone(&kit), *person, Arc::clone(id));
-            asking.spawn(async move { (person, kit.asks(&id).await) });
+            let (fixture, person, id) = (Arc::clone(&fixture), *person, Arc::clone(id));
+            asking.spawn(async move { (person, fixture.asks(&id).await) });
         }
         while let Some(asked) = asking.join_next().await {
             let (person, (subject, token)) = asked.unwrap();
@@ -222,23 +222,33 @@ async fn g_10_two_users_refreshed_at_the_same_time_never_mix() {
 
 #[tokio::test]
 async fn a_failing_refresh_ends_when_nobody_waits() {
-    let kit = Kit::new(Handle::current());
-    let session = kit.expired().await;
-    drop(kit.refresher.join(&session, NOW, MAX_WAIT).unwrap());
-    kit.refresher.refreshes.none().await;
-    assert!(kit.refresher.backoffs.find(session.key(), NOW).is_some());
+    let fixture = Fixture::new(Handle::current());
+    let session = fixture.expired().await;
+    drop(fixture.refresher.join(&session, NOW, MAX_WAIT).unwrap());
+    fixture.refresher.refreshes.none().await;
+    assert!(
+        fixture
+            .refresher
+            .backoffs
+            .find(session.key(), NOW)
+            .is_some()
+    );
     assert_eq!(session.state(), crate::session::SessionState::Live);
 }
 
 #[tokio::test]
 async fn g_06_an_unstored_result_is_stored_later_without_a_second_call() {
-    let kit = Kit::new(Handle::current());
-    let session = kit.expired().await;
-    kit.sessions.close().await.unwrap();
-    let failed = kit.refresher.store(Arc::clone(&session), refreshed()).await;
+    let fixture = Fixture::new(Handle::current());
+    let session = fixture.expired().await;
+    fixture.sessions.close().await.unwrap();
+    let failed = fixture
+        .refresher
+        .store(Arc::clone(&session), refreshed())
+        .await;
     assert!(matches!(failed, Attempt::Failed(_)));
     let reason = || {
-        kit.refresher
+        fixture
+            .refresher
             .backoffs
             .find(session.key(), NOW)
             .unwrap()
@@ -247,45 +257,52 @@ async fn g_06_an_unstored_result_is_stored_later_without_a_second_call() {
     };
     assert_eq!(reason(), "stopping");
     // The second attempt tries to store the same result, so it does not call a provider.
-    let again = kit.refresher.attempt(Arc::clone(&session)).await;
+    let again = fixture.refresher.attempt(Arc::clone(&session)).await;
     assert!(matches!(again, Attempt::Failed(_)));
     assert_eq!(reason(), "stopping");
     let used = session.tokens().refresh_token().unwrap();
-    assert!(kit.refresher.unstored.take(used).is_some());
-    kit.refresher.attempt(Arc::clone(&session)).await;
+    assert!(fixture.refresher.unstored.take(used).is_some());
+    fixture.refresher.attempt(Arc::clone(&session)).await;
     assert_eq!(reason(), "unknown_provider");
 }
 
 #[tokio::test(start_paused = true)]
 async fn g_06_an_unstored_result_is_retried_when_nobody_waits() {
-    let kit = Kit::new(Handle::current());
-    let session = kit.expired().await;
+    let fixture = Fixture::new(Handle::current());
+    let session = fixture.expired().await;
     let used = session.tokens().refresh_token().unwrap();
-    assert_eq!(kit.refresher.unstored.keep(used, refreshed()), Kept::Yes);
-    kit.sessions.close().await.unwrap();
-    drop(kit.refresher.join(&session, NOW, MAX_WAIT).unwrap());
+    assert_eq!(
+        fixture.refresher.unstored.keep(used, refreshed()),
+        Kept::Yes
+    );
+    fixture.sessions.close().await.unwrap();
+    drop(fixture.refresher.join(&session, NOW, MAX_WAIT).unwrap());
     sleep(Duration::from_hours(1)).await;
-    assert!(kit.refresher.under_way(session.key()).is_some());
-    assert!(kit.refresher.unstored.holds(used));
+    assert!(fixture.refresher.under_way(session.key()).is_some());
+    assert!(fixture.refresher.unstored.holds(used));
     // The process can end although the result is not stored.
-    kit.refresher.drained().await;
-    assert!(kit.refresher.under_way(session.key()).is_none());
+    fixture.refresher.drained().await;
+    assert!(fixture.refresher.under_way(session.key()).is_none());
 }
 
 #[tokio::test]
 async fn g_06_an_unstored_result_is_dropped_when_its_session_ends() {
-    let kit = Kit::new(Handle::current());
-    let session = kit.expired().await;
+    let fixture = Fixture::new(Handle::current());
+    let session = fixture.expired().await;
     let used = session.tokens().refresh_token().unwrap();
-    assert_eq!(kit.refresher.unstored.keep(used, refreshed()), Kept::Yes);
-    kit.sessions
+    assert_eq!(
+        fixture.refresher.unstored.keep(used, refreshed()),
+        Kept::Yes
+    );
+    fixture
+        .sessions
         .end(session.key(), EndReason::SignedOut)
         .await
         .unwrap();
-    let waiter = kit.refresher.join(&session, NOW, MAX_WAIT).unwrap();
-    let end = kit.wait_for(waiter).await;
+    let waiter = fixture.refresher.join(&session, NOW, MAX_WAIT).unwrap();
+    let end = fixture.wait_for(waiter).await;
     assert!(matches!(end, Outcome::Ended), "{end:?}");
-    assert!(!kit.refresher.unstored.holds(used));
+    assert!(!fixture.refresher.unstored.holds(used));
 }
 
 #[tokio::test]
@@ -297,70 +314,71 @@ async fn g_06_a_refresh_token_from_an_unusable_answer_survives_a_store_failure()
             session.tokens().with_refresh_token("saved").unwrap(),
         )),
     };
-    let kit = Kit::new(Handle::current());
-    let session = kit.expired().await;
-    kit.sessions.close().await.unwrap();
+    let fixture = Fixture::new(Handle::current());
+    let session = fixture.expired().await;
+    fixture.sessions.close().await.unwrap();
     let answer = salvaged(&session);
-    let failed = kit
+    let failed = fixture
         .refresher
         .handle_failure(Arc::clone(&session), answer)
         .await;
     assert!(matches!(failed, Attempt::Failed(_)));
     let used = session.tokens().refresh_token().unwrap();
-    let kept = kit.refresher.unstored.take(used).unwrap();
+    let kept = fixture.refresher.unstored.take(used).unwrap();
     // When the store works again, the new refresh token is stored. The next attempt uses the new
     // refresh token, because there is no new access token yet.
-    let kit = Kit::new(Handle::current());
-    let session = kit.expired().await;
-    assert_eq!(kit.refresher.unstored.keep(used, kept), Kept::Yes);
-    let Attempt::Failed(newest) = kit.refresher.attempt(Arc::clone(&session)).await else {
+    let fixture = Fixture::new(Handle::current());
+    let session = fixture.expired().await;
+    assert_eq!(fixture.refresher.unstored.keep(used, kept), Kept::Yes);
+    let Attempt::Failed(newest) = fixture.refresher.attempt(Arc::clone(&session)).await else {
         panic!("the old access token was used");
     };
     assert_eq!(newest.version(), session.version() + 1);
     assert_eq!(newest.tokens().refresh_token().unwrap().expose(), "saved");
-    assert!(!kit.refresher.unstored.holds(used));
+    assert!(!fixture.refresher.unstored.holds(used));
 }
 
 #[tokio::test]
 async fn a_replaced_session_leads_to_the_newest_one() {
-    let kit = Kit::new(Handle::current());
-    let old = kit.expired().await;
+    let fixture = Fixture::new(Handle::current());
+    let old = fixture.expired().await;
     let fresh = Refreshed::from(refreshed()).tokens;
-    let replaced = kit.sessions.replace(&old, fresh, None).await.unwrap();
+    let replaced = fixture.sessions.replace(&old, fresh, None).await.unwrap();
     let Replaced::Stored(newest) = replaced else {
         panic!("{replaced:?}");
     };
-    let Attempt::Done(Outcome::Renewed(found)) = kit.refresher.attempt(Arc::clone(&old)).await
+    let Attempt::Done(Outcome::Renewed(found)) = fixture.refresher.attempt(Arc::clone(&old)).await
     else {
         panic!("the provider was called again");
     };
     assert_eq!(found.version(), newest.version());
-    kit.sessions
+    fixture
+        .sessions
         .end(newest.key(), EndReason::SignedOut)
         .await
         .unwrap();
-    let ended = kit.refresher.attempt(old).await;
+    let ended = fixture.refresher.attempt(old).await;
     assert!(matches!(ended, Attempt::Done(Outcome::Ended)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn f_18_there_is_always_a_pause_between_two_attempts() {
-    let kit = Kit::new(Handle::current());
+    let fixture = Fixture::new(Handle::current());
     // The clock was set back, so `not_before` is in the future.
     let life = Lifetime {
         expires_at: Some(NOW),
         not_before: NOW.plus(Duration::from_hours(1)),
         ..Lifetime::default()
     };
-    let session = kit.open(life).await;
-    let mut waiter = kit.refresher.join(&session, NOW, MAX_WAIT).unwrap();
+    let session = fixture.open(life).await;
+    let mut waiter = fixture.refresher.join(&session, NOW, MAX_WAIT).unwrap();
     // If the flight did not pause between attempts, this thread would never run other tasks.
     let mut before = None;
     for _ in 0..4 {
         let Progress::Paused(_) = waiter.next_progress().await else {
             panic!("the flight did not pause");
         };
-        let now = kit.clock.instant();
+        let now = fixture.clock.instant();
         assert!(before.is_none_or(|before| now >= before + LEAST_PAUSE));
         before = Some(now);
     }
@@ -368,13 +386,13 @@ async fn f_18_there_is_always_a_pause_between_two_attempts() {
 
 #[tokio::test]
 async fn advancing_the_clock_ends_the_pause_of_a_refresh() {
-    let kit = Kit::new(Handle::current());
-    let session = kit.expired().await;
-    let mut waiter = kit.refresher.join(&session, NOW, MAX_WAIT).unwrap();
+    let fixture = Fixture::new(Handle::current());
+    let session = fixture.expired().await;
+    let mut waiter = fixture.refresher.join(&session, NOW, MAX_WAIT).unwrap();
     let Progress::Paused(pause) = waiter.progress().await else {
         panic!("the flight did not pause");
     };
-    kit.clock.set(pause.until);
+    fixture.clock.set(pause.until);
     // Ten seconds are much shorter than the pause.
     let soon = Duration::from_secs(10);
     let again = timeout(soon, waiter.next_progress()).await.unwrap();

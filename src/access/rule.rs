@@ -132,14 +132,16 @@ impl Domains {
                 below.map_or_else(|| Self::One(lower(name)), |rest| Self::Below(lower(rest)))
             );
         }
-        let cure = match (text.rsplit_once('@'), text.strip_prefix('.')) {
+        let advice = match (text.rsplit_once('@'), text.strip_prefix('.')) {
             (Some((_, domain)), _) => format!("write \"{domain}\""),
             (None, Some(domain)) => {
                 format!("write \"{domain}\", or \"*.{domain}\" for all domains below it")
             }
             (None, None) => "write \"example.com\", \"*.example.com\" or \"*\"".to_owned(),
         };
-        Err(format!("`{text}` in email_domains is not a domain; {cure}"))
+        Err(format!(
+            "`{text}` in email_domains is not a domain; {advice}"
+        ))
     }
 
     fn contain(&self, domain: &str) -> bool {
@@ -201,7 +203,7 @@ fn check_email(email: &str) -> Result<(), String> {
     if address(email).is_some() && !email.contains('*') {
         return Ok(());
     }
-    let cure = match email.rsplit_once('@') {
+    let advice = match email.rsplit_once('@') {
         _ if email == "*" => "write email_domains = [\"*\"] for every verified address".to_owned(),
         _ if email != email.trim() => "remove the white space around it".to_owned(),
         Some(("" | "*", domain)) => {
@@ -210,7 +212,7 @@ fn check_email(email: &str) -> Result<(), String> {
         Some(_) | None => "write \"name@example.com\"".to_owned(),
     };
     Err(format!(
-        "`{email}` in emails is not an email address; {cure}"
+        "`{email}` in emails is not an email address; {advice}"
     ))
 }
 

@@ -303,7 +303,7 @@ mod tests {
     use tokio::task::LocalSet;
 
     use super::*;
-    use crate::access::refresh::tests::{Kit, NOW};
+    use crate::access::refresh::tests::{Fixture, NOW};
     use crate::access::{RouteSettings, RouteTable};
     use crate::clock::Clock;
     use crate::session::{EndReason, Replaced};
@@ -364,13 +364,13 @@ mod tests {
     }
 
     /// Returns a permit for a stream of `session`, on a route that every signed-in user may use.
-    fn permit(kit: &Kit, session: &Arc<Session>) -> StreamPermit {
+    fn permit(fixture: &Fixture, session: &Arc<Session>) -> StreamPermit {
         let settings = serde_json::from_value(json!({"url": "http://127.0.0.1:1"})).unwrap();
         let upstream = Arc::new(Upstream::new("app", &settings).unwrap());
         let upstreams = BTreeMap::from([("app".into(), upstream)]);
         let routes = vec![(0, RouteSettings::default())];
         let table = RouteTable::new(routes, &upstreams, &["main"]).unwrap();
-        let access = kit.access(&table);
+        let access = fixture.access(&table);
         let route = Rc::clone(access.routes.iter().next().unwrap());
         let session = Some(Arc::clone(session));
         StreamPermit {
@@ -383,20 +383,20 @@ mod tests {
     #[tokio::test]
     async fn a_stream_follows_the_newest_version_and_tells_an_end_from_a_store_that_fails() {
         let follows = async {
-            let kit = Kit::new(Handle::current());
-            let registry = EndRegistry::start(Arc::clone(&kit.sessions), Clock::manual(NOW));
-            let session = kit.open(Lifetime::default()).await;
-            let mut stream = permit(&kit, &session);
+            let fixture = Fixture::new(Handle::current());
+            let registry = EndRegistry::start(Arc::clone(&fixture.sessions), Clock::manual(NOW));
+            let session = fixture.open(Lifetime::default()).await;
+            let mut stream = permit(&fixture, &session);
             let tokens = TokenSet::new("new", None, Lifetime::default()).unwrap();
-            let replaced = kit.sessions.replace(&session, tokens, None).await;
+            let replaced = fixture.sessions.replace(&session, tokens, None).await;
             assert!(matches!(replaced, Ok(Replaced::Stored(_))));
             assert!(matches!(stream.watch(&registry).await, Ok(Some(_))));
             assert_eq!(stream.session.as_ref().unwrap().version(), 1);
-            let end = kit.sessions.end(session.key(), EndReason::SignedOut);
+            let end = fixture.sessions.end(session.key(), EndReason::SignedOut);
             assert!(end.await.is_ok());
             let ended = stream.watch(&registry).await;
             assert_eq!(ended.unwrap_err(), WatchError::Ended);
-            kit.sessions.close().await.unwrap();
+            fixture.sessions.close().await.unwrap();
             let failed = stream.watch(&registry).await;
             assert_eq!(failed.unwrap_err(), WatchError::Unavailable("stopping"));
         };

@@ -7,14 +7,14 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use serde_json::json;
 
-use super::refresh::tests::{Kit, NOW};
+use super::refresh::tests::{Fixture, NOW};
 use super::*;
 use crate::fields::cookie::Others;
 use crate::fields::{OwnedFields, Strip, inbound};
 use crate::token::Lifetime;
 use crate::upstream::Upstream;
 
-fn access(kit: &Kit) -> Rc<Access> {
+fn access(fixture: &Fixture) -> Rc<Access> {
     let app = serde_json::from_value(json!({"url": "http://127.0.0.1:1"})).unwrap();
     let app = Arc::new(Upstream::new("app", &app).unwrap());
     let route = |settings| serde_json::from_value::<RouteSettings>(settings).unwrap();
@@ -28,7 +28,7 @@ fn access(kit: &Kit) -> Rc<Access> {
         ),
     ];
     let routes = RouteTable::new(routes, &[("app".into(), app)].into(), &["main"]).unwrap();
-    kit.access(&routes)
+    fixture.access(&routes)
 }
 
 /// The kind of the decision about a request. If the decision is a permit, the second value contains
@@ -122,9 +122,9 @@ fn valid() -> Lifetime {
 /// removed before.
 #[tokio::test]
 async fn a_permit_replaces_forged_fields() {
-    let kit = Kit::new(tokio::runtime::Handle::current());
-    let (id, session) = kit.opened(valid()).await;
-    let access = access(&kit);
+    let fixture = Fixture::new(tokio::runtime::Handle::current());
+    let (id, session) = fixture.opened(valid()).await;
+    let access = access(&fixture);
     for path in ["/", "/open"] {
         let request = Request::get(path).header("host", "app.example");
         let (parts, ()) = request.body(()).unwrap().into_parts();
@@ -161,9 +161,9 @@ async fn a_permit_replaces_forged_fields() {
 
 #[tokio::test]
 async fn a_head_in_a_buffer_and_a_map_give_the_same_result() {
-    let kit = Kit::new(tokio::runtime::Handle::current());
-    let (id, _session) = kit.opened(valid()).await;
-    let access = access(&kit);
+    let fixture = Fixture::new(tokio::runtime::Handle::current());
+    let (id, _session) = fixture.opened(valid()).await;
+    let access = access(&fixture);
     let ours = format!("__Host-sidegate={}", id.to_text().expose());
     let among_others = format!("lang=en; {ours}; theme=dark");
     let cookies: [&[(&str, &[u8])]; 7] = [

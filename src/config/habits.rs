@@ -1,7 +1,7 @@
 //! The keys that operators know from other gateways, with advice for the operator.
 
 /// The advice for unknown keys. Keys with the same advice are in one entry.
-const CURES: &[(&[&str], &str)] = &[
+const ADVICE: &[(&[&str], &str)] = &[
     (
         &["client_secret"],
         "a secret must not be in the settings; name a file with client_secret_file",
@@ -129,8 +129,8 @@ const CURES: &[(&[&str], &str)] = &[
 ];
 
 /// Returns the advice for the unknown key `name`, if operators know this key from other gateways.
-pub(super) fn cure(name: &str) -> Option<&'static str> {
+pub(super) fn advice(name: &str) -> Option<&'static str> {
     let name = name.to_ascii_lowercase().replace('-', "_");
-    let found = CURES.iter().find(|(names, _)| names.contains(&&*name));
-    found.map(|(_, cure)| *cure)
+    let found = ADVICE.iter().find(|(names, _)| names.contains(&&*name));
+    found.map(|(_, advice)| *advice)
 }

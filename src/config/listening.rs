@@ -53,7 +53,7 @@ impl TryFrom<String> for ListenAddress {
         let port = text.rsplit([':', '/']).find(|part| is_port(part));
         let port = port.unwrap_or("4180");
         let bare = text.strip_prefix(':').unwrap_or(&text);
-        let cure = if text.starts_with("unix:") || text.starts_with('/') {
+        let advice = if text.starts_with("unix:") || text.starts_with('/') {
             "Sidegate listens only on TCP; write \"127.0.0.1:4180\"".to_owned()
         } else if is_port(bare) {
             format!(
@@ -63,7 +63,7 @@ impl TryFrom<String> for ListenAddress {
         } else {
             format!("write an IP address and a port, such as \"127.0.0.1:{port}\"")
         };
-        Err(format!("`{text}` is not an address to listen on; {cure}"))
+        Err(format!("`{text}` is not an address to listen on; {advice}"))
     }
 }
 

@@ -170,8 +170,8 @@ fn in_plain_words(expected: &str) -> &str {
 }
 
 pub(super) fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
-    if let Some(cure) = habits::cure(name) {
-        return format!("is not a known key; {cure}");
+    if let Some(advice) = habits::advice(name) {
+        return format!("is not a known key; {advice}");
     }
     match closest(name, known) {
         Some(closest) => format!("is not a known key; did you mean `{closest}`?"),

@@ -246,7 +246,7 @@ pub(super) fn check_reach(
         let key = format!("routes.{}", route.index());
         for host in route.hosts().filter(|host| urls.find(host).is_none()) {
             let served: Vec<&str> = urls.iter().map(PublicUrl::authority).collect();
-            let cure = if host.contains('*') {
+            let advice = if host.contains('*') {
                 "; `*` has no meaning here: write each host"
             } else if host.contains('/') {
                 "; write only the host"
@@ -256,7 +256,7 @@ pub(super) fn check_reach(
             reader.note(
                 &format!("{key}.hosts"),
                 format!(
-                    "`{host}` is not one of the hosts in public_url ({}){cure}",
+                    "`{host}` is not one of the hosts in public_url ({}){advice}",
                     served.join(", ")
                 ),
             );

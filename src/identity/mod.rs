@@ -66,7 +66,7 @@ pub struct Email {
     pub verified: bool,
 }
 
-/// A user at an issuer. Compare users only with [`Identity::same_person`], never by a name or an
+/// A user at an issuer. Compare users only with [`Identity::same_user`], never by a name or an
 /// email address.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Identity {
@@ -105,7 +105,7 @@ impl Identity {
 
     /// Returns true if both identities have the same subject at the same issuer. Identities without
     /// a subject never match.
-    pub fn same_person(&self, other: &Self) -> bool {
+    pub fn same_user(&self, other: &Self) -> bool {
         self.subject.is_some() && self.subject == other.subject && self.issuer == other.issuer
     }
 
@@ -141,8 +141,8 @@ mod tests {
             subject: Claim::new("1"),
             ..Identity::nameless(issuer)
         };
-        assert!(alice("a").same_person(&alice("a")));
-        assert!(!alice("a").same_person(&alice("b")));
-        assert!(!Identity::nameless("a").same_person(&Identity::nameless("a")));
+        assert!(alice("a").same_user(&alice("a")));
+        assert!(!alice("a").same_user(&alice("b")));
+        assert!(!Identity::nameless("a").same_user(&Identity::nameless("a")));
     }
 }

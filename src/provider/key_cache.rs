@@ -76,7 +76,7 @@ impl KeyCache {
         // Several logins may wait for the same fetch. If the fetch fails, these logins must not all
         // start another fetch.
         if is_recent(history.last_failure, clock.now(), MIN_INTERVAL) {
-            return Err(KeysError::JustFetched);
+            return Err(KeysError::FetchFailedRecently);
         }
         self.fetch(&mut history, endpoint, clock).await
     }
@@ -86,7 +86,7 @@ impl KeyCache {
     ///
     /// # Errors
     ///
-    /// Returns any [`KeysError`] except [`KeysError::JustFetched`]. After an error, the cached key
+    /// Returns any [`KeysError`] except [`KeysError::FetchFailedRecently`]. After an error, the cached key
     /// set stays in use.
     pub(super) async fn refetch(
         &self,
@@ -112,7 +112,7 @@ impl KeyCache {
     /// # Errors
     ///
     /// If the time since the last fetch for an unknown key is too short, returns
-    /// [`KeysError::JustFetched`] after a failed fetch, and [`KeysError::FetchedRecently`] after a
+    /// [`KeysError::FetchFailedRecently`] after a failed fetch, and [`KeysError::FetchedRecently`] after a
     /// successful fetch. Otherwise returns the error of a new fetch.
     pub(super) async fn newer(
         &self,
@@ -131,7 +131,7 @@ impl KeyCache {
             && is_recent(Some(at), now, MIN_INTERVAL_FOR_TOKENS)
         {
             return Err(if history.last_failure.is_some() {
-                KeysError::JustFetched
+                KeysError::FetchFailedRecently
             } else {
                 KeysError::FetchedRecently {
                     retry_after: at.plus(MIN_INTERVAL_FOR_TOKENS).since(now),

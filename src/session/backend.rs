@@ -2,7 +2,7 @@
 
 use super::SessionKey;
 use super::disk::Disk;
-use super::index::{Person, Rank};
+use super::index::{Rank, UserHash};
 use super::record::Contents;
 use super::store::StoreError;
 use super::stored::Stored;
@@ -32,7 +32,7 @@ pub(super) struct Loaded {
 impl Loaded {
     pub(super) fn into_stored(self, key: SessionKey) -> Arc<Stored> {
         let rank = Rank {
-            person: Person::of(&self.contents.identity),
+            user: UserHash::of(&self.contents.identity),
             ends_at: self.ends_at,
             key,
         };

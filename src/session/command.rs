@@ -9,7 +9,7 @@ use super::backend::Change;
 #[cfg(test)]
 use super::cache::SessionCache;
 use super::ending::{End, EndReason};
-use super::index::Person;
+use super::index::UserHash;
 use super::reconfigure::{Reconfiguration, ReconfigureError, Reconfigured};
 use super::store::{Opened, Opening, Replacement, StoreError, Which};
 use super::stored::Stored;
@@ -87,7 +87,7 @@ pub(super) struct Batch {
     sessions: HashSet<SessionKey>,
     /// The sessions that end when this batch is committed.
     pub(super) removed: Vec<SessionKey>,
-    pub(super) people: HashSet<Person>,
+    pub(super) users: HashSet<UserHash>,
 }
 
 /// A change that the keeper makes to the index and the caches after the commit of a batch.
@@ -129,10 +129,10 @@ impl Batch {
             Command::Open {
                 session, opening, ..
             } => {
-                let person = session.person();
+                let user = session.user();
                 let mut replaces = opening.replaces.iter();
                 self.is_full()
-                    || person.is_some_and(|person| self.people.contains(&person))
+                    || user.is_some_and(|user| self.users.contains(&user))
                     || replaces.any(|key| self.sessions.contains(key))
             }
             Command::Replace { next, .. } => self.is_full() || self.sessions.contains(next.key()),

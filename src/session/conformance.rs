@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::kit::{Kit, NOW, clock, found, live, login, open, person, session, tokens};
+use super::fixture::{Fixture, NOW, clock, found, live, login, open, session, tokens, user};
 use super::*;
 use crate::clock::Clock;
 use crate::identity::Claim;
@@ -15,8 +15,8 @@ use crate::token::Lifetime;
 
 #[tokio::test]
 async fn an_id_finds_its_own_session_and_no_other() {
-    for kit in Kit::every() {
-        let sessions = kit.start(NOW);
+    for fixture in Fixture::every() {
+        let sessions = fixture.start(NOW);
         let alice = open(&sessions, "alice", NOW).await;
         let bob = open(&sessions, "bob", NOW).await;
         for (id, subject) in [(&alice, "alice"), (&bob, "bob")] {
@@ -42,8 +42,8 @@ async fn an_id_finds_its_own_session_and_no_other() {
 
 #[tokio::test]
 async fn c_15_an_idle_session_ends_and_a_used_one_lives_until_its_absolute_deadline() {
-    for kit in Kit::every() {
-        let (sessions, clock) = (kit.start(NOW), clock());
+    for fixture in Fixture::every() {
+        let (sessions, clock) = (fixture.start(NOW), clock());
         let idle = open(&sessions, "idle", clock.now()).await;
         let used = open(&sessions, "used", clock.now()).await;
         for _ in 0..11 {
@@ -58,8 +58,8 @@ async fn c_15_an_idle_session_ends_and_a_used_one_lives_until_its_absolute_deadl
 
 #[tokio::test]
 async fn expired_sessions_are_removed_in_small_batches() {
-    for kit in Kit::every() {
-        let (sessions, clock) = (kit.start(NOW), clock());
+    for fixture in Fixture::every() {
+        let (sessions, clock) = (fixture.start(NOW), clock());
         for number in 0..250 {
             open(&sessions, &number.to_string(), clock.now()).await;
         }
@@ -79,8 +79,8 @@ async fn expired_sessions_are_removed_in_small_batches() {
 
 #[tokio::test]
 async fn a_session_in_use_is_not_removed() {
-    for kit in Kit::every() {
-        let (sessions, clock) = (kit.start(NOW), clock());
+    for fixture in Fixture::every() {
+        let (sessions, clock) = (fixture.start(NOW), clock());
         let id = open(&sessions, "alice", clock.now()).await;
         for _ in 0..3 {
             clock.advance(Duration::from_secs(40));
@@ -93,8 +93,8 @@ async fn a_session_in_use_is_not_removed() {
 
 #[tokio::test]
 async fn an_end_is_also_seen_at_once_in_values_that_are_held() {
-    for kit in Kit::every() {
-        let sessions = kit.start(NOW);
+    for fixture in Fixture::every() {
+        let sessions = fixture.start(NOW);
         let id = open(&sessions, "alice", NOW).await;
         let held = session(&sessions, &id).await;
         sessions.end(&id.key(), EndReason::SignedOut).await.unwrap();
@@ -107,8 +107,8 @@ async fn an_end_is_also_seen_at_once_in_values_that_are_held() {
 
 #[tokio::test]
 async fn d_23_one_persons_logins_push_out_only_their_own_oldest() {
-    for kit in Kit::every() {
-        let (sessions, clock) = (kit.start(NOW), clock());
+    for fixture in Fixture::every() {
+        let (sessions, clock) = (fixture.start(NOW), clock());
         let bob = open(&sessions, "bob", clock.now()).await;
         let mut alices = Vec::new();
         for _ in 0..50 {
@@ -127,8 +127,8 @@ async fn d_23_one_persons_logins_push_out_only_their_own_oldest() {
 
 #[tokio::test]
 async fn d_23_logins_of_one_person_at_the_same_moment_do_not_exceed_the_bound() {
-    for kit in Kit::every() {
-        let sessions = Arc::new(kit.start(NOW));
+    for fixture in Fixture::every() {
+        let sessions = Arc::new(fixture.start(NOW));
         let mut logins = JoinSet::new();
         for _ in 0..40 {
             let sessions = Arc::clone(&sessions);
@@ -145,8 +145,8 @@ async fn d_23_logins_of_one_person_at_the_same_moment_do_not_exceed_the_bound() 
 
 #[tokio::test]
 async fn a_login_ends_the_session_that_the_browser_had() {
-    for kit in Kit::every() {
-        let sessions = kit.start(NOW);
+    for fixture in Fixture::every() {
+        let sessions = fixture.start(NOW);
         let before = open(&sessions, "alice", NOW).await;
         let other = open(&sessions, "alice", NOW).await;
         let new = NewSession {
@@ -161,8 +161,8 @@ async fn a_login_ends_the_session_that_the_browser_had() {
 
 #[tokio::test]
 async fn a_replaced_session_has_other_tokens_and_is_the_same_session() {
-    for kit in Kit::every() {
-        let (sessions, clock) = (kit.start(NOW), clock());
+    for fixture in Fixture::every() {
+        let (sessions, clock) = (fixture.start(NOW), clock());
         let id = open(&sessions, "alice", clock.now()).await;
         let old = session(&sessions, &id).await;
         clock.advance(Duration::from_secs(40));
@@ -183,7 +183,7 @@ async fn a_replaced_session_has_other_tokens_and_is_the_same_session() {
         assert!(live(&sessions, &id, clock.now()).await);
         let renamed = Identity {
             name: Claim::new("Alice"),
-            ..person("alice")
+            ..user("alice")
         };
         let again = sessions
             .replace(&new, tokens("token-2"), Some(renamed.clone()))
@@ -199,8 +199,8 @@ async fn a_replaced_session_has_other_tokens_and_is_the_same_session() {
 
 #[tokio::test]
 async fn g_12_of_all_who_replace_one_version_one_is_first_and_the_others_learn_of_it() {
-    for kit in Kit::every() {
-        let sessions = Arc::new(kit.start(NOW));
+    for fixture in Fixture::every() {
+        let sessions = Arc::new(fixture.start(NOW));
         let id = open(&sessions, "alice", NOW).await;
         let old = session(&sessions, &id).await;
         let mut tasks = JoinSet::new();
@@ -229,8 +229,8 @@ async fn g_12_of_all_who_replace_one_version_one_is_first_and_the_others_learn_o
 
 #[tokio::test]
 async fn g_12_who_has_signed_out_does_not_come_back_by_a_renewal() {
-    for kit in Kit::every() {
-        let sessions = kit.start(NOW);
+    for fixture in Fixture::every() {
+        let sessions = fixture.start(NOW);
         let id = open(&sessions, "alice", NOW).await;
         let held = session(&sessions, &id).await;
         sessions.end(&id.key(), EndReason::SignedOut).await.unwrap();
@@ -245,8 +245,8 @@ async fn g_12_who_has_signed_out_does_not_come_back_by_a_renewal() {
 
 #[tokio::test]
 async fn a_version_can_be_ended_only_while_it_is_current() {
-    for kit in Kit::every() {
-        let sessions = kit.start(NOW);
+    for fixture in Fixture::every() {
+        let sessions = fixture.start(NOW);
         let id = open(&sessions, "alice", NOW).await;
         let first = session(&sessions, &id).await;
         let second = sessions.replace(&first, tokens("token-1"), None).await;
@@ -262,8 +262,8 @@ async fn a_version_can_be_ended_only_while_it_is_current() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn g_12_whatever_order_renewals_logins_and_sign_outs_come_in_the_sign_out_wins() {
-    for kit in Kit::every() {
-        let sessions = Arc::new(kit.start(NOW));
+    for fixture in Fixture::every() {
+        let sessions = Arc::new(fixture.start(NOW));
         for _ in 0..100 {
             let id = open(&sessions, "alice", NOW).await;
             let held = session(&sessions, &id).await;
@@ -312,8 +312,8 @@ async fn g_12_whatever_order_renewals_logins_and_sign_outs_come_in_the_sign_out_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn g_12_a_use_at_the_moment_of_the_sign_out_brings_nothing_back() {
-    for kit in Kit::every() {
-        let (sessions, clock) = (Arc::new(kit.start(NOW)), clock());
+    for fixture in Fixture::every() {
+        let (sessions, clock) = (Arc::new(fixture.start(NOW)), clock());
         for _ in 0..50 {
             let id = open(&sessions, "alice", clock.now()).await;
             let key = id.key();
@@ -338,17 +338,17 @@ async fn g_12_a_use_at_the_moment_of_the_sign_out_brings_nothing_back() {
             assert_eq!(late, 0);
             assert!(!live(&sessions, &id, clock.now()).await);
         }
-        if kit.is_durable() {
+        if fixture.is_durable() {
             sessions.close().await.unwrap();
-            assert_eq!(kit.start(clock.now()).count(), 0);
+            assert_eq!(fixture.start(clock.now()).count(), 0);
         }
     }
 }
 
 #[tokio::test]
 async fn g_15_what_was_asked_happens_even_if_nobody_waits_for_it() {
-    for kit in Kit::every() {
-        let sessions = kit.start(NOW);
+    for fixture in Fixture::every() {
+        let sessions = fixture.start(NOW);
         let id = open(&sessions, "alice", NOW).await;
         let held = session(&sessions, &id).await;
         {
@@ -368,8 +368,8 @@ async fn g_15_what_was_asked_happens_even_if_nobody_waits_for_it() {
 
 #[tokio::test]
 async fn a_refresh_that_is_due_is_claimed_by_one_caller() {
-    for kit in Kit::every() {
-        let sessions = kit.start(NOW);
+    for fixture in Fixture::every() {
+        let sessions = fixture.start(NOW);
         let at = |seconds| NOW.plus(Duration::from_secs(seconds));
         let life = Lifetime {
             refresh_at: Some(at(10)),
@@ -398,7 +398,7 @@ async fn a_refresh_that_is_due_is_claimed_by_one_caller() {
         assert!(!session.is_due(at(49)) && session.claim_refresh(at(50), at(60)));
     }
     // A token without an expiry never needs a refresh.
-    let sessions = Kit::memory().start(NOW);
+    let sessions = Fixture::memory().start(NOW);
     let id = open(&sessions, "alice", NOW).await;
     assert!(
         !session(&sessions, &id)
@@ -409,9 +409,9 @@ async fn a_refresh_that_is_due_is_claimed_by_one_caller() {
 
 #[tokio::test]
 async fn a_full_store_in_memory_ends_the_least_recently_used_sessions() {
-    let mut kit = Kit::memory();
-    kit.settings.capacity = 100 * 1024;
-    let sessions = kit.start(NOW);
+    let mut fixture = Fixture::memory();
+    fixture.settings.capacity = 100 * 1024;
+    let sessions = fixture.start(NOW);
     let mut last = Vec::new();
     let mut first = None;
     for number in 0..1000 {
@@ -444,10 +444,10 @@ async fn x_16_a_session_lasts_as_long_as_it_may_whatever_year_it_is() {
         1 << 32,
         1 << 40_u64,
     ];
-    for kit in Kit::every() {
+    for fixture in Fixture::every() {
         for seconds in years {
             let clock = Clock::manual(Timestamp::from_millis(seconds * 1000));
-            let sessions = kit.start(clock.now());
+            let sessions = fixture.start(clock.now());
             let id = open(&sessions, "alice", clock.now()).await;
             clock.advance(Duration::from_secs(59));
             assert!(live(&sessions, &id, clock.now()).await, "{seconds}");
@@ -466,9 +466,9 @@ async fn x_16_a_session_lasts_as_long_as_it_may_whatever_year_it_is() {
 
 #[tokio::test]
 async fn x_16_a_clock_that_is_set_ends_sessions_rather_than_making_them_last() {
-    for kit in Kit::every() {
+    for fixture in Fixture::every() {
         let year_2026 = Timestamp::from_millis(1_767_225_600_000);
-        let sessions = kit.start(Timestamp::default());
+        let sessions = fixture.start(Timestamp::default());
         // A machine without a clock battery starts in 1970 and learns the real time later.
         let early = open(&sessions, "early", Timestamp::default()).await;
         assert!(matches!(sessions.find(&early, year_2026), Lookup::Expired));

@@ -3,15 +3,15 @@
 use redb::backends::InMemoryBackend;
 
 use super::*;
-use crate::session::kit::{Kit, NOW, open};
+use crate::session::fixture::{Fixture, NOW, open};
 
-/// Returns two values: a kit whose file contains one session, and the key of this session.
-async fn kit() -> (Kit, SessionKey) {
-    let kit = Kit::disk();
-    let sessions = kit.start(NOW);
+/// Returns two values: a fixture whose file contains one session, and the key of this session.
+async fn fixture() -> (Fixture, SessionKey) {
+    let fixture = Fixture::disk();
+    let sessions = fixture.start(NOW);
     let id = open(&sessions, "alice", NOW).await;
     sessions.close().await.unwrap();
-    (kit, id.key())
+    (fixture, id.key())
 }
 
 /// A storage backend whose writes fail after the flag is set.
@@ -62,8 +62,8 @@ impl Disk {
 
 #[tokio::test]
 async fn during_the_pause_after_a_failed_commit_reads_and_removals_go_on() {
-    let (kit, key) = kit().await;
-    let mut disk = Disk::open(&kit.file(), kit.ring().into()).unwrap();
+    let (fixture, key) = fixture().await;
+    let mut disk = Disk::open(&fixture.file(), fixture.ring().into()).unwrap();
     let used = [Change::Used(key, NOW)];
     fill(&mut disk);
     assert!(matches!(
@@ -98,14 +98,14 @@ async fn during_the_pause_after_a_failed_commit_reads_and_removals_go_on() {
 
 #[tokio::test]
 async fn a_file_that_cannot_be_opened_is_not_opened_again_during_the_pause() {
-    let (kit, key) = kit().await;
-    let mut disk = Disk::open(&kit.file(), kit.ring().into()).unwrap();
+    let (fixture, key) = fixture().await;
+    let mut disk = Disk::open(&fixture.file(), fixture.ring().into()).unwrap();
     disk.database = None;
-    let away = kit.file().with_extension("away");
-    std::fs::rename(kit.file(), &away).unwrap();
+    let away = fixture.file().with_extension("away");
+    std::fs::rename(fixture.file(), &away).unwrap();
     assert!(matches!(disk.load(&key), Err(StoreError::Unreadable(_))));
     disk.opening.prolong();
-    std::fs::rename(&away, kit.file()).unwrap();
+    std::fs::rename(&away, fixture.file()).unwrap();
     assert!(matches!(disk.load(&key), Err(StoreError::Unreadable(_))));
     assert!(disk.commit(&[Change::Remove(key)]).is_err());
     disk.opening.end();

@@ -41,7 +41,7 @@ pub enum EndReason {
     /// client.
     ProviderRemoved,
     /// The session was evicted: the user has too many sessions, or a store in memory is full.
-    PushedOut,
+    Evicted,
     /// An app has refused the access token, so the user must sign in again.
     RefusedByApp,
     /// The same browser has signed in again.
@@ -58,7 +58,7 @@ impl EndReason {
             Self::GrantEnded => "grant_ended",
             Self::Idle => "session_idle",
             Self::ProviderRemoved => "provider_removed",
-            Self::PushedOut => "session_pushed_out",
+            Self::Evicted => "session_pushed_out",
             Self::RefusedByApp => "refused_by_app",
             Self::Replaced => "session_replaced",
             Self::SignedOut => "signed_out",

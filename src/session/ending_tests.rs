@@ -10,8 +10,8 @@ use super::*;
 use crate::session::backend::Backend;
 use crate::session::disk::Disk;
 use crate::session::disk::tests::fill;
+use crate::session::fixture::{Fixture, NOW, found, live, login, open, session, tokens};
 use crate::session::keeper::Keeper;
-use crate::session::kit::{Kit, NOW, found, live, login, open, session, tokens};
 use crate::session::{Lookup, NewSession, Replaced, SessionId};
 
 /// A registry without its task: the test itself receives the ends of sessions and starts the
@@ -73,14 +73,14 @@ fn after(seconds: u64) -> Timestamp {
 
 #[tokio::test]
 async fn every_worker_is_told_of_every_end_with_its_reason() {
-    for mut kit in Kit::every() {
-        kit.settings.per_person = 1;
-        let sessions = Arc::new(kit.start(NOW));
+    for mut fixture in Fixture::every() {
+        fixture.settings.per_person = 1;
+        let sessions = Arc::new(fixture.start(NOW));
         let mut workers = [Worker::of(&sessions), Worker::of(&sessions)];
         let mut ids = Vec::new();
         let mut watches = Vec::new();
-        for person in ["out", "grant", "app", "again", "cap", "idle", "stays"] {
-            let id = open(&sessions, person, NOW).await;
+        for user in ["out", "grant", "app", "again", "cap", "idle", "stays"] {
+            let id = open(&sessions, user, NOW).await;
             let held = session(&sessions, &id).await;
             watches.push((
                 workers.each_ref().map(|worker| worker.watch(&held)),
@@ -114,7 +114,7 @@ async fn every_worker_is_told_of_every_end_with_its_reason() {
             Some(EndReason::GrantEnded),
             Some(EndReason::RefusedByApp),
             Some(EndReason::Replaced),
-            Some(EndReason::PushedOut),
+            Some(EndReason::Evicted),
             Some(EndReason::Idle),
             None,
         ];
@@ -130,8 +130,8 @@ async fn every_worker_is_told_of_every_end_with_its_reason() {
         // The reason for the end can be read more than one time.
         assert_eq!(reason(&watches[0].1), Some(EndReason::SignedOut));
         // The last session ends because the registration of its provider changes.
-        kit.providers.insert("op".into(), [1; 32]);
-        let new = kit.reconfiguration();
+        fixture.providers.insert("op".into(), [1; 32]);
+        let new = fixture.reconfiguration();
         sessions.reconfigure(new, after(60)).await.unwrap();
         assert_eq!(workers.each_mut().map(Worker::take_ends), [1, 1]);
         assert_eq!(reason(&watches[6].1), Some(EndReason::ProviderRemoved));
@@ -140,8 +140,8 @@ async fn every_worker_is_told_of_every_end_with_its_reason() {
 
 #[tokio::test]
 async fn new_tokens_are_no_end_and_the_idle_deadline_counts_from_the_last_use() {
-    for kit in Kit::every() {
-        let sessions = Arc::new(kit.start(NOW));
+    for fixture in Fixture::every() {
+        let sessions = Arc::new(fixture.start(NOW));
         let mut worker = Worker::of(&sessions);
         let id = open(&sessions, "alice", NOW).await;
         let held = session(&sessions, &id).await;
@@ -162,8 +162,8 @@ async fn new_tokens_are_no_end_and_the_idle_deadline_counts_from_the_last_use() 
 
 #[tokio::test]
 async fn the_end_at_a_deadline_is_told_before_the_session_is_removed() {
-    for mut kit in Kit::every() {
-        let sessions = Arc::new(kit.start(NOW));
+    for mut fixture in Fixture::every() {
+        let sessions = Arc::new(fixture.start(NOW));
         let worker = Worker::of(&sessions);
         let id = open(&sessions, "alice", NOW).await;
         let held = session(&sessions, &id).await;
@@ -184,8 +184,8 @@ async fn the_end_at_a_deadline_is_told_before_the_session_is_removed() {
             panic!("it was opened")
         };
         let watch = worker.watch(&held);
-        kit.settings.idle = Duration::from_secs(10);
-        let new = kit.reconfiguration();
+        fixture.settings.idle = Duration::from_secs(10);
+        let new = fixture.reconfiguration();
         sessions.reconfigure(new, after(600)).await.unwrap();
         worker.sweep(after(609)).await;
         assert_eq!(reason(&watch), None);
@@ -204,17 +204,17 @@ async fn crowd(sessions: &Sessions, now: Timestamp) {
 
 #[tokio::test]
 async fn an_evicted_session_ends_unless_it_is_in_a_file() {
-    for mut kit in Kit::every() {
-        kit.settings.capacity = 10 * 1024;
-        let sessions = Arc::new(kit.start(NOW));
+    for mut fixture in Fixture::every() {
+        fixture.settings.capacity = 10 * 1024;
+        let sessions = Arc::new(fixture.start(NOW));
         let mut worker = Worker::of(&sessions);
         let id = open(&sessions, "alice", NOW).await;
         let watch = worker.watch(&*session(&sessions, &id).await);
         crowd(&sessions, NOW).await;
         worker.take_ends();
         worker.sweep(NOW).await;
-        if !kit.is_durable() {
-            assert_eq!(reason(&watch), Some(EndReason::PushedOut));
+        if !fixture.is_durable() {
+            assert_eq!(reason(&watch), Some(EndReason::Evicted));
             continue;
         }
         assert_eq!(reason(&watch), None);
@@ -248,9 +248,9 @@ fn event(watch: &EndWatch) -> Option<SessionEvent> {
 
 #[tokio::test]
 async fn a_new_version_that_memory_has_no_room_for_is_told() {
-    let mut kit = Kit::disk();
-    kit.settings.capacity = 10 * 1024;
-    let sessions = Arc::new(kit.start(NOW));
+    let mut fixture = Fixture::disk();
+    fixture.settings.capacity = 10 * 1024;
+    let sessions = Arc::new(fixture.start(NOW));
     let mut worker = Worker::of(&sessions);
     let id = open(&sessions, "alice", NOW).await;
     let held = session(&sessions, &id).await;
@@ -269,9 +269,9 @@ async fn a_new_version_that_memory_has_no_room_for_is_told() {
 
 #[tokio::test]
 async fn a_use_counts_although_memory_has_no_room_for_the_session() {
-    let mut kit = Kit::disk();
-    kit.settings.capacity = 10 * 1024;
-    let sessions = Arc::new(kit.start(NOW));
+    let mut fixture = Fixture::disk();
+    fixture.settings.capacity = 10 * 1024;
+    let sessions = Arc::new(fixture.start(NOW));
     let id = open(&sessions, "alice", NOW).await;
     let held = session(&sessions, &id).await;
     crowd(&sessions, NOW).await;
@@ -290,9 +290,9 @@ async fn a_use_counts_although_memory_has_no_room_for_the_session() {
 
 #[tokio::test]
 async fn the_end_of_a_session_that_is_only_in_the_file_is_told() {
-    let mut kit = Kit::disk();
-    kit.settings.capacity = 10 * 1024;
-    let sessions = Arc::new(kit.start(NOW));
+    let mut fixture = Fixture::disk();
+    fixture.settings.capacity = 10 * 1024;
+    let sessions = Arc::new(fixture.start(NOW));
     let mut worker = Worker::of(&sessions);
     let id = open(&sessions, "alice", NOW).await;
     let watch = worker.watch(&*session(&sessions, &id).await);
@@ -310,8 +310,8 @@ async fn the_end_of_a_session_that_is_only_in_the_file_is_told() {
 
 #[tokio::test]
 async fn a_value_that_is_not_current_cannot_be_watched() {
-    let kit = Kit::memory();
-    let sessions = Arc::new(kit.start(NOW));
+    let fixture = Fixture::memory();
+    let sessions = Arc::new(fixture.start(NOW));
     let worker = Worker::of(&sessions);
     let id = open(&sessions, "alice", NOW).await;
     let old = session(&sessions, &id).await;
@@ -327,8 +327,8 @@ async fn a_value_that_is_not_current_cannot_be_watched() {
 
 #[tokio::test]
 async fn a_dropped_watch_leaves_the_registry() {
-    let kit = Kit::memory();
-    let sessions = Arc::new(kit.start(NOW));
+    let fixture = Fixture::memory();
+    let sessions = Arc::new(fixture.start(NOW));
     let mut worker = Worker::of(&sessions);
     let id = open(&sessions, "alice", NOW).await;
     let held = session(&sessions, &id).await;
@@ -347,12 +347,13 @@ async fn a_dropped_watch_leaves_the_registry() {
 
 #[tokio::test]
 async fn an_end_that_cannot_be_committed_is_not_told() {
-    let kit = Kit::disk();
-    let sessions = kit.start(NOW);
+    let fixture = Fixture::disk();
+    let sessions = fixture.start(NOW);
     open(&sessions, "alice", NOW).await;
     sessions.close().await.unwrap();
-    let disk = Disk::open(&kit.file(), kit.ring().into()).unwrap();
-    let (mut keeper, handle) = Keeper::new(Backend::Disk(Box::new(disk)), kit.keeper_settings());
+    let disk = Disk::open(&fixture.file(), fixture.ring().into()).unwrap();
+    let (mut keeper, handle) =
+        Keeper::new(Backend::Disk(Box::new(disk)), fixture.keeper_settings());
     keeper.restore(NOW).unwrap();
     let mut ends = handle.cache.listeners().listen();
     let Backend::Disk(disk) = &mut keeper.backend else {
@@ -371,9 +372,9 @@ async fn an_end_that_cannot_be_committed_is_not_told() {
 
 #[tokio::test(start_paused = true)]
 async fn the_task_of_a_worker_takes_ends_and_sweeps_by_the_clock() {
-    let kit = Kit::memory();
+    let fixture = Fixture::memory();
     let clock = Clock::manual(NOW);
-    let sessions = Arc::new(kit.start(NOW));
+    let sessions = Arc::new(fixture.start(NOW));
     LocalSet::new()
         .run_until(async {
             let registry = EndRegistry::start(Arc::clone(&sessions), clock.clone());
@@ -394,7 +395,7 @@ async fn the_task_of_a_worker_takes_ends_and_sweeps_by_the_clock() {
                 .await
                 .unwrap();
             assert_eq!(first.ended().await, EndReason::SignedOut);
-            clock.advance(kit.settings.idle);
+            clock.advance(fixture.settings.idle);
             assert_eq!(second.ended().await, EndReason::Idle);
             // After the last handle of the registry is dropped, the task of the registry ends and
             // drops its receiver.

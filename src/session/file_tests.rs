@@ -1,13 +1,13 @@
 //! Tests which session files the store refuses, and which session files the store accepts.
 
 use super::*;
-use crate::session::kit::{Kit, NOW, live, login, open, session, tokens};
+use crate::session::fixture::{Fixture, NOW, live, login, open, session, tokens};
 use crate::session::{
     DiskSettings, EndReason, OpenError, Replaced, SessionId, Sessions, StartError, StoreError,
     StoreSettings,
 };
 
-impl Kit {
+impl Fixture {
     /// Returns the permissions of the file.
     fn mode(&self) -> u32 {
         std::fs::metadata(self.file()).unwrap().permissions().mode() & 0o777
@@ -16,21 +16,21 @@ impl Kit {
 
 #[tokio::test]
 async fn a_file_in_use_is_refused_until_its_process_has_ended() {
-    let kit = Kit::disk();
-    let sessions = kit.start(NOW);
-    assert!(kit.refusal().contains("is in use by another process"));
+    let fixture = Fixture::disk();
+    let sessions = fixture.start(NOW);
+    assert!(fixture.refusal().contains("is in use by another process"));
     sessions.close().await.unwrap();
     assert!(matches!(
         sessions.open(login("alice"), NOW).await,
         Err(OpenError::Store(StoreError::Closed))
     ));
-    kit.start(NOW);
+    fixture.start(NOW);
 }
 
 #[test]
 fn another_kind_of_file_is_refused_and_not_changed() {
-    let kit = Kit::disk();
-    let other = kit.folder.path().join("other.redb");
+    let fixture = Fixture::disk();
+    let other = fixture.folder.path().join("other.redb");
     let database = Database::create(&other).unwrap();
     let transaction = database.begin_write().unwrap();
     let table = TableDefinition::<u64, u64>::new("mine");
@@ -39,18 +39,18 @@ fn another_kind_of_file_is_refused_and_not_changed() {
     drop(database);
     let others = std::fs::read(&other).unwrap();
     for contents in [b"x".as_slice(), b"SQLite format 3\0 and more", &others] {
-        std::fs::write(kit.file(), contents).unwrap();
-        std::fs::set_permissions(kit.file(), Permissions::from_mode(0o644)).unwrap();
-        let refusal = kit.refusal();
-        assert_eq!(kit.mode(), 0o644);
+        std::fs::write(fixture.file(), contents).unwrap();
+        std::fs::set_permissions(fixture.file(), Permissions::from_mode(0o644)).unwrap();
+        let refusal = fixture.refusal();
+        assert_eq!(fixture.mode(), 0o644);
         assert!(
             refusal.contains("sessions.redb is not a session file"),
             "{refusal}"
         );
         assert!(refusal.contains("session.store.disk.file"), "{refusal}");
-        assert_eq!(std::fs::read(kit.file()).unwrap().len(), contents.len());
+        assert_eq!(std::fs::read(fixture.file()).unwrap().len(), contents.len());
     }
-    let database = Database::open(kit.file()).unwrap();
+    let database = Database::open(fixture.file()).unwrap();
     let transaction = database.begin_read().unwrap();
     let value = transaction.open_table(table).unwrap().get(1).unwrap();
     assert_eq!(value.unwrap().value(), 2);
@@ -59,9 +59,9 @@ fn another_kind_of_file_is_refused_and_not_changed() {
 
 #[tokio::test]
 async fn a_file_of_a_newer_version_is_refused() {
-    let kit = Kit::disk();
-    kit.start(NOW).close().await.unwrap();
-    let database = Database::open(kit.file()).unwrap();
+    let fixture = Fixture::disk();
+    fixture.start(NOW).close().await.unwrap();
+    let database = Database::open(fixture.file()).unwrap();
     let transaction = database.begin_write().unwrap();
     let about = TableDefinition::<&str, u64>::new("sidegate");
     transaction
@@ -71,7 +71,7 @@ async fn a_file_of_a_newer_version_is_refused() {
         .unwrap();
     transaction.commit().unwrap();
     drop(database);
-    let refusal = kit.refusal();
+    let refusal = fixture.refusal();
     assert!(
         refusal.contains("was written by a newer Sidegate (format 2)"),
         "{refusal}"
@@ -81,10 +81,10 @@ async fn a_file_of_a_newer_version_is_refused() {
 #[test]
 fn a_path_that_cannot_be_written_is_refused() {
     let refusal = |file: &Path| {
-        let mut kit = Kit::disk();
+        let mut fixture = Fixture::disk();
         let file = file.to_owned();
-        kit.settings.store = StoreSettings::Disk(DiskSettings { file });
-        kit.refusal()
+        fixture.settings.store = StoreSettings::Disk(DiskSettings { file });
+        fixture.refusal()
     };
     let folder = tempfile::tempdir().unwrap();
     let absent = folder.path().join("absent/sessions.redb");
@@ -96,35 +96,35 @@ fn a_path_that_cannot_be_written_is_refused() {
 
 #[tokio::test]
 async fn an_incomplete_new_file_of_a_crash_is_overwritten() {
-    let kit = Kit::disk();
-    let new = kit.folder.path().join("sessions.redb.new");
+    let fixture = Fixture::disk();
+    let new = fixture.folder.path().join("sessions.redb.new");
     std::fs::write(&new, b"half of").unwrap();
     // The file exists and is empty. Some tools create an empty file before the first start.
-    std::fs::write(kit.file(), b"").unwrap();
-    let sessions = kit.start(NOW);
+    std::fs::write(fixture.file(), b"").unwrap();
+    let sessions = fixture.start(NOW);
     let id = open(&sessions, "alice", NOW).await;
     assert!(live(&sessions, &id, NOW).await && !new.exists());
 }
 
 #[tokio::test]
 async fn only_the_owner_has_access_to_the_file() {
-    let kit = Kit::disk();
-    kit.start(NOW).close().await.unwrap();
-    assert_eq!(kit.mode(), 0o600);
-    std::fs::set_permissions(kit.file(), Permissions::from_mode(0o666)).unwrap();
-    kit.start(NOW).close().await.unwrap();
-    assert_eq!(kit.mode(), 0o600);
+    let fixture = Fixture::disk();
+    fixture.start(NOW).close().await.unwrap();
+    assert_eq!(fixture.mode(), 0o600);
+    std::fs::set_permissions(fixture.file(), Permissions::from_mode(0o666)).unwrap();
+    fixture.start(NOW).close().await.unwrap();
+    assert_eq!(fixture.mode(), 0o600);
 }
 
 #[tokio::test]
 async fn an_inspection_does_not_create_lock_or_change_the_file() {
-    let kit = Kit::disk();
-    inspect(&kit.file()).unwrap();
-    assert!(!kit.file().exists());
-    let sessions = kit.start(NOW);
-    let before = std::fs::read(kit.file()).unwrap();
-    inspect(&kit.file()).unwrap();
-    assert!(before == std::fs::read(kit.file()).unwrap());
+    let fixture = Fixture::disk();
+    inspect(&fixture.file()).unwrap();
+    assert!(!fixture.file().exists());
+    let sessions = fixture.start(NOW);
+    let before = std::fs::read(fixture.file()).unwrap();
+    inspect(&fixture.file()).unwrap();
+    assert!(before == std::fs::read(fixture.file()).unwrap());
     open(&sessions, "alice", NOW).await;
 }
 
@@ -132,21 +132,21 @@ async fn an_inspection_does_not_create_lock_or_change_the_file() {
 /// opens the file and all sessions are still valid.
 #[tokio::test]
 async fn a_damaged_file_is_refused() {
-    let kit = Kit::disk();
-    let sessions = kit.start(NOW);
+    let fixture = Fixture::disk();
+    let sessions = fixture.start(NOW);
     let mut ids = Vec::new();
     for number in 0..40 {
         ids.push(open(&sessions, &number.to_string(), NOW).await);
     }
     sessions.close().await.unwrap();
-    let whole = std::fs::read(kit.file()).unwrap();
+    let whole = std::fs::read(fixture.file()).unwrap();
     let mut refused = 0;
     let step = (whole.len() / 150).max(1);
     for position in (0..400).step_by(3).chain((400..whole.len()).step_by(step)) {
         let mut damaged = whole.clone();
         damaged[position] ^= 0x55;
-        std::fs::write(kit.file(), &damaged).unwrap();
-        match kit.try_start(NOW) {
+        std::fs::write(fixture.file(), &damaged).unwrap();
+        match fixture.try_start(NOW) {
             Ok(sessions) => {
                 for id in &ids {
                     assert!(live(&sessions, id, NOW).await, "byte {position}");
@@ -160,8 +160,8 @@ async fn a_damaged_file_is_refused() {
         }
     }
     for length in (1..whole.len()).step_by(whole.len() / 20) {
-        std::fs::write(kit.file(), &whole[..length]).unwrap();
-        assert!(kit.try_start(NOW).is_err(), "cut to {length}");
+        std::fs::write(fixture.file(), &whole[..length]).unwrap();
+        assert!(fixture.try_start(NOW).is_err(), "cut to {length}");
     }
     assert!(refused > 30, "{refused}");
 }
@@ -181,10 +181,10 @@ async fn replace_all(sessions: &Arc<Sessions>, ids: &[SessionId], round: u32) {
 
 #[tokio::test]
 async fn replacing_sessions_does_not_make_the_file_grow() {
-    let mut kit = Kit::disk();
-    kit.settings.per_person = 1000;
-    let length = || std::fs::metadata(kit.file()).unwrap().len();
-    let sessions = Arc::new(kit.start(NOW));
+    let mut fixture = Fixture::disk();
+    fixture.settings.per_person = 1000;
+    let length = || std::fs::metadata(fixture.file()).unwrap().len();
+    let sessions = Arc::new(fixture.start(NOW));
     let ids = open_many(&sessions).await;
     replace_all(&sessions, &ids, 0).await;
     let once = length();

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::session::cache::{Event, SessionCache};
 use crate::session::ending::End;
-use crate::session::kit::{Kit, NOW, live, open, session, tokens};
+use crate::session::fixture::{Fixture, NOW, live, open, session, tokens};
 use crate::session::lease::StoreLease;
 use crate::session::marks::Mark;
 use crate::session::store::StoreFuture;
@@ -19,8 +19,8 @@ fn after(seconds: u64) -> Timestamp {
 
 #[tokio::test]
 async fn a_session_that_one_front_replaced_is_found_in_the_other() {
-    let kit = Kit::disk();
-    let [first, second] = kit.start_two(NOW);
+    let fixture = Fixture::disk();
+    let [first, second] = fixture.start_two(NOW);
     let id = open(&first, "alice", NOW).await;
     let held = session(&second, &id).await;
     let both = [&first, &second];
@@ -42,8 +42,8 @@ async fn a_session_that_one_front_replaced_is_found_in_the_other() {
 
 #[tokio::test]
 async fn a_session_that_one_front_ended_is_not_found_in_the_other_and_held_values_are_marked() {
-    let kit = Kit::disk();
-    let [first, second] = kit.start_two(NOW);
+    let fixture = Fixture::disk();
+    let [first, second] = fixture.start_two(NOW);
     for (by, other) in [(&first, &second), (&second, &first)] {
         let mut ends = [by, other].map(|front| front.store.cache().listeners().listen());
         let id = open(by, "alice", NOW).await;
@@ -67,8 +67,8 @@ async fn a_session_that_one_front_ended_is_not_found_in_the_other_and_held_value
 
 #[tokio::test]
 async fn what_one_front_evicts_stays_in_the_other() {
-    let kit = Kit::crowded();
-    let (stores, limits) = kit.stores(NOW).unwrap();
+    let fixture = Fixture::crowded();
+    let (stores, limits) = fixture.stores(NOW).unwrap();
     let [first, _] = stores;
     let roomy = first.attach(10 * 1024 * 1024);
     let [first, roomy] =
@@ -98,8 +98,8 @@ async fn what_one_front_evicts_stays_in_the_other() {
 
 #[tokio::test]
 async fn a_use_in_one_front_keeps_the_other_from_expiring_the_session() {
-    let kit = Kit::disk();
-    let [first, second] = kit.start_two(NOW);
+    let fixture = Fixture::disk();
+    let [first, second] = fixture.start_two(NOW);
     for (using, idle) in [(&first, &second), (&second, &first)] {
         let id = open(&first, "alice", NOW).await;
         for front in [using, idle] {
@@ -124,8 +124,8 @@ async fn a_use_in_one_front_keeps_the_other_from_expiring_the_session() {
 
 #[tokio::test]
 async fn d_23_the_bound_of_a_person_counts_the_logins_at_both_fronts() {
-    let kit = Kit::disk();
-    let [first, second] = kit.start_two(NOW);
+    let fixture = Fixture::disk();
+    let [first, second] = fixture.start_two(NOW);
     let mut ids = Vec::new();
     for number in 0..10 {
         let front = if number % 2 == 0 { &first } else { &second };
@@ -143,8 +143,8 @@ async fn d_23_the_bound_of_a_person_counts_the_logins_at_both_fronts() {
 
 #[tokio::test]
 async fn a_04_a_state_that_one_front_has_marked_is_used_up_in_the_other() {
-    let kit = Kit::disk();
-    let [first, second] = kit.start_two(NOW);
+    let fixture = Fixture::disk();
+    let [first, second] = fixture.start_two(NOW);
     let once = first.once([1; 32], NOW, after(60)).await;
     assert_eq!(once.unwrap(), Once::First);
     let once = second.once([1; 32], NOW, after(60)).await;
@@ -249,8 +249,8 @@ struct Race {
 }
 
 impl Race {
-    fn new(kit: &Kit) -> Self {
-        let ([first, second], limits) = kit.stores(NOW).unwrap();
+    fn new(fixture: &Fixture) -> Self {
+        let ([first, second], limits) = fixture.stores(NOW).unwrap();
         let (gate, is_open) = watch::channel(false);
         let (told, reads) = mpsc::unbounded_channel();
         let slow = Slow {
@@ -286,8 +286,8 @@ impl Race {
 
 #[tokio::test]
 async fn g_12_a_read_that_races_a_sign_out_brings_nothing_back() {
-    let kit = Kit::disk();
-    let mut race = Race::new(&kit);
+    let fixture = Fixture::disk();
+    let mut race = Race::new(&fixture);
     let id = open(&race.first, "alice", NOW).await;
     let key = id.key();
     let fetched = race.fetch_while(key, async |race| {
@@ -300,8 +300,8 @@ async fn g_12_a_read_that_races_a_sign_out_brings_nothing_back() {
 
 #[tokio::test]
 async fn a_read_that_races_a_refresh_returns_the_new_version() {
-    let kit = Kit::disk();
-    let mut race = Race::new(&kit);
+    let fixture = Fixture::disk();
+    let mut race = Race::new(&fixture);
     let id = open(&race.first, "alice", NOW).await;
     let old = session(&race.first, &id).await;
     let fetched = race.fetch_while(id.key(), async |race| {
@@ -327,8 +327,8 @@ async fn a_read_that_races_a_refresh_returns_the_new_version() {
 
 #[tokio::test]
 async fn a_front_that_lost_events_reads_every_session_again() {
-    let kit = Kit::disk();
-    let [first, second] = kit.start_two(NOW);
+    let fixture = Fixture::disk();
+    let [first, second] = fixture.start_two(NOW);
     let (alice, bob) = (
         open(&first, "alice", NOW).await,
         open(&second, "bob", NOW).await,
@@ -356,7 +356,7 @@ async fn a_front_that_lost_events_reads_every_session_again() {
     let replaced = second.replace(&held[1], tokens("token-1"), None).await;
     assert!(matches!(replaced, Ok(Replaced::Stored(_))));
     // If the store reports that it has lost events, the front repeats a read in progress.
-    let mut race = Race::new(&Kit::disk());
+    let mut race = Race::new(&Fixture::disk());
     let id = open(&race.first, "alice", NOW).await;
     let fetched = race.fetch_while(id.key(), async |race| {
         race.slow.store.cache().apply(Event::Lost);

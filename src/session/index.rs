@@ -25,11 +25,11 @@ use crate::identity::Identity;
 /// process computes the same value for the same user. The digest needs no secret key, because an
 /// attacker would have to try about 2^128 subjects to get the value of another user.
 ///
-/// The first number is never zero, so `Option<Person>` needs no more memory than `Person`.
+/// The first number is never zero, so `Option<UserHash>` needs no more memory than `UserHash`.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub(super) struct Person(NonZeroU64, u64);
+pub(super) struct UserHash(NonZeroU64, u64);
 
-impl Person {
+impl UserHash {
     /// Returns the user of an identity. Returns `None` if the identity has no subject, because
     /// users without a subject cannot be distinguished.
     pub(super) fn of(identity: &Identity) -> Option<Self> {
@@ -51,7 +51,7 @@ impl Person {
 /// The sort key of a session: the user, and then the end of the lifetime.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) struct Rank {
-    pub(super) person: Option<Person>,
+    pub(super) user: Option<UserHash>,
     pub(super) ends_at: Timestamp,
     pub(super) key: SessionKey,
 }
@@ -71,7 +71,7 @@ const MIN_PART: usize = 4096;
 pub(super) struct Index {
     all: BTreeSet<Ranked>,
     /// The records of the sessions that are only in the file.
-    away: HashMap<SessionKey, Arc<Stored>>,
+    file_only: HashMap<SessionKey, Arc<Stored>>,
     /// The last session that the current search has visited; `None` before a search.
     walked: Option<Rank>,
 }
@@ -84,7 +84,7 @@ impl Index {
 
     /// Replaces the value of a session, unless the session has ended.
     pub(super) fn replace(&mut self, new: &Arc<Stored>) {
-        self.away.remove(new.key());
+        self.file_only.remove(new.key());
         if self.all.contains(new.rank()) {
             self.all.replace(Ranked(Arc::clone(new)));
         }
@@ -97,15 +97,15 @@ impl Index {
     }
 
     /// Returns the record of a session that is only in the file.
-    pub(super) fn away(&self, key: &SessionKey) -> Option<&Arc<Stored>> {
-        self.away.get(key)
+    pub(super) fn file_only(&self, key: &SessionKey) -> Option<&Arc<Stored>> {
+        self.file_only.get(key)
     }
 
     /// Records that a session is in the file and not in memory.
-    pub(super) fn set_away(&mut self, stored: &Stored) {
+    pub(super) fn set_file_only(&mut self, stored: &Stored) {
         let away = Arc::new(stored.without_contents());
         self.replace(&away);
-        self.away.insert(*away.key(), away);
+        self.file_only.insert(*away.key(), away);
     }
 
     /// Removes a session, and returns its record. `in_memory` is the value of the session in the
@@ -115,7 +115,7 @@ impl Index {
         key: &SessionKey,
         in_memory: Option<Arc<Stored>>,
     ) -> Option<Arc<Stored>> {
-        let stored = self.away.remove(key).or(in_memory)?;
+        let stored = self.file_only.remove(key).or(in_memory)?;
         self.all.remove(stored.rank());
         Some(stored)
     }
@@ -126,12 +126,12 @@ impl Index {
     /// about to end.
     pub(super) fn surplus(
         &self,
-        person: Person,
+        user: UserHash,
         max: usize,
         ending: &[SessionKey],
     ) -> Vec<SessionKey> {
         let rank = |ends_at, key| Rank {
-            person: Some(person),
+            user: Some(user),
             ends_at,
             key,
         };
@@ -230,7 +230,7 @@ mod tests {
 
     use super::*;
     use crate::identity::Claim;
-    use crate::session::kit::{person, tokens};
+    use crate::session::fixture::{tokens, user};
     use crate::session::record::Contents;
     use crate::session::{SessionId, StoreTag};
 
@@ -251,11 +251,11 @@ mod tests {
         let mut index = Index::default();
         let mut subjects = (0..people).cycle();
         for number in 0..people.checked_mul(each).unwrap() {
-            let identity = person(&subjects.next().unwrap().to_string());
+            let identity = user(&subjects.next().unwrap().to_string());
             let mut key = [0; SessionKey::LENGTH];
             key[..4].copy_from_slice(&number.to_be_bytes());
             let rank = Rank {
-                person: Person::of(&identity),
+                user: UserHash::of(&identity),
                 ends_at: Timestamp::from_millis(number.into()),
                 key: SessionKey::from_bytes(key),
             };
@@ -270,17 +270,17 @@ mod tests {
             subject: Claim::new(subject),
             ..Identity::nameless(issuer)
         };
-        let alice = Person::of(&identity("https://op", "alice")).unwrap();
+        let alice = UserHash::of(&identity("https://op", "alice")).unwrap();
         // The command `printf '\0\0\0\0\0\0\0\012https://opalice' | sha256sum` printed the expected
         // digest.
-        let known = Person(
+        let known = UserHash(
             NonZeroU64::new(0x7b3e_dbeb_2785_8a0d).unwrap(),
             0x128e_4e72_9dfc_6eb8,
         );
         assert_eq!(alice, known);
-        assert_ne!(Person::of(&identity("https://o", "palice")), Some(alice));
-        assert_eq!(Person::of(&Identity::nameless("https://op")), None);
-        assert_eq!(size_of::<Option<Person>>(), 16);
+        assert_ne!(UserHash::of(&identity("https://o", "palice")), Some(alice));
+        assert_eq!(UserHash::of(&Identity::nameless("https://op")), None);
+        assert_eq!(size_of::<Option<UserHash>>(), 16);
     }
 
     #[test]
@@ -317,17 +317,17 @@ mod tests {
         let mut index = index(2, 2);
         let (keys, _) = index.walk(1, |_| Some(()));
         let first = Arc::clone(&index.all.first().unwrap().0);
-        index.set_away(&first);
+        index.set_file_only(&first);
         assert!(!index.has(&first));
-        let away = index.away(&keys[0].0).unwrap();
+        let away = index.file_only(&keys[0].0).unwrap();
         assert!(away.contents().is_empty());
-        assert_eq!((index.len(), index.away.len()), (4, 1));
+        assert_eq!((index.len(), index.file_only.len()), (4, 1));
         index.replace(&first);
-        assert!(index.has(&first) && index.away(&keys[0].0).is_none());
+        assert!(index.has(&first) && index.file_only(&keys[0].0).is_none());
         assert!(index.remove(&keys[0].0, Some(Arc::clone(&first))).is_some());
         index.replace(&first);
         assert!(!index.has(&first));
-        assert_eq!((index.len(), index.away.len()), (3, 0));
+        assert_eq!((index.len(), index.file_only.len()), (3, 0));
     }
 
     /// Generates short issuers and subjects from a few different characters, so that many of the
@@ -353,12 +353,12 @@ mod tests {
                 };
                 let id = SessionId::random(StoreTag::random().unwrap()).unwrap();
                 prop_assert!(keys.insert(id.key()), "two sessions have the same key");
-                let person = Person::of(&identity).unwrap();
-                let rank = Rank { person: Some(person), ends_at: Timestamp::MAX, key: id.key() };
+                let user = UserHash::of(&identity).unwrap();
+                let rank = Rank { user: Some(user), ends_at: Timestamp::MAX, key: id.key() };
                 let session = stored(rank, identity);
                 // In this test, a user may have only one session, so each login ends the earlier
                 // session of the same user.
-                let pushed = index.surplus(person, 1, &[]);
+                let pushed = index.surplus(user, 1, &[]);
                 for key in &pushed {
                     prop_assert!(index.remove(key, by_key.remove(key)).is_some());
                 }

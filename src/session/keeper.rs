@@ -9,7 +9,7 @@
 //!
 //! A front is a `Sessions` value: a cache in front of a store. The index and the cache of one front
 //! share the value of a session, so the session is in memory only one time. The cache of another
-//! front contains a copy of the value. For a session that is in no cache (`Index::away`), the index
+//! front contains a copy of the value. For a session that is in no cache (`Index::file_only`), the index
 //! contains only the time of the last use and the time at which the session ends. The file contains
 //! the rest of the session.
 
@@ -200,7 +200,7 @@ impl Keeper {
 
     /// Replaces a session by the version that `front` has created.
     pub(super) fn replace(&mut self, next: &Arc<Stored>, front: FrontId) {
-        if let Some(away) = self.index.away(next.key()) {
+        if let Some(away) = self.index.file_only(next.key()) {
             next.note_use_of(away);
         }
         self.index.replace(next);
@@ -260,7 +260,7 @@ impl Keeper {
             return true;
         }
         self.hear_of_evictions();
-        self.index.away(key).is_some()
+        self.index.file_only(key).is_some()
     }
 
     /// Returns the current value of a session if a cache contains the value.
@@ -281,7 +281,7 @@ impl Keeper {
     fn note_entered(&mut self, session: &Arc<Stored>) {
         // The session may have been evicted or replaced after the notice was sent.
         let is_held = self.fronts.iter().any(|cache| cache.holds(session));
-        if is_held && let Some(away) = self.index.away(session.key()) {
+        if is_held && let Some(away) = self.index.file_only(session.key()) {
             session.note_use_of(away);
             self.index.replace(session);
         }
@@ -294,7 +294,7 @@ impl Keeper {
             if let Some(other) = self.live(&key) {
                 other.note_use_of(&session);
             }
-            if let Some(away) = self.index.away(&key) {
+            if let Some(away) = self.index.file_only(&key) {
                 away.note_use_of(&session);
                 self.note_use(key, session.last_used());
             }
@@ -306,12 +306,12 @@ impl Keeper {
             self.index.remove(&key, Some(session));
             self.used.remove(&key);
             self.count();
-            self.tell(Event::Ended(key, EndReason::PushedOut));
+            self.tell(Event::Ended(key, EndReason::Evicted));
         } else if let Some(other) = self.live(&key) {
             other.note_use_of(&session);
             self.index.replace(&other);
         } else {
-            self.index.set_away(&session);
+            self.index.set_file_only(&session);
             self.note_use(key, session.last_used());
         }
     }
@@ -320,7 +320,7 @@ impl Keeper {
     pub(super) fn note_uses(&mut self, uses: Vec<(SessionKey, Timestamp)>) {
         for (key, at) in uses {
             if self.knows(&key) {
-                if let Some(away) = self.index.away(&key) {
+                if let Some(away) = self.index.file_only(&key) {
                     away.note_use_at(at);
                 }
                 // Every front must learn of the use, so that no front treats its copy of the

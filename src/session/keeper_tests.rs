@@ -5,23 +5,23 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::session::disk::Disk;
-use crate::session::index::{Person, Rank};
-use crate::session::kit::{Kit, NOW, open, person, tokens};
+use crate::session::fixture::{Fixture, NOW, open, tokens, user};
+use crate::session::index::{Rank, UserHash};
 use crate::session::record::Contents;
 use crate::session::store::{Opened, Opening, Which};
 
 #[tokio::test]
 async fn a_start_keeps_no_more_sessions_in_memory_than_the_cache_has_room_for() {
-    let kit = Kit::disk();
-    let sessions = kit.start(NOW);
+    let fixture = Fixture::disk();
+    let sessions = fixture.start(NOW);
     for number in 0..1000 {
         open(&sessions, &number.to_string(), NOW).await;
     }
     sessions.close().await.unwrap();
-    let disk = Disk::open(&kit.file(), kit.ring().into()).unwrap();
+    let disk = Disk::open(&fixture.file(), fixture.ring().into()).unwrap();
     let settings = KeeperSettings {
         capacity: 20 * 1024,
-        ..kit.keeper_settings()
+        ..fixture.keeper_settings()
     };
     let (mut keeper, _handle) = Keeper::new(Backend::Disk(Box::new(disk)), settings);
     keeper.restore(NOW).unwrap();
@@ -35,7 +35,7 @@ async fn a_start_keeps_no_more_sessions_in_memory_than_the_cache_has_room_for() 
 
 #[tokio::test]
 async fn a_stream_of_reads_does_not_delay_a_commit() {
-    let (mut keeper, handle) = Keeper::new(Backend::Memory, Kit::memory().keeper_settings());
+    let (mut keeper, handle) = Keeper::new(Backend::Memory, Fixture::memory().keeper_settings());
     let key = SessionKey::from_bytes([1; SessionKey::LENGTH]);
     let mut answers = Vec::new();
     for _ in 0..1000 {
@@ -59,9 +59,9 @@ async fn a_stream_of_reads_does_not_delay_a_commit() {
 
 /// Returns a session of Alice whose lifetime ends after `seconds`.
 fn of_alice(seconds: u8) -> Arc<Stored> {
-    let identity = person("alice");
+    let identity = user("alice");
     let rank = Rank {
-        person: Person::of(&identity),
+        user: UserHash::of(&identity),
         ends_at: NOW.plus(Duration::from_secs(seconds.into())),
         key: SessionKey::from_bytes([seconds; SessionKey::LENGTH]),
     };
@@ -77,7 +77,7 @@ fn of_alice(seconds: u8) -> Arc<Stored> {
 
 #[test]
 fn a_session_that_ends_in_the_same_commit_makes_room_for_another() {
-    let (mut keeper, handle) = Keeper::new(Backend::Memory, Kit::memory().keeper_settings());
+    let (mut keeper, handle) = Keeper::new(Backend::Memory, Fixture::memory().keeper_settings());
     let sessions = [1, 2, 3].map(of_alice);
     for session in &sessions[..2] {
         keeper.remember(session, FIRST_FRONT);

@@ -211,7 +211,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::session::kit::{Kit, NOW, open, session, tokens};
+    use crate::session::fixture::{Fixture, NOW, open, session, tokens};
     use crate::session::{EndReason, Replaced};
 
     fn after(seconds: u64) -> Timestamp {
@@ -250,8 +250,8 @@ mod tests {
 
     #[tokio::test]
     async fn g_12_one_holder_has_a_lease_until_it_releases_it_or_its_time_is_over() {
-        let kit = Kit::disk();
-        let [first, second] = kit.start_two(NOW);
+        let fixture = Fixture::disk();
+        let [first, second] = fixture.start_two(NOW);
         let alice = open(&first, "alice", NOW).await.key();
         let bob = open(&first, "bob", NOW).await.key();
         let lease_of_first = granted(lease(&first, &alice, 0).await);
@@ -279,8 +279,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_wait_for_a_lease_is_over_when_the_session_is_replaced_or_ended() {
-        let kit = Kit::disk();
-        let [first, second] = kit.start_two(NOW);
+        let fixture = Fixture::disk();
+        let [first, second] = fixture.start_two(NOW);
         let (alice, bob) = (
             open(&first, "alice", NOW).await,
             open(&first, "bob", NOW).await,

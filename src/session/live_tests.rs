@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use crate::session::kit::{Kit, NOW, live, open, session, tokens};
+use crate::session::fixture::{Fixture, NOW, live, open, session, tokens};
 use crate::session::*;
 
 #[tokio::test]
 async fn a_session_can_be_used_without_a_look_up_while_it_is_current_and_only_for_a_short_time() {
-    let kit = Kit::memory();
-    let sessions = kit.start(NOW);
+    let fixture = Fixture::memory();
+    let sessions = fixture.start(NOW);
     let after = |seconds| NOW.plus(Duration::from_secs(seconds));
     let id = open(&sessions, "a", NOW).await;
     let held = session(&sessions, &id).await;
@@ -34,9 +34,9 @@ async fn a_session_can_be_used_without_a_look_up_while_it_is_current_and_only_fo
 
 #[tokio::test]
 async fn a_session_that_was_pushed_out_has_to_be_looked_up_again() {
-    let mut kit = Kit::memory();
-    kit.settings.capacity = 20 * 1024;
-    let sessions = kit.start(NOW);
+    let mut fixture = Fixture::memory();
+    fixture.settings.capacity = 20 * 1024;
+    let sessions = fixture.start(NOW);
     let id = open(&sessions, "first", NOW).await;
     let held = session(&sessions, &id).await;
     assert!(sessions.still(&held, NOW, NOW));
@@ -50,8 +50,8 @@ async fn a_session_that_was_pushed_out_has_to_be_looked_up_again() {
 
 #[tokio::test]
 async fn c_15_a_session_that_is_used_without_a_look_up_ends_by_its_deadlines() {
-    for kit in Kit::every() {
-        let sessions = kit.start(NOW);
+    for fixture in Fixture::every() {
+        let sessions = fixture.start(NOW);
         let after = |seconds| NOW.plus(Duration::from_secs(seconds));
         let (used, unused) = (
             open(&sessions, "used", NOW).await,

@@ -64,12 +64,12 @@ pub(crate) use self::ending::SessionEvent;
 pub use self::ending::{EndReason, EndRegistry, EndWatch};
 pub use self::file::FileError;
 pub(crate) use self::file::inspect;
+#[cfg(test)]
+pub(crate) use self::fixture::two_fronts;
 pub(crate) use self::id::StoreTag;
 pub use self::id::{SessionId, SessionKey};
-use self::index::{Person, Rank};
+use self::index::{Rank, UserHash};
 use self::keeper::KeeperSettings;
-#[cfg(test)]
-pub(crate) use self::kit::two_fronts;
 pub(crate) use self::lease::{Lease, Leased};
 pub use self::live::Session;
 use self::local::LocalStore;
@@ -313,7 +313,7 @@ impl Sessions {
     pub async fn open(&self, new: NewSession<'_>, now: Timestamp) -> Result<SessionId, OpenError> {
         let id = SessionId::random(self.store_tag)?;
         let rank = Rank {
-            person: Person::of(&new.identity),
+            user: UserHash::of(&new.identity),
             ends_at: now.plus(self.limits.absolute()),
             key: id.key(),
         };
@@ -472,9 +472,9 @@ impl Sessions {
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
-mod fronts_tests;
+mod fixture;
 #[cfg(test)]
-mod kit;
+mod fronts_tests;
 #[cfg(test)]
 mod model;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
-use super::kit::{Kit, NOW, live, login, session, tokens};
+use super::fixture::{Fixture, NOW, live, login, session, tokens};
 use super::*;
 
 /// One step of a test. The number in a step is the number of a slot of the model. Each slot of the
@@ -48,19 +48,19 @@ fn provider(place: usize) -> &'static str {
 }
 
 /// Starts all fronts of a store. A store in memory has one front.
-fn start(kit: &Kit) -> Vec<Sessions> {
-    if kit.is_durable() {
-        kit.start_two(NOW).into()
+fn start(fixture: &Fixture) -> Vec<Sessions> {
+    if fixture.is_durable() {
+        fixture.start_two(NOW).into()
     } else {
-        vec![kit.start(NOW)]
+        vec![fixture.start(NOW)]
     }
 }
 
 /// Runs each step at one of the fronts. For each slot, the model contains the session id and the
 /// version of the session.
-async fn take(kit: &mut Kit, steps: Vec<(Step, usize)>) {
-    kit.providers.insert("other".into(), [0; 32]);
-    let mut fronts = start(kit);
+async fn take(fixture: &mut Fixture, steps: Vec<(Step, usize)>) {
+    fixture.providers.insert("other".into(), [0; 32]);
+    let mut fronts = start(fixture);
     let mut ids: HashMap<usize, (SessionId, u64)> = HashMap::new();
     for (step, front) in steps {
         let sessions = fronts.get(front).unwrap_or(&fronts[0]);
@@ -72,7 +72,7 @@ async fn take(kit: &mut Kit, steps: Vec<(Step, usize)>) {
                     continue;
                 }
                 let id = sessions
-                    .open(login_at(kit, place, before), NOW)
+                    .open(login_at(fixture, place, before), NOW)
                     .await
                     .unwrap();
                 ids.insert(place, (id, 0));
@@ -104,10 +104,10 @@ async fn take(kit: &mut Kit, steps: Vec<(Step, usize)>) {
                 }
                 assert!(!live(sessions, &id, NOW).await);
             }
-            Step::ProviderChanges => change_provider(kit, sessions, &mut ids).await,
-            Step::Restart if kit.is_durable() => {
+            Step::ProviderChanges => change_provider(fixture, sessions, &mut ids).await,
+            Step::Restart if fixture.is_durable() => {
                 sessions.close().await.unwrap();
-                fronts = start(kit);
+                fronts = start(fixture);
             }
             Step::Restart => {}
         }
@@ -117,27 +117,27 @@ async fn take(kit: &mut Kit, steps: Vec<(Step, usize)>) {
     }
 }
 
-fn login_at(kit: &Kit, place: usize, before: Option<SessionKey>) -> NewSession<'static> {
+fn login_at(fixture: &Fixture, place: usize, before: Option<SessionKey>) -> NewSession<'static> {
     let provider = provider(place);
     NewSession {
         provider,
-        registration: kit.providers[provider],
+        registration: fixture.providers[provider],
         replaces: before.into_iter().collect(),
         ..login(&place.to_string())
     }
 }
 
 async fn change_provider(
-    kit: &mut Kit,
+    fixture: &mut Fixture,
     sessions: &Sessions,
     ids: &mut HashMap<usize, (SessionId, u64)>,
 ) {
-    let registration = kit.providers.get_mut("other").unwrap();
+    let registration = fixture.providers.get_mut("other").unwrap();
     registration[0] = registration[0].wrapping_add(1);
     let before = ids.len();
     ids.retain(|place, _| provider(*place) == "op");
     let ended = u64::try_from(before.saturating_sub(ids.len())).unwrap();
-    let reconfigured = sessions.reconfigure(kit.reconfiguration(), NOW).await;
+    let reconfigured = sessions.reconfigure(fixture.reconfiguration(), NOW).await;
     let reconfigured = reconfigured.unwrap().ended;
     assert_eq!(
         reconfigured.get("other").copied().unwrap_or_default(),
@@ -163,11 +163,11 @@ proptest! {
             steps in prop::collection::vec((step(), 0..2_usize), 1..60)
         ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let mut crowded = Kit::disk();
+        let mut crowded = Fixture::disk();
         // Only about half of the sessions fit into the cache.
         crowded.settings.capacity = 1600;
-        for mut kit in [Kit::memory(), Kit::disk(), crowded] {
-            runtime.block_on(take(&mut kit, steps.clone()));
+        for mut fixture in [Fixture::memory(), Fixture::disk(), crowded] {
+            runtime.block_on(take(&mut fixture, steps.clone()));
         }
     }
 }

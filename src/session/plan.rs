@@ -92,20 +92,20 @@ impl Keeper {
         before.retain(|key| self.knows(key));
         before.dedup();
         let mut surplus = Vec::new();
-        if let Some(person) = session.person() {
+        if let Some(user) = session.user() {
             // The index contains the new session only after the commit. Another login of the same
             // user must wait for the commit, so that the session limit of the user counts the new
             // session.
-            batch.people.insert(person);
+            batch.users.insert(user);
             // The index still contains sessions that end with this batch. If the session limit
             // counted these sessions, the login would end another session without need.
             let going = before.iter().chain(&batch.removed);
             let going: Vec<_> = going.copied().collect();
-            surplus = self.index.surplus(person, opening.per_person, &going);
+            surplus = self.index.surplus(user, opening.per_person, &going);
         }
         batch.put(&session);
         let before = before.into_iter().map(|key| (key, EndReason::Replaced));
-        let surplus = surplus.into_iter().map(|key| (key, EndReason::PushedOut));
+        let surplus = surplus.into_iter().map(|key| (key, EndReason::Evicted));
         let ended: Vec<_> = before.chain(surplus).collect();
         for (key, _) in &ended {
             batch.remove(*key);
@@ -176,7 +176,7 @@ impl Keeper {
             return version.map(Some).ok_or(StoreError::Damaged);
         }
         self.hear_of_evictions();
-        if self.index.away(key).is_none() {
+        if self.index.file_only(key).is_none() {
             return Ok(None);
         }
         let loaded = self.backend.load(key)?;
@@ -190,7 +190,7 @@ impl Keeper {
             return Ok(Some(Arc::new(cached.copy())));
         }
         self.hear_of_evictions();
-        let Some(away) = self.index.away(key).map(Arc::clone) else {
+        let Some(away) = self.index.file_only(key).map(Arc::clone) else {
             return Ok(None);
         };
         let Some(loaded) = self.backend.load(key)? else {

@@ -3,13 +3,13 @@
 use std::os::unix::fs::FileExt as _;
 
 use super::*;
-use crate::session::kit::{Kit, NOW, live, login, open};
+use crate::session::fixture::{Fixture, NOW, live, login, open};
 use crate::session::{EndReason, NewSession, SessionId, Sessions};
 
 /// Returns a store that has two sessions of one provider and one session of another provider.
-async fn filled(kit: &mut Kit) -> (Sessions, Vec<SessionId>) {
-    kit.providers.insert("other".into(), [0; 32]);
-    let sessions = kit.start(NOW);
+async fn filled(fixture: &mut Fixture) -> (Sessions, Vec<SessionId>) {
+    fixture.providers.insert("other".into(), [0; 32]);
+    let sessions = fixture.start(NOW);
     let mut ids = vec![
         open(&sessions, "alice", NOW).await,
         open(&sessions, "bob", NOW).await,
@@ -22,8 +22,8 @@ async fn filled(kit: &mut Kit) -> (Sessions, Vec<SessionId>) {
     (sessions, ids)
 }
 
-fn preview_of(kit: &Kit) -> Preview {
-    preview(&kit.file(), &kit.ring(), &kit.providers, NOW).unwrap()
+fn preview_of(fixture: &Fixture) -> Preview {
+    preview(&fixture.file(), &fixture.ring(), &fixture.providers, NOW).unwrap()
 }
 
 fn ends(counts: &[(&str, u64)]) -> Preview {
@@ -37,23 +37,23 @@ fn ends(counts: &[(&str, u64)]) -> Preview {
 
 #[test]
 fn a_missing_file_is_not_created_and_ends_no_sessions() {
-    let kit = Kit::disk();
-    assert_eq!(preview_of(&kit), ends(&[]));
-    assert!(!kit.file().exists());
-    std::fs::write(kit.file(), b"").unwrap();
-    assert_eq!(preview_of(&kit), ends(&[]));
-    std::fs::write(kit.file(), b"SQLite format 3\0").unwrap();
-    let refused = preview(&kit.file(), &kit.ring(), &kit.providers, NOW);
+    let fixture = Fixture::disk();
+    assert_eq!(preview_of(&fixture), ends(&[]));
+    assert!(!fixture.file().exists());
+    std::fs::write(fixture.file(), b"").unwrap();
+    assert_eq!(preview_of(&fixture), ends(&[]));
+    std::fs::write(fixture.file(), b"SQLite format 3\0").unwrap();
+    let refused = preview(&fixture.file(), &fixture.ring(), &fixture.providers, NOW);
     assert!(matches!(refused, Err(FileError::Foreign(_))));
 }
 
 #[tokio::test]
 async fn a_preview_works_for_an_open_file_a_crashed_file_and_a_closed_file() {
-    let mut kit = Kit::disk();
-    let (sessions, ids) = filled(&mut kit).await;
-    let crashed = kit.folder.path().join("crashed");
-    std::fs::copy(kit.file(), &crashed).unwrap();
-    let registered = kit.providers.clone();
+    let mut fixture = Fixture::disk();
+    let (sessions, ids) = filled(&mut fixture).await;
+    let crashed = fixture.folder.path().join("crashed");
+    std::fs::copy(fixture.file(), &crashed).unwrap();
+    let registered = fixture.providers.clone();
     let cases = [
         ("op", None, ends(&[("op", 2)])),
         ("other", Some([1; 32]), ends(&[("other", 1)])),
@@ -61,18 +61,18 @@ async fn a_preview_works_for_an_open_file_a_crashed_file_and_a_closed_file() {
     ];
     for is_open in [true, false] {
         for (name, registration, expected) in &cases {
-            kit.providers.clone_from(&registered);
+            fixture.providers.clone_from(&registered);
             match registration {
-                Some(registration) => kit.providers.insert((*name).into(), *registration),
-                None => kit.providers.remove(*name),
+                Some(registration) => fixture.providers.insert((*name).into(), *registration),
+                None => fixture.providers.remove(*name),
             };
-            let before = std::fs::read(kit.file()).unwrap();
-            assert_eq!(preview_of(&kit), *expected);
-            let preview = preview(&crashed, &kit.ring(), &kit.providers, NOW);
+            let before = std::fs::read(fixture.file()).unwrap();
+            assert_eq!(preview_of(&fixture), *expected);
+            let preview = preview(&crashed, &fixture.ring(), &fixture.providers, NOW);
             assert_eq!(preview.unwrap(), *expected);
-            assert!(before == std::fs::read(kit.file()).unwrap());
+            assert!(before == std::fs::read(fixture.file()).unwrap());
         }
-        kit.providers.clone_from(&registered);
+        fixture.providers.clone_from(&registered);
         if is_open {
             // The process that has the file open can still use the file.
             sessions
@@ -84,56 +84,56 @@ async fn a_preview_works_for_an_open_file_a_crashed_file_and_a_closed_file() {
             sessions.close().await.unwrap();
         }
     }
-    let sessions = kit.start(NOW);
+    let sessions = fixture.start(NOW);
     assert!(live(&sessions, &ids[0], NOW).await && live(&sessions, &ids[2], NOW).await);
     assert_eq!(sessions.count(), 3);
 }
 
 #[tokio::test]
 async fn a_preview_refuses_to_drop_a_key_that_still_seals_sessions() {
-    let mut kit = Kit::disk();
-    let (sessions, _) = filled(&mut kit).await;
-    kit.keys = vec![2, 1];
-    assert_eq!(preview_of(&kit), ends(&[]));
-    kit.keys = vec![2];
-    let refused = preview(&kit.file(), &kit.ring(), &kit.providers, NOW);
+    let mut fixture = Fixture::disk();
+    let (sessions, _) = filled(&mut fixture).await;
+    fixture.keys = vec![2, 1];
+    assert_eq!(preview_of(&fixture), ends(&[]));
+    fixture.keys = vec![2];
+    let refused = preview(&fixture.file(), &fixture.ring(), &fixture.providers, NOW);
     assert!(matches!(
         refused,
         Err(FileError::UnknownKey { sessions: 3, .. })
     ));
     drop(sessions);
     // At the time `later`, all sessions have expired.
-    let later = NOW.plus(kit.settings.absolute);
-    let preview = preview(&kit.file(), &kit.ring(), &kit.providers, later);
+    let later = NOW.plus(fixture.settings.absolute);
+    let preview = preview(&fixture.file(), &fixture.ring(), &fixture.providers, later);
     assert_eq!(preview.unwrap(), ends(&[]));
 }
 
 #[tokio::test]
 async fn there_is_no_preview_of_a_file_that_changes_during_the_read() {
-    let mut kit = Kit::disk();
-    let (sessions, _) = filled(&mut kit).await;
-    let snapshot = Snapshot::new(File::open(kit.file()).unwrap()).unwrap();
+    let mut fixture = Fixture::disk();
+    let (sessions, _) = filled(&mut fixture).await;
+    let snapshot = Snapshot::new(File::open(fixture.file()).unwrap()).unwrap();
     let has_changed = Arc::clone(&snapshot.has_changed);
     let mut page = [0; 64];
     StorageBackend::read(&snapshot, 4096, &mut page).unwrap();
     open(&sessions, "dave", NOW).await;
     assert!(StorageBackend::read(&snapshot, 4096, &mut page).is_err());
-    let of = (&kit.providers, NOW);
-    assert!(survey_file(&kit.file(), snapshot, &kit.ring(), of).is_err());
+    let of = (&fixture.providers, NOW);
+    assert!(survey_file(&fixture.file(), snapshot, &fixture.ring(), of).is_err());
     assert!(has_changed.load(Ordering::Relaxed));
 }
 
 #[tokio::test]
 async fn a_damaged_file_is_refused_without_a_panic() {
-    let mut kit = Kit::disk();
-    let (sessions, _) = filled(&mut kit).await;
+    let mut fixture = Fixture::disk();
+    let (sessions, _) = filled(&mut fixture).await;
     sessions.close().await.unwrap();
-    kit.providers.remove("op");
-    let length = std::fs::metadata(kit.file()).unwrap().len();
+    fixture.providers.remove("op");
+    let length = std::fs::metadata(fixture.file()).unwrap().len();
     let file = File::options()
         .read(true)
         .write(true)
-        .open(kit.file())
+        .open(fixture.file())
         .unwrap();
     let mut refused = 0;
     let step = usize::try_from(length / 150).unwrap().max(1);
@@ -141,21 +141,21 @@ async fn a_damaged_file_is_refused_without_a_panic() {
         let mut byte = [0];
         file.read_exact_at(&mut byte, position).unwrap();
         file.write_all_at(&[byte[0] ^ 0x55], position).unwrap();
-        match preview(&kit.file(), &kit.ring(), &kit.providers, NOW) {
+        match preview(&fixture.file(), &fixture.ring(), &fixture.providers, NOW) {
             Ok(preview) => assert_eq!(preview, ends(&[("op", 2)]), "byte {position}"),
             Err(_) => refused += 1,
         }
         file.write_all_at(&byte, position).unwrap();
     }
     assert!(refused > 20, "{refused}");
-    assert_eq!(preview_of(&kit), ends(&[("op", 2)]));
+    assert_eq!(preview_of(&fixture), ends(&[("op", 2)]));
 }
 
 #[test]
 fn writes_to_a_snapshot_are_seen_only_there() {
-    let kit = Kit::disk();
-    std::fs::write(kit.file(), b"0123456789").unwrap();
-    let snapshot = Snapshot::new(File::open(kit.file()).unwrap()).unwrap();
+    let fixture = Fixture::disk();
+    std::fs::write(fixture.file(), b"0123456789").unwrap();
+    let snapshot = Snapshot::new(File::open(fixture.file()).unwrap()).unwrap();
     let read = |offset: u64, length: usize| {
         let mut out = vec![b'-'; length];
         StorageBackend::read(&snapshot, offset, &mut out).unwrap();
@@ -169,5 +169,5 @@ fn writes_to_a_snapshot_are_seen_only_there() {
     assert!(StorageBackend::read(&snapshot, 0, &mut [0; 7]).is_err());
     snapshot.set_len(12).unwrap();
     assert_eq!(read(0, 12), "01abcX\0\0\0\0\0\0");
-    assert_eq!(std::fs::read(kit.file()).unwrap(), b"0123456789");
+    assert_eq!(std::fs::read(fixture.file()).unwrap(), b"0123456789");
 }

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use crate::session::backend::Backend;
 use crate::session::disk::Disk;
 use crate::session::disk::tests::fill;
+use crate::session::fixture::{Fixture, NOW, found, live, login, open, session, tokens};
 use crate::session::keeper::Keeper;
-use crate::session::kit::{Kit, NOW, found, live, login, open, session, tokens};
 use crate::session::*;
 
-/// Returns a kit for every kind of store. In the crowded kit, the cache is so small that most
+/// Returns a fixture for every kind of store. In the crowded fixture, the cache is so small that most
 /// sessions of the session file do not fit into the cache.
-fn kits() -> [Kit; 4] {
-    let [memory, disk, mut crowded, second] = Kit::every();
+fn kits() -> [Fixture; 4] {
+    let [memory, disk, mut crowded, second] = Fixture::every();
     crowded.settings.capacity = 3000;
     [memory, disk, crowded, second]
 }
@@ -40,23 +40,23 @@ async fn open_at(sessions: &Sessions, provider: &'static str, count: usize) -> V
 
 #[tokio::test]
 async fn the_sessions_of_removed_and_changed_providers_end_and_no_others() {
-    for mut kit in kits() {
+    for mut fixture in kits() {
         for provider in ["gone", "changed"] {
-            kit.providers.insert(provider.into(), [0; 32]);
+            fixture.providers.insert(provider.into(), [0; 32]);
         }
-        let sessions = kit.start(NOW);
+        let sessions = fixture.start(NOW);
         let stays = open_at(&sessions, "op", 12).await;
         let gone = open_at(&sessions, "gone", 12).await;
         let changed = open_at(&sessions, "changed", 7).await;
         let held = session(&sessions, &changed[6]).await;
         // A reload with the same settings ends no sessions.
-        let same = sessions.reconfigure(kit.reconfiguration(), NOW).await;
+        let same = sessions.reconfigure(fixture.reconfiguration(), NOW).await;
         assert_eq!(same.unwrap(), Reconfigured::default());
         assert_eq!(sessions.count(), 31);
-        kit.providers.remove("gone");
-        kit.providers.insert("changed".into(), [1; 32]);
-        kit.providers.insert("new".into(), [0; 32]);
-        let reconfigured = sessions.reconfigure(kit.reconfiguration(), NOW).await;
+        fixture.providers.remove("gone");
+        fixture.providers.insert("changed".into(), [1; 32]);
+        fixture.providers.insert("new".into(), [0; 32]);
+        let reconfigured = sessions.reconfigure(fixture.reconfiguration(), NOW).await;
         let ended = [("changed".into(), 7), ("gone".into(), 12)];
         assert_eq!(reconfigured.unwrap().ended, BTreeMap::from(ended));
         assert_eq!(sessions.count(), 12);
@@ -64,14 +64,14 @@ async fn the_sessions_of_removed_and_changed_providers_end_and_no_others() {
         let replaced = sessions.replace(&held, tokens("token-1"), None).await;
         assert!(matches!(replaced, Ok(Replaced::Ended)));
         // A second reload with the same settings ends no more sessions.
-        let again = sessions.reconfigure(kit.reconfiguration(), NOW).await;
+        let again = sessions.reconfigure(fixture.reconfiguration(), NOW).await;
         assert_eq!(again.unwrap(), Reconfigured::default());
         let mut opened = open_at(&sessions, "new", 1).await;
-        if kit.is_durable() {
+        if fixture.is_durable() {
             sessions.close().await.unwrap();
         }
-        let sessions = if kit.is_durable() {
-            kit.start(NOW)
+        let sessions = if fixture.is_durable() {
+            fixture.start(NOW)
         } else {
             sessions
         };
@@ -90,12 +90,12 @@ async fn the_sessions_of_removed_and_changed_providers_end_and_no_others() {
 /// The identity from the old server must not count as an identity from the new server.
 #[tokio::test]
 async fn no_session_is_opened_if_the_provider_has_changed_during_the_login() {
-    for mut kit in Kit::every() {
-        let sessions = kit.start(NOW);
+    for mut fixture in Fixture::every() {
+        let sessions = fixture.start(NOW);
         let begun = login("alice");
-        kit.providers.insert("op".into(), [1; 32]);
+        fixture.providers.insert("op".into(), [1; 32]);
         sessions
-            .reconfigure(kit.reconfiguration(), NOW)
+            .reconfigure(fixture.reconfiguration(), NOW)
             .await
             .unwrap();
         let opened = sessions.open(begun, NOW).await;
@@ -108,9 +108,9 @@ async fn no_session_is_opened_if_the_provider_has_changed_during_the_login() {
         };
         let id = sessions.open(new, NOW).await.unwrap();
         assert!(live(&sessions, &id, NOW).await);
-        kit.providers.remove("op");
+        fixture.providers.remove("op");
         sessions
-            .reconfigure(kit.reconfiguration(), NOW)
+            .reconfigure(fixture.reconfiguration(), NOW)
             .await
             .unwrap();
         let gone = NewSession {
@@ -124,61 +124,61 @@ async fn no_session_is_opened_if_the_provider_has_changed_during_the_login() {
 
 #[tokio::test]
 async fn c_08_a_key_that_still_seals_sessions_is_not_dropped_by_a_reload() {
-    let mut kit = Kit::disk();
-    let sessions = kit.start(NOW);
+    let mut fixture = Fixture::disk();
+    let sessions = fixture.start(NOW);
     let (renewed, other) = (
         open(&sessions, "renewed", NOW).await,
         open(&sessions, "other", NOW).await,
     );
-    let refused = async |kit: &Kit, left: usize| {
-        let refused = sessions.reconfigure(kit.reconfiguration(), NOW).await;
+    let refused = async |fixture: &Fixture, left: usize| {
+        let refused = sessions.reconfigure(fixture.reconfiguration(), NOW).await;
         let refused = refused.unwrap_err();
         let expected = format!("holds {left} sessions sealed with a key that is not in");
         assert!(refused.to_string().contains(&expected), "{refused}");
     };
     // If a reload is refused, none of the new settings takes effect.
-    kit.keys = vec![2];
-    kit.settings.idle = Duration::from_secs(1);
-    kit.settings.absolute = Duration::from_secs(1);
-    let providers = std::mem::take(&mut kit.providers);
-    refused(&kit, 2).await;
+    fixture.keys = vec![2];
+    fixture.settings.idle = Duration::from_secs(1);
+    fixture.settings.absolute = Duration::from_secs(1);
+    let providers = std::mem::take(&mut fixture.providers);
+    refused(&fixture, 2).await;
     assert_eq!(sessions.cookie_lifetime(), Duration::from_mins(10));
     assert!(live(&sessions, &renewed, after(59)).await);
-    kit.settings.idle = Duration::from_mins(1);
-    kit.settings.absolute = Duration::from_mins(10);
-    kit.providers = providers;
+    fixture.settings.idle = Duration::from_mins(1);
+    fixture.settings.absolute = Duration::from_mins(10);
+    fixture.providers = providers;
 
-    kit.keys = vec![2, 1];
+    fixture.keys = vec![2, 1];
     sessions
-        .reconfigure(kit.reconfiguration(), NOW)
+        .reconfigure(fixture.reconfiguration(), NOW)
         .await
         .unwrap();
     let old = session(&sessions, &renewed).await;
     let replaced = sessions.replace(&old, tokens("token-1"), None).await;
     assert!(matches!(replaced, Ok(Replaced::Stored(_))));
-    kit.keys = vec![2];
-    refused(&kit, 1).await;
+    fixture.keys = vec![2];
+    refused(&fixture, 1).await;
     sessions
         .end(&other.key(), EndReason::SignedOut)
         .await
         .unwrap();
     sessions
-        .reconfigure(kit.reconfiguration(), NOW)
+        .reconfigure(fixture.reconfiguration(), NOW)
         .await
         .unwrap();
     sessions.close().await.unwrap();
-    let sessions = kit.start(NOW);
+    let sessions = fixture.start(NOW);
     assert!(live(&sessions, &renewed, NOW).await);
 }
 
 #[tokio::test]
 async fn a_store_in_memory_accepts_any_keys() {
-    let mut kit = Kit::memory();
-    let sessions = kit.start(NOW);
+    let mut fixture = Fixture::memory();
+    let sessions = fixture.start(NOW);
     let id = open(&sessions, "alice", NOW).await;
-    kit.keys = vec![2];
+    fixture.keys = vec![2];
     sessions
-        .reconfigure(kit.reconfiguration(), NOW)
+        .reconfigure(fixture.reconfiguration(), NOW)
         .await
         .unwrap();
     assert!(live(&sessions, &id, NOW).await);
@@ -186,8 +186,8 @@ async fn a_store_in_memory_accepts_any_keys() {
 
 #[tokio::test]
 async fn lifetimes_and_the_bound_on_a_persons_sessions_take_effect_at_once() {
-    for mut kit in Kit::every() {
-        let sessions = kit.start(NOW);
+    for mut fixture in Fixture::every() {
+        let sessions = fixture.start(NOW);
         let (idle, used) = (
             open(&sessions, "idle", NOW).await,
             open(&sessions, "used", NOW).await,
@@ -196,10 +196,12 @@ async fn lifetimes_and_the_bound_on_a_persons_sessions_take_effect_at_once() {
         assert!(live(&sessions, &used, after(50)).await);
         // One session has expired but is not removed yet. The longer idle time does not make the
         // session valid again.
-        kit.settings.idle = Duration::from_mins(5);
-        kit.settings.absolute = Duration::from_mins(20);
-        kit.settings.per_person = 1;
-        let reconfigured = sessions.reconfigure(kit.reconfiguration(), after(70)).await;
+        fixture.settings.idle = Duration::from_mins(5);
+        fixture.settings.absolute = Duration::from_mins(20);
+        fixture.settings.per_person = 1;
+        let reconfigured = sessions
+            .reconfigure(fixture.reconfiguration(), after(70))
+            .await;
         assert_eq!(reconfigured.unwrap(), Reconfigured::default());
         assert!(!live(&sessions, &idle, after(70)).await);
         assert_eq!(sessions.count(), 1);
@@ -215,9 +217,9 @@ async fn lifetimes_and_the_bound_on_a_persons_sessions_take_effect_at_once() {
         assert!(!live(&sessions, &first, after(600)).await);
         let held = session_at(&sessions, &second, after(600)).await;
         assert_eq!(held.stored().ends_at(), after(1800));
-        kit.settings.idle = Duration::from_secs(10);
+        fixture.settings.idle = Duration::from_secs(10);
         sessions
-            .reconfigure(kit.reconfiguration(), after(600))
+            .reconfigure(fixture.reconfiguration(), after(600))
             .await
             .unwrap();
         assert!(!sessions.still(&held, after(600), after(601)));
@@ -236,12 +238,13 @@ async fn session_at(sessions: &Sessions, id: &SessionId, now: Timestamp) -> Arc<
 
 #[tokio::test]
 async fn settings_that_cannot_be_committed_change_nothing() {
-    let mut kit = Kit::disk();
-    let sessions = kit.start(NOW);
+    let mut fixture = Fixture::disk();
+    let sessions = fixture.start(NOW);
     let id = open(&sessions, "alice", NOW).await;
     sessions.close().await.unwrap();
-    let disk = Disk::open(&kit.file(), kit.ring().into()).unwrap();
-    let (mut keeper, _handle) = Keeper::new(Backend::Disk(Box::new(disk)), kit.keeper_settings());
+    let disk = Disk::open(&fixture.file(), fixture.ring().into()).unwrap();
+    let (mut keeper, _handle) =
+        Keeper::new(Backend::Disk(Box::new(disk)), fixture.keeper_settings());
     keeper.restore(NOW).unwrap();
     let Backend::Disk(disk) = &mut keeper.backend else {
         panic!("another store")
@@ -249,12 +252,14 @@ async fn settings_that_cannot_be_committed_change_nothing() {
     // A reload with the same settings does not read or write the file. After `fill`, the disk is
     // full, so a write would fail.
     fill(disk);
-    let unchanged = keeper.reconfigure(kit.reconfiguration(), NOW).unwrap();
+    let unchanged = keeper.reconfigure(fixture.reconfiguration(), NOW).unwrap();
     assert_eq!(unchanged, Reconfigured::default());
-    kit.providers.insert("new".into(), [0; 32]);
-    kit.settings.per_person = 1;
-    kit.keys = vec![2, 1];
-    let refused = keeper.reconfigure(kit.reconfiguration(), NOW).unwrap_err();
+    fixture.providers.insert("new".into(), [0; 32]);
+    fixture.settings.per_person = 1;
+    fixture.keys = vec![2, 1];
+    let refused = keeper
+        .reconfigure(fixture.reconfiguration(), NOW)
+        .unwrap_err();
     assert!(matches!(
         refused,
         ReconfigureError::Store(StoreError::NotCommitted(_))
@@ -262,11 +267,11 @@ async fn settings_that_cannot_be_committed_change_nothing() {
     assert_eq!((keeper.index.len(), keeper.limits.per_person()), (1, 3));
     assert!(!keeper.registrations.contains_key("new"));
     drop(keeper);
-    kit.keys = vec![1];
-    let sessions = kit.start(NOW);
+    fixture.keys = vec![1];
+    let sessions = fixture.start(NOW);
     assert!(live(&sessions, &id, NOW).await);
     sessions.close().await.unwrap();
-    let closed = sessions.reconfigure(kit.reconfiguration(), NOW).await;
+    let closed = sessions.reconfigure(fixture.reconfiguration(), NOW).await;
     assert!(matches!(
         closed,
         Err(ReconfigureError::Store(StoreError::Closed))

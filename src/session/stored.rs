@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::index::{Person, Rank};
+use super::index::{Rank, UserHash};
 use super::record::{self, Contents};
 use super::{EndReason, SessionKey};
 use crate::clock::Timestamp;
@@ -84,8 +84,8 @@ impl Stored {
         &self.rank
     }
 
-    pub(super) fn person(&self) -> Option<Person> {
-        self.rank.person
+    pub(super) fn user(&self) -> Option<UserHash> {
+        self.rank.user
     }
 
     pub(super) fn ends_at(&self) -> Timestamp {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::kit::{Kit, NOW, clock, live, login, open, session, tokens};
+use super::fixture::{Fixture, NOW, clock, live, login, open, session, tokens};
 use super::*;
 use crate::identity::{Claim, Email};
 use crate::token::{Authentication, Lifetime};
@@ -42,14 +42,14 @@ fn everything() -> NewSession<'static> {
 
 #[tokio::test]
 async fn a_session_outlives_the_process_and_the_file_contains_no_readable_part_of_it() {
-    let kit = Kit::disk();
-    let sessions = kit.start(NOW);
+    let fixture = Fixture::disk();
+    let sessions = fixture.start(NOW);
     let id = sessions.open(everything(), NOW).await.unwrap();
     let before = session(&sessions, &id).await;
     let next = sessions.replace(&before, everything().tokens, None).await;
     assert!(matches!(next, Ok(Replaced::Stored(_))));
     sessions.close().await.unwrap();
-    let sessions = kit.start(NOW);
+    let sessions = fixture.start(NOW);
     let after = session(&sessions, &id).await;
     assert_eq!((before.version(), after.version()), (0, 1));
     assert_eq!(before.identity(), after.identity());
@@ -62,7 +62,7 @@ async fn a_session_outlives_the_process_and_the_file_contains_no_readable_part_o
     assert!(refresh.matches(b"canary\"refresh\\"));
     assert_eq!(before.opened_at(), after.opened_at());
     assert_eq!(before.stored().ends_at(), after.stored().ends_at());
-    let file = std::fs::read(kit.file()).unwrap();
+    let file = std::fs::read(fixture.file()).unwrap();
     for secret in ["canary", "example.com", "Zo\u{eb}", id.to_text().expose()] {
         let secret = secret.as_bytes();
         assert!(!file.windows(secret.len()).any(|found| found == secret));
@@ -71,8 +71,8 @@ async fn a_session_outlives_the_process_and_the_file_contains_no_readable_part_o
 
 #[tokio::test]
 async fn a_restart_keeps_exactly_the_valid_sessions() {
-    let (kit, clock) = (Kit::disk(), clock());
-    let sessions = kit.start(clock.now());
+    let (fixture, clock) = (Fixture::disk(), clock());
+    let sessions = fixture.start(clock.now());
     let [stays, used, ended, idle] = ["stays", "used", "ended", "idle"];
     let idle = open(&sessions, idle, clock.now()).await;
     clock.advance(Duration::from_secs(30));
@@ -88,7 +88,7 @@ async fn a_restart_keeps_exactly_the_valid_sessions() {
     sessions.close().await.unwrap();
     // The deadline of the idle session passes while the process is stopped.
     clock.advance(Duration::from_secs(1));
-    let sessions = kit.start(clock.now());
+    let sessions = fixture.start(clock.now());
     assert!(!live(&sessions, &ended, clock.now()).await);
     assert!(!live(&sessions, &idle, clock.now()).await);
     assert_eq!(sessions.count(), 2);
@@ -98,22 +98,22 @@ async fn a_restart_keeps_exactly_the_valid_sessions() {
     clock.advance(Duration::from_secs(30));
     assert!(!live(&sessions, &used, clock.now()).await);
     sessions.close().await.unwrap();
-    let sessions = kit.start(clock.now());
+    let sessions = fixture.start(clock.now());
     assert!(live(&sessions, &stays, clock.now()).await);
     assert_eq!(sessions.count(), 1);
 }
 
 #[tokio::test]
 async fn the_first_use_in_a_stretch_is_in_the_file_after_the_next_maintenance() {
-    let (kit, clock) = (Kit::disk(), clock());
-    let sessions = kit.start(clock.now());
+    let (fixture, clock) = (Fixture::disk(), clock());
+    let sessions = fixture.start(clock.now());
     let id = open(&sessions, "alice", clock.now()).await;
     clock.advance(Duration::from_secs(50));
     assert!(live(&sessions, &id, clock.now()).await);
     sessions.maintain(clock.now()).await.unwrap();
     // The copy of the open file has the contents that the file would have after a crash.
-    let crashed = Kit::disk();
-    std::fs::copy(kit.file(), crashed.file()).unwrap();
+    let crashed = Fixture::disk();
+    std::fs::copy(fixture.file(), crashed.file()).unwrap();
     clock.advance(Duration::from_secs(50));
     let sessions = crashed.start(clock.now());
     assert!(live(&sessions, &id, clock.now()).await);
@@ -121,21 +121,21 @@ async fn the_first_use_in_a_stretch_is_in_the_file_after_the_next_maintenance() 
 
 #[tokio::test]
 async fn c_11_ids_stay_good_over_a_restart_and_other_processes_ids_are_told_apart() {
-    let kit = Kit::disk();
-    let sessions = kit.start(NOW);
+    let fixture = Fixture::disk();
+    let sessions = fixture.start(NOW);
     let id = open(&sessions, "alice", NOW).await;
     sessions.close().await.unwrap();
-    let sessions = kit.start(NOW);
+    let sessions = fixture.start(NOW);
     assert!(live(&sessions, &id, NOW).await);
-    let other = Kit::disk().start(NOW);
+    let other = Fixture::disk().start(NOW);
     assert!(matches!(other.find(&id, NOW), Lookup::OtherInstance));
 }
 
 #[tokio::test]
 async fn evicted_sessions_are_read_from_the_file() {
-    let mut kit = Kit::disk();
-    kit.settings.capacity = 20 * 1024;
-    let sessions = kit.start(NOW);
+    let mut fixture = Fixture::disk();
+    fixture.settings.capacity = 20 * 1024;
+    let sessions = fixture.start(NOW);
     let mut ids = Vec::new();
     for number in 0..300 {
         ids.push(open(&sessions, &number.to_string(), NOW).await);
@@ -167,7 +167,7 @@ async fn evicted_sessions_are_read_from_the_file() {
         .unwrap();
     assert!(!live(&sessions, &ids[298], NOW).await);
     sessions.close().await.unwrap();
-    let sessions = kit.start(NOW);
+    let sessions = fixture.start(NOW);
     assert_eq!(sessions.count(), 299);
     let newest = session(&sessions, &ids[299]).await;
     assert_eq!(newest.tokens().access_token(), "token-1");
@@ -175,9 +175,9 @@ async fn evicted_sessions_are_read_from_the_file() {
 
 #[tokio::test]
 async fn a_session_that_is_away_expires_by_its_last_use() {
-    let (mut kit, clock) = (Kit::disk(), clock());
-    kit.settings.capacity = 20 * 1024;
-    let sessions = kit.start(clock.now());
+    let (mut fixture, clock) = (Fixture::disk(), clock());
+    fixture.settings.capacity = 20 * 1024;
+    let sessions = fixture.start(clock.now());
     let id = open(&sessions, "alice", clock.now()).await;
     clock.advance(Duration::from_secs(40));
     assert!(live(&sessions, &id, clock.now()).await);
@@ -200,9 +200,9 @@ async fn a_session_that_is_away_expires_by_its_last_use() {
 
 #[tokio::test]
 async fn a_session_is_invalid_after_its_provider_has_changed() {
-    let mut kit = Kit::disk();
-    kit.providers.insert("other".into(), [0; 32]);
-    let sessions = kit.start(NOW);
+    let mut fixture = Fixture::disk();
+    fixture.providers.insert("other".into(), [0; 32]);
+    let sessions = fixture.start(NOW);
     let elsewhere = NewSession {
         provider: "other",
         ..login("bob")
@@ -210,29 +210,29 @@ async fn a_session_is_invalid_after_its_provider_has_changed() {
     let bob = sessions.open(elsewhere, NOW).await.unwrap();
     let alice = open(&sessions, "alice", NOW).await;
     sessions.close().await.unwrap();
-    kit.providers.insert("other".into(), [1; 32]);
-    let sessions = kit.start(NOW);
+    fixture.providers.insert("other".into(), [1; 32]);
+    let sessions = fixture.start(NOW);
     assert!(live(&sessions, &alice, NOW).await && !live(&sessions, &bob, NOW).await);
     sessions.close().await.unwrap();
     // The test adds a new key in front of the key that has sealed all sessions. Later the test
     // removes the old key.
-    kit.keys = vec![2, 1];
-    let sessions = kit.start(NOW);
+    fixture.keys = vec![2, 1];
+    let sessions = fixture.start(NOW);
     let old = session(&sessions, &alice).await;
     let replaced = sessions.replace(&old, tokens("token-1"), None).await;
     assert!(matches!(replaced, Ok(Replaced::Stored(_))));
     sessions.close().await.unwrap();
-    kit.keys = vec![2];
-    let sessions = kit.start(NOW);
+    fixture.keys = vec![2];
+    let sessions = fixture.start(NOW);
     assert!(live(&sessions, &alice, NOW).await);
     sessions.close().await.unwrap();
     for providers in [
         Registrations::from([("op".into(), [1; 32])]),
         Registrations::new(),
     ] {
-        let copy = Kit::disk();
-        std::fs::copy(kit.file(), copy.file()).unwrap();
-        let mut copy = Kit {
+        let copy = Fixture::disk();
+        std::fs::copy(fixture.file(), copy.file()).unwrap();
+        let mut copy = Fixture {
             keys: vec![2],
             providers,
             ..copy
@@ -242,7 +242,7 @@ async fn a_session_is_invalid_after_its_provider_has_changed() {
         assert_eq!(sessions.count(), 0);
         sessions.close().await.unwrap();
         // A start with the old registration does not bring the session back.
-        copy.providers.clone_from(&kit.providers);
+        copy.providers.clone_from(&fixture.providers);
         let sessions = copy.start(NOW);
         assert!(!live(&sessions, &alice, NOW).await);
     }
@@ -250,58 +250,62 @@ async fn a_session_is_invalid_after_its_provider_has_changed() {
 
 #[tokio::test]
 async fn c_08_sessions_sealed_with_an_older_key_are_read_and_are_sealed_anew_when_replaced() {
-    let mut kit = Kit::disk();
-    let sessions = kit.start(NOW);
+    let mut fixture = Fixture::disk();
+    let sessions = fixture.start(NOW);
     let renewed = open(&sessions, "renewed", NOW).await;
     let other = open(&sessions, "other", NOW).await;
     sessions.close().await.unwrap();
-    kit.keys = vec![2, 1];
-    let sessions = kit.start(NOW);
+    fixture.keys = vec![2, 1];
+    let sessions = fixture.start(NOW);
     let old = session(&sessions, &renewed).await;
     let replaced = sessions.replace(&old, tokens("token-1"), None).await;
     assert!(matches!(replaced, Ok(Replaced::Stored(_))));
     sessions.close().await.unwrap();
-    kit.keys = vec![2];
-    let refusal = kit.refusal();
+    fixture.keys = vec![2];
+    let refusal = fixture.refusal();
     assert!(refusal.contains("holds 1 sessions sealed with a key that is not in"));
     assert!(refusal.contains("login.state_key_file") && refusal.contains("sessions.redb"));
-    kit.keys = vec![2, 1];
-    let sessions = kit.start(NOW);
+    fixture.keys = vec![2, 1];
+    let sessions = fixture.start(NOW);
     sessions
         .end(&other.key(), EndReason::SignedOut)
         .await
         .unwrap();
     sessions.close().await.unwrap();
-    kit.keys = vec![2];
-    let sessions = kit.start(NOW);
+    fixture.keys = vec![2];
+    let sessions = fixture.start(NOW);
     assert!(live(&sessions, &renewed, NOW).await);
 }
 
 #[tokio::test]
 async fn f_30_a_key_may_go_when_the_sessions_that_it_sealed_have_ended() {
-    let mut kit = Kit::disk();
-    let sessions = kit.start(NOW);
+    let mut fixture = Fixture::disk();
+    let sessions = fixture.start(NOW);
     open(&sessions, "alice", NOW).await;
     sessions.close().await.unwrap();
-    kit.keys = vec![2];
-    assert!(kit.try_start(NOW.plus(Duration::from_secs(599))).is_err());
-    let sessions = kit.start(NOW.plus(Duration::from_mins(10)));
+    fixture.keys = vec![2];
+    assert!(
+        fixture
+            .try_start(NOW.plus(Duration::from_secs(599)))
+            .is_err()
+    );
+    let sessions = fixture.start(NOW.plus(Duration::from_mins(10)));
     assert_eq!(sessions.count(), 0);
 }
 
 #[tokio::test]
 async fn an_entry_that_was_moved_or_changed_does_not_open() {
-    let kit = Kit::disk();
-    let sessions = kit.start(NOW);
+    let fixture = Fixture::disk();
+    let sessions = fixture.start(NOW);
     let (alice, bob) = (
         open(&sessions, "alice", NOW).await,
         open(&sessions, "bob", NOW).await,
     );
     let session = session(&sessions, &alice).await;
-    let sealed = record::seal(session.stored(), &kit.ring()).unwrap();
+    let sealed = record::seal(session.stored(), &fixture.ring()).unwrap();
     let opened = |id: &SessionId, bytes: &[u8]| {
         let entry = record::Entry::new(bytes)?;
-        entry.open(&id.key(), &kit.ring())
+        entry.open(&id.key(), &fixture.ring())
     };
     assert!(opened(&alice, &sealed).is_some());
     assert!(opened(&bob, &sealed).is_none());

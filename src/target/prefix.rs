@@ -152,12 +152,14 @@ fn instead_of_pattern(text: &str) -> String {
     };
     let literal = start.map(|path| end(path).and_then(|end| path.get(..end)).unwrap_or(path));
     let literal = literal.unwrap_or_default().trim_end_matches(['/', '.']);
-    let cure = if literal.is_empty() {
+    let advice = if literal.is_empty() {
         "write one route for each path".to_owned()
     } else {
         format!("write `{literal}`, which stands for {literal} and all paths below it")
     };
-    format!("patterns have no meaning here; {cure} (percent-encode a special character of a path)")
+    format!(
+        "patterns have no meaning here; {advice} (percent-encode a special character of a path)"
+    )
 }
 
 impl fmt::Debug for Prefix {
@@ -224,8 +226,8 @@ mod tests {
             ("*", "one route for each path"),
         ] {
             let error = refused(text);
-            let cure = format!("patterns have no meaning here; write {literal}");
-            assert!(error.contains(&cure), "{text}: {error}");
+            let advice = format!("patterns have no meaning here; write {literal}");
+            assert!(error.contains(&advice), "{text}: {error}");
         }
         let star = Prefix::try_from("/a%2Ab".to_owned()).unwrap();
         assert!(star.matches("/a*b/c") && star.covers("/a*b/c"));

@@ -256,7 +256,7 @@ fn grace(why: EndReason, of_route: Option<Duration>) -> Option<Duration> {
         // Somebody has decided that the session ends, so nothing continues.
         EndReason::GrantEnded
         | EndReason::ProviderRemoved
-        | EndReason::PushedOut
+        | EndReason::Evicted
         | EndReason::RefusedByApp
         | EndReason::Replaced
         | EndReason::SignedOut => None,
@@ -284,7 +284,7 @@ mod tests {
         for why in [
             EndReason::GrantEnded,
             EndReason::ProviderRemoved,
-            EndReason::PushedOut,
+            EndReason::Evicted,
             EndReason::RefusedByApp,
             EndReason::Replaced,
             EndReason::SignedOut,

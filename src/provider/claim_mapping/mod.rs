@@ -91,7 +91,7 @@ impl ClaimMapping {
     }
 
     /// Logs a warning that a claim is present but cannot be used.
-    fn hint_at_form(&self, setting: &str, now: Timestamp) {
+    fn log_form_hint(&self, setting: &str, now: Timestamp) {
         if self.is_due(setting, now) {
             tracing::warn!(
                 provider = &*self.provider,
@@ -112,7 +112,7 @@ impl ClaimMapping {
         let claim = text(Some(value));
         // Some providers send an empty text instead of an absent claim.
         if claim.is_none() && value.as_str() != Some("") {
-            self.hint_at_form(key, now);
+            self.log_form_hint(key, now);
         }
         claim
     }
@@ -128,7 +128,7 @@ impl ClaimMapping {
         let verified = naming.clone().any(|members| self.is_verified(members));
         if !verified && !self.asks_for_emails {
             let mut claims = naming.filter_map(|members| find(members, &self.names.email_verified));
-            self.hint_at_unverified(
+            self.log_unverified_hint(
                 claims.any(|claim| claim.is_string() || claim.is_number()),
                 now,
             );
@@ -138,7 +138,7 @@ impl ClaimMapping {
 
     /// Logs a warning that rules and apps do not get the email address. `odd` is true if the claim
     /// `email_verified` is a string or a number.
-    fn hint_at_unverified(&self, odd: bool, now: Timestamp) {
+    fn log_unverified_hint(&self, odd: bool, now: Timestamp) {
         let setting = "identity.emails_verified";
         let provider = &*self.provider;
         if odd && self.is_due("email_verified_form", now) {
@@ -178,7 +178,7 @@ impl ClaimMapping {
             return Vec::new();
         };
         if found.others > 0 {
-            self.hint_at_form("identity.claims.groups", now);
+            self.log_form_hint("identity.claims.groups", now);
         }
         found.groups
     }

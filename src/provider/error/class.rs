@@ -134,7 +134,7 @@ impl KeysError {
     /// Returns the classification of this error. The fetch of keys sends no code and no token.
     pub fn class(&self) -> Classification {
         match self {
-            Self::Call(_) | Self::JustFetched => temporary(Actor::Provider, Sent::Nothing),
+            Self::Call(_) | Self::FetchFailedRecently => temporary(Actor::Provider, Sent::Nothing),
             // The provider has changed its keys again.
             Self::FetchedRecently { retry_after } => {
                 temporary(Actor::Provider, Sent::Nothing).with_retry_after(Some(*retry_after))
@@ -233,7 +233,7 @@ impl GrantError {
             Self::Keys(error) => error.class(),
             Self::NotReady(error) => error.class(),
             // The session must end, because its refresh token belongs to another user.
-            Self::OtherPerson => permanent(Actor::Client, Sent::Possibly),
+            Self::OtherUser => permanent(Actor::Client, Sent::Possibly),
             Self::Userinfo(error) => userinfo(error),
         };
         class.with_sent(Sent::Possibly)

@@ -150,7 +150,7 @@ fn a_provider_that_is_down_is_temporary_and_wrong_metadata_is_not() {
     let mut rows = vec![
         (KeysError::Call(UNDELIVERED()), unavailable, passes),
         (KeysError::Call(LOST()), unavailable, passes),
-        (KeysError::JustFetched, unavailable, passes),
+        (KeysError::FetchFailedRecently, unavailable, passes),
         (
             KeysError::FetchedRecently {
                 retry_after: Duration::from_secs(7),
@@ -200,7 +200,7 @@ fn a_provider_that_is_down_is_temporary_and_wrong_metadata_is_not() {
             passes,
         ),
         (ReachError::Connect(LOST()), "provider_call_failed", passes),
-        (KeysError::JustFetched.into(), unavailable, passes),
+        (KeysError::FetchFailedRecently.into(), unavailable, passes),
         (KeysError::Status(404).into(), unavailable, stays),
         (
             metadata(MetadataError::Call(UNDELIVERED())),
@@ -477,7 +477,11 @@ fn an_invalid_grant_response_ends_a_session_only_if_it_is_about_another_person()
             "id_token_nonce",
             stays,
         ),
-        (KeysError::JustFetched.into(), "keys_unavailable", passes),
+        (
+            KeysError::FetchFailedRecently.into(),
+            "keys_unavailable",
+            passes,
+        ),
         (KeysError::Status(404).into(), "keys_unavailable", stays),
         (
             KeysError::Unusable(KeySetError::Keys).into(),
@@ -487,7 +491,7 @@ fn an_invalid_grant_response_ends_a_session_only_if_it_is_about_another_person()
         (GrantError::NoIdToken, "no_id_token", stays),
         (GrantError::NoSubject, "no_subject", stays),
         (NotReady.into(), "metadata_missing", passes),
-        (GrantError::OtherPerson, "refresh_of_other_person", over),
+        (GrantError::OtherUser, "refresh_of_other_person", over),
         (GrantError::OtherSubject, "userinfo_subject", stays),
         (
             GrantError::SignedUserinfo(TokenError::Audience),

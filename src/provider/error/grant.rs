@@ -34,7 +34,7 @@ pub enum GrantError {
     /// Connect Core 1.0 section 12.2). The provider made a mistake, or an attacker has swapped the
     /// responses of two users.
     #[error("the response to the refresh is about another user")]
-    OtherPerson,
+    OtherUser,
     /// The userinfo and the ID token have different subjects (OpenID Connect Core 1.0 section
     /// 5.3.2). The provider made a mistake, or an attacker has swapped the access tokens of two
     /// users.
@@ -62,7 +62,7 @@ impl GrantError {
             Self::NoIdToken => "no_id_token",
             Self::NoSubject => "no_subject",
             Self::NotReady(error) => error.reason(),
-            Self::OtherPerson => "refresh_of_other_person",
+            Self::OtherUser => "refresh_of_other_person",
             Self::OtherSubject => "userinfo_subject",
             Self::SignedUserinfo(error) => error.reason(TokenKind::Userinfo),
             Self::Token(_) => "token_unusable",

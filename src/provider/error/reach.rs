@@ -25,7 +25,7 @@ pub enum KeysError {
     },
     /// A fetch has failed recently, and no new fetch is allowed yet.
     #[error("the keys could not be fetched a moment ago")]
-    JustFetched,
+    FetchFailedRecently,
     /// The response has a status other than 200.
     #[error("the provider answered the request for its keys with status {0}")]
     Status(u16),
@@ -38,9 +38,10 @@ impl KeysError {
     /// Returns a stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Call(_) | Self::FetchedRecently { .. } | Self::JustFetched | Self::Status(_) => {
-                "keys_unavailable"
-            }
+            Self::Call(_)
+            | Self::FetchedRecently { .. }
+            | Self::FetchFailedRecently
+            | Self::Status(_) => "keys_unavailable",
             Self::Unusable(error) => error.reason(),
         }
     }

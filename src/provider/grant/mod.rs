@@ -222,7 +222,7 @@ impl GrantVerifier {
         let refresh_token = response.answer.refresh_token.as_ref();
         let tokens = self.tokens(response, refresh_token, access_claims.as_ref())?;
         if refresh_token.is_none() {
-            self.hint_at_refresh_token(clock.now());
+            self.log_refresh_token_hint(clock.now());
         }
         let mut authentication = None;
         let identity = match (self.settings.identity.source, &self.id_token) {
@@ -282,7 +282,7 @@ impl GrantVerifier {
 
     /// Logs a warning that the provider sent no refresh token, if a missing scope is the likely
     /// reason. Without a refresh token, a session ends with its first access token.
-    fn hint_at_refresh_token(&self, now: Timestamp) {
+    fn log_refresh_token_hint(&self, now: Timestamp) {
         let settings = &self.settings;
         let scope = |name: &str| settings.scopes.iter().any(|scope| scope == name);
         // Google sends a refresh token because of the parameter `access_type`, and not because of a

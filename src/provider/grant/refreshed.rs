@@ -49,7 +49,7 @@ impl GrantVerifier {
             (IdentitySource::IdToken | IdentitySource::None | IdentitySource::Userinfo, _) => None,
         };
         if let Some(identity) = &identity {
-            same_person(identity, request)?;
+            same_user(identity, request)?;
         }
         let authentication = request.tokens.authentication().cloned();
         Ok(Refreshed {
@@ -89,7 +89,7 @@ impl GrantVerifier {
     ) -> Result<Identity, GrantError> {
         let rules = verification.rules;
         let issuer = match rules.issuer_of(verified) {
-            Err(TokenError::Issuer) => return Err(GrantError::OtherPerson),
+            Err(TokenError::Issuer) => return Err(GrantError::OtherUser),
             result => result.map_err(GrantError::IdToken)?,
         };
         let now = verification.clock.now();
@@ -97,7 +97,7 @@ impl GrantVerifier {
             .claim_mapping
             .identity(&[&verified.members], issuer, now);
         let identity = identity.ok_or(GrantError::NoSubject)?;
-        same_person(&identity, request)?;
+        same_user(&identity, request)?;
         let later = RefreshContext {
             access_token: &response.answer.access_token,
             authentication: request.tokens.authentication(),
@@ -111,7 +111,7 @@ impl GrantVerifier {
     /// If the response is about another user, returns the error. Otherwise logs the error and
     /// returns `None`, so that the session keeps its identity.
     fn keep_identity(&self, error: GrantError) -> Result<Option<Identity>, GrantError> {
-        if matches!(error, GrantError::OtherPerson) {
+        if matches!(error, GrantError::OtherUser) {
             return Err(error);
         }
         tracing::warn!(
@@ -124,7 +124,7 @@ impl GrantVerifier {
     }
 }
 
-fn same_person(identity: &Identity, request: &RefreshRequest<'_>) -> Result<(), GrantError> {
-    let same = identity.same_person(request.identity);
-    same.then_some(()).ok_or(GrantError::OtherPerson)
+fn same_user(identity: &Identity, request: &RefreshRequest<'_>) -> Result<(), GrantError> {
+    let same = identity.same_user(request.identity);
+    same.then_some(()).ok_or(GrantError::OtherUser)
 }

@@ -344,7 +344,7 @@ fn is_own(session: &Session, person: &str) -> bool {
     let own = login(person, session.version());
     let (tokens, own_tokens) = (session.tokens(), own.tokens);
     let refresh = tokens.refresh_token().unwrap().expose();
-    session.identity().same_person(&own.identity)
+    session.identity().same_user(&own.identity)
         && tokens.access_token() == own_tokens.access_token()
         && own_tokens
             .refresh_token()

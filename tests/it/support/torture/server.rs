@@ -426,17 +426,17 @@ mod tests {
 
     #[tokio::test]
     async fn tokens_are_rotated_and_old_ones_die() {
-        let kit = Fixture::failing("carol", None).await;
-        let first = kit.sign_in("carol").await;
-        assert!(kit.shown(&first).await.contains("\"user\":\"carol\""));
-        let (status, second) = kit.refresh(&first).await;
+        let fixture = Fixture::failing("carol", None).await;
+        let first = fixture.sign_in("carol").await;
+        assert!(fixture.shown(&first).await.contains("\"user\":\"carol\""));
+        let (status, second) = fixture.refresh(&first).await;
         assert_eq!((status, &second["expires_in"]), (200, &json!(60)));
-        assert!(kit.shown(&first).await.contains("killed token"));
-        assert!(kit.shown(&second).await.contains("\"pair\":1"));
-        assert_eq!(kit.refresh(&first).await.1["error"], "invalid_grant");
-        assert_eq!(kit.refresh(&second).await.0, 400);
+        assert!(fixture.shown(&first).await.contains("killed token"));
+        assert!(fixture.shown(&second).await.contains("\"pair\":1"));
+        assert_eq!(fixture.refresh(&first).await.1["error"], "invalid_grant");
+        assert_eq!(fixture.refresh(&second).await.0, 400);
         assert_eq!(
-            kit.shared_ledger.borrow().families()[0].ended,
+            fixture.shared_ledger.borrow().families()[0].ended,
             Some(End::Reuse)
         );
     }
@@ -444,20 +444,20 @@ mod tests {
     #[tokio::test]
     async fn each_fault_does_what_it_says() {
         for fault in Fault::ALL {
-            let kit = Fixture::failing("carol", Some(fault)).await;
-            let first = kit.sign_in("carol").await;
-            let (_status, body) = kit.refresh(&first).await;
+            let fixture = Fixture::failing("carol", Some(fault)).await;
+            let first = fixture.sign_in("carol").await;
+            let (_status, body) = fixture.refresh(&first).await;
             let arrived = body["refresh_token"].is_string();
             assert_eq!(arrived, fault == Fault::Slow, "{}", fault.name());
-            let used = kit.shared_ledger.borrow().families()[0].refreshes();
+            let used = fixture.shared_ledger.borrow().families()[0].refreshes();
             assert_eq!(used == 1, fault.uses_up() || arrived, "{}", fault.name());
-            kit.provider.stop_faults();
+            fixture.provider.stop_faults();
             if !arrived {
-                let (status, body) = kit.refresh(&first).await;
+                let (status, body) = fixture.refresh(&first).await;
                 let saved = status == 200;
                 assert_eq!(saved, fault != Fault::Lost, "{}: {body}", fault.name());
             }
-            let shared_ledger = kit.shared_ledger.borrow();
+            let shared_ledger = fixture.shared_ledger.borrow();
             let lost = (fault == Fault::Lost).then_some(End::LostAnswer);
             assert_eq!(shared_ledger.families()[0].ended, lost, "{}", fault.name());
             assert_eq!(shared_ledger.families()[0].pairs[0].faults, [fault]);

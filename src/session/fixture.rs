@@ -1,4 +1,4 @@
-//! A kit for tests of sessions: a store that can be started and stopped, and values for the store.
+//! A fixture for tests of sessions: a store that can be started and stopped, and values for the store.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::seal::{Keys, Purpose};
 use crate::token::Lifetime;
 
 /// The settings of a store that a test can stop and start.
-pub(super) struct Kit {
+pub(super) struct Fixture {
     pub(super) settings: Settings,
     pub(super) providers: Registrations,
     pub(super) keys: Vec<u8>,
@@ -30,7 +30,7 @@ pub(super) enum Front {
     Second,
 }
 
-impl Kit {
+impl Fixture {
     pub(super) fn memory() -> Self {
         Self {
             settings: Settings {
@@ -49,26 +49,28 @@ impl Kit {
     }
 
     pub(super) fn disk() -> Self {
-        let mut kit = Self::memory();
-        kit.settings.store = StoreSettings::Disk(DiskSettings { file: kit.file() });
-        kit
+        let mut fixture = Self::memory();
+        fixture.settings.store = StoreSettings::Disk(DiskSettings {
+            file: fixture.file(),
+        });
+        fixture
     }
 
-    /// Returns a kit with a file, and with a cache that has room for only a few sessions.
+    /// Returns a fixture with a file, and with a cache that has room for only a few sessions.
     pub(super) fn crowded() -> Self {
-        let mut kit = Self::disk();
-        kit.settings.capacity = 10 * 1024;
-        kit
+        let mut fixture = Self::disk();
+        fixture.settings.capacity = 10 * 1024;
+        fixture
     }
 
-    /// Returns a kit whose tests use the second front of a store with a file.
+    /// Returns a fixture whose tests use the second front of a store with a file.
     pub(super) fn second() -> Self {
-        let mut kit = Self::disk();
-        kit.front = Front::Second;
-        kit
+        let mut fixture = Self::disk();
+        fixture.front = Front::Second;
+        fixture
     }
 
-    /// Returns one kit for every kind of store and front.
+    /// Returns one fixture for every kind of store and front.
     pub(super) fn every() -> [Self; 4] {
         let kits = [
             Self::memory(),
@@ -144,7 +146,7 @@ impl Kit {
         }
     }
 
-    /// Returns the settings of this kit for a reload.
+    /// Returns the settings of this fixture for a reload.
     pub(super) fn reconfiguration(&self) -> Reconfiguration {
         Reconfiguration {
             idle: self.settings.idle,
@@ -162,7 +164,7 @@ impl Kit {
     }
 }
 
-impl fmt::Debug for Kit {
+impl fmt::Debug for Fixture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} of {:?}", self.front, self.settings.store)
     }
@@ -174,13 +176,13 @@ pub(crate) fn two_fronts(
     providers: &Registrations,
     now: Timestamp,
 ) -> [Sessions; 2] {
-    let mut kit = Kit::disk();
+    let mut fixture = Fixture::disk();
     let file = folder.join("sessions.redb");
-    kit.settings.store = StoreSettings::Disk(DiskSettings { file });
-    kit.settings.idle = Duration::from_hours(1);
-    kit.settings.absolute = Duration::from_hours(8);
-    kit.providers.clone_from(providers);
-    kit.start_two(now)
+    fixture.settings.store = StoreSettings::Disk(DiskSettings { file });
+    fixture.settings.idle = Duration::from_hours(1);
+    fixture.settings.absolute = Duration::from_hours(8);
+    fixture.providers.clone_from(providers);
+    fixture.start_two(now)
 }
 
 pub(super) const NOW: Timestamp = Timestamp::from_millis(1_000_000);
@@ -189,7 +191,7 @@ pub(super) fn clock() -> Clock {
     Clock::manual(NOW)
 }
 
-pub(super) fn person(subject: &str) -> Identity {
+pub(super) fn user(subject: &str) -> Identity {
     Identity {
         subject: Claim::new(subject),
         ..Identity::nameless("op")
@@ -204,7 +206,7 @@ pub(super) fn login(subject: &str) -> NewSession<'static> {
     NewSession {
         provider: "op",
         registration: [0; 32],
-        identity: person(subject),
+        identity: user(subject),
         tokens: tokens("token-0"),
         replaces: Vec::new(),
     }
