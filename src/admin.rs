@@ -1,10 +1,9 @@
 //! The operations listener: health, readiness and metrics.
 //!
-//! The operations listener has its own address, and shares nothing with the public listener. A
-//! request to the operations listener changes nothing, and no answer contains a secret. No answer
-//! depends on a provider, because signed-in users can still use the apps during an outage of a
-//! provider. If only a restart can repair the process, both `/healthz` and `/readyz` answer with
-//! 503.
+//! The operations listener has its own address and is separate from the public listener. A request
+//! to the operations listener changes nothing, and no answer contains a secret. No answer depends
+//! on a provider, because signed-in users can still use the apps during an outage of a provider. If
+//! only a restart can repair the process, both `/healthz` and `/readyz` answer with 503.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -44,7 +43,7 @@ impl Readiness {
         self.0.fetch_max(DRAINING, Ordering::AcqRel);
     }
 
-    /// Marks a ready process as broken, if only a restart can repair it. Returns `true` if the
+    /// Marks a ready process as broken, because only a restart can repair it. Returns `true` if the
     /// process was ready before this call.
     #[must_use]
     pub(crate) fn mark_broken(&self) -> bool {

@@ -47,7 +47,7 @@ impl Timestamp {
         self.0 / 1000
     }
 
-    /// Returns this time plus `duration`.
+    /// Returns the time that is `duration` later than `self`.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
         let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
@@ -69,7 +69,7 @@ pub struct Clock(Source);
 #[derive(Clone, Debug)]
 enum Source {
     System,
-    /// The time that the clock shows.
+    /// The time that the manual clock shows.
     Manual(watch::Sender<Timestamp>),
 }
 
@@ -102,8 +102,8 @@ impl Clock {
     }
 
     /// Returns a monotonic time, for measuring durations and for deadlines that the runtime's
-    /// timers use. A manual clock also returns the runtime's time here, because a manual clock
-    /// cannot advance the timers of other code.
+    /// timers use. With a manual clock, this method also returns the runtime's time, because a
+    /// manual clock cannot advance the timers of other code.
     pub fn instant(&self) -> Instant {
         #[expect(
             clippy::disallowed_methods,

@@ -43,8 +43,8 @@ impl Refresher {
                 self.note_failure(&session, reason, ALARM_PAUSE);
                 return Attempt::Failed(session);
             };
-            // The provider has already sent the result, so this attempt needs neither a lease nor a
-            // call to the provider.
+            // An earlier attempt received the provider's answer but could not store it, so this
+            // attempt needs neither a lease nor a call to the provider.
             if let Some(result) = self.unstored.take(refresh_token) {
                 return self.store(session, result).await;
             }
@@ -72,8 +72,8 @@ impl Refresher {
             SessionState::Superseded => match self.sessions.fetch(session.key()).await {
                 Ok(Some(newest)) => {
                     let replaced = newest.version() != session.version();
-                    // If the token of the newer version has expired too, this attempt refreshes the
-                    // newer version of the session.
+                    // If another process has stored a newer token and the newer token has also
+                    // expired, this attempt refreshes the newer version of the session.
                     if replaced && !newest.tokens().is_expired(now) {
                         return done(Outcome::Renewed(newest));
                     }

@@ -17,10 +17,11 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// than this limit, the clock was set back.
 pub(super) const LONGEST_ASKED: Duration = Duration::from_mins(5);
 
-/// If the table has more sessions than this number, sessions without a recent attempt are removed.
+/// When the table has more than `MANY` sessions, a sweep removes the sessions without a recent
+/// attempt.
 const MANY: usize = 10_000;
 
-/// The place of the failure that makes a session unusable for now.
+/// The component whose failure makes a session unusable for now.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum FailureLocation {
     /// The failure is at the provider, or on the network to the provider.
@@ -108,8 +109,8 @@ impl Backoffs {
         let backoff = *self.all().sessions.get(key)?;
         let retry_after = backoff.until.since(now);
         let reason = backoff.reason;
-        // If the remaining pause is longer than the limit, the clock was set back. A clock that was
-        // set back must not block the session.
+        // If the remaining pause is longer than `LONGEST_ASKED`, the clock was set back. A clock
+        // that was set back must not block the session.
         (!retry_after.is_zero() && retry_after <= LONGEST_ASKED).then_some(SessionFailure {
             reason,
             retry_after,
@@ -174,8 +175,8 @@ impl Backoffs {
 
 /// Returns the pause after the given number of failures.
 fn pause(failures: u32) -> Duration {
-    // From 32 failures on, the factor would overflow. In this case, `u32::MAX` replaces the factor,
-    // and the result is the same, because the longest pause already applies after 6 failures.
+    // From 32 failures on, the factor would overflow, so `u32::MAX` replaces it. The pause does not
+    // change, because every pause after 6 failures is `LONGEST_PAUSE`.
     let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
     FIRST_PAUSE.saturating_mul(factor).min(LONGEST_PAUSE)
 }

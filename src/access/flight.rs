@@ -18,8 +18,8 @@ use tokio::sync::watch;
 pub(super) enum Progress<P, T> {
     /// The flight is running.
     UnderWay,
-    /// The flight pauses before its next attempt. The value contains the reason and the end of the
-    /// pause, so that a waiter can decide whether to wait.
+    /// The flight pauses before its next attempt. `P` contains the reason and the end of the pause,
+    /// so that a waiter can decide whether to wait.
     Paused(P),
     /// The flight has ended with a result.
     Finished(T),
@@ -153,7 +153,7 @@ impl<P: Clone, T: Clone> Waiter<P, T> {
         }
     }
 
-    /// Waits until the progress is different from the progress that this method returned last.
+    /// Waits until the progress differs from the progress that the previous call returned.
     ///
     /// # Cancel safety
     ///
@@ -186,18 +186,19 @@ impl<K: Copy + Eq + Hash, P, T> Leader<K, P, T> {
         self.sender.closed().await;
     }
 
-    /// Ends the flight if it has no waiter. If a request joins at the same time, the flight
-    /// continues, or the request starts a new flight.
+    /// Ends the flight if it has no waiter. If a request joins the flight before the end, the
+    /// flight continues. A later request starts a new flight.
     pub(super) fn finish_unwaited(mut self, end: T) -> FinishUnwaited<Self> {
         let flights = Arc::clone(&self.flights);
         let mut under_way = flights.under_way();
-        // A request takes the same lock to join the flight, so the number of waiters cannot change
-        // here.
+        // A request needs the lock of `under_way` to join the flight, so the number of waiters
+        // cannot change while this method holds the lock.
         if self.sender.receiver_count() > 0 {
             drop(under_way);
             return FinishUnwaited::Joined(self);
         }
-        // The key is removed under the same lock, so that no request joins a flight that has ended.
+        // The key is removed before the lock is released, so that no request joins a flight that
+        // has ended.
         under_way.remove(&self.key);
         drop(under_way);
         self.finished = true;
@@ -362,7 +363,8 @@ mod tests {
                 }
                 leader.finish(1);
             });
-            // The runtime is dropped after its main task has yielded `polls` times.
+            // The main task of the runtime yields `polls` times. After that, the runtime is
+            // dropped.
             let stop = std::thread::spawn(move || {
                 runtime.block_on(async {
                     for _ in 0..polls {

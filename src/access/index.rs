@@ -7,8 +7,8 @@ use crate::target::{FoldedPath, Target};
 
 /// Finds the few routes that can match a request, even in a table with thousands of routes. The
 /// index compares normalized prefixes: ASCII lower case, percent-decoded, without parameters and
-/// final dots. A route can match a request if its normalized prefix equals a leading part of the
-/// normalized path, and if the route is for the request's host or for all hosts.
+/// final dots. A route can match a request if the normalized path begins with the route's
+/// normalized prefix, and if the route is for the request's host or for all hosts.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     /// The positions of the routes in the table. The key is the host and the normalized prefix. A
@@ -45,8 +45,8 @@ impl Index {
         index
     }
 
-    /// Returns the first position in the table whose route matches the target. `matches` checks the
-    /// route at one position.
+    /// Returns the first position in the table whose route matches the target. `matches` gets a
+    /// position and checks the route at this position.
     pub(super) fn first(&self, target: &Target, matches: impl Fn(usize) -> bool) -> Option<usize> {
         let folded = FoldedPath::of(target.path(), self.depth);
         let mut key = Vec::new();

@@ -9,12 +9,12 @@
 //! without a wait. For a request whose token has expired, the decision is [`Decision::Wait`].
 //!
 //! An [`Access`] belongs to one worker and to one site. The values that [`Access::decide`] returns
-//! own their data, so a request uses the same site until the request ends. Each worker counts the
-//! references to its own values, so workers do not write to the same memory.
+//! own their data, so a reload does not change the site of a running request. Each worker has its
+//! own reference counts, so workers do not write to the same memory.
 //!
 //! Code that skips the decision does not compile, because the fields of a [`Permit`] are private to
-//! this room. Permits are created only by [`Access::decide`], and by the code that decides again
-//! after a wait or after a refusal of the app.
+//! this room. Only two parts of this room create permits: [`Access::decide`], and the code that
+//! decides again after a wait or after an app has refused a token.
 //!
 //! ```
 //! use sidegate::access::Permit;
@@ -97,8 +97,8 @@ use crate::upstream::AssertionNames;
 #[derive(Debug)]
 pub(crate) struct Access {
     routes: WorkerRoutes,
-    /// Whether at least one route refreshes the token when the app refuses the token. Such a
-    /// refresh can start at any time, even if the token does not expire soon.
+    /// Whether at least one route refreshes the token when the app refuses the token. After a
+    /// refusal, a refresh starts even if the token does not expire soon.
     refreshes_on_refusal: bool,
     /// The names of the assertion fields.
     names: AssertionNames,
@@ -165,7 +165,7 @@ pub(crate) struct Forbid {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Cause {
     /// The request has two session cookies with different values. The gateway wrote at most one of
-    /// the two cookies and cannot know which cookie.
+    /// the two cookies, but it does not know which of them.
     Conflicting,
     /// The session has passed its idle or absolute deadline.
     Expired,
@@ -294,8 +294,8 @@ impl Access {
     }
 
     /// Decides about a request that has a session. The token of the session can be fresh, due for a
-    /// refresh, or expired. If the request has already waited, `deadline` is the deadline of that
-    /// wait.
+    /// refresh, or expired. `deadline` is set if the request has already waited, because all waits
+    /// of a request have the same deadline.
     fn decide_for_session(
         self: &Rc<Self>,
         route: &Rc<Route>,
@@ -347,7 +347,7 @@ impl Access {
         }
     }
 
-    /// Decides about a request that has no session, or no session that the route accepts.
+    /// Decides about a request without a session that the route accepts.
     fn without_session(
         self: &Rc<Self>,
         route: &Rc<Route>,
@@ -378,9 +378,9 @@ impl Access {
         })
     }
 
-    /// Returns the session id in the request's cookie. Also returns the session if the session is
-    /// live. The session may belong to any provider. A session with an expired token is live as
-    /// long as the token can be refreshed.
+    /// Returns the session id in the request's cookie, and the session with this id if it is live.
+    /// The session may belong to any provider. A session with an expired token is live as long as
+    /// the token can be refreshed.
     ///
     /// # Cancel safety
     ///

@@ -1,4 +1,4 @@
-//! The results that a refresh or a fetch of a session reports to its waiters.
+//! The results that waiting requests get from a refresh or a fetch of a session.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub(super) enum Outcome {
 
 /// The result of one attempt.
 pub(super) enum Attempt {
-    /// The refresh is complete, with this result.
+    /// The attempt has completed the refresh.
     Done(Outcome),
     /// The attempt failed. The refresh of this session may be attempted again after a pause.
     Failed(Arc<Session>),
@@ -29,8 +29,7 @@ pub(super) enum Attempt {
 pub(super) enum PauseEnd {
     /// The next attempt is due.
     Over,
-    /// No request waits for the refresh, and the attempts so far have given no result that has to
-    /// be stored.
+    /// No request waits for the refresh, and no result of an earlier attempt has to be stored.
     NoWaiters(SessionFailure),
     /// The process is about to end.
     Draining(SessionFailure),
@@ -54,12 +53,12 @@ pub(super) enum Fetched {
     Failed(SessionFailure),
 }
 
-/// The result type of a flight. If a flight is aborted, or if a request stops waiting, the request
-/// gets a result from the function `failed`.
+/// The result type of a flight. A request gets a result from the function `failed` if the flight is
+/// aborted, or if the request stops waiting.
 pub(super) trait FlightResult: Clone {
-    /// The reason code if the flight has no result before the request has to stop waiting.
+    /// The reason code that a request gets if it stops waiting before the flight has a result.
     const SLOW: Reason;
-    /// The reason code if a flight is aborted.
+    /// The reason code that a request gets if the flight is aborted.
     const LOST: Reason;
 
     /// Creates a result from a failure.

@@ -26,11 +26,11 @@ pub struct Permit {
     pub(super) cookies: Cookies,
 }
 
-/// States whether the request's cookies have already been read.
+/// Whether the gateway has already read the cookies of the request.
 #[derive(Debug)]
 pub(super) enum Cookies {
-    /// An earlier request on the connection had the same `Cookie` line. The value is the `Cookie`
-    /// line without the gateway's own cookies.
+    /// An earlier request on the connection had the same `Cookie` line. This variant contains the
+    /// `Cookie` line without the gateway's own cookies.
     Read(Option<HeaderValue>),
     /// The gateway has not read the `Cookie` lines yet. The request can still contain the gateway's
     /// own cookies.
@@ -43,13 +43,13 @@ impl Permit {
         &self.route
     }
 
-    /// Returns the data that is needed if the app refuses the token. The data is used to send the
-    /// request again, or to let the user sign in again. Returns `None` if the request has no
-    /// session, or if the route forwards refusals and the session has no refresh token.
+    /// Returns the data that the gateway needs to send the request again, or to let the user sign
+    /// in again, after the app has refused the token. Returns `None` if the request has no session,
+    /// or if the route forwards refusals and the session has no refresh token.
     pub(crate) fn sent_request(&self) -> Option<SentRequest> {
         let session = self.session.as_ref()?;
-        // If the route forwards refusals, the gateway can only repeat the request with a newer
-        // access token. A session without a refresh token never gets a newer access token.
+        // On a route that forwards refusals, the gateway repeats a request only if the session has
+        // a newer access token. A session without a refresh token never gets a newer access token.
         let wanted =
             self.route.on_refusal != OnRefusal::Pass || session.tokens().refresh_token().is_some();
         wanted.then(|| SentRequest {
@@ -73,8 +73,9 @@ impl Permit {
     /// upstream. The permit is consumed. The caller must have removed the assertion fields that the
     /// client sent.
     ///
-    /// `upgrade` is the protocol to which the request asks to switch. If the app switches to that
-    /// protocol, the result is a tunnel. Without `upgrade`, the result is always a response.
+    /// `upgrade` is the protocol to which the client asks to switch. If the app switches to the
+    /// protocol `upgrade`, the result is a tunnel. Without `upgrade`, the result is always a
+    /// response.
     ///
     /// # Errors
     ///
@@ -117,8 +118,8 @@ impl Permit {
         }
     }
 
-    /// Returns the values of the field with the groups. Groups that the field cannot carry are one
-    /// warning a user and hour.
+    /// Returns the values of the field with the groups. If the field is too short for all groups,
+    /// logs at most one warning per user and hour.
     pub(super) fn groups(&self) -> Cow<'_, [HeaderValue]> {
         let (Some(session), names) = (self.session.as_deref(), &self.access.names) else {
             return Cow::Borrowed(&[]);
@@ -143,8 +144,8 @@ impl Permit {
         }
     }
 
-    /// Returns every assertion field with its value, or with the first of the values `groups`. If a field has no value, the request must not
-    /// contain the field.
+    /// Returns every assertion field with its value. The groups field gets the first value in
+    /// `groups`. If a field has no value, the request must not contain the field.
     pub(super) fn assertions<'a>(
         &'a self,
         groups: &'a [HeaderValue],

@@ -36,7 +36,7 @@ struct CookieLine {
 }
 
 impl Recent {
-    /// Returns the session of a request whose only `Cookie` line is `line`, and returns the line
+    /// Returns the session of a request with the single `Cookie` line `line`. Also returns the line
     /// without the gateway's own cookies. Returns `None` if the previous request on the connection
     /// had a different line, or if the session is no longer valid.
     pub(super) fn by_line(
@@ -69,8 +69,8 @@ impl Recent {
             .then(|| Arc::clone(&last.session))
     }
 
-    /// Stores the session that was found for a cookie. `line` is the `Cookie` line, if the request
-    /// has exactly one `Cookie` line.
+    /// Stores the session of the session cookie `cookie`. If the request has exactly one `Cookie`
+    /// line, `line` is this line.
     pub(super) fn note(
         &self,
         (cookie, line): (&[u8], Option<&[u8]>),
@@ -90,8 +90,8 @@ impl Recent {
     }
 }
 
-/// Returns the `Cookie` line without the gateway's own cookies. Returns `None` if no other cookie
-/// is left.
+/// Returns the `Cookie` line without the gateway's own cookies. Returns `None` if the line contains
+/// only the gateway's own cookies.
 fn others(line: &[u8]) -> Option<HeaderValue> {
     match cookies::others(&[(COOKIE.as_str(), line)][..], cookie::is_own) {
         Others::Unchanged => {

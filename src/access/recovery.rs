@@ -32,13 +32,12 @@ pub(crate) struct TokenRefusal {
     sent: SentRequest,
 }
 
-/// States whether a request has content. The gateway determines this value before the body of the
-/// request arrives.
+/// Whether a request has content, as far as the gateway knows before the body arrives.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Content {
     /// The request has no body.
     None,
-    /// The request has a body, or it is not known yet whether the request has a body.
+    /// The request has a body, or the gateway does not know yet whether the request has a body.
     Some,
 }
 
@@ -47,7 +46,8 @@ pub(crate) enum Content {
 pub(crate) enum Replayable {
     /// The gateway still has the whole request.
     Yes,
-    /// No copy of the body exists: the body was not kept, or it was too large.
+    /// The gateway has no copy of the body, because it did not keep the body or the body was too
+    /// large.
     No,
 }
 
@@ -64,14 +64,14 @@ pub(crate) enum Recovery {
 }
 
 impl Access {
-    /// Whether the gateway has to keep a request until its answer arrives, in order to send the
-    /// request again or to let the user sign in again.
+    /// Whether the gateway has to keep a request until the app answers. The gateway needs the kept
+    /// request to send it again or to let the user sign in again.
     ///
-    /// If the route forwards refusals of the app to the browser, the gateway sends the request
-    /// again only if the session is refreshed during the request. If a route of the site uses
+    /// On a route that forwards refusals to the browser, the gateway sends a request again only if
+    /// the session was refreshed during the request. If a route of the site uses
     /// `refresh_and_retry`, a refresh can start at any time. If no route uses `refresh_and_retry`,
-    /// a refresh starts only when the refresh is due. The duration of a request with a body is not
-    /// limited, so a refresh can become due during any request with a body.
+    /// a refresh starts only when the refresh is due. A request with a body can take any time, so a
+    /// refresh can become due during the request.
     pub(crate) fn must_keep(&self, sent: &SentRequest, content: Content, now: Timestamp) -> bool {
         if sent.route.on_refusal != OnRefusal::Pass || self.refreshes_on_refusal {
             return true;
@@ -80,15 +80,14 @@ impl Access {
         content == Content::Some || sent.session.is_due(answered)
     }
 
-    /// Returns the refusal, if this answer refuses the token of its request.
+    /// Returns a [`TokenRefusal`] if the app's answer refuses the token of the request.
     pub(crate) fn token_refusal(
         self: &Rc<Self>,
         sent: SentRequest,
         status: StatusCode,
         headers: &HeaderMap,
     ) -> Option<TokenRefusal> {
-        // Most answers have a status other than 401 and 3xx, so they need no comparison with the
-        // patterns of the provider.
+        // Only answers with the status 401 or 3xx are compared with the patterns of the provider.
         if status != StatusCode::UNAUTHORIZED && !status.is_redirection() {
             return None;
         }
@@ -277,8 +276,8 @@ mod tests {
         assert!(!kept(&passing, Content::None, after(last - 1)));
         assert!(kept(&passing, Content::None, after(last)));
         assert!(kept(&passing, Content::Some, NOW));
-        // `claim_refresh` delays the next refresh for a short time only, so the request must still
-        // be kept.
+        // `claim_refresh` delays the next refresh by a few seconds only, so the gateway must still
+        // keep the request.
         assert!(session.claim_refresh(after(3000), after(3005)));
         assert!(kept(&passing, Content::None, after(3001)));
         for others in [&["pass", "refresh_and_retry"], &["relogin", "pass"]] {

@@ -8,9 +8,9 @@
 //! result because the used refresh token must not be sent a second time.
 //!
 //! A refresh that fails for a temporary reason is retried after a pause. Each further failure makes
-//! the pause longer. A waiter continues to wait if the next attempt starts before the waiter's
-//! deadline. A failed refresh ends the session only if the provider reports that the grant has
-//! ended.
+//! the pause longer. A request continues to wait only if the next attempt starts before the
+//! deadline of the request. A failed refresh ends the session only if the provider reports that the
+//! grant has ended.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,9 +41,9 @@ use crate::telemetry::{Metrics, Seldom, TokenCall};
 /// cause.
 pub(super) const ALARM_PAUSE: Duration = Duration::from_secs(30);
 
-/// If a request starts an early refresh, other requests do not start the same refresh during this
-/// time. A second start would be harmless: the second request would join the flight that the first
-/// request started.
+/// After one request has started an early refresh, other requests start no early refresh of the
+/// session during this time. A second start would do no harm: the second request would join the
+/// flight that the first request started.
 const CLAIM: Duration = Duration::from_secs(5);
 
 /// The longest pause before the next attempt to store a result.
@@ -56,7 +56,7 @@ const LEAST_PAUSE: Duration = Duration::from_millis(100);
 /// provider, plus the time to store a result.
 pub(super) const DRAIN_WAIT: Duration = Duration::from_secs(65);
 
-/// A pause of zero: the next attempt may start at once.
+/// A failure without a pause: the next attempt may start at once.
 const NO_PAUSE: SessionFailure = SessionFailure {
     reason: Reason::at_provider("refresh_slow"),
     retry_after: Duration::ZERO,
@@ -75,7 +75,7 @@ pub(crate) struct Refresher {
     fetches: Arc<Flights<SessionKey, RetryPause, Fetched>>,
     backoffs: Backoffs,
     pub(super) unstored: Unstored,
-    /// The users about whose groups the log has a warning.
+    /// The users for whom the log already has a warning about too many groups.
     pub(super) groups_reported: Seldom,
     pub(super) draining: watch::Sender<bool>,
 }
@@ -147,7 +147,7 @@ impl Refresher {
     ///
     /// # Errors
     ///
-    /// If the next attempt starts only after `max_wait`, returns the failure of the last attempt.
+    /// Returns the failure of the last attempt if the next attempt starts only after `max_wait`.
     pub(super) fn join(
         self: &Arc<Self>,
         session: &Arc<Session>,
@@ -215,7 +215,7 @@ impl Refresher {
         mut session: Arc<Session>,
         mut leader: Leader<SessionKey, RetryPause, Outcome>,
     ) {
-        // The metric counts the flight as long as a request can join the flight.
+        // The metric counts the flight until requests can no longer join it.
         let _counted = self.metrics.refreshing();
         let mut log = FlightLog {
             metrics: &self.metrics,
@@ -229,8 +229,7 @@ impl Refresher {
             match self.pause(&session, least, &leader).await {
                 PauseEnd::Over => {}
                 PauseEnd::NoWaiters(failure) => {
-                    // Requests whose token is still valid must not start another flight during the
-                    // pause.
+                    // During the pause, requests with a valid token must not start a new flight.
                     session.postpone_refresh(began.plus(failure.retry_after));
                     match leader.finish_unwaited(Outcome::Failed(failure)) {
                         FinishUnwaited::Finished => {
@@ -243,7 +242,8 @@ impl Refresher {
                 }
                 PauseEnd::Draining(failure) => {
                     // Before the process ends, the gateway tries only one more time to store the
-                    // result, because a broken store could delay the end without limit.
+                    // result. Further attempts with a broken store could delay the end without
+                    // limit.
                     if self.is_unstored(&session)
                         && let Attempt::Done(outcome) = self.attempt(Arc::clone(&session)).await
                     {
@@ -269,8 +269,9 @@ impl Refresher {
         leader.finish(outcome);
     }
 
-    /// Waits until the pause after earlier failures is over. The wait lasts at least `least`. The
-    /// wait ends earlier if the process drains, or if no request waits and every result is stored.
+    /// Waits until the pause after earlier failures is over. The pause lasts at least the time
+    /// `least`. The wait ends earlier if the process drains, or if no request waits and every
+    /// result is stored.
     async fn pause(
         &self,
         session: &Session,
@@ -292,8 +293,8 @@ impl Refresher {
         let unstored = self.is_unstored(session);
         let mut draining = self.draining.subscribe();
         tokio::select! {
-            // The order of these branches matters: a flight without waiters ends, even if its next
-            // attempt is due.
+            // `biased` checks the branches in this order, so a flight without waiters ends even if
+            // its next attempt is due.
             biased;
             () = leader.no_waiters(), if !unstored => PauseEnd::NoWaiters(failure),
             _draining = draining.wait_for(|draining| *draining) => PauseEnd::Draining(failure),
@@ -323,8 +324,8 @@ impl Refresher {
         };
         let answered = provider.refresh(&refreshing, &self.clock).await;
         let sent = |unrefreshed: &RefreshError| unrefreshed.error.class().sent;
-        // If no request was sent, the duration says nothing about the provider, so the duration is
-        // not recorded.
+        // If the gateway sent no request to the provider, the duration is not recorded, because it
+        // says nothing about the provider.
         if answered.as_ref().err().map(sent) != Some(Sent::Nothing) {
             let took = self.clock.instant().saturating_duration_since(asked);
             let error = answered.as_ref().err();
@@ -342,7 +343,7 @@ impl Refresher {
         }
     }
 
-    /// Stores the result of a refresh. If the user has signed out in the meantime, the session
+    /// Stores the result of a refresh. If the user has signed out during the refresh, the session
     /// stays ended.
     pub(super) async fn store(&self, session: Arc<Session>, result: RefreshResult) -> Attempt {
         let copy = result.copy();
@@ -406,8 +407,8 @@ impl Refresher {
                 self.metrics.refresh(name, "alarm", reason);
                 log_operator_must_act(&session, &error);
                 // The operator may have changed the client secret at the provider, but not yet in
-                // the settings of the gateway. When the operator has corrected the settings, the
-                // next attempt can succeed, so the waiting time is short.
+                // the settings of the gateway. After the operator corrects the settings, the next
+                // attempt can succeed, so the pause is short.
                 self.backoffs.next_pause(session.key())
             }
             Verdict::Temporary => {
@@ -421,7 +422,8 @@ impl Refresher {
                 )
             }
         };
-        // No request was sent, so the failure is not counted as a failure of this session.
+        // The gateway sent no request to the provider, so the error is not counted as a failure of
+        // this session.
         if class.passes && class.sent == Sent::Nothing {
             self.postpone(&session, Reason::at_provider(reason), wait);
         } else {

@@ -21,7 +21,7 @@ fn g_14_g_15_an_aborted_refresh_is_reported_to_its_waiters_and_counted() {
     let waiter = control.block_on(async {
         let session = fixture.expired().await;
         let mut waiter = fixture.refresher.join(&session, NOW, MAX_WAIT).unwrap();
-        // The flight continues to pause as long as a request waits for it.
+        // The paused flight does not end, because `waiter` still waits for it.
         assert!(matches!(waiter.progress().await, Progress::Paused(_)));
         waiter
     });
@@ -83,9 +83,9 @@ async fn g_14_a_refresh_that_panics_releases_all_waiters() {
             events,
         })
     };
-    // If only one subscriber exists, `tracing` asks the subscriber of the first thread which events
-    // are needed, and uses the answer for all threads. The first thread may belong to a test that
-    // has no subscriber.
+    // If only one subscriber exists, `tracing` asks only the first thread which events are needed.
+    // The first thread may belong to a test without a subscriber, so this test creates a second
+    // subscriber.
     let _second = trap("never said");
     let _set = tracing::dispatcher::set_default(&trap("Session refreshed"));
     let fixture = Fixture::new(Handle::current());

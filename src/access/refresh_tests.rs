@@ -139,8 +139,8 @@ fn failed(end: &Outcome) -> &'static str {
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// Returns the tokens that the user `person` gets in the round with the number `round`. Each round
-/// lasts one millisecond.
+/// Returns the tokens that the user `person` gets in round number `round`. Each round lasts one
+/// millisecond.
 fn tokens_of_round(person: &str, round: u64) -> TokenSet {
     let life = Lifetime {
         expires_at: Some(NOW.plus(Duration::from_millis(round)).plus(MILLISECOND)),
@@ -198,7 +198,7 @@ async fn g_10_two_users_refreshed_at_the_same_time_never_mix() {
     for round in 1..=ROUNDS {
         fixture.clock.advance(MILLISECOND);
         for (person, _) in &people {
-            // The refresher finds this result and does not call a provider.
+            // The refresher finds the unstored result `answer` and does not call a provider.
             let used = tokens_of_round(person, round - 1);
             let answer = RefreshResult::New(Box::new(Refreshed {
                 tokens: tokens_of_round(person, round),
@@ -372,7 +372,8 @@ async fn f_18_there_is_always_a_pause_between_two_attempts() {
     };
     let session = fixture.open(life).await;
     let mut waiter = fixture.refresher.join(&session, NOW, MAX_WAIT).unwrap();
-    // If the flight did not pause between attempts, this thread would never run other tasks.
+    // If the flight did not pause between attempts, the only thread of this test would never run
+    // other tasks.
     let mut before = None;
     for _ in 0..4 {
         let Progress::Paused(_) = waiter.next_progress().await else {

@@ -9,7 +9,7 @@ use crate::provider::{ExchangeError, Sent};
 use crate::session::{Session, SessionKey, StoreError};
 use crate::telemetry::{Metrics, chain};
 
-/// Writes an event on drop if the flight was aborted.
+/// When a `FlightLog` is dropped, it logs an event if the flight was aborted.
 pub(super) struct FlightLog<'a> {
     pub(super) metrics: &'a Metrics,
     pub(super) provider: Box<str>,
@@ -28,8 +28,8 @@ impl Drop for FlightLog<'_> {
     }
 }
 
-/// Logs that a session could not be fetched, stored or ended. Returns the failure with the pause
-/// before the next attempt.
+/// Logs that a session could not be fetched, stored or ended. Returns the failure, which includes
+/// the pause before the next attempt.
 pub(super) fn store_failure(error: &StoreError, what: &'static str) -> SessionFailure {
     let reason = error.reason();
     tracing::error!(
@@ -54,8 +54,8 @@ pub(super) fn log_operator_must_act(session: &Session, error: &ExchangeError) {
     );
 }
 
-/// Logs a temporary failure. If no request was sent, an earlier event has reported the cause, so
-/// this event has the debug level.
+/// Logs a temporary failure. If the gateway sent no request to the provider, an earlier event has
+/// already reported the cause, so this event has only the debug level.
 pub(super) fn log_temporary_failure(session: &Session, error: &ExchangeError) {
     let (provider, reason) = (session.provider(), error.reason());
     let (key, cause) = (session.key().log_prefix(), chain(error));
@@ -111,7 +111,7 @@ pub(super) fn log_ended(session: &Session, error: &ExchangeError) {
 }
 
 impl Refresher {
-    /// Reports that the field to the app cannot carry all groups of a user.
+    /// Reports that the groups field is too short for all groups of a user.
     pub(super) fn report_groups(&self, session: &Session, left_out: usize) {
         self.metrics().groups_left_out(session.provider(), left_out);
         let identity = session.identity();

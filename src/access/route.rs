@@ -32,7 +32,7 @@ pub struct RouteSettings {
     /// The condition that a user has to meet to use the route.
     #[serde(default = "signed_in")]
     pub(crate) access: Rule,
-    /// The name of the upstream. The name may be omitted if there is only one upstream.
+    /// The name of the upstream. The operator may omit the name if there is only one upstream.
     pub(crate) upstream: Option<Box<str>>,
     /// The names of the providers whose sessions are accepted. The default is all providers.
     pub(crate) provider: Option<ProviderNames>,
@@ -40,7 +40,7 @@ pub struct RouteSettings {
     /// cookies.
     #[serde(default)]
     pub(crate) allow_preflight: bool,
-    /// The action after an app refuses a token that the gateway considers valid.
+    /// The gateway's action after an app has refused a token that the gateway considers valid.
     #[serde(default)]
     pub(crate) on_upstream_401: OnRefusal,
     /// The settings for connections on which the app has switched to another protocol.
@@ -225,7 +225,7 @@ impl Route {
 /// Responsible: the operator.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum RouteError {
-    /// There are several upstreams, and the route does not name one of them.
+    /// The settings define several upstreams, and the route names none of them.
     #[error("there are several upstreams; the route has to name one")]
     AmbiguousUpstream,
     /// The rule lists groups, and the route accepts several providers, but the settings do not
@@ -249,10 +249,10 @@ pub enum RouteError {
     /// Another route is tried first and matches all requests that this route could match.
     #[error("it never matches, because the route `{0}` takes all its requests; remove one of them")]
     Behind(Box<str>),
-    /// The provider does not exist.
+    /// The settings define no provider with this name.
     #[error("there is no provider `{0}`; write the NAME of a table [providers.NAME]")]
     UnknownProvider(Box<str>),
-    /// The upstream does not exist.
+    /// The settings define no upstream with this name.
     #[error("there is no upstream `{0}`; write the NAME of a table [upstreams.NAME]")]
     UnknownUpstream(Box<str>),
 }
@@ -373,9 +373,9 @@ impl WorkerRoutes {
 }
 
 impl Route {
-    /// Returns true if this route, which is tried first, matches all requests that `other` could
-    /// match. The prefix of this route is at least as long, so this route hides another route only
-    /// if both prefixes are spellings of one path, such as `/a/` and `/a`.
+    /// Returns true if `self` matches all requests that `other` could match. The gateway tries
+    /// `self` before `other`, so the prefix of `self` is at least as long. `self` hides `other`
+    /// only if both prefixes are spellings of one path, such as `/a/` and `/a`.
     fn hides(&self, other: &Self) -> bool {
         let every_host = self.hosts.is_empty();
         let hosts = every_host
@@ -384,8 +384,8 @@ impl Route {
         hosts && self.rule != Rule::Public && self.prefix.covers(other.prefix.as_str())
     }
 
-    /// Returns true if both routes match the same requests: the routes have a host in common, and
-    /// their prefixes are equal if case is ignored.
+    /// Returns true if some requests match both routes: the routes have a host in common, and their
+    /// prefixes are equal if case is ignored.
     fn shadows(&self, other: &Self) -> bool {
         let prefix = self
             .prefix
@@ -396,8 +396,8 @@ impl Route {
     }
 }
 
-/// Returns an error for each route that another route hides. The routes are in the order in which
-/// they are tried.
+/// Returns an error for each route that another route hides. The gateway tries the routes in the
+/// order of this list.
 fn hidden(routes: &[Route]) -> Vec<(usize, RouteError)> {
     let routes = routes.iter().enumerate();
     let hidden = routes.clone().filter_map(|(position, route)| {

@@ -20,7 +20,7 @@ pub(crate) enum Rule {
     AnyOf(AnyOf),
 }
 
-/// Reads `"public"`, `"signed-in"` or `{ any_of = { ... } }`. A derived implementation would accept
+/// Reads `"public"`, `"signed-in"` or `{ any_of = { ... } }`. A derived `Deserialize` would accept
 /// a table with a second key and ignore this key.
 impl<'de> Deserialize<'de> for Rule {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -72,8 +72,8 @@ impl<'de> Deserialize<'de> for Rule {
     }
 }
 
-/// The table of lists in the settings. A derived implementation would also read a list of names as
-/// a table without keys.
+/// The table `any_of` in the settings. A derived `Deserialize` would also read a list of names as a
+/// table without keys.
 struct Table(AnyOf);
 
 impl<'de> Deserialize<'de> for Table {
@@ -104,14 +104,14 @@ pub(crate) struct AnyOf {
     subjects: Vec<Box<str>>,
 }
 
-/// The domains of email addresses that one entry of the list `email_domains` stands for. All texts
-/// are in lower case.
+/// The domains of email addresses that one entry of the list `email_domains` allows. All texts are
+/// in lower case.
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Domains {
     /// `*`: every domain.
     Every,
-    /// `*.example.com`: all domains below `example.com`, but not `example.com`. The text begins
-    /// with a dot.
+    /// `*.example.com`: all domains below `example.com`, but not `example.com`. The stored text
+    /// begins with a dot.
     Below(Box<str>),
     /// `example.com`: this domain.
     One(Box<str>),
@@ -272,7 +272,7 @@ impl Rule {
         matches!(self, Self::AnyOf(lists) if lists.email_domains.contains(&Domains::Every))
     }
 
-    /// Whether some identity can meet the rule, if identities have only the claims in `known`.
+    /// Whether any user can meet the rule if identities have only the claims in `known`.
     pub(crate) fn can_be_met(&self, known: KnownClaims) -> bool {
         match self {
             Self::Public | Self::SignedIn => true,

@@ -36,9 +36,9 @@ pub(crate) struct StreamSettings {
     /// The longest duration of a stream. 0 means no limit.
     #[serde(default, rename = "total_secs", deserialize_with = "seconds")]
     pub(crate) total: Option<Duration>,
-    /// The maximum number of switched connections of one session, or of one client address without a
-    /// session. Answers do not count, because the limit of connections of the upstream applies to
-    /// answers.
+    /// The maximum number of switched connections of one session, or of one client address without
+    /// a session. Long answers do not count, because the connection limit of the upstream already
+    /// limits them.
     #[serde(default = "per_client")]
     pub(crate) per_client: NonZeroUsize,
     /// Whether bytes from the client count as a use of the session.
@@ -154,8 +154,7 @@ pub(crate) enum WatchError {
     Unavailable(&'static str),
 }
 
-/// The permission for a stream. The permission contains the route, and the session if the request
-/// belongs to a session.
+/// The permission for a stream: the route, and the session if the request belongs to a session.
 #[derive(Debug)]
 pub(crate) struct StreamPermit {
     access: Rc<Access>,
@@ -266,13 +265,14 @@ impl StreamPermit {
         check(route, self.session.as_deref())
     }
 
-    /// Updates the last use of the session, if the route's settings allow this update.
+    /// Sets the session's time of last use to `now`, if the route's settings count bytes from the
+    /// client as a use.
     pub(crate) fn mark_used(&self, now: Timestamp) {
         if let Some(session) = &self.session
             && self.settings().counts_as_use
         {
-            // This method does not report whether the session has ended, because the watch of the
-            // stream reports the end.
+            // The result of `mark_used` is not needed: the watch of the stream reports the end of
+            // the session.
             self.access.sessions.mark_used(session, now);
         }
     }

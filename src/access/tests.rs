@@ -31,8 +31,8 @@ fn access(fixture: &Fixture) -> Rc<Access> {
     fixture.access(&routes)
 }
 
-/// The kind of the decision about a request. If the decision is a permit, the second value contains
-/// the fields that the app gets.
+/// The kind of the decision about a request, and the fields that the app gets if the decision is a
+/// permit.
 type Outcome = (String, Option<BTreeMap<String, Vec<Vec<u8>>>>);
 
 /// Decides about a request whose head is in a buffer, without a map of the fields.
@@ -153,8 +153,8 @@ async fn a_permit_replaces_forged_fields() {
         let bearers: Vec<_> = fields.get_all(header::AUTHORIZATION).iter().collect();
         let expected = (path == "/").then(|| session.tokens().bearer());
         assert_eq!(bearers, Vec::from_iter(expected), "{path}");
-        // The app gets no other field, because the user of the session has no claims, and the
-        // request has only the gateway's own cookie.
+        // The app gets no field except `Authorization`, because the user of the session has no
+        // claims, and the request has only the gateway's own cookie.
         assert_eq!(fields.len(), bearers.len(), "{path}: {fields:?}");
     }
 }

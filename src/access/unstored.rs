@@ -12,7 +12,7 @@ use crate::provider::Refreshed;
 use crate::secret::Secret;
 use crate::token::TokenSet;
 
-/// The maximum number of results that are kept. The tokens of this number of results need about ten
+/// The maximum number of results that are kept. The tokens of `MOST` results need about ten
 /// megabytes of memory.
 const MOST: usize = 10_000;
 
@@ -45,12 +45,12 @@ pub(super) enum Kept {
 }
 
 impl Unstored {
-    /// Removes and returns the result for this used refresh token.
+    /// Removes and returns the result of the refresh that used up the refresh token `used`.
     pub(super) fn take(&self, used: &Secret<String>) -> Option<RefreshResult> {
         self.all().remove(&fingerprint(used))
     }
 
-    /// Keeps the result for this used refresh token.
+    /// Keeps the result of the refresh that used up the refresh token `used`.
     pub(super) fn keep(&self, used: &Secret<String>, result: RefreshResult) -> Kept {
         let mut all = self.all();
         // During an outage of the store, the kept results must not fill the memory.
@@ -61,7 +61,7 @@ impl Unstored {
         Kept::Yes
     }
 
-    /// Whether there is a result for this used refresh token.
+    /// Whether a result of the refresh that used up the refresh token `used` is kept.
     pub(super) fn holds(&self, used: &Secret<String>) -> bool {
         self.all().contains_key(&fingerprint(used))
     }

@@ -30,7 +30,7 @@ const PUSHED_OUT: SessionFailure = SessionFailure {
     retry_after: Duration::from_secs(1),
 };
 
-/// The result for which the request waits.
+/// The flight for which the request waits: a refresh or a fetch of its session.
 #[derive(Debug)]
 enum Need {
     Refresh(Waiter<RetryPause, Outcome>),
@@ -42,7 +42,7 @@ enum Need {
 pub(crate) struct Unavailable {
     /// The route of the request.
     pub route: Rc<Route>,
-    /// The reason, as a stable code.
+    /// The reason why the session cannot be used now, as a stable code.
     pub(crate) reason: &'static str,
     /// The place where the failure occurred.
     pub(crate) location: FailureLocation,
@@ -126,8 +126,8 @@ impl Wait {
     }
 }
 
-/// Waits for the result of a flight until `deadline`. The function returns earlier if the next
-/// attempt starts after `deadline`.
+/// Waits for the result of a flight until `deadline`. The function does not wait for an attempt
+/// that starts after `deadline`.
 ///
 /// # Cancel safety
 ///

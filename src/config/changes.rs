@@ -34,7 +34,8 @@ impl Config {
         Ok(
             match session::preview(&disk.file, keys, &registrations, now)? {
                 Preview::Ends(sessions) => ends(&sessions),
-                // If the file changes during the reading, the counts of sessions could be wrong.
+                // A running gateway changes the session file while this function reads it, so the
+                // counts of sessions could be wrong.
                 Preview::InUse => vec![format!(
                     "cannot say whether sessions in {} would end: a running gateway is changing the file",
                     disk.file.display()
@@ -44,8 +45,8 @@ impl Config {
     }
 
     /// Compares these settings with `before`, the settings of a running gateway. Lists the
-    /// providers whose sessions a reload would end, each with the reason, and the changed settings
-    /// that need a restart.
+    /// providers whose sessions a reload would end, with the reason for each provider. Also lists
+    /// the changed settings that need a restart.
     pub fn changes_since(&self, before: &Self) -> Vec<String> {
         let (old, new) = (&before.site.providers, &self.site.providers);
         let mut lines = Vec::new();

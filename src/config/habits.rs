@@ -128,7 +128,7 @@ const ADVICE: &[(&[&str], &str)] = &[
     (&["route", "rules"], "write each route as [[routes]]"),
 ];
 
-/// Returns the advice for the unknown key `name`, if operators know this key from other gateways.
+/// Returns the advice for the unknown key `name`, if another gateway has a key with this name.
 pub(super) fn advice(name: &str) -> Option<&'static str> {
     let name = name.to_ascii_lowercase().replace('-', "_");
     let found = ADVICE.iter().find(|(names, _)| names.contains(&&*name));

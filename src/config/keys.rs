@@ -36,8 +36,8 @@ pub(super) struct SealingKeys {
     pub(super) file: Option<KeyFile>,
 }
 
-/// Reads the keys. Without a key file, the keys are random. A reload uses the random login keys in
-/// `reusable` again, so that pending logins stay valid.
+/// Reads the keys. Without a key file, the keys are random. A reload takes the random login keys
+/// from `reusable`, so that pending logins stay valid.
 pub(super) fn keys(
     section: Option<&LoginSection>,
     session: Option<&session::Settings>,
@@ -50,9 +50,9 @@ pub(super) fn keys(
     {
         check_store(session, section, reader);
     }
-    // The digest is computed before the keys are read. If the key file changes between the two
-    // steps, the digest belongs to the old content. A later check of the file finds a different
-    // digest and reads the keys again.
+    // The digest is computed before the keys are read. If the key file changes after the digest and
+    // before the reading, the digest belongs to the old content. A later check of the file finds a
+    // different digest and reads the keys again.
     let file = section.state_key_file.as_ref().map(|path| KeyFile {
         path: path.clone(),
         content: content_digest(path),

@@ -67,9 +67,9 @@ pub struct FileContent {
 
 impl FileContent {
     fn read(path: &Path) -> io::Result<Self> {
-        // The version is determined before the text is read. If the file changes in between, the
-        // version of the old file is stored with the new text. A later comparison then finds that
-        // the file has changed.
+        // The version is determined before the text is read. If the file changes between these two
+        // steps, the version of the old file is stored with the new text. A later comparison of
+        // versions finds that the file has changed.
         let version = FileVersion::of(path);
         let text = fs::read_to_string(path)?.into();
         Ok(Self { text, version })
@@ -94,7 +94,7 @@ impl Source {
         }
     }
 
-    /// Returns the stored content of the file. Reads the file if there is no stored content.
+    /// Returns the stored content of the settings file, or reads the file if no content is stored.
     pub(crate) fn read(&self) -> Result<FileContent, Problems> {
         let read = self
             .content
@@ -111,7 +111,8 @@ impl Source {
     }
 
     /// Returns all layers. A later layer overrides an earlier layer. `text` is the content of the
-    /// file. `text` is an argument because a second read of the file could return a different text.
+    /// file. The caller passes `text`, because a second read of the file could return a different
+    /// text.
     pub(super) fn layers(&self, text: &str) -> Figment {
         // The caller has already checked that the text is TOML.
         let file = self.layer(
@@ -176,8 +177,9 @@ fn values_of(source: &impl Provider) -> Dict {
 }
 
 /// Turns tables from variables into lists: a variable such as `SIDEGATE__ROUTES__0__PREFIX` sets
-/// `prefix` in the first entry of the list `routes`. `below` is the value of the lower layers. A
-/// table stays a table if its keys are not numbers, or if the numbers have a gap.
+/// `prefix` in the first entry of the list `routes`. `below` is the value of the same key in the
+/// lower layers. A table stays a table if its keys are not numbers, or if a number is missing
+/// between its keys.
 fn with_lists(value: Value, below: Option<&Value>) -> Value {
     let Value::Dict(tag, table) = value else {
         return value;

@@ -67,8 +67,8 @@ impl TryFrom<String> for ListenAddress {
     }
 }
 
-/// A whole number with a minimum and a maximum. The bounds prevent overflows and huge allocations
-/// in later calculations.
+/// A whole number with a minimum and a maximum. `MIN` and `MAX` prevent overflows and huge
+/// allocations in later calculations.
 #[derive(Clone, Copy, Deserialize)]
 #[serde(try_from = "u64")]
 pub(super) struct Bounded<const MIN: u64, const MAX: u64>(u64);
@@ -90,8 +90,7 @@ impl<const MIN: u64, const MAX: u64> TryFrom<u64> for Bounded<MIN, MAX> {
 
 impl<const MIN: u64, const MAX: u64> Bounded<MIN, MAX> {
     fn count(self) -> usize {
-        // Every `MAX` in the settings fits into 32 bits, so the fallback `usize::MAX` is never
-        // used.
+        // Every `MAX` in the settings fits into 32 bits, so the conversion never fails.
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
 
@@ -160,11 +159,11 @@ pub(super) fn acceptor(
 /// Refuses plain HTTP on an address that other machines can reach. Plain HTTP would send session
 /// cookies over the network in clear text.
 pub(super) fn check_transport(server: &ServerSection, reader: &mut Reader<'_>) {
-    // If only one of the two files is set, `acceptor` reports the problem.
+    // If only the certificate file or only the key file is set, `acceptor` reports the problem.
     let plain = server.certificate_file.is_none() && server.key_file.is_none();
     let open = !server.listen.0.ip().is_loopback();
-    // A problem in the list of trusted proxies was already reported, so the list counts as empty
-    // here.
+    // If the list of trusted proxies has a problem, the problem was already reported, and the list
+    // counts as empty.
     let proxies = !server.trusted_proxies.is_empty() || !reader.is_clean("server.trusted_proxies");
     if plain && open && !proxies {
         reader.note(
@@ -179,7 +178,7 @@ pub(super) fn check_transport(server: &ServerSection, reader: &mut Reader<'_>) {
 }
 
 impl ServerSection {
-    /// The maximum size of a request's body in bytes. The setting 0 means no limit.
+    /// The maximum size of a request's body in bytes. The setting `body_mib = 0` means no limit.
     pub(super) fn body_bytes(&self) -> u64 {
         match self.body_mib {
             0 => u64::MAX,
