@@ -172,8 +172,8 @@ impl Permit {
         }
     }
 
-    /// Returns the data that is needed to check the answer to this request again. Returns `None` for
-    /// a CORS preflight that is permitted without a session, because there is nothing to check.
+    /// Returns the data that is needed to check the app's answer again later. Returns `None` for a
+    /// CORS preflight that is permitted without a session, because there is nothing to check.
     pub(crate) fn answer_stream(&self) -> Option<StreamPermit> {
         let checked = self.session.is_some() || self.route.is_public();
         checked.then(|| self.stream())
@@ -271,8 +271,8 @@ impl StreamPermit {
         if let Some(session) = &self.session
             && self.settings().counts_as_use
         {
-            // The result of `mark_used` is not needed: the watch of the stream reports the end of
-            // the session.
+            // `mark_used` has no effect on a session that has ended. The watch of the stream
+            // reports the end.
             self.access.sessions.mark_used(session, now);
         }
     }

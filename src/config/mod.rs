@@ -4,7 +4,7 @@
 //! the rules that concern several sections, and opens the files that the settings name (secrets,
 //! keys, certificates). `Config::load` reports all problems together, and does not stop at the
 //! first problem. A [`Config`] value exists only if the settings have no problem. Each room of a
-//! lower rank defines and validates its own settings and does not know the room `config`.
+//! lower rank defines and validates its own settings, without any code of the room `config`.
 
 mod changes;
 mod habits;
@@ -99,8 +99,8 @@ pub struct SiteConfig {
     pub providers: Arc<Providers>,
     /// The upstreams by name.
     pub(crate) upstreams: Upstreams,
-    /// The longest time that a request waits for the refresh of its session, or for the store to
-    /// return its session.
+    /// The longest time that a request waits until its session is refreshed, or until the store
+    /// returns its session.
     pub(crate) max_wait: Duration,
 }
 
@@ -132,8 +132,8 @@ struct LoginSection {
 
 impl Config {
     /// Reads the settings and opens the files that the settings name. Uses a resource in `reusable`
-    /// again if the settings of the resource have not changed. When the process starts, `reusable`
-    /// contains no resources.
+    /// again if the settings of the resource have not changed. `reusable` is empty when the process
+    /// starts.
     ///
     /// # Errors
     ///
@@ -276,7 +276,7 @@ fn tls(
 
 /// Returns true if the two addresses conflict, so that one process cannot listen on both.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    // With port 0, the operating system chooses two different ports.
+    // If both addresses have port 0, the operating system chooses two different ports.
     let anywhere = one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() != 0 && one.port() == other.port() && (anywhere || one.ip() == other.ip())
 }
@@ -293,8 +293,8 @@ fn public_urls(settings: &Figment, reader: &mut Reader<'_>) -> Option<PublicUrls
     }
 }
 
-/// Returns the entries of a table of tables, such as `providers`. Reports a problem if the table
-/// has no entry.
+/// Returns the entries of the table `key`, such as `providers`. Reports a problem if the table has
+/// no entry.
 fn entries(settings: &Figment, reader: &mut Reader<'_>, key: &str, what: &str) -> Dict {
     let entries = match settings.find_value(key) {
         Ok(Value::Dict(_, entries)) => entries,

@@ -38,8 +38,8 @@ pub(super) fn check_names(settings: &Figment, reader: &mut Reader<'_>) {
     check_one_store(settings, reader);
 }
 
-/// Refuses text with a placeholder such as `${NAME}`, which other programs replace by the value of a
-/// variable.
+/// Refuses text with a placeholder such as `${NAME}`, because the gateway does not replace a
+/// placeholder by the value of a variable, as other programs do.
 fn check_placeholders(key: &str, value: &Value, reader: &mut Reader<'_>) {
     match value {
         Value::String(_, text) if text.contains("${") => {

@@ -107,8 +107,8 @@ pub(super) fn syntax(text: &str, error: &figment::Error) -> String {
     }
 }
 
-/// Returns the name of the language in which a file is probably written, if the language is not
-/// TOML. Only the first line that is not a comment is read.
+/// Returns the name of the language of a settings file that is probably not TOML. The function
+/// reads only the first line that is neither empty nor a comment.
 fn other_language(text: &str) -> Option<&'static str> {
     let mut lines = text.lines().map(str::trim);
     let first = lines.find(|line| !line.is_empty() && !line.starts_with('#'))?;

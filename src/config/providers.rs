@@ -17,12 +17,13 @@ use crate::telemetry::chain;
 pub(super) struct ParsedProviders {
     /// The providers without a problem.
     pub(super) opened: Providers,
-    /// The names of all providers, including providers with a problem. If a provider with a problem
-    /// were missing here, each route that names this provider would also be reported.
+    /// The names of all providers, including providers with a problem. If this list did not contain
+    /// a provider with a problem, each route that names the provider would also be reported.
     pub(super) names: Vec<String>,
     /// The names of the providers with `open_registration` and without `anyone`.
     pub(super) open: Vec<String>,
-    /// The claims that each provider can give, without the providers whose settings have a problem.
+    /// The claims that each provider can give. The map does not contain the providers whose
+    /// settings have a problem.
     pub(super) known: BTreeMap<String, KnownClaims>,
 }
 
@@ -49,8 +50,8 @@ pub(super) fn providers(
             open.push(name.clone());
         }
         report_unreadable_files(&settings, &key, reader);
-        // The provider has a problem that was already reported. The provider is not constructed,
-        // because its construction could report the same problem a second time.
+        // A provider with a problem that was already reported is not constructed, because its
+        // construction could report the same problem a second time.
         if reader.problems.len() > noted {
             continue;
         }

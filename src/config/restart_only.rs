@@ -19,7 +19,8 @@ const RESTART_KEYS: [&str; 5] = [
     "log",
 ];
 
-/// The keys that a reload can change although they are in a table of [`RESTART_KEYS`].
+/// The keys that a reload can change, although the other keys of their tables need a restart
+/// ([`RESTART_KEYS`]).
 const RELOAD_KEYS: [&str; 6] = [
     "log.user",
     "log.user_hashed",
@@ -37,10 +38,10 @@ impl RestartOnly {
                 flatten(key.to_owned(), value, &mut values);
             }
         }
-        // The defaults contain an empty `operations` table, which is not a setting.
+        // The empty `operations` table in the defaults is not a setting.
         values.retain(|key, _value| !RELOAD_KEYS.contains(&&**key) && key != "operations");
         // A reload can replace the certificate, but cannot switch the listener between TLS and
-        // plain HTTP. Adding or removing the certificate therefore needs a restart.
+        // plain HTTP. Therefore a restart is needed to add or remove the certificate.
         let encrypted = settings.find_value("server.certificate_file").is_ok();
         values.insert("server.certificate_file".to_owned(), Value::from(encrypted));
         Self(values)
@@ -58,7 +59,7 @@ impl RestartOnly {
 }
 
 /// Splits a tree of settings into single values, each with its full key. An empty table counts as a
-/// value, because the name of an empty table can select the variant of an enum.
+/// value, because its name can select the variant of an enum.
 fn flatten(key: String, value: Value, values: &mut BTreeMap<String, Value>) {
     if let Value::Dict(_, table) = &value
         && !table.is_empty()

@@ -18,11 +18,11 @@ use crate::upstream::{self, AssertionNames, Upstream};
 /// The upstreams by name.
 pub(crate) type Upstreams = BTreeMap<Box<str>, Arc<Upstream>>;
 
-/// All configured upstreams by name. An upstream with a problem has the value `None`.
+/// All configured upstreams by name. The value is `None` for an upstream with a problem.
 pub(super) type ParsedUpstreams = BTreeMap<Box<str>, Option<Arc<Upstream>>>;
 
-/// Opens the upstreams. If the settings of an upstream have not changed, the upstream in `before`
-/// is used again, with its connections.
+/// Opens the upstreams. If the settings of an upstream have not changed, uses the upstream in
+/// `before` again, with its open connections.
 pub(super) fn upstreams(
     settings: &Figment,
     before: &Upstreams,
@@ -32,8 +32,8 @@ pub(super) fn upstreams(
     let mut upstreams = ParsedUpstreams::new();
     for (name, value) in entries {
         let key = format!("upstreams.{name}");
-        // The upstream is created even if the gateway continues to use the upstream from before the
-        // reload, so that a problem with the files in the settings is reported.
+        // A new upstream is always created, because its creation reports problems with its files.
+        // The gateway may still continue to use the previous upstream.
         let opened = reader
             .read_value::<upstream::Settings>(&key, value)
             .and_then(|settings| match Upstream::new(&name, &settings) {
@@ -97,7 +97,8 @@ pub(super) fn routes(
     for (index, value) in written.into_iter().enumerate() {
         let key = format!("routes.{index}");
         let route = reader.read_value(&key, value);
-        // A route with a problem has default values now, which could contradict other routes.
+        // The reader has replaced the wrong values of a route by defaults, which could contradict
+        // other routes. A route with a problem is therefore left out.
         let route = route.filter(|_route| reader.is_clean(&key));
         routes.extend(route.map(|route| (index, route)));
     }
@@ -120,8 +121,8 @@ pub(super) fn routes(
     }
 }
 
-/// Reports a problem of a route, unless the cause was already reported as a problem of a provider
-/// or upstream.
+/// Reports a problem of a route. Does nothing if the problem results from a provider or an upstream
+/// whose problem was already reported.
 fn note_route(
     reader: &mut Reader<'_>,
     index: usize,
@@ -131,7 +132,8 @@ fn note_route(
     let key = match error {
         // The route names an upstream with a problem that was already reported.
         RouteError::UnknownUpstream(name) if upstreams.contains_key(name) => return,
-        // The only upstream is missing or has a problem, which was already reported.
+        // The settings have no upstream, or their only upstream has a problem. In both cases, an
+        // earlier check has reported the problem.
         RouteError::AmbiguousUpstream if upstreams.len() < 2 => return,
         // The route names a provider with a problem that was already reported.
         RouteError::UnknownProvider(name) if providers.contains(&&**name) => return,
@@ -155,10 +157,10 @@ pub(super) fn check_routes(
 }
 
 /// Refuses a route that admits every signed-in user when anyone can create an account at its
-/// provider. With `anyone = true`, the operator states that everybody may use such a route.
+/// provider. With `anyone = true`, the operator permits that everybody uses such a route.
 fn check_open_registration(routes: &RouteTable, open: &[String], reader: &mut Reader<'_>) {
-    // The default route is not in the settings, so its problem is reported for the key of the
-    // provider.
+    // The default route is not written in the settings, so its problem is reported at the key of
+    // the provider.
     let written = !reader.is_absent("routes");
     let mut all: Vec<&Route> = routes.iter().collect();
     // The problems are reported in the order of the settings.
@@ -216,7 +218,7 @@ fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
             continue;
         };
         let default = StreamSettings::default();
-        // The other settings of `streams` also apply to long answers, such as event streams.
+        // All other keys of `streams` also apply to long answers, such as event streams.
         for (key, is_set) in [
             ("origins", streams.origins != default.origins),
             ("per_client", streams.per_client != default.per_client),
@@ -233,9 +235,9 @@ fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
     }
 }
 
-/// Refuses a route that can never match: a route for a host that the gateway does not serve, a
-/// route below the gateway's own paths, and a route for all hosts if other routes with the same
-/// prefix already name every host.
+/// Refuses three kinds of routes that can never match: a route for a host that the gateway does not
+/// serve, a route below the gateway's own paths, and a route for all hosts if other routes with the
+/// same prefix name every host.
 pub(super) fn check_reach(
     urls: &PublicUrls,
     redirection: &RedirectionEndpoints,
@@ -286,7 +288,7 @@ fn takes_every_host(routes: &RouteTable, route: &Route, urls: &PublicUrls) -> bo
     urls.iter().all(|url| named.contains(&url.authority()))
 }
 
-/// Refuses a rule that no identity can meet, because no accepted provider gives the claims that the
+/// Refuses a rule that no user can meet, because no accepted provider gives the claims that the
 /// rule compares.
 fn check_rules(
     routes: &RouteTable,
@@ -295,7 +297,7 @@ fn check_rules(
 ) {
     for route in routes.iter() {
         let providers: Option<Vec<_>> = route.providers().map(|name| known.get(name)).collect();
-        // A provider with a problem, and a missing provider, were already reported.
+        // Another check already reported a provider with a problem or a missing provider.
         let Some(providers) = providers.filter(|providers| !providers.is_empty()) else {
             continue;
         };

@@ -35,7 +35,7 @@ impl<'a> Reader<'a> {
         });
     }
 
-    /// Returns true if `key` is missing or contains an empty list.
+    /// Returns true if the settings do not contain `key`, or if its value is an empty list.
     pub(super) fn is_absent(&self, key: &str) -> bool {
         match self.settings.find_value(key) {
             Ok(Value::Array(_, list)) => list.is_empty(),
@@ -53,7 +53,7 @@ impl<'a> Reader<'a> {
         self.read_value(key, value)
     }
 
-    /// Returns true if no problem was reported at `key` or below it.
+    /// Returns true if no problem was reported for `key` or for a key below `key`.
     pub(super) fn is_clean(&self, key: &str) -> bool {
         let below = |problem: &Problem| {
             let rest = problem.key.strip_prefix(key);
@@ -101,8 +101,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Resets the value at `path`, which is below `key`, to its default. If there is no default,
-    /// removes the value. Returns true if `value` has changed.
+    /// Resets the value at `path`, which is below `key`, to its default. Removes the value if the
+    /// key has no default. Returns true if `value` has changed.
     fn reset_to_default(&self, key: &str, value: &mut Value, path: &[String]) -> bool {
         let Value::Dict(_, table) = value else {
             return false;
@@ -112,8 +112,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Returns the path to the key of an error. The path from figment can lack an unknown or missing
-/// key, so this function adds the key.
+/// Returns the path to the key of an error. figment can leave out an unknown or missing key at the
+/// end of the path, so this function adds the key.
 fn path_of(error: &figment::Error) -> Vec<String> {
     let mut path = error.path.clone();
     if let Kind::UnknownField(name, _) = &error.kind
@@ -126,9 +126,9 @@ fn path_of(error: &figment::Error) -> Vec<String> {
     path
 }
 
-/// Returns true if a problem at `path` is probably only a result of the reset of the key at
-/// `reset`: the key is missing now, or its table is not accepted without the value. A message that
-/// the key is missing would confuse the operator, who has written the key.
+/// Returns true if the reader itself probably caused the problem at `path` when it reset the key at
+/// `reset`: the key is missing after the reset, or its table is not accepted without the key. A
+/// message that the key is missing would confuse the operator, who has written the key.
 fn follows_from(error: &figment::Error, path: &[String], reset: &[String]) -> bool {
     let is_missing = matches!(error.kind, Kind::MissingField(_));
     reset.starts_with(path) && (is_missing || path.len() < reset.len())
@@ -144,11 +144,11 @@ fn replace(table: &mut Dict, path: &[String], defaults: Option<Dict>) -> bool {
     {
         return replace(below, rest, default.and_then(Value::into_dict));
     }
-    // `first` is either the last part of the path, or the name of a list. A problem in one entry
-    // resets the whole list.
+    // `first` is either the last part of the path, or the name of a list. A problem in one entry of
+    // a list resets the whole list.
     let old = table.remove(first);
-    // If the default equals the value with the problem, the default would have the same problem, so
-    // the key is removed.
+    // If the wrong value is the default itself, the key is removed, because the default would have
+    // the same problem.
     if let Some(default) = default.filter(|default| old.as_ref() != Some(default)) {
         table.insert(first.clone(), default);
     }

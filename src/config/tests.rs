@@ -90,8 +90,8 @@ fn the_reference_file_has_the_defaults_and_loads() {
     ] {
         assert!(tree.contains_key(section), "{section} is not documented");
     }
-    // In the reference file, a comment is a commented-out setting if the comment is a table header
-    // or contains ` = `. All other comments are prose.
+    // In the reference file, a comment that is a table header or contains ` = ` is a commented-out
+    // setting. All other comments are prose.
     let uncommented: String = DEFAULTS
         .lines()
         .map(|line| match line.strip_prefix("# ") {
@@ -105,8 +105,8 @@ fn the_reference_file_has_the_defaults_and_loads() {
     }
 }
 
-/// Returns the keys that a table accepts. The parser lists the keys of a table in its error about
-/// an unknown key.
+/// Returns the keys that a table accepts. The parser's error about an unknown key lists the keys of
+/// the table.
 fn keys_of_table<T: serde::de::DeserializeOwned>() -> &'static [&'static str] {
     let odd = Dict::from([("no such key".to_owned(), Value::from(1))]);
     let Err(error) = Value::from(odd).deserialize::<T>() else {

@@ -31,7 +31,8 @@ const EVENTS: usize = 4096;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(crate) enum FileChange {
-    /// No action is needed: the file has not changed, or has not been stable for long enough.
+    /// No action is needed: the file has not changed, or it has changed but has not yet stayed
+    /// unchanged for [`STABLE`].
     Nothing,
     /// The file was replaced and has stayed unchanged for [`STABLE`].
     Replaced,
@@ -44,16 +45,16 @@ pub(crate) enum FileChange {
 #[derive(Debug)]
 pub(crate) struct Watch {
     path: PathBuf,
-    /// The folder that contains the watched file, as written in the path of the file. While the
-    /// gateway runs, another folder can be renamed to the path of this folder.
+    /// The folder that contains the watched file, as written in the path of the file. The folder at
+    /// this path can be replaced while the gateway runs.
     folder: PathBuf,
     folder_id: Option<FileId>,
     /// The inotify events of `folder`.
     events: OwnedFd,
     /// The path with all symbolic links resolved.
     target: Option<PathBuf>,
-    /// A replacement of the file that is not used yet, because the file has to stay unchanged for
-    /// [`STABLE`] first.
+    /// A replacement of the file that is not reported yet, because the file first has to stay
+    /// unchanged for [`STABLE`].
     pending: Option<Pending>,
 }
 
@@ -105,23 +106,22 @@ impl FileVersion {
     }
 }
 
-/// The latest event for the path.
+/// The latest event for the path of the settings file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Event {
     /// A file or a link was created. The content of a new file is probably not complete yet.
     Created,
-    /// The kernel reported no change at the path.
+    /// The kernel reported no change at the path of the settings file.
     Nothing,
-    /// A file was renamed to the path.
+    /// A file was renamed to the path of the settings file.
     Renamed,
     /// The file was written, or the kernel dropped events.
     Written,
 }
 
 impl Watch {
-    /// Watches the file at `path`. `read` is the version that the gateway has read. If the file at
-    /// `path` is not the file that the gateway has read, the watch assumes that the file was
-    /// replaced at the time `now`.
+    /// Watches the file at `path`. `read` is the version that the gateway has read. If another file
+    /// is at `path` now, the watch assumes that the file was replaced at the time `now`.
     ///
     /// # Errors
     ///
@@ -139,8 +139,8 @@ impl Watch {
             target: fs::canonicalize(path).ok(),
             pending: None,
         };
-        // The watch compares only the file ids, because a write to the existing file must not count
-        // as a replacement.
+        // Only the file ids are compared, because a write to the existing file must not count as a
+        // replacement.
         let id = |version: FileVersion| version.id;
         if FileVersion::of(path).map(id) != read.map(id) {
             watch.start_stability_wait(now);
@@ -173,8 +173,8 @@ impl Watch {
         let Some(pending) = self.pending.take() else {
             return Ok(FileChange::Nothing);
         };
-        // The file was written again or removed after its replacement, so the content can be
-        // incomplete or missing.
+        // After the replacement, a program has written to the new file or removed it, so the
+        // content can be incomplete or missing.
         if pending.version.is_none() || pending.version != FileVersion::of(&self.path) {
             return Ok(FileChange::WrittenInPlace);
         }
@@ -283,8 +283,7 @@ mod tests {
             self.folder.path().join(name)
         }
 
-        /// Polls every second for ten seconds. Returns the results, but omits each
-        /// [`FileChange::Nothing`].
+        /// Polls every second for ten seconds. Returns all results except [`FileChange::Nothing`].
         fn poll_ten_times(&mut self, watch: &mut Watch) -> Vec<FileChange> {
             let poll = |second| {
                 let now = after(self.now, Duration::from_secs(second));
@@ -355,8 +354,8 @@ mod tests {
         assert_eq!(watch.poll(much_later).unwrap(), FileChange::Nothing);
     }
 
-    /// In this test, the file is written in place before the first poll, and then stays unchanged
-    /// for longer than [`STABLE`].
+    /// In this test, the file is written in place before the first poll. After the write, the file
+    /// stays unchanged for longer than [`STABLE`].
     #[test]
     fn a_file_that_is_written_between_its_rename_and_the_first_poll_is_not_reported_as_replaced() {
         let (mut folder, mut watch) = Folder::new();
@@ -444,7 +443,7 @@ mod tests {
         fs::rename(folder.path("..data_tmp"), folder.path("..data")).unwrap();
         assert_eq!(folder.poll_ten_times(&mut watch), [FileChange::Replaced]);
         assert_eq!(folder.poll_ten_times(&mut watch), []);
-        // If the file to which the link leads is written, no reload starts.
+        // A write to the file behind the link starts no reload.
         symlink("1", folder.path("..data_tmp")).unwrap();
         fs::rename(folder.path("..data_tmp"), folder.path("..data")).unwrap();
         assert_eq!(watch.poll(folder.now).unwrap(), FileChange::Nothing);

@@ -4,10 +4,10 @@
 //! spaces and tabs around a pair are ignored, and the name ends at the first `=`. The parser works
 //! on bytes and compares names exactly. The parser does not remove other white space, such as
 //! Unicode white space. If the parser removed Unicode white space, a sibling domain could set a
-//! cookie with such white space before the prefix `__Host-`. The browser would not check the
-//! prefix, and the gateway would accept the cookie as its own. If the parser decoded the whole
-//! field as text, a sibling domain could lock users out with one invalid byte. If one pair of a
-//! line is malformed, the parser ignores this pair and reads the other pairs.
+//! cookie with Unicode white space before the prefix `__Host-`. The browser would not check the
+//! prefix of this cookie, but the gateway would accept the cookie as its own. If the parser decoded
+//! the whole field as text, a sibling domain could lock users out with one invalid byte. If one
+//! pair of a line is malformed, the parser ignores this pair and reads the other pairs.
 //!
 //! Several `Cookie` lines, and the cookie crumbs of HTTP/2 (RFC 9113 section 8.2.3), are handled as
 //! one line.
@@ -91,9 +91,8 @@ pub enum Others {
 ///
 /// For a single line without the gateway's own cookies, the function allocates nothing.
 pub fn others(fields: &(impl View + ?Sized), is_own: impl Fn(&[u8]) -> bool) -> Others {
-    // `find` ignores some of the cookies that this function removes. A name with a space before the
-    // `=` is not the name of the gateway's cookie, but an app may trim the name and read the
-    // gateway's value.
+    // This function also removes cookies that `find` ignores, namely a cookie of the gateway with a
+    // space before the `=`. An app may remove the space and read the gateway's value.
     let is_own = |piece: &&[u8]| split_pair(piece).is_some_and(|(name, _)| is_own(trim(name)));
     let lines = || fields.values(&COOKIE);
     let several = lines().nth(1).is_some();
@@ -106,7 +105,7 @@ pub fn others(fields: &(impl View + ?Sized), is_own: impl Fn(&[u8]) -> bool) -> 
     for line in lines() {
         let mut separator: &[u8] = if kept.is_empty() { b"" } else { b"; " };
         for piece in pieces(line).filter(|piece| !is_own(piece)) {
-            // The first piece of each line has no separator before it.
+            // No separator precedes the first piece of a line.
             let piece = if separator == b";" {
                 piece
             } else {
@@ -129,9 +128,9 @@ pub fn others(fields: &(impl View + ?Sized), is_own: impl Fn(&[u8]) -> bool) -> 
 }
 
 /// Returns the name that a browser stores for a `Set-Cookie` value (RFC 6265bis section 5.6). The
-/// name is the text before the first `=` of the first part, without spaces and tabs at both ends.
-/// The first part ends at the first `;`. A browser sends a cookie without a name back as a bare
-/// value, so this function also looks for a name in the value.
+/// name is the text before the first `=`, without spaces and tabs at both ends. Only the text
+/// before the first `;` is read. A browser sends a cookie without a name back as a bare value, so
+/// this function also looks for a name in the value.
 pub(super) fn name_set_by(value: &[u8]) -> &[u8] {
     let mut pair = trim(pieces(value).next().unwrap_or_default());
     while let Some(nameless) = pair.strip_prefix(b"=") {

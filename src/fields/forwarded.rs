@@ -2,8 +2,8 @@
 //!
 //! [`Client::read`] must run before [`super::inbound`] removes the forwarding fields, and
 //! [`Client::write`] must run after [`super::inbound`]. If `read` runs too late, `read` finds no
-//! forwarding fields and uses the address of the peer. The wrong order therefore loses information
-//! but is never unsafe.
+//! forwarding fields and uses the address of the peer. A call of `read` that is too late therefore
+//! loses information but is never unsafe.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -89,8 +89,8 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Creates a peer with this address. For a peer without an address, as on a Unix socket,
-    /// `address` is a loopback address.
+    /// Creates a peer with the given address. For a peer on a Unix socket, which has no address,
+    /// the caller passes a loopback address.
     pub(crate) fn new(address: IpAddr) -> Self {
         let address = address.to_canonical();
         Self {
@@ -169,7 +169,7 @@ impl Client {
     ///
     /// The first address of `X-Forwarded-For` is always [`Client::address`]. The addresses to the
     /// left of the client's address are dropped, because the client may have invented them. The
-    /// last address is the address of the peer.
+    /// last address in `X-Forwarded-For` is the address of the peer.
     pub(crate) fn write(&self, headers: &mut HeaderMap, host: &HeaderValue) {
         headers.insert(X_FORWARDED_FOR, self.chain.clone());
         headers.insert(
@@ -184,15 +184,15 @@ impl Client {
 /// field is missing or contains something that is not an address.
 fn forwarded_chain(headers: &HeaderMap, trusted: &TrustedPeers) -> Option<Vec<IpAddr>> {
     // The list is read from right to left, because each proxy appends the address of its own peer.
-    // Only the addresses on the right come from trusted proxies.
+    // Only the addresses at the right end of the list come from trusted proxies.
     let lines = headers.get_all(&X_FORWARDED_FOR).iter().rev();
     let members = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
     let mut known = Vec::new();
     for member in members {
         let address = parse_address(member.trim_ascii())?;
         known.push(address);
-        // An untrusted sender may have invented the addresses that are to the left of its own
-        // address.
+        // If the sender at `address` is not trusted, it may have invented all addresses further to
+        // the left.
         if !trusted.contains(address) {
             break;
         }

@@ -53,10 +53,10 @@ impl FramingError {
     }
 }
 
-/// Checks the framing of a request before any field is removed. The check is stricter than the
-/// parser. The parser has already repaired some requests: it drops a second, equal
-/// `Content-Length`, and a `Content-Length` next to `Transfer-Encoding`. The dropped fields do not
-/// reach this function, and they are not forwarded.
+/// Checks the framing of a request before the gateway removes any field. The check is stricter than
+/// the HTTP parser. The parser has already removed some fields: a second, equal `Content-Length`,
+/// and a `Content-Length` next to `Transfer-Encoding`. The removed fields do not reach this
+/// function, and they are not forwarded.
 ///
 /// # Errors
 ///
@@ -97,8 +97,8 @@ pub(crate) fn check(parts: &Parts) -> Result<(), FramingError> {
     Ok(())
 }
 
-/// Returns the value of a field, if the field has exactly one line. Returns the error `several` if
-/// the field has more than one line.
+/// Returns the value of the field `name`, if the field has exactly one line. Returns the error
+/// `several` if the field has more than one line.
 fn one<'a>(
     parts: &'a Parts,
     name: &http::HeaderName,

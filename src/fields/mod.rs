@@ -12,7 +12,7 @@
 //!
 //! 4. At the end, [`cookie::others`], [`forwarded::Client::write`], [`append_via`] and the permit
 //!    write their fields. Because of this order, a client cannot use `Connection` or an unusual
-//!    spelling to save a forged field from removal, or to remove a field of the gateway.
+//!    spelling to keep a forged field, or to remove a field of the gateway.
 //!
 //! Code that decides about a request reads fields through [`View`], which is implemented by a map
 //! and by the buffer of a parser. [`outbound`] removes fields from responses. The room implements
@@ -48,9 +48,9 @@ pub use view::View;
 /// The name of this gateway in `Via`.
 const PSEUDONYM: &str = "sidegate";
 
-/// The maximum number of entries for this gateway in `Via`. If one gateway stands in front of
-/// another gateway, such as a sidecar, the request passes two gateways named `sidegate`. A request
-/// with more entries of this gateway is in a loop.
+/// The maximum number of entries for this gateway in `Via`. A few entries are allowed, because a
+/// request may pass several gateways named `sidegate`, such as a gateway and a sidecar. A request
+/// with more entries than this number is in a loop.
 const MAX_PASSES: usize = 5;
 
 /// The result of a check of `Max-Forwards`.
@@ -83,7 +83,7 @@ pub(crate) fn count_hop(method: &Method, headers: &mut HeaderMap) -> Hops {
     }
 }
 
-/// The request has passed this gateway too often.
+/// The request has passed gateways named `sidegate` too often.
 ///
 /// Responsible: the gateway. The upstream of a route leads back to this gateway, so the operator
 /// has to check the routes. The status code of the answer is 508.
@@ -133,7 +133,7 @@ pub(crate) fn append_via(headers: &mut HeaderMap, version: Version) -> Result<()
         words.nth(1)
     });
     let ours = received_by.filter(|name| name.eq_ignore_ascii_case(PSEUDONYM.as_bytes()));
-    // The count includes the entry that this function has just appended.
+    // The count includes the entry for this pass, which was just appended.
     if ours.count() > MAX_PASSES {
         return Err(Loop);
     }

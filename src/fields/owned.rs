@@ -6,9 +6,9 @@ use http::header::EXPECT;
 use super::strip::HOP_BY_HOP;
 
 /// Names that clients may never send, in normalized form (lower case, with `-` for every character
-/// that is not a letter or digit). Each field of this list does one of three things: it tells an
-/// app who the client is, it tells an app where the request comes from, or it replaces a part of
-/// the request that the rules have checked, such as the path.
+/// that is not a letter or digit). An app could read these fields for three purposes: to learn who
+/// the client is, to learn where the request comes from, or to replace a part of the request that
+/// the rules have checked, such as the path.
 const NAMES: [&str; 29] = [
     "authorization",
     "client-cert",
@@ -45,8 +45,8 @@ const NAMES: [&str; 29] = [
 const PREFIXES: [&str; 4] = ["proxy-", "x-auth-request-", "x-envoy-", "x-forwarded-"];
 
 /// Names of fields that are forwarded only in their standard spelling. CGI turns both
-/// `Content_Length` and `Content-Length` into `CONTENT_LENGTH`, so an app could read the client's
-/// value instead of the gateway's.
+/// `Content_Length` and `Content-Length` into `CONTENT_LENGTH`, so an app could read the value of
+/// the wrong field.
 const SPELLED_EXACTLY: [&str; 4] = [
     "content-length",
     "content-type",
@@ -64,20 +64,18 @@ const SPELLED_EXACTLY: [&str; 4] = [
 pub struct OwnedFields {
     names: Box<[OwnedName]>,
     /// One entry for each possible first letter, with the lengths of the names that begin with this
-    /// letter. An entry is a bit set: each length sets one bit. The low five bits of the first
-    /// letter are the index of the entry.
+    /// letter. An entry is a bit set: the bit for a length is set if a name has this length. The
+    /// low five bits of the first letter are the index of the entry.
     lengths: [u64; 32],
-    /// A table like `lengths`, which also includes the other fields that are removed from a
-    /// request. For nearly every field that is kept, a look-up in this table is enough to see that
-    /// the field is kept.
+    /// A table like `lengths`, with the names of all fields that may be removed from a request. For
+    /// nearly every field that is kept, one look-up in `may_remove` is enough.
     may_remove: [u64; 32],
 }
 
 #[derive(Clone, Debug)]
 struct OwnedName {
     folded: Box<str>,
-    /// The standard spelling of the name is forwarded. Only other spellings of the name are
-    /// removed.
+    /// True if the standard spelling of the name is forwarded and only other spellings are removed.
     passes_as_spelled: bool,
 }
 
@@ -125,8 +123,8 @@ impl OwnedFields {
     }
 
     /// Returns true if a field with this name may have to be removed: an owned field, a hop-by-hop
-    /// field, or `Expect`. The result `false` is always correct; the result `true` needs a closer
-    /// check.
+    /// field, or `Expect`. The result `false` is always correct. After the result `true`, the
+    /// caller has to compare the name.
     pub(super) fn may_remove(&self, name: &str) -> bool {
         holds(&self.may_remove, name)
     }
@@ -152,14 +150,15 @@ fn row(name: &str) -> usize {
         .map_or(0, |first| usize::from(fold(first) & 31))
 }
 
-/// Returns true if at least one prefix in [`PREFIXES`] begins with a letter of this row.
+/// Returns true if at least one prefix in [`PREFIXES`] begins with a letter whose entry in the
+/// tables is `row`.
 fn is_prefix_row(row: usize) -> bool {
     PREFIXES.iter().any(|prefix| self::row(prefix) == row)
 }
 
 fn length_bit(name: &str) -> u64 {
-    // Two lengths share one bit if they are equal modulo 64. If the bits of two names are equal,
-    // the caller therefore also compares the names.
+    // Two lengths share one bit if they are equal modulo 64. Therefore the caller also compares the
+    // names if their bits are equal.
     let length = u32::try_from(name.len()).unwrap_or(u32::MAX);
     1_u64.wrapping_shl(length)
 }

@@ -19,8 +19,8 @@ use super::trailers::{self, is_forbidden_in_response};
 /// `Trailer` keeps the names of the trailers that the gateway may forward.
 ///
 /// `is_own_cookie` gets the exact bytes of a cookie name. Browsers accept the prefixes `__Host-`
-/// and `__Secure-` in any case, so `is_own_cookie` is also called with the usual spelling of the
-/// prefix.
+/// and `__Secure-` in upper and lower case, so `is_own_cookie` is also called with the usual
+/// spelling of the prefix.
 pub(crate) fn outbound(headers: &mut HeaderMap, is_own_cookie: impl Fn(&[u8]) -> bool) {
     let is_removed =
         |name: &HeaderName| is_hop_by_hop(name.as_str()) || acts_for_origin_or_proxy(name);
@@ -57,7 +57,8 @@ pub(crate) fn outbound(headers: &mut HeaderMap, is_own_cookie: impl Fn(&[u8]) ->
 
 pub(super) fn acts_for_origin_or_proxy(name: &HeaderName) -> bool {
     let name = name.as_str();
-    // Nearly all names begin with another letter, so only a few names are compared completely.
+    // Nearly all field names begin with a letter that is not listed here, so only a few names are
+    // compared completely.
     match name.bytes().next() {
         Some(b'a') => name == "alt-svc",
         Some(b'c') => name == "clear-site-data",
@@ -67,7 +68,8 @@ pub(super) fn acts_for_origin_or_proxy(name: &HeaderName) -> bool {
     }
 }
 
-/// Returns the name with the usual spelling of its prefix, if the prefix has an unusual spelling.
+/// Returns a cookie name with the prefix `__Host-` or `__Secure-` in its usual spelling, if the
+/// prefix has an unusual spelling.
 fn with_usual_prefix(name: &[u8]) -> Option<Vec<u8>> {
     ["__Host-", "__Secure-"].iter().find_map(|prefix| {
         let (start, rest) = name.split_at_checked(prefix.len())?;

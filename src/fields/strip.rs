@@ -21,7 +21,7 @@ pub(super) const HOP_BY_HOP: [&str; 11] = [
     "upgrade",
 ];
 
-/// Fields that are not removed even if `Connection` nominates these fields. The fields frame the
+/// Fields that are not removed even if `Connection` nominates these fields. These fields frame the
 /// message, identify its sender, or protect the browser.
 const NOT_NOMINABLE: [&str; 11] = [
     "cache-control",
@@ -50,8 +50,8 @@ pub(crate) struct Strip<'a> {
 }
 
 impl<'a> Strip<'a> {
-    /// Returns the list of the fields that must be removed from the request with the fields
-    /// `fields`. Allocates memory only if `Connection` nominates fields.
+    /// Returns the list of the fields that must be removed from a request. `fields` are all fields
+    /// of the request. Allocates memory only if `Connection` nominates fields.
     pub(crate) fn of(fields: &(impl View + ?Sized), owned: &'a OwnedFields) -> Self {
         Self {
             owned,
@@ -69,7 +69,8 @@ impl<'a> Strip<'a> {
 /// without `Connection`.
 #[inline]
 fn is_always_removed(owned: &OwnedFields, name: &str) -> bool {
-    // For nearly every field that is kept, `may_remove` is false, and no name is compared.
+    // For nearly every field that is kept, `may_remove` returns false, so no name has to be
+    // compared.
     owned.may_remove(name) && is_listed(owned, name)
 }
 
@@ -122,7 +123,8 @@ pub fn inbound(headers: &mut HeaderMap, owned: &OwnedFields, has_content: bool) 
 }
 
 pub(super) fn is_hop_by_hop(name: &str) -> bool {
-    // Most names have a length that no hop-by-hop field has.
+    // The lengths are compared first, because most field names have a length that no hop-by-hop
+    // field has.
     let length = u32::try_from(name.len()).unwrap_or(u32::MAX);
     HOP_BY_HOP_LENGTHS & 1_u64.wrapping_shl(length) != 0
         && HOP_BY_HOP.iter().any(|hop| hop.eq_ignore_ascii_case(name))

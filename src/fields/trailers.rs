@@ -1,8 +1,8 @@
 //! Trailers: the fields after the content of a message (RFC 9110 section 6.5).
 //!
 //! The checks of a head do not apply to trailers, and some apps treat trailers like fields of the
-//! head. Therefore the gateway forwards no trailer that frames the message, routes or changes the
-//! request, or identifies its sender.
+//! head. Therefore the gateway forwards no trailer that frames the message, routes the request,
+//! changes the request, or identifies its sender.
 
 use http::header::{self, CONNECTION, TE, TRAILER};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -16,8 +16,8 @@ use super::strip::is_hop_by_hop;
 pub enum TrailerSupport {
     /// All trailers, because the client uses HTTP/2.
     All,
-    /// The trailers that the field `Trailer` of the response announces, because the HTTP/1.1 client
-    /// has sent `TE: trailers` (RFC 9110 section 10.1.4).
+    /// The trailers that the response announces in its field `Trailer`. The client uses HTTP/1.1
+    /// and has sent `TE: trailers` (RFC 9110 section 10.1.4).
     Announced,
     /// No trailers.
     None,
@@ -98,8 +98,8 @@ fn remove(trailers: &mut HeaderMap, is_forbidden: impl Fn(&HeaderName) -> bool) 
     }
 }
 
-/// Returns the value of the field `Trailer` without the names that `is_forbidden` returns true for.
-/// Returns `None` if no name is left.
+/// Returns the value of the field `Trailer` without the forbidden names. Returns `None` if all
+/// names in `Trailer` are forbidden.
 pub(super) fn announced(
     headers: &HeaderMap,
     is_forbidden: impl Fn(&HeaderName) -> bool,

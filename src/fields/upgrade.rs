@@ -13,9 +13,9 @@ const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// The name of the WebSocket protocol in `Upgrade` (RFC 6455).
 const WEBSOCKET: &[u8] = b"websocket";
 
-/// Protocols that are versions of HTTP or TLS. If a request asks for one of these protocols, the
-/// app can ignore `Upgrade` and answer over HTTP/1.1. After a switch to a version of HTTP or TLS,
-/// every request on the connection would escape the checks of the gateway.
+/// Protocols that are versions of HTTP or TLS. The gateway forwards a request for one of these
+/// protocols without `Upgrade`, so the app gets an ordinary request. After a switch to a version of
+/// HTTP or TLS, every request on the connection would escape the checks of the gateway.
 const HTTP_AND_TLS: [&[u8]; 4] = [b"h2", b"h2c", b"http", b"tls"];
 
 /// The maximum length of a protocol name that is forwarded, in bytes.
@@ -34,7 +34,8 @@ pub(crate) struct UpgradeRequest {
 
 impl UpgradeRequest {
     /// Reads the requested protocol from a request whose fields have not been stripped yet. Returns
-    /// `None` if the request asks for no other protocol, or for a version of HTTP or TLS.
+    /// `None` if the request does not ask to switch the protocol, or asks for a version of HTTP or
+    /// TLS.
     ///
     /// Also returns `None` for a list of several protocols, because the gateway cannot know which
     /// protocol the app will choose.
@@ -67,8 +68,9 @@ impl UpgradeRequest {
         })
     }
 
-    /// Creates the request of an HTTP/2 stream with this `:protocol` (RFC 8441 section 4). Returns
-    /// `None` if the protocol is not WebSocket, or if the operating system returns no random bytes.
+    /// Creates the upgrade request for an HTTP/2 stream with the given `:protocol` (RFC 8441
+    /// section 4). Returns `None` if the protocol is not WebSocket, or if the operating system
+    /// returns no random bytes.
     ///
     /// Over HTTP/2 a client sends no `Sec-WebSocket-Key`, so this function generates the key for
     /// the app.
@@ -114,8 +116,8 @@ impl UpgradeRequest {
     }
 
     /// Writes the handshake fields into an answer to the client. The caller has already removed the
-    /// hop-by-hop fields of the answer. Over HTTP/2, the status code alone accepts the switch, so
-    /// the answer contains no handshake fields (RFC 8441 section 5).
+    /// hop-by-hop fields of the answer. Over HTTP/2, the status code alone tells the client that
+    /// the switch is accepted, so the answer contains no handshake fields (RFC 8441 section 5).
     pub(crate) fn write_response(&self, headers: &mut HeaderMap) {
         match self.key {
             // The gateway created the key, so the client must not get the app's answer to the key.
@@ -137,8 +139,8 @@ impl UpgradeRequest {
                 .as_bytes()
                 .eq_ignore_ascii_case(self.protocol.as_bytes())
         });
-        // If the request has no valid key, the app cannot prove that it understood the handshake,
-        // so no answer switches the protocol.
+        // If a WebSocket request has no valid key, the app cannot prove that it understood the
+        // handshake, so no answer switches the protocol.
         let proven = !self.is_websocket()
             || self.accept.is_some()
                 && self.accept.as_ref() == only(headers, &SEC_WEBSOCKET_ACCEPT);

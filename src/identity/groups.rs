@@ -43,13 +43,13 @@ impl Default for GroupsForm {
 }
 
 /// The groups of a user, in the order of the claim. Rules use all groups and compare whole names.
-/// The field to the app may contain fewer groups.
+/// The groups field that the app gets may contain fewer groups.
 #[derive(Clone, Default)]
 pub struct Groups {
     names: Box<[Claim]>,
-    /// The field, in the form that the first request needed. All requests of the session share the
-    /// field. After a change of the form, each request creates its own field, until the session is
-    /// decoded again.
+    /// The groups field, in the form that the first request needed. All requests of the session
+    /// share the field. After a reload has changed the form, each request creates its own field
+    /// until the session is decoded again.
     field: OnceLock<(GroupsForm, GroupsField)>,
 }
 
@@ -71,8 +71,8 @@ impl Groups {
         self.names.is_empty()
     }
 
-    /// Returns the values of the field with the groups. If this call creates the stored values, the
-    /// call gives `report` the number of groups that are left out.
+    /// Returns the values of the field with the groups. The first call stores the values, and calls
+    /// `report` with the number of groups that the field leaves out.
     pub(crate) fn field(
         &self,
         form: GroupsForm,
@@ -102,7 +102,7 @@ impl GroupsField {
     fn new(names: &[Claim], form: GroupsForm) -> Self {
         let mut left = form.bytes;
         let mut left_out = 0_usize;
-        // A shorter name may still fit after a name that is too long.
+        // After a name that is too long, a later, shorter name may still fit.
         let mut fits = |length: usize| {
             if let Some(rest) = left.checked_sub(length) {
                 left = rest;
@@ -118,7 +118,8 @@ impl GroupsField {
                 names.map(|name| name.as_value().clone()).collect()
             }
             GroupsFormat::Comma => {
-                // A name with a comma never fits. Each name except the first name needs a comma.
+                // A name with a comma never fits. Every name except the first one needs one more
+                // byte for the comma before it.
                 let length = |name: &str| {
                     let comma = name.contains(',');
                     if comma {
@@ -143,7 +144,7 @@ impl GroupsField {
     }
 }
 
-/// Returns a field with one value, or a field without values if `carries` is false.
+/// Returns the field with the single value `text`, or a field without values if `carries` is false.
 fn value(text: &str, carries: bool) -> Box<[HeaderValue]> {
     // Each name is a claim, so the text has no control characters and the conversion does not fail.
     let value = HeaderValue::from_bytes(text.as_bytes()).ok();
@@ -208,7 +209,8 @@ mod tests {
         GroupsForm { format, bytes }
     }
 
-    /// Returns the values, and the number of the groups that were reported as left out.
+    /// Returns the values of the groups field, and the number of left-out groups that `field`
+    /// reported.
     fn field(names: &[&str], form: GroupsForm) -> (Vec<String>, Option<usize>) {
         let groups = groups(names);
         let mut reported = None;
@@ -263,7 +265,7 @@ mod tests {
             groups.field(GroupsForm::default(), |_left_out| reports += 1);
         }
         assert_eq!(reports, 1);
-        // A reload can change the form while the session lives.
+        // A reload can change the form of the groups field during a session.
         let other = groups.field(form(GroupsFormat::Repeated, 99), |_left_out| reports += 1);
         assert_eq!(other.len(), 2);
         assert!(

@@ -46,7 +46,7 @@ impl Claim {
 
     /// Returns the text.
     pub fn as_str(&self) -> &str {
-        // The bytes come from a `str` and never change, so the default is never used.
+        // The bytes come from a `str` and never change, so the conversion never fails.
         std::str::from_utf8(self.0.as_bytes()).unwrap_or_default()
     }
 
@@ -59,7 +59,7 @@ impl Claim {
 /// An email address, and whether the provider has verified the address.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Email {
-    /// The address, exactly as the provider sent it.
+    /// The email address, exactly as the provider sent it.
     pub address: Claim,
     /// True if the provider states that the address is verified, or if the settings state that the
     /// provider verifies every address.
@@ -73,8 +73,8 @@ pub struct Identity {
     /// The issuer identifier of the provider. For a provider without an issuer identifier, `issuer`
     /// is the configured name of the provider.
     pub issuer: Box<str>,
-    /// The value of `sub`, or of the claim that the settings name instead of `sub`. `subject` is
-    /// `None` if the user is signed in without a known subject.
+    /// The value of the claim `sub`, or of the claim that the operator has configured instead of
+    /// `sub`. `subject` is `None` if the user is signed in without a known subject.
     pub subject: Option<Claim>,
     /// The email address.
     pub email: Option<Email>,

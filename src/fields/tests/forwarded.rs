@@ -4,8 +4,8 @@
 use super::*;
 use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
 
-/// Returns the client and the written fields of a request from `peer` over HTTP without TLS. The
-/// network 10.0.0.0/8 is trusted.
+/// Returns the client of a request from `peer`, and the fields that the gateway writes. The request
+/// arrives without TLS, and the network 10.0.0.0/8 is trusted.
 fn through(peer: &str, fields: &[(&'static str, &'static str)]) -> (Client, HeaderMap) {
     let mut headers = HeaderMap::new();
     for (name, value) in fields {

@@ -16,8 +16,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 
-/// Returns the status that the gateway answers to these bytes, from hyper or from
-/// [`check_framing`].
+/// Returns the status of the gateway's answer to the bytes `request`. The status comes from hyper
+/// or from [`check_framing`].
 async fn answer_to(request: &str) -> u16 {
     let (mut client, server) = tokio::io::duplex(1 << 20);
     let service = service_fn(|request: Request<Incoming>| async {
@@ -36,7 +36,7 @@ async fn answer_to(request: &str) -> u16 {
     });
     let mut text = Vec::new();
     let answering = async {
-        // In some cases the connection breaks, but the test compares only the answer.
+        // In some cases the connection ends with an error, but the test compares only the answer.
         drop(
             Builder::new()
                 .serve_connection(TokioIo::new(server), service)
@@ -142,8 +142,8 @@ async fn s_17_a_content_length_is_one_plain_number() {
         check_framing(&parts).unwrap_err(),
         FramingError::ContentLength
     );
-    // The gateway itself rejects these values, although the parsers already reject them: a later
-    // version of a parser may accept them.
+    // The gateway itself also rejects these values, because a later version of a parser may accept
+    // them.
     for value in ["", "+5", "-1", "5 5", "9223372036854775808"] {
         let request = Request::post("/").header(CONTENT_LENGTH, value);
         let parts = request.body(()).unwrap().into_parts().0;

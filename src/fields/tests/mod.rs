@@ -178,7 +178,7 @@ fn h_33_h_34_s_36_hop_by_hop_fields_and_unknown_upgrades_are_removed() {
         ("Accept", "*/*"),
     ]);
     strip(&mut fields);
-    // The gateway writes its own `TE` for a client that accepts trailers.
+    // The gateway writes its own field `TE` if the client accepts trailers.
     assert_eq!(names(&fields), ["accept", "connection", "te"]);
     assert_eq!(fields[TE], "trailers");
     assert_eq!(fields[CONNECTION], "te");

@@ -58,8 +58,8 @@ proptest! {
         for name in &sent {
             fields.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static("v"));
         }
-        // The fields that `Connection` names are removed as well, so this property tests requests
-        // without `Connection`.
+        // The gateway would also remove the fields that `Connection` names, so this test uses only
+        // requests without `Connection`.
         fields.remove(CONNECTION);
         strip(&mut fields);
         let arrived: BTreeSet<String> = fields.keys().map(|name| name.as_str().to_owned()).collect();
