@@ -235,7 +235,7 @@ fn until_signal(start: impl FnOnce() -> Result<Instance, String>) -> ExitCode {
             () = signals.next() => fail("stopped at once by a second signal"),
         }
     });
-    // A reload may hang while it reads a file. The process must not wait for this reload.
+    // The end of the process must not wait for a reload that hangs while it reads a file.
     runtime.shutdown_background();
     code
 }

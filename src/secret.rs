@@ -76,10 +76,11 @@ pub struct NoRandomness;
 ///
 /// # Errors
 ///
-/// Returns [`NoRandomness`] if the generator fails. The function never uses a weaker generator.
+/// Returns [`NoRandomness`] if the generator fails. If the generator fails, the function does not
+/// use a weaker generator.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     let mut bytes = [0; N];
-    // The error value of the generator has no details, so it is dropped.
+    // The error of the generator contains no details, so the new error does not contain it.
     SystemRandom::new()
         .fill(&mut bytes)
         .map_err(|_unspecified| NoRandomness)?;

@@ -27,8 +27,8 @@ pub(super) fn ticks_every(period: Duration) -> Interval {
 }
 
 /// Removes expired sessions in batches, and updates the metrics. If the keeper has stopped, no user
-/// can sign in or out until the process is restarted. This task reports that the keeper has
-/// stopped.
+/// can sign in or out until the process is restarted. In this case, the task logs an error and
+/// marks the process as broken.
 pub(super) async fn maintain_sessions(process: gateway::ProcessState, readiness: Readiness) {
     let gateway::ProcessState {
         sessions,
@@ -39,8 +39,8 @@ pub(super) async fn maintain_sessions(process: gateway::ProcessState, readiness:
     let mut ticks = ticks_every(Duration::from_secs(1));
     loop {
         ticks.tick().await;
-        // The store has already reported its write error. The removal is tried again at the next
-        // tick.
+        // After a write error, which the store has already reported, the next tick tries the
+        // removal again.
         let maintained = loop {
             match sessions.maintain(clock.now()).await {
                 Ok(Maintained::More) => sleep(BETWEEN_BATCHES).await,
@@ -77,7 +77,8 @@ pub(super) async fn watch_certificates(
             }
             refresh_trust(&upstreams);
         });
-        // An error means that the blocking task has panicked or that the runtime is shutting down.
+        // `looked` gives an error if the blocking task has panicked or if the runtime is shutting
+        // down.
         if looked.await.is_err() {
             return;
         }
@@ -145,7 +146,8 @@ mod tests {
         let clock = Clock::manual(Timestamp::from_millis(1_800_000_000_000));
         let sessions =
             Arc::new(Sessions::start(settings, keys, &Registrations::new(), clock.now()).unwrap());
-        // `close` stops the keeper, so the effect is the same as after a panic of the keeper.
+        // `close` stops the keeper, so the test sees the same effect as after a panic of the
+        // keeper.
         sessions.close().await.unwrap();
         let readiness = Readiness::default();
         readiness.mark_ready();

@@ -50,7 +50,8 @@ pub enum Error {
     Sessions(#[from] session::StartError),
 }
 
-/// A running gateway. If the value is dropped, the gateway stops and aborts the running requests.
+/// A running gateway. When an `Instance` is dropped, the gateway stops and aborts the running
+/// requests.
 #[derive(Debug)]
 pub struct Instance {
     address: SocketAddr,
@@ -68,8 +69,8 @@ pub struct Instance {
     control: Control,
 }
 
-/// The runtime of the control plane. The drop does not wait for the runtime, because the drop may
-/// happen inside another runtime, which must not be blocked.
+/// The runtime of the control plane. Dropping `Control` does not wait for the end of the runtime,
+/// because the drop may happen inside another runtime, which must not be blocked.
 #[derive(Debug)]
 struct Control(Option<Runtime>);
 
@@ -139,8 +140,8 @@ impl Instance {
             .map(|listener| start_operations(listener, admin, clock))
             .transpose()?;
         readiness.mark_ready();
-        // The event is written last, because an earlier step, such as reading the session file, can
-        // fail.
+        // The event `Listening` is logged last, because an earlier step, such as reading the
+        // session file, can fail.
         let also = operations_address.map(tracing::field::display);
         tracing::info!(server.address = %address, operations = also, "Listening");
         Ok(Self {

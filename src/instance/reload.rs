@@ -44,12 +44,12 @@ pub struct Reloaded {
 /// at the start.
 #[derive(Debug)]
 pub(super) struct CurrentSettings {
-    /// The source of the settings, with the text that is in use.
+    /// The source of the settings, with the text of the current settings.
     source: Source,
-    /// The settings that only a restart can change, with their values at the start.
+    /// The settings that only a restart can change, with their values at the start of the process.
     restart_only: RestartOnly,
     reusable: Reusable,
-    /// The text of the settings of a failed reload that will be retried.
+    /// The settings text of a failed reload that the gateway will retry.
     failed: Option<FileContent>,
 }
 
@@ -74,12 +74,12 @@ impl Instance {
         self.trigger.reload_due().await
     }
 
-    /// Reads the changed settings, makes the same checks as `sidegate check`, and applies all of
-    /// the settings or none of the settings. Connections, sessions and running refreshes continue
+    /// Reads the changed settings, makes the same checks as `sidegate check`, and applies either
+    /// all new settings or none of them. Connections, sessions and running refreshes continue
     /// during a reload. A request that has already begun uses the previous settings. All later
     /// requests use the new settings, also on open connections. Events in the log report the
     /// result. If a changed file caused the reload and the reload fails, [`Instance::reload_due`]
-    /// completes again later, so that the caller can retry the reload.
+    /// returns again after a pause, so that the caller can retry the reload.
     ///
     /// # Errors
     ///
@@ -88,8 +88,8 @@ impl Instance {
     /// # Cancel safety
     ///
     /// The function is not cancel safe. After a cancellation, sessions of removed providers may
-    /// have ended although the previous settings are still in use. The next reload completes the
-    /// change.
+    /// have ended although the previous settings are still in use. The next reload then applies all
+    /// new settings.
     pub async fn reload(&mut self, cause: ReloadCause) -> Result<Reloaded, ReloadError> {
         let reloaded = self.apply(cause).await;
         let metrics = &self.process.site.metrics;
@@ -117,8 +117,8 @@ impl Instance {
         let failed = self.current.failed.clone();
         let next = CurrentSettings {
             restart_only: self.current.restart_only.clone(),
-            // A reload for new keys does not read the changed settings. If a reload of changed
-            // settings failed before, that reload still has to be retried.
+            // A reload for new keys does not read the changed settings. An earlier, failed reload
+            // of changed settings still has to be retried.
             failed: failed.filter(|_failed| cause == ReloadCause::KeyFile),
             ..CurrentSettings::of(&config)
         };
@@ -139,7 +139,7 @@ impl Instance {
         let site = &self.process.site;
         let sessions = site.sessions.reconfigure(reconfiguration, site.clock.now());
         let sessions = sessions.await?;
-        // No step after this line can fail.
+        // From here on, no step of the reload can fail.
         announce(&config);
         if let (Some(current), Some(next)) = (&self.acceptor, &config.tls) {
             current.adopt(next);
@@ -149,8 +149,7 @@ impl Instance {
         refresher.refresh_at(Arc::clone(&next.reusable.providers));
         self.upstreams.send_replace(next.reusable.upstreams.clone());
         self.trigger.succeeded(cause, &config);
-        // The site is replaced last, because the requests that use the new site need the providers
-        // that are set above.
+        // The site is replaced last, because requests to the new site need the new providers.
         self.sites.send_replace(self.process.site(config.site));
         self.current = next;
         Ok(Reloaded {
@@ -159,9 +158,9 @@ impl Instance {
         })
     }
 
-    /// Loads the settings for a reload: the current text if only keys have changed, the failed text
-    /// for a retry, and the content of the file for any other cause. If the file could not be read
-    /// before, a retry reads the file again.
+    /// Loads the settings for a reload. If only keys have changed, the function uses the current
+    /// text. A retry uses the text of the failed reload, or reads the file if the file could not be
+    /// read before. For any other cause, the function reads the file.
     async fn load(&mut self, cause: ReloadCause) -> Result<Config, ReloadError> {
         let mut source = self.current.source.clone();
         match cause {

@@ -27,7 +27,7 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 #[must_use]
 pub enum ReloadCause {
     /// An earlier reload for a file change has failed. The reload uses the settings text of the
-    /// failed reload again. The new attempt may succeed, because a file that the text names may
+    /// failed reload again. The new attempt may succeed, because a file that the settings name may
     /// exist by now.
     Retry,
     /// The process received a signal. The reload reads all settings again.
@@ -50,11 +50,12 @@ pub(super) struct ReloadTrigger {
     retry: Option<Retry>,
 }
 
-/// A pending retry of a failed reload. The reload may succeed later: if the settings name a file,
-/// this file may be written after the settings file.
+/// A pending retry of a failed reload. The next attempt may succeed, because a file that the
+/// settings name may be written after the settings file.
 #[derive(Clone, Copy, Debug)]
 struct Retry {
-    /// [`ReloadCause::Retry`] for the settings, or [`ReloadCause::KeyFile`] for keys only.
+    /// [`ReloadCause::Retry`] to load settings and keys again, or [`ReloadCause::KeyFile`] to load
+    /// only the keys again.
     cause: ReloadCause,
     pause: Duration,
     at: Instant,
@@ -65,7 +66,7 @@ struct Retry {
 struct KeyFile {
     path: PathBuf,
     current: Option<Digest>,
-    /// The new content, and the time when the trigger first saw it.
+    /// The digest of the new content, and the time when the trigger first saw the new content.
     other: Option<(Digest, Instant)>,
     /// The last content for which the trigger has reported a reload.
     asked: Option<Digest>,
@@ -81,8 +82,8 @@ impl KeyFile {
         }
     }
 
-    /// Returns true when new content has stayed unchanged for ten seconds, but only one time for
-    /// the same content.
+    /// Returns true one time for each new content of the key file, after the content has stayed
+    /// unchanged for ten seconds.
     fn has_changed(&mut self, now: Instant) -> bool {
         let content = content_digest(&self.path);
         let Some(other) = content.filter(|_| content != self.current) else {
@@ -194,8 +195,8 @@ impl ReloadTrigger {
                 return Some(ReloadCause::SettingsFile);
             }
             Some(Ok(FileChange::WrittenInPlace)) => {
-                // The file may be incomplete, because it is still being written. For this reason,
-                // the trigger cancels a retry that would read the settings.
+                // The settings file may be incomplete, because it is still being written. The
+                // trigger therefore cancels a retry that would read the settings file.
                 let keys = |retry: &Retry| retry.cause == ReloadCause::KeyFile;
                 self.retry = self.retry.filter(keys);
                 tracing::warn!(

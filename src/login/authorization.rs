@@ -96,7 +96,8 @@ impl AuthorizationResponse {
                 "state" => ("state", &mut state),
                 "error" => ("error", &mut error),
                 "iss" => ("iss", &mut iss),
-                // The description is only logged, so its last value may win.
+                // A repeated description is not an error, because the description is only logged.
+                // The last value is used.
                 "error_description" => {
                     description = Some(value);
                     continue;
@@ -130,7 +131,7 @@ impl AuthorizationResponse {
 }
 
 impl Granted {
-    /// Opens the first part of the state, which can be opened without the browser secret.
+    /// Opens the first part of the state. The browser secret is not needed for the first part.
     ///
     /// # Errors
     ///
@@ -167,9 +168,9 @@ impl Granted {
 
 /// An error from the authorization endpoint (RFC 6749 section 4.1.2.1).
 ///
-/// The texts are for the log. They contain only printable characters, and no word that is long
-/// enough to be a code or a token. Anybody can write these texts into a URL, so pages never show
-/// them.
+/// The texts of a `Denial` are only for the log. The texts contain only printable characters, and
+/// no word that is long enough to be a code or a token. Pages never show the texts, because anybody
+/// can write them into a URL.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Denial {
     /// The meaning of `error`.

@@ -14,7 +14,8 @@ const ROUND: &str = "__Host-sidegate-round";
 /// A login that starts within this time after the previous login counts as part of a loop.
 const ROUND_LIFETIME: Duration = Duration::from_secs(20);
 
-/// The number of logins in a row after which the gateway shows an error page instead of a redirect.
+/// After this number of logins in a row, the gateway shows an error page and does not redirect the
+/// browser to the provider.
 pub(super) const MAX_ROUNDS: u8 = 3;
 
 /// The maximum number of pending-login cookies in one browser. The gateway deletes the oldest
@@ -55,7 +56,7 @@ pub(super) fn surplus_tabs(headers: &HeaderMap) -> impl Iterator<Item = Tab> {
         .filter_map(|(name, _)| Tab::of_cookie(name))
         .collect();
     tabs.sort_unstable();
-    // One more cookie is counted, because the caller is about to set a cookie.
+    // The count includes the cookie that the caller is about to set.
     let surplus = tabs.len().saturating_add(1).saturating_sub(MAX_TABS);
     tabs.into_iter().take(surplus)
 }

@@ -1,4 +1,4 @@
-//! The error of a failed login. Each cause has one variant and one stable code.
+//! The error of a failed login. Each cause of a failure has one variant and one stable code.
 
 use super::authorization::{Denial, ErrorCode, MalformedResponse};
 use super::pending::StateError;
@@ -13,8 +13,8 @@ pub enum Error {
     /// the user refused the sign-in.
     #[error("the authorization server refused the sign-in")]
     Denied(#[source] Denial),
-    /// The browser has completed three logins in a row and still has no usable session. The cause
-    /// decides who is responsible.
+    /// The browser has completed three logins in a row and still has no usable session. Who is
+    /// responsible depends on the cause of the loop.
     #[error("repeated sign-ins did not lead to a session")]
     Loop,
     /// The authorization response is malformed. Responsible: the client or the provider.

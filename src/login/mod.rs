@@ -54,16 +54,16 @@ use crate::seal::KeyRing;
 use crate::session::{NewSession, Once, SessionId, SessionKey, cookie};
 use crate::telemetry::TokenCall;
 
-/// The path prefix of the gateway's own endpoints. Only the callback may have a path that does not
-/// begin with this prefix.
+/// The path prefix of the gateway's own endpoints. Only the path of the callback may begin with
+/// another prefix.
 pub(crate) const OWN_PREFIX: &str = "/oauth2/";
 
 /// The longest time that a user waits for a provider that does not answer.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The time for which a used state is remembered: the largest value that the setting
-/// `login.timeout_secs` accepts. The current value of the setting is not enough, because a reload
-/// may increase the value, and a used state must not become usable again.
+/// `login.timeout_secs` accepts. The time does not depend on the current value of the setting,
+/// because a used state must not become usable again after a reload has increased the value.
 const USED_FOR: Duration = Duration::from_hours(1);
 
 /// The settings of the login flow.
@@ -123,7 +123,7 @@ impl Login {
         configured.map_or(ResponseMode::Query, |configured| configured.response_mode())
     }
 
-    /// Seals a return path for a link of the gateway at `public_url`.
+    /// Seals a return path, so that the gateway can write the path into a link at `public_url`.
     ///
     /// # Errors
     ///
@@ -162,8 +162,8 @@ impl Login {
         let mode = client.response_mode();
         let previous_session = match mode {
             // The provider's form post is a cross-site request, so the browser sends the form post
-            // without the session cookie. Therefore the state of such a login contains the session
-            // key.
+            // without the session cookie. Therefore the state contains the session key if the
+            // response mode is `form_post`.
             ResponseMode::FormPost => browser::session_key(start.headers),
             ResponseMode::Query => None,
         };
@@ -264,15 +264,15 @@ impl Login {
         }
     }
 
-    /// Returns true if the login began with the same server and the same client that the name
-    /// `provider` means now. A reload may have given the name `provider` to a different server or
-    /// client.
+    /// Returns true if the name `provider` still means the server and the client with which the
+    /// login began. A reload may have given the name `provider` to a different server or client.
     fn was_sent_to(&self, details: &LoginDetails, provider: &str) -> bool {
         let is_same = |tag| {
             let now = self.providers.get(provider);
             now.is_some_and(|now| registration_tag(&now.fingerprint()) == tag)
         };
-        // A state from an older version of the gateway has no tag, so only the name is compared.
+        // A state from an older version of the gateway has no registration tag, so only the name of
+        // the provider is compared.
         *details.provider == *provider && details.registration.is_none_or(is_same)
     }
 
@@ -306,7 +306,7 @@ impl Login {
             failure.cookies.clear();
             Box::new(Completion::Failed(failure))
         })?;
-        // The check of `iss` may need the metadata, which `ready` has fetched.
+        // `check_issuer` may need the metadata of the provider, which `ready` has fetched.
         self.check_issuer(callback.provider, verified.iss.as_deref())
             .map_err(|error| Box::new(Completion::Failed(failed(error))))?;
         // The state is marked as used only after all other checks, because a failed check must not
@@ -364,8 +364,9 @@ impl Login {
                 let user = (Box::new(grant.identity.clone()), refreshable);
                 let (login, name) = (Arc::clone(self), details.provider.clone());
                 let previous = (callback.previous_session, details.previous_session);
-                // A second task opens the session. If the browser closes the connection during the
-                // exchange, this future is dropped, and the second task never starts.
+                // A second task opens the session after the exchange. If the browser closes the
+                // connection during the exchange, this future is dropped, and the second task never
+                // starts.
                 let open = async move { login.open(&name, grant, previous).await };
                 let opened = self.process.on_control_plane(open).await;
                 opened.map(|id| (id, user))
@@ -410,7 +411,8 @@ impl Login {
     }
 
     /// Waits until the provider `name` is ready for requests, but not longer than
-    /// [`PROVIDER_TIMEOUT`]. Does not wait if a recent result shows that the provider is ready.
+    /// [`PROVIDER_TIMEOUT`]. Does not wait if a recent check has shown whether the provider is
+    /// ready.
     async fn ready(&self, name: &str) -> Result<Arc<Provider>, Error> {
         let provider = self.providers.get(name).ok_or(Error::UnknownProvider)?;
         if let Some(readiness) = provider.recent_readiness(self.process.clock.now()) {

@@ -51,8 +51,8 @@ pub enum Completion {
 pub struct FailedLogin {
     /// The reason for the failure.
     pub(crate) error: Error,
-    /// The page that the user asked for, or `/` when the state could not be read. A visit to the
-    /// retry page begins a new login.
+    /// The page that the user asked for, or `/` when the state could not be read. When the browser
+    /// requests the page `retry`, a new login begins.
     pub(crate) retry: ReturnTo,
     /// The configured name of the provider, when the state could be read.
     pub(crate) provider: Option<Box<str>>,
@@ -90,10 +90,10 @@ impl FailedLogin {
     }
 }
 
-/// Returns the result for an authorization response whose state is not valid. If the browser is
-/// already signed in at the same provider, the response is a duplicate or comes from a restored
-/// tab, and the user continues with the existing session. A user who had asked to sign in again
-/// gets the error page.
+/// Returns the result for an authorization response whose state is not valid. If the browser
+/// already has a session of the same provider, the user continues with this session, because the
+/// response is a duplicate or comes from a restored tab. A user who had asked to sign in again gets
+/// the error page.
 pub(super) fn stale_answer(failure: FailedLogin, callback: &Callback<'_>) -> Completion {
     match &callback.previous_session {
         PreviousSession::Live(_, session)

@@ -2,10 +2,11 @@
 //!
 //! The browser stores the pending login, so the gateway needs no memory for a user who has not
 //! signed in. The state has two sealed parts. To open the first part (provider, return path, start
-//! time, number of previous logins), the gateway needs only its key. Therefore an error page can
-//! offer a new login even if the browser sends no login cookie. To open the second part (the seed
-//! of the code verifier), the gateway needs its key and the 128-bit secret in the cookie of the
-//! tab. A callback URL that is pasted into another browser is therefore refused.
+//! time, number of previous logins), the gateway needs only its key. An error page can therefore
+//! read the first part and offer a new login, even if the browser sends no login cookie. To open
+//! the second part (the seed of the code verifier), the gateway needs its key and the 128-bit
+//! secret in the cookie of the tab. The gateway therefore refuses a callback URL that a user has
+//! pasted into another browser.
 
 use std::time::Duration;
 
@@ -59,7 +60,7 @@ pub(super) type RegistrationTag = [u8; 16];
 
 /// Returns the first 16 bytes of `fingerprint`.
 pub(super) fn registration_tag(fingerprint: &[u8; 32]) -> RegistrationTag {
-    // The default value is never used, because a fingerprint has 32 bytes.
+    // `split_first_chunk` never fails, because a fingerprint has 32 bytes.
     let (beginning, _rest) = fingerprint.split_first_chunk().unwrap_or((&[0; 16], &[]));
     *beginning
 }
@@ -83,8 +84,8 @@ struct RawDetails<'a> {
 pub(super) struct SealedLogin {
     /// The value of `state`.
     pub(super) state: String,
-    /// The name of the pending login, which is part of the cookie name. If these names are sorted,
-    /// they are in the order in which the logins began.
+    /// The name of the pending login, which is part of the cookie name. The names begin with a
+    /// time, so sorted names are in the order in which the logins began.
     pub(super) tab: Tab,
     /// The value of the pending-login cookie.
     pub(super) browser_secret: Secret<String>,
@@ -122,7 +123,7 @@ const TAB: usize = 16;
 
 impl Tab {
     fn random(now: Timestamp) -> Result<Self, NoRandomness> {
-        // The mask keeps the time within eight hexadecimal digits.
+        // The mask limits the time to eight hexadecimal digits.
         let seconds = now.as_secs() & 0xffff_ffff;
         let noise = u32::from_be_bytes(secret::random()?);
         Ok(Self(format!("{seconds:08x}{noise:08x}").into()))
@@ -343,8 +344,8 @@ fn session_key(text: &str) -> Option<SessionKey> {
     Some(SessionKey::from_bytes(bytes.try_into().ok()?))
 }
 
-/// Encodes `purpose` and `fields` as associated data. Each part is written after its length, so two
-/// different lists never have the same encoding.
+/// Encodes `purpose` and `fields` as associated data. The length of each part is written before the
+/// part, so two different lists never have the same encoding.
 pub(super) fn associated_data(purpose: &[u8], fields: &[&[u8]]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for field in [purpose].iter().chain(fields) {

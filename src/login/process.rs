@@ -20,7 +20,7 @@ pub struct ProcessState {
     pub(super) clock: Clock,
     control: Handle,
     pub(super) throttle: Throttle,
-    /// The hints about logins that the log got today.
+    /// The hints about logins that the gateway has logged today.
     pub(super) hints: Seldom,
 }
 
@@ -59,7 +59,7 @@ impl ProcessState {
 }
 
 impl Login {
-    /// Returns true if a hint was not given today.
+    /// Returns true if the gateway has not logged `hint` today.
     pub(crate) fn hint_is_due(&self, hint: (&str, &str)) -> bool {
         let now = Duration::from_millis(self.process.clock.now().as_millis());
         self.process.hints.is_due(hint, now)

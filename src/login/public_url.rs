@@ -105,7 +105,7 @@ impl TryFrom<String> for PublicUrl {
             ));
         }
         let origin = url.origin().ascii_serialization();
-        // The authority begins after `://`, which has three characters.
+        // The authority begins three characters after the scheme, because `://` precedes it.
         let authority_at = url.scheme().len().saturating_add(3);
         Ok(Self {
             origin: origin.into(),

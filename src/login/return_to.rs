@@ -18,9 +18,10 @@ const MAX: usize = 1024;
 /// A path with query on our own origin, to which the browser is sent after a login.
 ///
 /// [`ReturnTo::parse`] accepts only text that matches a strict grammar, so that no link can send
-/// the browser to another origin. To join URLs and to compare the origins would not be safe,
-/// because URL parsers disagree about `/\evil.test`, `/.//evil.test` and `https:evil.test`. The
-/// path is always written after a configured origin ([`ReturnTo::absolute`]), never alone.
+/// the browser to another origin. A check that joins the URLs and compares their origins would not
+/// be safe, because URL parsers disagree about `/\evil.test`, `/.//evil.test` and
+/// `https:evil.test`. The gateway always writes a configured origin before the path
+/// ([`ReturnTo::absolute`]).
 #[derive(Clone, Eq, PartialEq)]
 pub struct ReturnTo(Box<str>);
 
@@ -52,7 +53,8 @@ impl ReturnTo {
             return None;
         }
         let local = match text.split_once('#') {
-            // `&#` begins an HTML character reference, not a fragment.
+            // The text `&#` begins an HTML character reference and not a fragment, so the path is
+            // refused.
             Some((before, _)) if before.ends_with('&') => return None,
             Some((before, _)) => before,
             None => text,

@@ -238,7 +238,8 @@ fn a_return_to_is_bounded_canonical_and_absolute_when_sent() {
     let longest = format!("/{}", "a".repeat(1023));
     assert!(ReturnTo::parse(&longest, OWN).is_some());
     assert_eq!(ReturnTo::parse(&format!("{longest}a"), OWN), None);
-    // The canonical form of a text can exceed the limit although the text is within the limit.
+    // The canonical form of a text can be longer than the limit, even if the text itself is not too
+    // long.
     assert_eq!(ReturnTo::parse(&format!("/{}", "|".repeat(400)), OWN), None);
     let taken = ReturnTo::parse("/%7ea?b=%2F#c", OWN).unwrap();
     assert_eq!(taken.as_str(), "/~a?b=%2F");

@@ -14,8 +14,8 @@ use crate::session::{EndReason, Ended, SessionId, cookie};
 pub(super) const MAX_SIGNED_OUT: usize = 8;
 
 impl Login {
-    /// Ends up to [`MAX_SIGNED_OUT`] sessions whose cookies the browser sent. Returns the
-    /// `Set-Cookie` values that delete the cookies.
+    /// Ends the sessions whose cookies the browser sent, but at most [`MAX_SIGNED_OUT`] sessions.
+    /// Returns the `Set-Cookie` values that delete the cookies.
     ///
     /// # Errors
     ///
@@ -38,9 +38,9 @@ impl Login {
             }
             Ok(())
         };
-        // The cookies are deleted only after the store has committed the end. If the cookies were
-        // deleted earlier and the store failed, the user would seem to be signed out although the
-        // session continues.
+        // The cookies are deleted only after the store has committed the end of the sessions. If
+        // the cookies were deleted earlier and the store failed, the user would seem to be signed
+        // out although the session continues.
         self.process.on_control_plane(end).await?;
         Ok([cookie::clear(cookie::SESSION), browser::forget_rounds()])
     }

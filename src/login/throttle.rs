@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Timestamp;
 
-/// The number of refused codes per client and minute after which the client must wait.
+/// A client must wait after the provider has refused this number of its codes within one minute.
 const MAX_REFUSED: u64 = 10;
 
 /// The number of counters. Two clients can share a counter, but this is rare with 4096 counters.

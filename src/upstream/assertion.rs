@@ -41,7 +41,8 @@ const RESERVED: [&str; 27] = [
 /// The names of the assertion fields. Each claim has at most one assertion field. A claim without a
 /// field name is not sent to the app.
 ///
-/// In the settings, each value is a field name, or `""` if the claim is not sent.
+/// In the settings, the operator writes a field name for each claim, or `""` if the claim is not
+/// sent.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "RawNames")]
 pub(crate) struct AssertionNames {
@@ -54,10 +55,10 @@ pub(crate) struct AssertionNames {
     pub(crate) preferred_username: Option<HeaderName>,
     /// The groups.
     pub(crate) groups: Option<HeaderName>,
-    /// The form and the bound of the field with the groups.
+    /// The form and the maximum length of the groups field.
     pub(crate) groups_form: GroupsForm,
-    /// The configured name of the provider. An app may need this name, because two providers may
-    /// use the same subject for different users.
+    /// The configured name of the provider. An app may need the name of the provider, because two
+    /// providers may use the same subject for different users.
     pub(crate) provider: Option<HeaderName>,
 }
 
@@ -77,8 +78,9 @@ impl AssertionNames {
 }
 
 impl Default for AssertionNames {
-    /// The default names are `X-Forwarded-User`, `-Email`, `-Preferred-Username` and `-Groups`. The
-    /// name of the provider is not sent by default.
+    /// The default names are `X-Forwarded-User`, `X-Forwarded-Email`,
+    /// `X-Forwarded-Preferred-Username` and `X-Forwarded-Groups`. The name of the provider is not
+    /// sent by default.
     fn default() -> Self {
         let name = |name| Some(HeaderName::from_static(name));
         Self {
@@ -105,7 +107,7 @@ struct RawNames {
     provider: Option<String>,
 }
 
-/// The largest bound of the field with the groups, in bytes.
+/// The largest allowed value of `groups_bytes`, the maximum length of the groups field.
 const MAX_GROUPS_BYTES: u32 = 64 * 1024;
 
 /// The reason why a field cannot contain a claim.
@@ -119,22 +121,22 @@ pub(crate) enum NameError {
         "{key} has the same field as another claim; choose another name, or \"\" to leave it out"
     )]
     Duplicate {
-        /// The key in the settings.
+        /// The settings key with the problem.
         key: &'static str,
     },
-    /// The bound of the field with the groups is 0 or too large.
+    /// The maximum length of the groups field is 0 or too large.
     #[error("groups_bytes is not between 1 and {MAX_GROUPS_BYTES}")]
     GroupsBytes,
     /// The value is not a field name (RFC 9110 section 5.1).
     #[error("{key} is not a field name; write letters, digits and `-`")]
     Malformed {
-        /// The key in the settings.
+        /// The settings key with the problem.
         key: &'static str,
     },
     /// The field already has another meaning, so it cannot contain a claim.
     #[error("{key} names a field that has another meaning; choose a name such as X-Forwarded-User")]
     Reserved {
-        /// The key in the settings.
+        /// The settings key with the problem.
         key: &'static str,
     },
 }
@@ -218,8 +220,8 @@ fn fold(name: &HeaderName) -> String {
 /// `X-Forwarded-User` contains the subject. The email address is sent only if the provider has
 /// verified it, because apps use the address as a login name. A field has no value if nobody is
 /// signed in or if the identity does not contain the claim. The value of `Authorization` is the
-/// argument `bearer`, unchanged. The field with the groups can have several values, of which
-/// the function returns the first.
+/// argument `bearer`, unchanged. The groups field can have several values, but the function returns
+/// only its first value.
 pub(crate) fn assertions<'a>(
     names: &'a AssertionNames,
     identity: Option<&'a Identity>,

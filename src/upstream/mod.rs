@@ -9,10 +9,11 @@
 //! idle connections early. A request that was sent is sent a second time only if all of this is
 //! true: the connection had been used before, the app closed the connection before the first byte
 //! of the answer, the method is safe, and the request has no content. RFC 9110 section 9.2.2 also
-//! allows a retry of `PUT` and `DELETE`. But if the first `DELETE` succeeded, a second `DELETE`
-//! would return 404. When a request has to wait for a connection, idle connections of other workers
-//! to the same app are closed. If the app has only one process, the request then waits for a
-//! shorter time. The cost is that a later request needs a new connection.
+//! allows a retry of `PUT` and `DELETE`. The gateway does not use this, because a second `DELETE`
+//! would return 404 after a successful first `DELETE`. When a request has to wait for a connection,
+//! the gateway closes idle connections of other workers to the same app. A request to an app with
+//! only one process then waits for a shorter time, but a later request of another worker needs a
+//! new connection.
 
 mod assertion;
 mod settings;
@@ -151,7 +152,7 @@ impl Upstream {
     ///
     /// # Errors
     ///
-    /// [`Error::Trust`] if the authorities for an `https` app cannot be used.
+    /// [`Error::Trust`] if the certificate authorities for an `https` app cannot be used.
     /// [`Error::TrustUnused`] if an `http` app has a `ca_file`.
     pub(crate) fn new(name: &str, settings: &Settings) -> Result<Self, Error> {
         let encrypted = settings.url.is_encrypted();
@@ -197,7 +198,8 @@ impl Upstream {
     ///
     /// # Errors
     ///
-    /// [`Error::Trust`]. After this error, the gateway continues to use the previous authorities.
+    /// [`Error::Trust`]. After this error, the gateway continues to use the previous certificate
+    /// authorities.
     pub(crate) fn refresh_trust(&self) -> Result<Refreshed, Error> {
         let trust = self.trust.as_ref();
         let refreshed = trust.map_or(Ok(Refreshed::Unchanged), Trust::refresh);
@@ -236,8 +238,8 @@ impl Upstream {
             request.headers_mut().insert(HOST, host);
         }
         // For a request such as a `POST` without content, RFC 9110 section 8.6 recommends
-        // `Content-Length: 0`. HTTP/2 clients often do not send this field, and old servers answer
-        // 411 if the field is missing.
+        // `Content-Length: 0`. HTTP/2 clients often do not send `Content-Length`, and old servers
+        // answer 411 if `Content-Length` is missing.
         let has_content = matches!(
             *request.method(),
             Method::POST | Method::PUT | Method::PATCH
@@ -297,8 +299,9 @@ pub(crate) struct Pools {
 }
 
 struct WorkerPool {
-    /// The map finds a pool by the address of its upstream. While this weak reference exists, the
-    /// memory of the upstream is not reused. Therefore no other upstream can have the same address.
+    /// The map finds a pool by the memory address of its upstream. While this weak reference
+    /// exists, the memory of the upstream is not freed, so no other upstream can have the same
+    /// address.
     upstream: Weak<Upstream>,
     pool: Pool,
 }
@@ -352,24 +355,25 @@ impl Pools {
         upgrade: Box<UpgradeRequest>,
     ) -> Result<Exchange, Error> {
         upstream.prepare(&mut request);
-        // A tunnel may last for days. Therefore the request does not wait for a slot, but fails
-        // immediately.
+        // A tunnel may last for days, so a request for a new tunnel does not wait until another
+        // tunnel ends, but fails immediately.
         let slot = Arc::clone(&upstream.tunnels).try_acquire_owned();
         let slot = slot.map_err(|_full| Error::TooManyTunnels)?;
         let switching = self.pool_for(upstream).switch(request, upgrade, slot);
         switching.await.map_err(Error::from)
     }
 
-    /// Returns the pool for `upstream`. If there is no pool yet, the function creates one. The
-    /// function then also closes the pools of upstreams that a reload has replaced, and the
-    /// connections of these pools.
+    /// Returns the pool for `upstream`. If `upstream` has no pool yet, creates the pool, and closes
+    /// the pools of upstreams that a reload has replaced. A closed pool also closes its
+    /// connections.
     fn pool_for(&self, upstream: &Arc<Upstream>) -> Pool {
         let key = Arc::as_ptr(upstream).addr();
         let mut pools = self.pools.borrow_mut();
         if let Some(existing) = pools.get(&key) {
             return existing.pool.clone();
         }
-        // This upstream has no pool yet. The reason may be a reload, which replaces the upstreams.
+        // An upstream without a pool may come from a reload, so the pools of replaced upstreams are
+        // removed.
         pools.retain(|_, existing| existing.upstream.strong_count() > 0);
         let pool = upstream.pool(&self.clock);
         let entry = WorkerPool {

@@ -29,12 +29,12 @@ pub(crate) struct Settings {
     #[serde(default)]
     pub(crate) ca_file: Option<PathBuf>,
     /// The maximum number of open connections to the app, over all workers. If the app has a fixed
-    /// number of processes or threads, the operator should use that number.
+    /// number of processes or threads, this number is the best value.
     #[serde(default = "default_connections")]
     pub(crate) connections: NonZeroUsize,
-    /// The maximum number of requests that wait for a connection. Further requests get the status
-    /// 503. The default is enough for two browsers, because each browser may send 128 requests at
-    ///      the same time.
+    /// The maximum number of requests that wait for a connection. When the queue is full, further
+    /// requests get the status 503. The default is enough for two browsers, because each browser may
+    /// send 128 requests at the same time.
     #[serde(default = "default_queue")]
     pub(crate) queue: usize,
     /// The longest time that a request waits for a connection.
@@ -56,8 +56,8 @@ pub(crate) struct Settings {
         deserialize_with = "seconds"
     )]
     pub(crate) connect_timeout: Duration,
-    /// The longest time from the end of the request to the complete head of the response. The
-    /// measurement starts again whenever the app accepts a part of the request.
+    /// The longest time from the end of the request to the complete head of the response. The time
+    /// starts again whenever the app accepts a part of the request.
     #[serde(
         default = "default_response_timeout",
         rename = "response_timeout_secs",
@@ -72,7 +72,7 @@ pub(crate) struct Settings {
         deserialize_with = "seconds_or_never"
     )]
     pub(crate) body_timeout: Option<Duration>,
-    /// The longest time for which a connection may be idle and then be used again. With HTTP/1.1,
+    /// A connection that has been idle for longer than this time is not used again. With HTTP/1.1,
     /// the value has to be shorter than the keep-alive time of the app. The default depends on the
     /// protocol.
     #[serde(
@@ -87,11 +87,11 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// The longest time for which a connection may be idle and then be used again.
+    /// A connection that has been idle for longer than this time is not used again.
     pub(crate) fn idle_timeout(&self) -> Duration {
         self.idle_timeout.unwrap_or(match self.protocol {
             // Many app servers close a connection that has been idle for 5 seconds. A request that
-            // is sent at that moment fails.
+            // the gateway sends while the app closes the connection fails.
             Protocol::Http1 => Duration::from_secs(4),
             // An HTTP/2 server announces the end of a connection, so no request is lost.
             Protocol::Http2 => Duration::from_mins(5),
