@@ -81,10 +81,10 @@ pub(super) struct Backoffs(
 struct Table {
     sessions: HashMap<SessionKey, Backoff>,
     /// The number of sessions that remained in the table after the last sweep. A sweep removes
-    /// sessions without a recent attempt. The next sweep runs when the table has twice this number
-    /// of sessions. During an outage of a provider, all sessions in the table have recent failures,
-    /// so a sweep removes no session. The number of sessions must double before the next sweep, so
-    /// the average cost per failure stays constant during an outage.
+    /// sessions without a recent attempt. The next sweep runs when the table has twice as many
+    /// sessions as after the last sweep. During an outage of a provider, all sessions in the table
+    /// have recent failures, so a sweep removes no session. The number of sessions must double
+    /// before the next sweep, so the average cost per failure stays constant during an outage.
     left: usize,
 }
 

@@ -186,8 +186,8 @@ impl<K: Copy + Eq + Hash, P, T> Leader<K, P, T> {
         self.sender.closed().await;
     }
 
-    /// Ends the flight if it has no waiter. If a request joins the flight before the end, the
-    /// flight continues. A later request starts a new flight.
+    /// Ends the flight if it has no waiter. If a request joins the flight first, the flight
+    /// continues. A request after the end starts a new flight.
     pub(super) fn finish_unwaited(mut self, end: T) -> FinishUnwaited<Self> {
         let flights = Arc::clone(&self.flights);
         let mut under_way = flights.under_way();
@@ -363,8 +363,7 @@ mod tests {
                 }
                 leader.finish(1);
             });
-            // The main task of the runtime yields `polls` times. After that, the runtime is
-            // dropped.
+            // The main task of the runtime yields `polls` times before the runtime is dropped.
             let stop = std::thread::spawn(move || {
                 runtime.block_on(async {
                     for _ in 0..polls {

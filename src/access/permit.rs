@@ -43,9 +43,9 @@ impl Permit {
         &self.route
     }
 
-    /// Returns the data that the gateway needs to send the request again, or to let the user sign
-    /// in again, after the app has refused the token. Returns `None` if the request has no session,
-    /// or if the route forwards refusals and the session has no refresh token.
+    /// Returns the data that the gateway needs after the app has refused the token: to send the
+    /// request again, or to let the user sign in again. Returns `None` if the request has no
+    /// session, or if the route forwards refusals and the session has no refresh token.
     pub(crate) fn sent_request(&self) -> Option<SentRequest> {
         let session = self.session.as_ref()?;
         // On a route that forwards refusals, the gateway repeats a request only if the session has

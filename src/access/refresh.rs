@@ -242,8 +242,8 @@ impl Refresher {
                 }
                 PauseEnd::Draining(failure) => {
                     // Before the process ends, the gateway tries only one more time to store the
-                    // result. Further attempts with a broken store could delay the end without
-                    // limit.
+                    // result. Further attempts with a broken store could delay the end of the
+                    // process without limit.
                     if self.is_unstored(&session)
                         && let Attempt::Done(outcome) = self.attempt(Arc::clone(&session)).await
                     {
@@ -270,7 +270,7 @@ impl Refresher {
     }
 
     /// Waits until the pause after earlier failures is over. The pause lasts at least the time
-    /// `least`. The wait ends earlier if the process drains, or if no request waits and every
+    /// `least`. The pause ends earlier if the process drains, or if no request waits and every
     /// result is stored.
     async fn pause(
         &self,

@@ -201,14 +201,15 @@ impl Route {
         self.upstream.name()
     }
 
-    /// Whether the app of the route speaks HTTP/2, so that it never switches to another protocol.
+    /// Whether the app of the route speaks HTTP/2. An HTTP/2 app never switches to another
+    /// protocol.
     pub(crate) fn speaks_http2(&self) -> bool {
         self.upstream.settings().protocol == Protocol::Http2
     }
 
-    /// Whether the route serves requests with this target. A public route matches only its exact
-    /// prefix. A protected route also matches other spellings of its prefix, because the app may
-    /// treat upper and lower case as equal.
+    /// Whether the route serves requests with this target. A public route matches only paths with
+    /// the exact spelling of its prefix. A protected route also matches other spellings of its
+    /// prefix, because the app may treat upper and lower case as equal.
     pub(super) fn matches(&self, target: &Target) -> bool {
         let host =
             self.hosts.is_empty() || self.hosts.iter().any(|host| **host == *target.authority());
@@ -336,8 +337,8 @@ impl RouteTable {
         Ok(Self { routes, index })
     }
 
-    /// Creates a copy for one worker. The reference counts of the copy are not atomic, and no other
-    /// worker writes to the memory of the copy.
+    /// Creates a copy of the table for one worker. The reference counts of the copy are not atomic,
+    /// and no other worker writes to the memory of the copy.
     pub(super) fn for_worker(&self) -> WorkerRoutes {
         WorkerRoutes {
             routes: self.routes.iter().cloned().map(Rc::new).collect(),

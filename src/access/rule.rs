@@ -216,8 +216,8 @@ fn check_email(email: &str) -> Result<(), String> {
     ))
 }
 
-/// Checks an entry of the list `groups` or `subjects`. An entry that no claim can equal would
-/// refuse everybody.
+/// Checks an entry of the list `groups` or `subjects`. An entry that can never equal a claim is
+/// refused, because it would match no user.
 fn check_name(list: &str, name: &str) -> Result<(), String> {
     if name.contains('*') {
         return Err(format!(

@@ -119,7 +119,7 @@ impl TryFrom<String> for AllowedOrigin {
 }
 
 impl AllowedOrigin {
-    /// Whether `origin`, the value of a browser's `Origin` field, is this origin.
+    /// Whether the value `origin` of a browser's `Origin` field equals this origin.
     pub(crate) fn is(&self, origin: &[u8]) -> bool {
         self.0.as_bytes() == origin
     }
@@ -163,7 +163,7 @@ pub(crate) struct StreamPermit {
 }
 
 impl Permit {
-    /// Returns the data that is needed to check a stream of this permit again.
+    /// Returns the data that is needed to check a stream of this permit again later.
     pub(crate) fn stream(&self) -> StreamPermit {
         StreamPermit {
             access: Rc::clone(&self.access),
@@ -272,7 +272,7 @@ impl StreamPermit {
             && self.settings().counts_as_use
         {
             // `mark_used` has no effect on a session that has ended. The watch of the stream
-            // reports the end.
+            // reports the end of the session.
             self.access.sessions.mark_used(session, now);
         }
     }

@@ -210,8 +210,8 @@ impl ServerSection {
 
     /// Returns the number of threads that serve requests, by default one per core.
     pub(super) fn workers(&self) -> NonZeroUsize {
-        // The setting 0 means one thread per core. If the number of cores is unknown, the result is
-        // one thread.
+        // The setting `workers = 0` means one thread per core. If the number of cores is unknown,
+        // the result is one thread.
         NonZeroUsize::new(self.workers.count())
             .or_else(|| std::thread::available_parallelism().ok())
             .unwrap_or(NonZeroUsize::MIN)

@@ -1,10 +1,10 @@
 //! The settings, from four layers: defaults, file, environment variables, flags.
 //!
 //! [`Config::load`] is the entry point. `Config::load` reads the layers, checks each section and
-//! the rules that concern several sections, and opens the files that the settings name (secrets,
-//! keys, certificates). `Config::load` reports all problems together, and does not stop at the
-//! first problem. A [`Config`] value exists only if the settings have no problem. Each room of a
-//! lower rank defines and validates its own settings, without any code of the room `config`.
+//! the rules that concern several sections, and opens all files whose paths are in the settings
+//! (secrets, keys, certificates). `Config::load` reports all problems together, and does not stop
+//! at the first problem. A [`Config`] value exists only if the settings have no problem. Each room
+//! of a lower rank defines and validates its own settings, without any code of the room `config`.
 
 mod changes;
 mod habits;
@@ -54,7 +54,8 @@ use crate::tls::Acceptor;
 use crate::upstream::AssertionNames;
 use crate::{gateway, server, session, target};
 
-/// The checked settings of one gateway. The files that the settings name are already opened.
+/// The checked settings of one gateway. The files in the settings, such as key files, are already
+/// opened.
 #[derive(Debug)]
 pub struct Config {
     /// The settings of the event log and the access log.
@@ -131,9 +132,9 @@ struct LoginSection {
 }
 
 impl Config {
-    /// Reads the settings and opens the files that the settings name. Uses a resource in `reusable`
-    /// again if the settings of the resource have not changed. `reusable` is empty when the process
-    /// starts.
+    /// Reads the settings and opens all files whose paths are in the settings. Uses a resource in
+    /// `reusable` again if the settings of the resource have not changed. `reusable` is empty when
+    /// the process starts.
     ///
     /// # Errors
     ///

@@ -38,8 +38,8 @@ pub(super) fn check_names(settings: &Figment, reader: &mut Reader<'_>) {
     check_one_store(settings, reader);
 }
 
-/// Refuses text with a placeholder such as `${NAME}`, because the gateway does not replace a
-/// placeholder by the value of a variable, as other programs do.
+/// Refuses text with a placeholder such as `${NAME}`. Other programs replace a placeholder by the
+/// value of a variable, but the gateway does not.
 fn check_placeholders(key: &str, value: &Value, reader: &mut Reader<'_>) {
     match value {
         Value::String(_, text) if text.contains("${") => {

@@ -32,8 +32,8 @@ pub(super) fn upstreams(
     let mut upstreams = ParsedUpstreams::new();
     for (name, value) in entries {
         let key = format!("upstreams.{name}");
-        // A new upstream is always created, because its creation reports problems with its files.
-        // The gateway may still continue to use the previous upstream.
+        // A new upstream is always created, because the creation of an upstream reports problems
+        // with its files. The gateway may still continue to use the previous upstream.
         let opened = reader
             .read_value::<upstream::Settings>(&key, value)
             .and_then(|settings| match Upstream::new(&name, &settings) {
@@ -297,7 +297,8 @@ fn check_rules(
 ) {
     for route in routes.iter() {
         let providers: Option<Vec<_>> = route.providers().map(|name| known.get(name)).collect();
-        // Another check already reported a provider with a problem or a missing provider.
+        // If a provider is missing or has a problem, another check has already reported the
+        // problem.
         let Some(providers) = providers.filter(|providers| !providers.is_empty()) else {
             continue;
         };

@@ -112,8 +112,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Returns the path to the key of an error. figment can leave out an unknown or missing key at the
-/// end of the path, so this function adds the key.
+/// Returns the path to the key of an error. The path from figment may end before an unknown or
+/// missing key, so this function adds the key.
 fn path_of(error: &figment::Error) -> Vec<String> {
     let mut path = error.path.clone();
     if let Kind::UnknownField(name, _) = &error.kind
@@ -126,9 +126,9 @@ fn path_of(error: &figment::Error) -> Vec<String> {
     path
 }
 
-/// Returns true if the reader itself probably caused the problem at `path` when it reset the key at
-/// `reset`: the key is missing after the reset, or its table is not accepted without the key. A
-/// message that the key is missing would confuse the operator, who has written the key.
+/// Returns true if the problem at `path` probably exists only because the reader has reset the key
+/// at `reset`. After the reset, the key can be missing, or its table can be invalid without the
+/// key. A message that the key is missing would confuse the operator, who has written the key.
 fn follows_from(error: &figment::Error, path: &[String], reset: &[String]) -> bool {
     let is_missing = matches!(error.kind, Kind::MissingField(_));
     reset.starts_with(path) && (is_missing || path.len() < reset.len())

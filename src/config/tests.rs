@@ -9,7 +9,7 @@ use super::names::SECTIONS;
 use super::*;
 use crate::provider::{self, profile};
 
-/// A settings file in a temporary folder, with the files that it names.
+/// A settings file in a temporary folder, and the files whose paths are in the settings.
 pub(super) struct TestSettings {
     folder: tempfile::TempDir,
 }

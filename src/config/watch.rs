@@ -120,8 +120,8 @@ enum Event {
 }
 
 impl Watch {
-    /// Watches the file at `path`. `read` is the version that the gateway has read. If another file
-    /// is at `path` now, the watch assumes that the file was replaced at the time `now`.
+    /// Watches the file at `path`. `read` is the version that the gateway has read. If `path` now
+    /// leads to a different file, the watch assumes that the file was replaced at the time `now`.
     ///
     /// # Errors
     ///

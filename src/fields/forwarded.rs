@@ -191,8 +191,8 @@ fn forwarded_chain(headers: &HeaderMap, trusted: &TrustedPeers) -> Option<Vec<Ip
     for member in members {
         let address = parse_address(member.trim_ascii())?;
         known.push(address);
-        // If the sender at `address` is not trusted, it may have invented all addresses further to
-        // the left.
+        // If the sender at `address` is not trusted, the sender may have invented all addresses to
+        // the left of `address`.
         if !trusted.contains(address) {
             break;
         }

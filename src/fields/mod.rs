@@ -48,9 +48,9 @@ pub use view::View;
 /// The name of this gateway in `Via`.
 const PSEUDONYM: &str = "sidegate";
 
-/// The maximum number of entries for this gateway in `Via`. A few entries are allowed, because a
-/// request may pass several gateways named `sidegate`, such as a gateway and a sidecar. A request
-/// with more entries than this number is in a loop.
+/// The maximum number of entries for this gateway in `Via`. Several entries in `Via` are allowed,
+/// because a request may pass several gateways named `sidegate`, such as a gateway and a sidecar. A
+/// request with more entries than this number is in a loop.
 const MAX_PASSES: usize = 5;
 
 /// The result of a check of `Max-Forwards`.
@@ -65,7 +65,7 @@ pub(crate) enum Hops {
 
 /// Decrements `Max-Forwards` (RFC 9110 section 7.6.2) of an OPTIONS request. TRACE requests need no
 /// change, because the gateway rejects them. For all other methods `Max-Forwards` has no meaning. A
-/// value that is not a number is ignored.
+/// `Max-Forwards` value that is not a number is ignored.
 pub(crate) fn count_hop(method: &Method, headers: &mut HeaderMap) -> Hops {
     if *method != Method::OPTIONS {
         return Hops::Forward;
@@ -125,7 +125,7 @@ pub(crate) fn append_via(headers: &mut HeaderMap, version: Version) -> Result<()
     }
     let lines = headers.get_all(VIA).iter();
     let members = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-    // The syntax of a member is: received-protocol RWS received-by [ RWS comment ]
+    // The syntax of a member of `Via` is: received-protocol RWS received-by [ RWS comment ]
     let received_by = members.filter_map(|member| {
         let mut words = member
             .split(u8::is_ascii_whitespace)
@@ -133,7 +133,7 @@ pub(crate) fn append_via(headers: &mut HeaderMap, version: Version) -> Result<()
         words.nth(1)
     });
     let ours = received_by.filter(|name| name.eq_ignore_ascii_case(PSEUDONYM.as_bytes()));
-    // The count includes the entry for this pass, which was just appended.
+    // The count includes the `Via` entry that was just appended.
     if ours.count() > MAX_PASSES {
         return Err(Loop);
     }

@@ -48,8 +48,8 @@ impl Default for GroupsForm {
 pub struct Groups {
     names: Box<[Claim]>,
     /// The groups field, in the form that the first request needed. All requests of the session
-    /// share the field. After a reload has changed the form, each request creates its own field
-    /// until the session is decoded again.
+    /// share the field. After a reload has changed the form of the field, each request creates its
+    /// own field until the session is decoded again.
     field: OnceLock<(GroupsForm, GroupsField)>,
 }
 

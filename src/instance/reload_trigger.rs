@@ -27,8 +27,8 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 #[must_use]
 pub enum ReloadCause {
     /// An earlier reload for a file change has failed. The reload uses the settings text of the
-    /// failed reload again. The new attempt may succeed, because a file that the settings name may
-    /// exist by now.
+    /// failed reload again. The new attempt may succeed, because a file that was missing before may
+    /// exist now.
     Retry,
     /// The process received a signal. The reload reads all settings again.
     Signal,
@@ -50,8 +50,8 @@ pub(super) struct ReloadTrigger {
     retry: Option<Retry>,
 }
 
-/// A pending retry of a failed reload. The next attempt may succeed, because a file that the
-/// settings name may be written after the settings file.
+/// A pending retry of a failed reload. The next attempt may succeed, because the operator may write
+/// a missing key file or certificate after the settings file.
 #[derive(Clone, Copy, Debug)]
 struct Retry {
     /// [`ReloadCause::Retry`] to load settings and keys again, or [`ReloadCause::KeyFile`] to load
@@ -105,8 +105,8 @@ impl KeyFile {
 }
 
 impl ReloadTrigger {
-    /// Starts to watch the files that `config` names. A change that happened after `config` was
-    /// read also causes a reload.
+    /// Starts to watch the settings file and the key file of `config`. A change that happened after
+    /// `config` was read also causes a reload.
     pub(super) fn new(config: &Config, clock: Clock) -> Self {
         let mut trigger = Self {
             clock,
@@ -119,8 +119,8 @@ impl ReloadTrigger {
         trigger
     }
 
-    /// Watches the files that `config` names. `config` contains the current settings of the
-    /// gateway. A settings file that is already watched stays watched.
+    /// Watches the settings file and the key file of `config`. `config` contains the current
+    /// settings of the gateway. A settings file that is already watched stays watched.
     fn track(&mut self, config: &Config) {
         if !config.watch {
             self.settings = None;
@@ -281,7 +281,7 @@ mod tests {
         write("two\none\n");
         assert_eq!(changes(&mut keys, 10), 0);
         assert_eq!(changes(&mut keys, 60), 1);
-        // The test creates the value for the new keys, as the gateway does after a reload.
+        // The test creates a new `KeyFile`, as the gateway does after a reload.
         keys = KeyFile::new(path.clone(), content_digest(&path));
         // The file was removed for a moment and has the same content again.
         std::fs::remove_file(&path).unwrap();

@@ -97,7 +97,7 @@ impl AuthorizationResponse {
                 "error" => ("error", &mut error),
                 "iss" => ("iss", &mut iss),
                 // A repeated description is not an error, because the description is only logged.
-                // The last value is used.
+                // The gateway uses the last description.
                 "error_description" => {
                     description = Some(value);
                     continue;

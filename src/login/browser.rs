@@ -35,8 +35,8 @@ pub(super) fn forget_rounds() -> HeaderValue {
 /// Returns the number of logins in a row that this browser has completed.
 pub(super) fn rounds(headers: &HeaderMap) -> u8 {
     match cookies::find(headers, ROUND.as_bytes()) {
-        // The counter cookie is not sealed, because a forged counter is harmless: it only shows
-        // the error page after more or fewer logins.
+        // The counter cookie is not sealed, because a forged counter is harmless: it only changes
+        // the number of logins before the error page.
         Found::One([digit @ b'0'..=b'9']) => digit.saturating_sub(b'0'),
         Found::One(_) | Found::Absent | Found::Conflicting => 0,
     }

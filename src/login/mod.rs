@@ -54,16 +54,17 @@ use crate::seal::KeyRing;
 use crate::session::{NewSession, Once, SessionId, SessionKey, cookie};
 use crate::telemetry::TokenCall;
 
-/// The path prefix of the gateway's own endpoints. Only the path of the callback may begin with
-/// another prefix.
+/// The path prefix of the gateway's own endpoints. Of all endpoints of the gateway, only the
+/// callback may have a path without this prefix.
 pub(crate) const OWN_PREFIX: &str = "/oauth2/";
 
 /// The longest time that a user waits for a provider that does not answer.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The time for which a used state is remembered: the largest value that the setting
-/// `login.timeout_secs` accepts. The time does not depend on the current value of the setting,
-/// because a used state must not become usable again after a reload has increased the value.
+/// `login.timeout_secs` accepts. The time does not depend on the current value of
+/// `login.timeout_secs`, because a reload may increase the value, and a used state must not become
+/// usable again.
 const USED_FOR: Duration = Duration::from_hours(1);
 
 /// The settings of the login flow.

@@ -271,8 +271,8 @@ impl ReturnedState {
         let details = LoginDetails {
             provider: raw.p.into(),
             registration,
-            // The path is parsed again, because a version of the gateway with other rules may have
-            // sealed the path.
+            // The path is parsed again, because a gateway version with other rules for paths may
+            // have sealed the path.
             return_to: ReturnTo::parse(raw.r, OWN_PREFIX)?,
             issued_at: Timestamp::from_millis(raw.t),
             round: raw.n,

@@ -6,10 +6,10 @@
 //! decision about the request. The entry point is [`Pools::send`].
 //!
 //! Two design decisions have a cost: the gateway rarely retries a request, and the gateway closes
-//! idle connections early. A request that was sent is sent a second time only if all of this is
-//! true: the connection had been used before, the app closed the connection before the first byte
-//! of the answer, the method is safe, and the request has no content. RFC 9110 section 9.2.2 also
-//! allows a retry of `PUT` and `DELETE`. The gateway does not use this, because a second `DELETE`
+//! idle connections early. The gateway sends a request a second time only under four conditions:
+//! the connection had been used before, the app closed the connection before the first byte of the
+//! answer, the method is safe, and the request has no content. RFC 9110 section 9.2.2 also allows a
+//! retry of `PUT` and `DELETE`. The gateway does not retry these methods, because a second `DELETE`
 //! would return 404 after a successful first `DELETE`. When a request has to wait for a connection,
 //! the gateway closes idle connections of other workers to the same app. A request to an app with
 //! only one process then waits for a shorter time, but a later request of another worker needs a
@@ -372,8 +372,7 @@ impl Pools {
         if let Some(existing) = pools.get(&key) {
             return existing.pool.clone();
         }
-        // An upstream without a pool may come from a reload, so the pools of replaced upstreams are
-        // removed.
+        // The new upstream may come from a reload, so the pools of replaced upstreams are removed.
         pools.retain(|_, existing| existing.upstream.strong_count() > 0);
         let pool = upstream.pool(&self.clock);
         let entry = WorkerPool {

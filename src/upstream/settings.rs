@@ -29,12 +29,12 @@ pub(crate) struct Settings {
     #[serde(default)]
     pub(crate) ca_file: Option<PathBuf>,
     /// The maximum number of open connections to the app, over all workers. If the app has a fixed
-    /// number of processes or threads, this number is the best value.
+    /// number of processes or threads, that number is the best value.
     #[serde(default = "default_connections")]
     pub(crate) connections: NonZeroUsize,
     /// The maximum number of requests that wait for a connection. When the queue is full, further
-    /// requests get the status 503. The default is enough for two browsers, because each browser may
-    /// send 128 requests at the same time.
+    /// requests get the status 503. The default is enough for two browsers, because each browser
+    /// may send 128 requests at the same time.
     #[serde(default = "default_queue")]
     pub(crate) queue: usize,
     /// The longest time that a request waits for a connection.
