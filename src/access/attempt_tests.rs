@@ -146,7 +146,7 @@ fn version(outcome: &Outcome) -> (u64, &str) {
     (session.version(), session.tokens().access_token())
 }
 
-/// Waits a short time, so that all other tasks can run until they have to wait.
+/// Waits a short time, so that every other task can run until it has to wait.
 async fn settle() {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }

@@ -93,8 +93,8 @@ where
         }
         let (sender, receiver) = watch::channel(Progress::UnderWay);
         let sender = Arc::new(sender);
-        // The entry is inserted under the lock and before the task starts, so that no second flight
-        // can start.
+        // The entry is inserted before the lock is released and before the task starts, so that no
+        // second flight can start.
         under_way.insert(key, Arc::clone(&sender));
         drop(under_way);
         self.count

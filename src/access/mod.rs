@@ -425,8 +425,8 @@ impl Access {
         let session = match found {
             Lookup::Expired => return Err(Cause::Expired),
             Lookup::OtherInstance => return Err(Cause::OtherInstance),
-            // If the store does not answer, the gateway reports the session as unknown. The session
-            // itself does not end.
+            // If the store does not answer, the gateway reports the session as unknown, but the
+            // session does not end.
             Lookup::Away | Lookup::Unknown => return Err(Cause::Unknown),
             Lookup::Live(session) => session,
         };

@@ -36,7 +36,7 @@ struct CookieLine {
 }
 
 impl Recent {
-    /// Returns the session of a request with the single `Cookie` line `line`. Also returns the line
+    /// Returns the session of a request with the single `Cookie` line `line`. Also returns `line`
     /// without the gateway's own cookies. Returns `None` if the previous request on the connection
     /// had a different line, or if the session is no longer valid.
     pub(super) fn by_line(

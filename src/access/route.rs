@@ -20,7 +20,7 @@ use crate::upstream::{Protocol, Upstream};
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RouteSettings {
-    /// The name of the route in logs and metrics. The default name is the prefix.
+    /// The name of the route in logs and metrics. The default name of a route is its prefix.
     pub name: Option<Box<str>>,
     /// The authorities of the route. An authority is a host. If the port is not the default port,
     /// the authority also contains the port. An empty list means all authorities.
@@ -34,7 +34,8 @@ pub struct RouteSettings {
     pub(crate) access: Rule,
     /// The name of the upstream. The operator may omit the name if there is only one upstream.
     pub(crate) upstream: Option<Box<str>>,
-    /// The names of the providers whose sessions are accepted. The default is all providers.
+    /// The names of the providers whose sessions are accepted. By default, the route accepts
+    /// sessions of all providers.
     pub(crate) provider: Option<ProviderNames>,
     /// Whether CORS preflights are forwarded without a session. Browsers send preflights without
     /// cookies.
@@ -160,8 +161,8 @@ impl Route {
             .find(|provider| provider.as_value().as_bytes() == name.as_bytes())
     }
 
-    /// Whether every user with an account at the provider may use the route, or every user with a
-    /// verified email address there.
+    /// Whether the route admits every user with an account at the provider, or every user with a
+    /// verified email address.
     pub(crate) fn admits_every_user(&self) -> bool {
         self.rule == Rule::SignedIn || self.rule.admits_every_address()
     }

@@ -104,8 +104,8 @@ pub(crate) struct AnyOf {
     subjects: Vec<Box<str>>,
 }
 
-/// The domains of email addresses that one entry of the list `email_domains` allows. All texts are
-/// in lower case.
+/// The domains of email addresses that one entry of the list `email_domains` allows. The stored
+/// domains are in lower case.
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Domains {
     /// `*`: every domain.

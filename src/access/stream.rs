@@ -15,8 +15,8 @@ use crate::clock::Timestamp;
 use crate::session::{EndRegistry, EndWatch, Session, SessionKey};
 use crate::target::Target;
 
-/// The maximum of the time settings, in seconds: one week. A larger number is probably a mistake,
-/// such as milliseconds instead of seconds.
+/// The maximum of the time settings, in seconds: one week. More than one week is probably a
+/// mistake, such as milliseconds instead of seconds.
 const LONGEST: u64 = 7 * 24 * 60 * 60;
 
 /// The settings of a route for its streams: connections on which the app has switched to another

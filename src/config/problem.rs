@@ -89,8 +89,8 @@ fn describe(metadata: &Metadata, key: &str) -> String {
     }
 }
 
-/// Returns the line, the column and the reason of a TOML syntax error. The text does not quote the
-/// wrong line, because the line can contain a secret and the text can appear in a log.
+/// Returns the line, the column and the reason of a TOML syntax error. The message does not quote
+/// the wrong line, because the line can contain a secret and the message can appear in a log.
 pub(super) fn syntax(text: &str, error: &figment::Error) -> String {
     let quotes = |line: &&str| {
         let rest = line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');

@@ -157,7 +157,8 @@ pub(super) fn check_routes(
 }
 
 /// Refuses a route that admits every signed-in user when anyone can create an account at its
-/// provider. With `anyone = true`, the operator permits that everybody uses such a route.
+/// provider. With `anyone = true`, the operator permits every account at the provider to use the
+/// route.
 fn check_open_registration(routes: &RouteTable, open: &[String], reader: &mut Reader<'_>) {
     // The default route is not written in the settings, so its problem is reported at the key of
     // the provider.

@@ -192,11 +192,12 @@ impl Watch {
         });
     }
 
-    /// Returns true if a link or a folder was swapped, so that the path leads to a different file
-    /// than at the last poll.
+    /// Returns true if the path leads to a different file than at the last poll, because a link or
+    /// a folder was replaced.
     fn follow_links(&mut self) -> io::Result<bool> {
         let folder_id = FileId::of(&self.folder);
-        // During a swap, the folder does not exist for a moment, so a missing folder is ignored.
+        // While the folder is replaced, it does not exist for a moment, so a missing folder is
+        // ignored.
         let other_folder = folder_id.is_some() && folder_id != self.folder_id;
         if other_folder {
             self.events = events_of(&self.folder)?;

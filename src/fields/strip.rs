@@ -155,7 +155,7 @@ pub(super) fn nominated(fields: &(impl View + ?Sized)) -> Vec<HeaderName> {
             continue;
         }
         for token in line.split(|byte| *byte == b',') {
-            // If a text is not a valid field name, the text cannot nominate a field.
+            // A member of `Connection` that is not a valid field name nominates no field.
             let Ok(name) = HeaderName::from_bytes(token.trim_ascii()) else {
                 continue;
             };

@@ -107,7 +107,7 @@ pub(super) fn announced(
     let mut names = Vec::new();
     for line in headers.get_all(TRAILER) {
         for token in line.as_bytes().split(|byte| *byte == b',') {
-            // A text that is not a valid field name announces no field.
+            // A member of `Trailer` that is not a valid field name announces no trailer.
             match HeaderName::from_bytes(token.trim_ascii()) {
                 Ok(name) if !is_forbidden(&name) => names.push(name),
                 Ok(_) | Err(_) => {}

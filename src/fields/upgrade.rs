@@ -120,7 +120,8 @@ impl UpgradeRequest {
     /// the switch is accepted, so the answer contains no handshake fields (RFC 8441 section 5).
     pub(crate) fn write_response(&self, headers: &mut HeaderMap) {
         match self.key {
-            // The gateway created the key, so the client must not get the app's answer to the key.
+            // The gateway created the `Sec-WebSocket-Key`, so the client must not get the app's
+            // `Sec-WebSocket-Accept`.
             Some(_) => drop(headers.remove(SEC_WEBSOCKET_ACCEPT)),
             None => self.write(headers),
         }

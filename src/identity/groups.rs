@@ -28,8 +28,8 @@ pub(crate) enum GroupsFormat {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct GroupsForm {
     pub(crate) format: GroupsFormat,
-    /// The maximum length of all values together, in bytes. Many app servers refuse a request with
-    /// longer fields.
+    /// The maximum length of all values together, in bytes. The length is limited, because many app
+    /// servers refuse a request with long fields.
     pub(crate) bytes: usize,
 }
 
@@ -43,7 +43,7 @@ impl Default for GroupsForm {
 }
 
 /// The groups of a user, in the order of the claim. Rules use all groups and compare whole names.
-/// The groups field that the app gets may contain fewer groups.
+/// The groups field that the app gets may contain only some of the groups.
 #[derive(Clone, Default)]
 pub struct Groups {
     names: Box<[Claim]>,

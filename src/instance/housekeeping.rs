@@ -27,8 +27,8 @@ pub(super) fn ticks_every(period: Duration) -> Interval {
 }
 
 /// Removes expired sessions in batches, and updates the metrics. If the keeper has stopped, no user
-/// can sign in or out until the process is restarted. In this case, the task logs an error and
-/// marks the process as broken.
+/// can sign in or out until the process is restarted. When the keeper has stopped, this task logs
+/// an error and marks the process as broken.
 pub(super) async fn maintain_sessions(process: gateway::ProcessState, readiness: Readiness) {
     let gateway::ProcessState {
         sessions,

@@ -38,9 +38,9 @@ pub(super) struct PendingLogin {
 pub(super) struct LoginDetails {
     /// The configured name of the provider.
     pub(super) provider: Box<str>,
-    /// The tag of the server and the client. The name of the provider is not enough, because a
-    /// reload may give the name to a different server or client. A state from an older version of
-    /// the gateway has no tag.
+    /// The tag of the server and the client. The tag is needed, because a reload may give the name
+    /// of the provider to a different server or client. A state from an older version of the
+    /// gateway has no tag.
     pub(super) registration: Option<RegistrationTag>,
     /// The page that the user asked for.
     pub(super) return_to: ReturnTo,

@@ -9,8 +9,8 @@ use serde::{Deserialize, Deserializer};
 
 use crate::origin::{Origin, Protocol};
 
-/// The longest duration that the settings may contain: one week. If a duration is longer, the
-/// operator has probably used the wrong unit.
+/// The longest duration that the settings may contain: one week. If a duration is longer than one
+/// week, the operator has probably used the wrong unit.
 const LONGEST: u64 = 7 * 24 * 60 * 60;
 
 const DEFAULT_TUNNELS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9_999);
@@ -45,8 +45,8 @@ pub(crate) struct Settings {
     )]
     pub(crate) queue_wait: Duration,
     /// The maximum number of open connections, over all workers, on which the app has switched to
-    /// another protocol, such as WebSocket. Further requests to switch the protocol get the status
-    /// 503. Over HTTP/2 no app switches the protocol.
+    /// another protocol, such as WebSocket. When this number is reached, further requests to switch
+    /// the protocol get the status 503. Over HTTP/2 no app switches the protocol.
     #[serde(default)]
     pub(crate) tunnels: Option<NonZeroUsize>,
     /// The time limit for name look-up, connection and TLS handshake together.
@@ -74,7 +74,7 @@ pub(crate) struct Settings {
     pub(crate) body_timeout: Option<Duration>,
     /// A connection that has been idle for longer than this time is not used again. With HTTP/1.1,
     /// the value has to be shorter than the keep-alive time of the app. The default depends on the
-    /// protocol.
+    /// setting `protocol`.
     #[serde(
         default,
         rename = "idle_timeout_secs",
