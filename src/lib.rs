@@ -5,7 +5,7 @@
 //! token in the `Authorization` field.
 //!
 //! This page describes the structure of the crate. A room is a module. A room may use only rooms of
-//! a lower rank, and no other room of its own rank. A test enforces this rule for all rooms.
+//! a lower rank. Rooms of the same rank may not use each other. A test enforces these two rules.
 //!
 //! | rank | rooms | what they contain |
 //! | --- | --- | --- |
@@ -33,11 +33,12 @@
 //!
 //! The data plane consists of the workers ([`server::Workers`]). Each worker is one thread with its
 //! own runtime and its own connections to the apps ([`upstream::Pools`]). Workers share the session
-//! cache and the metrics, and take no lock. The control plane is one small runtime with several
+//! cache and the metrics without a lock. The control plane is one small runtime with several
 //! threads ([`instance`]), for all tasks that talk to a provider. A worker waits for the result of
-//! a task of the control plane. If the browser disconnects, the task still finishes.
-//! [`session::Sessions`] is a cache in front of a store. The local store has one thread, the
-//! keeper. The keeper commits each change of a session, then updates the cache, and then answers.
+//! a task of the control plane. A task of the control plane finishes even if the browser
+//! disconnects. [`session::Sessions`] is a cache in front of a store. The local store has one
+//! thread, the keeper. The keeper commits each change of a session, then updates the cache, and
+//! then answers the caller.
 //!
 //! # One request
 //!
@@ -62,7 +63,7 @@
 //!    load (navigation) is redirected to the provider, or to a page where the user chooses a
 //!    provider. A request that is not a page load gets 401 with a `login_url`. A user without
 //!    permission gets 403. A request without a route gets 404. If a session is temporarily
-//!    unusable, the client gets 503 with the time of the next attempt.
+//!    unusable, the client gets 503 with `Retry-After`.
 //!
 //! 7. [`access::Permit::exchange`] removes the gateway's cookies, writes the assertion fields and
 //!    the bearer token ([`upstream::assertions`]), and sends the request on a pooled connection.
@@ -78,20 +79,20 @@
 //!
 //! Every request that needs a new token for a session joins the flight of that session in
 //! [`access::Refresher`]. The flight is a task of the control plane. First the flight acquires the
-//! session's lease. Only one of the processes that share a store can have this lease at the same
-//! time. With the lease, the flight calls [`provider::Provider::refresh`] one time.
-//! [`session::Sessions::replace`] stores the new token set before any request uses the new access
-//! token. If the user has signed out during the refresh, the new token set is not stored. After a
-//! temporary failure the flight pauses and tries again. If only an operator can remove the cause of
-//! a failure, the flight writes an error event. If the provider reports that the grant has ended,
-//! the session ends. A drain waits for all flights.
+//! session's lease. Several processes can share a store, but only one process at a time can have
+//! the lease of a session. A flight that has the lease calls [`provider::Provider::refresh`] one
+//! time. [`session::Sessions::replace`] stores the new token set before any request uses the new
+//! access token. If the user has signed out during the refresh, the new token set is not stored.
+//! After a temporary failure the flight pauses and tries again. If only an operator can remove the
+//! cause of a failure, the flight writes an error event. If the provider reports that the grant has
+//! ended, the session ends. A drain waits for all flights.
 //!
 //! # One login
 //!
 //! 1. [`login::Login::begin`] checks that the provider is ready ([`provider::Provider::ready`]). If
 //!    the provider is ready, `begin` seals the pending login in the `state` parameter and binds the
-//!    state to a secret in a cookie of this tab. Then `begin` sends the browser to
-//!    [`provider::Provider::authorization_url`].
+//!    state to a secret in a cookie. Each pending login has its own cookie. Then `begin` sends the
+//!    browser to [`provider::Provider::authorization_url`].
 //!
 //! 2. The callback reaches [`login::Login::complete`]. `complete` first checks for an `error`
 //!    parameter. `complete` uses the code only after `complete` has verified the state. The code is

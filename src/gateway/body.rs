@@ -28,7 +28,7 @@ enum Source {
     /// The response has no content, because the connection switches to another protocol after the
     /// response.
     Tunnel(Switch),
-    /// The content is not complete, and nothing decides about the answer again.
+    /// The content is not complete, and no session and no reload ends the answer.
     Upstream(Box<UpstreamBody>),
 }
 
@@ -43,7 +43,7 @@ pub(crate) enum BodyError {
     Upstream(#[source] origin::Error),
 }
 
-/// The task that runs as soon as the response is sent.
+/// The function that runs the tunnel after the server has sent the response.
 struct Switch(Option<TunnelFn>);
 
 impl fmt::Debug for Switch {
@@ -52,8 +52,8 @@ impl fmt::Debug for Switch {
     }
 }
 
-/// The connection's share of a long answer. When the connection drops this value, the answer is no
-/// longer sent.
+/// The reference that the client's connection has to a long answer. The connection drops this value
+/// when it stops sending the answer.
 #[derive(Debug)]
 struct Sending(Rc<LongAnswer>);
 
@@ -66,7 +66,7 @@ impl Drop for Sending {
 /// The body of an upstream that was not complete when the head of the answer arrived.
 #[derive(Debug)]
 pub(super) struct UpstreamBody {
-    /// A frame that was read too early.
+    /// The first frame, which [`Body::upstream`] has already read.
     first: Option<Result<Frame<Bytes>, origin::Error>>,
     /// The failure of the body, which the next poll yields.
     failure: Option<origin::Error>,
@@ -124,13 +124,13 @@ impl Body {
     }
 
     /// The body of an upstream. This function reads the frame that has arrived with the head. For
-    /// most answers, this frame is the whole content. Then the app's connection is free again, and
-    /// nothing has to watch the answer.
+    /// most answers, this frame is the whole content. In this case the app's connection is free
+    /// again, and no task has to watch the answer.
     pub(super) fn upstream(mut body: ResponseBody) -> Self {
         if body.is_end_stream() {
             return Self::empty();
         }
-        // The connection of the client polls the body again, so no waker is needed here.
+        // The client's connection polls the body later, so this first poll needs no waker.
         let mut cx = Context::from_waker(Waker::noop());
         let first = match Pin::new(&mut body).poll_frame(&mut cx) {
             Poll::Pending => None,

@@ -60,9 +60,9 @@ pub enum Error {
     /// `upgrades` in the route's `streams`.
     #[error("the route does not allow a switch of protocols")]
     UpgradeForbidden,
-    /// The request asks for a switch to another protocol, but the app speaks HTTP/2, where no app
-    /// switches the protocol. Responsible: the client. If the app needs the protocol, the operator
-    /// has to set the upstream's `protocol` to `http1`.
+    /// The request asks for a switch to another protocol, but the app speaks HTTP/2, and such an
+    /// app cannot switch the protocol. Responsible: the client. If the app needs the protocol, the
+    /// operator has to set the upstream's `protocol` to `http1`.
     #[error("an app that speaks HTTP/2 does not switch to another protocol")]
     UpgradeOverHttp2,
     /// The client has as many open streams as the route allows. Responsible: the client, or the
@@ -190,7 +190,8 @@ impl Error {
         }
     }
 
-    /// Returns the answer, as a page or as problem details, depending on `headers`.
+    /// Returns the answer. `headers` decide whether the answer is a page, problem details or a gRPC
+    /// status.
     pub(super) fn respond(&self, method: &Method, headers: &HeaderMap) -> Response<Body> {
         if let Self::Target(target::Error::Asterisk) = self {
             return no_content();

@@ -225,8 +225,7 @@ fn failure_page(context: &RequestContext, error: &login::Error, retry_url: &str)
     page
 }
 
-/// Returns the default pause before a retry, for the case that the provider has not requested a
-/// pause.
+/// Returns the pause before a retry if the provider has requested no pause.
 fn retry_after(status: StatusCode) -> Option<Duration> {
     match status {
         StatusCode::SERVICE_UNAVAILABLE => Some(DEFAULT_RETRY),

@@ -63,20 +63,22 @@ pub(super) struct InFlight<'p> {
     /// The client's `Accept` field. If the app gives no answer, the `Accept` field decides whether
     /// the error page is HTML.
     accept: Option<HeaderValue>,
-    /// The protocol of a gRPC request, which decides about the form of an error.
+    /// The protocol of a gRPC request. If the request fails, the protocol decides how the gateway
+    /// reports the error.
     grpc: Option<grpc::Protocol>,
-    /// The trailers of the answer that the client gets.
+    /// States which trailers of the answer the client gets.
     trailers: TrailerSupport,
     sent: Option<SentRequest>,
     retry_copy: Option<Box<RetryCopy>>,
     /// The data of the handshake, if the client asks to switch to another protocol.
     handshake: Option<Box<Handshake>>,
-    /// The permission of the request, if the request and its answer end with the session.
+    /// The permission of the request, if the gateway has to check the request again when it becomes
+    /// a stream.
     owner: Option<AnswerOwner>,
 }
 
 impl Worker {
-    /// Performs steps 7 and 8 of the crate documentation up to the wait for the app's answer.
+    /// Performs step 7 of the list in the crate documentation, up to the wait for the app's answer.
     pub(super) fn forward(
         &self,
         mut context: RequestContext,
@@ -107,7 +109,8 @@ impl Worker {
             Err(error) => return Step::answered(record.refused(&error, &context.parts.headers)),
         };
         let (trailers, watch) = (context.trailers, body.watch());
-        // A handshake is never sent again, so the client gets the app's answer to the handshake.
+        // The gateway never sends a handshake a second time, so the client gets the app's first
+        // answer.
         let sent = match &upgrade {
             Some(_) => None,
             None => permit.sent_request(),
@@ -173,7 +176,8 @@ fn must_keep(site: &WorkerSite, sent: &SentRequest, body: &RequestBody, now: Tim
 }
 
 impl<'p> InFlight<'p> {
-    /// Waits for the app's answer. The result is `None` if the request has taken long.
+    /// Waits for the app's answer. The result is `None` if the request takes longer than about a
+    /// second.
     fn poll_answer(
         &mut self,
         timer: &mut SlowTimer<'_>,
@@ -181,7 +185,7 @@ impl<'p> InFlight<'p> {
     ) -> Poll<Option<Result<Exchange, upstream::Error>>> {
         match Pin::new(&mut self.answer).poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
-            // A request without an owner does not end with a session.
+            // No session and no reload ends a request without an owner, so it needs no timer.
             Poll::Pending if self.owner.is_none() => Poll::Pending,
             Poll::Pending => timer.poll(cx).map(|()| None),
         }
@@ -201,9 +205,9 @@ impl<'p> InFlight<'p> {
         }
     }
 
-    /// Waits for the answer to a request that has taken long. If the session ends before the answer
-    /// begins, the request ends with an error. If the client is still sending the body, the upload
-    /// ends, too.
+    /// Waits for the answer to a request that takes longer than about a second. If the session ends
+    /// before the answer begins, the request ends with an error. If the client is still sending the
+    /// body, the upload ends, too.
     fn guarded<'e>(&'e mut self, worker: &'p Worker) -> BoxedAnswer<'e> {
         Box::pin(async move {
             let guard = self.owner.take().map(|owner| match owner {
@@ -365,8 +369,8 @@ impl<'p> InFlight<'p> {
     }
 }
 
-/// Returns the protocol of a gRPC request. The client of a gRPC call to an HTTP/2 app may pause
-/// between its messages, because the deadlines of the app end a call on which neither side sends.
+/// Returns the protocol of a gRPC request. In a gRPC call to an HTTP/2 app, the client may pause
+/// between its messages. If both sides are silent, the deadlines of the upstream end the call.
 fn prepare_call(
     parts: &mut Parts,
     route: &Route,
@@ -380,7 +384,7 @@ fn prepare_call(
     Some(protocol)
 }
 
-/// Sets the limit and the trailer filter of a request body.
+/// Sets the size limit and the trailer filter of a request body.
 fn prepare_body(site: &Rc<WorkerSite>, body: &mut RequestBody) -> Result<(), Error> {
     body.forward_trailers(|| {
         let site = Rc::clone(site);
@@ -410,7 +414,7 @@ fn prepare(context: &mut RequestContext) -> Result<Option<HeaderValue>, Error> {
     Ok(accept)
 }
 
-/// A request that waits for its app, as its guard sees it.
+/// The upload of a request that waits for its app. The guard reads the number of uploaded bytes.
 struct WaitingUpload(BodyWatch);
 
 impl ObservedStream for WaitingUpload {
@@ -426,13 +430,13 @@ impl ObservedStream for WaitingUpload {
     }
 }
 
-/// Returns the format of an answer with these fields to a request of this version. Only HTTP/2 can
-/// carry gRPC.
+/// Returns the format of an answer. `headers` are the fields of the answer, and `version` is the
+/// HTTP version of the request. gRPC needs HTTP/2.
 fn format_of(headers: &HeaderMap, version: Version) -> AnswerFormat {
     match grpc::Protocol::of(&Method::POST, headers) {
         Some(grpc::Protocol::Grpc) if version == Version::HTTP_2 => AnswerFormat::Grpc,
-        // gRPC-Web sends its trailers in the body, so for its clients an answer with trailers of
-        // HTTP would look complete.
+        // A gRPC-Web client expects trailers in the body. The client would take an answer that ends
+        // with HTTP trailers for a complete answer.
         Some(grpc::Protocol::Grpc | grpc::Protocol::Web | grpc::Protocol::WebText) | None => {
             AnswerFormat::Other
         }

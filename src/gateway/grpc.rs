@@ -93,9 +93,9 @@ impl Protocol {
     }
 }
 
-/// Returns the gRPC status code for a status code of HTTP. The mapping follows the document "HTTP to
-/// gRPC Status Code Mapping" of gRPC, except for three kinds of status codes whose meaning is more
-/// exact when the gateway itself sends them: 408 and 504 are deadlines, and 413 and 429 are limits.
+/// Returns the gRPC status code for a status code of HTTP. The mapping follows the document "HTTP
+/// to gRPC Status Code Mapping" of gRPC, with two exceptions: when the gateway itself sends 408 or
+/// 504, a deadline has passed, and when it sends 413 or 429, a limit was exceeded.
 fn code(status: StatusCode) -> u16 {
     match status.as_u16() {
         400 => 13,

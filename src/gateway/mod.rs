@@ -99,14 +99,14 @@ struct RequestContext {
     target: Target,
     public_url: Rc<PublicUrl>,
     client: Client,
-    /// The trailers of the answer that the client gets.
+    /// States which trailers of the answer the client gets.
     trailers: TrailerSupport,
     /// The other protocol that the request asks for.
     upgrade: Option<Box<UpgradeRequest>>,
 }
 
 impl RequestContext {
-    /// Whether the browser shows the answer as a document in its own tab.
+    /// Whether the browser shows the answer as a page in a tab, and not as a part of another page.
     fn is_navigation(&self) -> bool {
         self.upgrade.is_none()
             && is_navigation(&self.parts)
@@ -448,7 +448,7 @@ fn is_subresource(headers: &HeaderMap) -> bool {
     other("sec-fetch-mode", b"navigate") || other("sec-fetch-dest", b"document")
 }
 
-/// Returns the answer to a prefetch of a page that the user has to open.
+/// Returns the answer that refuses a prefetch. The user has to open the page directly.
 fn refuse_prefetch(headers: &HeaderMap, record: &mut Record) -> Response<Body> {
     record.reason = Some("prefetch");
     let title = "This page cannot be loaded in advance";
@@ -457,7 +457,7 @@ fn refuse_prefetch(headers: &HeaderMap, record: &mut Record) -> Response<Body> {
         .respond(headers)
 }
 
-/// Whether the browser shows the answer as a document in its own tab.
+/// Whether the browser shows the answer as a page in a tab, and not as a part of another page.
 fn is_navigation(parts: &Parts) -> bool {
     if parts.method != Method::GET || is_prefetch(&parts.headers) {
         return false;

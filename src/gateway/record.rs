@@ -78,8 +78,8 @@ impl Record {
         self.waited = Some(self.waited.unwrap_or_default().saturating_add(duration));
     }
 
-    /// Counts the informational response with which an answer began. Most answers have no
-    /// extensions.
+    /// Counts the informational response that came before the app's final answer, if there was one.
+    /// `extensions` are the extensions of the answer; most answers have none.
     pub(super) fn informational(&self, extensions: &Extensions) {
         if !extensions.is_empty()
             && let Some(Informational(status)) = extensions.get()

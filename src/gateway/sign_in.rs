@@ -14,7 +14,7 @@ use crate::provider::Prompt;
 /// contained the link to the endpoint.
 pub(super) const SIGN_IN: &str = "/oauth2/sign_in";
 
-/// The maximum length of a `login_hint` that is forwarded, in characters.
+/// The maximum length of a `login_hint` that the gateway forwards to a provider, in characters.
 const LONGEST_HINT: usize = 256;
 
 /// The parameters of a request to sign in.

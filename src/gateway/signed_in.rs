@@ -6,12 +6,13 @@ use super::WorkerSite;
 use crate::identity::{Claim, Identity};
 use crate::telemetry::{UserClaim, UserInLog};
 
-/// The number of bytes of a hash in the log. Eight bytes distinguish the users of one gateway.
+/// The number of bytes of a hash in the log. Eight bytes are enough to distinguish the users of one
+/// gateway.
 const HASH: usize = 8;
 
 impl WorkerSite {
-    /// Logs who signed in and which claims and tokens came. Without the event, an operator cannot
-    /// see why a rule refuses a user.
+    /// Logs who signed in and which claims and tokens the provider sent. Without this event, an
+    /// operator cannot see why a rule refuses a user.
     pub(super) fn log_signed_in(
         &self,
         (provider, session_key): (&str, String),
@@ -59,7 +60,8 @@ fn user(settings: UserInLog, identity: &Identity) -> Option<String> {
     if !settings.hashed {
         return Some(text.to_owned());
     }
-    // The same user name at another issuer is another user. No issuer contains a line break.
+    // The same user name at two issuers means two users, so the hash includes the issuer. No issuer
+    // contains a line break.
     let named = [identity.issuer.as_bytes(), b"\n", text.as_bytes()].concat();
     let hash = digest(&SHA256, &named);
     let bytes = hash.as_ref().iter().take(HASH);

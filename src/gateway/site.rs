@@ -23,7 +23,7 @@ use crate::telemetry::{GaugeGuard, Metrics, RequestCounters};
 /// The values from which a [`Site`] is built.
 #[derive(Debug)]
 pub(crate) struct Parts {
-    /// The settings of the operator that apply to each request.
+    /// The operator's settings for requests.
     pub(crate) settings: Settings,
     /// The routes, with their upstreams.
     pub routes: RouteTable,
@@ -74,9 +74,9 @@ impl Site {
         let counters = process.metrics.request_counters(names);
         Self {
             owned: OwnedFields::new(parts.settings.assertions.iter()),
-            // The prefix is a valid constant, so the parser does not fail and the default value is
-            // never used. With the default value every path would belong to the gateway, so no
-            // request would be forwarded.
+            // The prefix is a valid constant, so `parse` does not fail. The default value would be
+            // safe, too: every path would belong to the gateway, and the gateway would forward no
+            // request.
             own: Prefix::parse(OWN_PREFIX).unwrap_or_default(),
             counters,
             _counted: process.metrics.site(),
@@ -161,7 +161,7 @@ impl WorkerSite {
     }
 }
 
-/// Reports when a reload has made a new site the current site.
+/// Reports that a reload has replaced the current site.
 pub(super) struct Reloads(watch::Receiver<Arc<Site>>);
 
 impl Reloads {
@@ -216,7 +216,7 @@ impl CurrentSite {
 
     /// Returns the site for a request that arrives now.
     pub(super) fn get(&self) -> Rc<WorkerSite> {
-        // An error means that the process is about to end, so there will be no other site.
+        // An error means that the process is about to end. Then the current site stays in use.
         if self.sites.borrow().has_changed().unwrap_or(false) {
             self.update();
         }

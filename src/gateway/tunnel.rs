@@ -23,12 +23,12 @@ use crate::session::cookie;
 use crate::target::Target;
 use crate::upstream;
 
-/// The time in which the client has to accept the close frame and to close the connection. The time
-/// is shorter than the last part of a drain. A tunnel that ends within this time is therefore not
-/// counted as an aborted request.
+/// The time in which the client has to accept the close frame and to close the connection.
+/// `CLOSE_TIMEOUT` is shorter than the last part of a drain, so a tunnel that ends within
+/// `CLOSE_TIMEOUT` does not count as an aborted request.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The data of a handshake that is needed when the app has answered.
+/// The data that the gateway needs when the app has answered a handshake.
 #[derive(Debug)]
 pub(super) struct Handshake {
     stream: StreamPermit,

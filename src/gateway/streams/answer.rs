@@ -22,14 +22,14 @@ use crate::origin;
 use crate::server::{AnswerControl, BodyWatch};
 use crate::target::Target;
 
-/// The time in which a client has to accept the trailers of a gRPC answer that is cut.
+/// The time in which a client has to accept the trailers of a gRPC answer that the gateway cuts.
 const TRAILERS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The permission of an answer.
 pub(in crate::gateway) enum AnswerOwner {
-    /// The request has become slow before its answer began, so it already has a guard.
+    /// The request became slow before its answer began, so the request already has a guard.
     Guarded(Box<StreamGuard>),
-    /// The request was answered within a moment.
+    /// The answer began before the request became slow.
     Young(StreamPermit, Target),
 }
 
@@ -46,7 +46,7 @@ pub(in crate::gateway) struct LongAnswerSetup {
     pub(in crate::gateway) started: Instant,
 }
 
-/// The format of an answer, which decides how the answer ends when it is cut.
+/// The format of an answer. The format decides how the gateway ends an answer that it cuts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(in crate::gateway) enum AnswerFormat {
     /// gRPC over HTTP/2. The answer ends with trailers that contain a status of gRPC.
@@ -56,15 +56,15 @@ pub(in crate::gateway) enum AnswerFormat {
 }
 
 /// An answer that was not complete when its head arrived. The connection of the client and the task
-/// that watches the answer share this value. If the client does not read, nobody polls the body,
-/// but the task can still drop the app's connection.
+/// that watches the answer share this value. If the client does not read, its connection does not
+/// poll the body, but the task can still close the app's connection.
 pub(in crate::gateway) struct LongAnswer {
     streams: Rc<Streams>,
-    /// `None` as soon as the app's connection was dropped or returned.
+    /// `None` after the gateway has closed the app's connection or returned it to the pool.
     body: RefCell<Option<UpstreamBody>>,
-    /// `None` as soon as the answer is watched.
+    /// `None` if a task already watches the answer, or if the answer is no longer sent.
     owner: RefCell<Option<AnswerOwner>>,
-    /// The entry in the list of young answers.
+    /// The entry of the answer in the list that finds slow answers.
     entry: OnceCell<SlowEntry>,
     control: OnceCell<AnswerControl>,
     uploaded: BodyWatch,
@@ -92,7 +92,8 @@ enum Stage {
 }
 
 impl LongAnswer {
-    /// Prepares the answer. The answer is watched as soon as it has taken long.
+    /// Prepares the answer. A task watches the answer as soon as the answer takes longer than about
+    /// a second.
     pub(in crate::gateway) fn new(setup: LongAnswerSetup, streams: &Rc<Streams>) -> Rc<Self> {
         let guarded = matches!(setup.owner, AnswerOwner::Guarded(_));
         let answer = Rc::new(Self {
@@ -119,7 +120,7 @@ impl LongAnswer {
         answer
     }
 
-    /// Starts the task that watches the answer until its end, if the answer is not watched yet.
+    /// Starts the task that watches the answer until the answer ends, if no task watches it yet.
     pub(super) fn watch(self: &Rc<Self>) {
         if let Some(owner) = self.owner.take() {
             drop(spawn_local(Rc::clone(self).run(owner)));
@@ -143,7 +144,8 @@ impl LongAnswer {
             }
             cut = guard.ended(&*self) => cut,
             () = self.drain_ends() => {
-                // The answer may still be complete before the server drops it.
+                // If the answer ends before the server drops it, the log contains the reason of
+                // this end instead of `drain`.
                 record.reason = Some("drain");
                 record.reason = self.ended().await;
                 return;
@@ -178,7 +180,8 @@ impl LongAnswer {
                 if let Some(waker) = self.waker.take() {
                     waker.wake();
                 }
-                // If the client does not read, nobody polls the body for its trailers.
+                // If the client does not read, its connection does not poll the body for the
+                // trailers.
                 if timeout(TRAILERS_TIMEOUT, self.ended()).await.is_ok() {
                     return;
                 }
@@ -277,7 +280,8 @@ impl LongAnswer {
             .map_or_else(SizeHint::default, UpstreamBody::size_hint)
     }
 
-    /// Releases the app's connection, because the answer is no longer sent.
+    /// Releases the app's connection. The client's connection calls this function when it stops
+    /// sending the answer.
     pub(in crate::gateway) fn release(&self) {
         drop(self.body.take());
         drop(self.owner.take());

@@ -1,8 +1,8 @@
 //! The number of switched connections of each client.
 //!
-//! A switched connection can last for days and occupies a connection of the gateway and a connection
-//! of the app. Without this limit, one client could switch connections until no other client gets a
-//! connection.
+//! A switched connection can last for days and occupies a connection of the gateway and a
+//! connection of the app. Without a limit for each client, one client could switch so many
+//! connections that no other client gets a connection.
 
 #![expect(
     clippy::disallowed_types,
@@ -39,13 +39,14 @@ impl StreamOwner {
     }
 }
 
-/// The open streams of all workers. Clones share the numbers. A reload does not change the numbers.
+/// The open streams of all workers. All clones share the same counts. A reload does not change the
+/// counts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StreamCounts(Arc<Mutex<HashMap<StreamOwner, usize>>>);
 
 impl StreamCounts {
-    /// Counts one more stream, until the returned value is dropped. Returns `None` if the owner
-    /// already has `max` streams.
+    /// Counts one more stream until the caller drops the returned value. Returns `None` if the
+    /// owner already has `max` streams.
     pub(in crate::gateway) fn open(&self, owner: StreamOwner, max: usize) -> Option<StreamSlot> {
         let mut open = self.open_streams();
         let count = open.entry(owner).or_default();

@@ -1,5 +1,5 @@
-//! The guard of a stream: follows its session, the settings and its time limits, and reports when
-//! the stream has to end.
+//! The guard of a stream. The guard follows the session, the settings and the time limits of the
+//! stream, and reports when the stream has to end.
 
 use std::future::pending;
 use std::rc::Rc;
@@ -14,8 +14,8 @@ use crate::gateway::site::{CurrentSite, Reloads};
 use crate::session::{EndReason, EndRegistry, EndWatch, SessionEvent};
 use crate::target::Target;
 
-/// The minimum time between two updates of the last use of a session. A stream makes these updates
-/// while the client sends bytes.
+/// The minimum time between two updates of the last use of a session. A stream updates the last use
+/// of its session while the client sends bytes.
 const USE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The longest time between two checks of a stream's deadlines.
@@ -57,10 +57,10 @@ pub(in crate::gateway) struct StreamGuard {
     following: Following,
     reloads: Reloads,
     activity: Activity,
-    /// The time from which the time limits of the route count. `None` if the time limits do not
-    /// apply yet.
+    /// The time at which the time limits of the route begin to count. `None` if the time limits do
+    /// not apply yet.
     limits_since: Option<Instant>,
-    /// The end of the session, if the stream may continue for some time.
+    /// The time for which the stream may continue, if its session has already ended.
     grace: Option<Grace>,
 }
 
@@ -167,7 +167,7 @@ impl StreamGuard {
         }
     }
 
-    /// Begins to follow the session, if the guard has not begun yet.
+    /// Begins to follow the session, if the guard does not follow it yet.
     async fn follow(&mut self) -> Result<(), Cut> {
         let Following::NotYet = self.following else {
             return Ok(());
@@ -180,7 +180,7 @@ impl StreamGuard {
             Cut { cause, reason }
         })?;
         self.following = watch.map_or(Following::Nothing, Following::Session);
-        // A reload may have changed the rules since the decision.
+        // A reload may have changed the rules after the gateway decided about the request.
         self.check_rule()
     }
 
@@ -205,8 +205,8 @@ impl StreamGuard {
     fn check_interval(&self) -> Duration {
         let settings = self.stream.settings();
         let limits = [settings.idle, settings.total].into_iter().flatten();
-        // The deadlines are checked at least every quarter of the shortest limit, so a stream ends
-        // at most a quarter of this limit too late.
+        // The guard checks the deadlines at least four times within the shortest limit, so a stream
+        // ends at most a quarter of this limit too late.
         let quarters = limits.filter_map(|limit| limit.checked_div(4));
         let interval = quarters.fold(MAX_CHECK_INTERVAL, Duration::min);
         let grace = self.grace.map(|grace| grace.until.since(self.clock.now()));
@@ -248,12 +248,12 @@ impl StreamGuard {
     }
 }
 
-/// The time for which a stream may continue after this end of its session. `of_route` is the setting
-/// of the route.
+/// Returns the time for which a stream may continue after its session has ended for the reason
+/// `why`. `of_route` is the route's setting for this time.
 fn grace(why: EndReason, of_route: Option<Duration>) -> Option<Duration> {
     match why {
         EndReason::Absolute | EndReason::Idle => of_route,
-        // Somebody has decided that the session ends, so nothing continues.
+        // These reasons are not deadlines, so the stream has to end at once.
         EndReason::GrantEnded
         | EndReason::ProviderRemoved
         | EndReason::Evicted

@@ -1,9 +1,10 @@
-//! Streams: switched connections, and requests and answers that take long.
+//! Streams: connections that have switched to another protocol, and requests and answers that take
+//! longer than about a second.
 //!
-//! A decision is made at the start of a request. A stream lasts longer than this decision, so the
-//! gateway checks the stream again when its session or the settings change. Most requests and
-//! answers are complete within a moment. A request or an answer becomes a stream only if it takes
-//! longer. Therefore all other requests cost only a few instructions more ([`SlowList`]).
+//! The gateway decides about a request at its start. A stream can continue for hours after the
+//! decision, so the gateway checks the stream again when its session or the settings change. A
+//! request or an answer becomes a stream only if it is not complete within about a second. For all
+//! other requests, [`SlowList`] costs only a few instructions.
 
 mod answer;
 mod counts;
@@ -46,7 +47,7 @@ impl Streams {
         })
     }
 
-    /// Creates the guard of a stream. `target` is the target of its request.
+    /// Creates the guard of a stream. `target` is the target of the stream's request.
     pub(super) fn guard(
         &self,
         stream: StreamPermit,
@@ -59,7 +60,8 @@ impl Streams {
         StreamGuard::new((stream, target, kind), &self.site, ends)
     }
 
-    /// Returns a timer for a request. The timer reports when the request has taken long.
+    /// Returns a timer for a request. The timer reports that the request takes longer than about a
+    /// second.
     pub(super) fn slow_timer(&self) -> SlowTimer<'_> {
         SlowTimer::new(&self.slow)
     }

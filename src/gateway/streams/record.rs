@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::telemetry::{OpenStream, StreamEnd};
 
-/// The numbers of bytes of a stream.
+/// The numbers of bytes that a stream has carried in each direction.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(in crate::gateway) struct StreamBytes {
     pub(in crate::gateway) from_client: u64,
@@ -31,8 +31,8 @@ pub(in crate::gateway) trait ObservedStream {
     fn client_stalled(&self) -> bool;
 }
 
-/// The data of the access-log event. The event is written when this value is dropped, so every end
-/// of a stream is logged.
+/// The data of the access-log event at the end of a stream. The event is written when this value is
+/// dropped, so every end of a stream is logged.
 pub(in crate::gateway) struct StreamRecord {
     pub(in crate::gateway) open: OpenStream,
     pub(in crate::gateway) protocol: Box<str>,

@@ -1,4 +1,5 @@
-//! Finds the requests and answers that take long, without a timer for each of them.
+//! Finds the requests and answers that take longer than about a second. There is no timer for each
+//! request, but only one for each worker.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -11,14 +12,15 @@ use tokio::time::sleep;
 
 use super::LongAnswer;
 
-/// The time between two ticks. A request or an answer has taken long when it has seen two ticks, so
-/// after half a second to one second.
+/// The time between two ticks. An entry becomes slow at the second tick after its start, which is
+/// half a second to one second after its start.
 const TICK: Duration = Duration::from_millis(500);
 
 /// The requests and answers of a worker that have begun and are not complete.
 ///
-/// Nearly all of them are complete before the next tick. Therefore an entry and its removal cost
-/// only a few instructions. The task that ticks runs only while there are young entries.
+/// Nearly all requests and answers are complete before the next tick. Therefore the list adds and
+/// removes an entry with only a few instructions. The task that ticks runs only while the list has
+/// young entries.
 #[derive(Default)]
 pub(super) struct SlowList {
     entries: RefCell<Entries>,
@@ -34,20 +36,21 @@ struct Entries {
 
 enum Entry {
     Free(Option<usize>),
-    /// The entry has not seen two ticks.
+    /// Fewer than two ticks have happened since the entry was added.
     Young {
         waiter: Waiter,
         ticked: bool,
     },
-    /// The entry has seen two ticks, and its waiter was informed.
+    /// Two ticks have happened since the entry was added, and the list has informed the waiter.
     Slow,
 }
 
-/// The part of the gateway that is informed when an entry has become slow.
+/// The part of the gateway that the list informs when an entry becomes slow.
 pub(super) enum Waiter {
     /// The task of a request.
     Request(Waker),
-    /// An answer. The reference is weak, so that a client that disconnects also ends the answer.
+    /// An answer. The reference is weak, so that the list does not keep the answer in memory after
+    /// the client has disconnected.
     Answer(Weak<LongAnswer>),
 }
 
@@ -68,8 +71,8 @@ impl SlowList {
         }
     }
 
-    /// Informs the waiters of all entries that have seen two ticks. Returns whether there are young
-    /// entries left.
+    /// Informs the waiters of all entries that become slow at this tick. Returns whether the list
+    /// still has young entries.
     fn tick(&self) -> bool {
         let (due, young_left) = self.entries.borrow_mut().tick();
         // A waiter may change the list, so the waiters are informed when the list is not borrowed.
@@ -178,8 +181,8 @@ impl Drop for SlowEntry {
     }
 }
 
-/// Reports when a request has taken long. A request enters the list when it waits for the first
-/// time.
+/// Reports that a request takes longer than about a second. The first poll adds the request to the
+/// list.
 #[derive(Debug)]
 pub(in crate::gateway) struct SlowTimer<'a> {
     list: &'a Rc<SlowList>,
@@ -191,7 +194,7 @@ impl<'a> SlowTimer<'a> {
         Self { list, entry: None }
     }
 
-    /// The result is ready when the request has taken long.
+    /// The result is ready when the request takes longer than about a second.
     pub(in crate::gateway) fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
         if let Some(entry) = &self.entry {
             return entry.poll_slow(cx);
@@ -249,7 +252,7 @@ mod tests {
                 let mut timer = SlowTimer::new(&list);
                 let slow = poll_fn(|cx| timer.poll(cx));
                 assert!(timeout(TICK * 3, slow).await.is_ok());
-                // The task ends with the last young entry, and begins again with the next one.
+                // The task ends with the last young entry. The next entry starts a new task.
                 assert!(!list.ticking.get());
             }
             let mut timer = SlowTimer::new(&list);
