@@ -5,7 +5,8 @@
 //! token in the `Authorization` field.
 //!
 //! This page describes the structure of the crate. A room is a module. A room may use only rooms of
-//! a lower rank. Rooms of the same rank may not use each other. A test enforces these two rules.
+//! a lower rank. Rooms of the same rank may not use each other. A test enforces the rules about
+//! ranks.
 //!
 //! | rank | rooms | what they contain |
 //! | --- | --- | --- |
@@ -45,10 +46,10 @@
 //! 1. [`server`] accepts the connection, decrypts TLS and reads HTTP. Each phase of a connection
 //!    has a deadline.
 //!
-//! 2. [`target::Target::from_request`] makes the target canonical. All later steps match,
-//!    authorize, log and forward the same canonical bytes. [`login::PublicUrls`] checks whether the
-//!    host of the request is a public host of the gateway. [`fields::forwarded`] finds the address
-//!    of the client.
+//! 2. [`target::Target::from_request`] makes the target canonical. All later steps use the
+//!    canonical bytes of the target to match, authorize, log and forward the request.
+//!    [`login::PublicUrls`] checks whether the host of the request is a public host of the gateway.
+//!    [`fields::forwarded`] finds the address of the client.
 //!
 //! 3. [`fields::inbound`] removes the hop-by-hop fields, and all spellings of the assertion fields
 //!    and of `Authorization`. Steps 3, 5 and 7 read the fields through [`fields::View`], which

@@ -28,14 +28,14 @@ enum Source {
     /// The response has no content, because the connection switches to another protocol after the
     /// response.
     Tunnel(Switch),
-    /// The content is not complete, and no session and no reload ends the answer.
+    /// The content is not complete. Sessions and reloads do not end the answer.
     Upstream(Box<UpstreamBody>),
 }
 
 /// The reason why a body breaks off.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
-    /// The gateway has cut the answer. The log states the reason.
+    /// The gateway has cut the answer, and the log states the reason.
     #[error("the answer was cut")]
     Cut,
     /// The app's answer has broken off. Responsible: the upstream.
@@ -123,9 +123,9 @@ impl Body {
         Self(Source::Tunnel(Switch(Some(tunnel))))
     }
 
-    /// The body of an upstream. This function reads the frame that has arrived with the head. For
-    /// most answers, this frame is the whole content. In this case the app's connection is free
-    /// again, and no task has to watch the answer.
+    /// Creates the body of an app's answer, and reads the frame that has arrived with the head. If
+    /// the frame is the whole content, as in most answers, the app's connection is free again, and
+    /// no task has to watch the answer.
     pub(super) fn upstream(mut body: ResponseBody) -> Self {
         if body.is_end_stream() {
             return Self::empty();

@@ -185,7 +185,8 @@ impl<'p> InFlight<'p> {
     ) -> Poll<Option<Result<Exchange, upstream::Error>>> {
         match Pin::new(&mut self.answer).poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
-            // No session and no reload ends a request without an owner, so it needs no timer.
+            // Sessions and reloads do not end a request without an owner, so the request needs no
+            // timer.
             Poll::Pending if self.owner.is_none() => Poll::Pending,
             Poll::Pending => timer.poll(cx).map(|()| None),
         }
@@ -343,8 +344,8 @@ impl<'p> InFlight<'p> {
         Box::pin(async move {
             let response = match (refused.recover(replayable).await, kept, body) {
                 (Recovery::Retry(permit), Some((context, head)), Some(body)) => {
-                    // Some apps accept only one connection, so the first answer is dropped here.
-                    // The drop frees the connection for the second attempt.
+                    // Some apps accept only one connection. Dropping the first answer frees its
+                    // connection for the second attempt.
                     drop(answer);
                     let request = Request::from_parts(head.into_parts(), body);
                     let stream = permit.answer_stream();

@@ -94,8 +94,8 @@ impl Protocol {
 }
 
 /// Returns the gRPC status code for a status code of HTTP. The mapping follows the document "HTTP
-/// to gRPC Status Code Mapping" of gRPC, with two exceptions: when the gateway itself sends 408 or
-/// 504, a deadline has passed, and when it sends 413 or 429, a limit was exceeded.
+/// to gRPC Status Code Mapping" of gRPC, with two exceptions. When the gateway itself sends 408 or
+/// 504, a deadline has passed. When the gateway itself sends 413 or 429, a limit was exceeded.
 fn code(status: StatusCode) -> u16 {
     match status.as_u16() {
         400 => 13,

@@ -31,7 +31,8 @@ pub(crate) struct Parts {
     pub providers: Arc<Providers>,
     /// The login flow with the providers of the site.
     pub login: Arc<Login>,
-    /// The longest time that a request waits for the refresh or fetch of its session.
+    /// The longest time that a request waits for a refresh, or for its session to be read from the
+    /// store.
     pub(crate) max_wait: Duration,
 }
 
@@ -74,9 +75,8 @@ impl Site {
         let counters = process.metrics.request_counters(names);
         Self {
             owned: OwnedFields::new(parts.settings.assertions.iter()),
-            // The prefix is a valid constant, so `parse` does not fail. The default value would be
-            // safe, too: every path would belong to the gateway, and the gateway would forward no
-            // request.
+            // The prefix is a valid constant, so `parse` does not fail. With the default prefix,
+            // every path would belong to the gateway, and the gateway would forward no request.
             own: Prefix::parse(OWN_PREFIX).unwrap_or_default(),
             counters,
             _counted: process.metrics.site(),
@@ -216,7 +216,8 @@ impl CurrentSite {
 
     /// Returns the site for a request that arrives now.
     pub(super) fn get(&self) -> Rc<WorkerSite> {
-        // An error means that the process is about to end. Then the current site stays in use.
+        // If the process is about to end, `has_changed` returns an error, and the current site
+        // stays in use.
         if self.sites.borrow().has_changed().unwrap_or(false) {
             self.update();
         }

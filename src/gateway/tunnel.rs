@@ -228,7 +228,7 @@ impl Tunnel {
     }
 }
 
-/// The state of a tunnel for its guard and its record.
+/// The state of a tunnel. The guard and the record of the tunnel read this state.
 struct ObservedTunnel {
     byte_counts: ByteCounts,
     stop: TunnelStop,

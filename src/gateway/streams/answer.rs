@@ -73,7 +73,7 @@ pub(in crate::gateway) struct LongAnswer {
     format: AnswerFormat,
     started: Instant,
     stage: Cell<Stage>,
-    /// Is notified when `stage` becomes [`Stage::Ended`].
+    /// Wakes waiting tasks when `stage` becomes [`Stage::Ended`].
     ended: Notify,
     /// The waker of the task that sends the answer.
     waker: RefCell<Option<Waker>>,
@@ -81,13 +81,13 @@ pub(in crate::gateway) struct LongAnswer {
 
 #[derive(Clone, Copy)]
 enum Stage {
-    /// The answer was cut, so the body fails.
+    /// The gateway has cut the answer, and the body reports an error.
     Cut,
     /// The answer has ended. The value is the reason code, or `None` if the client has ended the
     /// answer.
     Ended(Option<&'static str>),
     Sending,
-    /// The answer was cut, and the body yields the trailers of gRPC.
+    /// The gateway has cut the answer, and the body yields the trailers of gRPC.
     Trailers(CutCause),
 }
 
@@ -218,7 +218,7 @@ impl LongAnswer {
 
     /// Stores the control of the answer.
     pub(in crate::gateway) fn begin(&self, control: AnswerControl) {
-        // The cell is always empty here, because each answer begins only one time.
+        // `control` is always empty here, because each answer begins only one time.
         self.control.set(control).unwrap_or_default();
     }
 
@@ -347,7 +347,7 @@ fn failure(error: &origin::Error) -> Option<&'static str> {
     }
 }
 
-/// Returns the trailers of a gRPC answer that is cut.
+/// Returns the trailers of a gRPC answer that the gateway cuts.
 fn grpc_status(cause: CutCause) -> HeaderMap {
     let (status, message) = match cause {
         CutCause::Limit => ("14", "the stream has ended"),

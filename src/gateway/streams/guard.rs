@@ -253,7 +253,7 @@ impl StreamGuard {
 fn grace(why: EndReason, of_route: Option<Duration>) -> Option<Duration> {
     match why {
         EndReason::Absolute | EndReason::Idle => of_route,
-        // These reasons are not deadlines, so the stream has to end at once.
+        // If a session ends for a reason that is not a deadline, its streams end at once.
         EndReason::GrantEnded
         | EndReason::ProviderRemoved
         | EndReason::Evicted

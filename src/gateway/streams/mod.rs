@@ -33,7 +33,7 @@ use crate::target::Target;
 #[derive(Debug)]
 pub(super) struct Streams {
     site: Rc<CurrentSite>,
-    /// The registry reports the end of sessions to streams. The first stream creates the registry.
+    /// The registry informs streams when their sessions end. The first stream creates the registry.
     ends: OnceCell<EndRegistry>,
     slow: Rc<SlowList>,
 }

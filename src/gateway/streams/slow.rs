@@ -1,5 +1,5 @@
-//! Finds the requests and answers that take longer than about a second. There is no timer for each
-//! request, but only one for each worker.
+//! Finds the requests and answers that take longer than about a second. Each worker needs only one
+//! timer for all requests and answers.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -75,7 +75,8 @@ impl SlowList {
     /// still has young entries.
     fn tick(&self) -> bool {
         let (due, young_left) = self.entries.borrow_mut().tick();
-        // A waiter may change the list, so the waiters are informed when the list is not borrowed.
+        // A waiter may change the list, so `entries` must not be borrowed when the list informs a
+        // waiter.
         for waiter in due {
             match waiter {
                 Waiter::Request(waker) => waker.wake(),
@@ -252,7 +253,7 @@ mod tests {
                 let mut timer = SlowTimer::new(&list);
                 let slow = poll_fn(|cx| timer.poll(cx));
                 assert!(timeout(TICK * 3, slow).await.is_ok());
-                // The task ends with the last young entry. The next entry starts a new task.
+                // The task ends with the last young entry, and the next entry starts a new task.
                 assert!(!list.ticking.get());
             }
             let mut timer = SlowTimer::new(&list);
