@@ -33,13 +33,13 @@ type PendingAnswer = Pin<Box<dyn Future<Output = Answer>>>;
 /// A request that failed before a response arrived.
 pub(super) struct Failed {
     pub(super) error: Error,
-    /// The request, if the gateway may send it again.
+    /// The failed request, if the gateway may send the request again.
     pub(super) retry: Option<Box<Request<Outgoing>>>,
     pub(super) progress: Option<Rc<UploadProgress>>,
 }
 
-/// An extension of a response: the status of the informational response with which the response
-/// began. The gateway forwards no informational response except `100 Continue`.
+/// An extension of a response: the status of the informational (1xx) response that came before this
+/// response. The gateway forwards no informational response except `100 Continue`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Informational(pub(crate) StatusCode);
 
@@ -78,7 +78,7 @@ impl Attempt {
     }
 
     /// Converts hyper's result into a response. When the body has ended cleanly, the connection is
-    /// added to `idle`, if `idle` is given.
+    /// added to `idle`. If `idle` is `None`, the connection is closed.
     pub(super) fn into_response(
         mut self,
         answer: Option<Answer>,
@@ -100,8 +100,8 @@ impl Attempt {
         // If the length of the response is ambiguous, the gateway cannot know where the next
         // response begins. An HTTP/1.0 server closes the connection after its response.
         let reusable = framing == Framing::Unambiguous && parts.version == Version::HTTP_11;
-        // Without this line, hyper would answer the client with HTTP/1.0 if the origin answered
-        // with HTTP/1.0.
+        // Without this assignment, hyper would copy the version HTTP/1.0 from the origin's answer
+        // to the answer for the client.
         parts.version = Version::HTTP_11;
         if let Some(status) = self.connection.traffic.informational() {
             parts.extensions.insert(Informational(status));

@@ -50,8 +50,8 @@ impl Default for CallLimits {
 pub(crate) struct Client(Arc<Connector>);
 
 impl Client {
-    /// Creates a client for `origin`. `connect_timeout` limits name look-up, connection and TLS
-    /// handshake together.
+    /// Creates a client for `origin`. `connect_timeout` limits the total time of name look-up, TCP
+    /// connection and TLS handshake.
     ///
     /// # Errors
     ///
@@ -94,8 +94,8 @@ impl Client {
         }
     }
 
-    /// Sends `request` without a deadline. Sets `connected` before the first byte of the request
-    /// may be sent.
+    /// Sends `request` without a deadline. Sets `connected` to true before the first byte of the
+    /// request is sent.
     async fn call_untimed(
         &self,
         mut request: Request<Full<Bytes>>,

@@ -32,14 +32,15 @@ pub(super) struct Connection {
     pub(super) head_timer: HeadTimer,
     /// The time when the current request or the current idle time began.
     pub(super) since: Instant,
-    /// Whether a request was sent and its response received on this connection.
+    /// Whether this connection has already carried a request and its response.
     pub(super) used: bool,
-    /// How many times in a row the connection was handed over to a waiting request of this worker.
+    /// Counts how often this worker gives the connection to its own requests while a request of
+    /// another worker waits.
     pub(super) handovers: u8,
     pub(super) dropped_trailers: Arc<DroppedTrailers>,
 }
 
-/// The open socket of a connection on which the protocol is no longer HTTP.
+/// The open socket of a connection that has switched from HTTP to another protocol.
 pub(super) struct ReleasedSocket {
     pub(super) stream: Stream,
     /// The bytes that the origin sent after the head of its 101 response.
@@ -48,8 +49,8 @@ pub(super) struct ReleasedSocket {
 }
 
 impl Connection {
-    /// Opens a connection. `permit` is held until the socket is closed. After a 101 response, the
-    /// socket is sent to `switched`.
+    /// Opens a connection. The connection keeps `permit` until its socket is closed. After a 101
+    /// response, the socket is sent to `switched`.
     ///
     /// # Errors
     ///
@@ -89,8 +90,8 @@ impl Connection {
                     early: parts.read_buf,
                     permit,
                 };
-                // If the request was dropped, nothing receives the socket, and the socket is closed
-                // here.
+                // If the caller has dropped the request, `send` returns the socket, and the socket
+                // is closed here.
                 switched.send(socket).map_err(drop).unwrap_or_default();
             }
         });

@@ -39,9 +39,8 @@ pub(crate) struct Connector {
 
 impl Connector {
     /// Creates a connector for `origin`. If `origin` is `https`, the connector trusts the
-    /// authorities in `trust`. `deadline` limits name look-up, connection and TLS handshake
-    /// together. `trust` is read again for each new connection, so a change of the authorities
-    /// takes effect immediately.
+    /// authorities in `trust`. `deadline` limits the total time of name look-up, TCP connection and
+    /// TLS handshake. Each new connection uses the current authorities in `trust`.
     ///
     /// # Errors
     ///
@@ -79,7 +78,7 @@ impl Connector {
         self.protocol
     }
 
-    /// The time limit for name look-up, connection and TLS handshake together.
+    /// The limit on the total time of name look-up, TCP connection and TLS handshake.
     pub(super) fn deadline(&self) -> Duration {
         self.deadline
     }
@@ -89,7 +88,7 @@ impl Connector {
         &self.origin
     }
 
-    /// The log of the trailers that the gateway drops for this origin.
+    /// Returns the value that logs when trailers to or from this origin are dropped.
     pub(super) fn dropped_trailers(&self) -> &Arc<DroppedTrailers> {
         &self.dropped_trailers
     }
@@ -117,8 +116,8 @@ impl Connector {
             .map_err(Error::Resolve)?
             .collect();
         let stream = race(addresses).await.map_err(Error::Connect)?;
-        // Without this option, a request could wait until earlier bytes are acknowledged (Nagle's
-        // algorithm).
+        // Without this option, the kernel could delay a request until the origin has acknowledged
+        // earlier bytes (Nagle's algorithm).
         stream.set_nodelay(true).map_err(Error::Connect)?;
         let Some((trust, name)) = &self.tls else {
             return Ok(Stream::Plain(stream));
@@ -145,8 +144,8 @@ impl Connector {
 /// The name of HTTP/2 over TLS in ALPN (RFC 9113 section 3.1).
 const HTTP2: &[u8] = b"h2";
 
-/// Classifies an error of a TLS handshake. A server that knows no protocol of the ALPN list must
-/// send the alert `no_application_protocol` (RFC 7301 section 3.2).
+/// Classifies an error of a TLS handshake. A server that supports no protocol in the client's ALPN
+/// list must send the alert `no_application_protocol` (RFC 7301 section 3.2).
 fn tls_error(error: io::Error) -> Error {
     let source = error.get_ref().and_then(|source| source.downcast_ref());
     match source {
@@ -173,13 +172,13 @@ async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut attempts = JoinSet::new();
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     while let Some(address) = waiting.next() {
-        // If only one address is left and no attempt is running, this task itself opens the
-        // connection.
+        // If only one address is left and no attempt is running, no second task is needed.
         if waiting.as_slice().is_empty() && attempts.is_empty() {
             return TcpStream::connect(address).await;
         }
         attempts.spawn(TcpStream::connect(address));
-        // After `STAGGER`, this attempt continues, and the gateway also tries the next address.
+        // If the attempt has no result after `STAGGER`, the attempt continues, and the gateway also
+        // tries the next address.
         if let Ok(Some(outcome)) = timeout(STAGGER, attempts.join_next()).await {
             match outcome.unwrap_or_else(|aborted| Err(io::Error::other(aborted))) {
                 Ok(stream) => return Ok(stream),
@@ -196,8 +195,8 @@ async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// The addresses in the resolver's order, but with alternating address families (RFC 8305 section
-/// 4).
+/// Returns the addresses in the resolver's order, except that IPv6 and IPv4 addresses alternate
+/// (RFC 8305 section 4).
 fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (same, other): (Vec<_>, Vec<_>) = addresses

@@ -23,28 +23,28 @@ pub enum Error {
     /// queue. Responsible: the upstream, which answers too slowly.
     #[error("all connections are in use")]
     Busy,
-    /// The whole call took too long. Responsible: the provider.
+    /// A call to the provider took too long in total. Responsible: the provider.
     #[error("the call took too long")]
     CallTimeout,
     /// No address accepted the connection. Responsible: the upstream or the provider. This error
     /// also occurs when the gateway has no free local port (F-28).
     #[error("no address accepted the connection")]
     Connect(#[source] io::Error),
-    /// The connection did not open in time. The time includes name look-up and TLS handshake.
-    /// Responsible: the upstream or the provider.
+    /// The connection did not open in time. The time limit for a connection includes name look-up
+    /// and TLS handshake. Responsible: the upstream or the provider.
     #[error("connecting took too long")]
     ConnectTimeout,
     /// A stream or a connection of HTTP/2 broke. Responsible: the upstream.
     #[error("the HTTP/2 stream or its connection broke")]
     Http2(#[source] h2::Error),
-    /// The length of the response can be read in more than one way. Responsible: the upstream or
-    /// the provider.
+    /// The response has a transfer coding other than `chunked`, so its length is not clear.
+    /// Responsible: the upstream or the provider.
     #[error("the length of the response is ambiguous")]
     Framing,
     /// The response head was not complete in time. Responsible: the upstream or the provider.
     #[error("the response head took too long")]
     HeadTimeout,
-    /// The origin does not speak HTTP/2, although the settings say so: it did not choose `h2` by ALPN
+    /// The settings state that the origin speaks HTTP/2. But the origin did not choose `h2` by ALPN
     /// (RFC 7301), or did not begin the connection as RFC 9113 section 3.4 demands. No byte of the
     /// request was sent. Responsible: the operator, who set the protocol of the upstream.
     #[error("the origin does not speak HTTP/2")]

@@ -51,8 +51,8 @@ impl ContinueGate {
         })))
     }
 
-    /// The result is ready when the content may be read. Do not call this function again after the
-    /// result was ready.
+    /// Returns `Ready` when the content may be read. Do not call this function again after it has
+    /// returned `Ready`.
     pub(super) fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.0.as_mut().poll(cx)
     }

@@ -17,20 +17,19 @@ use super::limit::Limit;
 use super::trailers::DroppedTrailers;
 use crate::clock::Clock;
 
-/// The maximum number of times in a row that a worker hands a connection over to its own requests
-/// while a request of another worker waits. Without this limit, the other worker might never get a
-/// connection.
+/// While a request of another worker waits, a worker may give a connection to its own requests only
+/// this many times. Without this limit, the other worker might never get a connection.
 const MAX_HANDOVERS: u8 = 8;
 
 /// The idle connections of a worker to one origin, and the worker's requests that wait for a
 /// connection.
 ///
-/// The most recently used connection is used first. Therefore surplus connections stay idle until
-/// they are too old, and are closed.
+/// A request takes the most recently used connection. Therefore a connection that is not needed
+/// stays idle until it is too old and is closed.
 pub(super) struct IdleConnections {
     clock: Clock,
     limit: Arc<Limit>,
-    /// The longest idle time after which a connection may be used again.
+    /// A connection that has been idle for longer than this time is not used again.
     max_idle: Duration,
     /// The idle connections. The first connection has been idle for the longest time.
     #[expect(
@@ -109,8 +108,8 @@ impl IdleConnections {
             }
             let first = async {
                 tokio::select! {
-                    // An open connection is preferred to the right to open a connection, because an
-                    // open connection needs no handshake.
+                    // `biased` prefers an open connection to the right to open a connection,
+                    // because an open connection needs no handshake.
                     biased;
                     connection = &mut handed => {
                         let connection = connection.map_err(|_gone| Error::Busy)?;
@@ -125,7 +124,8 @@ impl IdleConnections {
         };
         match granted {
             Granted::Connection(_) => Ok(granted),
-            // A connection may have been handed over at the same moment, and must not be lost.
+            // Another request may have handed over its connection at the same moment. This
+            // connection must not be lost.
             Granted::Permit(permit) => Ok(handed
                 .try_recv()
                 .map_or(Granted::Permit(permit), Granted::Connection)),
@@ -142,8 +142,8 @@ impl IdleConnections {
             return;
         }
         // The limit counts the waiting requests of all workers, and `waiting` counts the waiting
-        // requests of this worker. The difference is the number of requests that wait at other
-        // workers.
+        // requests of this worker. The difference of these numbers is the number of requests that
+        // wait at other workers.
         let elsewhere = self.limit.waiting() > self.waiting.get();
         connection.handovers = if elsewhere {
             connection.handovers.saturating_add(1)
@@ -167,7 +167,7 @@ impl IdleConnections {
     }
 
     /// Closes connections that are broken or too old. Then closes one idle connection for each
-    /// waiting request.
+    /// request that waits at any worker.
     fn close_unneeded(&self) {
         let mut connections = self.connections.borrow_mut();
         let now = self.clock.instant();
@@ -235,7 +235,7 @@ impl BorrowedConnection {
         }
     }
 
-    /// The log of the trailers that the gateway drops for this origin.
+    /// Returns the value that logs when trailers to or from this origin are dropped.
     pub(super) fn dropped_trailers(&self) -> &DroppedTrailers {
         &self.connection.dropped_trailers
     }

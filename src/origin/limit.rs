@@ -41,11 +41,11 @@ impl Limit {
 
     /// The number of waiting requests of all workers.
     pub(crate) fn waiting(&self) -> usize {
-        // The load has to be sequentially consistent, like the increment in `queue`. A pool that
-        // reads zero here misses no request, because a request first increments the number and then
-        // notifies the pool. The pool handles the notification after the pool has added its idle
-        // connection to its list. The pool then closes this connection, so that the waiting request
-        // can open a new connection.
+        // The load and the increment in `queue` have to be sequentially consistent. A pool that
+        // reads zero here and keeps an idle connection misses no waiting request: a request first
+        // increments the number and then notifies the pool. When the pool handles this
+        // notification, its list already contains the idle connection. The pool closes this
+        // connection, so that the waiting request can open a new connection.
         self.waiting.load(Ordering::SeqCst)
     }
 
@@ -61,10 +61,10 @@ impl Limit {
         Arc::clone(&self.open).try_acquire_owned().ok()
     }
 
-    /// Waits for the right to open a connection. All workers share one queue, in the order of
-    /// arrival.
+    /// Waits for the right to open a connection. The requests of all workers wait in one queue, in
+    /// the order of their arrival.
     pub(super) async fn open(&self) -> Result<OwnedSemaphorePermit, Error> {
-        // The semaphore is never closed.
+        // The semaphore is never closed, so this call never fails.
         Arc::clone(&self.open)
             .acquire_owned()
             .await

@@ -1,4 +1,4 @@
-//! The target of a request, and the fields that frame a response.
+//! Converts the target of a request, and checks the fields that state the length of a response.
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
@@ -16,7 +16,7 @@ pub(super) enum Framing {
     Ambiguous,
 }
 
-/// Converts a target to the form for an origin server (RFC 9112 section 3.2.1).
+/// Converts a request target to the origin form: path and query (RFC 9112 section 3.2.1).
 pub(super) fn origin_form(uri: Uri) -> Uri {
     if uri.scheme().is_none() && uri.authority().is_none() {
         return uri;
@@ -26,14 +26,14 @@ pub(super) fn origin_form(uri: Uri) -> Uri {
         .map_or_else(Uri::default, Uri::from)
 }
 
-/// Checks and corrects the fields that frame a response (RFC 9112 section 6.3), so that the client
-/// reads the same length as the gateway. Removes `Transfer-Encoding`, and keeps `Content-Length`
-/// only if its value is one correct number.
+/// Checks and corrects the fields that state the length of a response (RFC 9112 section 6.3), so
+/// that the client reads the same length as the gateway. Removes `Transfer-Encoding`, and keeps
+/// `Content-Length` only if its value is one correct number.
 ///
 /// # Errors
 ///
-/// [`Error::Framing`] for a coding other than `chunked`. The gateway does not request other
-/// codings, and cannot decode them.
+/// [`Error::Framing`] for a transfer coding other than `chunked`. The gateway does not request
+/// other transfer codings, and cannot decode them.
 pub(super) fn normalize_framing(
     headers: &mut HeaderMap,
     status: StatusCode,
@@ -61,8 +61,8 @@ pub(super) fn normalize_framing(
             return Err(Error::Framing);
         }
         headers.remove(TRANSFER_ENCODING);
-        // `Transfer-Encoding` overrides `Content-Length`. A message with both fields may be an
-        // attack (RFC 9112 section 6.3).
+        // `Transfer-Encoding` overrides `Content-Length`. A message with both of these fields may
+        // be an attack (RFC 9112 section 6.3).
         if headers.remove(CONTENT_LENGTH).is_some() {
             framing = Framing::Ambiguous;
         }

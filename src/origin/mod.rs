@@ -1,14 +1,15 @@
 //! An HTTP client for one origin, with and without TLS.
 //!
-//! In this room, "origin" also means the server that has this [`Origin`]. The room connects to the
-//! origin, limits the number of open connections ([`Limit`]), uses connections for several requests
-//! ([`Pool`]), and enforces deadlines. The room adds no credentials, follows no redirects, and
-//! ignores the proxy variables of the environment.
+//! In this room, "origin" also means the server at the address in an [`Origin`]. The room connects
+//! to the origin, limits the number of open connections ([`Limit`]), uses connections for several
+//! requests ([`Pool`]), and enforces deadlines. The room adds no credentials, follows no redirects,
+//! and ignores the proxy variables of the environment.
 //!
 //! There are two entry points:
 //!
 //! - [`Client::call`] is for small calls whose complete answer is collected in memory. Each call
-//!   opens a new connection, so the exchange of a code never fails because of a stale connection.
+//!   opens a new connection, so the exchange of an authorization code never fails because of a
+//!   stale connection.
 //! - [`Pool::send`] is for the requests that a worker forwards. Bodies stream in both directions.
 
 mod attempt;

@@ -23,7 +23,7 @@ pub(crate) struct Origin {
 /// Responsible: the operator, who has to correct the settings.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum ParseOriginError {
-    /// The text is not `http://` or `https://` with a host.
+    /// The text is not `http://` or `https://`, followed by a host.
     #[error("must be http://host:port or https://host:port")]
     Malformed,
     /// The text contains a path, a query, a fragment or a user, which are not parts of an origin.
@@ -37,7 +37,7 @@ impl Origin {
         self.encrypted
     }
 
-    /// The host without brackets, in the form for the resolver.
+    /// The host in the form for the resolver: an IPv6 address has no brackets.
     pub(crate) fn host(&self) -> String {
         match &self.host {
             Host::Domain(name) => name.clone(),
@@ -63,11 +63,11 @@ impl Origin {
         &self.authority
     }
 
-    /// The name for which the certificate must be valid.
+    /// The name for which the origin's certificate must be valid.
     pub(super) fn server_name(&self) -> Option<ServerName<'static>> {
         match &self.host {
             // Names in certificates have no trailing dot, so the dot is removed here. The name for
-            // the resolver keeps the dot, because a trailing dot prevents search domains.
+            // the resolver keeps a trailing dot, because the resolver then uses no search domains.
             Host::Domain(name) => ServerName::try_from(name.trim_end_matches('.').to_owned()).ok(),
             Host::Ipv4(address) => Some(ServerName::from(std::net::IpAddr::from(*address))),
             Host::Ipv6(address) => Some(ServerName::from(std::net::IpAddr::from(*address))),
@@ -86,8 +86,8 @@ impl FromStr for Origin {
             _ => return Err(ParseOriginError::Malformed),
         };
         let (_, rest) = text.split_once("://").ok_or(ParseOriginError::Malformed)?;
-        // The `url` library corrects mistakes as browsers do (white space, backslashes, dot
-        // segments). This function rejects an origin that needs such a correction.
+        // The `url` library corrects mistakes (white space, backslashes, dot segments), as browsers
+        // do. This function rejects an origin that the library would have to correct.
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains(['/', '\\', '?', '#', '@']) {
             return Err(ParseOriginError::MoreThanAnOrigin);
@@ -113,8 +113,8 @@ impl FromStr for Origin {
             authority,
         };
         // If the host is not a valid server name, every TLS handshake would fail, because no
-        // certificate can be valid for the host. The error is returned here, so that the operator
-        // sees the mistake at the start of the gateway.
+        // certificate can be valid for the host. This function returns the error, so that the
+        // operator sees the mistake when the gateway starts.
         if encrypted && origin.server_name().is_none() {
             return Err(ParseOriginError::Malformed);
         }

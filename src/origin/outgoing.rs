@@ -31,16 +31,17 @@ pub(super) struct Outgoing(Option<Box<Content>>);
 struct Content {
     upload: Upload,
     progress: Rc<UploadProgress>,
-    /// The gate for the content of a request with `Expect`, until the gate has opened.
+    /// The gate that delays the content of a request with `Expect`. `None` after the gate has
+    /// opened.
     gate: Option<ContinueGate>,
-    /// Whether the origin gets the trailers.
+    /// Whether the gateway sends the trailers of the body to the origin.
     sends_trailers: bool,
     dropped_trailers: Arc<DroppedTrailers>,
 }
 
 impl Outgoing {
-    /// Converts the body of a request with the head `parts`, of which hyper writes an HTTP/1.1
-    /// message.
+    /// Converts the body of a request with the head `parts`. hyper sends this request over
+    /// HTTP/1.1.
     pub(super) fn http1(
         parts: &mut Parts,
         upload: Upload,
@@ -50,7 +51,8 @@ impl Outgoing {
         if upload.is_end_stream() {
             return Self::empty();
         }
-        // Only the chunked coding has trailers, and hyper sends only announced trailers.
+        // Only a chunked body has trailers, and hyper sends only trailers that the `Trailer` field
+        // announces.
         let sends_trailers =
             parts.headers.contains_key(TRAILER) && !parts.headers.contains_key(CONTENT_LENGTH);
         if !sends_trailers {
@@ -79,8 +81,7 @@ impl Outgoing {
             Some(StreamingCall) => ClientPauses::Counted,
             None => ClientPauses::Ignored,
         };
-        // Some extensions change how h2 writes a request. Therefore the extensions of our own code
-        // are removed.
+        // All extensions are removed, because some extensions change how h2 writes a request.
         parts.extensions.clear();
         if upload.is_end_stream() {
             return Request::from_parts(parts, Self::empty());
@@ -168,8 +169,8 @@ impl Body for Outgoing {
 
 impl Drop for Content {
     fn drop(&mut self) {
-        // The gateway reads no more bytes of this body from the client. From now on, the gateway
-        // can wait only for the origin.
+        // After this drop, the gateway reads no more bytes of this body from the client, and can
+        // wait only for the origin.
         self.progress.wait_for_origin();
     }
 }

@@ -30,8 +30,8 @@ pub(crate) struct Times {
     pub(crate) head: Duration,
     /// The longest pause inside a response body. `None` means no limit.
     pub(crate) stall: Option<Duration>,
-    /// The longest idle time after which a connection may be used again. With an idle time of zero,
-    /// each request gets a new connection.
+    /// A connection that has been idle for longer than this time is not used again. With an idle
+    /// time of zero, each request gets a new connection.
     pub(crate) idle: Duration,
     /// The pings that detect a dead HTTP/2 connection.
     pub(crate) keep_alive: KeepAlive,
@@ -44,13 +44,13 @@ pub(crate) type ResponseFuture =
 /// The connections of one worker to one origin. Clones share the connections. A pool needs a
 /// runtime that can spawn local tasks.
 ///
-/// A connection is used again only if all of this is true: the request and the response have ended
+/// A connection is used again only under these conditions: the request and the response have ended
 /// cleanly, the response is HTTP/1.1, the response states its length exactly one time, and no extra
 /// byte has arrived.
 #[derive(Clone)]
 pub(crate) struct Pool(pub(super) Connections);
 
-/// The connections of a pool, in the version of HTTP that the origin speaks.
+/// The connections of a pool. All connections use the version of HTTP that the origin speaks.
 #[derive(Clone)]
 pub(super) enum Connections {
     Http1(Rc<Shared>),
@@ -88,11 +88,13 @@ impl Pool {
     /// Sends `request` in origin form (RFC 9112 section 3.2.1), and returns when the response head
     /// has arrived. `request` must have a `Host` field and no connection-specific fields.
     ///
-    /// A connection is stale if it was used before and the origin closes it without a byte of an
-    /// answer. The pool sends a failed request one more time, on another connection, in three cases:
-    /// no byte of the request was sent; or the connection was stale, the method is safe and the
-    /// request has no content; or an HTTP/2 origin states that it has not processed the request (RFC
-    /// 9113 section 8.7), and the request has no content. No other request is sent twice.
+    /// The pool sends a failed request one more time, on another connection, only in three cases:
+    ///
+    /// - No byte of the request was sent.
+    /// - The connection was stale, the method is safe, and the request has no content. A used
+    ///   connection is stale if the origin closes it before the first byte of the next answer.
+    /// - An HTTP/2 origin states that it has not processed the request (RFC 9113 section 8.7), and
+    ///   the request has no content.
     ///
     /// # Errors
     ///
@@ -155,8 +157,7 @@ impl Shared {
         let (mut parts, upload) = request.into_parts();
         parts.version = Version::HTTP_11;
         parts.uri = origin_form(parts.uri);
-        // Some extensions change how hyper writes a request. Therefore the extensions of our own
-        // code are removed.
+        // All extensions are removed, because some extensions change how hyper writes a request.
         parts.extensions.clear();
         let body = Outgoing::http1(&mut parts, upload, &self.clock, &self.connector);
         Request::from_parts(parts, body)

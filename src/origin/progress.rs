@@ -32,8 +32,8 @@ pub(super) enum ClientPauses {
     Counted,
 }
 
-/// An extension of a request whose client may pause for any time while it sends the content, such
-/// as a gRPC call. The deadlines of the origin then end a call on which neither side sends.
+/// An extension of a request, such as a gRPC call: the client may pause for any time while it sends
+/// the content. If neither side sends, a deadline of the origin ends the request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StreamingCall;
 
@@ -43,7 +43,7 @@ enum WaitingFor {
     /// so far.
     Client,
     /// The gateway waits until the origin accepts bytes or answers. The value is the time at which
-    /// this wait began.
+    /// the wait for the origin began.
     Origin(Instant),
 }
 
@@ -58,7 +58,8 @@ impl UploadProgress {
     }
 
     pub(super) fn wait_for_client(&self) {
-        // If the pauses count, the wait begins with the last part of the body.
+        // If the pauses of the client count, the state stays `Origin`, with the time of the last
+        // part of the body.
         if self.pauses == ClientPauses::Ignored {
             self.waiting_for.set(WaitingFor::Client);
         }
@@ -83,8 +84,8 @@ impl UploadProgress {
         *self.failure.borrow_mut() = Some(cause);
     }
 
-    /// Returns the reason why the connection failed. If the request body failed first, returns the
-    /// error of the request body.
+    /// Returns the error of the request body, if the request body failed before the connection.
+    /// Otherwise returns `error`.
     pub(super) fn explain(progress: Option<&Rc<Self>>, error: Error) -> Error {
         let failure = progress.and_then(|progress| progress.failure.borrow_mut().take());
         failure.map_or(error, Error::RequestBody)

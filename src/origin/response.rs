@@ -34,8 +34,8 @@ pub(crate) struct ResponseBody {
 
 impl ResponseBody {
     /// Creates a body. `stall` is the longest allowed pause between two parts of the body. `None`
-    /// means no limit. `borrowed` is the connection that returns to the pool at the end. The body of
-    /// an HTTP/2 stream has no such connection.
+    /// means no limit. `borrowed` is the connection that returns to the pool at the end of the
+    /// body. For the body of an HTTP/2 stream, `borrowed` is `None`.
     pub(super) fn new(
         incoming: Received,
         borrowed: Option<BorrowedConnection>,
@@ -60,7 +60,8 @@ impl ResponseBody {
         self.forwards_trailers = true;
     }
 
-    /// Ends the body with its trailers. Returns the trailers that are forwarded.
+    /// Ends the body with its trailers. Returns the trailers that the gateway forwards to the
+    /// client.
     fn end_with(&mut self, mut trailers: HeaderMap) -> Option<HeaderMap> {
         fields::outbound_trailers(&mut trailers);
         if !self.forwards_trailers && !trailers.is_empty() {
@@ -88,7 +89,7 @@ impl ResponseBody {
     }
 
     fn fail(&mut self, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        // Dropping the connection closes the connection.
+        // Dropping `borrowed` closes its connection.
         self.borrowed = None;
         self.broken = true;
         Poll::Ready(Some(Err(error)))

@@ -25,10 +25,10 @@ pub(crate) struct UpgradedOrigin {
     pub(crate) head: Parts,
     /// The connection.
     pub(crate) origin: Peer,
-    /// The protocol that both sides speak now.
+    /// The protocol to which the origin has switched.
     pub(crate) upgrade: Box<UpgradeRequest>,
-    /// The slot of this connection in the limit of switched connections. Dropping this value frees
-    /// the slot.
+    /// The slot that this connection takes in the limit of switched connections. Dropping this
+    /// value frees the slot.
     pub(crate) slot: OwnedSemaphorePermit,
 }
 
@@ -45,7 +45,7 @@ impl fmt::Debug for UpgradedOrigin {
     reason = "nearly every exchange is a response, and a box would be an allocation for each"
 )]
 pub(crate) enum Exchange {
-    /// The origin has not switched. The response streams its body.
+    /// The origin has not switched protocols, but has sent a response with a body.
     Response(Response<ResponseBody>),
     /// The origin has switched to the requested protocol.
     Tunnel(Box<UpgradedOrigin>),
@@ -56,8 +56,8 @@ pub(crate) type ExchangeFuture = Pin<Box<dyn Future<Output = Result<Exchange, Er
 
 impl Pool {
     /// Sends a request whose fields ask for `upgrade`. The request has no content. The request gets
-    /// a new connection, on which no other request is sent. `slot` is held until the new connection
-    /// is closed.
+    /// a new connection, on which no other request is sent. The new connection keeps `slot` until
+    /// it is closed.
     ///
     /// # Errors
     ///
@@ -99,8 +99,8 @@ impl Shared {
         let response = match answer {
             Some(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => response,
             other => {
-                // The pool never uses this connection, because the connection has a slot of the
-                // limit of switched connections, not a slot of the pool's limit.
+                // The pool sends no other request on this connection, because the connection has a
+                // slot of the limit of switched connections, not a slot of the pool's limit.
                 let settled = attempt.into_response(other, None, self.times.stall);
                 return settled
                     .map(Exchange::Response)

@@ -23,10 +23,11 @@ pub(super) struct Traffic {
     response_begun: Cell<bool>,
     /// Whether the last read found no bytes. In one run of its task, a connection reads several
     /// times. The runtime checks its sockets only between two tasks, so new bytes cannot become
-    /// available during a run. After a read has found no bytes, this flag prevents further system
-    /// calls in the same run.
+    /// available during a run. After a read has found no bytes, this flag prevents further read
+    /// calls during the same run of the task.
     nothing_to_read: Cell<bool>,
-    /// The status of the informational response with which the current response began.
+    /// The status of the informational (1xx) response, if the origin has sent one before its final
+    /// response.
     informational: Cell<Option<StatusCode>>,
     recording: Cell<bool>,
     /// The bytes of the request head. The bytes are wiped when the response begins, when the next
@@ -56,7 +57,7 @@ impl Traffic {
             return None;
         }
         let head = self.head.borrow();
-        // If only a part of a head was written, the head is not restored.
+        // If hyper has written only a part of the head, this function returns `None`.
         let whole = head.strip_suffix(b"\r\n\r\n")?;
         let mut lines = whole.split(|byte| *byte == b'\n');
         let (mut parts, ()) = Request::new(()).into_parts();
@@ -82,8 +83,8 @@ impl Traffic {
         }
     }
 
-    /// Returns the status of the informational response with which the response began, if there
-    /// was one. Other informational responses are not recorded.
+    /// Returns the status of the informational (1xx) response, if the origin has sent one before
+    /// its final response. Only the first of several informational responses is recorded.
     pub(super) fn informational(&self) -> Option<StatusCode> {
         self.informational.get()
     }
@@ -103,7 +104,7 @@ impl Traffic {
     }
 }
 
-/// Returns the status of a response that begins with these bytes, if the response is informational.
+/// Returns the status of the informational (1xx) response at the start of `bytes`, if there is one.
 fn informational_status(bytes: &[u8]) -> Option<StatusCode> {
     let status = bytes.strip_prefix(b"HTTP/1.1 ")?.first_chunk::<3>()?;
     let [b'1', _, _] = status else { return None };

@@ -1,10 +1,10 @@
-//! Trailers that cannot be forwarded (RFC 9110 section 6.5).
+//! Logs trailers that the gateway cannot forward (RFC 9110 section 6.5).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::name::Origin;
 
-/// Logs one warning for each direction when trailers are dropped.
+/// When trailers are dropped, logs one warning for requests and one warning for responses.
 #[derive(Debug)]
 pub(super) struct DroppedTrailers {
     origin: Origin,

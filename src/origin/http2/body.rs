@@ -17,12 +17,13 @@ use crate::origin::trailers::DroppedTrailers;
 /// The body of a response. Dropping the body before its end resets the stream.
 pub(in crate::origin) struct Incoming {
     stream: RecvStream,
-    /// The number of bytes that are missing, if the response states its length.
+    /// The number of bytes that have not arrived yet, if the response states its length.
     missing: Option<u64>,
     phase: Phase,
-    /// The task that sends the content of the request. The task ends with the response.
+    /// The task that sends the content of the request. The task is aborted when this response body
+    /// is dropped.
     _upload: Option<AbortOnDrop>,
-    // The slot is the last member, because it has to become free after the stream was dropped.
+    // The slot is the last member, because the stream must be dropped before the slot becomes free.
     slot: Slot,
 }
 
@@ -51,7 +52,7 @@ impl Incoming {
         }
     }
 
-    /// The log of the trailers that the gateway drops.
+    /// Returns the value that logs when trailers to or from this origin are dropped.
     pub(in crate::origin) fn dropped_trailers(&self) -> &DroppedTrailers {
         self.slot.connections.connector.dropped_trailers()
     }
@@ -60,8 +61,8 @@ impl Incoming {
         self.slot.connection.record_receipt();
         let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
         self.missing = self.missing.map(|missing| missing.saturating_sub(length));
-        // The client has accepted all earlier parts, because it asks for this part. Now the origin
-        // may send more.
+        // The client asks for this part, so the client has accepted all earlier parts. Therefore
+        // the origin may send more bytes.
         let flow = self.stream.flow_control();
         flow.release_capacity(data.len()).map_err(Error::Http2)
     }

@@ -31,8 +31,8 @@ const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * 100;
 /// The maximum number of bytes of a request that wait in memory until the origin reads them.
 const SEND_BUFFER: usize = 64 * 1024;
-/// The number of streams that are remembered after the gateway has reset them. The origin may still
-/// send frames for these streams.
+/// The number of reset streams that the gateway remembers. The origin may still send frames for a
+/// stream that the gateway has reset.
 const REMEMBERED_RESETS: usize = 1024;
 /// The number of streams that the gateway may reset because of errors of the origin. If the gateway
 /// has to reset more streams, it closes the connection.
@@ -71,7 +71,7 @@ impl State {
 
 impl Connection {
     /// Opens a connection, and waits for the settings of the origin, so that no request exceeds the
-    /// origin's limit of streams. `permit` is held until the socket is closed.
+    /// origin's limit of streams. The connection keeps `permit` until its socket is closed.
     ///
     /// # Errors
     ///
@@ -102,8 +102,8 @@ impl Connection {
         let pings = driver.ping_pong();
         spawn_local(async move {
             drive(driver, pings, schedule).await;
-            // The socket is closed here. If the permit were released earlier, the origin could have
-            // more connections than the limit allows.
+            // At this point, the socket is closed. If the permit were released earlier, the origin
+            // could have more connections than the limit allows.
             drop(permit);
         });
         Ok(Rc::new(Self {
@@ -182,7 +182,7 @@ fn builder() -> client::Builder {
     let mut builder = client::Builder::new();
     builder
         .enable_push(false)
-        // Zero means that the settings of the origin have not arrived.
+        // The value is zero until the settings of the origin have arrived.
         .initial_max_send_streams(0)
         .max_header_list_size(MAX_HEAD)
         .initial_window_size(STREAM_WINDOW)
@@ -207,7 +207,8 @@ async fn settings(driver: &mut Driver) -> Result<(), h2::Error> {
 
 /// Runs a connection until it ends, or until the origin does not answer a ping.
 async fn drive(mut driver: Driver, pings: Option<PingPong>, mut schedule: Schedule) {
-    // h2 returns the pings one time for each connection.
+    // `pings` is never `None`, because h2 returns the [`PingPong`] at the first call for a
+    // connection.
     let Some(mut pings) = pings else { return };
     let ended = tokio::select! {
         biased;

@@ -58,7 +58,8 @@ impl Connections {
         self.write_target(&mut head);
         let request = Outgoing::http2(head, upload, &self.clock, &self.connector);
         let (head, body) = request.into_parts();
-        // Only a request without content can be sent again after it was sent.
+        // A copy of the head is useful only for a request without content, because the content
+        // cannot be sent twice.
         let saved = body.progress().is_none().then(|| SavedHead::of(&head));
         let failed = match self.attempt(head, body, saved).await {
             Ok(response) => return Ok(response),
@@ -78,7 +79,7 @@ impl Connections {
         saved: Option<SavedHead>,
     ) -> Result<Response<ResponseBody>, Failed> {
         let slot = self.slot().await.map_err(Failed::finally)?;
-        // The connection may have ended between the grant of the slot and this moment.
+        // The connection may have ended since the request got its slot.
         if !slot.connection.accepts_requests() {
             return Err(Failed {
                 error: Error::Http2(Reason::REFUSED_STREAM.into()),
@@ -133,7 +134,8 @@ impl Connections {
     fn write_target(&self, head: &mut Parts) {
         let origin = self.connector.origin();
         let host = head.headers.remove(HOST);
-        // `Connection` nominates `TE`, which has no nomination in HTTP/2.
+        // An HTTP/1.1 request with `TE` must also name `TE` in `Connection`. HTTP/2 does not allow
+        // the field `Connection`.
         head.headers.remove(CONNECTION);
         let authority = |host: &HeaderValue| Authority::try_from(host.as_bytes()).ok();
         let authority = host.as_ref().and_then(authority);
@@ -182,8 +184,8 @@ impl Failed {
     }
 }
 
-/// Whether the origin states that it has not processed the request (RFC 9113 section 8.7): it
-/// refused the stream, or announced that the connection ends before this stream (GOAWAY).
+/// Whether the origin states that it has not processed the request (RFC 9113 section 8.7): the
+/// origin refused the stream, or the last stream in its GOAWAY frame is an earlier stream.
 fn is_unprocessed(error: &h2::Error) -> bool {
     let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
     error.is_remote() && (refused || error.is_go_away())

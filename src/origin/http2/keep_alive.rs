@@ -1,4 +1,4 @@
-//! Detects origins that have disappeared, by HTTP/2 pings.
+//! Sends HTTP/2 pings, to detect origins that have disappeared.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::clock::Clock;
 /// The times of the pings.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct KeepAlive {
-    /// If nothing has arrived for this time although a request is open, a ping is sent.
+    /// If a request is open and nothing has arrived for this time, the gateway sends a ping.
     pub(crate) silence: Duration,
-    /// The shortest time between two pings if nothing but answers to pings arrives. gRPC servers
-    /// allow one ping in five minutes, and close the connection after a few more pings
+    /// The shortest time between two pings while only answers to pings arrive. A gRPC server allows
+    /// one ping in five minutes. If more pings arrive, the server closes the connection
     /// (`too_many_pings`).
     pub(crate) interval: Duration,
     /// The longest time for the answer to a ping.
@@ -48,15 +48,16 @@ impl Schedule {
         }
     }
 
-    /// Sends pings as long as the origin answers. Returns when the origin does not answer in time,
-    /// or when the connection is no longer needed and the origin has not let it close.
+    /// Sends pings as long as the origin answers. Returns when the origin does not answer a ping in
+    /// time, or when a connection that is no longer needed does not close.
     pub(super) async fn until_dead(&mut self, pings: &mut PingPong) {
         let mut seen = self.state.received();
         let mut pinged: Option<Instant> = None;
         let mut unneeded = false;
         loop {
             self.clock.sleep(self.keep_alive.silence).await;
-            // The connection was dropped, and has had time to announce its end.
+            // The pool dropped the connection during an earlier sleep, so the connection had time
+            // to announce its end (GOAWAY).
             if unneeded {
                 return;
             }

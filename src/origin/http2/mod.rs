@@ -3,8 +3,8 @@
 //! An HTTP/2 connection carries many requests at the same time. Each request has its own HTTP/2
 //! stream with its own flow control, so a slow response does not delay the other responses. A
 //! request takes a [`Slot`] of a connection. A new connection is opened only if all slots of the
-//! open connections are taken. If the origin announces the end of a connection (GOAWAY), its
-//! requests finish, and new requests get another connection.
+//! open connections are taken. If the origin announces the end of a connection (GOAWAY), the
+//! requests on this connection finish, and new requests get another connection.
 
 mod body;
 mod connection;
@@ -35,8 +35,7 @@ use crate::clock::Clock;
 pub(super) use self::body::Incoming;
 pub(crate) use self::keep_alive::KeepAlive;
 
-/// The shortest time after which this worker closes another connection for the requests of other
-/// workers.
+/// During this time, a worker closes at most one busy connection for the requests of other workers.
 const GIVE_UP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The connections of one worker, and the worker's requests that wait for a slot.
@@ -48,14 +47,14 @@ pub(super) struct Connections {
     /// The connections that accept requests. The first connection with a free slot is used, so that
     /// connections that are not needed become idle.
     open: RefCell<Vec<Rc<Connection>>>,
-    /// The requests that wait for a slot, in the order of their arrival. If a sender is dropped,
-    /// the waiting request tries again to get a slot.
+    /// The requests that wait for a slot, in the order of their arrival. When its sender is
+    /// dropped, a waiting request tries again to get a slot.
     waiters: RefCell<VecDeque<Sender<Result<Slot, Error>>>>,
     /// The number of connections that are being opened.
     opening: Cell<usize>,
     /// The number of slots of the newest connection.
     slots: Cell<usize>,
-    /// The number of waiting requests of this worker that the limit counts.
+    /// The number of requests of this worker that wait in the queue of the limit.
     waiting: Cell<usize>,
     gave_up: Cell<Option<Instant>>,
     maintenance: RefCell<Option<AbortOnDrop>>,
@@ -154,8 +153,8 @@ impl Connections {
         }
     }
 
-    /// Waits for a slot, or for the right to open a connection. The request counts as waiting since
-    /// `since`.
+    /// Waits for a slot, or for the right to open a connection. `since` is the time at which the
+    /// request began to wait.
     async fn queue(
         self: &Rc<Self>,
         mut granted: Receiver<Result<Slot, Error>>,
@@ -167,7 +166,8 @@ impl Connections {
             let waited = self.clock.instant().saturating_duration_since(since);
             let first = async {
                 tokio::select! {
-                    // A slot of an open connection is better, because it needs no handshake.
+                    // `biased` prefers a slot of an open connection, because an open connection
+                    // needs no handshake.
                     biased;
                     granted = &mut granted => Ok(Err(granted)),
                     permit = self.limit.open() => Ok(Ok(permit?)),
@@ -186,8 +186,8 @@ impl Connections {
         }
     }
 
-    /// Opens a connection in its own task, so that the connection is opened even if the request
-    /// that needs it is dropped.
+    /// Opens a connection in a separate task, so that the connection is opened even if the waiting
+    /// request is dropped.
     fn open_connection(self: &Rc<Self>, permit: OwnedSemaphorePermit) {
         self.opening.set(self.opening.get().saturating_add(1));
         let connections = Rc::clone(self);
@@ -208,12 +208,13 @@ impl Connections {
         self.slots.set(connection.slots().max(1));
         self.open.borrow_mut().push(connection);
         self.serve();
-        // The other waiting requests may need a further connection.
+        // This call drops the senders of the other waiting requests. Each of these requests tries
+        // again, and may open another connection.
         self.waiters.take();
     }
 
-    /// Passes the error of a new connection to a waiting request. If no connection is left, all
-    /// waiting requests get the error.
+    /// Passes the error of a connection that could not be opened to the first waiting request. If
+    /// no other connection is open or being opened, all waiting requests get the error.
     fn fail(&self, error: Error) {
         let alone = self.open.borrow().is_empty() && self.opening.get() == 0;
         let waiters = self.waiters.take();
@@ -221,7 +222,8 @@ impl Connections {
         let first = waiters.next();
         if alone {
             for waiter in waiters {
-                // A request that was dropped at this moment needs no error.
+                // If a waiting request was dropped at this moment, `send` fails, and nobody needs
+                // the error.
                 waiter.send(Err(error.of_connecting())).unwrap_or_default();
             }
         }
@@ -257,9 +259,9 @@ impl Connections {
         }
     }
 
-    /// Closes connections that are broken or have been idle for too long. Then closes one more
-    /// connection for each waiting request of another worker. If no connection is idle, one
-    /// connection gets no further request, and is closed when its requests have finished.
+    /// Closes connections that are broken or have been idle for too long. Then closes one idle
+    /// connection for each waiting request of another worker. If too few connections are idle, one
+    /// busy connection gets no further request, and is closed when its requests have finished.
     fn close_unneeded(&self) {
         let now = self.clock.instant();
         let mut open = self.open.borrow_mut();
@@ -270,8 +272,8 @@ impl Connections {
             wanted = wanted.saturating_sub(usize::from(given));
             !given
         });
-        // If all workers are overloaded, each worker has waiting requests. Even then, the workers
-        // must not replace their connections all the time.
+        // If all workers are overloaded, each worker has waiting requests. Without this interval,
+        // the workers would then close and open connections all the time.
         let last = self.gave_up.get();
         let may_give_up =
             last.is_none_or(|last| now.saturating_duration_since(last) >= GIVE_UP_INTERVAL);

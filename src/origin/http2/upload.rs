@@ -10,13 +10,13 @@ use http_body::{Body as _, Frame};
 
 use crate::origin::outgoing::{Interrupted, Outgoing};
 
-/// Sends `body` on `stream`, as fast as the origin accepts it. Ends when the body was sent, or when
-/// the origin does not want the rest of the body. If the body breaks off, the stream is reset, so
-/// that the origin cannot mistake the body for a complete body.
+/// Sends `body` on `stream`, as fast as the origin accepts the bytes. Ends when the body was sent,
+/// or when the origin does not want the rest of the body. If the body breaks off, the stream is
+/// reset, so that the origin cannot mistake the body for a complete body.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future gives up the stream.
+/// If the future is dropped, the rest of the body is not sent.
 pub(super) async fn send(mut body: Outgoing, mut stream: SendStream<Bytes>) {
     loop {
         let next = poll_fn(|cx| match poll_reset(&mut stream, cx) {
@@ -39,7 +39,8 @@ pub(super) async fn send(mut body: Outgoing, mut stream: SendStream<Bytes>) {
         };
         match sent {
             Ok(false) => {}
-            // If the origin has ended the stream, the response contains the reason.
+            // If the origin has reset the stream, the code that waits for the response gets the
+            // error.
             Ok(true) | Err(Unwanted) => return,
         }
     }

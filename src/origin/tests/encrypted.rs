@@ -41,7 +41,7 @@ impl Authority {
         self.signs_with(params, &[])
     }
 
-    /// Creates an acceptor whose server knows the ALPN protocols `alpn`.
+    /// Creates an acceptor for a server that supports the ALPN protocols `alpn`.
     pub(super) fn signs_with(&self, params: &CertificateParams, alpn: &[&str]) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
@@ -65,8 +65,8 @@ pub(super) fn named(name: &str) -> CertificateParams {
     CertificateParams::new([name.to_owned()]).unwrap()
 }
 
-/// Calls `https://localhost`, where a server with `acceptor` answers. Returns the result and, if
-/// the server's handshake succeeded, all bytes that the server received.
+/// Sends a request to a server that uses `acceptor` at `https://localhost`. Returns the result and,
+/// if the server's handshake succeeded, all bytes that the server received.
 async fn call(
     authority: &Authority,
     acceptor: &TlsAcceptor,

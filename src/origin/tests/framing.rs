@@ -1,4 +1,5 @@
-//! Tests of answers with contradictory framing, incomplete answers, and answers without a request.
+//! Tests of answers with contradictory framing, incomplete answers, and answers that arrive without
+//! a request.
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use tokio::join;

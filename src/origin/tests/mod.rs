@@ -121,7 +121,7 @@ impl Server {
     }
 }
 
-/// The origin's end of a connection.
+/// The origin's side of a connection.
 struct Peer(TcpStream);
 
 impl Peer {
@@ -205,7 +205,7 @@ async fn fetch(pool: &Pool, path: &str) -> Result<String, Error> {
     text(pool.send(get(path)).await?).await
 }
 
-/// Runs a test with local tasks. Fails if the test hangs.
+/// Runs a test in a runtime that can spawn local tasks. Fails if the test takes too long.
 fn local<T>(test: impl Future<Output = T>) -> impl Future<Output = T> {
     let test = Box::pin(test);
     async {

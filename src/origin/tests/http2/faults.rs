@@ -1,10 +1,10 @@
-//! Tests of origins that end connections and streams, and of requests that are given up.
+//! Tests of origins that end connections and streams, and of requests that the client aborts.
 
 use super::*;
 use crate::origin::KeepAlive;
 
-/// An app that answers the first request with `first`, and all others with "ok". Returns the app
-/// and the number of its requests.
+/// An app that answers the first request with `first`, and all other requests with "ok". Returns
+/// the app and the number of its requests.
 async fn first_then_ok(first: impl Fn(SendResponse<Bytes>) + 'static) -> (App, Rc<Cell<usize>>) {
     let count = Rc::new(Cell::new(0));
     let seen = Rc::clone(&count);
@@ -37,7 +37,7 @@ async fn after_goaway_requests_finish_and_new_requests_get_another_connection() 
         let pool = app.pool();
         let old = pool.send(get("/old")).await.unwrap();
         app.shutdown.notify_waiters();
-        // The second request is sent when the gateway has read the announcement.
+        // The test sends the second request after the gateway has read the GOAWAY frame.
         until(|| pool.idle() == 0 && pool.usable() == 0).await;
         let new = pool.send(get("/new")).await.unwrap();
         assert_eq!(app.connections.get(), 2);
@@ -75,7 +75,7 @@ async fn s_33_a_refused_request_without_content_is_sent_again_once() {
             );
             assert_eq!(count.get(), sent, "{method} {content}");
         }
-        // A second refusal is final.
+        // After a second refusal, the gateway does not send the request again.
         let count = Rc::new(Cell::new(0));
         let seen = Rc::clone(&count);
         let app = App::start(move |_request, mut respond| {
@@ -114,13 +114,13 @@ async fn s_33_a_safe_request_on_a_lost_connection_is_sent_again() {
             let ok = async |connection: &mut server::Connection<TcpStream, Bytes>| {
                 let (_, respond) = connection.accept().await.unwrap().unwrap();
                 answer(respond, "ok");
-                // The connection writes the answer while it waits for the next request.
+                // `accept` also writes the answer while it waits for the next request.
                 connection.accept().await
             };
             let app = async {
                 let stream = server.accept().await.0;
                 let mut connection = server::handshake(stream).await.unwrap();
-                // The second request gets no answer.
+                // The app accepts a second request, and closes the connection without an answer.
                 assert!(matches!(ok(&mut connection).await, Some(Ok(_))));
                 drop(connection);
                 if again {
@@ -199,7 +199,7 @@ async fn a_request_that_is_given_up_resets_only_its_stream() {
         let pool = app.pool();
         let mut other = pool.send(get("/other"));
         for path in ["/head", "/body"] {
-            // The client sends more than the windows of the stream, and never ends the content.
+            // The client sends more bytes than the flow control allows, and never ends the content.
             let (client, content) = TestBody::new();
             client
                 .send(Ok(Bytes::from(vec![b'x'; 1024 * 1024])))

@@ -120,7 +120,7 @@ async fn a_large_upload_is_echoed() {
     .await;
 }
 
-/// Serves one TLS connection whose server knows the protocols `alpn`.
+/// Serves one TLS connection. The server supports the ALPN protocols `alpn`.
 async fn over_tls(alpn: &[&str]) -> Result<String, Error> {
     let authority = Authority::new();
     let server = Server::start().await;

@@ -23,7 +23,7 @@ struct App {
     limit: Arc<Limit>,
     /// The number of accepted connections.
     connections: Rc<Cell<usize>>,
-    /// Notifies the app to announce the end of all its connections (GOAWAY).
+    /// Tells the app to announce the end of all its connections (GOAWAY).
     shutdown: Rc<Notify>,
 }
 
@@ -132,7 +132,7 @@ fn increment(count: &Cell<usize>) {
     count.set(count.get().saturating_add(1));
 }
 
-/// Waits until a condition is true. The condition depends on other local tasks.
+/// Waits until a condition is true. Other local tasks make the condition true.
 async fn until(condition: impl Fn() -> bool) {
     while !condition() {
         tokio::task::yield_now().await;

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Answers the requests when `together` requests have arrived.
+/// Answers no request before `count` requests have arrived.
 fn together(
     count: usize,
 ) -> impl Fn(Request<RecvStream>, SendResponse<Bytes>) -> Pin<Box<dyn Future<Output = ()>>> {
@@ -74,7 +74,8 @@ async fn a_request_waits_for_a_stream_if_no_connection_may_be_opened() {
         let (second, mut third) = (pool.send(get("/2")), pool.send(get("/3")));
         let mut second = std::pin::pin!(second);
         tokio::select! {
-            // The second request has to take the only place in the queue first.
+            // The second request has to enter the queue before the third request, because the queue
+            // has only one place.
             biased;
             _ = &mut second => panic!("two requests on one stream"),
             busy = &mut third => assert!(matches!(busy, Err(Error::Busy)), "{busy:?}"),
@@ -116,7 +117,8 @@ async fn workers_take_turns_with_the_only_connection() {
             });
             assert_eq!(other.unwrap(), "ok");
             assert_eq!(app.connections.get(), connections);
-            // The other worker's connection is idle now, so it is closed for this worker.
+            // The connection of the other worker is idle now, so the other worker closes it, and
+            // this worker can open a connection.
         }
     })
     .await;
