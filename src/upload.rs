@@ -192,7 +192,7 @@ where
                     // Trailers are not recorded, so the record would be incomplete.
                     None => *record = Record::Lost,
                 }
-                // The record is completed at the last frame, because the sender may not poll again
+                // The record is completed at the last frame, because the sender might stop polling
                 // after the last frame.
                 if body.is_end_stream() {
                     record.close();
@@ -247,7 +247,7 @@ mod tests {
 
     use super::*;
 
-    /// A body that consists of these pieces, and whose length is not known in advance.
+    /// A body that consists of these pieces. The length of the body is not known in advance.
     struct Pieces(Vec<Bytes>);
 
     impl Body for Pieces {

@@ -6,8 +6,8 @@
 //! of a thread share one buffer for reading. A relay allocates memory only for bytes that the
 //! receiver does not accept immediately.
 //!
-//! [`FrameTracker`] follows the WebSocket frames of the app. When the gateway ends a relay, the
-//! relay may send a close frame only between two frames of the app. The tracker shows when the
+//! [`FrameTracker`] tracks the WebSocket frames that the app sends. When the gateway ends a relay,
+//! the relay may send a close frame only between two frames of the app. The tracker shows when the
 //! relay is between two frames.
 
 use std::cell::{Cell, RefCell};
@@ -29,7 +29,8 @@ pub(crate) use self::frames::{Close, FrameTracker};
 /// The maximum number of bytes in one read.
 const SCRATCH: usize = 64 * 1024;
 
-/// The maximum number of bytes in one read after the close frame. The relay discards these bytes.
+/// After the close frame, the relay discards all bytes of the client, in reads of at most this
+/// number of bytes.
 const DISCARD: usize = 1024;
 
 thread_local! {
@@ -45,11 +46,13 @@ pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {
     fn reset_on_close(&self);
 }
 
-/// A connection that has switched protocols, and the bytes that were read after the head.
+/// A connection that has switched protocols, and the bytes that arrived after the head of the
+/// handshake.
 pub(crate) struct Peer {
     /// The connection.
     pub(crate) io: Box<dyn Duplex>,
-    /// The bytes that arrived after the head, which belong to the new protocol.
+    /// The bytes that arrived after the head of the handshake. These bytes belong to the new
+    /// protocol.
     pub(crate) early: Bytes,
 }
 
@@ -75,7 +78,7 @@ impl ByteCounts {
     }
 }
 
-/// The reason why a relay ended by itself.
+/// The reason why a relay ended before the gateway closed it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Ended {
     /// Both sides have closed their sending direction.
@@ -116,8 +119,8 @@ struct Direction {
 enum Stage {
     #[default]
     Open,
-    /// The sender has closed its sending direction. The relay has not closed the connection to the
-    /// receiver yet.
+    /// The sender has closed its sending direction. The relay has not yet closed the sending
+    /// direction to the receiver.
     Ending,
     /// The relay has closed the sending direction to the receiver.
     Ended,
@@ -248,7 +251,8 @@ impl Direction {
 }
 
 impl Relay {
-    /// Creates a relay between `client` and `app`. `frames` follows the bytes of the app.
+    /// Creates a relay between `client` and `app`. `frames` tracks the WebSocket frames that the
+    /// app sends.
     pub(crate) fn new(client: Peer, app: Peer, mut frames: FrameTracker) -> Self {
         let byte_counts = ByteCounts::default();
         add(&byte_counts.0.from_client, client.early.len());
@@ -288,8 +292,9 @@ impl Relay {
         } = self;
         let (mut up, mut down) = (Poll::Pending, Poll::Pending);
         // The runtime limits the work of a task in one poll. A direction that always has bytes can
-        // use the whole limit. Therefore the two directions take turns at being polled first. Each
-        // poll polls both directions, so that the task wakes when either direction can continue.
+        // use the whole limit. Therefore each poll begins with the direction that was second in the
+        // previous poll. Each poll polls both directions, so that the task wakes when one of the
+        // two directions can continue.
         for is_to_app in [*to_app_first, !*to_app_first] {
             if is_to_app {
                 up = to_app.poll(cx, &mut **client, &mut **app, |data| {

@@ -20,8 +20,8 @@ use crate::clock::Clock;
 /// The reason why a request body ended too early. Responsible: the client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum BodyFailure {
-    /// The client disconnected, or the framing of the body is invalid. No answer can be sent on the
-    /// connection.
+    /// The client disconnected, or the framing of the body is invalid. After this failure, no
+    /// answer can be sent on the connection.
     #[error("the request body broke off")]
     Broken,
     /// The body is longer than [`RequestBody::limit`] allows. The answer is 413.
@@ -32,12 +32,12 @@ pub enum BodyFailure {
     TooSlow,
 }
 
-/// Reports why a request body failed, and how much of the body has arrived. The HTTP client reports
-/// only that sending the body failed. The reason is in the `BodyWatch`.
+/// Reports why a request body failed, and how much of the body has arrived. The HTTP client that
+/// forwards the body reports only that sending has failed. The `BodyWatch` contains the reason.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct BodyWatch(Option<Rc<Observed>>);
 
-/// The values of a body that its `BodyWatch` reports.
+/// The values that the `BodyWatch` of a body reports.
 #[derive(Debug, Default)]
 struct Observed {
     failure: Cell<Option<BodyFailure>>,
@@ -60,7 +60,7 @@ impl BodyWatch {
 /// contain any field, so the body yields trailers only if [`RequestBody::forward_trailers`] sets a
 /// filter.
 ///
-/// `is_end_stream` and `size_hint` return the values of the connection, so a request without a body
+/// `is_end_stream` and `size_hint` return the values of hyper's body, so a request without a body
 /// is also forwarded without a body. If the caller stops polling before a frame arrives, no data is
 /// lost.
 pub(crate) struct RequestBody {
@@ -117,7 +117,8 @@ impl RequestBody {
         Ok(())
     }
 
-    /// Turns off the lowest allowed rate. The caller has to limit the pauses of the client.
+    /// Turns off the check of the lowest allowed rate. The caller then has to limit the pauses of
+    /// the client.
     pub(crate) fn allow_pauses(&mut self) {
         if let Some(open) = &mut self.open {
             open.rate_meter = None;
@@ -246,7 +247,8 @@ struct RateMeter {
     /// The number of bytes that must arrive in each window.
     least: u64,
     bytes: u64,
-    /// The total time of the earlier waits in this window. The current wait is not included.
+    /// The total time of the earlier waits in this window. The total does not include the current
+    /// wait.
     waited: Duration,
     waiting_since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,

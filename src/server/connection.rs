@@ -37,12 +37,12 @@ use crate::relay::{Duplex, Peer};
 /// per stream (HTTP/2). If the settings allow a request head longer than `BUFFER`, an HTTP/1.1
 /// connection may buffer a head of the allowed length.
 const BUFFER: usize = 64 * 1024;
-/// The maximum number of bytes that one HTTP/2 stream may have received and not yet forwarded. The
-/// window of a connection is as large as the windows of all its streams together. If the window of
-/// the connection were smaller, a few blocked uploads would block all other streams.
+/// The maximum number of bytes that the gateway has received on one HTTP/2 stream and has not yet
+/// forwarded. The window of a connection is as large as the windows of all its streams together. If
+/// the window of the connection were smaller, a few blocked uploads would block all other streams.
 const STREAM_WINDOW: u32 = 128 * 1024;
-/// The maximum number of streams that the gateway resets because of errors of the client. After
-/// more such errors, the gateway closes the connection.
+/// The maximum number of streams that the gateway resets because of errors of the client. If errors
+/// of the client cause more resets, the gateway closes the connection.
 const LOCAL_RESETS: usize = 64;
 /// The maximum number of streams that the client has reset and the gateway has not yet processed.
 /// If a client resets more streams, the gateway closes the connection (CVE-2023-44487).
@@ -72,8 +72,8 @@ pub(super) async fn serve<H: Handler>(
     let socket = Socket::new(stream, Rc::clone(&serving.state));
     match tls {
         None => http1(serving, socket).await,
-        // The future is in a box, because it would make the task of each connection without TLS
-        // larger.
+        // Without the box, the future of TLS would also enlarge the task of each connection without
+        // TLS.
         Some(config) => Box::pin(serve_tls(serving, socket, config)).await,
     }
 }
@@ -165,7 +165,7 @@ where
     if !state.is_upgrade_requested() {
         return None;
     }
-    // If a request asked for another protocol, hyper leaves the socket open when HTTP has ended.
+    // If a request asked for another protocol, hyper does not close the socket at the end of HTTP.
     let parts = connection.into_parts();
     let mut io = parts.io.into_inner();
     let Some(tunnel) = tunnel.take() else {
@@ -190,9 +190,10 @@ where
     let mut builder = http2::Builder::new(StreamExecutor(Rc::clone(&state)));
     builder
         .timer(TokioTimer::new())
-        // WebSockets over HTTP/2 (RFC 8441).
+        // Allows WebSockets over HTTP/2 (RFC 8441).
         .enable_connect_protocol()
-        // Detects that a client has disappeared, even if the gateway sends no bytes.
+        // HTTP/2 pings detect that a client has disappeared, even if the gateway sends no other
+        // bytes.
         .keep_alive_interval(deadlines.idle)
         .keep_alive_timeout(deadlines.write)
         .max_concurrent_streams(limits.streams)
@@ -270,7 +271,7 @@ fn answer<H: Handler>(
     let per_connection = Rc::clone(&serving.per_connection);
     let (mut head, body) = request.into_parts();
     state.set_http10(head.version == Version::HTTP_10);
-    // A request has this extension of hyper only if the request asks for another protocol.
+    // hyper adds an extension only to a request that asks for another protocol.
     let switch = if head.extensions.is_empty() {
         Switch::No
     } else {
@@ -303,7 +304,8 @@ fn answer<H: Handler>(
             // `Upgrade`.
             Protocol::Http1 if response.status() == StatusCode::SWITCHING_PROTOCOLS => {}
             Protocol::Http1 if state.is_closing() => {
-                // RFC 9112 section 9.6: the last response contains `Connection: close`.
+                // The last response on a connection contains `Connection: close` (RFC 9112 section
+                // 9.6).
                 response
                     .headers_mut()
                     .insert(CONNECTION, HeaderValue::from_static("close"));

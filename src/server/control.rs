@@ -1,4 +1,5 @@
-//! What a handler can learn and do about a connection after it has answered.
+//! Types by which a handler observes or ends its answer or its tunnel after the handler has
+//! returned.
 
 use std::rc::Rc;
 
@@ -25,7 +26,7 @@ impl TunnelStop {
     }
 }
 
-/// The control of an answer that is being sent to a client.
+/// Controls an answer that is being sent to a client.
 #[derive(Debug)]
 pub(crate) struct AnswerControl {
     state: Rc<ConnectionState>,
@@ -50,8 +51,8 @@ impl AnswerControl {
         self.state.streams_stopped().await;
     }
 
-    /// Ends the answer, even if the client does not read. Over HTTP/1.1, the connection is closed
-    /// before the end of the answer. Over HTTP/2, the stream is reset.
+    /// Ends the answer, even if the client does not read. Over HTTP/1.1, this function closes the
+    /// connection before the end of the answer. Over HTTP/2, the stream is reset.
     pub(crate) fn abort(&self) {
         match &self.stream {
             Some(stream) => stream.abort(),

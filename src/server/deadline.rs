@@ -20,8 +20,8 @@ use super::Deadlines;
 use super::control::AnswerControl;
 use crate::clock::Clock;
 
-/// The longest time for which a connection may stay open without activity after it was asked to
-/// close.
+/// After the gateway has asked a connection to close, the connection may stay open without activity
+/// for this time.
 const CLOSING_GRACE: Duration = Duration::from_secs(1);
 /// The longest time for which the gateway continues to read after the last response. If a socket
 /// with unread input is closed, the kernel sends a reset. A reset can destroy a response that the
@@ -29,7 +29,7 @@ const CLOSING_GRACE: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(2);
 
 /// A clock that returns the time of the last sweep. The returned time can be up to one sweep
-/// interval too early. To read this clock, no system call is needed.
+/// interval in the past. Reading this clock needs no system call.
 #[derive(Debug)]
 pub(super) struct CoarseClock {
     clock: Clock,
@@ -42,7 +42,7 @@ impl CoarseClock {
         Rc::new(Self { clock, reading })
     }
 
-    /// Returns the time of the last update.
+    /// Returns the time of the last call of [`CoarseClock::update`].
     pub(super) fn now(&self) -> Instant {
         self.reading.get()
     }
@@ -60,7 +60,7 @@ impl CoarseClock {
 pub(super) enum Phase {
     /// No byte has arrived.
     FirstByte,
-    /// The TLS handshake. A connection without TLS leaves the phase when its first bytes are read.
+    /// The TLS handshake. Without TLS, the phase `Handshake` ends when the first bytes are read.
     Handshake,
     /// A part of a request head or of the HTTP/2 preface has arrived.
     Head,
@@ -81,7 +81,7 @@ pub(super) enum Overdue {
     Head,
     Idle,
     Linger,
-    /// The connection was asked to close, and has transferred no bytes for too long.
+    /// The connection should close, but has transferred no bytes for too long.
     Closing,
     Write,
 }
@@ -103,10 +103,10 @@ impl Overdue {
 /// The version of HTTP, which decides how requests share a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Protocol {
-    /// Requests are sent one after the other.
+    /// The requests of a connection are answered one after the other.
     Http1,
-    /// Several requests are sent at the same time. Each request is a stream with its own flow
-    /// control (RFC 9113 section 5.2).
+    /// Several requests of a connection are answered at the same time. Each request is a stream
+    /// with its own flow control (RFC 9113 section 5.2).
     Http2,
 }
 
@@ -128,14 +128,14 @@ pub(super) struct ConnectionState {
     in_flight: Cell<usize>,
     /// Whether the handler has received at least one request of this connection.
     served: Cell<bool>,
-    /// Whether a request body was dropped before its end. If so, the socket may contain unread
+    /// Whether a request body was dropped before its end, so that the socket may contain unread
     /// input.
     unread: Cell<bool>,
-    /// The time when the connection was asked to close.
+    /// The time when the gateway asked the connection to close.
     closing: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
-    /// Whether a request asked for another protocol. After such a request, hyper does not close the
-    /// connection, so our code has to close the connection.
+    /// Whether a request asked for another protocol. After a request for another protocol, hyper
+    /// leaves the connection open, so our code has to close the connection.
     upgrade_requested: Cell<bool>,
     /// Whether the streams on this connection have to end. `stop` notifies the streams.
     stopped: Cell<bool>,
@@ -147,7 +147,7 @@ pub(super) struct ConnectionState {
     /// Whether the socket has to be closed with a reset.
     has_broken_answer: Cell<bool>,
     task: OnceCell<AbortHandle>,
-    /// The stream that was accepted last, until the task of this stream is spawned.
+    /// The newest stream, as long as its task is not spawned.
     unspawned: RefCell<Option<Rc<Stream>>>,
     streams: RefCell<Vec<Rc<Stream>>>,
 }
@@ -203,9 +203,9 @@ impl ConnectionState {
         }
     }
 
-    /// Records that a request head begins. If a head has already begun or a request is in flight,
-    /// the function does nothing. In these cases, the bytes belong to the same head, to a body or
-    /// to a pipelined request.
+    /// Records that a request head begins. Does nothing if a head has already begun or a request is
+    /// in flight, because the bytes then belong to the same head, to a body or to a pipelined
+    /// request.
     pub(super) fn head_begins(&self) {
         if matches!(
             self.phase.get(),
@@ -215,8 +215,8 @@ impl ConnectionState {
         }
     }
 
-    /// Records that the HTTP/2 connection preface is complete. The connection is then idle, because
-    /// the next frame does not always begin a request.
+    /// Records that the HTTP/2 connection preface is complete. After the preface, the connection is
+    /// idle, because the next frame does not always begin a request.
     pub(super) fn preface_complete(&self) {
         if self.phase.get() == Phase::Head {
             self.enter(Phase::Idle);
@@ -262,8 +262,8 @@ impl ConnectionState {
     ///
     /// Cancel safe.
     pub(super) async fn streams_stopped(&self) {
-        // The notification is created before the check, so that a stop between these two lines is
-        // not missed.
+        // `notified` is created before `stopped` is read, so that this function misses no call of
+        // `stop_streams`.
         let notified = self.stop.notified();
         if !self.stopped.get() {
             notified.await;
@@ -308,7 +308,7 @@ impl ConnectionState {
         }
     }
 
-    /// Stores the task of the newest stream, so that the gateway can end this stream without the
+    /// Stores the task of the newest stream, so that the gateway can end this stream and keep the
     /// connection.
     pub(super) fn stream_spawned(&self, task: AbortHandle) {
         if let Some(stream) = self.unspawned.take() {
@@ -338,7 +338,7 @@ impl ConnectionState {
         self.in_flight.get()
     }
 
-    /// Stores the task of the connection, so that the sweep can end it.
+    /// Stores the task of the connection, so that the sweep can end the connection.
     pub(super) fn spawned(&self, task: AbortHandle) {
         // The cell is always empty here, because each connection is spawned only one time.
         self.task.set(task).unwrap_or_default();
@@ -359,9 +359,9 @@ impl ConnectionState {
         self.is_http10.set(is_http10);
     }
 
-    /// Makes the socket close with a reset, if the latest request is an HTTP/1.0 request. An answer
-    /// over HTTP/1.0 can end with its connection, so the client would mistake a broken answer for a
-    /// complete answer if the connection ended without a reset.
+    /// Makes the socket close with a reset, if the latest request is an HTTP/1.0 request. Over
+    /// HTTP/1.0, the end of the connection can mark the end of an answer. Without a reset, the
+    /// client would mistake a broken answer for a complete answer.
     pub(super) fn break_answer(&self) {
         if self.is_http10.get() {
             self.has_broken_answer.set(true);
@@ -373,7 +373,7 @@ impl ConnectionState {
         self.has_broken_answer.get()
     }
 
-    /// Asks the connection to finish the requests in flight and to close after that.
+    /// Asks the connection to finish the requests in flight, and then to close.
     pub(super) fn close(&self) {
         if self.closing.get().is_none() {
             self.closing.set(Some(self.coarse_clock.now()));
@@ -389,7 +389,7 @@ impl ConnectionState {
         self.closing.get().is_some()
     }
 
-    /// Stores the waker of the task for [`ConnectionState::close`].
+    /// Stores the waker with which [`ConnectionState::close`] wakes the task.
     pub(super) fn set_waker(&self, waker: &Waker) {
         let mut kept = self.waker.borrow_mut();
         if !kept.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
@@ -413,7 +413,7 @@ impl ConnectionState {
         }
         let (limit, overdue) = match self.phase.get() {
             Phase::Busy => return None,
-            // The last response is not sent completely, so only the write deadline applies.
+            // The last response has not been sent completely, so only the write deadline applies.
             Phase::Idle if stalled.is_some() => return None,
             Phase::FirstByte => (deadlines.first_byte, Overdue::FirstByte),
             Phase::Handshake => (deadlines.handshake, Overdue::Handshake),
@@ -424,8 +424,8 @@ impl ConnectionState {
         let since = self.since.get();
         let is_waiting = matches!(self.phase.get(), Phase::FirstByte | Phase::Idle);
         match self.closing.get() {
-            // A connection that was asked to close may stay open for a short time, so that its last
-            // bytes, such as a GOAWAY frame, can be transferred.
+            // After the gateway has asked a connection to close, the connection may stay open for a
+            // short time, to transfer its last bytes, such as a GOAWAY frame.
             Some(asked) if is_waiting => {
                 let asked = asked.max(since);
                 let done = passed(asked.max(self.last_transfer.get()), CLOSING_GRACE);
@@ -435,9 +435,9 @@ impl ConnectionState {
         }
     }
 
-    /// Ends each stream that the client blocks: the socket accepts bytes, but the client's flow
-    /// control does not. On a slow network, all streams wait for the socket, and no stream is
-    /// ended. Returns the number of ended streams.
+    /// Ends each HTTP/2 stream that the client blocks: the socket accepts bytes, but the client's
+    /// flow control allows no bytes. On a slow network, all streams wait for the socket, so this
+    /// function ends no stream. Returns the number of ended streams.
     pub(super) fn abort_blocked_streams(&self, now: Instant, write: Duration) -> usize {
         let mut cut = 0_usize;
         for stream in self.streams.borrow().iter() {
@@ -459,8 +459,8 @@ impl ConnectionState {
 #[derive(Debug, Default)]
 pub(super) struct Stream {
     task: OnceCell<AbortHandle>,
-    /// The time when the connection received the latest chunk of the response. `None` if the client
-    /// has accepted that chunk.
+    /// The time when the connection received the latest chunk of the response from the handler.
+    /// `None` if the client has accepted the latest chunk.
     blocked: Cell<Option<Instant>>,
     /// Whether the stream was ended because its client did not accept the response in time.
     timed_out: Cell<bool>,
@@ -480,7 +480,7 @@ impl Stream {
     }
 }
 
-/// A request in flight. The guard is first in the handler's future, and later in the response body.
+/// A request in flight. The handler's future owns this guard first, and then the response body.
 #[derive(Debug)]
 pub(super) struct InFlight {
     state: Rc<ConnectionState>,
@@ -497,7 +497,7 @@ impl InFlight {
         }
     }
 
-    /// Returns the value by which the answer to this request can be ended.
+    /// Returns the [`AnswerControl`] by which the handler can end the answer to this request.
     pub(super) fn control(&self) -> AnswerControl {
         AnswerControl::new(&self.state, self.stream.as_ref())
     }

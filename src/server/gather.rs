@@ -1,7 +1,7 @@
 //! Combines the small writes of an HTTP/2 connection into one TLS record.
 //!
 //! One poll of a connection may answer many requests, but h2 writes each response separately.
-//! Without a buffer, each write would be one TLS record, one system call and one wake-up of the
+//! Without a buffer, each write would cause one TLS record, one system call and one wake-up of the
 //! client. [`Gather`] buffers the writes until the poll ends. The code that polls the connection
 //! has to call [`Gather::poll_release`] at the end of each poll.
 
@@ -16,8 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The size of the buffer: the content of one TLS record (RFC 8446 section 5.1).
 const RECORD: usize = 16 * 1024;
-/// The longest write that is buffered. For a longer write, a separate record is cheaper than a
-/// copy.
+/// The longest write that is buffered. For a longer write, a separate TLS record is cheaper than a
+/// copy into the buffer.
 const SMALL: usize = 4 * 1024;
 
 /// A stream that buffers small writes until they are released. Clones share the stream.
@@ -73,7 +73,7 @@ impl<S: AsyncWrite + Unpin> GatherBuffer<S> {
     fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(rest @ [_, ..]) = self.bytes.get(self.taken..) {
             let count = ready!(Pin::new(&mut self.stream).poll_write(cx, rest))?;
-            // If the stream reported a write of zero bytes, this loop would never end.
+            // Without this check, the loop would never end if the stream accepted zero bytes.
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -145,7 +145,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
         self.0.borrow().stream.is_write_vectored()
     }
 
-    /// Flushes nothing. The buffered bytes are sent when the poll of the connection has ended.
+    /// Flushes nothing. The buffered bytes are sent at the end of the poll of the connection.
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

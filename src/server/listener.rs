@@ -13,7 +13,8 @@ use super::Error;
 
 /// The maximum number of connections that the kernel queues until the gateway accepts them.
 const BACKLOG: u32 = 1024;
-/// The pause before the next attempt after the system had no free descriptor or memory.
+/// If the system has no free descriptor or memory, the next attempt to accept a connection follows
+/// after this pause.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// A listening TCP socket. The socket is exclusive: as long as it exists, no other process can
@@ -71,8 +72,8 @@ fn listen_inside(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     } else {
         TcpSocket::new_v6()?
     };
-    // Without this option, closed connections of an earlier process would block the address. Even
-    // with this option, `bind` fails if another process still listens on the address.
+    // Without `SO_REUSEADDR`, closed connections of an earlier process would block the address.
+    // Even with `SO_REUSEADDR`, `bind` fails if another process still listens on the address.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)?.into_std()
@@ -80,7 +81,7 @@ fn listen_inside(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 /// Passes every connection to `open` until `drain` is true or the sender of `drain` is dropped.
 /// Before this function returns, it accepts the connections that the kernel has already queued, so
-/// that no client loses its connection.
+/// that no queued client loses its connection.
 ///
 /// While `open` waits, no further connection is accepted.
 pub(super) async fn accept<F: Future<Output = ()>>(

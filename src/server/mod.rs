@@ -16,9 +16,9 @@
 //!   server selected the protocol by the first bytes, a client that sends no bytes could stay
 //!   connected forever.
 //! - Each worker checks all deadlines in one sweep. No request sets a timer.
-//! - Over HTTP/2, all responses of one poll are sent together as one TLS record. To copy small
-//!   pieces into one buffer is cheaper than to send each piece with its own record and system call.
-//!   The header compression table gets only fields whose values are likely to occur again.
+//! - Over HTTP/2, all responses of one poll are sent together as one TLS record. Copying small
+//!   pieces into one buffer is cheaper than a TLS record and a system call for each piece. The
+//!   header compression table gets only fields whose values are likely to occur again.
 
 use std::future::Future;
 use std::io;
@@ -64,19 +64,19 @@ pub struct Settings {
     pub(crate) limits: Limits,
 }
 
-/// The longest durations that the server allows. A connection that misses its deadline is closed at
-/// most a quarter of a second later.
+/// The longest durations that the server allows. The server closes a connection at most a quarter
+/// of a second after the connection has missed a deadline.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Deadlines {
     /// The time from the accept to the first byte.
     pub(crate) first_byte: Duration,
     /// The time from the first byte to the end of the TLS handshake.
     pub(crate) handshake: Duration,
-    /// The time from the first byte of a request head to its end. Over HTTP/2 this deadline applies
-    /// to the connection preface.
+    /// The time from the first byte to the last byte of a request head. Over HTTP/2 this deadline
+    /// applies to the connection preface.
     pub(crate) head: Duration,
     /// The longest time between two requests. HTTP/2 frames that belong to no request do not extend
-    /// this time.
+    /// the idle time.
     pub(crate) idle: Duration,
     /// The longest time during which the gateway has bytes to send and the client accepts no byte.
     /// After this time, the connection is closed.
@@ -188,9 +188,9 @@ pub(crate) trait Handler: 'static {
     ///
     /// # Cancel safety
     ///
-    /// The future may be dropped at any await: when the client disconnects, when a deadline of the
-    /// connection passes, or at the end of a drain. If some work must always be finished, the
-    /// handler has to start a task for this work.
+    /// The server may drop the future at any await: when the client disconnects, when a deadline of
+    /// the connection passes, or at the end of a drain. If some work must always be finished, the
+    /// handler has to start a separate task for this work.
     fn handle(
         &self,
         per_connection: &Self::PerConnection,
@@ -200,7 +200,7 @@ pub(crate) trait Handler: 'static {
 }
 
 /// A response body. The body of a 101 response contains the tunnel that follows the response. Any
-/// other body can get the control of its answer.
+/// other body can get the [`AnswerControl`] of its answer.
 pub(crate) trait Content:
     Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static
 {
@@ -209,20 +209,20 @@ pub(crate) trait Content:
         None
     }
 
-    /// Is called when the connection gets the response. A body that may have to end early calls
-    /// `control`.
+    /// The server calls this function when the connection gets the response. A body that may have
+    /// to end early calls `control` to get its [`AnswerControl`].
     fn begin(&mut self, _control: impl FnOnce() -> AnswerControl) {}
 }
 
 impl Content for Full<Bytes> {}
 
 /// A function that runs a tunnel after a 101 response. The function gets the connection as its
-/// argument. When the returned future ends, the connection is closed.
+/// argument. When the returned future ends, the server closes the connection.
 ///
 /// # Cancel safety
 ///
-/// The future may be dropped at any await: when the client accepts no bytes for too long, or at the
-/// end of a drain.
+/// The server may drop the future at any await: when the client accepts no bytes for too long, or
+/// at the end of a drain.
 pub(crate) type TunnelFn = Box<dyn FnOnce(UpgradedClient) -> Pin<Box<dyn Future<Output = ()>>>>;
 
 /// A client's connection after a 101 response.

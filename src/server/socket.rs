@@ -71,8 +71,8 @@ impl Duplex for TlsStream<Socket> {
 }
 
 impl Duplex for TokioIo<Upgraded> {
-    /// Does nothing, because an HTTP/2 stream has no socket of its own. The peer gets no reset, but
-    /// only the end of the stream.
+    /// Does nothing, because an HTTP/2 stream has no socket of its own. The peer sees only the end
+    /// of the stream, and gets no reset.
     fn reset_on_close(&self) {}
 }
 
@@ -152,8 +152,9 @@ impl<S> Plaintext<S> {
         match self.protocol {
             Protocol::Http1 => self.state.head_begins(),
             // The time limit for a request head also applies to the HTTP/2 connection preface, but
-            // not to later frames of the connection. The arrival of a frame does not end the idle
-            // time, because some frames belong to no request (PING, WINDOW_UPDATE, SETTINGS).
+            // not to later frames of the connection. After the preface, the arrival of a frame does
+            // not end the idle time, because some frames belong to no request (PING, WINDOW_UPDATE,
+            // SETTINGS).
             Protocol::Http2 if self.preface > 0 => {
                 self.state.head_begins();
                 self.preface = self.preface.saturating_sub(count);

@@ -62,7 +62,7 @@ impl Switch {
         }
     }
 
-    /// Begins the tunnel if the response has one.
+    /// If the response contains a tunnel, begins the tunnel.
     pub(super) fn answer<B: Content>(
         self,
         response: &mut Response<B>,
@@ -80,7 +80,7 @@ impl Switch {
                 // When the connection is closed, the stream is also closed, and this task ends.
                 // Therefore no code has to wait for the task.
                 drop(tokio::task::spawn_local(async move {
-                    // An error means that the client has disconnected.
+                    // If `on_upgrade` fails, the client has disconnected.
                     if let Ok(stream) = on_upgrade.await {
                         let client = Peer {
                             io: Box::new(TokioIo::new(stream)),

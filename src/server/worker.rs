@@ -26,7 +26,7 @@ use crate::clock::Clock;
 use crate::tls::Acceptor;
 
 /// The maximum number of socket events that a worker processes before it runs its tasks. The number
-/// is small, so that a request is forwarded while its data is in the processor's cache.
+/// is small, so that a request is forwarded while its data is still in the processor's cache.
 const EVENTS: usize = 16;
 
 /// The last part of the drain time, during which tunnels may send a close frame.
@@ -74,8 +74,8 @@ impl Workers {
     ///
     /// # Errors
     ///
-    /// [`Error::Share`], [`Error::Spawn`], [`Error::WorkerLost`]. Workers that were already started
-    /// begin to drain.
+    /// [`Error::Share`], [`Error::Spawn`], [`Error::WorkerLost`]. After an error, the workers that
+    /// have already started begin to drain.
     pub(crate) fn start<H: Handler>(
         setup: Setup<'_>,
         make: impl Fn() -> H + Clone + Send + 'static,
@@ -134,7 +134,8 @@ impl Workers {
     }
 
     /// Starts the drain if the drain has not begun. Waits until all requests in flight are
-    /// finished, at most for [`super::Deadlines::drain`]. Then ends the remaining requests.
+    /// finished, but not longer than [`super::Deadlines::drain`]. After this time, ends the
+    /// remaining requests.
     ///
     /// # Cancel safety
     ///
@@ -196,7 +197,8 @@ fn run<H: Handler>(
             .map(|(listener, tls)| worker.accept(listener, tls, drain.clone()))
             .collect();
         report_start(&ready, Ok(()));
-        // If another worker panics before it reports, the channel has to be closed.
+        // This worker has reported, so it drops its sender. Otherwise, the start would wait forever
+        // if another worker panicked before its report.
         drop(ready);
         worker.registry.run(acceptors, drain).await
     });
@@ -340,7 +342,7 @@ impl Registry {
         let sweeping = Rc::clone(self);
         // The sweep task ends when the worker drops all its tasks.
         let _sweeper = tokio::task::spawn_local(async move { sweeping.sweep_forever().await });
-        // An error means that [`Workers`] was dropped, which also starts the drain.
+        // If `wait_for` fails, [`Workers`] was dropped, which also starts the drain.
         drop(drain.wait_for(|drain| *drain).await);
         self.draining.set(true);
         self.coarse_clock.update();
@@ -370,8 +372,8 @@ impl Registry {
             for state in self.connections.borrow().values() {
                 state.stop_streams();
             }
-            // The next statement counts the requests that were not finished in this time. These
-            // requests are dropped with the worker.
+            // The next statement counts the requests that were not finished before the timeout.
+            // When the worker ends, these requests are dropped.
             timeout(close_time, finished).await.unwrap_or_default();
         }
         self.connections
@@ -457,7 +459,7 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_retries(6);
 
 /// Sets the options of an accepted socket. Nagle's algorithm is switched off, so that small writes
-/// are sent immediately. Bodies do not need the algorithm, because they are written in large
+/// are sent immediately. Bodies do not need Nagle's algorithm, because they are written in large
 /// pieces.
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;

@@ -18,8 +18,8 @@ use crate::secret::Secret;
 /// The lifetime of the certificates. Browsers refuse certificates with a longer lifetime, even from
 /// a private authority.
 const LIFETIME: Duration = Duration::from_hours(24 * 397);
-/// The number of seconds between the begin of the validity period and the creation of a certificate
-/// (one day). The validity begins earlier, because the clocks of other machines may be slow.
+/// The validity period of a certificate begins this many seconds (one day) before its creation,
+/// because the clocks of other machines may be slow.
 const BACKDATED: u64 = 24 * 60 * 60;
 
 /// The files that [`development_certificates`] has created.
@@ -42,7 +42,7 @@ pub struct DevelopmentFiles {
 ///
 /// # Errors
 ///
-/// [`Error::AlreadyExists`] if one of the files already exists. Then no file is written.
+/// [`Error::AlreadyExists`] if one of the files already exists; the function then writes no file.
 /// [`Error::Generate`] if one of `names` is not a valid DNS name. [`Error::Write`].
 pub fn development_certificates(
     dir: &Path,
@@ -133,7 +133,7 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
             source,
         }
     };
-    // `create_new` fails if another process has created the file since the check.
+    // `create_new` fails if another process has created the file since this function looked for it.
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)

@@ -65,12 +65,13 @@ impl ServerIdentity {
 pub(crate) enum Refreshed {
     /// The files have not changed.
     Unchanged,
-    /// New handshakes use the new content of the files. Open connections are not changed.
+    /// New handshakes use the new content of the files. Open connections keep the old
+    /// configuration.
     Replaced,
 }
 
 impl Error {
-    /// Returns the file that the operator has to correct, if the error names one.
+    /// Returns the file that the operator has to correct, if the error names a file.
     pub(crate) fn file(&self) -> Option<&Path> {
         match self {
             Self::AlreadyExists { path }
@@ -199,8 +200,8 @@ enum Validity {
 impl Acceptor {
     /// Reads certificate and key. The configuration supports TLS 1.2 and 1.3, and `h2` and
     /// `http/1.1` by ALPN. Session tickets are on, and early data is off. If the certificate is
-    /// expired or not yet valid, the gateway logs a warning and uses the certificate. The reason is
-    /// that a warning in the browser is better than an outage of all apps.
+    /// expired or not yet valid, the gateway logs a warning and still uses the certificate, because
+    /// a warning in the browser is better than an outage of all apps.
     ///
     /// # Errors
     ///
@@ -222,7 +223,7 @@ impl Acceptor {
         self.0.loaded.store(other.0.loaded.load_full());
     }
 
-    /// Reads the files again, and uses them if their contents have changed. Symbolic links are
+    /// Reads the files again, and uses the new contents if a file has changed. Symbolic links are
     /// followed, because Kubernetes replaces a file by changing a symbolic link. Blocks while the
     /// function reads two small files.
     ///
@@ -274,8 +275,8 @@ impl fmt::Debug for Acceptor {
     }
 }
 
-/// The contents of the two files, and a digest of both contents. The digest shows whether a file
-/// has changed.
+/// The contents of the certificate file and of the key file, and a digest of both contents. The
+/// digest shows whether a file has changed.
 struct Files {
     certificate: Vec<u8>,
     key: Secret<Vec<u8>>,
@@ -287,8 +288,8 @@ impl Files {
         let certificate = read(&identity.certificate)?;
         let key = Secret::new(read(&identity.key)?);
         let mut context = digest::Context::new(&digest::SHA256);
-        // The digest includes the length of the first file. Otherwise, the digest would not change
-        // if bytes moved from one file to the other.
+        // The digest includes the length of the first file. Without this length, the digest would
+        // not change if bytes moved from the first file to the second file.
         context.update(&certificate.len().to_be_bytes());
         context.update(&certificate);
         context.update(key.expose());
@@ -363,9 +364,9 @@ impl Loaded {
     }
 }
 
-/// Verifies the certificate without any trusted authority, so the verification always fails. The
-/// library checks the dates of the certificate before the issuer. Therefore every error that is not
-/// about the dates shows that the dates are valid.
+/// Checks the dates of a certificate. The verification has no trusted authority, so it always
+/// fails. The library checks the dates of the certificate before the issuer. Therefore every error
+/// that is not about the dates shows that the dates are valid.
 fn validity(leaf: &CertificateDer<'_>, now: Timestamp) -> Validity {
     let Ok(parsed) = ParsedCertificate::try_from(leaf) else {
         return Validity::Current;
@@ -391,8 +392,8 @@ fn validity(leaf: &CertificateDer<'_>, now: Timestamp) -> Validity {
 }
 
 fn warn_if_others_can_read(key: &Path) {
-    // If the group can read the file, there is no warning, because services often get access to a
-    // key through their group.
+    // If only the group can also read the key file, there is no warning, because services often get
+    // access to a key through their group.
     let open = fs::metadata(key).is_ok_and(|data| data.permissions().mode() & 0o007 != 0);
     if open {
         tracing::warn!(

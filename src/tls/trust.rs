@@ -42,8 +42,8 @@ impl Trust {
             tracing::warn!(error = %error, "A system certificate authority cannot be read");
         }
         let mut roots = RootCertStore::empty();
-        // Certificates that the library does not accept are ignored, because some systems have such
-        // certificates.
+        // The gateway ignores certificates that the library does not accept, because some systems
+        // have such certificates.
         let (_added, _ignored) = roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {
             return Err(Error::NoSystemAuthorities);
@@ -118,7 +118,7 @@ impl Loaded {
 }
 
 /// Creates a client configuration. Each configuration has its own cache of TLS sessions. Therefore
-/// no TLS session can be resumed after the trusted authorities were replaced.
+/// no TLS session can be resumed after a change of the trusted authorities.
 fn configuration(roots: RootCertStore) -> Result<Arc<ClientConfig>, Error> {
     let mut config = ClientConfig::builder_with_provider(crypto())
         .with_safe_default_protocol_versions()

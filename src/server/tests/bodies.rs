@@ -126,7 +126,7 @@ async fn s_18_an_unread_body_is_never_parsed_as_a_request() {
             .await;
         client.until("early").await;
         // The server either closes the connection or answers the next request. The server must
-        // never answer the hidden request.
+        // never answer the request that is hidden in the body.
         if client
             .0
             .write_all(b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n")

@@ -1,4 +1,4 @@
-//! Tests of D-01 to D-06 that need only a single connection.
+//! Tests of the attacks D-01 to D-06 that need only a single connection.
 
 use tokio::time::{Instant, interval};
 
@@ -8,7 +8,7 @@ use super::*;
 const HALF_HELLO: &[u8] = &[22, 3, 1, 1, 0, 1, 0, 0, 252, 3, 3, 7, 7, 7, 7, 7];
 
 /// Fails if the server closed the connection before the deadline. The sweep may close a connection
-/// too early, but by less than the time between two sweeps.
+/// before its deadline, but by less than the time between two sweeps.
 #[track_caller]
 fn assert_not_before(deadline: Duration, start: Instant) {
     let elapsed = Clock::system().instant().duration_since(start);
@@ -139,8 +139,8 @@ async fn d_03_an_idle_connection_is_closed() {
     let start = Clock::system().instant();
     assert_eq!(client.rest().await, "");
     assert_not_before(MODEST, start);
-    // A client is also idle between the handshake and the first request, because browsers open
-    // connections in advance.
+    // The idle deadline also applies between the TLS handshake and the first request, because
+    // browsers open connections in advance.
     let start = Clock::system().instant();
     assert_eq!(server.secure_client(&[]).await.rest().await, "");
     assert_not_before(MODEST, start);

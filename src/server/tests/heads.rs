@@ -1,5 +1,5 @@
-//! Tests of D-07: heads that are too large, and protocols that a listener without TLS does not
-//! support.
+//! Tests of attack D-07: heads that are too large, and protocols that a listener without TLS does
+//! not support.
 
 use super::*;
 

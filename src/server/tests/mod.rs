@@ -177,7 +177,7 @@ fn respond(status: StatusCode, text: &str) -> Response<Pieces> {
 
 struct Pieces {
     pieces: VecDeque<Bytes>,
-    /// `Some` for an endless body. The guard exists as long as the endless body.
+    /// The guard of an endless body, which exists as long as the body. `None` for any other body.
     endless: Option<RequestGuard>,
 }
 
@@ -342,7 +342,7 @@ impl rustls::time_provider::TimeProvider for TestDay {
     }
 }
 
-/// Fails if the future takes too long.
+/// Fails if `future` takes too long.
 async fn soon<F: Future>(future: F) -> F::Output {
     timeout(PATIENCE, future).await.expect("it took too long")
 }

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 
-/// The connection preface and empty SETTINGS (RFC 9113 section 3.4).
+/// The connection preface and an empty SETTINGS frame (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 type Sender = SendRequest<Empty<Bytes>>;
@@ -237,7 +237,8 @@ async fn an_http2_handler_is_dropped_when_its_stream_or_connection_goes_away() {
 
     let mut client = server.secure_client(&[b"h2"]).await;
     client.send(PREFACE).await;
-    // HEADERS with END_STREAM and END_HEADERS (RFC 9113 section 6.2): GET https, :path, :authority.
+    // A HEADERS frame with END_STREAM and END_HEADERS (RFC 9113 section 6.2). Its fields are
+    // `:method` (GET), `:scheme` (https), `:path` and `:authority`.
     client
         .send(b"\0\0\x15\x01\x05\0\0\0\x01\x82\x87\x04\x06/never\x01\x09localhost")
         .await;
