@@ -72,9 +72,9 @@ impl Client {
     /// # Errors
     ///
     /// While the client connects: [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`],
-    /// [`Error::ConnectTimeout`]. After the client has connected: [`Error::CallTimeout`],
-    /// [`Error::TooLarge`], [`Error::Broken`], [`Error::UnrequestedUpgrade`]. After each of these
-    /// four errors, the origin may have processed the request ([`Error::may_have_been_processed`]).
+    /// [`Error::ConnectTimeout`]. After the client has connected, when the origin may already have
+    /// processed the request ([`Error::may_have_been_processed`]): [`Error::CallTimeout`],
+    /// [`Error::TooLarge`], [`Error::Broken`], [`Error::UnrequestedUpgrade`].
     ///
     /// # Cancel safety
     ///

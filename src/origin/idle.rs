@@ -17,8 +17,8 @@ use super::limit::Limit;
 use super::trailers::DroppedTrailers;
 use crate::clock::Clock;
 
-/// While a request of another worker waits, a worker may give a connection to its own requests only
-/// this many times. Without this limit, the other worker might never get a connection.
+/// While a request of another worker waits, a worker may give a connection to its own requests at
+/// most this many times. Without this limit, the other worker might never get a connection.
 const MAX_HANDOVERS: u8 = 8;
 
 /// The idle connections of a worker to one origin, and the worker's requests that wait for a
@@ -124,8 +124,8 @@ impl IdleConnections {
         };
         match granted {
             Granted::Connection(_) => Ok(granted),
-            // Another request may have handed over its connection at the same moment. This
-            // connection must not be lost.
+            // If another request has handed over its connection at the same moment, this connection
+            // must not be lost.
             Granted::Permit(permit) => Ok(handed
                 .try_recv()
                 .map_or(Granted::Permit(permit), Granted::Connection)),
@@ -142,7 +142,7 @@ impl IdleConnections {
             return;
         }
         // The limit counts the waiting requests of all workers, and `waiting` counts the waiting
-        // requests of this worker. The difference of these numbers is the number of requests that
+        // requests of this worker. `limit.waiting()` minus `waiting` is the number of requests that
         // wait at other workers.
         let elsewhere = self.limit.waiting() > self.waiting.get();
         connection.handovers = if elsewhere {

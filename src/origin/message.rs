@@ -61,8 +61,8 @@ pub(super) fn normalize_framing(
             return Err(Error::Framing);
         }
         headers.remove(TRANSFER_ENCODING);
-        // `Transfer-Encoding` overrides `Content-Length`. A message with both of these fields may
-        // be an attack (RFC 9112 section 6.3).
+        // `Transfer-Encoding` overrides `Content-Length`. A message with `Transfer-Encoding` and
+        // `Content-Length` may be an attack (RFC 9112 section 6.3).
         if headers.remove(CONTENT_LENGTH).is_some() {
             framing = Framing::Ambiguous;
         }

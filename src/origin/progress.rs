@@ -40,7 +40,7 @@ pub(crate) struct StreamingCall;
 #[derive(Clone, Copy)]
 enum WaitingFor {
     /// The gateway waits for the client. The origin has accepted all bytes that the client has sent
-    /// so far.
+    /// until now.
     Client,
     /// The gateway waits until the origin accepts bytes or answers. The value is the time at which
     /// the wait for the origin began.

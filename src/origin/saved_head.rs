@@ -89,7 +89,7 @@ pub(super) fn field(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
     let (name, value) = line.split_at_checked(colon)?;
     let name = HeaderName::from_bytes(name).ok()?;
     // In a line that hyper has written, a space precedes the value and a carriage return follows
-    // the value. The space and the carriage return are removed.
+    // the value. `trim_ascii` removes the space and the carriage return.
     let value = value.strip_prefix(b":")?.trim_ascii();
     Some((name, HeaderValue::from_bytes(value).ok()?))
 }

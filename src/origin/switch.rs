@@ -57,7 +57,7 @@ pub(crate) type ExchangeFuture = Pin<Box<dyn Future<Output = Result<Exchange, Er
 impl Pool {
     /// Sends a request whose fields ask for `upgrade`. The request has no content. The request gets
     /// a new connection, on which no other request is sent. The new connection keeps `slot` until
-    /// it is closed.
+    /// its socket is closed.
     ///
     /// # Errors
     ///

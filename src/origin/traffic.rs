@@ -16,8 +16,8 @@ use super::saved_head::field;
 
 /// The record of the reads and writes of a connection for its current request.
 ///
-/// The record of the request head is a copy of the bytes that hyper writes. A copy of the fields
-/// would be ten times as slow, and the gateway rarely needs the record.
+/// The record of the request head is a copy of the bytes that hyper writes. To copy each field of
+/// the head would be ten times as slow, and the gateway rarely needs the record.
 #[derive(Default)]
 pub(super) struct Traffic {
     response_begun: Cell<bool>,
@@ -45,13 +45,13 @@ impl Traffic {
         self.wipe_head();
     }
 
-    /// Allows reads again. Must be called at the start of each run of the connection's task.
+    /// Allows reads again. The connection's task must call this function at the start of each run.
     pub(super) fn allow_reads(&self) {
         self.nothing_to_read.set(false);
     }
 
-    /// Returns the recorded head, if no byte of a response has arrived. Only requests without
-    /// content are recorded.
+    /// Returns the recorded request head, if no byte of a response has arrived. Only requests
+    /// without content are recorded.
     pub(super) fn unanswered_head(&self) -> Option<Parts> {
         if self.response_begun.get() {
             return None;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::name::Origin;
 
-/// When trailers are dropped, logs one warning for requests and one warning for responses.
+/// Logs at most one warning about dropped trailers of requests, and one about those of responses.
 #[derive(Debug)]
 pub(super) struct DroppedTrailers {
     origin: Origin,

@@ -41,8 +41,8 @@ thread_local! {
 
 /// A connection that a relay can use.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {
-    /// Makes the kernel send a reset when this connection is closed. The reset shows the peer that
-    /// the data is incomplete.
+    /// Makes the kernel send a reset when this connection is closed. By the reset, the peer learns
+    /// that the data is incomplete.
     fn reset_on_close(&self);
 }
 
@@ -352,7 +352,7 @@ impl Relay {
                 return;
             }
         }
-        // If the shutdown fails, the client has already disconnected.
+        // If `shutdown` fails, the client has already disconnected.
         client.shutdown().await.unwrap_or_default();
         // If a socket with unread input is closed, the kernel sends a reset. A reset can destroy
         // the close frame before the client has read the close frame.

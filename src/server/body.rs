@@ -133,8 +133,8 @@ impl RequestBody {
         }
     }
 
-    /// Returns a handle that reports why this body failed. The caller keeps the handle while the
-    /// body is forwarded.
+    /// Returns a handle that reports why this body failed. The caller keeps the handle while
+    /// another part of the gateway forwards the body.
     pub(crate) fn watch(&self) -> BodyWatch {
         BodyWatch(self.open.as_ref().map(|open| Rc::clone(&open.observed)))
     }

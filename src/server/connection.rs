@@ -62,8 +62,8 @@ pub(super) struct Serving<H: Handler> {
 ///
 /// # Cancel safety
 ///
-/// Dropping the future closes the socket and drops the handler's futures. To end a connection, the
-/// sweep drops this future.
+/// Dropping the future closes the socket and drops the handler's futures. When the sweep ends a
+/// connection, this future is dropped.
 pub(super) async fn serve<H: Handler>(
     serving: Serving<H>,
     stream: TcpStream,
@@ -169,7 +169,7 @@ where
     let parts = connection.into_parts();
     let mut io = parts.io.into_inner();
     let Some(tunnel) = tunnel.take() else {
-        // If the shutdown fails, the client has already disconnected.
+        // If `shutdown` fails, the client has already disconnected.
         io.shutdown().await.unwrap_or_default();
         return None;
     };
@@ -257,8 +257,8 @@ async fn finish<C: Future<Output = hyper::Result<()>>>(
     })
 }
 
-/// Passes a request to the handler. The request counts as unfinished as soon as this function is
-/// called, even if the returned future is never polled.
+/// Passes a request to the handler. The request counts as unfinished from the call of this
+/// function, even if the returned future is never polled.
 fn answer<H: Handler>(
     serving: &Serving<H>,
     request: Request<Incoming>,

@@ -47,8 +47,8 @@ pub(super) struct Connections {
     /// The connections that accept requests. The first connection with a free slot is used, so that
     /// connections that are not needed become idle.
     open: RefCell<Vec<Rc<Connection>>>,
-    /// The requests that wait for a slot, in the order of their arrival. When its sender is
-    /// dropped, a waiting request tries again to get a slot.
+    /// The requests that wait for a slot, in the order of their arrival. A waiting request tries
+    /// again to get a slot when its sender is dropped.
     waiters: RefCell<VecDeque<Sender<Result<Slot, Error>>>>,
     /// The number of connections that are being opened.
     opening: Cell<usize>,
@@ -208,8 +208,8 @@ impl Connections {
         self.slots.set(connection.slots().max(1));
         self.open.borrow_mut().push(connection);
         self.serve();
-        // This call drops the senders of the other waiting requests. Each of these requests tries
-        // again, and may open another connection.
+        // This call drops the senders of the other waiting requests, so that these requests try
+        // again and may open another connection.
         self.waiters.take();
     }
 
@@ -272,8 +272,8 @@ impl Connections {
             wanted = wanted.saturating_sub(usize::from(given));
             !given
         });
-        // If all workers are overloaded, each worker has waiting requests. Without this interval,
-        // the workers would then close and open connections all the time.
+        // If all workers are overloaded, each worker has waiting requests. Without
+        // `GIVE_UP_INTERVAL`, the workers would then close and open connections all the time.
         let last = self.gave_up.get();
         let may_give_up =
             last.is_none_or(|last| now.saturating_duration_since(last) >= GIVE_UP_INTERVAL);

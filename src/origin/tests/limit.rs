@@ -85,8 +85,8 @@ async fn an_app_with_one_process_serves_two_workers() {
     .unwrap();
     app.abort();
     let connections = connections.load(Ordering::SeqCst);
-    // There are far fewer connections than requests, because the workers hand connections over to
-    // their own requests.
+    // There are far fewer connections than requests, because each worker uses a connection for
+    // several of its own requests.
     assert!(connections < 450, "{connections}");
 }
 

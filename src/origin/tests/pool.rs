@@ -42,7 +42,7 @@ async fn the_connection_used_last_is_used_first() {
         let answer = async {
             let (mut one, mut two) = (server.accept().await, server.accept().await);
             one.answer(OK).await;
-            // The first response must be read completely before the second response arrives.
+            // The pool must read the first response completely before the second response arrives.
             while pool.idle() < 1 {
                 tokio::task::yield_now().await;
             }

@@ -4,7 +4,7 @@ use super::*;
 use crate::origin::KeepAlive;
 
 /// An app that answers the first request with `first`, and all other requests with "ok". Returns
-/// the app and the number of its requests.
+/// the app and the number of requests that the app has received.
 async fn first_then_ok(first: impl Fn(SendResponse<Bytes>) + 'static) -> (App, Rc<Cell<usize>>) {
     let count = Rc::new(Cell::new(0));
     let seen = Rc::clone(&count);
@@ -184,7 +184,7 @@ async fn a_request_that_is_given_up_resets_only_its_stream() {
                 if path == "/ok" {
                     return answer(respond, "ok");
                 }
-                // The content of the request is never read.
+                // The app never reads the content of the request.
                 let _content = request.into_body();
                 let reason = if path == "/body" {
                     let mut body = respond.send_response(head(200), false).unwrap();
