@@ -25,7 +25,7 @@ const MAX_RECORDED: usize = 64 * 1024;
 /// The error of a body from any source.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The body of a request that is forwarded. `None` if there is no content.
+/// The body of a request that is forwarded. `None` if the request has no content.
 pub(crate) struct Upload(Option<Content>);
 
 type Content = Pin<Box<dyn Body<Data = Bytes, Error = BoxError>>>;

@@ -18,7 +18,8 @@ use crate::clock::Clock;
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// Delays the content of a request until the origin has sent `100 Continue`, or until [`MAX_WAIT`]
-/// has passed. The listener sends `100 Continue` to the client when the content is first read.
+/// has passed. The listener sends `100 Continue` to the client when the gateway first reads the
+/// content.
 ///
 /// If the origin sends its final answer first, the listener sends no 100 response, because the
 /// answer has already begun.

@@ -6,7 +6,7 @@ use http_body::Body;
 
 use super::error::Error;
 
-/// The result of the check of a response's length.
+/// Whether a response states its length in exactly one way.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Framing {
     /// The response states its length in exactly one way.

@@ -152,7 +152,7 @@ impl Pool {
 }
 
 impl Shared {
-    /// Converts a request to the form that is written to a connection.
+    /// Converts a request to the form that hyper writes to a connection.
     pub(super) fn prepare(&self, request: Request<Upload>) -> Request<Outgoing> {
         let (mut parts, upload) = request.into_parts();
         parts.version = Version::HTTP_11;

@@ -1,4 +1,4 @@
-//! A response body, as it arrives from a connection.
+//! Response bodies from HTTP/1.1 and HTTP/2 connections.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use super::error::Error;
 use super::http2;
 
-/// A response body, as it arrives from a connection of either version of HTTP.
+/// A response body from an HTTP/1.1 or HTTP/2 connection.
 pub(super) enum Received {
     Http1(Incoming),
     Http2(Box<http2::Incoming>),

@@ -125,8 +125,8 @@ impl RequestBody {
         }
     }
 
-    /// Makes the body yield the trailers that the filter has not removed. By default, the body drops
-    /// all trailers. `filter` is called only if the request has a body.
+    /// Makes the body yield the trailers that the filter does not remove. By default, the body
+    /// drops all trailers. `filter` is called only if the request has a body.
     pub(crate) fn forward_trailers(&mut self, filter: impl FnOnce() -> TrailerFilter) {
         if let Some(open) = &mut self.open {
             open.trailer_filter = Some(filter());

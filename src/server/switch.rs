@@ -16,8 +16,8 @@ use super::{Content, Handler, TunnelFn, TunnelStop, UpgradedClient};
 use crate::fields::UpgradeRequest;
 use crate::relay::Peer;
 
-/// What becomes the tunnel if the handler's answer switches to another protocol: the connection or
-/// one stream.
+/// If the handler's answer switches to another protocol, the connection or one HTTP/2 stream
+/// becomes the tunnel.
 pub(super) enum Switch {
     /// The request asks for no other protocol, so there is no tunnel.
     No,

@@ -230,7 +230,7 @@ impl Acceptor {
     /// # Errors
     ///
     /// The errors of [`Acceptor::load`]. After an error, the old configuration stays in use, and
-    /// the next call tries again.
+    /// the next call of this function tries again.
     pub(crate) fn refresh(&self) -> Result<Refreshed, Error> {
         let shared = &self.0;
         let current = shared.loaded.load();

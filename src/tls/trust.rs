@@ -74,7 +74,7 @@ impl Trust {
     /// # Errors
     ///
     /// The errors of [`Trust::from_file`]. After an error, the old authorities stay in use, and the
-    /// next call tries again.
+    /// next call of this function tries again.
     pub(crate) fn refresh(&self) -> Result<Refreshed, Error> {
         let shared = &self.0;
         let Some(path) = &shared.file else {

@@ -67,9 +67,9 @@ impl Incoming {
         flow.release_capacity(data.len()).map_err(Error::Http2)
     }
 
-    /// Returns the result for a stream that was reset. A reset without an error ends the upload,
-    /// not the response: the origin has sent the complete response and does not want the rest of
-    /// the request (RFC 9113 section 8.1).
+    /// Returns the error of a stream that was reset, or `None` if the response is complete. A reset
+    /// without an error ends the upload, not the response: the origin has sent the complete
+    /// response and does not want the rest of the request (RFC 9113 section 8.1).
     fn reset(&self, error: h2::Error) -> Option<Error> {
         let is_complete = error.is_reset()
             && error.reason() == Some(Reason::NO_ERROR)

@@ -146,7 +146,8 @@ impl Connection {
         self.accepts_requests() && (!self.is_idle() || idle() < max_idle)
     }
 
-    /// Returns false if the connection is broken, or if the origin has announced its end (GOAWAY).
+    /// Returns false if the connection is broken, or if the origin has announced the end of the
+    /// connection (GOAWAY).
     pub(super) fn accepts_requests(&self) -> bool {
         // No task has to be woken, because the connection is checked again before its next use.
         let mut context = Context::from_waker(Waker::noop());
