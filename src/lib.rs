@@ -4,20 +4,20 @@
 //! token set and stores the token set with the session. Each request to the app contains the access
 //! token in the `Authorization` field.
 //!
-//! This page describes the structure of the crate. A room is a module. A room may use only rooms of
-//! a lower rank. Rooms of the same rank may not use each other. A test enforces the rules about
-//! ranks.
+//! This page describes the structure of the crate. A module may use only modules of
+//! a lower layer. Modules of the same layer may not use each other. A test enforces the rules about
+//! layers.
 //!
-//! | rank | rooms | what they contain |
+//! | layer | modules | what they contain |
 //! | --- | --- | --- |
 //! | 0 | [`secret`] [`clock`] [`telemetry`] | values that are never printed; the time, as an argument; events, access log and metrics |
 //! | 1 | [`seal`] [`tls`] [`identity`] [`token`] [`fields`] [`target`] [`upload`] [`relay`] | keys and sealed data; certificates; the identity of a user; the token set; HTTP fields; the canonical request target; the body of a forwarded request; bytes between two connections after a switch of protocols |
-//! | 2 | [`origin`] [`server`] | the HTTP client and its pool; listeners, framing, deadlines and drain; these two rooms know nothing about authentication |
+//! | 2 | [`origin`] [`server`] | the HTTP client and its pool; listeners, framing, deadlines and drain; these two modules know nothing about authentication |
 //! | 3 | [`provider`] [`session`] [`upstream`] | the authorization server: metadata, keys, tokens, identities; the sessions; the app |
 //! | 4 | [`access`] [`login`] | routes, rules, decisions and refreshes; the code flow, pending logins and sign-out |
 //! | 5 | [`gateway`] [`admin`] | the handling of a request, and its answers; health and metrics |
 //! | 6 | [`config`] | settings file, variables and flags; one error reports all problems |
-//! | 7 | [`instance`] | one running gateway, made from all other rooms |
+//! | 7 | [`instance`] | one running gateway, made from all other modules |
 //! | 8 | [`demo`] | an authorization server and an app inside the program, for demonstrations and for tests |
 //!
 //! # One site

@@ -16,7 +16,7 @@ use crate::access::refresh::tests::NOW;
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::provider::{self, Provider, Providers, profile};
-use crate::session::{EndReason, NewSession, Registrations, Sessions, two_fronts};
+use crate::session::{EndReason, NewSession, Registrations, Sessions, two_replicas};
 use crate::telemetry::Metrics;
 use crate::token::{Lifetime, TokenSet};
 
@@ -74,7 +74,7 @@ const GRANTED: &str =
 struct Processes {
     endpoint: TokenEndpoint,
     clock: Clock,
-    fronts: [Arc<Sessions>; 2],
+    replicas: [Arc<Sessions>; 2],
     refreshers: [Arc<Refresher>; 2],
     sessions: [Arc<Session>; 2],
     _folder: tempfile::TempDir,
@@ -87,8 +87,8 @@ impl Processes {
         let (providers, clock) = (Arc::new(providers), Clock::manual(NOW));
         let folder = tempfile::tempdir().unwrap();
         let registrations = Registrations::from([("main".into(), [0; 32])]);
-        let fronts = two_fronts(folder.path(), &registrations, NOW).map(Arc::new);
-        let refreshers = fronts.each_ref().map(|sessions| {
+        let replicas = two_replicas(folder.path(), &registrations, NOW).map(Arc::new);
+        let refreshers = replicas.each_ref().map(|sessions| {
             Arc::new(Refresher::new(
                 Arc::clone(&providers),
                 Arc::clone(sessions),
@@ -108,15 +108,15 @@ impl Processes {
             tokens: TokenSet::new("old", Some("first"), life).unwrap(),
             replaces: Vec::new(),
         };
-        let key = fronts[0].open(new, NOW).await.unwrap().key();
+        let key = replicas[0].open(new, NOW).await.unwrap().key();
         let sessions = [
-            fronts[0].fetch(&key).await.unwrap().unwrap(),
-            fronts[1].fetch(&key).await.unwrap().unwrap(),
+            replicas[0].fetch(&key).await.unwrap().unwrap(),
+            replicas[1].fetch(&key).await.unwrap().unwrap(),
         ];
         Self {
             endpoint,
             clock,
-            fronts,
+            replicas,
             refreshers,
             sessions,
             _folder: folder,
@@ -200,7 +200,7 @@ async fn g_12_a_sign_out_does_not_wait_for_the_other_process() {
     processes.endpoint.calls.recv().await.unwrap();
     let second = processes.refresh(1);
     settle().await;
-    let (sessions, key) = (&processes.fronts[0], processes.sessions[0].key());
+    let (sessions, key) = (&processes.replicas[0], processes.sessions[0].key());
     sessions.end(key, EndReason::SignedOut).await.unwrap();
     assert!(matches!(outcome(second).await, Outcome::Ended));
     processes.endpoint.gate.send_replace(true);
@@ -210,7 +210,7 @@ async fn g_12_a_sign_out_does_not_wait_for_the_other_process() {
 #[tokio::test]
 async fn the_lease_of_a_process_that_died_ends_by_itself() {
     let mut processes = Processes::start("200 OK", GRANTED).await;
-    let (sessions, key) = (&processes.fronts[0], processes.sessions[0].key());
+    let (sessions, key) = (&processes.replicas[0], processes.sessions[0].key());
     let lease = sessions.lease(key, NOW, NOW.plus(DRAIN_WAIT)).await;
     assert!(matches!(&lease, Ok(Leased::Granted(_))));
     let waiter = processes.refresh(1);
@@ -225,7 +225,7 @@ async fn the_lease_of_a_process_that_died_ends_by_itself() {
 #[tokio::test]
 async fn f_14_a_drain_does_not_wait_for_the_lease_of_another_process() {
     let processes = Processes::start("200 OK", GRANTED).await;
-    let (sessions, key) = (&processes.fronts[0], processes.sessions[0].key());
+    let (sessions, key) = (&processes.replicas[0], processes.sessions[0].key());
     let lease = sessions.lease(key, NOW, NOW.plus(DRAIN_WAIT)).await;
     assert!(matches!(&lease, Ok(Leased::Granted(_))));
     let waiter = processes.refresh(1);

@@ -1,8 +1,8 @@
 //! Decides whether a request may be forwarded.
 //!
 //! Only [`Access::decide`] makes decisions, and no request reaches an upstream without a
-//! [`Permit`]. The room `access` uses routes, sessions and rules, and keeps access tokens fresh
-//! ([`Refresher`]). The room `access` does not use pages, redirects or the login.
+//! [`Permit`]. The module `access` uses routes, sessions and rules, and keeps access tokens fresh
+//! ([`Refresher`]). The module `access` does not use pages, redirects or the login.
 //!
 //! If the access token of a request is fresh, the check of the token's age costs one relaxed atomic
 //! load and a comparison. A request whose token expires soon starts a refresh and is permitted
@@ -13,7 +13,7 @@
 //! own reference counts, so workers do not write to the same memory.
 //!
 //! Code that skips the decision does not compile, because the fields of a [`Permit`] are private to
-//! this room. Only two parts of this room create permits: [`Access::decide`], and the code that
+//! this module. Only two parts of this module create permits: [`Access::decide`], and the code that
 //! decides again after a wait or after an app has refused a token.
 //!
 //! ```
@@ -34,7 +34,7 @@
 //! }
 //! ```
 //!
-//! Code outside the room cannot create a permit, not even from the fields of another permit
+//! Code outside the module cannot create a permit, not even from the fields of another permit
 //! (E0451):
 //!
 //! ```compile_fail,E0451

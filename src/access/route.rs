@@ -132,7 +132,7 @@ pub struct Route {
     pub(super) allow_preflight: bool,
     pub(super) on_refusal: OnRefusal,
     streams: StreamSettings,
-    // This member is private to the room, so that code outside the room can reach the upstream only
+    // This member is private to the module, so that code outside the module can reach the upstream only
     // through a `Permit`.
     pub(super) upstream: Arc<Upstream>,
 }

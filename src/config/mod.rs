@@ -3,8 +3,8 @@
 //! [`Config::load`] is the entry point. `Config::load` reads the layers, checks each section and
 //! the rules that concern several sections, and opens all files whose paths are in the settings
 //! (secrets, keys, certificates). `Config::load` reports all problems together, and does not stop
-//! at the first problem. A [`Config`] value exists only if the settings have no problem. Each room
-//! of a lower rank defines and validates its own settings, without any code of the room `config`.
+//! at the first problem. A [`Config`] value exists only if the settings have no problem. Each module
+//! of a lower layer defines and validates its own settings, without any code of the module `config`.
 
 mod changes;
 mod habits;

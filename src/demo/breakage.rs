@@ -60,8 +60,8 @@ pub(crate) fn public_key(
     })
 }
 
-/// Returns additional routes of the gateway. To break [`Step::Streams`], the route of the streams is
-/// public, so a client without a session can open a stream.
+/// Returns additional routes of the gateway. To break [`Step::Streams`], the demo makes the route
+/// of the streams public, so that a client without a session can open a stream.
 pub(crate) fn routes(broken: Option<Step>) -> &'static str {
     match broken {
         Some(Step::Streams) => "\n[[routes]]\nprefix = \"/live\"\naccess = \"public\"\n",

@@ -15,8 +15,8 @@
 //!    spelling to keep a forged field, or to remove a field of the gateway.
 //!
 //! Code that decides about a request reads fields through [`View`], which is implemented by a map
-//! and by the buffer of a parser. [`outbound`] removes fields from responses. The room implements
-//! parts of RFC 9110 sections 5 to 10. The room does not know sessions, routes or upstreams.
+//! and by the buffer of a parser. [`outbound`] removes fields from responses. The module implements
+//! parts of RFC 9110 sections 5 to 10. The module does not know sessions, routes or upstreams.
 
 pub mod cookie;
 pub(crate) mod forwarded;

@@ -1,4 +1,4 @@
-//! A running gateway, which connects all rooms.
+//! A running gateway, which connects all modules.
 //!
 //! [`Instance::start`] binds the listeners and starts the control plane and the workers. The
 //! control plane is one small multi-thread runtime for all calls to providers. Each worker has a

@@ -1,8 +1,8 @@
 //! The authorization-code flow on the client side (RFC 6749 section 4.1, RFC 7636, RFC 9700).
 //!
 //! [`Login::begin`] sends a browser to a provider. [`Login::complete`] receives the answer of the
-//! provider and opens a session. [`Login::sign_out`] ends the session. The login room returns
-//! cookies and redirect targets as values, or a [`FailedLogin`]. The room `gateway` makes the
+//! provider and opens a session. [`Login::sign_out`] ends the session. The login module returns
+//! cookies and redirect targets as values, or a [`FailedLogin`]. The module `gateway` makes the
 //! pages.
 //!
 //! The gateway stores nothing for a user who has not signed in, because the `state` parameter
@@ -238,7 +238,7 @@ impl Login {
                 let state =
                     state.filter(|state| self.was_sent_to(state.details(), callback.provider));
                 // An error without `iss` is accepted, because some servers send no `iss` with
-                // errors. An error with a wrong `iss` is refused.
+                // errors. The gateway refuses an error response whose `iss` is wrong.
                 let checked = match iss.as_deref() {
                     Some(iss) => self.check_issuer(callback.provider, Some(iss)),
                     None => Ok(()),

@@ -1,4 +1,4 @@
-//! The results of a login, as values. The room `gateway` turns the values into HTTP responses.
+//! The results of a login, as values. The module `gateway` turns the values into HTTP responses.
 
 use http::HeaderValue;
 

@@ -124,8 +124,8 @@ impl IdleConnections {
         };
         match granted {
             Granted::Connection(_) => Ok(granted),
-            // If another request has handed over its connection at the same moment, this connection
-            // must not be lost.
+            // Another request may have handed over its connection at the same moment. The waiting
+            // request then uses the connection, so that the connection is not lost.
             Granted::Permit(permit) => Ok(handed
                 .try_recv()
                 .map_or(Granted::Permit(permit), Granted::Connection)),

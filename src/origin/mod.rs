@@ -1,8 +1,8 @@
 //! An HTTP client for one origin, with and without TLS.
 //!
-//! In this room, "origin" also means the server at the address in an [`Origin`]. The room connects
+//! In this module, "origin" also means the server at the address in an [`Origin`]. The module connects
 //! to the origin, limits the number of open connections ([`Limit`]), uses connections for several
-//! requests ([`Pool`]), and enforces deadlines. The room adds no credentials, follows no redirects,
+//! requests ([`Pool`]), and enforces deadlines. The module adds no credentials, follows no redirects,
 //! and ignores the proxy variables of the environment.
 //!
 //! There are two entry points:

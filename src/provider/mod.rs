@@ -1,13 +1,13 @@
 //! The provider: an OAuth 2.0 authorization server, and the gateway's registration at this server.
 //!
-//! This room implements the client side of OAuth 2.0 and OpenID Connect (RFC 6749, RFC 7636, OpenID
-//! Connect Core 1.0). The room builds the authorization request, exchanges a code for tokens, and
+//! This module implements the client side of OAuth 2.0 and OpenID Connect (RFC 6749, RFC 7636, OpenID
+//! Connect Core 1.0). The module builds the authorization request, exchanges a code for tokens, and
 //! reads the identity from the tokens. Profiles and settings describe the differences between kinds
-//! of providers ([`profile`], [`settings`]). The room does not handle browsers, cookies, `state` or
+//! of providers ([`profile`], [`settings`]). The module does not handle browsers, cookies, `state` or
 //! sessions. Before the caller calls [`Provider::redeem`], the caller must verify that the response
 //! belongs to its request.
 //!
-//! This room never repeats a token request. A code is valid for one request. If the connection
+//! This module never repeats a token request. A code is valid for one request. If the connection
 //! breaks, the provider may already have used the code, so only a new login is safe. If a refresh
 //! token is used two times, many providers assume that the refresh token was stolen. The caller
 //! therefore decides whether and when to call [`Provider::refresh`] again.

@@ -1,9 +1,9 @@
 //! The HTTP server: listening addresses, connections, framing and deadlines. The server passes each
 //! request to a [`Handler`].
 //!
-//! The room contains TCP, TLS handshakes (with the configuration of a [`crate::tls::Acceptor`]),
+//! The module contains TCP, TLS handshakes (with the configuration of a [`crate::tls::Acceptor`]),
 //! the framing of HTTP/1.1 and HTTP/2 (with the library hyper), the deadlines and limits that hyper
-//! does not have, and the drain. The room does not use sessions, routes or apps. The entry point is
+//! does not have, and the drain. The module does not use sessions, routes or apps. The entry point is
 //! [`Workers::start`].
 //!
 //! Important decisions:

@@ -1,4 +1,4 @@
-//! The cache of one front. A front is a `Sessions` value: a cache in front of a store. Requests
+//! The cache of one replica. A replica is a `Sessions` value: a cache of a store. Requests
 //! find sessions in the cache, and the cache informs its listeners when a session ends.
 //!
 //! Requests read the cache without a lock. All writers take one lock, so the writes happen one
@@ -31,12 +31,12 @@ use super::stored::Stored;
 use super::{SessionKey, SessionState};
 use crate::clock::Timestamp;
 
-/// A change that the store reports to the caches of all fronts.
+/// A change that the store reports to the caches of all replicas.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Event {
-    /// Another front has replaced the session.
+    /// Another replica has replaced the session.
     Replaced(SessionKey),
-    /// A front has reported that the session was used at this time.
+    /// A replica has reported that the session was used at this time.
     Used(SessionKey, Timestamp),
     /// The session has ended.
     Ended(SessionKey, EndReason),
@@ -69,7 +69,7 @@ pub(super) enum Eviction {
     Keeps,
 }
 
-/// The cache of one front.
+/// The cache of one replica.
 #[derive(Debug)]
 pub(super) struct SessionCache {
     sessions: Cache<SessionKey, Arc<Stored>>,
@@ -141,7 +141,7 @@ impl SessionCache {
         }
     }
 
-    /// Creates an empty cache for another front of the same store.
+    /// Creates an empty cache for another replica of the same store.
     #[cfg(test)]
     pub(super) fn sibling(&self, capacity: u64) -> Self {
         Self::new(capacity, self.eviction, self.notices.clone())
@@ -179,7 +179,7 @@ impl SessionCache {
         cached.is_some_and(|cached| Arc::ptr_eq(&cached, session))
     }
 
-    /// Puts a session that this front has just opened or replaced into the cache.
+    /// Puts a session that this replica has just opened or replaced into the cache.
     pub(super) fn put(&self, session: &Arc<Stored>) {
         let mut reads = self.reads();
         note_change(&mut reads, session.key());

@@ -24,10 +24,10 @@ const MAX_COMMANDS: usize = 256;
 /// command even if the caller no longer waits for the answer.
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// The number that identifies a front of the store. A front is a `Sessions` value with its own
+/// The number that identifies a replica of the store. A replica is a `Sessions` value with its own
 /// cache.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct FrontId(pub(super) usize);
+pub(super) struct ReplicaId(pub(super) usize);
 
 /// A command to the thread of the store.
 #[derive(Debug)]
@@ -39,13 +39,13 @@ pub(super) enum Command {
     Open {
         session: Arc<Stored>,
         opening: Opening,
-        front: FrontId,
+        replica: ReplicaId,
         answer: Answer<Opened>,
     },
     Replace {
         version: u64,
         next: Arc<Stored>,
-        front: FrontId,
+        replica: ReplicaId,
         answer: Answer<Replacement>,
     },
     End {
@@ -69,11 +69,11 @@ pub(super) enum Command {
     Close {
         answer: Answer<()>,
     },
-    /// Adds a front whose cache is `cache`.
+    /// Adds a replica whose cache is `cache`.
     #[cfg(test)]
     Attach {
         cache: Arc<SessionCache>,
-        answer: std::sync::mpsc::Sender<FrontId>,
+        answer: std::sync::mpsc::Sender<ReplicaId>,
     },
 }
 
@@ -96,12 +96,12 @@ pub(super) enum Effect {
     Opened {
         session: Arc<Stored>,
         ended: Vec<End>,
-        front: FrontId,
+        replica: ReplicaId,
         answer: Answer<Opened>,
     },
     Replaced {
         next: Arc<Stored>,
-        front: FrontId,
+        replica: ReplicaId,
         answer: Answer<Replacement>,
     },
     Ended {

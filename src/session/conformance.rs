@@ -1,5 +1,5 @@
 //! Tests of the behavior that all stores have in common. Every test runs for each kind of store and
-//! front. A front is a `Sessions` value: a cache in front of a store.
+//! replica. A replica is a `Sessions` value: a cache of a store.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

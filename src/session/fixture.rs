@@ -20,12 +20,12 @@ pub(super) struct Fixture {
     pub(super) providers: Registrations,
     pub(super) keys: Vec<u8>,
     pub(super) folder: tempfile::TempDir,
-    /// The front that the tests use.
-    pub(super) front: Front,
+    /// The replica that the tests use.
+    pub(super) replica: Replica,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Front {
+pub(super) enum Replica {
     First,
     Second,
 }
@@ -44,7 +44,7 @@ impl Fixture {
             providers: Registrations::from([("op".into(), [0; 32])]),
             keys: vec![1],
             folder: tempfile::tempdir().unwrap(),
-            front: Front::First,
+            replica: Replica::First,
         }
     }
 
@@ -63,14 +63,14 @@ impl Fixture {
         fixture
     }
 
-    /// Returns a fixture whose tests use the second front of a store with a file.
+    /// Returns a fixture whose tests use the second replica of a store with a file.
     pub(super) fn second() -> Self {
         let mut fixture = Self::disk();
-        fixture.front = Front::Second;
+        fixture.replica = Replica::Second;
         fixture
     }
 
-    /// Returns one fixture for every kind of store and front.
+    /// Returns one fixture for every kind of store and replica.
     pub(super) fn every() -> [Self; 4] {
         let kits = [
             Self::memory(),
@@ -99,24 +99,24 @@ impl Fixture {
     }
 
     pub(super) fn try_start(&self, now: Timestamp) -> Result<Sessions, StartError> {
-        match self.front {
-            Front::First => {
+        match self.replica {
+            Replica::First => {
                 Sessions::start(self.settings.clone(), self.ring(), &self.providers, now)
             }
-            Front::Second => {
+            Replica::Second => {
                 let ([_first, second], limits) = self.stores(now)?;
                 Ok(Sessions::on(Arc::new(second), limits))
             }
         }
     }
 
-    /// Starts two fronts of one store. A front is a `Sessions` value: a cache in front of a store.
+    /// Starts two replicas of one store. A replica is a `Sessions` value: a cache of a store.
     pub(super) fn start_two(&self, now: Timestamp) -> [Sessions; 2] {
         let (stores, limits) = self.stores(now).unwrap();
         stores.map(|store| Sessions::on(Arc::new(store), Arc::clone(&limits)))
     }
 
-    /// Returns the handles of two fronts of one store.
+    /// Returns the handles of two replicas of one store.
     pub(super) fn stores(
         &self,
         now: Timestamp,
@@ -166,12 +166,12 @@ impl Fixture {
 
 impl fmt::Debug for Fixture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} of {:?}", self.front, self.settings.store)
+        write!(f, "{:?} of {:?}", self.replica, self.settings.store)
     }
 }
 
-/// Starts two fronts of one store with a file in this folder. The fronts act like two processes.
-pub(crate) fn two_fronts(
+/// Starts two replicas of one store with a file in this folder. The replicas act like two processes.
+pub(crate) fn two_replicas(
     folder: &Path,
     providers: &Registrations,
     now: Timestamp,

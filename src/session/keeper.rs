@@ -3,13 +3,13 @@
 //! Other threads send commands to this thread to open, replace, end or read a session. The order of
 //! the commands is the order in which they take effect. So a sign-out between two refreshes takes
 //! effect, and a session that has ended does not come back. The thread gathers the waiting
-//! commands, commits their changes together, applies the changes to the caches of all fronts, and
+//! commands, commits their changes together, applies the changes to the caches of all replicas, and
 //! only then answers. A batch contains at most one change of each session, so the keeper plans
 //! every change only from data that is already committed.
 //!
-//! A front is a `Sessions` value: a cache in front of a store. The index and the cache of one front
+//! A replica is a `Sessions` value: a cache of a store. The index and the cache of one replica
 //! share the value of a session, so the session is in memory only one time. The cache of another
-//! front contains a copy of the value. For a session that is in no cache (`Index::file_only`), the index
+//! replica contains a copy of the value. For a session that is in no cache (`Index::file_only`), the index
 //! contains only the time of the last use and the time at which the session ends. The file contains
 //! the rest of the session.
 
@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 
 use super::backend::{Backend, Change};
 use super::cache::{Event, Eviction, Notice, SessionCache};
-use super::command::{Batch, Command, FrontId, send};
+use super::command::{Batch, Command, ReplicaId, send};
 use super::ending::EndReason;
 use super::file::FileError;
 use super::index::{Index, WalkEnd};
@@ -47,7 +47,7 @@ const QUEUE: usize = 1024;
 #[derive(Debug)]
 pub(super) struct KeeperHandle {
     pub(super) commands: mpsc::Sender<Command>,
-    /// The cache of the first front.
+    /// The cache of the first replica.
     pub(super) cache: Arc<SessionCache>,
     pub(super) count: Arc<AtomicU64>,
 }
@@ -68,8 +68,8 @@ pub(super) struct Keeper {
     pub(super) registrations: Registrations,
     pub(super) backend: Backend,
     pub(super) index: Index,
-    /// The caches of all fronts. Only tests have more than one front.
-    pub(super) fronts: Vec<Arc<SessionCache>>,
+    /// The caches of all replicas. Only tests have more than one replica.
+    pub(super) replicas: Vec<Arc<SessionCache>>,
     pub(super) commands: mpsc::Receiver<Command>,
     notices: mpsc::UnboundedReceiver<Notice>,
     count: Arc<AtomicU64>,
@@ -78,7 +78,7 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Creates a keeper that has one front and no sessions.
+    /// Creates a keeper without sessions, and the first replica of its store.
     pub(super) fn new(backend: Backend, settings: KeeperSettings) -> (Self, KeeperHandle) {
         let (commands, commanded) = mpsc::channel(QUEUE);
         let (to_keeper, notices) = mpsc::unbounded_channel();
@@ -93,7 +93,7 @@ impl Keeper {
             registrations: settings.registrations,
             backend,
             index: Index::default(),
-            fronts: vec![Arc::clone(&cache)],
+            replicas: vec![Arc::clone(&cache)],
             commands: commanded,
             notices,
             count: Arc::clone(&count),
@@ -120,7 +120,7 @@ impl Keeper {
         let restored = match &mut backend {
             Backend::Memory => Ok(()),
             Backend::Disk(disk) => disk.restore((idle, now), &registrations, |key, loaded| {
-                self.remember(&loaded.into_stored(key), FIRST_FRONT);
+                self.remember(&loaded.into_stored(key), FIRST_REPLICA);
                 // The notices of evictions and the last uses are discarded, so that they do not
                 // fill the memory. The file already contains the last uses.
                 self.take_notices();
@@ -162,9 +162,9 @@ impl Keeper {
                 }
                 #[cfg(test)]
                 Command::Attach { cache, answer } => {
-                    let front = FrontId(self.fronts.len());
-                    self.fronts.push(cache);
-                    answer.send(front).unwrap();
+                    let replica = ReplicaId(self.replicas.len());
+                    self.replicas.push(cache);
+                    answer.send(replica).unwrap();
                 }
                 Command::Open { .. }
                 | Command::Replace { .. }
@@ -190,26 +190,26 @@ impl Keeper {
         self.count.store(sessions, Ordering::Relaxed);
     }
 
-    /// Adds a session that `front` has opened.
-    pub(super) fn remember(&mut self, session: &Arc<Stored>, front: FrontId) {
+    /// Adds a session that `replica` has opened.
+    pub(super) fn remember(&mut self, session: &Arc<Stored>, replica: ReplicaId) {
         self.index.insert(Arc::clone(session));
-        if let Some(cache) = self.fronts.get(front.0) {
+        if let Some(cache) = self.replicas.get(replica.0) {
             cache.put(session);
         }
     }
 
-    /// Replaces a session by the version that `front` has created.
-    pub(super) fn replace(&mut self, next: &Arc<Stored>, front: FrontId) {
+    /// Replaces a session by the version that `replica` has created.
+    pub(super) fn replace(&mut self, next: &Arc<Stored>, replica: ReplicaId) {
         if let Some(away) = self.index.file_only(next.key()) {
             next.note_use_of(away);
         }
         self.index.replace(next);
-        for (number, cache) in self.fronts.iter().enumerate() {
-            if number == front.0 {
+        for (number, cache) in self.replicas.iter().enumerate() {
+            if number == replica.0 {
                 cache.put(next);
                 continue;
             }
-            // The cache of another front may contain a later use of the session.
+            // The cache of another replica may contain a later use of the session.
             if let Some(before) = cache.get(next.key()) {
                 next.note_use_of(&before);
             }
@@ -219,7 +219,7 @@ impl Keeper {
 
     /// Removes an ended session from the index and the caches, and marks the session as ended.
     pub(super) fn forget(&mut self, key: &SessionKey, why: EndReason) {
-        let cached = self.fronts.iter().find_map(|cache| cache.get(key));
+        let cached = self.replicas.iter().find_map(|cache| cache.get(key));
         let mut known = self.index.remove(key, cached);
         if known.is_none() {
             // If a cache has just evicted the session, the index still lists the session as cached
@@ -236,7 +236,7 @@ impl Keeper {
     }
 
     fn tell(&self, event: Event) {
-        for cache in &self.fronts {
+        for cache in &self.replicas {
             cache.apply(event);
         }
     }
@@ -250,13 +250,13 @@ impl Keeper {
     }
 
     pub(super) fn run_pending_tasks(&self) {
-        for cache in &self.fronts {
+        for cache in &self.replicas {
             cache.run_pending_tasks();
         }
     }
 
     pub(super) fn knows(&mut self, key: &SessionKey) -> bool {
-        if self.fronts.iter().any(|cache| cache.get(key).is_some()) {
+        if self.replicas.iter().any(|cache| cache.get(key).is_some()) {
             return true;
         }
         self.hear_of_evictions();
@@ -265,7 +265,7 @@ impl Keeper {
 
     /// Returns the current value of a session if a cache contains the value.
     pub(super) fn live(&self, key: &SessionKey) -> Option<Arc<Stored>> {
-        self.fronts.iter().find_map(|cache| cache.live(key))
+        self.replicas.iter().find_map(|cache| cache.live(key))
     }
 
     pub(super) fn take_notices(&mut self) {
@@ -280,7 +280,7 @@ impl Keeper {
     /// Notes that a cache now contains a session that was read from the file.
     fn note_entered(&mut self, session: &Arc<Stored>) {
         // The session may have been evicted or replaced after the notice was sent.
-        let is_held = self.fronts.iter().any(|cache| cache.holds(session));
+        let is_held = self.replicas.iter().any(|cache| cache.holds(session));
         if is_held && let Some(away) = self.index.file_only(session.key()) {
             session.note_use_of(away);
             self.index.replace(session);
@@ -316,14 +316,14 @@ impl Keeper {
         }
     }
 
-    /// Notes the last uses of sessions that a front has reported. Ignores sessions that have ended.
+    /// Notes the last uses of sessions that a replica has reported. Ignores sessions that have ended.
     pub(super) fn note_uses(&mut self, uses: Vec<(SessionKey, Timestamp)>) {
         for (key, at) in uses {
             if self.knows(&key) {
                 if let Some(away) = self.index.file_only(&key) {
                     away.note_use_at(at);
                 }
-                // Every front must learn of the use, so that no front treats its copy of the
+                // Every replica must learn of the use, so that no replica treats its copy of the
                 // session as idle.
                 self.tell(Event::Used(key, at));
                 self.note_use(key, at);
@@ -336,25 +336,25 @@ impl Keeper {
         *used = at.max(*used);
     }
 
-    /// Returns the reason for the end of a session, if the session has passed a deadline. A front
+    /// Returns the reason for the end of a session, if the session has passed a deadline. A replica
     /// may have a copy of the session with a later use, so the function checks the caches, too.
     pub(super) fn expired(
-        fronts: &[Arc<SessionCache>],
+        replicas: &[Arc<SessionCache>],
         session: &Stored,
         (idle, now): (Duration, Timestamp),
     ) -> Option<EndReason> {
         let why = session.expired(idle, now)?;
         let key = session.key();
-        let mut copies = fronts.iter().filter_map(|cache| cache.get(key));
+        let mut copies = replicas.iter().filter_map(|cache| cache.get(key));
         let is_in_use = copies.any(|copy| copy.expired(idle, now).is_none());
         (!is_in_use).then_some(why)
     }
 
-    /// Removes a limited number of sessions that have passed a deadline, commits last uses, and
-    /// runs the housekeeping of the caches.
+    /// Removes a limited number of sessions that have passed a deadline. Stores the times at which
+    /// sessions were last used, and runs the housekeeping of the caches.
     pub(super) fn sweep(&mut self, now: Timestamp) -> Result<Maintained, StoreError> {
-        let (idle, fronts) = (self.limits.idle(), &self.fronts);
-        let find = |session: &Stored| Self::expired(fronts, session, (idle, now));
+        let (idle, replicas) = (self.limits.idle(), &self.replicas);
+        let find = |session: &Stored| Self::expired(replicas, session, (idle, now));
         let (expired, end) = self.index.walk(MAX_REMOVED, find);
         let removals = expired.iter().map(|(key, _)| Change::Remove(*key));
         let removals = removals.collect();
@@ -388,8 +388,8 @@ impl Keeper {
     }
 }
 
-/// The number of the first front of a local store.
-pub(super) const FIRST_FRONT: FrontId = FrontId(0);
+/// The number of the first replica of a local store.
+pub(super) const FIRST_REPLICA: ReplicaId = ReplicaId(0);
 
 /// Logs a commit that failed.
 pub(super) fn log_failure(committed: Result<(), StoreError>) -> Result<(), StoreError> {

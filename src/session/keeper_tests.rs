@@ -80,7 +80,7 @@ fn a_session_that_ends_in_the_same_commit_makes_room_for_another() {
     let (mut keeper, handle) = Keeper::new(Backend::Memory, Fixture::memory().keeper_settings());
     let sessions = [1, 2, 3].map(of_alice);
     for session in &sessions[..2] {
-        keeper.remember(session, FIRST_FRONT);
+        keeper.remember(session, FIRST_REPLICA);
     }
     let (answer, mut opened) = oneshot::channel();
     let open = Command::Open {
@@ -90,7 +90,7 @@ fn a_session_that_ends_in_the_same_commit_makes_room_for_another() {
             replaces: Vec::new(),
             per_person: 2,
         },
-        front: FIRST_FRONT,
+        replica: FIRST_REPLICA,
         answer,
     };
     handle.commands.try_send(open).unwrap();

@@ -256,8 +256,8 @@ mod tests {
         let bob = open(&first, "bob", NOW).await.key();
         let lease_of_first = granted(lease(&first, &alice, 0).await);
         let _other = granted(lease(&second, &bob, 0).await);
-        for front in [&first, &second] {
-            let held = held(lease(front, &alice, 59).await);
+        for replica in [&first, &second] {
+            let held = held(lease(replica, &alice, 59).await);
             assert_eq!(held.until(), after(60));
         }
         let mut wait = Box::pin(held(lease(&second, &alice, 1).await).over());

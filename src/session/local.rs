@@ -1,8 +1,8 @@
 //! The store of one process: in memory, or in a file with a cache in memory.
 //!
 //! [`LocalStore`] is a handle. One thread ([`super::keeper::Keeper`]) changes the sessions. The
-//! thread applies each change to the caches of all fronts, and then answers. A front is a
-//! `Sessions` value: a cache in front of a store. Marks ([`super::marks`]) and leases
+//! thread applies each change to the caches of all replicas, and then answers. A replica is
+//! a `Sessions` value: a cache of a store. Marks ([`super::marks`]) and leases
 //! ([`super::lease`]) are only in memory.
 
 #![expect(
@@ -18,10 +18,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::backend::Backend;
 use super::cache::SessionCache;
-use super::command::{Answer, Command, FrontId};
+use super::command::{Answer, Command, ReplicaId};
 use super::disk::Disk;
 use super::ending::{End, EndReason};
-use super::keeper::{FIRST_FRONT, Keeper, KeeperSettings};
+use super::keeper::{FIRST_REPLICA, Keeper, KeeperSettings};
 use super::lease::{Leases, StoreLease};
 use super::marks::{Mark, Marks, Once};
 use super::reconfigure::{Reconfiguration, ReconfigureError, Reconfigured};
@@ -31,12 +31,12 @@ use super::{Maintained, SessionKey, StartError, StoreSettings, StoreTag};
 use crate::clock::Timestamp;
 use crate::seal::KeyRing;
 
-/// The handle through which a front uses a local store.
+/// The handle through which a replica uses a local store.
 #[derive(Debug)]
 pub(super) struct LocalStore {
     commands: mpsc::Sender<Command>,
     cache: Arc<SessionCache>,
-    front: FrontId,
+    replica: ReplicaId,
     count: Arc<AtomicU64>,
     store_tag: StoreTag,
     is_durable: bool,
@@ -80,7 +80,7 @@ impl LocalStore {
         Ok(Self {
             commands: handle.commands,
             cache: handle.cache,
-            front: FIRST_FRONT,
+            replica: FIRST_REPLICA,
             count: handle.count,
             store_tag,
             is_durable,
@@ -89,7 +89,7 @@ impl LocalStore {
         })
     }
 
-    /// Adds a front to this store. The new front has its own cache.
+    /// Adds a replica to this store. The new replica has its own cache.
     #[cfg(test)]
     pub(super) fn attach(&self, capacity: u64) -> Self {
         let cache = Arc::new(self.cache.sibling(capacity));
@@ -103,7 +103,7 @@ impl LocalStore {
         Self {
             commands: self.commands.clone(),
             cache,
-            front: answered.recv().unwrap(),
+            replica: answered.recv().unwrap(),
             count: Arc::clone(&self.count),
             store_tag: self.store_tag,
             is_durable: self.is_durable,
@@ -148,21 +148,21 @@ impl Store for LocalStore {
     }
 
     fn open(&self, session: Arc<Stored>, opening: Opening) -> StoreFuture<'_, Opened> {
-        let front = self.front;
+        let replica = self.replica;
         Box::pin(self.ask(move |answer| Command::Open {
             session,
             opening,
-            front,
+            replica,
             answer,
         }))
     }
 
     fn replace(&self, version: u64, next: Arc<Stored>) -> StoreFuture<'_, Replacement> {
-        let front = self.front;
+        let replica = self.replica;
         Box::pin(self.ask(move |answer| Command::Replace {
             version,
             next,
-            front,
+            replica,
             answer,
         }))
     }

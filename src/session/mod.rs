@@ -1,13 +1,13 @@
 //! The sessions of signed-in users.
 //!
 //! A [`Session`] contains an identity and its tokens. Only the browser knows the [`SessionId`] of
-//! the session. The only HTTP code in this room is `cookie.rs`, which writes cookies. The room does
+//! the session. The only HTTP code in this module is `cookie.rs`, which writes cookies. The module does
 //! not know how a user signed in.
 //!
-//! [`Sessions`] is a front: a cache in front of a store. The number of bytes in the cache is
+//! [`Sessions`] is a replica: a cache of a store. The number of bytes in the cache is
 //! limited. A full cache evicts the least recently used sessions first. The store decides whether a
 //! session exists. `store.rs` contains the trait of stores, and `local.rs` contains the store of
-//! one process, in memory or in a file. Several fronts can share a store, and each front has its
+//! one process, in memory or in a file. Several replicas can share a store, and each replica has its
 //! own cache.
 //!
 //! A look-up of a session takes no lock and reads no file. Every change of a session (open,
@@ -65,7 +65,7 @@ pub use self::ending::{EndReason, EndRegistry, EndWatch};
 pub use self::file::FileError;
 pub(crate) use self::file::inspect;
 #[cfg(test)]
-pub(crate) use self::fixture::two_fronts;
+pub(crate) use self::fixture::two_replicas;
 pub(crate) use self::id::StoreTag;
 pub use self::id::{SessionId, SessionKey};
 use self::index::{Rank, UserHash};
@@ -111,7 +111,7 @@ pub struct NewSession<'a> {
     pub replaces: Vec<SessionKey>,
 }
 
-/// All sessions of this process: a cache in front of a store. All workers share this value. A
+/// All sessions of this process: a cache of a store. All workers share this value. A
 /// look-up of a session takes no lock.
 #[derive(Debug)]
 pub struct Sessions {
@@ -157,7 +157,7 @@ impl Sessions {
         Ok(Self::on(Arc::new(store), limits))
     }
 
-    /// Creates a front of a store.
+    /// Creates a replica of a store.
     fn on(store: Arc<dyn Store>, limits: Arc<Limits>) -> Self {
         Self {
             limits,
@@ -474,8 +474,8 @@ mod conformance;
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]
-mod fronts_tests;
-#[cfg(test)]
 mod model;
+#[cfg(test)]
+mod replicas_tests;
 #[cfg(test)]
 mod tests;

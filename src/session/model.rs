@@ -1,5 +1,5 @@
-//! Runs random steps at the fronts of every kind of store, and compares the results with a small
-//! model of sessions. A front is a `Sessions` value: a cache in front of a store.
+//! Runs random steps at the replicas of every kind of store, and compares the results with a small
+//! model of sessions. A replica is a `Sessions` value: a cache of a store.
 
 use std::collections::HashMap;
 
@@ -47,7 +47,7 @@ fn provider(place: usize) -> &'static str {
     }
 }
 
-/// Starts all fronts of a store. A store in memory has one front.
+/// Starts all replicas of a store. A store in memory has one replica.
 fn start(fixture: &Fixture) -> Vec<Sessions> {
     if fixture.is_durable() {
         fixture.start_two(NOW).into()
@@ -56,14 +56,14 @@ fn start(fixture: &Fixture) -> Vec<Sessions> {
     }
 }
 
-/// Runs each step at one of the fronts. For each slot, the model contains the session id and the
+/// Runs each step at one of the replicas. For each slot, the model contains the session id and the
 /// version of the session.
 async fn take(fixture: &mut Fixture, steps: Vec<(Step, usize)>) {
     fixture.providers.insert("other".into(), [0; 32]);
-    let mut fronts = start(fixture);
+    let mut replicas = start(fixture);
     let mut ids: HashMap<usize, (SessionId, u64)> = HashMap::new();
-    for (step, front) in steps {
-        let sessions = fronts.get(front).unwrap_or(&fronts[0]);
+    for (step, replica) in steps {
+        let sessions = replicas.get(replica).unwrap_or(&replicas[0]);
         match step {
             Step::Open(place) | Step::OpenInstead(place) => {
                 let instead = matches!(step, Step::OpenInstead(_));
@@ -107,11 +107,11 @@ async fn take(fixture: &mut Fixture, steps: Vec<(Step, usize)>) {
             Step::ProviderChanges => change_provider(fixture, sessions, &mut ids).await,
             Step::Restart if fixture.is_durable() => {
                 sessions.close().await.unwrap();
-                fronts = start(fixture);
+                replicas = start(fixture);
             }
             Step::Restart => {}
         }
-        for sessions in &fronts {
+        for sessions in &replicas {
             compare(sessions, &ids).await;
         }
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::command::{Answer, Batch, Command, Effect, FrontId, send};
+use super::command::{Answer, Batch, Command, Effect, ReplicaId, send};
 use super::ending::EndReason;
 use super::keeper::Keeper;
 use super::store::{Opened, Opening, Replacement, StoreError, Which};
@@ -31,7 +31,7 @@ impl Keeper {
             Command::Open {
                 session,
                 opening,
-                front,
+                replica,
                 answer,
             } => {
                 let provider = record::provider(session.contents());
@@ -39,19 +39,19 @@ impl Keeper {
                 if registration != Some(&opening.registration) {
                     return send(answer, Ok(Opened::NoProvider));
                 }
-                self.plan_open(session, opening, (front, answer), batch);
+                self.plan_open(session, opening, (replica, answer), batch);
             }
             Command::Replace {
                 version,
                 next,
-                front,
+                replica,
                 answer,
             } => match self.version(next.key()) {
                 Ok(Some(current)) if current == version => {
                     batch.put(&next);
                     batch.effects.push(Effect::Replaced {
                         next,
-                        front,
+                        replica,
                         answer,
                     });
                 }
@@ -85,7 +85,7 @@ impl Keeper {
         &mut self,
         session: Arc<Stored>,
         opening: Opening,
-        (front, answer): (FrontId, Answer<Opened>),
+        (replica, answer): (ReplicaId, Answer<Opened>),
         batch: &mut Batch,
     ) {
         let mut before = opening.replaces;
@@ -113,7 +113,7 @@ impl Keeper {
         batch.effects.push(Effect::Opened {
             session,
             ended,
-            front,
+            replica,
             answer,
         });
     }
@@ -137,22 +137,22 @@ impl Keeper {
             Effect::Opened {
                 session,
                 ended,
-                front,
+                replica,
                 answer,
             } => {
                 for (key, why) in &ended {
                     self.forget(key, *why);
                 }
-                self.remember(&session, front);
+                self.remember(&session, replica);
                 self.count();
                 send(answer, Ok(Opened::Stored));
             }
             Effect::Replaced {
                 next,
-                front,
+                replica,
                 answer,
             } => {
-                self.replace(&next, front);
+                self.replace(&next, replica);
                 send(answer, Ok(Replacement::Stored));
             }
             Effect::Ended { end, answer } => {
@@ -183,7 +183,7 @@ impl Keeper {
         Ok(loaded.map(|loaded| loaded.contents.version))
     }
 
-    /// Returns a value of a session for the cache of a front, or `None` if the session does not
+    /// Returns a value of a session for the cache of a replica, or `None` if the session does not
     /// exist.
     fn read(&mut self, key: &SessionKey) -> Result<Option<Arc<Stored>>, StoreError> {
         if let Some(cached) = self.live(key) {

@@ -109,7 +109,7 @@ impl Limits {
         Duration::from_millis(self.tenth().min(LONGEST_WITHOUT_LOOK_UP))
     }
 
-    /// Returns the length of an interval in milliseconds. A front reports only the first use of a
+    /// Returns the length of an interval in milliseconds. A replica reports only the first use of a
     /// session in each interval to the store. An interval has at least one millisecond.
     pub(super) fn stretch(&self) -> u64 {
         self.tenth().clamp(1, LONGEST_UNWRITTEN)
@@ -161,7 +161,7 @@ impl Keeper {
         let before = self.limits.idle();
         if idle > before {
             // A longer idle time must not make expired sessions valid again.
-            let why = |session: &_| Self::expired(&self.fronts, session, (before, now));
+            let why = |session: &_| Self::expired(&self.replicas, session, (before, now));
             let all = self.index.all();
             over.extend(all.filter_map(|session| Some((*session.key(), why(session)?))));
         }

@@ -1,7 +1,7 @@
 //! The interface of a session store: an object-safe asynchronous trait.
 //!
-//! [`super::Sessions`] is a front: a cache in front of a store. Several fronts of one process can
-//! share a store. If several processes share a store, each process has a front. Only the store
+//! [`super::Sessions`] is a replica: a cache of a store. Several replicas of one process can
+//! share a store. If several processes share a store, each process has a replica. Only the store
 //! decides whether a session exists. The store informs each cache of every change
 //! ([`super::cache::Event`]).
 
@@ -37,7 +37,7 @@ pub(super) type StoreFuture<'a, T, E = StoreError> =
 /// If a future of [`Store::get`] is dropped, nothing changes. If the future of another method is
 /// dropped, the store may still make the change.
 pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
-    /// Returns the cache of this front. The store writes to the cache.
+    /// Returns the cache of this replica. The store writes to the cache.
     fn cache(&self) -> &Arc<SessionCache>;
 
     /// Returns the store tag, which is part of the ids of this store's sessions.

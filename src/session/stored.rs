@@ -53,7 +53,7 @@ impl Stored {
         }
     }
 
-    /// Returns a copy of this version for the cache of another front.
+    /// Returns a copy of this version for the cache of another replica.
     pub(super) fn copy(&self) -> Self {
         Self {
             rank: self.rank,

@@ -5,7 +5,7 @@
 //! later code parses a host or a path again. Therefore all parts of the gateway and the app
 //! understand a request in the same way. An [`Error`] states why a target is rejected.
 //!
-//! The room implements the syntax of RFC 9110 section 4, RFC 9112 section 3 and RFC 3986. The room
+//! The module implements the syntax of RFC 9110 section 4, RFC 9112 section 3 and RFC 3986. The module
 //! does not use routes, users or upstreams. A [`Prefix`] stands for one path and all paths below
 //! it, for use in a rule.
 

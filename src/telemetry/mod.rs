@@ -48,8 +48,9 @@ impl TryFrom<String> for Level {
 
     fn try_from(text: String) -> Result<Self, String> {
         // The library reads a word that is not a level as the name of a module, and then logs only
-        // the events of that module. So only directives that end with a level are accepted. The
-        // code refuses an empty text, because the parser of the library accepts an empty text.
+        // the events of that module. So only directives that end with a level are accepted. An
+        // empty text is refused here, although the parser of the library would accept an empty
+        // text.
         let is_level = |word: &str| !word.is_empty() && word.trim().parse::<LevelFilter>().is_ok();
         let has_level = |directive: &str| {
             let level = directive.rsplit_once('=').map(|(_target, level)| level);

@@ -1,7 +1,7 @@
-//! Certificates and trusted authorities. No other room builds TLS configurations.
+//! Certificates and trusted authorities. No other module builds TLS configurations.
 //!
-//! The room reads certificate and key files, reads trusted certificate authorities, and creates
-//! certificates for development. The room does not use sockets or HTTP. [`crate::server`] gets the
+//! The module reads certificate and key files, reads trusted certificate authorities, and creates
+//! certificates for development. The module does not use sockets or HTTP. [`crate::server`] gets the
 //! configuration of each handshake from an [`Acceptor`]. A client gets its configuration from a
 //! [`Trust`].
 //!

@@ -2,7 +2,7 @@
 //! is signed in.
 //!
 //! All workers share one [`Upstream`] per app. Each worker has its own connections in its
-//! [`Pools`]. This room does not check who may use an app, because `access` has already made the
+//! [`Pools`]. This module does not check who may use an app, because `access` has already made the
 //! decision about the request. The entry point is [`Pools::send`].
 //!
 //! Two design decisions have a cost: the gateway rarely retries a request, and the gateway closes

@@ -1,13 +1,13 @@
-//! Checks which rooms of the crate name each other.
+//! Checks which modules of the crate name each other.
 //!
-//! A room is one name under `src/`. It may name only rooms of a lower rank. Rooms of one rank do
+//! A module is one name under `src/`. It may name only modules of a lower layer. Modules of one layer do
 //! not know each other. `lib.rs` and `main.rs` put everything together and are exempt.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The rooms by rank, lowest first.
-const RANKS: &[&[&str]] = &[
+/// The modules by layer, lowest first.
+const LAYERS: &[&[&str]] = &[
     &["secret", "clock", "telemetry"],
     &[
         "seal", "tls", "identity", "token", "fields", "target", "upload", "relay",
@@ -21,26 +21,26 @@ const RANKS: &[&[&str]] = &[
     &["demo"],
 ];
 
-fn rank(room: &str) -> Option<usize> {
-    RANKS.iter().position(|rooms| rooms.contains(&room))
+fn layer(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|modules| modules.contains(&module))
 }
 
-/// The room of a path below `src/`; `None` for `lib.rs` and `main.rs`.
-fn room_of(path: &Path) -> Option<String> {
+/// The module of a path below `src/`; `None` for `lib.rs` and `main.rs`.
+fn module_of(path: &Path) -> Option<String> {
     let first = path.components().next()?.as_os_str().to_str()?;
-    let room = first.strip_suffix(".rs").unwrap_or(first);
-    (!matches!(room, "lib" | "main")).then(|| room.to_owned())
+    let module = first.strip_suffix(".rs").unwrap_or(first);
+    (!matches!(module, "lib" | "main")).then(|| module.to_owned())
 }
 
 /// The code of one line without its comment. A `//` inside a string also cuts the line, which is
-/// harmless: the rest of a string names no room.
+/// harmless: the rest of a string names no module.
 fn without_comment(line: &str) -> &str {
     line.split_once("//").map_or(line, |(code, _comment)| code)
 }
 
-/// Every room that `code` names as `crate::room` or inside `crate::{room, other::Item}`.
+/// Every module that `code` names as `crate::module` or inside `crate::{module, other::Item}`.
 fn named_rooms(code: &str) -> Vec<String> {
-    let mut rooms = Vec::new();
+    let mut modules = Vec::new();
     for (at, _) in code.match_indices("crate::") {
         let before = code[..at].chars().next_back();
         if before.is_some_and(|c| c.is_alphanumeric() || c == '_') {
@@ -48,12 +48,12 @@ fn named_rooms(code: &str) -> Vec<String> {
         }
         let rest = &code[at + "crate::".len()..];
         match rest.strip_prefix('{') {
-            Some(group) => rooms.extend(heads_of_group(group)),
-            None => rooms.push(leading_name(rest)),
+            Some(group) => modules.extend(heads_of_group(group)),
+            None => modules.push(leading_name(rest)),
         }
     }
-    rooms.retain(|room| !room.is_empty());
-    rooms
+    modules.retain(|module| !module.is_empty());
+    modules
 }
 
 fn leading_name(text: &str) -> String {
@@ -81,13 +81,13 @@ fn heads_of_group(group: &str) -> Vec<String> {
 
 /// The violations in one file, as `path:line: text`.
 fn offences(path: &Path, text: &str) -> Vec<String> {
-    let Some(room) = room_of(path) else {
+    let Some(module) = module_of(path) else {
         return Vec::new();
     };
     let shown = path.display();
-    let Some(own_rank) = rank(&room) else {
+    let Some(own_layer) = layer(&module) else {
         return vec![format!(
-            "src/{shown}:1: {room} is not in the table of rooms"
+            "src/{shown}:1: {module} is not in the table of modules"
         )];
     };
     // Comments are removed and lines are joined, so that a group over several lines is found. The
@@ -106,9 +106,9 @@ fn offences(path: &Path, text: &str) -> Vec<String> {
             .find("crate::")
             .map_or(code.len(), |next| at + 7 + next);
         for named in named_rooms(&code[start..end]) {
-            let named_rank = rank(&named);
-            if named != room && named_rank.is_none_or(|other| other >= own_rank) {
-                found.push(format!("src/{shown}:{line}: {room} names {named}"));
+            let named_layer = layer(&named);
+            if named != module && named_layer.is_none_or(|other| other >= own_layer) {
+                found.push(format!("src/{shown}:{line}: {module} names {named}"));
             }
         }
     }
@@ -138,7 +138,7 @@ pub(crate) fn rust_files(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn no_room_names_a_room_of_its_own_rank_or_above() {
+fn no_room_names_a_module_of_its_own_layer_or_above() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let files = rust_files(&source);
     assert!(files.len() > 5, "the source files were not found");
@@ -190,7 +190,7 @@ fn made_up_offences_are_found() {
         (
             "utils.rs",
             "",
-            "src/utils.rs:1: utils is not in the table of rooms",
+            "src/utils.rs:1: utils is not in the table of modules",
         ),
         (
             "token.rs",

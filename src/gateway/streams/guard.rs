@@ -87,7 +87,8 @@ struct Activity {
     bytes: u64,
     /// The time of the last check that found new bytes.
     moved: Instant,
-    /// The number of bytes from the client when the stream last reported a use of the session.
+    /// The number of bytes that the client had sent when the stream last reported a use of the
+    /// session.
     used_at: u64,
     /// The time at which the stream last reported a use of the session.
     used: Timestamp,

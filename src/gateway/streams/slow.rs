@@ -19,8 +19,8 @@ const TICK: Duration = Duration::from_millis(500);
 /// The requests and answers of a worker that have begun and are not complete.
 ///
 /// Nearly all requests and answers are complete before the next tick. Therefore the list adds and
-/// removes an entry with only a few instructions. The task that ticks runs only while the list has
-/// young entries.
+/// removes an entry with only a few instructions. The task for the ticks runs only while the list has
+/// recent entries.
 #[derive(Default)]
 pub(super) struct SlowList {
     entries: RefCell<Entries>,
@@ -37,7 +37,7 @@ struct Entries {
 enum Entry {
     Free(Option<usize>),
     /// Fewer than two ticks have happened since the entry was added.
-    Young {
+    Recent {
         waiter: Waiter,
         ticked: bool,
     },
@@ -57,11 +57,11 @@ pub(super) enum Waiter {
 impl SlowList {
     /// Adds an entry. Panics if no local task can be started.
     pub(super) fn enter(self: &Rc<Self>, waiter: Waiter) -> SlowEntry {
-        let young = Entry::Young {
+        let recent = Entry::Recent {
             waiter,
             ticked: false,
         };
-        let index = self.entries.borrow_mut().add(young);
+        let index = self.entries.borrow_mut().add(recent);
         if !self.ticking.replace(true) {
             drop(spawn_local(tick_while_needed(Rc::downgrade(self))));
         }
@@ -72,9 +72,9 @@ impl SlowList {
     }
 
     /// Informs the waiters of all entries that become slow at this tick. Returns whether the list
-    /// still has young entries.
+    /// still has recent entries.
     fn tick(&self) -> bool {
-        let (due, young_left) = self.entries.borrow_mut().tick();
+        let (due, recent_left) = self.entries.borrow_mut().tick();
         // A waiter may change the list, so `entries` must not be borrowed when the list informs a
         // waiter.
         for waiter in due {
@@ -87,7 +87,7 @@ impl SlowList {
                 }
             }
         }
-        young_left
+        recent_left
     }
 }
 
@@ -114,22 +114,22 @@ impl Entries {
     }
 
     fn tick(&mut self) -> (Vec<Waiter>, bool) {
-        let (mut due, mut young_left) = (Vec::new(), false);
+        let (mut due, mut recent_left) = (Vec::new(), false);
         for entry in &mut self.entries {
             match entry {
-                Entry::Young { ticked: true, .. } => {
-                    if let Entry::Young { waiter, .. } = std::mem::replace(entry, Entry::Slow) {
+                Entry::Recent { ticked: true, .. } => {
+                    if let Entry::Recent { waiter, .. } = std::mem::replace(entry, Entry::Slow) {
                         due.push(waiter);
                     }
                 }
-                Entry::Young { ticked, .. } => {
+                Entry::Recent { ticked, .. } => {
                     *ticked = true;
-                    young_left = true;
+                    recent_left = true;
                 }
                 Entry::Free(_) | Entry::Slow => {}
             }
         }
-        (due, young_left)
+        (due, recent_left)
     }
 
     fn remove(&mut self, index: usize) {
@@ -164,14 +164,14 @@ impl SlowEntry {
     fn poll_slow(&self, cx: &Context<'_>) -> Poll<()> {
         let mut entries = self.list.entries.borrow_mut();
         match entries.entries.get_mut(self.index) {
-            Some(Entry::Young {
+            Some(Entry::Recent {
                 waiter: Waiter::Request(waker),
                 ..
             }) => {
                 waker.clone_from(cx.waker());
                 Poll::Pending
             }
-            Some(Entry::Free(_) | Entry::Young { .. } | Entry::Slow) | None => Poll::Ready(()),
+            Some(Entry::Free(_) | Entry::Recent { .. } | Entry::Slow) | None => Poll::Ready(()),
         }
     }
 }
@@ -215,8 +215,8 @@ mod tests {
 
     use super::*;
 
-    fn young() -> Entry {
-        Entry::Young {
+    fn recent() -> Entry {
+        Entry::Recent {
             waiter: Waiter::Request(Waker::noop().clone()),
             ticked: false,
         }
@@ -225,23 +225,23 @@ mod tests {
     #[test]
     fn free_entries_are_used_again() {
         let mut entries = Entries::default();
-        assert_eq!([(); 3].map(|()| entries.add(young())), [0, 1, 2]);
+        assert_eq!([(); 3].map(|()| entries.add(recent())), [0, 1, 2]);
         entries.remove(0);
         entries.remove(2);
-        assert_eq!([(); 3].map(|()| entries.add(young())), [2, 0, 3]);
+        assert_eq!([(); 3].map(|()| entries.add(recent())), [2, 0, 3]);
     }
 
     #[test]
     fn an_entry_is_slow_after_two_ticks() {
         let mut entries = Entries::default();
-        entries.add(young());
-        let (due, young_left) = entries.tick();
-        assert_eq!((due.len(), young_left), (0, true));
-        entries.add(young());
-        let (due, young_left) = entries.tick();
-        assert_eq!((due.len(), young_left), (1, true));
-        let (due, young_left) = entries.tick();
-        assert_eq!((due.len(), young_left), (1, false));
+        entries.add(recent());
+        let (due, recent_left) = entries.tick();
+        assert_eq!((due.len(), recent_left), (0, true));
+        entries.add(recent());
+        let (due, recent_left) = entries.tick();
+        assert_eq!((due.len(), recent_left), (1, true));
+        let (due, recent_left) = entries.tick();
+        assert_eq!((due.len(), recent_left), (1, false));
         assert_eq!(entries.tick().0.len(), 0);
     }
 
@@ -253,7 +253,7 @@ mod tests {
                 let mut timer = SlowTimer::new(&list);
                 let slow = poll_fn(|cx| timer.poll(cx));
                 assert!(timeout(TICK * 3, slow).await.is_ok());
-                // The task ends with the last young entry, and the next entry starts a new task.
+                // The task ends with the last recent entry, and the next entry starts a new task.
                 assert!(!list.ticking.get());
             }
             let mut timer = SlowTimer::new(&list);

@@ -106,7 +106,7 @@ impl Connections {
                 // The framing of HTTP/2 is never ambiguous, so the connection stays usable.
                 normalize_framing(&mut parts.headers, parts.status, &body)
                     .map_err(Failed::finally)?;
-                // The room `gateway` expects that the version of every response is HTTP/1.1.
+                // The module `gateway` expects that the version of every response is HTTP/1.1.
                 parts.version = Version::HTTP_11;
                 let body = Received::Http2(Box::new(body));
                 let body = ResponseBody::new(body, None, attempt.progress, self.times.stall);

@@ -251,7 +251,7 @@ fn find_all<'a>(members: &'a Object, path: &str) -> Option<Vec<&'a Value>> {
         let members = entry.as_object();
         let list = members.and_then(|members| find_all(members, rest));
         let single = members.and_then(|members| find(members, rest));
-        // An entry without the member counts as null, so that the gateway logs a warning.
+        // An entry without the member counts as null. The gateway logs a warning about null.
         list.unwrap_or_else(|| vec![single.unwrap_or(&Value::Null)])
     });
     Some(below.collect())

@@ -1,4 +1,4 @@
-//! Errors of the provider room.
+//! Errors of the provider module.
 //!
 //! Each operation has its own error type, so that the signature of a function shows what can fail.
 //! The types are [`SetupError`], [`ReachError`], [`KeysError`], [`ResponseError`],

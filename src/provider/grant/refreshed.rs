@@ -78,8 +78,8 @@ impl GrantVerifier {
         Ok(alone.then_some(identity))
     }
 
-    /// Compares the user before the other claims. If the response belongs to another user, the
-    /// session must not get its tokens, even if other claims are also wrong.
+    /// Compares the user before the other claims. If the tokens in the response belong to another
+    /// user, the session must not get the tokens.
     fn checked_identity(
         &self,
         verification: &Verification<'_>,

@@ -1,6 +1,6 @@
 //! The settings of one provider, from the operator and the profile.
 //!
-//! Every key may come from the profile or from the operator's file. The `config` room has already
+//! Every key may come from the profile or from the operator's file. The `config` module has already
 //! merged the profile and the operator's file. [`Provider::new`](super::Provider::new)
 //! contains the checks that need more than one setting, and all code that reads files.
 
@@ -32,7 +32,7 @@ pub use self::token_response::{ErrorMeaning, ErrorPattern, GrantType, Refresh, S
 #[expect(clippy::struct_excessive_bools, reason = "each is a separate key")]
 pub struct Settings {
     /// The name of the profile with the defaults of these settings. The name has no effect in this
-    /// room, because the profile is already merged.
+    /// module, because the profile is already merged.
     pub profile: Option<String>,
     /// The name of the provider on the page with a choice of providers. Default: the configured
     /// name of the provider.

@@ -1,4 +1,4 @@
-//! Helpers for the tests of this room: settings from text, signed tokens, and a server that sends
+//! Helpers for the tests of this module: settings from text, signed tokens, and a server that sends
 //! given responses and records the requests.
 
 mod access_token;

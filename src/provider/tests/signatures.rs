@@ -402,7 +402,7 @@ fn an_error_has_a_code_for_each_kind_of_token() {
     );
 }
 
-/// These tests show how the JWT library behaves. Because of this behaviour, the room `provider`
+/// These tests show how the JWT library behaves. Because of this behaviour, the module `provider`
 /// reads keys and claims with its own code. If one of these tests fails, check whether this code is
 /// still needed.
 mod probes {

@@ -1,5 +1,5 @@
-//! Tests of two fronts of one store: a change at one front must also take effect at the other
-//! front. A front is a `Sessions` value: a cache in front of a store.
+//! Tests of two replicas of one store: a change at one replica must also take effect at the other
+//! replica. A replica is a `Sessions` value: a cache of a store.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ fn after(seconds: u64) -> Timestamp {
 }
 
 #[tokio::test]
-async fn a_session_that_one_front_replaced_is_found_in_the_other() {
+async fn a_session_that_one_replica_replaced_is_found_in_the_other() {
     let fixture = Fixture::disk();
     let [first, second] = fixture.start_two(NOW);
     let id = open(&first, "alice", NOW).await;
@@ -41,20 +41,20 @@ async fn a_session_that_one_front_replaced_is_found_in_the_other() {
 }
 
 #[tokio::test]
-async fn a_session_that_one_front_ended_is_not_found_in_the_other_and_held_values_are_marked() {
+async fn a_session_that_one_replica_ended_is_not_found_in_the_other_and_held_values_are_marked() {
     let fixture = Fixture::disk();
     let [first, second] = fixture.start_two(NOW);
     for (by, other) in [(&first, &second), (&second, &first)] {
-        let mut ends = [by, other].map(|front| front.store.cache().listeners().listen());
+        let mut ends = [by, other].map(|replica| replica.store.cache().listeners().listen());
         let id = open(by, "alice", NOW).await;
         let held = [session(by, &id).await, session(other, &id).await];
         let ended = other.end(&id.key(), EndReason::SignedOut).await;
         assert_eq!(ended.unwrap(), Ended::Session);
-        for (front, held) in [by, other].into_iter().zip(&held) {
+        for (replica, held) in [by, other].into_iter().zip(&held) {
             assert_eq!(held.state(), SessionState::Ended);
-            assert!(!front.still(held, NOW, NOW));
-            assert!(!live(front, &id, NOW).await);
-            let replaced = front.replace(held, tokens("token-1"), None).await;
+            assert!(!replica.still(held, NOW, NOW));
+            assert!(!live(replica, &id, NOW).await);
+            let replaced = replica.replace(held, tokens("token-1"), None).await;
             assert!(matches!(replaced, Ok(Replaced::Ended)));
         }
         for ends in &mut ends {
@@ -66,7 +66,7 @@ async fn a_session_that_one_front_ended_is_not_found_in_the_other_and_held_value
 }
 
 #[tokio::test]
-async fn what_one_front_evicts_stays_in_the_other() {
+async fn what_one_replica_evicts_stays_in_the_other() {
     let fixture = Fixture::crowded();
     let (stores, limits) = fixture.stores(NOW).unwrap();
     let [first, _] = stores;
@@ -83,7 +83,7 @@ async fn what_one_front_evicts_stays_in_the_other() {
     assert!(matches!(roomy.find(&id, NOW), Lookup::Live(_)));
     assert!(roomy.still(&held, NOW, NOW));
     assert_eq!(first.count(), 51);
-    // The first front can replace and end the session.
+    // The first replica can replace and end the session.
     assert!(live(&first, &id, NOW).await);
     let old = session(&first, &id).await;
     let replaced = first.replace(&old, tokens("token-1"), None).await;
@@ -97,24 +97,24 @@ async fn what_one_front_evicts_stays_in_the_other() {
 }
 
 #[tokio::test]
-async fn a_use_in_one_front_keeps_the_other_from_expiring_the_session() {
+async fn a_use_in_one_replica_keeps_the_other_from_expiring_the_session() {
     let fixture = Fixture::disk();
     let [first, second] = fixture.start_two(NOW);
     for (using, idle) in [(&first, &second), (&second, &first)] {
         let id = open(&first, "alice", NOW).await;
-        for front in [using, idle] {
-            assert!(live(front, &id, NOW).await);
+        for replica in [using, idle] {
+            assert!(live(replica, &id, NOW).await);
         }
         assert!(live(using, &id, after(50)).await);
-        // The front `using` has not reported the use of the session to the store yet.
+        // The replica `using` has not reported the use of the session to the store yet.
         idle.maintain(after(70)).await.unwrap();
         assert_eq!(first.count(), 1);
         using.maintain(after(70)).await.unwrap();
         assert!(live(idle, &id, after(100)).await);
         idle.maintain(after(101)).await.unwrap();
-        for front in [using, idle] {
-            front.maintain(after(120)).await.unwrap();
-            assert!(live(front, &id, after(120)).await);
+        for replica in [using, idle] {
+            replica.maintain(after(120)).await.unwrap();
+            assert!(live(replica, &id, after(120)).await);
         }
         while using.maintain(after(200)).await.unwrap() == Maintained::More {}
         assert_eq!(first.count(), 0);
@@ -123,18 +123,18 @@ async fn a_use_in_one_front_keeps_the_other_from_expiring_the_session() {
 }
 
 #[tokio::test]
-async fn d_23_the_bound_of_a_person_counts_the_logins_at_both_fronts() {
+async fn d_23_the_bound_of_a_person_counts_the_logins_at_both_replicas() {
     let fixture = Fixture::disk();
     let [first, second] = fixture.start_two(NOW);
     let mut ids = Vec::new();
     for number in 0..10 {
-        let front = if number % 2 == 0 { &first } else { &second };
-        ids.push(open(front, "alice", after(number)).await);
+        let replica = if number % 2 == 0 { &first } else { &second };
+        ids.push(open(replica, "alice", after(number)).await);
     }
-    for front in [&first, &second] {
+    for replica in [&first, &second] {
         let mut alive = Vec::new();
         for id in &ids {
-            alive.push(live(front, id, after(10)).await);
+            alive.push(live(replica, id, after(10)).await);
         }
         assert_eq!(alive.iter().filter(|alive| **alive).count(), 3);
         assert!(alive[7..].iter().all(|alive| *alive));
@@ -142,7 +142,7 @@ async fn d_23_the_bound_of_a_person_counts_the_logins_at_both_fronts() {
 }
 
 #[tokio::test]
-async fn a_04_a_state_that_one_front_has_marked_is_used_up_in_the_other() {
+async fn a_04_a_state_that_one_replica_has_marked_is_used_up_in_the_other() {
     let fixture = Fixture::disk();
     let [first, second] = fixture.start_two(NOW);
     let once = first.once([1; 32], NOW, after(60)).await;
@@ -240,7 +240,7 @@ impl Store for Slow {
     }
 }
 
-/// A front with slow reads, so that changes by the other front happen during a read.
+/// A replica with slow reads, so that changes by the other replica happen during a read.
 struct Race {
     first: Sessions,
     slow: Arc<Sessions>,
@@ -266,7 +266,7 @@ impl Race {
         }
     }
 
-    /// Reads a session in the slow front, and runs `change` after the store has answered and before
+    /// Reads a session in the slow replica, and runs `change` after the store has answered and before
     /// the answer arrives.
     async fn fetch_while(
         &mut self,
@@ -313,7 +313,7 @@ async fn a_read_that_races_a_refresh_returns_the_new_version() {
         panic!("it was read")
     };
     assert_eq!(found.tokens().access_token(), "token-1");
-    // If another session changes during the read, the front does not repeat the read.
+    // If another session changes during the read, the replica does not repeat the read.
     let bob = open(&race.first, "bob", NOW).await;
     race.slow.store.cache().apply(Event::Lost);
     while race.reads.try_recv().is_ok() {}
@@ -326,7 +326,7 @@ async fn a_read_that_races_a_refresh_returns_the_new_version() {
 }
 
 #[tokio::test]
-async fn a_front_that_lost_events_reads_every_session_again() {
+async fn a_replica_that_lost_events_reads_every_session_again() {
     let fixture = Fixture::disk();
     let [first, second] = fixture.start_two(NOW);
     let (alice, bob) = (
@@ -355,7 +355,7 @@ async fn a_front_that_lost_events_reads_every_session_again() {
     assert_eq!(second.count(), 2);
     let replaced = second.replace(&held[1], tokens("token-1"), None).await;
     assert!(matches!(replaced, Ok(Replaced::Stored(_))));
-    // If the store reports that it has lost events, the front repeats a read in progress.
+    // If the store reports that it has lost events, the replica repeats a read in progress.
     let mut race = Race::new(&Fixture::disk());
     let id = open(&race.first, "alice", NOW).await;
     let fetched = race.fetch_while(id.key(), async |race| {
