@@ -22,7 +22,7 @@ use http_body_util::BodyExt as _;
 /// The maximum size of a recorded body, in bytes.
 const MAX_RECORDED: usize = 64 * 1024;
 
-/// The error of a body from any source.
+/// The error type of every request body, whatever the source of the body.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of a request that is forwarded. `None` if the request has no content.

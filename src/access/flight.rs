@@ -177,7 +177,7 @@ impl<K: Copy + Eq + Hash, P, T> Leader<K, P, T> {
         self.sender.send_replace(Progress::UnderWay);
     }
 
-    /// Waits until the flight has no waiter.
+    /// Waits until no request waits for the result of the flight.
     ///
     /// # Cancel safety
     ///

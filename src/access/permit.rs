@@ -43,9 +43,10 @@ impl Permit {
         &self.route
     }
 
-    /// Returns the data that the gateway needs after the app has refused the token: to send the
-    /// request again, or to let the user sign in again. Returns `None` if the request has no
-    /// session, or if the route forwards refusals and the session has no refresh token.
+    /// Returns the data that the gateway needs if the app refuses the token. With this data, the
+    /// gateway can send the request again, or let the user sign in again. Returns `None` if the
+    /// request has no session, or if the route forwards refusals and the session has no refresh
+    /// token.
     pub(crate) fn sent_request(&self) -> Option<SentRequest> {
         let session = self.session.as_ref()?;
         // On a route that forwards refusals, the gateway repeats a request only if the session has

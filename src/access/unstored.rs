@@ -45,12 +45,12 @@ pub(super) enum Kept {
 }
 
 impl Unstored {
-    /// Removes and returns the result of the refresh that used up the refresh token `used`.
+    /// Removes and returns the result of the refresh that has consumed the refresh token `used`.
     pub(super) fn take(&self, used: &Secret<String>) -> Option<RefreshResult> {
         self.all().remove(&fingerprint(used))
     }
 
-    /// Keeps the result of the refresh that used up the refresh token `used`.
+    /// Keeps the result of the refresh that has consumed the refresh token `used`.
     pub(super) fn keep(&self, used: &Secret<String>, result: RefreshResult) -> Kept {
         let mut all = self.all();
         // During an outage of the store, the kept results must not fill the memory.
@@ -61,7 +61,7 @@ impl Unstored {
         Kept::Yes
     }
 
-    /// Whether a result of the refresh that used up the refresh token `used` is kept.
+    /// Whether the result of the refresh that has consumed the refresh token `used` is kept.
     pub(super) fn holds(&self, used: &Secret<String>) -> bool {
         self.all().contains_key(&fingerprint(used))
     }

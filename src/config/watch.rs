@@ -31,8 +31,8 @@ const EVENTS: usize = 4096;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(crate) enum FileChange {
-    /// No action is needed: the file has not changed, or it has changed but has not yet stayed
-    /// unchanged for [`STABLE`].
+    /// Either the file has not changed, or its last change is more recent than [`STABLE`]. In both
+    /// cases, no action is needed.
     Nothing,
     /// The file was replaced and has stayed unchanged for [`STABLE`].
     Replaced,

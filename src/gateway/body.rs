@@ -52,7 +52,7 @@ impl fmt::Debug for Switch {
     }
 }
 
-/// The reference that the client's connection has to a long answer. The connection drops this value
+/// The client's connection owns this reference to a long answer. The connection drops this value
 /// when it stops sending the answer.
 #[derive(Debug)]
 struct Sending(Rc<LongAnswer>);

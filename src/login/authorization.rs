@@ -211,8 +211,8 @@ pub enum ErrorCode {
     /// not ask the user.
     ConsentRequired,
     /// `interaction_required`, `login_required` or `account_selection_required`: the server needs
-    /// the user, but did not ask the user. Some servers send `login_required` and similar errors
-    /// even without `prompt=none`.
+    /// an action of the user, but was not allowed to show a page. Some servers send
+    /// `login_required` and similar errors even without `prompt=none`.
     InteractionRequired,
     /// `invalid_request`.
     InvalidRequest,

@@ -305,8 +305,8 @@ impl ReturnedState {
         fingerprint
     }
 
-    /// Opens the second part with the secret from the cookie of the tab. The cipher compares its
-    /// authentication tag in constant time.
+    /// Decrypts the second part of the state. The key is the secret from the cookie of this login.
+    /// The cipher compares its authentication tag in constant time.
     ///
     /// # Errors
     ///

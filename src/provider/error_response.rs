@@ -4,7 +4,8 @@
 //! providers return `invalid_request`, or an error code that RFC 6749 does not define. A rate
 //! limiter or a proxy in front of a provider sends responses that are not defined by OAuth.
 //! Therefore the gateway first checks the status, then the error patterns of the profile, and then
-//! the JSON member `error`. Only a well-formed error response refuses the code or the token.
+//! the JSON member `error`. Only a well-formed error response means that the provider has refused
+//! the code or the token.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};

@@ -122,7 +122,7 @@ enum Stage {
     /// The sender has closed its sending direction. The relay has not yet closed the sending
     /// direction to the receiver.
     Ending,
-    /// The relay has closed the sending direction to the receiver.
+    /// The relay has told the receiver that no more bytes follow.
     Ended,
 }
 
@@ -140,8 +140,8 @@ impl Direction {
         }
     }
 
-    /// Forwards all available bytes. Returns `Ready` when the sending direction to the receiver is
-    /// closed.
+    /// Forwards all available bytes. Returns `Ready` when the relay has told the receiver that no
+    /// more bytes follow.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,

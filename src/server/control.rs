@@ -1,5 +1,4 @@
-//! Types by which a handler observes or ends its answer or its tunnel after the handler has
-//! returned.
+//! Types through which a handler observes its answer, or ends it, while the server sends it.
 
 use std::rc::Rc;
 

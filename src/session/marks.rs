@@ -54,7 +54,7 @@ impl Marks {
         Once::First
     }
 
-    /// Removes the mark of a value that was not used after all.
+    /// Removes the mark of a value, because the value was not used.
     pub(super) fn unmark(&mut self, mark: &Mark) {
         if self.known.remove(mark) {
             self.order.retain(|(_, other)| other != mark);

@@ -99,9 +99,9 @@ use crate::token::TokenSet;
 pub struct NewSession<'a> {
     /// The configured name of the provider.
     pub provider: &'a str,
-    /// The registration of the provider at the start of the login. If the registration of the
-    /// provider has changed since the login began, no session is opened, because the name of the
-    /// provider may now refer to a different server.
+    /// Identifies the server and the client id that the provider's settings named when the login
+    /// began. If these settings have changed since then, no session is opened, because the name of
+    /// the provider may now refer to a different server.
     pub registration: Registration,
     /// The identity of the user.
     pub identity: Identity,

@@ -1,5 +1,5 @@
-//! Collects the changes of commands for one commit, and applies the commit to the index and the
-//! caches.
+//! Collects the changes that several commands make to sessions. One commit stores all these
+//! changes. After the commit, this module updates the index and the caches.
 
 use std::sync::Arc;
 

@@ -18,7 +18,7 @@ use crate::seal::KeyRing;
 pub(super) struct Rules<'a> {
     pub(super) keys: &'a KeyRing,
     pub(super) now: Timestamp,
-    /// The registrations with which the sessions were opened.
+    /// The registrations of the providers in the previous settings.
     pub(super) before: &'a Registrations,
     /// The registrations in the new settings.
     pub(super) after: &'a Registrations,

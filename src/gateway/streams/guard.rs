@@ -250,7 +250,7 @@ impl StreamGuard {
 }
 
 /// Returns the time for which a stream may continue after its session has ended for the reason
-/// `why`. `of_route` is the route's setting for this time.
+/// `why`. `of_route` is the setting `grace_secs` of the route.
 fn grace(why: EndReason, of_route: Option<Duration>) -> Option<Duration> {
     match why {
         EndReason::Absolute | EndReason::Idle => of_route,

@@ -166,7 +166,7 @@ impl Connection {
         self.state.received.set(received.wrapping_add(1));
     }
 
-    /// Sends the head of a request. `is_complete` states that the request has no content.
+    /// Sends the head of a request. If `is_complete` is true, the request has no content.
     pub(super) fn send(
         &self,
         head: Request<()>,

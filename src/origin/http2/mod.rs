@@ -35,7 +35,8 @@ use crate::clock::Clock;
 pub(super) use self::body::Incoming;
 pub(crate) use self::keep_alive::KeepAlive;
 
-/// During this time, a worker closes at most one busy connection for the requests of other workers.
+/// The shortest time between two busy connections that a worker closes, so that requests of other
+/// workers can open a connection.
 const GIVE_UP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The connections of one worker, and the worker's requests that wait for a slot.

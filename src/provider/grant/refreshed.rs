@@ -78,8 +78,8 @@ impl GrantVerifier {
         Ok(alone.then_some(identity))
     }
 
-    /// Compares the user before the other claims. If the tokens in the response belong to another
-    /// user, the session must not get the tokens.
+    /// Checks the user first, and the other claims afterwards. If the tokens in the response belong
+    /// to another user, the session must not get the tokens.
     fn checked_identity(
         &self,
         verification: &Verification<'_>,
