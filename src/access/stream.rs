@@ -19,6 +19,9 @@ use crate::target::Target;
 /// mistake, such as milliseconds instead of seconds.
 const LONGEST: u64 = 7 * 24 * 60 * 60;
 
+/// The maximum of `max_lag_kib`, in KiB.
+const LARGEST_LAG: usize = 64 * 1024;
+
 /// The settings of a route for its streams: connections on which the app has switched to another
 /// protocol, such as WebSocket, and answers that take long, such as server-sent events.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
@@ -41,6 +44,14 @@ pub(crate) struct StreamSettings {
     /// limits them.
     #[serde(default = "per_client")]
     pub(crate) per_client: NonZeroUsize,
+    /// The maximum number of bytes that a switched connection keeps for a side that does not read.
+    /// Answers have a fixed limit, because the HTTP library keeps their bytes.
+    #[serde(
+        default = "max_lag",
+        rename = "max_lag_kib",
+        deserialize_with = "kibibytes"
+    )]
+    pub(crate) max_lag: usize,
     /// Whether bytes from the client count as a use of the session.
     #[serde(default = "yes")]
     pub(crate) counts_as_use: bool,
@@ -58,6 +69,7 @@ impl Default for StreamSettings {
             idle: idle(),
             total: None,
             per_client: per_client(),
+            max_lag: max_lag(),
             counts_as_use: yes(),
             grace: None,
         }
@@ -79,6 +91,21 @@ fn idle() -> Option<Duration> {
 /// A browser opens at most about 255 WebSocket connections to one host.
 fn per_client() -> NonZeroUsize {
     NonZeroUsize::MIN.saturating_add(255)
+}
+
+/// As many bytes as one read of a switched connection returns.
+fn max_lag() -> usize {
+    64 * 1024
+}
+
+/// Reads a number of KiB. Returns the number of bytes.
+fn kibibytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    match usize::deserialize(deserializer)? {
+        kibibytes @ 1..=LARGEST_LAG => Ok(kibibytes.saturating_mul(1024)),
+        _ => Err(serde::de::Error::custom(format!(
+            "must be between 1 and {LARGEST_LAG} KiB"
+        ))),
+    }
 }
 
 /// Reads a number of seconds. Returns `None` for zero.
@@ -324,13 +351,14 @@ mod tests {
         let settings = parse(
             r#"{"upgrades": false, "origins": ["https://a.example.com", "http://localhost:8080"],
                 "idle_secs": 0, "total_secs": 60, "per_client": 3, "counts_as_use": false,
-                "grace_secs": 90}"#,
+                "grace_secs": 90, "max_lag_kib": 16}"#,
         )
         .unwrap();
         assert!(!settings.upgrades && !settings.counts_as_use);
         assert_eq!(settings.idle, None);
         assert_eq!(settings.total, Some(Duration::from_mins(1)));
         assert_eq!(settings.per_client.get(), 3);
+        assert_eq!(settings.max_lag, 16 * 1024);
         assert_eq!(settings.grace, Some(Duration::from_secs(90)));
         assert!(settings.origins[0].is(b"https://a.example.com"));
         assert!(!settings.origins[0].is(b"https://a.example.com.evil.test"));
@@ -356,6 +384,8 @@ mod tests {
             (r#"{"idle_secs": 999999999}"#, "at most 604800 seconds"),
             (r#"{"grace_secs": 604801}"#, "at most 604800 seconds"),
             (r#"{"per_client": 0}"#, "nonzero"),
+            (r#"{"max_lag_kib": 0}"#, "between 1 and 65536 KiB"),
+            (r#"{"max_lag_kib": 65537}"#, "between 1 and 65536 KiB"),
             (r#"{"idle": 5}"#, "unknown field `idle`"),
         ] {
             let error = parse(json).unwrap_err();

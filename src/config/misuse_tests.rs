@@ -151,6 +151,11 @@ fn settings_of_streams_that_mean_nothing_are_problems() {
             "{ upgrades = false, per_client = 9 }",
             "routes.0.streams.per_client",
         ),
+        (
+            "{ upgrades = false, max_lag_kib = 16 }",
+            "routes.0.streams.max_lag_kib",
+        ),
+        ("{ max_lag_kib = 0 }", "routes.0.streams.max_lag_kib"),
         ("{ origins = [\"*\"] }", "routes.0.streams.origins"),
         ("{ idle_secs = 99999999 }", "routes.0.streams.idle_secs"),
         ("{ grace_secs = 604801 }", "routes.0.streams.grace_secs"),

@@ -223,6 +223,7 @@ fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
         for (key, is_set) in [
             ("origins", streams.origins != default.origins),
             ("per_client", streams.per_client != default.per_client),
+            ("max_lag_kib", streams.max_lag != default.max_lag),
         ] {
             if is_set {
                 reader.note(

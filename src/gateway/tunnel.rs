@@ -119,11 +119,12 @@ impl Worker {
         let (clock, protocol) = (site.clock().clone(), upgrade.protocol().into());
         let path = target.path_and_query().clone();
         let started = clock.instant();
+        let max_lag = stream.settings().max_lag;
         let mut guard = self.streams.guard(stream, target, StreamKind::Tunnel);
         guard.apply_limits(started);
         let run = move |switched: UpgradedClient| {
             let UpgradedClient { client: peer, stop } = switched;
-            let relay = Relay::new(peer, origin, frames);
+            let relay = Relay::new(peer, origin, frames, max_lag);
             let record = StreamRecord {
                 open,
                 protocol,

@@ -21,7 +21,7 @@ use super::error::Error;
 use super::name::Origin;
 use super::protocol::Protocol;
 use super::trailers::DroppedTrailers;
-use crate::relay::Duplex;
+use crate::relay::{self, Duplex};
 use crate::tls::Trust;
 
 /// The delay between the start of one connection attempt and the start of the next, parallel
@@ -221,6 +221,15 @@ pub(crate) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+impl Stream {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -281,13 +290,13 @@ impl AsyncWrite for Stream {
 
 impl Duplex for Stream {
     fn reset_on_close(&self) {
-        let stream = match self {
-            Self::Plain(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
-        };
+        let socket = SockRef::from(self.socket());
         // If the operating system refuses the socket option, the socket is closed without a reset.
-        let socket = SockRef::from(stream);
         socket.set_linger(Some(Duration::ZERO)).unwrap_or_default();
+    }
+
+    fn limit_unsent(&self, bytes: usize) {
+        relay::limit_unsent(SockRef::from(self.socket()), bytes);
     }
 }
 

@@ -1,23 +1,25 @@
 //! Forwards bytes between two connections after a switch of protocols (RFC 9110 section 7.8).
 //!
-//! A [`Relay`] forwards bytes in both directions, unchanged. A relay reads from one side only when
-//! the other side has accepted all earlier bytes. If one side closes its sending direction or
-//! resets its connection, the relay does the same on the connection to the other side. All relays
-//! of a thread share one buffer for reading. A relay allocates memory only for bytes that the
-//! receiver does not accept immediately.
+//! A [`Relay`] forwards bytes in both directions, unchanged. If a receiver does not accept bytes,
+//! the relay keeps them in memory, up to a limit, and then reads no more bytes from the sender. If
+//! one side closes its sending direction or resets its connection, the relay does the same on the
+//! connection to the other side. All relays of a thread share one buffer for reading. A relay
+//! allocates memory only for bytes that the receiver does not accept immediately.
 //!
 //! [`FrameTracker`] tracks the WebSocket frames that the app sends. When the gateway ends a relay,
 //! the relay may send a close frame only between two frames of the app. The tracker shows when the
 //! relay is between two frames.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 mod frames;
@@ -44,6 +46,18 @@ pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {
     /// Makes the kernel send a reset when this connection is closed. By the reset, the peer learns
     /// that the data is incomplete.
     fn reset_on_close(&self);
+
+    /// Limits the number of bytes that wait in the kernel until they are sent. By default, the
+    /// kernel accepts megabytes for a peer that does not read.
+    fn limit_unsent(&self, bytes: usize);
+}
+
+/// Implements [`Duplex::limit_unsent`] for a socket. The limit applies only to bytes that were not
+/// sent yet, so the limit does not slow down a connection with a long round-trip time.
+pub(crate) fn limit_unsent(socket: SockRef<'_>, bytes: usize) {
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    // If the operating system refuses the socket option, only the memory of the relay is limited.
+    socket.set_tcp_notsent_lowat(bytes).unwrap_or_default();
 }
 
 /// A connection that has switched protocols, and the bytes that arrived after the head of the
@@ -107,10 +121,11 @@ pub(crate) struct Relay {
 }
 
 /// One direction of a relay.
-#[derive(Default)]
 struct Direction {
     /// Bytes that were read but that the receiver has not accepted yet.
-    pending: Bytes,
+    pending: VecDeque<u8>,
+    /// The maximum number of pending bytes. The bytes that arrived before the switch do not count.
+    max_lag: usize,
     stage: Stage,
     unflushed: bool,
 }
@@ -133,15 +148,25 @@ enum Broken {
 }
 
 impl Direction {
-    fn new(early: Bytes) -> Self {
+    fn new(early: Bytes, max_lag: usize) -> Self {
         Self {
-            pending: early,
-            ..Self::default()
+            pending: Vec::from(early).into(),
+            max_lag,
+            stage: Stage::Open,
+            unflushed: false,
         }
     }
 
-    /// Forwards all available bytes. Returns `Ready` when the relay has told the receiver that no
-    /// more bytes follow.
+    /// The number of bytes that the next read may return. The number is zero if the rest of the
+    /// limit is smaller than a whole read, so that a slow receiver does not cause many small reads.
+    fn next_read(&self) -> usize {
+        let size = self.max_lag.min(SCRATCH);
+        let rest = self.max_lag.saturating_sub(self.pending.len());
+        if rest < size { 0 } else { size }
+    }
+
+    /// Forwards all available bytes. Returns `Ready` when the sending direction to the receiver is
+    /// closed.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -150,12 +175,16 @@ impl Direction {
         mut on_data: impl FnMut(&[u8]),
     ) -> Poll<Result<(), Broken>> {
         loop {
-            if let Err(broken) = std::task::ready!(self.poll_pending(cx, receiver)) {
-                return Poll::Ready(Err(broken));
-            }
+            let is_blocked = match self.poll_pending(cx, receiver) {
+                Poll::Ready(Ok(())) => false,
+                Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken)),
+                Poll::Pending => true,
+            };
+            let size = self.next_read();
             match self.stage {
-                Stage::Open => {}
-                Stage::Ending => {
+                Stage::Open if size > 0 => {}
+                Stage::Open | Stage::Ending if is_blocked => return Poll::Pending,
+                Stage::Open | Stage::Ending => {
                     let told = std::task::ready!(Pin::new(receiver).poll_shutdown(cx));
                     self.stage = Stage::Ended;
                     return Poll::Ready(told.map_err(|_error| Broken::Receiver));
@@ -164,7 +193,7 @@ impl Direction {
             }
             let read = BUFFER.with_borrow_mut(|buffer| {
                 buffer.resize(SCRATCH, 0);
-                let mut buffer = ReadBuf::new(buffer);
+                let mut buffer = ReadBuf::new(buffer.get_mut(..size).unwrap_or_default());
                 match Pin::new(&mut *sender).poll_read(cx, &mut buffer) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Err(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
@@ -196,20 +225,30 @@ impl Direction {
         if data.is_empty() {
             self.stage = Stage::Ending;
         }
-        while !data.is_empty() {
+        // Earlier bytes that are still pending have to be written first.
+        while !data.is_empty() && self.pending.is_empty() {
             match Pin::new(&mut *receiver).poll_write(cx, data) {
                 Poll::Ready(Ok(count @ 1..)) => {
                     self.unflushed = true;
                     data = data.get(count..).unwrap_or_default();
                 }
                 Poll::Ready(Ok(0) | Err(_)) => return Err(Broken::Receiver),
-                Poll::Pending => {
-                    self.pending = Bytes::copy_from_slice(data);
-                    break;
-                }
+                Poll::Pending => break,
             }
         }
+        self.keep(data);
         Ok(())
+    }
+
+    /// Appends bytes to the pending bytes. The memory doubles when it is full, but does not exceed
+    /// `max_lag`.
+    fn keep(&mut self, data: &[u8]) {
+        let length = self.pending.len();
+        if self.pending.capacity().saturating_sub(length) < data.len() {
+            let doubled = length.min(self.max_lag.saturating_sub(length));
+            self.pending.reserve_exact(doubled.max(data.len()));
+        }
+        self.pending.extend(data);
     }
 
     /// Writes the pending bytes. Returns `Ready` when no pending bytes are left.
@@ -219,16 +258,17 @@ impl Direction {
         receiver: &mut dyn Duplex,
     ) -> Poll<Result<(), Broken>> {
         while !self.pending.is_empty() {
-            match std::task::ready!(Pin::new(&mut *receiver).poll_write(cx, &self.pending)) {
+            let (data, _rest) = self.pending.as_slices();
+            match std::task::ready!(Pin::new(&mut *receiver).poll_write(cx, data)) {
                 Ok(count @ 1..) => {
                     self.unflushed = true;
-                    self.pending.advance(count);
+                    drop(self.pending.drain(..count));
                 }
                 Ok(0) | Err(_) => return Poll::Ready(Err(Broken::Receiver)),
             }
         }
         // This assignment frees the memory of the pending bytes.
-        self.pending = Bytes::new();
+        self.pending = VecDeque::new();
         Poll::Ready(Ok(()))
     }
 
@@ -251,9 +291,12 @@ impl Direction {
 }
 
 impl Relay {
-    /// Creates a relay between `client` and `app`. `frames` tracks the WebSocket frames that the
-    /// app sends.
-    pub(crate) fn new(client: Peer, app: Peer, mut frames: FrameTracker) -> Self {
+    /// Creates a relay between `client` and `app`. `frames` follows the bytes of the app. `max_lag`
+    /// is the maximum number of bytes that the relay keeps for each side, and the maximum number of
+    /// bytes that the kernel keeps unsent for each side.
+    pub(crate) fn new(client: Peer, app: Peer, mut frames: FrameTracker, max_lag: usize) -> Self {
+        client.io.limit_unsent(max_lag);
+        app.io.limit_unsent(max_lag);
         let byte_counts = ByteCounts::default();
         add(&byte_counts.0.from_client, client.early.len());
         add(&byte_counts.0.from_app, app.early.len());
@@ -261,8 +304,8 @@ impl Relay {
         Self {
             client: client.io,
             app: app.io,
-            to_app: Direction::new(client.early),
-            to_client: Direction::new(app.early),
+            to_app: Direction::new(client.early, max_lag),
+            to_client: Direction::new(app.early, max_lag),
             byte_counts,
             frames,
             to_app_first: true,
@@ -346,7 +389,7 @@ impl Relay {
         if let Some(frame) = frame.filter(|_frame| to_client.pending.is_empty())
             && to_client.stage == Stage::Open
         {
-            to_client.pending = frame;
+            to_client.keep(&frame);
             let written = poll_fn(|cx| to_client.poll_pending(cx, &mut *client)).await;
             if written.is_err() {
                 return;

@@ -6,6 +6,8 @@ use super::*;
 
 impl Duplex for DuplexStream {
     fn reset_on_close(&self) {}
+
+    fn limit_unsent(&self, _bytes: usize) {}
 }
 
 fn end(io: DuplexStream, early: &'static [u8]) -> Peer {
@@ -24,6 +26,7 @@ fn relay(room: usize) -> (Relay, DuplexStream, DuplexStream) {
         end(inner, b"early from the client"),
         end(other, b"early from the app"),
         FrameTracker::unknown(),
+        SCRATCH,
     );
     (relay, client, app)
 }
@@ -80,7 +83,7 @@ async fn a_closed_relay_sends_a_close_frame_only_between_two_frames() {
         let (mut client, inner) = duplex(1024);
         let (mut app, other) = duplex(1024);
         let (client_end, app_end) = (end(inner, b""), end(other, b""));
-        let mut relay = Relay::new(client_end, app_end, FrameTracker::websocket());
+        let mut relay = Relay::new(client_end, app_end, FrameTracker::websocket(), SCRATCH);
         app.write_all(sent).await.unwrap();
         let mut heard = vec![0; sent.len()];
         tokio::select! {
@@ -102,6 +105,49 @@ async fn a_closed_relay_sends_a_close_frame_only_between_two_frames() {
             drop(client);
         };
         tokio::join!(relay.close(Close::Policy), ends);
+    }
+}
+
+#[tokio::test]
+async fn a_relay_keeps_no_more_than_its_limit_for_a_side_that_does_not_read() {
+    const ROOM: usize = 1000;
+    const KIB: usize = 1024;
+    for max_lag in [KIB, 16 * KIB, 64 * KIB, 100 * KIB, 1024 * KIB] {
+        let (mut client, inner) = duplex(ROOM);
+        let (mut app, other) = duplex(ROOM);
+        let (client_end, app_end) = (end(inner, b""), end(other, b""));
+        let mut relay = Relay::new(client_end, app_end, FrameTracker::unknown(), max_lag);
+        let byte_counts = relay.byte_counts();
+        let sent: Vec<u8> = (0..2 * 1024 * KIB).map(|number| number as u8).collect();
+        let mut writing = Box::pin(async {
+            app.write_all(&sent).await.unwrap();
+            app.shutdown().await.unwrap();
+        });
+        let turns = async {
+            for _ in 0..20_000 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ended = relay.run() => panic!("it ended by itself"),
+            () = &mut writing => panic!("everything was read"),
+            () = turns => {}
+        }
+        let read = usize::try_from(byte_counts.app_bytes()).unwrap();
+        // The relay does not begin a read that could exceed the limit.
+        let least = ROOM + max_lag.saturating_sub(SCRATCH);
+        let fits = least < read && read <= ROOM + max_lag;
+        assert!(fits, "{read} bytes were read with a limit of {max_lag}");
+        assert!(relay.to_client.pending.capacity() <= max_lag, "{max_lag}");
+        let reading = async {
+            client.shutdown().await.unwrap();
+            let mut came = Vec::new();
+            client.read_to_end(&mut came).await.unwrap();
+            assert!(came == sent, "{max_lag}");
+        };
+        let (ended, (), ()) = tokio::join!(relay.run(), writing, reading);
+        assert_eq!(ended, Ended::Closed);
     }
 }
 
@@ -147,6 +193,8 @@ impl AsyncWrite for Eager {
 
 impl Duplex for Eager {
     fn reset_on_close(&self) {}
+
+    fn limit_unsent(&self, _bytes: usize) {}
 }
 
 #[tokio::test]
@@ -155,7 +203,7 @@ async fn a_side_that_never_stops_sending_does_not_stop_the_other() {
         io: Box::new(Eager),
         early: Bytes::new(),
     };
-    let mut relay = Relay::new(eager(), eager(), FrameTracker::unknown());
+    let mut relay = Relay::new(eager(), eager(), FrameTracker::unknown(), SCRATCH);
     let byte_counts = relay.byte_counts();
     let turns = async {
         for _ in 0..20 {

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::deadline::{ConnectionState, Phase, Protocol};
-use crate::relay::Duplex;
+use crate::relay::{self, Duplex};
 
 /// The length of the HTTP/2 connection preface (RFC 9113 section 3.4).
 const PREFACE: usize = 24;
@@ -62,11 +62,19 @@ impl Duplex for Socket {
         let socket = SockRef::from(&self.stream);
         socket.set_linger(Some(Duration::ZERO)).unwrap_or_default();
     }
+
+    fn limit_unsent(&self, bytes: usize) {
+        relay::limit_unsent(SockRef::from(&self.stream), bytes);
+    }
 }
 
 impl Duplex for TlsStream<Socket> {
     fn reset_on_close(&self) {
         self.get_ref().0.reset_on_close();
+    }
+
+    fn limit_unsent(&self, bytes: usize) {
+        self.get_ref().0.limit_unsent(bytes);
     }
 }
 
@@ -74,6 +82,9 @@ impl Duplex for TokioIo<Upgraded> {
     /// Does nothing, because an HTTP/2 stream has no socket of its own. The peer sees only the end
     /// of the stream, and gets no reset.
     fn reset_on_close(&self) {}
+
+    /// Does nothing, because all streams of the HTTP/2 connection share one socket.
+    fn limit_unsent(&self, _bytes: usize) {}
 }
 
 impl AsyncRead for Socket {

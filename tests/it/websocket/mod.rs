@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::join;
+use tokio::time::timeout;
 
+use crate::support::gateway::{Process, Settings};
+use crate::support::provider::StandIn;
 use crate::support::scene::{ORIGIN, Scene};
 use crate::support::socket::{End, KEY, Opening, SocketApp, switching};
 
@@ -384,7 +387,7 @@ async fn w_10_a_side_that_does_not_read_blocks_the_other() {
         let piece = vec![0_u8; 64 * 1024];
         // The sockets between client and app buffer a few megabytes at most.
         let stopped = loop {
-            let sending = tokio::time::timeout(Duration::from_millis(500), sender.send(&piece));
+            let sending = timeout(Duration::from_millis(500), sender.send(&piece));
             if sending.await.is_err() {
                 break true;
             }
@@ -396,5 +399,45 @@ async fn w_10_a_side_that_does_not_read_blocks_the_other() {
         assert!(stopped, "{sent} bytes went to an app that reads nothing");
         // All sent bytes arrive when the app reads.
         receiver.expect(vec![0_u8; sent]).await;
+    }
+}
+
+/// The number of bytes that the gateway reads from an app whose client reads nothing.
+async fn read_ahead(max_lag_kib: usize) -> usize {
+    let provider = StandIn::start().await;
+    let sockets = SocketApp::start().await;
+    let settings = Settings::new(ORIGIN, &provider.url(), &sockets.url());
+    let route = format!(
+        "[[routes]]\nprefix = \"/\"\naccess = \"public\"\nstreams.max_lag_kib = {max_lag_kib}\n"
+    );
+    let gateway = Process::start(settings.with(&route)).await;
+    let opening = Opening::at("/ws");
+    let ((head, client), mut app) = join!(opening.answer(gateway.address()), sockets.switch());
+    assert_eq!(head.status(), 101);
+    let piece = vec![0_u8; 64 * 1024];
+    while timeout(Duration::from_secs(1), app.send(&piece))
+        .await
+        .is_ok()
+    {}
+    client.reset();
+    gateway
+        .wait_for_log(|log| log.contains("Stream ended"))
+        .await;
+    let log = gateway.log();
+    let ended = log.lines().find(|line| line.contains("Stream ended"));
+    let ended: serde_json::Value = serde_json::from_str(ended.expect("an event")).unwrap();
+    let read = ended["upstream_bytes"].as_u64().expect("a number");
+    usize::try_from(read).unwrap()
+}
+
+#[tokio::test]
+async fn w_10_the_data_that_a_slow_reader_may_lag_is_a_setting() {
+    // The sockets of the gateway and of the client also keep data: the gateway's socket as much
+    // unsent data as the setting allows, and the client's socket its receive buffer.
+    const BUFFERS: usize = 512;
+    for max_lag in [16, 1024] {
+        let read = read_ahead(max_lag).await / 1024;
+        let fits = max_lag <= read && read <= 2 * max_lag + BUFFERS;
+        assert!(fits, "{read} KiB were read with a limit of {max_lag} KiB");
     }
 }
