@@ -65,6 +65,12 @@ impl Client {
         Ok(Self(Arc::new(connector)))
     }
 
+    /// Creates a client that opens its connections with `connector`.
+    #[cfg(test)]
+    pub(super) fn of(connector: Connector) -> Self {
+        Self(Arc::new(connector))
+    }
+
     /// Sends `request` and collects the answer. Sets `Host` and `Accept-Encoding: identity`. The
     /// path and the query of the URI are the request target. A redirect is returned like any other
     /// answer. A request is never sent twice.

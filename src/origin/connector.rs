@@ -1,7 +1,6 @@
 //! Opens connections: name look-up, TCP and TLS.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,8 +10,7 @@ use rustls::AlertDescription;
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, lookup_host};
-use tokio::task::JoinSet;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -20,13 +18,11 @@ use tokio_rustls::client::TlsStream;
 use super::error::Error;
 use super::name::Origin;
 use super::protocol::Protocol;
+use super::race::race;
+use super::resolver::Resolver;
 use super::trailers::DroppedTrailers;
 use crate::relay::{self, Duplex};
 use crate::tls::Trust;
-
-/// The delay between the start of one connection attempt and the start of the next, parallel
-/// attempt (RFC 8305 section 5).
-const STAGGER: Duration = Duration::from_millis(250);
 
 /// Opens connections to one origin.
 pub(crate) struct Connector {
@@ -34,6 +30,7 @@ pub(crate) struct Connector {
     tls: Option<(Trust, ServerName<'static>)>,
     deadline: Duration,
     protocol: Protocol,
+    resolver: Resolver,
     dropped_trailers: Arc<DroppedTrailers>,
 }
 
@@ -63,6 +60,7 @@ impl Connector {
             tls,
             deadline,
             protocol: Protocol::Http1,
+            resolver: Resolver::default(),
             dropped_trailers,
         })
     }
@@ -70,6 +68,13 @@ impl Connector {
     /// Sets the version of HTTP of the connections. The default is HTTP/1.1.
     pub(crate) fn with_protocol(mut self, protocol: Protocol) -> Self {
         self.protocol = protocol;
+        self
+    }
+
+    /// Replaces the resolver. The default is the resolver of the operating system.
+    #[cfg(test)]
+    pub(super) fn with_resolver(mut self, resolver: Resolver) -> Self {
+        self.resolver = resolver;
         self
     }
 
@@ -111,13 +116,14 @@ impl Connector {
     }
 
     async fn open(&self) -> Result<Stream, Error> {
-        let addresses: Vec<SocketAddr> = lookup_host((self.origin.host(), self.origin.port()))
+        let (host, port) = (self.origin.host(), self.origin.port());
+        let addresses = self.resolver.look_up(host, port).await;
+        let addresses = addresses.map_err(Error::Resolve)?;
+        let stream = race(addresses, TcpStream::connect)
             .await
-            .map_err(Error::Resolve)?
-            .collect();
-        let stream = race(addresses).await.map_err(Error::Connect)?;
-        // Without this option, the kernel could delay a request until the origin has acknowledged
-        // earlier bytes (Nagle's algorithm).
+            .map_err(Error::Connect)?;
+        // Without this option, a request could wait until earlier bytes are acknowledged (Nagle's
+        // algorithm).
         stream.set_nodelay(true).map_err(Error::Connect)?;
         let Some((trust, name)) = &self.tls else {
             return Ok(Stream::Plain(stream));
@@ -163,53 +169,6 @@ impl std::fmt::Debug for Connector {
             .field("deadline", &self.deadline)
             .finish_non_exhaustive()
     }
-}
-
-/// Connects to several addresses in parallel, and returns the first connection that opens. Each
-/// address is tried [`STAGGER`] after the previous address, or immediately after a failure.
-async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
-    let mut waiting = interleaved(addresses).into_iter();
-    let mut attempts = JoinSet::new();
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    while let Some(address) = waiting.next() {
-        // If only one address is left and no attempt is running, no second task is needed.
-        if waiting.as_slice().is_empty() && attempts.is_empty() {
-            return TcpStream::connect(address).await;
-        }
-        attempts.spawn(TcpStream::connect(address));
-        // If the attempt has no result after `STAGGER`, the attempt continues, and the gateway also
-        // tries the next address.
-        if let Ok(Some(outcome)) = timeout(STAGGER, attempts.join_next()).await {
-            match outcome.unwrap_or_else(|aborted| Err(io::Error::other(aborted))) {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
-            }
-        }
-    }
-    while let Some(outcome) = attempts.join_next().await {
-        match outcome.unwrap_or_else(|aborted| Err(io::Error::other(aborted))) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-/// Returns the addresses in the resolver's order, except that IPv6 and IPv4 addresses alternate
-/// (RFC 8305 section 4).
-fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
-    let (same, other): (Vec<_>, Vec<_>) = addresses
-        .into_iter()
-        .partition(|address| address.is_ipv6() == first_is_v6);
-    let mut other = other.into_iter();
-    let mut order = Vec::new();
-    for address in same {
-        order.push(address);
-        order.extend(other.next());
-    }
-    order.extend(other);
-    order
 }
 
 /// A connection to an origin.
@@ -297,30 +256,5 @@ impl Duplex for Stream {
 
     fn limit_unsent(&self, bytes: usize) {
         relay::limit_unsent(SockRef::from(self.socket()), bytes);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn address_families_alternate() {
-        let addresses = ["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1", "1.1.1.2:1"];
-        let addresses = addresses.map(|address| address.parse().unwrap()).to_vec();
-        let order = ["[::1]:1", "1.1.1.1:1", "[::2]:1", "1.1.1.2:1", "[::3]:1"];
-        let order = order.map(|address| address.parse::<SocketAddr>().unwrap());
-        assert_eq!(interleaved(addresses), order);
-    }
-
-    #[tokio::test]
-    async fn after_a_refused_address_the_next_one_is_tried() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let open = listener.local_addr().unwrap();
-        let refusing = SocketAddr::from(([127, 0, 0, 2], open.port()));
-        let stream = race(vec![refusing, open]).await.unwrap();
-        assert_eq!(stream.peer_addr().unwrap(), open);
-        assert!(race(vec![refusing]).await.is_err());
-        assert!(race(Vec::new()).await.is_err());
     }
 }

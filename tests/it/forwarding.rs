@@ -6,8 +6,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::support::browser_request::BrowserRequest;
+use crate::support::gateway::{Gateway, Settings};
+use crate::support::provider::StandIn;
 use crate::support::raw::{Raw, exchange};
-use crate::support::scene::{Scene, assert_no_canary, url};
+use crate::support::scene::{ORIGIN, Scene, assert_no_canary, url};
 use crate::support::upstream::Answer;
 
 #[tokio::test]
@@ -187,6 +189,25 @@ async fn an_app_that_is_not_there_gives_502_and_keeps_the_session() {
     assert_eq!(
         (page.status.as_u16(), page.text()),
         (200, "seen".to_owned())
+    );
+}
+
+#[tokio::test]
+async fn f_08_an_app_without_an_address_gets_502_with_its_reason() {
+    let provider = StandIn::start().await;
+    let settings = Settings::new(ORIGIN, &provider.url(), "http://no-such-host.invalid")
+        .with("[[routes]]\nprefix = \"/\"\naccess = \"public\"\n");
+    let gateway = Gateway::start(settings);
+    let mut client = Raw::connect(gateway.address()).await;
+    client
+        .send("GET / HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\r\n")
+        .await;
+    let answer = client.response("GET").await.unwrap();
+    assert_eq!(answer.status(), 502);
+    assert!(
+        answer.text().contains("upstream_unreachable"),
+        "{}",
+        answer.text()
     );
 }
 
