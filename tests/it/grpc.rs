@@ -330,14 +330,24 @@ async fn a_call_on_which_neither_side_sends_ends_at_the_limit_of_the_app() {
 async fn f_09_a_reply_that_breaks_off_never_ends_cleanly() {
     let scene = Scene::new().await;
     let client = scene.client().await;
-    let mut call = client.begin("/public.Echo/Broken", &[]);
-    call.send("x").await;
-    let error = call.outcome().await.unwrap_err();
-    assert!(error.is_reset(), "{error:?}");
-    assert_eq!(
-        client.call("/public.Echo/Unary", "y").await.status(),
-        Some("0")
-    );
+    // The app closes its connection, or resets the stream as if it had sent the whole reply.
+    for path in ["/public.Echo/Broken", "/public.Echo/Reset"] {
+        let mut call = client.begin(path, &[]);
+        call.send("x").await;
+        let error = call.outcome().await.unwrap_err();
+        assert!(error.is_reset(), "{path}: {error:?}");
+        assert_eq!(
+            client.call("/public.Echo/Unary", "y").await.status(),
+            Some("0")
+        );
+        let (address, config) = (scene.gateway.address(), scene.tls.client(&["http/1.1"]));
+        let mut raw = Raw::connect_tls(address, "localhost", config).await;
+        raw.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+            .await;
+        let answer = raw.response("GET").await.unwrap();
+        assert_eq!(answer.text(), "half", "{path}");
+        assert!(!answer.body.complete, "{path}");
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream};
+use h2::RecvStream;
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame, SizeHint};
@@ -66,16 +66,6 @@ impl Incoming {
         let flow = self.stream.flow_control();
         flow.release_capacity(data.len()).map_err(Error::Http2)
     }
-
-    /// Returns the error of a stream that was reset, or `None` if the response is complete. A reset
-    /// without an error ends the upload, not the response: the origin has sent the complete
-    /// response and does not want the rest of the request (RFC 9113 section 8.1).
-    fn reset(&self, error: h2::Error) -> Option<Error> {
-        let is_complete = error.is_reset()
-            && error.reason() == Some(Reason::NO_ERROR)
-            && self.missing.is_none_or(|missing| missing == 0);
-        (!is_complete).then_some(Error::Http2(error))
-    }
 }
 
 impl Body for Incoming {
@@ -87,6 +77,9 @@ impl Body for Incoming {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = self.get_mut();
+        // An origin that does not want the rest of a request may reset the stream after its
+        // complete response (RFC 9113 section 8.1). h2 reports such a reset only to the upload. An
+        // error from h2 always means that the response has no `END_STREAM` flag, and is incomplete.
         if this.phase == Phase::Data {
             match ready!(this.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
@@ -95,7 +88,7 @@ impl Body for Incoming {
                 }
                 Some(Err(error)) => {
                     this.phase = Phase::Ended;
-                    return Poll::Ready(this.reset(error).map(Err));
+                    return Poll::Ready(Some(Err(Error::Http2(error))));
                 }
                 None => this.phase = Phase::Trailers,
             }
@@ -108,7 +101,7 @@ impl Body for Incoming {
         this.slot.connection.record_receipt();
         Poll::Ready(match trailers {
             Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
-            Err(error) => this.reset(error).map(Err),
+            Err(error) => Some(Err(Error::Http2(error))),
         })
     }
 

@@ -192,7 +192,7 @@ async fn answer(
             let end = begin.header("grpc-status", "5").body(()).unwrap();
             return drop(respond.send_response(end, true).unwrap());
         }
-        "Unary" | "ClientStream" | "ServerStream" | "Bidi" | "Broken" => {}
+        "Unary" | "ClientStream" | "ServerStream" | "Bidi" | "Broken" | "Reset" => {}
         "Slow" => shared.slow.notified().await,
         _ => {
             let reason = poll_fn(|cx| respond.poll_reset(cx)).await.unwrap();
@@ -202,10 +202,13 @@ async fn answer(
     let mut body = respond
         .send_response(begin.body(()).unwrap(), false)
         .unwrap();
-    if method == "Broken" {
+    if let "Broken" | "Reset" = &*method {
         send(&mut body, Bytes::from_static(b"half")).await;
         tokio::task::yield_now().await;
-        return shared.broken.notify_waiters();
+        return match &*method {
+            "Broken" => shared.broken.notify_waiters(),
+            _ => body.send_reset(Reason::NO_ERROR),
+        };
     }
     send_messages(&method, &mut messages, &mut body).await;
     let mut end = HeaderMap::new();

@@ -148,6 +148,7 @@ async fn f_09_an_incomplete_response_never_ends_cleanly() {
         for (length, reason) in [
             (None, Reason::CANCEL),
             (None, Reason::INTERNAL_ERROR),
+            (None, Reason::NO_ERROR),
             (Some("5"), Reason::NO_ERROR),
         ] {
             let app = App::start(move |_request, mut respond| async move {

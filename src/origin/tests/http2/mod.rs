@@ -2,6 +2,7 @@
 
 mod faults;
 mod fields;
+mod resets;
 mod sharing;
 
 use std::cell::{Cell, RefCell};
