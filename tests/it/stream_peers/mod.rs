@@ -2,6 +2,7 @@
 //! prints the peers that passed.
 
 mod binary;
+mod code_server;
 mod events;
 mod grpc;
 mod jupyterlab;
