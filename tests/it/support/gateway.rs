@@ -80,6 +80,12 @@ impl Settings {
         self
     }
 
+    /// Makes the gateway use only one worker, so that all connections belong to the same worker.
+    pub(crate) fn one_worker(mut self) -> Self {
+        self.server = self.server.replace("workers = 2", "workers = 1");
+        self
+    }
+
     /// Adds keys of the app.
     pub(crate) fn app(mut self, toml: &str) -> Self {
         self.app.extend([toml, "\n"]);

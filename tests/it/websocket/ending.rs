@@ -12,6 +12,7 @@ use crate::support::browser_request::BrowserRequest;
 use crate::support::gateway::{Gateway, Process, Settings};
 use crate::support::openid::settings;
 use crate::support::provider::StandIn;
+use crate::support::raw::Raw;
 use crate::support::scene::{ORIGIN, SESSION, url, wait_for_figure};
 use crate::support::socket::{End, Opening, SocketApp, switching};
 
@@ -85,23 +86,29 @@ async fn w_03_the_deadlines_of_a_session_close_its_sockets() {
 
 #[tokio::test]
 async fn a_socket_may_outlive_a_deadline_of_its_session_by_the_grace() {
-    let session = "[session]\nidle_secs = 600\nabsolute_secs = 600\n";
-    let streams = "streams.idle_secs = 0\nstreams.grace_secs = 300";
-    let (scene, sockets) = scene_with(streams, "", session).await;
-    let cookie = scene.cookie("alice").await;
-    let (mut client, mut app) = open(&scene, &sockets, &cookie).await;
-    scene.gateway.advance(Duration::from_secs(601));
-    // The registry looks for deadlines once a second. The session has ended, and the socket goes on.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let sockets = SocketApp::start().await;
+    let provider = StandIn::start().await;
+    let settings = Settings::new(ORIGIN, &provider.url(), &sockets.url())
+        .one_worker()
+        .with("[session]\nidle_secs = 600\nabsolute_secs = 600\n")
+        .with("[[routes]]\nprefix = \"/\"\n")
+        .with("[[routes]]\nprefix = \"/any\"\nstreams.idle_secs = 0\nstreams.grace_secs = 300\n");
+    let gateway = Gateway::start(settings);
+    let (_browser, cookie) = sign_in(&gateway, &provider, &sockets, "alice").await;
+    let (mut client, mut app) = open_at("/any", &gateway, &sockets, &cookie).await;
+    let (mut without_grace, _app) = open_at("/", &gateway, &sockets, &cookie).await;
+    gateway.advance(Duration::from_secs(601));
+    // The worker informs both sockets of the end of the session at the same time.
+    closed_with(&mut without_grace, 1008).await;
     let opening = Opening::at("/any").of_browser(&cookie);
-    let (head, _client) = opening.answer(scene.gateway.address()).await;
+    let (head, _client) = opening.answer(gateway.address()).await;
     assert_eq!(head.status(), 401);
     app.send(text_frame("on")).await;
     client.expect(text_frame("on")).await;
-    scene.gateway.advance(Duration::from_secs(301));
+    gateway.advance(Duration::from_secs(301));
     closed_with(&mut client, 1008).await;
     let ended = "sidegate_streams_ended_total{route=\"/any\",reason=\"session_too_old\"}";
-    scene.wait_for_figure(ended, 1).await;
+    wait_for_figure(gateway.operations(), ended, 1).await;
 }
 
 #[tokio::test]
@@ -129,7 +136,7 @@ async fn bytes_from_a_client_keep_its_session_alive_unless_the_route_forbids_it(
     }
 }
 
-/// A gateway whose only user is in the group of `/admin`. The next refreshes decide about the group.
+/// A gateway whose users are in the group of `/admin`. The next refreshes decide about the group.
 pub(crate) struct SignedInAdmin {
     pub(crate) gateway: Gateway,
     provider: StandIn,
@@ -140,6 +147,11 @@ pub(crate) struct SignedInAdmin {
 
 impl SignedInAdmin {
     pub(crate) async fn start() -> Self {
+        Self::with(|settings| settings).await
+    }
+
+    /// With other settings.
+    async fn with(change: impl FnOnce(Settings) -> Settings) -> Self {
         let sockets = SocketApp::start().await;
         let clock = Clock::manual(Clock::system().now());
         let provider = StandIn::at_time_of(&clock).await;
@@ -149,13 +161,9 @@ impl SignedInAdmin {
             ("identity.userinfo", "false"),
             ("scopes", "[\"openid\", \"offline_access\"]"),
         ];
-        let gateway = Gateway::with_clock(settings(&provider.url(), &sockets.url(), &keys), clock);
-        let browser = Browser::new().leading(ORIGIN, gateway.address());
-        browser.plant(&provider.url(), "user=alice; Path=/");
-        let home = url("/");
-        let (page, ()) = join!(browser.visit(&home), sockets.answer_plainly());
-        assert_eq!(page.text(), "plain", "{}", page.describe());
-        let cookie = format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap());
+        let settings = change(settings(&provider.url(), &sockets.url(), &keys));
+        let gateway = Gateway::with_clock(settings, clock);
+        let (browser, cookie) = sign_in(&gateway, &provider, &sockets, "alice").await;
         Self {
             gateway,
             provider,
@@ -167,39 +175,72 @@ impl SignedInAdmin {
 
     /// Opens a socket. Returns the ends of the client and the app.
     async fn open(&self, path: &'static str) -> (End, End) {
-        let opening = Opening::at(path).of_browser(&self.cookie);
-        let answer = opening.answer(self.gateway.address());
-        let ((head, client), app) = join!(answer, self.sockets.switch());
-        assert_eq!(head.status(), 101);
-        (client, app)
+        open_at(path, &self.gateway, &self.sockets, &self.cookie).await
     }
 
     /// Refreshes the session. From then on, the user is only in this group.
     pub(crate) async fn refresh(&self, group: &'static str) {
+        self.refresh_in(&self.browser, group).await;
+    }
+
+    /// Refreshes the session of any browser.
+    async fn refresh_in(&self, browser: &Browser, group: &'static str) {
         self.provider
             .tamper_claims(move |claims| claims["groups"] = json!([group]));
         self.gateway.advance(Duration::from_secs(3601));
         let other = url("/page");
-        let (page, ()) = join!(self.browser.fetch(&other), self.sockets.answer_plainly());
+        let (page, ()) = join!(browser.fetch(&other), self.sockets.answer_plainly());
         assert_eq!(page.text(), "plain", "{}", page.describe());
     }
 }
 
+/// Opens a socket. Returns the ends of the client and the app.
+async fn open_at(
+    path: &'static str,
+    gateway: &Gateway,
+    sockets: &SocketApp,
+    cookie: &str,
+) -> (End, End) {
+    let opening = Opening::at(path).of_browser(cookie);
+    let ((head, client), app) = join!(opening.answer(gateway.address()), sockets.switch());
+    assert_eq!(head.status(), 101);
+    (client, app)
+}
+
+/// Signs a user in. Returns the browser, and the `Cookie` field of its requests.
+async fn sign_in(
+    gateway: &Gateway,
+    provider: &StandIn,
+    sockets: &SocketApp,
+    user: &str,
+) -> (Browser, String) {
+    let browser = Browser::new().leading(ORIGIN, gateway.address());
+    browser.plant(&provider.url(), &format!("user={user}; Path=/"));
+    let home = url("/");
+    let (page, ()) = join!(browser.visit(&home), sockets.answer_plainly());
+    assert_eq!(page.text(), "plain", "{}", page.describe());
+    let cookie = format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap());
+    (browser, cookie)
+}
+
 #[tokio::test]
 async fn w_03_w_04_a_refresh_that_removes_a_group_closes_only_the_sockets_of_its_routes() {
-    let user = SignedInAdmin::start().await;
+    let user = SignedInAdmin::with(Settings::one_worker).await;
     let mut admin = user.open("/admin/ws").await;
     let mut any = user.open("/ws").await;
+    let (bob, cookie) = sign_in(&user.gateway, &user.provider, &user.sockets, "bob").await;
+    let mut of_bob = open_at("/admin/ws", &user.gateway, &user.sockets, &cookie).await;
     // A refresh that does not change the groups closes no WebSocket.
     user.refresh("admins").await;
-    // The registry looks for new versions once a second.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    // The worker looks for the new versions of all sessions at the same time.
+    user.refresh_in(&bob, "guests").await;
+    closed_with(&mut of_bob.0, 1008).await;
     admin.1.send(text_frame("on")).await;
     admin.0.expect(text_frame("on")).await;
     user.refresh("guests").await;
     closed_with(&mut admin.0, 1008).await;
     let ended = "sidegate_streams_ended_total{route=\"/admin\",reason=\"rule\"}";
-    wait_for_figure(user.gateway.operations(), ended, 1).await;
+    wait_for_figure(user.gateway.operations(), ended, 2).await;
     any.1.send(text_frame("on")).await;
     any.0.expect(text_frame("on")).await;
 }
@@ -322,15 +363,19 @@ async fn w_08_a_handshake_during_a_drain_is_a_whole_one() {
     let sockets = SocketApp::start().await;
     let provider = StandIn::start().await;
     let settings = Settings::new(ORIGIN, &provider.url(), &sockets.url())
+        .one_worker()
         .server("drain_secs = 4")
         .with("[[routes]]\nprefix = \"/\"\naccess = \"public\"\n");
     let mut gateway = Process::start(settings).await;
+    let mut idle = Raw::connect(gateway.address()).await;
+    idle.send("GET /oauth2/signed_out HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
+    assert_eq!(idle.response("GET").await.unwrap().status(), 200);
     let mut client = Opening::at("/ws").send(gateway.address()).await;
     let (_head, mut app) = sockets.accept().await;
     gateway.signal("TERM").await;
-    gateway.wait_for_log(|log| log.contains("rain")).await;
-    // The workers have heard of it.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // The worker closes its idle connections when the drain begins.
+    idle.closed().await;
     app.send(switching()).await;
     let head = client.wire.head().await.unwrap();
     assert_eq!(head.status(), 101);
