@@ -34,11 +34,11 @@ pub(crate) struct UpgradeRequest {
 
 impl UpgradeRequest {
     /// Reads the requested protocol from a request whose fields have not been stripped yet. Returns
-    /// `None` if the request does not ask to switch the protocol, or asks for a version of HTTP or
-    /// TLS.
+    /// `None` if the request asks for no other protocol, or only for versions of HTTP or TLS.
     ///
-    /// Also returns `None` for a list of several protocols, because the gateway cannot know which
-    /// protocol the app will choose.
+    /// A client lists several protocols in the order of its preference (RFC 9110 section 7.8). The
+    /// gateway chooses the first protocol that it can forward, and the app does not see the other
+    /// protocols. So the gateway knows to which protocol the app may switch.
     pub(crate) fn read(parts: &Parts) -> Option<Self> {
         let headers = &parts.headers;
         // A server has to ignore `Upgrade` in HTTP/1.0, and HTTP/2 does not have `Upgrade` (RFC
@@ -46,23 +46,9 @@ impl UpgradeRequest {
         if parts.version != Version::HTTP_11 || !lists(headers, &CONNECTION, b"upgrade") {
             return None;
         }
-        let protocol = only(headers, &UPGRADE)?;
-        let name = protocol.as_bytes().split(|byte| *byte == b'/').next()?;
-        let is_one = protocol.len() <= LONGEST
-            && protocol
-                .as_bytes()
-                .iter()
-                .all(|byte| is_token(*byte) || *byte == b'/');
-        if !is_one
-            || name.is_empty()
-            || HTTP_AND_TLS
-                .iter()
-                .any(|http| http.eq_ignore_ascii_case(name))
-        {
-            return None;
-        }
+        let protocol = items(headers, &UPGRADE).find(|protocol| can_forward(protocol))?;
         Some(Self {
-            protocol: protocol.clone(),
+            protocol: HeaderValue::from_bytes(protocol).ok()?,
             key: None,
             accept: only(headers, &SEC_WEBSOCKET_KEY).and_then(websocket_accept),
         })
@@ -162,11 +148,28 @@ pub(crate) fn websocket_accept(key: &HeaderValue) -> Option<HeaderValue> {
     HeaderValue::from_str(&BASE64_STANDARD.encode(hash)).ok()
 }
 
+/// Returns true if this is a valid protocol that is not a version of HTTP or TLS.
+fn can_forward(protocol: &[u8]) -> bool {
+    let name = protocol.split(|byte| *byte == b'/').next();
+    let name = name.unwrap_or_default();
+    protocol.len() <= LONGEST
+        && protocol.iter().all(|byte| is_token(*byte) || *byte == b'/')
+        && !name.is_empty()
+        && !HTTP_AND_TLS
+            .iter()
+            .any(|http| http.eq_ignore_ascii_case(name))
+}
+
 /// Returns true if the list of tokens in this field contains `token`.
 fn lists(headers: &HeaderMap, name: &HeaderName, token: &[u8]) -> bool {
+    items(headers, name).any(|listed| listed.eq_ignore_ascii_case(token))
+}
+
+/// Returns the items of the list in this field.
+fn items<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     let lines = headers.get_all(name).iter();
-    let mut tokens = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-    tokens.any(|listed| listed.trim_ascii().eq_ignore_ascii_case(token))
+    let items = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    items.map(<[u8]>::trim_ascii)
 }
 
 /// Returns the value of the field, if the field has exactly one line.
@@ -209,33 +212,41 @@ mod tests {
     }
 
     #[test]
-    fn s_36_one_protocol_that_is_no_http_is_asked_for() {
+    fn s_36_the_first_protocol_that_is_no_http_is_asked_for() {
         for (upgrade, asked) in [
-            ("websocket", true),
-            ("WebSocket", true),
-            ("tcp", true),
-            ("foo/2", true),
-            ("h2c", false),
-            ("H2C", false),
-            ("h2", false),
-            ("HTTP/2.0", false),
-            ("TLS/1.2", false),
-            ("websocket, h2c", false),
-            ("h2c, websocket", false),
-            ("web socket", false),
-            ("/2", false),
-            ("", false),
+            ("websocket", Some("websocket")),
+            ("WebSocket", Some("WebSocket")),
+            ("tcp", Some("tcp")),
+            ("foo/2", Some("foo/2")),
+            ("h2c", None),
+            ("H2C", None),
+            ("h2", None),
+            ("HTTP/2.0", None),
+            ("TLS/1.2", None),
+            ("websocket, h2c", Some("websocket")),
+            ("h2c, websocket", Some("websocket")),
+            ("TLS/1.3,HTTP/2.0 ,\twebsocket , tcp", Some("websocket")),
+            ("tcp, websocket", Some("tcp")),
+            ("h2c, TLS/1.2", None),
+            (", ,websocket,", Some("websocket")),
+            ("web socket, tcp", Some("tcp")),
+            ("web socket", None),
+            ("/2", None),
+            (",", None),
+            ("", None),
         ] {
             let request = [("Connection", "keep-alive, Upgrade"), ("Upgrade", upgrade)];
             let request = read(Version::HTTP_11, &request);
-            assert_eq!(request.is_some(), asked, "{upgrade}");
+            let protocol = request.as_ref().map(UpgradeRequest::protocol);
+            assert_eq!(protocol, asked, "{upgrade}");
         }
         let twice = [
-            ("Upgrade", "tcp"),
-            ("Upgrade", "tcp"),
+            ("Upgrade", "h2c"),
+            ("Upgrade", "websocket"),
             ("Connection", "upgrade"),
         ];
-        assert!(read(Version::HTTP_11, &twice).is_none());
+        let request = read(Version::HTTP_11, &twice).unwrap();
+        assert!(request.is_websocket());
         assert!(read(Version::HTTP_11, &[("Upgrade", "websocket")]).is_none());
         let request = [("Upgrade", "websocket"), ("Connection", "upgrade")];
         assert!(read(Version::HTTP_10, &request).is_none());

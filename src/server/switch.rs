@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response};
 use hyper::upgrade::OnUpgrade;
@@ -42,6 +42,13 @@ impl Switch {
                 // the request is not a valid handshake.
                 serving.state.upgrade_requested();
                 let Some(upgrade) = UpgradeRequest::read(head) else {
+                    if let Some(protocols) = head.headers.get(UPGRADE) {
+                        tracing::debug!(
+                            client.address = %serving.state.peer,
+                            ?protocols,
+                            "The field Upgrade of a request is ignored"
+                        );
+                    }
                     return Self::No;
                 };
                 head.extensions.insert(upgrade);

@@ -14,6 +14,7 @@ use crate::support::socket::{End, KEY, Opening, SocketApp, switching};
 
 pub(crate) mod ending;
 pub(crate) mod http2;
+mod offers;
 
 /// A text frame as an app sends it. `text` must be short.
 pub(crate) fn text_frame(text: &str) -> Vec<u8> {
