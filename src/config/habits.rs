@@ -74,7 +74,8 @@ const ADVICE: &[(&[&str], &str)] = &[
             "tls_skip_verify",
             "proxy_ssl_verify",
         ],
-        "certificates are always checked; name the certificate of the server's authority with ca_file",
+        "certificates are always checked; name the certificate of the server's authority, or its own \
+         self-signed certificate, with ca_file",
     ),
     (
         &[

@@ -42,7 +42,7 @@ pub(super) fn upstreams(
                     Some(_) | None => Arc::new(upstream),
                 }),
                 Err(error) => {
-                    reader.note(&format!("{key}.ca_file"), chain(&error));
+                    reader.note(&format!("{key}.{}", error.key()), chain(&error));
                     None
                 }
             });

@@ -397,6 +397,7 @@ fn a_profile_with_openid_discovery_requests_and_uses_an_id_token() {
 #[test]
 fn the_examples_in_the_documents_use_known_keys() {
     let documents = [
+        include_str!("../../docs/connections.md"),
         include_str!("../../docs/providers.md"),
         include_str!("../../README.md"),
     ];

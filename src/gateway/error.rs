@@ -145,9 +145,10 @@ impl Error {
                 upstream::Error::RequestBody(_) => StatusCode::BAD_REQUEST,
                 upstream::Error::Broken(_)
                 | upstream::Error::Connect(_)
+                | upstream::Error::ServerName(_)
                 | upstream::Error::Tls(_)
                 | upstream::Error::Trust(_)
-                | upstream::Error::TrustUnused => StatusCode::BAD_GATEWAY,
+                | upstream::Error::TrustUnused(_) => StatusCode::BAD_GATEWAY,
             },
         }
     }
@@ -315,9 +316,10 @@ fn upstream_wording(error: &upstream::Error) -> (&'static str, &'static str) {
         ),
         upstream::Error::Broken(_)
         | upstream::Error::Connect(_)
+        | upstream::Error::ServerName(_)
         | upstream::Error::Tls(_)
         | upstream::Error::Trust(_)
-        | upstream::Error::TrustUnused => (
+        | upstream::Error::TrustUnused(_) => (
             "The app cannot be reached",
             "It is down, or its answer is not valid HTTP. Your sign-in is not affected. Try again \
              in a moment.",

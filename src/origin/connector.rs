@@ -21,8 +21,8 @@ use super::protocol::Protocol;
 use super::race::race;
 use super::resolver::Resolver;
 use super::trailers::DroppedTrailers;
-use crate::relay::{self, Duplex};
-use crate::tls::Trust;
+use crate::relay::Duplex;
+use crate::tls::{self, Trust};
 
 /// Opens connections to one origin.
 pub(crate) struct Connector {
@@ -36,8 +36,9 @@ pub(crate) struct Connector {
 
 impl Connector {
     /// Creates a connector for `origin`. If `origin` is `https`, the connector trusts the
-    /// authorities in `trust`. `deadline` limits the total time of name look-up, TCP connection and
-    /// TLS handshake. Each new connection uses the current authorities in `trust`.
+    /// certificates in `trust`. `deadline` limits name look-up, connection and TLS handshake
+    /// together. `trust` is read again for each new connection, so a change of the authorities
+    /// takes effect immediately.
     ///
     /// # Errors
     ///
@@ -49,7 +50,9 @@ impl Connector {
     ) -> Result<Self, Error> {
         let tls = if origin.is_encrypted() {
             let trust = trust.ok_or(Error::Unconfigured)?;
-            let name = origin.server_name().ok_or(Error::Unconfigured)?;
+            let name = trust.server_name().cloned();
+            let name = name.or_else(|| origin.server_name());
+            let name = name.ok_or(Error::Unconfigured)?;
             Some((trust, name))
         } else {
             None
@@ -158,7 +161,11 @@ fn tls_error(error: io::Error) -> Error {
         Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
             Error::NoHttp2(error.into())
         }
-        _ => Error::Tls(error),
+        Some(refused) => Error::Tls(match tls::advice(refused) {
+            Some(advice) => io::Error::new(error.kind(), format!("{refused}; {advice}")),
+            None => error,
+        }),
+        None => Error::Tls(error),
     }
 }
 

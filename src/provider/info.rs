@@ -51,7 +51,7 @@ impl CallSettings {
             None => None,
         };
         Ok(Self {
-            trust,
+            trust: named(trust, settings)?,
             deadline: Duration::from_secs(settings.deadline_secs.get().into()),
         })
     }
@@ -64,6 +64,20 @@ impl CallSettings {
     pub(super) fn endpoint(&self, key: &'static str, url: &Url) -> Result<Endpoint, SetupError> {
         Endpoint::new(key, url, self.trust.as_ref(), self.deadline)
     }
+}
+
+/// Applies the setting `server_name`.
+fn named(trust: Option<Trust>, settings: &Settings) -> Result<Option<Trust>, SetupError> {
+    let key = "server_name";
+    let Some(name) = &settings.server_name else {
+        return Ok(trust);
+    };
+    let problem = "has no effect, because no URL of the provider begins with https";
+    let trust = trust.ok_or(SetupError::Setting { key, problem })?;
+    let problem = "is not a host name or an IP address";
+    let named = trust.with_server_name(name);
+    let named = named.map_err(|_invalid| SetupError::Setting { key, problem })?;
+    Ok(Some(named))
 }
 
 /// Refuses plain http to other machines, unless `plain_http` is true.

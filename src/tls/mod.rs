@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use aws_lc_rs::digest;
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::client::{VerifierBuilderError, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
@@ -29,9 +29,12 @@ use rustls::{CertificateError, RootCertStore, ServerConfig};
 use crate::clock::{Clock, Timestamp};
 use crate::secret::Secret;
 
+mod advice;
 mod development;
+mod pins;
 mod trust;
 
+pub(crate) use advice::advice;
 pub use development::{DevelopmentFiles, development_certificates};
 pub(crate) use trust::Trust;
 
@@ -82,7 +85,11 @@ impl Error {
             | Self::Read { path, .. }
             | Self::Refused { path, .. }
             | Self::Write { path, .. } => Some(path),
-            Self::Generate(_) | Self::NoSystemAuthorities | Self::Unsupported(_) => None,
+            Self::BadServerName { .. }
+            | Self::Generate(_)
+            | Self::NoSystemAuthorities
+            | Self::Unsupported(_)
+            | Self::Verifier(_) => None,
         }
     }
 }
@@ -113,6 +120,12 @@ pub enum Error {
     BadKey {
         /// The file.
         path: PathBuf,
+    },
+    /// A text is not a name for which a certificate can be valid. Responsible: the operator.
+    #[error("`{name}` is not a host name or an IP address")]
+    BadServerName {
+        /// The text.
+        name: Box<str>,
     },
     /// The development certificates could not be created, because a name is not a DNS name.
     /// Responsible: the operator.
@@ -159,6 +172,10 @@ pub enum Error {
     /// operator, who has to use another build.
     #[error("the cryptographic library cannot be used")]
     Unsupported(#[source] rustls::Error),
+    /// The TLS library accepts no list of authorities. Responsible: the operator, who has to
+    /// correct the file with the authorities.
+    #[error("the certificate authorities are not accepted")]
+    Verifier(#[source] VerifierBuilderError),
     /// A file could not be written. Responsible: the operator.
     #[error("{} could not be written", path.display())]
     Write {
@@ -364,23 +381,15 @@ impl Loaded {
     }
 }
 
-/// Checks the dates of a certificate. The verification has no trusted authority, so it always
-/// fails. The library checks the dates of the certificate before the issuer. Therefore every error
-/// that is not about the dates shows that the dates are valid.
+/// Returns whether `now` is in the validity period of a certificate. A certificate that cannot be
+/// read counts as current, because the TLS library reports this problem.
 fn validity(leaf: &CertificateDer<'_>, now: Timestamp) -> Validity {
     let Ok(parsed) = ParsedCertificate::try_from(leaf) else {
         return Validity::Current;
     };
     let now = UnixTime::since_unix_epoch(Duration::from_millis(now.as_millis()));
-    let algorithms = crypto().signature_verification_algorithms.all;
-    let refusal = verify_server_cert_signed_by_trust_anchor(
-        &parsed,
-        &RootCertStore::empty(),
-        &[],
-        now,
-        algorithms,
-    );
-    match refusal {
+    // Every error that is not about the dates shows that the dates are valid.
+    match without_authorities(&parsed, now) {
         Err(rustls::Error::InvalidCertificate(
             CertificateError::Expired | CertificateError::ExpiredContext { .. },
         )) => Validity::Expired,
@@ -389,6 +398,18 @@ fn validity(leaf: &CertificateDer<'_>, now: Timestamp) -> Validity {
         )) => Validity::NotYet,
         Ok(()) | Err(_) => Validity::Current,
     }
+}
+
+/// Verifies a certificate without any trusted authority, so the verification always fails. The
+/// library checks the validity period of the certificate before all other properties.
+fn without_authorities(leaf: &ParsedCertificate<'_>, now: UnixTime) -> Result<(), rustls::Error> {
+    verify_server_cert_signed_by_trust_anchor(
+        leaf,
+        &RootCertStore::empty(),
+        &[],
+        now,
+        crypto().signature_verification_algorithms.all,
+    )
 }
 
 fn warn_if_others_can_read(key: &Path) {

@@ -6,14 +6,19 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 
+use super::pins::PinVerifier;
 use super::{Error, Refreshed, certificates, crypto, read};
 
-/// The trusted authorities for connections that the gateway opens. Clones share one configuration,
+/// The trusted certificates for connections that the gateway opens. Clones share one configuration,
 /// and [`Trust::refresh`] replaces the configuration of all clones.
 #[derive(Clone)]
-pub(crate) struct Trust(Arc<Shared>);
+pub(crate) struct Trust {
+    shared: Arc<Shared>,
+    server_name: Option<ServerName<'static>>,
+}
 
 struct Shared {
     /// The file with the authorities. `None` if the authorities of the system are used.
@@ -49,13 +54,15 @@ impl Trust {
             return Err(Error::NoSystemAuthorities);
         }
         let loaded = Loaded {
-            config: configuration(roots)?,
+            config: Arc::new(configuration(roots)?),
             contents: [0; SHA256_OUTPUT_LEN],
         };
         Ok(Self::new(None, loaded))
     }
 
-    /// Trusts only the authorities in a PEM file. Blocks while the function reads a small file.
+    /// Trusts only the certificates in a PEM file. Each certificate in the file is trusted in two
+    /// ways: as an authority, and as the certificate of a server ([`PinVerifier`]). Blocks while
+    /// the function reads a small file.
     ///
     /// # Errors
     ///
@@ -66,7 +73,25 @@ impl Trust {
         Ok(Self::new(Some(path.to_owned()), loaded))
     }
 
-    /// Reads the file again, and trusts its authorities if its content has changed. Symbolic links
+    /// Sets the name for which the certificate of a server must be valid. The name is also sent to
+    /// the server (RFC 6066 section 3). By default, the name is the host of the URL.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadServerName`].
+    pub(crate) fn with_server_name(mut self, name: &str) -> Result<Self, Error> {
+        let parsed = ServerName::try_from(name.to_owned());
+        let parsed = parsed.map_err(|_invalid| Error::BadServerName { name: name.into() })?;
+        self.server_name = Some(parsed);
+        Ok(self)
+    }
+
+    /// Returns the name that replaces the host of the URL in the check of a certificate.
+    pub(crate) fn server_name(&self) -> Option<&ServerName<'static>> {
+        self.server_name.as_ref()
+    }
+
+    /// Reads the file again, and trusts its certificates if its content has changed. Symbolic links
     /// are followed, because Kubernetes replaces a file by changing a symbolic link. Open
     /// connections stay open. The authorities of the system are never read again. Blocks while the
     /// function reads a small file.
@@ -76,7 +101,7 @@ impl Trust {
     /// The errors of [`Trust::from_file`]. After an error, the old authorities stay in use, and the
     /// next call of this function tries again.
     pub(crate) fn refresh(&self) -> Result<Refreshed, Error> {
-        let shared = &self.0;
+        let shared = &self.shared;
         let Some(path) = &shared.file else {
             return Ok(Refreshed::Unchanged);
         };
@@ -92,41 +117,52 @@ impl Trust {
     /// Returns the configuration for the next outgoing connection. The configuration supports TLS
     /// 1.2 and 1.3, and `http/1.1` by ALPN.
     pub(crate) fn client_config(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.0.current.load().config)
+        Arc::clone(&self.shared.current.load().config)
     }
 
     fn new(file: Option<PathBuf>, loaded: Loaded) -> Self {
         let current = ArcSwap::from_pointee(loaded);
-        Self(Arc::new(Shared { file, current }))
+        Self {
+            shared: Arc::new(Shared { file, current }),
+            server_name: None,
+        }
     }
 }
 
 impl Loaded {
     fn from_text(path: &Path, text: &[u8]) -> Result<Self, Error> {
         let mut roots = RootCertStore::empty();
-        for certificate in certificates(path, text)? {
-            roots.add(certificate).map_err(|source| Error::Refused {
-                path: path.to_owned(),
-                source,
-            })?;
+        let listed = certificates(path, text)?;
+        for certificate in &listed {
+            roots
+                .add(certificate.clone())
+                .map_err(|source| Error::Refused {
+                    path: path.to_owned(),
+                    source,
+                })?;
         }
+        let mut config = configuration(roots.clone())?;
+        let verifier = PinVerifier::new(roots, listed)?;
+        config
+            .dangerous()
+            .set_certificate_verifier(Arc::new(verifier));
         Ok(Self {
-            config: configuration(roots)?,
+            config: Arc::new(config),
             contents: contents(text),
         })
     }
 }
 
 /// Creates a client configuration. Each configuration has its own cache of TLS sessions. Therefore
-/// no TLS session can be resumed after a change of the trusted authorities.
-fn configuration(roots: RootCertStore) -> Result<Arc<ClientConfig>, Error> {
+/// no TLS session can be resumed after the trusted authorities were replaced.
+fn configuration(roots: RootCertStore) -> Result<ClientConfig, Error> {
     let mut config = ClientConfig::builder_with_provider(crypto())
         .with_safe_default_protocol_versions()
         .map_err(Error::Unsupported)?
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 fn contents(text: &[u8]) -> [u8; SHA256_OUTPUT_LEN] {
@@ -138,7 +174,8 @@ fn contents(text: &[u8]) -> [u8; SHA256_OUTPUT_LEN] {
 impl fmt::Debug for Trust {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Trust")
-            .field("file", &self.0.file)
+            .field("file", &self.shared.file)
+            .field("server_name", &self.server_name)
             .finish_non_exhaustive()
     }
 }

@@ -84,10 +84,13 @@ pub enum Error {
     /// content of `ca_file` has to be corrected.
     #[error("the certificate authorities for the app cannot be used")]
     Trust(#[source] tls::Error),
-    /// `ca_file` is set for an app that is reached without TLS. Responsible: the operator. In most
-    /// cases, the URL of the app should begin with `https`.
-    #[error("ca_file has no effect with an http url")]
-    TrustUnused,
+    /// `server_name` is not a name for which a certificate can be valid. Responsible: the operator.
+    #[error(transparent)]
+    ServerName(tls::Error),
+    /// This key of TLS is set for an app that is reached without TLS. Responsible: the operator. In
+    /// most cases, the URL of the app should begin with `https`.
+    #[error("{0} has no effect with an http url")]
+    TrustUnused(&'static str),
 }
 
 impl Error {
@@ -105,7 +108,24 @@ impl Error {
             Self::HeadTimeout => "upstream_timeout",
             Self::RequestBody(_) => "request_body_broken",
             Self::Tls(_) => "upstream_tls",
-            Self::Trust(_) | Self::TrustUnused => "upstream_trust",
+            Self::ServerName(_) | Self::Trust(_) | Self::TrustUnused(_) => "upstream_trust",
+        }
+    }
+
+    /// Returns the setting with the problem, if the app could not be set up.
+    pub(crate) fn key(&self) -> &'static str {
+        match self {
+            Self::TrustUnused(key) => key,
+            Self::ServerName(_) => "server_name",
+            Self::Broken(_)
+            | Self::Busy
+            | Self::Connect(_)
+            | Self::ConnectTimeout
+            | Self::HeadTimeout
+            | Self::RequestBody(_)
+            | Self::Tls(_)
+            | Self::TooManyTunnels
+            | Self::Trust(_) => "ca_file",
         }
     }
 }
@@ -152,16 +172,21 @@ impl Upstream {
     ///
     /// # Errors
     ///
-    /// [`Error::Trust`] if the certificate authorities for an `https` app cannot be used.
-    /// [`Error::TrustUnused`] if an `http` app has a `ca_file`.
+    /// [`Error::Trust`] if the authorities for an `https` app cannot be used.
+    /// [`Error::ServerName`] if `server_name` is not a name. [`Error::TrustUnused`] if an `http`
+    /// app has a `ca_file` or a `server_name`.
     pub(crate) fn new(name: &str, settings: &Settings) -> Result<Self, Error> {
         let encrypted = settings.url.is_encrypted();
-        let trust = match &settings.ca_file {
-            Some(_) if !encrypted => return Err(Error::TrustUnused),
+        let mut trust = match &settings.ca_file {
+            Some(_) if !encrypted => return Err(Error::TrustUnused("ca_file")),
             Some(file) => Some(Trust::from_file(file).map_err(Error::Trust)?),
             None if encrypted => Some(Trust::system().map_err(Error::Trust)?),
             None => None,
         };
+        if let Some(name) = &settings.server_name {
+            let unnamed = trust.ok_or(Error::TrustUnused("server_name"))?;
+            trust = Some(unnamed.with_server_name(name).map_err(Error::ServerName)?);
+        }
         let (url, timeout) = (settings.url.clone(), settings.connect_timeout);
         let connector =
             Connector::new(url, trust.clone(), timeout)?.with_protocol(settings.protocol);

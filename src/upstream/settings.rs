@@ -24,10 +24,15 @@ pub(crate) struct Settings {
     /// The version of HTTP that the app speaks.
     #[serde(default)]
     pub(crate) protocol: Protocol,
-    /// A PEM file with the certificate authorities that are trusted for an `https` app. Without
-    /// this file, the gateway trusts the certificate authorities of the system.
+    /// A PEM file with the certificates that are trusted for an `https` app: certificate
+    /// authorities, or the certificate of the app itself. Without this file, the gateway trusts the
+    /// certificate authorities of the system.
     #[serde(default)]
     pub(crate) ca_file: Option<PathBuf>,
+    /// The name for which the certificate of an `https` app must be valid. Without this name, the
+    /// certificate must be valid for the host in `url`.
+    #[serde(default)]
+    pub(crate) server_name: Option<String>,
     /// The maximum number of open connections to the app, over all workers. If the app has a fixed
     /// number of processes or threads, that number is the best value.
     #[serde(default = "default_connections")]
@@ -110,6 +115,7 @@ impl Settings {
             url,
             protocol: Protocol::default(),
             ca_file: None,
+            server_name: None,
             connections: default_connections(),
             queue: default_queue(),
             queue_wait: default_queue_wait(),

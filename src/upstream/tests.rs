@@ -289,5 +289,5 @@ async fn t_12_an_app_whose_authorities_cannot_be_read_is_not_set_up() {
         ..missing
     };
     let error = Upstream::new("app", &unused).unwrap_err();
-    assert!(matches!(error, Error::TrustUnused), "{error:?}");
+    assert!(matches!(error, Error::TrustUnused("ca_file")), "{error:?}");
 }

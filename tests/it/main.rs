@@ -48,6 +48,7 @@ mod refused_tokens;
 mod reload;
 mod return_to;
 mod rotation;
+mod self_signed;
 mod servers;
 mod sessions;
 mod settings_mistakes;

@@ -3,20 +3,14 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
-use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
-use tokio_rustls::TlsAcceptor;
 
 use crate::support::browser::Browser;
 use crate::support::browser_request::BrowserRequest;
 use crate::support::certificates::Authority;
+use crate::support::encrypted::Encrypted;
 use crate::support::gateway::{Gateway, PROGRAM, Settings};
 use crate::support::provider::StandIn;
 use crate::support::raw::{Raw, Response, exchange};
@@ -32,66 +26,6 @@ async fn answer(address: SocketAddr, request: &str) -> Response {
         .unwrap_or_else(|| panic!("no answer to {request}"))
 }
 
-/// A TLS server in front of another server. A test can change its certificate at any time, as if
-/// the host name led to another machine.
-struct Encrypted {
-    port: u16,
-    identity: Arc<watch::Sender<TlsAcceptor>>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Encrypted {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Encrypted {
-    async fn start(authority: &Authority, name: &str, behind: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let identity = Arc::new(watch::Sender::new(acceptor(authority, name)));
-        let shared = Arc::clone(&identity);
-        let task = tokio::spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((stream, _peer)) = listener.accept().await {
-                let acceptor = shared.borrow().clone();
-                connections.spawn(async move {
-                    // A client that does not trust the certificate disconnects here.
-                    let mut stream = acceptor.accept(stream).await?;
-                    let mut behind = TcpStream::connect(behind).await?;
-                    tokio::io::copy_bidirectional(&mut stream, &mut behind).await
-                });
-            }
-        });
-        Self {
-            port,
-            identity,
-            task,
-        }
-    }
-
-    /// Uses a certificate for `name` from now on.
-    fn become_known_as(&self, authority: &Authority, name: &str) {
-        self.identity.send_replace(acceptor(authority, name));
-    }
-}
-
-fn acceptor(authority: &Authority, name: &str) -> TlsAcceptor {
-    let folder = tempfile::tempdir().unwrap();
-    let files = authority.issue(folder.path(), &[name]);
-    let certificate = CertificateDer::from_pem_file(files.certificate).unwrap();
-    let key = PrivateKeyDer::from_pem_file(files.key).unwrap();
-    let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(crypto)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .unwrap();
-    TlsAcceptor::from(Arc::new(config))
-}
-
 #[tokio::test]
 async fn x_02_a_hijacked_provider_name_gets_neither_code_nor_secret() {
     let authority = Authority::new();
@@ -99,7 +33,7 @@ async fn x_02_a_hijacked_provider_name_gets_neither_code_nor_secret() {
     let app = RecordingUpstream::start().await;
     let at = provider.url();
     let behind = at.strip_prefix("http://").unwrap().parse().unwrap();
-    let server = Encrypted::start(&authority, "localhost", behind).await;
+    let server = Encrypted::start(&authority.identity(&["localhost"]), behind).await;
     let settings = Settings::new(ORIGIN, &at, &app.url()).with(ROUTES);
     let (ca, secret) = (
         settings.file("ca.crt", &authority.pem()),
@@ -122,20 +56,20 @@ async fn x_02_a_hijacked_provider_name_gets_neither_code_nor_secret() {
         (&authority, "127.0.0.1"),
         (&Authority::new(), "localhost"),
     ] {
-        server.become_known_as(authority, name);
+        server.present(&authority.identity(&[name]));
         let browser = scene.browser();
         let page = browser.visit(&url("/")).await;
         assert_refused(&scene, &browser, &page, "503 provider_unreachable", name);
         assert_eq!(scene.provider.exchanges().len(), 0, "{name}");
     }
     // Each new connection resolves the name again and checks the certificate again.
-    server.become_known_as(&authority, "localhost");
+    server.present(&authority.identity(&["localhost"]));
     // After a failure, the gateway stops calling the server for a while.
     scene.gateway.advance(Duration::from_secs(5));
     assert_eq!(scene.browser().visit(&url("/")).await.text(), "seen");
     assert_eq!(scene.provider.exchanges().len(), 1);
     let seen = scene.app.count();
-    server.become_known_as(&authority, "other.example");
+    server.present(&authority.identity(&["other.example"]));
     let page = scene.browser().visit(&url("/")).await;
     assert_eq!(
         refusal(&page),

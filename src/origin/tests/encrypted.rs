@@ -3,15 +3,17 @@
 use std::path::PathBuf;
 
 use http_body_util::Full;
-use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject as _;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ServerConfig, crypto::aws_lc_rs};
 use tokio::join;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::origin::{CallLimits, Client};
+use crate::telemetry::chain;
 use crate::tls::{Refreshed, Trust};
 
 /// A certificate authority, and the file with its certificate.
@@ -24,7 +26,7 @@ pub(super) struct Authority {
 impl Authority {
     pub(super) fn new() -> Self {
         let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let issuer = CertifiedIssuer::self_signed(params, key).unwrap();
         let dir = tempfile::tempdir().unwrap();
@@ -51,12 +53,14 @@ impl Authority {
 
 fn acceptor(certificate: &rcgen::Certificate, key: &KeyPair, alpn: &[&str]) -> TlsAcceptor {
     let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
+    let key = aws_lc_rs::sign::any_supported_type(&key).unwrap();
+    // `CertifiedKey::new` does not check that the key belongs to the certificate.
+    let identity = CertifiedKey::new(vec![certificate.der().clone()], key);
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key)
-        .unwrap();
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     TlsAcceptor::from(Arc::new(config))
 }
@@ -197,6 +201,135 @@ async fn an_origin_that_does_not_speak_tls_is_refused() {
             peer.rest().await;
         });
         assert!(matches!(outcome, Err(Error::Tls(_))), "{outcome:?}");
+    })
+    .await;
+}
+
+/// A certificate that is signed with its own key and is marked as an authority, like the
+/// certificates of `openssl req -x509`.
+struct SelfSigned {
+    certificate: rcgen::Certificate,
+    key: KeyPair,
+}
+
+impl SelfSigned {
+    fn new(mut params: CertificateParams) -> Self {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        Self { certificate, key }
+    }
+
+    fn acceptor(&self) -> TlsAcceptor {
+        acceptor(&self.certificate, &self.key, &[])
+    }
+
+    fn trust(&self) -> Trust {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("server.pem");
+        std::fs::write(&file, self.certificate.pem()).unwrap();
+        Trust::from_file(&file).unwrap()
+    }
+}
+
+/// Calls `https://localhost` and trusts `trust`. Returns the error of the call. Fails if the server
+/// received a byte of a refused request.
+async fn refusal(trust: &Trust, acceptor: &TlsAcceptor) -> Option<String> {
+    let server = Server::start().await;
+    let (outcome, seen) = call_by(&client_of(&server, trust), &server, acceptor).await;
+    match outcome {
+        Ok(_response) => {
+            assert!(seen.unwrap().ends_with(b"secret"));
+            None
+        }
+        Err(error) => {
+            assert!(matches!(error, Error::Tls(_)), "{error:?}");
+            assert_eq!(seen.unwrap_or_default(), b"");
+            Some(chain(&error))
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_listed_self_signed_certificate_is_trusted() {
+    local(async {
+        let good = SelfSigned::new(named("localhost"));
+        assert_eq!(refusal(&good.trust(), &good.acceptor()).await, None);
+        let other_name = SelfSigned::new(named("other.example"));
+        let trust = other_name
+            .trust()
+            .with_server_name("other.example")
+            .unwrap();
+        assert_eq!(refusal(&trust, &other_name.acceptor()).await, None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn t_08_a_self_signed_certificate_is_refused_with_the_setting_that_helps() {
+    local(async {
+        let good = SelfSigned::new(named("localhost"));
+        let mut expired = named("localhost");
+        expired.not_after = date_time_ymd(2020, 1, 1);
+        let expired = SelfSigned::new(expired);
+        let mut early = named("localhost");
+        early.not_before = date_time_ymd(4000, 1, 1);
+        let early = SelfSigned::new(early);
+        let other_name = SelfSigned::new(named("other.example"));
+        let mut common_name = CertificateParams::default();
+        let kind = rcgen::DnType::CommonName;
+        common_name.distinguished_name.push(kind, "localhost");
+        let common_name = SelfSigned::new(common_name);
+        // A listed certificate is trusted only with its own key.
+        let thief = acceptor(&good.certificate, &KeyPair::generate().unwrap(), &[]);
+        let renamed = good.trust().with_server_name("other.example").unwrap();
+        for (what, trust, acceptor, said) in [
+            (
+                "another",
+                good.trust(),
+                SelfSigned::new(named("localhost")).acceptor(),
+                "`ca_file`",
+            ),
+            (
+                "expired",
+                expired.trust(),
+                expired.acceptor(),
+                "certificate expired",
+            ),
+            ("early", early.trust(), early.acceptor(), "not valid yet"),
+            (
+                "name",
+                other_name.trust(),
+                other_name.acceptor(),
+                "`server_name`",
+            ),
+            ("set name", renamed, good.acceptor(), "\"other.example\""),
+            (
+                "no name",
+                common_name.trust(),
+                common_name.acceptor(),
+                "no subjectAltName",
+            ),
+            ("no key", good.trust(), thief, "BadSignature"),
+        ] {
+            let refusal = refusal(&trust, &acceptor).await.expect(what);
+            assert!(refusal.contains(said), "{what}: {refusal}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_set_name_replaces_the_host_for_a_certificate_of_an_authority() {
+    local(async {
+        let authority = Authority::new();
+        let trust = Trust::from_file(&authority.file).unwrap();
+        let trust = trust.with_server_name("id.example").unwrap();
+        let right = authority.signs(&named("id.example"));
+        assert_eq!(refusal(&trust, &right).await, None);
+        let host = authority.signs(&named("localhost"));
+        let refusal = refusal(&trust, &host).await.unwrap();
+        assert!(refusal.contains("`server_name`"), "{refusal}");
     })
     .await;
 }

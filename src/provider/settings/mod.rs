@@ -148,14 +148,18 @@ pub struct Settings {
     /// Default: 15.
     #[serde(default = "deadline_secs")]
     pub deadline_secs: NonZeroU32,
-    /// A PEM file of certificate authorities that are trusted for this provider. Default: the
-    /// certificate authorities of the system.
+    /// A PEM file with the certificates that are trusted for this provider: certificate
+    /// authorities, or the certificate of the provider itself. Default: the certificate authorities
+    /// of the system.
     pub ca_file: Option<PathBuf>,
+    /// The name for which the certificate of the provider must be valid in every call. Default: the
+    /// host of the called URL.
+    pub server_name: Option<String>,
 }
 
 impl Settings {
-    /// Returns true if both settings have the same URLs and the same certificate authorities for
-    /// metadata and keys.
+    /// Returns true if both settings have the same URLs and trust the same certificates for metadata
+    /// and keys.
     pub(super) fn has_same_sources_as(&self, other: &Self) -> bool {
         let places = |settings: &Self| {
             [
@@ -167,6 +171,7 @@ impl Settings {
         };
         self.discovery == other.discovery
             && self.ca_file == other.ca_file
+            && self.server_name == other.server_name
             && places(self) == places(other)
     }
 }

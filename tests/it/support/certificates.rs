@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd,
+};
 use rustls::pki_types::CertificateDer;
 
 /// An authority that only this test trusts.
@@ -15,6 +17,41 @@ pub(crate) struct Authority {
 pub(crate) struct Files {
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
+}
+
+/// A certificate and its key, in PEM.
+pub(crate) struct Identity {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
+}
+
+impl Identity {
+    /// Signs a certificate for `names` with its own key, and marks it as an authority, as
+    /// `openssl req -x509` does.
+    pub(crate) fn self_signed(names: &[&str]) -> Self {
+        Self::changed(names, |_params| ())
+    }
+
+    /// Like [`Identity::self_signed`]. The certificate has expired.
+    pub(crate) fn expired(names: &[&str]) -> Self {
+        Self::changed(names, |params| params.not_after = date_time_ymd(2020, 1, 1))
+    }
+
+    fn changed(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut params = params_of(names);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        Self {
+            certificate: params.self_signed(&key).unwrap().pem(),
+            key: key.serialize_pem(),
+        }
+    }
+}
+
+fn params_of(names: &[&str]) -> CertificateParams {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    CertificateParams::new(names).unwrap()
 }
 
 impl Authority {
@@ -31,19 +68,24 @@ impl Authority {
 
     /// Writes a certificate for `names` and its key into `folder`.
     pub(crate) fn issue(&self, folder: &Path, names: &[&str]) -> Files {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(names)
-            .unwrap()
-            .signed_by(&key, &self.issuer)
-            .unwrap();
+        let identity = self.identity(names);
         let files = Files {
             certificate: folder.join("tls.crt"),
             key: folder.join("tls.key"),
         };
-        std::fs::write(&files.certificate, certificate.pem()).unwrap();
-        std::fs::write(&files.key, key.serialize_pem()).unwrap();
+        std::fs::write(&files.certificate, identity.certificate).unwrap();
+        std::fs::write(&files.key, identity.key).unwrap();
         files
+    }
+
+    /// Creates a certificate for `names` and its key.
+    pub(crate) fn identity(&self, names: &[&str]) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let certificate = params_of(names).signed_by(&key, &self.issuer).unwrap();
+        Identity {
+            certificate: certificate.pem(),
+            key: key.serialize_pem(),
+        }
     }
 
     /// The certificate of the authority, for settings that name it.

@@ -4,6 +4,7 @@ pub(crate) mod browser;
 pub(crate) mod browser_request;
 pub(crate) mod certificates;
 pub(crate) mod connection;
+pub(crate) mod encrypted;
 pub(crate) mod form;
 pub(crate) mod gateway;
 pub(crate) mod grpc;

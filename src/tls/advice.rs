@@ -1,0 +1,40 @@
+//! Advice for the operator about a refused certificate.
+
+use rustls::CertificateError;
+
+/// Returns the setting that can help after a TLS handshake has failed with `error`. Returns `None`
+/// if no setting can help.
+pub(crate) fn advice(error: &rustls::Error) -> Option<&'static str> {
+    let rustls::Error::InvalidCertificate(problem) = error else {
+        return None;
+    };
+    if matches!(
+        problem,
+        CertificateError::UnknownIssuer
+            | CertificateError::BadSignature
+            | CertificateError::Other(_)
+    ) {
+        Some(
+            "if this is the right server, name the certificate of its authority, or its own \
+             self-signed certificate, with `ca_file`",
+        )
+    } else if matches!(problem, CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty())
+    {
+        Some("the certificate has no subjectAltName; create a certificate with a subjectAltName")
+    } else if matches!(
+        problem,
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }
+    ) {
+        Some("if this is the right server, write the name in the certificate as `server_name`")
+    } else if matches!(
+        problem,
+        CertificateError::Expired | CertificateError::ExpiredContext { .. }
+    ) {
+        Some(
+            "the server needs a new certificate; if `ca_file` contains the old certificate of the \
+             server, replace it there, too",
+        )
+    } else {
+        None
+    }
+}
