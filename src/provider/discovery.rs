@@ -11,8 +11,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use super::client_auth::Credentials;
 use super::grant::{GrantVerifier, KeyFiles};
 use super::info::ProviderInfo;
+use super::internal_url::InternalUrl;
 use super::issuer::Issuer;
-use super::metadata::{self, Metadata};
+use super::metadata::{self, Metadata, Rules};
 use super::settings::{Discovery, Settings};
 use super::{Provider, ReachError, SetupError, Unreachable};
 use crate::clock::{Clock, Timestamp};
@@ -124,12 +125,18 @@ impl Provider {
 
     /// Reads the metadata and applies the new values.
     pub(super) async fn discover(&self) -> Result<(), ReachError> {
-        let url = metadata::location(&self.settings, self.issuer.as_ref())?;
+        let internal_url = self.internal_url.as_ref();
+        let url = metadata::location(&self.settings, self.issuer.as_ref(), internal_url)?;
         let (Some(url), Some(issuer)) = (url, &self.issuer) else {
             return Ok(());
         };
         let url = self.call_settings.endpoint("metadata_url", &url)?;
-        let metadata = metadata::fetch(&url, issuer).await;
+        let rules = Rules {
+            issuer,
+            internal_url,
+            settings: &self.settings,
+        };
+        let metadata = metadata::fetch(&url, rules).await;
         let metadata = metadata.map_err(|source| ReachError::Metadata {
             url: url.uri().to_string().into(),
             source,
@@ -240,7 +247,8 @@ impl Provider {
         } else {
             // Before the metadata has been read, the new credentials are checked with placeholder
             // metadata.
-            let metadata = placeholder(&self.settings, self.issuer.as_ref())?;
+            let (issuer, internal_url) = (self.issuer.as_ref(), self.internal_url.as_ref());
+            let metadata = placeholder(&self.settings, issuer, internal_url)?;
             drop(ProviderInfo::new(
                 &self.settings,
                 &new,
@@ -282,8 +290,9 @@ impl ReportOnce {
 pub(super) fn placeholder(
     settings: &Settings,
     issuer: Option<&Issuer>,
+    internal_url: Option<&InternalUrl>,
 ) -> Result<Option<Metadata>, SetupError> {
-    let url = metadata::location(settings, issuer)?;
+    let url = metadata::location(settings, issuer, internal_url)?;
     Ok(url.map(|mut url| {
         url.set_query(None);
         Metadata::placeholder(url.as_str())

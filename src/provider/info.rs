@@ -31,6 +31,7 @@ impl CallSettings {
         check_clear_text(settings)?;
         let configured = [
             &settings.issuer,
+            &settings.internal_url,
             &settings.metadata_url,
             &settings.url,
             &settings.authorization_endpoint,
@@ -83,11 +84,12 @@ fn named(trust: Option<Trust>, settings: &Settings) -> Result<Option<Trust>, Set
 /// Refuses plain http to other machines, unless `plain_http` is true.
 ///
 /// This function checks only the settings. Metadata may contain a plain http URL only at the origin
-/// of the issuer, so a check of the configured issuer also protects the endpoints from the
-/// metadata.
+/// of the issuer or of the internal URL, so a check of these two settings also protects the
+/// endpoints from the metadata.
 fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
     let configured = [
         ("issuer", &settings.issuer),
+        ("internal_url", &settings.internal_url),
         ("metadata_url", &settings.metadata_url),
         ("jwks_uri", &settings.jwks_uri),
         ("token_endpoint", &settings.token_endpoint),

@@ -2,7 +2,7 @@
 //!
 //! Metadata is accepted only if it was fetched from the location of the configured issuer and
 //! contains the same issuer, byte for byte. [`Metadata::read`] lists the URLs that metadata must
-//! not contain.
+//! not contain. An endpoint that the settings contain is not read from the metadata.
 
 use std::net::Ipv6Addr;
 
@@ -13,6 +13,7 @@ use url::{Host, Url};
 
 use super::SetupError;
 use super::endpoint::{Endpoint, endpoint};
+use super::internal_url::InternalUrl;
 use super::issuer::Issuer;
 use super::json::{self, JsonError, Object};
 use super::settings::{Discovery, Settings};
@@ -72,8 +73,17 @@ impl MetadataError {
     }
 }
 
-/// The members of the metadata that the gateway uses. The URLs of endpoints are stored without any
-/// change.
+/// The settings that decide which metadata is accepted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules<'a> {
+    pub(super) issuer: &'a Issuer,
+    pub(super) internal_url: Option<&'a InternalUrl>,
+    pub(super) settings: &'a Settings,
+}
+
+/// The members of the metadata that the gateway uses, without the endpoints that the settings
+/// contain. The URLs of endpoints are stored without any change, unless the internal URL replaces
+/// the issuer in a URL.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Metadata {
     pub(super) authorization_endpoint: Option<String>,
@@ -85,7 +95,8 @@ pub(super) struct Metadata {
     pub(super) authorization_response_iss_parameter_supported: bool,
 }
 
-/// Returns the URL of the metadata. Returns `None` if the settings use no metadata.
+/// Returns the URL at which the gateway reads the metadata. Returns `None` if the settings use no
+/// metadata. The internal URL replaces the issuer, unless the settings contain the URL.
 ///
 /// `/.well-known/openid-configuration` is appended to the issuer (OpenID Connect Discovery 1.0
 /// section 4). `/.well-known/oauth-authorization-server` is inserted between the host and the path
@@ -93,6 +104,7 @@ pub(super) struct Metadata {
 pub(super) fn location(
     settings: &Settings,
     issuer: Option<&Issuer>,
+    internal_url: Option<&InternalUrl>,
 ) -> Result<Option<Url>, SetupError> {
     let refuse = |key, problem| Err(SetupError::Setting { key, problem });
     let configured = settings.metadata_url.as_deref();
@@ -117,16 +129,29 @@ pub(super) fn location(
             "is missing, and an issuer with {tenantid} has no metadata URL",
         );
     }
+    let public = public_location(settings.discovery, issuer)?;
+    let Some(internal_url) = internal_url else {
+        return Ok(Some(public));
+    };
+    internal_url.of(&public).map(Some).map_or_else(
+        || {
+            refuse(
+                "metadata_url",
+                "is missing, because internal_url does not end with the path of the issuer",
+            )
+        },
+        Ok,
+    )
+}
+
+/// Returns the standard location of the metadata of `issuer`.
+fn public_location(discovery: Discovery, issuer: &Issuer) -> Result<Url, SetupError> {
     let text = issuer.as_str();
     let text = text.strip_suffix('/').unwrap_or(text);
     let key = "issuer";
-    if settings.discovery == Discovery::Openid {
-        return endpoint(
-            key,
-            None,
-            &format!("{text}/.well-known/openid-configuration"),
-        )
-        .map(Some);
+    if discovery == Discovery::Openid {
+        let text = format!("{text}/.well-known/openid-configuration");
+        return endpoint(key, None, &text);
     }
     let mut url = endpoint(key, None, text)?;
     let path = match url.path() {
@@ -135,13 +160,16 @@ pub(super) fn location(
     };
     let path = format!("/.well-known/oauth-authorization-server{path}");
     url.set_path(&path);
-    Ok(Some(url))
+    Ok(url)
 }
 
-/// Fetches the metadata of `issuer`.
-pub(super) async fn fetch(endpoint: &Endpoint, issuer: &Issuer) -> Result<Metadata, MetadataError> {
+/// Fetches the metadata.
+pub(super) async fn fetch(
+    endpoint: &Endpoint,
+    rules: Rules<'_>,
+) -> Result<Metadata, MetadataError> {
     let response = endpoint.get("application/json", None).await;
-    Metadata::read(&response.map_err(MetadataError::Call)?, issuer)
+    Metadata::read(&response.map_err(MetadataError::Call)?, rules)
 }
 
 impl Metadata {
@@ -165,7 +193,14 @@ impl Metadata {
     /// several hosts. A loopback or link-local host is allowed only if the issuer has the same
     /// host. This rule stops an attacker who controls the metadata from making the gateway call
     /// internal services on the gateway's machine or on the same link.
-    pub(super) fn read(response: &Response<Bytes>, issuer: &Issuer) -> Result<Self, MetadataError> {
+    ///
+    /// An endpoint that the gateway calls may also have the origin of the internal URL. An endpoint
+    /// that the settings contain is ignored, so no value of this endpoint is a problem.
+    pub(super) fn read(
+        response: &Response<Bytes>,
+        rules: Rules<'_>,
+    ) -> Result<Self, MetadataError> {
+        let (issuer, settings) = (rules.issuer, rules.settings);
         if response.status() != StatusCode::OK {
             return Err(MetadataError::Status(response.status().as_u16()));
         }
@@ -183,21 +218,26 @@ impl Metadata {
             });
         }
         let issuer_url = Url::parse(published).ok();
-        let endpoint = |name| {
-            let given = text(&members, name)?;
-            given
-                .map(|text| match endpoint_problem(text, issuer_url.as_ref()) {
-                    None => Ok(text.to_owned()),
-                    Some(problem) => Err(MetadataError::Endpoint { name, problem }),
-                })
-                .transpose()
+        let endpoint = |name, configured: &Option<String>| {
+            if configured.is_some() {
+                return Ok(None);
+            }
+            let Some(text) = text(&members, name)? else {
+                return Ok(None);
+            };
+            let url = rules.url_of(name, text, issuer_url.as_ref());
+            let refused = |problem| MetadataError::Endpoint { name, problem };
+            url.map(Some).map_err(refused)
         };
         let promises_issuer = "authorization_response_iss_parameter_supported";
         Ok(Self {
-            authorization_endpoint: endpoint("authorization_endpoint")?,
-            token_endpoint: endpoint("token_endpoint")?,
-            userinfo_endpoint: endpoint("userinfo_endpoint")?,
-            jwks_uri: endpoint("jwks_uri")?,
+            authorization_endpoint: endpoint(
+                AUTHORIZATION_ENDPOINT,
+                &settings.authorization_endpoint,
+            )?,
+            token_endpoint: endpoint("token_endpoint", &settings.token_endpoint)?,
+            userinfo_endpoint: endpoint("userinfo_endpoint", &settings.userinfo_endpoint)?,
+            jwks_uri: endpoint("jwks_uri", &settings.jwks_uri)?,
             token_endpoint_auth_methods_supported: texts(
                 &members,
                 "token_endpoint_auth_methods_supported",
@@ -213,6 +253,47 @@ impl Metadata {
         })
     }
 }
+
+impl Rules<'_> {
+    /// Returns the URL that is used for the endpoint `name`, whose URL in the metadata is `text`.
+    /// Returns the problem if the URL is not allowed.
+    fn url_of(
+        &self,
+        name: &str,
+        text: &str,
+        issuer_url: Option<&Url>,
+    ) -> Result<String, &'static str> {
+        let url = parsed(text)?;
+        let Some(internal_url) = self.internal_url else {
+            return origin_problem(&url, issuer_url).map_or_else(|| Ok(text.to_owned()), Err);
+        };
+        let for_browsers = name == AUTHORIZATION_ENDPOINT;
+        if internal_url.is_at(&url) {
+            return if for_browsers {
+                Err(
+                    "has the origin of internal_url, which browsers cannot reach; set \
+                     authorization_endpoint",
+                )
+            } else {
+                Ok(text.to_owned())
+            };
+        }
+        if let Some(problem) = origin_problem(&url, issuer_url) {
+            return Err(problem);
+        }
+        if for_browsers || !internal_url.replaces(&url) {
+            return Ok(text.to_owned());
+        }
+        let called = internal_url.of(&url).map(String::from);
+        called.ok_or(
+            "is not below the issuer, and internal_url does not end with the path of the issuer; \
+             set the endpoint of the provider",
+        )
+    }
+}
+
+/// The name of the only endpoint that browsers call.
+const AUTHORIZATION_ENDPOINT: &str = "authorization_endpoint";
 
 fn member<'a>(members: &'a Object, name: &str) -> Option<&'a Value> {
     members.get(name).filter(|value| !value.is_null())
@@ -237,34 +318,47 @@ fn texts(members: &Object, name: &'static str) -> Result<Option<Vec<String>>, Me
         .transpose()
 }
 
-/// Returns the problem with the URL of an endpoint, if any. `issuer_url` is the URL of the issuer.
-fn endpoint_problem(text: &str, issuer_url: Option<&Url>) -> Option<&'static str> {
+/// Parses the URL of an endpoint. Returns the problem if `text` is not the URL of an endpoint.
+fn parsed(text: &str) -> Result<Url, &'static str> {
     // The URL parser also accepts URLs with backslashes, missing slashes or tabs, which other
     // parsers read differently.
     let rest = text
         .strip_prefix("https://")
         .or_else(|| text.strip_prefix("http://"));
     let Some(rest) = rest else {
-        return Some("is not an http or https URL");
+        return Err("is not an http or https URL");
     };
     let visible = |byte: u8| byte.is_ascii_graphic() && byte != b'\\';
     let Some(url) = Url::parse(text).ok().filter(|_| text.bytes().all(visible)) else {
-        return Some("is not a URL");
+        return Err("is not a URL");
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if authority.is_empty() {
-        Some("is not a URL")
+        Err("is not a URL")
     } else if authority.contains('@') {
-        Some("has a user name or password in it")
+        Err("has a user name or password in it")
     } else if text.contains('#') {
-        Some("has a fragment")
-    } else if url.scheme() == "http" {
+        Err("has a fragment")
+    } else {
+        Ok(url)
+    }
+}
+
+/// Returns the problem with the origin of an endpoint, if any. `issuer_url` is the URL of the
+/// issuer.
+fn origin_problem(url: &Url, issuer_url: Option<&Url>) -> Option<&'static str> {
+    if url.scheme() == "http" {
         let at_issuer = issuer_url.is_some_and(|issuer_url| issuer_url.origin() == url.origin());
-        (!at_issuer).then_some("has no TLS, and its origin is not the origin of the issuer")
+        (!at_issuer).then_some(
+            "has no TLS, and its origin is not the origin of the issuer; if the gateway reaches \
+             the provider at another name than browsers, set internal_url",
+        )
     } else {
         let at_issuer = issuer_url.is_some_and(|issuer_url| issuer_url.host() == url.host());
-        (!at_issuer && is_local(&url))
-            .then_some("has a loopback or link-local host, but the issuer does not")
+        (!at_issuer && is_local(url)).then_some(
+            "has a loopback or link-local host, but the issuer does not; if the gateway reaches \
+             the provider at another name than browsers, set internal_url",
+        )
     }
 }
 

@@ -31,6 +31,7 @@ mod error_response;
 mod grant;
 mod id_token;
 mod info;
+mod internal_url;
 mod issuer;
 mod json;
 mod jwt;
@@ -89,6 +90,7 @@ use call_slots::{CallSlot, CallSlots};
 use client_auth::Credentials;
 use grant::{GrantVerifier, ResponseContext};
 use info::{CallSettings, ProviderInfo};
+use internal_url::InternalUrl;
 use issuer::Issuer;
 use limiter::Limiter;
 use reachability::Reachability;
@@ -122,6 +124,7 @@ pub struct Provider {
     name: Box<str>,
     settings: Settings,
     issuer: Option<Issuer>,
+    internal_url: Option<InternalUrl>,
     call_settings: CallSettings,
     /// The endpoints and the client authentication. If the settings use metadata, the value is
     /// `None` until the metadata has been read.
@@ -157,9 +160,10 @@ impl Provider {
             let (key, problem) = ("require_response_iss", "is true, but there is no `issuer`");
             return Err(SetupError::Setting { key, problem });
         }
+        let internal_url = InternalUrl::new(settings)?;
         let call_settings = CallSettings::new(settings)?;
         let credentials = Credentials::read(settings)?;
-        let placeholder = discovery::placeholder(settings, issuer.as_ref())?;
+        let placeholder = discovery::placeholder(settings, issuer.as_ref(), internal_url.as_ref())?;
         let needs_metadata = placeholder.is_some();
         let info = ProviderInfo::new(settings, &credentials, &call_settings, placeholder)?;
         let grant_verifier = GrantVerifier::new(name, settings, issuer.as_ref())?;
@@ -168,6 +172,7 @@ impl Provider {
             name: name.into(),
             settings: settings.clone(),
             issuer,
+            internal_url,
             call_settings,
             // Placeholder metadata is used only to check the settings. The gateway must never call
             // the endpoints of placeholder metadata.

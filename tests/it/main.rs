@@ -58,4 +58,5 @@ mod support;
 mod token_endpoint;
 mod torture;
 mod trailers;
+mod two_names;
 mod websocket;

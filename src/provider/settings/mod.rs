@@ -46,6 +46,9 @@ pub struct Settings {
     /// The source of the metadata. Default: no metadata is read.
     #[serde(default)]
     pub discovery: Discovery,
+    /// The URL that replaces the issuer when the gateway calls the provider. Browsers still use the
+    /// issuer's name. Default: the gateway uses the same URLs as browsers.
+    pub internal_url: Option<String>,
     /// The URL of the metadata, if it differs from the standard location.
     pub metadata_url: Option<String>,
     /// The interval between two reads of metadata and keys, in seconds. Default: 3600.
@@ -164,9 +167,14 @@ impl Settings {
         let places = |settings: &Self| {
             [
                 settings.issuer.clone(),
+                settings.internal_url.clone(),
                 settings.url.clone(),
                 settings.metadata_url.clone(),
                 settings.jwks_uri.clone(),
+                // An endpoint in the settings is not read from the metadata.
+                settings.authorization_endpoint.clone(),
+                settings.token_endpoint.clone(),
+                settings.userinfo_endpoint.clone(),
             ]
         };
         self.discovery == other.discovery

@@ -5,8 +5,9 @@ use http::Response;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::provider::internal_url::InternalUrl;
 use crate::provider::issuer::Issuer;
-use crate::provider::metadata::{Metadata, location};
+use crate::provider::metadata::{Metadata, Rules, location};
 
 const ISSUER: &str = "https://id.example/realms/shop";
 
@@ -30,10 +31,31 @@ fn answered(status: u16, media_type: &str, body: &str) -> Result<Metadata, Metad
         .status(status)
         .header("content-type", media_type)
         .body(Bytes::copy_from_slice(body.as_bytes()));
-    Metadata::read(&response.unwrap(), &issuer(ISSUER))
+    accepted(&response.unwrap(), ISSUER, json!({}))
+}
+
+/// Reads metadata for a provider with the issuer `of` and the settings in `configured`.
+fn accepted(
+    response: &Response<Bytes>,
+    of: &str,
+    mut configured: Value,
+) -> Result<Metadata, MetadataError> {
+    configured["issuer"] = json!(of);
+    let settings = settings(configured);
+    let internal_url = InternalUrl::new(&settings).unwrap();
+    let rules = Rules {
+        issuer: &issuer(of),
+        internal_url: internal_url.as_ref(),
+        settings: &settings,
+    };
+    Metadata::read(response, rules)
 }
 
 fn read(of: &str, further: Value) -> Result<Metadata, MetadataError> {
+    read_with(of, further, json!({}))
+}
+
+fn read_with(of: &str, further: Value, configured: Value) -> Result<Metadata, MetadataError> {
     let mut body = json!({ "issuer": of });
     let Value::Object(further) = further else {
         panic!("not an object");
@@ -42,7 +64,7 @@ fn read(of: &str, further: Value) -> Result<Metadata, MetadataError> {
     let response = Response::builder()
         .header("content-type", "application/json")
         .body(Bytes::from(body.to_string()));
-    Metadata::read(&response.unwrap(), &issuer(of))
+    accepted(&response.unwrap(), of, configured)
 }
 
 fn reason(read: &Result<Metadata, MetadataError>) -> &'static str {
@@ -101,7 +123,9 @@ fn the_metadata_url_follows_the_standards() {
         ),
     ] {
         let settings = settings(json!({ "discovery": discovery }));
-        let found = location(&settings, Some(&issuer(text))).unwrap().unwrap();
+        let found = location(&settings, Some(&issuer(text)), None)
+            .unwrap()
+            .unwrap();
         assert_eq!(found.as_str(), expected, "{discovery} {text}");
     }
 }
@@ -114,10 +138,10 @@ fn the_metadata_url_can_be_configured() {
     });
     let template = settings(template);
     let issuer = Issuer::new(&template).unwrap();
-    let found = location(&template, issuer.as_ref()).unwrap().unwrap();
+    let found = location(&template, issuer.as_ref(), None).unwrap().unwrap();
     assert_eq!(found.as_str(), "https://id.example/organizations/meta");
     let off = settings(json!({ "discovery": "none" }));
-    assert!(location(&off, issuer.as_ref()).unwrap().is_none());
+    assert!(location(&off, issuer.as_ref(), None).unwrap().is_none());
 }
 
 #[test]
@@ -144,7 +168,8 @@ fn settings_without_a_usable_metadata_url_are_refused() {
     ] {
         let settings = settings(value);
         let issuer = Issuer::new(&settings).unwrap();
-        let Err(SetupError::Setting { key, .. }) = location(&settings, issuer.as_ref()) else {
+        let Err(SetupError::Setting { key, .. }) = location(&settings, issuer.as_ref(), None)
+        else {
             panic!("{settings:?}");
         };
         assert_eq!(key, expected);
@@ -349,5 +374,90 @@ fn a_24_an_endpoint_may_be_on_another_host_with_tls() {
     ] {
         let read = read(of, json!({ "token_endpoint": bad }));
         assert_eq!(reason(&read), "metadata_endpoint", "{of} {bad}");
+    }
+}
+
+const INTERNAL: &str = "http://keycloak.svc:8080/realms/shop";
+
+#[test]
+fn the_gateway_calls_the_internal_url_and_browsers_the_public_one() {
+    let of = |path: &str| format!("https://id.example/realms/shop/protocol/{path}");
+    let body = json!({
+        "authorization_endpoint": of("auth"),
+        "token_endpoint": of("token"),
+        // Keycloak can publish the URL at which the gateway has read the metadata.
+        "userinfo_endpoint": format!("{INTERNAL}/protocol/userinfo"),
+        "jwks_uri": "https://keys.example/jwks",
+    });
+    let configured = json!({ "internal_url": INTERNAL });
+    let metadata = read_with(ISSUER, body, configured).unwrap();
+    assert_eq!(metadata.authorization_endpoint, Some(of("auth")));
+    let internal = |path: &str| Some(format!("{INTERNAL}/protocol/{path}"));
+    assert_eq!(metadata.token_endpoint, internal("token"));
+    assert_eq!(metadata.userinfo_endpoint, internal("userinfo"));
+    let keys = Some("https://keys.example/jwks".to_owned());
+    assert_eq!(metadata.jwks_uri, keys);
+}
+
+#[test]
+fn the_gateway_reads_the_metadata_at_the_internal_url() {
+    let openid = "/.well-known/openid-configuration";
+    let oauth = "/.well-known/oauth-authorization-server";
+    for (discovery, internal, expected) in [
+        ("openid", INTERNAL, format!("{INTERNAL}{openid}")),
+        ("openid", "http://id/x", format!("http://id/x{openid}")),
+        (
+            "oauth2",
+            INTERNAL,
+            format!("http://keycloak.svc:8080{oauth}/realms/shop"),
+        ),
+    ] {
+        let value = json!({ "issuer": ISSUER, "discovery": discovery, "internal_url": internal });
+        let settings = settings(value);
+        let internal_url = InternalUrl::new(&settings).unwrap();
+        let found = location(&settings, Some(&issuer(ISSUER)), internal_url.as_ref());
+        assert_eq!(found.unwrap().unwrap().as_str(), expected);
+    }
+    let elsewhere = json!({
+        "issuer": ISSUER, "discovery": "oauth2", "internal_url": "http://id/x",
+    });
+    let elsewhere = settings(elsewhere);
+    let internal_url = InternalUrl::new(&elsewhere).unwrap();
+    let error = location(&elsewhere, Some(&issuer(ISSUER)), internal_url.as_ref()).unwrap_err();
+    assert_eq!(error.key(), "metadata_url");
+}
+
+#[test]
+fn x_01_an_internal_url_does_not_allow_other_origins() {
+    for (name, url) in [
+        ("authorization_endpoint", "http://keycloak.svc:8080/auth"),
+        ("authorization_endpoint", "http://id.example/auth"),
+        ("token_endpoint", "http://keycloak.svc:8081/token"),
+        ("token_endpoint", "http://keycloak.svc/token"),
+        ("token_endpoint", "http://user@keycloak.svc:8080/token"),
+        ("userinfo_endpoint", "http://169.254.169.254/latest"),
+        ("jwks_uri", "https://localhost/jwks"),
+    ] {
+        let configured = json!({ "internal_url": INTERNAL });
+        let read = read_with(ISSUER, json!({ name: url }), configured);
+        assert_eq!(reason(&read), "metadata_endpoint", "{name} {url}");
+    }
+}
+
+#[test]
+fn an_endpoint_in_the_settings_is_not_read_from_the_metadata() {
+    for name in [
+        "authorization_endpoint",
+        "token_endpoint",
+        "userinfo_endpoint",
+        "jwks_uri",
+    ] {
+        let configured = json!({ name: "https://id.example/own" });
+        for url in [json!("http://id.svc:8080/x"), json!("file:///x"), json!(5)] {
+            let body = json!({ name: url });
+            assert_ne!(reason(&read(ISSUER, body.clone())), "ok", "{name} {url}");
+            let metadata = read_with(ISSUER, body, configured.clone()).unwrap();
+            assert_eq!(metadata, read(ISSUER, json!({})).unwrap(), "{name} {url}");
+        }
     }
 }

@@ -72,17 +72,22 @@ async fn d_31_an_endless_email_list_is_cut_off() {
 #[tokio::test]
 async fn metadata_is_fetched_without_credentials() {
     let settings = value!({ "client_id": "3", "issuer": "https://id.example" });
-    let issuer = Issuer::new(&serde_json::from_value(settings).unwrap());
-    let issuer = issuer.unwrap().unwrap();
+    let settings: Settings = serde_json::from_value(settings).unwrap();
+    let issuer = Issuer::new(&settings).unwrap().unwrap();
+    let rules = metadata::Rules {
+        issuer: &issuer,
+        internal_url: None,
+        settings: &settings,
+    };
     let body = value!({ "issuer": "https://id.example" }).to_string();
     let mut server = Server::start([answer("200 OK", "application/json", &body)]).await;
-    assert!(metadata::fetch(&at(&server), &issuer).await.is_ok());
+    assert!(metadata::fetch(&at(&server), rules).await.is_ok());
     let request = server.next();
     assert_eq!(request.line(), "GET /me HTTP/1.1");
     assert_eq!(request.field("accept"), ["application/json"]);
     assert_eq!(request.field("user-agent"), [USER_AGENT_NAME]);
     assert!(request.field("authorization").is_empty());
     let gone = Server::start([]).await;
-    let error = metadata::fetch(&at(&gone), &issuer).await.unwrap_err();
+    let error = metadata::fetch(&at(&gone), rules).await.unwrap_err();
     assert_eq!(error.reason(), "metadata_unreachable");
 }

@@ -1,6 +1,7 @@
 //! The provider in the hands of a test: start it, count its calls, change its behaviour.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -178,6 +179,21 @@ impl StandIn {
     /// Its origin on 127.0.0.1. This is also its issuer identifier.
     pub(crate) fn url(&self) -> String {
         self.state.borrow().issuer.clone()
+    }
+
+    /// Starts a provider whose issuer and endpoints have the origin `issuer`, although the provider
+    /// listens on 127.0.0.1.
+    pub(crate) async fn known_as(issuer: &str, clock: &Clock) -> Self {
+        let provider = Self::at_time_of(clock).await;
+        provider
+            .state
+            .send_modify(|state| issuer.clone_into(&mut state.issuer));
+        provider
+    }
+
+    /// Its address on 127.0.0.1.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.server.address()
     }
 
     /// The current keys.
