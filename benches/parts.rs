@@ -256,7 +256,7 @@ fn sent_out(runtime: &Runtime, login: &Login, public_url: &PublicUrl) -> String 
     let started = runtime.block_on(login.begin(Start {
         provider: "main",
         prompt: Prompt::AsNeeded,
-        login_hint: None,
+        passed: &[],
         return_to: ReturnTo::root(),
         public_url,
         headers: &HeaderMap::new(),

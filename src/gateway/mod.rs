@@ -202,7 +202,7 @@ impl WorkerSite {
         let started = self.login().begin(Start {
             provider,
             prompt: Prompt::AsNeeded,
-            login_hint: None,
+            passed: &[],
             return_to: return_to.unwrap_or_else(ReturnTo::root),
             public_url: &context.public_url,
             headers: &context.parts.headers,

@@ -14,15 +14,13 @@ use crate::provider::Prompt;
 /// contained the link to the endpoint.
 pub(super) const SIGN_IN: &str = "/oauth2/sign_in";
 
-/// The maximum length of a `login_hint` that the gateway forwards to a provider, in characters.
-const LONGEST_HINT: usize = 256;
-
 /// The parameters of a request to sign in.
 #[derive(Debug)]
 pub(super) struct SignInRequest {
     provider: Option<String>,
     prompt: Prompt,
-    login_hint: Option<String>,
+    /// The parameters for the provider. No name occurs twice.
+    passed: Vec<(String, String)>,
     return_to: ReturnTo,
 }
 
@@ -38,8 +36,8 @@ impl SignInRequest {
             match &*name {
                 "provider" => request.provider = Some(value.into_owned()),
                 "prompt" if value == "login" => request.prompt = Prompt::Login,
-                "login_hint" if is_hint(&value) => request.login_hint = Some(value.into_owned()),
                 "to" => sealed = login.unseal(&value, &context.public_url),
+                name if login.passes(name, &value) => request.pass(name, value.into_owned()),
                 _ => {}
             }
         }
@@ -49,11 +47,17 @@ impl SignInRequest {
         request
     }
 
+    /// Adds a parameter for the provider. A later value replaces an earlier value.
+    fn pass(&mut self, name: &str, value: String) {
+        self.passed.retain(|(known, _value)| known != name);
+        self.passed.push((name.to_owned(), value));
+    }
+
     fn to_return(return_to: ReturnTo) -> Self {
         Self {
             provider: None,
             prompt: Prompt::AsNeeded,
-            login_hint: None,
+            passed: Vec::new(),
             return_to,
         }
     }
@@ -85,7 +89,7 @@ impl SignInRequest {
         if self.prompt == Prompt::Login {
             query.append_pair("prompt", "login");
         }
-        query.extend_pairs(self.login_hint.as_ref().map(|hint| ("login_hint", hint)));
+        query.extend_pairs(&self.passed);
         query.append_pair("to", &sealed);
         format!("{SIGN_IN}?{}", query.finish())
     }
@@ -94,12 +98,6 @@ impl SignInRequest {
     pub(super) fn address(&self, login: &Login, public_url: &PublicUrl) -> String {
         self.at(self.provider.as_deref(), login, public_url)
     }
-}
-
-fn is_hint(text: &str) -> bool {
-    // The hint becomes a part of the URL at the provider, so only short, visible text is accepted.
-    let visible = |character: char| !character.is_control() && !character.is_whitespace();
-    !text.is_empty() && text.chars().count() <= LONGEST_HINT && text.chars().all(visible)
 }
 
 impl WorkerSite {
@@ -144,7 +142,7 @@ impl WorkerSite {
         let started = self.login().begin(Start {
             provider,
             prompt: request.prompt,
-            login_hint: request.login_hint.as_deref(),
+            passed: &request.passed,
             return_to: request.return_to.clone(),
             public_url: &context.public_url,
             headers,
@@ -233,19 +231,4 @@ pub(super) fn only_provider(route: &Route) -> Option<&str> {
 pub(super) fn request_session(headers: &mut HeaderMap) {
     let challenge = HeaderValue::from_static("Cookie cookie-name=\"__Host-sidegate\"");
     headers.insert(header::WWW_AUTHENTICATE, challenge);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_hint_is_a_short_visible_text() {
-        for hint in ["alice@example.com", "\u{e4}", &"a".repeat(256)] {
-            assert!(is_hint(hint), "{hint}");
-        }
-        for other in ["", "a b", "a\r\nb", "a\0", &"a".repeat(257)] {
-            assert!(!is_hint(other), "{other:?}");
-        }
-    }
 }

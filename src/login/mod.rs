@@ -124,7 +124,14 @@ impl Login {
         configured.map_or(ResponseMode::Query, |configured| configured.response_mode())
     }
 
-    /// Seals a return path, so that the gateway can write the path into a link at `public_url`.
+    /// Returns true if at least one provider gets the parameter `name` of a sign-in URL with the
+    /// value `value`.
+    pub(crate) fn passes(&self, name: &str, value: &str) -> bool {
+        let mut providers = self.providers.values();
+        providers.any(|provider| provider.passes(name, value))
+    }
+
+    /// Seals a return path for a link of the gateway at `public_url`.
     ///
     /// # Errors
     ///
@@ -186,7 +193,7 @@ impl Login {
             state: &sealed.state,
             code_challenge: &pending.code_challenge(),
             nonce: &pending.nonce(),
-            login_hint: start.login_hint,
+            passed: start.passed,
             prompt: start.prompt,
         };
         let location = client.authorization_url(&request)?;

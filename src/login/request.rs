@@ -16,8 +16,8 @@ pub struct Start<'a> {
     pub provider: &'a str,
     /// States whether the provider must ask the user to sign in again.
     pub prompt: Prompt,
-    /// The `login_hint` for the provider, an untrusted value.
-    pub login_hint: Option<&'a str>,
+    /// Parameters for the provider, from an untrusted link.
+    pub passed: &'a [(String, String)],
     /// The page to return to after the login.
     pub return_to: ReturnTo,
     /// The origin of the request.

@@ -6,7 +6,9 @@ use std::collections::HashSet;
 use url::Url;
 
 use super::SetupError;
-use super::settings::{AuthorizationParameters, IdentitySource, ResponseMode, Settings};
+use super::settings::{
+    AuthorizationParameters, IdentitySource, PassedParameters, ResponseMode, Settings,
+};
 
 /// The reserved parameters. The endpoint's query and `authorization_request.parameters` must not
 /// contain a reserved parameter. `response_mode` and `nonce` are reserved because they change the
@@ -31,8 +33,12 @@ const RESERVED: [&str; 15] = [
     "state",
 ];
 
-/// The maximum length of a login hint, in characters.
-const MAX_HINT: usize = 256;
+/// The parameters of the sign-in endpoint that the gateway reads itself. `pass_parameters` must not
+/// contain these names.
+const OF_THE_SIGN_IN_ENDPOINT: [&str; 3] = ["prompt", "provider", "to"];
+
+/// The maximum length of a name in `pass_parameters`, in bytes.
+const MAX_NAME: usize = 64;
 
 /// The values that are different in each authorization request.
 #[derive(Clone, Copy, Debug)]
@@ -46,8 +52,9 @@ pub struct AuthorizationRequest<'a> {
     /// The value that binds an ID token to the authorization request (OpenID Connect Core 1.0
     /// section 3.1.2.1). The nonce is sent only if an ID token is requested.
     pub nonce: &'a str,
-    /// A hint about the user who will sign in. The hint comes from an untrusted link.
-    pub login_hint: Option<&'a str>,
+    /// Parameters from an untrusted link to the sign-in endpoint. Only the parameters in
+    /// `pass_parameters` are sent.
+    pub passed: &'a [(String, String)],
     /// Tells the provider whether the user has to authenticate again.
     pub prompt: Prompt,
 }
@@ -72,6 +79,7 @@ pub(super) struct AuthorizationEndpoint {
     /// The parameters that are the same in every request: `response_type`, `client_id` and the
     /// configured parameters.
     prepared: Vec<(Box<str>, Box<str>)>,
+    passed: PassedParameters,
     pkce: bool,
     nonce: bool,
 }
@@ -91,8 +99,10 @@ impl AuthorizationEndpoint {
             });
         }
         names.extend(extra.keys().map(String::as_str));
-        // The gateway can also add `login_hint` and `prompt` to a request.
-        names.extend(["login_hint", "prompt"]);
+        // The gateway can also add `prompt` and the passed parameters to a request.
+        let passed = &settings.authorization_request.pass_parameters;
+        names.insert("prompt");
+        names.extend(passed.names().iter().map(String::as_str));
         // The query of the endpoint must not repeat a parameter, because the gateway cannot know
         // which value the provider uses.
         if url
@@ -116,6 +126,7 @@ impl AuthorizationEndpoint {
             prepared: prepared
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
+            passed: passed.clone(),
             pkce: settings.pkce,
             nonce: asks_for_an_id_token(settings),
         })
@@ -128,19 +139,18 @@ impl AuthorizationEndpoint {
             Prompt::AsNeeded => None,
             Prompt::Login => Some(("prompt", "login")),
         };
-        let hint = request.login_hint.filter(|hint| is_hint(hint));
-        let per_request = [prompt, hint.map(|hint| ("login_hint", hint))];
-        // The `login_hint` and the `prompt` of this request replace configured parameters with the
-        // same name.
-        let replaced = |name: &str| {
-            per_request
-                .iter()
-                .flatten()
-                .any(|(other, _)| name == *other)
-        };
+        let passed = request
+            .passed
+            .iter()
+            .map(|(name, value)| (&**name, &**value));
+        let passed = passed.filter(|(name, value)| self.passed.accept(name, value));
+        let per_request: Vec<(&str, &str)> = prompt.into_iter().chain(passed).collect();
+        // The `prompt` and the passed parameters of this request replace configured parameters with
+        // the same name.
+        let replaced = |name: &str| per_request.iter().any(|(other, _)| name == *other);
         let kept = self.prepared.iter().filter(|(name, _)| !replaced(name));
         query.extend_pairs(kept);
-        query.extend_pairs(per_request.iter().flatten());
+        query.extend_pairs(&per_request);
         query.append_pair("redirect_uri", request.redirect_uri);
         query.append_pair("state", request.state);
         if self.nonce {
@@ -170,6 +180,7 @@ fn parameters(settings: &Settings) -> Vec<(&'static str, String)> {
         acr_values,
         resource,
         parameters: _,
+        pass_parameters: _,
     } = &settings.authorization_request;
     let joined = |list: &[String]| (!list.is_empty()).then(|| list.join(" "));
     // The mode `query` is not sent, because `query` is the default of the code flow.
@@ -230,6 +241,7 @@ fn check(settings: &Settings) -> Result<(), SetupError> {
             "has \"none\", with which only users with a session at the provider could sign in";
         return refuse("authorization_request.prompt", problem);
     }
+    check_passed(&configured.pass_parameters)?;
     // A resource is an absolute URI without a fragment (RFC 8707 section 2).
     let is_resource = |uri: &String| !uri.contains('#') && Url::parse(uri).is_ok();
     if !configured.resource.iter().all(is_resource) {
@@ -239,9 +251,25 @@ fn check(settings: &Settings) -> Result<(), SetupError> {
     Ok(())
 }
 
-/// Returns true if the login hint may be sent. Anybody can write a link with a login hint, so its
-/// length and its characters are limited.
-fn is_hint(text: &str) -> bool {
-    let length = text.chars().take(MAX_HINT.saturating_add(1)).count();
-    (1..=MAX_HINT).contains(&length) && !text.chars().any(char::is_control)
+/// Checks the names in `pass_parameters`.
+fn check_passed(passed: &PassedParameters) -> Result<(), SetupError> {
+    let names = passed.names();
+    let is_name = |name: &String| {
+        (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    let is_ours = |name: &String| {
+        let mut ours = RESERVED.iter().chain(&OF_THE_SIGN_IN_ENDPOINT);
+        ours.any(|known| known == name)
+    };
+    let problem = if names.len() > PassedParameters::MAX {
+        "has more than 16 names"
+    } else if !names.iter().all(is_name) {
+        "has an entry that is empty, too long, or has an invalid character"
+    } else if names.iter().any(is_ours) {
+        "has a parameter that only the gateway may set"
+    } else {
+        return Ok(());
+    };
+    let key = "authorization_request.pass_parameters";
+    Err(SetupError::Setting { key, problem })
 }

@@ -284,6 +284,13 @@ impl Provider {
         self.settings.authorization_request.response_mode
     }
 
+    /// Returns true if the parameter `name` of a sign-in URL is sent to this provider with the value
+    /// `value`.
+    pub fn passes(&self, name: &str, value: &str) -> bool {
+        let passed = &self.settings.authorization_request.pass_parameters;
+        passed.accept(name, value)
+    }
+
     /// If the gateway has recently checked whether logins can begin, returns the result of that
     /// check. The function returns immediately.
     ///

@@ -21,7 +21,7 @@ pub use self::identity::{
 };
 pub use self::request::{
     AuthorizationParameters, BasicEncoding, BodyFormat, ClientAssertion, ClientAuthentication,
-    ResponseMode, TokenRequest,
+    PassedParameters, ResponseMode, TokenRequest,
 };
 pub use self::token_checks::{AccessTokenSettings, Algorithm, IdTokenSettings};
 pub use self::token_response::{ErrorMeaning, ErrorPattern, GrantType, Refresh, SignedOutPattern};

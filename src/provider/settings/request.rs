@@ -80,6 +80,46 @@ pub struct AuthorizationParameters {
     /// Names and values of additional parameters (`audience`, `domain_hint` ...). An additional
     /// parameter cannot replace a reserved parameter.
     pub parameters: BTreeMap<String, String>,
+    /// The parameters of a request to the sign-in endpoint that are sent to the provider.
+    pub pass_parameters: PassedParameters,
+}
+
+/// The names of the parameters of a sign-in URL that are sent to the provider. Default:
+/// `login_hint`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(transparent)]
+pub struct PassedParameters(Vec<String>);
+
+impl PassedParameters {
+    /// The maximum number of names.
+    pub const MAX: usize = 16;
+
+    /// The maximum length of the value of a parameter, in characters.
+    const MAX_VALUE: usize = 256;
+
+    /// Returns the names.
+    pub fn names(&self) -> &[String] {
+        &self.0
+    }
+
+    /// Returns true if the parameter `name` is sent to the provider with the value `value`. Anybody
+    /// can write a link to the sign-in endpoint, so the length and the characters of the value are
+    /// limited.
+    pub fn accept(&self, name: &str, value: &str) -> bool {
+        let length = value
+            .chars()
+            .take(Self::MAX_VALUE.saturating_add(1))
+            .count();
+        self.0.iter().any(|listed| listed == name)
+            && (1..=Self::MAX_VALUE).contains(&length)
+            && !value.chars().any(char::is_control)
+    }
+}
+
+impl Default for PassedParameters {
+    fn default() -> Self {
+        Self(vec!["login_hint".to_owned()])
+    }
 }
 
 /// How the provider sends the authorization response.

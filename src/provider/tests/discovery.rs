@@ -55,7 +55,7 @@ fn asked(provider: &Provider) -> Result<String, NotReady> {
         state: "state",
         code_challenge: "challenge",
         nonce: "nonce",
-        login_hint: None,
+        passed: &[],
         prompt: Prompt::AsNeeded,
     })
 }

@@ -179,7 +179,7 @@ const REQUEST: AuthorizationRequest<'_> = AuthorizationRequest {
     state: "st&te",
     code_challenge: "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM",
     nonce: "n-0S6_WzA2Mj",
-    login_hint: None,
+    passed: &[],
     prompt: Prompt::AsNeeded,
 };
 
@@ -328,21 +328,29 @@ fn a_11_the_challenge_is_sent_whatever_the_metadata_says() {
     assert_eq!(named(&sent, "code_challenge_method"), ["S256"]);
 }
 
-#[test]
-fn a_36_only_the_login_hint_is_passed_on() {
-    let configured = "authorization_request.parameters = { login_hint = \"configured\" }";
-    let hinted = |further: &str, hint: Option<&str>| {
-        let request = AuthorizationRequest {
-            login_hint: hint,
-            ..REQUEST
-        };
-        let sent = asked(further, &request);
-        let hints = named(&sent, "login_hint");
-        hints.into_iter().map(str::to_owned).collect::<Vec<_>>()
+/// Returns the values of the parameter `name`, if a link has the parameter `name` with `value`.
+fn passed(further: &str, name: &str, value: &str) -> Vec<String> {
+    let request = AuthorizationRequest {
+        passed: &[(name.to_owned(), value.to_owned())],
+        ..REQUEST
     };
-    for hint in ["alice@example.com", "a&state=x#y", "Zoë", &"ü".repeat(256)] {
-        assert_eq!(hinted("", Some(hint)), [hint]);
-        assert_eq!(hinted(configured, Some(hint)), [hint]);
+    let sent = asked(further, &request);
+    let values = named(&sent, name);
+    values.into_iter().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_36_a_passed_parameter_is_short_and_has_no_control_character() {
+    let configured = "authorization_request.parameters = { login_hint = \"configured\" }";
+    for hint in [
+        "alice@example.com",
+        "a&state=x#y",
+        "fr-CA fr",
+        "Zoë",
+        &"ü".repeat(256),
+    ] {
+        assert_eq!(passed("", "login_hint", hint), [hint]);
+        assert_eq!(passed(configured, "login_hint", hint), [hint]);
     }
     for bad in [
         "",
@@ -352,8 +360,25 @@ fn a_36_only_the_login_hint_is_passed_on() {
         &"x".repeat(257),
         &"x".repeat(100_000),
     ] {
-        assert!(hinted("", Some(bad)).is_empty(), "{bad:?}");
-        assert_eq!(hinted(configured, Some(bad)), ["configured"], "{bad:?}");
+        assert!(passed("", "login_hint", bad).is_empty(), "{bad:?}");
+        assert_eq!(
+            passed(configured, "login_hint", bad),
+            ["configured"],
+            "{bad:?}"
+        );
     }
-    assert_eq!(hinted(configured, None), ["configured"]);
+    assert_eq!(passed(configured, "ui_locales", "fr"), [""; 0]);
+}
+
+#[test]
+fn a_36_only_the_listed_parameters_are_passed_on() {
+    let listed = "authorization_request.pass_parameters = [\"ui_locales\", \"kc_idp_hint\"]";
+    assert_eq!(passed(listed, "ui_locales", "fr-CA fr"), ["fr-CA fr"]);
+    assert_eq!(passed(listed, "kc_idp_hint", "github"), ["github"]);
+    for other in ["login_hint", "UI_LOCALES", "ui_locales[]", "claims"] {
+        assert!(passed(listed, other, "x").is_empty(), "{other}");
+    }
+    let none = "authorization_request.pass_parameters = []";
+    assert!(passed(none, "login_hint", "alice").is_empty());
+    assert_eq!(passed(listed, "state", "x"), [REQUEST.state]);
 }

@@ -118,6 +118,7 @@ fn an_authorization_request_that_cannot_work_is_named() {
     let parameters = "authorization_request.parameters";
     let resource = "authorization_request.resource";
     let acr_values = "authorization_request.acr_values";
+    let passed = "authorization_request.pass_parameters";
     let own = "authorization_request = { prompt = \"login\", parameters = { prompt = \"none\" } }";
     are_refused(&[
         (own, parameters),
@@ -154,6 +155,10 @@ fn an_authorization_request_that_cannot_work_is_named() {
             "authorization_request.prompt = \"login none\"",
             "authorization_request.prompt",
         ),
+        (&format!("{passed} = [\"state\"]"), passed),
+        (&format!("{passed} = [\"to\"]"), passed),
+        (&format!("{passed} = [\"\"]"), passed),
+        (&format!("{passed} = [\"{}\"]", "x".repeat(65)), passed),
         ("scopes = [\"read write\"]", "scopes"),
         ("scopes = [\"\"]", "scopes"),
         ("identity.source = \"id_token\"", "scopes"),
@@ -162,6 +167,7 @@ fn an_authorization_request_that_cannot_work_is_named() {
         "authorization_endpoint = \"oauth/authorize\"",
         "authorization_endpoint = \"/a?state=x\"",
         "authorization_endpoint = \"/a?prompt=none\"",
+        "authorization_endpoint = \"/a?login_hint=alice\"",
         "authorization_endpoint = \"/a?x=1\"\nauthorization_request.parameters.x = \"2\"",
     ] {
         are_refused(&[(place, "authorization_endpoint")]);
