@@ -55,7 +55,7 @@
 //!    and of `Authorization`. Steps 3, 5 and 7 read the fields through [`fields::View`], which
 //!    needs no second map of the fields.
 //!
-//! 4. [`login`] answers requests for the gateway's own endpoints below [`login::OWN_PREFIX`].
+//! 4. [`login`] answers requests for the gateway's own endpoints below the prefix `login.own_prefix`.
 //!
 //! 5. [`access::Access::decide`] finds the route, the session and the rule. A request whose token
 //!    has expired waits for the refresh, for a limited time ([`access::Wait`]).

@@ -66,6 +66,10 @@ const ADVICE: &[(&[&str], &str)] = &[
     ),
     (&["callback", "redirect_path"], "write login.callback_path"),
     (
+        &["proxy_prefix", "base_path"],
+        "write login.own_prefix, which begins and ends with `/`",
+    ),
+    (
         &[
             "insecure_skip_verify",
             "ssl_insecure_skip_verify",

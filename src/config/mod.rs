@@ -46,7 +46,7 @@ pub(crate) use self::watch::{FileChange, FileVersion, Watch};
 use crate::access::RouteTable;
 use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
-use crate::login::{self, PublicUrls, RedirectionEndpoints};
+use crate::login::{self, OwnPaths, PublicUrls, RedirectionEndpoints};
 use crate::provider::Providers;
 use crate::seal::KeyRing;
 use crate::telemetry;
@@ -126,7 +126,8 @@ struct OperationsSection {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LoginSection {
-    callback_path: target::Prefix,
+    own_prefix: OwnPaths,
+    callback_path: Option<target::Prefix>,
     timeout_secs: Bounded<10, 3600>,
     state_key_file: Option<PathBuf>,
 }
@@ -216,7 +217,7 @@ fn build(
     if let (Some(urls), Some(login), Some(routes)) = (&public_urls, &login, &routes)
         && reader.is_clean("login")
     {
-        check_reach(urls, &login.redirection, routes, reader);
+        check_reach(urls, login, routes, reader);
     }
     // All sections are read before the first `?` operator, so that `load` reports the problems of
     // all sections.
@@ -319,13 +320,18 @@ fn login_settings(
     providers: &[String],
     reader: &mut Reader<'_>,
 ) -> login::Settings {
-    let callback = section.callback_path.as_str();
-    if callback == "/" || callback.ends_with('/') || gateway::hides_endpoint(callback) {
+    let own = section.own_prefix.clone();
+    let callback = match &section.callback_path {
+        Some(path) => path.as_str().to_owned(),
+        None => own.default_callback(),
+    };
+    if callback == "/" || callback.ends_with('/') || own.are_hidden_by(&callback) {
         let reason = format!("`{callback}` cannot be used; choose a path such as /auth/callback");
         reader.note("login.callback_path", reason);
     }
     login::Settings {
-        redirection: RedirectionEndpoints::new(callback, providers.iter().map(String::as_str)),
+        own,
+        redirection: RedirectionEndpoints::new(&callback, providers.iter().map(String::as_str)),
         timeout: section.timeout_secs.duration(),
     }
 }

@@ -10,8 +10,7 @@ use super::entries;
 use super::providers::ParsedProviders;
 use super::section::Reader;
 use crate::access::{KnownClaims, Route, RouteError, RouteSettings, RouteTable, StreamSettings};
-use crate::login::{OWN_PREFIX, PublicUrl, PublicUrls, RedirectionEndpoints};
-use crate::target::Prefix;
+use crate::login::{self, PublicUrl, PublicUrls};
 use crate::telemetry::chain;
 use crate::upstream::{self, AssertionNames, Upstream};
 
@@ -242,7 +241,7 @@ fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
 /// same prefix name every host.
 pub(super) fn check_reach(
     urls: &PublicUrls,
-    redirection: &RedirectionEndpoints,
+    login: &login::Settings,
     routes: &RouteTable,
     reader: &mut Reader<'_>,
 ) {
@@ -266,12 +265,12 @@ pub(super) fn check_reach(
             );
         }
         let prefix = route.prefix();
-        let own = Prefix::parse(OWN_PREFIX).is_ok_and(|own| own.covers(prefix));
-        if own || redirection.is_own_path(prefix) {
+        if login.own.cover(prefix) || login.redirection.is_own_path(prefix) {
             let reason = format!(
                 "it never matches, because Sidegate itself answers {} and all paths below \
-                 {OWN_PREFIX}; remove the route",
-                redirection.path()
+                 {}; remove the route",
+                login.redirection.path(),
+                login.own.prefix()
             );
             reader.note(&format!("{key}.prefix"), reason);
         }

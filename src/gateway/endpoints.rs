@@ -5,35 +5,17 @@ use http::{HeaderMap, Method, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 
 use super::page::Page;
-use super::sign_in::{SIGN_IN, SignInRequest};
+use super::sign_in::SignInRequest;
 use super::{Body, Error, Record, RequestContext, WorkerSite, explain};
 use super::{is_prefetch, refuse_prefetch, see_other};
-use crate::login::{Callback, Completion, PreviousSession, SameOrigin, same_origin};
+use crate::login::{Callback, Completion, OwnPaths, PreviousSession, SameOrigin, same_origin};
 use crate::provider::ResponseMode;
 use crate::server::RequestBody;
 use crate::telemetry::chain;
 
-/// The path of the endpoint that ends the session (POST), or shows a page that asks for a
-/// confirmation (GET).
-pub(super) const SIGN_OUT: &str = "/oauth2/sign_out";
-/// The path of the page that reports the end of the session.
-const SIGNED_OUT: &str = "/oauth2/signed_out";
-
 /// The size limit for an answer that a provider sends by POST, in bytes. The limit is enough for a
 /// code and a state.
 const LARGEST_ANSWER: u64 = 32 * 1024;
-
-/// Returns true if a redirection endpoint at `path` would hide another endpoint of the gateway. The
-/// hidden endpoint is at `path` or below `path`. If there are several providers, each provider has
-/// its redirection endpoint below `path`.
-pub(crate) fn hides_endpoint(path: &str) -> bool {
-    let endpoints = [SIGN_IN, SIGN_OUT, SIGNED_OUT];
-    let hidden = |endpoint: &str| {
-        let below = endpoint.strip_prefix(path);
-        below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
-    };
-    endpoints.into_iter().any(hidden)
-}
 
 impl WorkerSite {
     /// Performs step 4 of the list in the crate documentation: answers the gateway's own endpoints.
@@ -45,7 +27,7 @@ impl WorkerSite {
         body: RequestBody,
         record: &mut Record,
     ) -> Result<Response<Body>, Error> {
-        let method = &context.parts.method;
+        let (method, own) = (&context.parts.method, self.own());
         match context.target.path() {
             path if self.login().redirection().is_own_path(path) => {
                 let provider = self.login().redirection().provider_at(path);
@@ -63,18 +45,20 @@ impl WorkerSite {
                 let answer = (ResponseMode::Query, query.as_bytes());
                 Ok(self.callback(provider, answer, context, record).await)
             }
-            SIGN_IN => {
+            path if path == own.sign_in() => {
                 check_method(method, &[Method::GET], "GET")?;
                 Ok(self.sign_in(context, record).await)
             }
-            SIGN_OUT if *method == Method::POST => Ok(self.sign_out(context, record).await),
-            SIGN_OUT => {
+            path if path == own.sign_out() => {
+                if *method == Method::POST {
+                    return Ok(self.sign_out(context, record).await);
+                }
                 check_method(method, &[Method::GET, Method::HEAD], "GET, HEAD, POST")?;
-                Ok(confirm_sign_out(context))
+                Ok(confirm_sign_out(context, own))
             }
-            SIGNED_OUT => {
+            path if path == own.signed_out() => {
                 check_method(method, &[Method::GET, Method::HEAD], "GET, HEAD")?;
-                Ok(signed_out(context))
+                Ok(signed_out(context, own))
             }
             _ => Err(Error::NoRoute),
         }
@@ -158,13 +142,13 @@ impl WorkerSite {
                  the button on this page.",
             )
             .with_reason("cross_origin")
-            .post("Sign out", SIGN_OUT)
+            .post("Sign out", self.own().sign_out())
             .link("Go to the start page", "/")
             .respond(headers);
         }
         match self.login().sign_out(headers).await {
             Ok(cookies) => {
-                let location = format!("{}{SIGNED_OUT}", context.public_url.origin());
+                let location = [context.public_url.origin(), self.own().signed_out()].concat();
                 see_other(&location, cookies)
             }
             Err(error) => {
@@ -178,7 +162,7 @@ impl WorkerSite {
                      tell the administrator of this site, and do not let others use this browser.",
                 )
                 .with_reason(reason)
-                .post("Sign out", SIGN_OUT)
+                .post("Sign out", self.own().sign_out())
                 .link("Go to the start page", "/")
                 .respond(headers)
             }
@@ -186,18 +170,18 @@ impl WorkerSite {
     }
 }
 
-fn confirm_sign_out(context: &RequestContext) -> Response<Body> {
+fn confirm_sign_out(context: &RequestContext, own: &OwnPaths) -> Response<Body> {
     Page::new(
         StatusCode::OK,
         "Sign out?",
         "This ends your session with this app in this browser.",
     )
-    .post("Sign out", SIGN_OUT)
+    .post("Sign out", own.sign_out())
     .link("Stay signed in", "/")
     .respond(&context.parts.headers)
 }
 
-fn signed_out(context: &RequestContext) -> Response<Body> {
+fn signed_out(context: &RequestContext, own: &OwnPaths) -> Response<Body> {
     Page::new(
         StatusCode::OK,
         "You are signed out",
@@ -206,7 +190,7 @@ fn signed_out(context: &RequestContext) -> Response<Body> {
     .paragraph("You may still be signed in at the sign-in server itself.")
     // Without `prompt=login` the provider could sign in the same user again without asking for a
     // password.
-    .link("Sign in again", format!("{SIGN_IN}?prompt=login"))
+    .link("Sign in again", format!("{}?prompt=login", own.sign_in()))
     .respond(&context.parts.headers)
 }
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 use http::{Method, Response, StatusCode, header};
 
 use super::page::Page;
-use super::{Body, NO_REFERRER, RequestContext, endpoints, set_cookies, sign_in};
+use super::{Body, NO_REFERRER, RequestContext, set_cookies, sign_in};
 use crate::access::{Cause, Challenge, FailureLocation, Unavailable};
 use crate::identity::Identity;
-use crate::login::{self, ErrorCode, FailedLogin, Login, OWN_PREFIX, ReturnTo, StateError};
+use crate::login::{self, ErrorCode, FailedLogin, Login, OwnPaths, ReturnTo, StateError};
 use crate::provider::{Actor, Classification, Sent};
 use crate::telemetry::chain;
 
@@ -22,7 +22,7 @@ const MAX_REFRESH: Duration = Duration::from_mins(1);
 
 /// Creates the answer to a request that needs a session but is not a navigation to a document.
 pub(super) fn sign_in_first(
-    context: &RequestContext,
+    (context, own): (&RequestContext, &OwnPaths),
     challenge: &Challenge,
     login_url: String,
 ) -> Response<Body> {
@@ -34,7 +34,7 @@ pub(super) fn sign_in_first(
     } else {
         // The link leads to the page that contained the form. If the page with the form needs a
         // session, the request for that page starts the login.
-        let form = context.referrer().unwrap_or_else(ReturnTo::root);
+        let form = context.referrer(own).unwrap_or_else(ReturnTo::root);
         (
             "You are not signed in, or your session has ended, so the app did not get what you \
              sent. Sign in and send it again.",
@@ -52,7 +52,10 @@ pub(super) fn sign_in_first(
 
 /// Creates the answer for a user who may not use the route. The page shows the account and offers a
 /// sign-in with another account.
-pub(super) fn forbidden(context: &RequestContext, identity: &Identity) -> Response<Body> {
+pub(super) fn forbidden(
+    (context, own): (&RequestContext, &OwnPaths),
+    identity: &Identity,
+) -> Response<Body> {
     let who = identity.label().map_or_else(
         || "You are signed in, but this account may not use this page.".to_owned(),
         |name| format!("You are signed in as {name}, but this account may not use this page."),
@@ -60,14 +63,17 @@ pub(super) fn forbidden(context: &RequestContext, identity: &Identity) -> Respon
     Page::new(StatusCode::FORBIDDEN, "You may not use this page", who)
         .paragraph("If you have another account, sign out and sign in with that one.")
         .with_reason("forbidden")
-        .post("Use another account", endpoints::SIGN_OUT)
+        .post("Use another account", own.sign_out())
         .link("Go to the start page", "/")
         .respond_to(&context.parts.method, &context.parts.headers)
 }
 
 /// Creates the answer for a user whose session exists but cannot be used now. In a browser, the
 /// page reloads itself.
-pub(super) fn unavailable(context: &RequestContext, unavailable: &Unavailable) -> Response<Body> {
+pub(super) fn unavailable(
+    (context, own): (&RequestContext, &OwnPaths),
+    unavailable: &Unavailable,
+) -> Response<Body> {
     let (title, text) = match unavailable.location {
         FailureLocation::Provider => (
             "Your session cannot be renewed right now",
@@ -95,16 +101,13 @@ pub(super) fn unavailable(context: &RequestContext, unavailable: &Unavailable) -
     page.retry_after = Some(after);
     if context.is_navigation() {
         let requested = context.target.path_and_query().as_str();
-        let address = ReturnTo::parse(requested, OWN_PREFIX).unwrap_or_else(ReturnTo::root);
+        let address = ReturnTo::parse(requested, own).unwrap_or_else(ReturnTo::root);
         let after = after.clamp(MIN_REFRESH, MAX_REFRESH).as_secs();
         page.refresh = Some((after, address.as_str().to_owned()));
         page = page.link("Try again now", address.as_str());
         // A new login helps if the provider refuses the refresh without reporting that the grant
         // has ended.
-        page = page.link(
-            "Sign in again",
-            format!("{}?prompt=login", sign_in::SIGN_IN),
-        );
+        page = page.link("Sign in again", format!("{}?prompt=login", own.sign_in()));
     }
     page.respond_to(&context.parts.method, &context.parts.headers)
 }

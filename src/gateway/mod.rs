@@ -35,7 +35,6 @@ use tokio::sync::watch;
 use url::Url;
 
 pub(crate) use self::body::Body;
-pub(crate) use self::endpoints::hides_endpoint;
 pub use self::error::Error;
 use self::forward::InFlight;
 use self::page::{Page, harden};
@@ -49,7 +48,7 @@ use self::streams::Streams;
 use crate::access::{Challenge, Decision, Recent, Wait};
 use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
 use crate::fields::{self, TrailerSupport, UpgradeRequest};
-use crate::login::{OWN_PREFIX, PublicUrl, PublicUrls, ReturnTo, Start};
+use crate::login::{OwnPaths, PublicUrl, PublicUrls, ReturnTo, Start};
 use crate::provider::Prompt;
 use crate::server::{Connection, Handler, RequestBody, Security};
 use crate::target::{self, Target};
@@ -114,7 +113,7 @@ impl RequestContext {
     }
 
     /// Returns the page in `Referer`, if the page belongs to the same origin.
-    fn referrer(&self) -> Option<ReturnTo> {
+    fn referrer(&self, own: &OwnPaths) -> Option<ReturnTo> {
         let referrer = self.parts.headers.get(header::REFERER)?.to_str().ok()?;
         let url = Url::parse(referrer).ok()?;
         // A page of another origin must not decide to which page the user returns.
@@ -125,7 +124,7 @@ impl RequestContext {
             .query()
             .map(|query| format!("?{query}"))
             .unwrap_or_default();
-        ReturnTo::parse(&format!("{}{query}", url.path()), OWN_PREFIX)
+        ReturnTo::parse(&format!("{}{query}", url.path()), own)
     }
 }
 
@@ -192,13 +191,17 @@ impl WorkerSite {
     /// several providers. A request that is not a navigation gets the login URL.
     async fn challenge(&self, context: &RequestContext, challenge: &Challenge) -> Response<Body> {
         if !context.is_navigation() {
-            return explain::sign_in_first(context, challenge, self.login_url(context, challenge));
+            return explain::sign_in_first(
+                (context, self.own()),
+                challenge,
+                self.login_url(context, challenge),
+            );
         }
         let Some(provider) = sign_in::only_provider(&challenge.route) else {
             return self.choice(context, challenge);
         };
         let requested = context.target.path_and_query().as_str();
-        let return_to = ReturnTo::parse(requested, OWN_PREFIX);
+        let return_to = ReturnTo::parse(requested, self.own());
         let started = self.login().begin(Start {
             provider,
             prompt: Prompt::AsNeeded,
@@ -314,7 +317,7 @@ impl Worker {
                 Decision::Forbid(forbid) => {
                     record.route(&forbid.route, DecisionLabel::Forbid);
                     record.reason = Some("rule");
-                    break explain::forbidden(&context, forbid.session.identity());
+                    break explain::forbidden((&context, site.own()), forbid.session.identity());
                 }
                 Decision::Permit(permit) => {
                     let permit = (permit, site.clock().now());
@@ -326,7 +329,7 @@ impl Worker {
                 Decision::Unavailable(unavailable) => {
                     record.route(&unavailable.route, DecisionLabel::Unavailable);
                     record.reason = Some(unavailable.reason);
-                    break explain::unavailable(&context, &unavailable);
+                    break explain::unavailable((&context, site.own()), &unavailable);
                 }
             };
         };

@@ -57,10 +57,7 @@ pub(super) enum Action {
     /// A link to another page.
     Link { href: String, label: String },
     /// A form with one button, sent by POST.
-    Post {
-        action: &'static str,
-        label: &'static str,
-    },
+    Post { action: String, label: &'static str },
 }
 
 /// The layout of the actions.
@@ -148,8 +145,11 @@ impl Page {
         self
     }
 
-    pub(super) fn post(mut self, label: &'static str, action: &'static str) -> Self {
-        self.actions.push(Action::Post { action, label });
+    pub(super) fn post(mut self, label: &'static str, action: impl Into<String>) -> Self {
+        self.actions.push(Action::Post {
+            action: action.into(),
+            label,
+        });
         self
     }
 

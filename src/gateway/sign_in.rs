@@ -7,12 +7,8 @@ use super::page::Page;
 use super::{Body, Record, RequestContext, WorkerSite, explain};
 use super::{is_prefetch, is_subresource, refuse_prefetch, see_other};
 use crate::access::{Challenge, Route};
-use crate::login::{FailedLogin, Login, OWN_PREFIX, PublicUrl, ReturnTo, Start};
+use crate::login::{FailedLogin, Login, PublicUrl, ReturnTo, Start};
 use crate::provider::Prompt;
-
-/// The path of the endpoint that starts a login. After the login the user returns to the page that
-/// contained the link to the endpoint.
-pub(super) const SIGN_IN: &str = "/oauth2/sign_in";
 
 /// The parameters of a request to sign in.
 #[derive(Debug)]
@@ -41,7 +37,7 @@ impl SignInRequest {
                 _ => {}
             }
         }
-        if let Some(return_to) = sealed.or_else(|| context.referrer()) {
+        if let Some(return_to) = sealed.or_else(|| context.referrer(login.own())) {
             request.return_to = return_to;
         }
         request
@@ -91,7 +87,7 @@ impl SignInRequest {
         }
         query.extend_pairs(&self.passed);
         query.append_pair("to", &sealed);
-        format!("{SIGN_IN}?{}", query.finish())
+        format!("{}?{}", login.own().sign_in(), query.finish())
     }
 
     /// Returns the URL of a link to the sign-in endpoint, with the parameters of `self`.
@@ -162,7 +158,7 @@ impl WorkerSite {
     /// 401, so that a program does not mistake the answer for the requested page.
     pub(super) fn choice(&self, context: &RequestContext, challenge: &Challenge) -> Response<Body> {
         let requested = context.target.path_and_query().as_str();
-        let requested = ReturnTo::parse(requested, OWN_PREFIX);
+        let requested = ReturnTo::parse(requested, self.own());
         let request = SignInRequest::to_return(requested.unwrap_or_else(ReturnTo::root));
         let providers: Vec<&str> = challenge.route.providers().collect();
         let mut page = self.chooser(context, &request, &providers);
@@ -215,7 +211,7 @@ impl WorkerSite {
             Some(provider) if self.providers().len() > 1 => format!("?provider={provider}"),
             Some(_) | None => String::new(),
         };
-        format!("{}{SIGN_IN}{choice}", context.public_url.origin())
+        [context.public_url.origin(), self.own().sign_in(), &choice].concat()
     }
 }
 

@@ -14,10 +14,9 @@ use super::streams::StreamCounts;
 use crate::access::{self, Access, Refresher, RouteTable};
 use crate::clock::Clock;
 use crate::fields::OwnedFields;
-use crate::login::{Login, OWN_PREFIX, PublicUrl};
+use crate::login::{Login, OwnPaths, PublicUrl};
 use crate::provider::Providers;
 use crate::session::Sessions;
-use crate::target::Prefix;
 use crate::telemetry::{GaugeGuard, Metrics, RequestCounters};
 
 /// The values from which a [`Site`] is built.
@@ -59,7 +58,6 @@ pub(crate) struct Site {
     parts: Parts,
     process: ProcessState,
     owned: OwnedFields,
-    own: Prefix,
     counters: RequestCounters,
     _counted: GaugeGuard,
 }
@@ -75,9 +73,6 @@ impl Site {
         let counters = process.metrics.request_counters(names);
         Self {
             owned: OwnedFields::new(parts.settings.assertions.iter()),
-            // The prefix is a valid constant, so `parse` does not fail. With the default prefix,
-            // every path would belong to the gateway, and the gateway would forward no request.
-            own: Prefix::parse(OWN_PREFIX).unwrap_or_default(),
             counters,
             _counted: process.metrics.site(),
             parts,
@@ -134,6 +129,10 @@ impl WorkerSite {
         &self.shared.parts.login
     }
 
+    pub(super) fn own(&self) -> &OwnPaths {
+        self.login().own()
+    }
+
     pub(super) fn sessions(&self) -> &Arc<Sessions> {
         &self.shared.process.sessions
     }
@@ -157,7 +156,7 @@ impl WorkerSite {
     /// Whether a path belongs to the gateway's own endpoints, in any spelling. A request to a path
     /// of the gateway's own endpoints is never forwarded.
     pub(super) fn is_own(&self, path: &str) -> bool {
-        self.login().redirection().is_own_path(path) || self.shared.own.covers(path)
+        self.login().redirection().is_own_path(path) || self.own().cover(path)
     }
 }
 

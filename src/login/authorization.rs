@@ -7,6 +7,7 @@ use std::fmt;
 
 use url::form_urlencoded;
 
+use super::OwnPaths;
 use super::pending::{PendingLogin, ReturnedState, StateError};
 use crate::clock::Timestamp;
 use crate::provider::printable;
@@ -138,10 +139,10 @@ impl Granted {
     /// [`StateError::Missing`] or [`StateError::Foreign`].
     pub(super) fn returned_state(
         &self,
-        keys: &KeyRing,
+        (keys, own): (&KeyRing, &OwnPaths),
         origin: &str,
     ) -> Result<ReturnedState, StateError> {
-        ReturnedState::open(&self.state, keys, origin)
+        ReturnedState::open(&self.state, (keys, own), origin)
     }
 
     /// Verifies the state with the browser secret of the tab. Returns the code only if the state is

@@ -13,6 +13,7 @@ mod authorization;
 mod browser;
 mod error;
 mod outcome;
+mod own_paths;
 mod pending;
 mod process;
 mod public_url;
@@ -34,6 +35,7 @@ use self::authorization::{AuthorizationResponse, Granted, VerifiedResponse};
 pub use self::authorization::{Denial, ErrorCode, MalformedResponse};
 pub use self::error::Error;
 pub use self::outcome::{Completion, FailedLogin, Started};
+pub(crate) use self::own_paths::OwnPaths;
 pub use self::pending::StateError;
 use self::pending::{LoginDetails, PendingLogin, ReturnedState, registration_tag};
 pub use self::process::ProcessState;
@@ -54,10 +56,6 @@ use crate::seal::KeyRing;
 use crate::session::{NewSession, Once, SessionId, SessionKey, cookie};
 use crate::telemetry::TokenCall;
 
-/// The path prefix of the gateway's own endpoints. Of all endpoints of the gateway, only the
-/// callback may have a path without this prefix.
-pub(crate) const OWN_PREFIX: &str = "/oauth2/";
-
 /// The longest time that a user waits for a provider that does not answer.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -70,6 +68,8 @@ const USED_FOR: Duration = Duration::from_hours(1);
 /// The settings of the login flow.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// The paths of the gateway's own endpoints.
+    pub(crate) own: OwnPaths,
     /// The redirection endpoints, where providers send their answers.
     pub(crate) redirection: RedirectionEndpoints,
     /// The longest time between the start of a login and its callback.
@@ -105,6 +105,11 @@ impl Login {
     /// The redirection endpoints, where providers send their answers.
     pub(crate) fn redirection(&self) -> &RedirectionEndpoints {
         &self.settings.redirection
+    }
+
+    /// The paths of the gateway's own endpoints.
+    pub(crate) fn own(&self) -> &OwnPaths {
+        &self.settings.own
     }
 
     /// The configured names of all providers, sorted.
@@ -147,7 +152,7 @@ impl Login {
     /// Opens a value that [`Login::seal`] made. Returns `None` if [`Login::seal`] did not make the
     /// value for `public_url`.
     pub(crate) fn unseal(&self, text: &str, public_url: &PublicUrl) -> Option<ReturnTo> {
-        ReturnTo::unseal(text, &self.keys, public_url.origin())
+        ReturnTo::unseal(text, (&self.keys, self.own()), public_url.origin())
     }
 
     /// Starts a login: returns the redirect that sends the browser to the provider.
@@ -225,6 +230,7 @@ impl Login {
     /// cookie.
     pub async fn complete(self: &Arc<Self>, callback: Callback<'_>) -> Completion {
         let origin = callback.public_url.origin();
+        let opening = (&*self.keys, self.own());
         let response = match AuthorizationResponse::parse(callback.parameters) {
             Ok(response) => response,
             Err(error) => return Completion::Failed(FailedLogin::new(error.into(), None)),
@@ -240,8 +246,7 @@ impl Login {
             }
             AuthorizationResponse::Granted(granted) => granted,
             AuthorizationResponse::Refused { denial, state, iss } => {
-                let state =
-                    state.and_then(|text| ReturnedState::open(&text, &self.keys, origin).ok());
+                let state = state.and_then(|text| ReturnedState::open(&text, opening, origin).ok());
                 let state =
                     state.filter(|state| self.was_sent_to(state.details(), callback.provider));
                 // An error without `iss` is accepted, because some servers send no `iss` with
@@ -254,7 +259,7 @@ impl Login {
                 return Completion::Failed(FailedLogin::new(error, state.as_ref()));
             }
         };
-        let returned = match granted.returned_state(&self.keys, origin) {
+        let returned = match granted.returned_state(opening, origin) {
             Ok(returned) if self.was_sent_to(returned.details(), callback.provider) => returned,
             // The state belongs to another provider. A code must never be sent to a server that did
             // not issue the code (mix-up attack, RFC 9700 section 4.4).

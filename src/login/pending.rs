@@ -15,7 +15,7 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::{OWN_PREFIX, ReturnTo};
+use super::{OwnPaths, ReturnTo};
 use crate::clock::Timestamp;
 use crate::seal::KeyRing;
 use crate::secret::{self, NoRandomness, Secret};
@@ -245,14 +245,18 @@ impl ReturnedState {
     /// # Errors
     ///
     /// [`StateError::Missing`] or [`StateError::Foreign`].
-    pub(super) fn open(state: &str, keys: &KeyRing, origin: &str) -> Result<Self, StateError> {
+    pub(super) fn open(
+        state: &str,
+        opening: (&KeyRing, &OwnPaths),
+        origin: &str,
+    ) -> Result<Self, StateError> {
         if state.is_empty() {
             return Err(StateError::Missing);
         }
-        Self::open_details(state, keys, origin).ok_or(StateError::Foreign)
+        Self::open_details(state, opening, origin).ok_or(StateError::Foreign)
     }
 
-    fn open_details(state: &str, keys: &KeyRing, origin: &str) -> Option<Self> {
+    fn open_details(state: &str, (keys, own): (&KeyRing, &OwnPaths), origin: &str) -> Option<Self> {
         let mut parts = (state.len() <= MAX_STATE).then(|| state.split('.'))?;
         let tab = Tab::parse(parts.next()?)?;
         let sealed_details = URL_SAFE_NO_PAD.decode(parts.next()?).ok()?;
@@ -271,9 +275,9 @@ impl ReturnedState {
         let details = LoginDetails {
             provider: raw.p.into(),
             registration,
-            // The path is parsed again, because a gateway version with other rules for paths may
-            // have sealed the path.
-            return_to: ReturnTo::parse(raw.r, OWN_PREFIX)?,
+            // The path is parsed again, because a version of the gateway with other rules may have
+            // sealed the path.
+            return_to: ReturnTo::parse(raw.r, own)?,
             issued_at: Timestamp::from_millis(raw.t),
             round: raw.n,
             reauthenticate: raw.a,

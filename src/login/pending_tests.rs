@@ -4,8 +4,12 @@ const ORIGIN: &str = "https://gw.test";
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 const TIMEOUT: Duration = Duration::from_mins(10);
 
+fn own() -> OwnPaths {
+    OwnPaths::try_from("/oauth2/".to_owned()).unwrap()
+}
+
 fn details(return_to: &str) -> LoginDetails {
-    let return_to = ReturnTo::parse(return_to, OWN_PREFIX).unwrap();
+    let return_to = ReturnTo::parse(return_to, &own()).unwrap();
     LoginDetails {
         provider: "main".into(),
         registration: Some([9; 16]),
@@ -31,7 +35,7 @@ fn secret(sealed: &SealedLogin) -> &[u8] {
 fn a_returned_state_opens_to_the_login_that_was_sealed() {
     let keys = KeyRing::random().unwrap();
     let (pending, sealed) = sealed(&keys);
-    let returned = ReturnedState::open(&sealed.state, &keys, ORIGIN).unwrap();
+    let returned = ReturnedState::open(&sealed.state, (&keys, &own()), ORIGIN).unwrap();
     assert_eq!(returned.details(), pending.details());
     let verified = returned
         .verify(&keys, Some(secret(&sealed)), NOW, TIMEOUT)
@@ -66,7 +70,7 @@ fn the_challenge_is_the_hash_of_a_verifier_of_43_characters() {
 fn a_02_a_state_with_another_browsers_secret_is_refused() {
     let keys = KeyRing::random().unwrap();
     let ((_, mine), (_, other)) = (sealed(&keys), sealed(&keys));
-    let returned = ReturnedState::open(&mine.state, &keys, ORIGIN).unwrap();
+    let returned = ReturnedState::open(&mine.state, (&keys, &own()), ORIGIN).unwrap();
     let verify = |secret| returned.verify(&keys, secret, NOW, TIMEOUT).unwrap_err();
     assert_eq!(verify(Some(secret(&other))), StateError::OtherBrowser);
     assert_eq!(verify(Some(b"")), StateError::OtherBrowser);
@@ -78,7 +82,7 @@ fn a_03_a_changed_or_cut_state_is_refused_at_every_byte() {
     let keys = KeyRing::random().unwrap();
     let (_, sealed) = sealed(&keys);
     let verify = |state: &str| {
-        ReturnedState::open(state, &keys, ORIGIN)?.verify(
+        ReturnedState::open(state, (&keys, &own()), ORIGIN)?.verify(
             &keys,
             Some(secret(&sealed)),
             NOW,
@@ -120,7 +124,7 @@ fn a_03_parts_of_two_states_do_not_mix() {
     let ((_, one), (_, other)) = (sealed(&keys), sealed(&keys));
     let part = |sealed: &SealedLogin, n: usize| sealed.state.split('.').nth(n).unwrap().to_owned();
     let mixed = format!("{}.{}.{}", part(&one, 0), part(&one, 1), part(&other, 2));
-    let returned = ReturnedState::open(&mixed, &keys, ORIGIN).unwrap();
+    let returned = ReturnedState::open(&mixed, (&keys, &own()), ORIGIN).unwrap();
     for sealed in [&one, &other] {
         let refused = returned
             .verify(&keys, Some(secret(sealed)), NOW, TIMEOUT)
@@ -133,7 +137,7 @@ fn a_03_parts_of_two_states_do_not_mix() {
 fn a_06_a_state_is_over_after_the_timeout() {
     let keys = KeyRing::random().unwrap();
     let (_, sealed) = sealed(&keys);
-    let returned = ReturnedState::open(&sealed.state, &keys, ORIGIN).unwrap();
+    let returned = ReturnedState::open(&sealed.state, (&keys, &own()), ORIGIN).unwrap();
     let at = |now| {
         returned
             .verify(&keys, Some(secret(&sealed)), now, TIMEOUT)
@@ -147,7 +151,7 @@ fn a_06_a_state_is_over_after_the_timeout() {
 fn a_39_a_state_of_another_origin_is_foreign() {
     let keys = KeyRing::random().unwrap();
     let (_, sealed) = sealed(&keys);
-    let other = ReturnedState::open(&sealed.state, &keys, "https://other.test");
+    let other = ReturnedState::open(&sealed.state, (&keys, &own()), "https://other.test");
     assert_eq!(other.unwrap_err(), StateError::Foreign);
 }
 
@@ -161,7 +165,7 @@ fn x_16_a_login_comes_back_whatever_year_it_is() {
             ..details("/")
         });
         let sealed = pending.unwrap().seal(&keys, ORIGIN).unwrap();
-        let returned = ReturnedState::open(&sealed.state, &keys, ORIGIN).unwrap();
+        let returned = ReturnedState::open(&sealed.state, (&keys, &own()), ORIGIN).unwrap();
         let at = |now| {
             returned
                 .verify(&keys, Some(secret(&sealed)), now, TIMEOUT)
@@ -217,7 +221,7 @@ fn each_login_has_its_own_nonce_and_the_verified_state_has_the_same_nonce() {
     assert_ne!(one.nonce(), other.nonce());
     // The browser sees the nonce, so the nonce must not reveal the code verifier.
     assert_ne!(one.nonce(), *one.code_verifier().expose());
-    let verified = ReturnedState::open(&out.state, &keys, ORIGIN)
+    let verified = ReturnedState::open(&out.state, (&keys, &own()), ORIGIN)
         .and_then(|state| state.verify(&keys, Some(secret(&out)), NOW, TIMEOUT));
     assert_eq!(verified.unwrap().nonce(), one.nonce());
 }
@@ -227,7 +231,7 @@ fn two_states_have_different_fingerprints() {
     let keys = KeyRing::random().unwrap();
     let ((_, one), (_, other)) = (sealed(&keys), sealed(&keys));
     let fingerprint = |sealed: &SealedLogin| {
-        ReturnedState::open(&sealed.state, &keys, ORIGIN).map(|state| state.fingerprint())
+        ReturnedState::open(&sealed.state, (&keys, &own()), ORIGIN).map(|state| state.fingerprint())
     };
     assert_eq!(fingerprint(&one).unwrap(), fingerprint(&one).unwrap());
     assert_ne!(fingerprint(&one).unwrap(), fingerprint(&other).unwrap());

@@ -5,11 +5,11 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::OWN_PREFIX;
+use super::OwnPaths;
 use super::pending::associated_data;
 use crate::seal::KeyRing;
 use crate::secret::NoRandomness;
-use crate::target::{Prefix, canonical_path};
+use crate::target::canonical_path;
 
 /// The longest return path, in bytes. The length is limited, because the `state` parameter contains
 /// the sealed return path.
@@ -43,9 +43,9 @@ impl ReturnTo {
     ///   exactly one slash, or that has dot segments, hidden separators or double encodings;
     /// - control characters after one or two percent-decodings, in the path or the query;
     /// - a first segment that looks like a URL scheme if a program drops the leading slash;
-    /// - every path below `own_prefix`, in any spelling, because a return to a login endpoint would
-    ///   start an endless loop. If `own_prefix` is not a valid path, every text is refused.
-    pub(crate) fn parse(text: &str, own_prefix: &str) -> Option<Self> {
+    /// - every path of the gateway's own endpoints, in any spelling, because a return to a login
+    ///   endpoint would start an endless loop.
+    pub(crate) fn parse(text: &str, own: &OwnPaths) -> Option<Self> {
         let visible = text
             .bytes()
             .all(|byte| byte.is_ascii_graphic() && byte != b'\\');
@@ -65,7 +65,7 @@ impl ReturnTo {
         };
         let path = canonical_path(path).ok()?;
         let first_segment = path.split('/').nth(1).unwrap_or_default();
-        if first_segment.ends_with(':') || Prefix::parse(own_prefix).ok()?.covers(&path) {
+        if first_segment.ends_with(':') || own.cover(&path) {
             return None;
         }
         let whole = match query {
@@ -83,7 +83,11 @@ impl ReturnTo {
     }
 
     /// Opens a value that [`ReturnTo::seal`] made for `origin`.
-    pub(super) fn unseal(text: &str, keys: &KeyRing, origin: &str) -> Option<Self> {
+    pub(super) fn unseal(
+        text: &str,
+        (keys, own): (&KeyRing, &OwnPaths),
+        origin: &str,
+    ) -> Option<Self> {
         // A sealed path is shorter than twice the maximum, because base64 adds one third, and the
         // cipher adds fewer than 100 bytes.
         if text.len() > MAX.saturating_mul(2) {
@@ -91,7 +95,7 @@ impl ReturnTo {
         }
         let sealed = URL_SAFE_NO_PAD.decode(text).ok()?;
         let plain = keys.open(&sealed_for(origin), &sealed)?;
-        Self::parse(std::str::from_utf8(&plain).ok()?, OWN_PREFIX)
+        Self::parse(std::str::from_utf8(&plain).ok()?, own)
     }
 
     /// The path and query.

@@ -14,6 +14,7 @@ const NOW: Timestamp = Timestamp::from_millis(1);
 
 fn login(sessions: &Arc<Sessions>) -> Login {
     let settings = Settings {
+        own: OwnPaths::try_from("/oauth2/".to_owned()).unwrap(),
         redirection: RedirectionEndpoints::new("/oauth2/callback", []),
         timeout: Duration::from_mins(10),
     };

@@ -39,6 +39,7 @@ mod misuse;
 mod openid_rp;
 mod operations;
 mod outage;
+mod own_prefix;
 mod pages;
 mod passport;
 mod provider_answers;

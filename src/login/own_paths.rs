@@ -1,0 +1,144 @@
+//! The paths of the gateway's own endpoints.
+
+use serde::Deserialize;
+
+use crate::target::Prefix;
+
+/// The paths of the gateway's own endpoints, which are all below one prefix. Only the redirection
+/// endpoint may have a path that is not below the prefix.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(try_from = "String")]
+pub(crate) struct OwnPaths {
+    prefix: Prefix,
+    sign_in: Box<str>,
+    sign_out: Box<str>,
+    signed_out: Box<str>,
+}
+
+impl OwnPaths {
+    /// Returns the prefix, which begins and ends with a slash.
+    pub(crate) fn prefix(&self) -> &str {
+        self.prefix.as_str()
+    }
+
+    /// Returns the path of the endpoint that starts a login. After the login the user returns to
+    /// the page that contained the link to the endpoint.
+    pub(crate) fn sign_in(&self) -> &str {
+        &self.sign_in
+    }
+
+    /// Returns the path of the endpoint that ends the session (POST), or shows a page that asks for
+    /// a confirmation (GET).
+    pub(crate) fn sign_out(&self) -> &str {
+        &self.sign_out
+    }
+
+    /// Returns the path of the page that reports the end of the session.
+    pub(crate) fn signed_out(&self) -> &str {
+        &self.signed_out
+    }
+
+    /// Returns the path of the redirection endpoint, if no other path is configured.
+    pub(crate) fn default_callback(&self) -> String {
+        format!("{}callback", self.prefix())
+    }
+
+    /// Returns true if a path belongs to the gateway's own endpoints, in any spelling.
+    pub(crate) fn cover(&self, path: &str) -> bool {
+        self.prefix.covers(path)
+    }
+
+    /// Returns true if a redirection endpoint at `path` would hide another endpoint of the gateway.
+    /// The hidden endpoint is at `path` or below `path`. If there are several providers, each
+    /// provider has its redirection endpoint below `path`.
+    pub(crate) fn are_hidden_by(&self, path: &str) -> bool {
+        let endpoints = [&self.sign_in, &self.sign_out, &self.signed_out];
+        endpoints.into_iter().any(|endpoint| {
+            let below = endpoint.strip_prefix(path);
+            below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+        })
+    }
+}
+
+impl TryFrom<String> for OwnPaths {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let prefix = Prefix::try_from(text)?;
+        let path = prefix.as_str();
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
+        if path == "/" {
+            return Err("`/` would take every path from the app; write `/oauth2/`".to_owned());
+        }
+        if !path.ends_with('/') {
+            return Err(format!("`{path}` does not end with `/`; write `{path}/`"));
+        }
+        if path.contains("//") || !path.bytes().all(allowed) {
+            return Err(format!(
+                "`{path}` may contain only letters, digits, `-`, `.`, `_`, `~` and single slashes"
+            ));
+        }
+        let at = |name: &str| format!("{path}{name}").into();
+        Ok(Self {
+            sign_in: at("sign_in"),
+            sign_out: at("sign_out"),
+            signed_out: at("signed_out"),
+            prefix,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<OwnPaths, String> {
+        OwnPaths::try_from(text.to_owned())
+    }
+
+    #[test]
+    fn all_endpoints_are_below_the_prefix() {
+        for prefix in ["/oauth2/", "/.auth/", "/a/b-c_d~/"] {
+            let own = parse(prefix).unwrap();
+            assert_eq!(own.prefix(), prefix);
+            for (path, name) in [
+                (own.sign_in(), "sign_in"),
+                (own.sign_out(), "sign_out"),
+                (own.signed_out(), "signed_out"),
+                (&own.default_callback(), "callback"),
+            ] {
+                assert_eq!(path, format!("{prefix}{name}"));
+                assert!(own.cover(path), "{path}");
+            }
+            let without_slash = prefix.trim_end_matches('/');
+            assert!(own.cover(without_slash) && own.cover(&prefix.to_uppercase()));
+            assert!(!own.cover("/") && !own.cover(&format!("{without_slash}x/sign_in")));
+        }
+    }
+
+    #[test]
+    fn a_prefix_that_would_take_too_much_or_nothing_is_refused() {
+        for (prefix, reason) in [
+            ("/", "would take every path"),
+            ("", "does not begin with `/`"),
+            ("auth/", "does not begin with `/`"),
+            ("/auth", "write `/auth/`"),
+            ("/auth/*", "patterns have no meaning here"),
+            ("/auth/:x/", "patterns have no meaning here"),
+            ("/a/../b/", "dot segment"),
+            ("/./", "dot segment"),
+            ("/a;b/", "may contain only"),
+            ("/a%20b/", "may contain only"),
+            ("/a$/", "may contain only"),
+            ("/ä/", "`/ä/` is not a path"),
+            ("/a/?x=/", "without a query"),
+            ("https://app.example/auth/", "write only the path"),
+        ] {
+            let error = parse(prefix).unwrap_err();
+            assert!(error.contains(reason), "{prefix}: {error}");
+        }
+        for prefix in ["//", "/a//", "//a/", "/%2e%2e/"] {
+            assert!(parse(prefix).is_err(), "{prefix}");
+        }
+    }
+}
