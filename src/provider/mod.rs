@@ -155,6 +155,7 @@ impl Provider {
             let problem = "has a row without a condition, which would match every response";
             return Err(SetupError::Setting { key, problem });
         }
+        signed_out::check(&settings.signed_out_answers)?;
         let issuer = Issuer::new(settings)?;
         if settings.require_response_iss && issuer.is_none() {
             let (key, problem) = ("require_response_iss", "is true, but there is no `issuer`");

@@ -3,8 +3,8 @@
 use http::header::{LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 
-use super::Provider;
-use super::settings::SignedOutPattern;
+use super::settings::{FieldPattern, SignedOutPattern};
+use super::{Provider, SetupError};
 
 /// The authentication schemes of apps with their own passwords. A challenge that asks for a
 /// password does not show whether the app accepts the access token.
@@ -41,14 +41,59 @@ fn is_of_password(challenge: &HeaderValue) -> bool {
 
 impl SignedOutPattern {
     fn matches(&self, status: StatusCode, headers: &HeaderMap) -> bool {
-        let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
-        let location: Option<Uri> = location.and_then(|text| text.parse().ok());
-        self.status == status.as_u16() && location.is_some_and(|uri| uri.path() == self.location)
+        let location = self.location.as_deref();
+        let field = self.field.as_ref();
+        self.status == status.as_u16()
+            && location.is_none_or(|path| leads_to(headers, path))
+            && field.is_none_or(|field| field.matches(headers))
     }
+}
+
+/// Returns true if the field `Location` has the path `path`.
+fn leads_to(headers: &HeaderMap, path: &str) -> bool {
+    let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
+    let location: Option<Uri> = location.and_then(|text| text.parse().ok());
+    location.is_some_and(|uri| uri.path() == path)
+}
+
+impl FieldPattern {
+    fn matches(&self, headers: &HeaderMap) -> bool {
+        let wanted = self.contains.as_bytes();
+        let mut values = headers.get_all(&self.name.0).iter();
+        values.any(|value| {
+            let mut parts = value.as_bytes().windows(wanted.len().max(1));
+            parts.any(|part| part.eq_ignore_ascii_case(wanted))
+        })
+    }
+}
+
+/// Refuses a pattern that matches no response or too many responses.
+pub(super) fn check(patterns: &[SignedOutPattern]) -> Result<(), SetupError> {
+    let is_final = |pattern: &SignedOutPattern| (200..=599).contains(&pattern.status);
+    let is_bare =
+        |pattern: &SignedOutPattern| pattern.location.is_none() && pattern.field.is_none();
+    let is_empty = |pattern: &SignedOutPattern| {
+        let field = pattern.field.as_ref();
+        field.is_some_and(|field| field.contains.is_empty())
+    };
+    let problem = if !patterns.iter().all(is_final) {
+        "has a status that is not between 200 and 599"
+    } else if patterns.iter().any(is_bare) {
+        "has a row without `location` and without `field`, which would match every response with \
+         this status"
+    } else if patterns.iter().any(is_empty) {
+        "has a field whose text `contains` is empty"
+    } else {
+        return Ok(());
+    };
+    let key = "signed_out_answers";
+    Err(SetupError::Setting { key, problem })
 }
 
 #[cfg(test)]
 mod tests {
+    use figment::providers::Format as _;
+
     use super::*;
 
     fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
@@ -82,7 +127,8 @@ mod tests {
     fn laravels_redirect_to_its_login_page_is_recognised_by_path() {
         let pattern = SignedOutPattern {
             status: 302,
-            location: "/login".to_owned(),
+            location: Some("/login".to_owned()),
+            field: None,
         };
         for (location, matches) in [
             ("/login", true),
@@ -103,5 +149,61 @@ mod tests {
             assert!(!pattern.matches(StatusCode::SEE_OTHER, &headers));
         }
         assert!(!pattern.matches(StatusCode::FOUND, &HeaderMap::new()));
+    }
+
+    fn pattern(toml: &str) -> SignedOutPattern {
+        let table = figment::Figment::from(figment::providers::Toml::string(toml));
+        table.extract().unwrap()
+    }
+
+    #[test]
+    fn a_field_tells_a_refused_token_from_another_refusal() {
+        let challenge = "status = 403\nfield = { name = \"WWW-Authenticate\", contains = \
+                         \"error=\\\"invalid_token\\\"\" }";
+        let kind = "status = 403\nfield = { name = \"content-type\", contains = \
+                    \"application/vnd.token-error\" }";
+        let both = "status = 302\nlocation = \"/start\"\nfield = { name = \"X-Auth\", \
+                    contains = \"expired\" }";
+        for (toml, fields, matches) in [
+            (
+                challenge,
+                &[("www-authenticate", "Bearer Error=\"invalid_token\"")][..],
+                true,
+            ),
+            (
+                challenge,
+                &[
+                    ("www-authenticate", "Basic"),
+                    (
+                        "www-authenticate",
+                        "Bearer a=b, error=\"invalid_token\", c=d",
+                    ),
+                ],
+                true,
+            ),
+            (
+                challenge,
+                &[("www-authenticate", "Bearer error=\"insufficient_scope\"")],
+                false,
+            ),
+            (challenge, &[("x-other", "error=\"invalid_token\"")], false),
+            (challenge, &[], false),
+            (
+                kind,
+                &[("content-type", "Application/Vnd.Token-Error+json")],
+                true,
+            ),
+            (kind, &[("content-type", "application/json")], false),
+            (kind, &[("content-type", "")], false),
+            (both, &[("location", "/start"), ("x-auth", "expired")], true),
+            (both, &[("location", "/start")], false),
+            (both, &[("location", "/"), ("x-auth", "expired")], false),
+        ] {
+            let pattern = pattern(toml);
+            let status = StatusCode::from_u16(pattern.status).unwrap();
+            let headers = headers(fields);
+            assert_eq!(pattern.matches(status, &headers), matches, "{fields:?}");
+            assert!(!pattern.matches(StatusCode::OK, &headers), "{fields:?}");
+        }
     }
 }

@@ -325,6 +325,24 @@ async fn laravels_redirect_to_its_login_page_is_a_refusal_where_the_provider_say
 }
 
 #[tokio::test]
+async fn a_field_of_a_403_says_whether_the_token_is_refused() {
+    let shape = "signed_out_answers = [{ status = 403, field = { name = \"WWW-Authenticate\", \
+                 contains = \"invalid_token\" } }]\n";
+    let route = "[[routes]]\non_upstream_401 = \"refresh_and_retry\"\n";
+    let scene = Scene::with_routes(route, shape).await;
+    let browser = scene.signed_in("alice").await;
+    for (error, status, refreshes) in [("insufficient_scope", 403, 0), ("invalid_token", 200, 1)] {
+        scene.gateway.advance(Duration::from_secs(30));
+        let challenge = format!("Bearer error=\"{error}\"");
+        let fields = [("WWW-Authenticate", &*challenge)];
+        scene.app.next(Answer::with(403, &fields, "refused"));
+        let page = browser.fetch(&url("/a")).await;
+        assert_eq!(page.status.as_u16(), status, "{}", page.describe());
+        assert_eq!(scene.provider.refreshes().len(), refreshes, "{error}");
+    }
+}
+
+#[tokio::test]
 async fn the_metrics_count_the_outcomes_of_refusals() {
     let scene = scene("refresh_and_retry").await;
     let browser = with_revoked_token(&scene).await;

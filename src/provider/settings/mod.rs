@@ -6,6 +6,7 @@
 
 mod identity;
 mod request;
+mod signed_out;
 mod token_checks;
 mod token_response;
 
@@ -23,8 +24,9 @@ pub use self::request::{
     AuthorizationParameters, BasicEncoding, BodyFormat, ClientAssertion, ClientAuthentication,
     PassedParameters, ResponseMode, TokenRequest,
 };
+pub use self::signed_out::{FieldName, FieldPattern, SignedOutPattern};
 pub use self::token_checks::{AccessTokenSettings, Algorithm, IdTokenSettings};
-pub use self::token_response::{ErrorMeaning, ErrorPattern, GrantType, Refresh, SignedOutPattern};
+pub use self::token_response::{ErrorMeaning, ErrorPattern, GrantType, Refresh};
 
 /// The gateway's registration at one provider, and how this provider differs from the standards.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]

@@ -73,14 +73,3 @@ pub enum ErrorMeaning {
     #[serde(rename = "ours")]
     Misconfigured,
 }
-
-/// A pattern for responses by which an app refuses an access token. The status 401 needs no
-/// pattern.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
-#[serde(deny_unknown_fields)]
-pub struct SignedOutPattern {
-    /// The status code.
-    pub status: u16,
-    /// The path of the field `Location`. The host and the query of `Location` are ignored.
-    pub location: String,
-}

@@ -1,0 +1,42 @@
+//! The settings of the responses by which apps refuse an access token.
+
+use http::HeaderName;
+use serde::Deserialize;
+
+/// A pattern for responses by which an app refuses an access token. The status 401 needs no
+/// pattern. Each value that is set has to match the response. A pattern has a `location`, a
+/// `field`, or both.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct SignedOutPattern {
+    /// The status code.
+    pub status: u16,
+    /// The path of the field `Location`. The host and the query of `Location` are ignored.
+    pub location: Option<String>,
+    /// A field of the response.
+    pub field: Option<FieldPattern>,
+}
+
+/// A pattern for a field of a response, such as `WWW-Authenticate` or `Content-Type`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct FieldPattern {
+    /// The name of the field.
+    pub name: FieldName,
+    /// The text that a value of the field contains. The comparison ignores ASCII case.
+    pub contains: String,
+}
+
+/// The name of a field (RFC 9110 section 5.1).
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(try_from = "String")]
+pub struct FieldName(pub HeaderName);
+
+impl TryFrom<String> for FieldName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let name = text.parse().map(Self);
+        name.map_err(|_invalid| format!("`{text}` is not the name of a field"))
+    }
+}
