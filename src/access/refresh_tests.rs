@@ -308,7 +308,10 @@ async fn g_06_an_unstored_result_is_dropped_when_its_session_ends() {
 #[tokio::test]
 async fn g_06_a_refresh_token_from_an_unusable_answer_survives_a_store_failure() {
     let salvaged = |session: &Session| RefreshError {
-        error: GrantError::NoSubject.into(),
+        error: GrantError::NoSubject {
+            claim: "sub".into(),
+        }
+        .into(),
         verdict: Verdict::OperatorMustAct,
         salvaged: Some(Box::new(
             session.tokens().with_refresh_token("saved").unwrap(),

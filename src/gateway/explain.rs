@@ -335,6 +335,13 @@ fn denied(code: ErrorCode) -> (StatusCode, &'static str, &'static str) {
 /// Returns the page texts for a failure at the provider or on the network to the provider.
 fn provider_wording(class: Classification) -> (StatusCode, &'static str, &'static str) {
     match (class.passes, class.actor, class.sent) {
+        (true, _, _) if class.unreadable => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The sign-in server's answer cannot be read",
+            "It answered, but with something else than expected, such as a page about maintenance. \
+             Try again in a moment. If it does not help, the administrator of this site finds the \
+             answer in the gateway's log.",
+        ),
         (true, _, _) => (
             StatusCode::SERVICE_UNAVAILABLE,
             "The sign-in server cannot be reached",
@@ -384,7 +391,7 @@ mod tests {
                     provider::ResponseFormatError::MediaType,
                 )),
                 503,
-                "cannot be reached",
+                "answer cannot be read",
             ),
             (NotReady.into(), 503, "cannot be reached"),
             (call(refused), 400, "cannot be finished"),
@@ -399,7 +406,12 @@ mod tests {
                 "This gateway cannot ask",
             ),
             (
-                provider::Error::Exchange(GrantError::NoSubject.into()),
+                provider::Error::Exchange(
+                    GrantError::NoSubject {
+                        claim: "sub".into(),
+                    }
+                    .into(),
+                ),
                 502,
                 "answer cannot be used",
             ),

@@ -7,7 +7,7 @@
 use std::net::Ipv6Addr;
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode, header};
 use serde_json::Value;
 use url::{Host, Url};
 
@@ -16,12 +16,16 @@ use super::endpoint::{Endpoint, endpoint};
 use super::internal_url::InternalUrl;
 use super::issuer::Issuer;
 use super::json::{self, JsonError, Object};
+use super::printable;
 use super::settings::{Discovery, Settings};
-use super::token::{ResponseFormatError, says_json};
+use super::token::{ResponseFormatError, media_type};
 use crate::origin;
 
-/// The maximum length of an unexpected issuer in an error text, in characters.
-const MAX_SHOWN_ISSUER: usize = 200;
+/// The maximum length of a text of the provider in an error text, in characters.
+const MAX_SHOWN: usize = 200;
+
+/// The maximum length of the beginning of a body in an error text, in characters.
+const MAX_BEGINNING: usize = 60;
 
 /// The reason why metadata cannot be used. Either the metadata or the configured issuer is wrong.
 #[derive(Debug, thiserror::Error)]
@@ -46,16 +50,36 @@ pub enum MetadataError {
         /// The issuer in the metadata, which may be shortened.
         published: Box<str>,
     },
-    /// The body is not a JSON object.
-    #[error("it is not a JSON object")]
-    Json(#[source] JsonError),
-    /// The media type of the response is not JSON, or the response is compressed.
+    /// The response is compressed.
     #[error("the response cannot be used")]
-    MediaType(#[source] ResponseFormatError),
+    Format(#[source] ResponseFormatError),
+    /// The body is not a JSON object. In most cases, the body is a page for people.
+    #[error(
+        "the body has the content type {media_type:?} and begins with {beginning:?}, so it is not \
+         metadata"
+    )]
+    NotJson {
+        /// The media type of the response, or an empty text.
+        media_type: Box<str>,
+        /// The first characters of the body, without characters that are not printable.
+        beginning: Box<str>,
+        /// The problem with the JSON. `None` if the body is HTML according to its media type.
+        #[source]
+        source: Option<JsonError>,
+    },
     /// A member is missing or has another type.
     #[error("the member `{0}` is missing or has the wrong type")]
     Member(&'static str),
-    /// The status is not 200. Redirects are not followed.
+    /// The provider answered with a redirect, which is not followed. The configured URL is
+    /// probably wrong.
+    #[error("the provider answered with status {status}, a redirect to {target:?}")]
+    Redirect {
+        /// The status code.
+        status: u16,
+        /// The target of the redirect, without its query.
+        target: Box<str>,
+    },
+    /// The status is not 200.
     #[error("the provider answered with status {0}")]
     Status(u16),
 }
@@ -67,8 +91,8 @@ impl MetadataError {
             Self::Call(_) => "metadata_unreachable",
             Self::Endpoint { .. } => "metadata_endpoint",
             Self::Issuer { .. } => "metadata_issuer",
-            Self::Json(_) | Self::MediaType(_) | Self::Member(_) => "metadata_malformed",
-            Self::Status(_) => "metadata_status",
+            Self::Format(_) | Self::NotJson { .. } | Self::Member(_) => "metadata_malformed",
+            Self::Redirect { .. } | Self::Status(_) => "metadata_status",
         }
     }
 }
@@ -193,24 +217,14 @@ impl Metadata {
     /// several hosts. A loopback or link-local host is allowed only if the issuer has the same
     /// host. This rule stops an attacker who controls the metadata from making the gateway call
     /// internal services on the gateway's machine or on the same link.
-    ///
-    /// An endpoint that the gateway calls may also have the origin of the internal URL. An endpoint
-    /// that the settings contain is ignored, so no value of this endpoint is a problem.
-    pub(super) fn read(
-        response: &Response<Bytes>,
-        rules: Rules<'_>,
-    ) -> Result<Self, MetadataError> {
-        let (issuer, settings) = (rules.issuer, rules.settings);
-        if response.status() != StatusCode::OK {
-            return Err(MetadataError::Status(response.status().as_u16()));
-        }
-        says_json(response.headers()).map_err(MetadataError::MediaType)?;
-        let members = json::object(response.body()).map_err(MetadataError::Json)?;
+    pub(super) fn read(response: &Response<Bytes>, issuer: &Issuer) -> Result<Self, MetadataError> {
+        check_status(response)?;
+        let members = members(response)?;
         let published = text(&members, "issuer")?.ok_or(MetadataError::Member("issuer"))?;
         // Without this check, a provider A could publish metadata with the issuer of a provider B
         // and the keys of A (RFC 8414 section 3.3).
         if published != issuer.as_str() {
-            let published = published.chars().take(MAX_SHOWN_ISSUER).collect();
+            let published = published.chars().take(MAX_SHOWN).collect();
             let configured = issuer.as_str().into();
             return Err(MetadataError::Issuer {
                 configured,
@@ -254,46 +268,48 @@ impl Metadata {
     }
 }
 
-impl Rules<'_> {
-    /// Returns the URL that is used for the endpoint `name`, whose URL in the metadata is `text`.
-    /// Returns the problem if the URL is not allowed.
-    fn url_of(
-        &self,
-        name: &str,
-        text: &str,
-        issuer_url: Option<&Url>,
-    ) -> Result<String, &'static str> {
-        let url = parsed(text)?;
-        let Some(internal_url) = self.internal_url else {
-            return origin_problem(&url, issuer_url).map_or_else(|| Ok(text.to_owned()), Err);
-        };
-        let for_browsers = name == AUTHORIZATION_ENDPOINT;
-        if internal_url.is_at(&url) {
-            return if for_browsers {
-                Err(
-                    "has the origin of internal_url, which browsers cannot reach; set \
-                     authorization_endpoint",
-                )
-            } else {
-                Ok(text.to_owned())
-            };
-        }
-        if let Some(problem) = origin_problem(&url, issuer_url) {
-            return Err(problem);
-        }
-        if for_browsers || !internal_url.replaces(&url) {
-            return Ok(text.to_owned());
-        }
-        let called = internal_url.of(&url).map(String::from);
-        called.ok_or(
-            "is not below the issuer, and internal_url does not end with the path of the issuer; \
-             set the endpoint of the provider",
-        )
+fn check_status(response: &Response<Bytes>) -> Result<(), MetadataError> {
+    let status = response.status();
+    match redirect_target(response.headers()) {
+        _ if status == StatusCode::OK => Ok(()),
+        Some(target) if status.is_redirection() => Err(MetadataError::Redirect {
+            status: status.as_u16(),
+            target,
+        }),
+        Some(_) | None => Err(MetadataError::Status(status.as_u16())),
     }
 }
 
-/// The name of the only endpoint that browsers call.
-const AUTHORIZATION_ENDPOINT: &str = "authorization_endpoint";
+/// Returns the target of a redirect for an error text. The query is left out, because the query of
+/// a login page can contain the state of a login.
+fn redirect_target(headers: &HeaderMap) -> Option<Box<str>> {
+    let target = headers.get(header::LOCATION)?;
+    let target = String::from_utf8_lossy(target.as_bytes());
+    let path = target.split(['?', '#']).next().unwrap_or_default();
+    Some(path.chars().take(MAX_SHOWN).collect::<String>().into())
+}
+
+/// Reads the body as a JSON object. Any media type is accepted except HTML, because static file
+/// servers send files without an extension as plain text or as binary data. HTML is refused,
+/// because a page for people is never metadata.
+fn members(response: &Response<Bytes>) -> Result<Object, MetadataError> {
+    let (body, headers) = (response.body(), response.headers());
+    let media_type = media_type(headers).map_err(MetadataError::Format)?;
+    let read = if media_type == "text/html" {
+        Err(None)
+    } else {
+        json::object(body).map_err(Some)
+    };
+    read.map_err(|source| {
+        let text = String::from_utf8_lossy(body);
+        let start: String = text.trim_start().chars().take(MAX_BEGINNING).collect();
+        MetadataError::NotJson {
+            media_type: media_type.chars().take(MAX_SHOWN).collect(),
+            beginning: printable(&start),
+            source,
+        }
+    })
+}
 
 fn member<'a>(members: &'a Object, name: &str) -> Option<&'a Value> {
     members.get(name).filter(|value| !value.is_null())

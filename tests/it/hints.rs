@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use crate::support::browser::Browser;
+use crate::support::browser::{Browser, Page};
 use crate::support::gateway::{Process, Settings};
 use crate::support::openid;
-use crate::support::provider::StandIn;
+use crate::support::provider::{Endpoint, StandIn};
 use crate::support::scene::{ORIGIN, url};
-use crate::support::upstream::RecordingUpstream;
+use crate::support::upstream::{Answer, RecordingUpstream};
 
 const ADMINS: &str = "CN=Admins,OU=Groups,DC=example,DC=com";
 const ROUTES: &str =
@@ -120,4 +120,69 @@ async fn a_login_without_a_refresh_token_is_one_hint_at_the_scopes() {
         let event = &events(&process, "Signed in")[0];
         assert_eq!(event["refresh_token"], false, "{event}");
     }
+}
+
+/// A login at a provider that was changed by `prepare`. Returns the last page and the log.
+async fn failed_login(keys: &[(&str, &str)], prepare: impl FnOnce(&StandIn)) -> (Page, String) {
+    let (provider, app) = (StandIn::start().await, RecordingUpstream::start().await);
+    prepare(&provider);
+    let settings = openid::settings(&provider.url(), &app.url(), keys);
+    let process = Process::start_with(settings, "").await;
+    let browser = Browser::new().leading(ORIGIN, process.address());
+    let page = browser.visit(&url("/")).await;
+    let logged = |log: &str| log.contains("Login not started") || log.contains("Login failed");
+    process.wait_for_log(logged).await;
+    let log = process.log().replace(&provider.url(), "PROVIDER");
+    (page, log.replace("\\\"", "'"))
+}
+
+#[tokio::test]
+async fn the_log_names_the_claim_and_the_url_that_caused_a_failed_login() {
+    let keys = [("identity.claims.subject", "\"employee_id\"")];
+    let (page, log) = failed_login(&keys, |_provider| ()).await;
+    assert_eq!(page.status, 502, "{}", page.describe());
+    let said = "the claim `employee_id` is missing or cannot be used as the subject (setting \
+                `identity.claims.subject`)";
+    assert!(log.contains(said), "{log}");
+    let (page, log) = failed_login(&[], |provider| {
+        provider.raw(Endpoint::Userinfo, 404, "text/plain", "");
+    })
+    .await;
+    assert_eq!(page.status, 502, "{}", page.describe());
+    let said = "the endpoint PROVIDER/userinfo returned no claims: the endpoint answered with \
+                status 404";
+    assert!(log.contains(said), "{log}");
+}
+
+#[tokio::test]
+async fn the_log_says_what_came_instead_of_metadata_and_the_page_does_not_say_that_nothing_came() {
+    let (page, log) = failed_login(&[], |provider| {
+        let html = "<h1>Welcome</h1>";
+        provider.raw(Endpoint::Metadata, 200, "text/html", html);
+    })
+    .await;
+    assert_eq!(page.status, 503, "{}", page.describe());
+    let title = "The sign-in server&#39;s answer cannot be read";
+    assert!(page.text().contains(title), "{}", page.text());
+    let said = "the body has the content type 'text/html' and begins with '<h1>Welcome</h1>'";
+    assert!(log.contains(said), "{log}");
+    let (page, log) = failed_login(&[], |provider| {
+        let moved = Answer::with(301, &[("Location", "https://id.example/new?x=1")], "");
+        provider.instead(Endpoint::Metadata, moved);
+    })
+    .await;
+    assert_eq!(page.status, 502, "{}", page.describe());
+    let said = "the provider answered with status 301, a redirect to 'https://id.example/new'";
+    assert!(log.contains(said), "{log}");
+}
+
+#[tokio::test]
+async fn metadata_as_plain_text_is_used() {
+    let (provider, app) = (StandIn::start().await, RecordingUpstream::start().await);
+    provider.rewrite(Endpoint::Metadata, |body| {
+        Answer::with(200, &[("Content-Type", "text/plain")], body)
+    });
+    let settings = openid::settings(&provider.url(), &app.url(), &[]);
+    let process = Process::start_with(settings, "").await;
+    sign_in(&process, &provider, "alice").await;
 }

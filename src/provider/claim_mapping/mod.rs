@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::SetupError;
 use super::json::Object;
 use super::settings::{ClaimNames, EmailsVerified, IdentitySettings};
+use super::{GrantError, SetupError};
 use crate::clock::Timestamp;
 use crate::identity::{Claim, Email, Identity};
 use crate::telemetry::Seldom;
@@ -82,6 +82,13 @@ impl ClaimMapping {
             ..Identity::nameless(issuer)
         };
         Some(identity.with_groups(self.groups(sources, now)))
+    }
+
+    /// Creates the error for claims without a usable subject.
+    pub(super) fn no_subject(&self) -> GrantError {
+        GrantError::NoSubject {
+            claim: self.names.subject.as_str().into(),
+        }
     }
 
     /// Returns true if the warning `hint` was not logged in the last 24 hours.

@@ -53,6 +53,8 @@ pub struct Classification {
     pub sent: Sent,
     /// The time to wait before a new attempt, if this time is known.
     pub retry_after: Option<Duration>,
+    /// True if the provider answered, but not in the expected format.
+    pub unreadable: bool,
 }
 
 /// Returns the class of a temporary problem, which can end although nobody acts.
@@ -62,6 +64,7 @@ const fn temporary(actor: Actor, sent: Sent) -> Classification {
         passes: true,
         sent,
         retry_after: None,
+        unreadable: false,
     }
 }
 
@@ -77,6 +80,13 @@ impl Classification {
     const fn with_retry_after(self, retry_after: Option<Duration>) -> Self {
         Self {
             retry_after,
+            ..self
+        }
+    }
+
+    const fn unreadable(self) -> Self {
+        Self {
+            unreadable: true,
             ..self
         }
     }
@@ -186,7 +196,7 @@ impl TokenCallError {
             // A malformed response is a temporary failure of the provider. The cause may be a
             // proxy, a broken connection or a provider that is starting. The provider may have used
             // up the refresh token, so the breaker has to count this failure.
-            Self::MalformedResponse(_) => temporary(Actor::Provider, Sent::Possibly),
+            Self::MalformedResponse(_) => temporary(Actor::Provider, Sent::Possibly).unreadable(),
             Self::Assertion(_) | Self::NoRefreshToken => permanent(Actor::Operator, Sent::Nothing),
             Self::Busy => temporary(Actor::Provider, Sent::Nothing),
             Self::Call(error) if error.may_have_been_processed() => {
@@ -226,7 +236,7 @@ impl GrantError {
             Self::AccessToken(_)
             | Self::IdToken(_)
             | Self::NoIdToken
-            | Self::NoSubject
+            | Self::NoSubject { .. }
             | Self::OtherSubject
             | Self::SignedUserinfo(_)
             | Self::Token(_) => permanent(Actor::Provider, Sent::Possibly),
@@ -234,7 +244,7 @@ impl GrantError {
             Self::NotReady(error) => error.class(),
             // The session must end, because its refresh token belongs to another user.
             Self::OtherUser => permanent(Actor::Client, Sent::Possibly),
-            Self::Userinfo(error) => userinfo(error),
+            Self::Userinfo { source, .. } => userinfo(source),
         };
         class.with_sent(Sent::Possibly)
     }
@@ -245,10 +255,13 @@ impl GrantError {
 /// is permanent, because the operator of the provider has to act.
 fn metadata(error: &MetadataError) -> Classification {
     match error {
-        MetadataError::Call(_) | MetadataError::Json(_) | MetadataError::MediaType(_) => {
-            temporary(Actor::Provider, Sent::Nothing)
+        MetadataError::Call(_) => temporary(Actor::Provider, Sent::Nothing),
+        MetadataError::Format(_) | MetadataError::NotJson { .. } => {
+            temporary(Actor::Provider, Sent::Nothing).unreadable()
         }
-        MetadataError::Status(status) => by_status(*status),
+        MetadataError::Redirect { status, .. } | MetadataError::Status(status) => {
+            by_status(*status)
+        }
         MetadataError::Endpoint { .. }
         | MetadataError::Issuer { .. }
         | MetadataError::Member(_) => permanent(Actor::Provider, Sent::Nothing),

@@ -208,14 +208,26 @@ fn a_provider_that_is_down_is_temporary_and_wrong_metadata_is_not() {
             passes,
         ),
         (
-            metadata(MetadataError::Json(JsonError::NotAnObject)),
+            metadata(MetadataError::NotJson {
+                media_type: "application/json".into(),
+                beginning: "[]".into(),
+                source: Some(JsonError::NotAnObject),
+            }),
             "metadata_malformed",
             passes,
         ),
         (
-            metadata(MetadataError::MediaType(ResponseFormatError::MediaType)),
+            metadata(MetadataError::Format(ResponseFormatError::Compressed)),
             "metadata_malformed",
             passes,
+        ),
+        (
+            metadata(MetadataError::Redirect {
+                status: 302,
+                target: "https://id.example/login".into(),
+            }),
+            "metadata_status",
+            stays,
         ),
         (
             metadata(MetadataError::Status(503)),
@@ -465,7 +477,10 @@ fn an_invalid_grant_response_ends_a_session_only_if_it_is_about_another_person()
         Verdict::GrantEnded,
     );
     let failed = "userinfo_failed";
-    let userinfo = GrantError::Userinfo;
+    let userinfo = |source| GrantError::Userinfo {
+        url: "https://id.example/userinfo".into(),
+        source,
+    };
     let rows = vec![
         (
             GrantError::AccessToken(TokenError::Audience),
@@ -489,7 +504,13 @@ fn an_invalid_grant_response_ends_a_session_only_if_it_is_about_another_person()
             stays,
         ),
         (GrantError::NoIdToken, "no_id_token", stays),
-        (GrantError::NoSubject, "no_subject", stays),
+        (
+            GrantError::NoSubject {
+                claim: "sub".into(),
+            },
+            "no_subject",
+            stays,
+        ),
         (NotReady.into(), "metadata_missing", passes),
         (GrantError::OtherUser, "refresh_of_other_person", over),
         (GrantError::OtherSubject, "userinfo_subject", stays),

@@ -24,9 +24,15 @@ pub enum GrantError {
     /// The provider has to grant the scope `openid`.
     #[error("the token response has no ID token")]
     NoIdToken,
-    /// The claims contain no subject. Check the setting `identity.claims.subject`.
-    #[error("the identity has no subject")]
-    NoSubject,
+    /// The claims contain no usable subject.
+    #[error(
+        "the claim `{claim}` is missing or cannot be used as the subject (setting \
+         `identity.claims.subject`)"
+    )]
+    NoSubject {
+        /// The claim that the settings name.
+        claim: Box<str>,
+    },
     /// The location of the userinfo endpoint is not known yet.
     #[error(transparent)]
     NotReady(#[from] NotReady),
@@ -47,9 +53,15 @@ pub enum GrantError {
     /// allowed.
     #[error("the token cannot be used")]
     Token(#[source] token::Error),
-    /// The userinfo endpoint returned no claims.
-    #[error("the userinfo endpoint returned no claims")]
-    Userinfo(#[source] UserinfoError),
+    /// The userinfo endpoint, or the endpoint with the email addresses, returned no claims.
+    #[error("the endpoint {url} returned no claims")]
+    Userinfo {
+        /// The URL of the endpoint.
+        url: Box<str>,
+        /// The problem with the response.
+        #[source]
+        source: UserinfoError,
+    },
 }
 
 impl GrantError {
@@ -60,13 +72,13 @@ impl GrantError {
             Self::IdToken(error) => error.reason(TokenKind::IdToken),
             Self::Keys(error) => error.reason(),
             Self::NoIdToken => "no_id_token",
-            Self::NoSubject => "no_subject",
+            Self::NoSubject { .. } => "no_subject",
             Self::NotReady(error) => error.reason(),
             Self::OtherUser => "refresh_of_other_person",
             Self::OtherSubject => "userinfo_subject",
             Self::SignedUserinfo(error) => error.reason(TokenKind::Userinfo),
             Self::Token(_) => "token_unusable",
-            Self::Userinfo(_) => "userinfo_failed",
+            Self::Userinfo { .. } => "userinfo_failed",
         }
     }
 }

@@ -254,7 +254,7 @@ impl GrantVerifier {
             }
         };
         Ok(Grant {
-            identity: identity.ok_or(GrantError::NoSubject)?,
+            identity: identity.ok_or_else(|| self.claim_mapping.no_subject())?,
             tokens: tokens.with_authentication(authentication),
         })
     }
@@ -410,7 +410,7 @@ impl GrantVerifier {
         let members: Object = match self.userinfo(endpoint, tokens).await? {
             Userinfo::Json(members) => members,
             // Without ID tokens, the settings do not state who may sign the userinfo.
-            Userinfo::Signed(_) => return Err(GrantError::Userinfo(UserinfoError::Signed)),
+            Userinfo::Signed(_) => return Err(failed(endpoint, UserinfoError::Signed)),
         };
         let identity = self
             .claim_mapping
@@ -423,7 +423,9 @@ impl GrantVerifier {
         let unverified = !identity.email.as_ref().is_some_and(|email| email.verified);
         if let Some(emails) = info.emails.as_ref().filter(|_| unverified) {
             let email = userinfo::fetch_email(emails, tokens).await;
-            identity.email = email.map_err(GrantError::Userinfo)?.or(identity.email);
+            identity.email = email
+                .map_err(|error| failed(emails, error))?
+                .or(identity.email);
         }
         Ok(Some(identity))
     }
@@ -435,7 +437,7 @@ impl GrantVerifier {
     ) -> Result<Userinfo, GrantError> {
         let bearer = self.settings.identity.userinfo_bearer;
         let fetched = userinfo::fetch(endpoint, tokens, bearer).await;
-        fetched.map_err(GrantError::Userinfo)
+        fetched.map_err(|error| failed(endpoint, error))
     }
 
     /// Verifies a signature. If the key is unknown or the signature is wrong, fetches the keys
@@ -472,6 +474,12 @@ impl GrantVerifier {
             Err(error) => Err(Unverified::Keys(error)),
         }
     }
+}
+
+/// Creates the error for an endpoint that returned no claims.
+fn failed(endpoint: &Endpoint, source: UserinfoError) -> GrantError {
+    let url = endpoint.uri().to_string().into();
+    GrantError::Userinfo { url, source }
 }
 
 /// The reason why a signature was not verified.

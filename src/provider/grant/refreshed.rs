@@ -44,7 +44,7 @@ impl GrantVerifier {
             }
             (IdentitySource::AccessToken, _) => {
                 let identity = self.identity_from_access_token(claims, clock.now());
-                Some(identity.ok_or(GrantError::NoSubject)?)
+                Some(identity.ok_or_else(|| self.claim_mapping.no_subject())?)
             }
             (IdentitySource::IdToken | IdentitySource::None | IdentitySource::Userinfo, _) => None,
         };
@@ -96,7 +96,7 @@ impl GrantVerifier {
         let identity = self
             .claim_mapping
             .identity(&[&verified.members], issuer, now);
-        let identity = identity.ok_or(GrantError::NoSubject)?;
+        let identity = identity.ok_or_else(|| self.claim_mapping.no_subject())?;
         same_user(&identity, request)?;
         let later = RefreshContext {
             access_token: &response.answer.access_token,

@@ -275,6 +275,64 @@ fn a_25_only_a_complete_response_is_metadata() {
 }
 
 #[test]
+fn metadata_may_have_any_media_type_except_html() {
+    let good = json!({ "issuer": ISSUER }).to_string();
+    for media_type in [
+        "text/plain",
+        "text/plain; charset=utf-8",
+        "application/octet-stream",
+        "binary/octet-stream",
+        "",
+    ] {
+        assert_eq!(
+            reason(&answered(200, media_type, &good)),
+            "ok",
+            "{media_type}"
+        );
+    }
+    let page = answered(200, "Text/HTML; charset=utf-8", &good);
+    assert_eq!(reason(&page), "metadata_malformed");
+}
+
+#[test]
+fn an_error_shows_what_came_instead_of_metadata() {
+    let page = format!(
+        "\n<!DOCTYPE html>\u{1b}[2J<p>Maintenance{}",
+        "x".repeat(9_000)
+    );
+    let error = answered(200, "text/html; charset=utf-8", &page).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the body has the content type \"text/html\" and begins with \"<!DOCTYPE [left out]\", \
+         so it is not metadata"
+    );
+    let error = answered(200, "text/plain", "Not \u{1b}[2J now").unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("\"text/plain\" and begins with \"Not ?[2J now\""),
+        "{text}"
+    );
+}
+
+#[test]
+fn an_error_names_the_target_of_a_redirect() {
+    let redirected = |target: &str| {
+        let response = Response::builder()
+            .status(302)
+            .header("location", target)
+            .body(Bytes::new());
+        Metadata::read(&response.unwrap(), &issuer(ISSUER)).unwrap_err()
+    };
+    let error = redirected("https://id.example/login?state=secret#x");
+    assert_eq!(
+        error.to_string(),
+        "the provider answered with status 302, a redirect to \"https://id.example/login\""
+    );
+    assert_eq!(error.reason(), "metadata_status");
+    assert!(redirected(&"x".repeat(9_000)).to_string().len() < 300);
+}
+
+#[test]
 fn a_member_of_another_type_is_named() {
     for (name, value) in [
         ("token_endpoint", json!(["https://id.example/token"])),
