@@ -180,10 +180,18 @@ impl TryFrom<RawAnyOf> for AnyOf {
         {
             return Err("all lists are empty, so nobody could use the route".to_owned());
         }
-        emails.iter().try_for_each(|email| check_email(email))?;
+        let emails_checked = emails.iter().map(|email| check_email(email));
         let domains = email_domains.iter().map(|domain| Domains::parse(domain));
-        for (list, names) in [("groups", &groups), ("subjects", &subjects)] {
-            names.iter().try_for_each(|name| check_name(list, name))?;
+        let groups_checked = groups.iter().map(|name| check_name("groups", name));
+        let subjects_checked = subjects.iter().map(|name| check_name("subjects", name));
+        let wrong: Vec<String> = emails_checked
+            .chain(domains.clone().map(|domain| domain.map(drop)))
+            .chain(groups_checked)
+            .chain(subjects_checked)
+            .filter_map(Result::err)
+            .collect();
+        if !wrong.is_empty() {
+            return Err(wrong.join("; and "));
         }
         // The comparison of email addresses ignores case. Groups and subjects are compared exactly,
         // because two groups or two subjects of a provider may differ only in case.

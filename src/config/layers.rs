@@ -18,6 +18,9 @@ use crate::provider::profile;
 /// Kubernetes injects variables such as `SIDEGATE_PORT` for a service that is named `sidegate`.
 pub(super) const VARIABLES: &str = "SIDEGATE__";
 
+/// The name of the layer with the environment variables.
+pub(super) const ENVIRONMENT: &str = "environment variables";
+
 /// The text of the lowest layer, which contains the defaults. The text of the defaults is the
 /// reference file `config/sidegate.toml`, so the documented defaults are the real defaults.
 pub(super) const DEFAULTS: &str = include_str!("../../config/sidegate.toml");
@@ -124,9 +127,10 @@ impl Source {
             Variables::Read => {
                 let mut values = values_of(&Env::prefixed(VARIABLES).split("__"));
                 for (key, value) in &mut values {
+                    read_json(value);
                     *value = with_lists(value.clone(), settings.find_value(key).ok().as_ref());
                 }
-                let layer = self.layer(Metadata::named("environment variables"), values);
+                let layer = self.layer(Metadata::named(ENVIRONMENT), values);
                 settings.merge(layer)
             }
             Variables::Ignore => settings,
@@ -163,7 +167,7 @@ fn make_absolute(values: &mut Dict, folder: &Path) {
             && key.ends_with("_files")
         {
             list.iter_mut().for_each(absolute);
-        } else if key == "file" || key.ends_with("_file") {
+        } else if key == "file" || key.ends_with("_file") || key.ends_with("_files") {
             absolute(value);
         }
     }
@@ -174,6 +178,26 @@ fn values_of(source: &impl Provider) -> Dict {
     let values = source.data().ok();
     let values = values.and_then(|mut values| values.remove(&Profile::Default));
     values.unwrap_or_default()
+}
+
+/// Replaces each text that is a JSON array or a JSON object by its value. Figment itself reads only
+/// its own notation, with `=` between the key and the value of a table.
+fn read_json(value: &mut Value) {
+    match value {
+        Value::Dict(_, table) => table.values_mut().for_each(read_json),
+        Value::String(_, text) if text.trim_start().starts_with(['[', '{']) => {
+            let json = serde_json::from_str::<serde_json::Value>(text).ok();
+            if let Some(read) = json.and_then(|json| Value::serialize(json).ok()) {
+                *value = read;
+            }
+        }
+        Value::Array(..)
+        | Value::Bool(..)
+        | Value::Char(..)
+        | Value::Empty(..)
+        | Value::Num(..)
+        | Value::String(..) => {}
+    }
 }
 
 /// Turns tables from variables into lists: a variable such as `SIDEGATE__ROUTES__0__PREFIX` sets

@@ -81,8 +81,8 @@ pub(super) fn source_of(settings: &Figment, key: &str) -> String {
 fn describe(metadata: &Metadata, key: &str) -> String {
     match &metadata.source {
         Some(Source::File(path)) => path.display().to_string(),
-        _ if metadata.name.contains("environment") => {
-            format!("variable {}", variable(key))
+        _ if metadata.name == super::layers::ENVIRONMENT => {
+            format!("variable {}", variable_that_sets(key))
         }
         _ if metadata.name.contains("TOML source") => "default".to_owned(),
         _ => metadata.name.to_string(),
@@ -121,6 +121,16 @@ fn other_language(text: &str) -> Option<&'static str> {
     } else {
         None
     }
+}
+
+/// Returns the name of the environment variable from which the value of `key` was read. The variable
+/// can contain a list or a table in which `key` is an entry.
+fn variable_that_sets(key: &str) -> String {
+    let ends = key.match_indices('.').map(|(end, _)| end);
+    let shorter = ends.rev().filter_map(|end| key.get(..end));
+    let mut names = std::iter::once(key).chain(shorter).map(variable);
+    let found = names.find(|name| std::env::var_os(name).is_some());
+    found.unwrap_or_else(|| variable(key))
 }
 
 /// Returns the name of the environment variable that sets a key.

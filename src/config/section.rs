@@ -1,10 +1,13 @@
 //! Reads the sections of the settings in sequence and continues after each problem.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use figment::Figment;
-use figment::error::Kind;
+use figment::error::{Actual, Kind};
 use figment::value::{Dict, Value};
 use serde::de::DeserializeOwned;
 
+use super::layers::ENVIRONMENT;
 use super::problem::{Problem, closest, reason, source_of};
 
 /// Reads a merged tree of settings, section by section. When a key has a problem, the reader
@@ -69,6 +72,7 @@ impl<'a> Reader<'a> {
         mut value: Value,
     ) -> Option<T> {
         let mut reset: Vec<Vec<String>> = Vec::new();
+        let mut removed = RemovedEntries::default();
         // The loop ends, because each iteration resets a key with a problem or returns.
         loop {
             let error = match value.deserialize::<T>() {
@@ -76,15 +80,27 @@ impl<'a> Reader<'a> {
                 Err(error) => error,
             };
             for error in error {
-                let path = path_of(&error);
+                let remaining = path_of(&error);
+                let path = removed.original(&remaining);
+                let advice = match self.list_in_variable(&error, at(&mut value, &remaining), &path)
+                {
+                    Some(ListInVariable::Read) => continue,
+                    Some(ListInVariable::Ambiguous(advice)) => Some(advice),
+                    None => None,
+                };
                 if reset.iter().any(|reset| follows_from(&error, &path, reset)) {
                     return None;
                 }
                 let mut full = vec![key.to_owned()];
                 full.extend(path.iter().cloned());
-                self.note(&full.join("."), reason(&error.kind));
+                self.note(
+                    &full.join("."),
+                    advice.unwrap_or_else(|| reason(&error.kind)),
+                );
                 let can_reset = !matches!(error.kind, Kind::MissingField(_)) && !path.is_empty();
-                if !can_reset || !self.reset_to_default(key, &mut value, &path) {
+                if can_reset && remove_entry(&mut value, &remaining) {
+                    removed.add(&path);
+                } else if !can_reset || !self.reset_to_default(key, &mut value, &remaining) {
                     return None;
                 }
                 // If an unknown key is probably a misspelling of a known key, the known key is
@@ -101,6 +117,45 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// If `value` is a text from a variable, but the setting at `path` is a list, replaces the text
+    /// by the list of its parts between commas. A text without a comma is a list with one entry.
+    fn list_in_variable(
+        &self,
+        error: &figment::Error,
+        value: Option<&mut Value>,
+        path: &[String],
+    ) -> Option<ListInVariable> {
+        let value = value?;
+        let Kind::InvalidType(Actual::Str(text), expected) = &error.kind else {
+            return None;
+        };
+        let metadata = self.settings.get_metadata(value.tag());
+        if expected != "a sequence" || metadata.is_none_or(|from| from.name != ENVIRONMENT) {
+            return None;
+        }
+        let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+        let key = path.last()?;
+        let may_have_comma = matches!(&**key, "groups" | "subjects") || key.ends_with("_files");
+        let plain = |part: &&str| !part.is_empty() && !part.contains(char::is_whitespace);
+        if parts.len() > 1 && may_have_comma {
+            return Some(ListInVariable::Ambiguous(format!(
+                "expected a list, and a comma can be part of an entry; write {} for one entry, or {} \
+                 for several",
+                list([text.as_str()]),
+                list(parts)
+            )));
+        }
+        if !parts.iter().all(plain) {
+            let words = text.split([',', ' ']).filter(|word| !word.is_empty());
+            let cure = list(words);
+            return Some(ListInVariable::Ambiguous(format!(
+                "expected a list; write {cure}"
+            )));
+        }
+        *value = Value::from(parts);
+        Some(ListInVariable::Read)
+    }
+
     /// Resets the value at `path`, which is below `key`, to its default. Removes the value if the
     /// key has no default. Returns true if `value` has changed.
     fn reset_to_default(&self, key: &str, value: &mut Value, path: &[String]) -> bool {
@@ -110,6 +165,84 @@ impl<'a> Reader<'a> {
         let defaults = find(&self.defaults, key.split('.'));
         replace(table, path, defaults.and_then(Value::into_dict))
     }
+}
+
+/// The meaning of a text in a variable for a setting that is a list.
+enum ListInVariable {
+    /// The text was read as a list.
+    Read,
+    /// The text could mean several lists. The message tells the operator what to write.
+    Ambiguous(String),
+}
+
+/// Writes a list as in the settings.
+fn list<'a>(entries: impl IntoIterator<Item = &'a str>) -> String {
+    let entries: Vec<String> = entries
+        .into_iter()
+        .map(|entry| format!("{entry:?}"))
+        .collect();
+    format!("[{}]", entries.join(", "))
+}
+
+/// The entries that were removed from lists because of a problem, by the path of the list.
+#[derive(Default)]
+struct RemovedEntries(BTreeMap<Vec<String>, BTreeSet<usize>>);
+
+impl RemovedEntries {
+    /// Records that the entry at `path`, in the settings as written, was removed.
+    fn add(&mut self, path: &[String]) {
+        if let Some((index, list)) = path.split_last()
+            && let Ok(index) = index.parse()
+        {
+            self.0.entry(list.to_vec()).or_default().insert(index);
+        }
+    }
+
+    /// Returns the path in the settings as written, for a path in the settings without the removed
+    /// entries.
+    fn original(&self, path: &[String]) -> Vec<String> {
+        let mut original = Vec::new();
+        for part in path {
+            let removed = self.0.get(&original).into_iter().flatten();
+            let part = match part.parse::<usize>() {
+                // The set is in ascending order.
+                Ok(index) => removed
+                    .fold(index, |index, removed| {
+                        index.saturating_add(usize::from(*removed <= index))
+                    })
+                    .to_string(),
+                Err(_) => part.clone(),
+            };
+            original.push(part);
+        }
+        original
+    }
+}
+
+/// Returns the value at `path`.
+fn at<'v>(value: &'v mut Value, path: &[String]) -> Option<&'v mut Value> {
+    path.iter().try_fold(value, |value, part| match value {
+        Value::Dict(_, table) => table.get_mut(part),
+        Value::Array(_, list) => list.get_mut(part.parse::<usize>().ok()?),
+        Value::Bool(..)
+        | Value::Char(..)
+        | Value::Empty(..)
+        | Value::Num(..)
+        | Value::String(..) => None,
+    })
+}
+
+/// Removes the entry of a list. Returns false if `path` does not lead to an entry of a list.
+fn remove_entry(value: &mut Value, path: &[String]) -> bool {
+    if let Some((index, list)) = path.split_last()
+        && let Some(Value::Array(_, list)) = at(value, list)
+        && let Ok(index) = index.parse::<usize>()
+        && index < list.len()
+    {
+        list.remove(index);
+        return true;
+    }
+    false
 }
 
 /// Returns the path to the key of an error. The path from figment may end before an unknown or
@@ -144,8 +277,8 @@ fn replace(table: &mut Dict, path: &[String], defaults: Option<Dict>) -> bool {
     {
         return replace(below, rest, default.and_then(Value::into_dict));
     }
-    // `first` is either the last part of the path, or the name of a list. A problem in one entry of
-    // a list resets the whole list.
+    // `first` is either the last part of the path, or the name of a list of tables. A problem inside
+    // one of these tables resets the whole list.
     let old = table.remove(first);
     // If the wrong value is the default itself, the key is removed, because the default would have
     // the same problem.

@@ -60,6 +60,14 @@ impl TryFrom<String> for PublicUrl {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
+        if text.contains([',', ' ']) {
+            let origins = text.split([',', ' ']).filter(|origin| !origin.is_empty());
+            let origins: Vec<String> = origins.map(|origin| format!("{origin:?}")).collect();
+            return Err(format!(
+                "`{text}` is not one origin; write a list: [{}]",
+                origins.join(", ")
+            ));
+        }
         let url = Url::parse(&text)
             .map_err(|_invalid| format!("`{text}` is not a URL; write https://HOST"))?;
         let loopback = match url.host() {
