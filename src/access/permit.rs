@@ -1,6 +1,7 @@
 //! Permits, which allow requests to be forwarded.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::fields::cookie::{self as cookies, Others};
 use crate::fields::{UpgradeRequest, View};
 use crate::session::{Session, cookie};
 use crate::upload::Upload;
-use crate::upstream::{self, Exchange, Pools, ResponseFuture, assertions};
+use crate::upstream::{self, Exchange, Owner, Pools, Requester, ResponseFuture, assertions};
 
 /// The proof that one request may be sent to one upstream, with or without a user. Only [`Access`]
 /// creates permits.
@@ -26,7 +27,16 @@ pub struct Permit {
     pub(super) cookies: Cookies,
 }
 
-/// Whether the gateway has already read the cookies of the request.
+/// The client of a request, as the queue of the app sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RequestClient {
+    /// The address of the client. It names the client if the request has no session.
+    pub(crate) address: IpAddr,
+    /// Whether the request is a stream of messages, so that silence of the client is normal.
+    pub(crate) streams: bool,
+}
+
+/// States whether the request's cookies have already been read.
 #[derive(Debug)]
 pub(super) enum Cookies {
     /// An earlier request on the connection had the same `Cookie` line. This variant contains the
@@ -74,9 +84,10 @@ impl Permit {
     /// upstream. The permit is consumed. The caller must have removed the assertion fields that the
     /// client sent.
     ///
-    /// `upgrade` is the protocol to which the client asks to switch. If the app switches to the
-    /// protocol `upgrade`, the result is a tunnel. Without `upgrade`, the result is always a
-    /// response.
+    /// `client` is the sender of the request. The connections of an app are shared among the clients.
+    ///
+    /// `upgrade` is the protocol to which the request asks to switch. If the app switches to that
+    /// protocol, the result is a tunnel. Without `upgrade`, the result is always a response.
     ///
     /// # Errors
     ///
@@ -89,15 +100,25 @@ impl Permit {
     pub(crate) fn exchange(
         mut self,
         mut request: Request<Upload>,
+        client: RequestClient,
         upgrade: Option<Box<UpgradeRequest>>,
         pools: &Pools,
     ) -> Exchanging<'_> {
         self.write(request.headers_mut());
+        let session = self
+            .session
+            .as_ref()
+            .map(|session| session.key().as_bytes());
+        let requester = Requester {
+            owner: Owner::new(session, client.address),
+            stream: client.streams || upgrade.is_some() || self.route.is_stream,
+        };
         match upgrade {
-            None => Exchanging::Response(pools.send(&self.route.upstream, request)),
+            None => Exchanging::Response(pools.send(&self.route.upstream, requester, request)),
             Some(upgrade) => Exchanging::Switch(Box::pin(async move {
                 let upstream = &self.route.upstream;
-                pools.switch(upstream, request, upgrade).await
+                let switching = pools.switch(upstream, requester, request, upgrade);
+                switching.await
             })),
         }
     }

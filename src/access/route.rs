@@ -44,6 +44,9 @@ pub struct RouteSettings {
     /// The gateway's action after an app has refused a token that the gateway considers valid.
     #[serde(default)]
     pub(crate) on_upstream_401: OnRefusal,
+    /// Whether the answers of the route are streams, whose clients may be silent for any time.
+    #[serde(default)]
+    pub(crate) stream: bool,
     /// The settings for connections on which the app has switched to another protocol.
     #[serde(default)]
     pub(crate) streams: StreamSettings,
@@ -114,6 +117,7 @@ impl Default for RouteSettings {
             provider: None,
             allow_preflight: false,
             on_upstream_401: OnRefusal::Pass,
+            stream: false,
             streams: StreamSettings::default(),
         }
     }
@@ -131,6 +135,7 @@ pub struct Route {
     providers: Vec<Claim>,
     pub(super) allow_preflight: bool,
     pub(super) on_refusal: OnRefusal,
+    pub(super) is_stream: bool,
     streams: StreamSettings,
     // This member is private to the module, so that code outside the module can reach the upstream only
     // through a `Permit`.
@@ -317,6 +322,7 @@ impl RouteTable {
                 providers,
                 allow_preflight: settings.allow_preflight,
                 on_refusal: settings.on_upstream_401,
+                is_stream: settings.stream,
                 streams: settings.streams,
                 upstream,
             };

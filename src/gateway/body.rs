@@ -12,7 +12,7 @@ use http_body_util::Full;
 use super::streams::LongAnswer;
 use crate::origin;
 use crate::server::{AnswerControl, Content, TunnelFn};
-use crate::upstream::ResponseBody;
+use crate::upstream::{EvictionWatch, ResponseBody};
 
 /// The body of a response. The gateway creates the body itself, or streams the body from an
 /// upstream.
@@ -93,6 +93,16 @@ impl UpstreamBody {
         self.failure = Some(failure);
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Declares the answer to be a stream, whose client may be silent for any time.
+    pub(super) fn declare_stream(&self) {
+        self.rest.declare_stream();
+    }
+
+    /// Returns a value that reports when the answer loses its connection to a waiting request.
+    pub(super) fn eviction(&self) -> Option<EvictionWatch> {
+        self.rest.eviction()
     }
 
     pub(super) fn is_end_stream(&self) -> bool {

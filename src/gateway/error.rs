@@ -106,7 +106,9 @@ impl Error {
             | Self::UpgradeForbidden
             | Self::UpgradeOverHttp2
             | Self::TooManyStreams
-            | Self::Upstream(upstream::Error::RequestBody(_)) => Responsible::Client,
+            | Self::Upstream(upstream::Error::Evicted(_) | upstream::Error::RequestBody(_)) => {
+                Responsible::Client
+            }
             Self::Loop(_) => Responsible::Gateway,
             Self::Upstream(_) => Responsible::Upstream,
         }
@@ -142,6 +144,7 @@ impl Error {
                 upstream::Error::ConnectTimeout | upstream::Error::HeadTimeout => {
                     StatusCode::GATEWAY_TIMEOUT
                 }
+                upstream::Error::Evicted(_) => StatusCode::REQUEST_TIMEOUT,
                 upstream::Error::RequestBody(_) => StatusCode::BAD_REQUEST,
                 upstream::Error::Broken(_)
                 | upstream::Error::Connect(_)
@@ -303,7 +306,7 @@ const LOST_DATA: (&str, &str) = (
 /// Returns the title and the text of the page for an upstream that gave no answer.
 fn upstream_wording(error: &upstream::Error) -> (&'static str, &'static str) {
     match error {
-        upstream::Error::RequestBody(_) => LOST_DATA,
+        upstream::Error::Evicted(_) | upstream::Error::RequestBody(_) => LOST_DATA,
         upstream::Error::Busy | upstream::Error::TooManyTunnels => (
             "The app is busy",
             "It has too many requests at the moment. Your sign-in is not affected. Try again in a \

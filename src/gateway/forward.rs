@@ -17,7 +17,8 @@ use super::streams::{
 use super::tunnel::Handshake;
 use super::{Body, Error, Record, RequestContext, Step, Worker, WorkerSite, grpc, no_content};
 use crate::access::{
-    Content, Exchanging, Permit, Recovery, Replayable, Route, SentRequest, StreamKind, TokenRefusal,
+    Content, Exchanging, Permit, Recovery, Replayable, RequestClient, Route, SentRequest,
+    StreamKind, TokenRefusal,
 };
 use crate::clock::Timestamp;
 use crate::fields::{self, Hops, TrailerSupport};
@@ -72,8 +73,9 @@ pub(super) struct InFlight<'p> {
     retry_copy: Option<Box<RetryCopy>>,
     /// The data of the handshake, if the client asks to switch to another protocol.
     handshake: Option<Box<Handshake>>,
-    /// The permission of the request, if the gateway has to check the request again when it becomes
-    /// a stream.
+    /// The sender of the request, as the queue of the app sees it.
+    client: RequestClient,
+    /// The permission of the request, if the request and its answer end with the session.
     owner: Option<AnswerOwner>,
 }
 
@@ -127,8 +129,13 @@ impl Worker {
         };
         let stream = permit.answer_stream();
         let since = record.site().clock().instant();
+        let client = RequestClient {
+            address: record.client,
+            streams: grpc == Some(grpc::Protocol::Grpc) && permit.route().speaks_http2(),
+        };
         Step::Sent(InFlight {
-            answer: permit.exchange(request, upgrade, &self.pools),
+            answer: permit.exchange(request, client, upgrade, &self.pools),
+            client,
             since,
             record,
             watch,
@@ -247,6 +254,9 @@ impl<'p> InFlight<'p> {
             && let Some(body) = response.body_mut().take_incomplete()
             && let Some(owner) = self.owner.take()
         {
+            if is_event_stream(response.headers()) {
+                body.declare_stream();
+            }
             let setup = LongAnswerSetup {
                 body,
                 owner,
@@ -305,6 +315,9 @@ impl<'p> InFlight<'p> {
             self.record.informational(answer.extensions());
         }
         answer.map_err(|error| {
+            if let upstream::Error::Evicted(eviction) = error {
+                self.record.evicted(eviction);
+            }
             // If the request body failed, only this failure is reported, because the failure also
             // caused the error of the upstream.
             let failure = self.watch.failure();
@@ -351,7 +364,7 @@ impl<'p> InFlight<'p> {
                     let stream = permit.answer_stream();
                     self.owner = stream.map(|stream| AnswerOwner::Young(stream, context.target));
                     self.since = self.record.site().clock().instant();
-                    self.answer = permit.exchange(request, None, &worker.pools);
+                    self.answer = permit.exchange(request, self.client, None, &worker.pools);
                     return self.arrive(worker).await;
                 }
                 (Recovery::SignIn(challenge), Some((mut context, head)), _) => {
@@ -431,8 +444,15 @@ impl ObservedStream for WaitingUpload {
     }
 }
 
-/// Returns the format of an answer. `headers` are the fields of the answer, and `version` is the
-/// HTTP version of the request. gRPC needs HTTP/2.
+/// Whether an answer with these fields consists of server-sent events.
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::CONTENT_TYPE);
+    let kind = value.and_then(|value| value.as_bytes().split(|byte| *byte == b';').next());
+    kind.is_some_and(|kind| kind.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))
+}
+
+/// Returns the format of an answer with these fields to a request of this version. Only HTTP/2 can
+/// carry gRPC.
 fn format_of(headers: &HeaderMap, version: Version) -> AnswerFormat {
     match grpc::Protocol::of(&Method::POST, headers) {
         Some(grpc::Protocol::Grpc) if version == Version::HTTP_2 => AnswerFormat::Grpc,

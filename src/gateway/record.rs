@@ -14,6 +14,7 @@ use super::{Body, Error, WorkerSite};
 use crate::access::Route;
 use crate::origin::Informational;
 use crate::telemetry::{self, DecisionLabel};
+use crate::upstream::Eviction;
 
 /// The data of one request for the access log and the metrics. The data is written one time, when
 /// the record is dropped, so a request is logged even if its client has disconnected.
@@ -97,6 +98,14 @@ impl Record {
         let before = self.upstream_duration.unwrap_or_default();
         self.upstream_duration = Some(before.saturating_add(took));
         self.answered = Some(now);
+    }
+
+    /// Counts a request that has lost its connection to a waiting request.
+    pub(super) fn evicted(&self, eviction: Eviction) {
+        if let Some(route) = &self.route {
+            let metrics = self.site.metrics();
+            metrics.evicted(route.name(), "request", eviction.reason());
+        }
     }
 
     /// Records that the upstream's answer is not the final answer to the client.

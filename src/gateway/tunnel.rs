@@ -11,17 +11,17 @@ use http::{Response, Version, header};
 use tokio::time::timeout;
 
 use super::streams::{
-    CutCause, ObservedStream, StreamBytes, StreamCounts, StreamGuard, StreamOwner, StreamRecord,
-    StreamSlot,
+    CutCause, ObservedStream, StreamBytes, StreamCounts, StreamGuard, StreamRecord, StreamSlot,
 };
 use super::{Body, Error, RequestContext, Worker};
 use crate::access::{Permit, StreamKind, StreamPermit};
 use crate::fields::{self, UpgradeRequest};
 use crate::relay::{ByteCounts, Close, Ended, FrameTracker, Relay};
 use crate::server::{TunnelStop, UpgradedClient};
+use crate::session::SessionKey;
 use crate::session::cookie;
 use crate::target::Target;
-use crate::upstream;
+use crate::upstream::{self, Owner};
 
 /// The time in which the client has to accept the close frame and to close the connection.
 /// `CLOSE_TIMEOUT` is shorter than the last part of a drain, so a tunnel that ends within
@@ -80,7 +80,8 @@ impl Worker {
             return Err(Error::ForeignOrigin);
         }
         let client = context.client.address();
-        let owner = StreamOwner::new(stream.session_key(), client);
+        let session = stream.session_key();
+        let owner = Owner::new(session.as_ref().map(SessionKey::as_bytes), client);
         let client_slot = counts.open(owner, stream.settings().per_client.get());
         let client_slot = client_slot.ok_or(Error::TooManyStreams)?;
         Ok(Box::new(Handshake {

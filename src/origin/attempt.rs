@@ -15,6 +15,7 @@ use super::error::Error;
 use super::idle::{BorrowedConnection, IdleConnections};
 use super::message::{Framing, normalize_framing};
 use super::outgoing::Outgoing;
+use super::owner::Requester;
 use super::progress::UploadProgress;
 use super::received::Received;
 use super::response::ResponseBody;
@@ -48,7 +49,10 @@ impl Attempt {
         mut connection: Box<Connection>,
         request: Request<Outgoing>,
         progress: Option<Rc<UploadProgress>>,
+        requester: Requester,
     ) -> Self {
+        let since = connection.since;
+        connection.usage.begin(requester, since, progress.as_ref());
         // The gateway sends a request again only if the connection had been used before, because a
         // new connection is never stale. The origin may receive the request two times. Therefore
         // the method must be safe, and the request must have no content (RFC 9110 section 9.2.2).
@@ -129,7 +133,10 @@ impl Attempt {
             Some(Request::from_parts(parts, Outgoing::empty()))
         });
         let error = Error::Broken(refused.into_error());
-        let error = UploadProgress::explain(self.progress.as_ref(), error);
+        let error = match self.connection.usage.eviction() {
+            Some(eviction) => Error::Evicted(eviction),
+            None => UploadProgress::explain(self.progress.as_ref(), error),
+        };
         Failed {
             retry: retry.map(Box::new),
             ..self.fail(error)

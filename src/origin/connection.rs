@@ -9,16 +9,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::Instant;
 
 use super::connector::{Connector, Stream};
 use super::error::Error;
 use super::head_timer::HeadTimer;
+use super::limit::Permit;
 use super::outgoing::Outgoing;
 use super::traffic::{MonitoredStream, Traffic};
 use super::trailers::DroppedTrailers;
+use super::usage::OpenUsage;
 use crate::clock::Clock;
 
 /// The maximum size of a response head, in bytes. The number of fields is limited to 100 by hyper.
@@ -37,6 +39,7 @@ pub(super) struct Connection {
     /// Counts how often this worker gives the connection to its own requests while a request of
     /// another worker waits.
     pub(super) handovers: u8,
+    pub(super) usage: OpenUsage,
     pub(super) dropped_trailers: Arc<DroppedTrailers>,
 }
 
@@ -45,21 +48,23 @@ pub(super) struct ReleasedSocket {
     pub(super) stream: Stream,
     /// The bytes that the origin sent after the head of its 101 response.
     pub(super) early: Bytes,
-    pub(super) permit: OwnedSemaphorePermit,
+    pub(super) permit: Permit,
 }
 
 impl Connection {
-    /// Opens a connection. The connection keeps `permit` until its socket is closed. After a 101
-    /// response, the socket is sent to `switched`.
+    /// Opens a connection. `permit` is held until the socket is closed. After a 101 response, the
+    /// socket is sent to `switched`. `usage` creates the record of the exchanges that use the
+    /// connection, from the handle that closes the connection.
     ///
     /// # Errors
     ///
     /// The errors of [`Connector::connect`], and [`Error::Broken`].
     pub(super) async fn open(
         connector: &Connector,
-        permit: OwnedSemaphorePermit,
+        permit: Permit,
         clock: &Clock,
         switched: Option<oneshot::Sender<ReleasedSocket>>,
+        usage: impl FnOnce(AbortHandle) -> OpenUsage,
     ) -> Result<Box<Self>, Error> {
         let stream = connector.connect().await?;
         let traffic = Rc::new(Traffic::default());
@@ -103,6 +108,7 @@ impl Connection {
             since: clock.instant(),
             used: false,
             handovers: 0,
+            usage: usage(task.abort_handle()),
             dropped_trailers: Arc::clone(connector.dropped_trailers()),
         }))
     }

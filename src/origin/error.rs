@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::usage::Eviction;
 use crate::upload::BoxError;
 
 /// The reason why a request gets no response, or why a response breaks off.
@@ -34,6 +35,10 @@ pub enum Error {
     /// and TLS handshake. Responsible: the upstream or the provider.
     #[error("connecting took too long")]
     ConnectTimeout,
+    /// The exchange has lost its connection to a request of another client. Responsible: the client,
+    /// which is slow or uses more than its share of the connections.
+    #[error("the exchange was ended, because other requests waited for its connection")]
+    Evicted(Eviction),
     /// A stream or a connection of HTTP/2 broke. Responsible: the upstream.
     #[error("the HTTP/2 stream or its connection broke")]
     Http2(#[source] h2::Error),
@@ -89,6 +94,7 @@ impl Error {
             | Self::BodyTimeout
             | Self::Broken(_)
             | Self::CallTimeout
+            | Self::Evicted(_)
             | Self::Framing
             | Self::HeadTimeout
             | Self::Http2(_)
@@ -114,6 +120,7 @@ impl Error {
             | Self::Busy
             | Self::CallTimeout
             | Self::ConnectTimeout
+            | Self::Evicted(_)
             | Self::Framing
             | Self::HeadTimeout
             | Self::Http2(_)

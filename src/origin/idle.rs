@@ -7,19 +7,24 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_local;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::connection::{AbortOnDrop, Connection};
 use super::error::Error;
-use super::limit::Limit;
+use super::limit::{Limit, Permit};
+use super::owner::Owner;
 use super::trailers::DroppedTrailers;
+use super::usage::{OpenUsage, Resource, Usages};
 use crate::clock::Clock;
 
 /// While a request of another worker waits, a worker may give a connection to its own requests at
 /// most this many times. Without this limit, the other worker might never get a connection.
 const MAX_HANDOVERS: u8 = 8;
+
+/// The shortest time between two reviews of the exchanges that use connections.
+pub(super) const REVIEW_PAUSE: Duration = Duration::from_millis(50);
 
 /// The idle connections of a worker to one origin, and the worker's requests that wait for a
 /// connection.
@@ -38,9 +43,22 @@ pub(super) struct IdleConnections {
     )]
     connections: RefCell<Vec<Box<Connection>>>,
     /// The requests of this worker that wait for a connection, in the order of their arrival.
-    waiters: RefCell<VecDeque<oneshot::Sender<Box<Connection>>>>,
-    waiting: Cell<usize>,
+    waiters: RefCell<VecDeque<Waiter>>,
+    /// The connections of this worker, with the exchanges that use them.
+    usages: Usages,
+    /// The number of this pool at the limit.
+    pool: u64,
+    /// The time of the last review.
+    reviewed: Cell<Option<Instant>>,
     maintenance: RefCell<Option<AbortOnDrop>>,
+}
+
+/// A request that waits for a connection of this worker.
+struct Waiter {
+    /// The number of the request in the queue of the limit.
+    id: u64,
+    owner: Owner,
+    sender: oneshot::Sender<Box<Connection>>,
 }
 
 /// The result of waiting for a connection.
@@ -48,7 +66,7 @@ pub(super) enum Granted {
     /// A connection that another request no longer needs.
     Connection(Box<Connection>),
     /// The right to open a connection.
-    Permit(OwnedSemaphorePermit),
+    Permit(Permit),
 }
 
 impl IdleConnections {
@@ -56,12 +74,14 @@ impl IdleConnections {
     pub(super) fn new(limit: Arc<Limit>, max_idle: Duration, clock: Clock) -> Rc<Self> {
         let demand = limit.demand();
         let idle = Rc::new(Self {
+            usages: Usages::new(clock.clone()),
+            pool: limit.join(),
             clock,
             limit,
             max_idle,
             connections: RefCell::default(),
             waiters: RefCell::default(),
-            waiting: Cell::new(0),
+            reviewed: Cell::new(None),
             maintenance: RefCell::default(),
         });
         let task = spawn_local(maintain(Rc::downgrade(&idle), demand, max_idle));
@@ -74,10 +94,19 @@ impl IdleConnections {
         self.connections.borrow().len()
     }
 
-    /// Removes and returns the most recently used connection that is still usable.
-    pub(super) fn take(&self) -> Option<Box<Connection>> {
+    /// Adds a new connection to the list that the limit reviews.
+    pub(super) fn add_usage(&self, resource: Resource) -> OpenUsage {
+        self.usages.add(resource)
+    }
+
+    /// Removes and returns the most recently used connection that is still usable. If `owner` has its
+    /// whole share and requests of other clients wait, `owner` gets no connection.
+    pub(super) fn take(&self, owner: Owner) -> Option<Box<Connection>> {
         let mut connections = self.connections.borrow_mut();
         let now = self.clock.instant();
+        if self.limit.holds_back(owner, now) {
+            return None;
+        }
         while let Some(mut connection) = connections.pop() {
             if connection.is_usable(now, self.max_idle) {
                 connection.since = now;
@@ -92,19 +121,19 @@ impl IdleConnections {
     /// # Errors
     ///
     /// [`Error::Busy`].
-    pub(super) async fn wait(&self) -> Result<Granted, Error> {
+    pub(super) async fn wait(&self, owner: Owner) -> Result<Granted, Error> {
         if let Some(permit) = self.limit.try_open() {
             return Ok(Granted::Permit(permit));
         }
         let (sender, mut handed) = oneshot::channel();
         let granted = {
-            let _slot = self.limit.queue()?;
-            let _waiting = WaitingGuard::new(&self.waiting);
+            let mut place = self.limit.queue(owner, self.clock.instant())?;
             {
                 let mut waiters = self.waiters.borrow_mut();
                 // When a waiting request is dropped, its sender stays in the list.
-                waiters.retain(|waiter| !waiter.is_closed());
-                waiters.push_back(sender);
+                waiters.retain(|waiter| !waiter.sender.is_closed());
+                let id = place.id();
+                waiters.push_back(Waiter { id, owner, sender });
             }
             let first = async {
                 tokio::select! {
@@ -115,7 +144,7 @@ impl IdleConnections {
                         let connection = connection.map_err(|_gone| Error::Busy)?;
                         Ok(Granted::Connection(connection))
                     }
-                    permit = self.limit.open() => Ok(Granted::Permit(permit?)),
+                    permit = place.granted() => Ok(Granted::Permit(permit?)),
                 }
             };
             timeout(self.limit.max_wait(), first)
@@ -138,31 +167,50 @@ impl IdleConnections {
     /// in a row, a waiting request of another worker has priority.
     fn put_back(&self, mut connection: Box<Connection>) {
         connection.since = self.clock.instant();
+        let giver = connection.usage.owner();
+        connection.usage.end();
         if !connection.is_usable(connection.since, self.max_idle) {
             return;
         }
-        // The limit counts the waiting requests of all workers, and `waiting` counts the waiting
-        // requests of this worker. `limit.waiting()` minus `waiting` is the number of requests that
-        // wait at other workers.
-        let elsewhere = self.limit.waiting() > self.waiting.get();
-        connection.handovers = if elsewhere {
-            connection.handovers.saturating_add(1)
-        } else {
-            0
-        };
-        if connection.handovers <= MAX_HANDOVERS {
-            let mut waiters = self.waiters.borrow_mut();
-            while let Some(waiter) = waiters.pop_front() {
-                match waiter.send(connection) {
-                    Ok(()) => return,
-                    Err(refused) => connection = refused,
-                }
-            }
-        }
-        // If a request of another worker waits, this connection is closed, so that the waiting
-        // request can open a new one.
-        if !elsewhere {
+        // If no request may be next, the connection stays idle for the next request of a client that
+        // does not have its whole share.
+        if self.limit.wanted() == 0 {
+            connection.handovers = 0;
             self.connections.borrow_mut().push(connection);
+            return;
+        }
+        self.hand_over(connection, giver);
+    }
+
+    /// Gives a connection to a waiting request.
+    fn hand_over(&self, mut connection: Box<Connection>, giver: Option<Owner>) {
+        let mut waiters = self.waiters.borrow_mut();
+        waiters.retain(|waiter| !waiter.sender.is_closed());
+        loop {
+            let (next, count) = self.limit.next_of(waiters.iter().map(|waiter| waiter.id));
+            // The limit counts the waiting requests of all workers, and `count` counts the waiting
+            // requests of this worker. The difference is the number of requests that wait at other
+            // workers.
+            let elsewhere = self.limit.wanted() > count;
+            connection.handovers = if elsewhere {
+                connection.handovers.saturating_add(1)
+            } else {
+                0
+            };
+            let next = next.filter(|_next| connection.handovers <= MAX_HANDOVERS);
+            let Some(waiter) = next.and_then(|next| waiters.remove(next)) else {
+                // If a request of another worker waits, this connection is closed, so that the
+                // waiting request can open a new one.
+                if !elsewhere {
+                    self.connections.borrow_mut().push(connection);
+                }
+                return;
+            };
+            self.limit.hand_over(giver, waiter.owner);
+            match waiter.sender.send(connection) {
+                Ok(()) => return,
+                Err(refused) => connection = refused,
+            }
         }
     }
 
@@ -172,26 +220,55 @@ impl IdleConnections {
         let mut connections = self.connections.borrow_mut();
         let now = self.clock.instant();
         connections.retain(|connection| connection.is_usable(now, self.max_idle));
-        let given = self.limit.waiting().min(connections.len());
+        let given = self.limit.wanted().min(connections.len());
         connections.drain(..given);
+    }
+
+    /// Reports the exchanges of this worker to the limit, and evicts the exchanges that the limit
+    /// has chosen.
+    fn review(&self) {
+        let now = self.clock.instant();
+        let last = self.reviewed.replace(Some(now));
+        if last.is_some_and(|last| now.saturating_duration_since(last) < REVIEW_PAUSE) {
+            self.reviewed.set(last);
+            return;
+        }
+        let held = self.usages.held(now);
+        for verdict in self.limit.review(self.pool, held, now) {
+            if !self.usages.evict(verdict, now) {
+                self.limit.refund();
+            }
+        }
+    }
+}
+
+impl Drop for IdleConnections {
+    fn drop(&mut self) {
+        self.limit.leave(self.pool);
     }
 }
 
 /// Closes idle connections when they are too old, or when a request of another worker needs the
-/// right to open a connection.
+/// right to open a connection. While a request waits, reviews the exchanges that use connections.
 async fn maintain(
     idle: Weak<IdleConnections>,
     mut demand: watch::Receiver<()>,
     max_idle: Duration,
 ) {
     // If `max_idle` is zero, the loop must still wait before each iteration.
-    let period = max_idle.max(Duration::from_secs(1));
+    let idle_period = max_idle.max(Duration::from_secs(1));
+    let mut period = idle_period;
     loop {
         if let Ok(Err(_closed)) = timeout(period, demand.changed()).await {
             return;
         }
         let Some(idle) = idle.upgrade() else { return };
         idle.close_unneeded();
+        period = idle_period;
+        if idle.limit.waiting() > 0 {
+            idle.review();
+            period = REVIEW_PAUSE;
+        }
     }
 }
 
@@ -235,7 +312,12 @@ impl BorrowedConnection {
         }
     }
 
-    /// Returns the value that logs when trailers to or from this origin are dropped.
+    /// The use of the connection.
+    pub(super) fn usage(&self) -> &OpenUsage {
+        &self.connection.usage
+    }
+
+    /// The log of the trailers that the gateway drops for this origin.
     pub(super) fn dropped_trailers(&self) -> &DroppedTrailers {
         &self.connection.dropped_trailers
     }

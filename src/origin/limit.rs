@@ -1,13 +1,25 @@
 //! The limit of connections to an origin, for all workers together.
 
+#![expect(
+    clippy::disallowed_types,
+    reason = "only requests that wait for a connection, and connections that close meanwhile, take \
+              the lock"
+)]
+
 use std::num::NonZeroUsize;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::time::Instant;
 
 use super::error::Error;
+use super::owner::Owner;
+use super::share::{Held, Queue, Terms, Verdict};
+
+/// The longest time for which the report of a pool is up to date.
+const REPORT_LIFETIME: Duration = Duration::from_millis(300);
 
 /// The limit of open connections, and a short queue of waiting requests. All workers share the
 /// limit and the queue.
@@ -15,27 +27,92 @@ use super::error::Error;
 /// An idle connection counts as open, because some apps use one process or thread for each open
 /// connection. The idle connections of one worker must not block the requests of another worker.
 /// Therefore each request that begins to wait notifies all pools, and the pools close idle
-/// connections.
+/// connections. The pools also report which exchanges use their connections, so that the queue can
+/// take a connection away from a slow client.
 #[derive(Debug)]
 pub(crate) struct Limit {
     open: Arc<Semaphore>,
+    /// The number of waiting requests.
     waiting: AtomicUsize,
+    /// The number of waiting requests that let requests of other clients go first.
+    held_back: AtomicUsize,
     queue: usize,
     max_wait: Duration,
+    shares: Shares,
     demand: watch::Sender<()>,
+    contended: Mutex<Contended>,
+}
+
+/// The rules for the connections of slow clients and of clients with many connections. They apply
+/// while requests wait for a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Shares {
+    /// The longest time for which an exchange may wait for its own client.
+    pub(crate) slow_client: Duration,
+    /// The largest share of the connections that one client holds, in thousandths.
+    pub(crate) max_thousandths: u16,
+}
+
+impl Shares {
+    /// The number of connections out of `connections` that one client may hold.
+    pub(super) fn most(self, connections: usize) -> usize {
+        let most = connections.saturating_mul(self.max_thousandths.into());
+        most.checked_div(1000).unwrap_or_default().max(1)
+    }
+}
+
+/// The part of the limit that only waiting requests use.
+struct Contended {
+    queue: Queue<oneshot::Sender<Permit>>,
+    reports: Vec<Report>,
+    next_pool: u64,
+}
+
+/// The exchanges of one pool.
+struct Report {
+    pool: u64,
+    /// The time of the report. `None` if the pool has not reported yet.
+    at: Option<Instant>,
+    held: Vec<Held>,
+    /// The exchanges that the pool has to evict.
+    verdicts: Vec<Verdict>,
+}
+
+impl std::fmt::Debug for Contended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Contended")
+            .field("waiting", &self.queue.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Limit {
     /// Creates a limit. At most `connections` connections are open at the same time. At most
     /// `queue` requests wait, each for at most `max_wait`.
-    pub(crate) fn new(connections: NonZeroUsize, queue: usize, max_wait: Duration) -> Self {
+    pub(crate) fn new(
+        connections: NonZeroUsize,
+        queue: usize,
+        max_wait: Duration,
+        shares: Shares,
+    ) -> Self {
         let connections = connections.get().min(Semaphore::MAX_PERMITS);
+        let terms = Terms {
+            most: shares.most(connections),
+            slow_client: shares.slow_client,
+        };
         Self {
             open: Arc::new(Semaphore::new(connections)),
             waiting: AtomicUsize::new(0),
+            held_back: AtomicUsize::new(0),
             queue,
             max_wait,
+            shares,
             demand: watch::Sender::new(()),
+            contended: Mutex::new(Contended {
+                queue: Queue::new(terms),
+                reports: Vec::new(),
+                next_pool: 0,
+            }),
         }
     }
 
@@ -49,6 +126,24 @@ impl Limit {
         self.waiting.load(Ordering::SeqCst)
     }
 
+    /// The number of waiting requests that get the next connections.
+    pub(super) fn wanted(&self) -> usize {
+        let held_back = self.held_back.load(Ordering::SeqCst);
+        self.waiting().saturating_sub(held_back)
+    }
+
+    /// Whether a new request of this client has to let requests of other clients go first. The lock
+    /// is taken only while such requests wait.
+    pub(super) fn holds_back(&self, owner: Owner, now: Instant) -> bool {
+        let any = self.held_back.load(Ordering::Relaxed) > 0;
+        any && self.contended().queue.holds_back(owner, now)
+    }
+
+    /// The rules for slow clients and for clients with many connections.
+    pub(super) fn shares(&self) -> Shares {
+        self.shares
+    }
+
     /// The number of connections that may still be opened now.
     #[cfg(test)]
     pub(super) fn free(&self) -> usize {
@@ -56,34 +151,103 @@ impl Limit {
     }
 
     /// Returns the right to open a connection, or `None` if no right is available or another
-    /// request already waits. The check is one atomic operation.
-    pub(super) fn try_open(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.open).try_acquire_owned().ok()
+    /// request already waits. The check takes no lock.
+    pub(super) fn try_open(self: &Arc<Self>) -> Option<Permit> {
+        if self.waiting() > 0 {
+            return None;
+        }
+        self.permit()
     }
 
-    /// Waits for the right to open a connection. The requests of all workers wait in one queue, in
-    /// the order of their arrival.
-    pub(super) async fn open(&self) -> Result<OwnedSemaphorePermit, Error> {
-        // The semaphore is never closed, so this call never fails.
-        Arc::clone(&self.open)
-            .acquire_owned()
-            .await
-            .map_err(|_closed| Error::Busy)
+    fn permit(self: &Arc<Self>) -> Option<Permit> {
+        let permit = Arc::clone(&self.open).try_acquire_owned().ok()?;
+        Some(Permit {
+            permit: Some(permit),
+            limit: Some(Arc::clone(self)),
+        })
     }
 
-    /// Takes a slot in the queue, and notifies all pools that a request waits.
-    pub(super) fn queue(&self) -> Result<QueueSlot<'_>, Error> {
-        let room = |waiting: usize| {
-            let more = waiting.checked_add(1)?;
-            (more <= self.queue).then_some(more)
+    /// Takes a place in the queue, and notifies all pools that a request waits. All workers share
+    /// one queue, in the order of arrival. A client that has its whole share of the connections
+    /// lets requests of other clients go first.
+    pub(super) fn queue(self: &Arc<Self>, owner: Owner, now: Instant) -> Result<Place<'_>, Error> {
+        let (sender, granted) = oneshot::channel();
+        let (id, crowded_out) = {
+            let mut contended = self.contended();
+            let full = contended.queue.len() >= self.queue;
+            let places = self.shares.most(self.queue);
+            let crowded_out = full.then(|| contended.queue.crowded_out(owner, places));
+            if matches!(crowded_out, Some(None)) {
+                return Err(Error::Busy);
+            }
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            let id = contended.queue.push(owner, now, sender);
+            self.count_held_back(&contended);
+            (id, crowded_out)
         };
-        self.waiting
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, room)
-            .map_err(|_full| Error::Busy)?;
+        // The receiver of the removed request reports that the app is busy.
+        drop(crowded_out);
+        // A connection may have been closed before the request was counted.
+        fence(Ordering::SeqCst);
+        self.dispatch();
         // The request is counted before the pools are notified, because a notified pool reads the
         // count.
         self.demand.send_replace(());
-        Ok(QueueSlot(self))
+        Ok(Place {
+            limit: self,
+            id,
+            granted,
+        })
+    }
+
+    /// Gives free connections to waiting requests.
+    fn dispatch(self: &Arc<Self>) {
+        // A permit must not be dropped while the lock is held, because its drop takes the lock.
+        let mut left_over = None;
+        let mut contended = self.contended();
+        while contended.queue.has_next() {
+            let Some(permit) = left_over.take().or_else(|| self.permit()) else {
+                break;
+            };
+            // If the request was dropped, the next request gets the permit.
+            left_over = match contended.queue.pop() {
+                Some(waiter) => waiter.send(permit).err(),
+                None => Some(permit),
+            };
+        }
+        self.count_held_back(&contended);
+        drop(contended);
+        drop(left_over);
+    }
+
+    fn count_held_back(&self, contended: &Contended) {
+        let held_back = contended.queue.held_back();
+        self.held_back.store(held_back, Ordering::SeqCst);
+    }
+
+    fn contended(&self) -> MutexGuard<'_, Contended> {
+        self.contended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Finds the first of these waiting requests that may be next, and counts how many of them may
+    /// be next.
+    pub(super) fn next_of(&self, requests: impl Iterator<Item = u64>) -> (Option<usize>, usize) {
+        let contended = self.contended();
+        let (mut first, mut count) = (None, 0_usize);
+        for (at, id) in requests.enumerate() {
+            if contended.queue.may_be_next(id) {
+                first = first.or(Some(at));
+                count = count.saturating_add(1);
+            }
+        }
+        (first, count)
+    }
+
+    /// Records that a connection passes from one client to another.
+    pub(super) fn hand_over(&self, from: Option<Owner>, to: Owner) {
+        self.contended().queue.hand_over(from, to);
     }
 
     /// The longest time that a request may stay in the queue.
@@ -95,13 +259,156 @@ impl Limit {
     pub(super) fn demand(&self) -> watch::Receiver<()> {
         self.demand.subscribe()
     }
+
+    /// Registers a pool that reports its exchanges. Returns the number of the pool.
+    pub(super) fn join(&self) -> u64 {
+        let mut contended = self.contended();
+        let pool = contended.next_pool;
+        contended.next_pool = pool.wrapping_add(1);
+        contended.reports.push(Report {
+            pool,
+            at: None,
+            held: Vec::new(),
+            verdicts: Vec::new(),
+        });
+        pool
+    }
+
+    /// Removes a pool.
+    pub(super) fn leave(&self, pool: u64) {
+        let mut contended = self.contended();
+        contended.reports.retain(|report| report.pool != pool);
+    }
+
+    /// Stores the exchanges of a pool, and chooses the exchanges that lose their connection. Returns
+    /// the exchanges that the pool has to evict.
+    pub(super) fn review(
+        self: &Arc<Self>,
+        pool: u64,
+        held: Vec<Held>,
+        now: Instant,
+    ) -> Vec<Verdict> {
+        let mut contended = self.contended();
+        let mut reports = contended.reports.iter_mut();
+        if let Some(report) = reports.find(|report| report.pool == pool) {
+            report.at = Some(now);
+            report.held = held;
+        }
+        let notify = contended.choose(pool, now);
+        let mut reports = contended.reports.iter_mut();
+        let own = reports.find(|report| report.pool == pool);
+        let own = own.map(|report| std::mem::take(&mut report.verdicts));
+        drop(contended);
+        if notify {
+            self.demand.send_replace(());
+        }
+        // A request that was held back may have to be held back no longer.
+        self.dispatch();
+        own.unwrap_or_default()
+    }
+
+    /// Records that an exchange was not evicted although the queue had chosen it.
+    pub(super) fn refund(&self) {
+        self.contended().queue.refund();
+    }
 }
 
-/// A slot in the queue. Dropping this value frees the slot.
-pub(super) struct QueueSlot<'a>(&'a Limit);
+impl Contended {
+    /// Chooses the exchanges that lose their connection. Returns whether a pool other than `pool`
+    /// has to evict an exchange.
+    fn choose(&mut self, pool: u64, now: Instant) -> bool {
+        let fresh = |report: &Report| {
+            let age = report.at.map(|at| now.saturating_duration_since(at));
+            age.is_some_and(|age| age <= REPORT_LIFETIME)
+        };
+        let complete = self.reports.iter().all(fresh);
+        let fresh = self.reports.iter().filter(|report| fresh(report));
+        let held = fresh.flat_map(|report| report.held.iter().map(|held| (report.pool, *held)));
+        let (pools, held): (Vec<u64>, Vec<Held>) = held.unzip();
+        self.queue.survey(held.iter(), now);
+        // The slowest client may be the client of a worker that has not reported yet.
+        if !complete && !self.queue.has_waited(REPORT_LIFETIME, now) {
+            return false;
+        }
+        let mut notify = false;
+        for (at, verdict) in self.queue.victims(&held, now) {
+            let of = pools.get(at);
+            let mut reports = self.reports.iter_mut();
+            if let Some(report) = reports.find(|report| Some(&report.pool) == of) {
+                report.held.retain(|held| held.key != verdict.key);
+                report.verdicts.push(verdict);
+                notify |= report.pool != pool;
+            }
+        }
+        notify
+    }
+}
 
-impl Drop for QueueSlot<'_> {
+/// The right to open a connection, and to keep it open. When this value is dropped, a waiting
+/// request gets the right.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    permit: Option<OwnedSemaphorePermit>,
+    limit: Option<Arc<Limit>>,
+}
+
+impl Permit {
+    /// A right of a limit for which no request waits.
+    pub(super) fn without_queue(permit: OwnedSemaphorePermit) -> Self {
+        Self {
+            permit: Some(permit),
+            limit: None,
+        }
+    }
+}
+
+impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+        drop(self.permit.take());
+        let Some(limit) = self.limit.take() else {
+            return;
+        };
+        // A request is counted before the request looks for a permit, so either the request finds
+        // this permit or the request is counted here.
+        fence(Ordering::SeqCst);
+        if limit.waiting() > 0 {
+            limit.dispatch();
+        }
+    }
+}
+
+/// A place in the queue. Dropping this value frees the place.
+#[derive(Debug)]
+pub(super) struct Place<'a> {
+    limit: &'a Arc<Limit>,
+    id: u64,
+    granted: oneshot::Receiver<Permit>,
+}
+
+impl Place<'_> {
+    /// The number of the request in the queue.
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Waits for the right to open a connection.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`] if the request has lost its place to a request of another client.
+    pub(super) async fn granted(&mut self) -> Result<Permit, Error> {
+        let granted = (&mut self.granted).await;
+        granted.map_err(|_crowded_out| Error::Busy)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut contended = self.limit.contended();
+        let sender = contended.queue.remove(self.id);
+        self.limit.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.limit.count_held_back(&contended);
+        drop(contended);
+        drop(sender);
     }
 }

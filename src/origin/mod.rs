@@ -14,6 +14,7 @@
 
 mod attempt;
 mod client;
+mod client_wait;
 mod connection;
 mod connector;
 mod error;
@@ -25,6 +26,7 @@ mod limit;
 mod message;
 mod name;
 mod outgoing;
+mod owner;
 mod pool;
 mod progress;
 mod protocol;
@@ -33,22 +35,27 @@ mod received;
 mod resolver;
 mod response;
 mod saved_head;
+mod share;
 mod switch;
 #[cfg(test)]
 mod tests;
 mod traffic;
 mod trailers;
+mod usage;
 
 pub(crate) use attempt::Informational;
 pub(crate) use client::{CallLimits, Client};
 pub(crate) use connector::Connector;
 pub use error::Error;
 pub(crate) use http2::KeepAlive;
-pub(crate) use limit::Limit;
+pub(crate) use limit::{Limit, Shares};
 pub(crate) use name::Origin;
+pub(crate) use owner::{Owner, Requester};
 pub(crate) use pool::{Pool, ResponseFuture, Times};
 pub(crate) use progress::StreamingCall;
 pub(crate) use protocol::Protocol;
 pub(crate) use response::ResponseBody;
 pub(crate) use saved_head::SavedHead;
 pub(crate) use switch::{Exchange, UpgradedOrigin};
+pub use usage::Eviction;
+pub(crate) use usage::EvictionWatch;

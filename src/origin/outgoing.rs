@@ -135,7 +135,11 @@ impl Body for Outgoing {
                 return Poll::Pending;
             };
             // The client has sent bytes, and the gateway now waits until the origin accepts them.
-            progress.wait_for_origin();
+            let data = match &frame {
+                Some(Ok(frame)) => frame.data_ref(),
+                Some(Err(_)) | None => None,
+            };
+            progress.wait_for_origin(data.map_or(0, Bytes::len));
             match frame {
                 Some(Ok(frame)) if frame.is_data() || *sends_trailers => {
                     return Poll::Ready(Some(Ok(frame)));
@@ -169,8 +173,8 @@ impl Body for Outgoing {
 
 impl Drop for Content {
     fn drop(&mut self) {
-        // After this drop, the gateway reads no more bytes of this body from the client, and can
-        // wait only for the origin.
-        self.progress.wait_for_origin();
+        // The gateway reads no more bytes of this body from the client. From now on, the gateway
+        // can wait only for the origin.
+        self.progress.wait_for_origin(0);
     }
 }

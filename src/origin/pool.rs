@@ -17,8 +17,10 @@ use super::idle::{Granted, IdleConnections};
 use super::limit::Limit;
 use super::message::origin_form;
 use super::outgoing::Outgoing;
+use super::owner::{Owner, Requester};
 use super::protocol::Protocol;
 use super::response::ResponseBody;
+use super::usage::Resource;
 use crate::clock::Clock;
 use crate::upload::Upload;
 
@@ -61,7 +63,7 @@ pub(super) struct Shared {
     pub(super) connector: Arc<Connector>,
     pub(super) times: Times,
     pub(super) clock: Clock,
-    idle: Rc<IdleConnections>,
+    pub(super) idle: Rc<IdleConnections>,
 }
 
 impl Pool {
@@ -98,7 +100,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Error::Busy`]. While the pool connects: [`Error::Resolve`], [`Error::Connect`],
+    /// [`Error::Busy`], [`Error::Evicted`]. While the pool connects: [`Error::Resolve`], [`Error::Connect`],
     /// [`Error::Tls`], [`Error::NoHttp2`], [`Error::ConnectTimeout`]. After the pool has connected:
     /// [`Error::RequestBody`], [`Error::HeadTimeout`], [`Error::Broken`], [`Error::Http2`],
     /// [`Error::Framing`], [`Error::UnrequestedUpgrade`].
@@ -108,11 +110,15 @@ impl Pool {
     /// Dropping the future closes the HTTP/1.1 connection, or resets the HTTP/2 stream. The origin
     /// may already have processed the request. If the pool has an idle HTTP/1.1 connection, the
     /// request is passed to the connection immediately, before the future is polled.
-    pub(crate) fn send(&self, request: Request<Upload>) -> ResponseFuture {
+    pub(crate) fn send_for(
+        &self,
+        requester: Requester,
+        request: Request<Upload>,
+    ) -> ResponseFuture {
         let shared = match &self.0 {
             Connections::Http1(shared) => Rc::clone(shared),
             Connections::Http2(connections) => {
-                return Box::pin(Rc::clone(connections).send(request));
+                return Box::pin(Rc::clone(connections).send(requester, request));
             }
         };
         let request = shared.prepare(request);
@@ -120,13 +126,15 @@ impl Pool {
         // A request is large, so it is expensive to move a future that contains a request.
         // Therefore the future contains the request only if the request has to wait for a
         // connection.
-        match shared.idle.take() {
-            Some(connection) => shared.respond(Attempt::begin(connection, request, progress)),
+        match shared.idle.take(requester.owner) {
+            Some(connection) => {
+                let attempt = Attempt::begin(connection, request, progress, requester);
+                shared.respond(attempt, requester)
+            }
             None => Box::pin(async move {
-                let connection = shared.open_or_wait().await?;
-                shared
-                    .respond(Attempt::begin(connection, request, progress))
-                    .await
+                let connection = shared.open_or_wait(requester.owner).await?;
+                let attempt = Attempt::begin(connection, request, progress, requester);
+                shared.respond(attempt, requester).await
             }),
         }
     }
@@ -164,34 +172,39 @@ impl Shared {
     }
 
     /// Waits for a free connection, or opens a new connection for this request.
-    async fn open_or_wait(&self) -> Result<Box<Connection>, Error> {
-        match self.idle.wait().await? {
+    async fn open_or_wait(&self, owner: Owner) -> Result<Box<Connection>, Error> {
+        match self.idle.wait(owner).await? {
             Granted::Connection(connection) => Ok(connection),
             Granted::Permit(permit) => {
-                Connection::open(&self.connector, permit, &self.clock, None).await
+                let usage = |task| self.idle.add_usage(Resource::Connection(task));
+                Connection::open(&self.connector, permit, &self.clock, None, usage).await
             }
         }
     }
 
     /// Waits for the response. If the request fails and may be sent again, sends the request one
     /// more time.
-    fn respond(self: Rc<Self>, mut attempt: Attempt) -> ResponseFuture {
+    fn respond(self: Rc<Self>, mut attempt: Attempt, requester: Requester) -> ResponseFuture {
         Box::pin(async move {
             let Times { head, stall, .. } = self.times;
             let answer = attempt.answer(head).await;
             match attempt.into_response(answer, Some(&self.idle), stall) {
                 Ok(response) => Ok(response),
-                Err(failed) => Box::pin(self.send_again(failed)).await,
+                Err(failed) => Box::pin(self.send_again(failed, requester)).await,
             }
         })
     }
 
     /// Sends a failed request one more time, on another connection.
-    async fn send_again(&self, failed: Failed) -> Result<Response<ResponseBody>, Error> {
+    async fn send_again(
+        &self,
+        failed: Failed,
+        requester: Requester,
+    ) -> Result<Response<ResponseBody>, Error> {
         let request = failed.retry.ok_or(failed.error)?;
         tracing::debug!("A connection was stale, so its request is sent on another connection");
-        let connection = self.open_or_wait().await?;
-        let mut again = Attempt::begin(connection, *request, failed.progress);
+        let connection = self.open_or_wait(requester.owner).await?;
+        let mut again = Attempt::begin(connection, *request, failed.progress, requester);
         let Times { head, stall, .. } = self.times;
         let answer = again.answer(head).await;
         again

@@ -2,9 +2,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::client_wait::ClientWait;
 use super::error::Error;
 use crate::clock::Clock;
 use crate::upload::BoxError;
@@ -18,6 +20,8 @@ pub(super) struct UploadProgress {
     clock: Clock,
     pauses: ClientPauses,
     waiting_for: Cell<WaitingFor>,
+    /// The time for which the gateway has waited for the client.
+    client_wait: ClientWait,
     failure: RefCell<Option<BoxError>>,
 }
 
@@ -53,21 +57,32 @@ impl UploadProgress {
             clock: clock.clone(),
             pauses,
             waiting_for: Cell::new(WaitingFor::Origin(clock.instant())),
+            client_wait: ClientWait::default(),
             failure: RefCell::new(None),
         })
     }
 
     pub(super) fn wait_for_client(&self) {
-        // If the pauses of the client count, the state stays `Origin`, with the time of the last
-        // part of the body.
+        if !self.client_wait.is_waiting() {
+            self.client_wait.begin(self.clock.instant());
+        }
+        // If the pauses count, the wait begins with the last part of the body.
         if self.pauses == ClientPauses::Ignored {
             self.waiting_for.set(WaitingFor::Client);
         }
     }
 
-    pub(super) fn wait_for_origin(&self) {
-        self.waiting_for
-            .set(WaitingFor::Origin(self.clock.instant()));
+    /// Records that the client has sent `bytes`, and that the gateway waits for the origin.
+    pub(super) fn wait_for_origin(&self, bytes: usize) {
+        let now = self.clock.instant();
+        self.client_wait.end(now, bytes);
+        self.waiting_for.set(WaitingFor::Origin(now));
+    }
+
+    /// The time for which the gateway has waited for the client. `None` if the gateway does not wait
+    /// for the client now.
+    pub(super) fn waited(&self, now: Instant) -> Option<Duration> {
+        self.client_wait.waited(now)
     }
 
     /// Returns the time at which the wait for the origin began. If the gateway waits for the

@@ -16,6 +16,7 @@ use super::idle::BorrowedConnection;
 use super::progress::UploadProgress;
 use super::received::Received;
 use super::trailers::DroppedTrailers;
+use super::usage::{EvictionWatch, OpenUsage};
 use crate::fields;
 
 /// A response body from the origin.
@@ -51,7 +52,31 @@ impl ResponseBody {
             forwards_trailers: false,
         };
         body.release_at_end();
+        if let Some(usage) = body.usage() {
+            usage.answer();
+        }
         body
+    }
+
+    /// Declares the answer to be a stream, whose client may be silent for any time.
+    pub(crate) fn declare_stream(&self) {
+        if let Some(usage) = self.usage() {
+            usage.declare_stream();
+        }
+    }
+
+    /// Returns a value that reports when the exchange loses its connection to a waiting request.
+    /// Returns `None` if the exchange does not need its connection any more.
+    pub(crate) fn eviction(&self) -> Option<EvictionWatch> {
+        self.usage().map(OpenUsage::watch)
+    }
+
+    /// The use of the connection. `None` if the connection was returned.
+    fn usage(&self) -> Option<&OpenUsage> {
+        match (&self.incoming, &self.borrowed) {
+            (Received::Http1(_), borrowed) => borrowed.as_ref().map(BorrowedConnection::usage),
+            (Received::Http2(body), _) => Some(body.usage()),
+        }
     }
 
     /// Makes the body yield the trailers that [`fields::outbound_trailers`] allows. By default, the
@@ -108,6 +133,9 @@ impl Body for ResponseBody {
         if this.broken {
             return Poll::Ready(None);
         }
+        if let Some(usage) = this.usage() {
+            usage.next_requested();
+        }
         match Pin::new(&mut this.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 // A frame has arrived, so the timer for the pause is no longer needed.
@@ -115,6 +143,9 @@ impl Body for ResponseBody {
                 match frame.into_data() {
                     Ok(data) => {
                         this.release_at_end();
+                        if let Some(usage) = this.usage() {
+                            usage.part_handed_over(data.len());
+                        }
                         Poll::Ready(Some(Ok(Frame::data(data))))
                     }
                     Err(other) => {
@@ -125,7 +156,11 @@ impl Body for ResponseBody {
                 }
             }
             Poll::Ready(Some(Err(error))) => {
-                let error = UploadProgress::explain(this.progress.as_ref(), error);
+                let eviction = this.usage().and_then(|usage| usage.eviction());
+                let error = match eviction {
+                    Some(eviction) => Error::Evicted(eviction),
+                    None => UploadProgress::explain(this.progress.as_ref(), error),
+                };
                 this.fail(error)
             }
             Poll::Ready(None) => {

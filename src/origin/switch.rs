@@ -12,9 +12,12 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::attempt::Attempt;
 use super::connection::Connection;
 use super::error::Error;
+use super::limit::Permit;
 use super::outgoing::Outgoing;
+use super::owner::Requester;
 use super::pool::{Connections, Pool, Shared};
 use super::response::ResponseBody;
+use super::usage::{OpenUsage, Resource};
 use crate::fields::UpgradeRequest;
 use crate::relay::Peer;
 use crate::upload::Upload;
@@ -27,9 +30,16 @@ pub(crate) struct UpgradedOrigin {
     pub(crate) origin: Peer,
     /// The protocol to which the origin has switched.
     pub(crate) upgrade: Box<UpgradeRequest>,
-    /// The slot that this connection takes in the limit of switched connections. Dropping this
-    /// value frees the slot.
-    pub(crate) slot: OwnedSemaphorePermit,
+    /// The slot of this connection in the limit of switched connections. Dropping this value frees
+    /// the slot.
+    pub(crate) slot: TunnelSlot,
+}
+
+/// The slot of a switched connection. While this value exists, the connection counts as one of its
+/// client.
+pub(crate) struct TunnelSlot {
+    _permit: Permit,
+    _usage: OpenUsage,
 }
 
 impl fmt::Debug for UpgradedOrigin {
@@ -69,6 +79,7 @@ impl Pool {
     /// request.
     pub(crate) fn switch(
         &self,
+        requester: Requester,
         request: Request<Upload>,
         upgrade: Box<UpgradeRequest>,
         slot: OwnedSemaphorePermit,
@@ -76,7 +87,8 @@ impl Pool {
         match &self.0 {
             Connections::Http1(shared) => {
                 let request = shared.prepare(request);
-                Box::pin(Rc::clone(shared).switch(request, upgrade, slot))
+                let slot = Permit::without_queue(slot);
+                Box::pin(Rc::clone(shared).switch(requester, request, upgrade, slot))
             }
             // An HTTP/2 connection never switches to another protocol (RFC 9113 section 8.6).
             Connections::Http2(_) => Box::pin(ready(Err(Error::BadSwitch))),
@@ -87,14 +99,17 @@ impl Pool {
 impl Shared {
     async fn switch(
         self: Rc<Self>,
+        requester: Requester,
         request: Request<Outgoing>,
         upgrade: Box<UpgradeRequest>,
-        slot: OwnedSemaphorePermit,
+        slot: Permit,
     ) -> Result<Exchange, Error> {
         let (sender, switched) = oneshot::channel();
-        let connection = Connection::open(&self.connector, slot, &self.clock, Some(sender));
+        let usage = |_task| self.idle.add_usage(Resource::Tunnel);
+        let connection =
+            Connection::open(&self.connector, slot, &self.clock, Some(sender), usage).await?;
         let progress = request.body().progress();
-        let mut attempt = Attempt::begin(connection.await?, request, progress);
+        let mut attempt = Attempt::begin(connection, request, progress, requester);
         let answer = attempt.answer(self.times.head).await;
         let response = match answer {
             Some(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => response,
@@ -114,6 +129,8 @@ impl Shared {
         // When HTTP has ended on the connection, the task of the connection sends the socket to
         // `switched`.
         let socket = switched.await.map_err(|_lost| Error::BadSwitch)?;
+        let usage = self.idle.add_usage(Resource::Tunnel);
+        usage.begin(requester, self.clock.instant(), None);
         Ok(Exchange::Tunnel(Box::new(UpgradedOrigin {
             head,
             origin: Peer {
@@ -121,7 +138,10 @@ impl Shared {
                 early: socket.early,
             },
             upgrade,
-            slot: socket.permit,
+            slot: TunnelSlot {
+                _permit: socket.permit,
+                _usage: usage,
+            },
         })))
     }
 }

@@ -58,6 +58,7 @@ pub struct Metrics {
     groups_left_out: Family<Labels, Counter>,
     open_streams: Family<Labels, Gauge>,
     ended_streams: Family<Labels, Counter>,
+    evictions: Family<Labels, Counter>,
     waiting: Gauge,
     refreshing: Gauge,
     sessions: Gauge,
@@ -89,6 +90,7 @@ impl Default for Metrics {
             groups_left_out: Family::default(),
             open_streams: Family::default(),
             ended_streams: Family::default(),
+            evictions: Family::default(),
             waiting: Gauge::default(),
             refreshing: Gauge::default(),
             sessions: Gauge::default(),
@@ -139,6 +141,9 @@ impl Metrics {
         registry.register("streams_open", open, self.open_streams.clone());
         let ended = "Ended switched connections and long answers by route and reason";
         registry.register("streams_ended", ended, self.ended_streams.clone());
+        let evictions = "Requests and answers that lost their connection to a waiting request, by \
+                         route, kind and reason";
+        registry.register("evictions", evictions, self.evictions.clone());
         let waiting = "Requests that wait for their session or its access token";
         registry.register("waiting_requests", waiting, self.waiting.clone());
         let refreshing = "Refreshes in progress, including those that wait for a retry";
@@ -232,6 +237,17 @@ impl Metrics {
         self.groups_left_out
             .get_or_create_owned(&labels)
             .inc_by(count);
+    }
+
+    /// Counts an exchange that has lost its connection to a waiting request. `kind` is `request` if
+    /// the answer had not begun, and otherwise `response`.
+    pub(crate) fn evicted(&self, route: &str, kind: &'static str, reason: &'static str) {
+        let labels = vec![
+            ("route", route.to_owned().into()),
+            ("kind", kind.into()),
+            ("reason", reason.into()),
+        ];
+        self.evictions.get_or_create_owned(&labels).inc();
     }
 
     /// Counts a stream as open, until the returned value is dropped.

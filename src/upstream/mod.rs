@@ -35,12 +35,14 @@ use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::fields::UpgradeRequest;
-use crate::origin::{self, Connector, KeepAlive, Limit, Origin, Pool, Times};
+use crate::origin::{self, Connector, KeepAlive, Limit, Origin, Pool, Shares, Times};
 use crate::tls::{self, Refreshed, Trust};
 use crate::upload::{BoxError, Upload};
 
+pub use crate::origin::Eviction;
 pub(crate) use crate::origin::{
-    Exchange, Protocol, ResponseBody, SavedHead, StreamingCall, UpgradedOrigin,
+    EvictionWatch, Exchange, Owner, Protocol, Requester, ResponseBody, SavedHead, StreamingCall,
+    UpgradedOrigin,
 };
 pub(crate) use assertion::AssertionNames;
 pub(crate) use assertion::assertions;
@@ -69,6 +71,10 @@ pub enum Error {
     /// The app did not accept a connection in time. Responsible: the upstream.
     #[error("the app took too long to connect")]
     ConnectTimeout,
+    /// The request has lost its connection to a request of another client. Responsible: the client,
+    /// which sends its request too slowly while other requests wait for the app.
+    #[error("the request was ended, because other requests waited for its connection")]
+    Evicted(Eviction),
     /// The app did not begin its answer in time. Responsible: the upstream.
     #[error("the app took too long to answer")]
     HeadTimeout,
@@ -105,6 +111,7 @@ impl Error {
             Self::TooManyTunnels => "upstream_tunnels",
             Self::Connect(_) => "upstream_unreachable",
             Self::ConnectTimeout => "upstream_connect_timeout",
+            Self::Evicted(eviction) => eviction.reason(),
             Self::HeadTimeout => "upstream_timeout",
             Self::RequestBody(_) => "request_body_broken",
             Self::Tls(_) => "upstream_tls",
@@ -136,6 +143,7 @@ impl From<origin::Error> for Error {
             origin::Error::Busy => Self::Busy,
             origin::Error::Connect(_) | origin::Error::Resolve(_) => Self::Connect(error),
             origin::Error::ConnectTimeout => Self::ConnectTimeout,
+            origin::Error::Evicted(eviction) => Self::Evicted(eviction),
             origin::Error::HeadTimeout => Self::HeadTimeout,
             origin::Error::RequestBody(source) => Self::RequestBody(source),
             origin::Error::Tls(_) | origin::Error::Unconfigured => Self::Tls(error),
@@ -190,7 +198,12 @@ impl Upstream {
         let (url, timeout) = (settings.url.clone(), settings.connect_timeout);
         let connector =
             Connector::new(url, trust.clone(), timeout)?.with_protocol(settings.protocol);
-        let limit = Limit::new(settings.connections, settings.queue, settings.queue_wait);
+        let shares = Shares {
+            slow_client: settings.slow_client,
+            max_thousandths: settings.max_share.thousandths(),
+        };
+        let queue_wait = settings.queue_wait;
+        let limit = Limit::new(settings.connections, settings.queue, queue_wait, shares);
         // `Semaphore::new` panics if the number is greater than `MAX_PERMITS`.
         let tunnels = settings.tunnels().get().min(Semaphore::MAX_PERMITS);
         let connected = settings.queue_wait.saturating_add(settings.connect_timeout);
@@ -357,10 +370,11 @@ impl Pools {
     pub(crate) fn send(
         &self,
         upstream: &Arc<Upstream>,
+        requester: Requester,
         mut request: Request<Upload>,
     ) -> ResponseFuture {
         upstream.prepare(&mut request);
-        ResponseFuture(self.pool_for(upstream).send(request))
+        ResponseFuture(self.pool_for(upstream).send_for(requester, request))
     }
 
     /// Sends a request whose fields ask for a switch to the protocol `upgrade`, on a new connection
@@ -376,6 +390,7 @@ impl Pools {
     pub(crate) async fn switch(
         &self,
         upstream: &Arc<Upstream>,
+        requester: Requester,
         mut request: Request<Upload>,
         upgrade: Box<UpgradeRequest>,
     ) -> Result<Exchange, Error> {
@@ -384,7 +399,9 @@ impl Pools {
         // tunnel ends, but fails immediately.
         let slot = Arc::clone(&upstream.tunnels).try_acquire_owned();
         let slot = slot.map_err(|_full| Error::TooManyTunnels)?;
-        let switching = self.pool_for(upstream).switch(request, upgrade, slot);
+        let switching = self
+            .pool_for(upstream)
+            .switch(requester, request, upgrade, slot);
         switching.await.map_err(Error::from)
     }
 

@@ -49,6 +49,18 @@ pub(crate) struct Settings {
         deserialize_with = "seconds"
     )]
     pub(crate) queue_wait: Duration,
+    /// The longest time for which an exchange may wait for its own client while other requests wait
+    /// for a connection. After this time, the exchange loses its connection to a waiting request.
+    #[serde(
+        default = "default_slow_client",
+        rename = "slow_client_secs",
+        deserialize_with = "seconds"
+    )]
+    pub(crate) slow_client: Duration,
+    /// The largest part of the connections that one client has while requests of other clients wait.
+    /// A client is a session, or an address without a session.
+    #[serde(default)]
+    pub(crate) max_share: Share,
     /// The maximum number of open connections, over all workers, on which the app has switched to
     /// another protocol, such as WebSocket. When this number is reached, further requests to switch
     /// the protocol get the status 503. Over HTTP/2 no app switches the protocol.
@@ -119,6 +131,8 @@ impl Settings {
             connections: default_connections(),
             queue: default_queue(),
             queue_wait: default_queue_wait(),
+            slow_client: default_slow_client(),
+            max_share: Share::default(),
             tunnels: None,
             connect_timeout: default_connect_timeout(),
             response_timeout: default_response_timeout(),
@@ -126,6 +140,41 @@ impl Settings {
             idle_timeout: None,
             preserve_host: default_preserve_host(),
         }
+    }
+}
+
+/// A part of a whole, in thousandths. In the settings, the value is a number up to 1.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(try_from = "f64")]
+pub(crate) struct Share(u16);
+
+impl Share {
+    /// The number of thousandths, from 1 to 1000.
+    pub(super) fn thousandths(self) -> u16 {
+        self.0
+    }
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self(500)
+    }
+}
+
+impl TryFrom<f64> for Share {
+    type Error = &'static str;
+
+    fn try_from(share: f64) -> Result<Self, &'static str> {
+        if !(0.001..=1.0).contains(&share) {
+            return Err("must be at least 0.001 and at most 1");
+        }
+        #[expect(
+            clippy::as_conversions,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the number is between 1 and 1000"
+        )]
+        Ok(Self((share * 1000.0).round() as u16))
     }
 }
 
@@ -138,6 +187,10 @@ fn default_queue() -> usize {
 }
 
 fn default_queue_wait() -> Duration {
+    Duration::from_secs(5)
+}
+
+fn default_slow_client() -> Duration {
     Duration::from_secs(5)
 }
 
@@ -208,6 +261,8 @@ mod tests {
         assert_eq!(settings, Settings::new(url));
         assert_eq!(settings.connections.get(), 256);
         assert_eq!(settings.body_timeout, Some(Duration::from_mins(5)));
+        assert_eq!(settings.slow_client, Duration::from_secs(5));
+        assert_eq!(settings.max_share.thousandths(), 500);
     }
 
     #[test]
@@ -216,7 +271,7 @@ mod tests {
             r#"{"url": "https://app", "ca_file": "/ca.pem", "connections": 1, "queue": 0,
                 "queue_wait_secs": 1, "connect_timeout_secs": 2, "response_timeout_secs": 3,
                 "body_timeout_secs": 0, "idle_timeout_secs": 7, "preserve_host": false,
-                "tunnels": 7}"#,
+                "tunnels": 7, "slow_client_secs": 8, "max_share": 0.25}"#,
         )
         .unwrap();
         assert_eq!(settings.queue_wait, Duration::from_secs(1));
@@ -226,6 +281,8 @@ mod tests {
         assert_eq!(settings.idle_timeout(), Duration::from_secs(7));
         assert!(!settings.preserve_host);
         assert_eq!(settings.tunnels().get(), 7);
+        assert_eq!(settings.slow_client, Duration::from_secs(8));
+        assert_eq!(settings.max_share.thousandths(), 250);
     }
 
     #[test]
@@ -263,6 +320,18 @@ mod tests {
             (
                 r#"{"url": "http://a", "connect_timeout_secs": 0}"#,
                 "at least 1 second",
+            ),
+            (
+                r#"{"url": "http://a", "slow_client_secs": 0}"#,
+                "at least 1 second",
+            ),
+            (
+                r#"{"url": "http://a", "max_share": 0}"#,
+                "at least 0.001 and at most 1",
+            ),
+            (
+                r#"{"url": "http://a", "max_share": 1.1}"#,
+                "at least 0.001 and at most 1",
             ),
             (
                 r#"{"url": "http://a", "response_timeout_secs": 60000000}"#,

@@ -19,6 +19,12 @@ use super::*;
 use crate::clock::Clock;
 use crate::tls::development_certificates;
 
+/// The client that sends the requests.
+const SOMEBODY: Requester = Requester {
+    owner: Owner::Address(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)),
+    stream: false,
+};
+
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 /// Runs a test that needs local tasks. The test fails if it takes too long.
@@ -72,7 +78,7 @@ async fn seen(preserve_host: bool, request: Request<Upload>) -> String {
         ..settings
     });
     let pools = Pools::new(Clock::system());
-    let (response, head) = join!(pools.send(&upstream, request), async {
+    let (response, head) = join!(pools.send(&upstream, SOMEBODY, request), async {
         let (mut stream, _) = listener.accept().await.unwrap();
         answer(&mut stream, OK).await
     });
@@ -133,16 +139,21 @@ async fn f_09_each_failure_has_its_own_name() {
                 settings.response_timeout = Duration::from_millis(50);
             }
             let upstream = upstream(&settings);
-            let (outcome, ()) = join!(pools.send(&upstream, request(Method::GET, "/")), async {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                answer(&mut stream, response.unwrap_or_default()).await;
-                stream.read_u8().await.ok();
-            });
+            let (outcome, ()) = join!(
+                pools.send(&upstream, SOMEBODY, request(Method::GET, "/")),
+                async {
+                    let (mut stream, _) = listener.accept().await.unwrap();
+                    answer(&mut stream, response.unwrap_or_default()).await;
+                    stream.read_u8().await.ok();
+                }
+            );
             assert_eq!(outcome.unwrap_err().reason(), reason);
         }
         drop(listener);
         let upstream = upstream(&settings);
-        let outcome = pools.send(&upstream, request(Method::GET, "/")).await;
+        let outcome = pools
+            .send(&upstream, SOMEBODY, request(Method::GET, "/"))
+            .await;
         assert_eq!(outcome.unwrap_err().reason(), "upstream_unreachable");
     })
     .await;
@@ -156,12 +167,17 @@ async fn f_10_an_app_without_a_free_connection_is_busy() {
         settings.queue = 0;
         let upstream = upstream(&settings);
         let pools = Pools::new(Clock::system());
-        let (first, second) = join!(pools.send(&upstream, request(Method::GET, "/1")), async {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let second = pools.send(&upstream, request(Method::GET, "/2")).await;
-            answer(&mut stream, OK).await;
-            second
-        });
+        let (first, second) = join!(
+            pools.send(&upstream, SOMEBODY, request(Method::GET, "/1")),
+            async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let second = pools
+                    .send(&upstream, SOMEBODY, request(Method::GET, "/2"))
+                    .await;
+                answer(&mut stream, OK).await;
+                second
+            }
+        );
         assert_eq!(first.unwrap().status(), 200);
         assert!(matches!(second, Err(Error::Busy)), "{second:?}");
     })
@@ -176,26 +192,31 @@ async fn a_worker_has_one_pool_per_upstream_and_closes_those_of_old_settings() {
         let pools = Pools::new(Clock::system());
         let mut streams = Vec::new();
         for upstream in [&old, &new] {
-            let (response, stream) =
-                join!(pools.send(upstream, request(Method::GET, "/")), async {
+            let (response, stream) = join!(
+                pools.send(upstream, SOMEBODY, request(Method::GET, "/")),
+                async {
                     let (mut stream, _) = listener.accept().await.unwrap();
                     answer(&mut stream, OK).await;
                     stream
-                });
+                }
+            );
             response.unwrap().into_body().collect().await.unwrap();
             streams.push(stream);
         }
         drop(old);
         let third = upstream(&settings);
-        let (_, ()) = join!(pools.send(&third, request(Method::GET, "/")), async {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            answer(&mut stream, OK).await;
-        });
+        let (_, ()) = join!(
+            pools.send(&third, SOMEBODY, request(Method::GET, "/")),
+            async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                answer(&mut stream, OK).await;
+            }
+        );
         // The connection to the dropped upstream was closed. The connection to the other upstream
         // still works.
         assert_eq!(streams[0].read(&mut [0]).await.unwrap(), 0);
         let (response, head) = join!(
-            pools.send(&new, request(Method::GET, "/again")),
+            pools.send(&new, SOMEBODY, request(Method::GET, "/again")),
             answer(&mut streams[1], OK)
         );
         assert!(head.starts_with("GET /again "));
@@ -232,15 +253,18 @@ async fn an_https_app_is_trusted_by_its_own_certificate_authority() {
         let (listener, acceptor, settings) = encrypted(&dir, "localhost").await;
         let upstream = upstream(&settings);
         let pools = Pools::new(Clock::system());
-        let (first, mut stream) = join!(pools.send(&upstream, request(Method::GET, "/1")), async {
-            let (stream, _) = listener.accept().await.unwrap();
-            let mut stream = acceptor.accept(stream).await.unwrap();
-            answer(&mut stream, OK).await;
-            stream
-        });
+        let (first, mut stream) = join!(
+            pools.send(&upstream, SOMEBODY, request(Method::GET, "/1")),
+            async {
+                let (stream, _) = listener.accept().await.unwrap();
+                let mut stream = acceptor.accept(stream).await.unwrap();
+                answer(&mut stream, OK).await;
+                stream
+            }
+        );
         first.unwrap().into_body().collect().await.unwrap();
         let (second, head) = join!(
-            pools.send(&upstream, request(Method::GET, "/2")),
+            pools.send(&upstream, SOMEBODY, request(Method::GET, "/2")),
             answer(&mut stream, "HTTP/1.1 200 OK\r\n\r\ncut")
         );
         assert!(head.starts_with("GET /2 "));
@@ -263,10 +287,13 @@ async fn t_08_an_untrusted_app_receives_nothing() {
             ..settings
         });
         let pools = Pools::new(Clock::system());
-        let (outcome, handshake) = join!(pools.send(&upstream, request(Method::GET, "/")), async {
-            let (stream, _) = listener.accept().await.unwrap();
-            acceptor.accept(stream).await
-        });
+        let (outcome, handshake) = join!(
+            pools.send(&upstream, SOMEBODY, request(Method::GET, "/")),
+            async {
+                let (stream, _) = listener.accept().await.unwrap();
+                acceptor.accept(stream).await
+            }
+        );
         // The handshake failed, so the app received no request.
         assert!(handshake.is_err());
         let error = outcome.unwrap_err();

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
+use std::future::pending;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -21,6 +22,7 @@ use crate::gateway::body::{BodyError, UpstreamBody};
 use crate::origin;
 use crate::server::{AnswerControl, BodyWatch};
 use crate::target::Target;
+use crate::upstream::{Eviction, EvictionWatch};
 
 /// The time in which a client has to accept the trailers of a gRPC answer that the gateway cuts.
 const TRAILERS_TIMEOUT: Duration = Duration::from_millis(500);
@@ -136,13 +138,16 @@ impl LongAnswer {
         };
         guard.apply_limits(self.started);
         let mut record = self.record(&guard);
+        let eviction = self.body.borrow().as_ref().and_then(UpstreamBody::eviction);
         let cut = tokio::select! {
             biased;
             reason = self.ended() => {
                 record.reason = reason;
+                self.count_eviction(&guard, reason);
                 return;
             }
             cut = guard.ended(&*self) => cut,
+            cut = evicted(eviction) => cut,
             () = self.drain_ends() => {
                 // If the answer ends before the server drops it, the log contains the reason of
                 // this end instead of `drain`.
@@ -152,7 +157,20 @@ impl LongAnswer {
             }
         };
         record.reason = Some(cut.reason);
+        self.count_eviction(&guard, record.reason);
         self.cut(cut).await;
+    }
+
+    /// Counts the answer if it has lost its connection to a waiting request.
+    fn count_eviction(&self, guard: &StreamGuard, reason: Option<&'static str>) {
+        let mut reasons = [Eviction::SlowClient, Eviction::OverShare]
+            .map(Eviction::reason)
+            .into_iter();
+        if let Some(reason) = reasons.find(|evicted| Some(*evicted) == reason) {
+            let site = self.streams.site.get();
+            let route = guard.stream().route_name();
+            site.metrics().evicted(route, "response", reason);
+        }
     }
 
     fn record(self: &Rc<Self>, guard: &StreamGuard) -> StreamRecord {
@@ -207,7 +225,7 @@ impl LongAnswer {
     async fn drain_ends(&self) {
         match self.control.get() {
             Some(control) => control.drain_ends().await,
-            None => std::future::pending().await,
+            None => pending().await,
         }
     }
 
@@ -323,12 +341,22 @@ impl fmt::Debug for LongAnswer {
     }
 }
 
+/// Waits until the answer loses its connection to a waiting request.
+async fn evicted(watch: Option<EvictionWatch>) -> Cut {
+    let Some(watch) = watch else {
+        return pending().await;
+    };
+    let (cause, reason) = (CutCause::Limit, watch.evicted().await.reason());
+    Cut { cause, reason }
+}
+
 /// Returns the reason code of an answer whose body has failed.
 fn failure(error: &origin::Error) -> Option<&'static str> {
     match error {
         // The client has broken off its upload.
         origin::Error::RequestBody(_) => None,
         origin::Error::BodyTimeout => Some("upstream_body_timeout"),
+        origin::Error::Evicted(eviction) => Some(eviction.reason()),
         origin::Error::BadSwitch
         | origin::Error::Broken(_)
         | origin::Error::Busy

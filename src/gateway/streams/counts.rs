@@ -10,44 +10,19 @@
 )]
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::session::SessionKey;
-
-/// The client to which a stream belongs.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(in crate::gateway) enum StreamOwner {
-    /// The session of the handshake.
-    Session(SessionKey),
-    /// The address of a client whose handshake has no session.
-    Address(IpAddr),
-}
-
-impl StreamOwner {
-    /// Returns the owner of a stream. `address` is used only if there is no session. An IPv6 client
-    /// usually has all addresses of a `/64` network, so these addresses count as one client.
-    pub(in crate::gateway) fn new(session: Option<SessionKey>, address: IpAddr) -> Self {
-        match (session, address.to_canonical()) {
-            (Some(session), _) => Self::Session(session),
-            (None, IpAddr::V6(address)) => {
-                let network = address.to_bits() & !u128::from(u64::MAX);
-                Self::Address(IpAddr::V6(Ipv6Addr::from_bits(network)))
-            }
-            (None, address @ IpAddr::V4(_)) => Self::Address(address),
-        }
-    }
-}
+use crate::upstream::Owner;
 
 /// The open streams of all workers. All clones share the same counts. A reload does not change the
 /// counts.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct StreamCounts(Arc<Mutex<HashMap<StreamOwner, usize>>>);
+pub(crate) struct StreamCounts(Arc<Mutex<HashMap<Owner, usize>>>);
 
 impl StreamCounts {
-    /// Counts one more stream until the caller drops the returned value. Returns `None` if the
-    /// owner already has `max` streams.
-    pub(in crate::gateway) fn open(&self, owner: StreamOwner, max: usize) -> Option<StreamSlot> {
+    /// Counts one more stream, until the returned value is dropped. Returns `None` if the owner
+    /// already has `max` streams.
+    pub(in crate::gateway) fn open(&self, owner: Owner, max: usize) -> Option<StreamSlot> {
         let mut open = self.open_streams();
         let count = open.entry(owner).or_default();
         if *count >= max {
@@ -60,7 +35,7 @@ impl StreamCounts {
         })
     }
 
-    fn open_streams(&self) -> MutexGuard<'_, HashMap<StreamOwner, usize>> {
+    fn open_streams(&self) -> MutexGuard<'_, HashMap<Owner, usize>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -69,7 +44,7 @@ impl StreamCounts {
 #[derive(Debug)]
 pub(in crate::gateway) struct StreamSlot {
     counts: StreamCounts,
-    owner: StreamOwner,
+    owner: Owner,
 }
 
 impl Drop for StreamSlot {
@@ -88,8 +63,8 @@ impl Drop for StreamSlot {
 mod tests {
     use super::*;
 
-    fn owner(address: &str) -> StreamOwner {
-        StreamOwner::new(None, address.parse().unwrap())
+    fn owner(address: &str) -> Owner {
+        Owner::new(None, address.parse().unwrap())
     }
 
     #[test]
@@ -106,16 +81,5 @@ mod tests {
         drop((second, third));
         // The map contains no owner without streams.
         assert!(counts.open_streams().is_empty());
-    }
-
-    #[test]
-    fn a_network_of_ipv6_and_a_mapped_address_are_one_owner() {
-        assert_eq!(owner("2001:db8::1"), owner("2001:db8:0:0:ffff::2"));
-        assert_ne!(owner("2001:db8::1"), owner("2001:db8:0:1::1"));
-        assert_eq!(owner("::ffff:192.0.2.1"), owner("192.0.2.1"));
-        let session = Some(SessionKey::from_bytes([7; 16]));
-        let addresses = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse().unwrap());
-        let [one, other] = addresses.map(|address| StreamOwner::new(session, address));
-        assert_eq!(one, other);
     }
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 pub(super) use self::answer::{AnswerFormat, AnswerOwner, LongAnswer, LongAnswerSetup};
 pub(crate) use self::counts::StreamCounts;
-pub(super) use self::counts::{StreamOwner, StreamSlot};
+pub(super) use self::counts::StreamSlot;
 pub use self::guard::Cut;
 pub(super) use self::guard::{CutCause, StreamGuard};
 pub(super) use self::record::{ObservedStream, StreamBytes, StreamRecord};

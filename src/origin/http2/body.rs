@@ -13,6 +13,7 @@ use super::Slot;
 use crate::origin::connection::AbortOnDrop;
 use crate::origin::error::Error;
 use crate::origin::trailers::DroppedTrailers;
+use crate::origin::usage::OpenUsage;
 
 /// The body of a response. Dropping the body before its end resets the stream.
 pub(in crate::origin) struct Incoming {
@@ -55,6 +56,11 @@ impl Incoming {
     /// Returns the value that logs when trailers to or from this origin are dropped.
     pub(in crate::origin) fn dropped_trailers(&self) -> &DroppedTrailers {
         self.slot.connections.connector.dropped_trailers()
+    }
+
+    /// The use of the stream.
+    pub(in crate::origin) fn usage(&self) -> &OpenUsage {
+        &self.slot.usage
     }
 
     fn received(&mut self, data: &Bytes) -> Result<(), Error> {

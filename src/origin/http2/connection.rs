@@ -11,7 +11,6 @@ use bytes::Bytes;
 use h2::client::{self, ResponseFuture, SendRequest};
 use h2::{PingPong, SendStream};
 use http::Request;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 
@@ -19,6 +18,7 @@ use super::keep_alive::{KeepAlive, Schedule};
 use crate::clock::Clock;
 use crate::origin::connector::{Connector, Stream};
 use crate::origin::error::Error;
+use crate::origin::limit::Permit;
 
 /// The maximum number of streams of one connection. The origin can allow fewer streams.
 pub(super) const MAX_STREAMS: usize = 100;
@@ -78,7 +78,7 @@ impl Connection {
     /// The errors of [`Connector::connect`], and [`Error::NoHttp2`].
     pub(super) async fn open(
         connector: &Connector,
-        permit: OwnedSemaphorePermit,
+        permit: Permit,
         keep_alive: KeepAlive,
         clock: &Clock,
     ) -> Result<Rc<Self>, Error> {

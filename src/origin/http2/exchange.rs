@@ -21,14 +21,25 @@ use crate::origin::error::Error;
 use crate::origin::head_timer::HeadTimer;
 use crate::origin::message::normalize_framing;
 use crate::origin::outgoing::Outgoing;
+use crate::origin::owner::Requester;
 use crate::origin::progress::UploadProgress;
 use crate::origin::received::Received;
 use crate::origin::response::ResponseBody;
 use crate::origin::saved_head::SavedHead;
+use crate::origin::usage::Eviction;
 use crate::upload::Upload;
 
 /// The result from h2.
 type Answer = Result<Response<RecvStream>, h2::Error>;
+
+/// What has happened to a request.
+enum Arrived {
+    Answer(Answer),
+    /// The request has lost its stream to another request.
+    Evicted(Eviction),
+    /// The origin has missed the deadline.
+    Late,
+}
 
 /// A request that got no response.
 struct Failed {
@@ -52,6 +63,7 @@ impl Connections {
     /// described at [`Pool::send`](crate::origin::Pool::send).
     pub(in crate::origin) async fn send(
         self: Rc<Self>,
+        requester: Requester,
         request: Request<Upload>,
     ) -> Result<Response<ResponseBody>, Error> {
         let (mut head, upload) = request.into_parts();
@@ -61,25 +73,26 @@ impl Connections {
         // A copy of the head is useful only for a request without content, because the content
         // cannot be sent twice.
         let saved = body.progress().is_none().then(|| SavedHead::of(&head));
-        let failed = match self.attempt(head, body, saved).await {
+        let failed = match self.attempt(requester, head, body, saved).await {
             Ok(response) => return Ok(response),
             Err(failed) => failed,
         };
         let (head, body) = failed.retry.ok_or(failed.error)?;
         tracing::debug!("An origin has not processed a request, so the request is sent again");
-        let again = self.attempt(head, body, None).await;
+        let again = self.attempt(requester, head, body, None).await;
         // A second failure is final, because no request is sent a third time.
         again.map_err(|failed| failed.error)
     }
 
     async fn attempt(
         self: &Rc<Self>,
+        requester: Requester,
         head: Parts,
         body: Outgoing,
         saved: Option<SavedHead>,
     ) -> Result<Response<ResponseBody>, Failed> {
-        let slot = self.slot().await.map_err(Failed::finally)?;
-        // The connection may have ended since the request got its slot.
+        let slot = self.slot(requester.owner).await.map_err(Failed::finally)?;
+        // The connection may have ended between the grant of the slot and this moment.
         if !slot.connection.accepts_requests() {
             return Err(Failed {
                 error: Error::Http2(Reason::REFUSED_STREAM.into()),
@@ -87,10 +100,12 @@ impl Connections {
             });
         }
         let safe = head.method.is_safe();
-        let mut attempt = Attempt::begin(slot, head, body).map_err(Failed::finally)?;
+        let begun = Attempt::begin(slot, head, body, requester);
+        let mut attempt = begun.map_err(Failed::finally)?;
         match self.answer(&mut attempt).await {
-            None => Err(Failed::finally(Error::HeadTimeout)),
-            Some(Err(error)) => {
+            Arrived::Evicted(eviction) => Err(Failed::finally(Error::Evicted(eviction))),
+            Arrived::Late => Err(Failed::finally(Error::HeadTimeout)),
+            Arrived::Answer(Err(error)) => {
                 let repeatable = is_unprocessed(&error) || safe && attempt.used && is_lost(&error);
                 let saved = saved.filter(|_saved| repeatable);
                 let retry = saved.map(|saved| (saved.into_parts(), Outgoing::empty()));
@@ -98,7 +113,7 @@ impl Connections {
                 let error = UploadProgress::explain(progress, Error::Http2(error));
                 Err(Failed { error, retry })
             }
-            Some(Ok(response)) => {
+            Arrived::Answer(Ok(response)) => {
                 let (mut parts, stream) = response.into_parts();
                 attempt.slot.connection.record_receipt();
                 let Attempt { upload, slot, .. } = attempt;
@@ -115,16 +130,24 @@ impl Connections {
         }
     }
 
-    /// Waits for the head of the response. Returns `None` if the origin misses the deadline.
-    async fn answer(&self, attempt: &mut Attempt) -> Option<Answer> {
+    /// Waits for the head of the response.
+    async fn answer(&self, attempt: &mut Attempt) -> Arrived {
         let since = self.clock.instant();
         let mut timer = HeadTimer::default();
         let late = timer.expired(since, self.times.head, attempt.progress.as_ref());
         let mut late = pin!(late);
+        let usage = &attempt.slot.usage;
         // The answer is polled first, so an answer that arrives at the deadline is still accepted.
         poll_fn(|cx| match Pin::new(&mut attempt.response).poll(cx) {
-            Poll::Ready(answer) => Poll::Ready(Some(answer)),
-            Poll::Pending => late.as_mut().poll(cx).map(|()| None),
+            Poll::Ready(answer) => Poll::Ready(Arrived::Answer(answer)),
+            Poll::Pending => {
+                if usage.is_evictable_unanswered()
+                    && let Poll::Ready(eviction) = usage.poll_evicted(cx)
+                {
+                    return Poll::Ready(Arrived::Evicted(eviction));
+                }
+                late.as_mut().poll(cx).map(|()| Arrived::Late)
+            }
         })
         .await
     }
@@ -157,8 +180,10 @@ fn authority_of(host: &HeaderValue) -> Option<Authority> {
 }
 
 impl Attempt {
-    fn begin(slot: Slot, head: Parts, body: Outgoing) -> Result<Self, Error> {
+    fn begin(slot: Slot, head: Parts, body: Outgoing, requester: Requester) -> Result<Self, Error> {
         let progress = body.progress();
+        let since = slot.connections.clock.instant();
+        slot.usage.begin(requester, since, progress.as_ref());
         let is_complete = body.is_end_stream();
         let used = slot.connection.was_used();
         let head = Request::from_parts(head, ());

@@ -13,13 +13,12 @@ mod keep_alive;
 mod upload;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot::{self, Receiver, Sender};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 
@@ -27,9 +26,12 @@ use self::connection::{Connection, MAX_STREAMS};
 use super::connection::AbortOnDrop;
 use super::connector::Connector;
 use super::error::Error;
-use super::idle::WaitingGuard;
-use super::limit::Limit;
+use super::idle::{REVIEW_PAUSE, WaitingGuard};
+use super::limit::{Limit, Permit};
+use super::owner::Owner;
 use super::pool::Times;
+use super::share::{Queue, Terms};
+use super::usage::{OpenUsage, Resource, Usages};
 use crate::clock::Clock;
 
 pub(super) use self::body::Incoming;
@@ -48,9 +50,11 @@ pub(super) struct Connections {
     /// The connections that accept requests. The first connection with a free slot is used, so that
     /// connections that are not needed become idle.
     open: RefCell<Vec<Rc<Connection>>>,
-    /// The requests that wait for a slot, in the order of their arrival. A waiting request tries
-    /// again to get a slot when its sender is dropped.
-    waiters: RefCell<VecDeque<Sender<Result<Slot, Error>>>>,
+    /// The requests that wait for a slot, in the order of their arrival. If a sender is dropped,
+    /// the waiting request tries again to get a slot.
+    waiters: RefCell<Queue<Sender<Result<Slot, Error>>>>,
+    /// The open HTTP/2 streams of this worker, with the exchanges that use them.
+    usages: Usages,
     /// The number of connections that are being opened.
     opening: Cell<usize>,
     /// The number of slots of the newest connection.
@@ -66,6 +70,7 @@ pub(super) struct Connections {
 pub(super) struct Slot {
     connection: Rc<Connection>,
     connections: Rc<Connections>,
+    usage: OpenUsage,
 }
 
 impl Drop for Slot {
@@ -84,13 +89,18 @@ impl Connections {
         clock: Clock,
     ) -> Rc<Self> {
         let demand = limit.demand();
+        let terms = Terms {
+            most: usize::MAX,
+            slow_client: limit.shares().slow_client,
+        };
         let connections = Rc::new(Self {
+            usages: Usages::new(clock.clone()),
             connector,
             limit,
             times,
             clock,
             open: RefCell::default(),
-            waiters: RefCell::default(),
+            waiters: RefCell::new(Queue::new(terms)),
             opening: Cell::new(0),
             slots: Cell::new(MAX_STREAMS),
             waiting: Cell::new(0),
@@ -125,10 +135,13 @@ impl Connections {
     /// # Errors
     ///
     /// [`Error::Busy`], and the errors of [`Connection::open`].
-    async fn slot(self: &Rc<Self>) -> Result<Slot, Error> {
+    async fn slot(self: &Rc<Self>, owner: Owner) -> Result<Slot, Error> {
         let since = self.clock.instant();
         loop {
-            if let Some(slot) = self.take() {
+            let now = self.clock.instant();
+            if !self.holds_back(owner, now)
+                && let Some(slot) = self.take()
+            {
                 return Ok(slot);
             }
             let (sender, granted) = oneshot::channel();
@@ -136,7 +149,7 @@ impl Connections {
                 let mut waiters = self.waiters.borrow_mut();
                 // If a waiting request was dropped, its closed sender is still in the list.
                 waiters.retain(|waiter| !waiter.is_closed());
-                waiters.push_back(sender);
+                waiters.push(owner, now, sender);
                 waiters.len()
             };
             let expected = self.opening.get().saturating_mul(self.slots.get());
@@ -146,7 +159,7 @@ impl Connections {
                 self.open_connection(permit);
                 granted.await
             } else {
-                self.queue(granted, since).await?
+                self.queue(owner, granted, since).await?
             };
             if let Ok(result) = granted {
                 return result;
@@ -158,20 +171,22 @@ impl Connections {
     /// request began to wait.
     async fn queue(
         self: &Rc<Self>,
+        owner: Owner,
         mut granted: Receiver<Result<Slot, Error>>,
         since: Instant,
     ) -> Result<Result<Result<Slot, Error>, oneshot::error::RecvError>, Error> {
         let permit = {
-            let _place = self.limit.queue()?;
+            let now = self.clock.instant();
+            let mut place = self.limit.queue(owner, now)?;
             let _waiting = WaitingGuard::new(&self.waiting);
-            let waited = self.clock.instant().saturating_duration_since(since);
+            let waited = now.saturating_duration_since(since);
             let first = async {
                 tokio::select! {
                     // `biased` prefers a slot of an open connection, because an open connection
                     // needs no handshake.
                     biased;
                     granted = &mut granted => Ok(Err(granted)),
-                    permit = self.limit.open() => Ok(Ok(permit?)),
+                    permit = place.granted() => Ok(Ok(permit?)),
                 }
             };
             timeout(self.limit.max_wait().saturating_sub(waited), first)
@@ -187,9 +202,9 @@ impl Connections {
         }
     }
 
-    /// Opens a connection in a separate task, so that the connection is opened even if the waiting
-    /// request is dropped.
-    fn open_connection(self: &Rc<Self>, permit: OwnedSemaphorePermit) {
+    /// Opens a connection in its own task, so that the connection is opened even if the request
+    /// that needs it is dropped.
+    fn open_connection(self: &Rc<Self>, permit: Permit) {
         self.opening.set(self.opening.get().saturating_add(1));
         let connections = Rc::clone(self);
         spawn_local(async move {
@@ -209,17 +224,16 @@ impl Connections {
         self.slots.set(connection.slots().max(1));
         self.open.borrow_mut().push(connection);
         self.serve();
-        // This call drops the senders of the other waiting requests, so that these requests try
-        // again and may open another connection.
-        self.waiters.take();
+        // The other waiting requests may need a further connection.
+        drop(self.waiters.borrow_mut().take());
     }
 
     /// Passes the error of a connection that could not be opened to the first waiting request. If
     /// no other connection is open or being opened, all waiting requests get the error.
     fn fail(&self, error: Error) {
         let alone = self.open.borrow().is_empty() && self.opening.get() == 0;
-        let waiters = self.waiters.take();
-        let mut waiters = waiters.into_iter().filter(|waiter| !waiter.is_closed());
+        let waiters = self.waiters.borrow_mut().take();
+        let mut waiters = waiters.filter(|waiter| !waiter.is_closed());
         let first = waiters.next();
         if alone {
             for waiter in waiters {
@@ -242,21 +256,26 @@ impl Connections {
         Some(Slot {
             connection: Rc::clone(connection),
             connections: Rc::clone(self),
+            usage: self.usages.add(Resource::Stream),
         })
     }
 
     /// Gives free slots to waiting requests.
     fn serve(self: &Rc<Self>) {
+        let mut waiters = self.waiters.borrow_mut();
+        waiters.retain(|waiter| !waiter.is_closed());
+        drop(waiters);
         loop {
-            let waiter = self.waiters.borrow_mut().pop_front();
-            let Some(waiter) = waiter else { return };
-            if waiter.is_closed() {
-                continue;
+            if !self.waiters.borrow().has_next() {
+                return;
             }
-            let Some(slot) = self.take() else {
-                return self.waiters.borrow_mut().push_front(waiter);
-            };
-            drop(waiter.send(Ok(slot)));
+            let Some(slot) = self.take() else { return };
+            // A slot must not be dropped while the queue is borrowed, because its drop serves the
+            // queue.
+            let waiter = self.waiters.borrow_mut().pop();
+            if let Some(waiter) = waiter {
+                drop(waiter.send(Ok(slot)));
+            }
         }
     }
 
@@ -283,6 +302,31 @@ impl Connections {
             open.remove(0);
         }
     }
+
+    /// Whether a request of this client has to let waiting requests of other clients go first.
+    fn holds_back(&self, owner: Owner, now: Instant) -> bool {
+        let waiters = self.waiters.borrow();
+        !waiters.is_empty() && waiters.holds_back(owner, now)
+    }
+
+    /// Evicts the exchanges that lose their stream to waiting requests of this worker. A free stream
+    /// helps only the requests of this worker, so each worker decides alone.
+    fn review(self: &Rc<Self>) {
+        let now = self.clock.instant();
+        let held = self.usages.held(now);
+        let streams = self.open.borrow().len().saturating_mul(self.slots.get());
+        let verdicts = {
+            let mut waiters = self.waiters.borrow_mut();
+            waiters.retain(|waiter| !waiter.is_closed());
+            waiters.set_most(self.limit.shares().most(streams));
+            waiters.survey(held.iter(), now);
+            waiters.victims(&held, now)
+        };
+        for (_at, verdict) in verdicts {
+            self.usages.evict(verdict, now);
+        }
+        self.serve();
+    }
 }
 
 /// Closes connections when they have been idle for too long, or when another worker needs the right
@@ -293,7 +337,8 @@ async fn maintain(
     max_idle: Duration,
 ) {
     // If `max_idle` is zero, the loop must still wait between two passes.
-    let period = max_idle.max(Duration::from_secs(1));
+    let idle_period = max_idle.max(Duration::from_secs(1));
+    let mut period = idle_period;
     loop {
         if let Ok(Err(_closed)) = timeout(period, demand.changed()).await {
             return;
@@ -302,5 +347,10 @@ async fn maintain(
             return;
         };
         connections.close_unneeded();
+        period = idle_period;
+        if !connections.waiters.borrow().is_empty() {
+            connections.review();
+            period = REVIEW_PAUSE;
+        }
     }
 }

@@ -190,7 +190,7 @@ async fn a_full_queue_fails_at_once_and_a_long_wait_fails_later() {
     local(async {
         let server = Server::start().await;
         let one = NonZeroUsize::MIN;
-        let limit = Arc::new(Limit::new(one, 1, Duration::from_millis(30)));
+        let limit = Arc::new(Limit::new(one, 1, Duration::from_millis(30), SHARES));
         let pool = Pool::new(
             server.connector(),
             Arc::clone(&limit),

@@ -27,12 +27,26 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
-use super::{Connector, Error, KeepAlive, Limit, Origin, Pool, ResponseBody, Times};
+use super::{
+    Connector, Error, KeepAlive, Limit, Origin, Owner, Pool, Requester, ResponseBody, Shares, Times,
+};
 use crate::clock::Clock;
 use crate::upload::Upload;
 
 /// The time limit of a test. A test that takes longer fails.
 const WATCHDOG: Duration = Duration::from_secs(30);
+
+/// The shares of most tests, which end no exchange.
+const SHARES: Shares = Shares {
+    slow_client: WATCHDOG,
+    max_thousandths: 1000,
+};
+
+/// The client that sends the requests of most tests.
+const SOMEBODY: Requester = Requester {
+    owner: Owner::Address(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)),
+    stream: false,
+};
 
 /// A request body whose bytes the test sends.
 pub(super) struct TestBody(Option<UnboundedReceiver<io::Result<Bytes>>>);
@@ -180,7 +194,8 @@ fn times() -> Times {
 }
 
 fn limit(connections: usize, queue: usize) -> Limit {
-    Limit::new(NonZeroUsize::new(connections).unwrap(), queue, WATCHDOG)
+    let connections = NonZeroUsize::new(connections).unwrap();
+    Limit::new(connections, queue, WATCHDOG, SHARES)
 }
 
 fn request(method: Method, path: &str, body: TestBody) -> Request<Upload> {
@@ -214,5 +229,12 @@ fn local<T>(test: impl Future<Output = T>) -> impl Future<Output = T> {
         timeout(WATCHDOG, tasks.run_until(test))
             .await
             .expect("the test hangs")
+    }
+}
+
+impl Pool {
+    /// Sends a request of [`SOMEBODY`].
+    pub(in crate::origin) fn send(&self, request: Request<Upload>) -> super::ResponseFuture {
+        self.send_for(SOMEBODY, request)
     }
 }

@@ -94,7 +94,7 @@ async fn a_request_that_waits_too_long_is_refused() {
         let mut builder = server::Builder::new();
         builder.max_concurrent_streams(1);
         let one = NonZeroUsize::MIN;
-        let limit = Limit::new(one, 1, Duration::from_millis(20));
+        let limit = Limit::new(one, 1, Duration::from_millis(20), SHARES);
         let app = App::with(builder, limit, together(1)).await;
         let pool = app.pool();
         let _first = pool.send(get("/1")).await.unwrap();

@@ -1,0 +1,55 @@
+//! The client to which an exchange belongs.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+/// The client to which an exchange or a stream belongs. Limits for each client count by this value.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum Owner {
+    /// The session of the request. The value is the session key.
+    Session([u8; 16]),
+    /// The address of a client without a session.
+    Address(IpAddr),
+}
+
+impl Owner {
+    /// Returns the owner of a request. `address` is used only if there is no session. An IPv6 client
+    /// usually has all addresses of a `/64` network, so these addresses count as one client.
+    pub(crate) fn new(session: Option<&[u8; 16]>, address: IpAddr) -> Self {
+        match (session, address.to_canonical()) {
+            (Some(session), _) => Self::Session(*session),
+            (None, IpAddr::V6(address)) => {
+                let network = address.to_bits() & !u128::from(u64::MAX);
+                Self::Address(IpAddr::V6(Ipv6Addr::from_bits(network)))
+            }
+            (None, address @ IpAddr::V4(_)) => Self::Address(address),
+        }
+    }
+}
+
+/// The sender of a request, as the queue of an origin sees the sender.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Requester {
+    /// The client to which the request belongs.
+    pub(crate) owner: Owner,
+    /// Whether the request is a stream by declaration: silence of its client is normal.
+    pub(crate) stream: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(address: &str) -> Owner {
+        Owner::new(None, address.parse().unwrap())
+    }
+
+    #[test]
+    fn a_network_of_ipv6_and_a_mapped_address_are_one_owner() {
+        assert_eq!(owner("2001:db8::1"), owner("2001:db8:0:0:ffff::2"));
+        assert_ne!(owner("2001:db8::1"), owner("2001:db8:0:1::1"));
+        assert_eq!(owner("::ffff:192.0.2.1"), owner("192.0.2.1"));
+        let addresses = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse().unwrap());
+        let [one, other] = addresses.map(|address| Owner::new(Some(&[7; 16]), address));
+        assert_eq!(one, other);
+    }
+}

@@ -1,0 +1,374 @@
+//! The queue of the requests that wait for a connection, and the exchanges that lose their
+//! connection for a waiting request.
+//!
+//! An app has few connections, and a slow client can use a connection for a long time. This module
+//! protects the other clients in two ways, but only while a request waits:
+//!
+//! - The exchange that has waited longest for its own client is evicted, if it has waited for longer
+//!   than [`Terms::slow_client`].
+//! - One client holds at most a share of the connections while requests of other clients wait. The
+//!   queue serves the requests of the other clients first. The exchanges above the share are evicted
+//!   if they wait for their client, even for a short time.
+//!
+//! Streams by declaration count against the share. Silence of their clients is normal, so they are
+//! evicted only if they are above the share.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::owner::Owner;
+use super::usage::Eviction;
+
+/// The time that a request waits before an exchange is evicted for the request. Most connections
+/// become free sooner without an eviction.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// The shortest wait for a client above its share before an exchange of the client is evicted.
+/// Clients with an ordinary network connection let an exchange wait for a shorter time.
+const BRIEF_WAIT: Duration = Duration::from_secs(1);
+
+/// The time for which the share still applies after the last request of another client has waited.
+/// Without this time, a client with many waiting requests would take each connection again as soon
+/// as no other request waits.
+const MEMORY: Duration = Duration::from_secs(5);
+
+/// The settings of the queue.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// The largest number of connections that one client holds while others wait.
+    pub(super) most: usize,
+    /// The longest time for which an exchange may wait for its own client while others wait.
+    pub(super) slow_client: Duration,
+}
+
+/// One exchange that uses a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    /// The exchange: the number of the connection in its pool, and the number of the exchange on the
+    /// connection.
+    pub(super) key: (u64, u64),
+    pub(super) owner: Owner,
+    pub(super) kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    /// An ordinary exchange, with the time for which it has waited for its client.
+    Exchange { waited: Duration },
+    /// A stream by declaration, with its age. The age of a stream that cannot be ended is zero.
+    Stream { age: Duration },
+    /// A connection that has its own limit. It only counts.
+    Tunnel,
+}
+
+/// The decision that an exchange is evicted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Verdict {
+    pub(super) key: (u64, u64),
+    pub(super) eviction: Eviction,
+    /// The shortest wait for the client with which the decision is still right.
+    least: Duration,
+}
+
+impl Verdict {
+    /// Whether the decision is right for the present state of its exchange.
+    pub(super) fn still_applies(&self, held: &Held) -> bool {
+        let long = match held.kind {
+            Kind::Exchange { waited } => waited >= self.least,
+            Kind::Stream { .. } => true,
+            Kind::Tunnel => false,
+        };
+        held.key == self.key && long
+    }
+}
+
+/// The waiting requests in the order of their arrival. `T` is the means to grant a connection.
+pub(super) struct Queue<T> {
+    terms: Terms,
+    next: u64,
+    waiters: VecDeque<Waiter<T>>,
+    /// The number of exchanges of each client.
+    counts: HashMap<Owner, usize>,
+    /// The last two clients that had a waiting request without having their whole share, each with
+    /// the time. Two are enough to know whether a client other than a given client has waited.
+    recent: [Option<(Owner, Instant)>; 2],
+    /// The time of the last update.
+    now: Option<Instant>,
+}
+
+struct Waiter<T> {
+    id: u64,
+    owner: Owner,
+    since: Instant,
+    /// Whether an exchange was evicted for this request.
+    spent: bool,
+    /// Whether requests of other clients go first.
+    held_back: bool,
+    grant: T,
+}
+
+impl<T> Queue<T> {
+    pub(super) fn new(terms: Terms) -> Self {
+        Self {
+            terms,
+            next: 0,
+            waiters: VecDeque::new(),
+            counts: HashMap::new(),
+            recent: [None; 2],
+            now: None,
+        }
+    }
+
+    /// Adds a request. Returns its number.
+    pub(super) fn push(&mut self, owner: Owner, now: Instant, grant: T) -> u64 {
+        let id = self.next;
+        self.next = id.wrapping_add(1);
+        self.waiters.push_back(Waiter {
+            id,
+            owner,
+            since: now,
+            spent: false,
+            held_back: false,
+            grant,
+        });
+        self.update(now);
+        id
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiters.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiters.len()
+    }
+
+    /// The number of requests that let requests of other clients go first.
+    pub(super) fn held_back(&self) -> usize {
+        let held_back = self.waiters.iter().filter(|waiter| waiter.held_back);
+        held_back.count()
+    }
+
+    /// Whether a new request of this client has to let requests of other clients go first.
+    pub(super) fn holds_back(&self, owner: Owner, now: Instant) -> bool {
+        let others = self
+            .recent
+            .iter()
+            .flatten()
+            .any(|(other, at)| *other != owner && now.saturating_duration_since(*at) < MEMORY);
+        others && self.has_whole_share(owner)
+    }
+
+    /// Whether the request is in the queue, and does not let requests of other clients go first.
+    pub(super) fn may_be_next(&self, id: u64) -> bool {
+        let at = self.waiters.binary_search_by_key(&id, |waiter| waiter.id);
+        let waiter = at.ok().and_then(|at| self.waiters.get(at));
+        waiter.is_some_and(|waiter| !waiter.held_back)
+    }
+
+    /// Removes a request, if it is in the queue.
+    pub(super) fn remove(&mut self, id: u64) -> Option<T> {
+        let at = self.waiters.binary_search_by_key(&id, |waiter| waiter.id);
+        let waiter = self.waiters.remove(at.ok()?)?;
+        Some(waiter.grant)
+    }
+
+    /// Removes the requests whose `grant` is not wanted any more.
+    pub(super) fn retain(&mut self, wanted: impl Fn(&T) -> bool) {
+        self.waiters.retain(|waiter| wanted(&waiter.grant));
+    }
+
+    /// Removes all requests.
+    pub(super) fn take(&mut self) -> impl Iterator<Item = T> + use<T> {
+        let waiters = std::mem::take(&mut self.waiters);
+        waiters.into_iter().map(|waiter| waiter.grant)
+    }
+
+    /// Whether a request does not let requests of other clients go first.
+    pub(super) fn has_next(&self) -> bool {
+        self.waiters.iter().any(|waiter| !waiter.held_back)
+    }
+
+    /// Removes and returns the next request that gets a connection, and counts the connection.
+    pub(super) fn pop(&mut self) -> Option<T> {
+        let at = self.waiters.iter().position(|waiter| !waiter.held_back)?;
+        let Waiter { owner, grant, .. } = self.waiters.remove(at)?;
+        self.count(owner);
+        if let Some(now) = self.now {
+            self.update(now);
+        }
+        Some(grant)
+    }
+
+    /// Removes the newest request of a client with more than its share of the `places` of the queue,
+    /// so that a request of `owner` can take the place. Returns `None` if there is no such client,
+    /// or if `owner` itself has more than its share.
+    pub(super) fn crowded_out(&mut self, owner: Owner, most: usize) -> Option<T> {
+        let places = |of: Owner| {
+            self.waiters
+                .iter()
+                .filter(|waiter| waiter.owner == of)
+                .count()
+        };
+        if places(owner) >= most {
+            return None;
+        }
+        let newest = |waiter: &Waiter<T>| places(waiter.owner) > most;
+        let at = self.waiters.iter().rposition(newest)?;
+        Some(self.waiters.remove(at)?.grant)
+    }
+
+    /// Records that a connection passes from one client to another.
+    pub(super) fn hand_over(&mut self, from: Option<Owner>, to: Owner) {
+        if let Some(count) = from.and_then(|from| self.counts.get_mut(&from)) {
+            *count = count.saturating_sub(1);
+        }
+        self.count(to);
+    }
+
+    fn count(&mut self, owner: Owner) {
+        let count = self.counts.entry(owner).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    /// Changes the share of a client.
+    pub(super) fn set_most(&mut self, most: usize) {
+        self.terms.most = most;
+    }
+
+    /// Counts the exchanges of each client again.
+    pub(super) fn survey<'a>(&mut self, held: impl Iterator<Item = &'a Held>, now: Instant) {
+        self.counts.clear();
+        for held in held {
+            self.count(held.owner);
+        }
+        self.update(now);
+    }
+
+    fn has_whole_share(&self, owner: Owner) -> bool {
+        let count = self.counts.get(&owner).copied().unwrap_or_default();
+        count >= self.terms.most
+    }
+
+    /// Decides which requests let requests of other clients go first.
+    pub(super) fn update(&mut self, now: Instant) {
+        self.now = Some(now);
+        for at in 0..self.waiters.len() {
+            let owner = self.waiters.get(at).map(|waiter| waiter.owner);
+            if let Some(owner) = owner.filter(|owner| !self.has_whole_share(*owner)) {
+                remember(&mut self.recent, owner, now);
+            }
+        }
+        for at in 0..self.waiters.len() {
+            let owner = self.waiters.get(at).map(|waiter| waiter.owner);
+            let held_back = owner.is_some_and(|owner| self.holds_back(owner, now));
+            if let Some(waiter) = self.waiters.get_mut(at) {
+                waiter.held_back = held_back;
+            }
+        }
+    }
+
+    /// Chooses the exchanges that lose their connection, at most one for each waiting request. Call
+    /// [`Queue::survey`] first. Each verdict has the position of its exchange in `held`.
+    pub(super) fn victims(&mut self, held: &[Held], now: Instant) -> Vec<(usize, Verdict)> {
+        let mut candidates: Vec<_> = held.iter().enumerate().collect();
+        let mut counts = self.counts.clone();
+        let mut verdicts = Vec::new();
+        for waiter in &mut self.waiters {
+            let patient = now.saturating_duration_since(waiter.since) >= PATIENCE;
+            if waiter.spent || waiter.held_back || !patient {
+                continue;
+            }
+            let rank = |held: &Held| {
+                let count = counts.get(&held.owner).copied().unwrap_or_default();
+                let over = held.owner != waiter.owner && count > self.terms.most;
+                self.terms.rank(held.kind, over)
+            };
+            let ranked = candidates.iter().enumerate();
+            let ranked = ranked.filter_map(|(at, (_, held))| Some((rank(held)?, at)));
+            let Some((rank, at)) = ranked.max_by_key(|(rank, _)| rank.order) else {
+                continue;
+            };
+            let (position, victim) = candidates.swap_remove(at);
+            let eviction = rank.eviction;
+            if let Some(count) = counts.get_mut(&victim.owner) {
+                *count = count.saturating_sub(1);
+            }
+            waiter.spent = true;
+            let verdict = Verdict {
+                key: victim.key,
+                eviction,
+                least: match eviction {
+                    Eviction::SlowClient => self.terms.slow_client,
+                    Eviction::OverShare => BRIEF_WAIT,
+                },
+            };
+            verdicts.push((position, verdict));
+        }
+        verdicts
+    }
+
+    /// Whether a request that may be next has waited for this time.
+    pub(super) fn has_waited(&self, time: Duration, now: Instant) -> bool {
+        let mut waiters = self.waiters.iter().filter(|waiter| !waiter.held_back);
+        waiters.any(|waiter| now.saturating_duration_since(waiter.since) >= time)
+    }
+
+    /// Allows one more eviction, because an exchange that was to be evicted has ended or has made
+    /// progress.
+    pub(super) fn refund(&mut self) {
+        let mut waiters = self.waiters.iter_mut();
+        if let Some(waiter) = waiters.find(|waiter| waiter.spent) {
+            waiter.spent = false;
+        }
+    }
+}
+
+/// The position of an exchange among the candidates. The exchange with the greatest order is evicted
+/// first.
+struct Rank {
+    eviction: Eviction,
+    order: (u8, Duration),
+}
+
+impl Terms {
+    /// Returns `None` if the exchange keeps its connection. `over` states whether its client has
+    /// more than its share.
+    fn rank(&self, kind: Kind, over: bool) -> Option<Rank> {
+        let (eviction, order) = match kind {
+            Kind::Exchange { waited } if over && waited >= BRIEF_WAIT => {
+                (Eviction::OverShare, (2, waited))
+            }
+            Kind::Exchange { waited } if waited > self.slow_client => {
+                (Eviction::SlowClient, (1, waited))
+            }
+            // The newest stream goes first, because older streams were there before the share was
+            // used up.
+            Kind::Stream { age } if over && age >= BRIEF_WAIT => {
+                (Eviction::OverShare, (0, Duration::MAX.saturating_sub(age)))
+            }
+            Kind::Exchange { .. } | Kind::Stream { .. } | Kind::Tunnel => return None,
+        };
+        Some(Rank { eviction, order })
+    }
+}
+
+fn remember(recent: &mut [Option<(Owner, Instant)>; 2], owner: Owner, now: Instant) {
+    let known = |entry: &&mut Option<(Owner, Instant)>| entry.is_some_and(|(of, _)| of == owner);
+    if let Some(entry) = recent.iter_mut().find(known) {
+        *entry = Some((owner, now));
+        return;
+    }
+    let oldest = recent
+        .iter_mut()
+        .min_by_key(|entry| entry.map(|(_, at)| at));
+    if let Some(oldest) = oldest {
+        *oldest = Some((owner, now));
+    }
+}
+
+#[cfg(test)]
+#[path = "share_tests.rs"]
+mod tests;

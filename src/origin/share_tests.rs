@@ -1,0 +1,196 @@
+//! Tests of the queue: the choice of the victims, and the shares of the clients.
+
+use super::*;
+use crate::clock::Clock;
+
+const SLOW: Duration = Duration::from_secs(5);
+const TERMS: Terms = Terms {
+    most: 4,
+    slow_client: SLOW,
+};
+
+fn client(number: u8) -> Owner {
+    Owner::Session([number; 16])
+}
+
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// An exchange of a client that has waited for its client.
+fn waiting(number: u64, of: u8, waited: Duration) -> Held {
+    Held {
+        key: (number, 1),
+        owner: client(of),
+        kind: Kind::Exchange { waited },
+    }
+}
+
+fn stream(number: u64, of: u8, age: Duration) -> Held {
+    Held {
+        key: (number, 1),
+        owner: client(of),
+        kind: Kind::Stream { age },
+    }
+}
+
+/// A queue in which one request of each of these clients has waited long enough.
+fn queue(clients: &[u8]) -> (Queue<u8>, Instant) {
+    let (mut queue, start) = (Queue::new(TERMS), Clock::system().instant());
+    for of in clients {
+        queue.push(client(*of), start, *of);
+    }
+    (queue, start + PATIENCE)
+}
+
+/// The exchanges that lose their connection to the waiting requests of `clients`.
+fn victims(clients: &[u8], held: &[Held]) -> Vec<(u64, Eviction)> {
+    let (mut queue, now) = queue(clients);
+    queue.survey(held.iter(), now);
+    let verdicts = queue.victims(held, now);
+    let verdicts = verdicts.into_iter();
+    verdicts
+        .map(|(_at, verdict)| (verdict.key.0, verdict.eviction))
+        .collect()
+}
+
+#[test]
+fn the_exchange_that_has_waited_longest_for_its_client_is_evicted() {
+    let held = [
+        waiting(1, 1, SLOW + millis(1)),
+        waiting(2, 2, SLOW + millis(3)),
+        waiting(3, 3, SLOW + millis(2)),
+        waiting(4, 4, SLOW),
+        waiting(5, 5, Duration::ZERO),
+    ];
+    let slow = |number| (number, Eviction::SlowClient);
+    assert_eq!(victims(&[9], &held), [slow(2)]);
+    // One exchange for each waiting request, but none that has waited for a shorter time.
+    assert_eq!(victims(&[9, 8], &held), [slow(2), slow(3)]);
+    assert_eq!(victims(&[9, 8, 7, 6], &held), [slow(2), slow(3), slow(1)]);
+    assert_eq!(victims(&[], &held), []);
+    // The request of a client can also end a slow exchange of the same client.
+    assert_eq!(victims(&[2], &held), [slow(2)]);
+}
+
+#[test]
+fn a_request_causes_one_eviction_and_only_after_a_short_wait() {
+    let held = [waiting(1, 1, SLOW * 2), waiting(2, 2, SLOW * 3)];
+    let (mut queue, now) = queue(&[9]);
+    queue.survey(held.iter(), now);
+    assert_eq!(queue.victims(&held, now - millis(1)).len(), 0);
+    assert_eq!(queue.victims(&held, now).len(), 1);
+    assert_eq!(queue.victims(&held, now).len(), 0);
+    // The chosen exchange has ended in another way.
+    queue.refund();
+    assert_eq!(queue.victims(&held, now).len(), 1);
+    queue.push(client(8), now, 8);
+    assert_eq!(queue.victims(&held, now + PATIENCE).len(), 1);
+}
+
+#[test]
+fn exchanges_above_the_share_are_evicted_after_a_shorter_wait() {
+    let of_hog = |number| waiting(number, 1, BRIEF_WAIT + millis(number));
+    let over = |number| (number, Eviction::OverShare);
+    let mut held: Vec<_> = (0..6).map(of_hog).collect();
+    assert_eq!(victims(&[9], &held), [over(5)]);
+    // Only two exchanges are above the share of four.
+    assert_eq!(victims(&[9, 8, 7], &held), [over(5), over(4)]);
+    // No other client waits.
+    assert_eq!(victims(&[1, 1], &held), []);
+    // An exchange of the client that has not waited for the client stays.
+    held[5] = waiting(5, 1, BRIEF_WAIT - millis(1));
+    assert_eq!(victims(&[9], &held), [over(4)]);
+    // A slow exchange of another client stays as long as a client is above its share.
+    held.push(waiting(6, 2, SLOW * 2));
+    assert_eq!(
+        victims(&[9, 8, 7], &held),
+        [over(4), over(3), (6, Eviction::SlowClient)]
+    );
+}
+
+#[test]
+fn streams_count_but_only_the_newest_streams_above_the_share_are_evicted() {
+    let mut held: Vec<_> = (1..=4).map(|n| stream(n, 1, SLOW * 100)).collect();
+    assert_eq!(victims(&[9], &held), []);
+    held.push(stream(5, 1, SLOW));
+    let over = |number| (number, Eviction::OverShare);
+    assert_eq!(victims(&[9], &held), [over(5)]);
+    // An exchange that waits for its client is evicted before a stream.
+    held.push(waiting(6, 1, BRIEF_WAIT));
+    assert_eq!(victims(&[9, 8, 7], &held), [over(6), over(5)]);
+    // A stream that has just begun, and a stream that cannot be ended.
+    held[4] = stream(5, 1, Duration::ZERO);
+    held.pop();
+    held.iter_mut().for_each(|held| {
+        held.kind = Kind::Stream {
+            age: Duration::ZERO,
+        };
+    });
+    assert_eq!(victims(&[9], &held), []);
+    // Switched connections count, and are never evicted.
+    for held in &mut held {
+        held.kind = Kind::Tunnel;
+    }
+    assert_eq!(victims(&[9], &held), []);
+    held.push(waiting(7, 1, BRIEF_WAIT));
+    assert_eq!(victims(&[9], &held), [over(7)]);
+}
+
+#[test]
+fn a_client_with_its_whole_share_waits_until_no_other_client_has_waited_for_some_time() {
+    let (mut queue, now) = queue(&[1, 1, 9]);
+    let held = [0, 1, 2, 3].map(|number| waiting(number, 1, Duration::ZERO));
+    queue.survey(held.iter(), now);
+    assert_eq!(queue.held_back(), 2);
+    assert!(queue.has_next() && queue.holds_back(client(1), now));
+    assert_eq!(queue.pop(), Some(9));
+    assert!(!queue.has_next() && queue.pop().is_none());
+    // The other client may send its next request at any time.
+    queue.survey(held.iter(), now + MEMORY - millis(1));
+    assert_eq!(queue.held_back(), 2);
+    queue.survey(held.iter(), now + MEMORY);
+    assert_eq!((queue.held_back(), queue.pop()), (0, Some(1)));
+}
+
+#[test]
+fn a_client_below_its_share_is_served_in_its_turn() {
+    let (mut queue, now) = queue(&[1, 1, 9, 1]);
+    let held = [0, 1, 2].map(|number| waiting(number, 1, Duration::ZERO));
+    queue.survey(held.iter(), now);
+    assert_eq!(queue.held_back(), 0);
+    // The first request takes the last connection of the share.
+    let order: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
+    assert_eq!(order, [1, 9]);
+    assert_eq!(queue.len(), 2);
+    // A connection of the client ends, so the client gets another one.
+    queue.survey(held.iter(), now);
+    assert_eq!(queue.pop(), Some(1));
+    queue.hand_over(Some(client(1)), client(9));
+    queue.update(now);
+    assert_eq!(queue.pop(), Some(1));
+}
+
+#[test]
+fn a_client_alone_gets_every_connection() {
+    let (mut queue, now) = queue(&[1, 1]);
+    let held: Vec<_> = (0..8).map(|n| waiting(n, 1, Duration::ZERO)).collect();
+    queue.survey(held.iter(), now);
+    assert_eq!(
+        (queue.held_back(), queue.pop(), queue.pop()),
+        (0, Some(1), Some(1))
+    );
+}
+
+#[test]
+fn a_full_queue_removes_the_newest_request_of_a_client_with_too_many_places() {
+    let (mut queue, now) = queue(&[1, 1, 1, 2]);
+    assert_eq!(queue.crowded_out(client(9), 3), None);
+    assert_eq!(queue.crowded_out(client(1), 2), None);
+    assert_eq!(queue.crowded_out(client(9), 2), Some(1));
+    assert_eq!(queue.crowded_out(client(9), 2), None);
+    let id = queue.push(client(9), now, 9);
+    let order: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
+    assert_eq!(order, [1, 1, 2, 9]);
+    assert_eq!(queue.remove(id), None);
+}

@@ -1,0 +1,327 @@
+//! The use of connections, as the queue of waiting requests sees it.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::poll_fn;
+use std::ops::Deref;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::client_wait::ClientWait;
+use super::owner::{Owner, Requester};
+use super::progress::UploadProgress;
+use super::share::{Held, Kind, Verdict};
+use crate::clock::Clock;
+
+/// The reason why an exchange loses its connection while other requests wait for a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Eviction {
+    /// The exchange has waited for its own client for too long.
+    SlowClient,
+    /// The client uses more than its share of the connections.
+    OverShare,
+}
+
+impl Eviction {
+    /// A stable code for logs and metrics.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::SlowClient => "slow_client",
+            Self::OverShare => "client_over_share",
+        }
+    }
+}
+
+/// The use of one HTTP/1.1 connection or of one HTTP/2 stream. The value belongs to the connection,
+/// so an exchange on an open connection allocates no memory for it.
+pub(super) struct Usage {
+    clock: Clock,
+    id: u64,
+    /// How many exchanges have begun.
+    turn: Cell<u64>,
+    /// The sender of the current request. `None` if no exchange uses the connection.
+    requester: Cell<Option<Requester>>,
+    since: Cell<Option<Instant>>,
+    /// Whether the client gets the answer.
+    answering: Cell<bool>,
+    /// The wait until the client has accepted a part of the answer, and the length of this part.
+    download: ClientWait,
+    part: Cell<usize>,
+    upload: RefCell<Option<Rc<UploadProgress>>>,
+    eviction: Cell<Option<Eviction>>,
+    /// The task that ends the exchange after its eviction.
+    waker: RefCell<Option<Waker>>,
+    resource: Resource,
+}
+
+/// What an exchange uses.
+pub(super) enum Resource {
+    /// An HTTP/1.1 connection. The connection is closed when this task is aborted.
+    Connection(AbortHandle),
+    /// A stream of an HTTP/2 connection.
+    Stream,
+    /// A connection that may switch to another protocol. It has its own limit, so it is never taken
+    /// away for a waiting request.
+    Tunnel,
+}
+
+impl Usage {
+    /// Begins an exchange at the time `since`.
+    pub(super) fn begin(
+        &self,
+        requester: Requester,
+        since: Instant,
+        upload: Option<&Rc<UploadProgress>>,
+    ) {
+        self.turn.set(self.turn.get().wrapping_add(1));
+        self.since.set(Some(since));
+        self.requester.set(Some(requester));
+        if let Some(upload) = upload {
+            *self.upload.borrow_mut() = Some(Rc::clone(upload));
+        }
+    }
+
+    /// Ends the current exchange.
+    pub(super) fn end(&self) {
+        self.requester.set(None);
+        self.answering.set(false);
+        self.download.clear();
+        self.eviction.set(None);
+        if self.upload.borrow().is_some() {
+            self.upload.take();
+        }
+        if self.waker.borrow().is_some() {
+            self.waker.take();
+        }
+    }
+
+    /// The client to which the current exchange belongs.
+    pub(super) fn owner(&self) -> Option<Owner> {
+        self.requester.get().map(|requester| requester.owner)
+    }
+
+    /// Records that the answer has begun.
+    pub(super) fn answer(&self) {
+        self.answering.set(true);
+    }
+
+    /// Declares the exchange to be a stream. See [`Requester::stream`].
+    pub(super) fn declare_stream(&self) {
+        let requester = self.requester.get();
+        let stream = requester.map(|Requester { owner, .. }| Requester {
+            owner,
+            stream: true,
+        });
+        self.requester.set(stream);
+    }
+
+    /// Records that the client got a part of the answer with `length` bytes.
+    pub(super) fn part_handed_over(&self, length: usize) {
+        self.part.set(length);
+        self.download.begin(self.clock.instant());
+    }
+
+    /// Records that the client has accepted the last part of the answer.
+    pub(super) fn next_requested(&self) {
+        if self.download.is_waiting() {
+            self.download.end(self.clock.instant(), self.part.get());
+        }
+    }
+
+    /// The eviction of the current exchange, if it was evicted.
+    pub(super) fn eviction(&self) -> Option<Eviction> {
+        self.eviction.get()
+    }
+
+    /// Whether the current exchange can be evicted before its answer begins.
+    pub(super) fn is_evictable_unanswered(&self) -> bool {
+        self.upload.borrow().is_some()
+    }
+
+    /// The result is ready when the current exchange was evicted.
+    pub(super) fn poll_evicted(&self, cx: &Context<'_>) -> Poll<Eviction> {
+        if let Some(eviction) = self.eviction.get() {
+            return Poll::Ready(eviction);
+        }
+        let mut waker = self.waker.borrow_mut();
+        match &mut *waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => *waker = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Returns the entry of the current exchange for the queue. Returns `None` if no exchange uses
+    /// the connection, or if the exchange was evicted.
+    fn held(&self, now: Instant) -> Option<Held> {
+        let requester = self.requester.get()?;
+        if self.eviction.get().is_some() {
+            return None;
+        }
+        let age = self
+            .since
+            .get()
+            .map(|since| now.saturating_duration_since(since));
+        let kind = match self.resource {
+            Resource::Tunnel => Kind::Tunnel,
+            Resource::Connection(_) | Resource::Stream if requester.stream => {
+                let endable = self.answering.get() || self.is_evictable_unanswered();
+                Kind::Stream {
+                    age: age.filter(|_age| endable).unwrap_or_default(),
+                }
+            }
+            Resource::Connection(_) | Resource::Stream => Kind::Exchange {
+                waited: self.waited(now),
+            },
+        };
+        Some(Held {
+            key: (self.id, self.turn.get()),
+            owner: requester.owner,
+            kind,
+        })
+    }
+
+    /// The time for which the exchange has waited for its client, if it waits for its client now.
+    fn waited(&self, now: Instant) -> Duration {
+        let upload = self.upload.borrow();
+        let upload = upload.as_ref().and_then(|upload| upload.waited(now));
+        self.download.waited(now).max(upload).unwrap_or_default()
+    }
+
+    fn evict(&self, eviction: Eviction) {
+        self.eviction.set(Some(eviction));
+        if let Resource::Connection(task) = &self.resource {
+            task.abort();
+        }
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// The use of a connection that is open. When this value is dropped, the use has ended.
+pub(super) struct OpenUsage(Rc<Usage>);
+
+impl OpenUsage {
+    /// Returns a value that reports the eviction of the current exchange.
+    pub(super) fn watch(&self) -> EvictionWatch {
+        EvictionWatch {
+            usage: Rc::clone(&self.0),
+            turn: self.0.turn.get(),
+        }
+    }
+}
+
+impl Deref for OpenUsage {
+    type Target = Usage;
+
+    fn deref(&self) -> &Usage {
+        &self.0
+    }
+}
+
+impl Drop for OpenUsage {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// Reports the eviction of one exchange.
+pub(crate) struct EvictionWatch {
+    usage: Rc<Usage>,
+    turn: u64,
+}
+
+impl EvictionWatch {
+    /// Waits until the exchange is evicted. Waits forever if the exchange ends in another way.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub(crate) async fn evicted(&self) -> Eviction {
+        poll_fn(|cx| {
+            if self.usage.turn.get() == self.turn {
+                self.usage.poll_evicted(cx)
+            } else {
+                Poll::Pending
+            }
+        })
+        .await
+    }
+}
+
+impl fmt::Debug for EvictionWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EvictionWatch").finish_non_exhaustive()
+    }
+}
+
+/// The open connections of a pool, or the open HTTP/2 streams of a pool.
+pub(super) struct Usages {
+    clock: Clock,
+    next: Cell<u64>,
+    list: RefCell<Vec<Weak<Usage>>>,
+}
+
+impl Usages {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            next: Cell::new(0),
+            list: RefCell::default(),
+        }
+    }
+
+    /// Adds a connection that no exchange uses yet.
+    pub(super) fn add(&self, resource: Resource) -> OpenUsage {
+        let id = self.next.get();
+        self.next.set(id.wrapping_add(1));
+        let usage = Rc::new(Usage {
+            clock: self.clock.clone(),
+            id,
+            turn: Cell::new(0),
+            requester: Cell::new(None),
+            since: Cell::new(None),
+            answering: Cell::new(false),
+            download: ClientWait::default(),
+            part: Cell::new(0),
+            upload: RefCell::default(),
+            eviction: Cell::new(None),
+            waker: RefCell::default(),
+            resource,
+        });
+        let mut list = self.list.borrow_mut();
+        // Closed connections are removed only when the list would grow, so an addition costs little
+        // on average.
+        if list.len() == list.capacity() {
+            list.retain(|usage| usage.strong_count() > 0);
+        }
+        list.push(Rc::downgrade(&usage));
+        OpenUsage(usage)
+    }
+
+    /// Returns all exchanges that use a connection at the time `now`.
+    pub(super) fn held(&self, now: Instant) -> Vec<Held> {
+        let list = self.list.borrow();
+        let used = list.iter().filter_map(|usage| usage.upgrade()?.held(now));
+        used.collect()
+    }
+
+    /// Evicts an exchange. Returns false if the exchange has ended, or if its client has moved bytes
+    /// since the decision.
+    pub(super) fn evict(&self, verdict: Verdict, now: Instant) -> bool {
+        let list = self.list.borrow();
+        let mut usages = list.iter().filter_map(Weak::upgrade);
+        let usage = usages.find(|usage| usage.id == verdict.key.0);
+        let held = usage.and_then(|usage| Some((usage.held(now)?, usage)));
+        let Some((_, usage)) = held.filter(|(held, _)| verdict.still_applies(held)) else {
+            return false;
+        };
+        usage.evict(verdict.eviction);
+        true
+    }
+}
