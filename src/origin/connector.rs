@@ -21,7 +21,7 @@ use super::protocol::Protocol;
 use super::race::race;
 use super::resolver::Resolver;
 use super::trailers::DroppedTrailers;
-use crate::relay::Duplex;
+use crate::relay::{self, Duplex};
 use crate::tls::{self, Trust};
 
 /// Opens connections to one origin.

@@ -217,7 +217,14 @@ impl Metadata {
     /// several hosts. A loopback or link-local host is allowed only if the issuer has the same
     /// host. This rule stops an attacker who controls the metadata from making the gateway call
     /// internal services on the gateway's machine or on the same link.
-    pub(super) fn read(response: &Response<Bytes>, issuer: &Issuer) -> Result<Self, MetadataError> {
+    ///
+    /// An endpoint that the gateway calls may also have the origin of the internal URL. An endpoint
+    /// that the settings contain is ignored, so no value of this endpoint is a problem.
+    pub(super) fn read(
+        response: &Response<Bytes>,
+        rules: Rules<'_>,
+    ) -> Result<Self, MetadataError> {
+        let (issuer, settings) = (rules.issuer, rules.settings);
         check_status(response)?;
         let members = members(response)?;
         let published = text(&members, "issuer")?.ok_or(MetadataError::Member("issuer"))?;
@@ -267,6 +274,47 @@ impl Metadata {
         })
     }
 }
+
+impl Rules<'_> {
+    /// Returns the URL that is used for the endpoint `name`, whose URL in the metadata is `text`.
+    /// Returns the problem if the URL is not allowed.
+    fn url_of(
+        &self,
+        name: &str,
+        text: &str,
+        issuer_url: Option<&Url>,
+    ) -> Result<String, &'static str> {
+        let url = parsed(text)?;
+        let Some(internal_url) = self.internal_url else {
+            return origin_problem(&url, issuer_url).map_or_else(|| Ok(text.to_owned()), Err);
+        };
+        let for_browsers = name == AUTHORIZATION_ENDPOINT;
+        if internal_url.is_at(&url) {
+            return if for_browsers {
+                Err(
+                    "has the origin of internal_url, which browsers cannot reach; set \
+                     authorization_endpoint",
+                )
+            } else {
+                Ok(text.to_owned())
+            };
+        }
+        if let Some(problem) = origin_problem(&url, issuer_url) {
+            return Err(problem);
+        }
+        if for_browsers || !internal_url.replaces(&url) {
+            return Ok(text.to_owned());
+        }
+        let called = internal_url.of(&url).map(String::from);
+        called.ok_or(
+            "is not below the issuer, and internal_url does not end with the path of the issuer; \
+             set the endpoint of the provider",
+        )
+    }
+}
+
+/// The name of the only endpoint that browsers call.
+const AUTHORIZATION_ENDPOINT: &str = "authorization_endpoint";
 
 fn check_status(response: &Response<Bytes>) -> Result<(), MetadataError> {
     let status = response.status();

@@ -128,6 +128,7 @@ impl Error {
             | Self::Busy
             | Self::Connect(_)
             | Self::ConnectTimeout
+            | Self::Evicted(_)
             | Self::HeadTimeout
             | Self::RequestBody(_)
             | Self::Tls(_)

@@ -321,7 +321,7 @@ fn an_error_names_the_target_of_a_redirect() {
             .status(302)
             .header("location", target)
             .body(Bytes::new());
-        Metadata::read(&response.unwrap(), &issuer(ISSUER)).unwrap_err()
+        accepted(&response.unwrap(), ISSUER, json!({})).unwrap_err()
     };
     let error = redirected("https://id.example/login?state=secret#x");
     assert_eq!(
