@@ -31,8 +31,12 @@ pub(crate) use self::frames::{Close, FrameTracker};
 /// The maximum number of bytes in one read.
 const SCRATCH: usize = 64 * 1024;
 
-/// After the close frame, the relay discards all bytes of the client, in reads of at most this
-/// number of bytes.
+/// The maximum number of unsent bytes that the kernel keeps for a connection. If the kernel kept
+/// more, the socket of a slow client could accept no bytes for minutes, and the gateway would treat
+/// a working connection as stalled.
+pub(crate) const MAX_UNSENT: u32 = 128 * 1024;
+
+/// The maximum number of bytes in one read after the close frame. The relay discards these bytes.
 const DISCARD: usize = 1024;
 
 thread_local! {
@@ -47,15 +51,15 @@ pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {
     /// that the data is incomplete.
     fn reset_on_close(&self);
 
-    /// Limits the number of bytes that wait in the kernel until they are sent. By default, the
-    /// kernel accepts megabytes for a peer that does not read.
+    /// Limits the number of unsent bytes that the kernel keeps for this connection.
     fn limit_unsent(&self, bytes: usize);
 }
 
-/// Implements [`Duplex::limit_unsent`] for a socket. The limit applies only to bytes that were not
-/// sent yet, so the limit does not slow down a connection with a long round-trip time.
+/// Implements [`Duplex::limit_unsent`] for a socket. The limit is at most [`MAX_UNSENT`]. Bytes that
+/// were sent and not acknowledged do not count, so the limit does not slow down a connection with a
+/// long round-trip time.
 pub(crate) fn limit_unsent(socket: SockRef<'_>, bytes: usize) {
-    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(MAX_UNSENT);
     // If the operating system refuses the socket option, only the memory of the relay is limited.
     socket.set_tcp_notsent_lowat(bytes).unwrap_or_default();
 }
@@ -292,8 +296,8 @@ impl Direction {
 
 impl Relay {
     /// Creates a relay between `client` and `app`. `frames` follows the bytes of the app. `max_lag`
-    /// is the maximum number of bytes that the relay keeps for each side, and the maximum number of
-    /// bytes that the kernel keeps unsent for each side.
+    /// is the maximum number of bytes that the relay keeps for each side. The kernel keeps at most as
+    /// many unsent bytes for each side, and at most [`MAX_UNSENT`].
     pub(crate) fn new(client: Peer, app: Peer, mut frames: FrameTracker, max_lag: usize) -> Self {
         client.io.limit_unsent(max_lag);
         app.io.limit_unsent(max_lag);

@@ -1,6 +1,9 @@
 //! Tests of a relay between two pairs of sockets.
 
+use std::os::fd::{AsFd as _, OwnedFd};
+
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
@@ -114,7 +117,8 @@ async fn a_relay_keeps_no_more_than_its_limit_for_a_side_that_does_not_read() {
     const KIB: usize = 1024;
     for max_lag in [KIB, 16 * KIB, 64 * KIB, 100 * KIB, 1024 * KIB] {
         let (mut client, inner) = duplex(ROOM);
-        let (mut app, other) = duplex(ROOM);
+        // One read can return more bytes than the limit allows.
+        let (mut app, other) = duplex(4 * SCRATCH);
         let (client_end, app_end) = (end(inner, b""), end(other, b""));
         let mut relay = Relay::new(client_end, app_end, FrameTracker::unknown(), max_lag);
         let byte_counts = relay.byte_counts();
@@ -148,6 +152,40 @@ async fn a_relay_keeps_no_more_than_its_limit_for_a_side_that_does_not_read() {
         };
         let (ended, (), ()) = tokio::join!(relay.run(), writing, reading);
         assert_eq!(ended, Ended::Closed);
+    }
+}
+
+impl Duplex for TcpStream {
+    fn reset_on_close(&self) {}
+
+    fn limit_unsent(&self, bytes: usize) {
+        limit_unsent(SockRef::from(self), bytes);
+    }
+}
+
+/// Returns a connection, and a handle of its socket.
+async fn socket(listener: &TcpListener) -> (Peer, OwnedFd) {
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).await;
+    let stream = stream.unwrap();
+    let socket = stream.as_fd().try_clone_to_owned().unwrap();
+    let peer = Peer {
+        io: Box::new(stream),
+        early: Bytes::new(),
+    };
+    (peer, socket)
+}
+
+#[tokio::test]
+async fn the_kernel_keeps_no_more_unsent_bytes_than_a_relay() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for (max_lag, unsent) in [(1024, 1024), (64 * 1024 * 1024, MAX_UNSENT)] {
+        let (client, at_client) = socket(&listener).await;
+        let (app, at_app) = socket(&listener).await;
+        let _relay = Relay::new(client, app, FrameTracker::unknown(), max_lag);
+        for socket in [&at_client, &at_app] {
+            let limit = SockRef::from(socket).tcp_notsent_lowat().unwrap();
+            assert_eq!(limit, unsent, "{max_lag}");
+        }
     }
 }
 

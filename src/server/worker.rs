@@ -23,6 +23,7 @@ use super::deadline::{CoarseClock, ConnectionState, Overdue};
 use super::listener::accept;
 use super::{Connection, Endpoint, Error, Handler, Security, Settings, Setup};
 use crate::clock::Clock;
+use crate::relay::MAX_UNSENT;
 use crate::tls::Acceptor;
 
 /// The maximum number of socket events that a worker processes before it runs its tasks. The number
@@ -447,11 +448,6 @@ impl fmt::Debug for Registry {
     }
 }
 
-/// The maximum number of unsent bytes that the kernel buffers for a connection. If the buffer were
-/// larger, the socket of a slow client could accept no bytes for minutes, and the gateway would
-/// treat a working download as stalled.
-const UNSENT: u32 = 128 * 1024;
-
 /// Detects that a client has disappeared, even if no bytes are sent for hours.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_mins(1))
@@ -465,5 +461,5 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     socket.set_tcp_keepalive(&KEEPALIVE)?;
-    socket.set_tcp_notsent_lowat(UNSENT)
+    socket.set_tcp_notsent_lowat(MAX_UNSENT)
 }
