@@ -87,8 +87,8 @@ impl Access {
         status: StatusCode,
         headers: &HeaderMap,
     ) -> Option<TokenRefusal> {
-        // Only answers with the status 401 or 3xx are compared with the patterns of the provider.
-        if status != StatusCode::UNAUTHORIZED && !status.is_redirection() {
+        // Most answers are successful, so they need no comparison with the patterns of the provider.
+        if status.is_success() || status.is_informational() {
             return None;
         }
         let provider = self.provider(&sent.session)?;

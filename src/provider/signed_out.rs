@@ -69,7 +69,7 @@ impl FieldPattern {
 
 /// Refuses a pattern that matches no response or too many responses.
 pub(super) fn check(patterns: &[SignedOutPattern]) -> Result<(), SetupError> {
-    let is_final = |pattern: &SignedOutPattern| (200..=599).contains(&pattern.status);
+    let is_final = |pattern: &SignedOutPattern| (300..=599).contains(&pattern.status);
     let is_bare =
         |pattern: &SignedOutPattern| pattern.location.is_none() && pattern.field.is_none();
     let is_empty = |pattern: &SignedOutPattern| {
@@ -77,7 +77,7 @@ pub(super) fn check(patterns: &[SignedOutPattern]) -> Result<(), SetupError> {
         field.is_some_and(|field| field.contains.is_empty())
     };
     let problem = if !patterns.iter().all(is_final) {
-        "has a status that is not between 200 and 599"
+        "has a status that is not between 300 and 599"
     } else if patterns.iter().any(is_bare) {
         "has a row without `location` and without `field`, which would match every response with \
          this status"
