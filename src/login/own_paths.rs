@@ -130,7 +130,7 @@ mod tests {
             ("/a;b/", "may contain only"),
             ("/a%20b/", "may contain only"),
             ("/a$/", "may contain only"),
-            ("/ä/", "`/ä/` is not a path"),
+            ("/ä/", "may contain only"),
             ("/a/?x=/", "without a query"),
             ("https://app.example/auth/", "write only the path"),
         ] {

@@ -1,8 +1,9 @@
 //! Another prefix for the gateway's own endpoints, for apps that have paths below `/oauth2/`.
 
 use crate::support::browser_request::BrowserRequest;
-use crate::support::provider::parameters;
+use crate::support::provider::{Endpoint, parameters};
 use crate::support::scene::{Scene, url};
+use crate::support::upstream::Answer;
 
 const PREFIX: &str = "[login]\nown_prefix = \"/_gw/\"\n";
 
@@ -37,7 +38,10 @@ async fn every_page_and_link_of_the_gateway_has_the_prefix() {
     let page = browser.open(&url("/page")).await;
     let asked = parameters(page.location().unwrap().query().unwrap());
     assert_eq!(asked["redirect_uri"], url("/_gw/callback"));
-    let failed = browser.open(&url("/_gw/callback?error=server_error")).await;
+    scene
+        .provider
+        .next(Endpoint::Token, Answer::with(503, &[], ""));
+    let failed = browser.visit(&url("/page")).await;
     assert!(
         failed.text().contains("\"/_gw/sign_in?"),
         "{}",
