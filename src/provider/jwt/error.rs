@@ -1,6 +1,7 @@
 //! Errors in the verification of tokens.
 
 use crate::provider::json::JsonError;
+use crate::provider::settings::cure;
 
 /// The purpose of a token. For each purpose, an error has a different reason code.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -19,7 +20,7 @@ pub enum TokenKind {
 pub enum TokenError {
     /// The algorithm is not accepted. The error contains the name of the algorithm, if the name is
     /// known.
-    #[error("the algorithm `{0}` is not accepted")]
+    #[error("the algorithm `{0}` is not accepted{cure}", cure = cure(.0))]
     Algorithm(&'static str),
     /// The gateway is not in the audience of the token.
     #[error("the gateway is not in the audience of the token (`aud`)")]
@@ -127,6 +128,24 @@ impl TokenError {
             Self::Tenant => codes!("tenant"),
             Self::Type => codes!("type"),
             Self::UnknownKey => codes!("unknown_key"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shared_secret_is_refused_with_the_settings_of_the_provider_that_help() {
+        for (algorithm, helped) in [("HS256", true), ("HS512", true), ("none", false)] {
+            let text = TokenError::Algorithm(algorithm).to_string();
+            assert_eq!(
+                text.contains("a Signing Key of the provider"),
+                helped,
+                "{text}"
+            );
+            assert_eq!(text.contains("LemonLDAP::NG"), helped, "{text}");
         }
     }
 }

@@ -150,6 +150,20 @@ impl Algorithm {
     }
 }
 
+/// What the operator has to set at a provider that signs tokens with a shared secret.
+const ASYMMETRIC: &str = "set an algorithm with a public key at the provider, such as RS256 (in \
+                          authentik: a Signing Key of the provider; in LemonLDAP::NG: the \
+                          signature algorithm of the ID token, in the options of the relying \
+                          party)";
+
+/// Returns what the operator has to do if the provider signs tokens with `algorithm`.
+pub(in crate::provider) fn cure(algorithm: &str) -> String {
+    match algorithm {
+        "HS256" | "HS384" | "HS512" => format!("; {ASYMMETRIC}"),
+        _ => String::new(),
+    }
+}
+
 /// Reads the name of an algorithm. If an algorithm is known but not supported, the error states
 /// that the algorithm is not supported, so that the operator does not try other spellings.
 impl<'de> Deserialize<'de> for Algorithm {
@@ -171,8 +185,10 @@ impl<'de> Deserialize<'de> for Algorithm {
                         "ES256K is not supported: the signature library does not implement it"
                     }
                     "HS256" | "HS384" | "HS512" => {
-                        "HS256, HS384 and HS512 are not supported: the key that verifies such a \
-                         signature can also make it"
+                        return Err(E::custom(format_args!(
+                            "HS256, HS384 and HS512 are not supported: the key that verifies such \
+                             a signature can also make it; {ASYMMETRIC}"
+                        )));
                     }
                     "none" => "none is not supported: it is not a signature",
                     _ => {
@@ -215,7 +231,8 @@ mod tests {
             ("ES512", "the signature library does not implement it"),
             (
                 "HS256",
-                "the key that verifies such a signature can also make it",
+                "the key that verifies such a signature can also make it; set an algorithm with a \
+                 public key at the provider, such as RS256 (in authentik: a Signing Key",
             ),
             ("none", "it is not a signature"),
             ("rs256", "unknown variant `rs256`, expected one of `ES256`"),
