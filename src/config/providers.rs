@@ -154,7 +154,7 @@ fn known_claims(settings: &provider::Settings) -> KnownClaims {
     let address = !claims.email.is_empty() || identity.emails_endpoint.is_some();
     KnownClaims {
         subject: some,
-        groups: some && !claims.groups.is_empty(),
+        groups: some && (!claims.groups.is_empty() || !identity.groups_endpoints.is_empty()),
         verified_email: some && verifies && address,
     }
 }

@@ -5,10 +5,10 @@ use std::collections::HashSet;
 
 use url::Url;
 
-use super::SetupError;
 use super::settings::{
     AuthorizationParameters, IdentitySource, PassedParameters, ResponseMode, Settings,
 };
+use super::{Provider, SetupError};
 
 /// The reserved parameters. The endpoint's query and `authorization_request.parameters` must not
 /// contain a reserved parameter. `response_mode` and `nonce` are reserved because they change the
@@ -69,6 +69,15 @@ pub enum Prompt {
     /// Sends `prompt=login`. The user has to authenticate even if the user already has a session at
     /// the provider.
     Login,
+}
+
+impl Provider {
+    /// Returns true if the parameter `name` of a sign-in URL is sent to this provider with the value
+    /// `value`.
+    pub fn passes(&self, name: &str, value: &str) -> bool {
+        let passed = &self.settings.authorization_request.pass_parameters;
+        passed.accept(name, value)
+    }
 }
 
 /// The authorization endpoint, with the parameters that are the same in every request.

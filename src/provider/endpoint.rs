@@ -68,8 +68,18 @@ impl Endpoint {
         accept: &'static str,
         authorization: Option<&HeaderValue>,
     ) -> Result<Response<Bytes>, origin::Error> {
+        self.get_at(self.uri.clone(), accept, authorization).await
+    }
+
+    /// Sends a GET request for the path and the query of `uri` to the origin of this endpoint.
+    pub(super) async fn get_at(
+        &self,
+        uri: Uri,
+        accept: &'static str,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Response<Bytes>, origin::Error> {
         let mut request = Request::new(Full::new(Bytes::new()));
-        request.uri_mut().clone_from(&self.uri);
+        *request.uri_mut() = uri;
         let headers = request.headers_mut();
         headers.insert(ACCEPT, HeaderValue::from_static(accept));
         if let Some(authorization) = authorization {

@@ -10,7 +10,7 @@ use url::Url;
 
 use super::claim_mapping::find;
 use super::endpoint::Endpoint;
-use super::settings::GroupsEndpoint;
+use super::settings::{GroupsEndpoint, IdentitySettings, IdentitySource};
 use super::userinfo::{UserinfoError, read_list};
 use super::{GrantError, SetupError};
 use crate::identity::Claim;
@@ -43,8 +43,19 @@ pub(super) struct ListedGroups {
     pub(super) cut: bool,
 }
 
-/// Checks the settings of the lists.
-pub(super) fn check(lists: &[GroupsEndpoint]) -> Result<(), SetupError> {
+/// Checks the settings of the lists, and of the list of email addresses.
+pub(super) fn check(settings: &IdentitySettings) -> Result<(), SetupError> {
+    let (emails, groups) = ("identity.emails_endpoint", "identity.groups_endpoints");
+    let lists = &settings.groups_endpoints;
+    for (key, is_set) in [
+        (emails, settings.emails_endpoint.is_some()),
+        (groups, !lists.is_empty()),
+    ] {
+        if is_set && settings.source != IdentitySource::Userinfo {
+            let problem = "is used only if identity.source is \"userinfo\"";
+            return Err(SetupError::Setting { key, problem });
+        }
+    }
     let problem = if lists.len() > MAX_LISTS {
         "has more than 4 rows"
     } else if lists.iter().any(|list| list.name.is_empty()) {
@@ -52,7 +63,7 @@ pub(super) fn check(lists: &[GroupsEndpoint]) -> Result<(), SetupError> {
     } else {
         return Ok(());
     };
-    let key = "identity.groups_endpoints";
+    let key = groups;
     Err(SetupError::Setting { key, problem })
 }
 
@@ -72,9 +83,10 @@ impl GroupList {
         let mut page = self.url.clone();
         for _page in 0..MAX_PAGES {
             let failed = |error| GrantError::Groups(page.as_str().into(), error);
-            let uri: Uri = page.as_str().parse().map_err(|_invalid| {
-                failed(UserinfoError::NextPage)
-            })?;
+            let uri: Uri = page
+                .as_str()
+                .parse()
+                .map_err(|_invalid| failed(UserinfoError::NextPage))?;
             let response = self
                 .endpoint
                 .get_at(uri, "application/json", Some(tokens.bearer()))
@@ -208,7 +220,10 @@ mod tests {
             next_page(&headers, &page).map(|next| next.map(String::from))
         };
         for (target, expected) in [
-            ("https://api.test/user/7/teams?page=2", "https://api.test/user/7/teams?page=2"),
+            (
+                "https://api.test/user/7/teams?page=2",
+                "https://api.test/user/7/teams?page=2",
+            ),
             ("?page=2", "https://api.test/user/teams?page=2"),
             ("https://api.test:443/x", "https://api.test/x"),
         ] {
@@ -222,7 +237,10 @@ mod tests {
             "\\\\evil.test/x",
             "data:,x",
         ] {
-            assert!(matches!(next(other), Err(UserinfoError::NextPage)), "{other}");
+            assert!(
+                matches!(next(other), Err(UserinfoError::NextPage)),
+                "{other}"
+            );
         }
         assert!(matches!(next_page(&HeaderMap::new(), &page), Ok(None)));
     }

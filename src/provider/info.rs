@@ -9,8 +9,9 @@ use super::SetupError;
 use super::authorization::AuthorizationEndpoint;
 use super::client_auth::{ClientAuth, Credentials};
 use super::endpoint::{Endpoint, endpoint, is_clear_text};
+use super::group_lists::GroupList;
 use super::metadata::Metadata;
-use super::settings::{Discovery, Settings};
+use super::settings::{Discovery, GroupsEndpoint, Settings};
 use crate::tls::Trust;
 
 /// The trusted certificate authorities and the deadline of calls to a provider.
@@ -19,6 +20,9 @@ pub(super) struct CallSettings {
     pub(super) trust: Option<Trust>,
     pub(super) deadline: Duration,
 }
+
+/// The key of the lists of groups.
+const GROUPS: &str = "identity.groups_endpoints";
 
 impl CallSettings {
     /// Reads the certificate authorities, if calls use TLS or may use TLS later.
@@ -40,7 +44,9 @@ impl CallSettings {
             &settings.jwks_uri,
             &settings.identity.emails_endpoint,
         ];
-        let mut configured = configured.into_iter().flatten();
+        let lists = &settings.identity.groups_endpoints;
+        let lists = lists.iter().map(|list| &list.endpoint);
+        let mut configured = configured.into_iter().flatten().chain(lists);
         let trust = match &settings.ca_file {
             // If the file cannot be used, setup fails, even if no URL uses TLS now.
             Some(path) => Some(Trust::from_file(path).map_err(SetupError::Trust)?),
@@ -100,17 +106,18 @@ fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
         ),
         ("authorization_endpoint", &settings.authorization_endpoint),
     ];
+    let configured = configured.into_iter();
+    let configured = configured.filter_map(|(key, text)| Some((key, text.as_deref()?)));
+    let lists = settings.identity.groups_endpoints.iter();
+    let lists = lists.map(|list| (GROUPS, &*list.endpoint));
     let secure_issuer = settings
         .issuer
         .as_ref()
         .is_some_and(|issuer| issuer.starts_with("https://"));
-    for (key, text) in configured {
+    for (key, text) in configured.chain(lists) {
         // An invalid URL is ignored here, because [`Endpoint::new`] returns a better error.
-        let url = text.as_deref().and_then(|text| {
-            let url = endpoint(key, settings.url.as_deref(), text);
-            url.ok().filter(is_clear_text)
-        });
-        if url.is_none() {
+        let url = endpoint(key, settings.url.as_deref(), text);
+        if !url.is_ok_and(|url| is_clear_text(&url)) {
             continue;
         }
         let refuse = |problem| Err(SetupError::Setting { key, problem });
@@ -142,6 +149,7 @@ pub(super) struct ProviderInfo {
     pub(super) token: Endpoint,
     pub(super) userinfo: Option<Endpoint>,
     pub(super) emails: Option<Endpoint>,
+    pub(super) group_lists: Vec<GroupList>,
     pub(super) jwks: Option<Endpoint>,
     pub(super) client_auth: ClientAuth,
     /// True if the provider sends its issuer in every authorization response (RFC 9207 section 3).
@@ -195,12 +203,19 @@ impl ProviderInfo {
             read.and_then(|read| read.jwks_uri.as_ref()),
         )?;
         let emails = &settings.identity.emails_endpoint;
+        let group_list = |list: &GroupsEndpoint| {
+            let url = endpoint(GROUPS, base, &list.endpoint)?;
+            let endpoint = call_settings.endpoint(GROUPS, &url)?;
+            Ok(GroupList::new(endpoint, url, list))
+        };
+        let group_lists = settings.identity.groups_endpoints.iter().map(group_list);
         let supported = read.and_then(|read| read.token_endpoint_auth_methods_supported.as_deref());
         Ok(Self {
             authorization: AuthorizationEndpoint::new(settings, &authorization)?,
             token: call_settings.endpoint("token_endpoint", &token)?,
             userinfo,
             emails: optional("identity.emails_endpoint", emails, None)?,
+            group_lists: group_lists.collect::<Result<_, SetupError>>()?,
             jwks,
             client_auth: ClientAuth::new(settings, supported, credentials)?,
             promises_iss: read

@@ -29,6 +29,7 @@ mod endpoint;
 mod error;
 mod error_response;
 mod grant;
+mod group_lists;
 mod id_token;
 mod info;
 mod internal_url;
@@ -283,13 +284,6 @@ impl Provider {
     /// Returns how the provider sends its response to the callback.
     pub fn response_mode(&self) -> ResponseMode {
         self.settings.authorization_request.response_mode
-    }
-
-    /// Returns true if the parameter `name` of a sign-in URL is sent to this provider with the value
-    /// `value`.
-    pub fn passes(&self, name: &str, value: &str) -> bool {
-        let passed = &self.settings.authorization_request.pass_parameters;
-        passed.accept(name, value)
     }
 
     /// If the gateway has recently checked whether logins can begin, returns the result of that

@@ -39,6 +39,9 @@ pub enum UserinfoError {
     /// The status is not 200. Redirects are not followed.
     #[error("the endpoint answered with status {0}")]
     Status(u16),
+    /// The next page of a list is not at the same origin, or its URL is not valid.
+    #[error("the next page of the list is not at the origin of the endpoint")]
+    NextPage,
     /// The media type is JWT, but the body is not text.
     #[error("the response is not a JWT")]
     Text,
@@ -115,9 +118,7 @@ pub(super) async fn fetch_email(
 /// Returns the primary address if the primary address is verified, and otherwise the first verified
 /// address. Entries without a verified address are skipped.
 fn read_email(response: &Response<Bytes>) -> Result<Option<Email>, UserinfoError> {
-    check_status(response)?;
-    says_json(response.headers()).map_err(UserinfoError::MediaType)?;
-    let entries = json::array(response.body()).map_err(UserinfoError::Json)?;
+    let entries = read_list(response)?;
     let is = |entry: &Value, name: &str| entry.get(name) == Some(&Value::Bool(true));
     let address = |entry: &Value| Claim::new(entry.get("email")?.as_str()?);
     let verified = entries
@@ -132,6 +133,13 @@ fn read_email(response: &Response<Bytes>) -> Result<Option<Email>, UserinfoError
         address,
         verified: true,
     }))
+}
+
+/// Reads a response whose body is a JSON array.
+pub(super) fn read_list(response: &Response<Bytes>) -> Result<Vec<Value>, UserinfoError> {
+    check_status(response)?;
+    says_json(response.headers()).map_err(UserinfoError::MediaType)?;
+    json::array(response.body()).map_err(UserinfoError::Json)
 }
 
 #[cfg(test)]

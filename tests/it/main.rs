@@ -25,6 +25,7 @@ mod fields;
 mod form_post;
 mod forwarding;
 mod framing;
+mod group_lists;
 mod groups;
 mod grpc;
 mod hints;

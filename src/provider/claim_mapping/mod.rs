@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::SetupError;
+use super::group_lists::ListedGroups;
 use super::json::Object;
 use super::settings::{ClaimNames, EmailsVerified, IdentitySettings};
 use super::{GrantError, SetupError};
@@ -84,11 +86,26 @@ impl ClaimMapping {
         Some(identity.with_groups(self.groups(sources, now)))
     }
 
-    /// Creates the error for claims without a usable subject.
-    pub(super) fn no_subject(&self) -> GrantError {
-        GrantError::NoSubject {
-            claim: self.names.subject.as_str().into(),
+    /// Adds the groups from lists to the groups in the claims.
+    pub(super) fn with_listed(
+        &self,
+        identity: Identity,
+        listed: ListedGroups,
+        now: Timestamp,
+    ) -> Identity {
+        let setting = "identity.groups_endpoints";
+        if listed.others > 0 {
+            self.hint_at_form(setting, now);
         }
+        if listed.cut && self.is_due("groups_cut", now) {
+            tracing::warn!(
+                provider = &*self.provider,
+                setting,
+                "A list of groups has more than 10 pages, so the other groups are not known"
+            );
+        }
+        let known: Vec<Claim> = identity.groups.iter().cloned().collect();
+        identity.with_groups(known.into_iter().chain(listed.groups))
     }
 
     /// Returns true if the warning `hint` was not logged in the last 24 hours.
@@ -216,7 +233,7 @@ fn text(value: Option<&Value>) -> Option<Claim> {
 }
 
 /// Finds a claim by its full name, or by a path with dots such as `data.user.id`.
-fn find<'a>(members: &'a Object, name: &str) -> Option<&'a Value> {
+pub(super) fn find<'a>(members: &'a Object, name: &str) -> Option<&'a Value> {
     if name.is_empty() {
         return None;
     }

@@ -243,8 +243,11 @@ impl GrantError {
             Self::Keys(error) => error.class(),
             Self::NotReady(error) => error.class(),
             // The session must end, because its refresh token belongs to another user.
-            Self::OtherUser => permanent(Actor::Client, Sent::Possibly),
-            Self::Userinfo { source, .. } => userinfo(source),
+            Self::OtherPerson => permanent(Actor::Client, Sent::Possibly),
+            // Without the groups, a rule could refuse a user who may pass. The next attempt may
+            // succeed, whatever the response was.
+            Self::Groups(..) => temporary(Actor::Provider, Sent::Possibly),
+            Self::Userinfo(error) => userinfo(error),
         };
         class.with_sent(Sent::Possibly)
     }
@@ -274,6 +277,7 @@ fn userinfo(error: &UserinfoError) -> Classification {
         UserinfoError::Status(status) => by_status(*status),
         UserinfoError::Json(_)
         | UserinfoError::MediaType(_)
+        | UserinfoError::NextPage
         | UserinfoError::Signed
         | UserinfoError::Text => permanent(Actor::Provider, Sent::Possibly),
     }

@@ -524,6 +524,11 @@ fn an_invalid_grant_response_ends_a_session_only_if_it_is_about_another_person()
             "token_unusable",
             stays,
         ),
+        (
+            GrantError::Groups("https://id.test/orgs".into(), UserinfoError::Status(403)),
+            "groups_failed",
+            passes,
+        ),
         (userinfo(UserinfoError::Call(LOST())), failed, passes),
         (userinfo(UserinfoError::Status(503)), failed, passes),
         (userinfo(UserinfoError::Status(401)), failed, stays),
@@ -537,6 +542,7 @@ fn an_invalid_grant_response_ends_a_session_only_if_it_is_about_another_person()
             failed,
             stays,
         ),
+        (userinfo(UserinfoError::NextPage), failed, stays),
         (userinfo(UserinfoError::Signed), failed, stays),
         (userinfo(UserinfoError::Text), failed, stays),
     ];

@@ -13,6 +13,9 @@ pub enum GrantError {
     /// wrong.
     #[error("the access token is not valid")]
     AccessToken(#[source] TokenError),
+    /// A list of groups could not be read. The error contains the URL of the page.
+    #[error("the groups could not be read from {0}")]
+    Groups(Box<str>, #[source] UserinfoError),
     /// The ID token is not valid. `client_id`, `issuer` or a clock is wrong, or the ID token
     /// belongs to another user or request.
     #[error("the ID token is not valid")]
@@ -69,6 +72,7 @@ impl GrantError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::AccessToken(error) => error.reason(TokenKind::AccessToken),
+            Self::Groups(..) => "groups_failed",
             Self::IdToken(error) => error.reason(TokenKind::IdToken),
             Self::Keys(error) => error.reason(),
             Self::NoIdToken => "no_id_token",

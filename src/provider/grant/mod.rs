@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use super::access_token::{self, AccessTokenVerifier};
 use super::claim_mapping::ClaimMapping;
 use super::endpoint::Endpoint;
+use super::group_lists;
 use super::id_token::{IdClaims, IdTokenRules, LoginContext};
 use super::info::ProviderInfo;
 use super::issuer::Issuer;
@@ -96,11 +97,7 @@ impl GrantVerifier {
             id_token: from_files,
         } = Self::read_files(settings)?;
         let source = settings.identity.source;
-        if settings.identity.emails_endpoint.is_some() && source != IdentitySource::Userinfo {
-            let key = "identity.emails_endpoint";
-            let problem = "is used only if identity.source is \"userinfo\"";
-            return Err(SetupError::Setting { key, problem });
-        }
+        group_lists::check(&settings.identity)?;
         if source == IdentitySource::AccessToken && access_token.is_none() {
             let key = "access_token.public_key_files";
             let problem = "is empty, but identity.source is \"access_token\"";
@@ -427,7 +424,12 @@ impl GrantVerifier {
                 .map_err(|error| failed(emails, error))?
                 .or(identity.email);
         }
-        Ok(Some(identity))
+        let listed = group_lists::read(&info.group_lists, tokens).await?;
+        Ok(Some(self.claim_mapping.with_listed(
+            identity,
+            listed,
+            clock.now(),
+        )))
     }
 
     async fn userinfo(

@@ -17,6 +17,9 @@ pub struct IdentitySettings {
     /// userinfo has no verified address. The endpoint has to return a JSON array of objects with
     /// `email`, `primary` and `verified`, as GitHub does.
     pub emails_endpoint: Option<String>,
+    /// The lists of the user's groups. All lists are read at a login, and their groups are added to
+    /// the groups in the claims.
+    pub groups_endpoints: Vec<GroupsEndpoint>,
     /// The names of the claims.
     pub claims: ClaimNames,
     /// The rule that decides whether an email address is verified.
@@ -36,6 +39,17 @@ pub enum IdentitySource {
     None,
     /// The JSON object of the userinfo endpoint.
     Userinfo,
+}
+
+/// A list of groups: a JSON array of objects, which can have several pages.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct GroupsEndpoint {
+    /// The endpoint that returns the list: a URL, or a path below `url`.
+    pub endpoint: String,
+    /// The members whose texts are the parts of the name of a group. The parts are joined with `/`.
+    /// Dots lead into nested objects (`organization.login`).
+    pub name: Vec<String>,
 }
 
 /// How the access token is sent to the userinfo endpoint (RFC 6750 section 2).

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Visitor};
 
 pub use self::identity::{
-    ClaimNames, EmailsVerified, IdentitySettings, IdentitySource, UserinfoBearer,
+    ClaimNames, EmailsVerified, GroupsEndpoint, IdentitySettings, IdentitySource, UserinfoBearer,
 };
 pub use self::request::{
     AuthorizationParameters, BasicEncoding, BodyFormat, ClientAssertion, ClientAuthentication,

@@ -88,6 +88,10 @@ fn t_10_a_provider_on_another_machine_needs_tls() {
             &format!("identity.emails_endpoint = {clear}"),
             "identity.emails_endpoint",
         ),
+        (
+            &format!("identity.groups_endpoints = [{{ endpoint = {clear}, name = [\"x\"] }}]"),
+            "identity.groups_endpoints",
+        ),
         (&format!("{metadata}metadata_url = {clear}"), "metadata_url"),
         // Even `plain_http` does not allow keys without TLS for an https issuer.
         (
