@@ -34,7 +34,8 @@
 //!
 //! The data plane consists of the workers ([`server::Workers`]). Each worker is one thread with its
 //! own runtime and its own connections to the apps ([`upstream::Pools`]). Workers share the session
-//! cache and the metrics without a lock. The control plane is one small runtime with several
+//! cache and the metrics, and take no lock, unless a request has to wait for a connection to its
+//! app. The control plane is one small runtime with several
 //! threads ([`instance`]), for all tasks that talk to a provider. A worker waits for the result of
 //! a task of the control plane. A task of the control plane finishes even if the browser
 //! disconnects. [`session::Sessions`] is a cache in front of a store. The local store has one

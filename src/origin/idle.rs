@@ -122,12 +122,13 @@ impl IdleConnections {
     ///
     /// [`Error::Busy`].
     pub(super) async fn wait(&self, owner: Owner) -> Result<Granted, Error> {
-        if let Some(permit) = self.limit.try_open() {
+        let now = self.clock.instant();
+        if let Some(permit) = self.limit.try_open(owner, now) {
             return Ok(Granted::Permit(permit));
         }
         let (sender, mut handed) = oneshot::channel();
         let granted = {
-            let mut place = self.limit.queue(owner, self.clock.instant())?;
+            let mut place = self.limit.queue(owner, now)?;
             {
                 let mut waiters = self.waiters.borrow_mut();
                 // When a waiting request is dropped, its sender stays in the list.

@@ -150,10 +150,16 @@ impl Limit {
         self.open.available_permits()
     }
 
+    /// The number of waiting requests that let requests of other clients go first.
+    #[cfg(test)]
+    pub(super) fn held_back(&self) -> usize {
+        self.held_back.load(Ordering::SeqCst)
+    }
+
     /// Returns the right to open a connection, or `None` if no right is available or another
-    /// request already waits. The check takes no lock.
-    pub(super) fn try_open(self: &Arc<Self>) -> Option<Permit> {
-        if self.waiting() > 0 {
+    /// request is before this request in the queue.
+    pub(super) fn try_open(self: &Arc<Self>, owner: Owner, now: Instant) -> Option<Permit> {
+        if self.wanted() > 0 || self.holds_back(owner, now) {
             return None;
         }
         self.permit()

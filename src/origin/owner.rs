@@ -15,13 +15,15 @@ impl Owner {
     /// Returns the owner of a request. `address` is used only if there is no session. An IPv6 client
     /// usually has all addresses of a `/64` network, so these addresses count as one client.
     pub(crate) fn new(session: Option<&[u8; 16]>, address: IpAddr) -> Self {
-        match (session, address.to_canonical()) {
-            (Some(session), _) => Self::Session(*session),
-            (None, IpAddr::V6(address)) => {
+        if let Some(session) = session {
+            return Self::Session(*session);
+        }
+        match address.to_canonical() {
+            IpAddr::V6(address) => {
                 let network = address.to_bits() & !u128::from(u64::MAX);
                 Self::Address(IpAddr::V6(Ipv6Addr::from_bits(network)))
             }
-            (None, address @ IpAddr::V4(_)) => Self::Address(address),
+            address @ IpAddr::V4(_) => Self::Address(address),
         }
     }
 }

@@ -91,6 +91,9 @@ pub(super) struct Queue<T> {
     waiters: VecDeque<Waiter<T>>,
     /// The number of exchanges of each client.
     counts: HashMap<Owner, usize>,
+    /// Whether a client has its whole share. If no client has its whole share, no request lets
+    /// others go first, and the queue is cheap.
+    any_whole_share: bool,
     /// The last two clients that had a waiting request without having their whole share, each with
     /// the time. Two are enough to know whether a client other than a given client has waited.
     recent: [Option<(Owner, Instant)>; 2],
@@ -116,6 +119,7 @@ impl<T> Queue<T> {
             next: 0,
             waiters: VecDeque::new(),
             counts: HashMap::new(),
+            any_whole_share: false,
             recent: [None; 2],
             now: None,
         }
@@ -133,7 +137,12 @@ impl<T> Queue<T> {
             held_back: false,
             grant,
         });
-        self.update(now);
+        if self.any_whole_share {
+            self.update(now);
+        } else {
+            self.now = Some(now);
+            remember(&mut self.recent, owner, now);
+        }
         id
     }
 
@@ -196,7 +205,7 @@ impl<T> Queue<T> {
         let at = self.waiters.iter().position(|waiter| !waiter.held_back)?;
         let Waiter { owner, grant, .. } = self.waiters.remove(at)?;
         self.count(owner);
-        if let Some(now) = self.now {
+        if let Some(now) = self.now.filter(|_now| self.any_whole_share) {
             self.update(now);
         }
         Some(grant)
@@ -231,6 +240,7 @@ impl<T> Queue<T> {
     fn count(&mut self, owner: Owner) {
         let count = self.counts.entry(owner).or_default();
         *count = count.saturating_add(1);
+        self.any_whole_share |= *count >= self.terms.most;
     }
 
     /// Changes the share of a client.
@@ -241,6 +251,7 @@ impl<T> Queue<T> {
     /// Counts the exchanges of each client again.
     pub(super) fn survey<'a>(&mut self, held: impl Iterator<Item = &'a Held>, now: Instant) {
         self.counts.clear();
+        self.any_whole_share = false;
         for held in held {
             self.count(held.owner);
         }

@@ -332,6 +332,7 @@ mod tests {
         metrics.refresh("main", "ended", "refresh_refused");
         metrics.refused_token("app", "retried");
         metrics.groups_left_out("main", 3);
+        metrics.evicted("app", "request", "slow_client");
         metrics.sessions(7, 2);
         let lasting = (metrics.waiting(), metrics.refreshing());
         assert!(metrics.encode().contains("sidegate_waiting_requests 1"));
@@ -344,6 +345,7 @@ mod tests {
             "sidegate_refreshes_total{provider=\"main\",result=\"ended\",reason=\"refresh_refused\"} 1",
             "sidegate_refused_tokens_total{route=\"app\",outcome=\"retried\"} 1",
             "sidegate_groups_left_out_total{provider=\"main\"} 3",
+            "sidegate_evictions_total{route=\"app\",kind=\"request\",reason=\"slow_client\"} 1",
             "sidegate_waiting_requests 0",
             "sidegate_refreshes_under_way 0",
             "sidegate_sessions 7",

@@ -55,6 +55,7 @@ mod servers;
 mod sessions;
 mod settings_mistakes;
 mod several;
+mod slow_clients;
 mod stream_peers;
 mod support;
 mod token_endpoint;

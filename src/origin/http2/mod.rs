@@ -155,7 +155,7 @@ impl Connections {
             let expected = self.opening.get().saturating_mul(self.slots.get());
             let granted = if count <= expected {
                 granted.await
-            } else if let Some(permit) = self.limit.try_open() {
+            } else if let Some(permit) = self.limit.try_open(owner, now) {
                 self.open_connection(permit);
                 granted.await
             } else {

@@ -1,12 +1,13 @@
 //! A user of another app, who must not notice a fault.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
+use super::Door;
 use super::outcome::Seen;
 use crate::support::raw::{Raw, Response};
 
@@ -23,9 +24,10 @@ pub(super) struct Bystander {
 
 impl Bystander {
     /// Starts, and waits until the first request was answered.
-    pub(super) async fn start(gateway: SocketAddr, user: &'static str, cookie: String) -> Self {
+    pub(super) async fn start(door: &Arc<Door>, user: &'static str, cookie: String) -> Self {
+        let door = Arc::clone(door);
         let (stop, stopped) = watch::channel(false);
-        let mut connection = Raw::connect(gateway).await;
+        let mut connection = door.connect().await;
         let mut seen = Seen::default();
         request(&mut connection, user, &cookie, &mut seen).await;
         let own = cookie.clone();
@@ -35,7 +37,7 @@ impl Bystander {
                 // fault.
                 let last = *stopped.borrow();
                 if !request(&mut connection, user, &own, &mut seen).await {
-                    connection = Raw::connect(gateway).await;
+                    connection = door.connect().await;
                 }
                 if last {
                     return seen;

@@ -8,8 +8,11 @@
 mod answers;
 mod bystander;
 mod outcome;
+mod slow;
 mod streams;
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -17,10 +20,12 @@ use tokio::time::timeout;
 use self::bystander::Bystander;
 use self::outcome::{Outcome, UnfinishedRow};
 use crate::support::browser::Browser;
+use crate::support::certificates::Authority;
 use crate::support::gateway::{Process, Settings};
 use crate::support::limits;
 use crate::support::provider::StandIn;
-use crate::support::scene::{ORIGIN, SESSION, figure, url};
+use crate::support::raw::Raw;
+use crate::support::scene::{ORIGIN, SESSION, TLS_ORIGIN, figure};
 use crate::support::socket::{End, Opening, SocketApp};
 use crate::support::upstream::{Answer, Recorded, RecordingUpstream};
 use crate::support::wire::PATIENCE;
@@ -39,11 +44,35 @@ const OPEN: &str = "sidegate_streams_open{route=\"/any\",kind=\"websocket\"}";
 /// session.
 struct Row {
     gateway: Process,
+    door: Arc<Door>,
     provider: StandIn,
     sockets: SocketApp,
     app: RecordingUpstream,
     bystanders: Vec<Bystander>,
     outcome: Outcome,
+}
+
+/// The public address of the gateway.
+struct Door {
+    address: SocketAddr,
+    /// The authority of the certificate, if the gateway uses TLS.
+    tls: Option<Authority>,
+}
+
+impl Door {
+    async fn connect(&self) -> Raw {
+        match &self.tls {
+            None => Raw::connect(self.address).await,
+            Some(tls) => Raw::connect_tls(self.address, "localhost", tls.client(&[])).await,
+        }
+    }
+
+    fn origin(&self) -> &'static str {
+        match self.tls {
+            None => ORIGIN,
+            Some(_) => TLS_ORIGIN,
+        }
+    }
 }
 
 /// The settings of a row that differ from the defaults.
@@ -56,6 +85,10 @@ struct Plan {
     /// Other sections, such as the store.
     rest: String,
     server: &'static str,
+    /// Keys of the app of the bystanders.
+    bystanders_app: &'static str,
+    /// Whether the gateway uses TLS, so that its clients can use HTTP/2.
+    tls: bool,
     /// The lifetime of access tokens, in seconds.
     token_lifetime: Option<u64>,
 }
@@ -98,12 +131,20 @@ impl Row {
             plan.streams,
             plan.rest
         );
-        let settings = Settings::new(ORIGIN, &provider.url(), &app.url())
+        let tls = plan.tls.then(Authority::new);
+        let origin = if plan.tls { TLS_ORIGIN } else { ORIGIN };
+        let mut settings = Settings::new(origin, &provider.url(), &app.url())
             .server(plan.server)
+            .app(plan.bystanders_app)
             .with(&routes);
+        if let Some(tls) = &tls {
+            settings = settings.tls(tls);
+        }
         let gateway = Process::start_quietly(settings).await;
+        let address = gateway.address();
         let mut row = Self {
             gateway,
+            door: Arc::new(Door { address, tls }),
             provider,
             sockets,
             app,
@@ -112,7 +153,7 @@ impl Row {
         };
         for user in ["bob", "carol"] {
             let cookie = row.cookie(user).await;
-            let bystander = Bystander::start(row.gateway.address(), user, cookie).await;
+            let bystander = Bystander::start(&row.door, user, cookie).await;
             row.bystanders.push(bystander);
         }
         row
@@ -121,14 +162,19 @@ impl Row {
     /// The `Cookie` field of a user who signs in now.
     async fn cookie(&self, user: &str) -> String {
         let browser = self.browser(user);
-        let page = browser.visit(&url("/start")).await;
+        let origin = self.door.origin();
+        let page = browser.visit(&format!("{origin}/start")).await;
         assert_eq!(page.text(), format!("{user} /start"), "{}", page.describe());
-        format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap())
+        format!("{SESSION}={}", browser.cookie(origin, SESSION).unwrap())
     }
 
     /// A browser whose user at the provider is `user`.
     fn browser(&self, user: &str) -> Browser {
-        let browser = Browser::new().leading(ORIGIN, self.gateway.address());
+        let browser = match &self.door.tls {
+            None => Browser::new(),
+            Some(tls) => Browser::trusting(tls),
+        };
+        let browser = browser.leading(self.door.origin(), self.door.address);
         browser.plant(&self.provider.url(), &format!("user={user}; Path=/"));
         browser
     }

@@ -84,11 +84,18 @@ impl Scene {
 
     /// As [`Scene::over_tls`], with these routes.
     pub(crate) async fn over_tls_with(routes: &str) -> (Self, Authority) {
+        Self::over_tls_by(|settings| settings.with(routes)).await
+    }
+
+    /// As [`Scene::over_tls`], with other settings.
+    pub(crate) async fn over_tls_by(
+        change: impl FnOnce(Settings) -> Settings,
+    ) -> (Self, Authority) {
         let authority = Authority::new();
         let provider = StandIn::start().await;
         let app = RecordingUpstream::start().await;
         let settings = Settings::new(TLS_ORIGIN, &provider.url(), &app.url());
-        let gateway = Gateway::start(settings.with(routes).tls(&authority));
+        let gateway = Gateway::start(change(settings).tls(&authority));
         (
             Self {
                 gateway,

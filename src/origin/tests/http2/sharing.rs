@@ -1,6 +1,7 @@
 //! Tests of connections that carry several requests.
 
 use super::*;
+use crate::origin::Eviction;
 
 /// Answers no request before `count` requests have arrived.
 fn together(
@@ -175,6 +176,58 @@ async fn a_request_that_is_dropped_while_a_connection_opens_loses_nothing() {
         assert!(polled.await.is_pending());
         drop(dropped);
         fetch_all(&pool, 1).await;
+        assert_eq!(app.connections.get(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stream_that_waits_for_its_client_is_reset_for_a_waiting_request() {
+    local(async {
+        let mut builder = server::Builder::new();
+        builder.max_concurrent_streams(2);
+        let shares = Shares {
+            slow_client: Duration::from_millis(50),
+            ..SHARES
+        };
+        let limit = Limit::new(NonZeroUsize::MIN, 4, WATCHDOG, shares);
+        let app = App::with(builder, limit, |request, mut respond| async move {
+            if request.uri().path() == "/fast" {
+                return answer(respond, "ok");
+            }
+            let mut content = request.into_body();
+            if !content.is_end_stream() {
+                while content.data().await.is_some_and(|data| data.is_ok()) {}
+                return;
+            }
+            let mut body = respond.send_response(head(200), false).unwrap();
+            send_bytes(&mut body, 1 << 20).await;
+        })
+        .await;
+        let pool = app.pool();
+        let mut unread = pool.send(get("/slow")).await.unwrap().into_body();
+        unread.frame().await.unwrap().unwrap();
+        let watch = unread.eviction().unwrap();
+        let (_sender, body) = TestBody::new();
+        let upload = pool.send(request(Method::POST, "/slow", body));
+        // The first request takes the stream of the answer, which has waited longer.
+        let (uploaded, ()) = join!(upload, async {
+            let first = fetch(&pool, "/fast");
+            let (first, evicted) = join!(first, async {
+                let evicted = watch.evicted().await;
+                drop(unread);
+                evicted
+            });
+            assert_eq!(first.unwrap(), "ok");
+            assert_eq!(evicted, Eviction::SlowClient);
+            let _unread = pool.send(get("/slow")).await.unwrap();
+            assert_eq!(fetch(&pool, "/fast").await.unwrap(), "ok");
+        });
+        let error = uploaded.map(|_| ()).unwrap_err();
+        assert!(
+            matches!(error, Error::Evicted(Eviction::SlowClient)),
+            "{error:?}"
+        );
         assert_eq!(app.connections.get(), 1);
     })
     .await;
