@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::SetupError;
 use super::group_lists::ListedGroups;
 use super::json::Object;
 use super::settings::{ClaimNames, EmailsVerified, IdentitySettings};
@@ -86,6 +85,13 @@ impl ClaimMapping {
         Some(identity.with_groups(self.groups(sources, now)))
     }
 
+    /// Creates the error for claims without a usable subject.
+    pub(super) fn no_subject(&self) -> GrantError {
+        GrantError::NoSubject {
+            claim: self.names.subject.as_str().into(),
+        }
+    }
+
     /// Adds the groups from lists to the groups in the claims.
     pub(super) fn with_listed(
         &self,
@@ -95,7 +101,7 @@ impl ClaimMapping {
     ) -> Identity {
         let setting = "identity.groups_endpoints";
         if listed.others > 0 {
-            self.hint_at_form(setting, now);
+            self.log_form_hint(setting, now);
         }
         if listed.cut && self.is_due("groups_cut", now) {
             tracing::warn!(

@@ -243,11 +243,11 @@ impl GrantError {
             Self::Keys(error) => error.class(),
             Self::NotReady(error) => error.class(),
             // The session must end, because its refresh token belongs to another user.
-            Self::OtherPerson => permanent(Actor::Client, Sent::Possibly),
+            Self::OtherUser => permanent(Actor::Client, Sent::Possibly),
             // Without the groups, a rule could refuse a user who may pass. The next attempt may
             // succeed, whatever the response was.
             Self::Groups(..) => temporary(Actor::Provider, Sent::Possibly),
-            Self::Userinfo(error) => userinfo(error),
+            Self::Userinfo { source, .. } => userinfo(source),
         };
         class.with_sent(Sent::Possibly)
     }
