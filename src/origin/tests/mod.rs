@@ -8,6 +8,7 @@ mod http2;
 mod hyper;
 mod limit;
 mod pool;
+mod resolver;
 mod slow;
 
 use std::io;
