@@ -2,7 +2,7 @@
 
 use crate::support::browser_request::BrowserRequest;
 use crate::support::provider::{Endpoint, parameters};
-use crate::support::scene::{Scene, url};
+use crate::support::scene::{ORIGIN, Scene, url};
 use crate::support::upstream::Answer;
 
 const PREFIX: &str = "[login]\nown_prefix = \"/_gw/\"\n";
@@ -63,7 +63,7 @@ async fn every_page_and_link_of_the_gateway_has_the_prefix() {
     );
     let no_parameters: [(&str, &str); 0] = [];
     let sign_out = BrowserRequest::navigation(&url("/_gw/sign_out")).form(&no_parameters);
-    let signed_out = browser.send(sign_out).await;
+    let signed_out = browser.send(sign_out.from(ORIGIN)).await;
     assert_eq!(signed_out.field("location"), Some(&*url("/_gw/signed_out")));
     let page = browser.follow(&signed_out).await;
     assert!(
