@@ -159,17 +159,22 @@ fn next_target(field: &str) -> Option<&str> {
     loop {
         rest = rest.trim_start_matches([',', ' ', '\t']);
         let (target, after) = rest.strip_prefix('<')?.split_once('>')?;
-        let mut quoted = false;
-        let end = after.find(|character| {
-            quoted ^= character == '"';
-            character == ',' && !quoted
-        });
-        let (parameters, others) = after.split_at(end.unwrap_or(after.len()));
-        if parameters.split(';').any(is_next) {
+        let parameters = outside_quotes(after, ',').next().unwrap_or_default();
+        let others = after.get(parameters.len()..).unwrap_or_default();
+        if outside_quotes(parameters, ';').any(is_next) {
             return Some(target);
         }
         rest = others;
     }
+}
+
+/// Splits a text at each separator that is not in a quoted string.
+fn outside_quotes(text: &str, separator: char) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    text.split(move |character| {
+        quoted ^= character == '"';
+        character == separator && !quoted
+    })
 }
 
 /// Returns true if a parameter of a link contains the relation `next`.

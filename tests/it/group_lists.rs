@@ -101,6 +101,7 @@ async fn rules_see_organizations_and_the_teams_of_every_page_and_a_refresh_keeps
     let lists = Lists::start().await;
     lists.answer(|number| team(if number == 3 { "ops" } else { "dev" }), 3);
     lists.provider.token_members(json!({ "expires_in": 1 }));
+    lists.provider.user_members(json!({ "groups": ["staff"] }));
     let browser = lists.browser();
     assert_eq!(browser.visit(&url("/page")).await.text(), "seen");
     assert_eq!(statuses(&browser).await, [200, 200, 403]);
