@@ -3,8 +3,10 @@
 mod django;
 mod glewlwyd;
 mod keycloak;
+mod mock;
 mod oidc_provider;
 mod refresh;
+mod spring;
 
 use crate::support::browser::{Browser, Page};
 use crate::support::gateway::{Process, Settings};

@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::{Client, Setup, glewlwyd, oidc_provider, openid};
+use super::{Client, Setup, glewlwyd, oidc_provider, openid, spring};
 use crate::support::browser::Browser;
 use crate::support::browser_request::BrowserRequest;
 use crate::support::person::ALICE;
@@ -189,4 +189,35 @@ async fn a_session_at_glewlwyd_outlives_its_tokens() {
         userinfo: format!("{}/userinfo", server.issuer()),
     };
     outlives_its_tokens(&stay, false, &Flows::of("glewlwyd")).await;
+}
+
+#[tokio::test]
+async fn a_session_at_spring_authorization_server_outlives_its_tokens() {
+    let server = Server::spring(Some(LIFE)).await;
+    let provider = openid(&server, "spring-authorization-server");
+    let setup = Setup::new(&provider, &spring::basic()).await;
+    let browser = setup.browser();
+    setup.sign_in_with(&browser, ALICE).await;
+    let stay = LongSession {
+        setup: &setup,
+        browser,
+        userinfo: format!("{}/userinfo", server.issuer()),
+    };
+    outlives_its_tokens(&stay, true, &Flows::of("spring")).await;
+}
+
+#[tokio::test]
+async fn a_session_at_oauth2_mock_server_outlives_its_tokens() {
+    let server = Server::oauth2_mock_server(Some(LIFE)).await;
+    let client = Client::secret("any", "client_secret_basic", "any")
+        .with("refresh.revokes_access_token = false");
+    let setup = Setup::new(&openid(&server, "oidc"), &client).await;
+    let browser = setup.browser();
+    setup.sign_in_with(&browser, ALICE).await;
+    let stay = LongSession {
+        setup: &setup,
+        browser,
+        userinfo: format!("{}/userinfo", server.issuer()),
+    };
+    outlives_its_tokens(&stay, false, &Flows::of("oauth2-mock-server")).await;
 }

@@ -50,6 +50,37 @@ impl Server {
         Self::start("ready ", prepare).await
     }
 
+    /// npm's `oauth2-mock-server`, with this lifetime of access tokens in seconds.
+    pub(crate) async fn oauth2_mock_server(life: Option<u64>) -> Self {
+        let modules = project("tests/.cache/npm/node_modules");
+        installed(&modules.join("oauth2-mock-server"));
+        let prepare = |_folder: &Path| {
+            let mut command = Command::new(installed(&project("tests/.cache/node/bin/node")));
+            command
+                .arg(project("tests/providers/mock_server.mjs"))
+                .arg(&modules);
+            command.envs(life.map(access_ttl));
+            command
+        };
+        Self::start("ready ", prepare).await
+    }
+
+    /// Spring Authorization Server, with this lifetime of access tokens in seconds.
+    pub(crate) async fn spring(life: Option<u64>) -> Self {
+        let home = project("tests/.cache/spring");
+        installed(&home.join("SpringProvider.java"));
+        let classes = format!("{0}/classes:{0}/lib/*", home.display());
+        let prepare = |_folder: &Path| {
+            let mut command = Command::new(installed(Path::new(JAVA)));
+            command
+                .args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+                .args(["-cp", &classes, "SpringProvider"]);
+            command.envs(life.map(access_ttl));
+            command
+        };
+        Self::start("ready ", prepare).await
+    }
+
     /// Debian's glewlwyd.
     pub(crate) async fn glewlwyd() -> Self {
         Self::glewlwyd_whose_tokens_live(None).await
