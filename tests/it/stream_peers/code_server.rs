@@ -37,6 +37,7 @@ const EDITOR: &str = ".monaco-editor .view-lines";
 /// code-server with the file `notes.txt` in the folder `files`.
 async fn code_server() -> Program {
     let modules = project("tests/.cache/npm/node_modules");
+    installed(&modules.join("code-server/lib/vscode/node_modules"));
     let prepare = |folder: &Path| {
         let files = folder.join("files");
         fs::create_dir(&files).unwrap();
@@ -46,7 +47,8 @@ async fn code_server() -> Program {
         fs::write(user.join("settings.json"), SETTINGS).unwrap();
         let mut command = Command::new(installed(&project("tests/.cache/node/bin/node")));
         command
-            .arg(installed(&modules.join("code-server/out/node/entry.js")))
+            .arg(project("tests/peers/code_server.mjs"))
+            .arg(&modules)
             .args(["--auth", "none", "--bind-addr", "127.0.0.1:0"])
             .args(["--disable-update-check", "--disable-workspace-trust"])
             .arg("--user-data-dir")
