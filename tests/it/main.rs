@@ -18,6 +18,7 @@ mod browser;
 mod chooser;
 mod coverage;
 mod demo;
+mod downloads;
 mod durable;
 mod expectation;
 mod faults;

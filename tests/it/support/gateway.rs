@@ -374,13 +374,20 @@ impl Process {
 
     /// The resident memory in KiB.
     pub(crate) fn memory(&self) -> usize {
+        self.kibibytes("VmRSS:")
+    }
+
+    /// The largest resident memory since the start in KiB.
+    pub(crate) fn peak_memory(&self) -> usize {
+        self.kibibytes("VmHWM:")
+    }
+
+    fn kibibytes(&self, name: &str) -> usize {
         let id = self.id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .unwrap();
-        line.trim().trim_end_matches(" kB").parse().unwrap()
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let value = line.unwrap().trim().trim_end_matches(" kB");
+        value.parse().unwrap()
     }
 
     /// The number of open descriptors.
