@@ -11,6 +11,7 @@ use sidegate::clock::Clock;
 use sidegate::config::{Config, Flags, Reusable, Source, Variables};
 use sidegate::demo;
 use sidegate::instance::{Instance, ReloadCause};
+use sidegate::origin::Grade;
 use sidegate::telemetry::{self, chain};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -28,7 +29,7 @@ const CONFIG: u8 = 78;
     version,
     about,
     after_help = "Exit codes: 0 success; 1 failure; 64 the command line is not valid; 78 the \
-                  settings have problems."
+                  settings have problems, or `check --online` has found a problem."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -74,6 +75,10 @@ struct Check {
     /// settings need a restart
     #[arg(long, value_name = "FILE")]
     running: Option<PathBuf>,
+    /// Also ask the providers and apps over the network, for at most five seconds, and list what
+    /// would fail; no token is requested
+    #[arg(long)]
+    online: bool,
 }
 
 #[derive(Args)]
@@ -186,9 +191,41 @@ fn check(arguments: &Check) -> ExitCode {
             Err(code) => return code,
         }
     }
+    if arguments.online
+        && let Err(code) = check_online(&config, &clock)
+    {
+        return code;
+    }
     let path = settings.config.display();
     print_line(&format!("{path}: the settings are good"));
     ExitCode::SUCCESS
+}
+
+/// Prints what the check over the network has found. Fails if there is a problem.
+fn check_online(config: &Config, clock: &Clock) -> Result<(), ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|error| fail(&format!("cannot start: {error}")))?;
+    let tasks = tokio::task::LocalSet::new();
+    let findings = runtime.block_on(tasks.run_until(config.check_online(clock)));
+    // A slow name look-up must not delay the end of the process.
+    runtime.shutdown_background();
+    for finding in &findings {
+        print_line(&finding.to_string());
+    }
+    let problems = findings
+        .iter()
+        .filter(|finding| finding.grade == Grade::Problem)
+        .count();
+    match problems {
+        0 => Ok(()),
+        1 => Err(fail_with(CONFIG, "1 problem was found online")),
+        more => Err(fail_with(
+            CONFIG,
+            &format!("{more} problems were found online"),
+        )),
+    }
 }
 
 fn run(settings: &Settings) -> ExitCode {

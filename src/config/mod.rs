@@ -12,6 +12,7 @@ mod keys;
 mod layers;
 mod listening;
 mod names;
+mod online;
 mod problem;
 mod providers;
 mod restart_only;

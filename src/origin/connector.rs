@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustls::AlertDescription;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -188,10 +188,11 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    fn socket(&self) -> &TcpStream {
+    /// The certificate that the server has sent, over TLS.
+    pub(super) fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
         match self {
-            Self::Plain(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::Plain(_) => None,
+            Self::Tls(stream) => stream.get_ref().1.peer_certificates()?.first(),
         }
     }
 }

@@ -74,6 +74,8 @@ impl Credentials {
 pub(super) struct ClientAuth {
     client_id: Box<str>,
     method: Method,
+    /// The name of the method in the metadata.
+    name: &'static str,
     /// The name of the method, and the methods that the metadata lists, for errors.
     description: Box<str>,
 }
@@ -129,7 +131,11 @@ impl ClientAuth {
         } else {
             set
         };
-        let description = describe(method, supported);
+        let name = name_of(method);
+        let description = match supported {
+            Some(listed) => format!("{name} (the metadata lists {})", listed.join(", ")).into(),
+            None => name.into(),
+        };
         let method = match method {
             // `choose` never returns `Auto`.
             ClientAuthentication::Auto | ClientAuthentication::ClientSecretBasic => {
@@ -144,8 +150,14 @@ impl ClientAuth {
         Ok(Self {
             client_id: (&*settings.client_id).into(),
             method,
+            name,
             description,
         })
+    }
+
+    /// Returns the name of the method in the metadata.
+    pub(super) fn name(&self) -> &'static str {
+        self.name
     }
 
     /// If the provider refuses the client authentication, adds the method to the error.
@@ -208,8 +220,9 @@ impl Assertion {
     }
 }
 
-fn describe(method: ClientAuthentication, supported: Option<&[String]>) -> Box<str> {
-    let name = match method {
+/// Returns the name of a method in the metadata.
+fn name_of(method: ClientAuthentication) -> &'static str {
+    match method {
         ClientAuthentication::Auto | ClientAuthentication::ClientSecretBasic => {
             "client_secret_basic"
         }
@@ -217,10 +230,6 @@ fn describe(method: ClientAuthentication, supported: Option<&[String]>) -> Box<s
         ClientAuthentication::ClientSecretJwt => "client_secret_jwt",
         ClientAuthentication::PrivateKeyJwt => "private_key_jwt",
         ClientAuthentication::None => "none",
-    };
-    match supported {
-        Some(listed) => format!("{name} (the metadata lists {})", listed.join(", ")).into(),
-        None => name.into(),
     }
 }
 

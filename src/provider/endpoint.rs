@@ -9,7 +9,8 @@ use http_body_util::Full;
 use url::{Host, Url};
 
 use super::SetupError;
-use crate::origin::{self, CallLimits, Client, Connector, Origin};
+use crate::clock::Timestamp;
+use crate::origin::{self, CallLimits, Client, Connector, Findings, Origin, Reached};
 use crate::tls::Trust;
 
 /// The `User-Agent` of every call. Some providers refuse requests without `User-Agent`.
@@ -115,6 +116,16 @@ impl Endpoint {
     /// Checks that a connection to the endpoint can be opened, including the TLS handshake.
     pub(super) async fn connect(&self) -> Result<(), origin::Error> {
         self.connector.connect().await.map(drop)
+    }
+
+    /// Opens a connection, and reports each step. `key` is the setting that contains the URL.
+    pub(super) async fn probe(
+        &self,
+        key: &'static str,
+        now: Timestamp,
+        findings: &mut Findings,
+    ) -> Reached {
+        self.connector.probe(key, now, findings).await
     }
 }
 

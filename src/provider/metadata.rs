@@ -115,6 +115,10 @@ pub(super) struct Metadata {
     pub(super) userinfo_endpoint: Option<String>,
     pub(super) jwks_uri: Option<String>,
     pub(super) token_endpoint_auth_methods_supported: Option<Vec<String>>,
+    /// The grant types that the provider lists. Only `check --online` reads the grant types.
+    pub(super) grant_types_supported: Option<Vec<String>>,
+    /// The end-session endpoint, which may be shortened. Only `check --online` reads the endpoint.
+    pub(super) end_session_endpoint: Option<String>,
     /// True if every authorization response contains the issuer (RFC 9207 section 3).
     pub(super) authorization_response_iss_parameter_supported: bool,
 }
@@ -206,6 +210,8 @@ impl Metadata {
             userinfo_endpoint: url.clone(),
             jwks_uri: url,
             token_endpoint_auth_methods_supported: None,
+            grant_types_supported: None,
+            end_session_endpoint: None,
             authorization_response_iss_parameter_supported: false,
         }
     }
@@ -263,6 +269,11 @@ impl Metadata {
                 &members,
                 "token_endpoint_auth_methods_supported",
             )?,
+            // A wrong type is ignored, because no login needs these members.
+            grant_types_supported: texts(&members, "grant_types_supported").unwrap_or_default(),
+            end_session_endpoint: text(&members, "end_session_endpoint")
+                .unwrap_or_default()
+                .map(|url| url.chars().take(MAX_SHOWN).collect()),
             authorization_response_iss_parameter_supported: match member(&members, promises_issuer)
             {
                 None => false,

@@ -40,6 +40,7 @@ mod key_cache;
 mod keys;
 mod limiter;
 mod metadata;
+mod probe;
 pub mod profile;
 mod reachability;
 mod refresh;

@@ -400,16 +400,16 @@ fn validity(leaf: &CertificateDer<'_>, now: Timestamp) -> Validity {
     }
 }
 
-/// Verifies a certificate without any trusted authority, so the verification always fails. The
-/// library checks the validity period of the certificate before all other properties.
-fn without_authorities(leaf: &ParsedCertificate<'_>, now: UnixTime) -> Result<(), rustls::Error> {
-    verify_server_cert_signed_by_trust_anchor(
-        leaf,
-        &RootCertStore::empty(),
-        &[],
-        now,
-        crypto().signature_verification_algorithms.all,
-    )
+/// A certificate that expires within this number of days is worth a warning.
+pub(crate) const WARNING_DAYS: u64 = 14;
+
+/// Returns the number of days within which the certificate expires, or `None` if the certificate is
+/// still valid after [`WARNING_DAYS`].
+pub(crate) fn days_left(leaf: &CertificateDer<'_>, now: Timestamp) -> Option<u64> {
+    (1..=WARNING_DAYS).find(|days| {
+        let later = now.plus(Duration::from_hours(days.saturating_mul(24)));
+        validity(leaf, later) == Validity::Expired
+    })
 }
 
 fn warn_if_others_can_read(key: &Path) {

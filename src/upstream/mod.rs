@@ -16,6 +16,7 @@
 //! new connection.
 
 mod assertion;
+mod probe;
 mod settings;
 #[cfg(test)]
 mod tests;

@@ -38,6 +38,7 @@ mod login;
 mod long_answers;
 mod metadata;
 mod misuse;
+mod online;
 mod openid_rp;
 mod operations;
 mod outage;

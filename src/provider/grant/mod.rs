@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use http::Uri;
 
 use super::access_token::{self, AccessTokenVerifier};
 use super::claim_mapping::ClaimMapping;
@@ -179,6 +180,11 @@ impl GrantVerifier {
             Some((published, endpoint)) => published.first(endpoint, clock).await.map(drop),
             None => Ok(()),
         }
+    }
+
+    /// Returns the URL of the published keys, if the settings use published keys.
+    pub(super) fn keys_url<'a>(&'a self, info: &'a ProviderInfo) -> Option<&'a Uri> {
+        self.published(info).map(|(_, endpoint)| endpoint.uri())
     }
 
     fn published<'a>(&'a self, info: &'a ProviderInfo) -> Option<(&'a KeyCache, &'a Endpoint)> {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd,
@@ -68,7 +69,34 @@ impl Authority {
 
     /// Writes a certificate for `names` and its key into `folder`.
     pub(crate) fn issue(&self, folder: &Path, names: &[&str]) -> Files {
-        let identity = self.identity(names);
+        self.issue_with(folder, names, |_params| ())
+    }
+
+    /// Writes a certificate that expires after `left`, or expired an hour ago.
+    pub(crate) fn issue_until(
+        &self,
+        folder: &Path,
+        names: &[&str],
+        left: Option<Duration>,
+    ) -> Files {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let end = left.map_or_else(|| now - Duration::from_hours(1), |left| now + left);
+        self.issue_with(folder, names, |params| {
+            params.not_after = date_time_ymd(1970, 1, 1) + end;
+        })
+    }
+
+    fn issue_with(
+        &self,
+        folder: &Path,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Files {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(names).unwrap();
+        change(&mut params);
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let files = Files {
             certificate: folder.join("tls.crt"),
             key: folder.join("tls.key"),

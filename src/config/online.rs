@@ -1,0 +1,55 @@
+//! The command `sidegate check --online`: asks all providers and apps over the network.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::Config;
+use crate::clock::Clock;
+use crate::login::PublicUrl;
+use crate::origin::{Finding, Findings};
+
+/// The time limit for all checks of one provider or one app.
+const LIMIT: Duration = Duration::from_secs(5);
+
+impl Config {
+    /// Asks every provider and every app at the same time, and reports what would fail. No request
+    /// is sent to a token endpoint. Each provider and each app has five seconds. Panics if the
+    /// caller is not in a runtime that can spawn local tasks.
+    pub async fn check_online(&self, clock: &Clock) -> Vec<Finding> {
+        let mut tasks = JoinSet::new();
+        for (name, provider) in self.site.providers.iter() {
+            let mut findings = Findings::new(format!("providers.{name}"));
+            let (provider, clock, order) = (Arc::clone(provider), clock.clone(), tasks.len());
+            tasks.spawn_local(async move {
+                let probe = provider.probe(&clock, &mut findings);
+                if timeout(LIMIT, probe).await.is_err() {
+                    findings.time_out(LIMIT);
+                }
+                (order, findings)
+            });
+        }
+        let host = self.site.gateway.public_urls.iter().next();
+        let host = host.map(PublicUrl::authority).unwrap_or_default();
+        for (name, upstream) in &self.site.upstreams {
+            let mut findings = Findings::new(format!("upstreams.{name}"));
+            let (upstream, clock, order) = (Arc::clone(upstream), clock.clone(), tasks.len());
+            let host = HeaderValue::from_str(host);
+            tasks.spawn_local(async move {
+                let host = host.unwrap_or_else(|_invalid| upstream.origin().host_value().clone());
+                let probe = upstream.probe(host, &clock, &mut findings);
+                if timeout(LIMIT, probe).await.is_err() {
+                    findings.time_out(LIMIT);
+                }
+                (order, findings)
+            });
+        }
+        let mut all = tasks.join_all().await;
+        all.sort_by_key(|(order, _)| *order);
+        let lists = all.into_iter().map(|(_, findings)| findings.into_list());
+        lists.flatten().collect()
+    }
+}
