@@ -54,7 +54,7 @@ fn expected_ids() -> BTreeSet<String> {
 }
 
 /// The names of all functions that follow a `#[test]`-like attribute in `text`.
-fn test_names(text: &str) -> BTreeSet<String> {
+pub(crate) fn test_names(text: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let mut is_test = false;
     for line in text.lines().map(str::trim_start) {

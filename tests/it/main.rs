@@ -18,7 +18,7 @@ mod browser;
 mod chooser;
 mod coverage;
 mod demo;
-mod downloads;
+mod deployments;
 mod durable;
 mod expectation;
 mod faults;
