@@ -81,7 +81,7 @@ mod tests {
         let mut now = Clock::system().instant();
         wait.begin(now);
         for _ in 0..10 {
-            now += SECOND;
+            now = now.checked_add(SECOND).unwrap();
             wait.end(now, bytes);
             assert_eq!(wait.waited(now), None);
             wait.begin(now);

@@ -57,8 +57,8 @@ pub(super) struct Held {
 pub(super) enum Kind {
     /// An ordinary exchange, with the time for which it has waited for its client.
     Exchange { waited: Duration },
-    /// A stream by declaration, with its age. The age of a stream that cannot be ended is zero.
-    Stream { age: Duration },
+    /// A stream by declaration, with its start. `None` if the stream cannot be ended yet.
+    Stream { since: Option<Instant> },
     /// A connection that has its own limit. It only counts.
     Tunnel,
 }
@@ -295,13 +295,16 @@ impl<T> Queue<T> {
             let rank = |held: &Held| {
                 let count = counts.get(&held.owner).copied().unwrap_or_default();
                 let over = held.owner != waiter.owner && count > self.terms.most;
-                self.terms.rank(held.kind, over)
+                self.terms.rank(held.kind, over, now)
             };
             let ranked = candidates.iter().enumerate();
             let ranked = ranked.filter_map(|(at, (_, held))| Some((rank(held)?, at)));
             let Some((rank, at)) = ranked.max_by_key(|(rank, _)| rank.order) else {
                 continue;
             };
+            if rank.is_too_young {
+                continue;
+            }
             let (position, victim) = candidates.swap_remove(at);
             let eviction = rank.eviction;
             if let Some(count) = counts.get_mut(&victim.owner) {
@@ -342,12 +345,15 @@ impl<T> Queue<T> {
 struct Rank {
     eviction: Eviction,
     order: (u8, Duration),
+    /// Whether the exchange has just begun, so that the decision has to wait.
+    is_too_young: bool,
 }
 
 impl Terms {
     /// Returns `None` if the exchange keeps its connection. `over` states whether its client has
     /// more than its share.
-    fn rank(&self, kind: Kind, over: bool) -> Option<Rank> {
+    fn rank(&self, kind: Kind, over: bool, now: Instant) -> Option<Rank> {
+        let mut is_too_young = false;
         let (eviction, order) = match kind {
             Kind::Exchange { waited } if over && waited >= BRIEF_WAIT => {
                 (Eviction::OverShare, (2, waited))
@@ -357,12 +363,18 @@ impl Terms {
             }
             // The newest stream goes first, because older streams were there before the share was
             // used up.
-            Kind::Stream { age } if over && age >= BRIEF_WAIT => {
+            Kind::Stream { since: Some(since) } if over => {
+                let age = now.saturating_duration_since(since);
+                is_too_young = age < BRIEF_WAIT;
                 (Eviction::OverShare, (0, Duration::MAX.saturating_sub(age)))
             }
             Kind::Exchange { .. } | Kind::Stream { .. } | Kind::Tunnel => return None,
         };
-        Some(Rank { eviction, order })
+        Some(Rank {
+            eviction,
+            order,
+            is_too_young,
+        })
     }
 }
 

@@ -1,5 +1,11 @@
 //! Tests of the queue: the choice of the victims, and the shares of the clients.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    clippy::unchecked_time_subtraction,
+    reason = "the times of the tests are far from the smallest and the largest time"
+)]
+
 use super::*;
 use crate::clock::Clock;
 
@@ -26,26 +32,36 @@ fn waiting(number: u64, of: u8, waited: Duration) -> Held {
     }
 }
 
-fn stream(number: u64, of: u8, age: Duration) -> Held {
+fn stream(number: u64, of: u8, since: Option<Instant>) -> Held {
     Held {
         key: (number, 1),
         owner: client(of),
-        kind: Kind::Stream { age },
+        kind: Kind::Stream { since },
     }
 }
 
 /// A queue in which one request of each of these clients has waited long enough.
 fn queue(clients: &[u8]) -> (Queue<u8>, Instant) {
-    let (mut queue, start) = (Queue::new(TERMS), Clock::system().instant());
+    let now = Clock::system().instant() + Duration::from_hours(1);
+    (queue_at(now, clients), now)
+}
+
+fn queue_at(now: Instant, clients: &[u8]) -> Queue<u8> {
+    let (mut queue, start) = (Queue::new(TERMS), now - PATIENCE);
     for of in clients {
         queue.push(client(*of), start, *of);
     }
-    (queue, start + PATIENCE)
+    queue
 }
 
 /// The exchanges that lose their connection to the waiting requests of `clients`.
 fn victims(clients: &[u8], held: &[Held]) -> Vec<(u64, Eviction)> {
-    let (mut queue, now) = queue(clients);
+    let (_, now) = queue(&[]);
+    victims_at(now, clients, held)
+}
+
+fn victims_at(now: Instant, clients: &[u8], held: &[Held]) -> Vec<(u64, Eviction)> {
+    let mut queue = queue_at(now, clients);
     queue.survey(held.iter(), now);
     let verdicts = queue.victims(held, now);
     let verdicts = verdicts.into_iter();
@@ -111,30 +127,33 @@ fn exchanges_above_the_share_are_evicted_after_a_shorter_wait() {
 
 #[test]
 fn streams_count_but_only_the_newest_streams_above_the_share_are_evicted() {
-    let mut held: Vec<_> = (1..=4).map(|n| stream(n, 1, SLOW * 100)).collect();
-    assert_eq!(victims(&[9], &held), []);
-    held.push(stream(5, 1, SLOW));
+    let (_, now) = queue(&[]);
+    let begun = |number, ago| stream(number, 1, now.checked_sub(ago));
     let over = |number| (number, Eviction::OverShare);
-    assert_eq!(victims(&[9], &held), [over(5)]);
+    let mut held = Vec::new();
+    for number in 1..=4 {
+        held.push(begun(number, SLOW * 10 - millis(number)));
+    }
+    assert_eq!(victims_at(now, &[9], &held), []);
+    held.push(begun(5, SLOW));
+    assert_eq!(victims_at(now, &[9], &held), [over(5)]);
     // An exchange that waits for its client is evicted before a stream.
     held.push(waiting(6, 1, BRIEF_WAIT));
-    assert_eq!(victims(&[9, 8, 7], &held), [over(6), over(5)]);
-    // A stream that has just begun, and a stream that cannot be ended.
-    held[4] = stream(5, 1, Duration::ZERO);
+    assert_eq!(victims_at(now, &[9, 8, 7], &held), [over(6), over(5)]);
+    // The newest stream has just begun, so the decision waits.
     held.pop();
-    held.iter_mut().for_each(|held| {
-        held.kind = Kind::Stream {
-            age: Duration::ZERO,
-        };
-    });
-    assert_eq!(victims(&[9], &held), []);
+    held[4] = begun(5, BRIEF_WAIT - millis(1));
+    assert_eq!(victims_at(now, &[9], &held), []);
+    // The newest stream cannot be ended.
+    held[4] = stream(5, 1, None);
+    assert_eq!(victims_at(now, &[9], &held), [over(4)]);
     // Switched connections count, and are never evicted.
     for held in &mut held {
         held.kind = Kind::Tunnel;
     }
-    assert_eq!(victims(&[9], &held), []);
+    assert_eq!(victims_at(now, &[9], &held), []);
     held.push(waiting(7, 1, BRIEF_WAIT));
-    assert_eq!(victims(&[9], &held), [over(7)]);
+    assert_eq!(victims_at(now, &[9], &held), [over(7)]);
 }
 
 #[test]

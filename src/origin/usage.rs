@@ -162,16 +162,12 @@ impl Usage {
         if self.eviction.get().is_some() {
             return None;
         }
-        let age = self
-            .since
-            .get()
-            .map(|since| now.saturating_duration_since(since));
         let kind = match self.resource {
             Resource::Tunnel => Kind::Tunnel,
             Resource::Connection(_) | Resource::Stream if requester.stream => {
                 let endable = self.answering.get() || self.is_evictable_unanswered();
                 Kind::Stream {
-                    age: age.filter(|_age| endable).unwrap_or_default(),
+                    since: self.since.get().filter(|_since| endable),
                 }
             }
             Resource::Connection(_) | Resource::Stream => Kind::Exchange {

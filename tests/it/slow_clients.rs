@@ -1,6 +1,7 @@
 //! Slow clients while requests of other clients wait for the app: they lose the app's connections.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tokio::time::timeout;
 
@@ -96,11 +97,10 @@ async fn d_39_an_answer_that_nobody_reads_breaks_off_for_a_waiting_request() {
 
 #[tokio::test]
 async fn d_38_d_39_slow_uploads_and_answers_over_http_2_are_reset_alone() {
-    let two = "connections = 2\nslow_client_secs = 1\n";
-    let (scene, tls) = Scene::over_tls_by(|settings| settings.with(ROUTES).app(two)).await;
+    let (scene, tls) = Scene::over_tls_by(|settings| settings.with(ROUTES).app(ONE)).await;
     let (app, config) = (&scene.app, tls.client(&["h2"]));
     let gateway = scene.gateway.address();
-    let connect = || H2::connect_without_table(gateway, "localhost", config.clone());
+    let connect = || H2::connect_without_table(gateway, "localhost", Arc::clone(&config));
     let (mut uploader, mut reader) = (connect().await, connect().await);
     let fields = |method: &'static str, path: &'static str| {
         let fields = [
@@ -111,24 +111,20 @@ async fn d_38_d_39_slow_uploads_and_answers_over_http_2_are_reset_alone() {
         ];
         fields.map(|(name, value)| (name.as_bytes(), value.as_bytes()))
     };
+    let mut other = connect().await;
     uploader
         .head(1, &fields("POST", "/public/upload"), true)
         .await;
     uploader.data(1, b"a").await;
     app.wait_until(|requests| requests.len() == 1).await;
+    other.head(1, &fields("GET", "/public/seen"), false).await;
+    assert_eq!(other.outcome(1).await, Outcome::Status(200));
+    assert_eq!(uploader.outcome(1).await, Outcome::Status(408));
     app.next(long_answer());
     reader.head(1, &fields("GET", "/public/long"), false).await;
-    app.wait_until(|requests| requests.len() == 2).await;
-    let mut other = connect().await;
-    for stream in [1, 3] {
-        other
-            .head(stream, &fields("GET", "/public/seen"), false)
-            .await;
-    }
-    for stream in [1, 3] {
-        assert_eq!(other.outcome(stream).await, Outcome::Status(200));
-    }
-    assert_eq!(uploader.outcome(1).await, Outcome::Status(408));
+    app.wait_until(|requests| requests.len() == 3).await;
+    other.head(3, &fields("GET", "/public/seen"), false).await;
+    assert_eq!(other.outcome(3).await, Outcome::Status(200));
     let (bytes, complete) = reader.received(1, LONG).await;
     assert!(!complete && bytes.len() < LONG, "{}", bytes.len());
     // The connections continue.

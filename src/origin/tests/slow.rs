@@ -33,6 +33,8 @@ fn limit_with(connections: usize, slow_client: Duration) -> Arc<Limit> {
 }
 
 const SHORT: Duration = Duration::from_millis(50);
+/// A time in which several reviews take place.
+const LONGER: Duration = Duration::from_millis(300);
 
 async fn fetch_for(pool: &Pool, requester: Requester) -> Result<String, Error> {
     text(pool.send_for(requester, get("/")).await?).await
@@ -116,7 +118,7 @@ async fn an_exchange_that_waits_for_its_app_keeps_its_connection() {
         };
         let waiting = async {
             let mut waiting = std::pin::pin!(fetch_for(&pool, client(2)));
-            let waited = timeout(SHORT * 6, &mut waiting).await;
+            let waited = timeout(LONGER, &mut waiting).await;
             assert!(waited.is_err(), "{waited:?}");
             peer.send(" rest").await;
             let (other, _head) = join!(waiting, peer.answer(OK));
@@ -183,31 +185,29 @@ async fn a_client_with_its_whole_share_leaves_free_connections_to_other_clients(
         let mut peer = peers.pop().unwrap();
         peer.send(" rest").await;
         assert_eq!(text(answers.pop().unwrap()).await.unwrap(), "part rest");
-        let served = async {
-            let (served, _head) = join!(&mut other, peer.answer(OK));
-            assert_eq!(served.unwrap(), "ok");
+        let answering = async {
+            let (answer, _head) = join!(&mut other, peer.answer(OK));
+            assert_eq!(answer.unwrap(), "ok");
         };
         tokio::select! {
-            () = served => {}
+            () = answering => {}
             own = &mut own => panic!("the request was not held back: {own:?}"),
         }
         // The connection is free, and stays free for the other client.
-        let held_back = timeout(SHORT * 4, &mut own).await;
+        let held_back = timeout(LONGER, &mut own).await;
         assert!(held_back.is_err(), "{held_back:?}");
         assert_eq!(pool.idle(), 1);
         let (again, _head) = join!(fetch_for(&pool, two), peer.answer(OK));
         assert_eq!(again.unwrap(), "ok");
         // An exchange of the client ends, so the client may use a connection again.
         drop(answers);
-        let served = async {
-            loop {
-                tokio::select! {
-                    head = peer.answer(OK) => return head,
-                    mut other = server.accept() => return other.answer(OK).await,
-                }
+        let answering = async {
+            tokio::select! {
+                head = peer.answer(OK) => head,
+                mut next = server.accept() => next.answer(OK).await,
             }
         };
-        let (own, _head) = join!(own, served);
+        let (own, _head) = join!(own, answering);
         assert_eq!(own.unwrap(), "ok");
         yield_now().await;
         assert_eq!(limit.waiting(), 0);

@@ -58,6 +58,8 @@ impl Who {
     }
 }
 
+/// A slow client: its way to the gateway, its name, and its number.
+type SlowClient = fn(Arc<Door>, Who, usize) -> Attack;
 type Attack = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Sends one byte after the other over HTTP/1.1.
@@ -172,7 +174,7 @@ async fn evictions(row: &Row) -> u64 {
 }
 
 /// As many slow clients as `CLIENTS`, each of which does one of `kinds`.
-fn crowd(row: &Row, who: &Who, kinds: &[fn(Arc<Door>, Who, usize) -> Attack]) -> Vec<Attack> {
+fn crowd(row: &Row, who: &Who, kinds: &[SlowClient]) -> Vec<Attack> {
     let kinds = kinds.iter().cycle().take(CLIENTS).enumerate();
     kinds
         .map(|(number, kind)| kind(Arc::clone(&row.door), who.clone(), number))
