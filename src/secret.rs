@@ -5,7 +5,9 @@
 //! takes constant time. When a `Secret` is dropped, its memory is overwritten. [`Secret::expose`]
 //! is the only way to read the value, so a search for `expose` finds every use of a secret.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
@@ -63,6 +65,34 @@ impl<T: Zeroize> fmt::Debug for Secret<T> {
 impl<T: Zeroize> Drop for Secret<T> {
     fn drop(&mut self) {
         self.0.zeroize();
+    }
+}
+
+/// The environment variables of the process. The value of a variable can be a secret.
+#[derive(Clone, Debug, Default)]
+pub struct Environment(Arc<BTreeMap<String, Secret<String>>>);
+
+impl Environment {
+    /// Reads the variables of the process. A variable that is not UTF-8 is ignored.
+    pub fn of_process() -> Self {
+        let variables = std::env::vars_os();
+        variables
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect()
+    }
+
+    /// Returns the value of a variable. An empty variable counts as missing.
+    pub fn get(&self, name: &str) -> Option<&Secret<String>> {
+        let value = self.0.get(name);
+        value.filter(|value| !value.expose().is_empty())
+    }
+}
+
+impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(variables: I) -> Self {
+        let variables = variables.into_iter();
+        let variables = variables.map(|(name, value)| (name.into(), Secret::new(value.into())));
+        Self(Arc::new(variables.collect()))
     }
 }
 

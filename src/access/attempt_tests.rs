@@ -63,7 +63,7 @@ impl TokenEndpoint {
         let profile = Toml::string(profile::find("oauth2").unwrap());
         let settings = Figment::from(profile).merge(Toml::string(&text)).extract();
         let settings: provider::Settings = settings.unwrap();
-        Provider::new("main", &settings).unwrap()
+        Provider::new("main", &settings, &crate::secret::Environment::default()).unwrap()
     }
 }
 

@@ -13,6 +13,7 @@ use figment::{Figment, Metadata, Profile, Provider};
 use super::problem::{self, Problems};
 use super::watch::FileVersion;
 use crate::provider::profile;
+use crate::secret::Environment;
 
 /// The prefix of our environment variables. The prefix ends with two underscores, because
 /// Kubernetes injects variables such as `SIDEGATE_PORT` for a service that is named `sidegate`.
@@ -97,7 +98,15 @@ impl Source {
         }
     }
 
-    /// Returns the stored content of the settings file, or reads the file if no content is stored.
+    /// Returns the environment variables, or no variables if this source ignores them.
+    pub(super) fn environment(&self) -> Environment {
+        match self.variables {
+            Variables::Read => Environment::of_process(),
+            Variables::Ignore => Environment::default(),
+        }
+    }
+
+    /// Returns the stored content of the file. Reads the file if there is no stored content.
     pub(crate) fn read(&self) -> Result<FileContent, Problems> {
         let read = self
             .content

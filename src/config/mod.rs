@@ -207,7 +207,8 @@ fn build(
     let assertions: Option<AssertionNames> = reader.read("assertions");
     let log: Option<telemetry::Settings> = reader.read("log");
     let watch: Option<bool> = reader.read("watch");
-    let providers = providers(settings, &reusable.providers, reader);
+    let environment = source.environment();
+    let providers = providers(settings, (&reusable.providers, &environment), reader);
     let upstreams = upstreams(settings, &reusable.upstreams, reader);
     let routes = routes(settings, reader, &upstreams, &providers.names);
     if let Some(routes) = &routes {

@@ -11,6 +11,7 @@ use super::section::Reader;
 use crate::access::KnownClaims;
 use crate::provider::settings::{EmailsVerified, IdentitySource};
 use crate::provider::{self, Provider, Providers, profile};
+use crate::secret::Environment;
 use crate::telemetry::chain;
 
 /// The providers that the settings define.
@@ -30,7 +31,7 @@ pub(super) struct ParsedProviders {
 /// Opens each provider whose settings have no problem.
 pub(super) fn providers(
     settings: &Figment,
-    opened: &Providers,
+    (opened, environment): (&Providers, &Environment),
     reader: &mut Reader<'_>,
 ) -> ParsedProviders {
     let entries = entries(settings, reader, "providers", "provider");
@@ -55,7 +56,7 @@ pub(super) fn providers(
         if reader.problems.len() > noted {
             continue;
         }
-        match Provider::new(&name, &settings) {
+        match Provider::new(&name, &settings, environment) {
             Ok(provider) => {
                 known.insert(name.clone(), known_claims(&settings));
                 let provider = match opened.get(&*name) {

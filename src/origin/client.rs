@@ -17,8 +17,6 @@ use tokio::time::timeout;
 use super::connector::Connector;
 use super::error::Error;
 use super::message::origin_form;
-use super::name::Origin;
-use crate::tls::Trust;
 
 /// The maximum size of a response head, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
@@ -50,19 +48,18 @@ impl Default for CallLimits {
 pub(crate) struct Client(Arc<Connector>);
 
 impl Client {
-    /// Creates a client for `origin`. `connect_timeout` limits the total time of name look-up, TCP
-    /// connection and TLS handshake.
+    /// Creates a client for the origin of `connector`.
+    pub(crate) fn new(connector: Connector) -> Self {
+        Self(Arc::new(connector))
+    }
+
+    /// Opens a connection and closes it. Sends no request.
     ///
     /// # Errors
     ///
-    /// [`Error::Unconfigured`] if the origin is `https` and `trust` is `None`.
-    pub(crate) fn new(
-        origin: Origin,
-        trust: Option<Trust>,
-        connect_timeout: Duration,
-    ) -> Result<Self, Error> {
-        let connector = Connector::new(origin, trust, connect_timeout)?;
-        Ok(Self(Arc::new(connector)))
+    /// The errors of [`Connector::connect`].
+    pub(crate) async fn check_connection(&self) -> Result<(), Error> {
+        self.0.connect().await.map(drop)
     }
 
     /// Creates a client that opens its connections with `connector`.
@@ -78,9 +75,9 @@ impl Client {
     /// # Errors
     ///
     /// While the client connects: [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`],
-    /// [`Error::ConnectTimeout`]. After the client has connected, when the origin may already have
-    /// processed the request ([`Error::may_have_been_processed`]): [`Error::CallTimeout`],
-    /// [`Error::TooLarge`], [`Error::Broken`], [`Error::UnrequestedUpgrade`].
+    /// [`Error::ConnectTimeout`], [`Error::Proxy`]. After the client has connected: [`Error::CallTimeout`],
+    /// [`Error::TooLarge`], [`Error::Broken`], [`Error::UnrequestedUpgrade`]. After each of these
+    /// four errors, the origin may have processed the request ([`Error::may_have_been_processed`]).
     ///
     /// # Cancel safety
     ///
@@ -96,7 +93,7 @@ impl Client {
         match timeout(limits.deadline, call).await {
             Ok(outcome) => outcome,
             Err(_elapsed) if connected => Err(Error::CallTimeout),
-            Err(_elapsed) => Err(Error::ConnectTimeout),
+            Err(_elapsed) => Err(self.0.explain(Error::ConnectTimeout)),
         }
     }
 
@@ -111,7 +108,12 @@ impl Client {
         let stream = self.0.connect().await?;
         *connected = true;
         *request.version_mut() = Version::HTTP_11;
-        *request.uri_mut() = origin_form(std::mem::take(request.uri_mut()));
+        let target = origin_form(std::mem::take(request.uri_mut()));
+        let proxy = self.0.forwarding_proxy();
+        *request.uri_mut() = match proxy {
+            Some(proxy) => proxy.address(self.0.origin(), target, request.headers_mut()),
+            None => target,
+        };
         let host = self.0.origin().host_value().clone();
         request.headers_mut().insert(HOST, host);
         // The client does not decompress answers, so the server must not compress the answer.
@@ -125,6 +127,9 @@ impl Client {
             .map_err(Error::Broken)?;
         let exchange = async {
             let response = sender.send_request(request).await.map_err(Error::Broken)?;
+            if let Some(proxy) = proxy {
+                proxy.check(response.status())?;
+            }
             collect(response, limits.body_bytes).await
         };
         drive(exchange, connection).await

@@ -18,8 +18,7 @@ use tokio_rustls::client::TlsStream;
 use super::error::Error;
 use super::name::Origin;
 use super::protocol::Protocol;
-use super::race::race;
-use super::resolver::Resolver;
+use super::proxy::Proxy;
 use super::trailers::DroppedTrailers;
 use crate::relay::{self, Duplex};
 use crate::tls::{self, Trust};
@@ -30,7 +29,7 @@ pub(crate) struct Connector {
     tls: Option<(Trust, ServerName<'static>)>,
     deadline: Duration,
     protocol: Protocol,
-    resolver: Resolver,
+    proxy: Option<Proxy>,
     dropped_trailers: Arc<DroppedTrailers>,
 }
 
@@ -63,7 +62,7 @@ impl Connector {
             tls,
             deadline,
             protocol: Protocol::Http1,
-            resolver: Resolver::default(),
+            proxy: None,
             dropped_trailers,
         })
     }
@@ -74,11 +73,23 @@ impl Connector {
         self
     }
 
-    /// Replaces the resolver. The default is the resolver of the operating system.
-    #[cfg(test)]
-    pub(super) fn with_resolver(mut self, resolver: Resolver) -> Self {
-        self.resolver = resolver;
+    /// Sets the proxy through which connections are opened. The default is no proxy.
+    pub(crate) fn with_proxy(mut self, proxy: Option<Proxy>) -> Self {
+        self.proxy = proxy;
         self
+    }
+
+    /// The proxy that receives the requests themselves, because the origin is not encrypted.
+    pub(super) fn forwarding_proxy(&self) -> Option<&Proxy> {
+        self.proxy.as_ref().filter(|_| self.tls.is_none())
+    }
+
+    /// Adds the name of the proxy, if there is one, to an error of a connection.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        match &self.proxy {
+            Some(proxy) => proxy.explain(error),
+            None => error,
+        }
     }
 
     /// The version of HTTP of the connections.
@@ -107,30 +118,33 @@ impl Connector {
     /// # Errors
     ///
     /// [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`], [`Error::NoHttp2`],
-    /// [`Error::ConnectTimeout`].
+    /// [`Error::ConnectTimeout`]. With a proxy also [`Error::Proxy`].
     ///
     /// # Cancel safety
     ///
     /// Dropping the future closes all sockets that the future has opened.
     pub(crate) async fn connect(&self) -> Result<Stream, Error> {
-        timeout(self.deadline, self.open())
-            .await
-            .map_err(|_elapsed| Error::ConnectTimeout)?
+        let opened = timeout(self.deadline, self.open()).await;
+        let opened = opened.unwrap_or(Err(Error::ConnectTimeout));
+        opened.map_err(|error| self.explain(error))
     }
 
     async fn open(&self) -> Result<Stream, Error> {
-        let (host, port) = (self.origin.host(), self.origin.port());
-        let addresses = self.resolver.look_up(host, port).await;
-        let addresses = addresses.map_err(Error::Resolve)?;
-        let stream = race(addresses, TcpStream::connect)
+        let hop = self.proxy.as_ref().map_or(&self.origin, Proxy::origin);
+        let addresses: Vec<SocketAddr> = lookup_host((hop.host(), hop.port()))
             .await
-            .map_err(Error::Connect)?;
+            .map_err(Error::Resolve)?
+            .collect();
+        let mut stream = race(addresses).await.map_err(Error::Connect)?;
         // Without this option, a request could wait until earlier bytes are acknowledged (Nagle's
         // algorithm).
         stream.set_nodelay(true).map_err(Error::Connect)?;
         let Some((trust, name)) = &self.tls else {
             return Ok(Stream::Plain(stream));
         };
+        if let Some(proxy) = &self.proxy {
+            proxy.open_tunnel(&mut stream, &self.origin).await?;
+        }
         let connector = TlsConnector::from(trust.client_config());
         let stream = match self.protocol {
             Protocol::Http1 => connector.connect(name.clone(), stream).await,

@@ -54,6 +54,16 @@ pub enum Error {
     /// request was sent. Responsible: the operator, who set the protocol of the upstream.
     #[error("the origin does not speak HTTP/2")]
     NoHttp2(#[source] BoxError),
+    /// The proxy between the gateway and the origin cannot be used. No byte of the request was sent
+    /// to the origin. Responsible: the operator, who has to correct the settings of the proxy.
+    #[error("the proxy {proxy} cannot be used")]
+    Proxy {
+        /// The URL of the proxy, without its password.
+        proxy: Box<str>,
+        /// The problem with the proxy.
+        #[source]
+        problem: BoxError,
+    },
     /// The body of the request broke off. `source` returns the error of the body. Responsible: the
     /// client.
     #[error("the request body broke off")]
@@ -87,6 +97,7 @@ impl Error {
             | Self::Connect(_)
             | Self::ConnectTimeout
             | Self::NoHttp2(_)
+            | Self::Proxy { .. }
             | Self::Resolve(_)
             | Self::Tls(_)
             | Self::Unconfigured => false,
@@ -124,6 +135,7 @@ impl Error {
             | Self::Framing
             | Self::HeadTimeout
             | Self::Http2(_)
+            | Self::Proxy { .. }
             | Self::RequestBody(_)
             | Self::TooLarge
             | Self::UnrequestedUpgrade => Self::ConnectTimeout,

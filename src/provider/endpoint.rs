@@ -9,48 +9,45 @@ use http_body_util::Full;
 use url::{Host, Url};
 
 use super::SetupError;
-use crate::clock::Timestamp;
-use crate::origin::{self, CallLimits, Client, Connector, Findings, Origin, Reached};
-use crate::tls::Trust;
+use super::info::CallSettings;
+use crate::origin::{self, CallLimits, Client, Connector, Origin};
 
 /// The `User-Agent` of every call. Some providers refuse requests without `User-Agent`.
 const USER_AGENT_NAME: &str = concat!("sidegate/", env!("CARGO_PKG_VERSION"));
 
-/// An endpoint that the gateway calls. Calls ignore proxy environment variables such as
-/// `HTTPS_PROXY`.
+/// An endpoint that the gateway calls.
 #[derive(Debug)]
 pub(super) struct Endpoint {
     uri: Uri,
     client: Client,
-    connector: Connector,
     limits: CallLimits,
 }
 
 impl Endpoint {
-    /// Prepares the endpoint at `url`. `deadline` is the time limit of one call.
+    /// Prepares the endpoint at `url`.
     pub(super) fn new(
         key: &'static str,
         url: &Url,
-        trust: Option<&Trust>,
-        deadline: Duration,
+        call_settings: &CallSettings,
     ) -> Result<Self, SetupError> {
+        let deadline = call_settings.deadline;
         let problem = "cannot be called";
         let refuse = SetupError::Setting { key, problem };
         let origin: Option<Origin> = url.origin().ascii_serialization().parse().ok();
         let (Some(origin), Ok(uri)) = (origin, url.as_str().parse()) else {
             return Err(refuse);
         };
-        let client = Client::new(origin.clone(), trust.cloned(), deadline);
-        // `connect` opens a connection but sends no request. For this purpose, the endpoint has a
-        // connector in addition to the client.
-        let connector = Connector::new(origin, trust.cloned(), deadline);
-        let (Ok(client), Ok(connector)) = (client, connector) else {
-            return Err(refuse);
-        };
+        let proxy = call_settings.proxies.for_url(url);
+        let proxy = proxy.map_err(|_invalid| SetupError::Setting {
+            key: "proxy",
+            problem: "is not set, and the variable https_proxy or http_proxy is not \
+                      http://HOST:PORT; correct the variable, or write proxy = \"none\"",
+        })?;
+        let connector = Connector::new(origin, call_settings.trust.clone(), deadline);
+        let connector = connector.map_err(|_unconfigured| refuse)?;
         Ok(Self {
             uri,
-            client,
-            connector,
+            client: Client::new(connector.with_proxy(proxy)),
             limits: CallLimits {
                 deadline,
                 ..CallLimits::default()
@@ -115,7 +112,7 @@ impl Endpoint {
 
     /// Checks that a connection to the endpoint can be opened, including the TLS handshake.
     pub(super) async fn connect(&self) -> Result<(), origin::Error> {
-        self.connector.connect().await.map(drop)
+        self.client.check_connection().await
     }
 
     /// Opens a connection, and reports each step. `key` is the setting that contains the URL.

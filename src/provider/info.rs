@@ -11,13 +11,16 @@ use super::client_auth::{ClientAuth, Credentials};
 use super::endpoint::{Endpoint, endpoint, is_clear_text};
 use super::group_lists::GroupList;
 use super::metadata::Metadata;
-use super::settings::{Discovery, GroupsEndpoint, Settings};
+use super::settings::{Discovery, Settings};
+use crate::origin::{Proxies, Proxy};
+use crate::secret::Environment;
 use crate::tls::Trust;
 
-/// The trusted certificate authorities and the deadline of calls to a provider.
+/// The trusted certificates, the proxies and the deadline of calls to a provider.
 #[derive(Debug)]
 pub(super) struct CallSettings {
     pub(super) trust: Option<Trust>,
+    pub(super) proxies: Proxies,
     pub(super) deadline: Duration,
 }
 
@@ -31,7 +34,7 @@ impl CallSettings {
     ///
     /// Returns [`SetupError::Setting`] if a URL would use plain http over a network. Returns
     /// [`SetupError::Trust`] if the certificate authorities cannot be used.
-    pub(super) fn new(settings: &Settings) -> Result<Self, SetupError> {
+    pub(super) fn new(settings: &Settings, environment: &Environment) -> Result<Self, SetupError> {
         check_clear_text(settings)?;
         let configured = [
             &settings.issuer,
@@ -59,6 +62,7 @@ impl CallSettings {
         };
         Ok(Self {
             trust: named(trust, settings)?,
+            proxies: proxies(settings, environment)?,
             deadline: Duration::from_secs(settings.deadline_secs.get().into()),
         })
     }
@@ -69,8 +73,28 @@ impl CallSettings {
     ///
     /// Returns [`SetupError::Setting`] if the endpoint cannot be called.
     pub(super) fn endpoint(&self, key: &'static str, url: &Url) -> Result<Endpoint, SetupError> {
-        Endpoint::new(key, url, self.trust.as_ref(), self.deadline)
+        Endpoint::new(key, url, self)
     }
+}
+
+/// Reads the setting `proxy`. Without this setting, environment variables name the proxies.
+fn proxies(settings: &Settings, environment: &Environment) -> Result<Proxies, SetupError> {
+    let key = "proxy";
+    let text = match settings.proxy.as_deref() {
+        None => return Ok(Proxies::from_variables(environment)),
+        Some("none") => return Ok(Proxies::Fixed(None)),
+        Some(text) => text,
+    };
+    let problem = "must be \"http://HOST:PORT\" or \"none\"";
+    let proxy: Proxy = text
+        .parse()
+        .map_err(|_invalid| SetupError::Setting { key, problem })?;
+    if proxy.has_credentials() {
+        let problem = "has a user name or password in it; a secret must not be in the settings; \
+                       write the whole URL into the variable https_proxy or http_proxy";
+        return Err(SetupError::Setting { key, problem });
+    }
+    Ok(Proxies::Fixed(Some(proxy)))
 }
 
 /// Applies the setting `server_name`.

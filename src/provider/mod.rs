@@ -86,7 +86,7 @@ pub use token::ResponseFormatError;
 pub use userinfo::UserinfoError;
 
 use crate::clock::{Clock, Timestamp};
-use crate::secret::Secret;
+use crate::secret::{Environment, Secret};
 use breaker::Breaker;
 use call_slots::{CallSlot, CallSlots};
 use client_auth::Credentials;
@@ -145,13 +145,18 @@ pub struct Provider {
 
 impl Provider {
     /// Sets up the provider with the name `name`: checks `settings`, and reads the secret, the keys
-    /// and the certificate authorities. The function blocks the thread while the function reads
+    /// and the certificate authorities. `environment` contains the variables that name proxies. The
+    /// function blocks the thread while the function reads
     /// small files, and opens no connection.
     ///
     /// # Errors
     ///
     /// [`SetupError`] names the setting, and also the file if a file is wrong.
-    pub fn new(name: &str, settings: &Settings) -> Result<Self, SetupError> {
+    pub fn new(
+        name: &str,
+        settings: &Settings,
+        environment: &Environment,
+    ) -> Result<Self, SetupError> {
         if settings.errors.iter().any(ErrorPattern::matches_everything) {
             let key = "errors";
             let problem = "has a row without a condition, which would match every response";
@@ -164,7 +169,7 @@ impl Provider {
             return Err(SetupError::Setting { key, problem });
         }
         let internal_url = InternalUrl::new(settings)?;
-        let call_settings = CallSettings::new(settings)?;
+        let call_settings = CallSettings::new(settings, environment)?;
         let credentials = Credentials::read(settings)?;
         let placeholder = discovery::placeholder(settings, issuer.as_ref(), internal_url.as_ref())?;
         let needs_metadata = placeholder.is_some();

@@ -143,7 +143,9 @@ impl From<origin::Error> for Error {
     fn from(error: origin::Error) -> Self {
         match error {
             origin::Error::Busy => Self::Busy,
-            origin::Error::Connect(_) | origin::Error::Resolve(_) => Self::Connect(error),
+            origin::Error::Connect(_) | origin::Error::Proxy { .. } | origin::Error::Resolve(_) => {
+                Self::Connect(error)
+            }
             origin::Error::ConnectTimeout => Self::ConnectTimeout,
             origin::Error::Evicted(eviction) => Self::Evicted(eviction),
             origin::Error::HeadTimeout => Self::HeadTimeout,

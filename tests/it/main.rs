@@ -46,6 +46,7 @@ mod own_prefix;
 mod pages;
 mod passport;
 mod provider_answers;
+mod proxies;
 mod recent;
 mod refresh;
 mod refused_tokens;

@@ -367,6 +367,7 @@ fn failure(error: &origin::Error) -> Option<&'static str> {
         | origin::Error::HeadTimeout
         | origin::Error::Http2(_)
         | origin::Error::NoHttp2(_)
+        | origin::Error::Proxy { .. }
         | origin::Error::Resolve(_)
         | origin::Error::Tls(_)
         | origin::Error::TooLarge

@@ -7,7 +7,7 @@ use super::*;
 use crate::origin::{CallLimits, Client};
 
 fn client(server: &Server) -> Client {
-    Client::new(server.origin.clone(), None, WATCHDOG).unwrap()
+    Client::new(Connector::new(server.origin.clone(), None, WATCHDOG).unwrap())
 }
 
 fn token_request() -> Request<Full<Bytes>> {
@@ -199,7 +199,7 @@ async fn an_error_says_that_nothing_was_sent() {
         assert!(matches!(error, Error::Connect(_)), "{error:?}");
         assert!(!error.may_have_been_processed());
         let unresolved = "http://no-such-host.invalid".parse().unwrap();
-        let client = Client::new(unresolved, None, WATCHDOG).unwrap();
+        let client = Client::new(Connector::new(unresolved, None, WATCHDOG).unwrap());
         let error = client.call(token_request(), limits()).await.unwrap_err();
         assert!(matches!(error, Error::Resolve(_)), "{error:?}");
         assert!(!error.may_have_been_processed());

@@ -83,7 +83,8 @@ async fn call(
 
 fn client_of(server: &Server, trust: &Trust) -> Client {
     let origin = format!("https://localhost:{}", server.origin.port());
-    Client::new(origin.parse().unwrap(), Some(trust.clone()), WATCHDOG).unwrap()
+    let connector = Connector::new(origin.parse().unwrap(), Some(trust.clone()), WATCHDOG);
+    Client::new(connector.unwrap())
 }
 
 async fn call_by(
@@ -182,7 +183,7 @@ async fn the_next_connection_trusts_the_replaced_authorities() {
 #[tokio::test]
 async fn an_https_origin_is_never_called_without_tls() {
     let origin: Origin = "https://localhost".parse().unwrap();
-    let error = Client::new(origin, None, WATCHDOG).unwrap_err();
+    let error = Connector::new(origin, None, WATCHDOG).unwrap_err();
     assert!(matches!(error, Error::Unconfigured), "{error:?}");
 }
 
@@ -193,7 +194,8 @@ async fn an_origin_that_does_not_speak_tls_is_refused() {
         let server = Server::start().await;
         let origin = format!("https://127.0.0.1:{}", server.origin.port());
         let trust = Trust::from_file(&authority.file).unwrap();
-        let client = Client::new(origin.parse().unwrap(), Some(trust), WATCHDOG).unwrap();
+        let connector = Connector::new(origin.parse().unwrap(), Some(trust), WATCHDOG);
+        let client = Client::new(connector.unwrap());
         let request = Request::post("/token").body(Full::from("secret")).unwrap();
         let (outcome, ()) = join!(client.call(request, CallLimits::default()), async {
             let mut peer = server.accept().await;

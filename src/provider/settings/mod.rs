@@ -158,6 +158,9 @@ pub struct Settings {
     /// authorities, or the certificate of the provider itself. Default: the certificate authorities
     /// of the system.
     pub ca_file: Option<PathBuf>,
+    /// The HTTP proxy for all calls to the provider: `http://HOST:PORT`, or `none`. Default: the
+    /// proxies in the environment variables `https_proxy` and `http_proxy`.
+    pub proxy: Option<String>,
     /// The name for which the certificate of the provider must be valid in every call. Default: the
     /// host of the called URL.
     pub server_name: Option<String>,

@@ -434,7 +434,12 @@ async fn a_10_an_assertion_is_a_parameter_of_the_body() {
             server.url,
             key.display()
         );
-        let provider = Provider::new("op", &settings("laravel-passport-13", &text)).unwrap();
+        let provider = Provider::new(
+            "op",
+            &settings("laravel-passport-13", &text),
+            &Environment::default(),
+        )
+        .unwrap();
         assert!(redeem(&provider).await.is_err());
         let request = server.next();
         assert!(request.field("authorization").is_empty());

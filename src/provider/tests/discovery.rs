@@ -46,7 +46,7 @@ fn provider_with(files: &Files, server: &Server, further: &str) -> Provider {
         server.url,
         files.0.path().display()
     );
-    Provider::new("op", &settings("oidc", &text)).unwrap()
+    Provider::new("op", &settings("oidc", &text), &Environment::default()).unwrap()
 }
 
 fn asked(provider: &Provider) -> Result<String, NotReady> {
@@ -287,7 +287,7 @@ const ENDPOINTS: &str =
 /// Returns the endpoint of the keys at `server`.
 fn jwks_endpoint(server: &Server) -> Endpoint {
     let url = endpoint("jwks_uri", Some(&server.url), "/jwks").unwrap();
-    Endpoint::new("jwks_uri", &url, None, Duration::from_secs(5)).unwrap()
+    plain_endpoint("jwks_uri", &url)
 }
 
 #[tokio::test]

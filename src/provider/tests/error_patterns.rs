@@ -133,7 +133,7 @@ fn a_pattern_without_conditions_is_refused() {
              authorization_endpoint = \"/a\"\ntoken_endpoint = \"/t\"\n[[errors]]\n{row}\n\
              meaning = \"fatal\""
         );
-        Provider::new("op", &settings("oauth2", &text)).is_err()
+        Provider::new("op", &settings("oauth2", &text), &Environment::default()).is_err()
     };
     assert!(refused("grant = \"refresh_token\""));
     assert!(refused("empty = false"));

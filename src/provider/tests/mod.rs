@@ -46,6 +46,7 @@ use super::token::TokenResponse;
 use super::userinfo::Userinfo;
 use super::*;
 use crate::identity::Identity;
+use crate::origin::Proxies;
 use crate::token::{Lifetime, TokenSet};
 
 /// A time a few seconds after the example token was issued.
@@ -93,8 +94,18 @@ impl Files {
 
     fn provider(&self, profile: &str, url: &str, further: &str) -> Provider {
         let settings = settings(profile, &self.operator(url, further));
-        Provider::new("op", &settings).unwrap()
+        Provider::new("op", &settings, &Environment::default()).unwrap()
     }
+}
+
+/// Prepares an endpoint without TLS and without a proxy.
+fn plain_endpoint(key: &'static str, url: &Url) -> Endpoint {
+    let call_settings = CallSettings {
+        trust: None,
+        proxies: Proxies::Fixed(None),
+        deadline: Duration::from_secs(5),
+    };
+    Endpoint::new(key, url, &call_settings).unwrap()
 }
 
 fn pem(label: &str, der: &[u8]) -> String {

@@ -45,7 +45,8 @@ async fn an_opaque_token_expires_as_the_response_or_the_settings_say() {
              authorization_endpoint = \"/a\"\ntoken_endpoint = \"/t\"",
             server.url
         );
-        let provider = Provider::new("op", &settings("oauth2", &text)).unwrap();
+        let provider =
+            Provider::new("op", &settings("oauth2", &text), &Environment::default()).unwrap();
         let grant = redeem(&provider).await.unwrap();
         assert_eq!(grant.identity, Identity::nameless("op"));
         let life = grant
@@ -188,7 +189,8 @@ async fn a_28_tokens_that_would_break_a_field_are_refused() {
                  authorization_endpoint = \"/a\"\ntoken_endpoint = \"/t\"",
                 server.url
             );
-            let provider = Provider::new("op", &settings("oauth2", &text)).unwrap();
+            let provider =
+                Provider::new("op", &settings("oauth2", &text), &Environment::default()).unwrap();
             let error = redeem(&provider).await.unwrap_err();
             assert_eq!(error.reason(), "token_unusable", "{member} {bad:.20}");
         }
@@ -274,7 +276,7 @@ async fn d_31_informational_responses_do_not_extend_the_deadline() {
 /// Runs another test of this file in a new process, because environment variables apply to a whole
 /// process.
 #[test]
-fn x_03_proxy_environment_variables_are_ignored() {
+fn x_03_only_the_settings_read_proxy_variables() {
     let own = std::env::current_exe().unwrap();
     let mut child = std::process::Command::new(own);
     child.args([

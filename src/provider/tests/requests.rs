@@ -152,7 +152,12 @@ async fn a_public_client_sends_its_identifier_and_no_secret() {
          identity.source = \"none\"",
         server.url
     );
-    let provider = Provider::new("op", &settings("laravel-passport-13", &text)).unwrap();
+    let provider = Provider::new(
+        "op",
+        &settings("laravel-passport-13", &text),
+        &Environment::default(),
+    )
+    .unwrap();
     assert!(redeem(&provider).await.is_err());
     let sent = json(&server.next().body);
     assert_eq!(

@@ -54,7 +54,7 @@ fn refused(files: &Files, further: &str) -> String {
         "laravel-passport-13",
         &files.operator("https://id.example", further),
     );
-    let error = Provider::new("op", &settings).expect_err(further);
+    let error = Provider::new("op", &settings, &Environment::default()).expect_err(further);
     assert_eq!(
         (error.reason(), error.class().actor),
         ("provider_settings", Actor::Operator)
@@ -108,7 +108,9 @@ fn t_10_a_provider_on_another_machine_needs_tls() {
         "laravel-passport-13",
         &files.operator("http://id.example", ""),
     );
-    let text = Provider::new("op", &refused).unwrap_err().to_string();
+    let text = Provider::new("op", &refused, &Environment::default())
+        .unwrap_err()
+        .to_string();
     assert!(text.contains("plain_http = true"), "{text}");
     let profile = "laravel-passport-13";
     files.provider(profile, "http://id.example", "plain_http = true");
@@ -245,7 +247,12 @@ fn a_missing_or_empty_secret_is_named_with_its_file() {
         "{text}"
     );
     let nothing = "url = \"https://id.example\"\nclient_id = \"3\"";
-    let error = Provider::new("op", &settings("laravel-passport-13", nothing)).unwrap_err();
+    let error = Provider::new(
+        "op",
+        &settings("laravel-passport-13", nothing),
+        &Environment::default(),
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("client_secret_file"), "{error}");
 }
 
@@ -279,7 +286,12 @@ fn line_breaks_at_the_end_and_a_byte_order_mark_are_not_part_of_a_secret() {
 fn a_public_client_without_pkce_is_refused() {
     let text = "url = \"https://id.example\"\nclient_id = \"3\"\nclient_authentication = \"none\"\n\
                 pkce = false";
-    let error = Provider::new("op", &settings("laravel-passport-13", text)).unwrap_err();
+    let error = Provider::new(
+        "op",
+        &settings("laravel-passport-13", text),
+        &Environment::default(),
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("`pkce`"), "{error}");
 }
 
@@ -291,7 +303,7 @@ fn an_identity_from_access_tokens_needs_a_public_key() {
         &files.operator("https://id.example", ""),
     );
     settings.access_token.public_key_files.clear();
-    let error = Provider::new("op", &settings).unwrap_err();
+    let error = Provider::new("op", &settings, &Environment::default()).unwrap_err();
     assert!(
         error.to_string().contains("access_token.public_key_files"),
         "{error}"
@@ -394,7 +406,7 @@ fn the_fingerprint_depends_only_on_the_server_and_the_client() {
     let of = |text: &str| {
         let endpoints = "authorization_endpoint = \"/a\"\nidentity.source = \"none\"\n";
         let text = format!("client_authentication = \"none\"\n{endpoints}{text}");
-        let provider = Provider::new("op", &settings("oauth2", &text));
+        let provider = Provider::new("op", &settings("oauth2", &text), &Environment::default());
         provider.unwrap().fingerprint()
     };
     let written = [
@@ -420,7 +432,7 @@ fn renewed(name: &str, further: &str) -> Provider {
         "client_authentication = \"none\"\nurl = \"http://127.0.0.1:1\"\ntoken_endpoint = \"/t\"\n\
          authorization_endpoint = \"/a\"\nidentity.source = \"none\"\n{further}"
     );
-    Provider::new(name, &settings("oauth2", &text)).unwrap()
+    Provider::new(name, &settings("oauth2", &text), &Environment::default()).unwrap()
 }
 
 #[test]

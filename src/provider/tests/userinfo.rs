@@ -9,7 +9,7 @@ use crate::provider::userinfo::{fetch, fetch_email};
 
 fn at(server: &Server) -> Endpoint {
     let url = endpoint("x", Some(&server.url), "/me").unwrap();
-    Endpoint::new("x", &url, None, Duration::from_secs(5)).unwrap()
+    plain_endpoint("x", &url)
 }
 
 fn grant() -> TokenSet {

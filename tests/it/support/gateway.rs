@@ -266,20 +266,25 @@ pub(crate) struct Process {
 impl Process {
     /// Starts the program and waits until it listens. It logs at its most detailed level.
     pub(crate) async fn start(settings: Settings) -> Self {
-        Self::logging(settings, "level = \"trace\"\n").await
+        Self::logging(settings, "level = \"trace\"\n", &[]).await
+    }
+
+    /// Like [`Process::start`], with these environment variables.
+    pub(crate) async fn start_in(settings: Settings, variables: &[(&str, &str)]) -> Self {
+        Self::logging(settings, "level = \"trace\"\n", variables).await
     }
 
     /// Starts the program with a short log, for a large number of requests.
     pub(crate) async fn start_quietly(settings: Settings) -> Self {
-        Self::logging(settings, "access = false\n").await
+        Self::logging(settings, "access = false\n", &[]).await
     }
 
     /// Starts the program with these keys of `log`.
     pub(crate) async fn start_with(settings: Settings, keys: &str) -> Self {
-        Self::logging(settings, keys).await
+        Self::logging(settings, keys, &[]).await
     }
 
-    async fn logging(settings: Settings, keys: &str) -> Self {
+    async fn logging(settings: Settings, keys: &str, variables: &[(&str, &str)]) -> Self {
         let settings = settings.with(&format!("[log]\nformat = \"json\"\n{keys}"));
         // A write beyond the file size limit of a test must fail. Without the trap, the write would
         // kill the process.
@@ -290,6 +295,7 @@ impl Process {
                 PROGRAM,
             ])
             .arg(settings.write())
+            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)

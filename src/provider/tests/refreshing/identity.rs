@@ -40,7 +40,7 @@ fn openid(url: &str, further: &str) -> Provider {
          token_endpoint = \"{url}/t\"\nid_token.public_key_files = [\"{folder}/public.pem\"]\n\
          {further}"
     );
-    Provider::new("op", &settings("oidc", &text)).unwrap()
+    Provider::new("op", &settings("oidc", &text), &Environment::default()).unwrap()
 }
 
 /// Returns a token response with an ID token in which some claims are replaced.

@@ -54,7 +54,7 @@ fn plain(url: &str, further: &str) -> Provider {
         "url = \"{url}\"\nclient_id = \"3\"\nclient_authentication = \"none\"\n\
          authorization_endpoint = \"/a\"\ntoken_endpoint = \"/t\"\n{further}"
     );
-    Provider::new("op", &settings("oauth2", &text)).unwrap()
+    Provider::new("op", &settings("oauth2", &text), &Environment::default()).unwrap()
 }
 
 fn granted(members: &Value) -> String {
