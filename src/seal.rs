@@ -21,18 +21,20 @@ const KEY_NAME: usize = 4;
 /// The length of the authentication tag of AES-GCM-SIV (RFC 8452 section 4), in bytes.
 const TAG: usize = 16;
 
-/// The reason why a key file is refused. The operator has to correct the key file. The error never
-/// shows the contents of the file.
+/// The reason why the keys in a file or in an environment variable are refused. The operator has to
+/// correct the file or the variable. The error never shows the keys.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
     /// The file contains no key.
-    #[error("{} contains no key; write one line with 32 random bytes in base64", .0.display())]
-    Empty(PathBuf),
-    /// A line of the file is not a valid key.
-    #[error("line {line} of {} is not 32 bytes in base64; `openssl rand -base64 32` makes such a line", .path.display())]
+    #[error("{0} contains no key; write one line with 32 random bytes in base64")]
+    Empty(Box<str>),
+    /// A line is not a valid key.
+    #[error(
+        "line {line} of {place} is not 32 bytes in base64; `openssl rand -base64 32` makes such a line"
+    )]
     Line {
-        /// The file.
-        path: PathBuf,
+        /// The file or the variable.
+        place: Box<str>,
         /// The line number, counted from 1.
         line: usize,
     },
@@ -46,10 +48,10 @@ pub enum KeyFileError {
         source: std::io::Error,
     },
     /// The file contains the same key twice.
-    #[error("line {line} of {} repeats a key", .path.display())]
+    #[error("line {line} of {place} repeats a key")]
     Repeated {
-        /// The file.
-        path: PathBuf,
+        /// The file or the variable.
+        place: Box<str>,
         /// The line number, counted from 1.
         line: usize,
     },
@@ -102,9 +104,18 @@ impl Keys {
                 path: path.to_owned(),
                 source,
             })?;
+        Self::from_text(&path.display().to_string(), &text)
+    }
+
+    /// Reads keys from the text of a key file. `place` names the source of the text in errors.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`KeyFileError`], which names the place and the line but never shows the keys.
+    pub(crate) fn from_text(place: &str, text: &str) -> Result<Self, KeyFileError> {
         let mut keys: Vec<Secret<[u8; KEY]>> = Vec::new();
         // Some editors write a byte order mark at the start of a file.
-        let lines = text.strip_prefix('\u{feff}').unwrap_or(&text).lines();
+        let lines = text.strip_prefix('\u{feff}').unwrap_or(text).lines();
         for (line, text) in (1..).zip(lines) {
             let text = text.trim();
             if text.is_empty() || text.starts_with('#') {
@@ -113,21 +124,21 @@ impl Keys {
             let bytes = Zeroizing::new(STANDARD.decode(text).unwrap_or_default());
             let Ok(key) = bytes.as_slice().try_into() else {
                 return Err(KeyFileError::Line {
-                    path: path.to_owned(),
+                    place: place.into(),
                     line,
                 });
             };
             // If the file contains the same key twice, the operator has probably made a mistake.
             if keys.iter().any(|other| other.matches(&bytes)) {
                 return Err(KeyFileError::Repeated {
-                    path: path.to_owned(),
+                    place: place.into(),
                     line,
                 });
             }
             keys.push(Secret::new(key));
         }
         if keys.is_empty() {
-            return Err(KeyFileError::Empty(path.to_owned()));
+            return Err(KeyFileError::Empty(place.into()));
         }
         Ok(Self(keys))
     }

@@ -4,11 +4,13 @@
 const ADVICE: &[(&[&str], &str)] = &[
     (
         &["client_secret"],
-        "a secret must not be in the settings; name a file with client_secret_file",
+        "a secret must not be in the settings; name a file with client_secret_file, or a variable \
+         with client_secret_env",
     ),
     (
         &["cookie_secret", "session_secret"],
-        "a secret must not be in the settings; name a file with login.state_key_file",
+        "a secret must not be in the settings; name a file with login.state_key_file, or a \
+         variable with login.state_key_env",
     ),
     (
         &[

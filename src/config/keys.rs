@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::section::Reader;
 use super::{LoginSection, Reusable};
 use crate::seal::{KeyRing, Keys, Purpose};
+use crate::secret::Environment;
 use crate::session::{self, StoreSettings};
 use crate::telemetry::chain;
 
@@ -34,14 +35,16 @@ pub(super) struct SealingKeys {
     pub(super) logins: Arc<KeyRing>,
     pub(super) sessions: KeyRing,
     pub(super) file: Option<KeyFile>,
+    /// True if the keys are random, because the settings name no keys.
+    pub(super) random: bool,
 }
 
-/// Reads the keys. Without a key file, the keys are random. A reload takes the random login keys
-/// from `reusable`, so that pending logins stay valid.
+/// Reads the keys. Without a key file and without a variable, the keys are random. A reload uses the random login keys in
+/// `reusable` again, so that pending logins stay valid.
 pub(super) fn keys(
     section: Option<&LoginSection>,
     session: Option<&session::Settings>,
-    reusable: &Reusable,
+    (reusable, environment): (&Reusable, &Environment),
     reader: &mut Reader<'_>,
 ) -> Option<SealingKeys> {
     let section = section?;
@@ -57,26 +60,44 @@ pub(super) fn keys(
         path: path.clone(),
         content: content_digest(path),
     });
-    let keys = match &section.state_key_file {
-        Some(path) => Keys::from_file(path).map_err(|error| chain(&error)),
-        None => Keys::random().map_err(|error| chain(&error)),
+    let random = section.state_key_file.is_none() && section.state_key_env.is_none();
+    let (key, keys) = match (&section.state_key_file, &section.state_key_env) {
+        (Some(_), Some(name)) => {
+            let twice = format!(
+                "the variable {name} is named together with state_key_file; write only one of the \
+                 two settings"
+            );
+            (ENV, Err(twice))
+        }
+        (Some(path), None) => (FILE, Keys::from_file(path).map_err(|error| chain(&error))),
+        (None, Some(name)) => (ENV, from_variable(name, environment)),
+        (None, None) => (FILE, Keys::random().map_err(|error| chain(&error))),
     };
     let rings = keys.and_then(|keys| {
         let rings = (keys.ring(Purpose::Logins), keys.ring(Purpose::Sessions));
         let sessions = rings.1.map_err(|error| chain(&error))?;
         let logins = rings.0.map_err(|error| chain(&error))?;
-        let random = reusable.random_keys.as_ref();
-        let kept = random.filter(|_random| section.state_key_file.is_none());
+        let kept = reusable.random_keys.as_ref().filter(|_kept| random);
         let logins = kept.map_or_else(|| Arc::new(logins), Arc::clone);
         Ok(SealingKeys {
             logins,
             sessions,
             file,
+            random,
         })
     });
-    rings
-        .map_err(|reason| reader.note("login.state_key_file", reason))
-        .ok()
+    rings.map_err(|reason| reader.note(key, reason)).ok()
+}
+
+const FILE: &str = "login.state_key_file";
+const ENV: &str = "login.state_key_env";
+
+/// Reads the keys in the environment variable `name`. Returns the problem as text.
+fn from_variable(name: &str, environment: &Environment) -> Result<Keys, String> {
+    let place = format!("the variable {name}");
+    let text = environment.get(name);
+    let text = text.ok_or_else(|| format!("{place} is not set, or is empty"))?;
+    Keys::from_text(&place, text.expose()).map_err(|error| chain(&error))
 }
 
 /// Checks the settings of the session file: its folder and its keys.
@@ -84,9 +105,9 @@ fn check_store(session: &session::Settings, login: &LoginSection, reader: &mut R
     let StoreSettings::Disk(disk) = &session.store else {
         return;
     };
-    if login.state_key_file.is_none() {
+    if login.state_key_file.is_none() && login.state_key_env.is_none() {
         let reason = "is required: the keys in this file seal the sessions on disk (session.store)";
-        reader.note("login.state_key_file", reason);
+        reader.note(FILE, reason);
     }
     if let Err(error) = session::inspect(&disk.file) {
         reader.note("session.store.disk.file", chain(&error));

@@ -79,6 +79,8 @@ pub struct Config {
     pub(crate) watch: bool,
     /// The file with the keys of pending logins and of sessions on disk.
     pub(crate) key_file: Option<KeyFile>,
+    /// True if the keys of pending logins and of sessions on disk are random.
+    has_random_keys: bool,
     /// The source of the settings, with the content of the settings file.
     pub(crate) source: Source,
     /// The settings that a reload replaces.
@@ -131,6 +133,7 @@ struct LoginSection {
     callback_path: Option<target::Prefix>,
     timeout_secs: Bounded<10, 3600>,
     state_key_file: Option<PathBuf>,
+    state_key_env: Option<String>,
 }
 
 impl Config {
@@ -171,11 +174,10 @@ impl Config {
 
     /// The resources that a later reload may reuse.
     pub(crate) fn reusable(&self) -> Reusable {
-        let random = self.key_file.is_none();
         Reusable {
             providers: Arc::clone(&self.site.providers),
             upstreams: self.site.upstreams.clone(),
-            random_keys: random.then(|| Arc::clone(&self.site.login.1)),
+            random_keys: self.has_random_keys.then(|| Arc::clone(&self.site.login.1)),
         }
     }
 }
@@ -203,11 +205,12 @@ fn build(
     let operations: Option<OperationsSection> = reader.read("operations");
     let session: Option<session::Settings> = reader.read("session");
     let login: Option<LoginSection> = reader.read("login");
-    let keys = keys(login.as_ref(), session.as_ref(), reusable, reader);
+    let environment = source.environment();
+    let sources = (reusable, &environment);
+    let keys = keys(login.as_ref(), session.as_ref(), sources, reader);
     let assertions: Option<AssertionNames> = reader.read("assertions");
     let log: Option<telemetry::Settings> = reader.read("log");
     let watch: Option<bool> = reader.read("watch");
-    let environment = source.environment();
     let providers = providers(settings, (&reusable.providers, &environment), reader);
     let upstreams = upstreams(settings, &reusable.upstreams, reader);
     let routes = routes(settings, reader, &upstreams, &providers.names);
@@ -252,6 +255,7 @@ fn build(
         restart_only: RestartOnly::of(settings),
         watch: watch?,
         key_file: keys.file,
+        has_random_keys: keys.random,
         source,
         site,
         session: (session, Arc::new(keys.sessions)),

@@ -11,9 +11,9 @@ use super::error_response::ErrorCode;
 use super::jwt::signer::{Signer, SigningError};
 use super::settings::{BasicEncoding, ClientAuthentication, Settings};
 use super::token::TokenRequest;
-use super::{SetupError, TokenCallError, read_text, secret_file};
+use super::{SetupError, TokenCallError, read_text, secret_file, secret_variable, variable};
 use crate::clock::Timestamp;
-use crate::secret::{Secret, random};
+use crate::secret::{Environment, Secret, random};
 
 /// The lifetime of a client assertion, in seconds. The lifetime is long enough for one call and for
 /// a small difference between the clocks of the gateway and the provider.
@@ -25,7 +25,7 @@ const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-be
 /// The minimum length of a key for HS256, in bytes (RFC 7518 section 3.2).
 const MIN_HMAC_KEY: usize = 32;
 
-/// The contents of the files with the gateway's credentials. The gateway reads the files again
+/// The gateway's credentials, from files or from environment variables. The gateway reads the files again
 /// periodically, so that changes take effect without a restart.
 #[derive(Debug)]
 pub(super) struct Credentials {
@@ -34,18 +34,27 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
-    /// Reads the files that the settings name. Blocks the calling thread while the small files are
-    /// read.
-    pub(super) fn read(settings: &Settings) -> Result<Self, SetupError> {
-        let secret = settings.client_secret_file.as_deref();
-        let private_key = settings.client_assertion.private_key_file.as_deref();
+    /// Reads the files and the variables that the settings name. Blocks the calling thread while the
+    /// small files are read.
+    pub(super) fn read(settings: &Settings, environment: &Environment) -> Result<Self, SetupError> {
+        let assertion = &settings.client_assertion;
+        let key = "client_secret_env";
+        let secret = match (&settings.client_secret_file, &settings.client_secret_env) {
+            (Some(_), Some(name)) => return Err(named_twice(key, name)),
+            (Some(path), None) => Some(secret_file("client_secret_file", path)?),
+            (None, Some(name)) => Some(secret_variable(key, name, environment)?),
+            (None, None) => None,
+        };
+        let key = PRIVATE_KEY_ENV;
+        let private_key = match (&assertion.private_key_file, &assertion.private_key_env) {
+            (Some(_), Some(name)) => return Err(named_twice(key, name)),
+            (Some(path), None) => Some(Secret::new(read_text(PRIVATE_KEY_FILE, path)?)),
+            (None, Some(name)) => Some(variable(key, name, environment)?.clone()),
+            (None, None) => None,
+        };
         Ok(Self {
-            secret: secret
-                .map(|path| secret_file("client_secret_file", path))
-                .transpose()?,
-            private_key: private_key
-                .map(|path| read_text("client_assertion.private_key_file", path).map(Secret::new))
-                .transpose()?,
+            secret,
+            private_key,
         })
     }
 
@@ -65,6 +74,20 @@ impl Credentials {
         self.secret
             .as_ref()
             .ok_or(SetupError::Setting { key, problem })
+    }
+}
+
+/// The settings that name the private key.
+const PRIVATE_KEY_FILE: &str = "client_assertion.private_key_file";
+const PRIVATE_KEY_ENV: &str = "client_assertion.private_key_env";
+
+/// The error of a credential that is named in a file and in the variable `name`.
+fn named_twice(key: &'static str, name: &str) -> SetupError {
+    SetupError::Variable {
+        key,
+        name: name.into(),
+        problem: "is named together with a file for the same secret; write only one of the two \
+                  settings",
     }
 }
 
@@ -290,17 +313,24 @@ fn secret_jwt(settings: &Settings, secret: &Secret<String>) -> Result<Method, Se
 
 fn private_key_jwt(settings: &Settings, credentials: &Credentials) -> Result<Method, SetupError> {
     let assertion = &settings.client_assertion;
-    let path = assertion.private_key_file.as_ref();
-    let Some((pem, path)) = credentials.private_key.as_ref().zip(path) else {
+    let Some(pem) = &credentials.private_key else {
         return Err(SetupError::Setting {
-            key: "client_assertion.private_key_file",
+            key: PRIVATE_KEY_FILE,
             problem: "is missing, but client_authentication is \"private_key_jwt\"",
         });
     };
     let signer = Signer::from_pem(pem.expose(), assertion.algorithm);
-    let signer = signer.map_err(|source| SetupError::PrivateKey {
-        path: path.clone(),
-        source,
+    let signer = signer.map_err(|source| {
+        let (key, place) = match (&assertion.private_key_file, &assertion.private_key_env) {
+            (None, Some(name)) => (PRIVATE_KEY_ENV, format!("the variable {name}")),
+            (Some(path), _) => (PRIVATE_KEY_FILE, path.display().to_string()),
+            (None, None) => (PRIVATE_KEY_FILE, String::new()),
+        };
+        SetupError::PrivateKey {
+            key,
+            place: place.into(),
+            source,
+        }
     })?;
     Ok(Method::Assertion(Assertion {
         signer,
@@ -333,10 +363,22 @@ fn public_client(settings: &Settings, credentials: &Credentials) -> Result<Metho
     // If credentials are configured but never used, the settings contain a mistake.
     let problem = "is given, but client_authentication is \"none\"";
     if credentials.secret.is_some() {
-        return refuse("client_secret_file", problem);
+        let in_file = settings.client_secret_file.is_some();
+        let key = if in_file {
+            "client_secret_file"
+        } else {
+            "client_secret_env"
+        };
+        return refuse(key, problem);
     }
     if credentials.private_key.is_some() {
-        return refuse("client_assertion.private_key_file", problem);
+        let in_file = settings.client_assertion.private_key_file.is_some();
+        let key = if in_file {
+            PRIVATE_KEY_FILE
+        } else {
+            PRIVATE_KEY_ENV
+        };
+        return refuse(key, problem);
     }
     // If the client has no secret, only the PKCE verifier prevents another client from using the
     // code.

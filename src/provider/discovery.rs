@@ -220,7 +220,7 @@ impl Provider {
         Result<Files, SetupError>,
         Result<tls::Refreshed, SetupError>,
     ) {
-        let files = Credentials::read(&self.settings).and_then(|credentials| {
+        let files = Credentials::read(&self.settings, &self.environment).and_then(|credentials| {
             let keys = GrantVerifier::read_files(&self.settings)?;
             Ok(Files { credentials, keys })
         });

@@ -28,6 +28,7 @@ mod discovery;
 mod endpoint;
 mod error;
 mod error_response;
+mod files;
 mod grant;
 mod group_lists;
 mod id_token;
@@ -54,8 +55,6 @@ mod userinfo;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,7 +64,6 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 use tokio::sync::Mutex;
-use zeroize::Zeroizing;
 
 pub use authorization::{AuthorizationRequest, Prompt};
 pub use error::{
@@ -90,6 +88,7 @@ use crate::secret::{Environment, Secret};
 use breaker::Breaker;
 use call_slots::{CallSlot, CallSlots};
 use client_auth::Credentials;
+use files::{read_text, secret_file, secret_variable, variable};
 use grant::{GrantVerifier, ResponseContext};
 use info::{CallSettings, ProviderInfo};
 use internal_url::InternalUrl;
@@ -98,9 +97,6 @@ use limiter::Limiter;
 use reachability::Reachability;
 use settings::{ErrorPattern, GrantType};
 use token::{CodeGrant, RequestFormat, TokenResponse};
-
-/// The maximum size of a file with a secret or a key, in bytes.
-const MAX_FILE: u64 = 64 * 1024;
 
 /// An authorization code, with the values of its authorization request.
 #[derive(Debug)]
@@ -125,6 +121,8 @@ pub type Providers = BTreeMap<Box<str>, Arc<Provider>>;
 pub struct Provider {
     name: Box<str>,
     settings: Settings,
+    /// The variables of the settings that end with `_env`.
+    environment: Environment,
     issuer: Option<Issuer>,
     internal_url: Option<InternalUrl>,
     call_settings: CallSettings,
@@ -145,8 +143,8 @@ pub struct Provider {
 
 impl Provider {
     /// Sets up the provider with the name `name`: checks `settings`, and reads the secret, the keys
-    /// and the certificate authorities. `environment` contains the variables that name proxies. The
-    /// function blocks the thread while the function reads
+    /// and the certificate authorities. `environment` contains the variables that name proxies and that
+    /// contain secrets. The function blocks the thread while the function reads
     /// small files, and opens no connection.
     ///
     /// # Errors
@@ -170,7 +168,7 @@ impl Provider {
         }
         let internal_url = InternalUrl::new(settings)?;
         let call_settings = CallSettings::new(settings, environment)?;
-        let credentials = Credentials::read(settings)?;
+        let credentials = Credentials::read(settings, environment)?;
         let placeholder = discovery::placeholder(settings, issuer.as_ref(), internal_url.as_ref())?;
         let needs_metadata = placeholder.is_some();
         let info = ProviderInfo::new(settings, &credentials, &call_settings, placeholder)?;
@@ -179,6 +177,7 @@ impl Provider {
         Ok(Self {
             name: name.into(),
             settings: settings.clone(),
+            environment: environment.clone(),
             issuer,
             internal_url,
             call_settings,
@@ -460,48 +459,4 @@ impl Provider {
         let taken = self.limiter.take(grant, now);
         taken.map_err(|retry_after| TokenCallError::RateLimited { retry_after })
     }
-}
-
-/// Reads a file with a secret. The line breaks at the end of the file are not part of the secret. A
-/// secret with other white space at its start or end, or with several lines, is refused, because
-/// the file was probably made by mistake.
-fn secret_file(key: &'static str, path: &Path) -> Result<Secret<String>, SetupError> {
-    let text = Zeroizing::new(read_text(key, path)?);
-    let secret = text.trim_end_matches(['\r', '\n']);
-    if secret.trim() != secret || secret.contains(['\r', '\n']) {
-        let problem = "names a file with white space around the secret, or with several lines; write \
-                       only the secret";
-        return Err(SetupError::Setting { key, problem });
-    }
-    Ok(Secret::new(secret.to_owned()))
-}
-
-/// Reads a small text file that must not be empty. A byte order mark at the start of the file, which
-/// some editors write, is not part of the text.
-fn read_text(key: &'static str, path: &Path) -> Result<String, SetupError> {
-    use std::io::{Error as IoError, ErrorKind, Read as _};
-    let failed = |source| SetupError::Read {
-        key,
-        path: path.to_owned(),
-        source,
-    };
-    let mut text = String::new();
-    let file = fs::File::open(path).map_err(failed)?;
-    // The gateway tries to read one byte more than the maximum. If the gateway can read this byte,
-    // the file is too large.
-    let read = file
-        .take(MAX_FILE.saturating_add(1))
-        .read_to_string(&mut text);
-    let length = u64::try_from(read.map_err(failed)?).unwrap_or(u64::MAX);
-    if length > MAX_FILE {
-        return Err(failed(IoError::from(ErrorKind::FileTooLarge)));
-    }
-    if text.trim().is_empty() {
-        let path = path.to_owned();
-        return Err(SetupError::EmptyFile { key, path });
-    }
-    if text.starts_with('\u{feff}') {
-        text.remove(0);
-    }
-    Ok(text)
 }

@@ -128,7 +128,8 @@ impl SetupError {
             | Self::PublicKey { .. }
             | Self::Read { .. }
             | Self::Setting { .. }
-            | Self::Trust(_) => permanent(Actor::Operator, Sent::Nothing),
+            | Self::Trust(_)
+            | Self::Variable { .. } => permanent(Actor::Operator, Sent::Nothing),
         }
     }
 }

@@ -92,8 +92,14 @@ fn setup_errors_are_for_the_operator() {
             path: path.clone(),
             source: KeySetError::Keys,
         },
+        SetupError::Variable {
+            key,
+            name: "SECRET".into(),
+            problem: "is not set",
+        },
         SetupError::PrivateKey {
-            path: path.clone(),
+            key,
+            place: "key.pem".into(),
             source: SigningKeyProblem::Weak,
         },
         SetupError::PublicKey {

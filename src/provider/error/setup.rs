@@ -32,10 +32,12 @@ pub enum SetupError {
         source: KeySetError,
     },
     /// Our private key cannot be used.
-    #[error("the key in {} (setting `client_assertion.private_key_file`) cannot be used", path.display())]
+    #[error("the key in {place} (setting `{key}`) cannot be used")]
     PrivateKey {
-        /// The file.
-        path: PathBuf,
+        /// The setting that names the file or the variable.
+        key: &'static str,
+        /// The file or the variable.
+        place: Box<str>,
         /// The problem with the key.
         #[source]
         source: SigningKeyProblem,
@@ -74,6 +76,16 @@ pub enum SetupError {
     /// The certificate authorities for this provider cannot be used.
     #[error("the certificate authorities (setting `ca_file`) cannot be used")]
     Trust(#[source] tls::Error),
+    /// An environment variable that the settings name cannot be used.
+    #[error("the variable {name} (setting `{key}`) {problem}")]
+    Variable {
+        /// The setting that names the variable.
+        key: &'static str,
+        /// The name of the variable.
+        name: Box<str>,
+        /// The problem with the variable. The text never contains the value.
+        problem: &'static str,
+    },
 }
 
 impl SetupError {
@@ -82,10 +94,11 @@ impl SetupError {
         match self {
             Self::EmptyFile { key, .. }
             | Self::KeySet { key, .. }
+            | Self::PrivateKey { key, .. }
             | Self::PublicKey { key, .. }
             | Self::Read { key, .. }
-            | Self::Setting { key, .. } => key,
-            Self::PrivateKey { .. } => "client_assertion.private_key_file",
+            | Self::Setting { key, .. }
+            | Self::Variable { key, .. } => key,
             Self::Trust(_) => "ca_file",
         }
     }
@@ -100,7 +113,8 @@ impl SetupError {
             | Self::PrivateKey { .. }
             | Self::PublicKey { .. }
             | Self::Read { .. }
-            | Self::Trust(_) => None,
+            | Self::Trust(_)
+            | Self::Variable { .. } => None,
         }
     }
 
@@ -113,7 +127,8 @@ impl SetupError {
             | Self::PublicKey { .. }
             | Self::Read { .. }
             | Self::Setting { .. }
-            | Self::Trust(_) => "provider_settings",
+            | Self::Trust(_)
+            | Self::Variable { .. } => "provider_settings",
         }
     }
 }

@@ -96,6 +96,8 @@ pub struct Settings {
     /// The file that contains the client secret. One newline at the end of the file is not part of
     /// the secret.
     pub client_secret_file: Option<PathBuf>,
+    /// The name of the environment variable that contains the client secret.
+    pub client_secret_env: Option<String>,
     /// The requested scopes, in this order.
     #[serde(default)]
     pub scopes: Vec<String>,

@@ -37,6 +37,8 @@ pub enum ClientAuthentication {
 pub struct ClientAssertion {
     /// Our private key in PEM (PKCS#8), for `private_key_jwt`.
     pub private_key_file: Option<PathBuf>,
+    /// The name of the environment variable that contains our private key.
+    pub private_key_env: Option<String>,
     /// The id (`kid`) of the key at the provider. By default, no `kid` is sent.
     pub key_id: Option<String>,
     /// The algorithm of the signature. Default: RS256, ES256, ES384 or `EdDSA`, depending on the

@@ -41,7 +41,7 @@ fn client(settings: &Settings, supported: Option<&[&str]>) -> Result<ClientAuth,
     ClientAuth::new(
         settings,
         supported.as_deref(),
-        &Credentials::read(settings)?,
+        &Credentials::read(settings, &Environment::default())?,
     )
 }
 
@@ -405,20 +405,21 @@ fn changed_credentials_are_noticed() {
     let secret = files.write("s", SECRET);
     let key = files.write("k.pem", &rsa_key());
     let settings = set(value(&[("client_secret_file", &secret)], Some(&key)));
-    let first = Credentials::read(&settings).unwrap();
+    let first = Credentials::read(&settings, &Environment::default()).unwrap();
     // The newline at the end of the file is not part of the secret.
     files.write("s", &format!("{SECRET}\n"));
-    assert!(!first.differs(&Credentials::read(&settings).unwrap()));
+    assert!(!first.differs(&Credentials::read(&settings, &Environment::default()).unwrap()));
     files.write("s", &SECRET.replace('i', "j"));
-    let second = Credentials::read(&settings).unwrap();
+    let second = Credentials::read(&settings, &Environment::default()).unwrap();
     assert!(first.differs(&second) && second.differs(&first));
     files.write("k.pem", &public_pem(&OTHER_KEY));
-    assert!(second.differs(&Credentials::read(&settings).unwrap()));
-    let less = Credentials::read(&set(value(&[("client_secret_file", &secret)], None))).unwrap();
+    assert!(second.differs(&Credentials::read(&settings, &Environment::default()).unwrap()));
+    let less = set(value(&[("client_secret_file", &secret)], None));
+    let less = Credentials::read(&less, &Environment::default()).unwrap();
     assert!(second.differs(&less) && less.differs(&second));
     assert!(!format!("{first:?} {:?}", client(&settings, None)).contains(SECRET));
     fs::remove_file(secret).unwrap();
-    assert!(Credentials::read(&settings).is_err());
+    assert!(Credentials::read(&settings, &Environment::default()).is_err());
 }
 
 #[tokio::test]
@@ -477,4 +478,81 @@ fn a_refused_client_names_its_method_and_the_methods_of_the_metadata() {
         let error = client.explain(TokenCallError::Misconfigured(refusal));
         assert!(chain(&error).contains(expected), "{}", chain(&error));
     }
+}
+
+#[test]
+fn credentials_come_from_variables() {
+    let files = Files::new();
+    let (path, key) = (files.write("s", SECRET), rsa_key());
+    let with_line_break = format!("{SECRET}\n");
+    let environment: Environment = [
+        ("SECRET", &*with_line_break),
+        ("KEY", &*key),
+        ("EMPTY", ""),
+        ("BLANK", " \n"),
+        ("TWO", "canary a\ncanary b"),
+    ]
+    .into_iter()
+    .collect();
+    let named = serde_json::json!({
+        "client_secret_env": "SECRET", "client_assertion": { "private_key_env": "KEY" },
+    });
+    let of_files = value(
+        &[("client_secret_file", &path)],
+        Some(&files.write("k", &key)),
+    );
+    let read = Credentials::read(&set(named), &environment).unwrap();
+    let same = Credentials::read(&set(of_files), &Environment::default()).unwrap();
+    assert!(!read.differs(&same));
+    for (further, key, variable) in [
+        (
+            serde_json::json!({ "client_secret_env": "GONE" }),
+            "client_secret_env",
+            "GONE",
+        ),
+        (
+            serde_json::json!({ "client_secret_env": "EMPTY" }),
+            "client_secret_env",
+            "EMPTY",
+        ),
+        (
+            serde_json::json!({ "client_secret_env": "BLANK" }),
+            "client_secret_env",
+            "BLANK",
+        ),
+        (
+            serde_json::json!({ "client_secret_env": "TWO" }),
+            "client_secret_env",
+            "TWO",
+        ),
+        (
+            serde_json::json!({ "client_secret_env": "SECRET", "client_secret_file": path }),
+            "client_secret_env",
+            "SECRET",
+        ),
+        (
+            serde_json::json!({ "client_assertion": { "private_key_env": "GONE" } }),
+            "client_assertion.private_key_env",
+            "GONE",
+        ),
+    ] {
+        let error = Credentials::read(&set(further), &environment).unwrap_err();
+        let shown = format!("{} {error:?}", chain(&error));
+        assert_eq!(error.key(), key, "{shown}");
+        assert!(shown.contains(variable), "{shown}");
+        assert!(
+            !shown.contains(SECRET) && !shown.contains("canary"),
+            "{shown}"
+        );
+    }
+    let bad = serde_json::json!({ "client_assertion": { "private_key_env": "TWO" } });
+    let bad = set(bad);
+    let credentials = Credentials::read(&bad, &environment).unwrap();
+    let error = ClientAuth::new(&bad, None, &credentials).unwrap_err();
+    let shown = chain(&error);
+    assert_eq!(error.key(), "client_assertion.private_key_env");
+    assert!(
+        shown.contains("the variable TWO") && !shown.contains("canary"),
+        "{shown}"
+    );
 }

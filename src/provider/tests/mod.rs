@@ -19,6 +19,7 @@ mod token_responses;
 mod userinfo;
 
 use std::fmt::Write as _;
+use std::fs;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;

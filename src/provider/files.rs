@@ -1,0 +1,98 @@
+//! Reads the secrets and keys that the settings name: in files, and in environment variables.
+
+use std::fs;
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use super::SetupError;
+use crate::secret::{Environment, Secret};
+
+/// The maximum size of a file with a secret or a key, in bytes.
+const MAX_FILE: u64 = 64 * 1024;
+
+/// The problem with a secret that has other text around it.
+const NOT_ONLY_THE_SECRET: &str =
+    "has white space around the secret, or several lines; write only the secret";
+
+/// Reads a file with a secret. The line breaks at the end of the file are not part of the secret. A
+/// secret with other white space at its start or end, or with several lines, is refused, because
+/// the file was probably made by mistake.
+pub(super) fn secret_file(key: &'static str, path: &Path) -> Result<Secret<String>, SetupError> {
+    let text = Zeroizing::new(read_text(key, path)?);
+    let Some(secret) = only_secret(&text) else {
+        let problem = "names a file with white space around the secret, or with several lines; write \
+                       only the secret";
+        return Err(SetupError::Setting { key, problem });
+    };
+    Ok(Secret::new(secret.to_owned()))
+}
+
+/// Reads a small text file that must not be empty. A byte order mark at the start of the file, which
+/// some editors write, is not part of the text.
+pub(super) fn read_text(key: &'static str, path: &Path) -> Result<String, SetupError> {
+    use std::io::{Error as IoError, ErrorKind, Read as _};
+    let failed = |source| SetupError::Read {
+        key,
+        path: path.to_owned(),
+        source,
+    };
+    let mut text = String::new();
+    let file = fs::File::open(path).map_err(failed)?;
+    // The gateway tries to read one byte more than the maximum. If the gateway can read this byte,
+    // the file is too large.
+    let read = file
+        .take(MAX_FILE.saturating_add(1))
+        .read_to_string(&mut text);
+    let length = u64::try_from(read.map_err(failed)?).unwrap_or(u64::MAX);
+    if length > MAX_FILE {
+        return Err(failed(IoError::from(ErrorKind::FileTooLarge)));
+    }
+    if text.trim().is_empty() {
+        let path = path.to_owned();
+        return Err(SetupError::EmptyFile { key, path });
+    }
+    if text.starts_with('\u{feff}') {
+        text.remove(0);
+    }
+    Ok(text)
+}
+
+/// Returns a secret without the line breaks at its end. Returns `None` if there is other text.
+fn only_secret(text: &str) -> Option<&str> {
+    let secret = text.trim_end_matches(['\r', '\n']);
+    let is_alone = secret.trim() == secret && !secret.contains(['\r', '\n']);
+    is_alone.then_some(secret)
+}
+
+/// Reads the environment variable `name`, which the setting `key` names.
+pub(super) fn variable<'a>(
+    key: &'static str,
+    name: &str,
+    environment: &'a Environment,
+) -> Result<&'a Secret<String>, SetupError> {
+    let problem = "is not set, or is empty";
+    environment
+        .get(name)
+        .filter(|value| !value.expose().trim().is_empty())
+        .ok_or_else(|| SetupError::Variable {
+            key,
+            name: name.into(),
+            problem,
+        })
+}
+
+/// Reads an environment variable with a secret, like [`secret_file`].
+pub(super) fn secret_variable(
+    key: &'static str,
+    name: &str,
+    environment: &Environment,
+) -> Result<Secret<String>, SetupError> {
+    let text = variable(key, name, environment)?;
+    let secret = only_secret(text.expose()).ok_or_else(|| SetupError::Variable {
+        key,
+        name: name.into(),
+        problem: NOT_ONLY_THE_SECRET,
+    })?;
+    Ok(Secret::new(secret.to_owned()))
+}
