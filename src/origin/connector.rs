@@ -277,6 +277,6 @@ impl Duplex for Stream {
     }
 
     fn limit_unsent(&self, bytes: usize) {
-        relay::limit_unsent(SockRef::from(self.socket()), bytes);
+        relay::limit_unsent(&SockRef::from(self.socket()), bytes);
     }
 }

@@ -88,6 +88,7 @@ mod tests {
     use tokio::time::{Instant, sleep};
 
     use super::*;
+    use crate::clock::Clock;
 
     fn addresses<const N: usize>(texts: [&str; N]) -> Vec<SocketAddr> {
         texts.map(|text| text.parse().unwrap()).to_vec()
@@ -130,11 +131,17 @@ mod tests {
             let hosts = hosts.map(|(address, host)| (address.parse().unwrap(), host));
             let network = Self {
                 hosts: hosts.to_vec(),
-                began: Instant::now(),
+                began: Clock::system().instant(),
                 tried,
                 running: Arc::default(),
             };
             (network, receiver)
+        }
+
+        /// The time since the start, in milliseconds.
+        fn elapsed(&self) -> u128 {
+            let now = Clock::system().instant();
+            now.saturating_duration_since(self.began).as_millis()
         }
 
         fn connect(
@@ -143,7 +150,7 @@ mod tests {
         ) -> impl Future<Output = io::Result<SocketAddr>> + Send + use<> {
             self.running.fetch_add(1, Ordering::Relaxed);
             let running = Running(Arc::clone(&self.running));
-            let at = self.began.elapsed().as_millis();
+            let at = self.elapsed();
             self.tried.send((address, at)).unwrap();
             let (_, host) = self
                 .hosts
@@ -172,7 +179,7 @@ mod tests {
             let addresses = self.hosts.iter().map(|(address, _)| *address).collect();
             let outcome = race(addresses, |address| self.connect(address)).await;
             let outcome = outcome.map_err(|error| error.to_string());
-            (outcome, self.began.elapsed().as_millis())
+            (outcome, self.elapsed())
         }
     }
 

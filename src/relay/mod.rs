@@ -58,7 +58,7 @@ pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {
 /// Implements [`Duplex::limit_unsent`] for a socket. The limit is at most [`MAX_UNSENT`]. Bytes that
 /// were sent and not acknowledged do not count, so the limit does not slow down a connection with a
 /// long round-trip time.
-pub(crate) fn limit_unsent(socket: SockRef<'_>, bytes: usize) {
+pub(crate) fn limit_unsent(socket: &SockRef<'_>, bytes: usize) {
     let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(MAX_UNSENT);
     // If the operating system refuses the socket option, only the memory of the relay is limited.
     socket.set_tcp_notsent_lowat(bytes).unwrap_or_default();

@@ -64,7 +64,7 @@ impl Duplex for Socket {
     }
 
     fn limit_unsent(&self, bytes: usize) {
-        relay::limit_unsent(SockRef::from(&self.stream), bytes);
+        relay::limit_unsent(&SockRef::from(&self.stream), bytes);
     }
 }
 

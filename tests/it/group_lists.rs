@@ -1,12 +1,14 @@
 //! Groups from lists with several pages, such as the organizations and teams of GitHub.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::support::browser::Browser;
 use crate::support::browser::Page;
 use crate::support::gateway::{Process, Settings};
 use crate::support::provider::StandIn;
-use crate::support::scene::{ORIGIN, url};
+use crate::support::scene::{ORIGIN, Scene, url};
 use crate::support::upstream::{Answer, Recorded, RecordingUpstream};
 
 const ROUTES: &str = "[[routes]]\n\
@@ -22,6 +24,40 @@ struct Lists {
     api: RecordingUpstream,
 }
 
+/// The keys of a provider with the lists of `api`.
+fn keys(api: &RecordingUpstream) -> String {
+    format!(
+        "identity.groups_endpoints = [{{ endpoint = \"{0}/user/orgs\", name = [\"login\"] }}, {{ \
+         endpoint = \"{0}/user/teams?per_page=2\", name = [\"organization.login\", \"slug\"] }}]\n",
+        api.url()
+    )
+}
+
+/// Answers each page of the teams with a link to the next page. `last` is the number of pages.
+fn answer(
+    api: &RecordingUpstream,
+    teams: impl Fn(u32) -> Value + Send + Sync + 'static,
+    last: u32,
+) {
+    let base = api.url();
+    api.answer_by(move |request| {
+        let target = request.target();
+        if target == "/user/orgs" {
+            let orgs = json!([{ "login": "acme" }, { "login": "evil/admins" }]);
+            return page(&orgs, None);
+        }
+        let number = target
+            .rsplit_once("&page=")
+            .map_or(1, |(_, n)| n.parse().unwrap());
+        let next = format!("{base}/user/teams?per_page=2&page={}", number + 1);
+        page(&teams(number), (number < last).then_some(&*next))
+    });
+}
+
+fn targets(api: &RecordingUpstream) -> Vec<String> {
+    api.requests().iter().map(Recorded::target).collect()
+}
+
 impl Lists {
     async fn start() -> Self {
         let provider = StandIn::start().await;
@@ -29,14 +65,8 @@ impl Lists {
             RecordingUpstream::start().await,
             RecordingUpstream::start().await,
         ];
-        let lists = format!(
-            "identity.groups_endpoints = [{{ endpoint = \"{0}/user/orgs\", name = [\"login\"] }}, \
-             {{ endpoint = \"{0}/user/teams?per_page=2\", name = [\"organization.login\", \
-             \"slug\"] }}]\n",
-            api.url()
-        );
         let settings = Settings::new(ORIGIN, &provider.url(), &app.url());
-        let settings = settings.of_provider(&lists).with(ROUTES);
+        let settings = settings.of_provider(&keys(&api)).with(ROUTES);
         let process = Process::start(settings).await;
         Self {
             process,
@@ -50,29 +80,6 @@ impl Lists {
         let browser = Browser::new().leading(ORIGIN, self.process.address());
         browser.plant(&self.provider.url(), "user=alice; Path=/");
         browser
-    }
-
-    /// Answers each page of the teams with a link to the next page. `last` is the number of pages.
-    fn answer(&self, teams: impl Fn(u32) -> Value + Send + Sync + 'static, last: u32) {
-        let base = self.api.url();
-        self.api.answer_by(move |request| {
-            let target = request.target();
-            if target == "/user/orgs" {
-                return page(
-                    &json!([{ "login": "acme" }, { "login": "evil/admins" }]),
-                    None,
-                );
-            }
-            let number = target
-                .rsplit_once("&page=")
-                .map_or(1, |(_, n)| n.parse().unwrap());
-            let next = format!("{base}/user/teams?per_page=2&page={}", number + 1);
-            page(&teams(number), (number < last).then_some(&*next))
-        });
-    }
-
-    fn targets(&self) -> Vec<String> {
-        self.api.requests().iter().map(Recorded::target).collect()
     }
 }
 
@@ -98,16 +105,20 @@ async fn statuses(browser: &Browser) -> Vec<u16> {
 
 #[tokio::test]
 async fn rules_see_organizations_and_the_teams_of_every_page_and_a_refresh_keeps_them() {
-    let lists = Lists::start().await;
-    lists.answer(|number| team(if number == 3 { "ops" } else { "dev" }), 3);
-    lists.provider.token_members(json!({ "expires_in": 1 }));
-    lists.provider.user_members(json!({ "groups": ["staff"] }));
-    let browser = lists.browser();
-    assert_eq!(browser.visit(&url("/page")).await.text(), "seen");
+    let api = RecordingUpstream::start().await;
+    let scene = Scene::with_routes(ROUTES, &keys(&api)).await;
+    answer(
+        &api,
+        |number| team(if number == 3 { "ops" } else { "dev" }),
+        3,
+    );
+    scene.provider.token_members(json!({ "expires_in": 60 }));
+    scene.provider.user_members(json!({ "groups": ["staff"] }));
+    let browser = scene.signed_in("alice").await;
     assert_eq!(statuses(&browser).await, [200, 200, 403]);
     let teams = "/user/teams?per_page=2";
     assert_eq!(
-        lists.targets(),
+        targets(&api),
         [
             "/user/orgs".to_owned(),
             teams.to_owned(),
@@ -115,26 +126,27 @@ async fn rules_see_organizations_and_the_teams_of_every_page_and_a_refresh_keeps
             format!("{teams}&page=3"),
         ]
     );
-    for request in lists.api.requests() {
+    for request in api.requests() {
         let bearer = request.head.value("authorization").unwrap();
         assert!(bearer.starts_with("Bearer "), "{bearer}");
     }
-    let groups = lists.app.last().head.value("x-forwarded-groups");
+    let groups = scene.app.last().head.value("x-forwarded-groups");
     assert_eq!(
         groups.as_deref(),
         Some("staff,acme,acme/dev,acme/dev,acme/ops")
     );
     // The lists are no longer there, and the token is refreshed. The groups stay.
-    lists.api.answer_by(|_| Answer::with(500, &[], ""));
-    lists.provider.wait_for_refresh(1).await;
+    api.answer_by(|_| Answer::with(500, &[], ""));
+    scene.gateway.advance(Duration::from_secs(61));
     assert_eq!(statuses(&browser).await, [200, 200, 403]);
-    assert_eq!(lists.targets().len(), 4);
+    assert_eq!(scene.provider.refreshes().len(), 1);
+    assert_eq!(targets(&api).len(), 4);
 }
 
 #[tokio::test]
 async fn a_list_that_cannot_be_read_is_a_temporary_failure_that_the_log_locates() {
     let lists = Lists::start().await;
-    lists.answer(|_number| team("ops"), 1);
+    answer(&lists.api, |_number| team("ops"), 1);
     let signed_in = lists.browser();
     assert_eq!(signed_in.visit(&url("/page")).await.text(), "seen");
     let teams = format!("{}/user/teams?per_page=2", lists.api.url());
@@ -181,10 +193,14 @@ async fn a_list_that_cannot_be_read_is_a_temporary_failure_that_the_log_locates(
 #[tokio::test]
 async fn an_endless_list_is_cut_with_a_warning() {
     let lists = Lists::start().await;
-    lists.answer(|number| team(&format!("team-{number}")), u32::MAX);
+    answer(
+        &lists.api,
+        |number| team(&format!("team-{number}")),
+        u32::MAX,
+    );
     let browser = lists.browser();
     assert_eq!(browser.visit(&url("/page")).await.text(), "seen");
-    assert_eq!(lists.targets().len(), 11);
+    assert_eq!(targets(&lists.api).len(), 11);
     lists
         .process
         .wait_for_log(|log| log.contains("more than 10 pages"))
