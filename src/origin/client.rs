@@ -17,6 +17,8 @@ use tokio::time::timeout;
 use super::connector::Connector;
 use super::error::Error;
 use super::message::origin_form;
+use super::probe::{Findings, Reached};
+use crate::clock::Timestamp;
 
 /// The maximum size of a response head, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
@@ -62,10 +64,14 @@ impl Client {
         self.0.connect().await.map(drop)
     }
 
-    /// Creates a client that opens its connections with `connector`.
-    #[cfg(test)]
-    pub(super) fn of(connector: Connector) -> Self {
-        Self(Arc::new(connector))
+    /// Opens a connection, and reports each step. `key` is the setting that contains the URL.
+    pub(crate) async fn probe(
+        &self,
+        key: &'static str,
+        now: Timestamp,
+        findings: &mut Findings,
+    ) -> Reached {
+        self.0.probe(key, now, findings).await
     }
 
     /// Sends `request` and collects the answer. Sets `Host` and `Accept-Encoding: identity`. The

@@ -19,6 +19,8 @@ use super::error::Error;
 use super::name::Origin;
 use super::protocol::Protocol;
 use super::proxy::Proxy;
+use super::race::race;
+use super::resolver::Resolver;
 use super::trailers::DroppedTrailers;
 use crate::relay::{self, Duplex};
 use crate::tls::{self, Trust};
@@ -30,6 +32,7 @@ pub(crate) struct Connector {
     deadline: Duration,
     protocol: Protocol,
     proxy: Option<Proxy>,
+    resolver: Resolver,
     dropped_trailers: Arc<DroppedTrailers>,
 }
 
@@ -63,6 +66,7 @@ impl Connector {
             deadline,
             protocol: Protocol::Http1,
             proxy: None,
+            resolver: Resolver::default(),
             dropped_trailers,
         })
     }
@@ -76,6 +80,13 @@ impl Connector {
     /// Sets the proxy through which connections are opened. The default is no proxy.
     pub(crate) fn with_proxy(mut self, proxy: Option<Proxy>) -> Self {
         self.proxy = proxy;
+        self
+    }
+
+    /// Replaces the resolver. The default is the resolver of the operating system.
+    #[cfg(test)]
+    pub(super) fn with_resolver(mut self, resolver: Resolver) -> Self {
+        self.resolver = resolver;
         self
     }
 
@@ -131,11 +142,11 @@ impl Connector {
 
     async fn open(&self) -> Result<Stream, Error> {
         let hop = self.proxy.as_ref().map_or(&self.origin, Proxy::origin);
-        let addresses: Vec<SocketAddr> = lookup_host((hop.host(), hop.port()))
+        let addresses = self.resolver.look_up(hop.host(), hop.port()).await;
+        let addresses = addresses.map_err(Error::Resolve)?;
+        let mut stream = race(addresses, TcpStream::connect)
             .await
-            .map_err(Error::Resolve)?
-            .collect();
-        let mut stream = race(addresses).await.map_err(Error::Connect)?;
+            .map_err(Error::Connect)?;
         // Without this option, a request could wait until earlier bytes are acknowledged (Nagle's
         // algorithm).
         stream.set_nodelay(true).map_err(Error::Connect)?;
@@ -202,6 +213,13 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
     /// The certificate that the server has sent, over TLS.
     pub(super) fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
         match self {

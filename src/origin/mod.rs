@@ -32,6 +32,7 @@ mod probe;
 mod progress;
 mod protocol;
 mod proxy;
+mod race;
 mod received;
 mod resolver;
 mod response;

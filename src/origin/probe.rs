@@ -187,12 +187,14 @@ fn failure(error: &Error, key: &'static str, host: &str, address: &str) -> (&'st
             "protocol",
             format!("{address} does not speak HTTP/2 ({source}); write protocol = \"http1\""),
         ),
+        proxied @ Error::Proxy { .. } => ("proxy", chain(proxied)),
         Error::Tls(source) => refused_certificate(source, key, host, address),
         other @ (Error::BadSwitch
         | Error::BodyTimeout
         | Error::Broken(_)
         | Error::Busy
         | Error::CallTimeout
+        | Error::Evicted(_)
         | Error::Framing
         | Error::HeadTimeout
         | Error::Http2(_)

@@ -10,7 +10,8 @@ use url::{Host, Url};
 
 use super::SetupError;
 use super::info::CallSettings;
-use crate::origin::{self, CallLimits, Client, Connector, Origin};
+use crate::clock::Timestamp;
+use crate::origin::{self, CallLimits, Client, Connector, Findings, Origin, Reached};
 
 /// The `User-Agent` of every call. Some providers refuse requests without `User-Agent`.
 const USER_AGENT_NAME: &str = concat!("sidegate/", env!("CARGO_PKG_VERSION"));
@@ -122,7 +123,7 @@ impl Endpoint {
         now: Timestamp,
         findings: &mut Findings,
     ) -> Reached {
-        self.connector.probe(key, now, findings).await
+        self.client.probe(key, now, findings).await
     }
 }
 

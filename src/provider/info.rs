@@ -11,7 +11,7 @@ use super::client_auth::{ClientAuth, Credentials};
 use super::endpoint::{Endpoint, endpoint, is_clear_text};
 use super::group_lists::GroupList;
 use super::metadata::Metadata;
-use super::settings::{Discovery, Settings};
+use super::settings::{Discovery, GroupsEndpoint, Settings};
 use crate::origin::{Proxies, Proxy};
 use crate::secret::Environment;
 use crate::tls::Trust;

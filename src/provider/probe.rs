@@ -6,7 +6,7 @@ use http::Uri;
 
 use super::endpoint::Endpoint;
 use super::info::ProviderInfo;
-use super::metadata::{self, Metadata, MetadataError};
+use super::metadata::{self, Metadata, MetadataError, Rules};
 use super::{Provider, SetupError};
 use crate::clock::Clock;
 use crate::origin::{Findings, Reached};
@@ -21,7 +21,11 @@ impl Provider {
     /// Cancel safe. The findings of the completed steps stay in `findings`.
     pub(crate) async fn probe(&self, clock: &Clock, findings: &mut Findings) {
         let mut connected = Vec::new();
-        let found = match metadata::location(&self.settings, self.issuer.as_ref()) {
+        let found = match metadata::location(
+            &self.settings,
+            self.issuer.as_ref(),
+            self.internal_url.as_ref(),
+        ) {
             Ok(Some(url)) => {
                 let key = match self.settings.metadata_url {
                     Some(_) => "metadata_url",
@@ -61,7 +65,12 @@ impl Provider {
         }
         let (url, issuer) = (endpoint.uri(), self.issuer.as_ref()?);
         findings.begin(key, format!("the answer with the metadata at {url}"));
-        let metadata = match metadata::fetch(endpoint, issuer).await {
+        let rules = Rules {
+            issuer,
+            internal_url: self.internal_url.as_ref(),
+            settings: &self.settings,
+        };
+        let metadata = match metadata::fetch(endpoint, rules).await {
             Ok(metadata) => metadata,
             Err(error) => {
                 let names_other_issuer = matches!(error, MetadataError::Issuer { .. });

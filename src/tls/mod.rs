@@ -400,6 +400,18 @@ fn validity(leaf: &CertificateDer<'_>, now: Timestamp) -> Validity {
     }
 }
 
+/// Verifies a certificate without any trusted authority, so the verification always fails. The
+/// library checks the validity period of the certificate before all other properties.
+fn without_authorities(leaf: &ParsedCertificate<'_>, now: UnixTime) -> Result<(), rustls::Error> {
+    verify_server_cert_signed_by_trust_anchor(
+        leaf,
+        &RootCertStore::empty(),
+        &[],
+        now,
+        crypto().signature_verification_algorithms.all,
+    )
+}
+
 /// A certificate that expires within this number of days is worth a warning.
 pub(crate) const WARNING_DAYS: u64 = 14;
 

@@ -1,5 +1,6 @@
 //! Checks of an app over the network, for the command `sidegate check --online`.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use http::header::{ACCEPT, HOST, USER_AGENT};
@@ -7,7 +8,7 @@ use http::{HeaderValue, Request, StatusCode, Uri};
 
 use super::{Error, Pools, Upstream};
 use crate::clock::Clock;
-use crate::origin::{self, Findings, Reached};
+use crate::origin::{self, Findings, Owner, Reached, Requester};
 use crate::telemetry::chain;
 use crate::upload::Upload;
 
@@ -37,7 +38,11 @@ impl Upstream {
         headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
         headers.insert(USER_AGENT, HeaderValue::from_static("sidegate-check"));
         let pools = Pools::new(clock.clone());
-        match pools.send(self, request).await {
+        let requester = Requester {
+            owner: Owner::Address(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            stream: false,
+        };
+        match pools.send(self, requester, request).await {
             Ok(response) => {
                 let status = response.status();
                 let text = format!("the app answers GET / with status {}", status.as_u16());

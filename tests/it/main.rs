@@ -19,6 +19,7 @@ mod chooser;
 mod coverage;
 mod demo;
 mod deployments;
+mod downloads;
 mod durable;
 mod expectation;
 mod faults;

@@ -153,7 +153,7 @@ async fn f_08_a_client_of_a_provider_tries_all_addresses_and_keeps_no_failure() 
     local(async {
         let provider = Server::start().await;
         let names = NameServer::default();
-        let client = Client::of(names.connector());
+        let client = Client::new(names.connector());
         let call = async || {
             let request = Request::new(Bytes::new().into());
             client.call(request, CallLimits::default()).await

@@ -92,11 +92,7 @@ impl Authority {
         names: &[&str],
         change: impl FnOnce(&mut CertificateParams),
     ) -> Files {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(names).unwrap();
-        change(&mut params);
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let identity = self.identity_with(names, change);
         let files = Files {
             certificate: folder.join("tls.crt"),
             key: folder.join("tls.key"),
@@ -108,8 +104,18 @@ impl Authority {
 
     /// Creates a certificate for `names` and its key.
     pub(crate) fn identity(&self, names: &[&str]) -> Identity {
+        self.identity_with(names, |_| {})
+    }
+
+    fn identity_with(
+        &self,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Identity {
         let key = KeyPair::generate().unwrap();
-        let certificate = params_of(names).signed_by(&key, &self.issuer).unwrap();
+        let mut params = params_of(names);
+        change(&mut params);
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Identity {
             certificate: certificate.pem(),
             key: key.serialize_pem(),
