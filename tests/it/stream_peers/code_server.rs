@@ -68,7 +68,7 @@ fn events(log: &str) -> impl Iterator<Item = Value> {
     log.lines().map(|line| serde_json::from_str(line).unwrap())
 }
 
-/// The number of handshakes of the page's WebSockets that the gateway has answered with `status`.
+/// The number of WebSocket handshakes of the page that the gateway has answered with `status`.
 fn handshakes(log: &str, status: u16) -> usize {
     let handshakes = events(log).filter(|event| {
         // This is the path of the WebSockets. The paths of the files of the workbench are longer.
@@ -80,7 +80,7 @@ fn handshakes(log: &str, status: u16) -> usize {
     handshakes.count()
 }
 
-/// The number of WebSockets that have ended because of a sign-out.
+/// The number of WebSocket connections that have ended because of a sign-out.
 fn signed_out(log: &str) -> usize {
     let ended = events(log).filter(|event| {
         event["network.protocol.name"] == "websocket" && event["reason"] == "signed_out"
