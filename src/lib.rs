@@ -16,7 +16,7 @@
 //! | 3 | [`provider`] [`session`] [`upstream`] | the authorization server: metadata, keys, tokens, identities; the sessions; the app |
 //! | 4 | [`access`] [`login`] | routes, rules, decisions and refreshes; the code flow, pending logins and sign-out |
 //! | 5 | [`gateway`] [`admin`] | the handling of a request, and its answers; health and metrics |
-//! | 6 | [`config`] | settings file, variables and flags; one error reports all problems |
+//! | 6 | [`config`] | settings file, variables and flags; one error reports all problems; the check over the network |
 //! | 7 | [`instance`] | one running gateway, made from all other modules |
 //! | 8 | [`demo`] | an authorization server and an app inside the program, for demonstrations and for tests |
 //!

@@ -185,3 +185,27 @@ fn a_zero_instead_of_a_positive_number_is_explained() {
         "{problems:#?}"
     );
 }
+
+#[test]
+fn the_complete_settings_files_in_the_readme_load() {
+    let blocks = include_str!("../../README.md").split("```toml\n").skip(1);
+    let blocks = blocks.filter_map(|block| block.split("```").next());
+    let complete: Vec<&str> = blocks
+        .filter(|block| block.contains("public_url"))
+        .collect();
+    assert_eq!(complete.len(), 2);
+    assert_eq!(
+        complete.last(),
+        Some(&include_str!("../../config/minimal.toml"))
+    );
+    for text in complete {
+        let written = TestSettings::new(&text.replace("/run/secrets/sidegate", "@"));
+        written.file("client_secret", "s3cret-canary\n");
+        written.file(
+            "oauth-public.key",
+            include_str!("../../tests/data/passport/public_key.pem"),
+        );
+        let config = written.load().map_err(|problems| problems.to_string());
+        assert_eq!(config.unwrap().warnings, [""; 0], "{text}");
+    }
+}

@@ -24,7 +24,7 @@ impl TestSettings {
         written
     }
 
-    fn file(&self, name: &str, text: &str) {
+    pub(super) fn file(&self, name: &str, text: &str) {
         let mut file = std::fs::File::create(self.folder.path().join(name)).unwrap();
         file.write_all(text.as_bytes()).unwrap();
     }
@@ -428,30 +428,6 @@ fn the_examples_in_the_documents_use_known_keys() {
         }
     }
     assert!(count >= 6, "{count}");
-}
-
-#[test]
-fn the_complete_settings_files_in_the_readme_load() {
-    let blocks = include_str!("../../README.md").split("```toml\n").skip(1);
-    let blocks = blocks.filter_map(|block| block.split("```").next());
-    let complete: Vec<&str> = blocks
-        .filter(|block| block.contains("public_url"))
-        .collect();
-    assert_eq!(complete.len(), 2);
-    assert_eq!(
-        complete.last(),
-        Some(&include_str!("../../config/minimal.toml"))
-    );
-    for text in complete {
-        let written = TestSettings::new(&text.replace("/run/secrets/sidegate", "@"));
-        written.file("client_secret", "s3cret-canary\n");
-        written.file(
-            "oauth-public.key",
-            include_str!("../../tests/data/passport/public_key.pem"),
-        );
-        let config = written.load().map_err(|problems| problems.to_string());
-        assert_eq!(config.unwrap().warnings, [""; 0], "{text}");
-    }
 }
 
 #[test]

@@ -219,26 +219,26 @@ fn refused_certificate(
             format!("the TLS handshake with {address} failed: {source}"),
         );
     };
-    match refusal {
-        // An authority that was created again has the same name but another key.
-        CertificateError::BadSignature | CertificateError::UnknownIssuer => (
-            "ca_file",
-            format!(
-                "the certificate of {host} is not trusted; name the certificate of its \
-                         authority with ca_file"
-            ),
-        ),
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => (
-            key,
-            format!("the certificate of {host} has expired; renew it"),
-        ),
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => (
-            key,
-            format!("the certificate is not for the name {host}: {source}"),
-        ),
-        other => (
-            key,
-            format!("the certificate of {host} is refused: {other}"),
-        ),
+    // An authority that was created again has the same name but another key.
+    if let CertificateError::UnknownIssuer | CertificateError::BadSignature = refusal {
+        let text = format!(
+            "the certificate of {host} is not trusted; name the certificate of its authority with \
+             ca_file"
+        );
+        return ("ca_file", text);
     }
+    let text = if matches!(
+        refusal,
+        CertificateError::Expired | CertificateError::ExpiredContext { .. }
+    ) {
+        format!("the certificate of {host} has expired; renew it")
+    } else if matches!(
+        refusal,
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }
+    ) {
+        format!("the certificate is not for the name {host}: {source}")
+    } else {
+        format!("the certificate of {host} is refused: {refusal}")
+    };
+    (key, text)
 }

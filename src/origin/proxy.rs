@@ -62,10 +62,11 @@ impl FromStr for Proxy {
 
     /// Reads `http://[USER:PASSWORD@]HOST[:PORT]`. The text may lack the scheme.
     fn from_str(text: &str) -> Result<Self, ParseProxyError> {
-        let text = match text.contains("://") {
-            true => Zeroizing::new(text.to_owned()),
-            false => Zeroizing::new(format!("http://{text}")),
-        };
+        let text = Zeroizing::new(if text.contains("://") {
+            text.to_owned()
+        } else {
+            format!("http://{text}")
+        });
         let url = Url::parse(&text).map_err(|_may_quote_the_password| ParseProxyError)?;
         let is_bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
         if url.scheme() != "http" || !is_bare {

@@ -104,9 +104,10 @@ impl Provider {
 
     /// Fetches the published keys, if the settings use published keys.
     async fn probe_keys(&self, info: &ProviderInfo, clock: &Clock, findings: &mut Findings) {
-        let Some(url) = self.grant_verifier.keys_url(info) else {
+        let Some((_, endpoint)) = self.grant_verifier.published(info) else {
             return;
         };
+        let url = endpoint.uri();
         findings.begin("jwks_uri", format!("the answer with the keys at {url}"));
         match self.grant_verifier.refetch_keys(info, clock).await {
             Ok(()) => findings.good("jwks_uri", format!("the keys at {url} can be used")),

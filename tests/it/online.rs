@@ -1,7 +1,7 @@
 //! The command `sidegate check --online`: what it finds at providers and apps over the network.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
@@ -16,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::support::certificates::Authority;
 use crate::support::gateway::{PROGRAM, Settings};
+use crate::support::grpc::GrpcApp;
 use crate::support::openid;
 use crate::support::provider::{Endpoint, StandIn};
 use crate::support::upstream::{Answer, RecordingUpstream};
@@ -333,17 +334,39 @@ async fn the_certificate_of_an_app_is_one_line() {
 }
 
 #[tokio::test]
+async fn an_app_that_speaks_http_2_is_asked_over_http_2() {
+    let authority = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    let ca_file = folder.path().join("ca.pem");
+    std::fs::write(&ca_file, authority.pem()).unwrap();
+    let keys = format!("protocol = \"http2\"\nca_file = \"{}\"", ca_file.display());
+    let app = GrpcApp::over_tls(&authority, &["h2"]).await;
+    let checked = check_app(&app.tls_url(), &keys).await;
+    checked.assert_code(0);
+    checked.assert(
+        "ok upstreams.app.protocol: ",
+        "the app chose HTTP/2 by ALPN",
+    );
+    checked.assert(
+        "ok upstreams.app.url: the app answers",
+        "GET / with status 200",
+    );
+    let app = GrpcApp::over_tls(&authority, &["http/1.1"]).await;
+    let checked = check_app(&app.tls_url(), &keys).await;
+    checked.assert_code(78);
+    checked.assert("problem upstreams.app.protocol: ", "does not speak HTTP/2");
+}
+
+#[tokio::test]
 async fn silence_is_a_problem_after_five_seconds_for_all_together() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
     let settings = openid::settings(&url, &url, &[]);
-    let began = Instant::now();
+    let clock = Clock::system();
+    let began = clock.now();
     let checked = check(&settings, &url, "http://nothing").await;
-    assert!(
-        began.elapsed() < Duration::from_secs(9),
-        "{:?}",
-        began.elapsed()
-    );
+    let took = clock.now().since(began);
+    assert!(took < Duration::from_secs(9), "{took:?}");
     checked.assert_code(78);
     checked.assert(
         "problem providers.main.issuer: ",

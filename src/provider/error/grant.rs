@@ -1,6 +1,8 @@
 //! Errors that occur when the gateway verifies a token response or reads the identity from a token
 //! response.
 
+use http::Uri;
+
 use super::{KeysError, NotReady};
 use crate::provider::jwt::{TokenError, TokenKind};
 use crate::provider::userinfo::UserinfoError;
@@ -68,6 +70,12 @@ pub enum GrantError {
 }
 
 impl GrantError {
+    /// Creates the error for an endpoint that returned no claims.
+    pub(in crate::provider) fn userinfo(url: &Uri, source: UserinfoError) -> Self {
+        let url = url.to_string().into();
+        Self::Userinfo { url, source }
+    }
+
     /// Returns a stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::Uri;
 
 use super::access_token::{self, AccessTokenVerifier};
 use super::claim_mapping::ClaimMapping;
@@ -182,12 +181,11 @@ impl GrantVerifier {
         }
     }
 
-    /// Returns the URL of the published keys, if the settings use published keys.
-    pub(super) fn keys_url<'a>(&'a self, info: &'a ProviderInfo) -> Option<&'a Uri> {
-        self.published(info).map(|(_, endpoint)| endpoint.uri())
-    }
-
-    fn published<'a>(&'a self, info: &'a ProviderInfo) -> Option<(&'a KeyCache, &'a Endpoint)> {
+    /// Returns the cache and the URL of the published keys, if the settings use published keys.
+    pub(super) fn published<'a>(
+        &'a self,
+        info: &'a ProviderInfo,
+    ) -> Option<(&'a KeyCache, &'a Endpoint)> {
         match &self.keys {
             Keys::Published(published) if self.id_token.is_some() => {
                 Some((published, info.jwks.as_ref()?))
@@ -410,10 +408,11 @@ impl GrantVerifier {
         let Some(endpoint) = &info.userinfo else {
             return Err(NotReady.into());
         };
+        let failed = |error| GrantError::userinfo(endpoint.uri(), error);
         let members: Object = match self.userinfo(endpoint, tokens).await? {
             Userinfo::Json(members) => members,
             // Without ID tokens, the settings do not state who may sign the userinfo.
-            Userinfo::Signed(_) => return Err(failed(endpoint, UserinfoError::Signed)),
+            Userinfo::Signed(_) => return Err(failed(UserinfoError::Signed)),
         };
         let identity = self
             .claim_mapping
@@ -426,9 +425,8 @@ impl GrantVerifier {
         let unverified = !identity.email.as_ref().is_some_and(|email| email.verified);
         if let Some(emails) = info.emails.as_ref().filter(|_| unverified) {
             let email = userinfo::fetch_email(emails, tokens).await;
-            identity.email = email
-                .map_err(|error| failed(emails, error))?
-                .or(identity.email);
+            let failed = |error| GrantError::userinfo(emails.uri(), error);
+            identity.email = email.map_err(failed)?.or(identity.email);
         }
         let listed = group_lists::read(&info.group_lists, tokens).await?;
         Ok(Some(self.claim_mapping.with_listed(
@@ -445,7 +443,7 @@ impl GrantVerifier {
     ) -> Result<Userinfo, GrantError> {
         let bearer = self.settings.identity.userinfo_bearer;
         let fetched = userinfo::fetch(endpoint, tokens, bearer).await;
-        fetched.map_err(|error| failed(endpoint, error))
+        fetched.map_err(|error| GrantError::userinfo(endpoint.uri(), error))
     }
 
     /// Verifies a signature. If the key is unknown or the signature is wrong, fetches the keys
@@ -482,12 +480,6 @@ impl GrantVerifier {
             Err(error) => Err(Unverified::Keys(error)),
         }
     }
-}
-
-/// Creates the error for an endpoint that returned no claims.
-fn failed(endpoint: &Endpoint, source: UserinfoError) -> GrantError {
-    let url = endpoint.uri().to_string().into();
-    GrantError::Userinfo { url, source }
 }
 
 /// The reason why a signature was not verified.

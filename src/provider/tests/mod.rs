@@ -17,6 +17,7 @@ mod signatures;
 mod signing;
 mod token_responses;
 mod userinfo;
+mod variables;
 
 use std::fmt::Write as _;
 use std::fs;

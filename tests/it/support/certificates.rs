@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd,
 };
 use rustls::pki_types::CertificateDer;
+use sidegate::clock::Clock;
 
 /// An authority that only this test trusts.
 pub(crate) struct Authority {
@@ -79,8 +80,9 @@ impl Authority {
         names: &[&str],
         left: Option<Duration>,
     ) -> Files {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let end = left.map_or_else(|| now - Duration::from_hours(1), |left| now + left);
+        let now = Duration::from_secs(Clock::system().now().as_secs());
+        let hour_ago = now.saturating_sub(Duration::from_hours(1));
+        let end = left.map_or(hour_ago, |left| now + left);
         self.issue_with(folder, names, |params| {
             params.not_after = date_time_ymd(1970, 1, 1) + end;
         })

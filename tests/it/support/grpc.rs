@@ -182,7 +182,7 @@ async fn answer(
     shared.heads.send_modify(|heads| heads.push(head));
     let begin = Response::builder().header("content-type", kind.unwrap_or(PLAIN));
     match &*method {
-        "seen" => {
+        "" | "seen" => {
             let mut body = respond
                 .send_response(begin.body(()).unwrap(), false)
                 .unwrap();
