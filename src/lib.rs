@@ -74,8 +74,8 @@
 //!    allows the stream. If the app refuses the token, the gateway may send the request one more
 //!    time with a new token ([`access::TokenRefusal::recover`]).
 //!
-//! 8. [`fields::outbound`] removes unsafe fields from the response. For every request, one function
-//!    writes the access-log event.
+//! 8. [`fields::outbound`] removes unsafe fields from the response. When the answer to a request has
+//!    ended, one function writes the access-log event of the request.
 //!
 //! # One refresh
 //!

@@ -152,6 +152,9 @@ pub(crate) struct Challenge {
     pub(crate) other: Option<Arc<Session>>,
 }
 
+/// The reason code for a user whom the rule of a route refuses.
+pub(crate) const REFUSED_BY_RULE: &str = "rule";
+
 /// A request of a user who may not use the route.
 #[derive(Debug)]
 pub(crate) struct Forbid {

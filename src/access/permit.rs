@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 use super::{Access, OnRefusal, Route, SentRequest};
 use crate::fields::cookie::{self as cookies, Others};
 use crate::fields::{UpgradeRequest, View};
+use crate::identity::Identity;
 use crate::session::{Session, cookie};
 use crate::upload::Upload;
 use crate::upstream::{self, Exchange, Owner, Pools, Requester, ResponseFuture, assertions};
@@ -51,6 +52,11 @@ impl Permit {
     /// The route of the request.
     pub fn route(&self) -> &Rc<Route> {
         &self.route
+    }
+
+    /// The identity of the user, if the request belongs to a session.
+    pub(crate) fn identity(&self) -> Option<&Identity> {
+        self.session.as_deref().map(Session::identity)
     }
 
     /// Returns the data that the gateway needs if the app refuses the token. With this data, the
@@ -173,7 +179,7 @@ impl Permit {
         groups: &'a [HeaderValue],
     ) -> impl Iterator<Item = (&'a HeaderName, Option<&'a HeaderValue>)> {
         let (session, names) = (self.session.as_deref(), &self.access.names);
-        let identity = session.map(Session::identity);
+        let identity = self.identity();
         let bearer = session.map(|session| session.tokens().bearer());
         // The provider's name is needed only if the settings name a field for the provider's name.
         let told = session.filter(|_session| names.provider.is_some());

@@ -20,7 +20,8 @@ use crate::upstream::{Protocol, Upstream};
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RouteSettings {
-    /// The name of the route in logs and metrics. The default name of a route is its prefix.
+    /// The name of the route in logs and metrics. The default name is the first host, if the route
+    /// names a host, and the prefix.
     pub name: Option<Box<str>>,
     /// The authorities of the route. An authority is a host. If the port is not the default port,
     /// the authority also contains the port. An empty list means all authorities.
@@ -306,17 +307,16 @@ impl RouteTable {
                     continue;
                 }
             };
+            // The authority of a target is in lower case.
+            let hosts = settings.hosts.iter();
+            let hosts: Vec<Box<str>> = hosts.map(|host| host.to_ascii_lowercase().into()).collect();
             let route = Route {
                 index,
-                name: settings
-                    .name
-                    .unwrap_or_else(|| settings.prefix.as_str().into()),
-                hosts: settings
-                    .hosts
-                    .iter()
-                    // The authority of a target is in lower case.
-                    .map(|host| host.to_ascii_lowercase().into())
-                    .collect(),
+                name: settings.name.unwrap_or_else(|| {
+                    let host = hosts.first().map_or("", AsRef::as_ref);
+                    format!("{host}{}", settings.prefix.as_str()).into()
+                }),
+                hosts,
                 prefix: settings.prefix,
                 rule: settings.access,
                 providers,

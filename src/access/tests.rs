@@ -31,6 +31,25 @@ fn access(fixture: &Fixture) -> Rc<Access> {
     fixture.access(&routes)
 }
 
+#[test]
+fn the_default_name_of_a_route_is_its_first_host_and_its_prefix() {
+    let app = serde_json::from_value(json!({"url": "http://127.0.0.1:1"})).unwrap();
+    let apps = [("app".into(), Arc::new(Upstream::new("app", &app).unwrap()))].into();
+    for (settings, name) in [
+        (json!({"prefix": "/a"}), "/a"),
+        (
+            json!({"prefix": "/a", "hosts": ["B.test:8080", "c.test"]}),
+            "b.test:8080/a",
+        ),
+        (json!({"hosts": ["b.test"]}), "b.test/"),
+        (json!({"hosts": ["b.test"], "name": "main"}), "main"),
+    ] {
+        let route = serde_json::from_value(settings).unwrap();
+        let table = RouteTable::new(vec![(0, route)], &apps, &["main"]).unwrap();
+        assert_eq!(table.iter().next().unwrap().name(), name);
+    }
+}
+
 /// The kind of the decision about a request, and the fields that the app gets if the decision is a
 /// permit.
 type Outcome = (String, Option<BTreeMap<String, Vec<Vec<u8>>>>);

@@ -9,15 +9,21 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::Full;
 
-use super::streams::LongAnswer;
+use super::request_log::{COMPLETE, RequestLog};
+use super::streams::{LongAnswer, broken_end};
 use crate::origin;
-use crate::server::{AnswerControl, Content, TunnelFn};
+use crate::server::{AnswerControl, Content, TunnelFn, UpgradedClient};
 use crate::upstream::{EvictionWatch, ResponseBody};
 
 /// The body of a response. The gateway creates the body itself, or streams the body from an
 /// upstream.
 #[derive(Debug)]
-pub(crate) struct Body(Source);
+pub(crate) struct Body {
+    source: Source,
+    /// The access-log event, which is written at the end of the body. `None` if the access log is
+    /// off, or if the answer or the tunnel has the event.
+    log: Option<Box<RequestLog>>,
+}
 
 #[derive(Debug)]
 enum Source {
@@ -43,8 +49,12 @@ pub(crate) enum BodyError {
     Upstream(#[source] origin::Error),
 }
 
+/// A function that runs a tunnel. The second argument is the access-log event of the handshake.
+pub(super) type LoggedTunnelFn =
+    Box<dyn FnOnce(UpgradedClient, Option<Box<RequestLog>>) -> Pin<Box<dyn Future<Output = ()>>>>;
+
 /// The function that runs the tunnel after the server has sent the response.
-struct Switch(Option<TunnelFn>);
+struct Switch(Option<LoggedTunnelFn>);
 
 impl fmt::Debug for Switch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -121,16 +131,20 @@ impl UpstreamBody {
 }
 
 impl Body {
+    fn new(source: Source) -> Self {
+        Self { source, log: None }
+    }
+
     pub(super) fn own(text: String) -> Self {
-        Self(Source::Complete(Full::new(text.into())))
+        Self::new(Source::Complete(Full::new(text.into())))
     }
 
     pub(super) fn empty() -> Self {
-        Self(Source::Complete(Full::default()))
+        Self::new(Source::Complete(Full::default()))
     }
 
-    pub(super) fn tunnel(tunnel: TunnelFn) -> Self {
-        Self(Source::Tunnel(Switch(Some(tunnel))))
+    pub(super) fn tunnel(tunnel: LoggedTunnelFn) -> Self {
+        Self::new(Source::Tunnel(Switch(Some(tunnel))))
     }
 
     /// Creates the body of an app's answer, and reads the frame that has arrived with the head. If
@@ -146,12 +160,12 @@ impl Body {
             Poll::Pending => None,
             Poll::Ready(None) => return Self::empty(),
             Poll::Ready(Some(Ok(frame))) if body.is_end_stream() => match frame.into_data() {
-                Ok(data) => return Self(Source::Complete(Full::new(data))),
+                Ok(data) => return Self::new(Source::Complete(Full::new(data))),
                 Err(trailers) => Some(Ok(trailers)),
             },
             Poll::Ready(Some(frame)) => Some(frame),
         };
-        Self(Source::Upstream(Box::new(UpstreamBody {
+        Self::new(Source::Upstream(Box::new(UpstreamBody {
             first,
             failure: None,
             rest: body,
@@ -159,33 +173,73 @@ impl Body {
     }
 
     pub(super) fn long(answer: Rc<LongAnswer>) -> Self {
-        Self(Source::Long(Sending(answer)))
+        Self::new(Source::Long(Sending(answer)))
+    }
+
+    /// Writes the access-log event at the end of the answer, or at the end of its tunnel.
+    pub(super) fn log_at_end(&mut self, log: Box<RequestLog>) {
+        match &self.source {
+            Source::Complete(_) | Source::Tunnel(_) | Source::Upstream(_) => self.log = Some(log),
+            Source::Long(sending) => sending.0.log_at_end(log),
+        }
     }
 
     /// Removes and returns the body of an upstream, if the body is not complete.
     pub(super) fn take_incomplete(&mut self) -> Option<UpstreamBody> {
-        let Source::Upstream(_) = &self.0 else {
+        let Source::Upstream(_) = &self.source else {
             return None;
         };
-        match std::mem::replace(self, Self::empty()).0 {
+        match std::mem::replace(&mut self.source, Source::Complete(Full::default())) {
             Source::Upstream(body) => Some(*body),
             Source::Complete(_) | Source::Long(_) | Source::Tunnel(_) => None,
         }
     }
 }
 
+impl Source {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Complete(body) => body.is_end_stream(),
+            Self::Long(sending) => sending.0.is_end_stream(),
+            Self::Tunnel(_) => true,
+            Self::Upstream(body) => body.is_end_stream(),
+        }
+    }
+}
+
+/// The connection drops the body when the connection has taken the whole content, or when the answer
+/// ends early.
+impl Drop for Body {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(mut log) = self.log.take()
+            && !log.has_ended()
+        {
+            // A handshake ends early if the client disconnects before the tunnel begins.
+            let is_handshake = matches!(self.source, Source::Tunnel(_));
+            let is_complete = self.source.is_end_stream() && !is_handshake;
+            log.ended(is_complete.then_some(COMPLETE));
+        }
+    }
+}
+
 impl Content for Body {
     fn take_tunnel(&mut self) -> Option<TunnelFn> {
-        match &mut self.0 {
+        match &mut self.source {
             Source::Complete(_) | Source::Long(_) | Source::Upstream(_) => None,
-            Source::Tunnel(switch) => switch.0.take(),
+            Source::Tunnel(switch) => {
+                let run = switch.0.take()?;
+                let log = self.log.take();
+                Some(Box::new(move |client| run(client, log)))
+            }
         }
     }
 
     fn begin(&mut self, control: impl FnOnce() -> AnswerControl) {
-        match &self.0 {
-            Source::Complete(_) | Source::Tunnel(_) | Source::Upstream(_) => {}
-            Source::Long(sending) => sending.0.begin(control()),
+        match (&self.source, &mut self.log) {
+            (Source::Long(sending), _) => sending.0.begin(control()),
+            (_, Some(log)) => log.begin(control()),
+            (_, None) => {}
         }
     }
 }
@@ -198,27 +252,33 @@ impl http_body::Body for Body {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match &mut self.get_mut().0 {
+        let this = self.get_mut();
+        let polled = match &mut this.source {
             Source::Complete(body) => Pin::new(body)
                 .poll_frame(context)
                 .map_err(|never| match never {}),
             Source::Long(sending) => sending.0.poll_frame(context),
             Source::Tunnel(_) => Poll::Ready(None),
             Source::Upstream(body) => body.poll_frame(context).map_err(BodyError::Upstream),
+        };
+        if let Some(log) = &mut this.log {
+            match &polled {
+                Poll::Pending => {}
+                Poll::Ready(None) => log.ended(Some(COMPLETE)),
+                Poll::Ready(Some(Err(BodyError::Upstream(error)))) => log.ended(broken_end(error)),
+                Poll::Ready(Some(Err(BodyError::Cut))) => log.ended(None),
+                Poll::Ready(Some(Ok(frame))) => log.sent(frame.data_ref().map_or(0, Bytes::len)),
+            }
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
-            Source::Complete(body) => body.is_end_stream(),
-            Source::Long(sending) => sending.0.is_end_stream(),
-            Source::Tunnel(_) => true,
-            Source::Upstream(body) => body.is_end_stream(),
-        }
+        self.source.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.source {
             Source::Complete(body) => body.size_hint(),
             Source::Long(sending) => sending.0.size_hint(),
             Source::Tunnel(_) => SizeHint::with_exact(0),

@@ -47,11 +47,11 @@ impl WorkerSite {
             }
             path if path == own.sign_in() => {
                 check_method(method, &[Method::GET], "GET")?;
-                Ok(self.sign_in(context, record).await)
+                Ok(self.sign_in(context).await)
             }
             path if path == own.sign_out() => {
                 if *method == Method::POST {
-                    return Ok(self.sign_out(context, record).await);
+                    return Ok(self.sign_out(context).await);
                 }
                 check_method(method, &[Method::GET, Method::HEAD], "GET, HEAD, POST")?;
                 Ok(confirm_sign_out(context, own))
@@ -75,7 +75,7 @@ impl WorkerSite {
         let headers = &context.parts.headers;
         // A prefetch would use up the code before the user opens the page.
         if is_prefetch(headers) {
-            return refuse_prefetch(headers, record);
+            return refuse_prefetch(headers);
         }
         let previous_session = match self.access.session_of(headers, self.clock().now()).await {
             Some((id, Some(session))) => PreviousSession::Live(id, session),
@@ -105,7 +105,9 @@ impl WorkerSite {
             } => {
                 self.metrics().login("ok", "signed_in");
                 let key = session.log_prefix();
-                self.log_signed_in((&provider, key), &identity, refreshable);
+                let id = context.request_id();
+                record.user(Some(&identity));
+                self.log_signed_in(id, (&provider, key), &identity, refreshable);
                 see_other(&location, cookies)
             }
             Completion::AlreadySignedIn { location, cookies } => {
@@ -114,10 +116,10 @@ impl WorkerSite {
             }
             Completion::Failed(failure) => {
                 let reason = failure.error.reason();
-                record.reason = Some(reason);
                 self.metrics().login("failed", reason);
                 let provider = failure.provider.as_deref();
                 tracing::warn!(
+                    request.id = context.request_id(),
                     reason,
                     provider,
                     error = chain(&failure.error),
@@ -130,11 +132,10 @@ impl WorkerSite {
         }
     }
 
-    async fn sign_out(&self, context: &RequestContext, record: &mut Record) -> Response<Body> {
+    async fn sign_out(&self, context: &RequestContext) -> Response<Body> {
         let headers = &context.parts.headers;
         // Without this check, any site could sign users out (cross-site request forgery).
         if same_origin(headers, &context.public_url) == SameOrigin::No {
-            record.reason = Some("cross_origin");
             return Page::new(
                 StatusCode::FORBIDDEN,
                 "You are still signed in",
@@ -153,8 +154,13 @@ impl WorkerSite {
             }
             Err(error) => {
                 let reason = error.reason();
-                record.reason = Some(reason);
-                tracing::error!(reason, error = chain(&error), "Sign-out failed");
+                let id = context.request_id();
+                tracing::error!(
+                    request.id = id,
+                    reason,
+                    error = chain(&error),
+                    "Sign-out failed"
+                );
                 Page::new(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "You are still signed in",

@@ -181,11 +181,12 @@ impl Error {
 
     /// Logs an error that an operator can fix. An error that a client caused is only in the access
     /// log.
-    pub(super) fn log(&self) {
+    pub(super) fn log(&self, request_id: &str) {
         match self.responsible() {
             Responsible::Client => {}
             Responsible::Gateway | Responsible::Upstream => {
                 tracing::warn!(
+                    request.id = request_id,
                     reason = self.reason(),
                     error = chain(self),
                     "Request not served"

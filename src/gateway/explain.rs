@@ -7,7 +7,7 @@ use http::{Method, Response, StatusCode, header};
 
 use super::page::Page;
 use super::{Body, NO_REFERRER, RequestContext, set_cookies, sign_in};
-use crate::access::{Cause, Challenge, FailureLocation, Unavailable};
+use crate::access::{Cause, Challenge, FailureLocation, REFUSED_BY_RULE, Unavailable};
 use crate::identity::Identity;
 use crate::login::{self, ErrorCode, FailedLogin, Login, OwnPaths, ReturnTo, StateError};
 use crate::provider::{Actor, Classification, Sent};
@@ -62,7 +62,7 @@ pub(super) fn forbidden(
     );
     Page::new(StatusCode::FORBIDDEN, "You may not use this page", who)
         .paragraph("If you have another account, sign out and sign in with that one.")
-        .with_reason("forbidden")
+        .with_reason(REFUSED_BY_RULE)
         .post("Use another account", own.sign_out())
         .link("Go to the start page", "/")
         .respond_to(&context.parts.method, &context.parts.headers)
@@ -121,6 +121,7 @@ pub(super) fn login_not_started(
     retry_url: &str,
 ) -> Response<Body> {
     tracing::warn!(
+        request.id = context.request_id(),
         provider,
         reason = error.reason(),
         cause = cause.map(Cause::reason),

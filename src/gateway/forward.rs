@@ -21,6 +21,7 @@ use crate::access::{
     StreamKind, TokenRefusal,
 };
 use crate::clock::Timestamp;
+use crate::fields::request_id::X_REQUEST_ID;
 use crate::fields::{self, Hops, TrailerSupport};
 use crate::origin;
 use crate::server::{BodyWatch, RequestBody};
@@ -89,6 +90,7 @@ impl Worker {
         mut record: Record,
     ) -> Step<'_> {
         record.route(permit.route(), DecisionLabel::Permit);
+        record.user(permit.identity());
         // A request whose `Max-Forwards` is 0 must not be forwarded.
         if fields::count_hop(&context.parts.method, &mut context.parts.headers) == Hops::Answer {
             return Step::answered(record.answered(no_content()));
@@ -111,6 +113,7 @@ impl Worker {
             Err(error) => return Step::answered(record.refused(&error, &context.parts.headers)),
         };
         let (trailers, watch) = (context.trailers, body.watch());
+        let address = context.client.address();
         // The gateway never sends a handshake a second time, so the client gets the app's first
         // answer.
         let sent = match &upgrade {
@@ -130,7 +133,7 @@ impl Worker {
         let stream = permit.answer_stream();
         let since = record.site().clock().instant();
         let client = RequestClient {
-            address: record.client,
+            address,
             streams: grpc == Some(grpc::Protocol::Grpc) && permit.route().speaks_http2(),
         };
         Step::Sent(InFlight {
@@ -261,7 +264,6 @@ impl<'p> InFlight<'p> {
                 body,
                 owner,
                 uploaded: self.watch.clone(),
-                client: self.record.client,
                 format: format_of(response.headers(), self.record.version()),
                 started: self.record.site().clock().instant(),
             };
@@ -330,7 +332,8 @@ impl<'p> InFlight<'p> {
         let accept = accept.map(|accept| (header::ACCEPT, accept));
         let grpc = self.grpc;
         let kind = grpc.map(|protocol| (header::CONTENT_TYPE, protocol.content_type()));
-        let headers = accept.into_iter().chain(kind).collect();
+        let id = (X_REQUEST_ID, self.record.request_id().clone());
+        let headers = accept.into_iter().chain(kind).chain([id]).collect();
         self.record.refused(error, &headers)
     }
 
@@ -437,10 +440,6 @@ impl ObservedStream for WaitingUpload {
             from_client: self.0.bytes(),
             from_app: 0,
         }
-    }
-
-    fn client_stalled(&self) -> bool {
-        false
     }
 }
 

@@ -17,6 +17,7 @@ mod forward;
 mod grpc;
 mod page;
 mod record;
+mod request_log;
 mod sign_in;
 mod signed_in;
 mod site;
@@ -24,6 +25,7 @@ mod streams;
 mod tunnel;
 
 use std::future::ready;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -47,6 +49,7 @@ pub(crate) use self::streams::StreamCounts;
 use self::streams::Streams;
 use crate::access::{Challenge, Decision, Recent, Wait};
 use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
+use crate::fields::request_id::{self, RequestIds, X_REQUEST_ID};
 use crate::fields::{self, TrailerSupport, UpgradeRequest};
 use crate::login::{OwnPaths, PublicUrl, PublicUrls, ReturnTo, Start};
 use crate::provider::Prompt;
@@ -81,6 +84,7 @@ pub(crate) struct Worker {
     site: Rc<CurrentSite>,
     pools: Pools,
     streams: Rc<Streams>,
+    request_ids: RequestIds,
 }
 
 /// The data of one connection: its peer, and the session that its last request used.
@@ -105,6 +109,11 @@ struct RequestContext {
 }
 
 impl RequestContext {
+    /// The id of the request.
+    fn request_id(&self) -> &str {
+        request_id::of(&self.parts.headers).unwrap_or_default()
+    }
+
     /// Whether the browser shows the answer as a page in a tab, and not as a part of another page.
     fn is_navigation(&self) -> bool {
         self.upgrade.is_none()
@@ -140,14 +149,14 @@ impl WorkerSite {
     ) -> Result<(Target, &Rc<PublicUrl>, Client, TrailerSupport), Error> {
         fields::check_framing(parts)?;
         let target = Target::from_request(parts)?;
-        record.target = Some(target.path_and_query().clone());
+        record.target(&target);
         let public_url = self.public_url(target.authority());
         let public_url = public_url.ok_or(Error::UnknownHost)?;
         let scheme = self.scheme(client_connection.connection, public_url)?;
         let trusted = &self.settings().trusted;
         // The forwarding fields are read here, before the gateway removes them from the request.
         let client = Client::read(&client_connection.peer, scheme, &parts.headers, trusted);
-        record.client = client.address();
+        record.client(client.address());
         let accepted = fields::inbound(&mut parts.headers, self.owned(), has_content);
         let trailers = match parts.version {
             Version::HTTP_2 => TrailerSupport::All,
@@ -235,7 +244,15 @@ impl Worker {
             streams: Streams::new(&site),
             site,
             pools,
+            request_ids: RequestIds::new(),
         }
+    }
+
+    /// Returns the id of a request: the id that a trusted proxy has written, or a new id.
+    fn request_id(&self, site: &WorkerSite, peer: IpAddr, headers: &HeaderMap) -> HeaderValue {
+        let is_trusted = site.settings().trusted.contains(peer);
+        let written = is_trusted.then(|| request_id::from_proxy(headers));
+        written.flatten().unwrap_or_else(|| self.request_ids.next())
     }
 
     /// Handles a request as far as possible without a wait. In most cases, the request already has
@@ -255,11 +272,14 @@ impl Worker {
             parts.extensions.remove::<UpgradeRequest>().map(Box::new)
         };
         let has_content = !body.is_end_stream();
-        let (target, public_url, client, trailers) =
-            match site.receive(client_connection, &mut parts, has_content, &mut record) {
-                Ok(received) => received,
-                Err(error) => return Step::answered(record.refused(&error, &parts.headers)),
-            };
+        let received = site.receive(client_connection, &mut parts, has_content, &mut record);
+        // The id replaces every id that a client has sent.
+        let id = record.request_id().clone();
+        parts.headers.insert(X_REQUEST_ID, id);
+        let (target, public_url, client, trailers) = match received {
+            Ok(received) => received,
+            Err(error) => return Step::answered(record.refused(&error, &parts.headers)),
+        };
         let context = RequestContext {
             parts,
             target,
@@ -316,7 +336,7 @@ impl Worker {
                 }
                 Decision::Forbid(forbid) => {
                     record.route(&forbid.route, DecisionLabel::Forbid);
-                    record.reason = Some("rule");
+                    record.user(Some(forbid.session.identity()));
                     break explain::forbidden((&context, site.own()), forbid.session.identity());
                 }
                 Decision::Permit(permit) => {
@@ -328,7 +348,6 @@ impl Worker {
                 }
                 Decision::Unavailable(unavailable) => {
                     record.route(&unavailable.route, DecisionLabel::Unavailable);
-                    record.reason = Some(unavailable.reason);
                     break explain::unavailable((&context, site.own()), &unavailable);
                 }
             };
@@ -392,7 +411,9 @@ impl Handler for Worker {
         parts: Parts,
         body: RequestBody,
     ) -> impl Future<Output = Response<Body>> {
-        let record = Record::new(self.site.get(), client_connection.peer.address(), &parts);
+        let (site, client) = (self.site.get(), client_connection.peer.address());
+        let id = self.request_id(&site, client, &parts.headers);
+        let record = Record::new(site, (client, id), &parts, &body);
         self.process(client_connection, parts, body, record)
             .finish(self)
     }
@@ -452,8 +473,7 @@ fn is_subresource(headers: &HeaderMap) -> bool {
 }
 
 /// Returns the answer that refuses a prefetch. The user has to open the page directly.
-fn refuse_prefetch(headers: &HeaderMap, record: &mut Record) -> Response<Body> {
-    record.reason = Some("prefetch");
+fn refuse_prefetch(headers: &HeaderMap) -> Response<Body> {
     let title = "This page cannot be loaded in advance";
     Page::new(StatusCode::FORBIDDEN, title, "Open the page directly.")
         .with_reason("prefetch")

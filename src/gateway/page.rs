@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 
 use super::{Body, grpc};
+use crate::fields::request_id;
 
 const STYLE: &str = "\
 :root{color-scheme:light dark}\
@@ -50,6 +51,10 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 });
 
 const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
+
+/// The reason code that the user sees. The access log contains the same reason code.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ShownReason(pub(super) &'static str);
 
 /// An action that the page offers to the user.
 #[derive(Clone, Debug)]
@@ -170,6 +175,9 @@ impl Page {
     }
 
     fn finish(&self, mut response: Response<Body>) -> Response<Body> {
+        if let Some(reason) = self.reason {
+            response.extensions_mut().insert(ShownReason(reason));
+        }
         let headers = response.headers_mut();
         if let Some(after) = self.retry_after {
             // `Retry-After: 0` would make programs retry without a pause.
@@ -181,10 +189,13 @@ impl Page {
     }
 
     fn respond_over_http(&self, headers: &HeaderMap) -> Response<Body> {
+        // Only a page about a failure shows the id. The user can tell the id to the administrator.
+        let is_failure = self.status.is_client_error() || self.status.is_server_error();
+        let request_id = request_id::of(headers).filter(|_id| is_failure);
         let (body, kind) = if wants_html(headers) {
-            (self.html(), "text/html; charset=utf-8")
+            (self.html(request_id), "text/html; charset=utf-8")
         } else {
-            (self.problem(), "application/problem+json")
+            (self.problem(request_id), "application/problem+json")
         };
         let mut response = Response::new(Body::own(body));
         *response.status_mut() = self.status;
@@ -199,7 +210,7 @@ impl Page {
         response
     }
 
-    fn html(&self) -> String {
+    fn html(&self, request_id: Option<&str>) -> String {
         let title = escape(self.title);
         let mut html = format!(
             "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -221,8 +232,13 @@ impl Page {
             }
             html.push_str("</div>\n");
         }
-        if let Some(reason) = self.reason {
-            html.extend(["<p class=\"code\">Reason: ", &escape(reason), "</p>\n"]);
+        let reason = self
+            .reason
+            .map(|reason| format!("Reason: {}", escape(reason)));
+        let id = request_id.map(|id| format!("Request id: {}", escape(id)));
+        let codes: Vec<String> = reason.into_iter().chain(id).collect();
+        if !codes.is_empty() {
+            html.extend(["<p class=\"code\">", &codes.join("<br>\n"), "</p>\n"]);
         }
         html.push_str("</main>\n</body>\n</html>\n");
         html
@@ -236,12 +252,13 @@ impl Page {
         format!("<meta http-equiv=\"refresh\" content=\"{seconds};url={url}\">\n")
     }
 
-    fn problem(&self) -> String {
+    fn problem(&self, request_id: Option<&str>) -> String {
         let problem = Problem {
             title: self.title,
             status: self.status.as_u16(),
             detail: self.text.join(" "),
             reason: self.reason,
+            request_id,
             login_url: self.login_url.as_deref(),
         };
         serde_json::to_string(&problem).unwrap_or_default()
@@ -255,6 +272,8 @@ struct Problem<'a> {
     detail: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     login_url: Option<&'a str>,
 }
@@ -328,7 +347,8 @@ mod tests {
             .link("Go", "/?a=\"><x")
             .link("A & <b>", "/b");
         page.refresh = Some((5, "/?a=\"><x".to_owned()));
-        let html = page.html();
+        let html = page.html(Some("<id>"));
+        assert!(html.contains("Request id: &lt;id&gt;</p>"), "{html}");
         assert!(html.contains(">A &amp; &lt;b&gt;</a>"), "{html}");
         assert!(
             html.contains("content=\"5;url=/?a=&quot;&gt;&lt;x\""),
@@ -350,7 +370,7 @@ mod tests {
             response.headers()["content-type"],
             "application/problem+json"
         );
-        let problem: serde_json::Value = serde_json::from_str(&page.problem()).unwrap();
+        let problem: serde_json::Value = serde_json::from_str(&page.problem(None)).unwrap();
         assert_eq!(problem["login_url"], "https://gw.test/oauth2/sign_in");
         assert_eq!(problem["status"], 401);
     }

@@ -5,56 +5,75 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::request::Parts;
-use http::uri::PathAndQuery;
-use http::{Extensions, HeaderMap, Method, Response, StatusCode, Version};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use tokio::time::Instant;
 
 use super::grpc::LoggedStatus;
+use super::page::ShownReason;
+use super::request_log::RequestLog;
+use super::signed_in::user;
 use super::{Body, Error, WorkerSite};
 use crate::access::Route;
+use crate::fields::request_id::X_REQUEST_ID;
+use crate::identity::Identity;
 use crate::origin::Informational;
+use crate::server::RequestBody;
+use crate::target::Target;
 use crate::telemetry::{self, DecisionLabel};
 use crate::upstream::Eviction;
 
-/// The data of one request for the access log and the metrics. The data is written one time, when
-/// the record is dropped, so a request is logged even if its client has disconnected.
+const NO_ID: HeaderValue = HeaderValue::from_static("");
+
+/// The data of one request for the access log and the metrics. The request is counted in the
+/// metrics when its answer begins. The access-log event is written when the answer has ended. If
+/// the client disconnects before the answer begins, the request is counted and logged when the
+/// record is dropped.
 #[derive(Debug)]
 pub(super) struct Record {
     site: Rc<WorkerSite>,
+    /// The id, or [`NO_ID`] when the answer has the id.
+    request_id: HeaderValue,
     started: Instant,
     method: Method,
     version: Version,
-    status: Option<StatusCode>,
     route: Option<Rc<Route>>,
-    pub(super) client: IpAddr,
-    pub(super) target: Option<PathAndQuery>,
     pub(super) decided: DecisionLabel,
     pub(super) reason: Option<&'static str>,
-    upstream_duration: Option<Duration>,
     /// The time at which the upstream's final answer arrived. The value is `None` if the gateway
     /// itself answers the request.
     answered: Option<Instant>,
-    waited: Option<Duration>,
+    is_counted: bool,
+    /// The data that only the access log needs. `None` if the access log is off.
+    log: Option<Box<RequestLog>>,
 }
 
 impl Record {
     /// Creates the record of a request. The request counts as refused until another decision is
     /// recorded.
-    pub(super) fn new(site: Rc<WorkerSite>, client: IpAddr, parts: &Parts) -> Self {
+    pub(super) fn new(
+        site: Rc<WorkerSite>,
+        (client, request_id): (IpAddr, HeaderValue),
+        parts: &Parts,
+        body: &RequestBody,
+    ) -> Self {
+        let started = site.clock().instant();
+        let log = telemetry::logs_requests().then(|| {
+            let clock = site.clock().clone();
+            let request = (client, request_id.clone());
+            RequestLog::new((clock, started), request, parts, body.watch())
+        });
         Self {
-            started: site.clock().instant(),
+            request_id,
+            started,
             site,
             method: parts.method.clone(),
             version: parts.version,
-            status: None,
             route: None,
-            client,
-            target: None,
             decided: DecisionLabel::Refuse,
             reason: None,
-            upstream_duration: None,
             answered: None,
-            waited: None,
+            is_counted: false,
+            log,
         }
     }
 
@@ -63,9 +82,36 @@ impl Record {
         &self.site
     }
 
+    /// The id of the request.
+    pub(super) fn request_id(&self) -> &HeaderValue {
+        &self.request_id
+    }
+
     /// The version of HTTP of the request.
     pub(super) fn version(&self) -> Version {
         self.version
+    }
+
+    /// Records the canonical target.
+    pub(super) fn target(&mut self, target: &Target) {
+        if let Some(log) = &mut self.log {
+            log.event.target = Some(target.path_and_query().clone());
+            log.event.authority = Some(target.authority_value().clone());
+        }
+    }
+
+    /// Records the address of the client, after the check for trusted proxies.
+    pub(super) fn client(&mut self, client: IpAddr) {
+        if let Some(log) = &mut self.log {
+            log.event.client = client;
+        }
+    }
+
+    /// Records the user of the request.
+    pub(super) fn user(&mut self, identity: Option<&Identity>) {
+        if let (Some(log), Some(identity)) = (&mut self.log, identity) {
+            log.event.user = user(self.site.settings().log_user, identity);
+        }
     }
 
     /// Records the route of the request and the decision.
@@ -76,7 +122,10 @@ impl Record {
 
     /// Records the time that the request waited for its session.
     pub(super) fn waited(&mut self, duration: Duration) {
-        self.waited = Some(self.waited.unwrap_or_default().saturating_add(duration));
+        if let Some(log) = &mut self.log {
+            let before = log.event.waited.unwrap_or_default();
+            log.event.waited = Some(before.saturating_add(duration));
+        }
     }
 
     /// Counts the informational response that came before the app's final answer, if there was one.
@@ -94,10 +143,12 @@ impl Record {
     /// has two attempts, the times of both attempts are added.
     pub(super) fn upstream_answered(&mut self, since: Instant) {
         let now = self.site.clock().instant();
-        let took = now.saturating_duration_since(since);
-        let before = self.upstream_duration.unwrap_or_default();
-        self.upstream_duration = Some(before.saturating_add(took));
         self.answered = Some(now);
+        if let Some(log) = &mut self.log {
+            let before = log.event.upstream_duration.unwrap_or_default();
+            let took = now.saturating_duration_since(since);
+            log.event.upstream_duration = Some(before.saturating_add(took));
+        }
     }
 
     /// Counts a request that has lost its connection to a waiting request.
@@ -113,16 +164,31 @@ impl Record {
         self.answered = None;
     }
 
-    /// Records the answer. The record is written to the log when its owner drops it.
+    /// Records the answer. Every answer to a client passes through this function.
     #[inline]
     pub(super) fn answered(&mut self, mut response: Response<Body>) -> Response<Body> {
+        let mut status = response.status();
         // Most answers have no extensions, so `remove` is called only if there are extensions.
-        let logged = if response.extensions().is_empty() {
-            None
-        } else {
-            response.extensions_mut().remove::<LoggedStatus>()
-        };
-        self.status = Some(logged.map_or_else(|| response.status(), |LoggedStatus(status)| status));
+        if !response.extensions().is_empty() {
+            let extensions = response.extensions_mut();
+            if let Some(LoggedStatus(logged)) = extensions.remove() {
+                status = logged;
+            }
+            // The reason in the log is always the reason on the page.
+            if let Some(ShownReason(reason)) = extensions.remove() {
+                self.reason = Some(reason);
+            }
+        }
+        // The id replaces an id that the app has written, so that the client always sees the id that
+        // is in the log.
+        let id = std::mem::replace(&mut self.request_id, NO_ID);
+        response.headers_mut().insert(X_REQUEST_ID, id);
+        let duration = self.count(status);
+        if let Some(mut log) = self.log.take() {
+            self.complete(&mut log, status);
+            log.event.head_duration = Some(duration);
+            response.body_mut().log_at_end(log);
+        }
         response
     }
 
@@ -130,42 +196,45 @@ impl Record {
     /// the request.
     pub(super) fn refused(&mut self, error: &Error, headers: &HeaderMap) -> Response<Body> {
         self.reason = Some(error.reason());
-        error.log();
+        error.log(self.request_id.to_str().unwrap_or_default());
         let response = error.respond(&self.method, headers);
         self.answered(response)
     }
-}
 
-/// Writes the record to the log and the metrics. No other code writes a record.
-impl Drop for Record {
-    fn drop(&mut self) {
-        // Access logs use 499 if the client has disconnected before the answer.
-        let gone = || StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
-        let reason = self.reason.or(match self.status {
-            Some(_) => None,
-            None => Some("client_gone"),
-        });
-        let status = self.status.unwrap_or_else(gone);
+    /// Counts the request in the metrics, and returns the time until its answer began.
+    fn count(&mut self, status: StatusCode) -> Duration {
+        self.is_counted = true;
         let ended = self.answered.unwrap_or_else(|| self.site.clock().instant());
         let duration = ended.saturating_duration_since(self.started);
-        let route = self.route.as_deref();
+        let route = self.route.as_deref().map(Route::index);
         let counters = self.site.counters();
-        counters.count(route.map(Route::index), self.decided, status, duration);
-        telemetry::RequestEvent {
-            method: &self.method,
-            path: self.target.as_ref().map(PathAndQuery::path),
-            version: self.version,
-            client: self.client,
-            status,
-            route: route.map(Route::name),
-            decided: self.decided,
-            reason,
-            duration,
-            waited: self.waited,
-            upstream_duration: self.upstream_duration,
-            // A request that was not forwarded has no upstream in the log.
-            upstream: self.upstream_duration.and(route).map(Route::upstream_name),
+        counters.count(route, self.decided, status, duration);
+        duration
+    }
+
+    /// Adds the result of the request to the data of its access-log event.
+    fn complete(&self, log: &mut RequestLog, status: StatusCode) {
+        let (event, route) = (&mut log.event, self.route.as_deref());
+        event.status = status;
+        event.decided = self.decided;
+        event.reason = self.reason;
+        event.route = route.map(|route| route.name().into());
+        // A request that was not forwarded has no upstream in the log.
+        let upstream = event.upstream_duration.and(route);
+        event.upstream = upstream.map(|route| route.upstream_name().into());
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if self.is_counted {
+            return;
         }
-        .log();
+        // Access logs use 499 if the client has disconnected before the answer.
+        let gone = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
+        self.count(gone);
+        if let Some(mut log) = self.log.take() {
+            self.complete(&mut log, gone);
+        }
     }
 }

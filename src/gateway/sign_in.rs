@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use url::form_urlencoded;
 
 use super::page::Page;
-use super::{Body, Record, RequestContext, WorkerSite, explain};
+use super::{Body, RequestContext, WorkerSite, explain};
 use super::{is_prefetch, is_subresource, refuse_prefetch, see_other};
 use crate::access::{Challenge, Route};
 use crate::login::{FailedLogin, Login, PublicUrl, ReturnTo, Start};
@@ -98,18 +98,13 @@ impl SignInRequest {
 
 impl WorkerSite {
     /// Starts a login, or lets the user choose a provider.
-    pub(super) async fn sign_in(
-        &self,
-        context: &RequestContext,
-        record: &mut Record,
-    ) -> Response<Body> {
+    pub(super) async fn sign_in(&self, context: &RequestContext) -> Response<Body> {
         let headers = &context.parts.headers;
         if is_prefetch(headers) {
-            return refuse_prefetch(headers, record);
+            return refuse_prefetch(headers);
         }
         if is_subresource(headers) {
             // An image on another site must not start a login or set a cookie.
-            record.reason = Some("no_navigation");
             let title = "This page cannot be part of another page";
             return Page::new(StatusCode::FORBIDDEN, title, "Open the page directly.")
                 .with_reason("no_navigation")
@@ -146,7 +141,6 @@ impl WorkerSite {
         match started.await {
             Ok(started) => see_other(&started.location, started.cookies),
             Err(error) => {
-                record.reason = Some(error.reason());
                 self.metrics().login("failed", error.reason());
                 let retry_url = request.at(Some(provider), self.login(), &context.public_url);
                 explain::login_not_started(context, (provider, &error), session.err(), &retry_url)

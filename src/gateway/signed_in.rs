@@ -15,6 +15,7 @@ impl WorkerSite {
     /// operator cannot see why a rule refuses a user.
     pub(super) fn log_signed_in(
         &self,
+        request_id: &str,
         (provider, session_key): (&str, String),
         identity: &Identity,
         refreshable: bool,
@@ -27,6 +28,7 @@ impl WorkerSite {
         };
         let groups = identity.groups.iter().len();
         tracing::info!(
+            request.id = request_id,
             provider,
             session.key = session_key,
             enduser.id = user,
@@ -47,9 +49,9 @@ impl WorkerSite {
     }
 }
 
-/// Returns the name of the user for the log, or `None` if the settings turn the name off or the
+/// Returns the name of a user for the log, or `None` if the settings turn the name off or the
 /// identity lacks the claim.
-fn user(settings: UserInLog, identity: &Identity) -> Option<String> {
+pub(super) fn user(settings: UserInLog, identity: &Identity) -> Option<String> {
     let claim = match settings.claim {
         UserClaim::Email => identity.email.as_ref().map(|email| &email.address),
         UserClaim::Off => None,

@@ -3,15 +3,15 @@
 //!
 //! A tunnel stays open as long as its [`StreamGuard`] allows it.
 
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
 use http::{Response, Version, header};
 use tokio::time::timeout;
 
+use super::request_log::{CLIENT_GONE, RequestLog};
 use super::streams::{
-    CutCause, ObservedStream, StreamBytes, StreamCounts, StreamGuard, StreamRecord, StreamSlot,
+    CutCause, ObservedStream, StreamBytes, StreamCounts, StreamGuard, StreamSlot,
 };
 use super::{Body, Error, RequestContext, Worker};
 use crate::access::{Permit, StreamKind, StreamPermit};
@@ -21,6 +21,7 @@ use crate::server::{TunnelStop, UpgradedClient};
 use crate::session::SessionKey;
 use crate::session::cookie;
 use crate::target::Target;
+use crate::telemetry::OpenStream;
 use crate::upstream::{self, Owner};
 
 /// The time in which the client has to accept the close frame and to close the connection.
@@ -33,7 +34,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 pub(super) struct Handshake {
     stream: StreamPermit,
     target: Target,
-    client: IpAddr,
     /// The slot of the stream: each client has a limited number of slots.
     client_slot: StreamSlot,
 }
@@ -87,7 +87,6 @@ impl Worker {
         Ok(Box::new(Handshake {
             stream,
             target: context.target.clone(),
-            client,
             client_slot,
         }))
     }
@@ -113,28 +112,25 @@ impl Worker {
         let Handshake {
             stream,
             target,
-            client,
             client_slot,
         } = handshake;
         let open = site.metrics().stream(stream.route_name(), kind);
-        let (clock, protocol) = (site.clock().clone(), upgrade.protocol().into());
-        let path = target.path_and_query().clone();
-        let started = clock.instant();
+        let protocol = upgrade.protocol().into();
         let max_lag = stream.settings().max_lag;
         let mut guard = self.streams.guard(stream, target, StreamKind::Tunnel);
-        guard.apply_limits(started);
-        let run = move |switched: UpgradedClient| {
+        guard.apply_limits(site.clock().instant());
+        let run = move |switched: UpgradedClient, mut log: Option<Box<RequestLog>>| {
             let UpgradedClient { client: peer, stop } = switched;
             let relay = Relay::new(peer, origin, frames, max_lag);
-            let record = StreamRecord {
+            if let Some(log) = &mut log {
+                log.event.upgrade = Some(protocol);
+                log.event.log_stream();
+            }
+            let record = TunnelRecord {
                 open,
-                protocol,
-                client,
-                target: path,
-                started,
-                clock,
-                observed: Box::new(ObservedTunnel::new(&relay, &stop)),
-                reason: None,
+                log,
+                observed: ObservedTunnel::new(&relay, &stop),
+                end: None,
             };
             let tunnel = Tunnel {
                 relay,
@@ -181,7 +177,37 @@ impl<'a> Origin<'a> {
 struct Tunnel {
     relay: Relay,
     guard: StreamGuard,
-    record: StreamRecord,
+    record: TunnelRecord,
+}
+
+/// The data of a tunnel for the metrics and the access log. When this value is dropped, the end of
+/// the tunnel is counted, and the access-log event of the request is written.
+struct TunnelRecord {
+    open: OpenStream,
+    log: Option<Box<RequestLog>>,
+    observed: ObservedTunnel,
+    /// The code for the end. `None` if the client's connection has ended the tunnel.
+    end: Option<&'static str>,
+}
+
+impl Drop for TunnelRecord {
+    fn drop(&mut self) {
+        let end = self.end.unwrap_or_else(|| {
+            if self.observed.stop.client_stalled() {
+                "client_stalled"
+            } else {
+                CLIENT_GONE
+            }
+        });
+        self.open.count_end(end);
+        if let Some(mut log) = self.log.take() {
+            let StreamBytes {
+                from_client,
+                from_app,
+            } = self.observed.bytes();
+            log.stream_ended(end, Some(from_client), from_app);
+        }
+    }
 }
 
 /// The reason why a tunnel ends.
@@ -213,14 +239,14 @@ impl Tunnel {
         } = self;
         match end {
             TunnelEnd::Ended(ended) => {
-                record.reason = match ended {
+                record.end = match ended {
                     Ended::Closed => Some("closed"),
                     Ended::ClientBroke => None,
                     Ended::AppBroke => Some("upstream_broken"),
                 };
             }
             TunnelEnd::Cut(reason, close) => {
-                record.reason = Some(reason);
+                record.end = Some(reason);
                 let closing = relay.close(close);
                 // If the client does not accept the close frame in time, the connection is closed
                 // without the frame.
@@ -251,9 +277,5 @@ impl ObservedStream for ObservedTunnel {
             from_client: self.byte_counts.client_bytes(),
             from_app: self.byte_counts.app_bytes(),
         }
-    }
-
-    fn client_stalled(&self) -> bool {
-        self.stop.client_stalled()
     }
 }

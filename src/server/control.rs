@@ -41,15 +41,6 @@ impl AnswerControl {
         }
     }
 
-    /// Waits until the drain is almost over. The server drops the answer at the end of the drain.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
-    pub(crate) async fn drain_ends(&self) {
-        self.state.streams_stopped().await;
-    }
-
     /// Ends the answer, even if the client does not read. Over HTTP/1.1, this function closes the
     /// connection before the end of the answer. Over HTTP/2, the stream is reset.
     pub(crate) fn abort(&self) {
@@ -57,6 +48,11 @@ impl AnswerControl {
             Some(stream) => stream.abort(),
             None => self.state.abort(),
         }
+    }
+
+    /// Whether the drain is almost over.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.state.has_stopped_streams()
     }
 
     /// Whether the answer was ended because the client did not accept bytes in time.

@@ -256,6 +256,11 @@ impl ConnectionState {
         self.stop.notify_waiters();
     }
 
+    /// Whether [`ConnectionState::stop_streams`] was called.
+    pub(super) fn has_stopped_streams(&self) -> bool {
+        self.stopped.get()
+    }
+
     /// Waits for [`ConnectionState::stop_streams`].
     ///
     /// # Cancel safety

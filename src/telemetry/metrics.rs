@@ -2,16 +2,19 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::StatusCode;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::histogram::Durations;
+use super::process::ProcessMetrics;
 use super::requests::RequestCounters;
 use super::streams::OpenStream;
 
@@ -47,6 +50,8 @@ impl TokenCall {
 /// All metrics of this process. Counting a request takes no lock.
 pub struct Metrics {
     registry: Registry,
+    /// The metrics whose names do not begin with `sidegate`.
+    process: Registry,
     requests: Family<Labels, Counter>,
     durations: Durations,
     logins: Family<Labels, Counter>,
@@ -59,10 +64,11 @@ pub struct Metrics {
     open_streams: Family<Labels, Gauge>,
     ended_streams: Family<Labels, Counter>,
     evictions: Family<Labels, Counter>,
+    broken_answers: Family<Labels, Counter>,
     waiting: Gauge,
     refreshing: Gauge,
     sessions: Gauge,
-    pushed_out: Gauge,
+    pushed_out: Counter,
     sites: Gauge,
     reloads: Family<Labels, Counter>,
     last_reload_successful: Gauge,
@@ -79,6 +85,7 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut metrics = Self {
             registry: Registry::with_prefix("sidegate"),
+            process: Registry::default(),
             requests: Family::default(),
             durations: Durations::default(),
             logins: Family::default(),
@@ -91,10 +98,11 @@ impl Default for Metrics {
             open_streams: Family::default(),
             ended_streams: Family::default(),
             evictions: Family::default(),
+            broken_answers: Family::default(),
             waiting: Gauge::default(),
             refreshing: Gauge::default(),
             sessions: Gauge::default(),
-            pushed_out: Gauge::default(),
+            pushed_out: Counter::default(),
             sites: Gauge::default(),
             reloads: Family::default(),
             last_reload_successful: Gauge::default(),
@@ -106,10 +114,13 @@ impl Default for Metrics {
 
 impl Metrics {
     fn register(&mut self) {
+        self.process.register_collector(Box::new(ProcessMetrics));
         let registry = &mut self.registry;
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The version of the program", build);
         let requests = "Requests by route, decision and status class";
         registry.register("requests", requests, self.requests.clone());
-        let durations = "Time from a request's head to its response's head";
+        let durations = "Time from a request's head to its response's head, without the content";
         registry.register(
             "request_duration_seconds",
             durations,
@@ -144,6 +155,8 @@ impl Metrics {
         let evictions = "Requests and answers that lost their connection to a waiting request, by \
                          route, kind and reason";
         registry.register("evictions", evictions, self.evictions.clone());
+        let broken = "Answers of apps that ended before they were complete, by route and end";
+        registry.register("broken_answers", broken, self.broken_answers.clone());
         let waiting = "Requests that wait for their session or its access token";
         registry.register("waiting_requests", waiting, self.waiting.clone());
         let refreshing = "Refreshes in progress, including those that wait for a retry";
@@ -257,6 +270,12 @@ impl Metrics {
         OpenStream::new(route, GaugeGuard::new(&open), self.ended_streams.clone())
     }
 
+    /// Counts an answer of an app that ended before it was complete.
+    pub(crate) fn broken_answer(&self, route: &str, end: &'static str) {
+        let labels = vec![("route", route.to_owned().into()), ("end", end.into())];
+        self.broken_answers.get_or_create_owned(&labels).inc();
+    }
+
     /// Counts a request as waiting for its session, until the guard is dropped.
     pub(crate) fn waiting(&self) -> GaugeGuard {
         GaugeGuard::new(&self.waiting)
@@ -287,8 +306,7 @@ impl Metrics {
     /// memory was full.
     pub fn sessions(&self, live: u64, pushed_out: u64) {
         self.sessions.set(i64::try_from(live).unwrap_or(i64::MAX));
-        self.pushed_out
-            .set(i64::try_from(pushed_out).unwrap_or(i64::MAX));
+        self.pushed_out.inner().store(pushed_out, Ordering::Relaxed);
     }
 
     /// Returns all metrics in the `OpenMetrics` text format.
@@ -296,7 +314,10 @@ impl Metrics {
         let mut text = String::new();
         // A write to a string never fails. If a write failed, the code would clear the text,
         // because an incomplete text must never be reported.
-        if encode(&mut text, &self.registry).is_err() {
+        let encoded = encode_registry(&mut text, &self.registry)
+            .and_then(|()| encode_registry(&mut text, &self.process))
+            .and_then(|()| encode_eof(&mut text));
+        if encoded.is_err() {
             text.clear();
         }
         text
@@ -323,6 +344,91 @@ impl Drop for GaugeGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::DecisionLabel;
+
+    /// Returns the names of all metrics as a scrape contains them.
+    fn names(text: &str) -> Vec<String> {
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let named = types.map(|line| {
+            let (name, kind) = line.split_once(' ').unwrap();
+            let suffix = match kind {
+                "counter" => "_total",
+                "info" => "_info",
+                _ => "",
+            };
+            format!("{name}{suffix}")
+        });
+        named.collect()
+    }
+
+    #[test]
+    fn the_documentation_lists_every_metric() {
+        let page = include_str!("../../docs/operations.md");
+        let (_, section) = page.split_once("## Metrics\n").unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+        let mut listed: Vec<&str> = rows.filter_map(|row| row.split('`').next()).collect();
+        let metrics = Metrics::default();
+        // A family without a value is not in the text.
+        let routes = metrics.request_counters(["app".into()]);
+        let (decided, status) = (DecisionLabel::Permit, StatusCode::OK);
+        routes.count(Some(0), decided, status, Duration::ZERO);
+        metrics.login("ok", "signed_in");
+        metrics.token_call("main", TokenCall::Code, "ok", Duration::ZERO);
+        metrics.refresh("main", "renewed", "renewed");
+        metrics.refused_token("app", "passed");
+        metrics.informational("app", StatusCode::EARLY_HINTS);
+        metrics.groups_left_out("main", 1);
+        metrics.broken_answer("app", "client_gone");
+        metrics.stream("app", "response").count_end("complete");
+        metrics.reload(Reload::Applied);
+        let mut names = names(&metrics.encode());
+        let code = include_str!("metrics.rs")
+            .split("#[cfg(test)]")
+            .next()
+            .unwrap();
+        let registered = code.matches("registry.register(").count();
+        let ours = names.iter().filter(|name| name.starts_with("sidegate_"));
+        assert_eq!(
+            ours.count(),
+            registered,
+            "this test has to count every metric"
+        );
+        listed.sort_unstable();
+        names.sort_unstable();
+        assert_eq!(listed, names);
+    }
+
+    #[test]
+    fn names_follow_the_conventions_of_prometheus() {
+        let text = Metrics::default().encode();
+        for name in names(&text) {
+            let has_prefix = name.starts_with("sidegate_") || name.starts_with("process_");
+            assert!(has_prefix, "{name}");
+            for unit in ["milliseconds", "_ms", "minutes", "kilobytes", "percent"] {
+                assert!(!name.contains(unit), "{name}");
+            }
+        }
+        let value = |name: &str| {
+            let mut lines = text.lines();
+            let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            value.map(|value| value.parse::<f64>().unwrap())
+        };
+        // The tests run on the same systems as the program, where all values can be read.
+        for (name, least) in [
+            ("process_cpu_seconds_total", 0.0),
+            ("process_start_time_seconds", 1.6e9),
+            ("process_resident_memory_bytes", 1e6),
+            ("process_open_fds", 3.0),
+            ("process_max_fds", 3.0),
+        ] {
+            let value = value(name);
+            assert!(
+                value.is_some_and(|value| value >= least),
+                "{name}: {value:?}"
+            );
+        }
+    }
 
     #[test]
     fn logins_sessions_and_token_calls_are_shown() {
@@ -349,7 +455,12 @@ mod tests {
             "sidegate_waiting_requests 0",
             "sidegate_refreshes_under_way 0",
             "sidegate_sessions 7",
-            "sidegate_sessions_pushed_out 2",
+            "sidegate_sessions_pushed_out_total 2",
+            concat!(
+                "sidegate_build_info{version=\"",
+                env!("CARGO_PKG_VERSION"),
+                "\"} 1"
+            ),
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

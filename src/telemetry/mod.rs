@@ -2,29 +2,28 @@
 //!
 //! No event contains a query string, a cookie, a token or a code.
 
+mod access;
 mod histogram;
 mod metrics;
+mod process;
 mod requests;
 mod seldom;
 mod streams;
 
-use std::net::IpAddr;
-use std::time::Duration;
-
-use http::{Method, StatusCode, Version};
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 pub use self::metrics::{GaugeGuard, Metrics, Reload};
 
+pub(crate) use self::access::{RequestEvent, logs_requests, user_agent};
 pub(crate) use self::metrics::TokenCall;
 pub(crate) use self::requests::{DecisionLabel, RequestCounters};
 pub(crate) use self::seldom::Seldom;
-pub(crate) use self::streams::{OpenStream, StreamEnd};
+pub(crate) use self::streams::OpenStream;
 
 /// The `tracing` target of access-log events.
-pub(crate) const ACCESS: &str = "sidegate::access";
+const ACCESS: &str = "sidegate::access";
 
 /// The format of events.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
@@ -140,60 +139,6 @@ pub fn start(settings: &Settings) -> Result<(), AlreadyStarted> {
         Format::Json => events.json().flatten_event(true).try_init(),
     }
     .map_err(AlreadyStarted)
-}
-
-/// The content of a request's access-log event.
-#[derive(Debug)]
-pub(crate) struct RequestEvent<'a> {
-    pub(crate) method: &'a Method,
-    /// The canonical path without the query. `None` if the target has no canonical form.
-    pub(crate) path: Option<&'a str>,
-    pub(crate) version: Version,
-    /// The client's address, which a trusted proxy may have reported.
-    pub(crate) client: IpAddr,
-    /// The status of the response.
-    pub(crate) status: StatusCode,
-    /// The route's name.
-    pub route: Option<&'a str>,
-    /// The decision.
-    pub(crate) decided: DecisionLabel,
-    /// The reason code, for example the reason why the gateway refused the request.
-    pub(crate) reason: Option<&'static str>,
-    /// The time from the request's head to the response's head.
-    pub(crate) duration: Duration,
-    /// The part of `duration` during which the request waited for its session.
-    pub(crate) waited: Option<Duration>,
-    /// The part of `duration` during which the gateway waited for the upstream.
-    pub(crate) upstream_duration: Option<Duration>,
-    /// The upstream's name.
-    pub(crate) upstream: Option<&'a str>,
-}
-
-impl RequestEvent<'_> {
-    /// Writes the event.
-    pub(crate) fn log(&self) {
-        tracing::event!(
-            target: ACCESS,
-            tracing::Level::INFO,
-            http.request.method = self.method.as_str(),
-            url.path = self.path,
-            network.protocol.version = ?self.version,
-            client.address = %self.client,
-            http.response.status_code = self.status.as_u16(),
-            route = self.route,
-            decision = self.decided.as_str(),
-            reason = self.reason,
-            duration_ms = millis(self.duration),
-            waited_ms = self.waited.map(millis),
-            upstream_ms = self.upstream_duration.map(millis),
-            upstream = self.upstream,
-            "Request"
-        );
-    }
-}
-
-fn millis(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1000.0
 }
 
 /// Returns the texts of an error and of its causes in one line: `a: b: c`.

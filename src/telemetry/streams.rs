@@ -1,39 +1,17 @@
-//! Metrics and events of streams.
+//! Metrics of streams.
 
 use std::fmt;
-use std::net::IpAddr;
-use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
 use super::metrics::{GaugeGuard, Labels};
-use super::{ACCESS, millis};
 
 /// An open stream. The metrics count the stream as open until this value is dropped.
 pub(crate) struct OpenStream {
     route: Box<str>,
     _open: GaugeGuard,
     ended: Family<Labels, Counter>,
-}
-
-/// The content of the access-log event at the end of a stream.
-#[derive(Debug)]
-pub(crate) struct StreamEnd<'a> {
-    /// The protocol that the client asked for.
-    pub(crate) protocol: &'a str,
-    /// The canonical path of the handshake, without the query.
-    pub(crate) path: &'a str,
-    /// The client's address, which a trusted proxy may have reported.
-    pub(crate) client: IpAddr,
-    /// The number of bytes that the client has sent.
-    pub(crate) from_client: u64,
-    /// The number of bytes that the app has sent.
-    pub(crate) from_app: u64,
-    /// The time from the handshake to the end of the stream.
-    pub(crate) duration: Duration,
-    /// The stable code for the reason of the end.
-    pub(crate) reason: &'static str,
 }
 
 impl OpenStream {
@@ -45,26 +23,18 @@ impl OpenStream {
         }
     }
 
-    /// Counts the end of the stream, and writes the access-log event.
-    pub(crate) fn end(&self, end: &StreamEnd<'_>) {
+    /// The name of the stream's route.
+    pub(crate) fn route(&self) -> &str {
+        &self.route
+    }
+
+    /// Counts the end of the stream.
+    pub(crate) fn count_end(&self, end: &'static str) {
         let labels = vec![
             ("route", self.route.to_string().into()),
-            ("reason", end.reason.into()),
+            ("reason", end.into()),
         ];
         self.ended.get_or_create_owned(&labels).inc();
-        tracing::event!(
-            target: ACCESS,
-            tracing::Level::INFO,
-            url.path = end.path,
-            network.protocol.name = end.protocol,
-            client.address = %end.client,
-            route = &*self.route,
-            reason = end.reason,
-            duration_ms = millis(end.duration),
-            client_bytes = end.from_client,
-            upstream_bytes = end.from_app,
-            "Stream ended"
-        );
     }
 }
 

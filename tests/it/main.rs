@@ -14,6 +14,7 @@
     reason = "a test must fail if one of its steps fails"
 )]
 
+mod access_log;
 mod browser;
 mod chooser;
 mod coverage;

@@ -3,7 +3,6 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::future::pending;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -16,9 +15,10 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 
 use super::slow::{SlowEntry, Waiter};
-use super::{Cut, CutCause, ObservedStream, StreamBytes, StreamGuard, StreamRecord, Streams};
+use super::{Cut, CutCause, ObservedStream, StreamBytes, StreamGuard, Streams};
 use crate::access::{StreamKind, StreamPermit};
 use crate::gateway::body::{BodyError, UpstreamBody};
+use crate::gateway::request_log::{COMPLETE, RequestLog, interruption};
 use crate::origin;
 use crate::server::{AnswerControl, BodyWatch};
 use crate::target::Target;
@@ -41,8 +41,6 @@ pub(in crate::gateway) struct LongAnswerSetup {
     pub(in crate::gateway) owner: AnswerOwner,
     /// Counts the bytes of the request body.
     pub(in crate::gateway) uploaded: BodyWatch,
-    /// The address of the client.
-    pub(in crate::gateway) client: IpAddr,
     pub(in crate::gateway) format: AnswerFormat,
     /// The time at which the head of the answer arrived.
     pub(in crate::gateway) started: Instant,
@@ -71,10 +69,14 @@ pub(in crate::gateway) struct LongAnswer {
     control: OnceCell<AnswerControl>,
     uploaded: BodyWatch,
     sent: Cell<u64>,
-    client: IpAddr,
     format: AnswerFormat,
     started: Instant,
     stage: Cell<Stage>,
+    /// The reason of the cut, if the answer was cut.
+    cut: Cell<Option<&'static str>>,
+    /// The access-log event of the request. `None` if the access log is off, or if the event is
+    /// written.
+    log: RefCell<Option<Box<RequestLog>>>,
     /// Wakes waiting tasks when `stage` becomes [`Stage::Ended`].
     ended: Notify,
     /// The waker of the task that sends the answer.
@@ -85,9 +87,8 @@ pub(in crate::gateway) struct LongAnswer {
 enum Stage {
     /// The gateway has cut the answer, and the body reports an error.
     Cut,
-    /// The answer has ended. The value is the reason code, or `None` if the client has ended the
-    /// answer.
-    Ended(Option<&'static str>),
+    /// The answer has ended. The value is the code for the end.
+    Ended(&'static str),
     Sending,
     /// The gateway has cut the answer, and the body yields the trailers of gRPC.
     Trailers(CutCause),
@@ -106,10 +107,11 @@ impl LongAnswer {
             control: OnceCell::new(),
             uploaded: setup.uploaded,
             sent: Cell::new(0),
-            client: setup.client,
             format: setup.format,
             started: setup.started,
             stage: Cell::new(Stage::Sending),
+            cut: Cell::new(None),
+            log: RefCell::new(None),
             ended: Notify::new(),
             waker: RefCell::new(None),
         });
@@ -137,61 +139,59 @@ impl LongAnswer {
             }
         };
         guard.apply_limits(self.started);
-        let mut record = self.record(&guard);
+        let site = self.streams.site.get();
+        let route = guard.stream().route_name();
+        let open = site.metrics().stream(route, "response");
+        // The site may be replaced while the answer is open.
+        drop(site);
+        if let Some(log) = &*self.log.borrow() {
+            log.event.log_stream();
+        }
         let eviction = self.body.borrow().as_ref().and_then(UpstreamBody::eviction);
-        let cut = tokio::select! {
+        let end = tokio::select! {
             biased;
-            reason = self.ended() => {
-                record.reason = reason;
-                self.count_eviction(&guard, reason);
-                return;
+            end = self.ended() => end,
+            cut = guard.ended(&*self) => {
+                self.cut(cut).await;
+                cut.reason
             }
-            cut = guard.ended(&*self) => cut,
-            cut = evicted(eviction) => cut,
-            () = self.drain_ends() => {
-                // If the answer ends before the server drops it, the log contains the reason of
-                // this end instead of `drain`.
-                record.reason = Some("drain");
-                record.reason = self.ended().await;
-                return;
+            cut = evicted(eviction) => {
+                self.cut(cut).await;
+                cut.reason
             }
         };
-        record.reason = Some(cut.reason);
-        self.count_eviction(&guard, record.reason);
-        self.cut(cut).await;
+        open.count_end(end);
+        self.count_broken(open.route(), end);
+        self.count_eviction(open.route(), end);
     }
 
     /// Counts the answer if it has lost its connection to a waiting request.
-    fn count_eviction(&self, guard: &StreamGuard, reason: Option<&'static str>) {
+    fn count_eviction(&self, route: &str, end: &'static str) {
         let mut reasons = [Eviction::SlowClient, Eviction::OverShare]
             .map(Eviction::reason)
             .into_iter();
-        if let Some(reason) = reasons.find(|evicted| Some(*evicted) == reason) {
+        if reasons.any(|reason| reason == end) {
             let site = self.streams.site.get();
-            let route = guard.stream().route_name();
-            site.metrics().evicted(route, "response", reason);
+            site.metrics().evicted(route, "response", end);
         }
     }
 
-    fn record(self: &Rc<Self>, guard: &StreamGuard) -> StreamRecord {
-        let site = self.streams.site.get();
-        StreamRecord {
-            open: site
-                .metrics()
-                .stream(guard.stream().route_name(), "response"),
-            protocol: "http".into(),
-            client: self.client,
-            target: guard.target().path_and_query().clone(),
-            started: self.started,
-            clock: site.clock().clone(),
-            observed: Box::new(Rc::clone(self)),
-            reason: None,
+    /// Counts the answer, if the answer has ended before it was complete.
+    fn count_broken(&self, route: &str, end: &'static str) {
+        if end != COMPLETE {
+            self.streams.site.get().metrics().broken_answer(route, end);
         }
+    }
+
+    /// Writes the access-log event at the end of the answer.
+    pub(in crate::gateway) fn log_at_end(&self, log: Box<RequestLog>) {
+        self.log.replace(Some(log));
     }
 
     /// Ends the answer. The connection of the app is closed at once.
     async fn cut(&self, cut: Cut) {
         drop(self.body.take());
+        self.cut.set(Some(cut.reason));
         match self.format {
             AnswerFormat::Grpc => {
                 self.stage.set(Stage::Trailers(cut.cause));
@@ -211,27 +211,26 @@ impl LongAnswer {
         }
     }
 
-    /// Waits until the answer is complete or has broken off, and returns the reason code.
-    async fn ended(&self) -> Option<&'static str> {
+    /// Waits until the answer has ended, and returns the code for the end.
+    async fn ended(&self) -> &'static str {
         loop {
             let ended = self.ended.notified();
-            if let Stage::Ended(reason) = self.stage.get() {
-                return reason;
+            if let Stage::Ended(end) = self.stage.get() {
+                return end;
             }
             ended.await;
         }
     }
 
-    async fn drain_ends(&self) {
-        match self.control.get() {
-            Some(control) => control.drain_ends().await,
-            None => pending().await,
-        }
+    fn end(&self, end: &'static str) {
+        self.stage.set(Stage::Ended(end));
+        self.ended.notify_waiters();
     }
 
-    fn end(&self, reason: Option<&'static str>) {
-        self.stage.set(Stage::Ended(reason));
-        self.ended.notify_waiters();
+    /// Returns the code for an answer that neither the app nor its body has ended.
+    fn interruption(&self) -> &'static str {
+        let cut = self.cut.get();
+        cut.unwrap_or_else(|| interruption(self.control.get()))
     }
 
     /// Stores the control of the answer.
@@ -250,7 +249,7 @@ impl LongAnswer {
             Stage::Cut => return Poll::Ready(Some(Err(BodyError::Cut))),
             Stage::Ended(_) => return Poll::Ready(None),
             Stage::Trailers(cause) => {
-                self.end(None);
+                self.end(self.interruption());
                 return Poll::Ready(Some(Ok(Frame::trailers(grpc_status(cause)))));
             }
         }
@@ -267,14 +266,16 @@ impl LongAnswer {
                     None => *waker = Some(cx.waker().clone()),
                 }
             }
-            Poll::Ready(None) => self.end(Some("closed")),
-            Poll::Ready(Some(Err(error))) => self.end(failure(error)),
+            Poll::Ready(None) => self.end(COMPLETE),
+            Poll::Ready(Some(Err(error))) => {
+                self.end(broken_end(error).unwrap_or_else(|| self.interruption()));
+            }
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, Bytes::len);
                 let length = u64::try_from(length).unwrap_or(u64::MAX);
                 self.sent.set(self.sent.get().saturating_add(length));
                 if body.is_end_stream() {
-                    self.end(Some("closed"));
+                    self.end(COMPLETE);
                 }
             }
         }
@@ -302,9 +303,20 @@ impl LongAnswer {
     /// sending the answer.
     pub(in crate::gateway) fn release(&self) {
         drop(self.body.take());
-        drop(self.owner.take());
-        if !matches!(self.stage.get(), Stage::Ended(_)) {
-            self.end(None);
+        let end = match self.stage.get() {
+            Stage::Ended(end) => end,
+            Stage::Cut | Stage::Sending | Stage::Trailers(_) => {
+                let end = self.interruption();
+                self.end(end);
+                end
+            }
+        };
+        // If the answer has no owner, the task that watches the answer counts the end.
+        if let Some(AnswerOwner::Young(stream, _target)) = self.owner.take() {
+            self.count_broken(stream.route_name(), end);
+        }
+        if let Some(mut log) = self.log.take() {
+            log.stream_ended(end, None, self.sent.get());
         }
     }
 }
@@ -315,21 +327,6 @@ impl ObservedStream for LongAnswer {
             from_client: self.uploaded.bytes(),
             from_app: self.sent.get(),
         }
-    }
-
-    fn client_stalled(&self) -> bool {
-        let control = self.control.get();
-        control.is_some_and(AnswerControl::client_stalled)
-    }
-}
-
-impl ObservedStream for Rc<LongAnswer> {
-    fn bytes(&self) -> StreamBytes {
-        (**self).bytes()
-    }
-
-    fn client_stalled(&self) -> bool {
-        (**self).client_stalled()
     }
 }
 
@@ -350,8 +347,9 @@ async fn evicted(watch: Option<EvictionWatch>) -> Cut {
     Cut { cause, reason }
 }
 
-/// Returns the reason code of an answer whose body has failed.
-fn failure(error: &origin::Error) -> Option<&'static str> {
+/// Returns the code for the end of an answer whose body has failed. The value is `None` if the app
+/// did not cause the failure.
+pub(in crate::gateway) fn broken_end(error: &origin::Error) -> Option<&'static str> {
     match error {
         // The client has broken off its upload.
         origin::Error::RequestBody(_) => None,

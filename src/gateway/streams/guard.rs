@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{ObservedStream, StreamBytes};
-use crate::access::{Continues, StreamKind, StreamPermit, WatchError};
+use crate::access::{Continues, REFUSED_BY_RULE, StreamKind, StreamPermit, WatchError};
 use crate::clock::{Clock, Timestamp};
 use crate::gateway::site::{CurrentSite, Reloads};
 use crate::session::{EndReason, EndRegistry, EndWatch, SessionEvent};
@@ -43,7 +43,7 @@ pub(in crate::gateway) enum CutCause {
 
 const RULE: Cut = Cut {
     cause: CutCause::Rule,
-    reason: "rule",
+    reason: REFUSED_BY_RULE,
 };
 
 /// The guard of one stream.
@@ -124,11 +124,6 @@ impl StreamGuard {
     /// The permission of the stream.
     pub(in crate::gateway) fn stream(&self) -> &StreamPermit {
         &self.stream
-    }
-
-    /// The target of the stream's request.
-    pub(super) fn target(&self) -> &Target {
-        &self.target
     }
 
     /// Applies the time limits of the route to a stream that began at `started`.

@@ -9,19 +9,19 @@
 mod answer;
 mod counts;
 mod guard;
-mod record;
+mod observed;
 mod slow;
 
 use std::cell::OnceCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-pub(super) use self::answer::{AnswerFormat, AnswerOwner, LongAnswer, LongAnswerSetup};
+pub(super) use self::answer::{AnswerFormat, AnswerOwner, LongAnswer, LongAnswerSetup, broken_end};
 pub(crate) use self::counts::StreamCounts;
 pub(super) use self::counts::StreamSlot;
 pub use self::guard::Cut;
 pub(super) use self::guard::{CutCause, StreamGuard};
-pub(super) use self::record::{ObservedStream, StreamBytes, StreamRecord};
+pub(super) use self::observed::{ObservedStream, StreamBytes};
 use self::slow::SlowList;
 pub(super) use self::slow::SlowTimer;
 use super::site::CurrentSite;

@@ -23,7 +23,7 @@ async fn a_long_answer_ends_as_its_app_ends_it() {
     served.send("0\r\n\r\n").await;
     client.expect("0\r\n\r\n").await;
     scene
-        .wait_for_figure(&ended_figure("/any", "closed"), 1)
+        .wait_for_figure(&ended_figure("/any", "complete"), 1)
         .await;
     // The app's connection could be used again, so the app closes it.
     drop(served);
@@ -82,16 +82,24 @@ async fn w_08_long_answers_get_the_time_of_a_drain_and_are_logged() {
     cut(&mut client, &mut served).await;
     assert!(gateway.ended().await.success());
     gateway
-        .wait_for_log(|log| log.contains("Stream ended"))
+        .wait_for_log(|log| log.contains("\"Request\""))
         .await;
     let log = gateway.log();
-    let ended = log.lines().find(|line| line.contains("Stream ended"));
-    let ended: serde_json::Value = serde_json::from_str(ended.expect("an event")).unwrap();
+    let line = |message: &str| {
+        let mut lines = log.lines().filter(|line| line.contains(message));
+        let line = lines.next().expect("an event");
+        assert_eq!(lines.next(), None, "{message}");
+        serde_json::from_str::<serde_json::Value>(line).unwrap()
+    };
+    let (opened, ended) = (line("Stream opened"), line("\"Request\""));
+    assert_eq!(opened["url.path"], "/e");
+    assert!(opened["request.id"].is_string(), "{opened}");
+    assert_eq!(opened["request.id"], ended["request.id"]);
     for (name, value) in [
-        ("reason", json!("drain")),
-        ("client_bytes", json!(4)),
-        ("upstream_bytes", json!(10)),
-        ("network.protocol.name", json!("http")),
+        ("end", json!("drain")),
+        ("http.request.body.size", json!(4)),
+        ("http.response.body.size", json!(10)),
+        ("http.response.status_code", json!(200)),
         ("url.path", json!("/e")),
     ] {
         assert_eq!(ended[name], value, "{name}: {ended}");

@@ -324,16 +324,23 @@ async fn w_08_sockets_close_with_1001_at_the_end_of_a_drain() {
     closed_with(&mut client, 1001).await;
     assert!(gateway.ended().await.success());
     gateway
-        .wait_for_log(|log| log.contains("Stream ended"))
+        .wait_for_log(|log| log.contains("\"Request\""))
         .await;
     let log = gateway.log();
-    let ended = log.lines().find(|line| line.contains("Stream ended"));
-    let ended: serde_json::Value = serde_json::from_str(ended.expect("an event")).unwrap();
+    let opened = log.lines().find(|line| line.contains("Stream opened"));
+    assert!(opened.is_some_and(|line| line.contains("/ws")), "{log}");
+    let ended: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("\"Request\""))
+        .collect();
+    assert_eq!(ended.len(), 1, "{ended:?}");
+    let ended: serde_json::Value = serde_json::from_str(ended[0]).unwrap();
     for (name, value) in [
-        ("reason", json!("drain")),
-        ("client_bytes", json!(5)),
-        ("upstream_bytes", json!(6)),
-        ("network.protocol.name", json!("websocket")),
+        ("end", json!("drain")),
+        ("http.request.body.size", json!(5)),
+        ("http.response.body.size", json!(6)),
+        ("http.response.status_code", json!(101)),
+        ("upgrade", json!("websocket")),
         ("url.path", json!("/ws")),
     ] {
         assert_eq!(ended[name], value, "{name}: {ended}");

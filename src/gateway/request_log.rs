@@ -1,0 +1,134 @@
+//! The access-log event of a request. The event is written when the answer to the request has ended.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{HeaderValue, Method, StatusCode};
+use tokio::time::Instant;
+
+use crate::clock::Clock;
+use crate::server::{AnswerControl, BodyWatch};
+use crate::telemetry::{DecisionLabel, RequestEvent, user_agent};
+
+/// The code for an answer that is complete: the connection of the client has taken all content.
+pub(super) const COMPLETE: &str = "complete";
+
+/// The code for an answer or a tunnel that the client has ended.
+pub(super) const CLIENT_GONE: &str = "client_gone";
+
+/// Returns the code for an answer that ended before it was complete, if neither the app nor a
+/// decision of the gateway has ended the answer.
+pub(super) fn interruption(control: Option<&AnswerControl>) -> &'static str {
+    match control {
+        Some(control) if control.client_stalled() => "client_stalled",
+        Some(control) if control.is_draining() => "drain",
+        Some(_) | None => CLIENT_GONE,
+    }
+}
+
+/// The data of a request's access-log event. The event is written when this value is dropped, so
+/// every request is logged exactly one time. First the request has this value, and then the body of
+/// the answer or the tunnel.
+#[derive(Debug)]
+pub(super) struct RequestLog {
+    pub(super) event: RequestEvent,
+    clock: Clock,
+    started: Instant,
+    /// Counts the bytes of the request body.
+    upload: BodyWatch,
+    has_ended: bool,
+    /// The control of the answer, which knows why an answer was ended.
+    control: Option<AnswerControl>,
+}
+
+impl RequestLog {
+    pub(super) fn new(
+        (clock, started): (Clock, Instant),
+        (client, request_id): (IpAddr, HeaderValue),
+        parts: &Parts,
+        upload: BodyWatch,
+    ) -> Box<Self> {
+        Box::new(Self {
+            event: RequestEvent {
+                request_id,
+                method: parts.method.clone(),
+                target: None,
+                version: parts.version,
+                authority: None,
+                user: None,
+                user_agent: user_agent(&parts.headers),
+                upgrade: None,
+                client,
+                status: StatusCode::OK,
+                route: None,
+                decided: DecisionLabel::Refuse,
+                reason: None,
+                // The code stays the same only if nothing else has ended the request.
+                end: CLIENT_GONE,
+                from_client: 0,
+                to_client: 0,
+                duration: Duration::ZERO,
+                head_duration: None,
+                waited: None,
+                upstream_duration: None,
+                upstream: None,
+            },
+            clock,
+            started,
+            upload,
+            has_ended: false,
+            control: None,
+        })
+    }
+
+    /// Stores the control of the answer.
+    pub(super) fn begin(&mut self, control: AnswerControl) {
+        self.control = Some(control);
+    }
+
+    /// Whether the end of the answer was recorded.
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
+    /// Records that content was sent to the client.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.event.to_client = self.event.to_client.saturating_add(bytes);
+    }
+
+    /// Records the end of an answer. `end` is `None` if the body was dropped before its end. The
+    /// answer to a HEAD request is complete without its content.
+    pub(super) fn ended(&mut self, end: Option<&'static str>) {
+        self.has_ended = true;
+        self.event.end = match end {
+            Some(end) => end,
+            None if self.event.method == Method::HEAD => COMPLETE,
+            None => interruption(self.control.as_ref()),
+        };
+    }
+
+    /// Records the end of a stream that has sent `to_client` bytes to the client. For a tunnel,
+    /// `from_client` is the number of bytes from the client.
+    pub(super) fn stream_ended(
+        &mut self,
+        end: &'static str,
+        from_client: Option<u64>,
+        to_client: u64,
+    ) {
+        self.event.end = end;
+        self.event.from_client = from_client.unwrap_or_default();
+        self.event.to_client = to_client;
+    }
+}
+
+impl Drop for RequestLog {
+    fn drop(&mut self) {
+        let now = self.clock.instant();
+        let event = &mut self.event;
+        event.duration = now.saturating_duration_since(self.started);
+        event.from_client = event.from_client.saturating_add(self.upload.bytes());
+        event.log();
+    }
+}
