@@ -107,11 +107,6 @@ impl Login {
         &self.settings.redirection
     }
 
-    /// The paths of the gateway's own endpoints.
-    pub(crate) fn own(&self) -> &OwnPaths {
-        &self.settings.own
-    }
-
     /// The configured names of all providers, sorted.
     pub fn providers(&self) -> impl Iterator<Item = &str> {
         self.providers.keys().map(AsRef::as_ref)
@@ -127,13 +122,6 @@ impl Login {
     pub(crate) fn response_mode(&self, provider: &str) -> ResponseMode {
         let configured = self.providers.get(provider);
         configured.map_or(ResponseMode::Query, |configured| configured.response_mode())
-    }
-
-    /// Returns true if at least one provider gets the parameter `name` of a sign-in URL with the
-    /// value `value`.
-    pub(crate) fn passes(&self, name: &str, value: &str) -> bool {
-        let mut providers = self.providers.values();
-        providers.any(|provider| provider.passes(name, value))
     }
 
     /// Seals a return path for a link of the gateway at `public_url`.

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::Login;
 use crate::target::Prefix;
 
 /// The paths of the gateway's own endpoints, which are all below one prefix. Only the redirection
@@ -57,6 +58,13 @@ impl OwnPaths {
             let below = endpoint.strip_prefix(path);
             below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
         })
+    }
+}
+
+impl Login {
+    /// The paths of the gateway's own endpoints.
+    pub(crate) fn own(&self) -> &OwnPaths {
+        &self.settings.own
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
-use super::{PublicUrl, ReturnTo};
+use super::{Login, PublicUrl, ReturnTo};
 use crate::provider::{Prompt, ResponseMode};
 use crate::session::{Session, SessionId};
 
@@ -24,6 +24,15 @@ pub struct Start<'a> {
     pub public_url: &'a PublicUrl,
     /// The fields of the request. The login flow reads the cookies.
     pub headers: &'a HeaderMap,
+}
+
+impl Login {
+    /// Returns true if at least one provider gets the parameter `name` of a sign-in URL with the
+    /// value `value`.
+    pub(crate) fn passes(&self, name: &str, value: &str) -> bool {
+        let mut providers = self.providers.values();
+        providers.any(|provider| provider.passes(name, value))
+    }
 }
 
 /// A request to the redirection endpoint of a provider.
