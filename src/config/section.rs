@@ -147,9 +147,9 @@ impl<'a> Reader<'a> {
         }
         if !parts.iter().all(plain) {
             let words = text.split([',', ' ']).filter(|word| !word.is_empty());
-            let cure = list(words);
+            let advice = list(words);
             return Some(ListInVariable::Ambiguous(format!(
-                "expected a list; write {cure}"
+                "expected a list; write {advice}"
             )));
         }
         *value = Value::from(parts);

@@ -1,7 +1,7 @@
 //! Errors in the verification of tokens.
 
 use crate::provider::json::JsonError;
-use crate::provider::settings::cure;
+use crate::provider::settings::advice;
 
 /// The purpose of a token. For each purpose, an error has a different reason code.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -20,7 +20,7 @@ pub enum TokenKind {
 pub enum TokenError {
     /// The algorithm is not accepted. The error contains the name of the algorithm, if the name is
     /// known.
-    #[error("the algorithm `{0}` is not accepted{cure}", cure = cure(.0))]
+    #[error("the algorithm `{0}` is not accepted{advice}", advice = advice(.0))]
     Algorithm(&'static str),
     /// The gateway is not in the audience of the token.
     #[error("the gateway is not in the audience of the token (`aud`)")]

@@ -25,7 +25,7 @@ pub use self::request::{
     PassedParameters, ResponseMode, TokenRequest,
 };
 pub use self::signed_out::{FieldName, FieldPattern, SignedOutPattern};
-pub(super) use self::token_checks::cure;
+pub(super) use self::token_checks::advice;
 pub use self::token_checks::{AccessTokenSettings, Algorithm, IdTokenSettings};
 pub use self::token_response::{ErrorMeaning, ErrorPattern, GrantType, Refresh};
 

@@ -157,7 +157,7 @@ const ASYMMETRIC: &str = "set an algorithm with a public key at the provider, su
                           party)";
 
 /// Returns what the operator has to do if the provider signs tokens with `algorithm`.
-pub(in crate::provider) fn cure(algorithm: &str) -> String {
+pub(in crate::provider) fn advice(algorithm: &str) -> String {
     match algorithm {
         "HS256" | "HS384" | "HS512" => format!("; {ASYMMETRIC}"),
         _ => String::new(),
