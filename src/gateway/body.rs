@@ -21,7 +21,7 @@ use crate::upstream::{EvictionWatch, ResponseBody};
 pub(crate) struct Body {
     source: Source,
     /// The access-log event, which is written at the end of the body. `None` if the access log is
-    /// off, or if the answer or the tunnel has the event.
+    /// off, or if another value, such as the tunnel, already owns the event.
     log: Option<Box<RequestLog>>,
 }
 
@@ -34,7 +34,8 @@ enum Source {
     /// The response has no content, because the connection switches to another protocol after the
     /// response.
     Tunnel(Switch),
-    /// The content is not complete. Sessions and reloads do not end the answer.
+    /// The content is not complete. The answer continues even if its session ends or a reload
+    /// changes the settings.
     Upstream(Box<UpstreamBody>),
 }
 
@@ -78,7 +79,7 @@ impl Drop for Sending {
 pub(super) struct UpstreamBody {
     /// The first frame, which [`Body::upstream`] has already read.
     first: Option<Result<Frame<Bytes>, origin::Error>>,
-    /// The failure of the body, which the next poll yields.
+    /// The error of the body. The next poll returns this error.
     failure: Option<origin::Error>,
     rest: ResponseBody,
 }
@@ -98,8 +99,9 @@ impl UpstreamBody {
         let Poll::Ready(Some(Err(failure))) = polled else {
             return polled;
         };
-        // When a body fails, hyper drops all bytes that it has not yet sent, including the head. A
-        // pause before the failure lets hyper send these bytes first.
+        // When a body fails, hyper drops all bytes that it has not yet sent, including the head.
+        // Therefore this function reports the failure only at the next poll, so that hyper can send
+        // the bytes first.
         self.failure = Some(failure);
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -110,7 +112,8 @@ impl UpstreamBody {
         self.rest.declare_stream();
     }
 
-    /// Returns a value that reports when the answer loses its connection to a waiting request.
+    /// Returns a value that reports when the gateway takes the connection away from the answer,
+    /// because another request waits.
     pub(super) fn eviction(&self) -> Option<EvictionWatch> {
         self.rest.eviction()
     }

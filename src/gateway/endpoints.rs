@@ -13,14 +13,14 @@ use crate::provider::ResponseMode;
 use crate::server::RequestBody;
 use crate::telemetry::chain;
 
-/// The size limit for an answer that a provider sends by POST, in bytes. The limit is enough for a
-/// code and a state.
+/// The size limit for an answer that a provider sends by POST, in bytes. The limit is enough for an
+/// authorization code and a `state` parameter.
 const LARGEST_ANSWER: u64 = 32 * 1024;
 
 impl WorkerSite {
-    /// Performs step 4 of the list in the crate documentation: answers the gateway's own endpoints.
-    /// An endpoint has exactly one path. For any other path below the gateway's own prefix, the
-    /// answer is 404.
+    /// Performs step 4 of the list in the crate documentation: answers requests to the gateway's
+    /// own endpoints. An endpoint has exactly one path. For any other path below the gateway's own
+    /// prefix, the answer is 404.
     pub(super) async fn own_endpoint(
         &self,
         context: &RequestContext,
@@ -64,7 +64,7 @@ impl WorkerSite {
         }
     }
 
-    /// Answers the redirection endpoint (RFC 6749 section 3.1.2).
+    /// Answers a request to the redirection endpoint (RFC 6749 section 3.1.2).
     async fn callback(
         &self,
         provider: &str,
@@ -73,7 +73,7 @@ impl WorkerSite {
         record: &mut Record,
     ) -> Response<Body> {
         let headers = &context.parts.headers;
-        // A prefetch would use up the code before the user opens the page.
+        // A prefetch would use up the authorization code before the user opens the page.
         if is_prefetch(headers) {
             return refuse_prefetch(headers);
         }

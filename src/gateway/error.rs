@@ -19,8 +19,8 @@ const BUSY_RETRY: Duration = Duration::from_secs(5);
 /// The reason why the gateway answers a request with an error page.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The session, the rule or the store ended a request that was waiting for its app. Responsible:
-    /// the client.
+    /// While a request waited for its app, the gateway ended the request, because of the session,
+    /// the access rule or the session store. Responsible: the client.
     #[error("the request was cut while it waited for its app")]
     Cut(Cut),
     /// A page of another site tries to open a WebSocket with the user's session. Responsible: the
@@ -278,7 +278,8 @@ impl Error {
     }
 }
 
-/// Returns the title and the text of the page for a request that was cut.
+/// Returns the title and the text of the page for a request that the gateway ended before the app
+/// answered.
 fn cut_wording(cause: CutCause) -> (&'static str, &'static str) {
     match cause {
         CutCause::Limit => (

@@ -32,8 +32,8 @@ pub(super) fn sign_in_first(
             login_url.clone(),
         )
     } else {
-        // The link leads to the page that contained the form. If the page with the form needs a
-        // session, the request for that page starts the login.
+        // The link leads to the page that contained the form. If that page needs a session, opening
+        // the page starts the login.
         let form = context.referrer(own).unwrap_or_else(ReturnTo::root);
         (
             "You are not signed in, or your session has ended, so the app did not get what you \
@@ -105,8 +105,8 @@ pub(super) fn unavailable(
         let after = after.clamp(MIN_REFRESH, MAX_REFRESH).as_secs();
         page.refresh = Some((after, address.as_str().to_owned()));
         page = page.link("Try again now", address.as_str());
-        // A new login helps if the provider refuses the refresh without reporting that the grant
-        // has ended.
+        // Some providers refuse a refresh, but do not report that the grant has ended. A new login
+        // helps in this case.
         page = page.link("Sign in again", format!("{}?prompt=login", own.sign_in()));
     }
     page.respond_to(&context.parts.method, &context.parts.headers)
@@ -210,7 +210,7 @@ pub(super) fn failed(
 }
 
 /// Creates the page for a login that failed. If the failure is temporary and no request was sent to
-/// the provider, the page reloads itself at `retry_url`. In all other cases the page does not
+/// the provider, the page reloads itself at `retry_url`. After any other failure the page does not
 /// reload itself, because an unused tab must not start logins repeatedly. The answer to a posted
 /// form never reloads itself.
 fn failure_page(context: &RequestContext, error: &login::Error, retry_url: &str) -> Page {

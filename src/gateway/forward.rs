@@ -76,7 +76,8 @@ pub(super) struct InFlight<'p> {
     handshake: Option<Box<Handshake>>,
     /// The sender of the request, as the queue of the app sees it.
     client: RequestClient,
-    /// The permission of the request, if the request and its answer end with the session.
+    /// The permission of the request. `None` if the end of a session does not end the request and
+    /// its answer.
     owner: Option<AnswerOwner>,
 }
 
@@ -153,15 +154,15 @@ impl Worker {
     }
 }
 
-/// Returns a request whose body is recorded, and the copy for a second attempt.
+/// Returns the request for the first attempt, and a copy for a second attempt. The body of the
+/// request records whether bytes were read.
 fn record_for_retry(
     mut context: RequestContext,
     body: RequestBody,
 ) -> (Request<Upload>, Option<Box<RetryCopy>>, Target) {
     let (body, notes) = Upload::recorded(body);
     let head = SavedHead::of(&context.parts);
-    // `head` contains the fields of the request, so the context that is kept for a second attempt
-    // needs only the method.
+    // The copy keeps the fields of the request in `head`, so its `context` needs only the method.
     let (mut rest, ()) = Request::new(()).into_parts();
     rest.method = context.parts.method.clone();
     let parts = std::mem::replace(&mut context.parts, rest);
@@ -195,15 +196,15 @@ impl<'p> InFlight<'p> {
     ) -> Poll<Option<Result<Exchange, upstream::Error>>> {
         match Pin::new(&mut self.answer).poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
-            // Sessions and reloads do not end a request without an owner, so the request needs no
-            // timer.
+            // A request without an owner continues even if a session ends or the settings change,
+            // so the request needs no timer.
             Poll::Pending if self.owner.is_none() => Poll::Pending,
             Poll::Pending => timer.poll(cx).map(|()| None),
         }
     }
 
-    /// Waits for the app's answer, and returns the answer for the client. A request that takes long
-    /// ends with its session.
+    /// Waits for the app's answer, and returns the answer for the client. If the request takes
+    /// long, the gateway ends the request when its session ends.
     pub(super) async fn arrive(&mut self, worker: &'p Worker) -> Response<Body> {
         let mut timer = worker.streams.slow_timer();
         let outcome = match poll_fn(|cx| self.poll_answer(&mut timer, cx)).await {
@@ -248,8 +249,8 @@ impl<'p> InFlight<'p> {
         })
     }
 
-    /// Returns the answer for the client. An answer that is not complete gets the permission of the
-    /// request, so that the answer ends with its session.
+    /// Returns the answer for the client. If the answer is not complete, it takes over the
+    /// permission (`owner`) of the request. The gateway then ends the answer when the session ends.
     #[inline]
     fn finished(&mut self, worker: &Worker, answer: Answer) -> Response<Body> {
         let mut response = cleaned(answer, self.trailers);
@@ -450,13 +451,13 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
     kind.is_some_and(|kind| kind.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))
 }
 
-/// Returns the format of an answer with these fields to a request of this version. Only HTTP/2 can
-/// carry gRPC.
+/// Returns the format of an answer. `headers` are the fields of the answer, and `version` is the
+/// HTTP version of the request. Only HTTP/2 can carry gRPC.
 fn format_of(headers: &HeaderMap, version: Version) -> AnswerFormat {
     match grpc::Protocol::of(&Method::POST, headers) {
         Some(grpc::Protocol::Grpc) if version == Version::HTTP_2 => AnswerFormat::Grpc,
-        // A gRPC-Web client expects trailers in the body. The client would take an answer that ends
-        // with HTTP trailers for a complete answer.
+        // A gRPC-Web client expects trailers in the body. The client would mistake an answer that
+        // ends with HTTP trailers for a complete answer.
         Some(grpc::Protocol::Grpc | grpc::Protocol::Web | grpc::Protocol::WebText) | None => {
             AnswerFormat::Other
         }
@@ -476,8 +477,8 @@ fn cleaned(mut answer: Answer, trailers: TrailerSupport) -> Response<Body> {
         answer.body_mut().forward_trailers();
     }
     let mut response = answer.map(Body::upstream);
-    // The app's answer has the HTTP version of the connection to the app. The connection to the
-    // client can have another version.
+    // The app's answer has the HTTP version of the connection to the app. The client's connection
+    // can use a different HTTP version.
     *response.version_mut() = Version::HTTP_11;
     response
 }

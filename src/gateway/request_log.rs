@@ -11,14 +11,15 @@ use crate::clock::Clock;
 use crate::server::{AnswerControl, BodyWatch};
 use crate::telemetry::{DecisionLabel, RequestEvent, user_agent};
 
-/// The code for an answer that is complete: the connection of the client has taken all content.
+/// The end code in the log for an answer that is complete: the connection of the client has taken
+/// all content.
 pub(super) const COMPLETE: &str = "complete";
 
-/// The code for an answer or a tunnel that the client has ended.
+/// The end code in the log for an answer or a tunnel that the client has ended.
 pub(super) const CLIENT_GONE: &str = "client_gone";
 
-/// Returns the code for an answer that ended before it was complete, if neither the app nor a
-/// decision of the gateway has ended the answer.
+/// Returns the end code for an answer that ended too early, although neither the app nor a decision
+/// of the gateway has ended it.
 pub(super) fn interruption(control: Option<&AnswerControl>) -> &'static str {
     match control {
         Some(control) if control.client_stalled() => "client_stalled",
@@ -28,8 +29,8 @@ pub(super) fn interruption(control: Option<&AnswerControl>) -> &'static str {
 }
 
 /// The data of a request's access-log event. The event is written when this value is dropped, so
-/// every request is logged exactly one time. First the request has this value, and then the body of
-/// the answer or the tunnel.
+/// every request is logged exactly one time. The code that handles the request owns this value
+/// first. Later the body of the answer, or the tunnel, owns it.
 #[derive(Debug)]
 pub(super) struct RequestLog {
     pub(super) event: RequestEvent,
@@ -38,7 +39,7 @@ pub(super) struct RequestLog {
     /// Counts the bytes of the request body.
     upload: BodyWatch,
     has_ended: bool,
-    /// The control of the answer, which knows why an answer was ended.
+    /// The server's handle of the answer. The handle shows why the server has ended the answer.
     control: Option<AnswerControl>,
 }
 
@@ -64,7 +65,7 @@ impl RequestLog {
                 route: None,
                 decided: DecisionLabel::Refuse,
                 reason: None,
-                // The code stays the same only if nothing else has ended the request.
+                // This code is kept only if no later code replaces it.
                 end: CLIENT_GONE,
                 from_client: 0,
                 to_client: 0,
@@ -82,7 +83,7 @@ impl RequestLog {
         })
     }
 
-    /// Stores the control of the answer.
+    /// Stores the server's handle of the answer.
     pub(super) fn begin(&mut self, control: AnswerControl) {
         self.control = Some(control);
     }

@@ -5,17 +5,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The number of bytes that pay for one second of waiting. A client that moves at least this many
-/// bytes in each second never counts as slow.
+/// The number of bytes that reduce the counted waiting time by one second. A client that moves at
+/// least this many bytes in each second never counts as slow.
 const PACE: u64 = 16 * 1024;
 
-/// The time for which an exchange has waited for its own client. Bytes that the client sends or
-/// accepts reduce this time: [`PACE`] bytes reduce it by one second. Therefore a client that moves
-/// one byte in each second counts as waiting all the time, and a client on an ordinary network never
-/// counts as waiting for long.
+/// The time for which an exchange has waited for its own client. When the client sends or accepts
+/// [`PACE`] bytes, this time becomes one second shorter. A client that moves one byte in each
+/// second hardly reduces the time. A client on an ordinary network keeps the time short.
 #[derive(Debug, Default)]
 pub(super) struct ClientWait {
-    /// The sum of the earlier waits, minus the time that the client's bytes have paid for.
+    /// The sum of the earlier waits, reduced by one second for every [`PACE`] bytes of the client.
     waited: Cell<Duration>,
     /// The start of the current wait. `None` if the exchange does not wait for its client now.
     since: Cell<Option<Instant>>,

@@ -35,8 +35,9 @@ pub enum Error {
     /// and TLS handshake. Responsible: the upstream or the provider.
     #[error("connecting took too long")]
     ConnectTimeout,
-    /// The exchange has lost its connection to a request of another client. Responsible: the client,
-    /// which is slow or uses more than its share of the connections.
+    /// The gateway took the connection away from the exchange, because another client's request
+    /// waited. Responsible: the client, which is slow or uses more than its share of the
+    /// connections.
     #[error("the exchange was ended, because other requests waited for its connection")]
     Evicted(Eviction),
     /// A stream or a connection of HTTP/2 broke. Responsible: the upstream.
@@ -49,9 +50,9 @@ pub enum Error {
     /// The response head was not complete in time. Responsible: the upstream or the provider.
     #[error("the response head took too long")]
     HeadTimeout,
-    /// The settings state that the origin speaks HTTP/2. But the origin did not choose `h2` by ALPN
-    /// (RFC 7301), or did not begin the connection as RFC 9113 section 3.4 demands. No byte of the
-    /// request was sent. Responsible: the operator, who set the protocol of the upstream.
+    /// The settings state that the origin speaks HTTP/2. However, the origin did not choose `h2` by
+    /// ALPN (RFC 7301), or did not begin the connection as RFC 9113 section 3.4 demands. No byte of
+    /// the request was sent. Responsible: the operator, who set the protocol of the upstream.
     #[error("the origin does not speak HTTP/2")]
     NoHttp2(#[source] BoxError),
     /// The proxy between the gateway and the origin cannot be used. No byte of the request was sent

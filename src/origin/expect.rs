@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use crate::clock::Clock;
 
 /// The longest time that the gateway waits for the origin's `100 Continue`. Many origins never send
-/// a 100 response, so the client may send the content after this wait.
+/// a 100 response, so the gateway lets the client send the content after this time.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// Delays the content of a request until the origin has sent `100 Continue`, or until [`MAX_WAIT`]

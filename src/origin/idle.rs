@@ -20,7 +20,7 @@ use super::usage::{OpenUsage, Resource, Usages};
 use crate::clock::Clock;
 
 /// While a request of another worker waits, a worker may give a connection to its own requests at
-/// most this many times. Without this limit, the other worker might never get a connection.
+/// most this many times. Without [`MAX_HANDOVERS`], the other worker might never get a connection.
 const MAX_HANDOVERS: u8 = 8;
 
 /// The shortest time between two reviews of the exchanges that use connections.
@@ -46,7 +46,7 @@ pub(super) struct IdleConnections {
     waiters: RefCell<VecDeque<Waiter>>,
     /// The connections of this worker, with the exchanges that use them.
     usages: Usages,
-    /// The number of this pool at the limit.
+    /// The number that [`Limit`] gave to this pool.
     pool: u64,
     /// The time of the last review.
     reviewed: Cell<Option<Instant>>,
@@ -63,7 +63,7 @@ struct Waiter {
 
 /// The result of waiting for a connection.
 pub(super) enum Granted {
-    /// A connection that another request no longer needs.
+    /// An open connection that another request has finished with.
     Connection(Box<Connection>),
     /// The right to open a connection.
     Permit(Permit),
@@ -94,13 +94,14 @@ impl IdleConnections {
         self.connections.borrow().len()
     }
 
-    /// Adds a new connection to the list that the limit reviews.
+    /// Adds a new connection to the list of connections that this worker reports to the limit.
     pub(super) fn add_usage(&self, resource: Resource) -> OpenUsage {
         self.usages.add(resource)
     }
 
-    /// Removes and returns the most recently used connection that is still usable. If `owner` has its
-    /// whole share and requests of other clients wait, `owner` gets no connection.
+    /// Removes and returns the most recently used connection that is still usable. If `owner`
+    /// already holds its whole share of the connections, and requests of other clients wait,
+    /// returns `None`.
     pub(super) fn take(&self, owner: Owner) -> Option<Box<Connection>> {
         let mut connections = self.connections.borrow_mut();
         let now = self.clock.instant();
@@ -131,7 +132,7 @@ impl IdleConnections {
             let mut place = self.limit.queue(owner, now)?;
             {
                 let mut waiters = self.waiters.borrow_mut();
-                // When a waiting request is dropped, its sender stays in the list.
+                // When a waiting request is dropped, its closed sender stays in the list.
                 waiters.retain(|waiter| !waiter.sender.is_closed());
                 let id = place.id();
                 waiters.push_back(Waiter { id, owner, sender });
@@ -154,8 +155,8 @@ impl IdleConnections {
         };
         match granted {
             Granted::Connection(_) => Ok(granted),
-            // Another request may have handed over its connection at the same moment. The waiting
-            // request then uses the connection, so that the connection is not lost.
+            // At the same moment, another request may have sent its connection to `handed`. The
+            // waiting request uses that connection, because the connection would be lost otherwise.
             Granted::Permit(permit) => Ok(handed
                 .try_recv()
                 .map_or(Granted::Permit(permit), Granted::Connection)),
@@ -173,8 +174,8 @@ impl IdleConnections {
         if !connection.is_usable(connection.since, self.max_idle) {
             return;
         }
-        // If no request may be next, the connection stays idle for the next request of a client that
-        // does not have its whole share.
+        // If no waiting request may get the connection now, the connection becomes idle. A later
+        // request of a client that has less than its share can use it.
         if self.limit.wanted() == 0 {
             connection.handovers = 0;
             self.connections.borrow_mut().push(connection);
@@ -190,8 +191,8 @@ impl IdleConnections {
         loop {
             let (next, count) = self.limit.next_of(waiters.iter().map(|waiter| waiter.id));
             // The limit counts the waiting requests of all workers, and `count` counts the waiting
-            // requests of this worker. The difference is the number of requests that wait at other
-            // workers.
+            // requests of this worker. So if the limit counts more than `count` requests, requests
+            // of other workers wait.
             let elsewhere = self.limit.wanted() > count;
             connection.handovers = if elsewhere {
                 connection.handovers.saturating_add(1)
@@ -201,7 +202,7 @@ impl IdleConnections {
             let next = next.filter(|_next| connection.handovers <= MAX_HANDOVERS);
             let Some(waiter) = next.and_then(|next| waiters.remove(next)) else {
                 // If a request of another worker waits, this connection is closed, so that the
-                // waiting request can open a new one.
+                // waiting request can open a new connection.
                 if !elsewhere {
                     self.connections.borrow_mut().push(connection);
                 }
@@ -215,8 +216,8 @@ impl IdleConnections {
         }
     }
 
-    /// Closes connections that are broken or too old. Then closes one idle connection for each
-    /// request that waits at any worker.
+    /// Closes connections that are broken or too old. Afterwards, closes one idle connection for
+    /// each waiting request of any worker.
     fn close_unneeded(&self) {
         let mut connections = self.connections.borrow_mut();
         let now = self.clock.instant();
@@ -313,7 +314,7 @@ impl BorrowedConnection {
         }
     }
 
-    /// The use of the connection.
+    /// Returns the record of how the exchange uses the connection.
     pub(super) fn usage(&self) -> &OpenUsage {
         &self.connection.usage
     }

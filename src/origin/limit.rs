@@ -18,7 +18,7 @@ use super::error::Error;
 use super::owner::Owner;
 use super::share::{Held, Queue, Terms, Verdict};
 
-/// The longest time for which the report of a pool is up to date.
+/// The time after which the report of a pool is too old to be used.
 const REPORT_LIFETIME: Duration = Duration::from_millis(300);
 
 /// The limit of open connections, and a short queue of waiting requests. All workers share the
@@ -43,8 +43,8 @@ pub(crate) struct Limit {
     contended: Mutex<Contended>,
 }
 
-/// The rules for the connections of slow clients and of clients with many connections. They apply
-/// while requests wait for a connection.
+/// The rules for the connections of slow clients and of clients with many connections. The rules
+/// apply only while requests wait for a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Shares {
     /// The longest time for which an exchange may wait for its own client.
@@ -54,7 +54,8 @@ pub(crate) struct Shares {
 }
 
 impl Shares {
-    /// The number of connections out of `connections` that one client may hold.
+    /// Returns how many connections one client may hold if the origin has `connections`
+    /// connections.
     pub(super) fn most(self, connections: usize) -> usize {
         let most = connections.saturating_mul(self.max_thousandths.into());
         most.checked_div(1000).unwrap_or_default().max(1)
@@ -133,7 +134,7 @@ impl Limit {
     }
 
     /// Whether a new request of this client has to let requests of other clients go first. The lock
-    /// is taken only while such requests wait.
+    /// is taken only while `held_back` is not zero.
     pub(super) fn holds_back(&self, owner: Owner, now: Instant) -> bool {
         let any = self.held_back.load(Ordering::Relaxed) > 0;
         any && self.contended().queue.holds_back(owner, now)
@@ -156,8 +157,8 @@ impl Limit {
         self.held_back.load(Ordering::SeqCst)
     }
 
-    /// Returns the right to open a connection, or `None` if no right is available or another
-    /// request is before this request in the queue.
+    /// Returns the right to open a connection. Returns `None` if all connections are taken, or if a
+    /// waiting request has priority.
     pub(super) fn try_open(self: &Arc<Self>, owner: Owner, now: Instant) -> Option<Permit> {
         if self.wanted() > 0 || self.holds_back(owner, now) {
             return None;
@@ -191,9 +192,11 @@ impl Limit {
             self.count_held_back(&contended);
             (id, crowded_out)
         };
-        // The receiver of the removed request reports that the app is busy.
+        // This drop closes the channel of the removed request, so that request fails with
+        // [`Error::Busy`].
         drop(crowded_out);
-        // A connection may have been closed before the request was counted.
+        // A connection may have been closed before the request was counted, so the request looks
+        // for a free connection now.
         fence(Ordering::SeqCst);
         self.dispatch();
         // The request is counted before the pools are notified, because a notified pool reads the
@@ -237,8 +240,8 @@ impl Limit {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Finds the first of these waiting requests that may be next, and counts how many of them may
-    /// be next.
+    /// Returns the position of the first request in `requests` that may get the next connection,
+    /// and the number of such requests.
     pub(super) fn next_of(&self, requests: impl Iterator<Item = u64>) -> (Option<usize>, usize) {
         let contended = self.contended();
         let (mut first, mut count) = (None, 0_usize);
@@ -308,7 +311,7 @@ impl Limit {
         if notify {
             self.demand.send_replace(());
         }
-        // A request that was held back may have to be held back no longer.
+        // After the new report, some requests need no longer let other requests go first.
         self.dispatch();
         own.unwrap_or_default()
     }
@@ -332,7 +335,7 @@ impl Contended {
         let held = fresh.flat_map(|report| report.held.iter().map(|held| (report.pool, *held)));
         let (pools, held): (Vec<u64>, Vec<Held>) = held.unzip();
         self.queue.survey(held.iter(), now);
-        // The slowest client may be the client of a worker that has not reported yet.
+        // A worker that has not reported yet may have the slowest client.
         if !complete && !self.queue.has_waited(REPORT_LIFETIME, now) {
             return false;
         }
@@ -351,7 +354,7 @@ impl Contended {
 }
 
 /// The right to open a connection, and to keep it open. When this value is dropped, a waiting
-/// request gets the right.
+/// request gets the permit.
 #[derive(Debug)]
 pub(crate) struct Permit {
     permit: Option<OwnedSemaphorePermit>,
@@ -359,7 +362,7 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
-    /// A right of a limit for which no request waits.
+    /// Wraps a permit of another limit, which has no queue of waiting requests.
     pub(super) fn without_queue(permit: OwnedSemaphorePermit) -> Self {
         Self {
             permit: Some(permit),
@@ -374,8 +377,8 @@ impl Drop for Permit {
         let Some(limit) = self.limit.take() else {
             return;
         };
-        // A request is counted before the request looks for a permit, so either the request finds
-        // this permit or the request is counted here.
+        // A new request first increments the count, and then looks for a free permit. So either the
+        // request finds this permit, or the next line sees the request in the count.
         fence(Ordering::SeqCst);
         if limit.waiting() > 0 {
             limit.dispatch();
@@ -401,7 +404,7 @@ impl Place<'_> {
     ///
     /// # Errors
     ///
-    /// [`Error::Busy`] if the request has lost its place to a request of another client.
+    /// [`Error::Busy`] if a request of another client took the request's place in the queue.
     pub(super) async fn granted(&mut self) -> Result<Permit, Error> {
         let granted = (&mut self.granted).await;
         granted.map_err(|_crowded_out| Error::Busy)

@@ -2,10 +2,11 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The client to which an exchange or a stream belongs. Limits for each client count by this value.
+/// The client to which an exchange or a stream belongs. A limit for each client counts the requests
+/// with the same owner as one client.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum Owner {
-    /// The session of the request. The value is the session key.
+    /// A client with a session. The value is the session key.
     Session([u8; 16]),
     /// The address of a client without a session.
     Address(IpAddr),
@@ -28,12 +29,13 @@ impl Owner {
     }
 }
 
-/// The sender of a request, as the queue of an origin sees the sender.
+/// The data about the sender of a request that the queue of an origin uses.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Requester {
     /// The client to which the request belongs.
     pub(crate) owner: Owner,
-    /// Whether the request is a stream by declaration: silence of its client is normal.
+    /// Whether the gateway has declared the request to be a stream, whose client may be silent for
+    /// any time.
     pub(crate) stream: bool,
 }
 

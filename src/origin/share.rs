@@ -7,11 +7,12 @@
 //! - The exchange that has waited longest for its own client is evicted, if it has waited for longer
 //!   than [`Terms::slow_client`].
 //! - One client holds at most a share of the connections while requests of other clients wait. The
-//!   queue serves the requests of the other clients first. The exchanges above the share are evicted
-//!   if they wait for their client, even for a short time.
+//!   queue serves the requests of the other clients first. If a client has more than its share, its
+//!   exchanges are evicted even after a short wait for the client.
 //!
-//! Streams by declaration count against the share. Silence of their clients is normal, so they are
-//! evicted only if they are above the share.
+//! The gateway declares some exchanges to be streams. Such a stream counts as a part of its
+//! client's share. The client of a stream is often silent, so a stream is evicted only if its
+//! client has more than its share.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -25,21 +26,23 @@ use super::usage::Eviction;
 /// become free sooner without an eviction.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// The shortest wait for a client above its share before an exchange of the client is evicted.
-/// Clients with an ordinary network connection let an exchange wait for a shorter time.
+/// If a client has more than its share, an exchange of this client is evicted when it has waited
+/// for the client at least this long. On an ordinary network, an exchange waits for a shorter time.
 const BRIEF_WAIT: Duration = Duration::from_secs(1);
 
-/// The time for which the share still applies after the last request of another client has waited.
-/// Without this time, a client with many waiting requests would take each connection again as soon
-/// as no other request waits.
+/// The share of a client still applies for this time after the last wait of another client's
+/// request. If the share ended at once, a client with many waiting requests would immediately take
+/// every free connection again.
 const MEMORY: Duration = Duration::from_secs(5);
 
 /// The settings of the queue.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terms {
-    /// The largest number of connections that one client holds while others wait.
+    /// The largest number of connections that one client holds while requests of other clients
+    /// wait.
     pub(super) most: usize,
-    /// The longest time for which an exchange may wait for its own client while others wait.
+    /// The longest time for which an exchange may wait for its own client while other requests
+    /// wait.
     pub(super) slow_client: Duration,
 }
 
@@ -57,9 +60,11 @@ pub(super) struct Held {
 pub(super) enum Kind {
     /// An ordinary exchange, with the time for which it has waited for its client.
     Exchange { waited: Duration },
-    /// A stream by declaration, with its start. `None` if the stream cannot be ended yet.
+    /// An exchange that was declared to be a stream, with its start. `None` if the stream cannot be
+    /// ended yet.
     Stream { since: Option<Instant> },
-    /// A connection that has its own limit. It only counts.
+    /// A connection that has switched protocols. It counts as a part of its client's share, but is
+    /// never evicted.
     Tunnel,
 }
 
@@ -68,7 +73,8 @@ pub(super) enum Kind {
 pub(super) struct Verdict {
     pub(super) key: (u64, u64),
     pub(super) eviction: Eviction,
-    /// The shortest wait for the client with which the decision is still right.
+    /// The decision stays right as long as the exchange has waited for its client at least this
+    /// long.
     least: Duration,
 }
 
@@ -84,18 +90,20 @@ impl Verdict {
     }
 }
 
-/// The waiting requests in the order of their arrival. `T` is the means to grant a connection.
+/// The waiting requests in the order of their arrival. A value of type `T` passes the connection to
+/// the waiting request.
 pub(super) struct Queue<T> {
     terms: Terms,
     next: u64,
     waiters: VecDeque<Waiter<T>>,
     /// The number of exchanges of each client.
     counts: HashMap<Owner, usize>,
-    /// Whether a client has its whole share. If no client has its whole share, no request lets
-    /// others go first, and the queue is cheap.
+    /// Whether a client has its whole share. If no client has its whole share, the queue serves all
+    /// requests in their order and needs less work.
     any_whole_share: bool,
-    /// The last two clients that had a waiting request without having their whole share, each with
-    /// the time. Two are enough to know whether a client other than a given client has waited.
+    /// The last two clients whose requests waited although the client did not have its whole share,
+    /// each with the time. With two entries, the queue knows for every client whether a different
+    /// client has waited.
     recent: [Option<(Owner, Instant)>; 2],
     /// The time of the last update.
     now: Option<Instant>,
@@ -154,7 +162,7 @@ impl<T> Queue<T> {
         self.waiters.len()
     }
 
-    /// The number of requests that let requests of other clients go first.
+    /// The number of waiting requests that let requests of other clients go first.
     pub(super) fn held_back(&self) -> usize {
         let held_back = self.waiters.iter().filter(|waiter| waiter.held_back);
         held_back.count()
@@ -195,7 +203,7 @@ impl<T> Queue<T> {
         waiters.into_iter().map(|waiter| waiter.grant)
     }
 
-    /// Whether a request does not let requests of other clients go first.
+    /// Whether at least one waiting request need not let requests of other clients go first.
     pub(super) fn has_next(&self) -> bool {
         self.waiters.iter().any(|waiter| !waiter.held_back)
     }
@@ -211,9 +219,9 @@ impl<T> Queue<T> {
         Some(grant)
     }
 
-    /// Removes the newest request of a client with more than its share of the `places` of the queue,
-    /// so that a request of `owner` can take the place. Returns `None` if there is no such client,
-    /// or if `owner` itself has more than its share.
+    /// Removes the newest request of a client with more than its share of the `places` of the
+    /// queue, so that a request of `owner` can take the place. Returns `None` if no client has more
+    /// than its share, or if `owner` already has its whole share.
     pub(super) fn crowded_out(&mut self, owner: Owner, most: usize) -> Option<T> {
         let places = |of: Owner| {
             self.waiters
@@ -243,7 +251,7 @@ impl<T> Queue<T> {
         self.any_whole_share |= *count >= self.terms.most;
     }
 
-    /// Changes the share of a client.
+    /// Sets the number of connections that one client may hold.
     pub(super) fn set_most(&mut self, most: usize) {
         self.terms.most = most;
     }
@@ -282,7 +290,8 @@ impl<T> Queue<T> {
     }
 
     /// Chooses the exchanges that lose their connection, at most one for each waiting request. Call
-    /// [`Queue::survey`] first. Each verdict has the position of its exchange in `held`.
+    /// [`Queue::survey`] first. The result contains, with each verdict, the position of the
+    /// exchange in `held`.
     pub(super) fn victims(&mut self, held: &[Held], now: Instant) -> Vec<(usize, Verdict)> {
         let mut candidates: Vec<_> = held.iter().enumerate().collect();
         let mut counts = self.counts.clone();
@@ -324,14 +333,15 @@ impl<T> Queue<T> {
         verdicts
     }
 
-    /// Whether a request that may be next has waited for this time.
+    /// Whether a request has waited for at least `time`. Requests that let other requests go first
+    /// do not count.
     pub(super) fn has_waited(&self, time: Duration, now: Instant) -> bool {
         let mut waiters = self.waiters.iter().filter(|waiter| !waiter.held_back);
         waiters.any(|waiter| now.saturating_duration_since(waiter.since) >= time)
     }
 
-    /// Allows one more eviction, because an exchange that was to be evicted has ended or has made
-    /// progress.
+    /// Allows one more eviction. Call this function if a chosen exchange has ended or made
+    /// progress, and was not evicted.
     pub(super) fn refund(&mut self) {
         let mut waiters = self.waiters.iter_mut();
         if let Some(waiter) = waiters.find(|waiter| waiter.spent) {
@@ -340,8 +350,8 @@ impl<T> Queue<T> {
     }
 }
 
-/// The position of an exchange among the candidates. The exchange with the greatest order is evicted
-/// first.
+/// The position of an exchange among the candidates. The exchange with the largest `order` is
+/// evicted first.
 struct Rank {
     eviction: Eviction,
     order: (u8, Duration),
@@ -350,8 +360,8 @@ struct Rank {
 }
 
 impl Terms {
-    /// Returns `None` if the exchange keeps its connection. `over` states whether its client has
-    /// more than its share.
+    /// Returns `None` if the exchange keeps its connection. `over` states whether the client of the
+    /// exchange has more than its share.
     fn rank(&self, kind: Kind, over: bool, now: Instant) -> Option<Rank> {
         let mut is_too_young = false;
         let (eviction, order) = match kind {
@@ -361,8 +371,8 @@ impl Terms {
             Kind::Exchange { waited } if waited > self.slow_client => {
                 (Eviction::SlowClient, (1, waited))
             }
-            // The newest stream goes first, because older streams were there before the share was
-            // used up.
+            // The newest stream is evicted before older streams, because only the newest streams
+            // exceed the share.
             Kind::Stream { since: Some(since) } if over => {
                 let age = now.saturating_duration_since(since);
                 is_too_young = age < BRIEF_WAIT;

@@ -27,7 +27,7 @@ use crate::upstream::{Eviction, EvictionWatch};
 /// The time in which a client has to accept the trailers of a gRPC answer that the gateway cuts.
 const TRAILERS_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The permission of an answer.
+/// The permission that an answer needs to continue.
 pub(in crate::gateway) enum AnswerOwner {
     /// The request became slow before its answer began, so the request already has a guard.
     Guarded(Box<StreamGuard>),
@@ -87,7 +87,7 @@ pub(in crate::gateway) struct LongAnswer {
 enum Stage {
     /// The gateway has cut the answer, and the body reports an error.
     Cut,
-    /// The answer has ended. The value is the code for the end.
+    /// The answer has ended. The value is the end code for the log.
     Ended(&'static str),
     Sending,
     /// The gateway has cut the answer, and the body yields the trailers of gRPC.
@@ -165,7 +165,8 @@ impl LongAnswer {
         self.count_eviction(open.route(), end);
     }
 
-    /// Counts the answer if it has lost its connection to a waiting request.
+    /// Counts the answer in the metrics, if the gateway took its connection away for a waiting
+    /// request.
     fn count_eviction(&self, route: &str, end: &'static str) {
         let mut reasons = [Eviction::SlowClient, Eviction::OverShare]
             .map(Eviction::reason)
@@ -176,14 +177,14 @@ impl LongAnswer {
         }
     }
 
-    /// Counts the answer, if the answer has ended before it was complete.
+    /// Counts the answer in the metrics, if the answer has ended before it was complete.
     fn count_broken(&self, route: &str, end: &'static str) {
         if end != COMPLETE {
             self.streams.site.get().metrics().broken_answer(route, end);
         }
     }
 
-    /// Writes the access-log event at the end of the answer.
+    /// Stores the access-log event, which is written at the end of the answer.
     pub(in crate::gateway) fn log_at_end(&self, log: Box<RequestLog>) {
         self.log.replace(Some(log));
     }
@@ -198,8 +199,8 @@ impl LongAnswer {
                 if let Some(waker) = self.waker.take() {
                     waker.wake();
                 }
-                // If the client does not read, its connection does not poll the body for the
-                // trailers.
+                // The trailers need a time limit: if the client does not read, its connection does
+                // not poll the body.
                 if timeout(TRAILERS_TIMEOUT, self.ended()).await.is_ok() {
                     return;
                 }
@@ -211,7 +212,7 @@ impl LongAnswer {
         }
     }
 
-    /// Waits until the answer has ended, and returns the code for the end.
+    /// Waits until the answer has ended, and returns the end code.
     async fn ended(&self) -> &'static str {
         loop {
             let ended = self.ended.notified();
@@ -227,13 +228,14 @@ impl LongAnswer {
         self.ended.notify_waiters();
     }
 
-    /// Returns the code for an answer that neither the app nor its body has ended.
+    /// Returns the end code for an answer whose body neither was complete nor failed because of the
+    /// app.
     fn interruption(&self) -> &'static str {
         let cut = self.cut.get();
         cut.unwrap_or_else(|| interruption(self.control.get()))
     }
 
-    /// Stores the control of the answer.
+    /// Stores the server's handle of the answer.
     pub(in crate::gateway) fn begin(&self, control: AnswerControl) {
         // `control` is always empty here, because each answer begins only one time.
         self.control.set(control).unwrap_or_default();
@@ -311,7 +313,7 @@ impl LongAnswer {
                 end
             }
         };
-        // If the answer has no owner, the task that watches the answer counts the end.
+        // If `owner` is empty, a task watches the answer, and that task counts the end.
         if let Some(AnswerOwner::Young(stream, _target)) = self.owner.take() {
             self.count_broken(stream.route_name(), end);
         }

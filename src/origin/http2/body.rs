@@ -58,7 +58,7 @@ impl Incoming {
         self.slot.connections.connector.dropped_trailers()
     }
 
-    /// The use of the stream.
+    /// Returns the record of how the exchange uses the stream.
     pub(in crate::origin) fn usage(&self) -> &OpenUsage {
         &self.slot.usage
     }
@@ -67,8 +67,8 @@ impl Incoming {
         self.slot.connection.record_receipt();
         let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
         self.missing = self.missing.map(|missing| missing.saturating_sub(length));
-        // The client asks for this part, so the client has accepted all earlier parts. Therefore
-        // the origin may send more bytes.
+        // The client asks for the next part only after it has accepted the earlier parts. The
+        // gateway therefore allows the origin to send more bytes.
         let flow = self.stream.flow_control();
         flow.release_capacity(data.len()).map_err(Error::Http2)
     }

@@ -20,7 +20,8 @@ use crate::origin::connector::{Connector, Stream};
 use crate::origin::error::Error;
 use crate::origin::limit::Permit;
 
-/// The maximum number of streams of one connection. The origin can allow fewer streams.
+/// The maximum number of streams that the gateway uses on one connection. The origin's own maximum
+/// can be smaller.
 pub(super) const MAX_STREAMS: usize = 100;
 /// The maximum size of a response head, in bytes.
 const MAX_HEAD: u32 = 64 * 1024;
@@ -34,8 +35,8 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// The number of reset streams that the gateway remembers. The origin may still send frames for a
 /// stream that the gateway has reset.
 const REMEMBERED_RESETS: usize = 1024;
-/// The number of streams that the gateway may reset because of errors of the origin. If the gateway
-/// has to reset more streams, it closes the connection.
+/// The number of streams that the gateway may reset because of errors of the origin. When the
+/// gateway would exceed this number, it closes the connection.
 const LOCAL_RESETS: usize = 64;
 
 type Driver = client::Connection<Stream, Bytes>;
@@ -102,8 +103,8 @@ impl Connection {
         let pings = driver.ping_pong();
         spawn_local(async move {
             drive(driver, pings, schedule).await;
-            // At this point, the socket is closed. If the permit were released earlier, the origin
-            // could have more connections than the limit allows.
+            // `drive` has closed the socket. If the permit were released before the socket is
+            // closed, the origin could have more connections than the limit allows.
             drop(permit);
         });
         Ok(Rc::new(Self {

@@ -35,7 +35,7 @@ type Answer = Result<Response<RecvStream>, h2::Error>;
 /// What has happened to a request.
 enum Arrived {
     Answer(Answer),
-    /// The request has lost its stream to another request.
+    /// The gateway took the stream away from the request, because another request waited.
     Evicted(Eviction),
     /// The origin has missed the deadline.
     Late,
@@ -92,7 +92,7 @@ impl Connections {
         saved: Option<SavedHead>,
     ) -> Result<Response<ResponseBody>, Failed> {
         let slot = self.slot(requester.owner).await.map_err(Failed::finally)?;
-        // The connection may have ended between the grant of the slot and this moment.
+        // The connection may have ended after this request got its slot.
         if !slot.connection.accepts_requests() {
             return Err(Failed {
                 error: Error::Http2(Reason::REFUSED_STREAM.into()),

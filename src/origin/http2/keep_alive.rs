@@ -15,7 +15,7 @@ pub(crate) struct KeepAlive {
     /// If a request is open and nothing has arrived for this time, the gateway sends a ping.
     pub(crate) silence: Duration,
     /// The shortest time between two pings while only answers to pings arrive. A gRPC server allows
-    /// one ping in five minutes. If more pings arrive, the server closes the connection
+    /// one ping in five minutes. If pings arrive more often, the server closes the connection
     /// (`too_many_pings`).
     pub(crate) interval: Duration,
     /// The longest time for the answer to a ping.
@@ -56,8 +56,8 @@ impl Schedule {
         let mut unneeded = false;
         loop {
             self.clock.sleep(self.keep_alive.silence).await;
-            // The pool dropped the connection during an earlier sleep, so the connection had time
-            // to announce its end (GOAWAY).
+            // The pool dropped the connection before this sleep, so the connection had time to
+            // announce its end (GOAWAY).
             if unneeded {
                 return;
             }

@@ -50,8 +50,8 @@ pub(super) struct Connections {
     /// The connections that accept requests. The first connection with a free slot is used, so that
     /// connections that are not needed become idle.
     open: RefCell<Vec<Rc<Connection>>>,
-    /// The requests that wait for a slot, in the order of their arrival. If a sender is dropped,
-    /// the waiting request tries again to get a slot.
+    /// The requests that wait for a slot, in the order of their arrival. If the sender of a waiting
+    /// request is dropped, that request tries again to get a slot.
     waiters: RefCell<Queue<Sender<Result<Slot, Error>>>>,
     /// The open HTTP/2 streams of this worker, with the exchanges that use them.
     usages: Usages,
@@ -65,8 +65,8 @@ pub(super) struct Connections {
     maintenance: RefCell<Option<AbortOnDrop>>,
 }
 
-/// The right to use one stream of a connection. Dropping this value gives the right to the next
-/// waiting request.
+/// The right to use one stream of a connection. When this value is dropped, the next waiting
+/// request gets the stream.
 pub(super) struct Slot {
     connection: Rc<Connection>,
     connections: Rc<Connections>,
@@ -224,7 +224,8 @@ impl Connections {
         self.slots.set(connection.slots().max(1));
         self.open.borrow_mut().push(connection);
         self.serve();
-        // The other waiting requests may need a further connection.
+        // Dropping the senders wakes the requests that still wait, because they may have to open a
+        // further connection.
         drop(self.waiters.borrow_mut().take());
     }
 
@@ -237,8 +238,8 @@ impl Connections {
         let first = waiters.next();
         if alone {
             for waiter in waiters {
-                // If a waiting request was dropped at this moment, `send` fails, and nobody needs
-                // the error.
+                // If the waiting request was just dropped, `send` fails, and nobody needs the
+                // error.
                 waiter.send(Err(error.of_connecting())).unwrap_or_default();
             }
         }
@@ -270,8 +271,8 @@ impl Connections {
                 return;
             }
             let Some(slot) = self.take() else { return };
-            // A slot must not be dropped while the queue is borrowed, because its drop serves the
-            // queue.
+            // A slot must not be dropped while the queue is borrowed, because the drop of a slot
+            // borrows the queue again.
             let waiter = self.waiters.borrow_mut().pop();
             if let Some(waiter) = waiter {
                 drop(waiter.send(Ok(slot)));
@@ -279,9 +280,9 @@ impl Connections {
         }
     }
 
-    /// Closes connections that are broken or have been idle for too long. Then closes one idle
-    /// connection for each waiting request of another worker. If too few connections are idle, one
-    /// busy connection gets no further request, and is closed when its requests have finished.
+    /// Closes connections that are broken or have been idle for too long. Afterwards, closes one
+    /// idle connection for each waiting request of another worker. If too few connections are idle,
+    /// one busy connection gets no further request, and is closed when its requests have finished.
     fn close_unneeded(&self) {
         let now = self.clock.instant();
         let mut open = self.open.borrow_mut();
@@ -292,8 +293,8 @@ impl Connections {
             wanted = wanted.saturating_sub(usize::from(given));
             !given
         });
-        // If all workers are overloaded, each worker has waiting requests. Without
-        // `GIVE_UP_INTERVAL`, the workers would then close and open connections all the time.
+        // If all workers have waiting requests, they would close and open connections all the time
+        // without `GIVE_UP_INTERVAL`.
         let last = self.gave_up.get();
         let may_give_up =
             last.is_none_or(|last| now.saturating_duration_since(last) >= GIVE_UP_INTERVAL);
@@ -309,8 +310,8 @@ impl Connections {
         !waiters.is_empty() && waiters.holds_back(owner, now)
     }
 
-    /// Evicts the exchanges that lose their stream to waiting requests of this worker. A free stream
-    /// helps only the requests of this worker, so each worker decides alone.
+    /// Evicts the exchanges that lose their stream to waiting requests of this worker. Other
+    /// workers cannot use a stream of this worker, so each worker chooses the exchanges on its own.
     fn review(self: &Rc<Self>) {
         let now = self.clock.instant();
         let held = self.usages.held(now);
