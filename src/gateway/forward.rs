@@ -155,7 +155,7 @@ impl Worker {
 }
 
 /// Returns the request for the first attempt, and a copy for a second attempt. The body of the
-/// request records whether bytes were read.
+/// request records its bytes for this copy.
 fn record_for_retry(
     mut context: RequestContext,
     body: RequestBody,

@@ -58,8 +58,8 @@ use crate::target::{self, Target};
 use crate::telemetry::{DecisionLabel, UserInLog};
 use crate::upstream::{AssertionNames, Pools};
 
-/// The referrer policy of answers whose URL can contain a code. With this policy, the browser does
-/// not send the URL to any site.
+/// The referrer policy of answers whose URL can contain an authorization code. The policy forbids
+/// the browser to send the URL to any site.
 const NO_REFERRER: HeaderValue = HeaderValue::from_static("no-referrer");
 
 /// The operator's settings for requests.
@@ -104,7 +104,7 @@ struct RequestContext {
     client: Client,
     /// States which trailers of the answer the client gets.
     trailers: TrailerSupport,
-    /// The other protocol that the request asks for.
+    /// The protocol to which the request asks to switch.
     upgrade: Option<Box<UpgradeRequest>>,
 }
 
@@ -273,7 +273,7 @@ impl Worker {
         };
         let has_content = !body.is_end_stream();
         let received = site.receive(client_connection, &mut parts, has_content, &mut record);
-        // The id replaces every id that a client has sent.
+        // The app must get the id that the log contains, and not an id that the client has sent.
         let id = record.request_id().clone();
         parts.headers.insert(X_REQUEST_ID, id);
         let (target, public_url, client, trailers) = match received {
@@ -455,7 +455,8 @@ fn no_content() -> Response<Body> {
 /// The fields in which current and old browsers announce a prefetch.
 const PREFETCH_FIELDS: [&str; 4] = ["sec-purpose", "purpose", "x-moz", "x-purpose"];
 
-/// Whether a request is a prefetch. A prefetch must not start a login and must not use up a code.
+/// Whether a request is a prefetch. A prefetch must not start a login and must not use up an
+/// authorization code.
 fn is_prefetch(headers: &HeaderMap) -> bool {
     PREFETCH_FIELDS
         .iter()
@@ -472,7 +473,7 @@ fn is_subresource(headers: &HeaderMap) -> bool {
     other("sec-fetch-mode", b"navigate") || other("sec-fetch-dest", b"document")
 }
 
-/// Returns the answer that refuses a prefetch. The user has to open the page directly.
+/// Returns the answer that refuses a prefetch. The answer asks the user to open the page directly.
 fn refuse_prefetch(headers: &HeaderMap) -> Response<Body> {
     let title = "This page cannot be loaded in advance";
     Page::new(StatusCode::FORBIDDEN, title, "Open the page directly.")

@@ -31,7 +31,7 @@ const NO_ID: HeaderValue = HeaderValue::from_static("");
 #[derive(Debug)]
 pub(super) struct Record {
     site: Rc<WorkerSite>,
-    /// The id, or [`NO_ID`] when the answer has the id.
+    /// The id of the request. The value is [`NO_ID`] after the id was moved to the answer.
     request_id: HeaderValue,
     started: Instant,
     method: Method,
@@ -151,7 +151,7 @@ impl Record {
         }
     }
 
-    /// Counts a request that has lost its connection to a waiting request.
+    /// Counts a request whose connection the gateway took away, because another request waited.
     pub(super) fn evicted(&self, eviction: Eviction) {
         if let Some(route) = &self.route {
             let metrics = self.site.metrics();
@@ -179,8 +179,7 @@ impl Record {
                 self.reason = Some(reason);
             }
         }
-        // The id replaces an id that the app has written, so that the client always sees the id that
-        // is in the log.
+        // The app may have written another id. The client must get the same id as the log.
         let id = std::mem::replace(&mut self.request_id, NO_ID);
         response.headers_mut().insert(X_REQUEST_ID, id);
         let duration = self.count(status);

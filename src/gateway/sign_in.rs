@@ -21,8 +21,8 @@ pub(super) struct SignInRequest {
 }
 
 impl SignInRequest {
-    /// Reads the query of a request to sign in. The return path is the path that the gateway has
-    /// sealed in its own link. Without a sealed path, the return path is the page in `Referer`. The
+    /// Reads the query of a request to sign in. The gateway's own links contain the return path in
+    /// encrypted form. If the query has no such path, the return path is the page in `Referer`. The
     /// return path is always a page of this site.
     fn read(context: &RequestContext, login: &Login) -> Self {
         let mut request = Self::to_return(ReturnTo::root());

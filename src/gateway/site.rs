@@ -66,8 +66,8 @@ impl Site {
     /// Builds a site.
     pub(crate) fn new(parts: Parts, process: ProcessState) -> Self {
         let mut routes: Vec<_> = parts.routes.iter().collect();
-        // The routes are sorted as in the settings, because a counter and its route have the same
-        // position.
+        // The routes are sorted as in the settings, because the position of a route selects its
+        // counter.
         routes.sort_unstable_by_key(|route| route.index());
         let names = routes.into_iter().map(|route| route.name().into());
         let counters = process.metrics.request_counters(names);
@@ -193,7 +193,8 @@ impl CurrentSite {
             sites: RefCell::new(sites),
             site: RefCell::new(first),
         });
-        // Without this task an idle worker would keep an old site in memory.
+        // This task updates the site of an idle worker, so that the old site does not stay in
+        // memory.
         let following = Rc::downgrade(&current);
         drop(spawn_local(async move {
             while changes.changed().await.is_ok() {

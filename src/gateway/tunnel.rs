@@ -186,7 +186,7 @@ struct TunnelRecord {
     open: OpenStream,
     log: Option<Box<RequestLog>>,
     observed: ObservedTunnel,
-    /// The code for the end. `None` if the client's connection has ended the tunnel.
+    /// The end code for the log. `None` if the client's connection has ended the tunnel.
     end: Option<&'static str>,
 }
 

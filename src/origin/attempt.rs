@@ -54,8 +54,9 @@ impl Attempt {
         let since = connection.since;
         connection.usage.begin(requester, since, progress.as_ref());
         // The gateway sends a request again only if the connection had been used before, because a
-        // new connection is never stale. The origin may receive the request two times. Therefore
-        // the method must be safe, and the request must have no content (RFC 9110 section 9.2.2).
+        // new connection is never stale. The origin may receive the repeated request two times, so
+        // the gateway repeats only a request with a safe method and without content (RFC 9110
+        // section 9.2.2).
         let replayable = connection.used && progress.is_none() && request.method().is_safe();
         connection.traffic.begin(replayable);
         let pending = Box::pin(connection.sender.try_send_request(request));

@@ -81,9 +81,10 @@ impl Client {
     /// # Errors
     ///
     /// While the client connects: [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`],
-    /// [`Error::ConnectTimeout`], [`Error::Proxy`]. After the client has connected: [`Error::CallTimeout`],
-    /// [`Error::TooLarge`], [`Error::Broken`], [`Error::UnrequestedUpgrade`]. After each of these
-    /// four errors, the origin may have processed the request ([`Error::may_have_been_processed`]).
+    /// [`Error::ConnectTimeout`], [`Error::Proxy`]. After the client has connected:
+    /// [`Error::CallTimeout`], [`Error::TooLarge`], [`Error::Broken`],
+    /// [`Error::UnrequestedUpgrade`]. If the call fails after the client has connected, the origin
+    /// may have processed the request ([`Error::may_have_been_processed`]).
     ///
     /// # Cancel safety
     ///
@@ -152,7 +153,8 @@ async fn drive<T>(exchange: impl Future<Output = T>, connection: impl Future) ->
         // same moment.
         biased;
         outcome = &mut exchange => return outcome,
-        // The error of the connection is not used here, because the exchange also gets this error.
+        // This branch ignores the error of the connection, because `exchange` reports the same
+        // error.
         _ended = &mut connection => {}
     }
     // The exchange may still have to process bytes that were read before the connection ended.

@@ -90,7 +90,8 @@ impl Connector {
         self
     }
 
-    /// The proxy that receives the requests themselves, because the origin is not encrypted.
+    /// Returns the proxy that receives the requests for an unencrypted origin. For an encrypted
+    /// origin, the proxy only opens a tunnel, so the result is `None`.
     pub(super) fn forwarding_proxy(&self) -> Option<&Proxy> {
         self.proxy.as_ref().filter(|_| self.tls.is_none())
     }
@@ -147,7 +148,7 @@ impl Connector {
         let mut stream = race(addresses, TcpStream::connect)
             .await
             .map_err(Error::Connect)?;
-        // Without this option, a request could wait until earlier bytes are acknowledged (Nagle's
+        // Without `TCP_NODELAY`, a request could wait until earlier bytes are acknowledged (Nagle's
         // algorithm).
         stream.set_nodelay(true).map_err(Error::Connect)?;
         let Some((trust, name)) = &self.tls else {

@@ -192,7 +192,7 @@ impl Limit {
             self.count_held_back(&contended);
             (id, crowded_out)
         };
-        // This drop closes the channel of the removed request, so that request fails with
+        // This drop closes the channel of the removed request. The removed request then fails with
         // [`Error::Busy`].
         drop(crowded_out);
         // A connection may have been closed before the request was counted, so the request looks
@@ -311,7 +311,7 @@ impl Limit {
         if notify {
             self.demand.send_replace(());
         }
-        // After the new report, some requests need no longer let other requests go first.
+        // The new report may have changed which requests let requests of other clients go first.
         self.dispatch();
         own.unwrap_or_default()
     }
@@ -378,7 +378,7 @@ impl Drop for Permit {
             return;
         };
         // A new request first increments the count, and then looks for a free permit. So either the
-        // request finds this permit, or the next line sees the request in the count.
+        // request finds this permit, or the check below sees the request in the count.
         fence(Ordering::SeqCst);
         if limit.waiting() > 0 {
             limit.dispatch();

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The client to which an exchange or a stream belongs. A limit for each client counts the requests
-/// with the same owner as one client.
+/// The client to which an exchange or a stream belongs. For every limit on one client, requests
+/// with the same owner are requests of one client.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum Owner {
     /// A client with a session. The value is the session key.

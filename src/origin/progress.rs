@@ -29,10 +29,11 @@ pub(super) struct UploadProgress {
 /// client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum ClientPauses {
-    /// The pauses of the client do not count. The listener has its own deadlines for slow clients.
+    /// The deadlines of the origin do not count the pauses of the client, because the listener has
+    /// its own deadlines for slow clients.
     Ignored,
-    /// The pauses of the client count, because the listener has no deadline for this request. See
-    /// [`StreamingCall`].
+    /// The deadlines of the origin count the pauses of the client, because the listener has no
+    /// deadline for this request. See [`StreamingCall`].
     Counted,
 }
 
@@ -66,7 +67,8 @@ impl UploadProgress {
         if !self.client_wait.is_waiting() {
             self.client_wait.begin(self.clock.instant());
         }
-        // If the pauses count, the wait begins with the last part of the body.
+        // With `ClientPauses::Counted`, the deadline counts from the last part of the body, so
+        // `waiting_for` stays unchanged.
         if self.pauses == ClientPauses::Ignored {
             self.waiting_for.set(WaitingFor::Client);
         }
@@ -99,8 +101,8 @@ impl UploadProgress {
         *self.failure.borrow_mut() = Some(cause);
     }
 
-    /// Returns the error of the request body, if the request body failed before the connection.
-    /// Otherwise returns `error`.
+    /// If the request body has failed, returns the error of the body. Otherwise returns `error`,
+    /// the error of the connection.
     pub(super) fn explain(progress: Option<&Rc<Self>>, error: Error) -> Error {
         let failure = progress.and_then(|progress| progress.failure.borrow_mut().take());
         failure.map_or(error, Error::RequestBody)

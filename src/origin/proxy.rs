@@ -253,8 +253,8 @@ impl Proxies {
         })
     }
 
-    /// Returns the proxy for connections to `url`. A variable has no effect on a URL of this
-    /// machine.
+    /// Returns the proxy for connections to `url`. If `url` is a URL of this machine, the
+    /// environment variables have no effect.
     ///
     /// # Errors
     ///

@@ -65,13 +65,15 @@ impl ResponseBody {
         }
     }
 
-    /// Returns a value that reports when the exchange loses its connection to a waiting request.
-    /// Returns `None` if the exchange does not need its connection any more.
+    /// Returns a value that reports when the gateway takes the connection away from the exchange,
+    /// because another request waits. Returns `None` if the exchange does not need its connection
+    /// any more.
     pub(crate) fn eviction(&self) -> Option<EvictionWatch> {
         self.usage().map(OpenUsage::watch)
     }
 
-    /// The use of the connection. `None` if the connection was returned.
+    /// Returns the record of how the exchange uses the connection. Returns `None` after the
+    /// connection has returned to the pool.
     fn usage(&self) -> Option<&OpenUsage> {
         match (&self.incoming, &self.borrowed) {
             (Received::Http1(_), borrowed) => borrowed.as_ref().map(BorrowedConnection::usage),

@@ -7,8 +7,8 @@
 //! - The exchange that has waited longest for its own client is evicted, if it has waited for longer
 //!   than [`Terms::slow_client`].
 //! - One client holds at most a share of the connections while requests of other clients wait. The
-//!   queue serves the requests of the other clients first. If a client has more than its share, its
-//!   exchanges are evicted even after a short wait for the client.
+//!   queue serves the requests of the other clients first. If a client has more than its share,
+//!   exchanges of this client are evicted even after a short wait for the client.
 //!
 //! The gateway declares some exchanges to be streams. Such a stream counts as a part of its
 //! client's share. The client of a stream is often silent, so a stream is evicted only if its
@@ -63,8 +63,8 @@ pub(super) enum Kind {
     /// An exchange that was declared to be a stream, with its start. `None` if the stream cannot be
     /// ended yet.
     Stream { since: Option<Instant> },
-    /// A connection that has switched protocols. It counts as a part of its client's share, but is
-    /// never evicted.
+    /// A connection that may switch to another protocol. It counts as a part of its client's share,
+    /// but is never evicted.
     Tunnel,
 }
 
@@ -79,7 +79,7 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
-    /// Whether the decision is right for the present state of its exchange.
+    /// Whether the decision is still right for `held`, the present state of the exchange.
     pub(super) fn still_applies(&self, held: &Held) -> bool {
         let long = match held.kind {
             Kind::Exchange { waited } => waited >= self.least,
@@ -115,7 +115,7 @@ struct Waiter<T> {
     since: Instant,
     /// Whether an exchange was evicted for this request.
     spent: bool,
-    /// Whether requests of other clients go first.
+    /// Whether requests of other clients go before this request.
     held_back: bool,
     grant: T,
 }
@@ -219,9 +219,9 @@ impl<T> Queue<T> {
         Some(grant)
     }
 
-    /// Removes the newest request of a client with more than its share of the `places` of the
-    /// queue, so that a request of `owner` can take the place. Returns `None` if no client has more
-    /// than its share, or if `owner` already has its whole share.
+    /// One client may hold `most` places of the full queue. If a client holds more places, removes
+    /// the newest request of that client, so that a request of `owner` can take its place. Returns
+    /// `None` if no client holds more places, or if `owner` itself already holds `most` places.
     pub(super) fn crowded_out(&mut self, owner: Owner, most: usize) -> Option<T> {
         let places = |of: Owner| {
             self.waiters
@@ -355,7 +355,7 @@ impl<T> Queue<T> {
 struct Rank {
     eviction: Eviction,
     order: (u8, Duration),
-    /// Whether the exchange has just begun, so that the decision has to wait.
+    /// Whether the exchange has just begun. The queue then decides later.
     is_too_young: bool,
 }
 

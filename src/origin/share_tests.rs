@@ -81,7 +81,8 @@ fn the_exchange_that_has_waited_longest_for_its_client_is_evicted() {
     ];
     let slow = |number| (number, Eviction::SlowClient);
     assert_eq!(victims(&[9], &held), [slow(2)]);
-    // One exchange for each waiting request, but none that has waited for a shorter time.
+    // Each waiting request evicts one exchange, and the exchanges that have waited longest come
+    // first.
     assert_eq!(victims(&[9, 8], &held), [slow(2), slow(3)]);
     assert_eq!(victims(&[9, 8, 7, 6], &held), [slow(2), slow(3), slow(1)]);
     assert_eq!(victims(&[], &held), []);
@@ -97,7 +98,7 @@ fn a_request_causes_one_eviction_and_only_after_a_short_wait() {
     assert_eq!(queue.victims(&held, now - millis(1)).len(), 0);
     assert_eq!(queue.victims(&held, now).len(), 1);
     assert_eq!(queue.victims(&held, now).len(), 0);
-    // The chosen exchange has ended in another way.
+    // The chosen exchange has ended without an eviction.
     queue.refund();
     assert_eq!(queue.victims(&held, now).len(), 1);
     queue.push(client(8), now, 8);
@@ -110,14 +111,15 @@ fn exchanges_above_the_share_are_evicted_after_a_shorter_wait() {
     let over = |number| (number, Eviction::OverShare);
     let mut held: Vec<_> = (0..6).map(of_hog).collect();
     assert_eq!(victims(&[9], &held), [over(5)]);
-    // Only two exchanges are above the share of four.
+    // The client has two exchanges more than its share of four.
     assert_eq!(victims(&[9, 8, 7], &held), [over(5), over(4)]);
     // No other client waits.
     assert_eq!(victims(&[1, 1], &held), []);
-    // An exchange of the client that has not waited for the client stays.
+    // An exchange that has waited for its client for less than `BRIEF_WAIT` is not evicted.
     held[5] = waiting(5, 1, BRIEF_WAIT - millis(1));
     assert_eq!(victims(&[9], &held), [over(4)]);
-    // A slow exchange of another client stays as long as a client is above its share.
+    // The exchanges of the client with more than its share are evicted before a slow exchange of
+    // another client.
     held.push(waiting(6, 2, SLOW * 2));
     assert_eq!(
         victims(&[9, 8, 7], &held),
@@ -140,14 +142,14 @@ fn streams_count_but_only_the_newest_streams_above_the_share_are_evicted() {
     // An exchange that waits for its client is evicted before a stream.
     held.push(waiting(6, 1, BRIEF_WAIT));
     assert_eq!(victims_at(now, &[9, 8, 7], &held), [over(6), over(5)]);
-    // The newest stream has just begun, so the decision waits.
+    // The newest stream has just begun, so no stream is evicted yet.
     held.pop();
     held[4] = begun(5, BRIEF_WAIT - millis(1));
     assert_eq!(victims_at(now, &[9], &held), []);
     // The newest stream cannot be ended.
     held[4] = stream(5, 1, None);
     assert_eq!(victims_at(now, &[9], &held), [over(4)]);
-    // Switched connections count, and are never evicted.
+    // Switched connections count as a part of the share, but are never evicted.
     for held in &mut held {
         held.kind = Kind::Tunnel;
     }
@@ -165,7 +167,8 @@ fn a_client_with_its_whole_share_waits_until_no_other_client_has_waited_for_some
     assert!(queue.has_next() && queue.holds_back(client(1), now));
     assert_eq!(queue.pop(), Some(9));
     assert!(!queue.has_next() && queue.pop().is_none());
-    // The other client may send its next request at any time.
+    // Until `MEMORY` has passed, the other client may send a further request, so the share still
+    // applies.
     queue.survey(held.iter(), now + MEMORY - millis(1));
     assert_eq!(queue.held_back(), 2);
     queue.survey(held.iter(), now + MEMORY);
@@ -178,11 +181,11 @@ fn a_client_below_its_share_is_served_in_its_turn() {
     let held = [0, 1, 2].map(|number| waiting(number, 1, Duration::ZERO));
     queue.survey(held.iter(), now);
     assert_eq!(queue.held_back(), 0);
-    // The first request takes the last connection of the share.
+    // With the first request, the client has its whole share, so its later requests wait.
     let order: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
     assert_eq!(order, [1, 9]);
     assert_eq!(queue.len(), 2);
-    // A connection of the client ends, so the client gets another one.
+    // An exchange of the client has ended, so the client gets another connection.
     queue.survey(held.iter(), now);
     assert_eq!(queue.pop(), Some(1));
     queue.hand_over(Some(client(1)), client(9));

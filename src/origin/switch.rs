@@ -35,8 +35,8 @@ pub(crate) struct UpgradedOrigin {
     pub(crate) slot: TunnelSlot,
 }
 
-/// The slot of a switched connection. While this value exists, the connection counts as one of its
-/// client.
+/// The slot of a switched connection. While this value exists, the connection counts as a
+/// connection of its client.
 pub(crate) struct TunnelSlot {
     _permit: Permit,
     _usage: OpenUsage,
@@ -114,8 +114,8 @@ impl Shared {
         let response = match answer {
             Some(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => response,
             other => {
-                // The pool sends no other request on this connection, because the connection has a
-                // slot of the limit of switched connections, not a slot of the pool's limit.
+                // The connection does not return to the pool, because it counts for the limit of
+                // switched connections, and not for the limit of the pool.
                 let settled = attempt.into_response(other, None, self.times.stall);
                 return settled
                     .map(Exchange::Response)

@@ -67,8 +67,8 @@ impl Traffic {
         parts.version = Version::HTTP_11;
         for line in lines {
             let (name, mut value) = field(line)?;
-            // The bytes do not show which values were marked as sensitive. Therefore all values are
-            // marked as sensitive.
+            // The bytes do not show which values were marked as sensitive, so this function marks
+            // all values as sensitive.
             value.set_sensitive(true);
             parts.headers.append(name, value);
         }

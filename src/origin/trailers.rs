@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::name::Origin;
 
-/// Logs at most one warning about dropped trailers of requests, and one about those of responses.
+/// Logs at most one warning about dropped trailers of requests, and at most one warning about
+/// dropped trailers of responses.
 #[derive(Debug)]
 pub(super) struct DroppedTrailers {
     origin: Origin,

@@ -1,4 +1,4 @@
-//! The use of connections, as the queue of waiting requests sees it.
+//! Records which exchanges use the connections. The queue of waiting requests reads these records.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -36,8 +36,8 @@ impl Eviction {
     }
 }
 
-/// The use of one HTTP/1.1 connection or of one HTTP/2 stream. The value belongs to the connection,
-/// so an exchange on an open connection allocates no memory for it.
+/// Records how exchanges use one HTTP/1.1 connection or one HTTP/2 stream. A connection uses one
+/// record for all its exchanges, so a further exchange allocates no memory.
 pub(super) struct Usage {
     clock: Clock,
     id: u64,
@@ -46,9 +46,10 @@ pub(super) struct Usage {
     /// The sender of the current request. `None` if no exchange uses the connection.
     requester: Cell<Option<Requester>>,
     since: Cell<Option<Instant>>,
-    /// Whether the client gets the answer.
+    /// Whether the answer has begun.
     answering: Cell<bool>,
-    /// The wait until the client has accepted a part of the answer, and the length of this part.
+    /// The time for which the exchange has waited until the client accepted a part of the answer.
+    /// `part` is the length of the last part.
     download: ClientWait,
     part: Cell<usize>,
     upload: RefCell<Option<Rc<UploadProgress>>>,
@@ -64,13 +65,13 @@ pub(super) enum Resource {
     Connection(AbortHandle),
     /// A stream of an HTTP/2 connection.
     Stream,
-    /// A connection that may switch to another protocol. It has its own limit, so it is never taken
-    /// away for a waiting request.
+    /// A connection that may switch to another protocol. Such a connection has its own limit, so
+    /// the gateway never takes it away for a waiting request.
     Tunnel,
 }
 
 impl Usage {
-    /// Begins an exchange at the time `since`.
+    /// Records that an exchange began at the time `since`.
     pub(super) fn begin(
         &self,
         requester: Requester,
@@ -119,7 +120,7 @@ impl Usage {
         self.requester.set(stream);
     }
 
-    /// Records that the client got a part of the answer with `length` bytes.
+    /// Records that the client's connection got a part of the answer, with `length` bytes.
     pub(super) fn part_handed_over(&self, length: usize) {
         self.part.set(length);
         self.download.begin(self.clock.instant());
@@ -142,7 +143,7 @@ impl Usage {
         self.upload.borrow().is_some()
     }
 
-    /// The result is ready when the current exchange was evicted.
+    /// Returns `Ready` when the current exchange was evicted.
     pub(super) fn poll_evicted(&self, cx: &Context<'_>) -> Poll<Eviction> {
         if let Some(eviction) = self.eviction.get() {
             return Poll::Ready(eviction);
@@ -155,8 +156,8 @@ impl Usage {
         Poll::Pending
     }
 
-    /// Returns the entry of the current exchange for the queue. Returns `None` if no exchange uses
-    /// the connection, or if the exchange was evicted.
+    /// Returns the current exchange in the form that the queue needs. Returns `None` if no exchange
+    /// uses the connection, or if the exchange was evicted.
     fn held(&self, now: Instant) -> Option<Held> {
         let requester = self.requester.get()?;
         if self.eviction.get().is_some() {
@@ -181,7 +182,8 @@ impl Usage {
         })
     }
 
-    /// The time for which the exchange has waited for its client, if it waits for its client now.
+    /// The time for which the exchange has waited for its client. The time is zero if the exchange
+    /// does not wait for its client now.
     fn waited(&self, now: Instant) -> Duration {
         let upload = self.upload.borrow();
         let upload = upload.as_ref().and_then(|upload| upload.waited(now));
@@ -199,7 +201,7 @@ impl Usage {
     }
 }
 
-/// The use of a connection that is open. When this value is dropped, the use has ended.
+/// The [`Usage`] of an open connection. Dropping this value ends the current exchange.
 pub(super) struct OpenUsage(Rc<Usage>);
 
 impl OpenUsage {
@@ -233,7 +235,8 @@ pub(crate) struct EvictionWatch {
 }
 
 impl EvictionWatch {
-    /// Waits until the exchange is evicted. Waits forever if the exchange ends in another way.
+    /// Waits until the exchange is evicted. If the exchange ends without an eviction, the future
+    /// never completes.
     ///
     /// # Cancel safety
     ///
@@ -256,7 +259,7 @@ impl fmt::Debug for EvictionWatch {
     }
 }
 
-/// The open connections of a pool, or the open HTTP/2 streams of a pool.
+/// The records of a pool's open connections, or of its open HTTP/2 streams.
 pub(super) struct Usages {
     clock: Clock,
     next: Cell<u64>,
@@ -272,7 +275,7 @@ impl Usages {
         }
     }
 
-    /// Adds a connection that no exchange uses yet.
+    /// Adds the record of a connection that no exchange uses yet.
     pub(super) fn add(&self, resource: Resource) -> OpenUsage {
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));

@@ -32,11 +32,12 @@ pub(crate) use self::frames::{Close, FrameTracker};
 const SCRATCH: usize = 64 * 1024;
 
 /// The maximum number of unsent bytes that the kernel keeps for a connection. If the kernel kept
-/// more, the socket of a slow client could accept no bytes for minutes, and the gateway would treat
-/// a working connection as stalled.
+/// more bytes, the socket of a slow client could accept no bytes for minutes, and the gateway would
+/// treat a working connection as stalled.
 pub(crate) const MAX_UNSENT: u32 = 128 * 1024;
 
-/// The maximum number of bytes in one read after the close frame. The relay discards these bytes.
+/// After the close frame, the relay discards the bytes that it reads: at most this many bytes in
+/// one read.
 const DISCARD: usize = 1024;
 
 thread_local! {
@@ -47,8 +48,8 @@ thread_local! {
 
 /// A connection that a relay can use.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {
-    /// Makes the kernel send a reset when this connection is closed. By the reset, the peer learns
-    /// that the data is incomplete.
+    /// Makes the kernel send a reset when this connection is closed. The reset shows the peer that
+    /// the data is incomplete.
     fn reset_on_close(&self);
 
     /// Limits the number of unsent bytes that the kernel keeps for this connection.
@@ -128,7 +129,7 @@ pub(crate) struct Relay {
 struct Direction {
     /// Bytes that were read but that the receiver has not accepted yet.
     pending: VecDeque<u8>,
-    /// The maximum number of pending bytes. The bytes that arrived before the switch do not count.
+    /// The maximum number of pending bytes, not counting the bytes that arrived before the switch.
     max_lag: usize,
     stage: Stage,
     unflushed: bool,
@@ -229,7 +230,7 @@ impl Direction {
         if data.is_empty() {
             self.stage = Stage::Ending;
         }
-        // Earlier bytes that are still pending have to be written first.
+        // Bytes that are still pending must be written before `data`.
         while !data.is_empty() && self.pending.is_empty() {
             match Pin::new(&mut *receiver).poll_write(cx, data) {
                 Poll::Ready(Ok(count @ 1..)) => {
@@ -295,9 +296,9 @@ impl Direction {
 }
 
 impl Relay {
-    /// Creates a relay between `client` and `app`. `frames` follows the bytes of the app. `max_lag`
-    /// is the maximum number of bytes that the relay keeps for each side. The kernel keeps at most as
-    /// many unsent bytes for each side, and at most [`MAX_UNSENT`].
+    /// Creates a relay between `client` and `app`. `frames` tracks the bytes that the app sends.
+    /// `max_lag` is the maximum number of bytes that the relay keeps for each side. The kernel also
+    /// keeps up to `max_lag` unsent bytes for each side, but not more than [`MAX_UNSENT`].
     pub(crate) fn new(client: Peer, app: Peer, mut frames: FrameTracker, max_lag: usize) -> Self {
         client.io.limit_unsent(max_lag);
         app.io.limit_unsent(max_lag);
@@ -338,10 +339,10 @@ impl Relay {
             to_app_first,
         } = self;
         let (mut up, mut down) = (Poll::Pending, Poll::Pending);
-        // The runtime limits the work of a task in one poll. A direction that always has bytes can
-        // use the whole limit. Therefore each poll begins with the direction that was second in the
-        // previous poll. Each poll polls both directions, so that the task wakes when one of the
-        // two directions can continue.
+        // The runtime limits the work of a task in one poll. A direction that always has bytes to
+        // forward can use up this limit. Therefore each poll begins with the direction that was
+        // second in the previous poll. Each poll polls both directions, so that the task wakes when
+        // one of the two directions can continue.
         for is_to_app in [*to_app_first, !*to_app_first] {
             if is_to_app {
                 up = to_app.poll(cx, &mut **client, &mut **app, |data| {

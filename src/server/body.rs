@@ -117,8 +117,8 @@ impl RequestBody {
         Ok(())
     }
 
-    /// Turns off the check of the lowest allowed rate. The caller then has to limit the pauses of
-    /// the client.
+    /// Turns off the check of the lowest allowed rate. The caller must limit the pauses of the
+    /// client in another way.
     pub(crate) fn allow_pauses(&mut self) {
         if let Some(open) = &mut self.open {
             open.rate_meter = None;

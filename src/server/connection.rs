@@ -41,8 +41,8 @@ const BUFFER: usize = 64 * 1024;
 /// forwarded. The window of a connection is as large as the windows of all its streams together. If
 /// the window of the connection were smaller, a few blocked uploads would block all other streams.
 const STREAM_WINDOW: u32 = 128 * 1024;
-/// The maximum number of streams that the gateway resets because of errors of the client. If errors
-/// of the client cause more resets, the gateway closes the connection.
+/// The maximum number of streams that the gateway resets because of errors of the client. When
+/// errors of the client would cause more resets, the gateway closes the connection.
 const LOCAL_RESETS: usize = 64;
 /// The maximum number of streams that the client has reset and the gateway has not yet processed.
 /// If a client resets more streams, the gateway closes the connection (CVE-2023-44487).
@@ -127,14 +127,13 @@ where
         // and drops the handler.
         .half_close(false)
         .keep_alive(true)
-        // The sweep checks the deadline of a head. Therefore hyper does not have to set a timer for
-        // each request.
+        // The sweep checks the deadline of a head, so hyper needs no timer for each request.
         .header_read_timeout(None)
         .max_header_size(limits.head_bytes)
         .max_buf_size(limits.head_bytes.max(BUFFER));
     if limits.fields != Limits::default().fields {
-        // The default limit of hyper is the same as our default limit. If a limit is set
-        // explicitly, hyper allocates memory for the fields of every head.
+        // By default, hyper allows the same number of fields as our default. If the gateway sets a
+        // number explicitly, hyper allocates memory for the fields of every head.
         builder.max_headers(limits.fields);
     }
     let io = TokioIo::new(Plaintext::new(stream, Rc::clone(&state), Protocol::Http1));

@@ -2,9 +2,9 @@
 //!
 //! This module implements all deadlines, because hyper never closes a connection on which no bytes
 //! arrive. Each connection has one [`ConnectionState`], in which the socket, the request service
-//! and the response body record their activity. To record an activity, the code only stores a value
-//! in a cell. Each worker reads the cells of all its connections in a sweep, at least four times
-//! per second. Requests do not set timers.
+//! and the response body record their activity. Recording an activity only stores a value in a
+//! cell. Each worker reads the cells of all its connections in a sweep, at least four times per
+//! second. Requests do not set timers.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
@@ -81,7 +81,8 @@ pub(super) enum Overdue {
     Head,
     Idle,
     Linger,
-    /// The connection should close, but has transferred no bytes for too long.
+    /// The gateway has asked the connection to close, but the connection has transferred no bytes
+    /// for too long.
     Closing,
     Write,
 }
@@ -203,9 +204,9 @@ impl ConnectionState {
         }
     }
 
-    /// Records that a request head begins. Does nothing if a head has already begun or a request is
-    /// in flight, because the bytes then belong to the same head, to a body or to a pipelined
-    /// request.
+    /// Records that a request head begins. Does nothing if a head has already begun, because the
+    /// bytes belong to the same head. Does nothing during a request either, because the bytes
+    /// belong to its body or to a pipelined request.
     pub(super) fn head_begins(&self) {
         if matches!(
             self.phase.get(),
@@ -485,7 +486,8 @@ impl Stream {
     }
 }
 
-/// A request in flight. The handler's future owns this guard first, and then the response body.
+/// A request in flight. First the handler's future owns this guard, and later the response body
+/// owns it.
 #[derive(Debug)]
 pub(super) struct InFlight {
     state: Rc<ConnectionState>,

@@ -73,7 +73,7 @@ impl<S: AsyncWrite + Unpin> GatherBuffer<S> {
     fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(rest @ [_, ..]) = self.bytes.get(self.taken..) {
             let count = ready!(Pin::new(&mut self.stream).poll_write(cx, rest))?;
-            // Without this check, the loop would never end if the stream accepted zero bytes.
+            // A stream that accepts zero bytes would make this loop endless.
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }

@@ -44,8 +44,8 @@ impl Listener {
         self.0.local_addr().map_err(Error::Share)
     }
 
-    /// Returns another descriptor of the same socket. Both descriptors accept connections from the
-    /// same queue.
+    /// Returns another descriptor of the same socket. The new descriptor accepts connections from
+    /// the same queue as the old descriptor.
     pub(super) fn duplicate(&self) -> Result<std::net::TcpListener, Error> {
         self.0.try_clone().map_err(Error::Share)
     }

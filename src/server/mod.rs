@@ -79,7 +79,7 @@ pub(crate) struct Deadlines {
     /// the idle time.
     pub(crate) idle: Duration,
     /// The longest time during which the gateway has bytes to send and the client accepts no byte.
-    /// After this time, the connection is closed.
+    /// When the client accepts no byte for longer, the connection is closed.
     pub(crate) write: Duration,
     /// The time over which the rate of a request body ([`Limits::body_rate`]) is measured. Only the
     /// time during which the gateway waits for the client is counted.

@@ -84,8 +84,8 @@ impl Switch {
             (Self::Stream(on_upgrade), Some(tunnel)) => {
                 let in_flight = state.begin(Protocol::Http1);
                 let stop = TunnelStop(Rc::clone(state));
-                // When the connection is closed, the stream is also closed, and this task ends.
-                // Therefore no code has to wait for the task.
+                // No code waits for this task. The task ends when the connection is closed, because
+                // its stream is then closed too.
                 drop(tokio::task::spawn_local(async move {
                     // If `on_upgrade` fails, the client has disconnected.
                     if let Ok(stream) = on_upgrade.await {

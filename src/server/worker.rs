@@ -135,8 +135,8 @@ impl Workers {
     }
 
     /// Starts the drain if the drain has not begun. Waits until all requests in flight are
-    /// finished, but not longer than [`super::Deadlines::drain`]. After this time, ends the
-    /// remaining requests.
+    /// finished, but not longer than [`super::Deadlines::drain`]. When the drain time is over, ends
+    /// the remaining requests.
     ///
     /// # Cancel safety
     ///
@@ -198,8 +198,8 @@ fn run<H: Handler>(
             .map(|(listener, tls)| worker.accept(listener, tls, drain.clone()))
             .collect();
         report_start(&ready, Ok(()));
-        // This worker has reported, so it drops its sender. Otherwise, the start would wait forever
-        // if another worker panicked before its report.
+        // This worker has reported, so it drops its sender. If another worker panics before its
+        // report, the start notices the missing report only when all senders are dropped.
         drop(ready);
         worker.registry.run(acceptors, drain).await
     });
@@ -373,8 +373,8 @@ impl Registry {
             for state in self.connections.borrow().values() {
                 state.stop_streams();
             }
-            // The next statement counts the requests that were not finished before the timeout.
-            // When the worker ends, these requests are dropped.
+            // The next statement counts the requests that were not finished before the timeout. The
+            // worker drops the unfinished requests when it ends.
             timeout(close_time, finished).await.unwrap_or_default();
         }
         self.connections
@@ -422,7 +422,7 @@ impl Registry {
                 | Overdue::Closing => state.abort(),
             }
         }
-        // Closing idle connections frees slots for the connections that wait to be accepted.
+        // New connections wait for free slots, so the sweep closes some idle connections.
         if self.slots.available_permits() == 0 {
             close_longest_idle(connections.values());
         }

@@ -50,8 +50,8 @@ pub(crate) struct AssertionNames {
     pub(crate) user: Option<HeaderName>,
     /// The email address, if the provider has verified it.
     pub(crate) email: Option<HeaderName>,
-    /// The user name that the user has chosen at the provider. A chosen name may later belong to
-    /// another user.
+    /// The user name that the user has chosen at the provider. The same user name may later belong
+    /// to another user.
     pub(crate) preferred_username: Option<HeaderName>,
     /// The groups.
     pub(crate) groups: Option<HeaderName>,
@@ -353,7 +353,7 @@ mod tests {
         assert_eq!(sent(&fields, Some(&provider)).unwrap().unwrap(), "staff");
         assert_eq!(sent(&fields, None), Some(None));
         assert_eq!(fields.iter().count(), 5);
-        // `assertions` does not return fields that are not configured.
+        // `assertions` returns only the configured fields.
         let without_provider = names("{}").unwrap();
         assert_eq!(sent(&without_provider, Some(&provider)), None);
         assert_eq!(without_provider, names(r#"{"provider": ""}"#).unwrap());

@@ -9,11 +9,10 @@
 //! idle connections early. The gateway sends a request a second time only under four conditions:
 //! the connection had been used before, the app closed the connection before the first byte of the
 //! answer, the method is safe, and the request has no content. RFC 9110 section 9.2.2 also allows a
-//! retry of `PUT` and `DELETE`. The gateway does not retry these methods, because a second `DELETE`
-//! would return 404 after a successful first `DELETE`. When a request has to wait for a connection,
-//! the gateway closes idle connections of other workers to the same app. A request to an app with
-//! only one process then waits for a shorter time, but a later request of another worker needs a
-//! new connection.
+//! retry of `PUT` and `DELETE`. The gateway does not retry `PUT` and `DELETE`, because a second
+//! `DELETE` would return 404 after a successful first `DELETE`. When a request has to wait for a
+//! connection, the gateway closes idle connections of other workers to the same app. Therefore the
+//! request gets a connection sooner, but a later request of another worker needs a new connection.
 
 mod assertion;
 mod probe;
@@ -72,8 +71,9 @@ pub enum Error {
     /// The app did not accept a connection in time. Responsible: the upstream.
     #[error("the app took too long to connect")]
     ConnectTimeout,
-    /// The request has lost its connection to a request of another client. Responsible: the client,
-    /// which sends its request too slowly while other requests wait for the app.
+    /// The gateway took the connection away from the request, because a request of another client
+    /// waited. Responsible: the client, which sends its request too slowly while other requests
+    /// wait for the app.
     #[error("the request was ended, because other requests waited for its connection")]
     Evicted(Eviction),
     /// The app did not begin its answer in time. Responsible: the upstream.
@@ -88,14 +88,14 @@ pub enum Error {
     #[error("the app's certificate is not trusted or the TLS handshake failed")]
     Tls(#[source] origin::Error),
     /// The certificate authorities for the app cannot be used. Responsible: the operator. The
-    /// content of `ca_file` has to be corrected.
+    /// operator has to correct the content of `ca_file`.
     #[error("the certificate authorities for the app cannot be used")]
     Trust(#[source] tls::Error),
     /// `server_name` is not a name for which a certificate can be valid. Responsible: the operator.
     #[error(transparent)]
     ServerName(tls::Error),
-    /// This key of TLS is set for an app that is reached without TLS. Responsible: the operator. In
-    /// most cases, the URL of the app should begin with `https`.
+    /// The settings contain a TLS key, such as `ca_file`, for an app without TLS. Responsible: the
+    /// operator. In most cases, the URL of the app should begin with `https`.
     #[error("{0} has no effect with an http url")]
     TrustUnused(&'static str),
 }

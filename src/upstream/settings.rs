@@ -50,7 +50,7 @@ pub(crate) struct Settings {
     )]
     pub(crate) queue_wait: Duration,
     /// The longest time for which an exchange may wait for its own client while other requests wait
-    /// for a connection. After this time, the exchange loses its connection to a waiting request.
+    /// for a connection. After this time, a waiting request gets the connection of the exchange.
     #[serde(
         default = "default_slow_client",
         rename = "slow_client_secs",
@@ -63,7 +63,7 @@ pub(crate) struct Settings {
     pub(crate) max_share: Share,
     /// The maximum number of open connections, over all workers, on which the app has switched to
     /// another protocol, such as WebSocket. When this number is reached, further requests to switch
-    /// the protocol get the status 503. Over HTTP/2 no app switches the protocol.
+    /// the protocol get the status 503. An app with HTTP/2 never switches the protocol.
     #[serde(default)]
     pub(crate) tunnels: Option<NonZeroUsize>,
     /// The time limit for name look-up, connection and TLS handshake together.
@@ -107,8 +107,8 @@ impl Settings {
     /// A connection that has been idle for longer than this time is not used again.
     pub(crate) fn idle_timeout(&self) -> Duration {
         self.idle_timeout.unwrap_or(match self.protocol {
-            // Many app servers close a connection that has been idle for 5 seconds. A request that
-            // the gateway sends while the app closes the connection fails.
+            // Many app servers close a connection that has been idle for 5 seconds. If the gateway
+            // sends a request while the app closes the connection, the request fails.
             Protocol::Http1 => Duration::from_secs(4),
             // An HTTP/2 server announces the end of a connection, so no request is lost.
             Protocol::Http2 => Duration::from_mins(5),

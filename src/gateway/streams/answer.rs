@@ -228,8 +228,8 @@ impl LongAnswer {
         self.ended.notify_waiters();
     }
 
-    /// Returns the end code for an answer whose body neither was complete nor failed because of the
-    /// app.
+    /// Returns the end code for an answer that ended before it was complete, although the app did
+    /// not fail.
     fn interruption(&self) -> &'static str {
         let cut = self.cut.get();
         cut.unwrap_or_else(|| interruption(self.control.get()))

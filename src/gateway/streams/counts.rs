@@ -79,7 +79,7 @@ mod tests {
         let third = counts.open(one, 2);
         assert!(third.is_some());
         drop((second, third));
-        // The map contains no owner without streams.
+        // A client without open streams has no entry in the map.
         assert!(counts.open_streams().is_empty());
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! The gateway decides about a request at its start. A stream can continue for hours after the
 //! decision, so the gateway checks the stream again when its session or the settings change. A
-//! request or an answer becomes a stream only if it is not complete within about a second. For all
-//! other requests, [`SlowList`] costs only a few instructions.
+//! request or an answer becomes a stream only if it is not complete within about a second. For a
+//! request that ends sooner, [`SlowList`] costs only a few instructions.
 
 mod answer;
 mod counts;
@@ -33,7 +33,8 @@ use crate::target::Target;
 #[derive(Debug)]
 pub(super) struct Streams {
     site: Rc<CurrentSite>,
-    /// The registry informs streams when their sessions end. The first stream creates the registry.
+    /// The registry informs streams when their sessions end. The gateway creates the registry for
+    /// the first stream.
     ends: OnceCell<EndRegistry>,
     slow: Rc<SlowList>,
 }

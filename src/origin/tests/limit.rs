@@ -13,7 +13,7 @@ use super::*;
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 /// An app with one process. The process serves a connection until the connection ends, and then
-/// serves the next connection. The app ends with the test's runtime. `connections` counts the
+/// serves the next connection. The app stops when the test's runtime ends. `connections` counts the
 /// accepted connections.
 async fn one_process(server: Server, connections: Arc<AtomicUsize>) {
     loop {

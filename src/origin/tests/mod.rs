@@ -37,7 +37,7 @@ use crate::upload::Upload;
 /// The time limit of a test. A test that takes longer fails.
 const WATCHDOG: Duration = Duration::from_secs(30);
 
-/// The shares of most tests, which end no exchange.
+/// The rules for slow clients in most tests: with these values, no exchange is evicted.
 const SHARES: Shares = Shares {
     slow_client: WATCHDOG,
     max_thousandths: 1000,
@@ -234,7 +234,7 @@ fn local<T>(test: impl Future<Output = T>) -> impl Future<Output = T> {
 }
 
 impl Pool {
-    /// Sends a request of [`SOMEBODY`].
+    /// Sends `request` as the client [`SOMEBODY`].
     pub(in crate::origin) fn send(&self, request: Request<Upload>) -> super::ResponseFuture {
         self.send_for(SOMEBODY, request)
     }

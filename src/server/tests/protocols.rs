@@ -237,8 +237,8 @@ async fn an_http2_handler_is_dropped_when_its_stream_or_connection_goes_away() {
 
     let mut client = server.secure_client(&[b"h2"]).await;
     client.send(PREFACE).await;
-    // A HEADERS frame with END_STREAM and END_HEADERS (RFC 9113 section 6.2). Its fields are
-    // `:method` (GET), `:scheme` (https), `:path` and `:authority`.
+    // A HEADERS frame with END_STREAM and END_HEADERS (RFC 9113 section 6.2). The fields of the
+    // frame are `:method` (GET), `:scheme` (https), `:path` and `:authority`.
     client
         .send(b"\0\0\x15\x01\x05\0\0\0\x01\x82\x87\x04\x06/never\x01\x09localhost")
         .await;

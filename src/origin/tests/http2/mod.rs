@@ -18,7 +18,7 @@ use tokio::task::spawn_local;
 use super::*;
 use crate::origin::Protocol;
 
-/// An HTTP/2 app. The app answers each request with its handler. The app ends with the test.
+/// An HTTP/2 app. The app answers each request with its handler. The app stops when the test ends.
 struct App {
     connector: Arc<Connector>,
     limit: Arc<Limit>,
