@@ -105,8 +105,8 @@ pub(super) fn unavailable(
         let after = after.clamp(MIN_REFRESH, MAX_REFRESH).as_secs();
         page.refresh = Some((after, address.as_str().to_owned()));
         page = page.link("Try again now", address.as_str());
-        // Some providers refuse a refresh, but do not report that the grant has ended. A new login
-        // helps in this case.
+        // Some providers refuse a refresh, but do not report that the grant has ended. Therefore
+        // the page also offers a new login.
         page = page.link("Sign in again", format!("{}?prompt=login", own.sign_in()));
     }
     page.respond_to(&context.parts.method, &context.parts.headers)

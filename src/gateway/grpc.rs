@@ -3,7 +3,7 @@
 //! A gRPC client reads the result of a call from the field `grpc-status`, and not from the status
 //! code of HTTP. If the gateway itself answers a gRPC request, the answer has only a head, with the
 //! status code 200 and the fields `grpc-status` and `grpc-message` (Trailers-Only in the gRPC
-//! protocol over HTTP/2). gRPC-Web clients also read `grpc-status` and `grpc-message`.
+//! protocol over HTTP/2). Clients of gRPC-Web also read `grpc-status` and `grpc-message`.
 
 use std::time::Duration;
 

@@ -179,7 +179,7 @@ impl Record {
                 self.reason = Some(reason);
             }
         }
-        // The app may have written another id. The client must get the same id as the log.
+        // The client must get the id that the log contains, even if the app has written another id.
         let id = std::mem::replace(&mut self.request_id, NO_ID);
         response.headers_mut().insert(X_REQUEST_ID, id);
         let duration = self.count(status);

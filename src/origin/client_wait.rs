@@ -11,7 +11,7 @@ const PACE: u64 = 16 * 1024;
 
 /// The time for which an exchange has waited for its own client. When the client sends or accepts
 /// [`PACE`] bytes, this time becomes one second shorter. A client that moves one byte in each
-/// second hardly reduces the time. A client on an ordinary network keeps the time short.
+/// second hardly reduces the time. With a client on an ordinary network, the time stays short.
 #[derive(Debug, Default)]
 pub(super) struct ClientWait {
     /// The sum of the earlier waits, reduced by one second for every [`PACE`] bytes of the client.

@@ -53,7 +53,7 @@ pub(super) struct ReleasedSocket {
 
 impl Connection {
     /// Opens a connection. `permit` is held until the socket is closed. After a 101 response, the
-    /// socket is sent to `switched`. `usage` gets a handle that closes the connection. It returns
+    /// socket is sent to `switched`. `usage` gets a handle that closes the connection, and returns
     /// the record of the exchanges that use the connection.
     ///
     /// # Errors
@@ -86,8 +86,8 @@ impl Connection {
             if let Err(error) = ended.await {
                 tracing::debug!(error = %error, "A connection to an origin ended with an error");
             }
-            // The socket must be closed before the semaphore permit is released. Otherwise the
-            // origin could have more connections than the limit allows.
+            // The socket must be closed before the semaphore permit is released, so that the origin
+            // never has more connections than the limit allows.
             let parts = connection.into_parts();
             if let Some(switched) = switched {
                 let socket = ReleasedSocket {

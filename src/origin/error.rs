@@ -50,9 +50,9 @@ pub enum Error {
     /// The response head was not complete in time. Responsible: the upstream or the provider.
     #[error("the response head took too long")]
     HeadTimeout,
-    /// The settings state that the origin speaks HTTP/2. However, the origin did not choose `h2` by
-    /// ALPN (RFC 7301), or did not begin the connection as RFC 9113 section 3.4 demands. No byte of
-    /// the request was sent. Responsible: the operator, who set the protocol of the upstream.
+    /// The settings state HTTP/2, but the origin did not choose `h2` by ALPN (RFC 7301), or did not
+    /// begin the connection as RFC 9113 section 3.4 demands. No byte of the request was sent.
+    /// Responsible: the operator, who set the protocol of the upstream.
     #[error("the origin does not speak HTTP/2")]
     NoHttp2(#[source] BoxError),
     /// The proxy between the gateway and the origin cannot be used. No byte of the request was sent

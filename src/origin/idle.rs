@@ -175,7 +175,7 @@ impl IdleConnections {
             return;
         }
         // If no waiting request may get the connection now, the connection becomes idle. A later
-        // request of a client that has less than its share can use it.
+        // request of a client with less than its share can use the connection.
         if self.limit.wanted() == 0 {
             connection.handovers = 0;
             self.connections.borrow_mut().push(connection);

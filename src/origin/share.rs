@@ -63,8 +63,8 @@ pub(super) enum Kind {
     /// An exchange that was declared to be a stream, with its start. `None` if the stream cannot be
     /// ended yet.
     Stream { since: Option<Instant> },
-    /// A connection that may switch to another protocol. It counts as a part of its client's share,
-    /// but is never evicted.
+    /// A connection that may switch to another protocol. Such a connection counts as a part of its
+    /// client's share, but is never evicted.
     Tunnel,
 }
 
@@ -219,9 +219,9 @@ impl<T> Queue<T> {
         Some(grant)
     }
 
-    /// One client may hold `most` places of the full queue. If a client holds more places, removes
-    /// the newest request of that client, so that a request of `owner` can take its place. Returns
-    /// `None` if no client holds more places, or if `owner` itself already holds `most` places.
+    /// If a client holds more than `most` places of the queue, removes the newest request of that
+    /// client, so that a request of `owner` can take its place. Returns `None` if no client holds
+    /// more than `most` places, or if `owner` itself already holds `most` places.
     pub(super) fn crowded_out(&mut self, owner: Owner, most: usize) -> Option<T> {
         let places = |of: Owner| {
             self.waiters
@@ -355,7 +355,7 @@ impl<T> Queue<T> {
 struct Rank {
     eviction: Eviction,
     order: (u8, Duration),
-    /// Whether the exchange has just begun. The queue then decides later.
+    /// Whether the exchange has just begun, so that the queue must not evict it yet.
     is_too_young: bool,
 }
 

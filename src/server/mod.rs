@@ -78,8 +78,8 @@ pub(crate) struct Deadlines {
     /// The longest time between two requests. HTTP/2 frames that belong to no request do not extend
     /// the idle time.
     pub(crate) idle: Duration,
-    /// The longest time during which the gateway has bytes to send and the client accepts no byte.
-    /// When the client accepts no byte for longer, the connection is closed.
+    /// If the gateway has bytes to send, and the client accepts no byte for longer than this time,
+    /// the gateway closes the connection.
     pub(crate) write: Duration,
     /// The time over which the rate of a request body ([`Limits::body_rate`]) is measured. Only the
     /// time during which the gateway waits for the client is counted.

@@ -85,7 +85,7 @@ impl Switch {
                 let in_flight = state.begin(Protocol::Http1);
                 let stop = TunnelStop(Rc::clone(state));
                 // No code waits for this task. The task ends when the connection is closed, because
-                // its stream is then closed too.
+                // the connection also closes the stream.
                 drop(tokio::task::spawn_local(async move {
                     // If `on_upgrade` fails, the client has disconnected.
                     if let Ok(stream) = on_upgrade.await {

@@ -103,8 +103,8 @@ impl Connection {
         let pings = driver.ping_pong();
         spawn_local(async move {
             drive(driver, pings, schedule).await;
-            // `drive` has closed the socket. If the permit were released before the socket is
-            // closed, the origin could have more connections than the limit allows.
+            // The permit is released only after `drive` has closed the socket, so that the origin
+            // never has more connections than the limit allows.
             drop(permit);
         });
         Ok(Rc::new(Self {
