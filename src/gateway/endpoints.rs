@@ -134,7 +134,8 @@ impl WorkerSite {
 
     async fn sign_out(&self, context: &RequestContext) -> Response<Body> {
         let headers = &context.parts.headers;
-        // Without this check, any site could sign users out (cross-site request forgery).
+        // Without the check of the origin, any site could sign users out (cross-site request
+        // forgery).
         if same_origin(headers, &context.public_url) == SameOrigin::No {
             return Page::new(
                 StatusCode::FORBIDDEN,

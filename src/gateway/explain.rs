@@ -229,7 +229,7 @@ fn failure_page(context: &RequestContext, error: &login::Error, retry_url: &str)
     page
 }
 
-/// Returns the pause before a retry if the provider has requested no pause.
+/// Returns the pause before a retry, for a provider that has not asked for a certain pause.
 fn retry_after(status: StatusCode) -> Option<Duration> {
     match status {
         StatusCode::SERVICE_UNAVAILABLE => Some(DEFAULT_RETRY),

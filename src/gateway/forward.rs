@@ -44,8 +44,8 @@ type BoxedAnswer<'a> = Pin<Box<dyn Future<Output = Response<Body>> + 'a>>;
 enum ForwardOutcome<'a> {
     /// The answer to the client.
     Answered(Response<Body>),
-    /// The app refuses the token, or the request takes long. The future retries the request, starts
-    /// a login, or forwards the answer.
+    /// The app refuses the token, or the request takes long. The future sends the request again,
+    /// starts a login, or forwards the answer.
     Later(BoxedAnswer<'a>),
 }
 
@@ -176,7 +176,7 @@ fn record_for_retry(
     (request, Some(Box::new(retry_copy)), target)
 }
 
-/// Whether a copy of a request has to be kept, because the request may be sent again.
+/// Whether the gateway must keep a copy of a request, because it may send the request again.
 fn must_keep(site: &WorkerSite, sent: &SentRequest, body: &RequestBody, now: Timestamp) -> bool {
     let content = if body.is_end_stream() {
         Content::None
@@ -361,8 +361,8 @@ impl<'p> InFlight<'p> {
         Box::pin(async move {
             let response = match (refused.recover(replayable).await, kept, body) {
                 (Recovery::Retry(permit), Some((context, head)), Some(body)) => {
-                    // Some apps accept only one connection. Dropping the first answer frees its
-                    // connection for the second attempt.
+                    // Some apps accept only one connection. When the first answer is dropped, its
+                    // connection is free for the second attempt.
                     drop(answer);
                     let request = Request::from_parts(head.into_parts(), body);
                     let stream = permit.answer_stream();

@@ -174,7 +174,7 @@ impl Record {
             if let Some(LoggedStatus(logged)) = extensions.remove() {
                 status = logged;
             }
-            // The reason in the log is always the reason on the page.
+            // The log contains the same reason as the page.
             if let Some(ShownReason(reason)) = extensions.remove() {
                 self.reason = Some(reason);
             }

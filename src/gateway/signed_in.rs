@@ -11,8 +11,8 @@ use crate::telemetry::{UserClaim, UserInLog};
 const HASH: usize = 8;
 
 impl WorkerSite {
-    /// Logs who signed in and which claims and tokens the provider sent. Without this event, an
-    /// operator cannot see why a rule refuses a user.
+    /// Logs who signed in and which claims and tokens the provider sent. The event helps an
+    /// operator to see why a rule refuses a user.
     pub(super) fn log_signed_in(
         &self,
         request_id: &str,

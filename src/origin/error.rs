@@ -27,8 +27,8 @@ pub enum Error {
     /// A call to the provider took too long in total. Responsible: the provider.
     #[error("the call took too long")]
     CallTimeout,
-    /// No address accepted the connection. Responsible: the upstream or the provider. This error
-    /// also occurs when the gateway has no free local port (F-28).
+    /// No address accepted the connection. Responsible: the upstream or the provider. The gateway
+    /// also reports this error when it has no free local port (F-28).
     #[error("no address accepted the connection")]
     Connect(#[source] io::Error),
     /// The connection did not open in time. The time limit for a connection includes name look-up

@@ -29,8 +29,8 @@ pub(super) const REVIEW_PAUSE: Duration = Duration::from_millis(50);
 /// The idle connections of a worker to one origin, and the worker's requests that wait for a
 /// connection.
 ///
-/// A request takes the most recently used connection. Therefore a connection that is not needed
-/// stays idle until it is too old and is closed.
+/// A request takes the most recently used connection, so a connection that is not needed becomes
+/// too old and is closed.
 pub(super) struct IdleConnections {
     clock: Clock,
     limit: Arc<Limit>,

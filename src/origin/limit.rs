@@ -26,7 +26,7 @@ const REPORT_LIFETIME: Duration = Duration::from_millis(300);
 ///
 /// An idle connection counts as open, because some apps use one process or thread for each open
 /// connection. The idle connections of one worker must not block the requests of another worker.
-/// Therefore each request that begins to wait notifies all pools, and the pools close idle
+/// Each request that begins to wait therefore notifies all pools, so that the pools close idle
 /// connections. The pools also report which exchanges use their connections, so that the queue can
 /// take a connection away from a slow client.
 #[derive(Debug)]

@@ -40,8 +40,7 @@ struct Content {
 }
 
 impl Outgoing {
-    /// Converts the body of a request with the head `parts`. hyper sends this request over
-    /// HTTP/1.1.
+    /// Converts the body of a request, which has the head `parts`, for sending over HTTP/1.1.
     pub(super) fn http1(
         parts: &mut Parts,
         upload: Upload,
@@ -173,8 +172,8 @@ impl Body for Outgoing {
 
 impl Drop for Content {
     fn drop(&mut self) {
-        // The gateway reads no more bytes of this body from the client. From now on, the gateway
-        // can wait only for the origin.
+        // The gateway reads no more bytes of this body from the client, so it can only wait for the
+        // origin.
         self.progress.wait_for_origin(0);
     }
 }

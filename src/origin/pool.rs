@@ -123,9 +123,8 @@ impl Pool {
         };
         let request = shared.prepare(request);
         let progress = request.body().progress();
-        // A request is large, so it is expensive to move a future that contains a request.
-        // Therefore the future contains the request only if the request has to wait for a
-        // connection.
+        // A future that contains a request is large and expensive to move. So the future contains
+        // the request only if the request has to wait for a connection.
         match shared.idle.take(requester.owner) {
             Some(connection) => {
                 let attempt = Attempt::begin(connection, request, progress, requester);

@@ -8,11 +8,11 @@ use zeroize::Zeroizing;
 
 /// A copy of a request head, which is used to send the request one more time.
 ///
-/// Nearly all copies are dropped without being used. Therefore a copy must be cheap to make, but
-/// may be expensive to use. The fields are stored as lines of one buffer, because a second
-/// `HeaderMap` would be slower. The buffer is wiped when it is dropped, because it contains
-/// cookies. Values that are marked as sensitive are not copied. The copy shares a sensitive value
-/// with the original field, which wipes the memory of the value.
+/// Nearly all copies are dropped without being used, so a copy must be cheap to make, but may be
+/// expensive to use. The fields are stored as lines of one buffer, because a second `HeaderMap`
+/// would be slower. The buffer is wiped when it is dropped, because it contains cookies. Values
+/// that are marked as sensitive are not copied. The copy shares a sensitive value with the original
+/// field, which wipes the memory of the value.
 pub(crate) struct SavedHead {
     method: Method,
     uri: Uri,

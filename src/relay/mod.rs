@@ -70,8 +70,7 @@ pub(crate) fn limit_unsent(socket: &SockRef<'_>, bytes: usize) {
 pub(crate) struct Peer {
     /// The connection.
     pub(crate) io: Box<dyn Duplex>,
-    /// The bytes that arrived after the head of the handshake. These bytes belong to the new
-    /// protocol.
+    /// The bytes of the new protocol that arrived directly after the head of the handshake.
     pub(crate) early: Bytes,
 }
 
@@ -340,9 +339,9 @@ impl Relay {
         } = self;
         let (mut up, mut down) = (Poll::Pending, Poll::Pending);
         // The runtime limits the work of a task in one poll. A direction that always has bytes to
-        // forward can use up this limit. Therefore each poll begins with the direction that was
-        // second in the previous poll. Each poll polls both directions, so that the task wakes when
-        // one of the two directions can continue.
+        // forward can use up this limit, so each poll begins with the direction that was second in
+        // the previous poll. Each poll polls both directions, so that the task wakes when one of
+        // the two directions can continue.
         for is_to_app in [*to_app_first, !*to_app_first] {
             if is_to_app {
                 up = to_app.poll(cx, &mut **client, &mut **app, |data| {

@@ -20,8 +20,8 @@ use crate::clock::Clock;
 /// The reason why a request body ended too early. Responsible: the client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum BodyFailure {
-    /// The client disconnected, or the framing of the body is invalid. After this failure, no
-    /// answer can be sent on the connection.
+    /// The client disconnected, or the framing of the body is invalid. The gateway cannot send an
+    /// answer on a connection with this failure.
     #[error("the request body broke off")]
     Broken,
     /// The body is longer than [`RequestBody::limit`] allows. The answer is 413.

@@ -141,10 +141,9 @@ where
     let mut connection = builder.serve_connection(io, service);
     let after_poll = |_cx: &mut Context<'_>| Poll::Ready(Ok(()));
     // The graceful shutdown of hyper closes a connection immediately, even if a request has arrived
-    // and was not read yet. Therefore the gateway first answers this request with `Connection:
-    // close`, and then begins the shutdown. A graceful shutdown would add `Connection: close` even
-    // to a 101 response. Therefore the gateway does not begin the shutdown while it may still send
-    // a 101 response.
+    // and was not read yet. To lose no request, the gateway first answers the next request with
+    // `Connection: close`, and then begins the shutdown. The shutdown would add `Connection: close`
+    // even to a 101 response, so it does not begin while the gateway may still send a 101 response.
     let may_close = || {
         let phase = state.phase();
         let may_switch = phase == Phase::Busy && state.is_upgrade_requested();

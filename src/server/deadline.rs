@@ -294,8 +294,8 @@ impl ConnectionState {
     /// Begins a request. The request is in flight until the returned guard is dropped.
     pub(super) fn begin(self: &Rc<Self>, protocol: Protocol) -> InFlight {
         self.in_flight.set(self.in_flight.get().saturating_add(1));
-        // Before hyper reads a new request, it has read the complete body of the previous request.
-        // Therefore the socket contains no unread part of an earlier body.
+        // Before hyper reads a new request, it has read the complete body of the previous request,
+        // so the socket contains no unread part of an earlier body.
         self.unread.set(false);
         self.served.set(true);
         self.enter(Phase::Busy);
@@ -383,8 +383,8 @@ impl ConnectionState {
     pub(super) fn close(&self) {
         if self.closing.get().is_none() {
             self.closing.set(Some(self.coarse_clock.now()));
-            // This call wakes the task, because the task may be waiting for the next request of the
-            // client.
+            // The task of the connection may be waiting for the next request of the client, so wake
+            // the task.
             if let Some(waker) = self.waker.take() {
                 waker.wake();
             }
@@ -441,9 +441,9 @@ impl ConnectionState {
         }
     }
 
-    /// Ends each HTTP/2 stream that the client blocks: the socket accepts bytes, but the client's
-    /// flow control allows no bytes. On a slow network, all streams wait for the socket, so this
-    /// function ends no stream. Returns the number of ended streams.
+    /// Ends each HTTP/2 stream that is blocked by the client: the socket accepts bytes, but the
+    /// client's flow control allows no bytes. On a slow network, all streams wait for the socket,
+    /// so this function ends no stream. Returns the number of ended streams.
     pub(super) fn abort_blocked_streams(&self, now: Instant, write: Duration) -> usize {
         let mut cut = 0_usize;
         for stream in self.streams.borrow().iter() {

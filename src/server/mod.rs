@@ -10,8 +10,8 @@
 //!
 //! - Each worker is one thread with one current-thread runtime. Each listening address has one
 //!   socket, and no other process can listen on the same address. Each worker polls a duplicate of
-//!   the socket's descriptor, so all workers share one queue of connections. Therefore a drain
-//!   loses no queued connection.
+//!   the socket's descriptor, so all workers share one queue of connections, and a drain loses no
+//!   queued connection.
 //! - Over TLS, only ALPN selects the protocol. A listener without TLS supports only HTTP/1.1. If a
 //!   server selected the protocol by the first bytes, a client that sends no bytes could stay
 //!   connected forever.
@@ -170,8 +170,8 @@ pub(crate) enum Security {
     Tls,
 }
 
-/// Answers requests. Each worker's thread has one handler, which never moves to another thread.
-/// Therefore a handler may contain `Rc` and connection pools.
+/// Answers requests. Each worker's thread has one handler, which never moves to another thread, so
+/// a handler may contain `Rc` and connection pools.
 pub(crate) trait Handler: 'static {
     /// The body of the handler's responses.
     type Body: Content;

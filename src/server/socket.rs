@@ -1,5 +1,5 @@
-//! Two layers around the socket of a connection. Both layers record the activity of the connection
-//! in [`ConnectionState`].
+//! Two layers around the socket of a connection, which record the activity of the connection in
+//! [`ConnectionState`].
 //!
 //! [`Socket`] is below TLS and records whether the client accepts the bytes that the gateway sends.
 //! [`Plaintext`] is above TLS and records where a request head begins. If the client may still be

@@ -11,7 +11,7 @@
 //! answer, the method is safe, and the request has no content. RFC 9110 section 9.2.2 also allows a
 //! retry of `PUT` and `DELETE`. The gateway does not retry `PUT` and `DELETE`, because a second
 //! `DELETE` would return 404 after a successful first `DELETE`. When a request has to wait for a
-//! connection, the gateway closes idle connections of other workers to the same app. Therefore the
+//! connection, the gateway closes idle connections of other workers to the same app. The waiting
 //! request gets a connection sooner, but a later request of another worker needs a new connection.
 
 mod assertion;
@@ -240,8 +240,8 @@ impl Upstream {
     ///
     /// # Errors
     ///
-    /// [`Error::Trust`]. After this error, the gateway continues to use the previous certificate
-    /// authorities.
+    /// [`Error::Trust`]. If the refresh fails, the gateway continues to use the previous
+    /// certificate authorities.
     pub(crate) fn refresh_trust(&self) -> Result<Refreshed, Error> {
         let trust = self.trust.as_ref();
         let refreshed = trust.map_or(Ok(Refreshed::Unchanged), Trust::refresh);

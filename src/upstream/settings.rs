@@ -25,11 +25,11 @@ pub(crate) struct Settings {
     #[serde(default)]
     pub(crate) protocol: Protocol,
     /// A PEM file with the certificates that are trusted for an `https` app: certificate
-    /// authorities, or the certificate of the app itself. Without this file, the gateway trusts the
+    /// authorities, or the certificate of the app itself. By default, the gateway trusts the
     /// certificate authorities of the system.
     #[serde(default)]
     pub(crate) ca_file: Option<PathBuf>,
-    /// The name for which the certificate of an `https` app must be valid. Without this name, the
+    /// The name for which the certificate of an `https` app must be valid. By default, the
     /// certificate must be valid for the host in `url`.
     #[serde(default)]
     pub(crate) server_name: Option<String>,

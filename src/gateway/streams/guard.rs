@@ -249,7 +249,7 @@ impl StreamGuard {
 fn grace(why: EndReason, of_route: Option<Duration>) -> Option<Duration> {
     match why {
         EndReason::Absolute | EndReason::Idle => of_route,
-        // If a session ends for a reason that is not a deadline, its streams end at once.
+        // Unless a deadline has ended the session, its streams end at once.
         EndReason::GrantEnded
         | EndReason::ProviderRemoved
         | EndReason::Evicted

@@ -18,9 +18,9 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// The requests and answers of a worker that have begun and are not complete.
 ///
-/// Nearly all requests and answers are complete before the next tick. Therefore the list adds and
-/// removes an entry with only a few instructions. The task for the ticks runs only while the list has
-/// recent entries.
+/// Nearly all requests and answers are complete before the next tick, so the list must add and
+/// remove an entry with only a few instructions. The task for the ticks runs only while the list
+/// has recent entries.
 #[derive(Default)]
 pub(super) struct SlowList {
     entries: RefCell<Entries>,

@@ -84,8 +84,9 @@ impl Body for Incoming {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = self.get_mut();
         // An origin that does not want the rest of a request may reset the stream after its
-        // complete response (RFC 9113 section 8.1). h2 reports such a reset only to the upload. An
-        // error from h2 always means that the response has no `END_STREAM` flag, and is incomplete.
+        // complete response (RFC 9113 section 8.1). The library h2 reports such a reset only to the
+        // task that sends the request body. An error from `poll_data` always means that the
+        // response is incomplete (no `END_STREAM` flag).
         if this.phase == Phase::Data {
             match ready!(this.stream.poll_data(cx)) {
                 Some(Ok(data)) => {

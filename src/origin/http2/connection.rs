@@ -173,8 +173,8 @@ impl Connection {
         head: Request<()>,
         is_complete: bool,
     ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
-        // Each request has its own copy of the sender. A sender refuses requests while its last
-        // request waits for the origin's limit of streams.
+        // Each request has its own copy of the sender, because a sender refuses a further request
+        // while the origin's limit of streams delays its last request.
         let mut sender = self.sender.borrow().clone();
         sender.send_request(head, is_complete)
     }

@@ -49,7 +49,7 @@ impl Schedule {
     }
 
     /// Sends pings as long as the origin answers. Returns when the origin does not answer a ping in
-    /// time, or when a connection that is no longer needed does not close.
+    /// time, or when a connection that the pool has dropped does not close.
     pub(super) async fn until_dead(&mut self, pings: &mut PingPong) {
         let mut seen = self.state.received();
         let mut pinged: Option<Instant> = None;
