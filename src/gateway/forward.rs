@@ -203,8 +203,8 @@ impl<'p> InFlight<'p> {
         }
     }
 
-    /// Waits for the app's answer, and returns the answer for the client. If the request takes
-    /// long, the gateway ends the request when its session ends.
+    /// Waits for the app's answer, and returns the answer for the client. The gateway ends a long
+    /// request when the session of the request ends.
     pub(super) async fn arrive(&mut self, worker: &'p Worker) -> Response<Body> {
         let mut timer = worker.streams.slow_timer();
         let outcome = match poll_fn(|cx| self.poll_answer(&mut timer, cx)).await {

@@ -26,8 +26,8 @@ const NO_ID: HeaderValue = HeaderValue::from_static("");
 
 /// The data of one request for the access log and the metrics. The request is counted in the
 /// metrics when its answer begins. The access-log event is written when the answer has ended. If
-/// the client disconnects before the answer begins, the request is counted and logged when the
-/// record is dropped.
+/// the client disconnects before the answer begins, the drop of the record counts and logs the
+/// request.
 #[derive(Debug)]
 pub(super) struct Record {
     site: Rc<WorkerSite>,

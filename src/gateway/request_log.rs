@@ -18,8 +18,8 @@ pub(super) const COMPLETE: &str = "complete";
 /// The end code in the log for an answer or a tunnel that the client has ended.
 pub(super) const CLIENT_GONE: &str = "client_gone";
 
-/// Returns the end code for an answer that ended too early, although neither the app nor a decision
-/// of the gateway has ended it.
+/// Returns the end code for an answer that ended too early. Do not call this function if the app or
+/// a decision of the gateway has ended the answer.
 pub(super) fn interruption(control: Option<&AnswerControl>) -> &'static str {
     match control {
         Some(control) if control.client_stalled() => "client_stalled",

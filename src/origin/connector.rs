@@ -71,7 +71,7 @@ impl Connector {
         })
     }
 
-    /// Sets the version of HTTP of the connections. The default is HTTP/1.1.
+    /// Sets the HTTP version that the connections use. The default is HTTP/1.1.
     pub(crate) fn with_protocol(mut self, protocol: Protocol) -> Self {
         self.protocol = protocol;
         self
@@ -104,7 +104,7 @@ impl Connector {
         }
     }
 
-    /// The version of HTTP of the connections.
+    /// The HTTP version that the connections use.
     pub(super) fn protocol(&self) -> Protocol {
         self.protocol
     }

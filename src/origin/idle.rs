@@ -20,7 +20,8 @@ use super::usage::{OpenUsage, Resource, Usages};
 use crate::clock::Clock;
 
 /// While a request of another worker waits, a worker may give a connection to its own requests at
-/// most this many times. Without [`MAX_HANDOVERS`], the other worker might never get a connection.
+/// most this many times. Without [`MAX_HANDOVERS`], the request of the other worker might wait
+/// forever.
 const MAX_HANDOVERS: u8 = 8;
 
 /// The shortest time between two reviews of the exchanges that use connections.
@@ -99,9 +100,9 @@ impl IdleConnections {
         self.usages.add(resource)
     }
 
-    /// Removes and returns the most recently used connection that is still usable. If `owner`
-    /// already holds its whole share of the connections, and requests of other clients wait,
-    /// returns `None`.
+    /// Removes and returns the most recently used connection that is still usable. Returns `None`
+    /// if `owner` already holds its whole share of the connections and requests of other clients
+    /// wait.
     pub(super) fn take(&self, owner: Owner) -> Option<Box<Connection>> {
         let mut connections = self.connections.borrow_mut();
         let now = self.clock.instant();
@@ -139,8 +140,8 @@ impl IdleConnections {
             }
             let first = async {
                 tokio::select! {
-                    // `biased` prefers an open connection to the right to open a connection,
-                    // because an open connection needs no handshake.
+                    // `biased` prefers an open connection to a permit, because an open connection
+                    // needs no handshake.
                     biased;
                     connection = &mut handed => {
                         let connection = connection.map_err(|_gone| Error::Busy)?;

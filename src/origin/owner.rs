@@ -29,7 +29,7 @@ impl Owner {
     }
 }
 
-/// The data about the sender of a request that the queue of an origin uses.
+/// What the queue of an origin knows about the sender of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Requester {
     /// The client to which the request belongs.

@@ -60,7 +60,7 @@ pub(crate) enum TunnelError {
 impl FromStr for Proxy {
     type Err = ParseProxyError;
 
-    /// Reads `http://[USER:PASSWORD@]HOST[:PORT]`. The text may lack the scheme.
+    /// Reads `http://[USER:PASSWORD@]HOST[:PORT]`. The text can be a URL without its scheme.
     fn from_str(text: &str) -> Result<Self, ParseProxyError> {
         let text = Zeroizing::new(if text.contains("://") {
             text.to_owned()
@@ -210,7 +210,7 @@ impl fmt::Display for Proxy {
 pub(crate) enum Proxies {
     /// The same proxy for every URL, or no proxy.
     Fixed(Option<Proxy>),
-    /// The proxies that environment variables name.
+    /// The proxies that are set in environment variables.
     Variables(ProxyVariables),
 }
 

@@ -111,7 +111,7 @@ mod tests {
         began: Instant,
         /// Receives each address that is tried, with the time in milliseconds.
         tried: UnboundedSender<(SocketAddr, u128)>,
-        /// The number of attempts that are neither finished nor dropped.
+        /// The number of attempts that are still running.
         running: Arc<AtomicUsize>,
     }
 

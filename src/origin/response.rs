@@ -87,8 +87,7 @@ impl ResponseBody {
         self.forwards_trailers = true;
     }
 
-    /// Ends the body with its trailers. Returns the trailers that the gateway forwards to the
-    /// client.
+    /// Handles the trailers at the end of the body, and returns the trailers that the client gets.
     fn end_with(&mut self, mut trailers: HeaderMap) -> Option<HeaderMap> {
         fields::outbound_trailers(&mut trailers);
         if !self.forwards_trailers && !trailers.is_empty() {

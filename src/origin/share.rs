@@ -26,8 +26,8 @@ use super::usage::Eviction;
 /// become free sooner without an eviction.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// If a client has more than its share, an exchange of this client is evicted when it has waited
-/// for the client at least this long. On an ordinary network, an exchange waits for a shorter time.
+/// An exchange of a client with more than its share is evicted only after it has waited for the
+/// client this long. On an ordinary network, an exchange waits for a shorter time.
 const BRIEF_WAIT: Duration = Duration::from_secs(1);
 
 /// The share of a client still applies for this time after the last wait of another client's

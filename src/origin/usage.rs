@@ -48,8 +48,8 @@ pub(super) struct Usage {
     since: Cell<Option<Instant>>,
     /// Whether the answer has begun.
     answering: Cell<bool>,
-    /// The time for which the exchange has waited until the client accepted a part of the answer.
-    /// `part` is the length of the last part.
+    /// The time for which the exchange has waited for the client to accept the answer. `part` is
+    /// the length of the last part.
     download: ClientWait,
     part: Cell<usize>,
     upload: RefCell<Option<Rc<UploadProgress>>>,

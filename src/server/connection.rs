@@ -72,8 +72,7 @@ pub(super) async fn serve<H: Handler>(
     let socket = Socket::new(stream, Rc::clone(&serving.state));
     match tls {
         None => http1(serving, socket).await,
-        // Without the box, the future of TLS would also enlarge the task of each connection without
-        // TLS.
+        // The future of TLS is large. The box keeps it out of the task of a connection without TLS.
         Some(config) => Box::pin(serve_tls(serving, socket, config)).await,
     }
 }

@@ -204,9 +204,8 @@ impl ConnectionState {
         }
     }
 
-    /// Records that a request head begins. Does nothing if a head has already begun, because the
-    /// bytes belong to the same head. Does nothing during a request either, because the bytes
-    /// belong to its body or to a pipelined request.
+    /// Records that a request head begins. Does nothing if the bytes belong to a head that has
+    /// already begun, to a request body or to a pipelined request.
     pub(super) fn head_begins(&self) {
         if matches!(
             self.phase.get(),

@@ -118,7 +118,7 @@ impl Workers {
             workers.reports.push(reported);
         }
         // The next line drops the sender of this function, so that only the workers have senders.
-        // If all workers end, the channel is closed, and `recv` returns an error and does not wait
+        // If all workers end, the channel is closed, so `recv` returns an error instead of waiting
         // forever.
         drop((ready, endpoints));
         for _worker in 0..count.get() {

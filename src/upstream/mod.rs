@@ -290,8 +290,8 @@ impl Upstream {
             let nothing = HeaderValue::from_static("0");
             request.headers_mut().insert(CONTENT_LENGTH, nothing);
         }
-        // Without `Transfer-Encoding`, hyper does not send the content of a GET or HEAD request if
-        // the length of the content is unknown.
+        // If the content of a GET or HEAD request has an unknown length, hyper sends the content
+        // only with `Transfer-Encoding`.
         let usually_empty = matches!(*request.method(), Method::GET | Method::HEAD);
         let has_body = !request.body().is_end_stream();
         // HTTP/2 does not have `Transfer-Encoding`, because its frames delimit the content.

@@ -124,7 +124,8 @@ impl LongAnswer {
         answer
     }
 
-    /// Starts the task that watches the answer until the answer ends, if no task watches it yet.
+    /// Starts the task that watches the answer until its end. Does nothing if a task already
+    /// watches the answer.
     pub(super) fn watch(self: &Rc<Self>) {
         if let Some(owner) = self.owner.take() {
             drop(spawn_local(Rc::clone(self).run(owner)));

@@ -209,8 +209,8 @@ impl Failed {
     }
 }
 
-/// Whether the origin states that it has not processed the request (RFC 9113 section 8.7): the
-/// origin refused the stream, or sent a GOAWAY frame that names an earlier stream as the last one.
+/// Whether the origin refused the stream, or sent a GOAWAY frame that names an earlier stream as
+/// the last stream. Such an origin has not processed the request (RFC 9113 section 8.7).
 fn is_unprocessed(error: &h2::Error) -> bool {
     let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
     error.is_remote() && (refused || error.is_go_away())

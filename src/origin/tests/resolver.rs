@@ -1,4 +1,4 @@
-//! Tests of origins whose name has other addresses than before, several addresses, or none.
+//! Tests of origins whose name has new addresses, several addresses, or no address.
 
 use std::net::SocketAddr;
 

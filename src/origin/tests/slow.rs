@@ -33,7 +33,7 @@ fn limit_with(connections: usize, slow_client: Duration) -> Arc<Limit> {
 }
 
 const SHORT: Duration = Duration::from_millis(50);
-/// A time in which several reviews take place.
+/// A time that is long enough for several reviews.
 const LONGER: Duration = Duration::from_millis(300);
 
 async fn fetch_for(pool: &Pool, requester: Requester) -> Result<String, Error> {

@@ -67,7 +67,8 @@ async fn answered_with(frames: Vec<u8>, uploads: bool) -> Result<String, Error> 
 }
 
 impl Peer {
-    /// Reads frames until the head of a request has arrived, and then its content.
+    /// Reads frames until the head of a request has arrived, and then reads the content of the
+    /// request.
     async fn until_request(&mut self, content: &str) {
         let mut head_arrived = false;
         let mut received = Vec::new();
