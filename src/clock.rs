@@ -101,9 +101,9 @@ impl Clock {
         }
     }
 
-    /// Returns a monotonic time, for measuring durations and for deadlines that the runtime's
-    /// timers use. With a manual clock, this method also returns the runtime's time, because a
-    /// manual clock cannot advance the timers of other code.
+    /// Returns a monotonic time. Use it to measure durations and for deadlines of the runtime's
+    /// timers. A manual clock also returns the runtime's time, because it cannot advance timers in
+    /// other code.
     pub fn instant(&self) -> Instant {
         #[expect(
             clippy::disallowed_methods,
@@ -112,8 +112,8 @@ impl Clock {
         Instant::now()
     }
 
-    /// Waits for `duration`. With a manual clock, the wait also ends when a test has advanced the
-    /// clock by `duration`.
+    /// Waits for `duration`. If the clock is a manual clock, the wait also ends when a test has
+    /// advanced the clock by `duration`.
     ///
     /// # Cancel safety
     ///

@@ -21,7 +21,7 @@ const KEY_NAME: usize = 4;
 /// The length of the authentication tag of AES-GCM-SIV (RFC 8452 section 4), in bytes.
 const TAG: usize = 16;
 
-/// The reason why the keys in a file or in an environment variable are refused. The operator has to
+/// The reason why the keys in a file or in an environment variable are refused. The operator must
 /// correct the file or the variable. The error never shows the keys.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {

@@ -2,8 +2,8 @@
 //! of its tokens is overwritten.
 //!
 //! One buffer contains the text `Bearer ` and the access token. The value of the `Authorization`
-//! field is a slice of this buffer, so no request has to format or copy a token. When the last
-//! slice is dropped, the buffer is overwritten.
+//! field is a slice of this buffer, so requests never format or copy a token. When the last slice
+//! is dropped, the buffer is overwritten.
 
 use std::time::Duration;
 
@@ -131,7 +131,7 @@ impl TokenSet {
     pub(crate) fn not_before(mut self, time: Timestamp, asked_at: Timestamp) -> Self {
         let refresh_at = self.lifetime.refresh_at.map(|at| at.max(time));
         // `refresh_at` must not be later than the expiry, because after the expiry, every request
-        // has to wait for a refresh.
+        // must wait for a refresh.
         self.lifetime.refresh_at = match (refresh_at, self.lifetime.expires_at) {
             (Some(at), Some(end)) => Some(at.min(end)),
             (at, _) => at,

@@ -1,8 +1,8 @@
 //! One attempt to refresh a session.
 //!
 //! If several processes share a store, only the process that has the lease of a session refreshes
-//! the session. If only one process uses the store, the lease is granted at once, because a process
-//! runs only one flight for each session.
+//! the session. If only one process uses the store, it always gets the lease at once, because a
+//! process runs at most one refresh of a session at a time.
 
 use std::sync::Arc;
 
@@ -21,8 +21,7 @@ enum Need {
 enum LeaseResult {
     /// This process may refresh the session.
     Granted(Lease),
-    /// The session has changed since the caller read it, so the caller has to read the session
-    /// again.
+    /// The session has changed since the caller read it, so the caller must read the session again.
     Changed,
     /// Another process has the lease, but this process is about to end and does not wait for the
     /// lease.
@@ -30,8 +29,8 @@ enum LeaseResult {
 }
 
 impl Refresher {
-    /// Makes one attempt to refresh the session. A session that already has newer tokens needs no
-    /// refresh.
+    /// Makes one attempt to refresh the session. Makes no refresh if the store already has a newer
+    /// version of the session.
     pub(super) async fn attempt(&self, mut session: Arc<Session>) -> Attempt {
         loop {
             session = match self.need(session).await {
@@ -73,7 +72,7 @@ impl Refresher {
                 Ok(Some(newest)) => {
                     let replaced = newest.version() != session.version();
                     // If another process has stored a newer token and the newer token has also
-                    // expired, this attempt refreshes the newer version of the session.
+                    // expired, this attempt refreshes the session with the newer token.
                     if replaced && !newest.tokens().is_expired(now) {
                         return done(Outcome::Renewed(newest));
                     }

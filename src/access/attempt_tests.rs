@@ -21,7 +21,7 @@ use crate::telemetry::Metrics;
 use crate::token::{Lifetime, TokenSet};
 
 /// A token endpoint that sends the same answer to every call. The token endpoint answers only after
-/// its gate is open.
+/// the test has set `gate` to true.
 struct TokenEndpoint {
     url: String,
     gate: watch::Sender<bool>,
@@ -146,7 +146,7 @@ fn version(outcome: &Outcome) -> (u64, &str) {
     (session.version(), session.tokens().access_token())
 }
 
-/// Waits a short time, so that every other task can run until it has to wait.
+/// Waits a short time, in which all other tasks run until they are blocked.
 async fn settle() {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }

@@ -21,7 +21,7 @@ pub(super) const LONGEST_ASKED: Duration = Duration::from_mins(5);
 /// attempt.
 const MANY: usize = 10_000;
 
-/// The component whose failure makes a session unusable for now.
+/// The component that has failed, so that a session cannot be used now.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum FailureLocation {
     /// The failure is at the provider, or on the network to the provider.
@@ -70,7 +70,7 @@ struct Backoff {
     reason: Reason,
 }
 
-/// The sessions that have to wait before the next attempt of a refresh.
+/// The sessions whose last refresh failed or was postponed.
 #[derive(Debug, Default)]
 pub(super) struct Backoffs(
     // The lock is taken only when a session is refreshed, never for a request with a fresh token.
@@ -83,8 +83,8 @@ struct Table {
     /// The number of sessions that remained in the table after the last sweep. A sweep removes
     /// sessions without a recent attempt. The next sweep runs when the table has twice as many
     /// sessions as after the last sweep. During an outage of a provider, all sessions in the table
-    /// have recent failures, so a sweep removes no session. The number of sessions must double
-    /// before the next sweep, so the average cost per failure stays constant during an outage.
+    /// have recent failures, so a sweep removes no session. Therefore a sweep is expensive and
+    /// without effect during an outage, and must be rare.
     left: usize,
 }
 
@@ -132,8 +132,7 @@ impl Backoffs {
     }
 
     /// Postpones the next attempt to `until` but counts no failure, because no request was sent to
-    /// the provider. If postponed attempts were counted, an outage of the provider would lengthen
-    /// the pauses of sessions whose tokens were not sent to the provider.
+    /// the provider. Only failures lengthen the pauses of a session.
     pub(super) fn postpone(
         &self,
         key: &SessionKey,
@@ -175,14 +174,14 @@ impl Backoffs {
 
 /// Returns the pause after the given number of failures.
 fn pause(failures: u32) -> Duration {
-    // From 32 failures on, the factor would overflow, so `u32::MAX` replaces it. The pause does not
-    // change, because every pause after 6 failures is `LONGEST_PAUSE`.
+    // After 32 failures, `checked_shl` returns `None`, so the factor is `u32::MAX`. Every pause
+    // after 6 failures is `LONGEST_PAUSE`.
     let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
     FIRST_PAUSE.saturating_mul(factor).min(LONGEST_PAUSE)
 }
 
-/// Returns a random time between half of the pause and the whole pause. With random pauses,
-/// sessions whose refreshes failed at the same time are not refreshed at the same time again.
+/// Returns a random time between half of the pause and the whole pause. Many refreshes can fail at
+/// the same time, and random pauses prevent that all of them are attempted again at the same time.
 fn jittered(pause: Duration) -> Duration {
     // Without random bytes, a pause has no jitter: it is always half of the full pause.
     let [byte] = random::<1>().unwrap_or_default();
@@ -223,8 +222,8 @@ mod tests {
         }
         assert!(backoffs.next_pause(&held) <= FIRST_PAUSE);
         assert!(backoffs.find(&held, NOW).is_some());
-        // Each session has its own pauses, and after a refresh a session starts again with the
-        // first pause.
+        // Each session has its own pauses. After a successful refresh, the next failure causes the
+        // first pause again.
         assert!(backoffs.next_pause(&key(2)) <= FIRST_PAUSE);
         backoffs.forget(&key(1));
         assert!(backoffs.next_pause(&key(1)) <= FIRST_PAUSE);

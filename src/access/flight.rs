@@ -1,9 +1,9 @@
 //! A flight: one task whose result all requests with the same key share.
 //!
-//! The first request for a key starts the flight as a task of the control plane. Later requests
-//! join the flight and get the same result. A flight does not depend on its waiters: the flight
-//! continues even if all its waiters are dropped. If the flight panics or is cancelled, its key
-//! becomes free and its waiters get [`Progress::Lost`].
+//! The first request for a key starts the shared task as a task of the control plane. Later
+//! requests join the shared task and get the same result. A shared task does not depend on its
+//! waiters: the shared task continues even if all its waiters are dropped. If the shared task
+//! panics or is cancelled, its key becomes free and its waiters get [`Progress::Lost`].
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,37 +13,38 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-/// The progress of a flight.
+/// The progress of a shared task.
 #[derive(Clone, Debug)]
 pub(super) enum Progress<P, T> {
-    /// The flight is running.
+    /// The shared task is running.
     UnderWay,
-    /// The flight pauses before its next attempt. `P` contains the reason and the end of the pause,
-    /// so that a waiter can decide whether to wait.
+    /// The shared task pauses before its next attempt. `P` contains the reason and the end of the
+    /// pause, so that a waiter can decide whether to wait.
     Paused(P),
-    /// The flight has ended with a result.
+    /// The shared task has ended with a result.
     Finished(T),
-    /// The flight panicked, or the control plane stopped.
+    /// The shared task panicked, or the control plane stopped.
     Lost,
 }
 
 type Sender<P, T> = Arc<watch::Sender<Progress<P, T>>>;
 
-/// All running flights, at most one for each key.
+/// All running shared tasks, at most one for each key.
 pub(super) struct Flights<K, P, T> {
     control: Handle,
-    // The lock is taken when a flight starts, is joined or ends. Requests that need no flight never
-    // take the lock.
+    // The lock is taken when a shared task starts or ends, and when a request joins a shared task.
+    // Requests that need no shared task never take the lock.
     #[expect(clippy::disallowed_types, reason = "held for one look-up")]
     under_way: std::sync::Mutex<HashMap<K, Sender<P, T>>>,
     count: watch::Sender<usize>,
 }
 
-/// A request that waits for a flight. Dropping a waiter does not stop the flight.
+/// A request that waits for a shared task. Dropping a waiter does not stop the shared task.
 #[derive(Debug)]
 pub(super) struct Waiter<P, T>(watch::Receiver<Progress<P, T>>);
 
-/// The task that runs a flight. Dropping the leader ends the flight with [`Progress::Lost`].
+/// The owner of a shared task, which reports its progress and its result to the waiters. Dropping
+/// the leader ends the shared task with [`Progress::Lost`].
 pub(super) struct Leader<K: Copy + Eq + Hash, P, T> {
     flights: Arc<Flights<K, P, T>>,
     key: K,
@@ -51,12 +52,12 @@ pub(super) struct Leader<K: Copy + Eq + Hash, P, T> {
     finished: bool,
 }
 
-/// The result of an attempt to end a flight without waiters.
+/// The result of [`Leader::finish_unwaited`], which ends a shared task only if it has no waiter.
 #[must_use]
 pub(super) enum FinishUnwaited<L> {
-    /// The flight has ended.
+    /// The shared task has ended.
     Finished,
-    /// A waiter has joined in the meantime, so the flight continues.
+    /// A waiter has joined in the meantime, so the shared task continues.
     Joined(L),
 }
 
@@ -66,7 +67,7 @@ where
     P: Clone + Send + Sync + 'static,
     T: Clone + Send + Sync + 'static,
 {
-    /// Creates an empty set of flights. The flights run as tasks of `control`.
+    /// Creates an empty set of shared tasks. The shared tasks run as tasks of `control`.
     pub(super) fn new(control: Handle) -> Arc<Self> {
         #[expect(clippy::disallowed_types, reason = "see the field")]
         let under_way = std::sync::Mutex::default();
@@ -77,8 +78,8 @@ where
         })
     }
 
-    /// Joins the flight for `key`. If no flight is running for `key`, starts a flight that runs
-    /// `work`. `work` must finish the [`Leader`] that it receives.
+    /// Joins the shared task for `key`. If no shared task is running for `key`, starts a shared
+    /// task that runs `work`. `work` must finish the [`Leader`] that it receives.
     pub(super) fn join<F>(
         self: &Arc<Self>,
         key: K,
@@ -93,8 +94,8 @@ where
         }
         let (sender, receiver) = watch::channel(Progress::UnderWay);
         let sender = Arc::new(sender);
-        // The entry is inserted before the lock is released and before the task starts, so that no
-        // second flight can start.
+        // The entry for `key` is inserted before the lock is released and before the task starts,
+        // so that no second shared task can start for `key`.
         under_way.insert(key, Arc::clone(&sender));
         drop(under_way);
         self.count
@@ -110,13 +111,13 @@ where
         Waiter(receiver)
     }
 
-    /// Joins the flight for `key`, if a flight is running for `key`.
+    /// Joins the shared task for `key`, if a shared task is running for `key`.
     pub(super) fn waiter(&self, key: &K) -> Option<Waiter<P, T>> {
         let under_way = self.under_way();
         under_way.get(key).map(|sender| Waiter(sender.subscribe()))
     }
 
-    /// Waits until no flight is running.
+    /// Waits until no shared task is running.
     ///
     /// # Cancel safety
     ///
@@ -136,7 +137,7 @@ impl<K, P, T> Flights<K, P, T> {
 }
 
 impl<P: Clone, T: Clone> Waiter<P, T> {
-    /// Waits until the flight has ended or is paused. Never returns [`Progress::UnderWay`].
+    /// Waits until the shared task has ended or is paused. Never returns [`Progress::UnderWay`].
     ///
     /// # Cancel safety
     ///
@@ -153,7 +154,7 @@ impl<P: Clone, T: Clone> Waiter<P, T> {
         }
     }
 
-    /// Waits until the progress differs from the progress that the previous call returned.
+    /// Waits until the progress of the shared task has changed since the previous call.
     ///
     /// # Cancel safety
     ///
@@ -167,17 +168,17 @@ impl<P: Clone, T: Clone> Waiter<P, T> {
 }
 
 impl<K: Copy + Eq + Hash, P, T> Leader<K, P, T> {
-    /// Informs the waiters that the flight pauses.
+    /// Informs the waiters that the shared task pauses.
     pub(super) fn pause(&self, why: P) {
         self.sender.send_replace(Progress::Paused(why));
     }
 
-    /// Informs the waiters that the flight continues.
+    /// Informs the waiters that the shared task continues.
     pub(super) fn resume(&self) {
         self.sender.send_replace(Progress::UnderWay);
     }
 
-    /// Waits until no request waits for the result of the flight.
+    /// Waits until the shared task has no waiter.
     ///
     /// # Cancel safety
     ///
@@ -186,19 +187,20 @@ impl<K: Copy + Eq + Hash, P, T> Leader<K, P, T> {
         self.sender.closed().await;
     }
 
-    /// Ends the flight if it has no waiter. If a request joins the flight first, the flight
-    /// continues. A request after the end starts a new flight.
+    /// Ends the shared task if it has no waiter. If a request joins the shared task first, the
+    /// shared task continues. After the shared task has ended, the next request starts a new shared
+    /// task.
     pub(super) fn finish_unwaited(mut self, end: T) -> FinishUnwaited<Self> {
         let flights = Arc::clone(&self.flights);
         let mut under_way = flights.under_way();
-        // A request needs the lock of `under_way` to join the flight, so the number of waiters
+        // A request needs the lock of `under_way` to join the shared task, so the number of waiters
         // cannot change while this method holds the lock.
         if self.sender.receiver_count() > 0 {
             drop(under_way);
             return FinishUnwaited::Joined(self);
         }
-        // The key is removed before the lock is released, so that no request joins a flight that
-        // has ended.
+        // The key is removed before the lock is released, so that no request joins a shared task
+        // that has ended.
         under_way.remove(&self.key);
         drop(under_way);
         self.finished = true;
@@ -207,11 +209,11 @@ impl<K: Copy + Eq + Hash, P, T> Leader<K, P, T> {
         FinishUnwaited::Finished
     }
 
-    /// Ends the flight. Later requests for the key start a new flight.
+    /// Ends the shared task. Later requests for the key start a new shared task.
     pub(super) fn finish(mut self, end: T) {
         self.finished = true;
-        // The key becomes free before the waiters get the result, so that a waiter can start a new
-        // flight at once.
+        // The key is removed before the waiters get the result, so that a waiter can start a new
+        // shared task at once.
         self.clear();
         self.sender.send_replace(Progress::Finished(end));
     }
@@ -229,8 +231,8 @@ impl<K: Copy + Eq + Hash, P, T> Leader<K, P, T> {
 
 impl<K: Copy + Eq + Hash, P, T> Drop for Leader<K, P, T> {
     fn drop(&mut self) {
-        // The task panicked or was cancelled. The key of the flight must become free, because
-        // otherwise no new flight could start for the key.
+        // The task panicked or was cancelled. The key of the shared task must become free, because
+        // otherwise no new shared task could start for the key.
         if !self.finished {
             self.clear();
             self.sender.send_replace(Progress::Lost);
@@ -441,7 +443,7 @@ mod tests {
         joined.notify_one();
         assert_eq!(finished(&late.progress().await), 1);
         drop(late);
-        // A flight without waiters ends, and its key becomes free.
+        // A shared task without waiters ends, and its key becomes free.
         let waiter = flights.join(7, |leader| async move {
             leader.no_waiters().await;
             assert!(matches!(

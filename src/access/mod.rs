@@ -10,11 +10,11 @@
 //!
 //! An [`Access`] belongs to one worker and to one site. The values that [`Access::decide`] returns
 //! own their data, so a reload does not change the site of a running request. Each worker has its
-//! own reference counts, so workers do not write to the same memory.
+//! own copy of the routes, so workers do not write to the same reference counts.
 //!
-//! Code that skips the decision does not compile, because the fields of a [`Permit`] are private to
-//! this module. Only two parts of this module create permits: [`Access::decide`], and the code that
-//! decides again after a wait or after an app has refused a token.
+//! Other modules cannot forward a request without a decision, because they cannot create a
+//! [`Permit`]: its fields are private to the module `access`. Only [`Access::decide`] creates
+//! permits, and the code that decides again after a wait or after an app has refused a token.
 //!
 //! ```
 //! use sidegate::access::Permit;
@@ -24,7 +24,7 @@
 //! }
 //! ```
 //!
-//! The next function reads the private field directly, so it does not compile (E0616):
+//! The next function reads the private field `route`, so it does not compile (E0616):
 //!
 //! ```compile_fail,E0616
 //! use sidegate::access::Permit;
@@ -93,12 +93,13 @@ use crate::session::{Lookup, Session, SessionId, Sessions, cookie};
 use crate::target::Target;
 use crate::upstream::AssertionNames;
 
-/// One worker's copy of a site's routes, with access to sessions. A decision takes no lock.
+/// One worker's copy of a site's routes, with access to sessions. To make a decision, the worker
+/// takes no lock.
 #[derive(Debug)]
 pub(crate) struct Access {
     routes: WorkerRoutes,
-    /// Whether at least one route refreshes the token when the app refuses the token. After a
-    /// refusal, a refresh starts even if the token does not expire soon.
+    /// Whether the gateway refreshes a token that an app refuses, on at least one route. If an app
+    /// refuses a token, such a route starts a refresh even if the token does not expire soon.
     refreshes_on_refusal: bool,
     /// The names of the assertion fields.
     names: AssertionNames,
@@ -119,7 +120,7 @@ pub struct Settings<'a> {
     pub(crate) names: &'a AssertionNames,
     /// The providers by their configured names.
     pub providers: &'a Arc<Providers>,
-    /// The longest time that a request waits for the refresh or fetch of its session.
+    /// The longest time that a request waits until its session is refreshed or fetched.
     pub(crate) max_wait: Duration,
 }
 
@@ -141,14 +142,15 @@ pub(crate) enum Decision {
     Wait(Wait),
 }
 
-/// A request whose user has to sign in.
+/// A request whose user must sign in.
 #[derive(Debug)]
 pub(crate) struct Challenge {
     /// The route of the request.
     pub route: Rc<Route>,
     /// The reason why the request has no accepted session.
     pub(crate) cause: Cause,
-    /// The live session of the request, if the route does not accept the provider of this session.
+    /// The live session of the request, if its provider is not one of the route's accepted
+    /// providers.
     pub(crate) other: Option<Arc<Session>>,
 }
 
@@ -178,7 +180,7 @@ pub(crate) enum Cause {
     Malformed,
     /// The request has no session cookie.
     NoCookie,
-    /// The session was opened by another process, or by this process before a restart.
+    /// Another process created the session, or this process created the session before a restart.
     OtherInstance,
     /// The session belongs to a provider that the route does not accept.
     OtherProvider,
@@ -232,7 +234,7 @@ impl Access {
         self.routes.iter().map(|route| &**route)
     }
 
-    /// Returns the time at which a request that arrives now has to stop waiting.
+    /// Returns the time at which a request that arrives now must stop waiting.
     fn deadline(&self) -> Instant {
         let now = self.refresher.clock().instant();
         now.checked_add(self.max_wait).unwrap_or(now)
@@ -297,8 +299,8 @@ impl Access {
     }
 
     /// Decides about a request that has a session. The token of the session can be fresh, due for a
-    /// refresh, or expired. `deadline` is set if the request has already waited, because all waits
-    /// of a request have the same deadline.
+    /// refresh, or expired. All waits of one request have the same deadline. If the request has
+    /// already waited, `deadline` is this deadline.
     fn decide_for_session(
         self: &Rc<Self>,
         route: &Rc<Route>,
@@ -350,7 +352,7 @@ impl Access {
         }
     }
 
-    /// Decides about a request without a session that the route accepts.
+    /// Decides about a request that has no session, or whose session the route does not accept.
     fn without_session(
         self: &Rc<Self>,
         route: &Rc<Route>,
@@ -367,8 +369,8 @@ impl Access {
         })
     }
 
-    /// Decides about a request whose session cannot be used now. On a public route, the request is
-    /// permitted without a user.
+    /// Decides about a request whose session cannot be used now, for example during an outage. On a
+    /// public route, the request is permitted without a user.
     fn unavailable(self: &Rc<Self>, route: &Rc<Route>, failure: SessionFailure) -> Decision {
         if route.is_public() {
             return Decision::Permit(self.permit(route, None));
@@ -381,9 +383,9 @@ impl Access {
         })
     }
 
-    /// Returns the session id in the request's cookie, and the session with this id if it is live.
-    /// The session may belong to any provider. A session with an expired token is live as long as
-    /// the token can be refreshed.
+    /// Returns the session id in the request's cookie. Also returns the session, if the session is
+    /// live. The session may belong to any provider. A session with an expired token is live as
+    /// long as the token can be refreshed.
     ///
     /// # Cancel safety
     ///

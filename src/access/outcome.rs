@@ -1,4 +1,4 @@
-//! The results that waiting requests get from a refresh or a fetch of a session.
+//! The results of a refresh or a fetch of a session, for the requests that wait for the session.
 
 use std::sync::Arc;
 
@@ -25,11 +25,11 @@ pub(super) enum Attempt {
     Failed(Arc<Session>),
 }
 
-/// The reason why the pause before an attempt ended.
+/// The reason why a pause between two attempts ended.
 pub(super) enum PauseEnd {
     /// The next attempt is due.
     Over,
-    /// No request waits for the refresh, and no result of an earlier attempt has to be stored.
+    /// No request waits for the refresh, and the results of all earlier attempts are stored.
     NoWaiters(SessionFailure),
     /// The process is about to end.
     Draining(SessionFailure),
@@ -53,12 +53,12 @@ pub(super) enum Fetched {
     Failed(SessionFailure),
 }
 
-/// The result type of a flight. A request gets a result from the function `failed` if the flight is
-/// aborted, or if the request stops waiting.
+/// The type of a shared task's result. If the shared task is aborted or the request stops waiting,
+/// the request gets a result of the function `failed`.
 pub(super) trait FlightResult: Clone {
-    /// The reason code that a request gets if it stops waiting before the flight has a result.
+    /// The reason code that a request gets if it stops waiting before the shared task has a result.
     const SLOW: Reason;
-    /// The reason code that a request gets if the flight is aborted.
+    /// The reason code that a request gets if the shared task is aborted.
     const LOST: Reason;
 
     /// Creates a result from a failure.

@@ -28,19 +28,19 @@ pub struct Permit {
     pub(super) cookies: Cookies,
 }
 
-/// The client of a request, as the queue of the app sees it.
+/// The client of a request. The queue for the app's connections distinguishes requests by client.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestClient {
-    /// The address of the client. It names the client if the request has no session.
+    /// The address of the client. If the request has no session, the address identifies the client.
     pub(crate) address: IpAddr,
-    /// Whether the request is a stream of messages, so that silence of the client is normal.
+    /// Whether the client sends a stream of messages, and may send no bytes for a long time.
     pub(crate) streams: bool,
 }
 
 /// States whether the request's cookies have already been read.
 #[derive(Debug)]
 pub(super) enum Cookies {
-    /// An earlier request on the connection had the same `Cookie` line. This variant contains the
+    /// An earlier request on the connection had the same `Cookie` line. `Read` contains the
     /// `Cookie` line without the gateway's own cookies.
     Read(Option<HeaderValue>),
     /// The gateway has not read the `Cookie` lines yet. The request can still contain the gateway's
@@ -59,14 +59,13 @@ impl Permit {
         self.session.as_deref().map(Session::identity)
     }
 
-    /// Returns the data that the gateway needs if the app refuses the token. With this data, the
-    /// gateway can send the request again, or let the user sign in again. Returns `None` if the
-    /// request has no session, or if the route forwards refusals and the session has no refresh
-    /// token.
+    /// Returns the data that the gateway needs if the app refuses the token. The gateway then sends
+    /// the request again, or lets the user sign in again. Returns `None` if the gateway can do
+    /// neither.
     pub(crate) fn sent_request(&self) -> Option<SentRequest> {
         let session = self.session.as_ref()?;
-        // On a route that forwards refusals, the gateway repeats a request only if the session has
-        // a newer access token. A session without a refresh token never gets a newer access token.
+        // If `on_refusal` is `Pass`, the gateway repeats a request only if the session has a newer
+        // access token. A session without a refresh token never gets a newer access token.
         let wanted =
             self.route.on_refusal != OnRefusal::Pass || session.tokens().refresh_token().is_some();
         wanted.then(|| SentRequest {
@@ -87,13 +86,13 @@ impl Permit {
     }
 
     /// Writes the assertion fields, removes the gateway's own cookies, and sends the request to the
-    /// upstream. The permit is consumed. The caller must have removed the assertion fields that the
-    /// client sent.
+    /// upstream. The permit is consumed. Before the call, the caller must remove the assertion
+    /// fields that the client sent.
     ///
-    /// `client` is the sender of the request. The connections of an app are shared among the clients.
+    /// `client` is the sender of the request. All clients share the connections to an app.
     ///
-    /// `upgrade` is the protocol to which the request asks to switch. If the app switches to that
-    /// protocol, the result is a tunnel. Without `upgrade`, the result is always a response.
+    /// `upgrade` is the protocol to which the request asks to switch. If the app switches to the
+    /// protocol in `upgrade`, the result is a tunnel. Otherwise, the result is a response.
     ///
     /// # Errors
     ///
@@ -101,8 +100,8 @@ impl Permit {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the upstream connection. The caller has to assume that the app
-    /// has processed the request, even if the future was never polled.
+    /// Dropping the future closes the upstream connection. The caller must assume that the app has
+    /// processed the request, even if the future was never polled.
     pub(crate) fn exchange(
         mut self,
         mut request: Request<Upload>,
@@ -146,8 +145,8 @@ impl Permit {
         }
     }
 
-    /// Returns the values of the field with the groups. If the field is too short for all groups,
-    /// logs at most one warning per user and hour.
+    /// Returns the values of the groups field. If the groups do not all fit into the field, the
+    /// gateway logs at most one warning per user and hour.
     pub(super) fn groups(&self) -> Cow<'_, [HeaderValue]> {
         let (Some(session), names) = (self.session.as_deref(), &self.access.names) else {
             return Cow::Borrowed(&[]);
@@ -181,7 +180,7 @@ impl Permit {
         let (session, names) = (self.session.as_deref(), &self.access.names);
         let identity = self.identity();
         let bearer = session.map(|session| session.tokens().bearer());
-        // The provider's name is needed only if the settings name a field for the provider's name.
+        // The provider's name is looked up only if the settings contain a field name for it.
         let told = session.filter(|_session| names.provider.is_some());
         let provider = told.and_then(|session| self.route.provider(session.provider()));
         assertions(names, identity, groups, provider, bearer)

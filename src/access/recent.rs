@@ -14,7 +14,7 @@ use crate::session::{Session, Sessions, cookie};
 /// Keeps the session that the last request of a connection used, so that the next request of the
 /// connection needs no look-up.
 ///
-/// A look-up has to decode the session from the cache. [`Recent`] keeps the decoded session. Before
+/// A look-up must decode the session from the cache. [`Recent`] keeps the decoded session. Before
 /// each use, [`Recent`] checks that the session has not been replaced, ended or evicted.
 #[derive(Debug, Default)]
 pub(crate) struct Recent(RefCell<Option<LastUsed>>);
@@ -27,7 +27,7 @@ struct LastUsed {
     found_at: Timestamp,
 }
 
-/// The `Cookie` line of a request that has exactly one `Cookie` line.
+/// The only `Cookie` line of a request.
 #[derive(Debug)]
 struct CookieLine {
     whole: Secret<Box<[u8]>>,
@@ -36,7 +36,7 @@ struct CookieLine {
 }
 
 impl Recent {
-    /// Returns the session of a request with the single `Cookie` line `line`. Also returns `line`
+    /// Returns the session of a request whose only `Cookie` line is `line`, and returns `line`
     /// without the gateway's own cookies. Returns `None` if the previous request on the connection
     /// had a different line, or if the session is no longer valid.
     pub(super) fn by_line(
@@ -54,8 +54,8 @@ impl Recent {
             .then(|| (Arc::clone(&last.session), same.others.clone()))
     }
 
-    /// Returns the session of this cookie, if the previous request on the connection used the same
-    /// cookie and the session is still valid.
+    /// Returns the session of the session cookie `cookie`. Returns `None` if the previous request
+    /// on the connection had a different session cookie, or if the session is no longer valid.
     pub(super) fn by_cookie(
         &self,
         cookie: &[u8],
@@ -69,8 +69,8 @@ impl Recent {
             .then(|| Arc::clone(&last.session))
     }
 
-    /// Stores the session of the session cookie `cookie`. If the request has exactly one `Cookie`
-    /// line, `line` is this line.
+    /// Stores `session`, which belongs to the session cookie `cookie`. If the request has exactly
+    /// one `Cookie` line, `line` contains this `Cookie` line.
     pub(super) fn note(
         &self,
         (cookie, line): (&[u8], Option<&[u8]>),

@@ -64,14 +64,14 @@ pub(crate) enum Recovery {
 }
 
 impl Access {
-    /// Whether the gateway has to keep a request until the app answers. The gateway needs the kept
-    /// request to send it again or to let the user sign in again.
+    /// Whether the gateway must keep a request until the app answers. If the app refuses the token,
+    /// the gateway sends the kept request again or lets the user sign in again.
     ///
     /// On a route that forwards refusals to the browser, the gateway sends a request again only if
     /// the session was refreshed during the request. If a route of the site uses
     /// `refresh_and_retry`, a refresh can start at any time. If no route uses `refresh_and_retry`,
-    /// a refresh starts only when the refresh is due. A request with a body can take any time, so a
-    /// refresh can become due during the request.
+    /// a refresh starts only when the refresh is due. A request with a body can take a long time,
+    /// so a refresh can become due during the request.
     pub(crate) fn must_keep(&self, sent: &SentRequest, content: Content, now: Timestamp) -> bool {
         if sent.route.on_refusal != OnRefusal::Pass || self.refreshes_on_refusal {
             return true;
@@ -87,7 +87,8 @@ impl Access {
         status: StatusCode,
         headers: &HeaderMap,
     ) -> Option<TokenRefusal> {
-        // Most answers are successful, so they need no comparison with the patterns of the provider.
+        // A successful answer refuses no token, so the provider's patterns for refusals are not
+        // checked.
         if status.is_success() || status.is_informational() {
             return None;
         }
@@ -190,7 +191,7 @@ impl Access {
         }
     }
 
-    /// Ends the session, so that the user has to sign in again.
+    /// Ends the session, so that the user must sign in again.
     async fn sign_in_again(&self, sent: &SentRequest) -> Recovery {
         let sessions = Arc::clone(&self.sessions);
         let session = Arc::clone(&sent.session);
@@ -276,8 +277,8 @@ mod tests {
         assert!(!kept(&passing, Content::None, after(last - 1)));
         assert!(kept(&passing, Content::None, after(last)));
         assert!(kept(&passing, Content::Some, NOW));
-        // `claim_refresh` delays the next refresh by a few seconds only, so the gateway must still
-        // keep the request.
+        // `claim_refresh` delays the next refresh by a few seconds only, so a refresh can still
+        // start during this request.
         assert!(session.claim_refresh(after(3000), after(3005)));
         assert!(kept(&passing, Content::None, after(3001)));
         for others in [&["pass", "refresh_and_retry"], &["relogin", "pass"]] {

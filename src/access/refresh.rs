@@ -3,8 +3,8 @@
 //!
 //! A refresh is a task of the control plane, so the refresh continues even if all requests that
 //! wait for it are cancelled. The result of a refresh is stored before a request uses the new
-//! tokens. A result that cannot be stored is kept in memory, and the refresh continues, even
-//! without waiters, until the result is stored or the session has ended. The gateway keeps the
+//! tokens. If the store fails, the new tokens are kept in memory. The refresh then continues until
+//! the tokens are stored or the session has ended, even if no request waits. The gateway keeps the
 //! result because the used refresh token must not be sent a second time.
 //!
 //! A refresh that fails for a temporary reason is retried after a pause. Each further failure makes
@@ -41,9 +41,9 @@ use crate::telemetry::{Metrics, Seldom, TokenCall};
 /// cause.
 pub(super) const ALARM_PAUSE: Duration = Duration::from_secs(30);
 
-/// After one request has started an early refresh, other requests start no early refresh of the
-/// session during this time. A second start would do no harm: the second request would join the
-/// flight that the first request started.
+/// The time in which no second request starts an early refresh of the same session. If two requests
+/// start a refresh at the same time, the second request joins the shared refresh of the first
+/// request.
 const CLAIM: Duration = Duration::from_secs(5);
 
 /// The longest pause before the next attempt to store a result.
@@ -209,13 +209,13 @@ impl Refresher {
     }
 
     /// Runs one flight: makes attempts, with pauses between the attempts, as long as a request
-    /// waits or a result has to be stored.
+    /// waits or a result must be stored.
     async fn run(
         self: Arc<Self>,
         mut session: Arc<Session>,
         mut leader: Leader<SessionKey, RetryPause, Outcome>,
     ) {
-        // The metric counts the flight until requests can no longer join it.
+        // `_counted` counts this shared refresh in a metric until this function returns.
         let _counted = self.metrics.refreshing();
         let mut log = FlightLog {
             metrics: &self.metrics,
@@ -229,7 +229,8 @@ impl Refresher {
             match self.pause(&session, least, &leader).await {
                 PauseEnd::Over => {}
                 PauseEnd::NoWaiters(failure) => {
-                    // During the pause, requests with a valid token must not start a new flight.
+                    // During the pause, requests with a valid token must not start a new shared
+                    // refresh.
                     session.postpone_refresh(began.plus(failure.retry_after));
                     match leader.finish_unwaited(Outcome::Failed(failure)) {
                         FinishUnwaited::Finished => {
@@ -270,8 +271,8 @@ impl Refresher {
     }
 
     /// Waits until the pause after earlier failures is over. The pause lasts at least the time
-    /// `least`. The pause ends earlier if the process drains, or if no request waits and every
-    /// result is stored.
+    /// `least`. The pause ends earlier if the process drains. The pause also ends earlier if no
+    /// request waits and every result is stored.
     async fn pause(
         &self,
         session: &Session,
@@ -293,8 +294,8 @@ impl Refresher {
         let unstored = self.is_unstored(session);
         let mut draining = self.draining.subscribe();
         tokio::select! {
-            // `biased` checks the branches in this order, so a flight without waiters ends even if
-            // its next attempt is due.
+            // `biased` checks the branches in this order: if no request waits, the shared refresh
+            // ends, even if its next attempt is due.
             biased;
             () = leader.no_waiters(), if !unstored => PauseEnd::NoWaiters(failure),
             _draining = draining.wait_for(|draining| *draining) => PauseEnd::Draining(failure),
@@ -324,8 +325,8 @@ impl Refresher {
         };
         let answered = provider.refresh(&refreshing, &self.clock).await;
         let sent = |unrefreshed: &RefreshError| unrefreshed.error.class().sent;
-        // If the gateway sent no request to the provider, the duration is not recorded, because it
-        // says nothing about the provider.
+        // The metric shows how fast the provider answers, so an attempt without a request to the
+        // provider is not recorded.
         if answered.as_ref().err().map(sent) != Some(Sent::Nothing) {
             let took = self.clock.instant().saturating_duration_since(asked);
             let error = answered.as_ref().err();

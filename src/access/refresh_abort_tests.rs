@@ -21,7 +21,7 @@ fn g_14_g_15_an_aborted_refresh_is_reported_to_its_waiters_and_counted() {
     let waiter = control.block_on(async {
         let session = fixture.expired().await;
         let mut waiter = fixture.refresher.join(&session, NOW, MAX_WAIT).unwrap();
-        // The paused flight does not end, because `waiter` still waits for it.
+        // The paused shared refresh does not end, because `waiter` still waits for it.
         assert!(matches!(waiter.progress().await, Progress::Paused(_)));
         waiter
     });
@@ -33,8 +33,8 @@ fn g_14_g_15_an_aborted_refresh_is_reported_to_its_waiters_and_counted() {
     assert!(fixture.metrics.encode().contains(lost));
 }
 
-/// A subscriber that panics at the first event with a certain message and collects all other
-/// events. The panic happens inside the code that writes the event.
+/// A subscriber that collects events, but panics at the first event with a certain message. The
+/// panic happens inside the code that writes the event.
 struct PanicOnMessage {
     message: &'static str,
     panicked: AtomicBool,
@@ -84,8 +84,8 @@ async fn g_14_a_refresh_that_panics_releases_all_waiters() {
         })
     };
     // If only one subscriber exists, `tracing` asks only the first thread which events are needed.
-    // The first thread may belong to a test without a subscriber, so this test creates a second
-    // subscriber.
+    // The first thread may run a test without a subscriber, and then `tracing` would disable the
+    // events for this test. Therefore this test creates a second subscriber.
     let _second = trap("never said");
     let _set = tracing::dispatcher::set_default(&trap("Session refreshed"));
     let fixture = Fixture::new(Handle::current());

@@ -80,17 +80,17 @@ impl Fixture {
         Access::new(&settings, sessions, refresher)
     }
 
-    /// Opens a session whose token has expired.
+    /// Creates a session whose token has expired.
     async fn expired(&self) -> Arc<Session> {
         self.open(EXPIRED).await
     }
 
-    /// Opens a session whose token has the lifetime `life`.
+    /// Creates a session whose token has the lifetime `life`.
     pub(in crate::access) async fn open(&self, life: Lifetime) -> Arc<Session> {
         self.opened(life).await.1
     }
 
-    /// Opens a session whose token has the lifetime `life`. Returns the session and its id.
+    /// Creates a session whose token has the lifetime `life`. Returns the session and its id.
     pub(in crate::access) async fn opened(&self, life: Lifetime) -> (SessionId, Arc<Session>) {
         let new = NewSession {
             provider: "main",
@@ -139,7 +139,7 @@ fn failed(end: &Outcome) -> &'static str {
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// Returns the tokens that the user `person` gets in round number `round`. Each round lasts one
+/// Returns the tokens of the user `person` after the refresh number `round`. Each round lasts one
 /// millisecond.
 fn tokens_of_round(person: &str, round: u64) -> TokenSet {
     let life = Lifetime {
@@ -375,8 +375,8 @@ async fn f_18_there_is_always_a_pause_between_two_attempts() {
     };
     let session = fixture.open(life).await;
     let mut waiter = fixture.refresher.join(&session, NOW, MAX_WAIT).unwrap();
-    // If the flight did not pause between attempts, the only thread of this test would never run
-    // other tasks.
+    // If the shared refresh did not pause between attempts, the only thread of this test would
+    // never run other tasks.
     let mut before = None;
     for _ in 0..4 {
         let Progress::Paused(_) = waiter.next_progress().await else {

@@ -9,7 +9,7 @@ use crate::provider::{ExchangeError, Sent};
 use crate::session::{Session, SessionKey, StoreError};
 use crate::telemetry::{Metrics, chain};
 
-/// When a `FlightLog` is dropped, it logs an event if the flight was aborted.
+/// Logs an event if a shared refresh was aborted. A `FlightLog` logs the event when it is dropped.
 pub(super) struct FlightLog<'a> {
     pub(super) metrics: &'a Metrics,
     pub(super) provider: Box<str>,
@@ -28,8 +28,8 @@ impl Drop for FlightLog<'_> {
     }
 }
 
-/// Logs that a session could not be fetched, stored or ended. Returns the failure, which includes
-/// the pause before the next attempt.
+/// Logs that a session could not be fetched, stored or ended. Returns the failure with the pause
+/// before the next attempt.
 pub(super) fn store_failure(error: &StoreError, what: &'static str) -> SessionFailure {
     let reason = error.reason();
     tracing::error!(

@@ -20,8 +20,8 @@ use crate::upstream::{Protocol, Upstream};
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RouteSettings {
-    /// The name of the route in logs and metrics. The default name is the first host, if the route
-    /// names a host, and the prefix.
+    /// The name of the route in logs and metrics. The default name is the prefix, with the first
+    /// host before it if the route names a host.
     pub name: Option<Box<str>>,
     /// The authorities of the route. An authority is a host. If the port is not the default port,
     /// the authority also contains the port. An empty list means all authorities.
@@ -30,7 +30,7 @@ pub struct RouteSettings {
     /// The path prefix: the route is for this path and for all paths below this path.
     #[serde(default)]
     pub prefix: Prefix,
-    /// The condition that a user has to meet to use the route.
+    /// The condition that a user must meet to use the route.
     #[serde(default = "signed_in")]
     pub(crate) access: Rule,
     /// The name of the upstream. The operator may omit the name if there is only one upstream.
@@ -132,14 +132,14 @@ pub struct Route {
     hosts: Vec<Box<str>>,
     prefix: Prefix,
     pub(super) rule: Rule,
-    /// The names of the accepted providers, as values of an assertion field.
+    /// The names of the accepted providers, each as the value of an assertion field.
     providers: Vec<Claim>,
     pub(super) allow_preflight: bool,
     pub(super) on_refusal: OnRefusal,
     pub(super) is_stream: bool,
     streams: StreamSettings,
-    // This member is private to the module, so that code outside the module can reach the upstream only
-    // through a `Permit`.
+    // The field `upstream` is private to the module, so that code outside the module can reach the
+    // upstream only through a `Permit`.
     pub(super) upstream: Arc<Upstream>,
 }
 
@@ -154,7 +154,8 @@ impl Route {
         &self.name
     }
 
-    /// The providers whose sessions are accepted, in the order of the buttons for the user.
+    /// The providers whose sessions the route accepts. The sign-in page shows their buttons in this
+    /// order.
     pub fn providers(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
         self.providers.iter().map(Claim::as_str)
     }
@@ -273,7 +274,7 @@ pub struct RouteTable {
 }
 
 impl RouteTable {
-    /// Builds the table from routes with their positions in the settings. Routes with longer
+    /// Builds the table from the routes and their positions in the settings. Routes with longer
     /// prefixes are tried first. Among routes with equal prefixes, the routes that name a host are
     /// tried first.
     ///
@@ -344,8 +345,8 @@ impl RouteTable {
         Ok(Self { routes, index })
     }
 
-    /// Creates a copy of the table for one worker. The reference counts of the copy are not atomic,
-    /// and no other worker writes to the memory of the copy.
+    /// Creates a copy of the table for one worker. Only one worker uses the copy, so the reference
+    /// counts of the copy are not atomic.
     pub(super) fn for_worker(&self) -> WorkerRoutes {
         WorkerRoutes {
             routes: self.routes.iter().cloned().map(Rc::new).collect(),
@@ -392,8 +393,8 @@ impl Route {
         hosts && self.rule != Rule::Public && self.prefix.covers(other.prefix.as_str())
     }
 
-    /// Returns true if some requests match both routes: the routes have a host in common, and their
-    /// prefixes are equal if case is ignored.
+    /// Returns true if a request can match both routes: both routes serve the same host, and their
+    /// prefixes differ at most in case.
     fn shadows(&self, other: &Self) -> bool {
         let prefix = self
             .prefix
@@ -434,9 +435,9 @@ fn accepted_providers(
         .collect()
 }
 
-/// Checks that the lists of the rule have the same meaning at all accepted providers. A subject
-/// identifies a user at one provider only. If the settings of the route name several providers, a
-/// group is treated as the same group at all of these providers.
+/// Checks that each group and subject in the rule has the same meaning at all accepted providers. A
+/// subject identifies a user at one provider only. If the settings of the route name several
+/// providers, a group is treated as the same group at all of these providers.
 fn check_lists(rule: &Rule, providers: &[Claim], chosen: bool) -> Result<(), RouteError> {
     let several = providers.len() > 1;
     if several && rule.lists_subjects() {

@@ -1,4 +1,4 @@
-//! The rule of a route: the condition that a user has to meet to use the route.
+//! The rule of a route: the condition that a user must meet to use the route.
 
 use std::fmt;
 
@@ -8,11 +8,11 @@ use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
 use crate::identity::{Claim, Identity};
 
-/// The condition that a user has to meet to use a route.
+/// The condition that a user must meet to use a route.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Rule {
-    /// Everybody may use the route, without a session. The settings have to state this rule
-    /// explicitly.
+    /// Everybody may use the route, without a session. `public` is never a default: the settings
+    /// must contain it.
     Public,
     /// Every user with a session may use the route.
     SignedIn,
@@ -72,8 +72,8 @@ impl<'de> Deserialize<'de> for Rule {
     }
 }
 
-/// The table `any_of` in the settings. A derived `Deserialize` would also read a list of names as a
-/// table without keys.
+/// The table `any_of` in the settings. A derived `Deserialize` would also accept a list, and would
+/// use the items of the list as the values of the keys.
 struct Table(AnyOf);
 
 impl<'de> Deserialize<'de> for Table {
@@ -94,7 +94,7 @@ impl<'de> Deserialize<'de> for Table {
     }
 }
 
-/// Lists of users. A user has to be on at least one of the lists.
+/// Lists of users. A user must be on at least one of the lists.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "RawAnyOf")]
 pub(crate) struct AnyOf {
@@ -110,8 +110,8 @@ pub(crate) struct AnyOf {
 enum Domains {
     /// `*`: every domain.
     Every,
-    /// `*.example.com`: all domains below `example.com`, but not `example.com`. The stored text
-    /// begins with a dot.
+    /// `*.example.com`: all domains below `example.com`, but not `example.com`. The text in this
+    /// variant begins with a dot.
     Below(Box<str>),
     /// `example.com`: this domain.
     One(Box<str>),

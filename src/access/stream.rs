@@ -40,19 +40,20 @@ pub(crate) struct StreamSettings {
     #[serde(default, rename = "total_secs", deserialize_with = "seconds")]
     pub(crate) total: Option<Duration>,
     /// The maximum number of switched connections of one session, or of one client address without
-    /// a session. Long answers do not count, because the connection limit of the upstream already
-    /// limits them.
+    /// a session. Long answers do not count, because `max_connections` of the upstream already
+    /// limits their number.
     #[serde(default = "per_client")]
     pub(crate) per_client: NonZeroUsize,
-    /// The maximum number of bytes that a switched connection keeps for a side that does not read.
-    /// Answers have a fixed limit, because the HTTP library keeps their bytes.
+    /// The maximum number of bytes that the gateway buffers on a switched connection when the
+    /// receiver does not read. This setting does not limit ordinary answers: the HTTP library
+    /// buffers them and has a fixed limit.
     #[serde(
         default = "max_lag",
         rename = "max_lag_kib",
         deserialize_with = "kibibytes"
     )]
     pub(crate) max_lag: usize,
-    /// Whether bytes from the client count as a use of the session.
+    /// Whether the gateway treats the session as used when the client sends bytes.
     #[serde(default = "yes")]
     pub(crate) counts_as_use: bool,
     /// The time for which a stream may continue after a deadline of its session has passed. `None`
@@ -93,7 +94,8 @@ fn per_client() -> NonZeroUsize {
     NonZeroUsize::MIN.saturating_add(255)
 }
 
-/// As many bytes as one read of a switched connection returns.
+/// The default of `max_lag_kib`: the maximum number of bytes that one read of a switched connection
+/// returns.
 fn max_lag() -> usize {
     64 * 1024
 }
@@ -152,7 +154,7 @@ impl AllowedOrigin {
     }
 }
 
-/// The result of a new check of a stream.
+/// The result of checking again whether a stream may continue.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(crate) enum Continues {
@@ -190,7 +192,8 @@ pub(crate) struct StreamPermit {
 }
 
 impl Permit {
-    /// Returns the data that is needed to check a stream of this permit again later.
+    /// Returns a permit with which the gateway can later check again whether the stream may
+    /// continue.
     pub(crate) fn stream(&self) -> StreamPermit {
         StreamPermit {
             access: Rc::clone(&self.access),
@@ -199,8 +202,9 @@ impl Permit {
         }
     }
 
-    /// Returns the data that is needed to check the app's answer again later. Returns `None` for a
-    /// CORS preflight that is permitted without a session, because there is nothing to check.
+    /// Returns a permit with which the gateway can later check again whether the client may receive
+    /// the app's answer. Returns `None` for a CORS preflight without a session, because its
+    /// permission depends on no session and no rule.
     pub(crate) fn answer_stream(&self) -> Option<StreamPermit> {
         let checked = self.session.is_some() || self.route.is_public();
         checked.then(|| self.stream())
@@ -292,14 +296,14 @@ impl StreamPermit {
         check(route, self.session.as_deref())
     }
 
-    /// Sets the session's time of last use to `now`, if the route's settings count bytes from the
-    /// client as a use.
+    /// Sets the session's time of last use to `now`, if the route's settings say that bytes from
+    /// the client are a use of the session.
     pub(crate) fn mark_used(&self, now: Timestamp) {
         if let Some(session) = &self.session
             && self.settings().counts_as_use
         {
-            // `mark_used` has no effect on a session that has ended. The watch of the stream
-            // reports the end of the session.
+            // `mark_used` has no effect on a session that has ended. If the session ends, the code
+            // that watches the stream learns of the end.
             self.access.sessions.mark_used(session, now);
         }
     }

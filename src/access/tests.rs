@@ -54,7 +54,7 @@ fn the_default_name_of_a_route_is_its_first_host_and_its_prefix() {
 /// permit.
 type Outcome = (String, Option<BTreeMap<String, Vec<Vec<u8>>>>);
 
-/// Decides about a request whose head is in a buffer, without a map of the fields.
+/// Decides about a request whose head is in a buffer. There is no map of the fields.
 fn in_a_buffer(
     access: &Rc<Access>,
     (method, target): (&Method, &Target),
@@ -137,8 +137,7 @@ fn valid() -> Lifetime {
     }
 }
 
-/// A permit replaces the assertion fields, even if the client's assertion fields have not been
-/// removed before.
+/// A permit replaces the client's assertion fields, even if no other code has removed them.
 #[tokio::test]
 async fn a_permit_replaces_forged_fields() {
     let fixture = Fixture::new(tokio::runtime::Handle::current());

@@ -12,8 +12,8 @@ use crate::provider::Refreshed;
 use crate::secret::Secret;
 use crate::token::TokenSet;
 
-/// The maximum number of results that are kept. The tokens of `MOST` results need about ten
-/// megabytes of memory.
+/// The maximum number of results in the map. The tokens of `MOST` results need about ten megabytes
+/// of memory.
 const MOST: usize = 10_000;
 
 /// The result of a refresh.
@@ -45,12 +45,12 @@ pub(super) enum Kept {
 }
 
 impl Unstored {
-    /// Removes and returns the result of the refresh that has consumed the refresh token `used`.
+    /// Removes and returns the result of the refresh with the refresh token `used`.
     pub(super) fn take(&self, used: &Secret<String>) -> Option<RefreshResult> {
         self.all().remove(&fingerprint(used))
     }
 
-    /// Keeps the result of the refresh that has consumed the refresh token `used`.
+    /// Keeps the result of the refresh with the refresh token `used`.
     pub(super) fn keep(&self, used: &Secret<String>, result: RefreshResult) -> Kept {
         let mut all = self.all();
         // During an outage of the store, the kept results must not fill the memory.
@@ -61,7 +61,7 @@ impl Unstored {
         Kept::Yes
     }
 
-    /// Whether the result of the refresh that has consumed the refresh token `used` is kept.
+    /// Whether the map contains a result of a refresh with the refresh token `used`.
     pub(super) fn holds(&self, used: &Secret<String>) -> bool {
         self.all().contains_key(&fingerprint(used))
     }
@@ -72,8 +72,8 @@ impl Unstored {
 }
 
 impl RefreshResult {
-    /// Returns a copy of the result, because the store consumes the original. Returns `None` if the
-    /// tokens cannot be copied.
+    /// Returns a copy of the result, because the caller passes the original to the store. Returns
+    /// `None` if the tokens cannot be copied.
     pub(super) fn copy(&self) -> Option<Self> {
         match self {
             Self::New(refreshed) => {
@@ -86,7 +86,7 @@ impl RefreshResult {
 }
 
 impl From<RefreshResult> for Refreshed {
-    /// The gateway does not trust the identity in an unusable answer.
+    /// If the answer is unusable, the gateway does not trust the identity in the answer.
     fn from(result: RefreshResult) -> Self {
         match result {
             RefreshResult::New(refreshed) => *refreshed,

@@ -23,14 +23,14 @@ pub(crate) struct Wait {
     deadline: Instant,
 }
 
-/// The failure that is reported if the cache evicts a session immediately after its fetch. An
-/// eviction immediately after a fetch means that the cache is too small for the load.
+/// The failure that is reported if the cache evicts a session immediately after its fetch. If the
+/// cache evicts a session immediately after its fetch, the cache is too small for the load.
 const PUSHED_OUT: SessionFailure = SessionFailure {
     reason: Reason::at_store("session_pushed_out"),
     retry_after: Duration::from_secs(1),
 };
 
-/// The flight for which the request waits: a refresh or a fetch of its session.
+/// The shared task for which the request waits: a refresh or a fetch of its session.
 #[derive(Debug)]
 enum Need {
     Refresh(Waiter<RetryPause, Outcome>),
@@ -44,7 +44,7 @@ pub(crate) struct Unavailable {
     pub route: Rc<Route>,
     /// The reason why the session cannot be used now, as a stable code.
     pub(crate) reason: &'static str,
-    /// The place where the failure occurred.
+    /// The component that failed: the provider or the store.
     pub(crate) location: FailureLocation,
     /// The time after which a retry is useful.
     pub(crate) retry_after: Duration,
@@ -126,12 +126,12 @@ impl Wait {
     }
 }
 
-/// Waits for the result of a flight until `deadline`. The function does not wait for an attempt
-/// that starts after `deadline`.
+/// Waits for the result of a shared task until `deadline`. The function does not wait for an
+/// attempt that starts after `deadline`.
 ///
 /// # Cancel safety
 ///
-/// Cancel safe: the flight continues.
+/// Cancel safe: the shared task continues.
 pub(super) async fn wait_for<T: FlightResult>(
     mut waiter: Waiter<RetryPause, T>,
     deadline: Instant,

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::Claim;
 
-/// The form of the field with the groups.
+/// The form of the groups field.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum GroupsFormat {
@@ -20,16 +20,16 @@ pub(crate) enum GroupsFormat {
     Comma,
     /// One field value: a JSON array of strings. Characters outside ASCII are escaped.
     Json,
-    /// One field for each name.
+    /// The request has one groups field for each name.
     Repeated,
 }
 
-/// The form and the maximum length of the field with the groups.
+/// The form and the maximum length of the groups field.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct GroupsForm {
     pub(crate) format: GroupsFormat,
-    /// The maximum length of all values together, in bytes. The length is limited, because many app
-    /// servers refuse a request with long fields.
+    /// The maximum length of all values together, in bytes. The length of the groups field is
+    /// limited, because many app servers refuse a request with long fields.
     pub(crate) bytes: usize,
 }
 
@@ -43,17 +43,17 @@ impl Default for GroupsForm {
 }
 
 /// The groups of a user, in the order of the claim. Rules use all groups and compare whole names.
-/// The groups field that the app gets may contain only some of the groups.
+/// The groups field in a request to an app may contain only some of the groups.
 #[derive(Clone, Default)]
 pub struct Groups {
     names: Box<[Claim]>,
     /// The groups field, in the form that the first request needed. All requests of the session
-    /// share the field. After a reload has changed the form of the field, each request creates its
-    /// own field until the session is decoded again.
+    /// share the groups field. After a reload has changed the form of the groups field, each
+    /// request creates its own groups field until the session is decoded again.
     field: OnceLock<(GroupsForm, GroupsField)>,
 }
 
-/// The values of the field with the groups.
+/// The values of the groups field.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct GroupsField {
     values: Box<[HeaderValue]>,
@@ -71,8 +71,8 @@ impl Groups {
         self.names.is_empty()
     }
 
-    /// Returns the values of the field with the groups. The first call stores the values, and calls
-    /// `report` with the number of groups that the field leaves out.
+    /// Returns the values of the groups field. The first call stores the values, and calls `report`
+    /// with the number of groups that the field leaves out.
     pub(crate) fn field(
         &self,
         form: GroupsForm,
@@ -102,7 +102,7 @@ impl GroupsField {
     fn new(names: &[Claim], form: GroupsForm) -> Self {
         let mut left = form.bytes;
         let mut left_out = 0_usize;
-        // After a name that is too long, a later, shorter name may still fit.
+        // If a name is too long to fit, a shorter name after it may still fit.
         let mut fits = |length: usize| {
             if let Some(rest) = left.checked_sub(length) {
                 left = rest;
@@ -118,8 +118,8 @@ impl GroupsField {
                 names.map(|name| name.as_value().clone()).collect()
             }
             GroupsFormat::Comma => {
-                // A name with a comma never fits. Every name except the first one needs one more
-                // byte for the comma before it.
+                // A name with a comma is always left out. Every name except the first name needs
+                // one more byte, for the comma before the name.
                 let length = |name: &str| {
                     let comma = name.contains(',');
                     if comma {
@@ -144,7 +144,8 @@ impl GroupsField {
     }
 }
 
-/// Returns the field with the single value `text`, or a field without values if `carries` is false.
+/// Returns a groups field with the single value `text`. If `carries` is false, the groups field has
+/// no value.
 fn value(text: &str, carries: bool) -> Box<[HeaderValue]> {
     // Each name is a claim, so the text has no control characters and the conversion does not fail.
     let value = HeaderValue::from_bytes(text.as_bytes()).ok();

@@ -25,8 +25,8 @@ pub struct Claim(HeaderValue);
 impl Claim {
     /// Creates a claim, or returns `None` if a field value cannot contain `text` unchanged. `text`
     /// must have 1 to 4096 bytes of UTF-8, no control characters, and no white space at its start
-    /// or end. A receiver would remove white space at the start or end of a field value and would
-    /// see a different value.
+    /// or end. The receiver of a field removes white space at the start and end of the field value,
+    /// so the receiver would get a different text.
     ///
     /// ```
     /// use sidegate::identity::Claim;
@@ -87,8 +87,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Returns the identity of a user at `issuer` about whom the gateway knows only that the user
-    /// is signed in.
+    /// Returns the identity of an unknown user at `issuer`: the gateway knows only that the user is
+    /// signed in.
     pub fn nameless(issuer: &str) -> Self {
         Self {
             issuer: issuer.into(),
@@ -103,14 +103,14 @@ impl Identity {
         self
     }
 
-    /// Returns true if both identities have the same subject at the same issuer. Identities without
-    /// a subject never match.
+    /// Returns true if both identities have the same subject at the same issuer. Two identities
+    /// without a subject are never the same user.
     pub fn same_user(&self, other: &Self) -> bool {
         self.subject.is_some() && self.subject == other.subject && self.issuer == other.issuer
     }
 
-    /// Returns the name of the user to show on a page: the first known value of display name, user
-    /// name, email address and subject.
+    /// Returns the name of the user for a page: the first known value of display name, user name,
+    /// email address and subject.
     pub(crate) fn label(&self) -> Option<&str> {
         let claims = [&self.name, &self.preferred_username];
         let named = claims.into_iter().flatten().next();

@@ -401,8 +401,8 @@ impl Login {
                     // The provider cannot have used the code, so the browser may send the same
                     // authorization response again.
                     let unmarked = self.process.sessions.unmark(returned.fingerprint());
-                    // If the store fails, the state stays marked as used, and the user has to begin
-                    // a new login.
+                    // If the store fails, the state stays marked as used, and the user must begin a
+                    // new login.
                     drop(unmarked.await);
                     failure.cookies.clear();
                 }

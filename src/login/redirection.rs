@@ -53,7 +53,7 @@ impl RedirectionEndpoints {
         names.find(|name| *name == below)
     }
 
-    /// Returns the redirection URI that the operator has to register at `provider` for the origin
+    /// Returns the redirection URI that the operator must register at `provider` for the origin
     /// `public_url`.
     pub(crate) fn redirect_uri(&self, public_url: &PublicUrl, provider: &str) -> String {
         let (origin, path) = (public_url.origin(), &self.path);
