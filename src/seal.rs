@@ -1,9 +1,9 @@
-//! Seals data before the data leaves the process. Sealed data is encrypted, and it can be opened
-//! only with the context that was used to seal the data.
+//! Encrypts data before the data leaves the process. To decrypt the data, the gateway needs the
+//! same key and the same context with which the data was encrypted.
 //!
-//! The operator's key file contains [`Keys`]. The operator's keys do not seal data themselves. Each
+//! The operator's key file contains [`Keys`]. No data is encrypted with the operator's keys. Each
 //! [`Purpose`] has a [`KeyRing`] with keys that are derived from the operator's keys. Therefore
-//! data that is sealed for one purpose cannot be opened for another purpose.
+//! data that is encrypted for one purpose cannot be decrypted for another purpose.
 
 use std::path::{Path, PathBuf};
 
@@ -60,7 +60,7 @@ pub enum KeyFileError {
 /// The purpose of a key ring.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Purpose {
-    /// Pending logins. The `state` parameter of a login contains the sealed pending login.
+    /// Pending logins. The `state` parameter of a login contains the encrypted pending login.
     Logins,
     /// Sessions on disk.
     Sessions,
@@ -107,11 +107,12 @@ impl Keys {
         Self::from_text(&path.display().to_string(), &text)
     }
 
-    /// Reads keys from the text of a key file. `place` names the source of the text in errors.
+    /// Reads keys from the text of a key file. In errors, `place` is the name of the file or the
+    /// variable that contains the text.
     ///
     /// # Errors
     ///
-    /// Returns [`KeyFileError`], which names the place and the line but never shows the keys.
+    /// Returns [`KeyFileError`], which names `place` and the line but never shows the keys.
     pub(crate) fn from_text(place: &str, text: &str) -> Result<Self, KeyFileError> {
         let mut keys: Vec<Secret<[u8; KEY]>> = Vec::new();
         // Some editors write a byte order mark at the start of a file.
@@ -155,9 +156,9 @@ impl Keys {
     }
 }
 
-/// Keys of AES-256-GCM-SIV. The first key seals data, and every key of the ring can open data.
-/// Anonymous clients can make the gateway seal data billions of times, so two random 96-bit nonces
-/// can be equal. GCM-SIV is secure even if a nonce is repeated.
+/// Keys of AES-256-GCM-SIV. The first key encrypts data, and every key of the ring can decrypt
+/// data. Without signing in, clients can make the gateway encrypt data billions of times, so two
+/// random 96-bit nonces can be equal. GCM-SIV is secure even if a nonce is repeated.
 #[derive(Debug)]
 pub struct KeyRing(Vec<Key>);
 
@@ -174,16 +175,17 @@ impl KeyRing {
         Keys::random()?.ring(Purpose::Logins)
     }
 
-    /// Seals `plain` with the newest key. The result consists of the key name, the nonce, the
-    /// cipher text and the tag. [`KeyRing::open`] can open the result only with the same `context`.
+    /// Encrypts `plain` with the newest key. The result consists of the key name, the nonce, the
+    /// cipher text and the tag. [`KeyRing::open`] can decrypt the result only with the same
+    /// `context`.
     ///
     /// # Errors
     ///
     /// Returns [`NoRandomness`] if no nonce could be created.
     pub(crate) fn seal(&self, context: &[u8], plain: &[u8]) -> Result<Vec<u8>, NoRandomness> {
         let key = self.0.first().ok_or(NoRandomness)?;
-        // The code encrypts the plain text in place, in a buffer that never grows. Therefore this
-        // function leaves no copy of the plain text in memory.
+        // The plain text is encrypted in place, and the buffer never grows. Therefore no copy of
+        // the plain text stays in memory.
         let overhead = KEY_NAME.saturating_add(NONCE_LEN).saturating_add(TAG);
         let mut sealed = Vec::with_capacity(plain.len().saturating_add(overhead));
         sealed.extend_from_slice(plain);
@@ -204,8 +206,8 @@ impl KeyRing {
         self.names().eq(other.names())
     }
 
-    /// Returns true if this ring has every key of `other`, and so can open all data that `other`
-    /// has sealed.
+    /// Returns true if this ring has every key of `other`. This ring can then decrypt all data that
+    /// `other` has encrypted.
     pub(crate) fn contains_keys_of(&self, other: &Self) -> bool {
         other
             .names()
@@ -216,14 +218,15 @@ impl KeyRing {
         self.0.iter().map(|key| key.name)
     }
 
-    /// Returns true if this ring has the key that is named in `sealed`. The function does not check
-    /// whether the data was changed.
+    /// Returns true if this ring has the key with which `sealed` was encrypted. Does not check
+    /// whether `sealed` was changed.
     pub(crate) fn knows(&self, sealed: &[u8]) -> bool {
         let name = sealed.first_chunk::<KEY_NAME>();
         name.is_some_and(|name| self.0.iter().any(|key| key.name == *name))
     }
 
-    /// Opens data that [`KeyRing::seal`] sealed with the same context and any key of this ring.
+    /// Decrypts data that [`KeyRing::seal`] encrypted with the same context and any key of this
+    /// ring.
     pub(crate) fn open(&self, context: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let (name, rest) = sealed.split_at_checked(KEY_NAME)?;
         let (nonce, body) = rest.split_at_checked(NONCE_LEN)?;
@@ -257,7 +260,7 @@ impl Key {
     }
 }
 
-/// The length of a derived key, in the form that `aws_lc_rs::hkdf` requires.
+/// The length of a derived key, as a type that `aws_lc_rs::hkdf` requires.
 struct Length;
 
 impl KeyType for Length {

@@ -1,9 +1,10 @@
 //! Values that are never printed.
 //!
 //! Every value that an attacker could use is a [`Secret`]: client secrets, session ids, codes, PKCE
-//! verifiers, tokens and keys. A `Secret` prints as `[redacted]`. The comparison of a `Secret`
-//! takes constant time. When a `Secret` is dropped, its memory is overwritten. [`Secret::expose`]
-//! is the only way to read the value, so a search for `expose` finds every use of a secret.
+//! verifiers, tokens and keys. A `Secret` prints as `[redacted]`. The time of a comparison does not
+//! depend on the bytes of the secret. When a `Secret` is dropped, its memory is overwritten.
+//! [`Secret::expose`] is the only way to read the value, so a search for `expose` finds every use
+//! of a secret.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -40,8 +41,7 @@ impl<T: Zeroize> Secret<T> {
         Self(value)
     }
 
-    /// Returns a reference to the value. Each call of `expose` shows a place where a secret is
-    /// used.
+    /// Returns a reference to the value. Call `expose` only where the secret itself is needed.
     pub fn expose(&self) -> &T {
         &self.0
     }
@@ -68,12 +68,13 @@ impl<T: Zeroize> Drop for Secret<T> {
     }
 }
 
-/// The environment variables of the process. The value of a variable can be a secret.
+/// The environment variables of the process. The value of an environment variable can be a secret.
 #[derive(Clone, Debug, Default)]
 pub struct Environment(Arc<BTreeMap<String, Secret<String>>>);
 
 impl Environment {
-    /// Reads the variables of the process. A variable that is not UTF-8 is ignored.
+    /// Reads the environment variables of the process. An environment variable that is not UTF-8 is
+    /// ignored.
     pub fn of_process() -> Self {
         let variables = std::env::vars_os();
         variables
@@ -81,7 +82,8 @@ impl Environment {
             .collect()
     }
 
-    /// Returns the value of a variable. An empty variable counts as missing.
+    /// Returns the value of an environment variable. An environment variable without a value is
+    /// treated as missing.
     pub fn get(&self, name: &str) -> Option<&Secret<String>> {
         let value = self.0.get(name);
         value.filter(|value| !value.expose().is_empty())
@@ -110,7 +112,8 @@ pub struct NoRandomness;
 /// use a weaker generator.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     let mut bytes = [0; N];
-    // The error of the generator contains no details, so the new error does not contain it.
+    // The error of the generator has no details, so `NoRandomness` does not include the generator's
+    // error.
     SystemRandom::new()
         .fill(&mut bytes)
         .map_err(|_unspecified| NoRandomness)?;

@@ -31,8 +31,8 @@ pub enum Error {
     TooLong,
 }
 
-/// The times of a token set. These times determine how long the access token is used and when a
-/// refresh starts.
+/// The times of a token set: when it was obtained, and when it expires or needs a refresh. From
+/// these times follows how long the access token is used and when a refresh starts.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Lifetime {
     /// The time immediately before the gateway sent the token request.
@@ -50,8 +50,8 @@ pub struct Lifetime {
 
 impl Lifetime {
     /// Returns the time until a refresh is allowed. Returns zero if the clock was set back to a
-    /// time before `obtained_at`. After such a change of the clock, the age of the tokens is
-    /// unknown, and the wrong clock must not delay the refresh.
+    /// time before `obtained_at`. If the clock was set back, the age of the tokens is unknown, and
+    /// a wrong clock must not delay the refresh.
     pub(crate) fn wait_before_refresh(&self, now: Timestamp) -> Duration {
         if now < self.obtained_at {
             return Duration::ZERO;
@@ -60,9 +60,8 @@ impl Lifetime {
     }
 }
 
-/// The statements of a login's ID token about the authentication of the user. Later ID tokens of
-/// the same grant must not contradict the statements of the login's ID token (OpenID Connect Core
-/// 1.0 section 12.2).
+/// The nonce and the authentication time from a login's ID token. Later ID tokens of the same grant
+/// must make the same statements (OpenID Connect Core 1.0 section 12.2).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Authentication {
     /// The nonce of the authorization request.
@@ -85,9 +84,10 @@ impl TokenSet {
     ///
     /// # Errors
     ///
-    /// Refuses an access token that is empty, longer than [`MAX_TOKEN`] or not usable as a bearer
-    /// credential (RFC 6750 section 2.1). Refuses a refresh token that is empty, longer than
-    /// [`MAX_TOKEN`] or has characters other than printable ASCII (RFC 6749 appendix A.17).
+    /// Refuses an access token that is empty or longer than [`MAX_TOKEN`], and an access token that
+    /// cannot be a bearer credential (RFC 6750 section 2.1). Refuses a refresh token that is empty,
+    /// longer than [`MAX_TOKEN`] or has characters other than printable ASCII (RFC 6749 appendix
+    /// A.17).
     pub fn new(
         access_token: &str,
         refresh_token: Option<&str>,
@@ -110,8 +110,8 @@ impl TokenSet {
         })
     }
 
-    /// Returns the same access token with another refresh token. The caller uses this function if a
-    /// refresh returned a new refresh token but no usable access token.
+    /// Returns the same access token with another refresh token. Use this function if the answer to
+    /// a refresh contains a new refresh token but no usable access token.
     ///
     /// # Errors
     ///
@@ -125,13 +125,13 @@ impl TokenSet {
         })
     }
 
-    /// Returns the same tokens with `time` as the earliest time of the next refresh. `asked_at` is
-    /// the time at which the gateway sent the last refresh request.
+    /// Returns a copy of the tokens. In the copy, `time` is the earliest time of the next refresh.
+    /// `asked_at` is the time at which the gateway sent the last refresh request.
     #[must_use]
     pub(crate) fn not_before(mut self, time: Timestamp, asked_at: Timestamp) -> Self {
         let refresh_at = self.lifetime.refresh_at.map(|at| at.max(time));
-        // `refresh_at` must not be later than the expiry, because after the expiry, every request
-        // must wait for a refresh.
+        // `refresh_at` must not be later than the expiry, because after the expiry every request
+        // waits for a refresh.
         self.lifetime.refresh_at = match (refresh_at, self.lifetime.expires_at) {
             (Some(at), Some(end)) => Some(at.min(end)),
             (at, _) => at,
@@ -143,7 +143,7 @@ impl TokenSet {
         self
     }
 
-    /// Adds the statements of the login's ID token about the authentication.
+    /// Adds the nonce and the authentication time from the login's ID token.
     #[must_use]
     pub(crate) fn with_authentication(mut self, authentication: Option<Authentication>) -> Self {
         self.authentication = authentication.map(Box::new);
@@ -176,7 +176,7 @@ impl TokenSet {
         &self.lifetime
     }
 
-    /// Returns the statements of the login's ID token about the authentication, if the login had an
+    /// Returns the nonce and the authentication time from the login's ID token, if the login had an
     /// ID token.
     pub(crate) fn authentication(&self) -> Option<&Authentication> {
         self.authentication.as_deref()
@@ -194,8 +194,8 @@ impl TokenSet {
     }
 }
 
-/// Owns the bytes that the clones of a `HeaderValue` share. When the owner is dropped, the bytes
-/// are overwritten.
+/// The owner of the bytes that the clones of a `HeaderValue` share. When the `HeaderValue` and all
+/// its clones are dropped, the bytes are overwritten.
 struct Wiped(Zeroizing<Vec<u8>>);
 
 impl AsRef<[u8]> for Wiped {
@@ -232,7 +232,7 @@ fn is_bearer(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    /// The lifetime of a token whose expiry is unknown.
+    /// The default lifetime: the expiry of the token is unknown.
     const LIFETIME: Lifetime = Lifetime {
         obtained_at: Timestamp::from_millis(1),
         expires_at: None,

@@ -1,11 +1,11 @@
 //! The body of a request that is forwarded to an origin.
 //!
-//! [`Upload`] is one type for bodies from all sources, so connection pools and their callers need
-//! no type parameter for the body. An `Upload` with content needs one allocation. An `Upload`
-//! without content, as in nearly all requests, needs no allocation.
+//! [`Upload`] is the only type for request bodies, so connection pools and their callers need no
+//! type parameter for the body. An `Upload` with content needs one allocation. An `Upload` without
+//! content, as in nearly all requests, needs no allocation.
 //!
 //! [`Upload::recorded`] records a body while the body is sent, so that the body can be sent one
-//! more time. No data is copied, because the record and the sender share the memory of the
+//! more time. The bytes are not copied, because the record and the sender share the memory of the
 //! [`Bytes`].
 
 use std::cell::RefCell;
@@ -22,10 +22,10 @@ use http_body_util::BodyExt as _;
 /// The maximum size of a recorded body, in bytes.
 const MAX_RECORDED: usize = 64 * 1024;
 
-/// The error type of every request body, whatever the source of the body.
+/// The error type of all request bodies.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The body of a request that is forwarded. `None` if the request has no content.
+/// The body of a request that is forwarded. The value is `None` if the request has no content.
 pub(crate) struct Upload(Option<Content>);
 
 type Content = Pin<Box<dyn Body<Data = Bytes, Error = BoxError>>>;
@@ -47,8 +47,8 @@ impl Upload {
         Self(Some(Box::pin(body.map_err(Into::into))))
     }
 
-    /// A body that is recorded and forwarded while it arrives. If the stated length of a body is
-    /// too large, the body is not recorded.
+    /// A body that is recorded and forwarded while it arrives. If `Content-Length` is larger than
+    /// the maximum size, the body is not recorded.
     pub(crate) fn recorded<B>(body: B) -> (Self, Recording)
     where
         B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + 'static,
@@ -100,12 +100,12 @@ impl fmt::Debug for Upload {
     }
 }
 
-/// The record of a body, which is used to send the body one more time.
+/// The record of a body, with which the gateway can send the body one more time.
 pub(crate) struct Recording(Source);
 
-/// The source from which a body can be sent one more time.
+/// The record of a body, with which the gateway can send the body one more time.
 enum Source {
-    /// The body had no content.
+    /// The request had no content.
     Empty,
     /// The record. The body can be sent one more time only if the record is complete.
     Recorded(Rc<RefCell<Record>>),
@@ -116,7 +116,7 @@ enum Source {
 /// The recorded part of a body.
 #[derive(Default)]
 enum Record {
-    /// The body has not ended. The number states how many bytes are recorded.
+    /// The body has not ended. The number of recorded bytes.
     Open(Vec<Bytes>, usize),
     /// The complete body.
     Whole(Vec<Bytes>),
@@ -140,7 +140,8 @@ impl Recording {
 }
 
 impl fmt::Debug for Recording {
-    /// Does not print the record, because it may contain forms and passwords.
+    /// The debug output does not contain the record, because the record may contain forms and
+    /// passwords.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Recording").finish_non_exhaustive()
     }
@@ -189,11 +190,12 @@ where
                 let mut record = record.borrow_mut();
                 match frame.data_ref() {
                     Some(data) => record.add(data),
-                    // Trailers are not recorded, so the record would be incomplete.
+                    // The body has trailers. Trailers are not recorded, so the record is
+                    // incomplete.
                     None => *record = Record::Lost,
                 }
-                // The record is completed at the last frame, because the sender might stop polling
-                // after the last frame.
+                // The record is marked as complete at the last frame, because the sender may not
+                // poll again after the last frame.
                 if body.is_end_stream() {
                     record.close();
                 }
@@ -247,7 +249,7 @@ mod tests {
 
     use super::*;
 
-    /// A body that consists of these pieces. The length of the body is not known in advance.
+    /// A body that consists of the given pieces. The length of the body is not known in advance.
     struct Pieces(Vec<Bytes>);
 
     impl Body for Pieces {

@@ -29,8 +29,8 @@ enum LeaseResult {
 }
 
 impl Refresher {
-    /// Makes one attempt to refresh the session. Makes no refresh if the store already has a newer
-    /// version of the session.
+    /// Makes one attempt to refresh the session. Does not call the provider if another process has
+    /// already stored newer tokens that are valid.
     pub(super) async fn attempt(&self, mut session: Arc<Session>) -> Attempt {
         loop {
             session = match self.need(session).await {

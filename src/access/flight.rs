@@ -1,4 +1,4 @@
-//! A flight: one task whose result all requests with the same key share.
+//! Shared tasks. All requests with the same key get the result of one shared task.
 //!
 //! The first request for a key starts the shared task as a task of the control plane. Later
 //! requests join the shared task and get the same result. A shared task does not depend on its

@@ -13,8 +13,9 @@
 //! own copy of the routes, so workers do not write to the same reference counts.
 //!
 //! Other modules cannot forward a request without a decision, because they cannot create a
-//! [`Permit`]: its fields are private to the module `access`. Only [`Access::decide`] creates
-//! permits, and the code that decides again after a wait or after an app has refused a token.
+//! [`Permit`]: its fields are private to the module `access`. Permits are created by
+//! [`Access::decide`], and by the code that decides again after a wait or after an app has refused
+//! a token. No other code can create a permit.
 //!
 //! ```
 //! use sidegate::access::Permit;
@@ -34,8 +35,7 @@
 //! }
 //! ```
 //!
-//! Code outside the module cannot create a permit, not even from the fields of another permit
-//! (E0451):
+//! Code outside the module cannot even copy the fields of a permit into a new permit (E0451):
 //!
 //! ```compile_fail,E0451
 //! use sidegate::access::Permit;

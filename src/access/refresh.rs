@@ -208,8 +208,8 @@ impl Refresher {
         }
     }
 
-    /// Runs one flight: makes attempts, with pauses between the attempts, as long as a request
-    /// waits or a result must be stored.
+    /// Runs one shared refresh: makes attempts, with pauses between the attempts. Ends early if no
+    /// request waits and every result is stored.
     async fn run(
         self: Arc<Self>,
         mut session: Arc<Session>,

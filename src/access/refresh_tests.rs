@@ -139,8 +139,7 @@ fn failed(end: &Outcome) -> &'static str {
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// Returns the tokens of the user `person` after the refresh number `round`. Each round lasts one
-/// millisecond.
+/// Returns the tokens that the user `person` has during the millisecond number `round` of the test.
 fn tokens_of_round(person: &str, round: u64) -> TokenSet {
     let life = Lifetime {
         expires_at: Some(NOW.plus(Duration::from_millis(round)).plus(MILLISECOND)),

@@ -20,8 +20,8 @@ use crate::upstream::{Protocol, Upstream};
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RouteSettings {
-    /// The name of the route in logs and metrics. The default name is the prefix, with the first
-    /// host before it if the route names a host.
+    /// The name of the route in logs and metrics. The default name is the prefix. If the route
+    /// names a host, the first host is put before the prefix.
     pub name: Option<Box<str>>,
     /// The authorities of the route. An authority is a host. If the port is not the default port,
     /// the authority also contains the port. An empty list means all authorities.

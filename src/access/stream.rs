@@ -40,8 +40,8 @@ pub(crate) struct StreamSettings {
     #[serde(default, rename = "total_secs", deserialize_with = "seconds")]
     pub(crate) total: Option<Duration>,
     /// The maximum number of switched connections of one session, or of one client address without
-    /// a session. Long answers do not count, because `max_connections` of the upstream already
-    /// limits their number.
+    /// a session. Long answers do not count, because the connection limit of the upstream already
+    /// limits the number of long answers.
     #[serde(default = "per_client")]
     pub(crate) per_client: NonZeroUsize,
     /// The maximum number of bytes that the gateway buffers on a switched connection when the

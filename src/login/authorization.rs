@@ -17,13 +17,13 @@ use crate::secret::Secret;
 /// The longest accepted code, in bytes.
 const MAX_CODE: usize = 8192;
 
-/// An authorization response: a code that is readable only after the state is verified, or an
-/// error.
+/// An authorization response: a code or an error. Other code can read the code only after the state
+/// is verified.
 #[derive(Debug)]
 pub(super) enum AuthorizationResponse {
-    /// The server sent a code.
+    /// The authorization server sent a code.
     Granted(Granted),
-    /// The server sent an error.
+    /// The authorization server sent an error.
     Refused {
         /// The error.
         denial: Denial,
@@ -42,7 +42,7 @@ pub(super) struct Granted {
     iss: Option<String>,
 }
 
-/// A code with a verified state: this gateway made the state for this browser, and the state has
+/// A code whose state is verified: this gateway made the state for this browser, and the state has
 /// not expired.
 #[derive(Debug)]
 #[must_use]
@@ -69,8 +69,7 @@ pub enum MalformedResponse {
     /// The answer has no code and no error.
     #[error("the answer has no code and no error")]
     Neither,
-    /// The code arrived in the query of a redirect, although the authorization request demanded a
-    /// form post.
+    /// The code arrived in the query of a redirect, but the gateway had requested a form post.
     #[error("the code arrived in a URL although a form post was requested")]
     NotPosted,
     /// A parameter occurs more than once.
@@ -97,8 +96,8 @@ impl AuthorizationResponse {
                 "state" => ("state", &mut state),
                 "error" => ("error", &mut error),
                 "iss" => ("iss", &mut iss),
-                // A repeated description is not an error, because the description is only logged.
-                // The gateway uses the last description.
+                // The description may occur more than one time, because it is only logged. If there
+                // are several descriptions, the gateway logs the last description.
                 "error_description" => {
                     description = Some(value);
                     continue;
@@ -132,7 +131,8 @@ impl AuthorizationResponse {
 }
 
 impl Granted {
-    /// Opens the first part of the state. The browser secret is not needed for the first part.
+    /// Decrypts the first part of the state. This needs only the gateway's key, and not the browser
+    /// secret.
     ///
     /// # Errors
     ///
@@ -169,9 +169,9 @@ impl Granted {
 
 /// An error from the authorization endpoint (RFC 6749 section 4.1.2.1).
 ///
-/// The texts of a `Denial` are only for the log. The texts contain only printable characters, and
-/// no word that is long enough to be a code or a token. Pages never show the texts, because anybody
-/// can write them into a URL.
+/// The texts of a `Denial` are only for the log. The texts contain only printable characters. Long
+/// words are removed, because a long word may be a code or a token. Pages never show the texts,
+/// because anybody can write them into a URL.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Denial {
     /// The meaning of `error`.
@@ -203,17 +203,17 @@ impl fmt::Display for Denial {
 impl std::error::Error for Denial {}
 
 /// The `error` of an authorization response (RFC 6749 section 4.1.2.1). OpenID Connect Core section
-/// 3.1.2.6 adds the errors that result from `prompt`.
+/// 3.1.2.6 defines more errors, for requests with `prompt`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ErrorCode {
     /// `access_denied`: the user or the server refused the request.
     AccessDenied,
-    /// `consent_required`: nobody has allowed this gateway to use the account, and the server did
-    /// not ask the user.
+    /// `consent_required`: the user has not yet allowed this gateway to use the account, and the
+    /// server did not ask the user.
     ConsentRequired,
-    /// `interaction_required`, `login_required` or `account_selection_required`: the server needs
-    /// an action of the user, but was not allowed to show a page. Some servers send
-    /// `login_required` and similar errors even without `prompt=none`.
+    /// `interaction_required`, `login_required` or `account_selection_required`: the user must do
+    /// something at the server, but the gateway did not allow the server to show a page. Some
+    /// servers send `login_required` and similar errors even without `prompt=none`.
     InteractionRequired,
     /// `invalid_request`.
     InvalidRequest,

@@ -14,8 +14,8 @@ const ROUND: &str = "__Host-sidegate-round";
 /// A login that starts within this time after the previous login counts as part of a loop.
 const ROUND_LIFETIME: Duration = Duration::from_secs(20);
 
-/// After this number of logins in a row, the gateway shows an error page and does not redirect the
-/// browser to the provider.
+/// After this number of logins in a row, the gateway shows an error page, and it does not redirect
+/// the browser to the provider again.
 pub(super) const MAX_ROUNDS: u8 = 3;
 
 /// The maximum number of pending-login cookies in one browser. The gateway deletes the oldest
@@ -35,14 +35,15 @@ pub(super) fn forget_rounds() -> HeaderValue {
 /// Returns the number of logins in a row that this browser has completed.
 pub(super) fn rounds(headers: &HeaderMap) -> u8 {
     match cookies::find(headers, ROUND.as_bytes()) {
-        // The counter cookie is not sealed, because a forged counter is harmless: it only changes
-        // the number of logins before the error page.
+        // The counter cookie is not encrypted. A user who changes the counter only changes when the
+        // error page appears.
         Found::One([digit @ b'0'..=b'9']) => digit.saturating_sub(b'0'),
         Found::One(_) | Found::Absent | Found::Conflicting => 0,
     }
 }
 
-/// Returns the key of the session in the browser's cookie. The session may have ended.
+/// Returns the key of the session in the browser's cookie. The session with this key may have
+/// ended.
 pub(super) fn session_key(headers: &HeaderMap) -> Option<SessionKey> {
     match cookies::find(headers, cookie::SESSION.as_bytes()) {
         Found::One(value) => SessionId::parse(value).map(|id| id.key()),
@@ -50,13 +51,13 @@ pub(super) fn session_key(headers: &HeaderMap) -> Option<SessionKey> {
     }
 }
 
-/// Returns the oldest pending logins of a browser with too many login cookies.
+/// If a browser has too many login cookies, returns the oldest pending logins.
 pub(super) fn surplus_tabs(headers: &HeaderMap) -> impl Iterator<Item = Tab> {
     let mut tabs: Vec<Tab> = cookies::matching(headers, cookie::is_own)
         .filter_map(|(name, _)| Tab::of_cookie(name))
         .collect();
     tabs.sort_unstable();
-    // The count includes the cookie that the caller is about to set.
+    // The number of login cookies includes the new cookie, which the caller sets after this call.
     let surplus = tabs.len().saturating_add(1).saturating_sub(MAX_TABS);
     tabs.into_iter().take(surplus)
 }

@@ -13,8 +13,9 @@ pub enum Error {
     /// the user refused the sign-in.
     #[error("the authorization server refused the sign-in")]
     Denied(#[source] Denial),
-    /// The browser has completed three logins in a row and still has no usable session. Who is
-    /// responsible depends on the cause of the loop.
+    /// The browser has completed three logins in a row and still has no usable session.
+    /// Responsible: the client, the provider, the operator or the app, because a loop can have many
+    /// causes.
     #[error("repeated sign-ins did not lead to a session")]
     Loop,
     /// The authorization response is malformed. Responsible: the client or the provider.
@@ -23,21 +24,22 @@ pub enum Error {
     /// The operating system returned no random bytes. Responsible: the gateway.
     #[error("nothing can be sealed without random bytes")]
     NoRandomness(#[from] NoRandomness),
-    /// The session store could not store the new session or the end of the session. Responsible:
-    /// the gateway.
+    /// The session store could not store that a session was created or has ended. Responsible: the
+    /// gateway.
     #[error("the change of the session could not be stored")]
     NotStored(#[from] StoreError),
-    /// The task of the exchange panicked because of a bug in the gateway. Responsible: the gateway.
+    /// The task that exchanges the code panicked, because the gateway has a bug. Responsible: the
+    /// gateway.
     #[error("the exchange stopped because of a bug")]
     Panicked,
-    /// The provider was not reachable, or the exchange failed. Responsible: in most cases the
-    /// provider.
+    /// The provider was not reachable, or the exchange of the code failed. Responsible: in most
+    /// cases the provider.
     #[error("signing in at the provider failed")]
     Provider(#[from] provider::Error),
     /// The state is not valid. Responsible: the client.
     #[error("the state of the answer is not valid")]
     State(#[from] StateError),
-    /// The control plane stopped before the exchange was done. Responsible: the gateway.
+    /// The control plane stopped before the exchange of the code ended. Responsible: the gateway.
     #[error("the gateway is stopping")]
     Stopped,
     /// The provider has refused too many codes from this client. Responsible: the client.
@@ -47,7 +49,7 @@ pub enum Error {
     /// client. Responsible: the gateway.
     #[error("the provider of this sign-in is not configured")]
     UnknownProvider,
-    /// The state was already used. Responsible: the client.
+    /// An earlier authorization response has already used the state. Responsible: the client.
     #[error("the answer was already used")]
     Used,
 }
@@ -87,7 +89,7 @@ impl From<provider::ResponseError> for Error {
 }
 
 impl Error {
-    /// Returns the classification of a provider error, or `None` for any other error.
+    /// Returns the class of an error of the provider, or `None` for any other error.
     pub(crate) fn class(&self) -> Option<Classification> {
         match self {
             Self::Provider(error) => Some(error.class()),

@@ -1,13 +1,13 @@
 //! The authorization-code flow on the client side (RFC 6749 section 4.1, RFC 7636, RFC 9700).
 //!
 //! [`Login::begin`] sends a browser to a provider. [`Login::complete`] receives the answer of the
-//! provider and opens a session. [`Login::sign_out`] ends the session. The login module returns
-//! cookies and redirect targets as values, or a [`FailedLogin`]. The module `gateway` makes the
-//! pages.
+//! provider and creates a session. [`Login::sign_out`] ends the session. The login module returns
+//! cookies and redirect targets as values, or a [`FailedLogin`]. The module `gateway` creates the
+//! pages from these values.
 //!
 //! The gateway stores nothing for a user who has not signed in, because the `state` parameter
-//! contains the pending login. The exchange runs as a task of the control plane, so the exchange
-//! finishes even if the browser closes the connection.
+//! contains the pending login. The exchange of the code runs as a task of the control plane, so the
+//! exchange finishes even if the browser closes the connection.
 
 mod authorization;
 mod browser;
@@ -60,9 +60,8 @@ use crate::telemetry::TokenCall;
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The time for which a used state is remembered: the largest value that the setting
-/// `login.timeout_secs` accepts. The time does not depend on the current value of
-/// `login.timeout_secs`, because a reload may increase the value, and a used state must not become
-/// usable again.
+/// `login.timeout_secs` accepts. If the time were the current value of `login.timeout_secs`, a used
+/// state could become usable again after a reload that increases the value.
 const USED_FOR: Duration = Duration::from_hours(1);
 
 /// The settings of the login flow.
@@ -86,7 +85,7 @@ pub struct Login {
 }
 
 impl Login {
-    /// Creates a login flow with `providers`. `keys` seal the values that the browser stores and
+    /// Creates a login flow with `providers`. `keys` encrypt the values that the browser stores and
     /// returns.
     pub fn new(
         settings: Settings,
@@ -124,7 +123,7 @@ impl Login {
         configured.map_or(ResponseMode::Query, |configured| configured.response_mode())
     }
 
-    /// Seals a return path for a link of the gateway at `public_url`.
+    /// Encrypts a return path for a link of the gateway at `public_url`.
     ///
     /// # Errors
     ///
@@ -137,8 +136,8 @@ impl Login {
         Ok(return_to.seal(&self.keys, public_url.origin())?)
     }
 
-    /// Opens a value that [`Login::seal`] made. Returns `None` if [`Login::seal`] did not make the
-    /// value for `public_url`.
+    /// Decrypts a return path that [`Login::seal`] encrypted. Returns `None` if [`Login::seal`] did
+    /// not encrypt the value for `public_url`.
     pub(crate) fn unseal(&self, text: &str, public_url: &PublicUrl) -> Option<ReturnTo> {
         ReturnTo::unseal(text, (&self.keys, self.own()), public_url.origin())
     }
@@ -163,8 +162,8 @@ impl Login {
         let mode = client.response_mode();
         let previous_session = match mode {
             // The provider's form post is a cross-site request, so the browser sends the form post
-            // without the session cookie. Therefore the state contains the session key if the
-            // response mode is `form_post`.
+            // without the session cookie. In the response mode `form_post`, the state therefore
+            // contains the session key.
             ResponseMode::FormPost => browser::session_key(start.headers),
             ResponseMode::Query => None,
         };
@@ -191,8 +190,8 @@ impl Login {
         };
         let location = client.authorization_url(&request)?;
         let (name, secret) = (sealed.tab.cookie(), sealed.browser_secret.expose());
-        // With `form_post`, the provider's answer is a cross-site request, so the browser sends no
-        // cookie that has `SameSite=Lax`.
+        // In the response mode `form_post`, the provider's answer is a cross-site request, so the
+        // browser sends no cookie that has `SameSite=Lax`.
         let own = match mode {
             ResponseMode::FormPost => {
                 cookie::set_across_sites(&name, secret, self.settings.timeout)
@@ -209,13 +208,13 @@ impl Login {
     }
 
     /// Handles the answer of the authorization server: verifies the state, exchanges the code and
-    /// opens the session.
+    /// creates the session.
     ///
     /// # Cancel safety
     ///
-    /// If the caller drops the future during the exchange, the exchange continues, but no session
-    /// is opened or ended. The browser keeps its previous session, because it has received no new
-    /// cookie.
+    /// If the caller drops the future during the exchange of the code, the exchange continues. But
+    /// no session is created or ended. The browser keeps its previous session, because it has
+    /// received no new cookie.
     pub async fn complete(self: &Arc<Self>, callback: Callback<'_>) -> Completion {
         let origin = callback.public_url.origin();
         let opening = (&*self.keys, self.own());
@@ -224,8 +223,8 @@ impl Login {
             Err(error) => return Completion::Failed(FailedLogin::new(error.into(), None)),
         };
         let granted = match response {
-            // A server with response mode `form_post` may send errors by a redirect, but must not
-            // send a code by a redirect.
+            // In the response mode `form_post`, a server may send an error by a redirect, but not a
+            // code.
             AuthorizationResponse::Granted(_)
                 if callback.mode != self.response_mode(callback.provider) =>
             {
@@ -265,19 +264,20 @@ impl Login {
         }
     }
 
-    /// Returns true if the name `provider` still means the server and the client with which the
-    /// login began. A reload may have given the name `provider` to a different server or client.
+    /// Returns true if the name `provider` still belongs to the server and the client with which
+    /// the login began. A reload may have given the name `provider` to a different server or
+    /// client.
     fn was_sent_to(&self, details: &LoginDetails, provider: &str) -> bool {
         let is_same = |tag| {
             let now = self.providers.get(provider);
             now.is_some_and(|now| registration_tag(&now.fingerprint()) == tag)
         };
-        // A state from an older version of the gateway has no registration tag, so only the name of
-        // the provider is compared.
+        // A state from an older version of the gateway contains only the name of the provider and
+        // no tag, so only the name is compared.
         *details.provider == *provider && details.registration.is_none_or(is_same)
     }
 
-    /// Performs all checks that are required before the code is sent to the provider.
+    /// Makes all checks before the gateway sends the code to the provider.
     async fn verified(
         &self,
         granted: Granted,
@@ -307,11 +307,12 @@ impl Login {
             failure.cookies.clear();
             Box::new(Completion::Failed(failure))
         })?;
-        // `check_issuer` may need the metadata of the provider, which `ready` has fetched.
+        // `check_issuer` may need the metadata of the provider. `ready` has already fetched the
+        // metadata.
         self.check_issuer(callback.provider, verified.iss.as_deref())
             .map_err(|error| Box::new(Completion::Failed(failed(error))))?;
-        // The state is marked as used only after all other checks, because a failed check must not
-        // use up the state.
+        // The state is marked as used only after all other checks, because the state must stay
+        // usable after a failed check.
         match self.admit(returned, callback.client, now).await {
             Ok(()) => Ok(verified),
             Err(Error::Used) => Err(Box::new(outcome::stale_answer(
@@ -329,15 +330,16 @@ impl Login {
     }
 
     /// Decides whether the code of a verified authorization response may be exchanged. Each state
-    /// is accepted only one time. A client must wait if the provider has refused too many codes
-    /// from that client.
+    /// is accepted only one time. If the provider has refused too many codes from one client, this
+    /// client must wait.
     async fn admit(
         &self,
         returned: &ReturnedState,
         client: IpAddr,
         now: Timestamp,
     ) -> Result<(), Error> {
-        // The throttle is checked first, so that a client that must wait does not use up the state.
+        // The throttle is checked before the state is marked as used. A client that must wait can
+        // therefore use the state later.
         if self.process.throttle.check(client, now) == ThrottleDecision::TooManyRefused {
             return Err(Error::TooManyRefused);
         }
@@ -365,9 +367,9 @@ impl Login {
                 let user = (Box::new(grant.identity.clone()), refreshable);
                 let (login, name) = (Arc::clone(self), details.provider.clone());
                 let previous = (callback.previous_session, details.previous_session);
-                // A second task opens the session after the exchange. If the browser closes the
-                // connection during the exchange, this future is dropped, and the second task never
-                // starts.
+                // After the exchange of the code, a second task creates the session. If the browser
+                // closes the connection during the exchange, this future is dropped, and the
+                // gateway creates no session.
                 let open = async move { login.open(&name, grant, previous).await };
                 let opened = self.process.on_control_plane(open).await;
                 opened.map(|id| (id, user))
@@ -392,13 +394,13 @@ impl Login {
                 let now = self.process.clock.now();
                 let mut failure = FailedLogin::new(error, Some(returned));
                 let class = failure.error.class();
-                // The provider has refused the code. The sender of the callback request may have
-                // invented the code.
+                // The provider has refused the code. The client that sent the callback request may
+                // have invented the code.
                 if class.is_some_and(|class| class.actor == Actor::Client) {
                     self.process.throttle.note_refused(callback.client, now);
                 }
                 if class.is_some_and(|class| class.sent != Sent::Possibly) {
-                    // The provider cannot have used the code, so the browser may send the same
+                    // The provider has not received the code, so the browser may send the same
                     // authorization response again.
                     let unmarked = self.process.sessions.unmark(returned.fingerprint());
                     // If the store fails, the state stays marked as used, and the user must begin a
@@ -412,8 +414,8 @@ impl Login {
     }
 
     /// Waits until the provider `name` is ready for requests, but not longer than
-    /// [`PROVIDER_TIMEOUT`]. Does not wait if a recent check has shown whether the provider is
-    /// ready.
+    /// [`PROVIDER_TIMEOUT`]. Does not wait if the gateway has checked recently whether the provider
+    /// is ready.
     async fn ready(&self, name: &str) -> Result<Arc<Provider>, Error> {
         let provider = self.providers.get(name).ok_or(Error::UnknownProvider)?;
         if let Some(readiness) = provider.recent_readiness(self.process.clock.now()) {
@@ -462,8 +464,9 @@ impl Login {
         Ok(redeemed?)
     }
 
-    /// Opens the session and ends the previous session of the browser. A new login always gets a
-    /// new session id, which stops session fixation. Two users never share one session.
+    /// Creates the session and ends the previous session of the browser. Each login gets a new
+    /// session id, so that an attacker cannot choose the session id (session fixation). A login
+    /// never continues the session of another user.
     async fn open(
         &self,
         provider: &str,
@@ -490,8 +493,8 @@ impl Login {
             .await?)
     }
 
-    /// Returns the `Set-Cookie` value that resets the loop counter, so that the browser can try
-    /// again after [`Error::Loop`].
+    /// Returns the `Set-Cookie` value that resets the loop counter. After [`Error::Loop`], the
+    /// browser can then try again.
     pub(crate) fn forget_rounds() -> HeaderValue {
         browser::forget_rounds()
     }

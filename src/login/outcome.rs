@@ -1,4 +1,4 @@
-//! The results of a login, as values. The module `gateway` turns the values into HTTP responses.
+//! The results of a login. The module `gateway` makes HTTP responses from these values.
 
 use http::HeaderValue;
 
@@ -42,7 +42,7 @@ pub enum Completion {
         /// The `Set-Cookie` values of the response.
         cookies: Vec<HeaderValue>,
     },
-    /// No session was opened.
+    /// No session was created.
     Failed(FailedLogin),
 }
 
@@ -51,12 +51,12 @@ pub enum Completion {
 pub struct FailedLogin {
     /// The reason for the failure.
     pub(crate) error: Error,
-    /// The page that the user asked for, or `/` when the state could not be read. When the browser
-    /// requests the page `retry`, a new login begins.
+    /// The page that the user asked for, or `/` if the gateway could not read the state. If the
+    /// browser requests the page `retry` again, a new login begins.
     pub(crate) retry: ReturnTo,
-    /// The configured name of the provider, when the state could be read.
+    /// The configured name of the provider, if the gateway could read the state.
     pub(crate) provider: Option<Box<str>>,
-    /// True when the user had asked to sign in again although a session existed.
+    /// True if the browser had a session and the user asked to sign in again.
     pub(crate) reauthenticate: bool,
     /// The `Set-Cookie` values of the response.
     pub(crate) cookies: Vec<HeaderValue>,
@@ -75,9 +75,8 @@ impl FailedLogin {
         .forgetting(state)
     }
 
-    /// Deletes the cookie of the pending login, unless a valid authorization response can still
-    /// arrive. A valid response can still arrive if the received response was manipulated or
-    /// belongs to another browser.
+    /// Deletes the cookie of the pending login. Keeps the cookie if the received response was
+    /// manipulated or belongs to another browser, because the valid response can still arrive.
     fn forgetting(mut self, state: Option<&ReturnedState>) -> Self {
         if !matches!(
             self.error,
@@ -92,8 +91,8 @@ impl FailedLogin {
 
 /// Returns the result for an authorization response whose state is not valid. If the browser
 /// already has a session of the same provider, the user continues with this session, because the
-/// response is a duplicate or comes from a restored tab. A user who had asked to sign in again gets
-/// the error page.
+/// response is a duplicate or comes from a restored tab. If the user had asked to sign in again,
+/// the user gets the error page.
 pub(super) fn stale_answer(failure: FailedLogin, callback: &Callback<'_>) -> Completion {
     match &callback.previous_session {
         PreviousSession::Live(_, session)
@@ -114,9 +113,9 @@ pub(super) fn already_signed_in(failure: &FailedLogin, public_url: &PublicUrl) -
     }
 }
 
-/// Returns true if another tab of the browser has signed in at the same provider since this login
-/// began. If the gateway exchanged the code of this login, the new session would replace the
-/// session of the other tab, without a benefit for the user.
+/// Returns true if the user has signed in at the same provider in another tab since this login
+/// began. The gateway then does not exchange the code of this login, because the user already has a
+/// session.
 pub(super) fn signed_in_meanwhile(details: &LoginDetails, previous: &PreviousSession) -> bool {
     match previous {
         PreviousSession::Live(_, session) => {

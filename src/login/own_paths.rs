@@ -28,30 +28,30 @@ impl OwnPaths {
         &self.sign_in
     }
 
-    /// Returns the path of the endpoint that ends the session (POST), or shows a page that asks for
-    /// a confirmation (GET).
+    /// Returns the path of the sign-out endpoint. POST ends the session; GET shows a page that asks
+    /// for a confirmation.
     pub(crate) fn sign_out(&self) -> &str {
         &self.sign_out
     }
 
-    /// Returns the path of the page that reports the end of the session.
+    /// Returns the path of the page that tells the user that the session has ended.
     pub(crate) fn signed_out(&self) -> &str {
         &self.signed_out
     }
 
-    /// Returns the path of the redirection endpoint, if no other path is configured.
+    /// Returns the default path of the redirection endpoint.
     pub(crate) fn default_callback(&self) -> String {
         format!("{}callback", self.prefix())
     }
 
-    /// Returns true if a path belongs to the gateway's own endpoints, in any spelling.
+    /// Returns true if `path` is a spelling of a path of the gateway's own endpoints.
     pub(crate) fn cover(&self, path: &str) -> bool {
         self.prefix.covers(path)
     }
 
     /// Returns true if a redirection endpoint at `path` would hide another endpoint of the gateway.
-    /// The hidden endpoint is at `path` or below `path`. If there are several providers, each
-    /// provider has its redirection endpoint below `path`.
+    /// An endpoint is hidden if its path is `path` or below `path`. If there are several providers,
+    /// the path of each redirection endpoint is below `path`.
     pub(crate) fn are_hidden_by(&self, path: &str) -> bool {
         let endpoints = [&self.sign_in, &self.sign_out, &self.signed_out];
         endpoints.into_iter().any(|endpoint| {

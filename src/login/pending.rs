@@ -1,12 +1,13 @@
-//! The pending login, which the `state` parameter contains, and the check of a returned `state`.
+//! Pending logins. The `state` parameter contains the pending login, and this module checks the
+//! `state` that comes back.
 //!
 //! The browser stores the pending login, so the gateway needs no memory for a user who has not
-//! signed in. The state has two sealed parts. To open the first part (provider, return path, start
-//! time, number of previous logins), the gateway needs only its key. An error page can therefore
-//! read the first part and offer a new login, even if the browser sends no login cookie. To open
-//! the second part (the seed of the code verifier), the gateway needs its key and the 128-bit
-//! secret in the cookie of the tab. The gateway therefore refuses a callback URL that a user has
-//! pasted into another browser.
+//! signed in. The state has two encrypted parts. To decrypt the first part (provider, return path,
+//! start time, number of previous logins), the gateway needs only its key. An error page can
+//! therefore read the first part and offer a new login, even if the browser sends no login cookie.
+//! To decrypt the second part (the seed of the code verifier), the gateway needs its key and the
+//! 128-bit secret in the tab's login cookie. The gateway therefore refuses a callback URL that a
+//! user has pasted into another browser.
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use crate::seal::KeyRing;
 use crate::secret::{self, NoRandomness, Secret};
 use crate::session::{SessionKey, cookie};
 
-/// The longest accepted `state`, in bytes. The limit is large enough for two sealed parts with a
+/// The longest accepted `state`, in bytes. The limit is large enough for two encrypted parts with a
 /// return path of 1 KB.
 const MAX_STATE: usize = 4096;
 
@@ -32,15 +33,15 @@ pub(super) struct PendingLogin {
     seed: Secret<[u8; 32]>,
 }
 
-/// The part of a pending login that can be opened without the browser secret. The details do not
-/// prove that the login began in this browser.
+/// The part of a pending login that the gateway can decrypt without the browser secret.
+/// `LoginDetails` do not prove that the login began in this browser.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct LoginDetails {
     /// The configured name of the provider.
     pub(super) provider: Box<str>,
-    /// The tag of the server and the client. The tag is needed, because a reload may give the name
-    /// of the provider to a different server or client. A state from an older version of the
-    /// gateway has no tag.
+    /// A tag that identifies the provider's server and client id. The tag is needed, because a
+    /// reload may give the name of the provider to a different server or client. A state from an
+    /// older version of the gateway has no tag.
     pub(super) registration: Option<RegistrationTag>,
     /// The page that the user asked for.
     pub(super) return_to: ReturnTo,
@@ -48,7 +49,7 @@ pub(super) struct LoginDetails {
     pub(super) issued_at: Timestamp,
     /// The number of logins in a row that this browser has completed before this login.
     pub(super) round: u8,
-    /// True if the user asked to sign in again, even if the user already has a valid session.
+    /// True if the user asked to sign in again, although the browser may have a valid session.
     pub(super) reauthenticate: bool,
     /// The session that the browser had when the login began. The session key is present only for
     /// the response mode `form_post`, in which the callback arrives without the session cookie.
@@ -67,7 +68,7 @@ pub(super) fn registration_tag(fingerprint: &[u8; 32]) -> RegistrationTag {
 
 #[derive(serde::Serialize, serde::Deserialize)]
 struct RawDetails<'a> {
-    // The names of the members are short, because URLs contain the state.
+    // The names of the fields are short, because URLs contain the state.
     p: &'a str,
     r: &'a str,
     t: u64,
@@ -79,13 +80,14 @@ struct RawDetails<'a> {
     s: Option<String>,
 }
 
-/// A sealed pending login: the `state`, and the cookie that belongs to it.
+/// An encrypted pending login: the `state`, and the login cookie with the secret for its second
+/// part.
 #[derive(Debug)]
 pub(super) struct SealedLogin {
     /// The value of `state`.
     pub(super) state: String,
-    /// The name of the pending login, which is part of the cookie name. The names begin with a
-    /// time, so sorted names are in the order in which the logins began.
+    /// The name of the pending login, which is part of the cookie name. Each name begins with the
+    /// time at which the login began, so the names can be sorted by this time.
     pub(super) tab: Tab,
     /// The value of the pending-login cookie.
     pub(super) browser_secret: Secret<String>,
@@ -100,16 +102,16 @@ pub enum StateError {
     /// The state is older than the timeout of a login.
     #[error("the sign-in took too long")]
     Expired,
-    /// This gateway did not seal the state for this origin, or the state was changed.
+    /// The state was not encrypted by this gateway for this origin, or the state was changed.
     #[error("this gateway did not make the state")]
     Foreign,
     /// The answer has no state.
     #[error("the answer has no state")]
     Missing,
-    /// The browser did not send the cookie of this tab.
+    /// The browser did not send the cookie of this pending login.
     #[error("the browser sent no cookie for this sign-in")]
     NoCookie,
-    /// The secret in the cookie is not the secret of the pending login.
+    /// The secret in the login cookie does not belong to this state.
     #[error("the sign-in was started in another browser")]
     OtherBrowser,
 }
@@ -135,12 +137,12 @@ impl Tab {
         valid.then(|| Self(text.into()))
     }
 
-    /// Returns the name of the cookie of this tab.
+    /// Returns the name of the cookie of this pending login.
     pub(super) fn cookie(&self) -> String {
         format!("{}{}", cookie::OTHERS, self.0)
     }
 
-    /// Returns the tab whose cookie has the name `name`.
+    /// Returns the pending login whose cookie has the name `name`.
     pub(super) fn of_cookie(name: &[u8]) -> Option<Self> {
         let text = name.strip_prefix(cookie::OTHERS.as_bytes())?;
         std::str::from_utf8(text).ok().and_then(Self::parse)
@@ -175,7 +177,7 @@ impl PendingLogin {
         self.derived(b"nonce")
     }
 
-    /// Derives a value from the seed. Each purpose results in a different value.
+    /// Derives a value for `purpose` from the seed. Two purposes get different values.
     fn derived(&self, purpose: &[u8]) -> String {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.seed.expose());
         URL_SAFE_NO_PAD.encode(hmac::sign(&key, purpose))
@@ -186,7 +188,7 @@ impl PendingLogin {
         URL_SAFE_NO_PAD.encode(digest(&SHA256, self.code_verifier().expose().as_bytes()))
     }
 
-    /// Seals this login as a `state` for `origin`.
+    /// Encrypts this login as a `state` for `origin`.
     ///
     /// # Errors
     ///
@@ -208,15 +210,15 @@ impl PendingLogin {
                 .previous_session
                 .map(|key| URL_SAFE_NO_PAD.encode(key.as_bytes())),
         };
-        // Serialization does not fail, because all members are strings, numbers and booleans.
+        // Serialization does not fail, because all fields are strings, numbers and booleans.
         let plain = serde_json::to_vec(&raw).unwrap_or_default();
         let details = keys.seal(
             &associated_data(b"hint", &[tab.0.as_bytes(), origin.as_bytes()]),
             &plain,
         )?;
         let browser_secret = URL_SAFE_NO_PAD.encode(secret::random::<16>()?);
-        // The first part is associated data of the second part, so that an attacker cannot combine
-        // parts of two different states.
+        // The second part can be decrypted only together with its first part, so an attacker cannot
+        // combine parts of two states.
         let seed_data = associated_data(b"seed", &[browser_secret.as_bytes(), &details]);
         let seed = keys.seal(&seed_data, self.seed.expose())?;
         let [details, seed] = [details, seed].map(|part| URL_SAFE_NO_PAD.encode(part));
@@ -229,8 +231,7 @@ impl PendingLogin {
     }
 }
 
-/// A returned `state` whose first part has been opened. The second part of the `state` has not been
-/// verified.
+/// A returned `state` whose first part is decrypted. The second part is not verified yet.
 #[derive(Debug)]
 pub(super) struct ReturnedState {
     tab: Tab,
@@ -240,7 +241,7 @@ pub(super) struct ReturnedState {
 }
 
 impl ReturnedState {
-    /// Opens the first part of a `state` for `origin`.
+    /// Decrypts the first part of a `state` for `origin`.
     ///
     /// # Errors
     ///
@@ -275,8 +276,8 @@ impl ReturnedState {
         let details = LoginDetails {
             provider: raw.p.into(),
             registration,
-            // The path is parsed again, because a version of the gateway with other rules may have
-            // sealed the path.
+            // The path is checked again, because another version of the gateway may have accepted
+            // it with other rules.
             return_to: ReturnTo::parse(raw.r, own)?,
             issued_at: Timestamp::from_millis(raw.t),
             round: raw.n,
@@ -296,21 +297,23 @@ impl ReturnedState {
         &self.details
     }
 
-    /// Returns the tab whose cookie contains the browser secret.
+    /// Returns the name of the pending login whose cookie contains the browser secret.
     pub(super) fn tab(&self) -> &Tab {
         &self.tab
     }
 
-    /// Returns a hash of this state. The store keeps the hash to remember that the state was used.
+    /// Returns a hash of this state. When the state is used, the store keeps the hash, so that the
+    /// state cannot be used again.
     pub(super) fn fingerprint(&self) -> [u8; 32] {
         let mut fingerprint = [0; 32];
-        // Only the sealed seed is hashed, because the sealed seed is different for each login.
+        // The hash of the encrypted seed is sufficient, because each login has a different
+        // encrypted seed.
         fingerprint.copy_from_slice(digest(&SHA256, &self.sealed_seed).as_ref());
         fingerprint
     }
 
-    /// Decrypts the second part of the state. The key is the secret from the cookie of this login.
-    /// The cipher compares its authentication tag in constant time.
+    /// Decrypts the second part of the state. The decryption also needs the secret from the cookie
+    /// of this login. The cipher compares the authentication tag in constant time.
     ///
     /// # Errors
     ///

@@ -25,8 +25,7 @@ pub struct ProcessState {
 }
 
 impl ProcessState {
-    /// Creates the data of a process that has just started. `control` is the runtime of the control
-    /// plane.
+    /// Creates the data when the process starts. `control` is the runtime of the control plane.
     pub fn new(
         sessions: Arc<Sessions>,
         metrics: Arc<Metrics>,
@@ -59,7 +58,8 @@ impl ProcessState {
 }
 
 impl Login {
-    /// Returns true if the gateway has not logged `hint` today.
+    /// Returns true if the gateway has not logged `hint` today, and notes that `hint` is logged
+    /// now.
     pub(crate) fn hint_is_due(&self, hint: (&str, &str)) -> bool {
         let now = Duration::from_millis(self.process.clock.now().as_millis());
         self.process.hints.is_due(hint, now)

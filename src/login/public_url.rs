@@ -8,10 +8,10 @@ use url::{Host, Url};
 
 /// One configured origin.
 ///
-/// The gateway derives `redirect_uri`, absolute `Location` fields, cookie attributes and the
-/// same-origin check from the configured origin. `Host` and forwarding fields only select one of
-/// the configured origins. A forged `Host` therefore cannot put another origin into a redirect or a
-/// cookie.
+/// The gateway uses the configured origin for `redirect_uri`, absolute `Location` fields, cookie
+/// attributes and the same-origin check. `Host` and forwarding fields only select one of the
+/// configured origins. An attacker who forges `Host` therefore cannot put another origin into a
+/// redirect or a cookie.
 ///
 /// ```
 /// use sidegate::login::PublicUrl;
@@ -100,8 +100,9 @@ impl TryFrom<String> for PublicUrl {
                 "`{text}` is more than an origin; write only scheme, host and port"
             ));
         }
-        // The host of a request is compared after ports 80 and 443 are removed, so `https` with
-        // port 80 and `http` with port 443 could match a wrong origin.
+        // The gateway removes the ports 80 and 443 from the host of a request. Therefore `https`
+        // with port 80 and `http` with port 443 are refused: such an origin could match the host of
+        // another origin.
         let confusing = matches!(
             (url.scheme(), url.port()),
             ("https", Some(80)) | ("http", Some(443))
@@ -113,7 +114,8 @@ impl TryFrom<String> for PublicUrl {
             ));
         }
         let origin = url.origin().ascii_serialization();
-        // The authority begins three characters after the scheme, because `://` precedes it.
+        // The authority begins three characters after the scheme, because `://` stands between
+        // them.
         let authority_at = url.scheme().len().saturating_add(3);
         Ok(Self {
             origin: origin.into(),

@@ -5,9 +5,9 @@ use super::PublicUrl;
 /// The redirection endpoint of each provider. The path of an endpoint is the same at every origin.
 ///
 /// If there is only one provider, its redirection endpoint has the configured path. If there are
-/// several providers, each provider has its own path below the configured path. The answer of one
-/// provider is therefore never accepted as the answer of another provider (RFC 9700 section
-/// 4.4.2.2).
+/// several providers, each provider has its own path below the configured path. The gateway
+/// therefore never accepts the answer of one provider as the answer of another provider (RFC 9700
+/// section 4.4.2.2).
 #[derive(Clone, Debug)]
 pub(crate) struct RedirectionEndpoints {
     path: Box<str>,
@@ -16,8 +16,8 @@ pub(crate) struct RedirectionEndpoints {
 }
 
 impl RedirectionEndpoints {
-    /// Creates the endpoints at or below `path`. `providers` are the configured names of all
-    /// providers.
+    /// Creates the redirection endpoints. Their paths are `path` or below `path`. `providers` are
+    /// the configured names of all providers.
     pub(crate) fn new<'a>(path: &str, providers: impl IntoIterator<Item = &'a str>) -> Self {
         let mut providers: Vec<Box<str>> = providers.into_iter().map(Into::into).collect();
         providers.sort_unstable();
@@ -32,8 +32,8 @@ impl RedirectionEndpoints {
         &self.path
     }
 
-    /// Returns true when `path` is reserved for redirection endpoints, even if `path` contains the
-    /// name of an unknown provider.
+    /// Returns true if `path` is reserved for redirection endpoints. A reserved path may contain
+    /// the name of an unknown provider.
     pub(crate) fn is_own_path(&self, path: &str) -> bool {
         match path.strip_prefix(&*self.path) {
             Some("") => true,

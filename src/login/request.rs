@@ -16,7 +16,7 @@ pub struct Start<'a> {
     pub provider: &'a str,
     /// States whether the provider must ask the user to sign in again.
     pub prompt: Prompt,
-    /// Parameters for the provider, from an untrusted link.
+    /// Parameters for the provider, from a link that the gateway does not trust.
     pub passed: &'a [(String, String)],
     /// The page to return to after the login.
     pub return_to: ReturnTo,
@@ -48,8 +48,8 @@ pub struct Callback<'a> {
     pub public_url: &'a PublicUrl,
     /// The provider to which the redirection endpoint belongs.
     pub provider: &'a str,
-    /// The address of the client. Forwarding fields determine the address only if the peer is a
-    /// trusted proxy.
+    /// The address of the client. The gateway takes the address from forwarding fields only if the
+    /// peer is a trusted proxy.
     pub client: IpAddr,
     /// The session that the browser had before this login.
     pub previous_session: PreviousSession,
@@ -62,6 +62,6 @@ pub enum PreviousSession {
     Live(SessionId, Arc<Session>),
     /// The browser sent no session cookie.
     Nothing,
-    /// A session that has ended, or that is not valid on this site.
+    /// The session has ended, or it is not valid on this site.
     Stale(SessionId),
 }

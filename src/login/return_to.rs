@@ -12,16 +12,16 @@ use crate::secret::NoRandomness;
 use crate::target::canonical_path;
 
 /// The longest return path, in bytes. The length is limited, because the `state` parameter contains
-/// the sealed return path.
+/// the encrypted return path.
 const MAX: usize = 1024;
 
-/// A path with query on our own origin, to which the browser is sent after a login.
+/// A path on our own origin, with an optional query. After a login, the gateway sends the browser
+/// to this path.
 ///
 /// [`ReturnTo::parse`] accepts only text that matches a strict grammar, so that no link can send
-/// the browser to another origin. A check that joins the URLs and compares their origins would not
-/// be safe, because URL parsers disagree about `/\evil.test`, `/.//evil.test` and
-/// `https:evil.test`. The gateway always writes a configured origin before the path
-/// ([`ReturnTo::absolute`]).
+/// the browser to another origin. It would not be safe to parse the URL and to compare its origin,
+/// because URL parsers disagree about `/\evil.test`, `/.//evil.test` and `https:evil.test`. The
+/// gateway always writes a configured origin before the path ([`ReturnTo::absolute`]).
 #[derive(Clone, Eq, PartialEq)]
 pub struct ReturnTo(Box<str>);
 
@@ -53,8 +53,8 @@ impl ReturnTo {
             return None;
         }
         let local = match text.split_once('#') {
-            // The text `&#` begins an HTML character reference and not a fragment, so the path is
-            // refused.
+            // `&#` is refused, because it begins an HTML character reference: the `#` is not the
+            // start of a fragment.
             Some((before, _)) if before.ends_with('&') => return None,
             Some((before, _)) => before,
             None => text,
@@ -75,21 +75,21 @@ impl ReturnTo {
         (whole.len() <= MAX).then(|| Self(whole.into()))
     }
 
-    /// Seals the return path for a link of the gateway on `origin`. The gateway does not trust an
-    /// unsealed return path in a link.
+    /// Encrypts the return path for a link of the gateway on `origin`. The gateway does not trust
+    /// an unencrypted return path in a link.
     pub(super) fn seal(&self, keys: &KeyRing, origin: &str) -> Result<String, NoRandomness> {
         let sealed = keys.seal(&sealed_for(origin), self.0.as_bytes())?;
         Ok(URL_SAFE_NO_PAD.encode(sealed))
     }
 
-    /// Opens a value that [`ReturnTo::seal`] made for `origin`.
+    /// Decrypts a return path that [`ReturnTo::seal`] encrypted for `origin`.
     pub(super) fn unseal(
         text: &str,
         (keys, own): (&KeyRing, &OwnPaths),
         origin: &str,
     ) -> Option<Self> {
-        // A sealed path is shorter than twice the maximum, because base64 adds one third, and the
-        // cipher adds fewer than 100 bytes.
+        // The encrypted form of a path is shorter than twice the maximum, because base64 adds one
+        // third, and the cipher adds fewer than 100 bytes.
         if text.len() > MAX.saturating_mul(2) {
             return None;
         }
@@ -106,13 +106,15 @@ impl ReturnTo {
     /// Returns the value of a `Location` field: the return path on `origin`, a configured
     /// `scheme://host[:port]`.
     pub(crate) fn absolute(&self, origin: &str) -> String {
-        // The trailing slash is removed, so that the result contains no `//` before the path.
+        // The slash at the end of the origin is removed, so that the result contains no `//` before
+        // the path.
         [origin.trim_end_matches('/'), &self.0].concat()
     }
 }
 
 impl fmt::Debug for ReturnTo {
-    /// Shows only the path, because the query may contain secrets, which must not be logged.
+    /// The debug output contains only the path. The query may contain secrets, which must not be
+    /// logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.0.split('?').next().unwrap_or_default();
         f.debug_tuple("ReturnTo").field(&path).finish()

@@ -1,5 +1,5 @@
-//! Tests of the return path with a table of cases and a mutator. Each result is verified by two
-//! independent checks (test oracles), which share no code with the grammar.
+//! Tests of the return path with a table of cases and a mutator. Two reference parsers verify each
+//! result. They share no code with the grammar.
 
 use url::Url;
 
@@ -49,8 +49,9 @@ fn rows() -> impl Iterator<Item = (u32, String, &'static str)> {
 }
 
 /// Returns the authority that a browser would request, or `None` when the browser would stay on our
-/// origin. A browser ignores surrounding white space, and all tabs and line ends. A browser treats
-/// a backslash as a slash, and accepts any number of slashes before an authority.
+/// origin. A browser ignores white space at the start and end of a URL, and all tabs and line ends
+/// in the URL. A browser treats a backslash as a slash, and accepts any number of slashes before an
+/// authority.
 fn leads_to(location: &str) -> Option<String> {
     let text = location.trim_matches(|c: char| c <= ' ');
     let text: String = text
@@ -88,9 +89,9 @@ fn without_dots(path: &str) -> String {
     format!("/{}", kept.join("/"))
 }
 
-/// Checks a return path in two forms with both reference parsers. In the first form, our origin
-/// precedes the return path; the second form is the return path alone. The test also checks the
-/// return path alone, because a caller could by mistake use the return path without our origin.
+/// Checks a return path in two forms with both reference parsers. The first form is our origin
+/// followed by the return path. The second form is only the return path. The test also checks the
+/// second form, because a caller could use the return path without our origin by mistake.
 fn assert_stays(return_to: &ReturnTo, given: &str) {
     let location = return_to.absolute(SITE);
     assert!(
@@ -241,7 +242,7 @@ fn a_return_to_is_bounded_canonical_and_absolute_when_sent() {
     let longest = format!("/{}", "a".repeat(1023));
     assert!(ReturnTo::parse(&longest, &own()).is_some());
     assert_eq!(ReturnTo::parse(&format!("{longest}a"), &own()), None);
-    // The canonical form of a text can exceed the limit although the text is within the limit.
+    // A text can be shorter than the limit although its canonical form is longer than the limit.
     assert_eq!(
         ReturnTo::parse(&format!("/{}", "|".repeat(400)), &own()),
         None

@@ -7,16 +7,16 @@ use super::PublicUrl;
 /// Checks whether a request comes from a page of `public_url`. The check stops cross-site request
 /// forgery.
 ///
-/// If the request has `Sec-Fetch-Site`, that field decides: a page cannot set `Sec-Fetch-Site`, and
-/// its value is correct even for a page that hides its origin (`Origin: null`). For older browsers,
-/// which do not send `Sec-Fetch-Site`, `Origin` decides. A request with neither `Sec-Fetch-Site`
-/// nor `Origin` is refused.
+/// If the request has `Sec-Fetch-Site`, only this field is checked. A page cannot set
+/// `Sec-Fetch-Site`, and the value is correct even if the page hides its origin (`Origin: null`).
+/// Older browsers do not send `Sec-Fetch-Site`, so `Origin` is checked. A request with neither
+/// `Sec-Fetch-Site` nor `Origin` is refused.
 pub(crate) fn same_origin(headers: &HeaderMap, public_url: &PublicUrl) -> SameOrigin {
     let site = single_value(headers, "sec-fetch-site");
     let same = match site {
         FieldValue::Value(site) => site == b"same-origin",
-        // A browser sends only one `Sec-Fetch-Site`. If a request has two `Sec-Fetch-Site` values,
-        // neither value is trusted.
+        // A browser sends only one `Sec-Fetch-Site`. A request with two `Sec-Fetch-Site` values is
+        // refused.
         FieldValue::Several => false,
         FieldValue::Absent => match single_value(headers, "origin") {
             FieldValue::Value(origin) => origin == public_url.origin().as_bytes(),

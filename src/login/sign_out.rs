@@ -9,8 +9,8 @@ use crate::fields::cookie as cookies;
 use crate::session::{EndReason, Ended, SessionId, cookie};
 
 /// The maximum number of sessions that one request signs out. A browser sends one session cookie,
-/// or a few session cookies if it has cookies for several paths. An attacker's request could
-/// contain hundreds of session cookies.
+/// or a few session cookies if it has cookies for several paths. The maximum protects the store
+/// from a request with hundreds of session cookies.
 pub(super) const MAX_SIGNED_OUT: usize = 8;
 
 impl Login {
@@ -24,7 +24,7 @@ impl Login {
     ///
     /// # Cancel safety
     ///
-    /// The sign-out continues when the future is dropped.
+    /// If the future is dropped, the sign-out continues.
     pub(crate) async fn sign_out(&self, headers: &HeaderMap) -> Result<[HeaderValue; 2], Error> {
         let named = cookies::matching(headers, |name| name == cookie::SESSION.as_bytes());
         let ids = named.filter_map(|(_, value)| SessionId::parse(value));
@@ -38,9 +38,9 @@ impl Login {
             }
             Ok(())
         };
-        // The cookies are deleted only after the store has committed the end of the sessions. If
-        // the cookies were deleted earlier and the store failed, the user would seem to be signed
-        // out although the session continues.
+        // The cookies are deleted only after the store has committed the end of the sessions.
+        // Otherwise, after a failure of the store, the user would have no cookie, but the session
+        // would continue.
         self.process.on_control_plane(end).await?;
         Ok([cookie::clear(cookie::SESSION), browser::forget_rounds()])
     }

@@ -1,8 +1,10 @@
-//! Slows down clients that send codes which the provider refuses.
+//! Limits the number of refused codes per client: a client that has sent many refused codes must
+//! wait.
 //!
-//! An attacker can begin a login and then call the redirection endpoint with an invented code. Each
-//! invented code costs a call to the token endpoint, and a provider may allow only fifty calls per
-//! minute for all users. Only refused codes are counted, so normal logins are not affected.
+//! An attacker can begin a login and then call the redirection endpoint with an invented code. For
+//! each invented code, the gateway calls the token endpoint. But a provider may allow only fifty
+//! calls per minute for all users together. Only refused codes are counted, so normal logins are
+//! not affected.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
@@ -10,7 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Timestamp;
 
-/// A client must wait after the provider has refused this number of its codes within one minute.
+/// If the provider has refused this number of a client's codes within one minute, the client must
+/// wait.
 const MAX_REFUSED: u64 = 10;
 
 /// The number of counters. Two clients can share a counter, but this is rare with 4096 counters.
@@ -38,8 +41,8 @@ impl Throttle {
         let counters = std::iter::repeat_with(AtomicU64::default).take(COUNTERS);
         Self {
             counters: counters.collect(),
-            // With a random seed, an attacker cannot compute which address shares the counter of
-            // another client.
+            // The seed is random, so an attacker cannot compute which addresses share the counter
+            // of another client.
             seed: RandomState::new(),
         }
     }
@@ -63,8 +66,8 @@ impl Throttle {
             return;
         };
         let minute = minute_of(now);
-        // If two threads count at the same time, one of the two codes may not be counted. No lock
-        // is needed, because the limit is approximate.
+        // If two threads count at the same time, only one of the two codes may be counted. There is
+        // no lock, because the limit need not be exact.
         let refused = match unpack(counter.load(Ordering::Relaxed)) {
             (then, refused) if then == minute => refused.saturating_add(1),
             _ => 1,
@@ -106,8 +109,8 @@ mod tests {
 
     use super::*;
 
-    /// Generates an address and the expected client network as text. The parts of the
-    /// address come from a few values, so that many generated addresses are in the same network.
+    /// Generates an address and the expected client network as text. The generator uses only a few
+    /// values for the parts of an address, so that many addresses are in the same network.
     fn client() -> impl Strategy<Value = (IpAddr, String)> {
         let few = || prop::sample::select(vec![0_u16, 1, 0x0a00, 0xffff]);
         let wide = [(); 8].map(|()| few());

@@ -1,4 +1,4 @@
-//! Tests that two different lists of fields never produce the same key.
+//! Tests that different inputs never produce the same key, hash or associated data.
 
 use std::collections::HashMap;
 
@@ -15,8 +15,8 @@ fn field() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(bytes, 0..5)
 }
 
-/// Generates names of providers. Some generated names contain characters that the settings do not
-/// allow.
+/// Generates names of providers. Some generated provider names contain characters that the settings
+/// do not allow.
 fn name() -> impl Strategy<Value = String> {
     let characters = prop::sample::select(vec!['a', 'b', '-', '_', '/', '.', '%', '?']);
     prop::collection::vec(characters, 0..5).prop_map(String::from_iter)

@@ -149,13 +149,13 @@ impl Disk {
         read().map_err(|error| StoreError::Unreadable(Arc::new(error)))
     }
 
-    /// Returns the keys that seal the entries of the file.
+    /// Returns the keys that encrypt the entries of the file.
     pub(super) fn keys(&self) -> &Arc<KeyRing> {
         &self.keys
     }
 
     /// Commits changes and new registrations. After this call, the file contains `providers` as its
-    /// registrations, and `keys` seal new entries.
+    /// registrations, and `keys` encrypt new entries.
     ///
     /// # Errors
     ///

@@ -194,7 +194,7 @@ async fn the_end_at_a_deadline_is_told_before_the_session_is_removed() {
     }
 }
 
-/// Opens so many sessions that the cache evicts all sessions that were in the cache before.
+/// Creates so many sessions that the cache evicts all sessions that were in the cache before.
 async fn crowd(sessions: &Sessions, now: Timestamp) {
     for number in 0..50 {
         open(sessions, &format!("{number} at {now:?}"), now).await;

@@ -15,7 +15,7 @@ use crate::secret::NoRandomness;
 
 /// The table of the properties of the file, such as the format version.
 pub(super) const PROPERTIES: TableDefinition<'_, &str, u64> = TableDefinition::new("sidegate");
-/// The sealed sessions by key, in the format of `record::seal`.
+/// The encrypted sessions by key, in the format of `record::seal`.
 pub(super) const SESSIONS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("sessions");
 /// The times of the last uses of sessions, in milliseconds. A session without an entry in this
 /// table was last used at its login.

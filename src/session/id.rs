@@ -11,12 +11,12 @@ const RANDOM: usize = 32;
 const LENGTH: usize = TAG + RANDOM;
 const TEXT: usize = LENGTH / 3 * 4;
 
-/// The tag of the store in which a session was opened: four random bytes. A store in memory
+/// The tag of the store in which a session was created: four random bytes. A store in memory
 /// generates its tag when the process starts. A session file contains the tag of its store.
 ///
-/// The tag authenticates nothing. The tag shows whether a session was opened by this process, by
+/// The tag authenticates nothing. The tag shows whether a session was created by this process, by
 /// another replica, or by this replica before a restart. The tag lets log lines and error pages
-/// report where the session was opened.
+/// report where the session was created.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct StoreTag([u8; TAG]);
 
@@ -84,7 +84,7 @@ impl SessionId {
         SessionKey(first.copied().unwrap_or_default())
     }
 
-    /// Returns the tag of the store in which the session was opened.
+    /// Returns the tag of the store in which the session was created.
     pub(crate) fn store_tag(&self) -> StoreTag {
         let mut tag = [0; TAG];
         tag.copy_from_slice(self.0.expose().first_chunk::<TAG>().unwrap_or(&[0; TAG]));

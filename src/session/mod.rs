@@ -100,7 +100,7 @@ pub struct NewSession<'a> {
     /// The configured name of the provider.
     pub provider: &'a str,
     /// Identifies the server and the client id that the provider's settings named when the login
-    /// began. If these settings have changed since then, no session is opened, because the name of
+    /// began. If these settings have changed since then, no session is created, because the name of
     /// the provider may now refer to a different server.
     pub registration: Registration,
     /// The identity of the user.
@@ -126,9 +126,9 @@ pub struct Sessions {
 
 impl Sessions {
     /// Opens the store that the settings select. This function blocks the calling thread, for some
-    /// seconds if the file is large. The `keys` seal the records in the file. A session in the file
-    /// ends if its provider is not among `providers`, or if the name of its provider now belongs to
-    /// another server or client.
+    /// seconds if the file is large. The `keys` encrypt the records in the file. A session in the
+    /// file ends if its provider is not among `providers`, or if the name of its provider now
+    /// belongs to another server or client.
     ///
     /// # Errors
     ///
@@ -298,14 +298,14 @@ impl Sessions {
         }
     }
 
-    /// Opens a session and returns its new id. The sessions in `replaces` end. If the user has more
-    /// sessions than the limit allows, the oldest sessions of the user end, too. One commit
+    /// Creates a session and returns its new id. The sessions in `replaces` end. If the user has
+    /// more sessions than the limit allows, the oldest sessions of the user end, too. One commit
     /// contains the new session and the ends of the other sessions. The commit is complete before
     /// this function returns.
     ///
     /// # Errors
     ///
-    /// [`OpenError`]: no session was opened or ended.
+    /// [`OpenError`]: no session was created or ended.
     ///
     /// # Cancel safety
     ///

@@ -77,7 +77,7 @@ pub enum StartError {
     Thread(#[source] std::io::Error),
 }
 
-/// The reason why no session was opened. Responsible: the gateway.
+/// The reason why no session was created. Responsible: the gateway.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The operating system does not return random bytes.

@@ -214,7 +214,7 @@ impl Keeper {
     }
 
     /// Commits the end of each session in `over`, together with the new registrations. After this
-    /// call, the file contains `providers` as its registrations, and `keys` seal new entries.
+    /// call, the file contains `providers` as its registrations, and `keys` encrypt new entries.
     fn register(
         &mut self,
         over: &[(SessionKey, EndReason)],

@@ -1,9 +1,9 @@
 //! Encodes the contents of a session as bytes, for memory and for the file.
 //!
-//! An entry of the file starts with the time at which the session ends, as plaintext. The sealed
-//! contents follow. So an expired session can be found without the key that sealed the entry. The
-//! seal covers the plaintext and the session key as associated data, so an entry that was moved to
-//! another session cannot be opened. An older entry of the same session can be opened, so an
+//! An entry of the file starts with the time at which the session ends, as plaintext. The encrypted
+//! contents follow. So an expired session can be found without the key that encrypted the entry.
+//! The seal covers the plaintext and the session key as associated data, so an entry that was moved
+//! to another session cannot be opened. An older entry of the same session can be opened, so an
 //! attacker who can write the file can restore an older version of a session.
 
 use postcard::ser_flavors::Size;
@@ -178,14 +178,14 @@ pub(super) fn version(bytes: &[u8]) -> Option<u64> {
     Some(version)
 }
 
-/// Seals a session. Returns `None` if no nonce could be generated.
+/// Encrypts a session. Returns `None` if no nonce could be generated.
 pub(super) fn seal(session: &Stored, keys: &KeyRing) -> Option<Vec<u8>> {
     let plaintext = session.ends_at().as_millis().to_le_bytes();
     let sealed = keys.seal(&context(session.key(), plaintext), session.contents());
     Some([&plaintext, sealed.ok()?.as_slice()].concat())
 }
 
-/// A sealed entry of the file.
+/// An encrypted entry of the file.
 #[derive(Debug)]
 pub(super) struct Entry<'a> {
     pub(super) ends_at: Timestamp,
@@ -204,7 +204,7 @@ impl<'a> Entry<'a> {
         })
     }
 
-    /// Returns true if one of these keys sealed the entry.
+    /// Returns true if one of these keys encrypted the entry.
     pub(super) fn is_known_to(&self, keys: &KeyRing) -> bool {
         keys.knows(self.sealed)
     }
@@ -220,7 +220,7 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// Returns the associated data of a sealed entry.
+/// Returns the associated data of an encrypted entry.
 fn context(key: &SessionKey, plaintext: [u8; PLAINTEXT]) -> [u8; SessionKey::LENGTH + PLAINTEXT] {
     let mut context = [0; SessionKey::LENGTH + PLAINTEXT];
     let (first, second) = context.split_at_mut(SessionKey::LENGTH);

@@ -3,8 +3,8 @@
 //! A session contains only the configured name of its provider. Before the next start of the
 //! gateway, the operator may give the name of a provider to another server or client. The
 //! identities of the old sessions have no meaning at the new server. Therefore the file contains
-//! the sealed registration of each provider, in addition to the sessions. All sessions of the file
-//! were opened with these registrations.
+//! the encrypted registration of each provider, in addition to the sessions. All sessions of the
+//! file were opened with these registrations.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -41,8 +41,8 @@ pub(super) fn report(ended: &BTreeMap<Box<str>, u64>) {
     }
 }
 
-/// The sealed registrations by name. Each start, and each change of the registrations or keys,
-/// writes all registrations, so that the newest key seals all of them.
+/// The encrypted registrations by name. Each start, and each change of the registrations or keys,
+/// writes all registrations, so that the newest key encrypts all of them.
 const PROVIDERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("providers");
 
 /// Reads the registrations of the file. Skips an entry that cannot be opened.
@@ -81,7 +81,7 @@ pub(super) fn write(
     Ok(())
 }
 
-/// Returns the associated data of a sealed registration.
+/// Returns the associated data of an encrypted registration.
 fn context(name: &str) -> Vec<u8> {
     [b"provider ", name.as_bytes()].concat()
 }

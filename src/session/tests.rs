@@ -214,7 +214,7 @@ async fn a_session_is_invalid_after_its_provider_has_changed() {
     let sessions = fixture.start(NOW);
     assert!(live(&sessions, &alice, NOW).await && !live(&sessions, &bob, NOW).await);
     sessions.close().await.unwrap();
-    // The test adds a new key in front of the key that has sealed all sessions. Later the test
+    // The test adds a new key in front of the key that has encrypted all sessions. Later the test
     // removes the old key.
     fixture.keys = vec![2, 1];
     let sessions = fixture.start(NOW);
