@@ -47,8 +47,8 @@ impl Upload {
         Self(Some(Box::pin(body.map_err(Into::into))))
     }
 
-    /// A body that is recorded and forwarded while it arrives. If `Content-Length` is larger than
-    /// the maximum size, the body is not recorded.
+    /// A body that is recorded and forwarded while it arrives. If the body is known to be larger
+    /// than the maximum size, the body is not recorded.
     pub(crate) fn recorded<B>(body: B) -> (Self, Recording)
     where
         B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + 'static,
@@ -116,7 +116,7 @@ enum Source {
 /// The recorded part of a body.
 #[derive(Default)]
 enum Record {
-    /// The body has not ended. The number of recorded bytes.
+    /// The body has not ended. The number is the number of recorded bytes.
     Open(Vec<Bytes>, usize),
     /// The complete body.
     Whole(Vec<Bytes>),

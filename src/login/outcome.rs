@@ -114,8 +114,8 @@ pub(super) fn already_signed_in(failure: &FailedLogin, public_url: &PublicUrl) -
 }
 
 /// Returns true if the user has signed in at the same provider in another tab since this login
-/// began. The gateway then does not exchange the code of this login, because the user already has a
-/// session.
+/// began. In this case the gateway does not exchange the code of this login, because the user
+/// already has a session.
 pub(super) fn signed_in_meanwhile(details: &LoginDetails, previous: &PreviousSession) -> bool {
     match previous {
         PreviousSession::Live(_, session) => {

@@ -1,5 +1,5 @@
-//! Tests of the return path with a table of cases and a mutator. Two reference parsers verify each
-//! result. They share no code with the grammar.
+//! Tests of the return path with a table of cases and a mutator. Two reference parsers, which share
+//! no code with the grammar, verify each result.
 
 use url::Url;
 

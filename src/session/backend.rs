@@ -1,4 +1,5 @@
-//! The places where a local store keeps the sessions: only in memory, or also in a file.
+//! The storage of a local store. All sessions are in memory only, or they are in a file and some
+//! are also in memory.
 
 use super::SessionKey;
 use super::disk::Disk;
@@ -9,8 +10,7 @@ use super::stored::Stored;
 use crate::clock::Timestamp;
 use std::sync::Arc;
 
-/// A change to the stored sessions. One commit applies a list of changes: either all of them or
-/// none.
+/// A change to the stored sessions. A commit applies all changes of a list, or none of them.
 #[derive(Debug)]
 pub(super) enum Change {
     /// Stores this version of a session.
@@ -40,10 +40,11 @@ impl Loaded {
     }
 }
 
-/// The place where a local store keeps the sessions, in addition to the cache.
+/// The storage of a local store, in addition to its cache.
 #[derive(Debug)]
 pub(super) enum Backend {
-    /// Only the cache contains the sessions. A session ends when the full cache evicts the session.
+    /// Only the cache contains the sessions. If the cache is full and evicts a session, the session
+    /// ends.
     Memory,
     /// A file contains all sessions, and the cache contains some of them.
     Disk(Box<Disk>),

@@ -1,9 +1,9 @@
-//! The cache of one replica. A replica is a `Sessions` value: a cache of a store. Requests
-//! find sessions in the cache, and the cache informs its listeners when a session ends.
+//! The cache of one replica. A replica is a `Sessions` value, which caches the sessions of a store.
+//! Requests find sessions in the cache, and the cache informs its listeners when a session ends.
 //!
 //! Requests read the cache without a lock. All writers take one lock, so the writes happen one
-//! after another. A store writes its changes to the cache in the order of its commits. The store
-//! writes a change to the cache before it answers the caller of the change.
+//! after another. A store writes its changes to the cache in the order of its commits. When a
+//! caller gets the answer to a change, the change is already in the cache.
 //!
 //! An answer of [`super::store::Store::get`] may be older than a change that the cache already
 //! contains. For example, a session is read just before its sign-out, and the answer arrives just
@@ -40,7 +40,7 @@ pub(super) enum Event {
     Used(SessionKey, Timestamp),
     /// The session has ended.
     Ended(SessionKey, EndReason),
-    /// The store has lost reports of changes, so everything in the cache may be out of date.
+    /// The store could not report some changes, so every session in the cache may be out of date.
     #[cfg_attr(
         not(test),
         expect(
@@ -60,7 +60,7 @@ pub(super) enum Notice {
     Evicted(Arc<Stored>),
 }
 
-/// The effect that an eviction from the cache has on the session.
+/// Whether a session ends when the cache evicts it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Eviction {
     /// The session ends, because only the cache contained the session.
@@ -74,7 +74,7 @@ pub(super) enum Eviction {
 pub(super) struct SessionCache {
     sessions: Cache<SessionKey, Arc<Stored>>,
     eviction: Eviction,
-    /// The reads of the store that are in progress. While a thread writes to the cache, the thread
+    /// The reads from the store that have not ended. While a thread writes to the cache, the thread
     /// holds the lock of `reads`.
     reads: Mutex<HashMap<SessionKey, Reads>>,
     notices: mpsc::UnboundedSender<Notice>,
@@ -82,13 +82,13 @@ pub(super) struct SessionCache {
     evicted: Arc<AtomicU64>,
 }
 
-/// The reads of one session that are in progress.
+/// The reads of one session that have not ended.
 #[derive(Debug, Default)]
 struct Reads {
     count: usize,
-    /// The number of changes of the session since the oldest read in progress began.
+    /// The number of changes of the session since the oldest of these reads began.
     epoch: u64,
-    /// The signal for tasks that wait for the next change.
+    /// Wakes the tasks that wait for the next change of the session.
     waiting: Option<Arc<Notify>>,
 }
 
@@ -114,11 +114,12 @@ impl SessionCache {
             .eviction_policy(EvictionPolicy::lru())
             .max_capacity(capacity)
             .weigher(|_, session: &Arc<Stored>| session.weight())
-            // The listener runs on any thread that uses the cache, so it must not take the lock of
-            // the writers.
+            // The listener can run on every thread that uses the cache, also while the thread holds
+            // the lock of `reads`, so the listener must not take this lock.
             .eviction_listener(move |_key, session: Arc<Stored>, cause| {
-                // The listener handles only evictions for lack of space. A function that removes or
-                // replaces a session also sets the `SessionState` of the old value.
+                // The listener handles only evictions that happen because the cache is full.
+                // Functions that remove or replace a session set the `SessionState` of the old
+                // value themselves.
                 if cause != RemovalCause::Size {
                     return;
                 }
@@ -173,20 +174,20 @@ impl SessionCache {
         (cached.state() == SessionState::Live).then_some(cached)
     }
 
-    /// Returns true if the cached value of the session is exactly this `Arc`.
+    /// Returns true if the cache contains this `Arc`, and not only an equal value.
     pub(super) fn holds(&self, session: &Arc<Stored>) -> bool {
         let cached = self.sessions.get(session.key());
         cached.is_some_and(|cached| Arc::ptr_eq(&cached, session))
     }
 
-    /// Puts a session that this replica has just opened or replaced into the cache.
+    /// Puts a session into the cache after this replica has created or replaced the session.
     pub(super) fn put(&self, session: &Arc<Stored>) {
         let mut reads = self.reads();
         note_change(&mut reads, session.key());
         let before = self.sessions.get(session.key());
         self.sessions.insert(*session.key(), Arc::clone(session));
-        // The old value becomes superseded only after the new value is in the cache. So a request
-        // that looks for the session always finds a current value.
+        // The new value is put into the cache before the old value is marked as superseded. So a
+        // request always finds a current value in the cache.
         if let Some(before) = before {
             session.note_use_of(&before);
             before.supersede();
@@ -213,8 +214,8 @@ impl SessionCache {
                 if let Some(session) = self.sessions.remove(&key) {
                     session.end();
                 }
-                // The lock of `reads` is released before `tell` takes the lock of the listeners. So
-                // no thread holds two locks at the same time.
+                // This code releases the lock of `reads` before `tell` takes the lock of the
+                // listeners. So no thread holds both locks at the same time.
                 drop(reads);
                 self.listeners.tell((key, why));
             }
@@ -232,8 +233,8 @@ impl SessionCache {
         }
     }
 
-    /// Creates the guard for a read of a session. The caller must call this function before it
-    /// reads the session from the store.
+    /// Creates the guard that detects changes of a session during a read. The caller must call this
+    /// function before it reads the session from the store.
     pub(super) fn begin_read(&self, key: SessionKey) -> ReadGuard<'_> {
         let mut reads = self.reads();
         let of_key = reads.entry(key).or_default();
@@ -245,8 +246,8 @@ impl SessionCache {
         }
     }
 
-    /// Makes the cache finish its pending work, such as evictions. When this function returns, the
-    /// store has received the notices of all earlier evictions.
+    /// Lets the cache do its pending work, such as evictions. When this function returns, the cache
+    /// has informed the store of all earlier evictions.
     pub(super) fn run_pending_tasks(&self) {
         self.sessions.run_pending_tasks();
     }
@@ -261,14 +262,14 @@ impl SessionCache {
     }
 }
 
-/// Invalidates all reads of a session that are in progress.
+/// Invalidates the guards of all reads of a session that have not ended.
 fn note_change(reads: &mut HashMap<SessionKey, Reads>, key: &SessionKey) {
     if let Some(of_key) = reads.get_mut(key) {
         of_key.note_change();
     }
 }
 
-/// A read of the store that is in progress.
+/// A read from the store that has not ended.
 #[derive(Debug)]
 pub(super) struct ReadGuard<'a> {
     cache: &'a SessionCache,
@@ -276,7 +277,7 @@ pub(super) struct ReadGuard<'a> {
     epoch: u64,
 }
 
-/// The result of a read of the store.
+/// The result of reading a session from the store.
 #[derive(Debug)]
 #[must_use]
 pub(super) enum Read {
@@ -298,8 +299,8 @@ impl ReadGuard<'_> {
                 if of_key.epoch != self.epoch {
                     return;
                 }
-                // Every change takes the lock that this task holds. So no change can happen between
-                // the check of the epoch and the registration of the task.
+                // Every change takes the lock that this task holds. So no change can happen after
+                // this task has compared the epoch and before it waits.
                 Arc::clone(of_key.waiting.get_or_insert_default()).notified_owned()
             };
             change.await;
@@ -314,7 +315,7 @@ impl ReadGuard<'_> {
             drop(reads);
             return Read::Outdated;
         }
-        // A concurrent read may already have put the session into the cache.
+        // Another read may already have put the session into the cache.
         let current = match (cache.live(&self.key), session, cache.eviction) {
             (Some(cached), Some(_), _) => Some(cached),
             (None, Some(session), Eviction::Keeps) => {

@@ -16,16 +16,15 @@ use super::stored::Stored;
 use super::{Maintained, SessionKey};
 use crate::clock::Timestamp;
 
-/// The maximum number of commands in a batch. Reads also count, so that a long series of reads does
-/// not delay the commit.
+/// The maximum number of commands in a batch. Reads are also counted, so that many reads cannot
+/// delay the commit.
 const MAX_COMMANDS: usize = 256;
 
 /// The channel through which the thread of the store answers a command. The thread executes a
 /// command even if the caller no longer waits for the answer.
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// The number that identifies a replica of the store. A replica is a `Sessions` value with its own
-/// cache.
+/// The number of a replica of the store. A replica is a `Sessions` value with its own cache.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct ReplicaId(pub(super) usize);
 
@@ -80,7 +79,7 @@ pub(super) enum Command {
 /// Commands whose changes are committed together.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    /// The number of planned commands, including the commands that change nothing.
+    /// The number of commands in this batch, including the commands that change nothing.
     pub(super) commands: usize,
     pub(super) changes: Vec<Change>,
     pub(super) effects: Vec<Effect>,
@@ -90,7 +89,8 @@ pub(super) struct Batch {
     pub(super) users: HashSet<UserHash>,
 }
 
-/// A change that the keeper makes to the index and the caches after the commit of a batch.
+/// A change that the thread of the store makes to the index and the caches after it has committed a
+/// batch.
 #[derive(Debug)]
 pub(super) enum Effect {
     Opened {
@@ -122,8 +122,8 @@ impl Batch {
         self.changes.push(Change::Remove(key));
     }
 
-    /// Returns true if a command must wait for the commit of this batch, for example because the
-    /// command depends on a change in the batch.
+    /// Returns true if a command cannot be executed before this batch is committed, for example
+    /// because the batch changes the same session.
     pub(super) fn has_to_wait(&self, command: &Command) -> bool {
         match command {
             Command::Open {

@@ -1,5 +1,5 @@
 //! Tests of the behavior that all stores have in common. Every test runs for each kind of store and
-//! replica. A replica is a `Sessions` value: a cache of a store.
+//! replica. A replica is a `Sessions` value, which caches the sessions of a store.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -178,7 +178,7 @@ async fn a_replaced_session_has_other_tokens_and_is_the_same_session() {
         assert_eq!(new.stored().ends_at(), old.stored().ends_at());
         let found = session(&sessions, &id).await;
         assert_eq!(found.tokens().access_token(), "token-1");
-        // A refresh does not count as a use of the session, so the idle deadline does not change.
+        // A refresh is not a use of the session, so the idle deadline does not change.
         clock.advance(Duration::from_secs(59));
         assert!(live(&sessions, &id, clock.now()).await);
         let renamed = Identity {
@@ -353,13 +353,13 @@ async fn g_15_what_was_asked_happens_even_if_nobody_waits_for_it() {
         let held = session(&sessions, &id).await;
         {
             let mut replacing = Box::pin(sessions.replace(&held, tokens("token-1"), None));
-            // The test polls the future of the replacement one time and then drops the future.
+            // The test polls the future of `replace` one time and then drops the future.
             std::future::poll_fn(|context| {
                 std::task::Poll::Ready(replacing.as_mut().poll(context).is_ready())
             })
             .await;
         }
-        // The store answers commands in order, so the replacement is complete when this read
+        // The store executes commands in order, so the session is already replaced when this read
         // returns.
         let session = sessions.fetch(&id.key()).await.unwrap().unwrap();
         assert_eq!(session.tokens().access_token(), "token-1");
@@ -469,7 +469,8 @@ async fn x_16_a_clock_that_is_set_ends_sessions_rather_than_making_them_last() {
     for fixture in Fixture::every() {
         let year_2026 = Timestamp::from_millis(1_767_225_600_000);
         let sessions = fixture.start(Timestamp::default());
-        // A machine without a clock battery starts in 1970 and learns the real time later.
+        // On a machine without a clock battery, the clock shows 1970 at the start and the real time
+        // later.
         let early = open(&sessions, "early", Timestamp::default()).await;
         assert!(matches!(sessions.find(&early, year_2026), Lookup::Expired));
         // When the clock is set back, the deadlines of the session do not change.

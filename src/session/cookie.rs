@@ -35,8 +35,8 @@ pub(crate) fn set(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
 }
 
 /// Returns the `Set-Cookie` value for a cookie that the browser also sends with a form post from
-/// another site. Another site can make the browser send the cookie, so the cookie alone must not
-/// authorize anything.
+/// another site. Another site can cause a request with the cookie, so a request must not be
+/// authorized only because it has the cookie.
 pub(crate) fn set_across_sites(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
     written(name, value, lifetime, "None")
 }
@@ -47,16 +47,15 @@ fn written(name: &str, value: &str, lifetime: Duration, same_site: &str) -> Head
         "{name}={value}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite={same_site}"
     );
     // The conversion does not fail, because names and values contain only base64url, digits and
-    // hyphens. If the conversion failed nevertheless, the value would be empty, and the browser
-    // would store no cookie.
+    // hyphens. After a failure, the value would be empty, and the browser would store no cookie.
     let mut field = HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""));
     field.set_sensitive(true);
     field
 }
 
 /// Returns the `Set-Cookie` value that deletes a cookie of the gateway. The `Set-Cookie` value
-/// repeats the attributes of the cookie, because browsers refuse to delete a `__Host-` cookie
-/// without these attributes.
+/// contains all attributes of the cookie, because otherwise browsers would not delete a `__Host-`
+/// cookie.
 pub(crate) fn clear(name: &str) -> HeaderValue {
     set(name, "", Duration::ZERO)
 }

@@ -2,11 +2,12 @@
 //!
 //! A commit writes changed pages to free places of the file and ends with one `fsync`. After a
 //! crash, the file contains the last commit whose checksums are valid. When the store opens the
-//! file, the database checks all contents of the file. So later reads return the data that was
-//! written. The check reads the whole file, so the check of a large file takes time. The store also
-//! opens and checks the file again after a failed commit. After a failed commit, the check costs no
-//! additional time, because the check replaces a repair that would also read the whole file.
-//! Because a check can take long, the store repeats a failed operation only after a pause.
+//! file, the database checks all contents of the file. So damaged data is found at the start, and
+//! not at a later read. The check reads the whole file, so the check of a large file takes time.
+//! The store also opens and checks the file again after a failed commit. The check after a failed
+//! commit costs no additional time, because without the check the database would read the whole
+//! file for a repair. Because a check can take long, the store repeats a failed operation only
+//! after a pause.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -43,8 +44,8 @@ pub(super) struct Disk {
     opening: Pause,
     /// The pause after a failed write.
     writing: Pause,
-    /// The pause after a failed commit that contained only removals. A removal frees at least as
-    /// much space as it needs, so a removal usually succeeds on a full disk.
+    /// The pause after a failed commit that contained only removals. A removal usually succeeds on
+    /// a full disk, because it frees at least as much space as it needs.
     removing: Pause,
 }
 
@@ -56,8 +57,8 @@ impl Disk {
     /// [`FileError`].
     pub(super) fn open(path: &Path, keys: Arc<KeyRing>) -> Result<Self, FileError> {
         file::inspect(path)?;
-        // An empty file counts as missing, because some tools create an empty file before the first
-        // start.
+        // An empty file is treated like a missing file, because some tools create an empty file
+        // before the first start.
         let exists = std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > 0);
         if !exists {
             file::create(path)?;
@@ -81,7 +82,7 @@ impl Disk {
     }
 
     /// Passes all valid sessions in the file to `take`, and removes the invalid sessions from the
-    /// file. After this call, the file contains `providers` as its registrations.
+    /// file. Replaces the provider fingerprints in the file by `providers`.
     ///
     /// # Errors
     ///
@@ -124,7 +125,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Finds the sessions in the file that would be invalid with other keys and providers.
+    /// Finds the sessions in the file that would become invalid with the given keys and providers.
     ///
     /// # Errors
     ///
@@ -149,13 +150,13 @@ impl Disk {
         read().map_err(|error| StoreError::Unreadable(Arc::new(error)))
     }
 
-    /// Returns the keys that encrypt the entries of the file.
+    /// Returns the keys with which the entries of the file are encrypted.
     pub(super) fn keys(&self) -> &Arc<KeyRing> {
         &self.keys
     }
 
-    /// Commits changes and new registrations. After this call, the file contains `providers` as its
-    /// registrations, and `keys` encrypt new entries.
+    /// Commits changes, and replaces the provider fingerprints in the file by `providers`. After
+    /// this call, new entries are encrypted with `keys`.
     ///
     /// # Errors
     ///
@@ -210,24 +211,24 @@ impl Disk {
         let Err(error) = write.on(database) else {
             self.commit = commit;
             self.removing.end();
-            // A removal needs little space, so its success does not show that the disk has space
-            // for other writes.
+            // A removal needs little space, so after a successful removal the disk may still be too
+            // full for other writes.
             if !only_removals {
                 self.writing.end();
             }
             return Ok(());
         };
-        // After a failed commit, the open database accepts no further commit, and the gateway does
-        // not know whether the failed commit became durable. When the file is opened again, the
-        // number of the last commit in the file shows whether the failed commit became durable.
+        // After a failed commit, the open database accepts no further commit. The gateway does not
+        // know whether the failed commit is in the file. When the file is opened again, the number
+        // of the last commit in the file shows this.
         self.database = None;
         match self.open_again() {
             Ok(()) if self.commit == commit => Ok(()),
             Ok(()) | Err(_) => {
                 let error: Cause = Arc::new(error);
                 let ended = instant();
-                // A failed removal also pauses all other writes, because other writes need more
-                // space.
+                // After a failed removal, all other writes pause, too, because other writes need
+                // more space.
                 self.writing.note_failure(began, ended, &error);
                 if only_removals {
                     self.removing.note_failure(began, ended, &error);
@@ -293,7 +294,7 @@ impl Disk {
 /// The contents of one commit.
 struct Write<'a> {
     changes: &'a [Change],
-    /// The new registrations, or `None` if the registrations do not change.
+    /// The new provider fingerprints, or `None` if they do not change.
     providers: Option<&'a Registrations>,
     keys: &'a KeyRing,
     /// The number of this commit.
@@ -330,7 +331,8 @@ impl Write<'_> {
             }
         }
         let mut properties = transaction.open_table(PROPERTIES)?;
-        // After a failed commit, the number in the file shows whether the commit became durable.
+        // After a failed commit, the commit number in the file shows whether the file contains the
+        // commit.
         properties.insert(COMMIT_KEY, self.commit)?;
         Ok(())
     }

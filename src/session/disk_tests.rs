@@ -72,7 +72,7 @@ async fn during_the_pause_after_a_failed_commit_reads_and_removals_go_on() {
     ));
     disk.writing.prolong();
     let commit = disk.commit;
-    // A write would succeed now, but the pause prevents it.
+    // A write would succeed now, but the store does not write before the pause has ended.
     let cause = crate::telemetry::chain(&disk.commit(&used).unwrap_err());
     assert!(cause.contains("no storage space"), "{cause}");
     assert!(disk.load(&key).unwrap().is_some());

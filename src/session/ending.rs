@@ -1,10 +1,10 @@
 //! Informs long-running work, such as a stream, when its session ends.
 //!
 //! A request looks up its session only at its start. A stream lasts longer than a request, and it
-//! must end when its session ends. So each worker has an [`EndRegistry`]. The store informs the
-//! registry of every end of a session after the commit. Once per second, the registry also looks
-//! for sessions that have passed a deadline. The registry costs nothing for a request that
-//! registers no work.
+//! must end when its session ends. So each worker has an [`EndRegistry`]. When a session has ended
+//! and the end is committed, the store informs the registry. Once per second, the registry also
+//! looks for sessions that have passed a deadline. A request that registers no work does not use
+//! the registry.
 
 #![expect(
     clippy::disallowed_types,
@@ -66,10 +66,10 @@ impl EndReason {
     }
 }
 
-/// The key of a session that has ended, and the reason for the end.
+/// A message: the key of a session that has ended, and the reason for the end.
 pub(super) type End = (SessionKey, EndReason);
 
-/// The senders to the registries of all workers.
+/// The channels to the registries of all workers.
 #[derive(Debug, Default)]
 pub(super) struct Listeners(Mutex<Vec<mpsc::UnboundedSender<End>>>);
 
@@ -82,8 +82,8 @@ impl Listeners {
     }
 
     /// Informs all listeners of the end of a session. Before this call, the caller must record in
-    /// the session value that the session has ended. A listener that registers too late for the
-    /// message sees in the session value that the session has ended.
+    /// the session value that the session has ended. A listener that registers too late gets no
+    /// message, but the session value already shows the end.
     pub(super) fn tell(&self, end: End) {
         let (key, why) = end;
         tracing::debug!(
@@ -117,17 +117,16 @@ struct Registry {
     entries: RefCell<HashMap<SessionKey, Entry>>,
 }
 
-/// The registry entry of a session for which work is registered.
+/// The entry of one session in the registry, if work is registered for the session.
 #[derive(Debug)]
 struct Entry {
-    /// The value of the session that the registry knows. The store may already have a newer value
-    /// of the session.
+    /// The latest `Session` value in the registry. The store may already have a newer value.
     stored: Arc<Stored>,
     end: Rc<EndSignal>,
 }
 
 impl Entry {
-    /// Stores the current value of the session.
+    /// Stores `session` as the latest value of the session.
     fn renew(&mut self, stored: Arc<Stored>) {
         if let Some(session) = Session::of(Arc::clone(&stored)) {
             self.end.renew(session);
@@ -136,12 +135,12 @@ impl Entry {
     }
 }
 
-/// The signal that a session has ended or has a new version. All work that is registered for the
+/// Tells the registered work that its session has ended or has a new version. All work for the same
 /// session shares one signal.
 #[derive(Debug, Default)]
 struct EndSignal {
     why: Cell<Option<EndReason>>,
-    /// The newest version of the session that the registry has reported to the work.
+    /// The newest version of the session that the registry has reported.
     newest: RefCell<Option<Arc<Session>>>,
     changed: Notify,
 }
@@ -163,8 +162,7 @@ impl EndSignal {
     }
 }
 
-/// A report from the registry to work that is registered for a session: the session has ended or
-/// has a new version.
+/// A report from the registry to the work of a session: the session has ended or has a new version.
 #[derive(Clone, Debug)]
 pub(crate) enum SessionEvent {
     /// The session has ended.
@@ -193,8 +191,8 @@ impl EndRegistry {
         (Self(Rc::new(Registry { sessions, entries })), ends)
     }
 
-    /// Registers work that must end when a session ends. Returns `None` if the value `session` is
-    /// not current. If the result is `None`, the caller must look up the session again.
+    /// Registers work that must end when a session ends. Returns `None` if `session` is not the
+    /// current value. The caller must look up the session again in this case.
     pub fn watch(&self, session: &Session) -> Option<EndWatch> {
         let (key, stored) = (*session.key(), Arc::clone(session.stored()));
         let end = {
@@ -212,8 +210,8 @@ impl EndRegistry {
             end,
             seen: Cell::new(session.version()),
         };
-        // The code first registers the watch and then reads the state of the session. If the
-        // session ends between the registration and the read, the read shows the end.
+        // The watch is registered before the state of the session is read. So the end of the
+        // session is noticed even if the session ends just now.
         match session.state() {
             SessionState::Live => Some(watch),
             SessionState::Superseded | SessionState::Ended => None,
@@ -221,8 +219,7 @@ impl EndRegistry {
     }
 }
 
-/// The registration of work that must end when a session ends. Dropping an `EndWatch` removes the
-/// registration.
+/// Tells work when its session ends. The registry forgets the work when the `EndWatch` is dropped.
 #[derive(Debug)]
 #[must_use]
 pub struct EndWatch {
@@ -255,7 +252,7 @@ impl EndWatch {
         }
     }
 
-    /// Waits until the session has ended, and returns the reason.
+    /// Waits until the session has ended, and returns the reason for the end.
     #[cfg(test)]
     async fn ended(&self) -> EndReason {
         loop {
@@ -268,7 +265,7 @@ impl EndWatch {
 
 impl Drop for EndWatch {
     fn drop(&mut self) {
-        // A count of two means that only this watch and the registry entry refer to the signal, so
+        // If the reference count is two, only this watch and the registry entry use the signal, so
         // no other work is registered for the session.
         if Rc::strong_count(&self.end) == 2 {
             let mut entries = self.registry.entries.borrow_mut();
@@ -284,15 +281,16 @@ impl Drop for EndWatch {
 /// dropped.
 async fn serve(registry: Weak<Registry>, mut ends: mpsc::UnboundedReceiver<End>, clock: Clock) {
     let mut ticks = interval(BETWEEN_SWEEPS);
-    // A busy worker can miss sweeps. The missed sweeps are skipped, because one sweep finds all
-    // expired sessions.
+    // A busy worker can miss sweeps. It does not repeat the missed sweeps, because the next sweep
+    // finds all expired sessions.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let end = tokio::select! {
             Some(end) = ends.recv() => Some(end),
             _ = ticks.tick() => None,
         };
-        // The task has only a weak reference, so that it does not keep the registry alive.
+        // The task has only a weak reference, so that the registry can be dropped while the task
+        // runs.
         let Some(registry) = registry.upgrade() else {
             return;
         };
@@ -327,12 +325,11 @@ impl Registry {
                     let why = entry.stored.expired(idle, now);
                     expired.extend(why.map(|why| (*key, why)));
                 }
-                // Only the store has the current value of the session. The store may have a new
-                // version of the session or a later time of use, so the registry must look up the
-                // session.
+                // The store has a newer value of the session, or the cache has evicted the session.
+                // A request may have used the session, so the registry must look up the session.
                 SessionState::Superseded => away.push(*key),
-                // The session has ended. The sweep does nothing, because the store sends the reason
-                // for the end to the registry in a message.
+                // The session has ended. The sweep ignores this session, because the store sends a
+                // message with the reason for the end to the registry.
                 SessionState::Ended => {}
             }
         }
@@ -345,8 +342,8 @@ impl Registry {
     }
 
     async fn look_up(&self, key: &SessionKey, now: Timestamp) {
-        // If the session no longer exists, the store has already sent the reason for its end to the
-        // registry. If the session cannot be read, the next sweep tries again.
+        // If the session no longer exists, the store has already sent a message with the reason for
+        // the end to the registry. If the session cannot be read, the next sweep tries again.
         let Ok(Some(session)) = self.sessions.fetch(key).await else {
             return;
         };

@@ -1,5 +1,5 @@
-//! Tests that a registry learns of each end of a session exactly one time, together with the
-//! reason. The registry must learn of nothing else.
+//! Tests that a registry gets exactly one message, with the reason, for each session that ends. The
+//! registry must get no other message.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -14,8 +14,8 @@ use crate::session::fixture::{Fixture, NOW, found, live, login, open, session, t
 use crate::session::keeper::Keeper;
 use crate::session::{Lookup, NewSession, Replaced, SessionId};
 
-/// A registry without its task: the test itself receives the ends of sessions and starts the
-/// sweeps.
+/// A registry without its task. The test does the work of the task: it receives the messages and
+/// starts the sweeps.
 struct Worker {
     registry: EndRegistry,
     ends: mpsc::UnboundedReceiver<End>,
@@ -31,8 +31,8 @@ impl Worker {
         self.registry.watch(session).unwrap()
     }
 
-    /// Receives all ends that the store has sent, tells the registry about these ends, and returns
-    /// the number of ends.
+    /// Receives all messages about ended sessions, passes the messages to the registry, and returns
+    /// the number of messages.
     fn take_ends(&mut self) -> usize {
         let mut count = 0;
         while let Ok((key, why)) = self.ends.try_recv() {
@@ -50,8 +50,8 @@ impl Worker {
         self.registry.0.entries.borrow().len()
     }
 
-    /// Returns true if the registry has the current value of a session, so that the next sweep does
-    /// not need to look up the session.
+    /// Returns true if the registry has the current value of a session. The next sweep then does
+    /// not look up the session.
     fn has_current(&self, sessions: &Sessions, id: &SessionId) -> bool {
         let current = sessions.cache.get(&id.key()).unwrap();
         let entries = self.registry.0.entries.borrow();
@@ -98,8 +98,8 @@ async fn every_worker_is_told_of_every_end_with_its_reason() {
             let held = session(&sessions, id).await;
             drop(sessions.end_version(&held, why).await.unwrap());
         }
-        // The list `replaces` contains the key `again` two times, but the store reports the end of
-        // that session only one time.
+        // The list `replaces` contains the key `again` two times, but the store reports only one
+        // time that this session has ended.
         let (again, between) = (ids[3].key(), open(&sessions, "between", NOW).await);
         let new = NewSession {
             replaces: vec![again, between.key(), again],
@@ -129,7 +129,7 @@ async fn every_worker_is_told_of_every_end_with_its_reason() {
         assert_eq!(workers.each_ref().map(Worker::count), [1, 1]);
         // The reason for the end can be read more than one time.
         assert_eq!(reason(&watches[0].1), Some(EndReason::SignedOut));
-        // The last session ends because the registration of its provider changes.
+        // The last session ends because its provider changes.
         fixture.providers.insert("op".into(), [1; 32]);
         let new = fixture.reconfiguration();
         sessions.reconfigure(new, after(60)).await.unwrap();
@@ -300,8 +300,8 @@ async fn the_end_of_a_session_that_is_only_in_the_file_is_told() {
     assert!(matches!(sessions.find(&id, NOW), Lookup::Away));
     let ended = sessions.end(&id.key(), EndReason::SignedOut).await;
     ended.unwrap();
-    // The sweep runs before the registry receives the end from the store. Although the session has
-    // been idle for too long, the sweep must not report the reason `Idle`.
+    // The sweep runs before the registry receives the message that the session has ended. Although
+    // the session has been idle for too long, the sweep must not report the reason `Idle`.
     worker.sweep(after(60)).await;
     assert_eq!(reason(&watch), None);
     worker.take_ends();

@@ -1,5 +1,5 @@
-//! The session file: functions that create, inspect and open it, and the errors for a file that
-//! cannot be used.
+//! Functions that create, inspect and open the session file, and errors for a file that cannot be
+//! used.
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _};
@@ -13,12 +13,13 @@ use redb::{Database, ReadableDatabase as _, StorageBackend, TableDefinition, Tab
 use super::StoreTag;
 use crate::secret::NoRandomness;
 
-/// The table of the properties of the file, such as the format version.
+/// The name of the table with the properties of the file, such as the format version.
 pub(super) const PROPERTIES: TableDefinition<'_, &str, u64> = TableDefinition::new("sidegate");
-/// The encrypted sessions by key, in the format of `record::seal`.
+/// The table of the encrypted sessions. Its key is the session key, and its values have the format
+/// of `record::seal`.
 pub(super) const SESSIONS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("sessions");
-/// The times of the last uses of sessions, in milliseconds. A session without an entry in this
-/// table was last used at its login.
+/// The table with the time of the last use of each session, in milliseconds. A session without an
+/// entry in this table was last used at its login.
 pub(super) const USED: TableDefinition<'_, &[u8; 16], u64> = TableDefinition::new("used");
 
 /// The version of the file format.
@@ -40,8 +41,8 @@ const PRIVATE: u32 = 0o600;
 const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
 
 /// The reason why the session file cannot be used. Responsible: the operator. The sessions in the
-/// file stay unchanged. Other parts of the file can change: the database records a successful check
-/// in the file, and repairs the file after a crash.
+/// file stay unchanged. But the database may write other parts of the file: it records that a check
+/// was successful, and it repairs the file after a crash.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The contents of the file are damaged.
@@ -92,7 +93,7 @@ pub enum FileError {
     /// The folder of the file does not exist.
     #[error("the folder of {} does not exist; create it, and let only this process write to it", .0.display())]
     NoFolder(PathBuf),
-    /// The file contains sessions that none of the keys can open.
+    /// The file contains sessions that cannot be decrypted with any of the keys.
     #[error(
         "{} holds {sessions} sessions sealed with a key that is not in login.state_key_file; put that \
          key back below the newest one, or move the file away: all users then sign in again",
@@ -101,7 +102,7 @@ pub enum FileError {
     UnknownKey {
         /// The path of the file.
         path: PathBuf,
-        /// The number of sessions that none of the keys can open.
+        /// The number of sessions that cannot be decrypted with any of the keys.
         sessions: usize,
     },
 }
@@ -175,8 +176,8 @@ pub(super) fn create(path: &Path) -> Result<(), FileError> {
         .read(true)
         .write(true)
         .create(true)
-        // Another process may be writing the file, so the file is truncated only after this process
-        // has the lock.
+        // Another process may be writing this file, so this process locks the file before it
+        // truncates the file.
         .truncate(false)
         .mode(PRIVATE)
         .open(&new)
@@ -186,8 +187,8 @@ pub(super) fn create(path: &Path) -> Result<(), FileError> {
         Err(TryLockError::WouldBlock) => return Err(FileError::Locked(path.to_owned())),
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
-    // The check needs the lock: without the lock, another process could create the file after the
-    // check.
+    // This process holds the lock during the check, because otherwise another process could create
+    // the file after the check.
     if std::fs::metadata(path).is_ok_and(|about| about.len() > 0) {
         return Err(FileError::Locked(path.to_owned()));
     }
@@ -209,10 +210,10 @@ pub(super) fn create(path: &Path) -> Result<(), FileError> {
     };
     let database = begin().map_err(|error| refused(path, error))?;
     std::fs::rename(&new, path).map_err(failed)?;
-    // The new name is durable only after the folder is synced.
+    // After a crash, the file has its new name only if the folder was synced.
     let folder = File::open(folder_of(path)).map_err(failed)?;
     folder.sync_all().map_err(failed)?;
-    // The lock on the database is held until the file has its final name.
+    // This process keeps the lock on the database until the file has its final name.
     drop(database);
     Ok(())
 }
@@ -290,8 +291,8 @@ pub(super) fn open_with(
 fn make_private(path: &Path) -> io::Result<()> {
     let mode = std::fs::metadata(path)?.permissions().mode();
     if mode & !PRIVATE & 0o777 != 0 {
-        // The code sets the permissions by the path of the file. If the code opened a second handle
-        // of the file, the close of this handle could release the lock of the database.
+        // The permissions are set by path. A second handle of the file is not used, because closing
+        // it could release the lock of the database.
         std::fs::set_permissions(path, Permissions::from_mode(PRIVATE))?;
     }
     Ok(())

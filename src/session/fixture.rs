@@ -110,7 +110,8 @@ impl Fixture {
         }
     }
 
-    /// Starts two replicas of one store. A replica is a `Sessions` value: a cache of a store.
+    /// Starts two replicas of one store. A replica is a `Sessions` value, which caches the sessions
+    /// of a store.
     pub(super) fn start_two(&self, now: Timestamp) -> [Sessions; 2] {
         let (stores, limits) = self.stores(now).unwrap();
         stores.map(|store| Sessions::on(Arc::new(store), Arc::clone(&limits)))
@@ -137,7 +138,7 @@ impl Fixture {
         Limits::new(settings.idle, settings.absolute, settings.per_person)
     }
 
-    /// Returns the settings of a keeper.
+    /// Returns the settings for the thread of a store.
     pub(super) fn keeper_settings(&self) -> KeeperSettings {
         KeeperSettings {
             limits: self.limits(),
@@ -216,8 +217,8 @@ pub(super) async fn open(sessions: &Sessions, subject: &str, now: Timestamp) -> 
     sessions.open(login(subject), now).await.unwrap()
 }
 
-/// Looks up a session, and fetches the session if it is not in memory. If a crowded cache evicts
-/// the session immediately after the fetch, the function fetches the session again.
+/// Looks up a session, and fetches the session if it is not in memory. If the cache is full and
+/// evicts the session immediately after the fetch, the function fetches the session again.
 pub(super) async fn found(sessions: &Sessions, id: &SessionId, now: Timestamp) -> Lookup {
     for _ in 0..100 {
         let lookup = sessions.find(id, now);

@@ -1,4 +1,4 @@
-//! Session ids, which only browsers keep, and session keys, which the store keeps.
+//! Session ids and session keys. Only browsers keep session ids, and the store keeps session keys.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
@@ -14,9 +14,9 @@ const TEXT: usize = LENGTH / 3 * 4;
 /// The tag of the store in which a session was created: four random bytes. A store in memory
 /// generates its tag when the process starts. A session file contains the tag of its store.
 ///
-/// The tag authenticates nothing. The tag shows whether a session was created by this process, by
-/// another replica, or by this replica before a restart. The tag lets log lines and error pages
-/// report where the session was created.
+/// The tag is no proof of anything, because anybody can send any tag. The tag shows whether a
+/// session was created by this process, by another replica, or by this replica before a restart.
+/// Log lines and error pages use the tag to report where the session was created.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct StoreTag([u8; TAG]);
 
@@ -41,8 +41,8 @@ impl StoreTag {
 
 /// The secret in the session cookie: a store tag and 256 random bits.
 ///
-/// The gateway never stores a session id. The cache and the store know only the [`SessionKey`] of
-/// the id.
+/// The gateway never stores a session id. The cache and the store contain only the [`SessionKey`],
+/// a hash of the id.
 #[derive(Debug)]
 pub struct SessionId(Secret<[u8; LENGTH]>);
 
@@ -95,11 +95,11 @@ impl SessionId {
 /// The first half of the SHA-256 digest of a session id. Nobody can compute a session id from its
 /// session key. So an attacker who has a copy of all session keys cannot use a session.
 ///
-/// Half of the digest is long enough to be secure. An attacker who wants to use the session of
-/// another user needs an id whose key is the key of that session. Finding an id for a given key
-/// takes about 2^128 attempts. An attacker who finds two ids with the same key gains nothing,
-/// because only the gateway generates ids. A collision by chance is unlikely if there are fewer
-/// than about 2^64 sessions.
+/// Half of the digest is long enough to be secure. To use the session of another user, an attacker
+/// must find an id that has the key of this session. Finding an id for a given key takes about
+/// 2^128 attempts. An attacker who finds two ids with the same key gains nothing, because only the
+/// gateway generates ids. A collision by chance is unlikely if there are fewer than about 2^64
+/// sessions.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SessionKey([u8; Self::LENGTH]);
 

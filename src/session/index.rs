@@ -2,10 +2,10 @@
 //! shows which sessions are only in the file. A request that uses a session does not access the
 //! index.
 //!
-//! For each session, the index contains one pointer to the session's record. The index does not
-//! copy the sort keys, because a record contains its sort key and is always in memory. To save
-//! memory, the index does not also sort the sessions by deadline. To find expired sessions, the
-//! keeper searches all sessions, one small part at a time.
+//! For each session, the index contains one pointer to the session's record. The index contains no
+//! copies of the sort keys, because each record is in memory and contains its sort key. To save
+//! memory, the sessions are not sorted by deadline. To find expired sessions, the thread of the
+//! store searches all sessions, one small part at a time.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -30,13 +30,13 @@ use crate::identity::Identity;
 pub(super) struct UserHash(NonZeroU64, u64);
 
 impl UserHash {
-    /// Returns the user of an identity. Returns `None` if the identity has no subject, because
-    /// users without a subject cannot be distinguished.
+    /// Returns the hash of the user of an identity. Returns `None` if the identity has no subject,
+    /// because the gateway cannot distinguish users without a subject.
     pub(super) fn of(identity: &Identity) -> Option<Self> {
         let subject = identity.subject.as_ref()?;
         let mut hash = digest::Context::new(&SHA256);
-        // The length of the issuer makes the bytes unambiguous: no other issuer and subject produce
-        // the same bytes.
+        // The bytes contain the length of the issuer, so that no other issuer and subject have the
+        // same bytes.
         let length = u64::try_from(identity.issuer.len()).unwrap_or(u64::MAX);
         hash.update(&length.to_be_bytes());
         hash.update(identity.issuer.as_bytes());
@@ -72,7 +72,7 @@ pub(super) struct Index {
     all: BTreeSet<Ranked>,
     /// The records of the sessions that are only in the file.
     file_only: HashMap<SessionKey, Arc<Stored>>,
-    /// The last session that the current search has visited; `None` before a search.
+    /// The current search continues after this session; `None` before a search.
     walked: Option<Rank>,
 }
 
@@ -120,10 +120,9 @@ impl Index {
         Some(stored)
     }
 
-    /// Returns the sessions of a user that must end, so that the user has at most `max` sessions
-    /// after one more login. The result starts with the sessions that reach the end of their
-    /// lifetime first. The function ignores the sessions in `ending`, because these sessions are
-    /// about to end.
+    /// A user may have at most `max` sessions after one more login. Returns the sessions of the
+    /// user that must end for this. In the result, the session whose lifetime ends first comes
+    /// first. Does not count the sessions in `ending`, which are about to end anyway.
     pub(super) fn surplus(
         &self,
         user: UserHash,

@@ -1,17 +1,17 @@
 //! The thread of a local store, which makes all changes to sessions.
 //!
-//! Other threads send commands to this thread to open, replace, end or read a session. The order of
-//! the commands is the order in which they take effect. So a sign-out between two refreshes takes
-//! effect, and a session that has ended does not come back. The thread gathers the waiting
+//! Other threads send commands to this thread to create, replace, end or read a session. The
+//! commands take effect in the order in which they arrive. So a sign-out between two refreshes
+//! takes effect, and a session that has ended does not come back. The thread gathers the waiting
 //! commands, commits their changes together, applies the changes to the caches of all replicas, and
-//! only then answers. A batch contains at most one change of each session, so the keeper plans
-//! every change only from data that is already committed.
+//! only then answers. A batch contains at most one change of each session, so the thread computes
+//! every change from data that is already committed.
 //!
-//! A replica is a `Sessions` value: a cache of a store. The index and the cache of one replica
-//! share the value of a session, so the session is in memory only one time. The cache of another
-//! replica contains a copy of the value. For a session that is in no cache (`Index::file_only`), the index
-//! contains only the time of the last use and the time at which the session ends. The file contains
-//! the rest of the session.
+//! A replica is a `Sessions` value, which caches the sessions of a store. The index and the cache
+//! of one replica refer to the same value of a session, so the session is in memory only one time.
+//! The cache of another replica contains a copy of the value. If a session is in no cache
+//! (`Index::file_only`), the index contains only the time of the last use and the time at which the
+//! session ends. The rest of the session is only in the file.
 
 use std::collections::HashMap;
 use std::mem;
@@ -35,15 +35,16 @@ use super::{Maintained, SessionKey, SessionState};
 use crate::clock::Timestamp;
 use crate::telemetry::chain;
 
-/// The maximum number of sessions that one sweep removes. The number is small, so that a worker
-/// that uses the cache during the sweep waits at most a few milliseconds.
+/// The maximum number of sessions that one sweep removes. A worker that uses the cache during the
+/// sweep may have to wait. The number is small, so that the worker waits at most a few
+/// milliseconds.
 const MAX_REMOVED: usize = 100;
 
 /// The maximum number of commands in the queue. If the queue is full, callers wait for space in the
 /// queue.
 const QUEUE: usize = 1024;
 
-/// The handle of a keeper.
+/// A handle with which other threads send commands to the thread of the store.
 #[derive(Debug)]
 pub(super) struct KeeperHandle {
     pub(super) commands: mpsc::Sender<Command>,
@@ -52,7 +53,7 @@ pub(super) struct KeeperHandle {
     pub(super) count: Arc<AtomicU64>,
 }
 
-/// The settings with which a keeper starts.
+/// The settings with which the thread of the store starts.
 #[derive(Debug)]
 pub(super) struct KeeperSettings {
     pub(super) limits: Arc<Limits>,
@@ -61,7 +62,7 @@ pub(super) struct KeeperSettings {
     pub(super) registrations: Registrations,
 }
 
-/// The data of the keeper's thread.
+/// The data of the thread of the store.
 #[derive(Debug)]
 pub(super) struct Keeper {
     pub(super) limits: Arc<Limits>,
@@ -73,12 +74,12 @@ pub(super) struct Keeper {
     pub(super) commands: mpsc::Receiver<Command>,
     notices: mpsc::UnboundedReceiver<Notice>,
     count: Arc<AtomicU64>,
-    /// The times of last uses that the keeper has not committed yet.
+    /// The times of last uses that are not committed yet.
     pub(super) used: HashMap<SessionKey, Timestamp>,
 }
 
 impl Keeper {
-    /// Creates a keeper without sessions, and the first replica of its store.
+    /// Creates the data of the thread without sessions, and the first replica of the store.
     pub(super) fn new(backend: Backend, settings: KeeperSettings) -> (Self, KeeperHandle) {
         let (commands, commanded) = mpsc::channel(QUEUE);
         let (to_keeper, notices) = mpsc::unbounded_channel();
@@ -107,8 +108,8 @@ impl Keeper {
         (keeper, handle)
     }
 
-    /// Reads all sessions of the file into the cache, one at a time. Therefore the memory never
-    /// contains more sessions than fit into the cache.
+    /// Reads all sessions of the file into the cache, one at a time. Therefore there are never more
+    /// sessions in memory than the cache can contain.
     ///
     /// # Errors
     ///
@@ -121,8 +122,9 @@ impl Keeper {
             Backend::Memory => Ok(()),
             Backend::Disk(disk) => disk.restore((idle, now), &registrations, |key, loaded| {
                 self.remember(&loaded.into_stored(key), FIRST_REPLICA);
-                // The notices of evictions and the last uses are discarded, so that they do not
-                // fill the memory. The file already contains the last uses.
+                // While the file is read, the cache reports evictions and last uses. These reports
+                // are discarded, so that they do not fill the memory. The file already contains the
+                // last uses.
                 self.take_notices();
                 self.used.clear();
             }),
@@ -149,7 +151,7 @@ impl Keeper {
                 }
                 Command::Reconfigure { new, now, answer } => {
                     let reconfigured = self.reconfigure(*new, now);
-                    // The answer is lost if the caller has stopped waiting for it.
+                    // If the caller no longer waits, nobody receives the answer.
                     drop(answer.send(reconfigured));
                 }
                 Command::Close { answer } => {
@@ -190,7 +192,7 @@ impl Keeper {
         self.count.store(sessions, Ordering::Relaxed);
     }
 
-    /// Adds a session that `replica` has opened.
+    /// Adds a session that `replica` has created.
     pub(super) fn remember(&mut self, session: &Arc<Stored>, replica: ReplicaId) {
         self.index.insert(Arc::clone(session));
         if let Some(cache) = self.replicas.get(replica.0) {
@@ -198,7 +200,7 @@ impl Keeper {
         }
     }
 
-    /// Replaces a session by the version that `replica` has created.
+    /// Replaces a session by the new version from `replica`.
     pub(super) fn replace(&mut self, next: &Arc<Stored>, replica: ReplicaId) {
         if let Some(away) = self.index.file_only(next.key()) {
             next.note_use_of(away);
@@ -222,8 +224,8 @@ impl Keeper {
         let cached = self.replicas.iter().find_map(|cache| cache.get(key));
         let mut known = self.index.remove(key, cached);
         if known.is_none() {
-            // If a cache has just evicted the session, the index still lists the session as cached
-            // until the keeper has processed the notice of the eviction.
+            // A cache may have evicted the session just now. Until the thread has processed the
+            // notice of the eviction, the index still lists the session as cached.
             self.hear_of_evictions();
             known = self.index.remove(key, None);
         }
@@ -241,9 +243,8 @@ impl Keeper {
         }
     }
 
-    /// Processes the notices of all evictions. An evicted session leaves the cache a moment before
-    /// the notice of the eviction is sent. The housekeeping of the caches sends the notices of
-    /// evictions, so this function runs the housekeeping first.
+    /// Processes the notices of all evictions. A cache sends the notice of an eviction only in its
+    /// housekeeping, a moment after the eviction. So this function runs the housekeeping first.
     pub(super) fn hear_of_evictions(&mut self) {
         self.run_pending_tasks();
         self.take_notices();
@@ -300,8 +301,8 @@ impl Keeper {
             }
             return;
         }
-        // If the session is in no file, the listener of the cache has already marked the session as
-        // ended.
+        // If the store has no file, the listener of the cache has already marked the evicted
+        // session as ended.
         if session.state() == SessionState::Ended {
             self.index.remove(&key, Some(session));
             self.used.remove(&key);
@@ -323,8 +324,8 @@ impl Keeper {
                 if let Some(away) = self.index.file_only(&key) {
                     away.note_use_at(at);
                 }
-                // Every replica must learn of the use, so that no replica treats its copy of the
-                // session as idle.
+                // The use is reported to every replica, because otherwise another replica could
+                // treat the session as idle.
                 self.tell(Event::Used(key, at));
                 self.note_use(key, at);
             }
@@ -336,8 +337,8 @@ impl Keeper {
         *used = at.max(*used);
     }
 
-    /// Returns the reason for the end of a session, if the session has passed a deadline. A replica
-    /// may have a copy of the session with a later use, so the function checks the caches, too.
+    /// Returns the reason for the end of a session, if the session has passed a deadline. Another
+    /// replica may know a later use of the session, so the function also looks into the caches.
     pub(super) fn expired(
         replicas: &[Arc<SessionCache>],
         session: &Stored,
@@ -379,7 +380,7 @@ impl Keeper {
         let used = self.used.iter();
         let used = used.map(|(key, at)| Change::Used(*key, *at));
         // The removal of a session also deletes the stored time of the last use of the session. If
-        // the removals were committed first, the file could keep a last use of a session that no
+        // the removals came first, the file could later contain the last use of a session that no
         // longer exists.
         let changes: Vec<_> = used.chain(removals).collect();
         self.commit(&changes)?;

@@ -1,5 +1,5 @@
-//! Tests of the keeper without its thread: the sessions that it keeps in memory, and the commands
-//! of a batch.
+//! Tests of `Keeper` without a thread: which sessions it keeps in memory, and which commands it
+//! executes in one batch.
 
 use tokio::sync::oneshot;
 

@@ -1,9 +1,10 @@
-//! Leases: the right to refresh a session, which only one process has at a time.
+//! Leases. A lease is the right to refresh a session, and only one process has the lease of a
+//! session at a time.
 //!
 //! Some providers accept a refresh token only one time. Without a lease, two processes that share a
-//! store could both use the same refresh token. A lease protects only the call to the provider, not
-//! the session record. If two processes refresh a session despite the lease, [`Sessions::replace`]
-//! accepts only one of the two new versions.
+//! store could both use the same refresh token. A lease does not prevent changes of the session in
+//! the store. If two processes refresh a session despite the lease, [`Sessions::replace`] accepts
+//! only one of the two new versions.
 
 #![expect(
     clippy::disallowed_types,
@@ -33,8 +34,8 @@ pub(crate) struct Lease(
     Box<dyn HeldLease>,
 );
 
-/// The value that a store puts into a [`Lease`]. When this value is dropped, the store releases the
-/// lease.
+/// The part of a [`Lease`] that the store creates. When this part is dropped, the store releases
+/// the lease.
 pub(super) trait HeldLease: fmt::Debug + Send {}
 
 /// The answer of a store to a request for a lease.
@@ -50,7 +51,7 @@ pub(super) enum StoreLease {
 pub(super) struct Holder {
     /// The latest time at which the lease ends.
     until: Timestamp,
-    /// A future that completes when the lease is released.
+    /// A future that is ready when the lease is released.
     released: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
@@ -67,11 +68,11 @@ impl fmt::Debug for Holder {
 #[must_use]
 pub(crate) enum Leased<'a> {
     Granted(Lease),
-    /// Another process refreshes the session.
+    /// Another process has the lease and refreshes the session.
     Held(HeldElsewhere<'a>),
 }
 
-/// The lease of another holder, and a guard that observes changes of the session.
+/// A lease that another holder has, and a guard that detects changes of the session.
 #[derive(Debug)]
 pub(crate) struct HeldElsewhere<'a> {
     holder: Holder,
@@ -98,8 +99,7 @@ impl HeldElsewhere<'_> {
 }
 
 impl Sessions {
-    /// Acquires the right to refresh a session until the time `until`, unless another holder has
-    /// the right.
+    /// Acquires the lease of a session until the time `until`, unless another holder has the lease.
     ///
     /// # Errors
     ///
@@ -107,16 +107,16 @@ impl Sessions {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the store can keep an unused lease until the time of the lease is
-    /// over.
+    /// If the future is dropped, the store may grant a lease that nobody uses. This lease ends at
+    /// `until`.
     pub(crate) async fn lease(
         &self,
         key: &SessionKey,
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Leased<'_>, StoreError> {
-        // The guard is created before the call of the store, so that the guard also notices a
-        // change of the session during the call.
+        // The guard is created before the store is called, so that it also detects a change of the
+        // session during the call.
         let session = self.store.cache().begin_read(*key);
         Ok(match self.store.lease(*key, now, until).await? {
             StoreLease::Granted(lease) => Leased::Granted(lease),
@@ -140,7 +140,7 @@ struct Table {
 struct Granted {
     number: u64,
     until: Timestamp,
-    /// Dropping this sender informs the tasks that wait for the end of the lease.
+    /// When this sender is dropped, the tasks that wait for the end of the lease continue.
     end: watch::Sender<()>,
 }
 
@@ -169,7 +169,7 @@ impl Leases {
             let until = granted.until;
             let mut end = granted.end.subscribe();
             drop(table);
-            // `changed` returns only when the sender is dropped, because nobody sends a value.
+            // Nobody sends a value, so `changed` returns only when the sender is dropped.
             let released = Box::pin(async move { drop(end.changed().await) });
             return StoreLease::Held(Holder { until, released });
         }
@@ -177,8 +177,8 @@ impl Leases {
         table.count = table.count.wrapping_add(1);
         let end = watch::Sender::new(());
         let granted = Granted { number, until, end };
-        // The new entry replaces an old lease whose time is over. Then the tasks that wait for the
-        // end of the old lease continue.
+        // If the table contains an old lease whose time is over, the new lease replaces the old
+        // lease. The tasks that wait for the end of the old lease then continue.
         table.granted.insert(key, granted);
         drop(table);
         let leases = Arc::clone(self);
@@ -197,8 +197,8 @@ impl Leases {
 impl Drop for LocalLease {
     fn drop(&mut self) {
         let mut table = self.leases.table();
-        // If the time of this lease is over, another holder may already have a new lease. The table
-        // entry belongs to this lease only if the entry and the lease have the same number.
+        // If the time of this lease is over, another holder may already have a new lease. Therefore
+        // the entry is removed only if it has the number of this lease.
         let granted = table.granted.get(&self.key);
         if granted.is_some_and(|granted| granted.number == self.number) {
             table.granted.remove(&self.key);
@@ -239,7 +239,7 @@ mod tests {
         }
     }
 
-    /// Returns true if the future `wait` is already complete.
+    /// Returns true if the future `wait` is ready.
     async fn is_over(wait: Pin<&mut impl Future<Output = ()>>) -> bool {
         tokio::select! {
             biased;
@@ -270,7 +270,7 @@ mod tests {
         assert!(!is_over(wait.as_mut()).await);
         let next = granted(lease(&first, &alice, 62).await);
         wait.await;
-        // The drop of an old lease must not release the lease of the next holder.
+        // Dropping an old lease must not release the lease of the next holder.
         drop(late);
         drop(held(lease(&second, &alice, 63).await));
         drop(next);

@@ -1,4 +1,4 @@
-//! The session of a signed-in browser, in the form that requests use.
+//! The type `Session`: the session of a signed-in browser, for the code that handles requests.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use crate::token::TokenSet;
 
 /// The session of a signed-in browser: an immutable value. A refresh creates a new `Session` value.
 ///
-/// Code that uses a `Session` value later must check with [`Session::state`] that the value is
-/// still current. A look-up decodes the value from the cached record. The members that change, such
-/// as the time of the last use, are in the cached record. The `Session` value refers to this
-/// record.
+/// A `Session` value can become out of date. Before a later use, check with [`Session::state`] that
+/// the value is still current. A look-up decodes the value from the cached record. The data that
+/// changes, such as the time of the last use, is in the cached record. The `Session` value refers
+/// to this record.
 #[derive(Debug)]
 pub struct Session {
     stored: Arc<Stored>,
@@ -34,9 +34,9 @@ impl Session {
         Some(Self { stored, contents })
     }
 
-    /// Returns the next version of the session: with the new `tokens`, and with the new `identity`
-    /// if `identity` is `Some`. The session still counts toward the session limit of the user who
-    /// signed in.
+    /// Returns the next version of the session, which has the new `tokens`. If `identity` is
+    /// `Some`, the next version also has this identity. Even with another identity, the session
+    /// counts toward the session limit of the user who signed in.
     pub(super) fn next(&self, tokens: TokenSet, identity: Option<Identity>) -> Self {
         let contents = Contents {
             version: self.contents.version.saturating_add(1),
@@ -63,7 +63,7 @@ impl Session {
         self.contents.version
     }
 
-    /// Returns whether this value is current, out of date, or ended.
+    /// Returns the state of this value: current, out of date, or ended.
     pub(crate) fn state(&self) -> SessionState {
         self.stored.state()
     }
@@ -88,14 +88,14 @@ impl Session {
         self.contents.opened_at
     }
 
-    /// Returns true if the tokens need attention: a refresh is due, or the tokens have expired.
-    /// This check is cheap: one atomic load and one comparison.
+    /// Returns true if a refresh is due or the tokens have expired. This check is cheap: one atomic
+    /// load and one comparison.
     pub fn is_due(&self, now: Timestamp) -> bool {
         self.stored.is_due(now)
     }
 
-    /// If a refresh is due, reserves this refresh for the caller. Only one caller gets `true`, and
-    /// no other caller can reserve the refresh before `until`.
+    /// If a refresh is due, reserves this refresh for the caller. If several callers call this
+    /// method, only one of them gets `true` before the time `until`.
     #[must_use]
     pub(crate) fn claim_refresh(&self, now: Timestamp, until: Timestamp) -> bool {
         self.stored.claim_refresh(now, self.until(until))
@@ -107,8 +107,8 @@ impl Session {
         self.stored.postpone_refresh(self.until(until));
     }
 
-    /// Returns `until` or the expiry of the access token, whichever is earlier. So a refresh is
-    /// never postponed beyond the expiry of the access token.
+    /// Returns the earlier of two times: `until`, and the expiry of the access token. So a refresh
+    /// is never postponed beyond the expiry of the access token.
     fn until(&self, until: Timestamp) -> Timestamp {
         until.min(self.tokens().expires_at().unwrap_or(Timestamp::MAX))
     }

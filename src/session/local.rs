@@ -1,9 +1,9 @@
 //! The store of one process: in memory, or in a file with a cache in memory.
 //!
 //! [`LocalStore`] is a handle. One thread ([`super::keeper::Keeper`]) changes the sessions. The
-//! thread applies each change to the caches of all replicas, and then answers. A replica is
-//! a `Sessions` value: a cache of a store. Marks ([`super::marks`]) and leases
-//! ([`super::lease`]) are only in memory.
+//! thread applies each change to the caches of all replicas before it answers the caller. A replica
+//! is a `Sessions` value, which caches the sessions of a store. Records of used values
+//! ([`super::marks`]) and leases ([`super::lease`]) are only in memory.
 
 #![expect(
     clippy::disallowed_types,
@@ -31,7 +31,7 @@ use super::{Maintained, SessionKey, StartError, StoreSettings, StoreTag};
 use crate::clock::Timestamp;
 use crate::seal::KeyRing;
 
-/// The handle through which a replica uses a local store.
+/// A handle with which a replica uses a local store.
 #[derive(Debug)]
 pub(super) struct LocalStore {
     commands: mpsc::Sender<Command>,
@@ -72,8 +72,8 @@ impl LocalStore {
             }
         };
         let thread = std::thread::Builder::new().name("sessions".to_owned());
-        // No code waits for the end of the thread. The thread ends when the store is closed or all
-        // handles are dropped.
+        // No code joins the thread. The thread ends when the store is closed or all handles are
+        // dropped.
         thread
             .spawn(move || keeper.run())
             .map_err(StartError::Thread)?;
@@ -113,8 +113,8 @@ impl LocalStore {
     }
 
     fn marks(&self) -> MutexGuard<'_, Marks> {
-        // After a panic of a thread that held the lock, the table contains at most one unneeded
-        // mark, so the table can still be used.
+        // A thread may have panicked while it held the lock. The table can still be used, because
+        // at worst it contains one mark too many.
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

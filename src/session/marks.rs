@@ -1,11 +1,10 @@
 //! Marks: records of values that may be used only one time, such as the `state` of a login.
 //!
 //! A store of one process keeps its marks in memory, even if its sessions are in a file. If marks
-//! were in the file, every callback with a valid state would write to the disk, even if the visitor
-//! is not signed in and has invented the code. Marks in a file would prevent only the following
-//! attack, which does little harm. After a restart, an attacker who has the login cookie of a
-//! browser tab can use the state of that login a second time until the login expires. But the
-//! provider accepts the code of the login only one time.
+//! were in the file, clients that have not signed in could cause many writes to the disk, with
+//! invented codes. Marks in memory are lost at a restart. After a restart, an attacker who has the
+//! login cookie of a browser tab can use the state of this login a second time. This does little
+//! harm, because the provider accepts the code of the login only one time.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -16,20 +15,20 @@ use crate::clock::Timestamp;
 /// A hash of the value that may be used only one time.
 pub(crate) type Mark = [u8; 32];
 
-/// The maximum number of marks. The gateway creates a mark only for a state that arrives together
-/// with its login cookie. The oldest mark may be removed early, because the provider accepts each
-/// code only one time.
+/// The maximum number of marks. The gateway creates a mark only if a callback has a valid state and
+/// the login cookie of this state. The oldest mark may be removed early, because the provider
+/// accepts each code only one time.
 const MAX_MARKS: usize = 100_000;
 
 /// The marks of used values. The number and the lifetime of the marks are limited.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     known: HashSet<Mark>,
-    /// The marks in the order of their creation, each with its end time.
+    /// The marks in the order in which they were created, each with the time at which it ends.
     order: VecDeque<(Timestamp, Mark)>,
 }
 
-/// The result of marking a value: the value is new, or the value was already marked.
+/// Whether a value is used for the first time, or was already used.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(crate) enum Once {
@@ -54,7 +53,7 @@ impl Marks {
         Once::First
     }
 
-    /// Removes the mark of a value, because the value was not used.
+    /// Removes the mark of a value, so that the value can be used again.
     pub(super) fn unmark(&mut self, mark: &Mark) {
         if self.known.remove(mark) {
             self.order.retain(|(_, other)| other != mark);
@@ -67,11 +66,11 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// [`StoreError`]: it is unknown whether the value was used before.
+    /// [`StoreError`]: the caller does not know whether the value was used before.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the value may or may not be marked.
+    /// If the future is dropped, the caller does not know whether the value is marked as used.
     pub(crate) async fn once(
         &self,
         mark: Mark,
@@ -81,7 +80,7 @@ impl Sessions {
         self.store.once(mark, now, until).await
     }
 
-    /// Removes the mark of a value that was not used after all.
+    /// Removes the mark of a value, so that the value can be used again.
     ///
     /// # Errors
     ///
@@ -89,7 +88,7 @@ impl Sessions {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the mark may or may not be removed.
+    /// If the future is dropped, the caller does not know whether the mark is removed.
     pub(crate) async fn unmark(&self, mark: Mark) -> Result<(), StoreError> {
         self.store.unmark(mark).await
     }

@@ -4,27 +4,27 @@
 //! the session. The only HTTP code in this module is `cookie.rs`, which writes cookies. The module does
 //! not know how a user signed in.
 //!
-//! [`Sessions`] is a replica: a cache of a store. The number of bytes in the cache is
-//! limited. A full cache evicts the least recently used sessions first. The store decides whether a
-//! session exists. `store.rs` contains the trait of stores, and `local.rs` contains the store of
-//! one process, in memory or in a file. Several replicas can share a store, and each replica has its
-//! own cache.
+//! [`Sessions`] is a replica, which caches the sessions of a store. The number of bytes in the
+//! cache is limited. A full cache evicts the least recently used sessions first. A session exists
+//! if the store contains it, even if the cache does not contain it. `store.rs` contains the trait
+//! `Store`. `local.rs` contains the store of one process, in memory or in a file. Several replicas
+//! can share a store, and each replica has its own cache.
 //!
-//! A look-up of a session takes no lock and reads no file. Every change of a session (open,
-//! replace, end) is a call of the store. The store commits the change and updates the caches before
-//! it answers. So no request uses a change that is not committed, and a refresh just after a
+//! A look-up of a session takes no lock and reads no file. To create, replace or end a session,
+//! this module calls the store. The store commits the change and updates the caches before it
+//! answers. So every change that a request can see is already committed, and a refresh just after a
 //! sign-out does not undo the sign-out.
 //!
-//! Every end of a session has a reason ([`EndReason`]). A task that outlives its request is
+//! Every end of a session has a reason ([`EndReason`]). A task that runs longer than its request is
 //! registered in the [`EndRegistry`] of the worker. The registry informs the task when its session
 //! has ended. A reload changes settings, keys and providers, and valid sessions continue
 //! ([`Sessions::reconfigure`]).
 //!
 //! The cache does not expire entries, because a cache that expires entries runs its maintenance
-//! inside `get`. If a thousand sessions expired together, the next worker that calls `get` would
-//! stall. So each session contains its deadlines, and the code checks these deadlines at every use
-//! of the session. The control plane calls [`Sessions::maintain`], which removes expired sessions
-//! in small batches.
+//! inside `get`. If many sessions expired at the same time, the next worker that calls `get` would
+//! be blocked for a long time. So each session contains its deadlines, and the code checks these
+//! deadlines at every use of the session. The control plane calls [`Sessions::maintain`], which
+//! removes expired sessions in small batches.
 
 mod backend;
 mod cache;
@@ -99,20 +99,20 @@ use crate::token::TokenSet;
 pub struct NewSession<'a> {
     /// The configured name of the provider.
     pub provider: &'a str,
-    /// Identifies the server and the client id that the provider's settings named when the login
-    /// began. If these settings have changed since then, no session is created, because the name of
-    /// the provider may now refer to a different server.
+    /// A fingerprint of the provider's server and client id, from the time at which the login
+    /// began. If the fingerprint has changed since then, no session is created, because the name of
+    /// the provider now belongs to another server or client.
     pub registration: Registration,
     /// The identity of the user.
     pub identity: Identity,
     /// The tokens of the grant.
     pub tokens: TokenSet,
-    /// The earlier sessions of the same browser, which end when the new session opens.
+    /// The earlier sessions of the same browser, which end when the new session is created.
     pub replaces: Vec<SessionKey>,
 }
 
-/// All sessions of this process: a cache of a store. All workers share this value. A
-/// look-up of a session takes no lock.
+/// A replica of a store: caches the sessions of the store. All workers of a process share one
+/// replica. A look-up of a session takes no lock.
 #[derive(Debug)]
 pub struct Sessions {
     limits: Arc<Limits>,
@@ -126,9 +126,9 @@ pub struct Sessions {
 
 impl Sessions {
     /// Opens the store that the settings select. This function blocks the calling thread, for some
-    /// seconds if the file is large. The `keys` encrypt the records in the file. A session in the
-    /// file ends if its provider is not among `providers`, or if the name of its provider now
-    /// belongs to another server or client.
+    /// seconds if the file is large. The records in the file are encrypted with `keys`. A session
+    /// in the file ends if its provider is not among `providers`, or if the name of its provider
+    /// now belongs to another server or client.
     ///
     /// # Errors
     ///
@@ -170,7 +170,7 @@ impl Sessions {
     }
 
     /// Applies new settings to running sessions. On success all settings take effect. On an error
-    /// no setting takes effect. A session ends if its provider is not registered any more, or if
+    /// no setting takes effect. A session ends if its provider was removed from the settings, or if
     /// the name of its provider now belongs to another server or client. All changes are committed
     /// before this function returns.
     ///
@@ -189,7 +189,7 @@ impl Sessions {
         self.store.reconfigure(new, now).await
     }
 
-    /// Finds the session of an id, and records that the session was used.
+    /// Finds the session with the given id, and records that the session was used.
     pub fn find(&self, id: &SessionId, now: Timestamp) -> Lookup {
         let key = id.key();
         let Some(mut stored) = self.cache.get(&key) else {
@@ -227,9 +227,8 @@ impl Sessions {
     }
 
     /// Records another use of a session. The caller looked up the session at `found_at`. Returns
-    /// false if the caller must look up the session again, for one of three reasons: the value
-    /// `session` is not current, the session has passed a deadline, or too much time has passed
-    /// since `found_at`.
+    /// false if `session` is not current, if the session has passed a deadline, or if too much time
+    /// has passed since `found_at`. In these cases, the caller must look up the session again.
     pub(crate) fn still(&self, session: &Session, found_at: Timestamp, now: Timestamp) -> bool {
         let is_recent = found_at <= now && now.since(found_at) < self.limits.without_look_up();
         is_recent && session.state() == SessionState::Live && self.note_use(session.stored(), now)
@@ -243,7 +242,8 @@ impl Sessions {
             SessionState::Superseded => self.cache.get(session.key()),
             SessionState::Ended => return,
         };
-        // The result is ignored, because the next look-up checks the deadline of the session.
+        // If the session has passed a deadline, the next look-up notices this, so the result is
+        // ignored here.
         let _is_live = self.note_use(newest.as_ref().unwrap_or_else(|| session.stored()), now);
     }
 
@@ -259,9 +259,9 @@ impl Sessions {
         }
     }
 
-    /// Adds a use of a session to the uses that the next call of `tell_uses` reports to the store.
-    /// The store needs only the first use in each time interval, so this function ignores later
-    /// uses in the same interval.
+    /// Notes a use of a session. The next call of `tell_uses` reports the use to the store. The
+    /// store needs only the first use in each time interval, so this function ignores later uses in
+    /// the same interval.
     fn tell_of_use(&self, stored: &Arc<Stored>, before: Timestamp, now: Timestamp) {
         if !self.outlives_cache {
             return;
@@ -272,8 +272,9 @@ impl Sessions {
         }
     }
 
-    /// Reads a session from the store into the cache. Returns `None` if the session does not exist.
-    /// The caller must check the deadlines of the session with [`Sessions::find`].
+    /// Reads a session from the store, and puts the session into the cache. Returns `None` if the
+    /// session does not exist. The caller must check the deadlines of the session with
+    /// [`Sessions::find`].
     ///
     /// # Errors
     ///
@@ -299,9 +300,9 @@ impl Sessions {
     }
 
     /// Creates a session and returns its new id. The sessions in `replaces` end. If the user has
-    /// more sessions than the limit allows, the oldest sessions of the user end, too. One commit
-    /// contains the new session and the ends of the other sessions. The commit is complete before
-    /// this function returns.
+    /// more sessions than the limit allows, the oldest sessions of the user end, too. The new
+    /// session and the ends of the other sessions are in the same commit. The commit is complete
+    /// before this function returns.
     ///
     /// # Errors
     ///
@@ -338,7 +339,7 @@ impl Sessions {
 
     /// Replaces the tokens of a session. If `identity` is `Some`, replaces the identity of the
     /// session, too. Replaces nothing if `old` is not the current version. The new version is
-    /// committed before this function returns and before a request can find the version.
+    /// committed before this function returns. Requests find the new version only after the commit.
     ///
     /// # Errors
     ///
@@ -366,7 +367,7 @@ impl Sessions {
     }
 
     /// Ends every version of a session. No later request finds the session. The end is committed
-    /// before this function returns. Ending a session that does not exist is no error.
+    /// before this function returns. If the session does not exist, the function returns no error.
     ///
     /// # Errors
     ///
@@ -416,8 +417,7 @@ impl Sessions {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the store may not learn of the uses of sessions since the last
-    /// call.
+    /// If the future is dropped, the uses of sessions since the last call may not reach the store.
     pub async fn maintain(&self, now: Timestamp) -> Result<Maintained, StoreError> {
         self.tell_uses().await?;
         self.store.sweep(now).await
@@ -428,8 +428,8 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// [`StoreError`]. Even after an error, all changes that the store has acknowledged are
-    /// durable.
+    /// [`StoreError`]. If the store has answered that a change is committed, the change is durable
+    /// even after an error.
     ///
     /// # Cancel safety
     ///

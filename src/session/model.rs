@@ -1,5 +1,5 @@
 //! Runs random steps at the replicas of every kind of store, and compares the results with a small
-//! model of sessions. A replica is a `Sessions` value: a cache of a store.
+//! model of sessions. A replica is a `Sessions` value, which caches the sessions of a store.
 
 use std::collections::HashMap;
 
@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use super::fixture::{Fixture, NOW, live, login, session, tokens};
 use super::*;
 
-/// One step of a test. The number in a step is the number of a slot of the model. Each slot of the
-/// model holds at most one session.
+/// One step of a test. The model has numbered slots, and each slot contains at most one session.
+/// The number in a step is the number of a slot.
 #[derive(Clone, Debug)]
 enum Step {
     Open(usize),
@@ -18,8 +18,8 @@ enum Step {
     ReplaceStale(usize),
     End(usize),
     EndVersion(usize),
-    /// The registration of the provider `other` changes. The sessions of the provider `other` end,
-    /// and the sessions of the provider `op` continue.
+    /// The settings give the name `other` to another server. The sessions of the provider `other`
+    /// end, and the sessions of the provider `op` continue.
     ProviderChanges,
     Restart,
 }
@@ -38,7 +38,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Returns the provider at which the user of a slot signs in.
+/// Returns the provider for the sessions in a slot.
 fn provider(place: usize) -> &'static str {
     if place.is_multiple_of(2) {
         "op"

@@ -27,9 +27,10 @@ pub enum Lookup {
 #[derive(Clone, Debug)]
 #[must_use]
 pub enum Replaced {
-    /// The session was replaced, and this variant contains the new version.
+    /// The session was replaced. The variant `Stored` contains the new version.
     Stored(Arc<Session>),
-    /// Another caller has already replaced the session. This variant contains the current version.
+    /// Another caller has already replaced the session. The variant `Newer` contains the current
+    /// version.
     Newer(Arc<Session>),
     /// The session has ended.
     Ended,
@@ -50,16 +51,17 @@ pub enum Ended {
 pub(crate) enum EndedVersion {
     /// The session has ended.
     Ended,
-    /// The session has a newer version, which this variant contains.
+    /// The session has a newer version. The variant `Newer` contains this version.
     Newer(Arc<Session>),
 }
 
 /// The result of [`super::Sessions::maintain`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Maintained {
-    /// No expired session is left in the part of the sessions that this call has searched.
+    /// This call has searched one part of the sessions and has removed all expired sessions in this
+    /// part.
     Done,
-    /// This call has removed a full batch, so there may be more expired sessions.
+    /// This call has removed the maximum number of sessions, so there may be more expired sessions.
     More,
 }
 
@@ -86,7 +88,7 @@ pub enum OpenError {
     /// The session could not be stored.
     #[error("the session could not be stored")]
     Store(#[from] StoreError),
-    /// During the login, the provider was removed from the settings, or its name was given to
+    /// During the login, the operator removed the provider from the settings or gave its name to
     /// another server or client.
     #[error("the provider is not the one that it was when this sign-in began")]
     UnknownProvider,

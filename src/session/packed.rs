@@ -1,8 +1,8 @@
 //! A compact encoding of tokens.
 //!
-//! Most tokens are bytes that were encoded as text. Dots separate the parts of a token (a JWT has
-//! three parts), and each part is base64url or lower-case hexadecimal. A part is stored as bytes
-//! only if encoding the bytes again produces exactly the same text.
+//! The issuers of most tokens have encoded bytes as text. Dots separate the parts of a token (a JWT
+//! has three parts), and each part is base64url or lower-case hexadecimal. A part is decoded and
+//! stored as bytes only if the same text results when the bytes are encoded again.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -32,7 +32,8 @@ pub(super) fn pack(token: &str) -> Option<Zeroizing<Vec<u8>>> {
         let (encoding, bytes) = part_bytes(part);
         push(&mut packed, encoding, &bytes)?;
     }
-    // With many short parts, the heads of the parts can need more space than the encoding saves.
+    // If a token has many short parts, the heads of the parts can need more space than the encoding
+    // saves.
     if packed.len() > whole {
         packed.clear();
         push(&mut packed, Encoding::Text, token.as_bytes())?;
@@ -161,7 +162,7 @@ mod tests {
         assert_eq!(round_trip(&"0a".repeat(450)), 450 + HEAD);
         assert_eq!(round_trip("1//0abc-+"), 9 + HEAD);
         // The following parts have unused bits, padding, capital digits or an odd number of digits.
-        // Each part must unpack to exactly the same text.
+        // Packing and unpacking must not change these parts.
         for other in ["QUJ", "QUJDRB", "QQ==", "0A", "0a0"] {
             round_trip(other);
         }
@@ -171,8 +172,8 @@ mod tests {
     fn a_truncated_token_is_refused() {
         let packed = pack("e30.0a0b").unwrap();
         for length in 0..packed.len() {
-            // A prefix of this length is exactly the first part of the packed token, and this part
-            // alone is a valid packed token.
+            // With this length, the prefix of the packed token is its complete first part. This
+            // part is also a valid packed token.
             let whole = length == HEAD + 2;
             assert_eq!(unpack(&packed[..length]).is_some(), whole, "{length}");
         }

@@ -12,14 +12,14 @@ pub(super) type Cause = Arc<dyn StdError + Send + Sync>;
 /// The pause after the first failure. Each further failure doubles the pause.
 const FIRST: Duration = Duration::from_millis(500);
 
-/// The longest pause, except if the failed operation itself took long (see `FACTOR`).
+/// The longest pause. Only after a very slow operation, the pause is longer (see `FACTOR`).
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// The pause is at least this number times the duration of the failed operation. So the thread
-/// spends only a small part of its time on repeated attempts.
+/// If an operation fails after the time t, the pause is at least `FACTOR` times t. So the thread of
+/// the store spends only a small part of its time on operations that fail.
 const FACTOR: u32 = 4;
 
-/// The pause of one operation; `None` after a success.
+/// The current pause of one operation; `None` if its last attempt succeeded.
 #[derive(Debug, Default)]
 pub(super) struct Pause(Option<Failed>);
 
@@ -31,7 +31,7 @@ struct Failed {
 }
 
 impl Pause {
-    /// Notes that the operation ran from `began` to `now` and failed.
+    /// Notes that the operation started at `began` and failed at `now`.
     pub(super) fn note_failure(&mut self, began: Instant, now: Instant, cause: &Cause) {
         let doubled = |failed: &Failed| failed.pause.saturating_mul(2).min(LONGEST);
         let pause = self.0.as_ref().map_or(FIRST, doubled);

@@ -1,5 +1,5 @@
-//! Collects the changes that several commands make to sessions. One commit stores all these
-//! changes. After the commit, this module updates the index and the caches.
+//! Executes several commands with one commit. After the commit, this module updates the index and
+//! the caches.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use super::stored::Stored;
 use super::{SessionKey, record};
 
 impl Keeper {
-    /// Plans the waiting commands, but stops before a command that must wait for the commit of this
-    /// batch. Returns that command.
+    /// Adds the waiting commands to a batch. Stops at a command that cannot be executed before the
+    /// batch is committed, and returns this command.
     pub(super) fn gather(&mut self, first: Command, batch: &mut Batch) -> Option<Command> {
         let mut next = Some(first);
         while let Some(command) = next {
@@ -94,11 +94,11 @@ impl Keeper {
         let mut surplus = Vec::new();
         if let Some(user) = session.user() {
             // The index contains the new session only after the commit. Another login of the same
-            // user must wait for the commit, so that the session limit of the user counts the new
-            // session.
+            // user must wait for the commit, because otherwise the new session would not count
+            // toward the user's session limit.
             batch.users.insert(user);
-            // The index still contains sessions that end with this batch. If the session limit
-            // counted these sessions, the login would end another session without need.
+            // The index still contains the sessions that end with this batch. These sessions do not
+            // count, because otherwise the login would end another session without need.
             let going = before.iter().chain(&batch.removed);
             let going: Vec<_> = going.copied().collect();
             surplus = self.index.surplus(user, opening.per_person, &going);
@@ -183,8 +183,8 @@ impl Keeper {
         Ok(loaded.map(|loaded| loaded.contents.version))
     }
 
-    /// Returns a value of a session for the cache of a replica, or `None` if the session does not
-    /// exist.
+    /// Returns the current version of a session for the cache of a replica, or `None` if the
+    /// session does not exist.
     fn read(&mut self, key: &SessionKey) -> Result<Option<Arc<Stored>>, StoreError> {
         if let Some(cached) = self.live(key) {
             return Ok(Some(Arc::new(cached.copy())));
@@ -196,7 +196,7 @@ impl Keeper {
         let Some(loaded) = self.backend.load(key)? else {
             return Ok(None);
         };
-        // A refresh may have changed the identity of the session. But the session still counts
+        // A refresh may have changed the identity of the session. Even then, the session counts
         // toward the session limit of the user who signed in.
         let session = Stored::new(*away.rank(), loaded.last_used, &loaded.contents);
         session.note_use_of(&away);

@@ -1,11 +1,12 @@
-//! A preview of the effect that other settings would have on the sessions of a file.
+//! A preview: which sessions of a file would end with other settings.
 //!
 //! Another process may be using the file, so the preview does not lock the file and does not write
 //! to it. The database writes when it opens a file: it repairs the damage of a crash and rebuilds
 //! its list of free pages. In a preview, the writes of the database stay in memory. Another process
-//! can commit during the preview. Each commit writes the head of the file before a later commit
-//! reuses the freed pages. So if the head is unchanged after the read of a page, no commit has
-//! reused the page, and the page belongs to the commit that wrote the head.
+//! can commit during the preview. Each commit writes the head of the file. A page that a commit
+//! frees is reused only by a later commit. The preview reads a page and then the head. If the head
+//! is unchanged, no commit has reused the page, so the page belongs to the commit that wrote the
+//! head.
 
 #![expect(
     clippy::disallowed_types,
@@ -28,21 +29,22 @@ use super::survey::{Rules, survey};
 use crate::clock::Timestamp;
 use crate::seal::KeyRing;
 
-/// The maximum number of attempts to read the file if another process changes the file during a
-/// read.
+/// The maximum number of attempts to read the file. An attempt fails if another process changes the
+/// file.
 const ATTEMPTS: usize = 3;
 
 /// The length of the file's head, which every commit writes.
 const HEAD: usize = 320;
 
-/// The effect that other settings have on the sessions of a file, at a start or a reload.
+/// The effect that other settings would have on the sessions of a file.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Preview {
     /// For each provider name, the number of sessions that end. These sessions end because their
-    /// provider was removed from the settings, or its name now belongs to another server or client.
+    /// provider was removed from the settings, or because its name now belongs to another server or
+    /// client.
     Ends(BTreeMap<Box<str>, u64>),
-    /// The effect is unknown, because another process changes the file faster than the file can be
-    /// read.
+    /// The effect is unknown: another process changed the file during each attempt to read the
+    /// file.
     InUse,
 }
 
@@ -63,7 +65,7 @@ pub(crate) fn preview(
     for _ in 0..ATTEMPTS {
         let snapshot = File::open(path).and_then(Snapshot::new);
         let snapshot = match snapshot {
-            // A start treats an empty file like a missing file, so no session ends.
+            // At a start, the store treats an empty file like a missing file, so no session ends.
             Ok(snapshot) if snapshot.head.is_empty() => return Ok(Preview::Ends(BTreeMap::new())),
             Ok(snapshot) => snapshot,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -120,11 +122,11 @@ struct Snapshot {
 #[derive(Debug)]
 struct Written {
     len: u64,
-    /// The number of bytes at the start of the data that come from the file. All later bytes of the
-    /// data are zeros.
+    /// The data starts with this number of bytes from the file. All later bytes of the data are
+    /// zeros.
     of_file: u64,
-    /// The writes in the order in which the database made them, each with its offset. The list
-    /// stays short, because the database writes little when it opens a file.
+    /// The writes of the database, each with its offset, in the order in which they happened. The
+    /// list is short, because the database writes little when it opens a file.
     writes: Vec<(u64, Vec<u8>)>,
 }
 
@@ -147,14 +149,13 @@ impl Snapshot {
     }
 
     fn written(&self) -> MutexGuard<'_, Written> {
-        // Only a panic can poison the lock, and after a panic no code uses the snapshot.
+        // The lock is poisoned only after a panic, and after a panic no code uses the snapshot.
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read_file(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         read_at_most(&self.file, offset, out)?;
-        // The head is read after the page, because an unchanged head shows that no commit has
-        // reused the page.
+        // The head is read after the page. If the head is unchanged, no commit has reused the page.
         let mut head = vec![0; self.head.len()];
         self.file.read_exact_at(&mut head, 0)?;
         if head == self.head {
@@ -223,7 +224,7 @@ fn read_at_most(file: &File, mut offset: u64, mut out: &mut [u8]) -> io::Result<
     Ok(length)
 }
 
-/// Returns the offset of the first byte after `bytes`, if `bytes` starts at `offset`.
+/// If `bytes` starts at `offset`, returns the offset of the first byte after `bytes`.
 fn end(offset: u64, bytes: &[u8]) -> u64 {
     offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX))
 }

@@ -20,15 +20,15 @@ use crate::seal::KeyRing;
 pub(crate) struct Reconfiguration {
     /// A session ends if no request uses the session for this time.
     pub idle: Duration,
-    /// The time from a login to the end of its session, even if the session is in use. A reload
-    /// with another value does not change the end of a session that is already open.
+    /// The time from a login to the end of its session, even if the session is in use. If a reload
+    /// changes this value, existing sessions still end at the same time.
     pub absolute: Duration,
     /// The maximum number of sessions of one user. A new value takes effect for a user at the next
     /// login of this user.
     pub per_person: usize,
     /// New keys for the file. `None` changes no key.
     pub keys: Option<Arc<KeyRing>>,
-    /// The registrations of all providers.
+    /// The fingerprints of all providers.
     pub registrations: Registrations,
 }
 
@@ -36,8 +36,8 @@ pub(crate) struct Reconfiguration {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Reconfigured {
     /// For each provider name, the number of sessions that ended. These sessions ended because
-    /// their provider was removed from the settings, or its name now belongs to another server or
-    /// client.
+    /// their provider was removed from the settings, or because its name now belongs to another
+    /// server or client.
     pub ended: BTreeMap<Box<str>, u64>,
 }
 
@@ -45,13 +45,13 @@ pub struct Reconfigured {
 /// the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconfigureError {
-    /// The file contains sessions that none of the new keys can open.
+    /// The file contains sessions that cannot be decrypted with any of the new keys.
     #[error(
         "the session file holds {sessions} sessions sealed with a key that is not in \
          login.state_key_file any more; put that key back below the newest one until they have ended"
     )]
     KeyInUse {
-        /// The number of sessions that none of the new keys can open.
+        /// The number of sessions that cannot be decrypted with any of the new keys.
         sessions: usize,
     },
     /// The file could not be read or written.
@@ -59,9 +59,9 @@ pub enum ReconfigureError {
     Store(#[from] StoreError),
 }
 
-/// The longest time for which a session may be used without another look-up, in milliseconds. The
-/// limit exists because a full cache removes the least recently used sessions, and the cache
-/// notices the use of a session only at a look-up.
+/// The longest time for which a session may be used without another look-up, in milliseconds. A
+/// full cache removes the least recently used sessions, but it notices only look-ups. So a session
+/// that is in use must be looked up from time to time.
 const LONGEST_WITHOUT_LOOK_UP: u64 = 30_000;
 
 /// The longest time between the use of a session and the report of this use to the store, in
@@ -109,8 +109,9 @@ impl Limits {
         Duration::from_millis(self.tenth().min(LONGEST_WITHOUT_LOOK_UP))
     }
 
-    /// Returns the length of an interval in milliseconds. A replica reports only the first use of a
-    /// session in each interval to the store. An interval has at least one millisecond.
+    /// Returns the length of the intervals in milliseconds. A replica reports only the first use of
+    /// a session in each interval to the store. The length of the intervals is at least one
+    /// millisecond.
     pub(super) fn stretch(&self) -> u64 {
         self.tenth().clamp(1, LONGEST_UNWRITTEN)
     }
@@ -124,17 +125,16 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The number of sessions that the keeper removes before the cache does its housekeeping. The
-/// number is small, because a worker that uses the cache may have to do a part of this
-/// housekeeping.
+/// The number of sessions that are removed before the cache does its housekeeping. The number is
+/// small, because a worker that uses the cache may have to do a part of this housekeeping.
 const AT_ONCE: usize = 100;
 
 impl Keeper {
-    /// Applies new settings. A session ends if its provider was removed or has changed. One commit
-    /// contains the ends of the sessions and the new registrations.
+    /// Applies new settings. A session ends if its provider was removed or has changed. The ends of
+    /// these sessions and the new provider fingerprints are in the same commit.
     ///
-    /// If a provider has changed or a key was removed, the whole file is read. While the file is
-    /// read, requests can use sessions but cannot change them.
+    /// If a provider has changed or a key was removed, the whole file is read. During this time,
+    /// requests can use sessions, but no session can be changed.
     pub(super) fn reconfigure(
         &mut self,
         new: Reconfiguration,
@@ -160,7 +160,8 @@ impl Keeper {
         let mut over: Vec<_> = expired.chain(of_providers).collect();
         let before = self.limits.idle();
         if idle > before {
-            // A longer idle time must not make expired sessions valid again.
+            // Sessions that have expired must not become valid again because the new idle time is
+            // longer.
             let why = |session: &_| Self::expired(&self.replicas, session, (before, now));
             let all = self.index.all();
             over.extend(all.filter_map(|session| Some((*session.key(), why(session)?))));
@@ -180,7 +181,7 @@ impl Keeper {
         Ok(Reconfigured { ended: found.ended })
     }
 
-    /// Finds the sessions that are invalid with new keys and providers.
+    /// Finds the sessions that become invalid with the new keys and providers.
     fn survey(
         &mut self,
         keys: Option<&KeyRing>,
@@ -213,8 +214,8 @@ impl Keeper {
         }
     }
 
-    /// Commits the end of each session in `over`, together with the new registrations. After this
-    /// call, the file contains `providers` as its registrations, and `keys` encrypt new entries.
+    /// Ends the sessions in `over` and replaces the provider fingerprints in the file by
+    /// `providers`, in one commit. After this call, new entries are encrypted with `keys`.
     fn register(
         &mut self,
         over: &[(SessionKey, EndReason)],

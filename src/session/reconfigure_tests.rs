@@ -9,8 +9,8 @@ use crate::session::fixture::{Fixture, NOW, found, live, login, open, session, t
 use crate::session::keeper::Keeper;
 use crate::session::*;
 
-/// Returns a fixture for every kind of store. In the crowded fixture, the cache is so small that most
-/// sessions of the session file do not fit into the cache.
+/// Returns a fixture for every kind of store. The fixture `crowded` has a small cache, so most
+/// sessions are only in the session file.
 fn kits() -> [Fixture; 4] {
     let [memory, disk, mut crowded, second] = Fixture::every();
     crowded.settings.capacity = 3000;
@@ -87,7 +87,7 @@ async fn the_sessions_of_removed_and_changed_providers_end_and_no_others() {
 }
 
 /// Tests a login that starts with the old settings before a reload and completes after the reload.
-/// The identity from the old server must not count as an identity from the new server.
+/// The gateway must not treat an identity from the old server as an identity from the new server.
 #[tokio::test]
 async fn no_session_is_opened_if_the_provider_has_changed_during_the_login() {
     for mut fixture in Fixture::every() {

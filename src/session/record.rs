@@ -1,10 +1,11 @@
 //! Encodes the contents of a session as bytes, for memory and for the file.
 //!
 //! An entry of the file starts with the time at which the session ends, as plaintext. The encrypted
-//! contents follow. So an expired session can be found without the key that encrypted the entry.
-//! The seal covers the plaintext and the session key as associated data, so an entry that was moved
-//! to another session cannot be opened. An older entry of the same session can be opened, so an
-//! attacker who can write the file can restore an older version of a session.
+//! contents follow. So the gateway can find an expired session even if it cannot decrypt the entry.
+//! The plaintext and the session key are associated data of the encryption, so an entry cannot be
+//! decrypted after somebody has moved it to another session. But an older entry of the same session
+//! can be decrypted, so an attacker who can write the file can restore an older version of a
+//! session.
 
 use postcard::ser_flavors::Size;
 use serde::{Deserialize, Serialize};
@@ -31,8 +32,8 @@ pub(super) struct Contents {
     pub(super) opened_at: Timestamp,
 }
 
-/// The encoded form of the contents of a session. A change of this structure changes the format of
-/// the file.
+/// The encoded form of the contents of a session. If this structure changes, the format of the file
+/// changes, too.
 #[derive(Deserialize, Serialize)]
 struct Encoded<'a> {
     version: u64,
@@ -56,11 +57,11 @@ struct Encoded<'a> {
     opened_at: u64,
 }
 
-/// The error for an entry that has an invalid part.
+/// The error for an entry of the file that cannot be decoded.
 #[derive(Debug)]
 struct Invalid;
 
-/// Decodes a claim. The claim was valid when it was encoded.
+/// Decodes a claim. Only valid claims are encoded, so the error means that the bytes are damaged.
 fn claim(text: &str) -> Result<Claim, Invalid> {
     Claim::new(text).ok_or(Invalid)
 }
@@ -107,9 +108,9 @@ impl Encoded<'_> {
     }
 }
 
-/// Encodes contents. `encode` leaves no other copy of the bytes in memory.
+/// Encodes contents. After `encode`, there is no other copy of the bytes in memory.
 pub(super) fn encode(contents: &Contents) -> Zeroizing<Box<[u8]>> {
-    // The encoding does not fail: text and numbers always have an encoding, and the length of the
+    // The encoding does not fail, because the contents are text and numbers, and the length of the
     // tokens was checked earlier.
     Zeroizing::new(encoded(contents).unwrap_or_default().into_boxed_slice())
 }
@@ -172,7 +173,7 @@ pub(super) fn provider(bytes: &[u8]) -> Option<&str> {
     Some(provider)
 }
 
-/// Decodes only the version from the encoded contents of a session.
+/// Decodes only the version of a session from the encoded contents of the session.
 pub(super) fn version(bytes: &[u8]) -> Option<u64> {
     let (version, _rest) = postcard::take_from_bytes::<u64>(bytes).ok()?;
     Some(version)
@@ -204,17 +205,17 @@ impl<'a> Entry<'a> {
         })
     }
 
-    /// Returns true if one of these keys encrypted the entry.
+    /// Returns true if the entry was encrypted with one of these keys.
     pub(super) fn is_known_to(&self, keys: &KeyRing) -> bool {
         keys.knows(self.sealed)
     }
 
-    /// Opens the entry and returns the encoded contents.
+    /// Decrypts the entry and returns the encoded contents.
     pub(super) fn unseal(&self, key: &SessionKey, keys: &KeyRing) -> Option<Zeroizing<Vec<u8>>> {
         keys.open(&context(key, self.plaintext), self.sealed)
     }
 
-    /// Opens the entry and decodes the contents.
+    /// Decrypts the entry and decodes the contents.
     pub(super) fn open(&self, key: &SessionKey, keys: &KeyRing) -> Option<Contents> {
         decode(&self.unseal(key, keys)?)
     }

@@ -1,10 +1,11 @@
-//! The registrations of the providers to which the sessions of a file belong.
+//! Provider fingerprints in the session file. They show whether a provider is still the provider at
+//! which the users signed in.
 //!
 //! A session contains only the configured name of its provider. Before the next start of the
 //! gateway, the operator may give the name of a provider to another server or client. The
-//! identities of the old sessions have no meaning at the new server. Therefore the file contains
-//! the encrypted registration of each provider, in addition to the sessions. All sessions of the
-//! file were opened with these registrations.
+//! identities of the old sessions have no meaning at the new server. Therefore the file also
+//! contains an encrypted fingerprint of each provider. The fingerprints belong to the settings with
+//! which all sessions in the file were created.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,18 +18,17 @@ use crate::seal::KeyRing;
 /// to another server or client.
 pub type Registration = [u8; 32];
 
-/// The registrations of all providers, by their configured names.
+/// The fingerprints of all providers, by their configured names.
 pub type Registrations = BTreeMap<Box<str>, Registration>;
 
-/// Returns true if the registration of a provider has not changed, so that the provider's sessions
-/// stay valid.
+/// Returns true if the fingerprint of a provider has not changed. The provider's sessions then stay
+/// valid.
 pub(super) fn is_same(provider: &str, before: &Registrations, after: &Registrations) -> bool {
     let known = before.get(provider);
     known.is_some() && known == after.get(provider)
 }
 
-/// Logs the number of sessions that have ended because the registration of their provider has
-/// changed.
+/// Logs the number of sessions that have ended because their provider has changed.
 pub(super) fn report(ended: &BTreeMap<Box<str>, u64>) {
     if !ended.is_empty() {
         tracing::warn!(
@@ -41,11 +41,12 @@ pub(super) fn report(ended: &BTreeMap<Box<str>, u64>) {
     }
 }
 
-/// The encrypted registrations by name. Each start, and each change of the registrations or keys,
-/// writes all registrations, so that the newest key encrypts all of them.
+/// The encrypted fingerprints by provider name. At each start, and when a fingerprint or a key
+/// changes, the store writes all fingerprints, so that all of them are encrypted with the newest
+/// key.
 const PROVIDERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("providers");
 
-/// Reads the registrations of the file. Skips an entry that cannot be opened.
+/// Reads the provider fingerprints from the file. Skips a fingerprint that cannot be decrypted.
 pub(super) fn read(
     transaction: &redb::ReadTransaction,
     keys: &KeyRing,
@@ -65,7 +66,7 @@ pub(super) fn read(
     Ok(registrations)
 }
 
-/// Replaces the registrations of the file.
+/// Replaces the provider fingerprints in the file.
 pub(super) fn write(
     transaction: &WriteTransaction,
     registrations: &Registrations,
@@ -81,7 +82,7 @@ pub(super) fn write(
     Ok(())
 }
 
-/// Returns the associated data of an encrypted registration.
+/// Returns the associated data of an encrypted fingerprint.
 fn context(name: &str) -> Vec<u8> {
     [b"provider ", name.as_bytes()].concat()
 }

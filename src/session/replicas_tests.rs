@@ -1,5 +1,5 @@
 //! Tests of two replicas of one store: a change at one replica must also take effect at the other
-//! replica. A replica is a `Sessions` value: a cache of a store.
+//! replica. A replica is a `Sessions` value, which caches the sessions of a store.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ async fn a_session_that_one_replica_replaced_is_found_in_the_other() {
         assert_eq!(new.version(), number);
         assert_eq!(new.tokens().access_token(), format!("token-{number}"));
         assert_eq!((new.state(), first.count()), (SessionState::Live, 1));
-        // `held` is now an old version of the session, so the call returns the newer version.
+        // `held` is now an old version of the session, so `replace` returns the newer version.
         let stale = other.replace(&held, tokens("stale"), None).await;
         assert!(matches!(stale, Ok(Replaced::Newer(newer)) if newer.version() == number));
     }
@@ -83,7 +83,7 @@ async fn what_one_replica_evicts_stays_in_the_other() {
     assert!(matches!(roomy.find(&id, NOW), Lookup::Live(_)));
     assert!(roomy.still(&held, NOW, NOW));
     assert_eq!(first.count(), 51);
-    // The first replica can replace and end the session.
+    // The other replica can also replace and end the session.
     assert!(live(&first, &id, NOW).await);
     let old = session(&first, &id).await;
     let replaced = first.replace(&old, tokens("token-1"), None).await;
@@ -266,8 +266,8 @@ impl Race {
         }
     }
 
-    /// Reads a session in the slow replica, and runs `change` after the store has answered and before
-    /// the answer arrives.
+    /// Reads a session in the slow replica. Runs `change` after the store has answered, but before
+    /// the replica gets the answer.
     async fn fetch_while(
         &mut self,
         key: SessionKey,

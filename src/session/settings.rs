@@ -4,17 +4,18 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The lifetimes, limits and store of sessions.
+/// The settings of sessions: lifetimes, limits and the store.
 #[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize)]
 #[serde(deny_unknown_fields, try_from = "RawSettings")]
 pub struct Settings {
     /// A session ends if no request uses the session for this time.
     pub idle: Duration,
-    /// A session ends when this time has passed since its login, even if the session is in use.
+    /// A session ends when this time has passed since the login, even if the session is in use.
     pub absolute: Duration,
     /// The maximum number of bytes of memory for all sessions.
     pub capacity: u64,
-    /// The maximum number of sessions of one user. A further login ends the user's oldest session.
+    /// The maximum number of sessions of one user. If the user signs in once more, the user's
+    /// oldest session ends.
     pub per_person: usize,
     /// The longest time that a request waits for the refresh of its session, or for a read of the
     /// session from the store.
@@ -27,8 +28,8 @@ pub struct Settings {
 #[derive(Clone, Debug, Default, Eq, PartialEq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StoreSettings {
-    /// The sessions are only in memory, and they end with the process. If the memory limit is
-    /// reached, the least recently used session ends.
+    /// The sessions are only in memory, and they end with the process. If the sessions need more
+    /// memory than the limit, the least recently used session ends.
     #[default]
     Memory,
     /// The sessions are in a file, with a cache in memory. The sessions continue after a restart.

@@ -1,9 +1,9 @@
 //! The interface of a session store: an object-safe asynchronous trait.
 //!
-//! [`super::Sessions`] is a replica: a cache of a store. Several replicas of one process can
-//! share a store. If several processes share a store, each process has a replica. Only the store
-//! decides whether a session exists. The store informs each cache of every change
-//! ([`super::cache::Event`]).
+//! [`super::Sessions`] is a replica, which caches the sessions of a store. Several replicas of one
+//! process can share a store. If several processes share a store, each process has a replica. A
+//! session exists if the store contains it, even if no cache contains it. The store informs each
+//! cache of every change ([`super::cache::Event`]).
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -21,11 +21,11 @@ use super::{Maintained, SessionKey, StoreTag};
 use crate::clock::Timestamp;
 
 /// The future that a store returns. The future is boxed, because a trait with `async fn` is not
-/// object safe. The cost of one allocation is small compared to a commit or a cache miss.
+/// object safe. The box needs an allocation, which is cheap compared to a commit or a cache miss.
 pub(super) type StoreFuture<'a, T, E = StoreError> =
     Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
 
-/// A store of sessions. Each call is one transaction.
+/// A store of sessions. Each call of a method is one transaction.
 ///
 /// A store applies its changes to [`Store::cache`] in the order of their commits. The store updates
 /// the caches before it answers the caller of the change. So after [`Store::end`] has returned, no
@@ -34,7 +34,7 @@ pub(super) type StoreFuture<'a, T, E = StoreError> =
 ///
 /// # Cancel safety
 ///
-/// If a future of [`Store::get`] is dropped, nothing changes. If the future of another method is
+/// If a future of [`Store::get`] is dropped, this has no effect. If the future of another method is
 /// dropped, the store may still make the change.
 pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// Returns the cache of this replica. The store writes to the cache.
@@ -49,8 +49,8 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// Returns the number of sessions.
     fn count(&self) -> u64;
 
-    /// Reads a session. Only [`super::cache::ReadGuard::finish`] may put the session into the
-    /// cache.
+    /// Reads a session. Does not put the session into the cache: only
+    /// [`super::cache::ReadGuard::finish`] may do this.
     fn get(&self, key: SessionKey) -> StoreFuture<'_, Option<Arc<Stored>>>;
 
     /// Stores a new session, and ends the sessions in `opening.replaces`. If the new session
@@ -86,7 +86,7 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// Ends a limited number of sessions that have passed a deadline.
     fn sweep(&self, now: Timestamp) -> StoreFuture<'_, Maintained>;
 
-    /// Applies new settings: all of them, or none if there is an error.
+    /// Applies new settings. If there is an error, no setting changes.
     fn reconfigure(
         &self,
         new: Reconfiguration,
@@ -97,12 +97,12 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     fn close(&self) -> StoreFuture<'_, ()>;
 }
 
-/// The conditions for opening a session, and the sessions that end when it opens.
+/// The conditions for a new session, and the sessions that end when it is created.
 #[derive(Debug)]
 pub(super) struct Opening {
-    /// The registration of the provider at the start of the login.
+    /// The fingerprint of the provider, from the time at which the login began.
     pub(super) registration: Registration,
-    /// The sessions that end when the new session opens.
+    /// The sessions that end when the new session is created.
     pub(super) replaces: Vec<SessionKey>,
     /// The maximum number of sessions of the user, including the new session.
     pub(super) per_person: usize,
@@ -113,7 +113,7 @@ pub(super) struct Opening {
 #[must_use]
 pub(super) enum Opened {
     Stored,
-    /// The provider is not registered any more, or its name now belongs to another server or
+    /// The provider was removed from the settings, or its name now belongs to another server or
     /// client.
     NoProvider,
 }
@@ -129,12 +129,12 @@ pub(super) enum Replacement {
     Ended,
 }
 
-/// Selects the session that must end, either in any version or only in a certain version.
+/// Selects the session that the store must end.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Which {
-    /// The session with this key, in any version.
+    /// Ends the session with this key, whatever its version.
     Key(SessionKey),
-    /// The session with this key, but only if the session has this version.
+    /// Ends the session with this key only if the session has this version.
     Version(SessionKey, u64),
 }
 
@@ -146,7 +146,7 @@ impl Which {
     }
 }
 
-/// The reason why a session was not changed or not read.
+/// The reason why the store could not change or read a session.
 ///
 /// Responsible: the gateway. Every signed-in user stays signed in.
 #[derive(Clone, Debug, thiserror::Error)]

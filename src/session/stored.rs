@@ -15,14 +15,15 @@ use crate::clock::Timestamp;
 /// this memory with a million sessions.
 pub const OVERHEAD: usize = 492;
 
-/// One version of a session. The contents of the session are encoded as bytes. The other members
-/// are not encoded, because they change or define the order of sessions in the index.
+/// One version of a session. The contents of the session are encoded as bytes. The other fields are
+/// not encoded, because they can change, or because the index sorts the sessions by them.
 #[derive(Debug)]
 pub(super) struct Stored {
     rank: Rank,
     last_used: AtomicU64,
     next_refresh: AtomicU64,
-    /// The encoded [`Contents`]. The value is empty if the contents are only in the file.
+    /// The encoded [`Contents`]. The encoded contents are empty if the contents of the session are
+    /// only in the file.
     contents: Zeroizing<Box<[u8]>>,
     state: AtomicU8,
 }
@@ -32,8 +33,8 @@ pub(super) struct Stored {
 pub(crate) enum SessionState {
     /// The value is current.
     Live,
-    /// The session has a newer value, or only the store contains the session. The caller must look
-    /// up the session again.
+    /// The session has a newer value, or the cache has evicted the session. The caller must look up
+    /// the session again.
     Superseded,
     /// The session has ended.
     Ended,
@@ -97,8 +98,8 @@ impl Stored {
     }
 
     pub(super) fn state(&self) -> SessionState {
-        // `Acquire` pairs with the `Release` of the writers: a thread that sees the new state also
-        // finds the new value in the cache.
+        // `Acquire` belongs to the `Release` of the writers. So a thread that sees the new state
+        // also finds the new value in the cache.
         match self.state.load(Ordering::Acquire) {
             LIVE => SessionState::Live,
             SUPERSEDED => SessionState::Superseded,
@@ -142,8 +143,9 @@ impl Stored {
     }
 
     /// Notes a use. Writes at most one time per second, which is precise enough for an idle
-    /// deadline. A write makes the other cores load the memory again, so rare writes keep requests
-    /// fast. Returns the time of the previous use if this call wrote a new time.
+    /// deadline. After a write, the other processor cores must load the memory again. Writes are
+    /// rare, so that requests stay fast. If this call has written a new time, returns the time of
+    /// the previous use.
     pub(super) fn note_use(&self, now: Timestamp) -> Option<Timestamp> {
         let before = self.last_used();
         if now.since(before) < Duration::from_secs(1) {
@@ -153,13 +155,13 @@ impl Stored {
         Some(before)
     }
 
-    /// Copies the time of the last use from `other`, unless the known time is later. `other` is
-    /// another value of the same session.
+    /// Copies the time of the last use from `other`, unless this record already has a later time.
+    /// `other` is another value of the same session.
     pub(super) fn note_use_of(&self, other: &Self) {
         self.note_use_at(other.last_used());
     }
 
-    /// Sets the time of the last use to `at`, unless the known time is later.
+    /// Sets the time of the last use to `at`, unless the record already has a later time.
     pub(super) fn note_use_at(&self, at: Timestamp) {
         self.last_used.fetch_max(at.as_millis(), Ordering::Relaxed);
     }
@@ -179,7 +181,7 @@ impl Stored {
         self.last_used().plus(idle).min(self.ends_at())
     }
 
-    /// Returns the number of bytes that the session takes from the capacity of the cache.
+    /// Returns the number of bytes that the session needs in the cache.
     pub(super) fn weight(&self) -> u32 {
         let weight = OVERHEAD.saturating_add(self.contents.len());
         u32::try_from(weight).unwrap_or(u32::MAX)
@@ -194,8 +196,8 @@ const ENDED: u8 = 2;
 mod tests {
     use super::*;
 
-    /// A record must fit into a block of 96 bytes, because the next larger block of the allocator
-    /// has 112 bytes, and there may be a million records.
+    /// A record must fit into a block of 96 bytes. The next larger block of the allocator has 112
+    /// bytes, and there may be a million records.
     #[test]
     fn a_record_without_its_contents_fits_into_96_bytes() {
         let counts = 2 * size_of::<usize>();

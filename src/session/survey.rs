@@ -1,4 +1,5 @@
-//! Surveys all sessions of a file: finds the sessions that are valid with given keys and providers.
+//! Finds the sessions in a file that are valid with given keys and providers, and the sessions that
+//! are not.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,9 +19,9 @@ use crate::seal::KeyRing;
 pub(super) struct Rules<'a> {
     pub(super) keys: &'a KeyRing,
     pub(super) now: Timestamp,
-    /// The registrations of the providers in the previous settings.
+    /// The fingerprints of the providers in the previous settings.
     pub(super) before: &'a Registrations,
-    /// The registrations in the new settings.
+    /// The fingerprints of the providers in the new settings.
     pub(super) after: &'a Registrations,
 }
 
@@ -34,13 +35,13 @@ pub(super) struct Survey {
     pub(super) of_changed_providers: Vec<SessionKey>,
     /// For each provider name, the number of sessions whose provider has changed.
     pub(super) ended: BTreeMap<Box<str>, u64>,
-    /// The number of sessions that none of the keys can open.
+    /// The number of sessions that cannot be decrypted with any of the keys.
     pub(super) unknown_key: usize,
 }
 
 impl Survey {
-    /// Notes a session whose provider was removed, or whose provider's name now belongs to another
-    /// server or client.
+    /// Notes a session whose provider was removed from the settings, or whose provider's name now
+    /// belongs to another server or client.
     pub(super) fn note_changed_provider(&mut self, key: SessionKey, provider: &str) {
         self.of_changed_providers.push(key);
         if let Some(count) = self.ended.get_mut(provider) {
@@ -51,9 +52,8 @@ impl Survey {
     }
 }
 
-/// Surveys all sessions, but does not check their idle deadlines. A running process knows uses that
-/// the file does not contain yet. So idle deadlines that were computed from the file would be
-/// wrong.
+/// Finds the invalid sessions, but does not check idle deadlines. While the process runs, the file
+/// does not contain the latest uses. So idle deadlines from the file would be wrong.
 pub(super) fn survey(
     transaction: &ReadTransaction,
     rules: &Rules<'_>,
@@ -61,8 +61,8 @@ pub(super) fn survey(
     survey_all(transaction, rules, |_, _| Ok(Validity::Valid))
 }
 
-/// Surveys all sessions, and passes the valid sessions to `take`. A session counts as expired if it
-/// was not used for the duration `idle`.
+/// Finds the invalid sessions, and passes the valid sessions to `take`. A session has also expired
+/// if it was not used for the duration `idle`.
 pub(super) fn survey_and_take(
     transaction: &ReadTransaction,
     rules: &Rules<'_>,
@@ -89,7 +89,7 @@ enum Validity {
     Expired,
 }
 
-/// A session whose entry was opened.
+/// A session whose entry is decrypted.
 struct OpenedEntry {
     key: SessionKey,
     ends_at: Timestamp,
@@ -105,7 +105,8 @@ fn survey_all(
         let (key, value) = entry?;
         let entry = Entry::new(value.value()).ok_or_else(|| corrupted("an entry is too short"))?;
         let key = SessionKey::from_bytes(*key.value());
-        // An expired session needs no key, so the deadline is checked before the key.
+        // The deadline is checked before the key, because an expired session is removed even if its
+        // key is unknown.
         if entry.ends_at <= rules.now {
             found.expired.push(key);
             continue;
@@ -133,8 +134,8 @@ fn not_opened() -> redb::Error {
     corrupted("an entry cannot be opened")
 }
 
-/// Converts one entry of the file to a loaded session. `used` is the time of the last use that the
-/// file contains.
+/// Converts one entry of the file to a loaded session. `used` is the time of the last use, from the
+/// file.
 pub(super) fn loaded(ends_at: Timestamp, contents: Contents, used: Option<Timestamp>) -> Loaded {
     Loaded {
         ends_at,

@@ -111,7 +111,7 @@ async fn the_first_use_in_a_stretch_is_in_the_file_after_the_next_maintenance() 
     clock.advance(Duration::from_secs(50));
     assert!(live(&sessions, &id, clock.now()).await);
     sessions.maintain(clock.now()).await.unwrap();
-    // The copy of the open file has the contents that the file would have after a crash.
+    // A copy of the file while it is in use has the same contents as the file after a crash.
     let crashed = Fixture::disk();
     std::fs::copy(fixture.file(), crashed.file()).unwrap();
     clock.advance(Duration::from_secs(50));
@@ -150,15 +150,15 @@ async fn evicted_sessions_are_read_from_the_file() {
         assert_eq!(subject.as_str(), number.to_string());
         sessions.maintain(NOW).await.unwrap();
     }
-    // These look-ups make the cache evict the session of `held`. The state of `held` then tells a
-    // request to look up the session again.
+    // These look-ups make the cache evict the session of `held`. The state of `held` then shows
+    // that a request must look up the session again.
     for id in &ids[..200] {
         assert!(live(&sessions, id, NOW).await);
         sessions.maintain(NOW).await.unwrap();
     }
     assert_eq!(held.state(), SessionState::Superseded);
-    // The eviction did not change the version of the session, so a call can still replace the
-    // tokens of `held`. A call can also end a session that the cache has evicted.
+    // The eviction did not change the version of the session, so `replace` still accepts `held`.
+    // `end` can also end a session that the cache has evicted.
     let replaced = sessions.replace(&held, tokens("token-1"), None).await;
     assert!(matches!(replaced, Ok(Replaced::Stored(new)) if new.version() == 1));
     sessions
@@ -214,8 +214,8 @@ async fn a_session_is_invalid_after_its_provider_has_changed() {
     let sessions = fixture.start(NOW);
     assert!(live(&sessions, &alice, NOW).await && !live(&sessions, &bob, NOW).await);
     sessions.close().await.unwrap();
-    // The test adds a new key in front of the key that has encrypted all sessions. Later the test
-    // removes the old key.
+    // All sessions are encrypted with the old key. The test adds a new key in front of the old key,
+    // and later removes the old key.
     fixture.keys = vec![2, 1];
     let sessions = fixture.start(NOW);
     let old = session(&sessions, &alice).await;
@@ -241,7 +241,7 @@ async fn a_session_is_invalid_after_its_provider_has_changed() {
         assert!(!live(&sessions, &alice, NOW).await);
         assert_eq!(sessions.count(), 0);
         sessions.close().await.unwrap();
-        // A start with the old registration does not bring the session back.
+        // After a start with the old fingerprint, the session has still ended.
         copy.providers.clone_from(&fixture.providers);
         let sessions = copy.start(NOW);
         assert!(!live(&sessions, &alice, NOW).await);

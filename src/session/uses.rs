@@ -32,7 +32,7 @@ impl Default for Uses {
 impl Uses {
     /// Notes that a session was used.
     pub(super) fn note(&self, session: &Arc<Stored>) {
-        // Sending never fails, because the receiver lives as long as the sender.
+        // `send` never fails, because the same struct owns the sender and the receiver.
         self.sender.send(Arc::clone(session)).unwrap_or_default();
     }
 
