@@ -31,8 +31,8 @@ pub enum Error {
     TooLong,
 }
 
-/// The times of a token set: when it was obtained, and when it expires or needs a refresh. From
-/// these times follows how long the access token is used and when a refresh starts.
+/// The times of a token set: when it was obtained, and when it expires or needs a refresh. The
+/// gateway uses these times to decide how long to use the access token and when to start a refresh.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Lifetime {
     /// The time immediately before the gateway sent the token request.

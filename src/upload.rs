@@ -116,7 +116,7 @@ enum Source {
 /// The recorded part of a body.
 #[derive(Default)]
 enum Record {
-    /// The body has not ended. The number is the number of recorded bytes.
+    /// The body has not ended. The second value is the number of recorded bytes.
     Open(Vec<Bytes>, usize),
     /// The complete body.
     Whole(Vec<Bytes>),

@@ -21,7 +21,7 @@ pub(super) const LONGEST_ASKED: Duration = Duration::from_mins(5);
 /// attempt.
 const MANY: usize = 10_000;
 
-/// The component that has failed, so that a session cannot be used now.
+/// The component that has failed when a session cannot be used.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum FailureLocation {
     /// The failure is at the provider, or on the network to the provider.
@@ -83,8 +83,8 @@ struct Table {
     /// The number of sessions that remained in the table after the last sweep. A sweep removes
     /// sessions without a recent attempt. The next sweep runs when the table has twice as many
     /// sessions as after the last sweep. During an outage of a provider, all sessions in the table
-    /// have recent failures, so a sweep removes no session. Therefore a sweep is expensive and
-    /// without effect during an outage, and must be rare.
+    /// have recent failures, so a sweep removes no session. So sweeps must be rare during an
+    /// outage, because each sweep takes time.
     left: usize,
 }
 
@@ -181,7 +181,7 @@ fn pause(failures: u32) -> Duration {
 }
 
 /// Returns a random time between half of the pause and the whole pause. Many refreshes can fail at
-/// the same time, and random pauses prevent that all of them are attempted again at the same time.
+/// the same time. Because the pauses are random, the next attempts start at different times.
 fn jittered(pause: Duration) -> Duration {
     // Without random bytes, a pause has no jitter: it is always half of the full pause.
     let [byte] = random::<1>().unwrap_or_default();

@@ -1,6 +1,6 @@
 //! Shared tasks. All requests with the same key get the result of one shared task.
 //!
-//! The first request for a key starts the shared task as a task of the control plane. Later
+//! The first request for a key starts the shared task on the runtime of the control plane. Later
 //! requests join the shared task and get the same result. A shared task does not depend on its
 //! waiters: the shared task continues even if all its waiters are dropped. If the shared task
 //! panics or is cancelled, its key becomes free and its waiters get [`Progress::Lost`].
@@ -43,8 +43,8 @@ pub(super) struct Flights<K, P, T> {
 #[derive(Debug)]
 pub(super) struct Waiter<P, T>(watch::Receiver<Progress<P, T>>);
 
-/// The owner of a shared task, which reports its progress and its result to the waiters. Dropping
-/// the leader ends the shared task with [`Progress::Lost`].
+/// The owner of a shared task. The owner reports the progress and the result of the shared task to
+/// the waiters. Dropping the leader ends the shared task with [`Progress::Lost`].
 pub(super) struct Leader<K: Copy + Eq + Hash, P, T> {
     flights: Arc<Flights<K, P, T>>,
     key: K,
@@ -67,7 +67,7 @@ where
     P: Clone + Send + Sync + 'static,
     T: Clone + Send + Sync + 'static,
 {
-    /// Creates an empty set of shared tasks. The shared tasks run as tasks of `control`.
+    /// Creates an empty set of shared tasks. The shared tasks run on the runtime `control`.
     pub(super) fn new(control: Handle) -> Arc<Self> {
         #[expect(clippy::disallowed_types, reason = "see the field")]
         let under_way = std::sync::Mutex::default();
@@ -187,7 +187,7 @@ impl<K: Copy + Eq + Hash, P, T> Leader<K, P, T> {
         self.sender.closed().await;
     }
 
-    /// Ends the shared task if it has no waiter. If a request joins the shared task first, the
+    /// Ends the shared task if it has no waiter. If a request has just joined the shared task, the
     /// shared task continues. After the shared task has ended, the next request starts a new shared
     /// task.
     pub(super) fn finish_unwaited(mut self, end: T) -> FinishUnwaited<Self> {

@@ -98,8 +98,8 @@ use crate::upstream::AssertionNames;
 #[derive(Debug)]
 pub(crate) struct Access {
     routes: WorkerRoutes,
-    /// Whether the gateway refreshes a token that an app refuses, on at least one route. If an app
-    /// refuses a token, such a route starts a refresh even if the token does not expire soon.
+    /// Whether the gateway refreshes a token that an app refuses, on at least one route. A refresh
+    /// after a refusal starts even if the token does not expire soon.
     refreshes_on_refusal: bool,
     /// The names of the assertion fields.
     names: AssertionNames,
@@ -149,8 +149,8 @@ pub(crate) struct Challenge {
     pub route: Rc<Route>,
     /// The reason why the request has no accepted session.
     pub(crate) cause: Cause,
-    /// The live session of the request, if its provider is not one of the route's accepted
-    /// providers.
+    /// The session of the request, if the session is live but the route does not accept its
+    /// provider.
     pub(crate) other: Option<Arc<Session>>,
 }
 
@@ -300,7 +300,7 @@ impl Access {
 
     /// Decides about a request that has a session. The token of the session can be fresh, due for a
     /// refresh, or expired. All waits of one request have the same deadline. If the request has
-    /// already waited, `deadline` is this deadline.
+    /// already waited, `deadline` is the deadline of its first wait.
     fn decide_for_session(
         self: &Rc<Self>,
         route: &Rc<Route>,

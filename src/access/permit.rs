@@ -33,7 +33,8 @@ pub struct Permit {
 pub(crate) struct RequestClient {
     /// The address of the client. If the request has no session, the address identifies the client.
     pub(crate) address: IpAddr,
-    /// Whether the client sends a stream of messages, and may send no bytes for a long time.
+    /// Whether the request is a stream of messages, in which the client may be silent for a long
+    /// time.
     pub(crate) streams: bool,
 }
 
@@ -59,9 +60,9 @@ impl Permit {
         self.session.as_deref().map(Session::identity)
     }
 
-    /// Returns the data that the gateway needs if the app refuses the token. The gateway then sends
-    /// the request again, or lets the user sign in again. Returns `None` if the gateway can do
-    /// neither.
+    /// Returns the data that the gateway needs if the app refuses the token. With this data, the
+    /// gateway sends the request again or lets the user sign in again. Returns `None` if the
+    /// gateway can neither send the request again nor let the user sign in again.
     pub(crate) fn sent_request(&self) -> Option<SentRequest> {
         let session = self.session.as_ref()?;
         // If `on_refusal` is `Pass`, the gateway repeats a request only if the session has a newer
@@ -92,7 +93,8 @@ impl Permit {
     /// `client` is the sender of the request. All clients share the connections to an app.
     ///
     /// `upgrade` is the protocol to which the request asks to switch. If the app switches to the
-    /// protocol in `upgrade`, the result is a tunnel. Otherwise, the result is a response.
+    /// protocol in `upgrade`, the result is a tunnel. If the app does not switch, the result is a
+    /// response.
     ///
     /// # Errors
     ///

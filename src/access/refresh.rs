@@ -41,9 +41,9 @@ use crate::telemetry::{Metrics, Seldom, TokenCall};
 /// cause.
 pub(super) const ALARM_PAUSE: Duration = Duration::from_secs(30);
 
-/// The time in which no second request starts an early refresh of the same session. If two requests
-/// start a refresh at the same time, the second request joins the shared refresh of the first
-/// request.
+/// After one request has started an early refresh, no other request starts an early refresh of the
+/// same session for this time. If two requests start a refresh at the same time, the second request
+/// joins the shared refresh of the first request.
 const CLAIM: Duration = Duration::from_secs(5);
 
 /// The longest pause before the next attempt to store a result.
@@ -208,8 +208,8 @@ impl Refresher {
         }
     }
 
-    /// Runs one shared refresh: makes attempts, with pauses between the attempts. Ends early if no
-    /// request waits and every result is stored.
+    /// Runs one shared refresh: makes attempts, with pauses between the attempts. The shared
+    /// refresh ends early if no request waits and every result is stored.
     async fn run(
         self: Arc<Self>,
         mut session: Arc<Session>,

@@ -1,10 +1,10 @@
 //! The identity of a user, as the provider states it.
 //!
 //! An [`Identity`] is a subject **at an issuer**, with the claims about this subject. An `Identity`
-//! does not record the source of a claim (access token, userinfo or ID token). The `provider` module
-//! has already checked the claims. Each claim is stored as a field value, so the gateway can send a
-//! claim to an upstream without copying the claim. Text that is not a valid field value can never
-//! become a claim.
+//! does not record the source of a claim (access token, userinfo or ID token). The `provider`
+//! module has already checked the claims. Each claim is stored as a field value, so the gateway can
+//! send a claim to an upstream without copying the claim. Text that is not a valid field value can
+//! never become a claim.
 
 mod groups;
 

@@ -131,8 +131,8 @@ impl AuthorizationResponse {
 }
 
 impl Granted {
-    /// Decrypts the first part of the state. This needs only the gateway's key, and not the browser
-    /// secret.
+    /// Decrypts the first part of the state. The decryption of the first part needs only the
+    /// gateway's key, and not the browser secret.
     ///
     /// # Errors
     ///

@@ -13,8 +13,8 @@ pub enum Error {
     /// the user refused the sign-in.
     #[error("the authorization server refused the sign-in")]
     Denied(#[source] Denial),
-    /// The browser has completed three logins in a row and still has no usable session. The loop
-    /// can have many causes, so nobody in particular is responsible.
+    /// The browser has completed three logins in a row and still has no usable session. A login
+    /// loop can have many causes, so the gateway does not know who is responsible.
     #[error("repeated sign-ins did not lead to a session")]
     Loop,
     /// The authorization response is malformed. Responsible: the client or the provider.

@@ -85,8 +85,8 @@ pub struct Login {
 }
 
 impl Login {
-    /// Creates a login flow with `providers`. `keys` encrypt the values that the browser stores and
-    /// returns.
+    /// Creates a login flow with `providers`. The values that the browser stores and returns are
+    /// encrypted with `keys`.
     pub fn new(
         settings: Settings,
         keys: Arc<KeyRing>,
@@ -265,8 +265,7 @@ impl Login {
     }
 
     /// Returns true if the name `provider` still belongs to the server and the client with which
-    /// the login began. A reload may have given the name `provider` to a different server or
-    /// client.
+    /// the login began. A reload may have given the name to another server or client.
     fn was_sent_to(&self, details: &LoginDetails, provider: &str) -> bool {
         let is_same = |tag| {
             let now = self.providers.get(provider);
@@ -277,7 +276,7 @@ impl Login {
         *details.provider == *provider && details.registration.is_none_or(is_same)
     }
 
-    /// Makes all checks before the gateway sends the code to the provider.
+    /// Makes all checks that must succeed before the gateway sends the code to the provider.
     async fn verified(
         &self,
         granted: Granted,
@@ -307,12 +306,10 @@ impl Login {
             failure.cookies.clear();
             Box::new(Completion::Failed(failure))
         })?;
-        // `check_issuer` may need the metadata of the provider. `ready` has already fetched the
-        // metadata.
+        // `ready` has already fetched the metadata that `check_issuer` may need.
         self.check_issuer(callback.provider, verified.iss.as_deref())
             .map_err(|error| Box::new(Completion::Failed(failed(error))))?;
-        // The state is marked as used only after all other checks, because the state must stay
-        // usable after a failed check.
+        // The state is marked as used last, because it must stay usable after a failed check.
         match self.admit(returned, callback.client, now).await {
             Ok(()) => Ok(verified),
             Err(Error::Used) => Err(Box::new(outcome::stale_answer(
@@ -368,8 +365,7 @@ impl Login {
                 let (login, name) = (Arc::clone(self), details.provider.clone());
                 let previous = (callback.previous_session, details.previous_session);
                 // After the exchange of the code, a second task creates the session. If the browser
-                // closes the connection during the exchange, this future is dropped, and the
-                // gateway creates no session.
+                // closes the connection before, this future is dropped, and there is no session.
                 let open = async move { login.open(&name, grant, previous).await };
                 let opened = self.process.on_control_plane(open).await;
                 opened.map(|id| (id, user))
@@ -400,7 +396,7 @@ impl Login {
                     self.process.throttle.note_refused(callback.client, now);
                 }
                 if class.is_some_and(|class| class.sent != Sent::Possibly) {
-                    // The provider has not received the code, so the browser may send the same
+                    // The provider cannot have used the code, so the browser may send the same
                     // authorization response again.
                     let unmarked = self.process.sessions.unmark(returned.fingerprint());
                     // If the store fails, the state stays marked as used, and the user must begin a

@@ -114,8 +114,8 @@ pub(super) fn already_signed_in(failure: &FailedLogin, public_url: &PublicUrl) -
 }
 
 /// Returns true if the user has signed in at the same provider in another tab since this login
-/// began. In this case the gateway does not exchange the code of this login, because the user
-/// already has a session.
+/// began. If the user already has a session from another tab, the gateway does not exchange the
+/// code of this login.
 pub(super) fn signed_in_meanwhile(details: &LoginDetails, previous: &PreviousSession) -> bool {
     match previous {
         PreviousSession::Live(_, session) => {

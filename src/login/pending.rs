@@ -177,7 +177,7 @@ impl PendingLogin {
         self.derived(b"nonce")
     }
 
-    /// Derives a value for `purpose` from the seed. Two purposes get different values.
+    /// Derives a value for `purpose` from the seed. Different purposes result in different values.
     fn derived(&self, purpose: &[u8]) -> String {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.seed.expose());
         URL_SAFE_NO_PAD.encode(hmac::sign(&key, purpose))

@@ -16,8 +16,8 @@ pub(crate) struct RedirectionEndpoints {
 }
 
 impl RedirectionEndpoints {
-    /// Creates the redirection endpoints. Their paths are `path` or below `path`. `providers` are
-    /// the configured names of all providers.
+    /// Creates the redirection endpoints. The paths of the redirection endpoints are `path` or
+    /// below `path`. `providers` are the configured names of all providers.
     pub(crate) fn new<'a>(path: &str, providers: impl IntoIterator<Item = &'a str>) -> Self {
         let mut providers: Vec<Box<str>> = providers.into_iter().map(Into::into).collect();
         providers.sort_unstable();

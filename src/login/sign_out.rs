@@ -38,9 +38,9 @@ impl Login {
             }
             Ok(())
         };
-        // The cookies are deleted only after the store has committed the end of the sessions.
-        // Otherwise, after a failure of the store, the user would have no cookie, but the session
-        // would continue.
+        // The cookies are deleted only after the store has committed the end of the sessions. If
+        // the cookies were deleted first and the store then failed, the user would have no cookie,
+        // but the session would continue.
         self.process.on_control_plane(end).await?;
         Ok([cookie::clear(cookie::SESSION), browser::forget_rounds()])
     }

@@ -66,8 +66,8 @@ impl Throttle {
             return;
         };
         let minute = minute_of(now);
-        // If two threads count at the same time, only one of the two codes may be counted. There is
-        // no lock, because the limit need not be exact.
+        // If two threads count at the same time, it can happen that only one of the two codes is
+        // counted. The limit need not be exact, so no lock is needed.
         let refused = match unpack(counter.load(Ordering::Relaxed)) {
             (then, refused) if then == minute => refused.saturating_add(1),
             _ => 1,

@@ -74,19 +74,19 @@ pub(super) enum Eviction {
 pub(super) struct SessionCache {
     sessions: Cache<SessionKey, Arc<Stored>>,
     eviction: Eviction,
-    /// The reads from the store that have not ended. While a thread writes to the cache, the thread
-    /// holds the lock of `reads`.
+    /// The unfinished reads from the store. While a thread writes to the cache, the thread holds
+    /// the lock of `reads`.
     reads: Mutex<HashMap<SessionKey, Reads>>,
     notices: mpsc::UnboundedSender<Notice>,
     listeners: Listeners,
     evicted: Arc<AtomicU64>,
 }
 
-/// The reads of one session that have not ended.
+/// The unfinished reads of one session.
 #[derive(Debug, Default)]
 struct Reads {
     count: usize,
-    /// The number of changes of the session since the oldest of these reads began.
+    /// The number of changes of the session since the oldest unfinished read began.
     epoch: u64,
     /// Wakes the tasks that wait for the next change of the session.
     waiting: Option<Arc<Notify>>,
@@ -114,8 +114,8 @@ impl SessionCache {
             .eviction_policy(EvictionPolicy::lru())
             .max_capacity(capacity)
             .weigher(|_, session: &Arc<Stored>| session.weight())
-            // The listener can run on every thread that uses the cache, also while the thread holds
-            // the lock of `reads`, so the listener must not take this lock.
+            // The listener runs on a thread that may already hold the lock of `reads`, so the
+            // listener must not take this lock.
             .eviction_listener(move |_key, session: Arc<Stored>, cause| {
                 // The listener handles only evictions that happen because the cache is full.
                 // Functions that remove or replace a session set the `SessionState` of the old
@@ -215,7 +215,7 @@ impl SessionCache {
                     session.end();
                 }
                 // This code releases the lock of `reads` before `tell` takes the lock of the
-                // listeners. So no thread holds both locks at the same time.
+                // listeners. So no thread ever holds two locks.
                 drop(reads);
                 self.listeners.tell((key, why));
             }
@@ -262,14 +262,14 @@ impl SessionCache {
     }
 }
 
-/// Invalidates the guards of all reads of a session that have not ended.
+/// Invalidates the guards of all unfinished reads of a session.
 fn note_change(reads: &mut HashMap<SessionKey, Reads>, key: &SessionKey) {
     if let Some(of_key) = reads.get_mut(key) {
         of_key.note_change();
     }
 }
 
-/// A read from the store that has not ended.
+/// An unfinished read from the store.
 #[derive(Debug)]
 pub(super) struct ReadGuard<'a> {
     cache: &'a SessionCache,

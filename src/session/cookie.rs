@@ -47,7 +47,8 @@ fn written(name: &str, value: &str, lifetime: Duration, same_site: &str) -> Head
         "{name}={value}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite={same_site}"
     );
     // The conversion does not fail, because names and values contain only base64url, digits and
-    // hyphens. After a failure, the value would be empty, and the browser would store no cookie.
+    // hyphens. If the conversion failed, the value would be empty, and the browser would store no
+    // cookie.
     let mut field = HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""));
     field.set_sensitive(true);
     field

@@ -219,8 +219,8 @@ impl Disk {
             return Ok(());
         };
         // After a failed commit, the open database accepts no further commit. The gateway does not
-        // know whether the failed commit is in the file. When the file is opened again, the number
-        // of the last commit in the file shows this.
+        // know whether the failed commit is in the file. When the file is opened again, the commit
+        // number in the file shows whether the failed commit is in the file.
         self.database = None;
         match self.open_again() {
             Ok(()) if self.commit == commit => Ok(()),
@@ -294,7 +294,7 @@ impl Disk {
 /// The contents of one commit.
 struct Write<'a> {
     changes: &'a [Change],
-    /// The new provider fingerprints, or `None` if they do not change.
+    /// The new provider fingerprints, or `None` if no fingerprint changes.
     providers: Option<&'a Registrations>,
     keys: &'a KeyRing,
     /// The number of this commit.

@@ -66,7 +66,7 @@ impl EndReason {
     }
 }
 
-/// A message: the key of a session that has ended, and the reason for the end.
+/// The key of a session that has ended, and the reason why the session has ended.
 pub(super) type End = (SessionKey, EndReason);
 
 /// The channels to the registries of all workers.
@@ -192,7 +192,7 @@ impl EndRegistry {
     }
 
     /// Registers work that must end when a session ends. Returns `None` if `session` is not the
-    /// current value. The caller must look up the session again in this case.
+    /// current value. After `None`, the caller must look up the session again.
     pub fn watch(&self, session: &Session) -> Option<EndWatch> {
         let (key, stored) = (*session.key(), Arc::clone(session.stored()));
         let end = {
@@ -210,8 +210,8 @@ impl EndRegistry {
             end,
             seen: Cell::new(session.version()),
         };
-        // The watch is registered before the state of the session is read. So the end of the
-        // session is noticed even if the session ends just now.
+        // The watch is registered before the state of the session is read. So the watch notices the
+        // end of the session even if the session ends at this moment.
         match session.state() {
             SessionState::Live => Some(watch),
             SessionState::Superseded | SessionState::Ended => None,
@@ -219,7 +219,8 @@ impl EndRegistry {
     }
 }
 
-/// Tells work when its session ends. The registry forgets the work when the `EndWatch` is dropped.
+/// Informs long-running work of the end of its session. When an `EndWatch` is dropped, the work is
+/// no longer registered.
 #[derive(Debug)]
 #[must_use]
 pub struct EndWatch {
@@ -281,8 +282,8 @@ impl Drop for EndWatch {
 /// dropped.
 async fn serve(registry: Weak<Registry>, mut ends: mpsc::UnboundedReceiver<End>, clock: Clock) {
     let mut ticks = interval(BETWEEN_SWEEPS);
-    // A busy worker can miss sweeps. It does not repeat the missed sweeps, because the next sweep
-    // finds all expired sessions.
+    // A busy worker can miss sweeps. The worker does not repeat missed sweeps, because the next
+    // sweep finds all expired sessions.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let end = tokio::select! {

@@ -15,8 +15,8 @@ use crate::secret::NoRandomness;
 
 /// The name of the table with the properties of the file, such as the format version.
 pub(super) const PROPERTIES: TableDefinition<'_, &str, u64> = TableDefinition::new("sidegate");
-/// The table of the encrypted sessions. Its key is the session key, and its values have the format
-/// of `record::seal`.
+/// The table of the encrypted sessions. The key of an entry is the session key, and the value has
+/// the format of `record::seal`.
 pub(super) const SESSIONS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("sessions");
 /// The table with the time of the last use of each session, in milliseconds. A session without an
 /// entry in this table was last used at its login.
@@ -291,8 +291,8 @@ pub(super) fn open_with(
 fn make_private(path: &Path) -> io::Result<()> {
     let mode = std::fs::metadata(path)?.permissions().mode();
     if mode & !PRIVATE & 0o777 != 0 {
-        // The permissions are set by path. A second handle of the file is not used, because closing
-        // it could release the lock of the database.
+        // The permissions are set by the path of the file. If this code opened and closed a second
+        // handle of the file, the close could release the lock of the database.
         std::fs::set_permissions(path, Permissions::from_mode(PRIVATE))?;
     }
     Ok(())

@@ -1,4 +1,5 @@
-//! A fixture for tests of sessions: a store that can be started and stopped, and values for the store.
+//! A fixture for tests of sessions: a store that can be started and stopped, and values for the
+//! store.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -171,7 +172,8 @@ impl fmt::Debug for Fixture {
     }
 }
 
-/// Starts two replicas of one store with a file in this folder. The replicas act like two processes.
+/// Starts two replicas of one store with a file in this folder. The replicas act like two
+/// processes.
 pub(crate) fn two_replicas(
     folder: &Path,
     providers: &Registrations,

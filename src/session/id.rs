@@ -14,9 +14,9 @@ const TEXT: usize = LENGTH / 3 * 4;
 /// The tag of the store in which a session was created: four random bytes. A store in memory
 /// generates its tag when the process starts. A session file contains the tag of its store.
 ///
-/// The tag is no proof of anything, because anybody can send any tag. The tag shows whether a
-/// session was created by this process, by another replica, or by this replica before a restart.
-/// Log lines and error pages use the tag to report where the session was created.
+/// The tag proves nothing, because a client can send any tag. The tag shows whether a session was
+/// created by this process, by another replica, or by this replica before a restart. Log lines and
+/// error pages use the tag to report where the session was created.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct StoreTag([u8; TAG]);
 

@@ -72,7 +72,7 @@ pub(super) struct Index {
     all: BTreeSet<Ranked>,
     /// The records of the sessions that are only in the file.
     file_only: HashMap<SessionKey, Arc<Stored>>,
-    /// The current search continues after this session; `None` before a search.
+    /// The current search continues after this session. The value is `None` before a search.
     walked: Option<Rank>,
 }
 
@@ -120,9 +120,9 @@ impl Index {
         Some(stored)
     }
 
-    /// A user may have at most `max` sessions after one more login. Returns the sessions of the
-    /// user that must end for this. In the result, the session whose lifetime ends first comes
-    /// first. Does not count the sessions in `ending`, which are about to end anyway.
+    /// A user may have at most `max` sessions after one more login. Returns the user's sessions
+    /// that must end before this login. In the result, the session whose lifetime ends first comes
+    /// first. The sessions in `ending` are not counted, because they are about to end.
     pub(super) fn surplus(
         &self,
         user: UserHash,

@@ -62,7 +62,7 @@ pub(super) struct KeeperSettings {
     pub(super) registrations: Registrations,
 }
 
-/// The data of the thread of the store.
+/// The data that the thread of the store owns.
 #[derive(Debug)]
 pub(super) struct Keeper {
     pub(super) limits: Arc<Limits>,
@@ -79,7 +79,7 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Creates the data of the thread without sessions, and the first replica of the store.
+    /// Creates a `Keeper` without sessions, and the first replica of the store.
     pub(super) fn new(backend: Backend, settings: KeeperSettings) -> (Self, KeeperHandle) {
         let (commands, commanded) = mpsc::channel(QUEUE);
         let (to_keeper, notices) = mpsc::unbounded_channel();
@@ -122,9 +122,9 @@ impl Keeper {
             Backend::Memory => Ok(()),
             Backend::Disk(disk) => disk.restore((idle, now), &registrations, |key, loaded| {
                 self.remember(&loaded.into_stored(key), FIRST_REPLICA);
-                // While the file is read, the cache reports evictions and last uses. These reports
-                // are discarded, so that they do not fill the memory. The file already contains the
-                // last uses.
+                // While the file is read, the cache reports evictions and last uses. The reports of
+                // the cache are discarded, so that they do not fill the memory. The file already
+                // contains the last uses.
                 self.take_notices();
                 self.used.clear();
             }),
@@ -224,8 +224,8 @@ impl Keeper {
         let cached = self.replicas.iter().find_map(|cache| cache.get(key));
         let mut known = self.index.remove(key, cached);
         if known.is_none() {
-            // A cache may have evicted the session just now. Until the thread has processed the
-            // notice of the eviction, the index still lists the session as cached.
+            // A cache may have evicted the session just now. The index lists the session as cached
+            // until the thread has processed the notice of the eviction.
             self.hear_of_evictions();
             known = self.index.remove(key, None);
         }
@@ -317,7 +317,8 @@ impl Keeper {
         }
     }
 
-    /// Notes the last uses of sessions that a replica has reported. Ignores sessions that have ended.
+    /// Notes the last uses of sessions that a replica has reported. Ignores sessions that have
+    /// ended.
     pub(super) fn note_uses(&mut self, uses: Vec<(SessionKey, Timestamp)>) {
         for (key, at) in uses {
             if self.knows(&key) {

@@ -34,8 +34,8 @@ pub(crate) struct Lease(
     Box<dyn HeldLease>,
 );
 
-/// The part of a [`Lease`] that the store creates. When this part is dropped, the store releases
-/// the lease.
+/// The part of a [`Lease`] that the store creates. When the `HeldLease` is dropped, the store
+/// releases the lease.
 pub(super) trait HeldLease: fmt::Debug + Send {}
 
 /// The answer of a store to a request for a lease.
@@ -107,8 +107,8 @@ impl Sessions {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the store may grant a lease that nobody uses. This lease ends at
-    /// `until`.
+    /// If the future is dropped, the store may grant a lease that nobody uses. A lease that nobody
+    /// uses ends at `until`.
     pub(crate) async fn lease(
         &self,
         key: &SessionKey,

@@ -94,8 +94,8 @@ impl Session {
         self.stored.is_due(now)
     }
 
-    /// If a refresh is due, reserves this refresh for the caller. If several callers call this
-    /// method, only one of them gets `true` before the time `until`.
+    /// If a refresh is due, reserves this refresh for the caller. If several callers try to reserve
+    /// the refresh before the time `until`, only one of them gets `true`.
     #[must_use]
     pub(crate) fn claim_refresh(&self, now: Timestamp, until: Timestamp) -> bool {
         self.stored.claim_refresh(now, self.until(until))

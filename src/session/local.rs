@@ -114,7 +114,7 @@ impl LocalStore {
 
     fn marks(&self) -> MutexGuard<'_, Marks> {
         // A thread may have panicked while it held the lock. The table can still be used, because
-        // at worst it contains one mark too many.
+        // it contains at most one mark that is not needed.
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

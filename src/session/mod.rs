@@ -1,8 +1,8 @@
 //! The sessions of signed-in users.
 //!
 //! A [`Session`] contains an identity and its tokens. Only the browser knows the [`SessionId`] of
-//! the session. The only HTTP code in this module is `cookie.rs`, which writes cookies. The module does
-//! not know how a user signed in.
+//! the session. The only HTTP code in this module is `cookie.rs`, which writes cookies. The module
+//! does not know how a user signed in.
 //!
 //! [`Sessions`] is a replica, which caches the sessions of a store. The number of bytes in the
 //! cache is limited. A full cache evicts the least recently used sessions first. A session exists
@@ -111,8 +111,8 @@ pub struct NewSession<'a> {
     pub replaces: Vec<SessionKey>,
 }
 
-/// A replica of a store: caches the sessions of the store. All workers of a process share one
-/// replica. A look-up of a session takes no lock.
+/// A replica, which caches the sessions of a store. All workers of a process share one replica. A
+/// look-up of a session takes no lock.
 #[derive(Debug)]
 pub struct Sessions {
     limits: Arc<Limits>,
@@ -228,7 +228,7 @@ impl Sessions {
 
     /// Records another use of a session. The caller looked up the session at `found_at`. Returns
     /// false if `session` is not current, if the session has passed a deadline, or if too much time
-    /// has passed since `found_at`. In these cases, the caller must look up the session again.
+    /// has passed since `found_at`. After false, the caller must look up the session again.
     pub(crate) fn still(&self, session: &Session, found_at: Timestamp, now: Timestamp) -> bool {
         let is_recent = found_at <= now && now.since(found_at) < self.limits.without_look_up();
         is_recent && session.state() == SessionState::Live && self.note_use(session.stored(), now)
@@ -242,8 +242,8 @@ impl Sessions {
             SessionState::Superseded => self.cache.get(session.key()),
             SessionState::Ended => return,
         };
-        // If the session has passed a deadline, the next look-up notices this, so the result is
-        // ignored here.
+        // The result is ignored: if the session has passed a deadline, the next look-up finds no
+        // live session.
         let _is_live = self.note_use(newest.as_ref().unwrap_or_else(|| session.stored()), now);
     }
 

@@ -1,8 +1,8 @@
 //! A compact encoding of tokens.
 //!
-//! The issuers of most tokens have encoded bytes as text. Dots separate the parts of a token (a JWT
-//! has three parts), and each part is base64url or lower-case hexadecimal. A part is decoded and
-//! stored as bytes only if the same text results when the bytes are encoded again.
+//! The text of most tokens is an encoding of bytes. Dots separate the parts of a token (a JWT has
+//! three parts), and each part is base64url or lower-case hexadecimal. A part is decoded and stored
+//! as bytes only if the same text results when the bytes are encoded again.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

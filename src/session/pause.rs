@@ -12,11 +12,11 @@ pub(super) type Cause = Arc<dyn StdError + Send + Sync>;
 /// The pause after the first failure. Each further failure doubles the pause.
 const FIRST: Duration = Duration::from_millis(500);
 
-/// The longest pause. Only after a very slow operation, the pause is longer (see `FACTOR`).
+/// The longest pause. Only if a very slow operation fails, the pause is longer (see `FACTOR`).
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// If an operation fails after the time t, the pause is at least `FACTOR` times t. So the thread of
-/// the store spends only a small part of its time on operations that fail.
+/// The pause is at least `FACTOR` times as long as the failed operation. So the thread of the store
+/// spends only a small part of its time on operations that fail.
 const FACTOR: u32 = 4;
 
 /// The current pause of one operation; `None` if its last attempt succeeded.

@@ -97,8 +97,9 @@ impl Keeper {
             // user must wait for the commit, because otherwise the new session would not count
             // toward the user's session limit.
             batch.users.insert(user);
-            // The index still contains the sessions that end with this batch. These sessions do not
-            // count, because otherwise the login would end another session without need.
+            // The index still contains the sessions that end with this batch. The session limit
+            // does not count these sessions, because otherwise the login would end too many
+            // sessions.
             let going = before.iter().chain(&batch.removed);
             let going: Vec<_> = going.copied().collect();
             surplus = self.index.surplus(user, opening.per_person, &going);

@@ -133,8 +133,8 @@ impl Keeper {
     /// Applies new settings. A session ends if its provider was removed or has changed. The ends of
     /// these sessions and the new provider fingerprints are in the same commit.
     ///
-    /// If a provider has changed or a key was removed, the whole file is read. During this time,
-    /// requests can use sessions, but no session can be changed.
+    /// If a provider has changed or a key was removed, the whole file is read. While the file is
+    /// read, requests can use sessions, but no session can be changed.
     pub(super) fn reconfigure(
         &mut self,
         new: Reconfiguration,

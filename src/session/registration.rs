@@ -1,5 +1,5 @@
-//! Provider fingerprints in the session file. They show whether a provider is still the provider at
-//! which the users signed in.
+//! Provider fingerprints in the session file. The fingerprints show whether a provider is still the
+//! provider at which the users signed in.
 //!
 //! A session contains only the configured name of its provider. Before the next start of the
 //! gateway, the operator may give the name of a provider to another server or client. The

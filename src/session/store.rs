@@ -21,7 +21,7 @@ use super::{Maintained, SessionKey, StoreTag};
 use crate::clock::Timestamp;
 
 /// The future that a store returns. The future is boxed, because a trait with `async fn` is not
-/// object safe. The box needs an allocation, which is cheap compared to a commit or a cache miss.
+/// object safe. The cost of the box is small compared to a commit or a read from the store.
 pub(super) type StoreFuture<'a, T, E = StoreError> =
     Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
 
@@ -34,8 +34,8 @@ pub(super) type StoreFuture<'a, T, E = StoreError> =
 ///
 /// # Cancel safety
 ///
-/// If a future of [`Store::get`] is dropped, this has no effect. If the future of another method is
-/// dropped, the store may still make the change.
+/// Dropping a future of [`Store::get`] has no effect. If the future of another method is dropped,
+/// the store may still make the change.
 pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// Returns the cache of this replica. The store writes to the cache.
     fn cache(&self) -> &Arc<SessionCache>;
@@ -49,8 +49,8 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// Returns the number of sessions.
     fn count(&self) -> u64;
 
-    /// Reads a session. Does not put the session into the cache: only
-    /// [`super::cache::ReadGuard::finish`] may do this.
+    /// Reads a session. A store must not put the session into the cache here. Only
+    /// [`super::cache::ReadGuard::finish`] may put a session that was read into the cache.
     fn get(&self, key: SessionKey) -> StoreFuture<'_, Option<Arc<Stored>>>;
 
     /// Stores a new session, and ends the sessions in `opening.replaces`. If the new session

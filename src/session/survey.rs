@@ -1,5 +1,5 @@
-//! Finds the sessions in a file that are valid with given keys and providers, and the sessions that
-//! are not.
+//! Finds out which sessions in a file are valid with given keys and providers, and which sessions
+//! are invalid.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -61,8 +61,8 @@ pub(super) fn survey(
     survey_all(transaction, rules, |_, _| Ok(Validity::Valid))
 }
 
-/// Finds the invalid sessions, and passes the valid sessions to `take`. A session has also expired
-/// if it was not used for the duration `idle`.
+/// Finds the invalid sessions, and passes the valid sessions to `take`. A session that was not used
+/// for the duration `idle` has expired, too.
 pub(super) fn survey_and_take(
     transaction: &ReadTransaction,
     rules: &Rules<'_>,

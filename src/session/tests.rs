@@ -241,7 +241,7 @@ async fn a_session_is_invalid_after_its_provider_has_changed() {
         assert!(!live(&sessions, &alice, NOW).await);
         assert_eq!(sessions.count(), 0);
         sessions.close().await.unwrap();
-        // After a start with the old fingerprint, the session has still ended.
+        // The session has ended, and a start with the old provider does not bring it back.
         copy.providers.clone_from(&fixture.providers);
         let sessions = copy.start(NOW);
         assert!(!live(&sessions, &alice, NOW).await);
