@@ -12,9 +12,9 @@ use super::{Provider, SetupError};
 
 /// The reserved parameters. The endpoint's query and `authorization_request.parameters` must not
 /// contain a reserved parameter. `response_mode` and `nonce` are reserved because they change the
-/// response. `request` and `request_uri` are reserved because they replace all other parameters.
-/// `acr_values` and `max_age` have their own settings, because the gateway checks them in the ID
-/// token.
+/// authorization response. `request` and `request_uri` are reserved because each of them replaces
+/// all other parameters. `acr_values` and `max_age` have their own settings, because the gateway
+/// checks them in the ID token.
 const RESERVED: [&str; 15] = [
     "acr_values",
     "client_id",
@@ -50,10 +50,10 @@ pub struct AuthorizationRequest<'a> {
     /// The PKCE challenge with S256: 43 characters of base64url (RFC 7636 section 4.2).
     pub code_challenge: &'a str,
     /// The value that binds an ID token to the authorization request (OpenID Connect Core 1.0
-    /// section 3.1.2.1). The nonce is sent only if an ID token is requested.
+    /// section 3.1.2.1). The gateway sends the nonce only if it requests an ID token.
     pub nonce: &'a str,
-    /// Parameters from an untrusted link to the sign-in endpoint. Only the parameters in
-    /// `pass_parameters` are sent.
+    /// Parameters from an untrusted link to the sign-in endpoint. The gateway sends only those link
+    /// parameters that `pass_parameters` allows.
     pub passed: &'a [(String, String)],
     /// Tells the provider whether the user has to authenticate again.
     pub prompt: Prompt,
@@ -72,15 +72,15 @@ pub enum Prompt {
 }
 
 impl Provider {
-    /// Returns true if the parameter `name` of a sign-in URL is sent to this provider with the value
-    /// `value`.
+    /// Returns true if a sign-in URL may pass the parameter `name` with the value `value` to this
+    /// provider.
     pub fn passes(&self, name: &str, value: &str) -> bool {
         let passed = &self.settings.authorization_request.pass_parameters;
         passed.accept(name, value)
     }
 }
 
-/// The authorization endpoint, with the parameters that are the same in every request.
+/// The authorization endpoint, and the parameters that are the same in every authorization request.
 #[derive(Debug)]
 pub(super) struct AuthorizationEndpoint {
     /// The URL of the endpoint, including its query.
@@ -108,7 +108,7 @@ impl AuthorizationEndpoint {
             });
         }
         names.extend(extra.keys().map(String::as_str));
-        // The gateway can also add `prompt` and the passed parameters to a request.
+        // Each request can also contain `prompt` and the parameters that `pass_parameters` allows.
         let passed = &settings.authorization_request.pass_parameters;
         names.insert("prompt");
         names.extend(passed.names().iter().map(String::as_str));
@@ -154,8 +154,8 @@ impl AuthorizationEndpoint {
             .map(|(name, value)| (&**name, &**value));
         let passed = passed.filter(|(name, value)| self.passed.accept(name, value));
         let per_request: Vec<(&str, &str)> = prompt.into_iter().chain(passed).collect();
-        // The `prompt` and the passed parameters of this request replace configured parameters with
-        // the same name.
+        // A `prompt` or a passed parameter of this request replaces the configured parameter of the
+        // same name.
         let replaced = |name: &str| per_request.iter().any(|(other, _)| name == *other);
         let kept = self.prepared.iter().filter(|(name, _)| !replaced(name));
         query.extend_pairs(kept);
@@ -180,7 +180,8 @@ fn asks_for_an_id_token(settings: &Settings) -> bool {
     settings.scopes.iter().any(|scope| scope == "openid")
 }
 
-/// Returns the parameters that have their own settings. Parameters without a value are omitted.
+/// Returns the parameters that have their own settings. Omits the parameters whose setting has no
+/// value.
 fn parameters(settings: &Settings) -> Vec<(&'static str, String)> {
     let AuthorizationParameters {
         response_mode,

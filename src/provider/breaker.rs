@@ -1,7 +1,7 @@
-//! The circuit breaker of refreshes.
+//! The circuit breaker for refreshes.
 //!
 //! After several failed refreshes in a row, no refresh is sent for some time (the open time). Each
-//! failed call may have used up a refresh token. Many calls at the same time can overload a
+//! failed refresh may have made a refresh token invalid. Many calls at the same time can overload a
 //! provider that is starting again. After the open time, one refresh is sent as a probe. If the
 //! probe succeeds, all refreshes are sent again.
 
@@ -10,23 +10,23 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 
-/// The number of consecutive failures that open the breaker. Fewer failures must not open the
-/// breaker, because a few failures are normal at every provider.
+/// The number of consecutive failures that open the breaker. The number is greater than a few,
+/// because a few failures are normal at every provider.
 const FAILURES_TO_OPEN: u32 = 10;
 
-/// The maximum of the first open time. Each time the breaker opens again, the maximum is doubled,
-/// up to [`MAX_OPEN_TIME`].
+/// The maximum open time when the breaker opens after a success. Each time the breaker opens again
+/// without a success, the maximum open time is doubled, up to [`MAX_OPEN_TIME`].
 const FIRST_OPEN_TIME: Duration = Duration::from_secs(2);
 
 /// The longest open time.
 const MAX_OPEN_TIME: Duration = Duration::from_mins(1);
 
-/// The time limit of a probe. After this time, another refresh may become the probe. Without this
-/// limit, a probe without a result would block all other refreshes forever.
+/// The time limit of a probe. If a probe has no result at its time limit, another refresh becomes
+/// the probe. Without the time limit, one probe without a result would block all refreshes forever.
 const PROBE_TIME: Duration = Duration::from_secs(5);
 
-/// A refresh that the breaker refuses during a probe may be tried again after this time. Most
-/// probes end within this time.
+/// The wait that the breaker returns to a refresh that it refuses during a probe. Most probes take
+/// less than a second.
 const RETRY_DURING_PROBE: Duration = Duration::from_secs(1);
 
 /// A circuit breaker.
@@ -45,13 +45,13 @@ struct State {
     failures: u32,
     /// The number of times that the breaker has opened since the last success.
     times_opened: u32,
-    /// The end of the open time or, during a probe, the end of the probe's time limit.
+    /// During a probe: the time limit of the probe. Otherwise: the end of the open time.
     until: Option<Timestamp>,
     /// True if a probe is in progress.
     probing: bool,
 }
 
-/// The kind of a call that the breaker allows.
+/// Tells a normal call from a probe.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(super) enum Attempt {
@@ -66,7 +66,7 @@ impl Breaker {
     ///
     /// # Errors
     ///
-    /// Returns the time until the next attempt is allowed.
+    /// If the breaker refuses calls now, returns the time to wait before the next attempt.
     pub(super) fn check(&self, now: Timestamp) -> Result<(), Duration> {
         self.state().wait(now).map_or(Ok(()), Err)
     }
@@ -76,7 +76,7 @@ impl Breaker {
     ///
     /// # Errors
     ///
-    /// Returns the time until the next attempt is allowed.
+    /// If the breaker refuses calls now, returns the time to wait before the next attempt.
     pub(super) fn admit(&self, now: Timestamp) -> Result<Attempt, Duration> {
         let mut state = self.state();
         if let Some(wait) = state.wait(now) {
@@ -99,7 +99,7 @@ impl Breaker {
     }
 
     /// Records a failed call. A `Retry-After` opens the breaker immediately. `fraction` is a random
-    /// number from 0 to 1 that varies the open time, so that several gateways do not retry at the
+    /// number from 0 to 1. It varies the open time, so that several gateways do not retry at the
     /// same moment.
     pub(super) fn failed(
         &self,
@@ -119,7 +119,8 @@ impl Breaker {
         let wait = if open_now {
             let doubled = FIRST_OPEN_TIME.saturating_mul(2_u32.saturating_pow(state.times_opened));
             state.times_opened = state.times_opened.saturating_add(1);
-            // At most half of the open time is random, so that the provider always gets a pause.
+            // Only half of the open time is random, so that every pause has at least half of the
+            // full length.
             doubled.min(MAX_OPEN_TIME).mul_f64(0.5 + fraction * 0.5)
         } else {
             Duration::ZERO
@@ -144,8 +145,8 @@ impl Breaker {
 impl State {
     fn wait(&self, now: Timestamp) -> Option<Duration> {
         let wait = self.until?.since(now);
-        // If the remaining time is longer than the maximum, the clock was set back, and the open
-        // time is ignored.
+        // A remaining time above the maximum means that the clock was set back. The breaker then
+        // allows calls.
         let counts = !wait.is_zero() && wait <= MAX_OPEN_TIME;
         let longest = if self.probing {
             RETRY_DURING_PROBE

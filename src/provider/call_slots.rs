@@ -1,7 +1,8 @@
 //! The limit of concurrent calls to one provider.
 //!
 //! If a provider is slow, only the requests that need a call to this provider have to wait. Some
-//! slots are reserved for logins, because a user sees an empty page during a login.
+//! slots are reserved for logins, because the user of a login sees an empty page until the call
+//! ends.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -33,8 +34,7 @@ impl CallSlots {
     pub(super) fn new(slots: NonZeroU32) -> Self {
         let slots = usize::try_from(slots.get()).unwrap_or(usize::MAX);
         let slots = slots.min(Semaphore::MAX_PERMITS);
-        // If there is only one slot, the slot is not reserved for logins, because refreshes also
-        // need a slot.
+        // A single slot is not reserved for logins, because refreshes need the slot too.
         let kept = slots
             .div_ceil(SLOTS_PER_RESERVED_ONE)
             .min(slots.saturating_sub(1));
@@ -52,8 +52,8 @@ impl CallSlots {
     /// Cancel safe.
     pub(super) async fn take(&self, grant: GrantType, patience: Duration) -> Option<CallSlot<'_>> {
         let taking = async {
-            // A refresh first waits for one of the slots that refreshes may use. During this wait,
-            // the refresh does not take a slot from a login.
+            // A refresh first waits for one of the slots that refreshes may use. A waiting refresh
+            // does not take a slot from a login.
             let refreshes = match grant {
                 GrantType::AuthorizationCode => None,
                 GrantType::RefreshToken => Some(self.refreshes.acquire().await?),

@@ -1,7 +1,6 @@
 //! Reads the claims that every kind of token has (RFC 7519 section 4.1).
 //!
-//! If a claim has an unexpected type, the token is invalid. No check is skipped because of a wrong
-//! type.
+//! If a claim has an unexpected type, the token is invalid.
 
 use std::time::Duration;
 
@@ -26,7 +25,7 @@ fn value<'a>(members: &'a Object, name: &str) -> Option<&'a Value> {
     (!value.is_null() || !NULLABLE.contains(&name)).then_some(value)
 }
 
-/// Reads a claim that has to be a string if it is present.
+/// Reads an optional claim, whose value must be a string.
 pub(super) fn text<'a>(
     members: &'a Object,
     name: &'static str,
@@ -64,7 +63,7 @@ pub(super) fn subject(members: &Object) -> Result<&str, TokenError> {
 pub(super) struct Dates {
     /// The accepted difference between the clocks of the provider and the gateway.
     pub(super) leeway: Duration,
-    /// True if dates may be numbers in quotes.
+    /// True if the gateway also accepts a date as a number in quotes.
     pub(super) quoted: bool,
 }
 

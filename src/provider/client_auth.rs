@@ -81,7 +81,7 @@ impl Credentials {
 const PRIVATE_KEY_FILE: &str = "client_assertion.private_key_file";
 const PRIVATE_KEY_ENV: &str = "client_assertion.private_key_env";
 
-/// The error of a credential that is named in a file and in the variable `name`.
+/// Creates the error for a credential that has two sources: a file and the variable `name`.
 fn named_twice(key: &'static str, name: &str) -> SetupError {
     SetupError::Variable {
         key,
@@ -99,7 +99,7 @@ pub(super) struct ClientAuth {
     method: Method,
     /// The name of the method in the metadata.
     name: &'static str,
-    /// The name of the method, and the methods that the metadata lists, for errors.
+    /// The text for errors: the name of the method, and the methods that the metadata lists.
     description: Box<str>,
 }
 
@@ -110,7 +110,7 @@ enum Method {
     Basic(HeaderValue),
     /// The client secret, which is sent as a parameter of the body.
     Post(Secret<String>),
-    /// The parameters of a JWT that is created for each request.
+    /// The gateway creates a JWT from these parameters for each request.
     Assertion(Assertion),
     /// A public client.
     Public,
@@ -183,7 +183,7 @@ impl ClientAuth {
         self.name
     }
 
-    /// If the provider refuses the client authentication, adds the method to the error.
+    /// Adds the method to an error that states that the provider refuses the client authentication.
     pub(super) fn explain(&self, error: TokenCallError) -> TokenCallError {
         let TokenCallError::Misconfigured(refusal) = error else {
             return error;
@@ -197,7 +197,8 @@ impl ClientAuth {
         }
     }
 
-    /// Adds the client authentication to `request` (RFC 6749 section 2.3.1, RFC 7523 section 2.2).
+    /// Adds the parameters or the field of the client authentication to `request` (RFC 6749 section
+    /// 2.3.1, RFC 7523 section 2.2).
     ///
     /// # Errors
     ///
@@ -273,8 +274,8 @@ fn choose(
         if has_key {
             return Ok(By::PrivateKeyJwt);
         }
-        // If the secret is missing, the operator has made a mistake. A missing secret never makes
-        // the gateway a public client.
+        // A missing secret is a mistake of the operator, so the gateway must not become a public
+        // client.
         return credentials.secret().map(|_secret| By::ClientSecretBasic);
     };
     // A private key is the preferred method, because the private key never leaves the gateway.
@@ -389,9 +390,9 @@ fn public_client(settings: &Settings, credentials: &Credentials) -> Result<Metho
     Ok(Method::Public)
 }
 
-/// Creates the value for the Basic scheme. The client identifier and the secret are form-encoded
-/// before they are joined (RFC 6749 section 2.3.1), unless the settings state that the provider
-/// does not decode the two values.
+/// Creates the value for the Basic scheme. Form-encodes the client identifier and the secret, and
+/// joins the results (RFC 6749 section 2.3.1). For a provider that does not decode the two values,
+/// the operator can switch off the form-encoding.
 fn basic(
     client_id: &str,
     secret: &Secret<String>,

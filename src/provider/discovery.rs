@@ -23,7 +23,7 @@ use crate::tls;
 /// The interval between two checks of the files.
 const FILES_INTERVAL: Duration = Duration::from_secs(10);
 
-/// At this interval, the gateway checks whether the metadata and the keys have to be read again.
+/// The interval between two checks whether the gateway must read the metadata and the keys again.
 const TICK: Duration = Duration::from_secs(1);
 
 /// The wait after the first failed attempt to reach a provider. The wait is doubled after each
@@ -36,16 +36,16 @@ const MAX_BACK_OFF: Duration = Duration::from_mins(1);
 impl Provider {
     /// Keeps the metadata, the keys, the certificate authorities and the files with secrets up to
     /// date. If the provider cannot be reached, the log shows each new reason. The log also shows
-    /// when the provider can be reached again. The future has only a weak reference to the
-    /// provider, and ends shortly after the provider is dropped.
+    /// when the provider can be reached again. The returned future has only a weak reference to the
+    /// provider. The future ends shortly after the provider is dropped.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe. An unfinished read has no effect.
+    /// Cancel safe. A read that is cancelled has no effect.
     pub fn maintain(self: &Arc<Self>, clock: Clock) -> impl Future<Output = ()> + Send + use<> {
         let provider = Arc::downgrade(self);
         async move {
-            // Both loops end when the provider is dropped.
+            // The loops in `follow_provider` and `watch_files` end when the provider is dropped.
             tokio::select! {
                 () = Self::follow_provider(&provider, &clock) => {}
                 () = Self::watch_files(&provider) => {}
@@ -66,16 +66,15 @@ impl Provider {
                 return;
             };
             let now = clock.now();
-            // If the last attempt is later than `now`, the clock was set back, and the next read is
-            // due immediately.
+            // If the last attempt is later than `now`, the clock was set back. The gateway then
+            // reads again immediately.
             if last.is_some_and(|(at, valid_for)| at <= now && now.since(at) < valid_for) {
                 continue;
             }
             if let Err(error) = provider.refetch(clock).await {
                 let wait = error.retry_after.max(back_off);
                 last = Some((clock.now(), wait));
-                // Every change of the reason is logged, because the provider may have a new
-                // problem.
+                // The gateway logs each new reason, because a new reason can mean a new problem.
                 if reported_reason.replace(error.reason()) != Some(error.reason()) {
                     tracing::warn!(
                         provider = provider.name(),
@@ -105,7 +104,8 @@ impl Provider {
             cause: Some(Arc::new(error)),
         };
         let read = match (self.info.load_full(), self.settings.discovery) {
-            // With `ready`, this task and waiting logins share one attempt.
+            // `ready` makes one attempt for this task and for all logins that wait for the
+            // provider.
             (None, _) | (Some(_), Discovery::None) => self.ready(clock).await,
             (Some(_), Discovery::Oauth2 | Discovery::Openid) => {
                 self.discover().await.map_err(failed)
@@ -141,7 +141,7 @@ impl Provider {
             url: url.uri().to_string().into(),
             source,
         })?;
-        // While this lock is held, no other task can replace the credentials or `info`.
+        // Other tasks need the same lock to replace the credentials or `info`.
         let credentials = self.credentials.lock().await;
         let before = self.info.load_full();
         // If the metadata has not changed, the prepared endpoints and their open connections stay
@@ -268,15 +268,14 @@ struct Files {
     keys: KeyFiles,
 }
 
-/// Decides whether an error of a periodic check is reported: only the first error after a success
-/// is reported.
+/// Reports an error of a periodic check only if the check before had no error.
 #[derive(Debug, Default)]
 struct ReportOnce {
     reported: bool,
 }
 
 impl ReportOnce {
-    /// Returns the error if it has to be reported.
+    /// Returns the error, but only if the check before had no error.
     fn error(&mut self, outcome: Result<(), SetupError>) -> Option<SetupError> {
         let error = outcome.err();
         let reported = std::mem::replace(&mut self.reported, error.is_some());

@@ -127,12 +127,11 @@ impl Endpoint {
     }
 }
 
-/// Reads the setting of an endpoint, which is an absolute `http` or `https` URL, or a path that is
-/// appended to `base`.
+/// Reads the setting of an endpoint. The setting is an absolute `http` or `https` URL, or a path.
 ///
 /// A path is appended to `base`, and is not resolved as in RFC 3986. For example,
-/// `https://id.example/app` and `/oauth/token` give `https://id.example/app/oauth/token`. If the
-/// provider has a path prefix, the operator has to change only `url`.
+/// `https://id.example/app` and `/oauth/token` give `https://id.example/app/oauth/token`. If all
+/// endpoints of a provider move below another path, the operator changes only the setting `url`.
 pub(super) fn endpoint(
     key: &'static str,
     base: Option<&str>,
@@ -162,7 +161,7 @@ pub(super) fn endpoint(
     Err(refuse(problem))
 }
 
-/// Returns true if a call to `url` is not encrypted and leaves this machine.
+/// Returns true if a call to `url` would go to another machine without encryption.
 pub(super) fn is_clear_text(url: &Url) -> bool {
     let loopback = match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),

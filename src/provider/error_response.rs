@@ -2,10 +2,10 @@
 //!
 //! If an authorization code is invalid, most providers return the error `invalid_grant`. Other
 //! providers return `invalid_request`, or an error code that RFC 6749 does not define. A rate
-//! limiter or a proxy in front of a provider sends responses that are not defined by OAuth.
-//! Therefore the gateway first checks the status, then the error patterns of the profile, and then
-//! the JSON member `error`. Only a well-formed error response means that the provider has refused
-//! the code or the token.
+//! limiter or a proxy in front of a provider sends responses that are not defined by OAuth. The
+//! gateway first checks the status, then the error patterns of the profile, and then the JSON
+//! member `error`. Only a well-formed error response means that the provider has refused the code
+//! or the token.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -74,13 +74,12 @@ impl ErrorCode {
             }
             Self::InvalidGrant => ErrorMeaning::GrantRefused,
             Self::Unrecognized(_) => match grant {
-                // At a login, an unknown error code is treated as a refusal of the authorization
-                // code, because only this login fails.
+                // At a login, the gateway can treat an unknown error code as a refusal of the
+                // authorization code, because a mistake affects only one login.
                 GrantType::AuthorizationCode => ErrorMeaning::GrantRefused,
-                // If the configured URL is wrong, another service may send error codes that OAuth
-                // does not define. If a refresh treated an unknown error code as a refusal, a wrong
-                // URL would end every session at its next refresh. Error patterns in profiles list
-                // the additional codes that end a session.
+                // At a refresh, an unknown error code does not end the session. The configured URL
+                // may be wrong, and another service may answer every refresh with such a code.
+                // Error patterns in profiles list the additional codes that end a session.
                 GrantType::RefreshToken => ErrorMeaning::Misconfigured,
             },
         }
@@ -101,8 +100,8 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// An error response of the token endpoint. The log may show a `Refusal`, because all texts are
-/// short and printable. Long words are omitted, because a long word could be a code or a token.
+/// An error response of the token endpoint. All texts in a `Refusal` are short and printable, so
+/// the log may show them. Long words are omitted, because a long word could be a code or a token.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Refusal {
     /// The status code.
@@ -234,8 +233,8 @@ impl ErrorPattern {
     }
 }
 
-/// Reads `Retry-After` in seconds or as a date (RFC 9110 section 10.2.3). A date in the past means
-/// no wait.
+/// Reads `Retry-After` in seconds or as a date (RFC 9110 section 10.2.3). Returns zero for a date
+/// in the past.
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -268,8 +267,7 @@ pub(crate) fn printable(text: &str) -> Box<str> {
     shown.chars().take(MAX_TEXT).collect::<String>().into()
 }
 
-/// Returns true if a JSON object is an error response. The function does not check the status of
-/// the response.
+/// Returns true if a JSON object is an error response. Does not check the status of the response.
 pub(super) fn is_error(members: &Object) -> bool {
     members
         .get("error")

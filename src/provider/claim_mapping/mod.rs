@@ -21,7 +21,7 @@ pub(super) struct ClaimMapping {
     provider: Box<str>,
     names: ClaimNames,
     emails_verified: EmailsVerified,
-    /// True if the emails endpoint can verify an address that the claims do not verify.
+    /// True if the gateway asks the emails endpoint about an address that the claims do not verify.
     asks_for_emails: bool,
     /// The warnings that were logged in the last 24 hours.
     hints: Seldom,
@@ -52,8 +52,8 @@ impl ClaimMapping {
 
     /// Combines the claims of several sources into the identity at `issuer`. Returns `None` if
     /// there is no usable subject. If several sources contain a claim, the first source with the
-    /// claim is used. The ID token is the first source, before the userinfo. The caller has checked
-    /// that all sources have the same subject. A claim is ignored if it has an unexpected type, or
+    /// claim is used. The ID token comes before the userinfo. The caller has checked that all
+    /// sources have the same subject. A claim is ignored if it has an unexpected type, or
     /// characters that are not allowed in a field.
     pub(super) fn identity(
         &self,
@@ -63,8 +63,8 @@ impl ClaimMapping {
     ) -> Option<Identity> {
         let names = &self.names;
         if self.groups_are_elsewhere(sources) && self.is_due("groups_elsewhere", now) {
-            // Because no group of the user is known, a rule that requires a group refuses the user.
-            // The log shows the reason to the operator.
+            // The gateway knows no group of the user, so a rule that requires a group refuses the
+            // user. The log shows the reason to the operator.
             tracing::warn!(
                 provider = &*self.provider,
                 setting = "identity.claims.groups",
@@ -92,7 +92,7 @@ impl ClaimMapping {
         }
     }
 
-    /// Adds the groups from lists to the groups in the claims.
+    /// Adds the groups that the gateway read from the groups endpoints to the groups of `identity`.
     pub(super) fn with_listed(
         &self,
         identity: Identity,
@@ -166,7 +166,7 @@ impl ClaimMapping {
         Some(Email { address, verified })
     }
 
-    /// Logs a warning that rules and apps do not get the email address. `odd` is true if the claim
+    /// Logs a warning that rules and apps do not get the email address. `odd` states that the claim
     /// `email_verified` is a string or a number.
     fn log_unverified_hint(&self, odd: bool, now: Timestamp) {
         let setting = "identity.emails_verified";
@@ -195,8 +195,8 @@ impl ClaimMapping {
         }
     }
 
-    /// Returns all groups from the first source that contains the claim. Logs a warning if a part
-    /// of the claim is not a group.
+    /// Returns all groups from the first source that contains the claim. Logs a warning if the
+    /// claim also contains values that are not groups.
     fn groups(&self, sources: &[&Object], now: Timestamp) -> Vec<Claim> {
         let path = &*self.names.groups;
         let mut lists = sources.iter().filter_map(|members| find_all(members, path));
@@ -213,9 +213,9 @@ impl ClaimMapping {
         found.groups
     }
 
-    /// Returns true if the groups are not in the token, but at another URL that the token names
-    /// (OpenID Connect Core 1.0 section 5.6.2). A provider sends such a URL if a user has too many
-    /// groups for a token. The gateway never fetches the groups from this URL.
+    /// Returns true if the token contains no groups, but names a URL for the groups (OpenID Connect
+    /// Core 1.0 section 5.6.2). A provider sends such a URL if a user has too many groups for a
+    /// token. The gateway never calls a URL that a token names.
     fn groups_are_elsewhere(&self, sources: &[&Object]) -> bool {
         let claim = &*self.names.groups;
         let top = claim.split('.').next().unwrap_or_default();
@@ -243,8 +243,8 @@ pub(super) fn find<'a>(members: &'a Object, name: &str) -> Option<&'a Value> {
     if name.is_empty() {
         return None;
     }
-    // The full name is tried first, because names such as `https://example.com/groups` contain
-    // dots.
+    // The search for the full name comes first, because a name such as `https://example.com/groups`
+    // contains dots.
     members.get(name).or_else(|| {
         let (first, rest) = name.split_once('.')?;
         let first = members.get(first)?;
@@ -268,8 +268,9 @@ fn subject(value: &Value) -> Option<Claim> {
     .filter(|subject| subject.as_str().chars().count() <= MAX_SUBJECT)
 }
 
-/// Finds the values to which a path with `[]` leads: `groups[].name` leads to `name` in each entry of
-/// the list `groups`. Returns `None` if the path has no `[]`, or if the first list is missing.
+/// Finds the values to which a path with `[]` leads: `groups[].name` leads to `name` in each entry
+/// of the list `groups`. Returns `None` if the path has no `[]`. Also returns `None` if the first
+/// list is missing.
 fn find_all<'a>(members: &'a Object, path: &str) -> Option<Vec<&'a Value>> {
     let (list, rest) = path.split_once("[]")?;
     let entries = find(members, list)?.as_array()?;
@@ -281,13 +282,14 @@ fn find_all<'a>(members: &'a Object, path: &str) -> Option<Vec<&'a Value>> {
         let members = entry.as_object();
         let list = members.and_then(|members| find_all(members, rest));
         let single = members.and_then(|members| find(members, rest));
-        // An entry without the member counts as null. The gateway logs a warning about null.
+        // An entry without the member gives null, so that the gateway logs a warning about the
+        // entry.
         list.unwrap_or_else(|| vec![single.unwrap_or(&Value::Null)])
     });
     Some(below.collect())
 }
 
-/// The groups in a claim, and the number of parts of the claim that are not groups.
+/// The groups in a claim, and the number of other values in the claim.
 #[derive(Default)]
 struct FoundGroups {
     groups: Vec<Claim>,
@@ -295,9 +297,8 @@ struct FoundGroups {
 }
 
 /// Reads the groups from an array of strings, from one string, or from the member names of an
-/// object (Zitadel's roles). If the claim is an object, the name of a member is a group only if the
-/// value of the member is also an object. For example, the value `false` may mean that the user is
-/// not in the group.
+/// object (Zitadel's roles). In an object, only a member whose value is also an object is a group.
+/// For example, a member with the value `false` may name a group to which the user does not belong.
 fn groups(value: &Value) -> FoundGroups {
     match value {
         Value::Array(groups) => claims(groups.iter().map(Value::as_str)),

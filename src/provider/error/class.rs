@@ -21,10 +21,10 @@ use crate::provider::userinfo::UserinfoError;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Actor {
     /// The user has to sign in again, because the provider does not accept the code or the refresh
-    /// token. If a refresh fails with `Client`, the session ends.
+    /// token. A refresh that fails with `Actor::Client` ends its session.
     Client,
-    /// The operator of the gateway has to change the settings, the registration at the provider, or
-    /// a limit of the gateway.
+    /// The operator of the gateway has to change the settings, a limit of the gateway, or the
+    /// gateway's client settings at the provider.
     Operator,
     /// The authorization server or its operator has to act.
     Provider,
@@ -47,7 +47,7 @@ pub enum Sent {
 pub struct Classification {
     /// The party that has to act.
     pub actor: Actor,
-    /// True if the same attempt can succeed later, even if the actor does nothing.
+    /// True if the same attempt can succeed later although nobody acts.
     pub passes: bool,
     /// States whether the provider may have seen the code or the token.
     pub sent: Sent,
@@ -146,7 +146,8 @@ impl KeysError {
     pub fn class(&self) -> Classification {
         match self {
             Self::Call(_) | Self::FetchFailedRecently => temporary(Actor::Provider, Sent::Nothing),
-            // The provider has changed its keys again.
+            // The gateway fetched the keys a moment ago, and the provider has changed its keys
+            // again.
             Self::FetchedRecently { retry_after } => {
                 temporary(Actor::Provider, Sent::Nothing).with_retry_after(Some(*retry_after))
             }
@@ -227,7 +228,7 @@ impl TokenCallError {
 }
 
 impl GrantError {
-    /// Returns the classification of this error. Each of these errors occurs after the gateway has
+    /// Returns the classification of this error. A `GrantError` occurs only after the gateway has
     /// sent the code or the refresh token.
     pub fn class(&self) -> Classification {
         let class = match self {
@@ -243,10 +244,10 @@ impl GrantError {
             | Self::Token(_) => permanent(Actor::Provider, Sent::Possibly),
             Self::Keys(error) => error.class(),
             Self::NotReady(error) => error.class(),
-            // The session must end, because its refresh token belongs to another user.
+            // The session must end, because the response to its refresh is about another user.
             Self::OtherUser => permanent(Actor::Client, Sent::Possibly),
-            // Without the groups, a rule could refuse a user who may pass. The next attempt may
-            // succeed, whatever the response was.
+            // Without the groups, a rule could refuse a user who may pass. After any response from
+            // a groups endpoint, the next attempt may succeed.
             Self::Groups(..) => temporary(Actor::Provider, Sent::Possibly),
             Self::Userinfo { source, .. } => userinfo(source),
         };
@@ -254,9 +255,9 @@ impl GrantError {
     }
 }
 
-/// Classifies a metadata error. A response that is not JSON is temporary, because a provider under
-/// maintenance answers with HTML pages. If the JSON is valid but contains wrong values, the error
-/// is permanent, because the operator of the provider has to act.
+/// Classifies a metadata error. If the response is not JSON, the error is temporary, because a
+/// provider under maintenance answers with HTML pages. If the JSON is valid but contains wrong
+/// values, the error is permanent, because the operator of the provider has to act.
 fn metadata(error: &MetadataError) -> Classification {
     match error {
         MetadataError::Call(_) => temporary(Actor::Provider, Sent::Nothing),
@@ -284,7 +285,8 @@ fn userinfo(error: &UserinfoError) -> Classification {
     }
 }
 
-/// Classifies a response whose status is not 200, if the gateway only reads a resource.
+/// Classifies the response to a request that only reads a resource. The status of the response is
+/// not 200.
 fn by_status(status: u16) -> Classification {
     if matches!(status, 408 | 425 | 429 | 500..) {
         temporary(Actor::Provider, Sent::Nothing)

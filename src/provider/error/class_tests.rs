@@ -1,5 +1,5 @@
-//! Tests the classification of errors with one row for each variant, and for each case within a
-//! variant.
+//! Tests the classification of errors. The tables have one row for each variant, and for each case
+//! within a variant.
 
 use std::collections::BTreeSet;
 use std::io;

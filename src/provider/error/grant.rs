@@ -15,7 +15,8 @@ pub enum GrantError {
     /// wrong.
     #[error("the access token is not valid")]
     AccessToken(#[source] TokenError),
-    /// A list of groups could not be read. The error contains the URL of the page.
+    /// A list of groups could not be read. The error contains the URL of the part of the list that
+    /// could not be read.
     #[error("the groups could not be read from {0}")]
     Groups(Box<str>, #[source] UserinfoError),
     /// The ID token is not valid. `client_id`, `issuer` or a clock is wrong, or the ID token
@@ -35,7 +36,7 @@ pub enum GrantError {
          `identity.claims.subject`)"
     )]
     NoSubject {
-        /// The claim that the settings name.
+        /// The configured name of the claim that contains the subject.
         claim: Box<str>,
     },
     /// The location of the userinfo endpoint is not known yet.

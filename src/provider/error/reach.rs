@@ -1,4 +1,4 @@
-//! Errors when the gateway connects to a provider or reads its metadata or keys.
+//! Errors that occur when the gateway connects to a provider, or reads its metadata or keys.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +14,16 @@ pub enum KeysError {
     /// The keys could not be fetched.
     #[error("the request for the keys failed")]
     Call(#[source] origin::Error),
-    /// The token is signed with an unknown key, and no new fetch is allowed yet.
+    /// The token is signed with an unknown key, and the gateway may not fetch the keys again yet.
     #[error(
         "the token is signed with an unknown key, and the keys are not fetched again for {} s",
         retry_after.as_secs()
     )]
     FetchedRecently {
-        /// The time until a new fetch is allowed.
+        /// The time until the gateway may fetch the keys again.
         retry_after: Duration,
     },
-    /// A fetch has failed recently, and no new fetch is allowed yet.
+    /// A fetch of the keys has failed recently, and the gateway may not fetch the keys again yet.
     #[error("the keys could not be fetched a moment ago")]
     FetchFailedRecently,
     /// The response has a status other than 200.
@@ -87,8 +87,8 @@ impl ReachError {
     }
 }
 
-/// No login can begin now. A recent attempt to reach the provider failed, the metadata or keys of
-/// the provider cannot be used, or the provider does not respond.
+/// No login can begin now. The provider does not respond, a recent attempt to reach the provider
+/// failed, or the gateway cannot use the provider's metadata or keys.
 #[derive(Debug, thiserror::Error)]
 #[error("the provider cannot be used now")]
 pub struct Unreachable {
@@ -100,8 +100,8 @@ pub struct Unreachable {
 }
 
 impl Unreachable {
-    /// Creates an error for a provider that has not responded within `waited`. `waited` is also
-    /// used as the time until the next attempt.
+    /// Creates an error for a provider that has not responded within `waited`. The time until the
+    /// next attempt has the same length as `waited`.
     pub fn silent(waited: Duration) -> Self {
         Self {
             retry_after: waited,

@@ -1,4 +1,5 @@
-//! Errors in setting up a provider from its settings and their files.
+//! Errors that occur when the gateway sets up a provider from the settings and the files that the
+//! settings name.
 
 use std::io;
 use std::path::PathBuf;
@@ -83,13 +84,14 @@ pub enum SetupError {
         key: &'static str,
         /// The name of the variable.
         name: Box<str>,
-        /// The problem with the variable. The text never contains the value.
+        /// The problem with the variable. The text never contains the value of the variable.
         problem: &'static str,
     },
 }
 
 impl SetupError {
-    /// Returns the setting with the problem, below the table of the provider.
+    /// Returns the name of the setting with the problem. The name does not contain the table of the
+    /// provider.
     pub fn key(&self) -> &'static str {
         match self {
             Self::EmptyFile { key, .. }
@@ -103,8 +105,8 @@ impl SetupError {
         }
     }
 
-    /// Returns the problem without the name of the setting, if the problem concerns a value and not
-    /// a file.
+    /// Returns the problem without the name of the setting. Returns `None` if the value of the
+    /// setting itself is not the problem.
     pub fn problem(&self) -> Option<&'static str> {
         match self {
             Self::Setting { problem, .. } => Some(problem),

@@ -1,4 +1,4 @@
-//! Errors in calling the token endpoint with a code or a refresh token.
+//! Errors that occur when the gateway sends a code or a refresh token to the token endpoint.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ pub enum TokenCallError {
     /// The location of the token endpoint is not known yet.
     #[error(transparent)]
     NotReady(#[from] NotReady),
-    /// The limit of calls per minute is reached.
+    /// The gateway has reached its limit of calls per minute.
     #[error(
         "the limit of token requests is reached; no call is sent for another {} ms",
         retry_after.as_millis()
