@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 
-/// The number of consecutive failures that open the breaker. The number is greater than a few,
-/// because a few failures are normal at every provider.
+/// The number of consecutive failures that open the breaker. A small number would open the breaker
+/// too often, because a few failures are normal at every provider.
 const FAILURES_TO_OPEN: u32 = 10;
 
 /// The maximum open time when the breaker opens after a success. Each time the breaker opens again
@@ -51,7 +51,7 @@ struct State {
     probing: bool,
 }
 
-/// Tells a normal call from a probe.
+/// States whether an allowed call is a normal call or a probe.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(super) enum Attempt {

@@ -25,8 +25,8 @@ const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-be
 /// The minimum length of a key for HS256, in bytes (RFC 7518 section 3.2).
 const MIN_HMAC_KEY: usize = 32;
 
-/// The gateway's credentials, from files or from environment variables. The gateway reads the files again
-/// periodically, so that changes take effect without a restart.
+/// The gateway's credentials, from files or from environment variables. The gateway reads the files
+/// again periodically, so that changes take effect without a restart.
 #[derive(Debug)]
 pub(super) struct Credentials {
     secret: Option<Secret<String>>,
@@ -34,8 +34,8 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
-    /// Reads the files and the variables that the settings name. Blocks the calling thread while the
-    /// small files are read.
+    /// Reads the files and the variables that the settings name. Blocks the calling thread while
+    /// the small files are read.
     pub(super) fn read(settings: &Settings, environment: &Environment) -> Result<Self, SetupError> {
         let assertion = &settings.client_assertion;
         let key = "client_secret_env";

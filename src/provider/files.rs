@@ -1,4 +1,4 @@
-//! Reads the secrets and keys that the settings name: in files, and in environment variables.
+//! Reads secrets and keys from the files and the environment variables that the settings name.
 
 use std::fs;
 use std::path::Path;
@@ -15,9 +15,9 @@ const MAX_FILE: u64 = 64 * 1024;
 const NOT_ONLY_THE_SECRET: &str =
     "has white space around the secret, or several lines; write only the secret";
 
-/// Reads a file with a secret. The line breaks at the end of the file are not part of the secret. A
-/// secret with other white space at its start or end, or with several lines, is refused, because
-/// the file was probably made by mistake.
+/// Reads a file with a secret. The line breaks at the end of the file are not part of the secret.
+/// The gateway refuses other white space at the start or the end of the secret. It also refuses a
+/// secret with several lines. Such a file is probably a mistake of the operator.
 pub(super) fn secret_file(key: &'static str, path: &Path) -> Result<Secret<String>, SetupError> {
     let text = Zeroizing::new(read_text(key, path)?);
     let Some(secret) = only_secret(&text) else {
@@ -28,8 +28,8 @@ pub(super) fn secret_file(key: &'static str, path: &Path) -> Result<Secret<Strin
     Ok(Secret::new(secret.to_owned()))
 }
 
-/// Reads a small text file that must not be empty. A byte order mark at the start of the file, which
-/// some editors write, is not part of the text.
+/// Reads a small text file that must not be empty. A byte order mark at the start of the file,
+/// which some editors write, is not part of the text.
 pub(super) fn read_text(key: &'static str, path: &Path) -> Result<String, SetupError> {
     use std::io::{Error as IoError, ErrorKind, Read as _};
     let failed = |source| SetupError::Read {
@@ -39,8 +39,7 @@ pub(super) fn read_text(key: &'static str, path: &Path) -> Result<String, SetupE
     };
     let mut text = String::new();
     let file = fs::File::open(path).map_err(failed)?;
-    // The gateway tries to read one byte more than the maximum. If the gateway can read this byte,
-    // the file is too large.
+    // If the gateway can read one byte more than the maximum, the file is too large.
     let read = file
         .take(MAX_FILE.saturating_add(1))
         .read_to_string(&mut text);
@@ -58,7 +57,8 @@ pub(super) fn read_text(key: &'static str, path: &Path) -> Result<String, SetupE
     Ok(text)
 }
 
-/// Returns a secret without the line breaks at its end. Returns `None` if there is other text.
+/// Returns a secret without the line breaks at its end. Returns `None` if the text has several
+/// lines, or other white space around the secret.
 fn only_secret(text: &str) -> Option<&str> {
     let secret = text.trim_end_matches(['\r', '\n']);
     let is_alone = secret.trim() == secret && !secret.contains(['\r', '\n']);
@@ -82,7 +82,7 @@ pub(super) fn variable<'a>(
         })
 }
 
-/// Reads an environment variable with a secret, like [`secret_file`].
+/// Reads a secret from an environment variable. The rules of [`secret_file`] apply.
 pub(super) fn secret_variable(
     key: &'static str,
     name: &str,

@@ -1,7 +1,7 @@
 //! Fetches the groups of a user from lists, such as the organizations and teams of GitHub.
 //!
-//! A list is a JSON array of objects. A list can have several pages. Each page names the next page
-//! in the field `Link` (RFC 8288).
+//! A list is a JSON array of objects. A list can have several pages. The field `Link` of a page
+//! contains the URL of the next page (RFC 8288).
 
 use http::header::LINK;
 use http::{HeaderMap, Uri};
@@ -22,7 +22,7 @@ const MAX_LISTS: usize = 4;
 /// The maximum number of pages of one list.
 const MAX_PAGES: usize = 10;
 
-/// The separator between the parts of the name of a group.
+/// The separator between the parts of a group name.
 const SEPARATOR: char = '/';
 
 /// One list of groups.
@@ -37,13 +37,13 @@ pub(super) struct GroupList {
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(super) struct ListedGroups {
     pub(super) groups: Vec<Claim>,
-    /// The number of entries that have no usable name.
+    /// The number of list entries that have no usable group name.
     pub(super) others: usize,
     /// True if a list has more pages than the gateway reads.
     pub(super) cut: bool,
 }
 
-/// Checks the settings of the lists, and of the list of email addresses.
+/// Checks the settings of the lists of groups, and of the list of email addresses.
 pub(super) fn check(settings: &IdentitySettings) -> Result<(), SetupError> {
     let (emails, groups) = ("identity.emails_endpoint", "identity.groups_endpoints");
     let lists = &settings.groups_endpoints;
@@ -107,14 +107,14 @@ impl GroupList {
         Ok(())
     }
 
-    /// Returns the name of the group in an entry of the list.
+    /// Returns the group name from a list entry.
     fn group(&self, entry: &Value) -> Option<Claim> {
         let members = entry.as_object()?;
         let mut parts = Vec::new();
         for path in &self.name {
             let part = find(members, path)?.as_str()?;
-            // If a part contained the separator, an organization could have the name of a team of
-            // another organization.
+            // A part with the separator could make two groups equal: the organization `a/b`, and
+            // the team `b` of the organization `a`.
             if part.is_empty() || part.contains(SEPARATOR) {
                 return None;
             }
@@ -141,7 +141,7 @@ pub(super) async fn read(
 }
 
 /// Returns the URL of the next page of a list. The next page must have the same origin as `page`,
-/// because the gateway sends the access token to this origin.
+/// because the gateway sends the access token with its request for the next page.
 fn next_page(headers: &HeaderMap, page: &Url) -> Result<Option<Url>, UserinfoError> {
     let values = headers.get_all(LINK).iter();
     let mut targets = values.filter_map(|value| next_target(value.to_str().ok()?));

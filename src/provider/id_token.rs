@@ -22,15 +22,16 @@ use crate::secret::Secret;
 use crate::token::Authentication;
 
 /// The maximum age of an ID token. An ID token comes directly from the token endpoint and is a few
-/// seconds old. A token that is older than the longest possible login belongs to an earlier login.
+/// seconds old. An ID token that is older than the longest possible login must come from an earlier
+/// login.
 const MAX_AGE: Duration = Duration::from_hours(1);
 
-/// The login to which the ID token has to belong.
+/// The login to which the ID token must belong.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LoginContext<'a> {
     /// The nonce of the authorization request.
     pub(super) nonce: &'a str,
-    /// The access token of the same response.
+    /// The access token in the same response as the ID token.
     pub(super) access_token: &'a Secret<String>,
     /// The exchanged code.
     pub(super) code: &'a Secret<String>,
@@ -38,10 +39,10 @@ pub(super) struct LoginContext<'a> {
     pub(super) begun_at: Timestamp,
 }
 
-/// The session to which the ID token of a refresh has to belong.
+/// The session to which the ID token of a refresh must belong.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RefreshContext<'a> {
-    /// The access token of the same response.
+    /// The access token in the same response as the ID token.
     pub(super) access_token: &'a Secret<String>,
     /// The nonce and the authentication time from the ID token of the login, or `None` if the login
     /// had no ID token.
@@ -147,8 +148,9 @@ impl IdTokenRules {
         self.check_issuer(&verified.members, verified.key_issuer.as_deref())
     }
 
-    /// Checks the claims of an ID token from a refresh, except issuer and identity (OpenID Connect
-    /// Core 1.0 section 12.2). An ID token from a refresh does not need a nonce.
+    /// Checks the claims of an ID token from a refresh (OpenID Connect Core 1.0 section 12.2). The
+    /// caller has already checked the issuer and the user. An ID token from a refresh does not need
+    /// a nonce.
     ///
     /// # Errors
     ///
@@ -172,7 +174,7 @@ impl IdTokenRules {
             }
             self.check_refreshed_auth_time(members, login, now)?;
         }
-        // A refresh may omit `acr`, because the user does not authenticate again.
+        // The ID token of a refresh may omit `acr`, because the user does not authenticate again.
         if self.acr_values.is_empty() || !members.contains_key("acr") {
             return Ok(());
         }
@@ -230,9 +232,10 @@ impl IdTokenRules {
         Ok(())
     }
 
-    /// Checks that `iss` is a configured issuer. Also checks that the tenant of the token and the
-    /// issuer of the key belong to the value of `iss`. Microsoft Entra publishes a template as the
-    /// issuer of a key. The template, completed with the token's tenant, has to be equal to `iss`.
+    /// Checks that `iss` is a configured issuer. Also checks that the token's tenant and the issuer
+    /// of the signing key fit `iss`. Microsoft Entra publishes a template as the issuer of a key.
+    /// The gateway inserts the token's tenant into the template, and the result must be equal to
+    /// `iss`.
     fn check_issuer<'a>(
         &self,
         members: &'a Object,
@@ -261,8 +264,8 @@ impl IdTokenRules {
     }
 
     /// Checks that `aud` contains the gateway's client identifier, and that all other audiences are
-    /// configured. If there are several audiences, `azp` has to state that the token was issued to
-    /// the gateway.
+    /// configured. If there are several audiences, `azp` must state that the provider issued the
+    /// token to the gateway.
     fn check_audience(&self, members: &Object) -> Result<(), TokenError> {
         let ours = &*self.client_id;
         let audiences = claims::audiences(members)?;
@@ -292,9 +295,9 @@ impl IdTokenRules {
         Ok(())
     }
 
-    /// Checks the requested properties of the user's authentication. Properties that were not
-    /// requested are ignored. For example, one provider states 1970 as the authentication time of
-    /// every user.
+    /// Checks the properties of the user's authentication that the gateway requested. A property
+    /// that the gateway did not request may be wrong: one provider states 1970 as the
+    /// authentication time of every user.
     fn check_authentication(
         &self,
         members: &Object,
@@ -307,7 +310,7 @@ impl IdTokenRules {
             if self.dates.is_ahead(at, now) {
                 return Err(TokenError::NotYetValid("auth_time"));
             }
-            // `auth_time` is compared with the start of the login. The arrival of the token may be
+            // The gateway compares `auth_time` with the start of the login. The token may arrive
             // much later, because the user may read the consent page for a long time.
             if at.plus(max_age).plus(self.dates.leeway) < begun_at {
                 return Err(TokenError::TooOld("auth_time"));
@@ -336,10 +339,9 @@ fn check_not_logout_token(members: &Object) -> Result<(), TokenError> {
     (!logout).then_some(()).ok_or(TokenError::Type)
 }
 
-/// Checks the hash in the claim `name`, if the claim is present. The claim has to be the left half
-/// of the hash of `value`. The signature algorithm of the token determines the hash function
-/// (OpenID Connect Core 1.0 sections 3.1.3.8 and 3.3.2.11). For Ed25519 the hash function is
-/// SHA-512.
+/// Checks the hash in the claim `name`, if the claim is present. The claim must be the left half of
+/// the hash of `value`. The signature algorithm of the token determines the hash function (OpenID
+/// Connect Core 1.0 sections 3.1.3.8 and 3.3.2.11). For Ed25519 the hash function is SHA-512.
 fn check_hash(
     verified: &VerifiedToken,
     name: &'static str,

@@ -24,11 +24,11 @@ pub(super) struct CallSettings {
     pub(super) deadline: Duration,
 }
 
-/// The key of the lists of groups.
+/// The setting with the endpoints that list groups.
 const GROUPS: &str = "identity.groups_endpoints";
 
 impl CallSettings {
-    /// Reads the certificate authorities, if calls use TLS or may use TLS later.
+    /// Reads the certificate authorities if any call may need TLS.
     ///
     /// # Errors
     ///
@@ -51,12 +51,12 @@ impl CallSettings {
         let lists = lists.iter().map(|list| &list.endpoint);
         let mut configured = configured.into_iter().flatten().chain(lists);
         let trust = match &settings.ca_file {
-            // If the file cannot be used, setup fails, even if no URL uses TLS now.
+            // An unusable file is always an error, even if no URL uses TLS now.
             Some(path) => Some(Trust::from_file(path).map_err(SetupError::Trust)?),
             None if configured.any(|url| url.starts_with("https:")) => {
                 Some(Trust::system().map_err(SetupError::Trust)?)
             }
-            // The metadata can contain an `https` endpoint, even if no configured URL uses TLS.
+            // No configured URL uses TLS, but the metadata can contain an `https` endpoint.
             None if settings.discovery != Discovery::None => Trust::system().ok(),
             None => None,
         };
@@ -77,7 +77,7 @@ impl CallSettings {
     }
 }
 
-/// Reads the setting `proxy`. Without this setting, environment variables name the proxies.
+/// Reads the setting `proxy`. Without `proxy`, environment variables name the proxies.
 fn proxies(settings: &Settings, environment: &Environment) -> Result<Proxies, SetupError> {
     let key = "proxy";
     let text = match settings.proxy.as_deref() {
@@ -113,9 +113,9 @@ fn named(trust: Option<Trust>, settings: &Settings) -> Result<Option<Trust>, Set
 
 /// Refuses plain http to other machines, unless `plain_http` is true.
 ///
-/// This function checks only the settings. Metadata may contain a plain http URL only at the origin
-/// of the issuer or of the internal URL, so a check of these two settings also protects the
-/// endpoints from the metadata.
+/// This function checks only the settings. [`Metadata::read`] accepts a plain http URL only at the
+/// origin of the issuer or of the internal URL. This function checks these two settings, so the
+/// endpoints in the metadata need no check here.
 fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
     let configured = [
         ("issuer", &settings.issuer),
@@ -145,7 +145,8 @@ fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
             continue;
         }
         let refuse = |problem| Err(SetupError::Setting { key, problem });
-        // An attacker on the network who can change the keys can issue tokens as this issuer.
+        // An attacker who can change the keys on the network can issue tokens in the name of the
+        // issuer.
         if secure_issuer && matches!(key, "metadata_url" | "jwks_uri") {
             return refuse(
                 "is plain http, but the issuer is https; keys have to come by https as well",
@@ -187,8 +188,8 @@ impl ProviderInfo {
     ///
     /// # Errors
     ///
-    /// Returns [`SetupError::Setting`] if an endpoint is missing in the settings and in the
-    /// metadata, or cannot be used.
+    /// Returns [`SetupError::Setting`] if an endpoint cannot be used. Also returns this error if
+    /// neither the settings nor the metadata contain a required endpoint.
     pub(super) fn new(
         settings: &Settings,
         credentials: &Credentials,
@@ -249,7 +250,8 @@ impl ProviderInfo {
     }
 }
 
-/// Returns the configured endpoint, or the endpoint in the metadata if no endpoint is configured.
+/// Returns the configured endpoint. Without a configured endpoint, returns the endpoint in the
+/// metadata.
 fn locate(
     key: &'static str,
     base: Option<&str>,

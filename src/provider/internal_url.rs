@@ -1,8 +1,8 @@
-//! The internal URL of a provider: the provider under a second name, for the calls of the gateway.
+//! The internal URL of a provider, which the gateway uses for its own calls to the provider.
 //!
 //! Browsers reach the provider at its public name, which is the name in the issuer. The gateway
 //! reaches the same provider at another name, for example the name of a service in a Kubernetes
-//! cluster. The setting `internal_url` stands for the issuer in every URL that the gateway calls.
+//! cluster. In every URL that the gateway calls, the setting `internal_url` replaces the issuer.
 
 use url::Url;
 
@@ -10,10 +10,10 @@ use super::SetupError;
 use super::endpoint::endpoint;
 use super::settings::{Discovery, Settings};
 
-/// The key of the setting.
+/// The key of the setting for the internal URL.
 const KEY: &str = "internal_url";
 
-/// The issuer, and the URL that replaces the issuer in calls of the gateway.
+/// The issuer, and the URL that replaces the issuer when the gateway calls the provider.
 #[derive(Clone, Debug)]
 pub(super) struct InternalUrl {
     issuer: Url,
@@ -61,14 +61,16 @@ impl InternalUrl {
         url.origin() == self.issuer.origin()
     }
 
-    /// Returns the URL at which the gateway calls `public`. A URL with another origin than the
-    /// issuer is not changed. Returns `None` if the internal URL of `public` is not known.
+    /// Returns the URL at which the gateway calls `public`. Does not change a URL with another
+    /// origin than the issuer. Returns `None` if the setting does not show the internal URL for
+    /// `public`.
     ///
     /// If the path of `public` begins with the path of the issuer, the path of the internal URL
-    /// replaces the path of the issuer. Otherwise the internal URL must end with the path of the
-    /// issuer. The text before the path of the issuer is then also the beginning of the result. For
-    /// example, the issuer `https://id.example/o/app` and the internal URL `http://id:9000/o/app`
-    /// lead from `https://id.example/o/token` to `http://id:9000/o/token`.
+    /// replaces the path of the issuer. If not, the internal URL must end with the path of the
+    /// issuer. In this case, the path of `public` replaces the path of the issuer in the internal
+    /// URL. For example, with the issuer `https://id.example/o/app` and the internal URL
+    /// `http://id:9000/o/app`, the result for `https://id.example/o/token` is
+    /// `http://id:9000/o/token`.
     pub(super) fn of(&self, public: &Url) -> Option<Url> {
         if !self.replaces(public) {
             return Some(public.clone());

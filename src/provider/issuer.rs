@@ -1,8 +1,9 @@
 //! The issuer identifier of a provider (OpenID Connect Core 1.0 section 2).
 //!
-//! Identifiers are compared byte for byte. Two identifiers that differ in a trailing slash, in
-//! letter case or in the port name different issuers (RFC 9207 section 2.4). Microsoft Entra has
-//! one issuer for each tenant, so its issuer is configured as a template.
+//! Identifiers are compared byte for byte. Two identifiers belong to different issuers even if only
+//! a trailing slash, the letter case or the port is different (RFC 9207 section 2.4). Microsoft
+//! Entra has one issuer for each tenant, so the operator configures a template for the issuers of
+//! Entra.
 
 use super::SetupError;
 use super::settings::Settings;
@@ -11,8 +12,8 @@ use super::settings::Settings;
 /// placeholder.
 const TENANT: &str = "{tenantid}";
 
-/// Path segments that Entra accepts instead of the identifier of a tenant. If a metadata URL
-/// contains one of these segments, the metadata is valid for all tenants.
+/// Path segments that Entra accepts instead of the identifier of a tenant. Metadata at a URL with
+/// `common`, for example, is valid for all tenants.
 const SHARED_SEGMENTS: [&str; 3] = ["common", "consumers", "organizations"];
 
 /// The tenant of all personal Microsoft accounts (Microsoft identity platform, "Access tokens",
@@ -22,7 +23,7 @@ const PERSONAL_ACCOUNTS: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
 /// The beginning of every issuer of Entra.
 const ENTRA: &str = "https://login.microsoftonline.com/";
 
-/// The path of metadata. In the URL of the metadata, the issuer precedes this path.
+/// The path that follows the issuer in the URL of the metadata.
 const WELL_KNOWN: &str = "/.well-known/";
 
 /// An issuer identifier, or a template with the tenants whose users are accepted.
@@ -45,8 +46,8 @@ impl Issuer {
         if let Some(problem) = format_problem(text) {
             return refuse("issuer", problem);
         }
-        // Anybody can get a personal Microsoft account, so the operator has to accept personal
-        // accounts explicitly.
+        // Anybody can get a personal Microsoft account, so the settings may name the tenant of
+        // personal accounts only if `open_registration` is true.
         let named = [
             ("issuer", text.split('/').any(is_personal)),
             (
@@ -81,8 +82,8 @@ impl Issuer {
         }
     }
 
-    /// Returns the identifier or the template as configured. The metadata has to contain the same
-    /// text.
+    /// Returns the identifier or the template as configured. The metadata must contain the same
+    /// text as its issuer.
     pub(super) fn as_str(&self) -> &str {
         &self.text
     }
@@ -107,7 +108,7 @@ pub(super) fn fill_template(template: &str, tenant: &str) -> String {
     template.replace(TENANT, tenant)
 }
 
-/// Returns the problem with the text of an issuer, if the text has a problem.
+/// Returns the problem if `text` is not a valid issuer.
 fn format_problem(text: &str) -> Option<&'static str> {
     if !text.starts_with("https://") && !text.starts_with("http://") {
         Some("must begin with https://")

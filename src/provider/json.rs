@@ -1,8 +1,8 @@
 //! Reads strict JSON: one object or one array, without repeated members and without trailing data.
 //!
-//! If a member is repeated, two parsers may read different values. The gateway and an app could
-//! then read different values of one claim. `serde_json` limits the nesting depth to 128. The code
-//! that fetches the bytes limits the size.
+//! If a member is repeated, the gateway and an app could read different values of the same claim.
+//! `serde_json` limits the nesting depth to 128. The code that fetches the JSON text limits its
+//! size.
 
 use std::fmt;
 

@@ -25,8 +25,8 @@ const ACCEPTED: &str = "application/jwk-set+json, application/json";
 /// The minimum time between two fetches for unknown keys.
 const MIN_INTERVAL_FOR_TOKENS: Duration = Duration::from_mins(1);
 
-/// The minimum time between two periodic fetches. The same minimum time applies between a failed
-/// first fetch and the next fetch.
+/// The minimum time between two periodic fetches. After a failed first fetch, the gateway also
+/// waits for this minimum time before the next fetch.
 const MIN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The newest valid key set of one provider.
@@ -73,8 +73,8 @@ impl KeyCache {
         if let Some(newest) = self.newest.load_full() {
             return Ok(newest);
         }
-        // Several logins may wait for the same fetch. If the fetch fails, these logins must not all
-        // start another fetch.
+        // Several logins may wait for the same fetch. If the fetch fails, all waiting logins fail,
+        // and none of them starts another fetch.
         if is_recent(history.last_failure, clock.now(), MIN_INTERVAL) {
             return Err(KeysError::FetchFailedRecently);
         }
@@ -86,8 +86,7 @@ impl KeyCache {
     ///
     /// # Errors
     ///
-    /// Returns any [`KeysError`] except [`KeysError::FetchFailedRecently`]. After an error, the cached key
-    /// set stays in use.
+    /// Returns the error of the fetch. After an error, the cached key set stays in use.
     pub(super) async fn refetch(
         &self,
         endpoint: &Endpoint,
@@ -95,7 +94,7 @@ impl KeyCache {
     ) -> Result<(), KeysError> {
         let mut history = self.history.lock().await;
         let newest = self.newest.load();
-        // Keys at another URL may differ, so a recent fetch from the old URL does not prevent a
+        // A new URL may have other keys, so a recent fetch from the old URL does not prevent a
         // fetch from the new URL.
         let moved = newest
             .as_ref()
@@ -111,9 +110,10 @@ impl KeyCache {
     ///
     /// # Errors
     ///
-    /// If the time since the last fetch for an unknown key is too short, returns
-    /// [`KeysError::FetchFailedRecently`] after a failed fetch, and [`KeysError::FetchedRecently`] after a
-    /// successful fetch. Otherwise returns the error of a new fetch.
+    /// Makes no fetch within a minute after the last fetch for an unknown key. Returns
+    /// [`KeysError::FetchFailedRecently`] if the last fetch failed, and
+    /// [`KeysError::FetchedRecently`] if the last fetch succeeded. If a fetch is allowed and fails,
+    /// returns the error of the fetch.
     pub(super) async fn newer(
         &self,
         seen: &Arc<FetchedKeySet>,
@@ -139,8 +139,7 @@ impl KeyCache {
             });
         }
         let fetched = self.fetch(&mut history, endpoint, clock).await;
-        // The time is also set after a failed fetch, because otherwise forged tokens could cause
-        // many failing fetches.
+        // A failed fetch also counts, because forged tokens must not cause many failing fetches.
         history.fetched_for_token = Some(clock.now());
         fetched
     }
@@ -187,8 +186,8 @@ async fn ask(endpoint: &Endpoint) -> Result<FetchedKeySet, KeysError> {
     })
 }
 
-/// Returns true if `at` is less than `time` before `now`. Returns false if `at` is in the future,
-/// because the clock was set back.
+/// Returns true if less than `time` has passed from `at` to `now`. Returns false if `at` is in the
+/// future, because the clock was set back.
 fn is_recent(at: Option<Timestamp>, now: Timestamp, time: Duration) -> bool {
     at.is_some_and(|at| at <= now && now.since(at) < time)
 }

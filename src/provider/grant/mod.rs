@@ -42,8 +42,7 @@ pub struct Grant {
 #[derive(Debug)]
 pub(super) struct GrantVerifier {
     settings: Settings,
-    /// The issuer that an identity gets if the source of the identity, such as a userinfo answer,
-    /// names no issuer.
+    /// The issuer of an identity whose source names no issuer, for example a userinfo response.
     issuer: Box<str>,
     access_token: Option<ArcSwap<AccessTokenVerifier>>,
     /// The requirements for ID tokens. `None` if identities do not come from ID tokens.
@@ -148,7 +147,7 @@ impl GrantVerifier {
         matches!(self.keys, Keys::Published(_))
     }
 
-    /// Copies the fetched keys of `before`, if both verifiers use published keys.
+    /// Copies the fetched keys of the verifier `before`, if `self` and `before` use published keys.
     pub(super) fn take_over_keys(&mut self, before: &Self) {
         if let (Keys::Published(keys), Keys::Published(fetched)) = (&mut self.keys, &before.keys) {
             *keys = Arc::clone(fetched);
@@ -167,9 +166,9 @@ impl GrantVerifier {
         }
     }
 
-    /// Fetches the published keys if the settings use published keys and no keys are cached.
-    /// Without keys, the gateway cannot verify an ID token, so no login with an ID token can
-    /// succeed.
+    /// Fetches the published keys if no keys are cached. Does nothing if the settings use no
+    /// published keys. Without keys, the gateway cannot verify an ID token, so no login with an ID
+    /// token can succeed.
     pub(super) async fn first_keys(
         &self,
         info: &ProviderInfo,
@@ -234,8 +233,8 @@ impl GrantVerifier {
                     clock,
                 };
                 let claims = self.id_claims(&verification, response, redemption).await?;
-                // The nonce and `auth_time` are compared with the ID token of a later refresh.
-                // Therefore the nonce and `auth_time` are kept only if there is a refresh token.
+                // The gateway compares the nonce and `auth_time` with the ID token of a later
+                // refresh. Without a refresh token, the gateway does not keep the two values.
                 authentication = refresh_token.map(|_| Authentication {
                     nonce: redemption.nonce.into(),
                     auth_time: rules.auth_time(&claims),
@@ -282,7 +281,7 @@ impl GrantVerifier {
     }
 
     /// Logs a warning that the provider sent no refresh token, if a missing scope is the likely
-    /// reason. Without a refresh token, a session ends with its first access token.
+    /// reason. Without a refresh token, a session ends when its first access token expires.
     fn log_refresh_token_hint(&self, now: Timestamp) {
         let settings = &self.settings;
         let scope = |name: &str| settings.scopes.iter().any(|scope| scope == name);
@@ -313,7 +312,7 @@ impl GrantVerifier {
         let expires_in = answer.expires_in.or(default);
         let in_response = expires_in.map(|lifetime| requested_at.plus(lifetime));
         let in_token = claims.map(|claims| claims.expires_at);
-        // After the earlier time, the provider may already refuse the token.
+        // The provider may refuse the token as soon as one of the two times has passed.
         let expires_at = in_response.into_iter().chain(in_token).min();
         let timing = if self.settings.refresh.revokes_access_token {
             RefreshTiming::Late
@@ -334,8 +333,8 @@ impl GrantVerifier {
         .map_err(GrantError::Token)
     }
 
-    /// Returns the claims of the ID token, which is required (OpenID Connect Core 1.0 section
-    /// 3.1.3.3).
+    /// Returns the claims of the ID token, or an error if there is no ID token (OpenID Connect Core
+    /// 1.0 section 3.1.3.3).
     async fn id_claims(
         &self,
         verification: &Verification<'_>,
@@ -359,8 +358,8 @@ impl GrantVerifier {
             .map_err(GrantError::IdToken)
     }
 
-    /// Returns the identity from an ID token, with additional claims from the userinfo if the
-    /// settings ask for the userinfo.
+    /// Returns the identity from an ID token. Adds claims from the userinfo if the settings ask for
+    /// the userinfo.
     async fn identity_from_id_token(
         &self,
         verification: &Verification<'_>,
@@ -472,8 +471,8 @@ impl GrantVerifier {
         };
         match published.newer(&seen, endpoint, clock).await {
             Ok(newer) => jwt::verify(token, expected, &newer.keys).map_err(Unverified::Token),
-            // The key of the token is known, so the token is probably wrong, and newer keys would
-            // probably not help.
+            // The key is known, and only the signature is wrong. Newer keys would probably not
+            // help.
             Err(KeysError::FetchedRecently { .. }) if !matches!(error, TokenError::UnknownKey) => {
                 Err(Unverified::Token(error))
             }

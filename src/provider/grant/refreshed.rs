@@ -1,9 +1,9 @@
 //! Verifies the response to a refresh.
 //!
 //! The response has to belong to the user of the session. If a verified response belongs to another
-//! user, none of its tokens is used. An ID token is optional at a refresh. If the ID token is
-//! invalid, the new tokens are used, but the identity is not updated (OpenID Connect Core 1.0
-//! section 12.2).
+//! user, the gateway uses none of the tokens in the response. An ID token is optional at a refresh.
+//! If the ID token is invalid, the new tokens are used, but the identity is not updated (OpenID
+//! Connect Core 1.0 section 12.2).
 
 use super::{GrantVerifier, ResponseContext, Verification};
 use crate::clock::Clock;
@@ -78,8 +78,8 @@ impl GrantVerifier {
         Ok(alone.then_some(identity))
     }
 
-    /// Checks the user first, and the other claims afterwards. If the tokens in the response belong
-    /// to another user, the session must not get the tokens.
+    /// Checks the user before the other claims. If the tokens in the response belong to another
+    /// user, the session must not get the tokens.
     fn checked_identity(
         &self,
         verification: &Verification<'_>,
@@ -108,8 +108,8 @@ impl GrantVerifier {
         Ok(identity)
     }
 
-    /// If the response is about another user, returns the error. Otherwise logs the error and
-    /// returns `None`, so that the session keeps its identity.
+    /// Returns the error if the response is about another user. Logs any other error and returns
+    /// `None`, so that the session keeps its identity.
     fn keep_identity(&self, error: GrantError) -> Result<Option<Identity>, GrantError> {
         if matches!(error, GrantError::OtherUser) {
             return Err(error);

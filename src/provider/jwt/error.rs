@@ -1,4 +1,4 @@
-//! Errors in the verification of tokens.
+//! Errors that occur when the gateway verifies tokens.
 
 use crate::provider::json::JsonError;
 use crate::provider::settings::advice;
@@ -40,7 +40,7 @@ pub enum TokenError {
     /// The hash of the access token or the code is wrong, so the token belongs to another response.
     #[error("the token belongs to another token response (`{0}`)")]
     Hash(&'static str),
-    /// The header has a member that changes the meaning of the token and is not supported.
+    /// The gateway does not support a header member that changes the meaning of the token.
     #[error("the header member `{0}` is not supported")]
     Header(&'static str),
     /// The token is from another issuer.
@@ -76,7 +76,8 @@ pub enum TokenError {
     /// No key has the `kid` of the token, or no key supports the algorithm of the token.
     #[error("there is no key with this `kid` for this algorithm")]
     UnknownKey,
-    /// The audience contains the gateway, and also an audience that is not in `id_token.audiences`.
+    /// The token is for the gateway, but also for an audience that `id_token.audiences` does not
+    /// list.
     #[error("the token has an audience that `id_token.audiences` does not list (`aud`)")]
     UntrustedAudience,
 }

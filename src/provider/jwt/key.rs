@@ -13,8 +13,8 @@ use serde_json::Value;
 use crate::provider::json::Object;
 use crate::provider::settings::Algorithm;
 
-/// The members of a private or a shared key (RFC 7518 section 6). A key with a private member is
-/// not used, because a published private key is no longer secret.
+/// The members of a private or a shared key (RFC 7518 section 6). The gateway skips a key with a
+/// private member, because a published private key is no longer secret.
 const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
 /// The problem with a public key file. The operator has to correct the file.
@@ -35,8 +35,8 @@ pub enum KeyProblem {
     Weak,
 }
 
-/// The reason why an entry of a key set is skipped. In the log, each text follows the words "an
-/// entry is".
+/// The reason why an entry of a key set is skipped. The log shows the error text of a variant after
+/// the words "an entry is".
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, thiserror::Error)]
 pub(in crate::provider) enum Unusable {
     #[error("with an unknown or wrong algorithm")]
@@ -125,8 +125,8 @@ impl Key {
         if pem.contains("PRIVATE KEY-----") {
             return Err(KeyProblem::Private);
         }
-        // The library reads only the first PEM block, and accepts a certificate as a key. Therefore
-        // this function itself checks the labels of the PEM blocks.
+        // The library reads only the first PEM block, and accepts a certificate as a key, so this
+        // function checks the labels of all PEM blocks.
         let labels = [
             "-----BEGIN PUBLIC KEY-----",
             "-----BEGIN RSA PUBLIC KEY-----",
@@ -255,7 +255,7 @@ fn rsa(members: &Object) -> Result<Vec<u8>, Unusable> {
         Ok(bytes.get(zeros..).unwrap_or_default().to_vec())
     };
     let (n, e) = (number("n")?, number("e")?);
-    // A very long modulus is refused here, because calculations with a very long modulus take a
+    // The gateway must not calculate with a very long modulus, because the calculation would take a
     // long time.
     if bits(&n) > 8192 {
         return Err(Unusable::Weak);
@@ -267,8 +267,8 @@ fn rsa(members: &Object) -> Result<Vec<u8>, Unusable> {
     Ok(key.as_ref().to_vec())
 }
 
-/// Returns true if the key may verify signatures. `use` and `key_ops` have to allow the
-/// verification or be absent (RFC 7517 sections 4.2 and 4.3).
+/// Returns true if the key may verify signatures. The members `use` and `key_ops` are optional, but
+/// must allow the verification if they are present (RFC 7517 sections 4.2 and 4.3).
 fn for_signatures(members: &Object) -> bool {
     let usage = members.get("use").is_none_or(|usage| usage == "sig");
     let operations = members.get("key_ops").is_none_or(|operations| {
@@ -278,7 +278,7 @@ fn for_signatures(members: &Object) -> bool {
     usage && operations
 }
 
-/// Reads a member that has to be a string if it is present.
+/// Reads an optional member, whose value must be a string.
 fn text<'a>(members: &'a Object, name: &'static str) -> Result<Option<&'a str>, Unusable> {
     match members.get(name) {
         None => Ok(None),

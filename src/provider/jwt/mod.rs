@@ -4,7 +4,7 @@
 //! caller checks the claims, because the library would ignore claims of an unexpected type. The
 //! token cannot choose the method of its verification. The algorithm comes from the configured list
 //! and the keys come from the configured key set. The token can only select one of the configured
-//! keys by `kid`. The members `jku`, `jwk`, `x5u` and `x5c` are ignored.
+//! keys by `kid`. The gateway ignores the header members `jku`, `jwk`, `x5u` and `x5c`.
 
 mod error;
 mod key;
@@ -31,8 +31,8 @@ pub(super) const ACCESS_TOKEN_TYPES: &[&str] = &["jwt", "at+jwt"];
 /// security event tokens have other types.
 pub(super) const ID_TOKEN_TYPES: &[&str] = &["jwt"];
 
-/// Header members that change the meaning of a token and that the gateway does not support. A token
-/// with an unsupported member is refused (RFC 7515 section 4.1.11, RFC 7797, RFC 7516).
+/// Unsupported header members that change the meaning of a token. A token with an unsupported
+/// member is refused (RFC 7515 section 4.1.11, RFC 7797, RFC 7516).
 const UNSUPPORTED_MEMBERS: [&str; 5] = ["crit", "b64", "zip", "enc", "cty"];
 
 /// Known algorithms that the gateway never accepts. An error text shows the name of an algorithm
@@ -87,7 +87,8 @@ pub(super) fn verify(
     let header = json::object(&decode(header)?).map_err(TokenError::Json)?;
     let algorithm = expected.algorithm(&header)?;
     let key_id = key_id(&header)?;
-    // The verification of the signature is slow, so all three parts are decoded first.
+    // All three parts are decoded before the slow verification, so that a malformed token costs
+    // little time.
     let payload = decode(payload)?;
     decode(signature)?;
     let signed = token
@@ -143,7 +144,7 @@ impl ExpectedHeader<'_> {
     }
 }
 
-/// Returns the `kid`, which has to be a string if it is present (RFC 7515 section 4.1.4).
+/// Returns the optional `kid`, which must be a string (RFC 7515 section 4.1.4).
 fn key_id(header: &Object) -> Result<Option<&str>, TokenError> {
     match header.get("kid") {
         None => Ok(None),

@@ -89,8 +89,8 @@ impl Signer {
             .map_err(|_cannot| SigningKeyProblem::Weak)
     }
 
-    /// Creates a signer for HS256, whose key is the unchanged client secret (OpenID Connect Core
-    /// 1.0 section 10.1).
+    /// Creates a signer for HS256. The key is the unchanged client secret (OpenID Connect Core 1.0
+    /// section 10.1).
     pub(in crate::provider) fn from_secret(secret: &Secret<String>) -> Self {
         Self {
             algorithm: jsonwebtoken::Algorithm::HS256,
@@ -98,7 +98,8 @@ impl Signer {
         }
     }
 
-    /// Signs `claims` as a compact JWS of type `JWT`. Adds `kid` only if `key_id` is given.
+    /// Signs `claims` as a compact JWS of type `JWT`. Adds the header member `kid` only if `key_id`
+    /// is given.
     pub(in crate::provider) fn sign(
         &self,
         key_id: Option<&str>,
