@@ -1,8 +1,8 @@
-//! The limiter of calls to one provider.
+//! Limits the number of calls per minute to one provider.
 //!
 //! Providers limit the calls from each address, and all users of a gateway share the address of the
-//! gateway. The limiter therefore refuses calls that the provider would refuse, and returns the
-//! time until the next call is allowed. A part of the allowed calls is reserved for logins.
+//! gateway. The limiter refuses calls that the provider would refuse, and returns the time until
+//! the next call is allowed. A part of the allowed calls is reserved for logins.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -18,7 +18,7 @@ const MINUTE: Duration = Duration::from_mins(1);
 /// calls for a day.
 const MAX_PAUSE: Duration = Duration::from_mins(5);
 
-/// Allows `calls` calls in every period of one minute. All of these calls may be made at the same
+/// Allows `calls` calls in every period of one minute. All `calls` calls may come at the same
 /// moment. A token bucket would be wrong, because a full bucket allows up to `2 * calls` calls in
 /// one minute.
 #[derive(Debug)]
@@ -30,8 +30,9 @@ pub(super) struct Limiter {
     calls_made: Arc<CallsMade>,
 }
 
-/// The recent calls of one registration. After a reload, the old and the new
-/// [`Provider`](super::Provider) share this value, because the old `Provider` may still make calls.
+/// The recent calls to one provider. After a reload, the old and the new
+/// [`Provider`](super::Provider) share a `CallsMade`, because the old `Provider` may still make
+/// calls.
 #[derive(Debug, Default)]
 struct CallsMade(
     // Only tasks of the control plane use this lock, and only before a call over the network.
@@ -41,7 +42,7 @@ struct CallsMade(
 
 #[derive(Debug, Default)]
 struct State {
-    /// The times of the calls of the last minute, in order.
+    /// The times of all calls in the last minute, in order.
     call_times: VecDeque<Timestamp>,
     /// The end of the pause that the provider asked for.
     paused_until: Timestamp,
@@ -58,7 +59,7 @@ impl Limiter {
     }
 
     /// Makes this limiter and `predecessor` use one common count of calls. Each limiter keeps its
-    /// own rate.
+    /// own maximum number of calls.
     pub(super) fn share_with(&mut self, predecessor: &Self) {
         self.calls_made = Arc::clone(&predecessor.calls_made);
     }
@@ -67,21 +68,20 @@ impl Limiter {
     pub(super) fn take(&self, grant: GrantType, now: Timestamp) -> Result<(), Duration> {
         let calls = match grant {
             GrantType::AuthorizationCode => self.calls,
-            // If only one call per minute is allowed, this call is not reserved for logins, because
-            // refreshes also need calls.
+            // A single call per minute is not reserved for logins, because refreshes need the call
+            // too.
             GrantType::RefreshToken => self.calls.saturating_sub(self.reserve).max(1),
         };
         let mut state = self.state();
         let pause = state.paused_until.since(now);
-        // If the remaining pause is longer than the maximum, the clock was set back. Without this
-        // check, the pause could last for years.
+        // A remaining pause above the maximum means that the clock was set back. The limiter
+        // ignores such a pause, because the pause could last for years.
         if !pause.is_zero() && pause <= MAX_PAUSE {
             return Err(pause);
         }
         let call_times = &mut state.call_times;
-        // If the time of a call is in the future, the call was made before the clock was set back.
-        // The age of the call is then unknown, so the limiter assumes that the call was made now.
-        // The call is counted for up to one more minute.
+        // A call time in the future means that the clock was set back after the call. The age of
+        // such a call is unknown, so the limiter treats the call as a call that is made now.
         for call in call_times.iter_mut().rev().take_while(|call| **call > now) {
             *call = now;
         }
@@ -104,8 +104,8 @@ impl Limiter {
     pub(super) fn pause(&self, now: Timestamp, time: Duration) {
         let until = now.plus(time.min(MAX_PAUSE));
         let mut state = self.state();
-        // If the stored end of the pause is later than the maximum, the clock was set back, and the
-        // stored end is not valid.
+        // A stored pause above the maximum means that the clock was set back. The new pause
+        // replaces such a stored pause.
         if state.paused_until > now.plus(MAX_PAUSE) {
             state.paused_until = until;
         } else {
@@ -171,8 +171,8 @@ mod tests {
 
     #[test]
     fn no_minute_exceeds_the_rate_and_no_call_is_wasted() {
-        // The test makes one attempt per `every` milliseconds, and counts the calls that are
-        // allowed.
+        // The test makes one attempt every `every` milliseconds, and counts the calls that the
+        // limiter allows.
         for (calls, every) in [(50, 100), (50, 1000), (7, 1), (1, 250)] {
             let (limiter, clock) = limiter(calls);
             let mut made = Vec::new();
@@ -207,7 +207,7 @@ mod tests {
             assert_eq!(taken(LOGIN), logins, "{calls}");
         }
         // When the oldest calls are more than one minute old, the limiter first allows logins
-        // again, and later the other calls.
+        // again, and later also refreshes.
         let (limiter, clock) = limiter(60);
         for _ in 0..60 {
             assert!(limiter.take(LOGIN, clock.now()).is_ok());
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(wait(REFRESH), Duration::from_secs(36));
         clock.advance(Duration::from_secs(35));
         assert!(limiter.take(LOGIN, clock.now()).is_ok());
-        // The login is one more counted call, so the refresh has to wait longer.
+        // The login also counts as a call, so the refresh has to wait longer.
         assert_eq!(wait(REFRESH), Duration::from_millis(1500));
     }
 

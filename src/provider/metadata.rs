@@ -1,8 +1,9 @@
 //! The metadata that a provider publishes (OpenID Connect Discovery 1.0, RFC 8414).
 //!
-//! Metadata is accepted only if it was fetched from the location of the configured issuer and
-//! contains the same issuer, byte for byte. [`Metadata::read`] lists the URLs that metadata must
-//! not contain. An endpoint that the settings contain is not read from the metadata.
+//! The gateway fetches the metadata from the location for the configured issuer. The metadata must
+//! contain the same issuer, byte for byte. [`Metadata::read`] lists the URLs that metadata must not
+//! contain. If the settings contain an endpoint, the gateway does not read the endpoint from the
+//! metadata.
 
 use std::net::Ipv6Addr;
 
@@ -21,10 +22,10 @@ use super::settings::{Discovery, Settings};
 use super::token::{ResponseFormatError, media_type};
 use crate::origin;
 
-/// The maximum length of a text of the provider in an error text, in characters.
+/// The maximum number of characters that an error shows of a text from the provider.
 const MAX_SHOWN: usize = 200;
 
-/// The maximum length of the beginning of a body in an error text, in characters.
+/// The maximum number of characters that an error shows of a body.
 const MAX_BEGINNING: usize = 60;
 
 /// The reason why metadata cannot be used. Either the metadata or the configured issuer is wrong.
@@ -47,7 +48,7 @@ pub enum MetadataError {
     Issuer {
         /// The configured issuer.
         configured: Box<str>,
-        /// The issuer in the metadata, which may be shortened.
+        /// The issuer in the metadata. A very long issuer is shortened.
         published: Box<str>,
     },
     /// The response is compressed.
@@ -67,11 +68,11 @@ pub enum MetadataError {
         #[source]
         source: Option<JsonError>,
     },
-    /// A member is missing or has another type.
+    /// A member is missing or has a wrong type.
     #[error("the member `{0}` is missing or has the wrong type")]
     Member(&'static str),
-    /// The provider answered with a redirect, which is not followed. The configured URL is
-    /// probably wrong.
+    /// The provider answered with a redirect, which the gateway does not follow. The configured URL
+    /// is probably wrong.
     #[error("the provider answered with status {status}, a redirect to {target:?}")]
     Redirect {
         /// The status code.
@@ -105,9 +106,8 @@ pub(super) struct Rules<'a> {
     pub(super) settings: &'a Settings,
 }
 
-/// The members of the metadata that the gateway uses, without the endpoints that the settings
-/// contain. The URLs of endpoints are stored without any change, unless the internal URL replaces
-/// the issuer in a URL.
+/// The members of the metadata that the gateway uses. An endpoint that the settings contain is
+/// `None`. The URLs are unchanged, except that the internal URL can replace the issuer.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Metadata {
     pub(super) authorization_endpoint: Option<String>,
@@ -117,14 +117,15 @@ pub(super) struct Metadata {
     pub(super) token_endpoint_auth_methods_supported: Option<Vec<String>>,
     /// The grant types that the provider lists. Only `check --online` reads the grant types.
     pub(super) grant_types_supported: Option<Vec<String>>,
-    /// The end-session endpoint, which may be shortened. Only `check --online` reads the endpoint.
+    /// The end-session endpoint. A very long URL is shortened. Only `check --online` reads this
+    /// member.
     pub(super) end_session_endpoint: Option<String>,
     /// True if every authorization response contains the issuer (RFC 9207 section 3).
     pub(super) authorization_response_iss_parameter_supported: bool,
 }
 
 /// Returns the URL at which the gateway reads the metadata. Returns `None` if the settings use no
-/// metadata. The internal URL replaces the issuer, unless the settings contain the URL.
+/// metadata. If the URL is the standard location, the internal URL replaces the issuer in the URL.
 ///
 /// `/.well-known/openid-configuration` is appended to the issuer (OpenID Connect Discovery 1.0
 /// section 4). `/.well-known/oauth-authorization-server` is inserted between the host and the path
@@ -221,11 +222,11 @@ impl Metadata {
     /// An endpoint has to be an `http` or `https` URL. An endpoint with `http` must have the origin
     /// of the issuer. An endpoint with `https` may be on any host, because large providers use
     /// several hosts. A loopback or link-local host is allowed only if the issuer has the same
-    /// host. This rule stops an attacker who controls the metadata from making the gateway call
-    /// internal services on the gateway's machine or on the same link.
+    /// host. An attacker who controls the metadata must not be able to make the gateway call
+    /// internal services on its own machine or link.
     ///
-    /// An endpoint that the gateway calls may also have the origin of the internal URL. An endpoint
-    /// that the settings contain is ignored, so no value of this endpoint is a problem.
+    /// An endpoint that the gateway calls may also have the origin of the internal URL. If the
+    /// settings contain an endpoint, the metadata may contain any value for the endpoint.
     pub(super) fn read(
         response: &Response<Bytes>,
         rules: Rules<'_>,
@@ -234,8 +235,8 @@ impl Metadata {
         check_status(response)?;
         let members = members(response)?;
         let published = text(&members, "issuer")?.ok_or(MetadataError::Member("issuer"))?;
-        // Without this check, a provider A could publish metadata with the issuer of a provider B
-        // and the keys of A (RFC 8414 section 3.3).
+        // The comparison of the issuers prevents that a provider A publishes its own keys as the
+        // keys of a provider B (RFC 8414 section 3.3).
         if published != issuer.as_str() {
             let published = published.chars().take(MAX_SHOWN).collect();
             let configured = issuer.as_str().into();
@@ -269,7 +270,8 @@ impl Metadata {
                 &members,
                 "token_endpoint_auth_methods_supported",
             )?,
-            // A wrong type is ignored, because no login needs these members.
+            // No login needs the grant types or the end-session endpoint, so a wrong type is not an
+            // error.
             grant_types_supported: texts(&members, "grant_types_supported").unwrap_or_default(),
             end_session_endpoint: text(&members, "end_session_endpoint")
                 .unwrap_or_default()
@@ -278,8 +280,8 @@ impl Metadata {
             {
                 None => false,
                 Some(Value::Bool(promises)) => *promises,
-                // If the value has another type, the metadata is refused. If the gateway treated a
-                // value of another type as false, an attacker could omit `iss` in a mix-up attack.
+                // If the gateway treated a value of a wrong type as false, an attacker could omit
+                // `iss` in a mix-up attack.
                 Some(_) => return Err(MetadataError::Member(promises_issuer)),
             },
         })
@@ -287,8 +289,8 @@ impl Metadata {
 }
 
 impl Rules<'_> {
-    /// Returns the URL that is used for the endpoint `name`, whose URL in the metadata is `text`.
-    /// Returns the problem if the URL is not allowed.
+    /// Returns the URL of the endpoint `name`. In the metadata, the URL is `text`. In the result,
+    /// the internal URL can replace the issuer. Returns the problem if the URL is not allowed.
     fn url_of(
         &self,
         name: &str,
@@ -419,7 +421,7 @@ fn parsed(text: &str) -> Result<Url, &'static str> {
     }
 }
 
-/// Returns the problem with the origin of an endpoint, if any. `issuer_url` is the URL of the
+/// Returns the problem if the origin of an endpoint is not allowed. `issuer_url` is the URL of the
 /// issuer.
 fn origin_problem(url: &Url, issuer_url: Option<&Url>) -> Option<&'static str> {
     if url.scheme() == "http" {

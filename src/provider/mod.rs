@@ -1,16 +1,16 @@
-//! The provider: an OAuth 2.0 authorization server, and the gateway's registration at this server.
+//! A provider is an OAuth 2.0 authorization server at which the gateway is a registered client.
 //!
-//! This module implements the client side of OAuth 2.0 and OpenID Connect (RFC 6749, RFC 7636, OpenID
-//! Connect Core 1.0). The module builds the authorization request, exchanges a code for tokens, and
-//! reads the identity from the tokens. Profiles and settings describe the differences between kinds
-//! of providers ([`profile`], [`settings`]). The module does not handle browsers, cookies, `state` or
-//! sessions. Before the caller calls [`Provider::redeem`], the caller must verify that the response
-//! belongs to its request.
+//! This module implements the client side of OAuth 2.0 and OpenID Connect (RFC 6749, RFC 7636,
+//! OpenID Connect Core 1.0). The module builds the authorization request, exchanges a code for
+//! tokens, and reads the identity from the tokens. Profiles and settings describe the differences
+//! between kinds of providers ([`profile`], [`settings`]). The module does not handle browsers,
+//! cookies, `state` or sessions. Before the caller calls [`Provider::redeem`], the caller must
+//! verify that the authorization response belongs to the caller's authorization request.
 //!
 //! This module never repeats a token request. A code is valid for one request. If the connection
 //! breaks, the provider may already have used the code, so only a new login is safe. If a refresh
-//! token is used two times, many providers assume that the refresh token was stolen. The caller
-//! therefore decides whether and when to call [`Provider::refresh`] again.
+//! token is used two times, many providers assume that the refresh token was stolen. Only the
+//! caller decides whether and when to call [`Provider::refresh`] again.
 //!
 //! [`Provider::maintain`] reads the published metadata and keys on the control plane, before they
 //! are needed and then periodically. The last valid data is replaced only by valid data.
@@ -98,14 +98,14 @@ use reachability::Reachability;
 use settings::{ErrorPattern, GrantType};
 use token::{CodeGrant, RequestFormat, TokenResponse};
 
-/// An authorization code, with the values of its authorization request.
+/// An authorization code, and the values of the authorization request that led to the code.
 #[derive(Debug)]
 pub struct Redemption<'a> {
     /// The authorization code.
     pub code: Secret<String>,
-    /// The PKCE verifier of the challenge in the authorization request (RFC 7636 section 4.5).
+    /// The PKCE verifier for the challenge in the authorization request (RFC 7636 section 4.5).
     pub code_verifier: Secret<String>,
-    /// The nonce of the authorization request. The ID token has to contain the same nonce.
+    /// The nonce of the authorization request. The ID token must contain the same nonce.
     pub nonce: &'a str,
     /// The redirection URI of the authorization request, byte for byte.
     pub redirect_uri: &'a str,
@@ -116,12 +116,12 @@ pub struct Redemption<'a> {
 /// Providers by their configured names.
 pub type Providers = BTreeMap<Box<str>, Arc<Provider>>;
 
-/// The gateway's registration at one authorization server.
+/// One authorization server, as the gateway uses it.
 #[derive(Debug)]
 pub struct Provider {
     name: Box<str>,
     settings: Settings,
-    /// The variables of the settings that end with `_env`.
+    /// The environment variables that settings such as `client_secret_env` name.
     environment: Environment,
     issuer: Option<Issuer>,
     internal_url: Option<InternalUrl>,
@@ -129,8 +129,8 @@ pub struct Provider {
     /// The endpoints and the client authentication. If the settings use metadata, the value is
     /// `None` until the metadata has been read.
     info: ArcSwapOption<ProviderInfo>,
-    /// The credentials from the last read of the files. Every task that replaces `info` holds this
-    /// lock.
+    /// The credentials from the last read of the files. A task must hold this lock while it
+    /// replaces `info`.
     credentials: Mutex<Credentials>,
     reachability: Reachability,
     format: RequestFormat,
@@ -143,9 +143,9 @@ pub struct Provider {
 
 impl Provider {
     /// Sets up the provider with the name `name`: checks `settings`, and reads the secret, the keys
-    /// and the certificate authorities. `environment` contains the variables that name proxies and that
-    /// contain secrets. The function blocks the thread while the function reads
-    /// small files, and opens no connection.
+    /// and the certificate authorities. `environment` contains the variables that name proxies and
+    /// that contain secrets. Blocks the thread while the function reads small files. Opens no
+    /// connection.
     ///
     /// # Errors
     ///
@@ -204,14 +204,14 @@ impl Provider {
     /// Returns the provider to use after a reload of the settings. `self` was made from the new
     /// settings, and `before` was made from the old settings.
     ///
-    /// - If the settings have not changed, the function returns `before`, with its metadata and
-    ///   keys.
-    /// - If `before` has the same registration ([`Provider::fingerprint`]) but other settings,
-    ///   `self` and `before` share the breaker and the count of calls. Therefore a reload does not
-    ///   allow more calls.
-    /// - If the URLs for metadata and keys are also the same, `self` copies the metadata and keys
-    ///   of `before`. Therefore a reload while the provider is down does not affect users who are
-    ///   signed in.
+    /// If the settings have not changed, returns `before`, with its metadata and keys.
+    ///
+    /// If the settings have changed, but not the name and the fingerprint
+    /// ([`Provider::fingerprint`]), `self` and `before` share the breaker and the count of calls. A
+    /// reload of the settings therefore does not allow more calls.
+    ///
+    /// If the URLs for metadata and keys are also the same, `self` copies the metadata and keys of
+    /// `before`. A reload while the provider is down therefore does not affect signed-in users.
     pub fn replacing(mut self, before: &Arc<Self>) -> Arc<Self> {
         if before.is_made_from(&self.name, &self.settings) {
             return Arc::clone(before);
@@ -275,8 +275,9 @@ impl Provider {
         let mut context = digest::Context::new(&SHA256);
         let client = Some(&settings.client_id);
         for part in server.into_iter().chain([client]) {
-            // A length precedes each part, so that different parts never give the same input. A
-            // missing part has no length, so a missing part differs from an empty part.
+            // Each part begins with its length, so that two different lists of parts never give the
+            // same text. A missing part has no length, so a missing part differs from an empty
+            // part.
             let text = part.map_or_else(String::new, |text| format!("{}:{text}", text.len()));
             context.update(text.as_bytes());
             context.update(b",");
@@ -291,8 +292,8 @@ impl Provider {
         self.settings.authorization_request.response_mode
     }
 
-    /// If the gateway has recently checked whether logins can begin, returns the result of that
-    /// check. The function returns immediately.
+    /// Returns the result of the last check whether logins can begin. Returns `None` if there was
+    /// no recent check. The function returns immediately.
     ///
     /// # Errors
     ///
@@ -326,7 +327,7 @@ impl Provider {
     }
 
     /// Returns the URL of the authorization request (RFC 6749 section 4.1.1). The URL contains the
-    /// query of the endpoint, and no reserved parameter two times. The challenge is omitted if PKCE
+    /// query of the endpoint. No reserved parameter appears twice. The challenge is omitted if PKCE
     /// is off. The nonce is omitted if no ID token is requested.
     ///
     /// # Errors
@@ -340,8 +341,8 @@ impl Provider {
     }
 
     /// Checks the `iss` parameter of an authorization response (RFC 9207 section 2.4). If an issuer
-    /// is configured, `iss` has to be equal to the configured issuer. If the provider promises
-    /// `iss`, the parameter has to be present.
+    /// is configured, `iss` must be equal to the configured issuer. If the provider promises `iss`
+    /// in its metadata, the parameter must be present.
     ///
     /// # Errors
     ///
@@ -356,7 +357,7 @@ impl Provider {
     }
 
     /// Exchanges an authorization code for tokens with one call to the token endpoint (RFC 6749
-    /// section 4.1.3). Then fetches the keys of the provider and the userinfo, if they are needed
+    /// section 4.1.3). Also fetches the provider's keys and the userinfo, if the gateway needs them
     /// for the identity.
     ///
     /// # Errors
@@ -368,15 +369,16 @@ impl Provider {
     /// # Cancel safety
     ///
     /// Not cancel safe. If the future is dropped, the provider may have used the code, and the
-    /// tokens are lost. Run the future as a task that outlives the browser's connection.
+    /// tokens are lost. The caller should run the future in a task that can outlive the browser's
+    /// connection.
     pub async fn redeem(
         &self,
         redemption: Redemption<'_>,
         clock: &Clock,
     ) -> Result<Grant, ExchangeError> {
         let info = self.info()?;
-        // The clock is read and the rate limit is checked after the wait for a slot, because the
-        // wait may be long.
+        // The wait for a slot may be long, so the gateway reads the clock and checks the rate limit
+        // after the wait.
         let _slot = self.call_slot(GrantType::AuthorizationCode).await?;
         let requested_at = clock.now();
         self.check_rate(GrantType::AuthorizationCode, requested_at)?;
@@ -436,8 +438,8 @@ impl Provider {
         {
             self.limiter.pause(arrived_at, *wait);
         }
-        // Every successful call shows that the provider works, so the breaker allows refreshes
-        // again. A successful call of a login has the same effect.
+        // Every successful call, also at a login, shows that the provider works. The breaker
+        // therefore allows refreshes again.
         answer.inspect(|_granted| self.breaker.succeeded())
     }
 

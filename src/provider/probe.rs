@@ -14,7 +14,7 @@ use crate::telemetry::chain;
 
 impl Provider {
     /// Asks the provider for everything that a login needs, except for tokens, and reports what
-    /// would fail. The token endpoint gets a connection, but no request.
+    /// would fail. Opens a connection to the token endpoint, but sends no request to it.
     ///
     /// # Cancel safety
     ///
@@ -149,14 +149,14 @@ async fn probe_endpoints(
         let place = place(endpoint.uri());
         if !connected.contains(&place) {
             connected.push(place);
-            // A failure is already reported, and the other hosts are checked anyway.
+            // `probe` has already reported a failure. The loop continues with the next host.
             let _reached = endpoint.probe(key, clock.now(), findings).await;
         }
     }
 }
 
-/// Compares the method of client authentication with the methods in the metadata. A method that is
-/// not listed is only a warning, because some providers do not list all methods.
+/// Compares the method of client authentication with the methods in the metadata. An unlisted
+/// method causes only a warning, because some providers do not list all methods.
 fn check_client_authentication(info: &ProviderInfo, findings: &mut Findings) {
     let (key, name) = ("client_authentication", info.client_auth.name());
     let listed = info

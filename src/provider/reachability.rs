@@ -1,9 +1,9 @@
-//! The recent reachability of a provider.
+//! Remembers whether the gateway could recently reach a provider.
 //!
 //! The gateway should not begin a login that cannot be completed. Before the gateway redirects a
-//! browser, the gateway connects to the provider, unless a recent connection succeeded. If several
-//! logins begin at the same time, only the first login connects, and the others wait for its
-//! result.
+//! browser to the provider, the gateway itself connects to the provider. It omits this connection
+//! if a recent connection succeeded. If several logins begin at the same time, only the first login
+//! connects, and the others wait for its result.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,8 +18,8 @@ use crate::clock::{Clock, Timestamp};
 /// The time during which a success counts as recent.
 const SUCCESS_LIFETIME: Duration = Duration::from_secs(10);
 
-/// The time during which a failure counts as recent. After a recent failure, no new attempt is
-/// made.
+/// The time during which a failure counts as recent. After a recent failure, the gateway makes no
+/// new attempt.
 const FAILURE_LIFETIME: Duration = Duration::from_secs(5);
 
 /// The results of the last attempts to reach the provider.
@@ -47,8 +47,8 @@ impl Reachability {
     ///
     /// Returns [`Unreachable`] if the recent attempt failed.
     pub(super) fn recent(&self, now: Timestamp) -> Option<Result<(), Unreachable>> {
-        // If the time of a result is in the future, the clock was set back, and the result is
-        // ignored.
+        // A result with a time in the future is ignored, because the clock was set back after the
+        // result.
         let within = |at: Timestamp, time| at <= now && now.since(at) < time;
         // `Relaxed` is sufficient, because no other data depends on `answered`.
         let answered = Timestamp::from_millis(self.answered.load(Ordering::Relaxed));
@@ -65,8 +65,8 @@ impl Reachability {
         }))
     }
 
-    /// Returns the result of a recent attempt, or tries to reach the provider with `reach` if there
-    /// is no recent result.
+    /// Returns the result of a recent attempt. If there is no recent result, calls `reach` and
+    /// returns its result.
     ///
     /// # Errors
     ///

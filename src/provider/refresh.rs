@@ -2,9 +2,9 @@
 //!
 //! A refresh makes one call to the token endpoint, and never repeats the call. If the connection
 //! breaks, the provider may already have exchanged the refresh token, and may treat a second use of
-//! the refresh token as theft. This module decides what a response means for the session. The
-//! decision depends on the status, a well-formed `error` and the error patterns of the profile.
-//! Only a clear refusal by the provider ends a session.
+//! the refresh token as theft. This module decides whether a response ends the session. This
+//! decision about the session depends on the status, a well-formed `error` and the error patterns
+//! of the profile. Only a clear refusal by the provider ends a session.
 
 use super::breaker::Attempt;
 use super::grant::ResponseContext;
@@ -37,7 +37,7 @@ pub struct Refreshed {
     pub identity: Option<Identity>,
 }
 
-/// The error of a refresh, and the verdict about the session.
+/// The error of a failed refresh, and its consequence for the session.
 #[derive(Debug, thiserror::Error)]
 #[error("the tokens were not refreshed")]
 #[must_use = "it may end the session"]
@@ -54,11 +54,11 @@ pub struct RefreshError {
     pub salvaged: Option<Box<TokenSet>>,
 }
 
-/// The verdict about the session after a failed refresh.
+/// States what a failed refresh means for the session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub enum Verdict {
-    /// The grant has ended. Therefore the session ends, and the user has to sign in again.
+    /// The grant has ended. The session ends, and the user has to sign in again.
     GrantEnded,
     /// The provider refuses the gateway, or the response of the provider is not valid. An operator
     /// has to act. The session stays.
@@ -97,8 +97,8 @@ impl RefreshError {
         before: &TokenSet,
     ) -> Self {
         let verdict = Verdict::of(error.class());
-        // Here, `GrantEnded` means that the new tokens belong to another user, so no new token is
-        // kept.
+        // If the response contains tokens, `GrantEnded` means that the new tokens belong to another
+        // user. The gateway must not keep these tokens.
         let kept = (verdict != Verdict::GrantEnded).then(|| {
             let new = response.answer.refresh_token.as_ref()?;
             before.with_refresh_token(new.expose()).ok()
@@ -126,8 +126,8 @@ impl Provider {
     ///
     /// If the response is lost, the gateway cannot know whether the provider has used up the
     /// refresh token. A lost response is a temporary failure, and the next refresh uses the same
-    /// refresh token. A provider with a grace period accepts this refresh token. A provider without
-    /// a grace period responds that the grant has ended.
+    /// refresh token. A provider with a grace period accepts a used refresh token again for a short
+    /// time. A provider without a grace period responds that the grant has ended.
     ///
     /// # Errors
     ///
@@ -138,8 +138,8 @@ impl Provider {
     /// # Cancel safety
     ///
     /// Not cancel safe. If the future is dropped, the provider may have used up the refresh token,
-    /// and the new refresh token is lost. The caller should therefore run the future in a task that
-    /// can outlive every request.
+    /// and the new refresh token is lost. The caller should run the future in a task that can
+    /// outlive every request.
     pub async fn refresh(
         &self,
         request: &RefreshRequest<'_>,
@@ -180,7 +180,7 @@ impl Provider {
         let request = self
             .format
             .refresh(uri, client_auth, refresh_token, requested_at)?;
-        // `admit` has to be the last check before the call. If `admit` allows a probe, the breaker
+        // `admit` must be the last check before the call. If `admit` allows a probe, the breaker
         // waits for the result of the probe, so no later check may prevent the call.
         let attempt = self.breaker.admit(requested_at).map_err(breaker_open)?;
         let answer = self
@@ -194,8 +194,8 @@ impl Provider {
         })
     }
 
-    /// Reports a failed call to the breaker. A refusal is reported as a success, because a refusal
-    /// shows that the provider works.
+    /// Reports a failed call to the breaker. The breaker counts a refusal as a success, because a
+    /// refusal shows that the provider works.
     fn record_error(&self, attempt: Attempt, class: Classification, clock: &Clock) {
         if class.passes {
             let (now, fraction) = (clock.now(), schedule::random_fraction());

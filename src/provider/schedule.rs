@@ -17,15 +17,15 @@ const LEAD_TIME: Duration = Duration::from_mins(1);
 /// The maximum of the random part of the lead time.
 const MAX_JITTER: Duration = Duration::from_mins(5);
 
-/// The longest lead time if a refresh revokes the old access token. This lead time is short,
-/// because a refresh makes requests in progress with the old token fail.
+/// The longest lead time if a refresh revokes the old access token. The lead time is short, because
+/// a request that still uses the old token fails after the refresh.
 const LATE_LEAD_TIME: Duration = Duration::from_secs(2);
 
-/// The upper limit of the minimum time between two refreshes.
+/// The minimum time between two refreshes, if an access token has a long or unknown lifetime.
 pub(super) const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The lower limit of the minimum time between two refreshes. Without this limit, every request
-/// would start a refresh if a provider issued expired tokens.
+/// The minimum time between two refreshes, if an access token has a very short lifetime. With a
+/// minimum of zero, a provider that issues expired tokens would cause a refresh at every request.
 const SHORTEST_REFRESH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// States whether a refresh is sent well before expiry or just before expiry.
@@ -38,7 +38,7 @@ pub(super) enum RefreshTiming {
 }
 
 /// Returns the lifetime of an access token that was requested at `obtained_at`. `fraction` is a
-/// random number from 0 to 1, which determines the random part of the lead time.
+/// random number from 0 to 1. It determines the random part of the lead time.
 pub(super) fn lifetime(
     obtained_at: Timestamp,
     expires_at: Option<Timestamp>,
@@ -46,8 +46,8 @@ pub(super) fn lifetime(
     fraction: f64,
 ) -> Lifetime {
     let lifetime = expires_at.map(|end| end.since(obtained_at));
-    // The minimum time between two refreshes is half of the lifetime. Therefore a token with a
-    // short lifetime can be refreshed before its expiry, but not too often.
+    // The minimum time between two refreshes is half of the lifetime, within the two limits. The
+    // gateway can refresh a token with a short lifetime before its expiry, but not too often.
     let floor = lifetime.map_or(MIN_REFRESH_INTERVAL, |lifetime| {
         lifetime
             .mul_f64(0.5)
@@ -57,8 +57,7 @@ pub(super) fn lifetime(
     let refresh_at = |timing, lifetime: Duration, end: Timestamp| {
         let before_end = lifetime.saturating_sub(lead_time(timing, lifetime, fraction));
         // If the lifetime is very short, `not_before` may be later than the expiry. The refresh
-        // time must not be later than the expiry, because after the expiry, requests have to wait
-        // for the refresh.
+        // time must not be later, because requests after the expiry have to wait for the refresh.
         obtained_at.plus(before_end).max(not_before).min(end)
     };
     Lifetime {
@@ -90,7 +89,7 @@ fn lead_time(timing: RefreshTiming, lifetime: Duration, fraction: f64) -> Durati
 }
 
 /// Returns a random number from 0 to 1. If the operating system returns no random bytes, the result
-/// is 0.5. A fixed number is sufficient, because the number does not have to be secret.
+/// is 0.5. The result needs no secrecy, so a fixed number is sufficient.
 pub(super) fn random_fraction() -> f64 {
     random::<4>().map_or(0.5, |bytes| {
         f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)

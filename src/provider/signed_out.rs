@@ -1,4 +1,4 @@
-//! The responses by which an app refuses an access token.
+//! Recognizes the responses by which an app refuses an access token.
 
 use http::header::{LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};

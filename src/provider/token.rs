@@ -71,7 +71,7 @@ pub(super) struct TokenResponse {
     pub(super) id_token: Option<Secret<String>>,
 }
 
-/// A code, with the values of its authorization request.
+/// A code, and the values of the authorization request that led to the code.
 #[derive(Debug)]
 pub(super) struct CodeGrant<'a> {
     pub(super) code: &'a Secret<String>,
@@ -83,16 +83,16 @@ pub(super) struct CodeGrant<'a> {
 #[derive(Debug)]
 pub(super) struct RequestFormat {
     body: BodyFormat,
-    /// The resources that the access token is for (RFC 8707 section 2.2).
+    /// The resources for which the gateway requests the access token (RFC 8707 section 2.2).
     resources: Vec<String>,
-    /// The additional parameters of the profile and the operator, with the names that the request
-    /// uses.
+    /// The additional parameters from the profile and the operator, under the names that the
+    /// request uses.
     extra: BTreeMap<String, String>,
     rename: BTreeMap<String, String>,
 }
 
 impl RequestFormat {
-    /// Checks that no parameter is repeated and that no reserved parameter is replaced.
+    /// Checks that the settings repeat no parameter and replace no reserved parameter.
     pub(super) fn new(settings: &Settings) -> Result<Self, SetupError> {
         let request = &settings.token_request;
         let refuse = |key, problem| Err(SetupError::Setting { key, problem });
@@ -242,7 +242,7 @@ impl<'a> TokenRequest<'a> {
 pub(super) const FORM: &str = "application/x-www-form-urlencoded";
 
 /// The initial capacity of the buffer for a request. Even a request with the longest code fits into
-/// the buffer. Therefore the buffer never grows, and leaves no copy of a secret in memory.
+/// the buffer. A buffer that grows would leave copies of secrets in memory.
 const BUFFER_CAPACITY: usize = 16 * 1024;
 
 /// Writes a form. The form is wiped when it is dropped.
@@ -277,7 +277,8 @@ fn object<'a>(
     buffer
 }
 
-/// Reads the response to a token request: first the status, then the media type, then the JSON.
+/// Reads the response to a token request. An error response comes first, then the checks of the
+/// media type and the JSON.
 ///
 /// `expires_in` may be missing, a number, a fraction or a number in quotes. An `expires_in` that is
 /// null, zero, negative or more than a hundred years is refused, because such a value shows a fault
@@ -311,7 +312,7 @@ pub(super) fn read(
 }
 
 fn parse_tokens(mut members: Object) -> Result<TokenResponse, ResponseFormatError> {
-    // Before the checks, the tokens are moved into secrets, which wipe their memory even if a check
+    // Each token becomes a `Secret` before the checks, so that its memory is wiped even if a check
     // fails.
     let access_token = match members.remove("access_token") {
         Some(Value::String(token)) => Ok(Secret::new(token)),
@@ -352,7 +353,7 @@ fn expires_in(value: &Value) -> Result<Duration, ResponseFormatError> {
         .ok_or(ResponseFormatError::ExpiresIn)
 }
 
-/// Checks that the body is JSON and not compressed, according to the fields.
+/// Checks that, according to the fields of the response, the body is JSON and is not compressed.
 pub(super) fn says_json(headers: &HeaderMap) -> Result<(), ResponseFormatError> {
     let essence = media_type(headers)?;
     // Media types with the suffix `+json` are also JSON (RFC 6839 section 3.1).
@@ -376,7 +377,7 @@ pub(super) fn media_type(headers: &HeaderMap) -> Result<String, ResponseFormatEr
     Ok(essence.unwrap_or_default().trim().to_ascii_lowercase())
 }
 
-/// Wipes a body with tokens, if there is no other reference to its memory.
+/// Wipes the memory of a body with tokens, if there is no other reference to the memory.
 fn wipe(body: Bytes) {
     if let Ok(mut body) = body.try_into_mut() {
         body.as_mut().zeroize();

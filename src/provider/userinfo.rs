@@ -17,10 +17,10 @@ use crate::secret::Secret;
 use crate::token::TokenSet;
 
 /// The accepted media types. A provider sends a signed response (`application/jwt`) only if the
-/// client's registration asks for a signed response.
+/// gateway's client settings at the provider ask for a signed response.
 const ACCEPTED: &str = "application/json, application/jwt";
 
-/// The reason why there are no claims. Responsible: the provider.
+/// The reason why the gateway got no claims. Responsible: the provider.
 #[derive(Debug, thiserror::Error)]
 pub enum UserinfoError {
     /// The endpoint could not be reached, did not respond in time, or sent a response that is too
@@ -115,8 +115,8 @@ pub(super) async fn fetch_email(
     read_email(&response.map_err(UserinfoError::Call)?)
 }
 
-/// Returns the primary address if the primary address is verified, and otherwise the first verified
-/// address. Entries without a verified address are skipped.
+/// Returns the primary address if it is verified. If it is not, returns the first verified address.
+/// Entries without a verified address are skipped.
 fn read_email(response: &Response<Bytes>) -> Result<Option<Email>, UserinfoError> {
     let entries = read_list(response)?;
     let is = |entry: &Value, name: &str| entry.get(name) == Some(&Value::Bool(true));

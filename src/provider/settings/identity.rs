@@ -11,14 +11,14 @@ pub struct IdentitySettings {
     /// True if claims from the userinfo endpoint are added to the claims of the ID token. The
     /// setting has no effect if the provider has no userinfo endpoint. Default: no.
     pub userinfo: bool,
-    /// How the access token is sent to the userinfo endpoint. Default: `header`.
+    /// How the gateway sends the access token to the userinfo endpoint. Default: `header`.
     pub userinfo_bearer: UserinfoBearer,
     /// The endpoint that lists the user's email addresses. The endpoint is called only if the
-    /// userinfo has no verified address. The endpoint has to return a JSON array of objects with
-    /// `email`, `primary` and `verified`, as GitHub does.
+    /// userinfo has no verified address. The endpoint must return a JSON array of objects with
+    /// `email`, `primary` and `verified`, like the endpoint of GitHub.
     pub emails_endpoint: Option<String>,
-    /// The lists of the user's groups. All lists are read at a login, and their groups are added to
-    /// the groups in the claims.
+    /// The lists of the user's groups. At a login, the gateway reads all lists and adds their
+    /// groups to the groups in the claims.
     pub groups_endpoints: Vec<GroupsEndpoint>,
     /// The names of the claims.
     pub claims: ClaimNames,
@@ -32,12 +32,13 @@ pub struct IdentitySettings {
 pub enum IdentitySource {
     /// The claims of the verified JWT access token.
     AccessToken,
-    /// The claims of the ID token (OpenID Connect Core 1.0 section 2), which is required.
+    /// The claims of the ID token (OpenID Connect Core 1.0 section 2). The provider must send an ID
+    /// token.
     IdToken,
     /// No source. There is no identity: every user whom the provider accepts is signed in.
     #[default]
     None,
-    /// The JSON object of the userinfo endpoint.
+    /// The JSON object from the userinfo endpoint.
     Userinfo,
 }
 
@@ -47,12 +48,12 @@ pub enum IdentitySource {
 pub struct GroupsEndpoint {
     /// The endpoint that returns the list: a URL, or a path below `url`.
     pub endpoint: String,
-    /// The members whose texts are the parts of the name of a group. The parts are joined with `/`.
-    /// Dots lead into nested objects (`organization.login`).
+    /// The members that contain the parts of a group name. The parts are joined with `/`. A path
+    /// with dots names a member of a nested object (`organization.login`).
     pub name: Vec<String>,
 }
 
-/// How the access token is sent to the userinfo endpoint (RFC 6750 section 2).
+/// How the gateway sends the access token to the userinfo endpoint (RFC 6750 section 2).
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum UserinfoBearer {
@@ -64,8 +65,8 @@ pub enum UserinfoBearer {
 }
 
 /// The names of the claims. The gateway first looks for a claim with exactly the configured name.
-/// Then the gateway reads the name as a path with dots (`data.user.id`). An empty name matches no
-/// claim.
+/// If there is no such claim, the gateway reads the name as a path with dots (`data.user.id`). An
+/// empty name matches no claim.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClaimNames {
@@ -80,9 +81,9 @@ pub struct ClaimNames {
     pub preferred_username: String,
     /// The display name. Default: `name`.
     pub name: String,
-    /// The groups: an array of strings, one string, or an object. If the claim is an object, its
-    /// member names are the groups. The values of these members have to be objects. A path with
-    /// `[]` leads into an array of objects (`groups[].name`). Default: `groups`.
+    /// The groups: an array of strings, one string, or an object. In an object, each member whose
+    /// value is also an object names a group. A path with `[]` names a member in each object of an
+    /// array (`groups[].name`). Default: `groups`.
     pub groups: String,
 }
 

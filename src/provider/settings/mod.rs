@@ -1,8 +1,8 @@
 //! The settings of one provider, from the operator and the profile.
 //!
 //! Every key may come from the profile or from the operator's file. The `config` module has already
-//! merged the profile and the operator's file. [`Provider::new`](super::Provider::new)
-//! contains the checks that need more than one setting, and all code that reads files.
+//! merged the profile and the operator's file. [`Provider::new`](super::Provider::new) makes the
+//! checks that need more than one setting, and reads the files.
 
 mod identity;
 mod request;
@@ -29,19 +29,20 @@ pub(super) use self::token_checks::advice;
 pub use self::token_checks::{AccessTokenSettings, Algorithm, IdTokenSettings};
 pub use self::token_response::{ErrorMeaning, ErrorPattern, GrantType, Refresh};
 
-/// The gateway's registration at one provider, and how this provider differs from the standards.
+/// The gateway's client settings for one provider, and the provider's differences from the
+/// standards.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a separate key")]
 pub struct Settings {
-    /// The name of the profile with the defaults of these settings. The name has no effect in this
-    /// module, because the profile is already merged.
+    /// The name of the profile that contains the default settings. The name has no effect in this
+    /// module, because the `config` module has already merged the profile.
     pub profile: Option<String>,
-    /// The name of the provider on the page with a choice of providers. Default: the configured
-    /// name of the provider.
+    /// The name of the provider on the page where the user chooses a provider. Default: the
+    /// configured name of the provider.
     pub display_name: Option<String>,
     /// The issuer identifier, byte for byte (OpenID Connect Core 1.0 section 2). The text
-    /// `{tenantid}` in the identifier is a placeholder, which is replaced by each of `tenants`.
+    /// `{tenantid}` in the identifier is a placeholder for each of `tenants`.
     pub issuer: Option<String>,
     /// The tenants whose users are accepted, if the provider has several tenants.
     #[serde(default)]
@@ -50,7 +51,7 @@ pub struct Settings {
     #[serde(default)]
     pub discovery: Discovery,
     /// The URL that replaces the issuer when the gateway calls the provider. Browsers still use the
-    /// issuer's name. Default: the gateway uses the same URLs as browsers.
+    /// host name of the issuer. Default: the gateway uses the same URLs as browsers.
     pub internal_url: Option<String>,
     /// The URL of the metadata, if it differs from the standard location.
     pub metadata_url: Option<String>,
@@ -81,20 +82,21 @@ pub struct Settings {
     /// Default: no.
     #[serde(default)]
     pub plain_http: bool,
-    /// True if anybody can create an account at the provider. The profile sets this key. Default:
-    /// no.
+    /// True if anybody can create an account at the provider. The profiles of such providers set
+    /// this key. Default: no.
     #[serde(default)]
     pub open_registration: bool,
     /// Confirms that every account at the provider may use routes with the access "signed-in",
-    /// although anybody can create an account. If `open_registration` is true and `anyone` is
-    /// false, a configuration with a route for every signed-in user is refused. Default: no.
+    /// although anybody can create an account. Without this confirmation, the gateway refuses
+    /// routes for every signed-in user at a provider with `open_registration`. Default: no.
     #[serde(default)]
     pub anyone: bool,
-    /// The client identifier from the registration. A number is also accepted, and is used as text.
+    /// The client identifier that the provider gave to the gateway. A number is also accepted, and
+    /// becomes a text.
     #[serde(deserialize_with = "text_or_number")]
     pub client_id: String,
-    /// The file that contains the client secret. One newline at the end of the file is not part of
-    /// the secret.
+    /// The file that contains the client secret. The line breaks at the end of the file are not
+    /// part of the secret.
     pub client_secret_file: Option<PathBuf>,
     /// The name of the environment variable that contains the client secret.
     pub client_secret_env: Option<String>,
@@ -129,23 +131,23 @@ pub struct Settings {
     /// The checks of an ID token.
     #[serde(default)]
     pub id_token: IdTokenSettings,
-    /// The checks of a JWT access token. Access tokens are checked if keys are configured, also if
-    /// the identity comes from another source.
+    /// The checks of a JWT access token. If keys are configured, the gateway checks every access
+    /// token, even if the identity comes from another source.
     #[serde(default)]
     pub access_token: AccessTokenSettings,
     /// The settings of refreshes.
     #[serde(default)]
     pub refresh: Refresh,
-    /// Error responses of the token endpoint whose meaning differs from RFC 6749. The first
-    /// matching pattern decides.
+    /// Error responses of the token endpoint whose meaning differs from RFC 6749. The first pattern
+    /// that matches a response decides the meaning of the response.
     #[serde(default)]
     pub errors: Vec<ErrorPattern>,
-    /// Patterns for further responses, besides the status 401, by which apps refuse an access
-    /// token. Default: none.
+    /// Patterns for responses by which apps refuse an access token. The status 401 needs no
+    /// pattern. Default: none.
     #[serde(default)]
     pub signed_out_answers: Vec<SignedOutPattern>,
-    /// The maximum number of token requests in any minute. All of these requests may be sent at the
-    /// same moment. A fifth of the requests is reserved for logins. Default: 600.
+    /// The maximum number of token requests in any minute. The gateway may send all requests of a
+    /// minute at the same moment. A fifth of the requests is reserved for logins. Default: 600.
     #[serde(default = "calls_per_minute")]
     pub token_calls_per_minute: NonZeroU32,
     /// The maximum number of concurrent calls to the provider. A fifth of the calls is reserved for
@@ -169,8 +171,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Returns true if both settings have the same URLs and trust the same certificates for metadata
-    /// and keys.
+    /// Returns true if `self` and `other` name the same URLs for metadata and keys, and trust the
+    /// same certificates.
     pub(super) fn has_same_sources_as(&self, other: &Self) -> bool {
         let places = |settings: &Self| {
             [
@@ -192,8 +194,8 @@ impl Settings {
     }
 }
 
-/// Reads a text, or a number as text. Older servers use numbers as client identifiers. In addition,
-/// an environment variable that looks like a number is parsed as a number.
+/// Reads a text, or a number as text. Older servers use numbers as client identifiers. The `config`
+/// module also parses an environment variable that looks like a number as a number.
 fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     struct TextOrNumber;
     impl Visitor<'_> for TextOrNumber {

@@ -21,7 +21,7 @@ pub enum ClientAuthentication {
     Auto,
     /// The client identifier and the secret in the Basic scheme.
     ClientSecretBasic,
-    /// A JWT that is authenticated with the secret (OpenID Connect Core 1.0 section 9).
+    /// A JWT that is signed with the client secret (OpenID Connect Core 1.0 section 9).
     ClientSecretJwt,
     /// The client identifier and the secret in the body.
     ClientSecretPost,
@@ -44,7 +44,7 @@ pub struct ClientAssertion {
     /// The algorithm of the signature. Default: RS256, ES256, ES384 or `EdDSA`, depending on the
     /// key.
     pub algorithm: Option<Algorithm>,
-    /// The audience of the assertion. Default: the configured issuer, never a value of the
+    /// The audience of the client assertion. Default: the configured issuer, never a value from the
     /// metadata.
     pub audience: Option<String>,
 }
@@ -56,8 +56,8 @@ pub enum BasicEncoding {
     /// The client identifier and the secret are form-encoded, as RFC 6749 section 2.3.1 requires.
     #[default]
     Form,
-    /// The client identifier and the secret are not encoded, because some providers do not decode
-    /// the two values.
+    /// The client identifier and the secret are not encoded. Some providers do not decode the two
+    /// values.
     Raw,
 }
 
@@ -70,24 +70,24 @@ pub struct AuthorizationParameters {
     /// The parameter `prompt` (`login`, `consent`, `select_account`). Default: the provider
     /// decides.
     pub prompt: Option<String>,
-    /// The maximum time since the user authenticated at the provider, in seconds. The ID token has
-    /// to contain the time of the authentication.
+    /// The maximum time since the user authenticated at the provider, in seconds. The ID token must
+    /// contain the time of the authentication.
     pub max_age_secs: Option<u32>,
-    /// The requested authentication contexts. The ID token has to contain one of the requested
+    /// The requested authentication contexts. The ID token must contain one of the requested
     /// authentication contexts.
     pub acr_values: Vec<String>,
-    /// The resources that the access token is for (RFC 8707). The token request repeats the
-    /// resources.
+    /// The resources for which the gateway requests the access token (RFC 8707). The token request
+    /// repeats the resources.
     pub resource: Vec<String>,
     /// Names and values of additional parameters (`audience`, `domain_hint` ...). An additional
     /// parameter cannot replace a reserved parameter.
     pub parameters: BTreeMap<String, String>,
-    /// The parameters of a request to the sign-in endpoint that are sent to the provider.
+    /// The parameters that the gateway sends to the provider if a sign-in URL contains them.
     pub pass_parameters: PassedParameters,
 }
 
-/// The names of the parameters of a sign-in URL that are sent to the provider. Default:
-/// `login_hint`.
+/// The names of the parameters that the gateway copies from a sign-in URL to the authorization
+/// request. Default: `login_hint`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(transparent)]
 pub struct PassedParameters(Vec<String>);
@@ -104,9 +104,9 @@ impl PassedParameters {
         &self.0
     }
 
-    /// Returns true if the parameter `name` is sent to the provider with the value `value`. Anybody
-    /// can write a link to the sign-in endpoint, so the length and the characters of the value are
-    /// limited.
+    /// Returns true if the gateway may send the parameter `name` with the value `value` to the
+    /// provider. Anybody can write a link to the sign-in endpoint, so the length and the characters
+    /// of the value are limited.
     pub fn accept(&self, name: &str, value: &str) -> bool {
         let length = value
             .chars()

@@ -1,11 +1,11 @@
-//! The settings of the responses by which apps refuse an access token.
+//! The patterns for responses by which apps refuse an access token.
 
 use http::HeaderName;
 use serde::Deserialize;
 
 /// A pattern for responses by which an app refuses an access token. The status 401 needs no
-/// pattern. Each value that is set has to match the response. A pattern has a `location`, a
-/// `field`, or both.
+/// pattern. Each configured value must match the response. A pattern has a `location`, a `field`,
+/// or both.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct SignedOutPattern {

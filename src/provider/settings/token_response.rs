@@ -12,8 +12,8 @@ pub struct Refresh {
     /// the gateway sends the refresh as late as possible. Default: yes.
     pub revokes_access_token: bool,
     /// The time limit for the response to a refresh, in seconds. Requests that need the new access
-    /// token wait only for `session.refresh_wait_secs`. The limit is long, because the new refresh
-    /// token is lost if the gateway stops waiting. Default: 60.
+    /// token wait for at most `session.refresh_wait_secs`. The limit is long, because the new
+    /// refresh token is lost if the gateway stops waiting. Default: 60.
     pub deadline_secs: NonZeroU32,
 }
 
@@ -36,8 +36,8 @@ pub enum GrantType {
     RefreshToken,
 }
 
-/// A pattern that classifies an error response of the token endpoint. Each value that is set has to
-/// be equal to the value in the response. A value that is not set matches every response.
+/// A pattern that classifies an error response of the token endpoint. Each configured value must be
+/// equal to the value in the response. A value that is not configured matches every response.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct ErrorPattern {
@@ -69,7 +69,8 @@ pub enum ErrorMeaning {
     /// attempt may succeed.
     #[serde(rename = "later")]
     Temporary,
-    /// The registration or the request of the gateway is wrong. An operator has to act.
+    /// The gateway's request is wrong, or its client settings at the provider are wrong. An
+    /// operator has to act.
     #[serde(rename = "ours")]
     Misconfigured,
 }

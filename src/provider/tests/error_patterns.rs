@@ -24,8 +24,8 @@ impl<'a> Row<'a> {
         };
         let none = |text: &'a str| if text == "-" { "" } else { text };
         let fields = none(fields).split("; ");
-        // The fields of a row are separated by "; ". This parser drops the parameters of a media
-        // type, which are also separated by "; ".
+        // The fields of a row are separated by "; ". The separator also splits a media type from
+        // its parameters, and the parser drops the parameters.
         let fields = fields.filter_map(|field| field.split_once(": "));
         Self {
             line,
@@ -85,7 +85,7 @@ fn g_07_g_08_f_29_error_responses_of_real_servers_are_classified() {
 #[test]
 fn a_failing_provider_ends_no_session_whatever_its_body_says() {
     for row in rows().filter(|row| row.expected.0 == "fatal") {
-        // Each of these statuses is a temporary failure. The test combines each status with the
+        // Each status in the list means a temporary failure. The test combines each status with the
         // body of the row.
         for status in [408, 425, 429, 500, 502, 503, 504, 599] {
             let error = Row {

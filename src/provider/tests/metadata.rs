@@ -443,7 +443,8 @@ fn the_gateway_calls_the_internal_url_and_browsers_the_public_one() {
     let body = json!({
         "authorization_endpoint": of("auth"),
         "token_endpoint": of("token"),
-        // Keycloak can publish the URL at which the gateway has read the metadata.
+        // The metadata of Keycloak can contain URLs with the internal host name at which the
+        // gateway reads the metadata.
         "userinfo_endpoint": format!("{INTERNAL}/protocol/userinfo"),
         "jwks_uri": "https://keys.example/jwks",
     });

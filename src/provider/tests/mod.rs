@@ -195,7 +195,7 @@ impl Server {
         Self::start_by(|_url| answers.into_iter().collect()).await
     }
 
-    /// Starts a server whose responses contain its URL.
+    /// Starts a server. Its responses contain the URL of the server.
     async fn start_by(answers: impl FnOnce(&str) -> Vec<String>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -256,7 +256,7 @@ fn answer(status: &str, media_type: &str, body: &str) -> String {
     )
 }
 
-/// Returns a token response whose access token contains these claims.
+/// Returns a token response whose access token contains the given claims.
 fn tokens(payload: &serde_json::Value) -> String {
     let token = signed(&payload.to_string());
     let body = serde_json::json!({

@@ -7,8 +7,8 @@ use url::form_urlencoded;
 
 use super::*;
 
-/// Returns the fields and the body of a token request, and the reference request of the test data.
-/// `further` contains more settings of the provider.
+/// Returns the fields and the body of a token request, and the reference request from the test
+/// data. `further` contains more settings of the provider.
 async fn reference_request(further: &str) -> (http::request::Parts, String, serde_json::Value) {
     let files = Files::new();
     let reference = json(&data("reference-request.json"))["request"].take();
@@ -326,14 +326,15 @@ fn a_08_parameters_that_are_not_configured_are_not_sent() {
 
 #[test]
 fn a_11_the_challenge_is_sent_whatever_the_metadata_says() {
-    // The endpoint never sees the list of PKCE methods in the metadata, so the metadata cannot
+    // The gateway does not read the list of PKCE methods in the metadata, so the metadata cannot
     // cause a downgrade.
     let sent = asked("", &REQUEST);
     assert_eq!(named(&sent, "code_challenge"), [REQUEST.code_challenge]);
     assert_eq!(named(&sent, "code_challenge_method"), ["S256"]);
 }
 
-/// Returns the values of the parameter `name`, if a link has the parameter `name` with `value`.
+/// Returns the values of the parameter `name` in an authorization request. The link to the sign-in
+/// endpoint contains `name` with `value`.
 fn passed(further: &str, name: &str, value: &str) -> Vec<String> {
     let request = AuthorizationRequest {
         passed: &[(name.to_owned(), value.to_owned())],

@@ -12,7 +12,7 @@ fn every_profile_works_with_the_required_settings() {
         let profile = profile::find(name).unwrap();
         let given = match name {
             "oauth2" => "authorization_endpoint = \"/authorize\"\ntoken_endpoint = \"/token\"",
-            // The profile of a single server already contains the issuer.
+            // The profile of a provider with only one server already contains the issuer.
             _ if profile.contains("\nissuer = ") => "",
             _ if profile.contains("discovery = ") => "issuer = \"https://id.example\"",
             _ => "",
@@ -487,7 +487,8 @@ fn d_26_a_reload_does_not_raise_the_call_rate() {
     };
     assert_eq!(reason(&after), Err("token_calls_limited"));
     assert!(after.breaker.check(NOW).is_err());
-    // A provider with another registration does not share the limiter or the breaker.
+    // A provider with another client identifier or another name does not share the limiter or the
+    // breaker.
     for other in [
         renewed("op", &changed.replace("\"1\"", "\"2\"")),
         renewed("other", &changed),

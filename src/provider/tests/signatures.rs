@@ -1,5 +1,5 @@
-//! Tests which signatures of ID tokens are accepted and which are refused. Also tests the behaviour
-//! of the JWT library.
+//! Tests which signatures of ID tokens are accepted and which are refused. Also tests how the JWT
+//! library behaves.
 
 use aws_lc_rs::hmac;
 use serde_json::{Value, json as value};
@@ -36,12 +36,12 @@ fn signers() -> [(&'static str, &'static Signer); 9] {
     ]
 }
 
-/// Returns the outcome for a token with this header, signed by the RSA key with RS256.
+/// Returns the outcome for a token with the header `header`, signed by the RSA key with RS256.
 fn under(header: &str) -> &'static str {
     outcome(&keys(), &RSA.raw_token("RS256", header, PAYLOAD.as_bytes()))
 }
 
-/// Returns the outcome for a token with this payload.
+/// Returns the outcome for a token with the payload `payload`.
 fn saying(payload: &[u8]) -> &'static str {
     outcome(
         &keys(),
@@ -107,8 +107,8 @@ fn j_09_an_ecdsa_signature_is_two_numbers_that_are_not_zero() {
     let good = P256.signature("ES256", message.as_bytes());
     let (r, s) = good.split_at(32);
     let zero = [0; 32];
-    // The order of the P-256 group. The parts of a signature are numbers modulo the order. The
-    // order is zero modulo the order, so the order is not a valid part of a signature.
+    // The order of the P-256 group. Each part of a signature must be less than the order of the
+    // group, so the order itself is not a valid part.
     let order = hex("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551");
     let der = [&[0x30, 68, 2, 32][..], r, &[2, 32], s].concat();
     let verdict = |signature: &[u8]| outcome(&keys, &format!("{message}.{}", encode(signature)));
@@ -402,9 +402,9 @@ fn an_error_has_a_code_for_each_kind_of_token() {
     );
 }
 
-/// These tests show how the JWT library behaves. Because of this behaviour, the module `provider`
-/// reads keys and claims with its own code. If one of these tests fails, check whether this code is
-/// still needed.
+/// Shows that the JWT library accepts claims of a wrong type, and refuses a whole key set because
+/// of one entry. For this reason, the module `provider` reads keys and claims with its own code. If
+/// a test of the library fails, check whether the module `provider` still needs its own code.
 mod probes {
     use std::collections::HashMap;
 

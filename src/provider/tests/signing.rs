@@ -111,7 +111,7 @@ impl Signer {
     }
 }
 
-/// Returns a key set of these entries. At least one entry has to be usable.
+/// Returns a key set with the given entries. At least one entry has to be usable.
 pub(super) fn key_set(entries: &[Value]) -> KeySet {
     let set = value!({ "keys": entries });
     KeySet::from_jwks(set.to_string().as_bytes()).unwrap()

@@ -71,8 +71,8 @@ fn outcome_of(rules: &IdTokenRules, claims: Value) -> &'static str {
         .map_or_else(|error| error.reason(TokenKind::IdToken), |_claims| "ok")
 }
 
-/// Replaces some of the valid claims, and returns the outcome of the check. The value null does not
-/// remove a claim: the token then contains the claim with the value null.
+/// Replaces some of the valid claims, and returns the outcome of the check. A claim that is
+/// replaced by null stays in the token with the value null.
 fn with(rules: &IdTokenRules, changed: &Value) -> &'static str {
     let mut claims = claims();
     let changed = changed.as_object().unwrap().clone();

@@ -139,7 +139,7 @@ async fn d_26_refreshes_leave_calls_for_logins() {
 #[tokio::test]
 async fn a_call_that_the_limiter_refuses_is_no_probe_of_the_breaker() {
     let server = Server::start(std::iter::repeat_n(failed("502 Bad Gateway"), 10)).await;
-    // Ten of these calls are for refreshes. The other three calls are reserved for logins.
+    // The limit of 13 calls allows ten refreshes, because three calls are reserved for logins.
     let provider = plain(&server.url, "token_calls_per_minute = 13");
     let clock = Clock::manual(NOW);
     for _ in 0..10 {
