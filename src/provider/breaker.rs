@@ -14,8 +14,9 @@ use crate::clock::Timestamp;
 /// too often, because a few failures are normal at every provider.
 const FAILURES_TO_OPEN: u32 = 10;
 
-/// The maximum open time when the breaker opens after a success. Each time the breaker opens again
-/// without a success, the maximum open time is doubled, up to [`MAX_OPEN_TIME`].
+/// The maximum open time when the breaker opens for the first time after a success. Each time the
+/// breaker opens again without a success, the maximum open time is doubled, up to
+/// [`MAX_OPEN_TIME`].
 const FIRST_OPEN_TIME: Duration = Duration::from_secs(2);
 
 /// The longest open time.
@@ -25,8 +26,8 @@ const MAX_OPEN_TIME: Duration = Duration::from_mins(1);
 /// the probe. Without the time limit, one probe without a result would block all refreshes forever.
 const PROBE_TIME: Duration = Duration::from_secs(5);
 
-/// The wait that the breaker returns to a refresh that it refuses during a probe. Most probes take
-/// less than a second.
+/// The wait before the next attempt, for a refresh that the breaker refuses during a probe. Most
+/// probes take less than a second.
 const RETRY_DURING_PROBE: Duration = Duration::from_secs(1);
 
 /// A circuit breaker.
@@ -45,7 +46,7 @@ struct State {
     failures: u32,
     /// The number of times that the breaker has opened since the last success.
     times_opened: u32,
-    /// During a probe: the time limit of the probe. Otherwise: the end of the open time.
+    /// The end of the open time. During a probe, the time limit of the probe instead.
     until: Option<Timestamp>,
     /// True if a probe is in progress.
     probing: bool,
@@ -98,8 +99,8 @@ impl Breaker {
         *self.state() = State::default();
     }
 
-    /// Records a failed call. A `Retry-After` opens the breaker immediately. `fraction` is a random
-    /// number from 0 to 1. It varies the open time, so that several gateways do not retry at the
+    /// Records a failed call. A `Retry-After` opens the breaker immediately. The random number
+    /// `fraction`, from 0 to 1, varies the open time, so that several gateways do not retry at the
     /// same moment.
     pub(super) fn failed(
         &self,
@@ -145,7 +146,7 @@ impl Breaker {
 impl State {
     fn wait(&self, now: Timestamp) -> Option<Duration> {
         let wait = self.until?.since(now);
-        // A remaining time above the maximum means that the clock was set back. The breaker then
+        // A remaining time above the maximum means that the clock was set back, so the breaker
         // allows calls.
         let counts = !wait.is_zero() && wait <= MAX_OPEN_TIME;
         let longest = if self.probing {

@@ -110,7 +110,7 @@ enum Method {
     Basic(HeaderValue),
     /// The client secret, which is sent as a parameter of the body.
     Post(Secret<String>),
-    /// The gateway creates a JWT from these parameters for each request.
+    /// The parameters of the JWT that the gateway creates for each request.
     Assertion(Assertion),
     /// A public client.
     Public,
@@ -183,7 +183,7 @@ impl ClientAuth {
         self.name
     }
 
-    /// Adds the method to an error that states that the provider refuses the client authentication.
+    /// If `error` is a refusal of the client authentication, adds the method to the error.
     pub(super) fn explain(&self, error: TokenCallError) -> TokenCallError {
         let TokenCallError::Misconfigured(refusal) = error else {
             return error;

@@ -66,8 +66,8 @@ impl Provider {
                 return;
             };
             let now = clock.now();
-            // If the last attempt is later than `now`, the clock was set back. The gateway then
-            // reads again immediately.
+            // If the last attempt is later than `now`, the clock was set back, so the gateway makes
+            // a new attempt immediately.
             if last.is_some_and(|(at, valid_for)| at <= now && now.since(at) < valid_for) {
                 continue;
             }
@@ -141,7 +141,7 @@ impl Provider {
             url: url.uri().to_string().into(),
             source,
         })?;
-        // Other tasks need the same lock to replace the credentials or `info`.
+        // Every task needs this lock on `credentials` to replace the credentials or `info`.
         let credentials = self.credentials.lock().await;
         let before = self.info.load_full();
         // If the metadata has not changed, the prepared endpoints and their open connections stay
@@ -268,14 +268,14 @@ struct Files {
     keys: KeyFiles,
 }
 
-/// Reports an error of a periodic check only if the check before had no error.
+/// Reports an error of a periodic check only if the previous check had no error.
 #[derive(Debug, Default)]
 struct ReportOnce {
     reported: bool,
 }
 
 impl ReportOnce {
-    /// Returns the error, but only if the check before had no error.
+    /// Returns the error, but only if the previous check had no error.
     fn error(&mut self, outcome: Result<(), SetupError>) -> Option<SetupError> {
         let error = outcome.err();
         let reported = std::mem::replace(&mut self.reported, error.is_some());

@@ -78,8 +78,8 @@ impl ErrorCode {
                 // authorization code, because a mistake affects only one login.
                 GrantType::AuthorizationCode => ErrorMeaning::GrantRefused,
                 // At a refresh, an unknown error code does not end the session. The configured URL
-                // may be wrong, and another service may answer every refresh with such a code.
-                // Error patterns in profiles list the additional codes that end a session.
+                // may be wrong, and another service may answer every refresh with an unknown error
+                // code. Error patterns in profiles list the additional codes that end a session.
                 GrantType::RefreshToken => ErrorMeaning::Misconfigured,
             },
         }

@@ -16,8 +16,8 @@ const NOT_ONLY_THE_SECRET: &str =
     "has white space around the secret, or several lines; write only the secret";
 
 /// Reads a file with a secret. The line breaks at the end of the file are not part of the secret.
-/// The gateway refuses other white space at the start or the end of the secret. It also refuses a
-/// secret with several lines. Such a file is probably a mistake of the operator.
+/// The gateway refuses a secret that has several lines, or other white space at its start or end,
+/// because the file probably contains a mistake.
 pub(super) fn secret_file(key: &'static str, path: &Path) -> Result<Secret<String>, SetupError> {
     let text = Zeroizing::new(read_text(key, path)?);
     let Some(secret) = only_secret(&text) else {

@@ -113,8 +113,8 @@ impl GroupList {
         let mut parts = Vec::new();
         for path in &self.name {
             let part = find(members, path)?.as_str()?;
-            // A part with the separator could make two groups equal: the organization `a/b`, and
-            // the team `b` of the organization `a`.
+            // If a part could contain the separator, the organization `a/b` and the team `b` of the
+            // organization `a` would be the same group.
             if part.is_empty() || part.contains(SEPARATOR) {
                 return None;
             }

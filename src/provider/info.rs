@@ -51,7 +51,7 @@ impl CallSettings {
         let lists = lists.iter().map(|list| &list.endpoint);
         let mut configured = configured.into_iter().flatten().chain(lists);
         let trust = match &settings.ca_file {
-            // An unusable file is always an error, even if no URL uses TLS now.
+            // An unusable `ca_file` is always an error, even if no URL uses TLS now.
             Some(path) => Some(Trust::from_file(path).map_err(SetupError::Trust)?),
             None if configured.any(|url| url.starts_with("https:")) => {
                 Some(Trust::system().map_err(SetupError::Trust)?)
@@ -77,7 +77,7 @@ impl CallSettings {
     }
 }
 
-/// Reads the setting `proxy`. Without `proxy`, environment variables name the proxies.
+/// Reads the setting `proxy`. Without the setting, environment variables name the proxies.
 fn proxies(settings: &Settings, environment: &Environment) -> Result<Proxies, SetupError> {
     let key = "proxy";
     let text = match settings.proxy.as_deref() {
@@ -114,8 +114,8 @@ fn named(trust: Option<Trust>, settings: &Settings) -> Result<Option<Trust>, Set
 /// Refuses plain http to other machines, unless `plain_http` is true.
 ///
 /// This function checks only the settings. [`Metadata::read`] accepts a plain http URL only at the
-/// origin of the issuer or of the internal URL. This function checks these two settings, so the
-/// endpoints in the metadata need no check here.
+/// origin of the issuer or of the internal URL. This function checks the issuer and the internal
+/// URL, so the endpoints in the metadata need no check here.
 fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
     let configured = [
         ("issuer", &settings.issuer),
@@ -188,8 +188,9 @@ impl ProviderInfo {
     ///
     /// # Errors
     ///
-    /// Returns [`SetupError::Setting`] if an endpoint cannot be used. Also returns this error if
-    /// neither the settings nor the metadata contain a required endpoint.
+    /// Returns [`SetupError::Setting`] if an endpoint cannot be used. Also returns
+    /// [`SetupError::Setting`] if neither the settings nor the metadata contain a required
+    /// endpoint.
     pub(super) fn new(
         settings: &Settings,
         credentials: &Credentials,

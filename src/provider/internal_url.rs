@@ -66,11 +66,10 @@ impl InternalUrl {
     /// `public`.
     ///
     /// If the path of `public` begins with the path of the issuer, the path of the internal URL
-    /// replaces the path of the issuer. If not, the internal URL must end with the path of the
-    /// issuer. In this case, the path of `public` replaces the path of the issuer in the internal
-    /// URL. For example, with the issuer `https://id.example/o/app` and the internal URL
-    /// `http://id:9000/o/app`, the result for `https://id.example/o/token` is
-    /// `http://id:9000/o/token`.
+    /// replaces the path of the issuer. For any other `public`, the internal URL must end with the
+    /// path of the issuer, and the path of `public` replaces this end. For example, with the issuer
+    /// `https://id.example/o/app` and the internal URL `http://id:9000/o/app`, the result for
+    /// `https://id.example/o/token` is `http://id:9000/o/token`.
     pub(super) fn of(&self, public: &Url) -> Option<Url> {
         if !self.replaces(public) {
             return Some(public.clone());

@@ -25,8 +25,8 @@ const ACCEPTED: &str = "application/jwk-set+json, application/json";
 /// The minimum time between two fetches for unknown keys.
 const MIN_INTERVAL_FOR_TOKENS: Duration = Duration::from_mins(1);
 
-/// The minimum time between two periodic fetches. After a failed first fetch, the gateway also
-/// waits for this minimum time before the next fetch.
+/// The minimum time between two periodic fetches. The same minimum time applies between a failed
+/// first fetch and the second fetch.
 const MIN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The newest valid key set of one provider.

@@ -74,14 +74,14 @@ impl Limiter {
         };
         let mut state = self.state();
         let pause = state.paused_until.since(now);
-        // A remaining pause above the maximum means that the clock was set back. The limiter
-        // ignores such a pause, because the pause could last for years.
+        // If a remaining pause is above the maximum, the clock was set back. The limiter ignores
+        // the pause, because the pause could last for years.
         if !pause.is_zero() && pause <= MAX_PAUSE {
             return Err(pause);
         }
         let call_times = &mut state.call_times;
-        // A call time in the future means that the clock was set back after the call. The age of
-        // such a call is unknown, so the limiter treats the call as a call that is made now.
+        // If a call time is in the future, the clock was set back after the call. The age of the
+        // call is unknown, so the limiter changes the call time to the present time.
         for call in call_times.iter_mut().rev().take_while(|call| **call > now) {
             *call = now;
         }
@@ -104,8 +104,8 @@ impl Limiter {
     pub(super) fn pause(&self, now: Timestamp, time: Duration) {
         let until = now.plus(time.min(MAX_PAUSE));
         let mut state = self.state();
-        // A stored pause above the maximum means that the clock was set back. The new pause
-        // replaces such a stored pause.
+        // If a stored pause is above the maximum, the clock was set back, and the new pause
+        // replaces the stored pause.
         if state.paused_until > now.plus(MAX_PAUSE) {
             state.paused_until = until;
         } else {

@@ -106,8 +106,9 @@ pub(super) struct Rules<'a> {
     pub(super) settings: &'a Settings,
 }
 
-/// The members of the metadata that the gateway uses. An endpoint that the settings contain is
-/// `None`. The URLs are unchanged, except that the internal URL can replace the issuer.
+/// The members of the metadata that the gateway uses. If the settings contain an endpoint, the
+/// endpoint is `None` here. The URLs are unchanged, except that the internal URL can replace the
+/// issuer.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Metadata {
     pub(super) authorization_endpoint: Option<String>,
@@ -117,15 +118,16 @@ pub(super) struct Metadata {
     pub(super) token_endpoint_auth_methods_supported: Option<Vec<String>>,
     /// The grant types that the provider lists. Only `check --online` reads the grant types.
     pub(super) grant_types_supported: Option<Vec<String>>,
-    /// The end-session endpoint. A very long URL is shortened. Only `check --online` reads this
-    /// member.
+    /// The end-session endpoint. A very long URL is shortened. Only `check --online` reads the
+    /// end-session endpoint.
     pub(super) end_session_endpoint: Option<String>,
     /// True if every authorization response contains the issuer (RFC 9207 section 3).
     pub(super) authorization_response_iss_parameter_supported: bool,
 }
 
 /// Returns the URL at which the gateway reads the metadata. Returns `None` if the settings use no
-/// metadata. If the URL is the standard location, the internal URL replaces the issuer in the URL.
+/// metadata. Without `metadata_url`, returns the standard location, in which the internal URL
+/// replaces the issuer.
 ///
 /// `/.well-known/openid-configuration` is appended to the issuer (OpenID Connect Discovery 1.0
 /// section 4). `/.well-known/oauth-authorization-server` is inserted between the host and the path
@@ -289,8 +291,8 @@ impl Metadata {
 }
 
 impl Rules<'_> {
-    /// Returns the URL of the endpoint `name`. In the metadata, the URL is `text`. In the result,
-    /// the internal URL can replace the issuer. Returns the problem if the URL is not allowed.
+    /// Returns the URL of the endpoint `name`. `text` is the URL in the metadata. The internal URL
+    /// can replace the issuer in the result. Returns the problem if the URL is not allowed.
     fn url_of(
         &self,
         name: &str,

@@ -116,7 +116,7 @@ pub struct Redemption<'a> {
 /// Providers by their configured names.
 pub type Providers = BTreeMap<Box<str>, Arc<Provider>>;
 
-/// One authorization server, as the gateway uses it.
+/// An authorization server, with all data that the gateway needs to use the server.
 #[derive(Debug)]
 pub struct Provider {
     name: Box<str>,
@@ -208,10 +208,11 @@ impl Provider {
     ///
     /// If the settings have changed, but not the name and the fingerprint
     /// ([`Provider::fingerprint`]), `self` and `before` share the breaker and the count of calls. A
-    /// reload of the settings therefore does not allow more calls.
+    /// reload of the settings must not allow more calls.
     ///
     /// If the URLs for metadata and keys are also the same, `self` copies the metadata and keys of
-    /// `before`. A reload while the provider is down therefore does not affect signed-in users.
+    /// `before`. A reload of the settings while the provider is down does not affect signed-in
+    /// users.
     pub fn replacing(mut self, before: &Arc<Self>) -> Arc<Self> {
         if before.is_made_from(&self.name, &self.settings) {
             return Arc::clone(before);
@@ -438,8 +439,8 @@ impl Provider {
         {
             self.limiter.pause(arrived_at, *wait);
         }
-        // Every successful call, also at a login, shows that the provider works. The breaker
-        // therefore allows refreshes again.
+        // Every successful call shows that the provider works, so a successful call at a login also
+        // makes the breaker allow refreshes.
         answer.inspect(|_granted| self.breaker.succeeded())
     }
 

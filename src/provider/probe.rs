@@ -149,7 +149,8 @@ async fn probe_endpoints(
         let place = place(endpoint.uri());
         if !connected.contains(&place) {
             connected.push(place);
-            // `probe` has already reported a failure. The loop continues with the next host.
+            // After a failure, which `probe` has already reported, the loop continues with the next
+            // host.
             let _reached = endpoint.probe(key, clock.now(), findings).await;
         }
     }

@@ -1,8 +1,8 @@
 //! Remembers whether the gateway could recently reach a provider.
 //!
 //! The gateway should not begin a login that cannot be completed. Before the gateway redirects a
-//! browser to the provider, the gateway itself connects to the provider. It omits this connection
-//! if a recent connection succeeded. If several logins begin at the same time, only the first login
+//! browser to the provider, the gateway itself connects to the provider. The success of a recent
+//! connection is also sufficient. If several logins begin at the same time, only the first login
 //! connects, and the others wait for its result.
 
 use std::sync::Arc;
@@ -65,8 +65,8 @@ impl Reachability {
         }))
     }
 
-    /// Returns the result of a recent attempt. If there is no recent result, calls `reach` and
-    /// returns its result.
+    /// Returns the result of a recent attempt. Without a recent attempt, calls `reach` and returns
+    /// the result of `reach`.
     ///
     /// # Errors
     ///

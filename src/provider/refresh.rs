@@ -2,7 +2,7 @@
 //!
 //! A refresh makes one call to the token endpoint, and never repeats the call. If the connection
 //! breaks, the provider may already have exchanged the refresh token, and may treat a second use of
-//! the refresh token as theft. This module decides whether a response ends the session. This
+//! the refresh token as theft. This module decides whether a response ends the session. The
 //! decision about the session depends on the status, a well-formed `error` and the error patterns
 //! of the profile. Only a clear refusal by the provider ends a session.
 
@@ -97,8 +97,8 @@ impl RefreshError {
         before: &TokenSet,
     ) -> Self {
         let verdict = Verdict::of(error.class());
-        // If the response contains tokens, `GrantEnded` means that the new tokens belong to another
-        // user. The gateway must not keep these tokens.
+        // If the response contains tokens, `GrantEnded` means that the tokens belong to another
+        // user, so the gateway must not keep the tokens.
         let kept = (verdict != Verdict::GrantEnded).then(|| {
             let new = response.answer.refresh_token.as_ref()?;
             before.with_refresh_token(new.expose()).ok()

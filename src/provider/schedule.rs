@@ -37,8 +37,8 @@ pub(super) enum RefreshTiming {
     Late,
 }
 
-/// Returns the lifetime of an access token that was requested at `obtained_at`. `fraction` is a
-/// random number from 0 to 1. It determines the random part of the lead time.
+/// Returns the lifetime of an access token that was requested at `obtained_at`. The random number
+/// `fraction`, from 0 to 1, determines the random part of the lead time.
 pub(super) fn lifetime(
     obtained_at: Timestamp,
     expires_at: Option<Timestamp>,
@@ -46,8 +46,9 @@ pub(super) fn lifetime(
     fraction: f64,
 ) -> Lifetime {
     let lifetime = expires_at.map(|end| end.since(obtained_at));
-    // The minimum time between two refreshes is half of the lifetime, within the two limits. The
-    // gateway can refresh a token with a short lifetime before its expiry, but not too often.
+    // The minimum time between two refreshes is half of the lifetime, but never less than 0.5 or
+    // more than 10 seconds. The gateway can refresh a token with a short lifetime before its
+    // expiry, but not too often.
     let floor = lifetime.map_or(MIN_REFRESH_INTERVAL, |lifetime| {
         lifetime
             .mul_f64(0.5)
@@ -57,7 +58,8 @@ pub(super) fn lifetime(
     let refresh_at = |timing, lifetime: Duration, end: Timestamp| {
         let before_end = lifetime.saturating_sub(lead_time(timing, lifetime, fraction));
         // If the lifetime is very short, `not_before` may be later than the expiry. The refresh
-        // time must not be later, because requests after the expiry have to wait for the refresh.
+        // time must not be later than the expiry, because requests after the expiry have to wait
+        // for the refresh.
         obtained_at.plus(before_end).max(not_before).min(end)
     };
     Lifetime {

@@ -277,8 +277,8 @@ fn object<'a>(
     buffer
 }
 
-/// Reads the response to a token request. An error response comes first, then the checks of the
-/// media type and the JSON.
+/// Reads the response to a token request. First checks whether the response is an error response,
+/// and then checks the media type and the JSON.
 ///
 /// `expires_in` may be missing, a number, a fraction or a number in quotes. An `expires_in` that is
 /// null, zero, negative or more than a hundred years is refused, because such a value shows a fault

@@ -52,8 +52,8 @@ impl ClaimMapping {
 
     /// Combines the claims of several sources into the identity at `issuer`. Returns `None` if
     /// there is no usable subject. If several sources contain a claim, the first source with the
-    /// claim is used. The ID token comes before the userinfo. The caller has checked that all
-    /// sources have the same subject. A claim is ignored if it has an unexpected type, or
+    /// claim is used. In `sources`, the ID token comes before the userinfo. The caller has checked
+    /// that all sources have the same subject. A claim is ignored if it has an unexpected type, or
     /// characters that are not allowed in a field.
     pub(super) fn identity(
         &self,
@@ -243,8 +243,8 @@ pub(super) fn find<'a>(members: &'a Object, name: &str) -> Option<&'a Value> {
     if name.is_empty() {
         return None;
     }
-    // The search for the full name comes first, because a name such as `https://example.com/groups`
-    // contains dots.
+    // A full name has priority over a path, because a full name such as
+    // `https://example.com/groups` can contain dots.
     members.get(name).or_else(|| {
         let (first, rest) = name.split_once('.')?;
         let first = members.get(first)?;

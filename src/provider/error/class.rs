@@ -246,8 +246,8 @@ impl GrantError {
             Self::NotReady(error) => error.class(),
             // The session must end, because the response to its refresh is about another user.
             Self::OtherUser => permanent(Actor::Client, Sent::Possibly),
-            // Without the groups, a rule could refuse a user who may pass. After any response from
-            // a groups endpoint, the next attempt may succeed.
+            // Without the groups, a rule could refuse a user who may pass. A later attempt to read
+            // the groups may succeed, whatever the provider answered.
             Self::Groups(..) => temporary(Actor::Provider, Sent::Possibly),
             Self::Userinfo { source, .. } => userinfo(source),
         };

@@ -100,8 +100,8 @@ pub struct Unreachable {
 }
 
 impl Unreachable {
-    /// Creates an error for a provider that has not responded within `waited`. The time until the
-    /// next attempt has the same length as `waited`.
+    /// Creates an error for a provider that has not responded within `waited`. The error also
+    /// states `waited` as the time until the next attempt.
     pub fn silent(waited: Duration) -> Self {
         Self {
             retry_after: waited,

@@ -90,8 +90,8 @@ pub enum SetupError {
 }
 
 impl SetupError {
-    /// Returns the name of the setting with the problem. The name does not contain the table of the
-    /// provider.
+    /// Returns the name of the setting with the problem. The name is relative to the provider's
+    /// table in the settings.
     pub fn key(&self) -> &'static str {
         match self {
             Self::EmptyFile { key, .. }
@@ -105,8 +105,8 @@ impl SetupError {
         }
     }
 
-    /// Returns the problem without the name of the setting. Returns `None` if the value of the
-    /// setting itself is not the problem.
+    /// Returns the problem without the name of the setting. Returns `None` if the problem is in a
+    /// file or in an environment variable.
     pub fn problem(&self) -> Option<&'static str> {
         match self {
             Self::Setting { problem, .. } => Some(problem),

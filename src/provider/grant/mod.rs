@@ -42,7 +42,8 @@ pub struct Grant {
 #[derive(Debug)]
 pub(super) struct GrantVerifier {
     settings: Settings,
-    /// The issuer of an identity whose source names no issuer, for example a userinfo response.
+    /// The issuer for identities from sources that name no issuer, for example from a userinfo
+    /// response.
     issuer: Box<str>,
     access_token: Option<ArcSwap<AccessTokenVerifier>>,
     /// The requirements for ID tokens. `None` if identities do not come from ID tokens.
@@ -234,7 +235,8 @@ impl GrantVerifier {
                 };
                 let claims = self.id_claims(&verification, response, redemption).await?;
                 // The gateway compares the nonce and `auth_time` with the ID token of a later
-                // refresh. Without a refresh token, the gateway does not keep the two values.
+                // refresh. Without a refresh token, the gateway does not keep the nonce and
+                // `auth_time`.
                 authentication = refresh_token.map(|_| Authentication {
                     nonce: redemption.nonce.into(),
                     auth_time: rules.auth_time(&claims),
@@ -471,8 +473,8 @@ impl GrantVerifier {
         };
         match published.newer(&seen, endpoint, clock).await {
             Ok(newer) => jwt::verify(token, expected, &newer.keys).map_err(Unverified::Token),
-            // The key is known, and only the signature is wrong. Newer keys would probably not
-            // help.
+            // The key is known, and only the signature is wrong, so the token would probably also
+            // be invalid with newer keys.
             Err(KeysError::FetchedRecently { .. }) if !matches!(error, TokenError::UnknownKey) => {
                 Err(Unverified::Token(error))
             }

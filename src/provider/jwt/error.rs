@@ -40,7 +40,7 @@ pub enum TokenError {
     /// The hash of the access token or the code is wrong, so the token belongs to another response.
     #[error("the token belongs to another token response (`{0}`)")]
     Hash(&'static str),
-    /// The gateway does not support a header member that changes the meaning of the token.
+    /// The header has an unsupported member that changes the meaning of the token.
     #[error("the header member `{0}` is not supported")]
     Header(&'static str),
     /// The token is from another issuer.

@@ -65,7 +65,7 @@ pub enum UserinfoBearer {
 }
 
 /// The names of the claims. The gateway first looks for a claim with exactly the configured name.
-/// If there is no such claim, the gateway reads the name as a path with dots (`data.user.id`). An
+/// If no claim has the name, the gateway reads the name as a path with dots (`data.user.id`). An
 /// empty name matches no claim.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]

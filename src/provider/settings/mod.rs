@@ -82,17 +82,17 @@ pub struct Settings {
     /// Default: no.
     #[serde(default)]
     pub plain_http: bool,
-    /// True if anybody can create an account at the provider. The profiles of such providers set
-    /// this key. Default: no.
+    /// True if anybody can create an account at the provider. Some profiles set this key. Default:
+    /// no.
     #[serde(default)]
     pub open_registration: bool,
     /// Confirms that every account at the provider may use routes with the access "signed-in",
-    /// although anybody can create an account. Without this confirmation, the gateway refuses
-    /// routes for every signed-in user at a provider with `open_registration`. Default: no.
+    /// although anybody can create an account. Without `anyone`, the gateway refuses routes for
+    /// every signed-in user if the provider has `open_registration`. Default: no.
     #[serde(default)]
     pub anyone: bool,
-    /// The client identifier that the provider gave to the gateway. A number is also accepted, and
-    /// becomes a text.
+    /// The client identifier that the provider gave to the gateway. The settings may also contain a
+    /// number as the client identifier.
     #[serde(deserialize_with = "text_or_number")]
     pub client_id: String,
     /// The file that contains the client secret. The line breaks at the end of the file are not

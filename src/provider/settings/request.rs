@@ -56,8 +56,8 @@ pub enum BasicEncoding {
     /// The client identifier and the secret are form-encoded, as RFC 6749 section 2.3.1 requires.
     #[default]
     Form,
-    /// The client identifier and the secret are not encoded. Some providers do not decode the two
-    /// values.
+    /// The client identifier and the secret are not encoded. Some providers do not decode the
+    /// client identifier and the secret.
     Raw,
 }
 
