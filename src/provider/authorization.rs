@@ -33,8 +33,8 @@ const RESERVED: [&str; 15] = [
     "state",
 ];
 
-/// The parameters of the sign-in endpoint that the gateway reads itself. `pass_parameters` must not
-/// contain these names.
+/// The parameters that the gateway itself reads from a sign-in URL. `pass_parameters` must not
+/// contain one of the parameters that the gateway itself reads.
 const OF_THE_SIGN_IN_ENDPOINT: [&str; 3] = ["prompt", "provider", "to"];
 
 /// The maximum length of a name in `pass_parameters`, in bytes.
@@ -180,8 +180,8 @@ fn asks_for_an_id_token(settings: &Settings) -> bool {
     settings.scopes.iter().any(|scope| scope == "openid")
 }
 
-/// Returns the parameters that have their own settings. Omits the parameters whose setting has no
-/// value.
+/// Returns the request parameters for which there are separate settings. Omits the parameters whose
+/// setting has no value.
 fn parameters(settings: &Settings) -> Vec<(&'static str, String)> {
     let AuthorizationParameters {
         response_mode,

@@ -3,7 +3,7 @@
 //! After several failed refreshes in a row, no refresh is sent for some time (the open time). Each
 //! failed refresh may have made a refresh token invalid. Many calls at the same time can overload a
 //! provider that is starting again. After the open time, one refresh is sent as a probe. If the
-//! probe succeeds, all refreshes are sent again.
+//! probe succeeds, the breaker allows all refreshes.
 
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
@@ -86,8 +86,8 @@ impl Breaker {
         if state.until.is_none() {
             return Ok(Attempt::Normal);
         }
-        // All other refreshes are refused until the probe has a result, or until the time limit of
-        // the probe has passed.
+        // The breaker refuses all refreshes until the probe has a result, or until the time limit
+        // of the probe has passed.
         state.until = Some(now.plus(PROBE_TIME));
         state.probing = true;
         Ok(Attempt::Probe)

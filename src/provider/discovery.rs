@@ -212,8 +212,8 @@ impl Provider {
     }
 
     /// Reads all files again. Changed certificate authorities take effect immediately.
-    /// [`Provider::use_files`] applies the other files. Blocks the thread while the function reads
-    /// small files.
+    /// [`Provider::use_files`] applies the new secrets and keys. Blocks the thread while the
+    /// function reads small files.
     fn read_files(
         &self,
     ) -> (

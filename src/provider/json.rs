@@ -28,8 +28,8 @@ pub enum JsonError {
     NotAnObject,
 }
 
-/// Reads one object. No object, at any depth, may repeat a member. Names of members are compared
-/// after escape sequences are decoded.
+/// Reads one object. No object, at any depth, may repeat a member. Escape sequences in member names
+/// are decoded before the names are compared.
 pub(super) fn object(bytes: &[u8]) -> Result<Object, JsonError> {
     match serde_json::from_slice(bytes).map_err(JsonError::Malformed)? {
         Strict(Value::Object(members)) => Ok(members),

@@ -54,7 +54,7 @@ pub enum MetadataError {
     /// The response is compressed.
     #[error("the response cannot be used")]
     Format(#[source] ResponseFormatError),
-    /// The body is not a JSON object. In most cases, the body is a page for people.
+    /// The body is not a JSON object. In most cases, the body is an HTML page for people.
     #[error(
         "the body has the content type {media_type:?} and begins with {beginning:?}, so it is not \
          metadata"

@@ -56,7 +56,7 @@ pub enum ResponseFormatError {
     /// A required member is missing or not a string.
     #[error("the member `{0}` is missing or not a string")]
     Member(&'static str),
-    /// The token type is not `Bearer`. The gateway supports no other token type.
+    /// The token type is not `Bearer`, which is the only type that the gateway supports.
     #[error("the token type is not `Bearer`")]
     TokenType,
 }
@@ -195,7 +195,7 @@ pub(super) struct TokenRequest<'a> {
 
 /// The value of a parameter.
 enum ParameterValue<'a> {
-    /// A borrowed value. If the value is secret, its owner wipes the memory.
+    /// A borrowed value. The owner of a secret value wipes the memory of the value.
     Borrowed(&'a str),
     /// A value that was created for this request.
     Owned(Secret<String>),

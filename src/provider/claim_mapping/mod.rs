@@ -140,7 +140,7 @@ impl ClaimMapping {
     ) -> Option<Claim> {
         let value = first(sources, name)?;
         let claim = text(Some(value));
-        // Some providers send an empty text instead of an absent claim.
+        // Some providers send an empty text instead of omitting a claim.
         if claim.is_none() && value.as_str() != Some("") {
             self.log_form_hint(key, now);
         }
@@ -214,8 +214,8 @@ impl ClaimMapping {
     }
 
     /// Returns true if the token contains no groups, but names a URL for the groups (OpenID Connect
-    /// Core 1.0 section 5.6.2). A provider sends such a URL if a user has too many groups for a
-    /// token. The gateway never calls a URL that a token names.
+    /// Core 1.0 section 5.6.2). A provider sends a URL instead of the groups if a user has too many
+    /// groups for a token. The gateway never calls a URL that a token names.
     fn groups_are_elsewhere(&self, sources: &[&Object]) -> bool {
         let claim = &*self.names.groups;
         let top = claim.split('.').next().unwrap_or_default();
@@ -258,8 +258,8 @@ pub(super) fn find<'a>(members: &'a Object, name: &str) -> Option<&'a Value> {
 fn subject(value: &Value) -> Option<Claim> {
     match value {
         Value::String(text) => Claim::new(text),
-        // A number with a fraction or a very large number may be rounded. After rounding, two users
-        // could have the same subject.
+        // The JSON parser may round a number that has a fraction or is very large. After the
+        // rounding, two users could have the same subject.
         Value::Number(number) if !number.is_f64() => Claim::new(&number.to_string()),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
             None

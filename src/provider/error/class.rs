@@ -1,6 +1,6 @@
 //! The classification of each error. One table decides how the gateway reacts to every error.
 //!
-//! No other code reads the variant of an error to decide how the gateway reacts. A
+//! Only this table decides from the variant of an error how the gateway reacts. A
 //! [`Classification`] determines the text of pages, the status code, `Retry-After`, the alarms, the
 //! effect on the breaker, and whether a session ends.
 //!
@@ -195,9 +195,10 @@ impl TokenCallError {
     /// Returns the classification of this error.
     pub fn class(&self) -> Classification {
         match self {
-            // A malformed response is a temporary failure of the provider. The cause may be a
-            // proxy, a broken connection or a provider that is starting. The provider may have used
-            // up the refresh token, so the breaker has to count this failure.
+            // A malformed response is a temporary failure of the provider. A proxy, a broken
+            // connection or a provider that is starting can cause a malformed response. The
+            // provider may have used up the refresh token, so the breaker must count a malformed
+            // response as a failure.
             Self::MalformedResponse(_) => temporary(Actor::Provider, Sent::Possibly).unreadable(),
             Self::Assertion(_) | Self::NoRefreshToken => permanent(Actor::Operator, Sent::Nothing),
             Self::Busy => temporary(Actor::Provider, Sent::Nothing),
@@ -234,7 +235,7 @@ impl GrantError {
         let class = match self {
             // The response is well-formed, but the gateway cannot use it. The provider would send
             // the same response to the next attempt. For example, a token that is too long for an
-            // HTTP field is not a temporary failure.
+            // HTTP field would be too long again.
             Self::AccessToken(_)
             | Self::IdToken(_)
             | Self::NoIdToken

@@ -49,7 +49,7 @@ pub enum TokenCallError {
     },
     /// The provider refuses every request of the gateway: the secret or the redirection URI is
     /// wrong, or the provider does not understand the request. The operator should compare the
-    /// settings with the registration at the provider.
+    /// settings with the gateway's client settings at the provider.
     #[error("the provider refuses this client")]
     Misconfigured(#[source] Refusal),
     /// The session has no refresh token.

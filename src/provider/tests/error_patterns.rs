@@ -6,7 +6,7 @@ use super::*;
 
 const ROWS: &str = include_str!("../../../tests/data/refresh_answers.txt");
 
-/// One line of the table.
+/// One row of the test data.
 struct Row<'a> {
     line: &'a str,
     expected: (&'a str, &'a str),

@@ -123,7 +123,7 @@ fn public_pem(key: &KeyPair) -> String {
     pem("PUBLIC KEY", der.as_ref())
 }
 
-/// Returns a compact JWS whose parts are exactly these bytes.
+/// Returns a compact JWS whose parts are exactly the given bytes.
 fn signed_by(key: &KeyPair, how: &'static dyn RsaEncoding, header: &str, payload: &[u8]) -> String {
     let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let message = format!("{}.{}", encode(header.as_bytes()), encode(payload));

@@ -103,7 +103,7 @@ impl Signer {
         self.raw_token(algorithm, &header.to_string(), payload.as_bytes())
     }
 
-    /// Returns a token whose parts are exactly these bytes.
+    /// Returns a token whose parts are exactly the given bytes.
     pub(super) fn raw_token(&self, algorithm: &str, header: &str, payload: &[u8]) -> String {
         let message = format!("{}.{}", encode(header.as_bytes()), encode(payload));
         let signature = self.signature(algorithm, message.as_bytes());
