@@ -1,4 +1,5 @@
-//! Keeps the data of a provider up to date: its metadata, its keys, and the files of the settings.
+//! Keeps the data of a provider up to date: its metadata, its keys, and the data from the files
+//! that the settings name.
 //!
 //! If new data cannot be read or is not valid, the gateway logs the problem and continues to use
 //! the last valid data.
@@ -34,9 +35,9 @@ const MIN_BACK_OFF: Duration = Duration::from_secs(1);
 const MAX_BACK_OFF: Duration = Duration::from_mins(1);
 
 impl Provider {
-    /// Keeps the metadata, the keys, the certificate authorities and the files with secrets up to
-    /// date. If the provider cannot be reached, the log shows each new reason. The log also shows
-    /// when the provider can be reached again. The returned future has only a weak reference to the
+    /// Keeps the metadata, the keys, the certificate authorities and the secrets up to date. If the
+    /// provider cannot be reached, the log shows each new reason. The log also shows when the
+    /// provider can be reached again. The returned future has only a weak reference to the
     /// provider. The future ends shortly after the provider is dropped.
     ///
     /// # Cancel safety

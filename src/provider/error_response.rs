@@ -1,6 +1,6 @@
 //! Error responses of the token endpoint (RFC 6749 section 5.2) and their classification.
 //!
-//! If an authorization code is invalid, most providers return the error `invalid_grant`. Other
+//! If an authorization code is invalid, most providers return the error `invalid_grant`. Some
 //! providers return `invalid_request`, or an error code that RFC 6749 does not define. A rate
 //! limiter or a proxy in front of a provider sends responses that are not defined by OAuth. The
 //! gateway first checks the status, then the error patterns of the profile, and then the JSON

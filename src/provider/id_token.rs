@@ -142,8 +142,8 @@ impl IdTokenRules {
     ///
     /// # Errors
     ///
-    /// Returns [`TokenError::Issuer`] if the issuer of the token is not a configured issuer. Other
-    /// errors are [`TokenError::Claim`], [`TokenError::Tenant`] or [`TokenError::KeyIssuer`].
+    /// Returns [`TokenError::Issuer`] if the issuer of the token is not a configured issuer. Can
+    /// also return [`TokenError::Claim`], [`TokenError::Tenant`] or [`TokenError::KeyIssuer`].
     pub(super) fn issuer_of<'a>(&self, verified: &'a VerifiedToken) -> Result<&'a str, TokenError> {
         self.check_issuer(&verified.members, verified.key_issuer.as_deref())
     }

@@ -16,7 +16,7 @@ use crate::origin::{Proxies, Proxy};
 use crate::secret::Environment;
 use crate::tls::Trust;
 
-/// The trusted certificates, the proxies and the deadline of calls to a provider.
+/// The trusted certificates, the proxies and the deadline for calls to a provider.
 #[derive(Debug)]
 pub(super) struct CallSettings {
     pub(super) trust: Option<Trust>,

@@ -8,8 +8,7 @@
 use super::SetupError;
 use super::settings::Settings;
 
-/// The placeholder for the tenant in a template. The metadata of Entra contains the same
-/// placeholder.
+/// The placeholder for the tenant in a template. The metadata of Entra also contains `{tenantid}`.
 const TENANT: &str = "{tenantid}";
 
 /// Path segments that Entra accepts instead of the identifier of a tenant. If the URL of metadata

@@ -221,7 +221,7 @@ impl Metadata {
 
     /// Reads a metadata response. Unused members and members with the value null are ignored.
     ///
-    /// An endpoint has to be an `http` or `https` URL. An endpoint with `http` must have the origin
+    /// An endpoint must be an `http` or `https` URL. An endpoint with `http` must have the origin
     /// of the issuer. An endpoint with `https` may be on any host, because large providers use
     /// several hosts. A loopback or link-local host is allowed only if the issuer has the same
     /// host. An attacker who controls the metadata must not be able to make the gateway call

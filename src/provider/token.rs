@@ -130,7 +130,7 @@ impl RequestFormat {
     }
 
     /// Creates the request that exchanges a code. The credentials are the first parameters. The
-    /// other parameters have the order of the examples in RFC 6749.
+    /// parameters after the credentials have the order of the examples in RFC 6749.
     pub(super) fn redemption(
         &self,
         uri: &Uri,

@@ -142,7 +142,7 @@ impl NotReady {
 }
 
 impl KeysError {
-    /// Returns the classification of this error. The fetch of keys sends no code and no token.
+    /// Returns the classification of this error. A request for keys contains no code and no token.
     pub fn class(&self) -> Classification {
         match self {
             Self::Call(_) | Self::FetchFailedRecently => temporary(Actor::Provider, Sent::Nothing),

@@ -1,6 +1,6 @@
 //! Verifies the response to a refresh.
 //!
-//! The response has to belong to the user of the session. If a verified response belongs to another
+//! The response must belong to the user of the session. If a verified response belongs to another
 //! user, the gateway uses none of the tokens in the response. An ID token is optional at a refresh.
 //! If the ID token is invalid, the new tokens are used, but the identity is not updated (OpenID
 //! Connect Core 1.0 section 12.2).

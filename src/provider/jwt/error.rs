@@ -3,7 +3,7 @@
 use crate::provider::json::JsonError;
 use crate::provider::settings::advice;
 
-/// The purpose of a token. For each purpose, an error has a different reason code.
+/// The purpose of a token. An error has a different reason code for each purpose of a token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum TokenKind {
     /// An access token (RFC 9068).

@@ -237,7 +237,7 @@ fn a_08_the_authorization_request_has_every_parameter_once() {
     assert_eq!(parameters, expected.into());
 }
 
-/// Returns the parameters of an authorization request from a provider with the settings in
+/// Returns the parameters of the authorization request to a provider with the settings in
 /// `further`.
 fn asked(further: &str, request: &AuthorizationRequest<'_>) -> Vec<(String, String)> {
     let files = Files::new();

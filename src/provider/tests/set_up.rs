@@ -1,4 +1,4 @@
-//! Tests the profiles, and the settings that are refused.
+//! Tests the profiles, and tests which settings are refused.
 
 use http::{HeaderMap, StatusCode};
 use rcgen::PublicKeyData as _;

@@ -114,7 +114,7 @@ fn a_requested_authentication_has_to_be_proven() {
         let changed = value!({ "auth_time": auth_time });
         assert_eq!(with(&asked, &changed), expected, "{auth_time}");
     }
-    // A provider sends 0 as the authentication time of every user.
+    // One provider sends 0 as the authentication time of every user.
     assert_eq!(with(&strict(), &value!({ "auth_time": 0 })), "ok");
     let most = rules(&value!({ "authorization_request": { "max_age_secs": u32::MAX } }));
     assert_eq!(with(&most, &value!({ "auth_time": 1 })), "ok");
