@@ -42,8 +42,7 @@ pub struct Grant {
 #[derive(Debug)]
 pub(super) struct GrantVerifier {
     settings: Settings,
-    /// The issuer for identities from sources that name no issuer, for example from a userinfo
-    /// response.
+    /// The issuer for identities from a source that names no issuer, such as the userinfo.
     issuer: Box<str>,
     access_token: Option<ArcSwap<AccessTokenVerifier>>,
     /// The requirements for ID tokens. `None` if identities do not come from ID tokens.
@@ -168,8 +167,7 @@ impl GrantVerifier {
     }
 
     /// Fetches the published keys if no keys are cached. Does nothing if the settings use no
-    /// published keys. Without keys, the gateway cannot verify an ID token, so no login with an ID
-    /// token can succeed.
+    /// published keys. Without keys, the gateway cannot verify an ID token.
     pub(super) async fn first_keys(
         &self,
         info: &ProviderInfo,
@@ -234,9 +232,7 @@ impl GrantVerifier {
                     clock,
                 };
                 let claims = self.id_claims(&verification, response, redemption).await?;
-                // The gateway compares the nonce and `auth_time` with the ID token of a later
-                // refresh. Without a refresh token, the gateway does not keep the nonce and
-                // `auth_time`.
+                // Only the check of a later refresh needs the nonce and `auth_time`.
                 authentication = refresh_token.map(|_| Authentication {
                     nonce: redemption.nonce.into(),
                     auth_time: rules.auth_time(&claims),

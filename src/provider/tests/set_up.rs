@@ -487,8 +487,7 @@ fn d_26_a_reload_does_not_raise_the_call_rate() {
     };
     assert_eq!(reason(&after), Err("token_calls_limited"));
     assert!(after.breaker.check(NOW).is_err());
-    // A provider with another client identifier or another name does not share the limiter or the
-    // breaker.
+    // A provider with another client identifier or name does not share the limiter or the breaker.
     for other in [
         renewed("op", &changed.replace("\"1\"", "\"2\"")),
         renewed("other", &changed),
