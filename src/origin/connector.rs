@@ -187,8 +187,8 @@ fn tls_error(error: io::Error) -> Error {
         Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
             Error::NoHttp2(error.into())
         }
-        Some(refused) => Error::Tls(match tls::advice(refused) {
-            Some(advice) => io::Error::new(error.kind(), format!("{refused}; {advice}")),
+        Some(refused) => Error::Tls(match tls::AdvisedError::of(refused) {
+            Some(advised) => io::Error::new(error.kind(), advised),
             None => error,
         }),
         None => Error::Tls(error),

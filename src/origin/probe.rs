@@ -212,8 +212,11 @@ fn refused_certificate(
     host: &str,
     address: &str,
 ) -> (&'static str, String) {
-    let inner = source.get_ref().and_then(|inner| inner.downcast_ref());
-    let Some(rustls::Error::InvalidCertificate(refusal)) = inner else {
+    let inner = source.get_ref();
+    let advised = inner.and_then(|inner| inner.downcast_ref::<tls::AdvisedError>());
+    let refused = advised.map(|advised| &advised.error);
+    let refused = refused.or_else(|| inner?.downcast_ref());
+    let Some(rustls::Error::InvalidCertificate(refusal)) = refused else {
         return (
             key,
             format!("the TLS handshake with {address} failed: {source}"),

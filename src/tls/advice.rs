@@ -2,9 +2,28 @@
 
 use rustls::CertificateError;
 
+/// A TLS handshake that failed, with the advice for the operator.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}; {advice}")]
+pub(crate) struct AdvisedError {
+    /// The error of the handshake.
+    pub(crate) error: rustls::Error,
+    advice: &'static str,
+}
+
+impl AdvisedError {
+    /// Adds the advice to `error`. Returns `None` if there is no advice.
+    pub(crate) fn of(error: &rustls::Error) -> Option<Self> {
+        advice(error).map(|advice| Self {
+            error: error.clone(),
+            advice,
+        })
+    }
+}
+
 /// Returns the setting that can help after a TLS handshake has failed with `error`. Returns `None`
 /// if no setting can help.
-pub(crate) fn advice(error: &rustls::Error) -> Option<&'static str> {
+fn advice(error: &rustls::Error) -> Option<&'static str> {
     let rustls::Error::InvalidCertificate(problem) = error else {
         return None;
     };

@@ -34,7 +34,7 @@ mod development;
 mod pins;
 mod trust;
 
-pub(crate) use advice::advice;
+pub(crate) use advice::AdvisedError;
 pub use development::{DevelopmentFiles, development_certificates};
 pub(crate) use trust::Trust;
 

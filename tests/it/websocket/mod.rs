@@ -421,13 +421,11 @@ async fn read_ahead(max_lag_kib: usize) -> usize {
         .is_ok()
     {}
     client.reset();
-    gateway
-        .wait_for_log(|log| log.contains("Stream ended"))
-        .await;
+    gateway.wait_for_log(|log| log.contains("\"end\":")).await;
     let log = gateway.log();
-    let ended = log.lines().find(|line| line.contains("Stream ended"));
+    let ended = log.lines().find(|line| line.contains("\"end\":"));
     let ended: serde_json::Value = serde_json::from_str(ended.expect("an event")).unwrap();
-    let read = ended["upstream_bytes"].as_u64().expect("a number");
+    let read = ended["http.response.body.size"].as_u64().expect("a number");
     usize::try_from(read).unwrap()
 }
 
