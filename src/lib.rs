@@ -35,12 +35,11 @@
 //! The data plane consists of the workers ([`server::Workers`]). Each worker is one thread with its
 //! own runtime and its own connections to the apps ([`upstream::Pools`]). Workers share the session
 //! cache and the metrics, and take no lock, unless a request has to wait for a connection to its
-//! app. The control plane is one small runtime with several
-//! threads ([`instance`]), for all tasks that talk to a provider. A worker waits for the result of
-//! a task of the control plane. A task of the control plane finishes even if the browser
-//! disconnects. [`session::Sessions`] is a cache in front of a store. The local store has one
-//! thread, the keeper. The keeper commits each change of a session, then updates the cache, and
-//! then answers the caller.
+//! app. The control plane is one small runtime with several threads ([`instance`]), for all tasks
+//! that talk to a provider. A worker waits for the result of a task of the control plane. A task of
+//! the control plane finishes even if the browser disconnects. [`session::Sessions`] is a cache in
+//! front of a store. The local store has one thread, which the code calls the keeper. This thread
+//! commits each change of a session, then updates the cache, and then answers the caller.
 //!
 //! # One request
 //!
@@ -79,30 +78,31 @@
 //!
 //! # One refresh
 //!
-//! Every request that needs a new token for a session joins the flight of that session in
-//! [`access::Refresher`]. The flight is a task of the control plane. First the flight acquires the
-//! session's lease. Several processes can share a store, but only one process at a time can have
-//! the lease of a session. A flight that has the lease calls [`provider::Provider::refresh`] one
-//! time. [`session::Sessions::replace`] stores the new token set before any request uses the new
-//! access token. If the user has signed out during the refresh, the new token set is not stored.
-//! After a temporary failure the flight pauses and tries again. If only an operator can remove the
-//! cause of a failure, the flight writes an error event. If the provider reports that the grant has
-//! ended, the session ends. A drain waits for all flights.
+//! All requests that need a new token for the same session share one refresh, which
+//! [`access::Refresher`] manages. The code calls a shared refresh a flight. A shared refresh is a
+//! task of the control plane. First, this task acquires the session's lease. Several processes can
+//! share a store, but only one process at a time can have the lease of a session. With the lease,
+//! the task calls [`provider::Provider::refresh`] one time. [`session::Sessions::replace`] stores
+//! the new token set before any request uses the new access token. If the user has signed out
+//! during the refresh, the new token set is not stored. After a temporary failure of a refresh, the
+//! task pauses and tries again. If only an operator can remove the cause of a failure, the task
+//! writes an error event. If the provider reports that the grant has ended, the session ends. A
+//! drain waits until all refreshes have ended.
 //!
 //! # One login
 //!
 //! 1. [`login::Login::begin`] checks that the provider is ready ([`provider::Provider::ready`]). If
-//!    the provider is ready, `begin` seals the pending login in the `state` parameter and binds the
-//!    state to a secret in a cookie. Each pending login has its own cookie. Then `begin` sends the
-//!    browser to [`provider::Provider::authorization_url`].
+//!    the provider is ready, `begin` writes the encrypted pending login into the `state` parameter
+//!    and binds the state to a secret in a cookie. Each pending login has its own cookie. Then
+//!    `begin` sends the browser to [`provider::Provider::authorization_url`].
 //!
 //! 2. The callback reaches [`login::Login::complete`]. `complete` first checks for an `error`
 //!    parameter. `complete` uses the code only after `complete` has verified the state. The code is
 //!    exchanged only if the callback comes from the provider to which the browser was sent.
 //!
 //! 3. [`provider::Provider::redeem`] exchanges the code on the control plane, verifies the ID token
-//!    and returns the identity. [`provider::Provider::maintain`] keeps the keys for the
-//!    verification up to date.
+//!    and returns the identity. [`provider::Provider::maintain`] keeps the keys that verify ID
+//!    tokens up to date.
 //!
 //! 4. [`session::Sessions::open`] stores the session and returns its new session id.
 //!

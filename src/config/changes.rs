@@ -8,8 +8,8 @@ use crate::clock::Timestamp;
 use crate::provider::Providers;
 use crate::session::{self, FileError, Preview, Registrations, StoreSettings};
 
-/// The fingerprint of each provider's registration, by name. A session is valid only while the
-/// fingerprint of its provider stays the same.
+/// Returns the fingerprint of each provider, by name. The fingerprint represents the issuer and the
+/// client id. A session is valid only while the fingerprint of its provider stays the same.
 pub(crate) fn registrations(providers: &Providers) -> Registrations {
     let providers = providers.iter();
     providers

@@ -1,4 +1,4 @@
-//! The keys that seal pending logins and the sessions in the session file.
+//! The keys that encrypt pending logins and the sessions in the session file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub(crate) fn content_digest(path: &Path) -> Option<Digest> {
     digest(&SHA256, &text).as_ref().try_into().ok()
 }
 
-/// The key rings that seal values which leave the memory of the process.
+/// The keys that encrypt pending logins, and the keys that encrypt sessions on disk.
 pub(super) struct SealingKeys {
     pub(super) logins: Arc<KeyRing>,
     pub(super) sessions: KeyRing,
@@ -39,8 +39,9 @@ pub(super) struct SealingKeys {
     pub(super) random: bool,
 }
 
-/// Reads the keys. Without a key file and without a variable, the keys are random. A reload uses the random login keys in
-/// `reusable` again, so that pending logins stay valid.
+/// Reads the keys that encrypt data. Without a key file and without a variable, the keys are
+/// random. A reload uses the random login keys in `reusable` again, so that pending logins stay
+/// valid.
 pub(super) fn keys(
     section: Option<&LoginSection>,
     session: Option<&session::Settings>,
@@ -53,9 +54,9 @@ pub(super) fn keys(
     {
         check_store(session, section, reader);
     }
-    // The digest is computed before the keys are read. If the key file changes after the digest and
-    // before the reading, the digest belongs to the old content. A later check of the file finds a
-    // different digest and reads the keys again.
+    // The digest is computed before the keys are read. If the key file changes between these two
+    // steps, the stored digest is the digest of the old content. A later check finds a different
+    // digest and reads the keys again.
     let file = section.state_key_file.as_ref().map(|path| KeyFile {
         path: path.clone(),
         content: content_digest(path),
@@ -92,7 +93,8 @@ pub(super) fn keys(
 const FILE: &str = "login.state_key_file";
 const ENV: &str = "login.state_key_env";
 
-/// Reads the keys in the environment variable `name`. Returns the problem as text.
+/// Reads the keys in the environment variable `name`. If the keys cannot be used, returns the
+/// reason as text.
 fn from_variable(name: &str, environment: &Environment) -> Result<Keys, String> {
     let place = format!("the variable {name}");
     let text = environment.get(name);

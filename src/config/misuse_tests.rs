@@ -169,8 +169,8 @@ fn settings_of_streams_that_mean_nothing_are_problems() {
     for streams in [
         "{}",
         "{ upgrades = false }",
-        // All keys of this entry except `upgrades` also apply to long answers, such as event
-        // streams.
+        // `idle_secs`, `total_secs`, `counts_as_use` and `grace_secs` also apply to long answers,
+        // such as event streams.
         "{ upgrades = false, idle_secs = 0, total_secs = 60, counts_as_use = false, grace_secs = 9 }",
         "{ origins = [\"https://a.test\"], total_secs = 60 }",
     ] {

@@ -1,10 +1,11 @@
 //! The settings, from four layers: defaults, file, environment variables, flags.
 //!
 //! [`Config::load`] is the entry point. `Config::load` reads the layers, checks each section and
-//! the rules that concern several sections, and opens all files whose paths are in the settings
+//! the rules that concern several sections, and reads all files whose paths are in the settings
 //! (secrets, keys, certificates). `Config::load` reports all problems together, and does not stop
-//! at the first problem. A [`Config`] value exists only if the settings have no problem. Each module
-//! of a lower layer defines and validates its own settings, without any code of the module `config`.
+//! at the first problem. A [`Config`] value exists only if the settings have no problem. Each
+//! module of a lower layer defines and validates its own settings, without any code of the module
+//! `config`.
 
 mod changes;
 mod habits;
@@ -55,8 +56,8 @@ use crate::tls::Acceptor;
 use crate::upstream::AssertionNames;
 use crate::{gateway, server, session, target};
 
-/// The checked settings of one gateway. The files in the settings, such as key files, are already
-/// opened.
+/// The checked settings of one gateway, with the contents of the files that the settings name, such
+/// as key files.
 #[derive(Debug)]
 pub struct Config {
     /// The settings of the event log and the access log.
@@ -71,7 +72,7 @@ pub struct Config {
     pub(crate) workers: NonZeroUsize,
     /// The address of the operations listener, or `None` without an operations listener.
     pub(crate) operations: Option<SocketAddr>,
-    /// The session settings, and the keys that seal sessions on disk.
+    /// The session settings, and the keys that encrypt sessions on disk.
     pub(crate) session: (session::Settings, Arc<KeyRing>),
     /// The settings that need a restart.
     pub(crate) restart_only: RestartOnly,
@@ -95,7 +96,7 @@ pub struct Config {
 pub struct SiteConfig {
     /// Public URLs, trusted proxies, assertion fields and the body limit.
     pub(crate) gateway: gateway::Settings,
-    /// The login settings, and the keys that seal pending logins.
+    /// The login settings, and the keys that encrypt pending logins.
     pub login: (login::Settings, Arc<KeyRing>),
     /// The routes with their upstreams.
     pub routes: RouteTable,
@@ -108,8 +109,8 @@ pub struct SiteConfig {
     pub(crate) max_wait: Duration,
 }
 
-/// The open resources of a running gateway. A reload uses a resource again if the settings of the
-/// resource have not changed.
+/// The providers, apps and keys of a running gateway. A reload uses each of them again if its
+/// settings have not changed.
 #[derive(Clone, Debug, Default)]
 pub struct Reusable {
     /// The providers by name.
@@ -137,9 +138,9 @@ struct LoginSection {
 }
 
 impl Config {
-    /// Reads the settings and opens all files whose paths are in the settings. Uses a resource in
-    /// `reusable` again if the settings of the resource have not changed. `reusable` is empty when
-    /// the process starts.
+    /// Reads the settings and all files whose paths are in the settings. Uses a provider, an app or
+    /// a key in `reusable` again if its settings have not changed. `reusable` is empty when the
+    /// process starts.
     ///
     /// # Errors
     ///
@@ -172,7 +173,7 @@ impl Config {
         self.source.content.as_ref().and_then(|read| read.version)
     }
 
-    /// The resources that a later reload may reuse.
+    /// The providers, apps and keys that a later reload may use again.
     pub(crate) fn reusable(&self) -> Reusable {
         Reusable {
             providers: Arc::clone(&self.site.providers),
@@ -263,7 +264,7 @@ fn build(
     })
 }
 
-/// Opens the certificate of the gateway, if a certificate is configured, and reports problems with
+/// Reads the certificate of the gateway, if a certificate is configured, and reports problems with
 /// the listening addresses.
 fn tls(
     server: Option<&ServerSection>,

@@ -67,7 +67,8 @@ fn check_placeholders(key: &str, value: &Value, reader: &mut Reader<'_>) {
     }
 }
 
-/// Refuses several stores. The gateway would use only one of several stores.
+/// Refuses settings with several session stores, because the gateway would use only one of the
+/// stores.
 fn check_one_store(settings: &Figment, reader: &mut Reader<'_>) {
     if let Ok(Value::Dict(_, stores)) = settings.find_value("session.store")
         && stores.len() > 1

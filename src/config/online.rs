@@ -16,9 +16,9 @@ use crate::origin::{Finding, Findings};
 const LIMIT: Duration = Duration::from_secs(5);
 
 impl Config {
-    /// Asks every provider and every app at the same time, and reports what would fail. No request
-    /// is sent to a token endpoint. Each provider and each app has five seconds. Panics if the
-    /// caller is not in a runtime that can spawn local tasks.
+    /// Asks all providers and apps at the same time, and reports each setting that would cause a
+    /// failure. Sends no request to a token endpoint. Each provider and each app must answer within
+    /// five seconds. Panics if the caller is not in a runtime that can spawn local tasks.
     pub async fn check_online(&self, clock: &Clock) -> Vec<Finding> {
         let mut tasks = JoinSet::new();
         for (name, provider) in self.site.providers.iter() {

@@ -1,4 +1,4 @@
-//! Reads and opens the providers.
+//! Reads the settings of the providers, and creates the providers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use crate::telemetry::chain;
 pub(super) struct ParsedProviders {
     /// The providers without a problem.
     pub(super) opened: Providers,
-    /// The names of all providers, including providers with a problem. If this list did not contain
-    /// a provider with a problem, each route that names the provider would also be reported.
+    /// The names of all providers, including providers with a problem. The list includes a provider
+    /// with a problem, so that the routes that name this provider are not reported as well.
     pub(super) names: Vec<String>,
     /// The names of the providers with `open_registration` and without `anyone`.
     pub(super) open: Vec<String>,
@@ -28,7 +28,7 @@ pub(super) struct ParsedProviders {
     pub(super) known: BTreeMap<String, KnownClaims>,
 }
 
-/// Opens each provider whose settings have no problem.
+/// Creates each provider whose settings have no problem.
 pub(super) fn providers(
     settings: &Figment,
     (opened, environment): (&Providers, &Environment),
@@ -51,8 +51,8 @@ pub(super) fn providers(
             open.push(name.clone());
         }
         report_unreadable_files(&settings, &key, reader);
-        // A provider with a problem that was already reported is not constructed, because its
-        // construction could report the same problem a second time.
+        // If the settings of a provider have a problem, the provider is not created, because the
+        // creation could report the same problem a second time.
         if reader.problems.len() > noted {
             continue;
         }

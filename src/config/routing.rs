@@ -20,8 +20,8 @@ pub(crate) type Upstreams = BTreeMap<Box<str>, Arc<Upstream>>;
 /// All configured upstreams by name. The value is `None` for an upstream with a problem.
 pub(super) type ParsedUpstreams = BTreeMap<Box<str>, Option<Arc<Upstream>>>;
 
-/// Opens the upstreams. If the settings of an upstream have not changed, uses the upstream in
-/// `before` again, with its open connections.
+/// Creates the upstreams. If the settings of an upstream have not changed, the gateway uses the
+/// upstream in `before` again, with its open connections.
 pub(super) fn upstreams(
     settings: &Figment,
     before: &Upstreams,
@@ -31,8 +31,9 @@ pub(super) fn upstreams(
     let mut upstreams = ParsedUpstreams::new();
     for (name, value) in entries {
         let key = format!("upstreams.{name}");
-        // A new upstream is always created, because the creation of an upstream reports problems
-        // with its files. The gateway may still continue to use the previous upstream.
+        // This loop always creates a new upstream, because the creation reports problems with the
+        // files of the upstream. If the settings have not changed, the gateway continues to use the
+        // previous upstream.
         let opened = reader
             .read_value::<upstream::Settings>(&key, value)
             .and_then(|settings| match Upstream::new(&name, &settings) {
@@ -53,7 +54,8 @@ pub(super) fn upstreams(
     upstreams
 }
 
-/// Refuses a limit of tunnels for an app that can never open a tunnel.
+/// Refuses the key `tunnels` for an app that speaks HTTP/2, because this app never switches the
+/// protocol.
 fn check_tunnels(upstream: &Upstream, reader: &mut Reader<'_>) {
     let settings = upstream.settings();
     if settings.protocol == upstream::Protocol::Http2 && settings.tunnels.is_some() {
@@ -96,8 +98,8 @@ pub(super) fn routes(
     for (index, value) in written.into_iter().enumerate() {
         let key = format!("routes.{index}");
         let route = reader.read_value(&key, value);
-        // The reader has replaced the wrong values of a route by defaults, which could contradict
-        // other routes. A route with a problem is therefore left out.
+        // If a route has a wrong value, the `Reader` has replaced the value by its default. The
+        // table does not contain such a route, because the default could contradict another route.
         let route = route.filter(|_route| reader.is_clean(&key));
         routes.extend(route.map(|route| (index, route)));
     }
@@ -120,8 +122,8 @@ pub(super) fn routes(
     }
 }
 
-/// Reports a problem of a route. Does nothing if the problem results from a provider or an upstream
-/// whose problem was already reported.
+/// Reports a problem of a route, unless the cause is a provider or an upstream whose problem was
+/// already reported.
 fn note_route(
     reader: &mut Reader<'_>,
     index: usize,
@@ -129,12 +131,12 @@ fn note_route(
     (upstreams, providers): (&ParsedUpstreams, &[&str]),
 ) {
     let key = match error {
-        // The route names an upstream with a problem that was already reported.
+        // The route names an upstream whose problem was already reported.
         RouteError::UnknownUpstream(name) if upstreams.contains_key(name) => return,
-        // The settings have no upstream, or their only upstream has a problem. In both cases, an
-        // earlier check has reported the problem.
+        // The settings have no upstream, or their only upstream has a problem. An earlier check has
+        // reported the missing upstream or the problem.
         RouteError::AmbiguousUpstream if upstreams.len() < 2 => return,
-        // The route names a provider with a problem that was already reported.
+        // The route names a provider whose problem was already reported.
         RouteError::UnknownProvider(name) if providers.contains(&&**name) => return,
         RouteError::AmbiguousGroups | RouteError::AmbiguousSubjects => "access",
         RouteError::UnknownUpstream(_) | RouteError::AmbiguousUpstream => "upstream",
@@ -218,7 +220,8 @@ fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
             continue;
         };
         let default = StreamSettings::default();
-        // All other keys of `streams` also apply to long answers, such as event streams.
+        // Only `origins`, `per_client` and `max_lag_kib` have no effect on long answers, such as
+        // event streams.
         for (key, is_set) in [
             ("origins", streams.origins != default.origins),
             ("per_client", streams.per_client != default.per_client),

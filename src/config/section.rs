@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 use super::layers::ENVIRONMENT;
 use super::problem::{Problem, closest, reason, source_of};
 
-/// Reads a merged tree of settings, section by section. When a key has a problem, the reader
-/// reports the problem and resets the key to its default. The reader then reads the section again,
-/// until every problem of the section is found.
+/// Reads a merged tree of settings, section by section. When a key has a problem, the `Reader`
+/// reports the problem, resets the key to its default, and reads the section again. The `Reader`
+/// repeats these steps until it has found every problem of the section.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     settings: &'a Figment,
@@ -103,8 +103,8 @@ impl<'a> Reader<'a> {
                 } else if !can_reset || !self.reset_to_default(key, &mut value, &remaining) {
                     return None;
                 }
-                // If an unknown key is probably a misspelling of a known key, the known key is
-                // stored.
+                // If an unknown key is probably a misspelling of a known key, `reset` gets the
+                // known key.
                 let mut mistaken = path;
                 if let Kind::UnknownField(name, known) = &error.kind
                     && let Some(meant) = closest(name, known.iter().copied())
@@ -167,15 +167,15 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The meaning of a text in a variable for a setting that is a list.
+/// The result when a variable contains a text for a setting that is a list.
 enum ListInVariable {
-    /// The text was read as a list.
+    /// The text was replaced by a list.
     Read,
-    /// The text could mean several lists. The message tells the operator what to write.
+    /// Several lists are possible. The message tells the operator what to write.
     Ambiguous(String),
 }
 
-/// Writes a list as in the settings.
+/// Formats a list as TOML.
 fn list<'a>(entries: impl IntoIterator<Item = &'a str>) -> String {
     let entries: Vec<String> = entries
         .into_iter()
@@ -189,7 +189,8 @@ fn list<'a>(entries: impl IntoIterator<Item = &'a str>) -> String {
 struct RemovedEntries(BTreeMap<Vec<String>, BTreeSet<usize>>);
 
 impl RemovedEntries {
-    /// Records that the entry at `path`, in the settings as written, was removed.
+    /// Records that the entry at `path` was removed. `path` is the path in the settings as the
+    /// operator wrote them.
     fn add(&mut self, path: &[String]) {
         if let Some((index, list)) = path.split_last()
             && let Ok(index) = index.parse()
@@ -198,14 +199,14 @@ impl RemovedEntries {
         }
     }
 
-    /// Returns the path in the settings as written, for a path in the settings without the removed
-    /// entries.
+    /// Converts a path in the settings without the removed entries to the path in the settings as
+    /// the operator wrote them.
     fn original(&self, path: &[String]) -> Vec<String> {
         let mut original = Vec::new();
         for part in path {
             let removed = self.0.get(&original).into_iter().flatten();
             let part = match part.parse::<usize>() {
-                // The set is in ascending order.
+                // The indexes of the removed entries are in ascending order.
                 Ok(index) => removed
                     .fold(index, |index, removed| {
                         index.saturating_add(usize::from(*removed <= index))
@@ -232,7 +233,7 @@ fn at<'v>(value: &'v mut Value, path: &[String]) -> Option<&'v mut Value> {
     })
 }
 
-/// Removes the entry of a list. Returns false if `path` does not lead to an entry of a list.
+/// If `path` leads to an entry of a list, removes the entry and returns true.
 fn remove_entry(value: &mut Value, path: &[String]) -> bool {
     if let Some((index, list)) = path.split_last()
         && let Some(Value::Array(_, list)) = at(value, list)
@@ -259,9 +260,9 @@ fn path_of(error: &figment::Error) -> Vec<String> {
     path
 }
 
-/// Returns true if the problem at `path` probably exists only because the reader has reset the key
-/// at `reset`. After the reset, the key can be missing, or its table can be invalid without the
-/// key. A message that the key is missing would confuse the operator, who has written the key.
+/// Returns true if the problem at `path` probably exists only because the `Reader` has reset the
+/// key at `reset`. After the reset, the key can be missing, or its table can be invalid without the
+/// key. A message about a missing key would confuse the operator, who has written the key.
 fn follows_from(error: &figment::Error, path: &[String], reset: &[String]) -> bool {
     let is_missing = matches!(error.kind, Kind::MissingField(_));
     reset.starts_with(path) && (is_missing || path.len() < reset.len())
@@ -277,8 +278,8 @@ fn replace(table: &mut Dict, path: &[String], defaults: Option<Dict>) -> bool {
     {
         return replace(below, rest, default.and_then(Value::into_dict));
     }
-    // `first` is either the last part of the path, or the name of a list of tables. A problem inside
-    // one of these tables resets the whole list.
+    // `first` is the last part of the path, or the name of a list of tables. If a table in such a
+    // list has a problem, this function resets the whole list.
     let old = table.remove(first);
     // If the wrong value is the default itself, the key is removed, because the default would have
     // the same problem.

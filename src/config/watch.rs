@@ -31,8 +31,8 @@ const EVENTS: usize = 4096;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(crate) enum FileChange {
-    /// Either the file has not changed, or its last change is more recent than [`STABLE`]. In both
-    /// cases, no action is needed.
+    /// No action is needed: the file has not changed, or its last change was less than [`STABLE`]
+    /// ago.
     Nothing,
     /// The file was replaced and has stayed unchanged for [`STABLE`].
     Replaced,
@@ -53,7 +53,7 @@ pub(crate) struct Watch {
     events: OwnedFd,
     /// The path with all symbolic links resolved.
     target: Option<PathBuf>,
-    /// A replacement of the file that is not reported yet, because the file first has to stay
+    /// A replacement of the file that `poll` has not reported yet, because the file must first stay
     /// unchanged for [`STABLE`].
     pending: Option<Pending>,
 }
@@ -121,7 +121,8 @@ enum Event {
 
 impl Watch {
     /// Watches the file at `path`. `read` is the version that the gateway has read. If `path` now
-    /// leads to a different file, the watch assumes that the file was replaced at the time `now`.
+    /// leads to a different file than the file of this version, the watch assumes that the file was
+    /// replaced at the time `now`.
     ///
     /// # Errors
     ///
@@ -368,7 +369,7 @@ mod tests {
             folder.poll_ten_times(&mut watch),
             [FileChange::WrittenInPlace]
         );
-        // If a file is renamed to the path after the write, the file at the path is complete.
+        // A file that is renamed to the path after the write is complete.
         fs::write(&path, "half").unwrap();
         fs::write(folder.path("next"), "whole").unwrap();
         fs::rename(folder.path("next"), &path).unwrap();

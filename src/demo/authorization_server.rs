@@ -323,8 +323,8 @@ async fn handle(state: &ServerState, request: Request<Bytes>) -> HandlerResult {
     let read = matches!(*request.method(), Method::GET | Method::HEAD);
     let post = *request.method() == Method::POST;
     match path {
-        // A fault applies to a request with any method. Therefore `token_endpoint` receives all
-        // requests, and checks the method after the fault.
+        // A fault applies to a request with any method. Therefore `token_endpoint` receives
+        // requests with any method, and checks the method after it has applied the fault.
         "/oauth/token" => token_endpoint(state, &request).await,
         "/oauth/authorize" if read => Ok(authorize::show(state, &request).await),
         "/oauth/authorize" if post => Ok(authorize::submit(state, &request).await),

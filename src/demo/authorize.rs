@@ -142,10 +142,9 @@ pub(crate) async fn sign_out(
 }
 
 /// Checks the request in the same order as the real server. Before the server has verified the
-/// redirection URI, the server answers an error with JSON and not with a redirect. After a Passport
-/// server has verified the request, the server still answers many errors with JSON. An OpenID
-/// Provider sends errors after the verification to the client by a redirect (RFC 6749 section
-/// 4.1.2.1).
+/// redirection URI, the server answers an error with JSON and not with a redirect. After the
+/// verification, a Passport server still answers many errors with JSON. After the verification, an
+/// OpenID Provider sends an error to the client by a redirect (RFC 6749 section 4.1.2.1).
 async fn validate(
     server: &ServerState,
     request: &Request<Bytes>,
@@ -201,7 +200,7 @@ async fn validate(
         redirect_uri,
         target,
         state,
-        // The real server removes the wildcard scope `*` when the real server issues a code.
+        // A real Passport server removes the wildcard scope `*` when it issues a code.
         scopes: scopes.into_iter().filter(|scope| scope != "*").collect(),
         challenge,
         nonce: field("nonce"),

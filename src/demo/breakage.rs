@@ -1,11 +1,11 @@
 //! Breaks one step of the demo on purpose, to show that the check can fail.
 //!
-//! In four of the steps, the demo makes one mistake that also occurs in real settings. The four
-//! mistakes are a redirection URI that is not registered, a wrong password, a wrong key, and a
-//! public route where a session is needed. The other steps are broken by a middlebox: a proxy in
-//! front of the gateway that changes one thing and forwards everything else. The check does not
-//! know which step is broken. If a middlebox breaks the step, the check gets the address of the
-//! middlebox instead of the gateway's address.
+//! To break one of four steps, the demo makes a mistake that also occurs in real settings: a
+//! redirection URI that is not registered, a wrong password, a wrong key, or a public route where a
+//! session is needed. To break any other step, the demo uses a middlebox: a proxy in front of the
+//! gateway that changes one thing and forwards everything else. The check does not know which step
+//! is broken. If a middlebox breaks the step, the check gets the address of the middlebox instead
+//! of the gateway's address.
 
 use std::net::{Ipv4Addr, SocketAddr};
 

@@ -102,7 +102,7 @@ impl BrowserRequest {
         let mut request = Self::bare(Method::GET, url)
             .field("upgrade", "websocket")
             .field("sec-websocket-version", "13")
-            // The key of RFC 6455 section 1.3.
+            // The example of a `Sec-WebSocket-Key` in RFC 6455 section 1.3.
             .field("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
             .field("origin", &url.origin().ascii_serialization())
             .field("sec-fetch-site", "same-origin")

@@ -60,8 +60,8 @@ impl Purpose {
 #[derive(Debug)]
 pub struct Demo {
     gateway: Instance,
-    /// A proxy in front of the gateway, which breaks one step on purpose. `None` if the demo has no
-    /// such proxy.
+    /// A proxy in front of the gateway, which breaks one step on purpose. `None` if no proxy is
+    /// needed.
     middlebox: Option<Server>,
     provider: AuthorizationServer,
     app: App,
@@ -233,7 +233,7 @@ async fn free(address: SocketAddr) -> Result<SocketAddr, Error> {
         return Ok(address);
     }
     // This function closes the listener, so a different process could bind the port before the
-    // gateway listens. For a demo, this risk is acceptable.
+    // gateway listens. A demo can fail in this rare case.
     let listener = tokio::net::TcpListener::bind(address)
         .await
         .map_err(|source| Error::Bind { address, source })?;

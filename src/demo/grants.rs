@@ -25,7 +25,8 @@ use crate::clock::Timestamp;
 /// The lifetime of an authorization code.
 const CODE_LIFETIME: Duration = Duration::from_mins(10);
 
-/// The content of a sealed authorization code. The members have the same order as in a real code.
+/// The content of an encrypted authorization code. The members have the same order as in a code of
+/// the real server.
 #[expect(
     clippy::struct_field_names,
     reason = "the names are those of the real code's JSON"
@@ -52,7 +53,7 @@ impl Code {
     }
 }
 
-/// The content of a sealed refresh token.
+/// The content of an encrypted refresh token.
 #[expect(
     clippy::struct_field_names,
     reason = "the names are those of the real token's JSON"
@@ -69,7 +70,7 @@ struct RefreshToken {
     sign_in: Option<SignIn>,
 }
 
-/// The permission of a user, for which the server issues tokens.
+/// A grant: a user permits a client to get tokens for the scopes.
 pub(crate) struct Grant {
     pub(crate) client_id: String,
     pub(crate) user_id: String,
@@ -77,7 +78,8 @@ pub(crate) struct Grant {
     pub(crate) sign_in: Option<SignIn>,
 }
 
-/// A token response (RFC 6749 section 5.1). The members have the same order as in a real response.
+/// A token response (RFC 6749 section 5.1). The members have the same order as in a response of the
+/// real server.
 #[derive(Serialize)]
 struct TokenResponse<'a> {
     token_type: &'a str,
@@ -134,9 +136,9 @@ struct ParsedTokenRequest {
     kind: ProviderKind,
     values: BTreeMap<String, Value>,
     basic: Option<(String, String)>,
-    /// The value of `WWW-Authenticate` for a refused client. A Passport server sends this field
-    /// only if the request has `Authorization`, and uses the same scheme (`Bearer` or `Basic`). The
-    /// value of an OpenID Provider always contains the scheme `Basic`.
+    /// The value of `WWW-Authenticate` for a refused client. A Passport server sends
+    /// `WWW-Authenticate` only if the request has `Authorization`, and uses the same scheme
+    /// (`Bearer` or `Basic`). An OpenID Provider always uses the scheme `Basic`.
     challenge: Option<&'static str>,
 }
 

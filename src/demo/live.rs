@@ -42,7 +42,7 @@ const PAGE: &str = "<h1>Live clocks</h1>\n\
      <li>Sign in again in any tab: both clocks start again by themselves.</li>\n</ol>\n\
      <p><a href=\"/\">Back</a></p>";
 
-/// Returns the page with both clocks.
+/// Returns the page with the live clocks.
 pub(crate) fn page() -> Response<ReplyBody> {
     page_with_script("Live clocks", PAGE, SCRIPT)
 }

@@ -59,8 +59,8 @@ pub(crate) fn page_with_script(title: &str, body: &str, script: &str) -> Respons
     let mut response = page(StatusCode::OK, APP, title, &body);
     let hash = STANDARD.encode(digest(&SHA256, script.as_bytes()));
     let policy = format!("{POLICY}; script-src 'sha256-{hash}'; connect-src 'self'");
-    // The conversion does not fail, because the policy contains only ASCII characters. Without a
-    // valid value, the stricter policy stays.
+    // The conversion does not fail, because the policy contains only ASCII characters. If the
+    // conversion failed, the response would keep its stricter policy.
     if let Ok(policy) = HeaderValue::try_from(policy) {
         let fields = response.headers_mut();
         fields.insert(CONTENT_SECURITY_POLICY, policy);

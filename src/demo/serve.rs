@@ -45,7 +45,7 @@ impl Server {
     }
 }
 
-/// The error with which a handler closes the connection without an answer.
+/// A handler returns this error to close the connection without an answer.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection is closed without an answer")]
 pub(crate) struct CloseConnection;

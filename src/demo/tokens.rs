@@ -1,5 +1,5 @@
-//! The keys of the authorization server, which sign access tokens, seal codes and refresh tokens,
-//! and make CSRF tokens.
+//! The keys of the authorization server, which sign access tokens, encrypt codes and refresh
+//! tokens, and make CSRF tokens.
 
 use std::fmt::Write as _;
 
@@ -19,12 +19,12 @@ use super::Error;
 use crate::clock::Timestamp;
 use crate::secret;
 
-/// The first bytes of every sealed value: version 2 of the format of league/oauth2-server.
+/// The first bytes of every encrypted value: version 2 of the format of league/oauth2-server.
 const VERSION: [u8; 4] = [0xde, 0xf5, 0x02, 0x00];
 
 /// The length of the salt in bytes. The version, the salt, the nonce and the tag have 84 bytes in
-/// total, as many as the overhead of league/oauth2-server. With these lengths, a sealed value is as
-/// long as a sealed value of the real server.
+/// total, as many as the overhead of league/oauth2-server. With these lengths, an encrypted value
+/// is as long as on the real server.
 const SALT: usize = 52;
 
 /// The DER encoding of a 2048-bit `RSAPublicKey` (RFC 8017 appendix A.1.1): the bytes before the
@@ -124,8 +124,8 @@ impl Keys {
     /// read the result.
     pub(crate) fn seal(&self, value: &impl Serialize) -> Option<String> {
         let mut text = serde_json::to_vec(value).ok()?;
-        // AES-GCM needs no salt. The only purpose of the salt is its length: a sealed value has to
-        // be as long as a sealed value of the real server.
+        // AES-GCM needs no salt. The only purpose of the salt is its length: an encrypted value
+        // must be as long as on the real server.
         let salt = secret::random::<SALT>().ok()?;
         let nonce = self
             .sealing
@@ -134,8 +134,8 @@ impl Keys {
         Some(hex(&[&VERSION[..], &salt, nonce.as_ref(), &text].concat()))
     }
 
-    /// Opens a value that [`Keys::seal`] has sealed. Returns `None` if the value was changed or was
-    /// sealed by a different server.
+    /// Decrypts a value that [`Keys::seal`] has encrypted. Returns `None` if the value was changed
+    /// or was encrypted by a different server.
     pub(crate) fn open<T: DeserializeOwned>(&self, sealed: &str) -> Option<T> {
         let bytes = unhex(sealed)?;
         let rest = bytes.strip_prefix(&VERSION)?;
@@ -178,8 +178,8 @@ pub(crate) struct Claims {
 /// microseconds.
 pub(crate) fn numeric_date(at: Timestamp, micros: u16) -> f64 {
     let millis = at.as_millis() % 1000;
-    // As in the real server, the number is parsed from text, so that it is printed with exactly the
-    // digits of the text.
+    // Like the real server, this function parses the number from text, so the JSON contains exactly
+    // the digits of the text.
     format!("{}.{millis:03}{micros:03}", at.as_secs())
         .parse()
         .unwrap_or_default()

@@ -85,14 +85,15 @@ pub enum Others {
     None,
 }
 
-/// Removes the cookies whose name satisfies `is_own`. The other cookies keep their bytes, their
+/// Removes the cookies whose name satisfies `is_own`. All remaining cookies keep their bytes, their
 /// order and their separators. Several `Cookie` lines are joined with `; ` to one line, because an
 /// HTTP/1 server may read only one line.
 ///
 /// For a single line without the gateway's own cookies, the function allocates nothing.
 pub fn others(fields: &(impl View + ?Sized), is_own: impl Fn(&[u8]) -> bool) -> Others {
     // This function also removes cookies that `find` ignores, namely a cookie of the gateway with a
-    // space before the `=`. An app may remove the space and read the gateway's value.
+    // space before the `=`. An app may remove this space and read the value of the gateway's
+    // cookie.
     let is_own = |piece: &&[u8]| split_pair(piece).is_some_and(|(name, _)| is_own(trim(name)));
     let lines = || fields.values(&COOKIE);
     let several = lines().nth(1).is_some();

@@ -5,16 +5,16 @@
 //!
 //! 1. [`check_framing`] rejects framing that the parser accepts but that is not safe to forward.
 //!
-//! 2. [`forwarded::Client::read`] reads the forwarding fields, if the peer is a trusted proxy. In
-//!    this case, [`request_id::from_proxy`] reads the id of the request.
+//! 2. [`forwarded::Client::read`] reads the forwarding fields, if the peer is a trusted proxy. From
+//!    such a proxy, [`request_id::from_proxy`] also reads the id of the request.
 //!
 //! 3. [`inbound`] removes the fields that `strip::Strip` lists: hop-by-hop fields, the client's
 //!    credentials, and every field that only the gateway may write, in every spelling.
 //!
 //! 4. At the end, [`cookie::others`], [`forwarded::Client::write`], [`append_via`] and the permit
-//!    write their fields, and the gateway writes the [`request_id`]. Because of this order, a client
-//!    cannot use `Connection` or an unusual spelling to keep a forged field, or to remove a field of
-//!    the gateway.
+//!    write their fields, and the gateway writes the [`request_id`]. The gateway removes the
+//!    client's fields before it writes its own fields, so a client cannot use `Connection` or an
+//!    unusual spelling to keep a forged field, or to remove a field of the gateway.
 //!
 //! Code that decides about a request reads fields through [`View`], which is implemented by a map
 //! and by the buffer of a parser. [`outbound`] removes fields from responses. The module implements

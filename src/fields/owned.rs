@@ -150,15 +150,15 @@ fn row(name: &str) -> usize {
         .map_or(0, |first| usize::from(fold(first) & 31))
 }
 
-/// Returns true if at least one prefix in [`PREFIXES`] begins with a letter whose entry in the
+/// Returns true if at least one prefix in [`PREFIXES`] begins with a letter whose index in the
 /// tables is `row`.
 fn is_prefix_row(row: usize) -> bool {
     PREFIXES.iter().any(|prefix| self::row(prefix) == row)
 }
 
 fn length_bit(name: &str) -> u64 {
-    // Two lengths share one bit if they are equal modulo 64. Therefore the caller also compares the
-    // names if their bits are equal.
+    // Two lengths share one bit if they are equal modulo 64. Therefore, if the bit of a name is
+    // set, the caller also compares the name.
     let length = u32::try_from(name.len()).unwrap_or(u32::MAX);
     1_u64.wrapping_shl(length)
 }

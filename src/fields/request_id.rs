@@ -13,8 +13,9 @@ pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 /// The maximum length of an id that a trusted proxy has written.
 const MAX_LENGTH: usize = 128;
 
-/// Creates the ids of requests: 32 hexadecimal digits. The first half is a random number of the
-/// worker. The second half never repeats in this worker. An id is unique, but it is not a secret.
+/// Creates the ids of requests: 32 hexadecimal digits. The first half of an id is a random number,
+/// which is the same for all ids of one worker. The second half never repeats in one worker. An id
+/// is unique, but it is not a secret.
 #[derive(Debug)]
 pub(crate) struct RequestIds {
     worker: [u8; 16],
@@ -51,7 +52,8 @@ impl RequestIds {
 /// repeats.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Returns the number of `SplitMix64` for a count. Different counts have different numbers.
+/// Returns the output of the generator `SplitMix64` for the state `count`. Different states have
+/// different outputs.
 fn mixed(count: u64) -> u64 {
     let mixed = (count ^ (count >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -61,7 +63,7 @@ fn mixed(count: u64) -> u64 {
 /// Returns the hexadecimal digits of a number. This function computes eight digits at a time,
 /// because every request needs an id.
 fn hex(number: u64) -> [u8; 16] {
-    /// A number whose bytes all have this value.
+    /// Returns a number in which each byte is `byte`.
     const fn every(byte: u8) -> u64 {
         u64::from_ne_bytes([byte; 8])
     }
@@ -70,7 +72,8 @@ fn hex(number: u64) -> [u8; 16] {
         let spread = (half | half << 16) & 0x0000_ffff_0000_ffff;
         let spread = (spread | spread << 8) & 0x00ff_00ff_00ff_00ff;
         let spread = (spread | spread << 4) & every(0x0f);
-        // A byte is 1 if its digit is a letter. No operation carries into the next byte.
+        // Each byte of `letters` is 1 if its digit is a letter. No operation carries into the next
+        // byte.
         let letters = (spread.wrapping_add(every(6)) >> 4) & every(1);
         let letters = letters.wrapping_mul(u64::from(b'a' - b'9' - 1));
         spread

@@ -37,8 +37,8 @@ impl UpgradeRequest {
     /// `None` if the request asks for no other protocol, or only for versions of HTTP or TLS.
     ///
     /// A client lists several protocols in the order of its preference (RFC 9110 section 7.8). The
-    /// gateway chooses the first protocol that it can forward, and the app does not see the other
-    /// protocols. So the gateway knows to which protocol the app may switch.
+    /// gateway sends the app only the first protocol that it can forward. Therefore the gateway
+    /// knows to which protocol the app may switch.
     pub(crate) fn read(parts: &Parts) -> Option<Self> {
         let headers = &parts.headers;
         // A server has to ignore `Upgrade` in HTTP/1.0, and HTTP/2 does not have `Upgrade` (RFC

@@ -26,9 +26,9 @@ pub(super) fn ticks_every(period: Duration) -> Interval {
     ticks
 }
 
-/// Removes expired sessions in batches, and updates the metrics. If the keeper has stopped, no user
-/// can sign in or out until the process is restarted. When the keeper has stopped, this task logs
-/// an error and marks the process as broken.
+/// Removes expired sessions in batches, and updates the metrics. If the thread of the session store
+/// has stopped, no user can sign in or out until the process is restarted. In this case, this task
+/// logs an error and marks the process as broken.
 pub(super) async fn maintain_sessions(process: gateway::ProcessState, readiness: Readiness) {
     let gateway::ProcessState {
         sessions,
@@ -47,8 +47,8 @@ pub(super) async fn maintain_sessions(process: gateway::ProcessState, readiness:
                 end @ (Ok(Maintained::Done) | Err(_)) => break end,
             }
         };
-        // A drain closes the store as its last step. If the store is closed without a drain, the
-        // keeper has stopped.
+        // A drain closes the session store as its last step. If the store is closed without a
+        // drain, the thread of the store has stopped.
         if matches!(maintained, Err(StoreError::Closed)) && readiness.mark_broken() {
             let reason = "sessions_lost";
             tracing::error!(
@@ -146,8 +146,8 @@ mod tests {
         let clock = Clock::manual(Timestamp::from_millis(1_800_000_000_000));
         let sessions =
             Arc::new(Sessions::start(settings, keys, &Registrations::new(), clock.now()).unwrap());
-        // `close` stops the keeper, so the test sees the same effect as after a panic of the
-        // keeper.
+        // `close` stops the thread of the session store, so the test sees the same effect as after
+        // a panic of this thread.
         sessions.close().await.unwrap();
         let readiness = Readiness::default();
         readiness.mark_ready();

@@ -22,7 +22,8 @@ pub(super) struct ProcessState {
 }
 
 impl ProcessState {
-    /// Opens the session store. All other data is empty at the start.
+    /// Opens the session store, and creates all other data of the process, which is empty at the
+    /// start.
     pub(super) fn start(
         (settings, keys): (session::Settings, Arc<KeyRing>),
         providers: &Arc<Providers>,

@@ -159,8 +159,9 @@ impl Instance {
     }
 
     /// Loads the settings for a reload. If only keys have changed, the function uses the current
-    /// text. A retry uses the text of the failed reload, or reads the file if the file could not be
-    /// read before. For any other cause, the function reads the file.
+    /// text of the settings. A retry uses the text of the failed reload, or reads the settings file
+    /// if the file could not be read before. After a signal or a change of the settings file, the
+    /// function reads the settings file.
     async fn load(&mut self, cause: ReloadCause) -> Result<Config, ReloadError> {
         let mut source = self.current.source.clone();
         match cause {

@@ -68,7 +68,7 @@ struct KeyFile {
     current: Option<Digest>,
     /// The digest of the new content, and the time when the trigger first saw the new content.
     other: Option<(Digest, Instant)>,
-    /// The last content for which the trigger has reported a reload.
+    /// The digest of the last content for which the trigger has reported that a reload is due.
     asked: Option<Digest>,
 }
 

@@ -23,9 +23,9 @@ impl Host {
     /// or a name. Each label of a name consists of 1 to 63 characters: letters, digits, `-` and
     /// `_`. An IPv4 address has the same syntax as a name. Letters become lower case. A trailing
     /// dot is dropped. The ports 80 and 443 are dropped, with and without TLS, because apps treat
-    /// an authority with the port 80 or 443 as the same site as the authority without a port.
-    /// Everything else is rejected: user information, percent-encodings, zone ids, raw UTF-8, an
-    /// empty port, and a port with leading zeros.
+    /// an authority with the port 80 or 443 as the same site as the authority without a port. All
+    /// other forms of an authority are rejected: user information, percent-encodings, zone ids, raw
+    /// UTF-8, an empty port, and a port with leading zeros.
     pub(super) fn parse(value: &HeaderValue) -> Result<Self, Error> {
         if is_plain(value.as_bytes()) {
             return Ok(Self(value.clone()));
@@ -60,8 +60,8 @@ impl Host {
 }
 
 /// Performs a quick check. Returns true if the authority is certainly canonical: it has lower-case
-/// labels and no default port. Nearly all authorities pass this check. If an authority fails this
-/// check, the code parses the authority.
+/// labels and no default port. Nearly all authorities pass the quick check. If an authority fails
+/// the quick check, the code parses the authority.
 fn is_plain(authority: &[u8]) -> bool {
     let mut label = 0_usize;
     let mut end = None;

@@ -42,7 +42,8 @@ fn is_canonical(mut rest: &[u8]) -> Result<bool, Error> {
 
 /// Performs a quick check of a path without its first slash. Returns true if the path is certainly
 /// canonical: it has only unreserved characters, and no segment is empty or begins with a dot.
-/// Nearly all paths pass this check. If a path fails this check, `is_canonical` checks each byte.
+/// Nearly all paths pass the quick check. If a path fails the quick check, `is_canonical` checks
+/// each byte.
 fn is_plain(path: &[u8]) -> bool {
     let mut before = b'/';
     path.iter().all(|byte| {
@@ -194,8 +195,9 @@ enum Last {
     Yes,
 }
 
-/// The part of a second percent-encoding that the last decoded bytes form. An app that decodes a
-/// path two times would decode these bytes again.
+/// Whether the last decoded bytes are the beginning of another percent-encoding: a percent sign, or
+/// a percent sign and one digit. An app that decodes a path two times would decode such bytes
+/// again.
 #[derive(Clone, Copy, Default)]
 enum SecondDecoding {
     #[default]
@@ -261,7 +263,7 @@ impl Check {
                 self.character_length = 0;
                 Ok(())
             }
-            // The bytes may be the beginning of a longer character.
+            // The bytes are the beginning of a character that is not complete yet.
             Err(error) if error.error_len().is_none() => Ok(()),
             Err(_) => Err(Error::NotUtf8),
         }
@@ -274,8 +276,9 @@ impl Check {
             (SecondDecoding::Percent, Some(high)) => SecondDecoding::High(high),
             (SecondDecoding::High(high), Some(low)) => {
                 let decoded = high.wrapping_shl(4) | low;
-                // Only these bytes can change the meaning of the path when an app decodes the path
-                // a second time.
+                // When an app decodes the path a second time, only control characters, dots,
+                // slashes, backslashes, percent signs and semicolons can change the meaning of the
+                // path.
                 if decoded.is_ascii_control() || b"./\\%;".contains(&decoded) {
                     return Err(Error::DoublyEncoded);
                 }

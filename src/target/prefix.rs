@@ -8,10 +8,11 @@ use super::path::{canonical, decoded};
 /// A path prefix that consists of whole segments. For example, `/admin` stands for `/admin` and all
 /// paths below `/admin`, but not for `/administrator`.
 ///
-/// There are two comparisons. A rule that **opens** paths must not match too many paths, so the
-/// rule uses [`Prefix::matches`], which compares exactly. A rule that **protects** paths must not
-/// match too few paths, so the rule uses [`Prefix::covers`]. [`Prefix::covers`] also accepts
-/// spellings that some app may read as the same path. Both comparisons ignore the query.
+/// There are two comparisons. A rule that **gives access** to paths must not match too many paths,
+/// so the rule uses [`Prefix::matches`], which compares exactly. A rule that **protects** paths
+/// must not match too few paths, so the rule uses [`Prefix::covers`]. [`Prefix::covers`] also
+/// accepts spellings that some app may read as the same path. [`Prefix::matches`] and
+/// [`Prefix::covers`] ignore the query.
 #[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize)]
 #[serde(try_from = "String")]
 pub struct Prefix(Box<str>);
@@ -47,8 +48,8 @@ impl Prefix {
     pub(crate) fn covers(&self, path: &str) -> bool {
         let is_slash = |byte: &u8| *byte == b'/';
         let wanted = self.0.strip_suffix('/').unwrap_or(&self.0);
-        // After `strip_suffix`, the prefix `/` is an empty text. All other prefixes and all paths
-        // begin with a slash.
+        // After `strip_suffix`, the prefix `/` is an empty text. Every prefix other than `/`, and
+        // every path, begins with a slash.
         let Some(wanted) = wanted.strip_prefix('/') else {
             return true;
         };
@@ -126,8 +127,8 @@ impl TryFrom<String> for Prefix {
     }
 }
 
-/// Characters that have a meaning in the patterns of other gateways. Except `*`, these characters
-/// are not allowed in a path (RFC 3986 section 3.3).
+/// Characters that have a meaning in the patterns of other gateways. RFC 3986 section 3.3 allows
+/// only one of these characters in a path: `*`.
 const PATTERN: [char; 10] = ['*', '^', '|', '[', ']', '{', '}', '<', '>', '\\'];
 
 /// Returns true if the operator has probably written a glob, a regular expression or a template. If

@@ -29,7 +29,7 @@ pub(crate) struct RequestEvent {
     pub(crate) version: Version,
     /// The canonical host, with its port if the port is not the default port.
     pub(crate) authority: Option<HeaderValue>,
-    /// The name of the user, as the settings of the log allow it.
+    /// The user, in the form that the log settings select.
     pub(crate) user: Option<String>,
     /// The client's program, as [`user_agent`] returns it.
     pub(crate) user_agent: Option<Box<str>>,
@@ -43,21 +43,22 @@ pub(crate) struct RequestEvent {
     pub(crate) route: Option<Box<str>>,
     /// The decision.
     pub(crate) decided: DecisionLabel,
-    /// The reason code, if the gateway did not only forward the request.
+    /// The reason code, if the gateway itself answered the request.
     pub(crate) reason: Option<&'static str>,
     /// The code that states how the answer ended.
     pub(crate) end: &'static str,
     /// The number of bytes that the client has sent after the request's head.
     pub(crate) from_client: u64,
-    /// The number of bytes that the client was sent after the response's head.
+    /// The number of bytes that the gateway has sent to the client after the response's head.
     pub(crate) to_client: u64,
     /// The time from the request's head to the end of the answer.
     pub(crate) duration: Duration,
     /// The time from the request's head to the response's head. `None` if there was no response.
     pub(crate) head_duration: Option<Duration>,
-    /// The part of the time during which the request waited for its session.
+    /// The part of `head_duration` during which the request waited for its session.
     pub(crate) waited: Option<Duration>,
-    /// The part of the time during which the gateway waited for the response's head of the upstream.
+    /// The part of `head_duration` during which the gateway waited for the head of the upstream's
+    /// response.
     pub(crate) upstream_duration: Option<Duration>,
     /// The upstream's name.
     pub(crate) upstream: Option<Box<str>>,
@@ -136,8 +137,8 @@ fn split(authority: &str) -> (&str, Option<u16>) {
     port.map_or((authority, None), |(host, port)| (host, Some(port)))
 }
 
-/// Returns the `User-Agent` of a request for the log: at most 256 characters, each of them a visible
-/// ASCII character or a space. The character `?` replaces all others.
+/// Returns the `User-Agent` of a request for the log: at most 256 characters, each of them a
+/// visible ASCII character or a space. The character `?` replaces every other character.
 pub(crate) fn user_agent(headers: &HeaderMap) -> Option<Box<str>> {
     let bytes = headers.get(header::USER_AGENT)?.as_bytes().iter();
     let clean = |byte: &u8| match byte {

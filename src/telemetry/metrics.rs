@@ -252,8 +252,8 @@ impl Metrics {
             .inc_by(count);
     }
 
-    /// Counts an exchange that has lost its connection to a waiting request. `kind` is `request` if
-    /// the answer had not begun, and otherwise `response`.
+    /// Counts a request that has lost its connection to the app because another request was waiting
+    /// for a connection. `kind` is `request` if the answer had not begun, and otherwise `response`.
     pub(crate) fn evicted(&self, route: &str, kind: &'static str, reason: &'static str) {
         let labels = vec![
             ("route", route.to_owned().into()),
@@ -346,7 +346,7 @@ mod tests {
     use super::*;
     use crate::telemetry::DecisionLabel;
 
-    /// Returns the names of all metrics as a scrape contains them.
+    /// Returns the names of all metrics, as the `OpenMetrics` text contains them.
     fn names(text: &str) -> Vec<String> {
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
         let named = types.map(|line| {
@@ -369,7 +369,7 @@ mod tests {
         let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
         let mut listed: Vec<&str> = rows.filter_map(|row| row.split('`').next()).collect();
         let metrics = Metrics::default();
-        // A family without a value is not in the text.
+        // A metric appears in the text only after it has a value.
         let routes = metrics.request_counters(["app".into()]);
         let (decided, status) = (DecisionLabel::Permit, StatusCode::OK);
         routes.count(Some(0), decided, status, Duration::ZERO);
@@ -414,7 +414,7 @@ mod tests {
             let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
             value.map(|value| value.parse::<f64>().unwrap())
         };
-        // The tests run on the same systems as the program, where all values can be read.
+        // On Linux, all these values can be read.
         for (name, least) in [
             ("process_cpu_seconds_total", 0.0),
             ("process_start_time_seconds", 1.6e9),

@@ -1,5 +1,5 @@
-//! The metrics of the process that Prometheus defines for all programs. They are read from `/proc`
-//! for each scrape. A value that cannot be read is left out.
+//! The metrics of the process that Prometheus defines for all programs. For each request to
+//! `/metrics`, the values are read from `/proc`. A value that cannot be read is left out.
 
 use std::fmt;
 use std::fs;
@@ -9,7 +9,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-/// The number of clock ticks per second in `/proc` (`USER_HZ`). Linux uses this number on all
+/// The number of clock ticks per second in `/proc` (`USER_HZ`). The number is the same on all
 /// architectures for which Sidegate is built.
 const TICKS: f64 = 100.0;
 
@@ -31,7 +31,7 @@ impl Collector for ProcessMetrics {
         let text = "Resident memory of the process";
         write(&mut encoder, "process_resident_memory_bytes", text, memory)?;
         let open = fs::read_dir("/proc/self/fd").ok();
-        // One of the descriptors belongs to the folder that is read here.
+        // One of the descriptors belongs to the folder `/proc/self/fd` itself.
         let open = open.and_then(|open| i64::try_from(open.count().saturating_sub(1)).ok());
         let text = "Open file descriptors of the process";
         write(

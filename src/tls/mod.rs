@@ -1,9 +1,9 @@
 //! Certificates and trusted authorities. No other module builds TLS configurations.
 //!
 //! The module reads certificate and key files, reads trusted certificate authorities, and creates
-//! certificates for development. The module does not use sockets or HTTP. [`crate::server`] gets the
-//! configuration of each handshake from an [`Acceptor`]. A client gets its configuration from a
-//! [`Trust`].
+//! certificates for development. The module does not use sockets or HTTP. [`crate::server`] gets
+//! the configuration of each handshake from an [`Acceptor`]. A TLS client in the gateway gets its
+//! configuration from a [`Trust`].
 //!
 //! Every TLS configuration selects the cryptographic library (aws-lc-rs) explicitly. The
 //! process-wide default of rustls is never used, so no other crate can change the TLS
@@ -131,8 +131,8 @@ pub enum Error {
     /// Responsible: the operator.
     #[error("certificates could not be created")]
     Generate(#[source] rcgen::Error),
-    /// The key does not belong to the certificate. In most cases, only one of the two files was
-    /// replaced. Responsible: the operator.
+    /// The key does not belong to the certificate. In most cases, the operator has replaced only
+    /// the certificate file or only the key file. Responsible: the operator.
     #[error("the key in {} does not belong to the certificate in {}", key.display(), certificate.display())]
     KeyMismatch {
         /// The certificate file.
@@ -172,8 +172,8 @@ pub enum Error {
     /// operator, who has to use another build.
     #[error("the cryptographic library cannot be used")]
     Unsupported(#[source] rustls::Error),
-    /// The TLS library accepts no list of authorities. Responsible: the operator, who has to
-    /// correct the file with the authorities.
+    /// The TLS library does not accept the list of authorities. Responsible: the operator, who has
+    /// to correct the file with the authorities.
     #[error("the certificate authorities are not accepted")]
     Verifier(#[source] VerifierBuilderError),
     /// A file could not be written. Responsible: the operator.
@@ -381,14 +381,15 @@ impl Loaded {
     }
 }
 
-/// Returns whether `now` is in the validity period of a certificate. A certificate that cannot be
-/// read counts as current, because the TLS library reports this problem.
+/// Returns whether `now` is in the validity period of a certificate. If the certificate cannot be
+/// parsed, this function returns [`Validity::Current`], because the TLS library reports the problem
+/// later.
 fn validity(leaf: &CertificateDer<'_>, now: Timestamp) -> Validity {
     let Ok(parsed) = ParsedCertificate::try_from(leaf) else {
         return Validity::Current;
     };
     let now = UnixTime::since_unix_epoch(Duration::from_millis(now.as_millis()));
-    // Every error that is not about the dates shows that the dates are valid.
+    // The library checks the dates first, so any other error shows that the dates are valid.
     match without_authorities(&parsed, now) {
         Err(rustls::Error::InvalidCertificate(
             CertificateError::Expired | CertificateError::ExpiredContext { .. },
@@ -425,8 +426,8 @@ pub(crate) fn days_left(leaf: &CertificateDer<'_>, now: Timestamp) -> Option<u64
 }
 
 fn warn_if_others_can_read(key: &Path) {
-    // If only the group can also read the key file, there is no warning, because services often get
-    // access to a key through their group.
+    // There is no warning if the group of the key file can read the file, because services often
+    // get access to a key through their group.
     let open = fs::metadata(key).is_ok_and(|data| data.permissions().mode() & 0o007 != 0);
     if open {
         tracing::warn!(

@@ -20,7 +20,7 @@ use crate::demo::check::TokenCalls;
 /// each second, and the gateway ends a stream within about a second.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The largest number of requests of a sign-in: the page, the login form, the posted form, the
+/// The maximum number of requests in one sign-in: the page, the login form, the posted form, the
 /// callback, and the page again.
 const SIGN_IN_REQUESTS: usize = 5;
 

@@ -75,7 +75,7 @@ pub(super) struct FakeGateway {
 
 struct Session {
     tokens: Tokens,
-    /// This sender is dropped at the end of the session.
+    /// This sender is dropped when the session ends.
     ends: watch::Sender<()>,
 }
 
@@ -299,8 +299,8 @@ impl FakeGateway {
         })
     }
 
-    /// Opens a stream of the app. Returns the answer of the app, and a future for the end of the
-    /// session. If the gateway has the breakage `breakage`, the future never ends.
+    /// Opens a stream of the app. Returns the answer of the app, and a future that completes when
+    /// the session ends. If the gateway has the breakage `breakage`, the future never completes.
     async fn open_stream(
         &self,
         request: &Request<Bytes>,
