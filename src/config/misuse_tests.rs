@@ -1,5 +1,5 @@
-//! Tests that dangerous settings are refused. With dangerous settings, an operator could open a
-//! route, hide an endpoint or trust a peer by mistake.
+//! Tests that dangerous settings are refused. With dangerous settings, an operator could make a
+//! route public, hide an endpoint or trust a peer by mistake.
 
 use super::tests::{SMALL, TestSettings, keys_of, two_providers};
 

@@ -182,7 +182,7 @@ impl Demo {
         self.gateway.address()
     }
 
-    /// Creates a check of this demo with the first user. The demo must have the purpose
+    /// Creates a check that signs in to this demo as the first user. The demo must have the purpose
     /// [`Purpose::Check`], because the check advances the clock.
     ///
     /// # Errors
@@ -233,7 +233,7 @@ async fn free(address: SocketAddr) -> Result<SocketAddr, Error> {
         return Ok(address);
     }
     // This function closes the listener, so a different process could bind the port before the
-    // gateway listens. A demo can fail in this rare case.
+    // gateway listens. For a demo, the risk that the port is taken is acceptable.
     let listener = tokio::net::TcpListener::bind(address)
         .await
         .map_err(|source| Error::Bind { address, source })?;

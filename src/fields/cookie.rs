@@ -71,7 +71,7 @@ pub(crate) fn matching(
         .filter(move |(name, _)| wanted(name))
 }
 
-/// The cookies of a request without the gateway's own cookies.
+/// The cookies of a request, after the gateway's own cookies were removed.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[must_use]
 pub enum Others {
@@ -130,7 +130,7 @@ pub fn others(fields: &(impl View + ?Sized), is_own: impl Fn(&[u8]) -> bool) -> 
 
 /// Returns the name that a browser stores for a `Set-Cookie` value (RFC 6265bis section 5.6). The
 /// name is the text before the first `=`, without spaces and tabs at both ends. Only the text
-/// before the first `;` is read. A browser sends a cookie without a name back as a bare value, so
+/// before the first `;` is read. If a cookie has no name, a browser sends only its value. Therefore
 /// this function also looks for a name in the value.
 pub(super) fn name_set_by(value: &[u8]) -> &[u8] {
     let mut pair = trim(pieces(value).next().unwrap_or_default());

@@ -2,8 +2,8 @@
 //!
 //! [`Client::read`] must run before [`super::inbound`] removes the forwarding fields, and
 //! [`Client::write`] must run after [`super::inbound`]. If `read` runs too late, `read` finds no
-//! forwarding fields and uses the address of the peer. A call of `read` that is too late therefore
-//! loses information but is never unsafe.
+//! forwarding fields and uses the address of the peer. A late call of `read` loses information, but
+//! never makes the gateway trust a forged address.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -55,8 +55,8 @@ impl FramingError {
 
 /// Checks the framing of a request before the gateway removes any field. The check is stricter than
 /// the HTTP parser. The parser has already removed some fields: a second, equal `Content-Length`,
-/// and a `Content-Length` next to `Transfer-Encoding`. The removed fields do not reach this
-/// function, and they are not forwarded.
+/// and a `Content-Length` next to `Transfer-Encoding`. The fields that the parser has removed reach
+/// neither this function nor the app.
 ///
 /// # Errors
 ///

@@ -11,10 +11,11 @@
 //! 3. [`inbound`] removes the fields that `strip::Strip` lists: hop-by-hop fields, the client's
 //!    credentials, and every field that only the gateway may write, in every spelling.
 //!
-//! 4. At the end, [`cookie::others`], [`forwarded::Client::write`], [`append_via`] and the permit
-//!    write their fields, and the gateway writes the [`request_id`]. The gateway removes the
-//!    client's fields before it writes its own fields, so a client cannot use `Connection` or an
-//!    unusual spelling to keep a forged field, or to remove a field of the gateway.
+//! 4. At the end, [`cookie::others`], [`forwarded::Client::write`] and [`append_via`] write their
+//!    fields. The gateway also writes the identity of the user, the access token and the
+//!    [`request_id`]. The gateway removes the client's fields before it writes its own fields, so a
+//!    client cannot use `Connection` or an unusual spelling to keep a forged field, or to remove a
+//!    field of the gateway.
 //!
 //! Code that decides about a request reads fields through [`View`], which is implemented by a map
 //! and by the buffer of a parser. [`outbound`] removes fields from responses. The module implements

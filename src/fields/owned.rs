@@ -54,8 +54,8 @@ const SPELLED_EXACTLY: [&str; 4] = [
     "transfer-encoding",
 ];
 
-/// The names of all fields that the gateway asserts: `Authorization`, the forwarding fields, the
-/// usual names of identity and rewriting fields, and the configured assertion fields.
+/// The names of all fields that only the gateway may write: `Authorization`, the forwarding fields,
+/// the usual names of identity and rewriting fields, and the configured assertion fields.
 ///
 /// CGI, WSGI, PHP and Rack turn `X-User` and `X_User` into the same variable. Names are therefore
 /// compared in normalized form: ASCII lower case, with `-` for every character that is not a letter

@@ -69,8 +69,8 @@ pub struct Instance {
     control: Control,
 }
 
-/// The runtime of the control plane. Dropping `Control` does not wait for the end of the runtime,
-/// because the drop may happen inside another runtime, which must not be blocked.
+/// The runtime of the control plane. The drop of `Control` does not wait until its runtime has
+/// ended, because the caller may be in another runtime, and a drop must not block that runtime.
 #[derive(Debug)]
 struct Control(Option<Runtime>);
 

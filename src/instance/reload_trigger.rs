@@ -149,8 +149,8 @@ impl ReloadTrigger {
     pub(super) fn failed(&mut self, cause: ReloadCause) {
         let before = self.retry;
         let cause = match (cause, before.map(|retry| retry.cause)) {
-            // A failed reload after a signal does not change the keys, so the pending retry for the
-            // keys stays.
+            // The pending retry for the keys stays, because a failed reload after a signal has not
+            // applied the new keys.
             (ReloadCause::Signal, Some(ReloadCause::KeyFile)) => return,
             (ReloadCause::Signal, _) => {
                 self.retry = None;

@@ -100,8 +100,8 @@ struct Unit {
 }
 
 impl Unit {
-    /// Returns the first unit of a path, and the rest of the path. Returns `None` at the end of the
-    /// path.
+    /// Decodes the first byte of a path. Returns the decoded byte and the rest of the path. Returns
+    /// `None` at the end of the path.
     fn first(rest: &[u8]) -> Result<Option<(Self, &[u8])>, Error> {
         match rest {
             [] => Ok(None),

@@ -180,8 +180,8 @@ impl Metrics {
     }
 
     /// Returns the counters for the requests of one site. `routes` contains the names of the
-    /// routes, in the order of their indexes. Routes with the same name in several sites share
-    /// their counters.
+    /// routes, in the order of their indexes. Routes with the same name in several versions of the
+    /// settings share their counters.
     pub(crate) fn request_counters(
         &self,
         routes: impl IntoIterator<Item = Box<str>>,
@@ -286,7 +286,7 @@ impl Metrics {
         GaugeGuard::new(&self.refreshing)
     }
 
-    /// Counts a site as in use, until the guard is dropped.
+    /// Counts a site (one version of the settings) as in use, until the guard is dropped.
     pub fn site(&self) -> GaugeGuard {
         GaugeGuard::new(&self.sites)
     }

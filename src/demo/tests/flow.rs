@@ -318,8 +318,8 @@ async fn a_dropped_server_accepts_no_more_connections() {
     let address = fixture.server.address();
     assert_eq!(fixture.send("GET", "/", &[], "").await.status(), 200);
     drop(fixture);
-    // After a stop, the operating system still accepts connections until the runtime has run the
-    // server's task again.
+    // When a test stops the server, the operating system still accepts connections until the
+    // runtime has run the server's task again.
     while tokio::net::TcpStream::connect(address).await.is_ok() {
         tokio::task::yield_now().await;
     }
