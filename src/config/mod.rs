@@ -109,8 +109,8 @@ pub struct SiteConfig {
     pub(crate) max_wait: Duration,
 }
 
-/// The providers, apps and keys of a running gateway. A reload uses each of them again if its
-/// settings have not changed.
+/// The providers, apps and keys of a running gateway. A reload uses a provider, an app or a key
+/// again if its settings have not changed.
 #[derive(Clone, Debug, Default)]
 pub struct Reusable {
     /// The providers by name.

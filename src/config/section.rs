@@ -199,8 +199,8 @@ impl RemovedEntries {
         }
     }
 
-    /// Converts a path in the settings without the removed entries to the path in the settings as
-    /// the operator wrote them.
+    /// `path` leads to a value in the settings without the removed entries. Returns the path to the
+    /// same value in the settings as the operator wrote them.
     fn original(&self, path: &[String]) -> Vec<String> {
         let mut original = Vec::new();
         for part in path {

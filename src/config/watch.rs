@@ -121,8 +121,8 @@ enum Event {
 
 impl Watch {
     /// Watches the file at `path`. `read` is the version that the gateway has read. If `path` now
-    /// leads to a different file than the file of this version, the watch assumes that the file was
-    /// replaced at the time `now`.
+    /// leads to a file that the gateway has not read, the watch assumes that the file was replaced
+    /// at the time `now`.
     ///
     /// # Errors
     ///

@@ -68,8 +68,8 @@ pub(crate) enum Hops {
 }
 
 /// Decrements `Max-Forwards` (RFC 9110 section 7.6.2) of an OPTIONS request. TRACE requests need no
-/// change, because the gateway rejects them. For all other methods `Max-Forwards` has no meaning. A
-/// `Max-Forwards` value that is not a number is ignored.
+/// change, because the gateway rejects them. For methods other than OPTIONS and TRACE,
+/// `Max-Forwards` has no meaning. A `Max-Forwards` value that is not a number is ignored.
 pub(crate) fn count_hop(method: &Method, headers: &mut HeaderMap) -> Hops {
     if *method != Method::OPTIONS {
         return Hops::Forward;

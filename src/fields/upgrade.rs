@@ -13,9 +13,10 @@ const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// The name of the WebSocket protocol in `Upgrade` (RFC 6455).
 const WEBSOCKET: &[u8] = b"websocket";
 
-/// Protocols that are versions of HTTP or TLS. The gateway forwards a request for one of these
-/// protocols without `Upgrade`, so the app gets an ordinary request. After a switch to a version of
-/// HTTP or TLS, every request on the connection would escape the checks of the gateway.
+/// Protocols that are versions of HTTP or TLS. If a client asks only for a version of HTTP or TLS,
+/// the gateway forwards the request without `Upgrade`, so the app gets an ordinary request. After a
+/// switch to a version of HTTP or TLS, every request on the connection would escape the checks of
+/// the gateway.
 const HTTP_AND_TLS: [&[u8]; 4] = [b"h2", b"h2c", b"http", b"tls"];
 
 /// The maximum length of a protocol name that is forwarded, in bytes.

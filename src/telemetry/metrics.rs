@@ -179,9 +179,9 @@ impl Metrics {
         self.last_reload_successful.set(1);
     }
 
-    /// Returns the counters for the requests of one site. `routes` contains the names of the
-    /// routes, in the order of their indexes. Routes with the same name in several versions of the
-    /// settings share their counters.
+    /// Returns the counters for the requests that use one version of the settings. `routes`
+    /// contains the names of the routes, in the order of their indexes. Routes with the same name
+    /// in several versions of the settings share their counters.
     pub(crate) fn request_counters(
         &self,
         routes: impl IntoIterator<Item = Box<str>>,

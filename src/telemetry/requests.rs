@@ -58,8 +58,8 @@ impl DecisionLabel {
 /// The classes of status codes.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-/// Counts the requests of one site without a lock. There is one counter for each combination of
-/// route, decision and status class.
+/// Counts, without a lock, the requests that use one version of the settings. There is one counter
+/// for each combination of route, decision and status class.
 pub(crate) struct RequestCounters {
     /// The names of the routes, and `-` for requests without a route.
     routes: Vec<Box<str>>,
