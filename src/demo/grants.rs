@@ -227,8 +227,9 @@ impl ParsedTokenRequest {
     }
 }
 
-/// Returns the credentials of a `Basic` field. An OpenID Provider form-decodes the credentials (RFC
-/// 6749 section 2.3.1). A real Passport server does not form-decode the credentials.
+/// Returns the credentials of an `Authorization` field with the scheme `Basic`. An OpenID Provider
+/// form-decodes the credentials (RFC 6749 section 2.3.1). A real Passport server does not
+/// form-decode the credentials.
 fn basic(kind: ProviderKind, field: &str) -> Option<(String, String)> {
     let encoded = field.strip_prefix("Basic ")?;
     let decoded = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;

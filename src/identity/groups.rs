@@ -147,7 +147,7 @@ impl GroupsField {
 /// Returns a groups field with the single value `text`. If `carries` is false, the groups field has
 /// no value.
 fn value(text: &str, carries: bool) -> Box<[HeaderValue]> {
-    // Each name is a claim, so the text has no control characters and the conversion does not fail.
+    // The type `Claim` allows no control characters, so the conversion of the names does not fail.
     let value = HeaderValue::from_bytes(text.as_bytes()).ok();
     value.filter(|_value| carries).into_iter().collect()
 }

@@ -230,7 +230,7 @@ mod tests {
             let (network, _tried) = Network::new(hosts);
             assert_eq!(network.race().await, (Ok(used.parse().unwrap()), took));
         }
-        // An address that answers quickly is the only one that is tried.
+        // If the first address answers quickly, no other address is tried.
         let hosts = [(V6, Host::Accepts(240)), (V4, Host::Accepts(0))];
         let (network, mut tried) = Network::new(hosts);
         assert_eq!(network.race().await, (Ok(V6.parse().unwrap()), 240));

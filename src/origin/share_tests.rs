@@ -54,7 +54,8 @@ fn queue_at(now: Instant, clients: &[u8]) -> Queue<u8> {
     queue
 }
 
-/// The exchanges that lose their connection to the waiting requests of `clients`.
+/// The exchanges that must give up their connections, so that the waiting requests of `clients` get
+/// these connections.
 fn victims(clients: &[u8], held: &[Held]) -> Vec<(u64, Eviction)> {
     let (_, now) = queue(&[]);
     victims_at(now, clients, held)

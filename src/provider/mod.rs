@@ -426,9 +426,9 @@ impl Provider {
         let response = called
             .map_err(TokenCallError::Call)
             .inspect_err(|_| self.reachability.forget_success())?;
-        // A call can take seconds, so the dates in tokens are compared with the time of arrival.
-        // The lifetime of a token is counted from the time before the call, so that the gateway
-        // never uses a token after its expiry.
+        // A call can take seconds, so the dates in a token are compared with the time at which the
+        // response has arrived. The lifetime of a token is counted from the time before the call,
+        // so that the gateway never uses a token after its expiry.
         let arrived_at = clock.now();
         let answer = token::read(response, grant, &self.settings.errors, arrived_at);
         let answer = answer.map_err(|error| info.client_auth.explain(error));

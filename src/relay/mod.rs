@@ -138,8 +138,7 @@ struct Direction {
 enum Stage {
     #[default]
     Open,
-    /// The sender has closed its sending direction. The relay has not yet closed the sending
-    /// direction to the receiver.
+    /// The sender has closed its sending direction. The relay may still send bytes to the receiver.
     Ending,
     /// The relay has told the receiver that no more bytes follow.
     Ended,

@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(*writes.borrow(), [15]);
         // An idle connection has no buffer.
         assert_eq!(gather.0.borrow().bytes.capacity(), 0);
-        // If the buffer is empty, the release writes nothing.
+        // If the buffer is empty, `poll_release` writes nothing.
         release(&gather).await.unwrap();
         assert_eq!(*writes.borrow(), [15]);
         drop(gather);

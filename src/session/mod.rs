@@ -99,9 +99,9 @@ use crate::token::TokenSet;
 pub struct NewSession<'a> {
     /// The configured name of the provider.
     pub provider: &'a str,
-    /// A fingerprint of the provider's server and client id, from the time at which the login
-    /// began. If the fingerprint has changed since then, no session is created, because the name of
-    /// the provider now belongs to another server or client.
+    /// A fingerprint of two settings of the provider, its URL and the client id, as they were when
+    /// the login began. If the fingerprint has changed since then, no session is created, because
+    /// the name of the provider now belongs to another server or client.
     pub registration: Registration,
     /// The identity of the user.
     pub identity: Identity,

@@ -60,8 +60,8 @@ pub enum ReconfigureError {
 }
 
 /// The longest time for which a session may be used without another look-up, in milliseconds. A
-/// full cache removes the least recently used sessions, but it notices only look-ups. So a session
-/// that is in use must be looked up from time to time.
+/// full cache removes the least recently used sessions. For the cache, only a look-up counts as a
+/// use. So a session that is in use must be looked up from time to time.
 const LONGEST_WITHOUT_LOOK_UP: u64 = 30_000;
 
 /// The longest time between the use of a session and the report of this use to the store, in

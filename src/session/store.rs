@@ -50,7 +50,8 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     fn count(&self) -> u64;
 
     /// Reads a session. A store must not put the session into the cache here. Only
-    /// [`super::cache::ReadGuard::finish`] may put a session that was read into the cache.
+    /// [`super::cache::ReadGuard::finish`] may add a session to the cache after the session was
+    /// read from the store.
     fn get(&self, key: SessionKey) -> StoreFuture<'_, Option<Arc<Stored>>>;
 
     /// Stores a new session, and ends the sessions in `opening.replaces`. If the new session
