@@ -75,7 +75,7 @@ impl IdleConnections {
     pub(super) fn new(limit: Arc<Limit>, max_idle: Duration, clock: Clock) -> Rc<Self> {
         let demand = limit.demand();
         let idle = Rc::new(Self {
-            usages: Usages::new(clock.clone()),
+            usages: Usages::new(clock.clone(), Some(Arc::clone(&limit))),
             pool: limit.join(),
             clock,
             limit,
@@ -170,7 +170,6 @@ impl IdleConnections {
     /// in a row, a waiting request of another worker has priority.
     fn put_back(&self, mut connection: Box<Connection>) {
         connection.since = self.clock.instant();
-        let giver = connection.usage.owner();
         connection.usage.end();
         if !connection.is_usable(connection.since, self.max_idle) {
             return;
@@ -182,11 +181,11 @@ impl IdleConnections {
             self.connections.borrow_mut().push(connection);
             return;
         }
-        self.hand_over(connection, giver);
+        self.hand_over(connection);
     }
 
     /// Gives a connection to a waiting request.
-    fn hand_over(&self, mut connection: Box<Connection>, giver: Option<Owner>) {
+    fn hand_over(&self, mut connection: Box<Connection>) {
         let mut waiters = self.waiters.borrow_mut();
         waiters.retain(|waiter| !waiter.sender.is_closed());
         loop {
@@ -209,9 +208,8 @@ impl IdleConnections {
                 }
                 return;
             };
-            self.limit.hand_over(giver, waiter.owner);
             match waiter.sender.send(connection) {
-                Ok(()) => return,
+                Ok(()) => return self.limit.granted(waiter.owner),
                 Err(refused) => connection = refused,
             }
         }

@@ -254,9 +254,24 @@ impl Limit {
         (first, count)
     }
 
-    /// Records that a connection passes from one client to another.
-    pub(super) fn hand_over(&self, from: Option<Owner>, to: Owner) {
-        self.contended().queue.hand_over(from, to);
+    /// Records that an exchange of a client has ended. The lock is taken only while requests wait.
+    pub(super) fn ended(self: &Arc<Self>, owner: Owner, now: impl FnOnce() -> Instant) {
+        if self.waiting() == 0 {
+            return;
+        }
+        let mut contended = self.contended();
+        contended.queue.ended(owner, now());
+        self.count_held_back(&contended);
+        drop(contended);
+        // A request that was held back may have to be held back no longer.
+        self.dispatch();
+    }
+
+    /// Records that a waiting request of this client has got the connection of another request.
+    pub(super) fn granted(&self, owner: Owner) {
+        let mut contended = self.contended();
+        contended.queue.granted(owner);
+        self.count_held_back(&contended);
     }
 
     /// The longest time that a request may stay in the queue.

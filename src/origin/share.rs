@@ -212,10 +212,7 @@ impl<T> Queue<T> {
     pub(super) fn pop(&mut self) -> Option<T> {
         let at = self.waiters.iter().position(|waiter| !waiter.held_back)?;
         let Waiter { owner, grant, .. } = self.waiters.remove(at)?;
-        self.count(owner);
-        if let Some(now) = self.now.filter(|_now| self.any_whole_share) {
-            self.update(now);
-        }
+        self.granted(owner);
         Some(grant)
     }
 
@@ -237,12 +234,23 @@ impl<T> Queue<T> {
         Some(self.waiters.remove(at)?.grant)
     }
 
-    /// Records that a connection passes from one client to another.
-    pub(super) fn hand_over(&mut self, from: Option<Owner>, to: Owner) {
-        if let Some(count) = from.and_then(|from| self.counts.get_mut(&from)) {
+    /// Records that an exchange of a client has ended. The requests of the client may have to let
+    /// others go first no longer.
+    pub(super) fn ended(&mut self, owner: Owner, now: Instant) {
+        if let Some(count) = self.counts.get_mut(&owner) {
             *count = count.saturating_sub(1);
         }
-        self.count(to);
+        if self.any_whole_share {
+            self.update(now);
+        }
+    }
+
+    /// Records that a waiting request of this client has got a connection.
+    pub(super) fn granted(&mut self, owner: Owner) {
+        self.count(owner);
+        if let Some(now) = self.now.filter(|_now| self.any_whole_share) {
+            self.update(now);
+        }
     }
 
     fn count(&mut self, owner: Owner) {

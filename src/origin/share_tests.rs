@@ -189,7 +189,8 @@ fn a_client_below_its_share_is_served_in_its_turn() {
     // An exchange of the client has ended, so the client gets another connection.
     queue.survey(held.iter(), now);
     assert_eq!(queue.pop(), Some(1));
-    queue.hand_over(Some(client(1)), client(9));
+    queue.ended(client(1), now);
+    queue.granted(client(9));
     queue.update(now);
     assert_eq!(queue.pop(), Some(1));
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::ops::Deref;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::client_wait::ClientWait;
-use super::owner::{Owner, Requester};
+use super::limit::Limit;
+use super::owner::Requester;
 use super::progress::UploadProgress;
 use super::share::{Held, Kind, Verdict};
 use crate::clock::Clock;
@@ -40,6 +42,8 @@ impl Eviction {
 /// record for all its exchanges, so a further exchange allocates no memory.
 pub(super) struct Usage {
     clock: Clock,
+    /// The limit that counts the exchanges of each client. `None` for a stream of HTTP/2.
+    limit: Option<Arc<Limit>>,
     id: u64,
     /// How many exchanges have begun.
     turn: Cell<u64>,
@@ -88,7 +92,10 @@ impl Usage {
 
     /// Ends the current exchange.
     pub(super) fn end(&self) {
-        self.requester.set(None);
+        let ended = self.requester.take();
+        if let (Some(requester), Some(limit)) = (ended, &self.limit) {
+            limit.ended(requester.owner, || self.clock.instant());
+        }
         self.answering.set(false);
         self.download.clear();
         self.eviction.set(None);
@@ -98,11 +105,6 @@ impl Usage {
         if self.waker.borrow().is_some() {
             self.waker.take();
         }
-    }
-
-    /// The client to which the current exchange belongs.
-    pub(super) fn owner(&self) -> Option<Owner> {
-        self.requester.get().map(|requester| requester.owner)
     }
 
     /// Records that the answer has begun.
@@ -262,14 +264,16 @@ impl fmt::Debug for EvictionWatch {
 /// The records of a pool's open connections, or of its open HTTP/2 streams.
 pub(super) struct Usages {
     clock: Clock,
+    limit: Option<Arc<Limit>>,
     next: Cell<u64>,
     list: RefCell<Vec<Weak<Usage>>>,
 }
 
 impl Usages {
-    pub(super) fn new(clock: Clock) -> Self {
+    pub(super) fn new(clock: Clock, limit: Option<Arc<Limit>>) -> Self {
         Self {
             clock,
+            limit,
             next: Cell::new(0),
             list: RefCell::default(),
         }
@@ -281,6 +285,7 @@ impl Usages {
         self.next.set(id.wrapping_add(1));
         let usage = Rc::new(Usage {
             clock: self.clock.clone(),
+            limit: self.limit.clone(),
             id,
             turn: Cell::new(0),
             requester: Cell::new(None),

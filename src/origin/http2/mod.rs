@@ -94,7 +94,7 @@ impl Connections {
             slow_client: limit.shares().slow_client,
         };
         let connections = Rc::new(Self {
-            usages: Usages::new(clock.clone()),
+            usages: Usages::new(clock.clone(), None),
             connector,
             limit,
             times,

@@ -293,3 +293,94 @@ async fn every_end_of_a_connection_frees_its_permit() {
     })
     .await;
 }
+
+/// The client with this number.
+fn client(number: u8) -> Requester {
+    let address = std::net::Ipv4Addr::new(192, 0, 2, number);
+    Requester {
+        owner: Owner::Address(std::net::IpAddr::V4(address)),
+        stream: false,
+    }
+}
+
+/// A limit under which one client has at most half of the connections while others wait.
+fn halves(connections: usize) -> Limit {
+    let shares = Shares {
+        max_thousandths: 500,
+        ..SHARES
+    };
+    Limit::new(
+        NonZeroUsize::new(connections).unwrap(),
+        256,
+        WATCHDOG,
+        shares,
+    )
+}
+
+/// Two clients send requests all the time, in four tasks each. Returns the time until both clients
+/// have all answers.
+async fn two_busy_clients(pool: &Pool) -> Duration {
+    let clock = Clock::system();
+    let start = clock.instant();
+    let mut lanes = Vec::new();
+    for lane in 0..8 {
+        let pool = pool.clone();
+        lanes.push(spawn_local(async move {
+            for _ in 0..20 {
+                let answer = pool.send_for(client(lane % 2), get("/")).await.unwrap();
+                assert_eq!(text(answer).await.unwrap(), "ok");
+            }
+        }));
+    }
+    for lane in lanes {
+        lane.await.unwrap();
+    }
+    clock.instant().saturating_duration_since(start)
+}
+
+/// The longest time for all requests of the two clients. If each request waited for the next
+/// review, the requests would take more than eight seconds.
+const SOON: Duration = Duration::from_secs(3);
+
+/// An app that answers every request at once, after which it closes the connection if `closes` is
+/// true.
+async fn quick_app(server: Server, closes: bool, accepted: Rc<Cell<usize>>) {
+    let answer = if closes {
+        "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nok"
+    } else {
+        OK
+    };
+    loop {
+        let mut peer = server.accept().await;
+        accepted.set(accepted.get().saturating_add(1));
+        spawn_local(async move {
+            let mut head = Vec::new();
+            while let Ok(byte) = peer.0.read_u8().await {
+                head.push(byte);
+                if head.ends_with(b"\r\n\r\n") {
+                    head.clear();
+                    if peer.0.write_all(answer.as_bytes()).await.is_err() || closes {
+                        return;
+                    }
+                }
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn clients_with_their_whole_share_get_a_connection_as_soon_as_one_of_theirs_is_free() {
+    local(async {
+        for (connections, closes) in [(1, false), (2, false), (2, true), (4, true)] {
+            let server = Server::start().await;
+            let limit = Arc::new(halves(connections));
+            let pool = Pool::new(server.connector(), limit, times(), Clock::system());
+            let accepted = Rc::new(Cell::new(0));
+            spawn_local(quick_app(server, closes, Rc::clone(&accepted)));
+            let took = two_busy_clients(&pool).await;
+            assert!(took < SOON, "{connections} {closes}: {took:?}");
+            assert!(closes || accepted.get() < 20, "{}", accepted.get());
+        }
+    })
+    .await;
+}
