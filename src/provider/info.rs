@@ -50,18 +50,18 @@ impl CallSettings {
         let lists = &settings.identity.groups_endpoints;
         let lists = lists.iter().map(|list| &list.endpoint);
         let mut configured = configured.into_iter().flatten().chain(lists);
+        let uses_tls = configured.any(|url| url.starts_with("https:"));
+        // The metadata can contain an `https` endpoint, even if no configured URL uses TLS.
+        let may_use_tls = uses_tls || settings.discovery != Discovery::None;
         let trust = match &settings.ca_file {
             // An unusable `ca_file` is always an error, even if no URL uses TLS now.
             Some(path) => Some(Trust::from_file(path).map_err(SetupError::Trust)?),
-            None if configured.any(|url| url.starts_with("https:")) => {
-                Some(Trust::system().map_err(SetupError::Trust)?)
-            }
-            // No configured URL uses TLS, but the metadata can contain an `https` endpoint.
-            None if settings.discovery != Discovery::None => Trust::system().ok(),
+            None if uses_tls => Some(Trust::system().map_err(SetupError::Trust)?),
+            None if may_use_tls => Trust::system().ok(),
             None => None,
         };
         Ok(Self {
-            trust: named(trust, settings)?,
+            trust: named(trust, settings, may_use_tls)?,
             proxies: proxies(settings, environment)?,
             deadline: Duration::from_secs(settings.deadline_secs.get().into()),
         })
@@ -98,12 +98,17 @@ fn proxies(settings: &Settings, environment: &Environment) -> Result<Proxies, Se
 }
 
 /// Applies the setting `server_name`.
-fn named(trust: Option<Trust>, settings: &Settings) -> Result<Option<Trust>, SetupError> {
+fn named(
+    trust: Option<Trust>,
+    settings: &Settings,
+    may_use_tls: bool,
+) -> Result<Option<Trust>, SetupError> {
     let key = "server_name";
     let Some(name) = &settings.server_name else {
         return Ok(trust);
     };
     let problem = "has no effect, because no URL of the provider begins with https";
+    let trust = trust.filter(|_trust| may_use_tls);
     let trust = trust.ok_or(SetupError::Setting { key, problem })?;
     let problem = "is not a host name or an IP address";
     let named = trust.with_server_name(name);

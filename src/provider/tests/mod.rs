@@ -299,3 +299,18 @@ fn chain(error: &dyn std::error::Error) -> String {
     let texts: Vec<String> = causes.map(ToString::to_string).collect();
     texts.join(": ")
 }
+
+#[test]
+fn a_server_name_without_any_tls_is_refused_even_with_a_ca_file() {
+    let files = Files::new();
+    let key = rcgen::generate_simple_self_signed(["id.example".to_owned()]).unwrap();
+    let ca = files.write("ca.pem", &key.cert.pem());
+    let given = "server_name = \"id.example\"\ntoken_endpoint = \"/token\"\nauthorization_endpoint = \"/a\"";
+    for ca_file in [String::new(), format!("ca_file = \"{}\"", ca.display())] {
+        let further = format!("{ca_file}\n{given}");
+        let settings = settings("oauth2", &files.operator("http://127.0.0.1:1", &further));
+        let created = Provider::new("op", &settings, &Environment::default());
+        let error = created.map(|_| ()).expect_err(&ca_file).to_string();
+        assert!(error.contains("server_name"), "{error}");
+    }
+}
