@@ -96,6 +96,11 @@ impl Connector {
         self.proxy.as_ref().filter(|_| self.tls.is_none())
     }
 
+    /// Whether connections are opened through a proxy.
+    pub(super) fn has_proxy(&self) -> bool {
+        self.proxy.is_some()
+    }
+
     /// Adds the name of the proxy, if there is one, to an error of a connection.
     pub(super) fn explain(&self, error: Error) -> Error {
         match &self.proxy {

@@ -125,12 +125,20 @@ impl Connector {
         let (host, address) = (self.origin().host(), self.origin().authority().to_owned());
         findings.begin(key, format!("the connection to {address}"));
         let outcome = self.connect().await;
-        let resolved = !matches!(outcome, Err(Error::Resolve(_) | Error::ConnectTimeout));
+        // Through a proxy, the proxy looks up the name.
+        let failed = matches!(outcome, Err(Error::Resolve(_) | Error::ConnectTimeout));
+        let resolved = !failed && !self.has_proxy();
         if resolved && host.parse::<IpAddr>().is_err() {
             findings.good(key, format!("the name {host} has an address"));
         }
         if matches!(outcome, Ok(_) | Err(Error::Tls(_) | Error::NoHttp2(_))) {
-            findings.good(key, format!("{address} accepts connections"));
+            match self.forwarding_proxy() {
+                // The proxy opens the connection to the origin only for a request.
+                Some(proxy) => {
+                    findings.good(key, format!("the proxy {proxy} accepts connections"));
+                }
+                None => findings.good(key, format!("{address} accepts connections")),
+            }
         }
         match outcome {
             Ok(stream) => {

@@ -17,6 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::support::certificates::Authority;
 use crate::support::gateway::{PROGRAM, Settings};
 use crate::support::grpc::GrpcApp;
+use crate::support::http_proxy::HttpProxy;
 use crate::support::openid;
 use crate::support::provider::{Endpoint, StandIn};
 use crate::support::upstream::{Answer, RecordingUpstream};
@@ -389,4 +390,26 @@ async fn without_the_flag_nothing_is_asked() {
     assert!(output.status.success());
     assert_eq!(provider.calls(Endpoint::Metadata), 0);
     assert_eq!(app.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_name_that_only_the_proxy_knows_is_not_reported_as_found() {
+    let (provider, app) = (StandIn::start().await, RecordingUpstream::start().await);
+    let proxy = HttpProxy::start(provider.address(), None).await;
+    let (address, at) = (
+        format!("\"{}\"", proxy.url()),
+        "\"http://id.invalid/token\"",
+    );
+    let keys = [
+        ("proxy", &*address),
+        ("token_endpoint", at),
+        ("plain_http", "true"),
+    ];
+    let settings = openid::settings(&provider.url(), &app.url(), &keys);
+    let checked = check(&settings, &provider.url(), &app.url()).await;
+    checked.assert_code(0);
+    // Only the proxy was asked, and not the host of the token endpoint.
+    let wrong = |line: &String| line.contains("id.invalid");
+    assert!(!checked.lines.iter().any(wrong), "{:#?}", checked.lines);
+    checked.assert("ok providers.main.token_endpoint: ", "the proxy ");
 }
