@@ -78,6 +78,11 @@ impl GroupList {
         }
     }
 
+    /// The endpoint of the first page.
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
     /// Adds the groups of all pages to `found`.
     async fn read(&self, tokens: &TokenSet, found: &mut ListedGroups) -> Result<(), GrantError> {
         let mut page = self.url.clone();

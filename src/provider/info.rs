@@ -24,8 +24,8 @@ pub(super) struct CallSettings {
     pub(super) deadline: Duration,
 }
 
-/// The setting with the endpoints that list groups.
-const GROUPS: &str = "identity.groups_endpoints";
+/// The key of the lists of groups.
+pub(super) const GROUPS: &str = "identity.groups_endpoints";
 
 impl CallSettings {
     /// Reads the certificate authorities if any call may need TLS.

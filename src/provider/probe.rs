@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::Uri;
 
 use super::endpoint::Endpoint;
-use super::info::ProviderInfo;
+use super::info::{GROUPS, ProviderInfo};
 use super::metadata::{self, Metadata, MetadataError, Rules};
 use super::{Provider, SetupError};
 use crate::clock::Clock;
@@ -144,8 +144,11 @@ async fn probe_endpoints(
         ("userinfo_endpoint", info.userinfo.as_ref()),
         ("identity.emails_endpoint", info.emails.as_ref()),
     ];
-    for (key, endpoint) in endpoints {
-        let Some(endpoint) = endpoint else { continue };
+    let endpoints = endpoints.into_iter();
+    let endpoints = endpoints.filter_map(|(key, endpoint)| Some((key, endpoint?)));
+    let lists = info.group_lists.iter();
+    let lists = lists.map(|list| (GROUPS, list.endpoint()));
+    for (key, endpoint) in endpoints.chain(lists) {
         let place = place(endpoint.uri());
         if !connected.contains(&place) {
             connected.push(place);

@@ -413,3 +413,25 @@ async fn a_name_that_only_the_proxy_knows_is_not_reported_as_found() {
     assert!(!checked.lines.iter().any(wrong), "{:#?}", checked.lines);
     checked.assert("ok providers.main.token_endpoint: ", "the proxy ");
 }
+
+#[tokio::test]
+async fn a_list_of_groups_that_is_down_is_a_problem_of_its_url() {
+    let mut api = RecordingUpstream::start().await;
+    let (provider, app) = (StandIn::start().await, RecordingUpstream::start().await);
+    let lists = format!(
+        "[{{ endpoint = \"{}/groups\", name = [\"name\"] }}]",
+        api.url()
+    );
+    let keys = [
+        ("identity.source", "\"userinfo\""),
+        ("identity.groups_endpoints", &*lists),
+    ];
+    let settings = openid::settings(&provider.url(), &app.url(), &keys);
+    api.stop().await;
+    let checked = check(&settings, &provider.url(), &app.url()).await;
+    checked.assert_code(78);
+    checked.assert(
+        "problem providers.main.identity.groups_endpoints: ",
+        "accepts no connection",
+    );
+}
