@@ -24,7 +24,7 @@ pub(super) struct CallSettings {
     pub(super) deadline: Duration,
 }
 
-/// The key of the lists of groups.
+/// The setting with the endpoints that list groups.
 pub(super) const GROUPS: &str = "identity.groups_endpoints";
 
 impl CallSettings {
