@@ -47,6 +47,7 @@
 
 mod attempt;
 mod backoff;
+mod buffering;
 mod flight;
 mod index;
 mod outcome;

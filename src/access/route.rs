@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 
+use super::buffering::BufferSettings;
 use super::index::Index;
 use super::rule::Rule;
 use super::stream::StreamSettings;
@@ -51,6 +52,9 @@ pub struct RouteSettings {
     /// The settings for connections on which the app has switched to another protocol.
     #[serde(default)]
     pub(crate) streams: StreamSettings,
+    /// The sizes of the buffers for slow clients.
+    #[serde(default)]
+    pub(crate) buffers: BufferSettings,
 }
 
 /// The gateway's action when an app refuses the user's access token.
@@ -120,6 +124,7 @@ impl Default for RouteSettings {
             on_upstream_401: OnRefusal::Pass,
             stream: false,
             streams: StreamSettings::default(),
+            buffers: BufferSettings::default(),
         }
     }
 }
@@ -138,8 +143,9 @@ pub struct Route {
     pub(super) on_refusal: OnRefusal,
     pub(super) is_stream: bool,
     streams: StreamSettings,
-    // The field `upstream` is private to the module, so that code outside the module can reach the
-    // upstream only through a `Permit`.
+    buffers: BufferSettings,
+    // This member is private to the module, so that code outside the module can reach the upstream only
+    // through a `Permit`.
     pub(super) upstream: Arc<Upstream>,
 }
 
@@ -187,6 +193,16 @@ impl Route {
     /// The settings of the route's streams.
     pub(crate) fn streams(&self) -> &StreamSettings {
         &self.streams
+    }
+
+    /// Whether the settings declare that the requests of the route are streams.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.is_stream
+    }
+
+    /// The sizes of the buffers for slow clients.
+    pub(crate) fn buffers(&self) -> BufferSettings {
+        self.buffers
     }
 
     /// The path prefix of the route.
@@ -325,6 +341,7 @@ impl RouteTable {
                 on_refusal: settings.on_upstream_401,
                 is_stream: settings.stream,
                 streams: settings.streams,
+                buffers: settings.buffers,
                 upstream,
             };
             match routes.iter().find(|other| other.shadows(&route)) {

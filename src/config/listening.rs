@@ -26,6 +26,7 @@ pub(super) struct ServerSection {
     head_kib: Bounded<4, 1024>,
     fields: Bounded<10, 1000>,
     body_mib: u64,
+    buffer_mib: Bounded<0, 65_536>,
     body_rate: u64,
     body_window_secs: Seconds,
     first_byte_secs: Seconds,
@@ -184,6 +185,11 @@ impl ServerSection {
             0 => u64::MAX,
             mib => mib.saturating_mul(1024 * 1024),
         }
+    }
+
+    /// The budget of all buffers for slow clients, in bytes.
+    pub(super) fn buffer_bytes(&self) -> usize {
+        self.buffer_mib.count().saturating_mul(1024 * 1024)
     }
 
     /// The deadlines and limits of connections.

@@ -238,6 +238,7 @@ fn build(
             trusted: TrustedPeers::new(server.trusted_proxies.iter().map(|network| network.0)),
             assertions,
             body_bytes: server.body_bytes(),
+            buffer_bytes: server.buffer_bytes(),
             log_user: log.user(),
         },
         login: (login, keys.logins),

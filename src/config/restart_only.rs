@@ -21,11 +21,12 @@ const RESTART_KEYS: [&str; 5] = [
 
 /// The keys that a reload can change, although the other keys of their tables need a restart
 /// ([`RESTART_KEYS`]).
-const RELOAD_KEYS: [&str; 6] = [
+const RELOAD_KEYS: [&str; 7] = [
     "log.user",
     "log.user_hashed",
     "server.trusted_proxies",
     "server.body_mib",
+    "server.buffer_mib",
     "server.certificate_file",
     "server.key_file",
 ];

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, head
 use http_body::Body as _;
 use tokio::time::Instant;
 
+use super::request_body::ForwardedBody;
 use super::streams::{
     AnswerFormat, AnswerOwner, LongAnswer, LongAnswerSetup, ObservedStream, SlowTimer, StreamBytes,
 };
@@ -24,7 +25,7 @@ use crate::clock::Timestamp;
 use crate::fields::request_id::X_REQUEST_ID;
 use crate::fields::{self, Hops, TrailerSupport};
 use crate::origin;
-use crate::server::{BodyWatch, RequestBody};
+use crate::server::BodyWatch;
 use crate::session::cookie;
 use crate::target::Target;
 use crate::telemetry::DecisionLabel;
@@ -87,7 +88,7 @@ impl Worker {
         &self,
         mut context: RequestContext,
         (permit, now): (Permit, Timestamp),
-        mut body: RequestBody,
+        body: ForwardedBody,
         mut record: Record,
     ) -> Step<'_> {
         record.route(permit.route(), DecisionLabel::Permit);
@@ -107,9 +108,8 @@ impl Worker {
         if let Some(upgrade) = &upgrade {
             upgrade.write_request(&mut context.parts.headers);
         }
-        let grpc = prepare_call(&mut context.parts, permit.route(), &mut body);
-        let prepared = prepare_body(record.site(), &mut body).and_then(|()| prepare(&mut context));
-        let accept = match prepared {
+        let grpc = prepare_call(&mut context.parts, permit.route());
+        let accept = match prepare(&mut context) {
             Ok(accept) => accept,
             Err(error) => return Step::answered(record.refused(&error, &context.parts.headers)),
         };
@@ -158,7 +158,7 @@ impl Worker {
 /// request records its bytes for this copy.
 fn record_for_retry(
     mut context: RequestContext,
-    body: RequestBody,
+    body: ForwardedBody,
 ) -> (Request<Upload>, Option<Box<RetryCopy>>, Target) {
     let (body, notes) = Upload::recorded(body);
     let head = SavedHead::of(&context.parts);
@@ -176,8 +176,8 @@ fn record_for_retry(
     (request, Some(Box::new(retry_copy)), target)
 }
 
-/// Whether the gateway must keep a copy of a request, because it may send the request again.
-fn must_keep(site: &WorkerSite, sent: &SentRequest, body: &RequestBody, now: Timestamp) -> bool {
+/// Whether a copy of a request has to be kept, because the request may be sent again.
+fn must_keep(site: &WorkerSite, sent: &SentRequest, body: &ForwardedBody, now: Timestamp) -> bool {
     let content = if body.is_end_stream() {
         Content::None
     } else {
@@ -266,6 +266,7 @@ impl<'p> InFlight<'p> {
                 owner,
                 uploaded: self.watch.clone(),
                 format: format_of(response.headers(), self.record.version()),
+                buffer: self.record.answer_buffer(),
                 started: self.record.site().clock().instant(),
             };
             *response.body_mut() = Body::long(LongAnswer::new(setup, &worker.streams));
@@ -387,29 +388,19 @@ impl<'p> InFlight<'p> {
     }
 }
 
-/// Returns the protocol of a gRPC request. In a gRPC call to an HTTP/2 app, the client may pause
-/// between its messages. If both sides are silent, the deadlines of the upstream end the call.
-fn prepare_call(
-    parts: &mut Parts,
-    route: &Route,
-    body: &mut RequestBody,
-) -> Option<grpc::Protocol> {
+/// Returns the protocol of a gRPC request.
+fn prepare_call(parts: &mut Parts, route: &Route) -> Option<grpc::Protocol> {
     let protocol = grpc::Protocol::of(&parts.method, &parts.headers)?;
-    if protocol == grpc::Protocol::Grpc && route.speaks_http2() {
-        body.allow_pauses();
+    if is_streaming_call(protocol, route) {
         parts.extensions.insert(StreamingCall);
     }
     Some(protocol)
 }
 
-/// Sets the size limit and the trailer filter of a request body.
-fn prepare_body(site: &Rc<WorkerSite>, body: &mut RequestBody) -> Result<(), Error> {
-    body.forward_trailers(|| {
-        let site = Rc::clone(site);
-        Box::new(move |trailers| fields::inbound_trailers(trailers, site.owned()))
-    });
-    let limited = body.limit(site.settings().body_bytes);
-    limited.map_err(Error::RequestBody)
+/// Whether the client of a gRPC call may pause between its messages. For an HTTP/2 app, the client
+/// may pause, because the deadlines of the app end a call on which neither side sends.
+pub(super) fn is_streaming_call(protocol: grpc::Protocol, route: &Route) -> bool {
+    protocol == grpc::Protocol::Grpc && route.speaks_http2()
 }
 
 /// Prepares the head of the request for the app. The permit adds the assertion fields later.

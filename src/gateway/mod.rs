@@ -10,13 +10,17 @@
 //! of one worker thread, with its own copy of the site and its own connections to upstreams.
 
 mod body;
+mod buffers;
 mod endpoints;
 mod error;
 mod explain;
 mod forward;
 mod grpc;
+mod navigation;
 mod page;
 mod record;
+mod request_body;
+mod request_buffer;
 mod request_log;
 mod sign_in;
 mod signed_in;
@@ -31,7 +35,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use tokio::sync::watch;
 use url::Url;
@@ -39,8 +43,10 @@ use url::Url;
 pub(crate) use self::body::Body;
 pub use self::error::Error;
 use self::forward::InFlight;
-use self::page::{Page, harden};
+use self::navigation::{is_navigation, is_prefetch, is_subresource, refuse_prefetch};
+use self::page::harden;
 use self::record::Record;
+use self::request_body::ForwardedBody;
 pub use self::site::ProcessState;
 use self::site::{CurrentSite, WorkerSite};
 pub(crate) use self::site::{Parts as SiteParts, Site};
@@ -58,8 +64,8 @@ use crate::target::{self, Target};
 use crate::telemetry::{DecisionLabel, UserInLog};
 use crate::upstream::{AssertionNames, Pools};
 
-/// The referrer policy of answers whose URL can contain an authorization code. The policy forbids
-/// the browser to send the URL to any site.
+/// The referrer policy of answers whose URL can contain a code. With this policy, the browser does
+/// not send the URL to any site.
 const NO_REFERRER: HeaderValue = HeaderValue::from_static("no-referrer");
 
 /// The operator's settings for requests.
@@ -73,6 +79,8 @@ pub struct Settings {
     pub(crate) assertions: AssertionNames,
     /// The size limit of a request body, in bytes.
     pub(crate) body_bytes: u64,
+    /// The budget of all buffers for slow clients, in bytes.
+    pub(crate) buffer_bytes: usize,
     /// The way in which the log names the user who signs in.
     pub(crate) log_user: UserInLog,
 }
@@ -299,11 +307,12 @@ impl Worker {
                 }
             });
         }
+        let body = ForwardedBody::new(body);
         let now = site.clock().now();
         let head = (&context.parts.method, &context.parts.headers);
         let (target, recent) = (&context.target, &client_connection.recent);
         match site.access.decide(head, target, recent, now) {
-            Decision::Permit(permit) => self.forward(context, (permit, now), body, record),
+            Decision::Permit(permit) => self.permitted(context, (permit, now), body, record),
             other @ (Decision::Challenge(_)
             | Decision::Forbid(_)
             | Decision::NoRoute
@@ -318,7 +327,7 @@ impl Worker {
         &self,
         context: RequestContext,
         mut decision: Decision,
-        body: RequestBody,
+        body: ForwardedBody,
         mut record: Record,
     ) -> Response<Body> {
         let site = Rc::clone(record.site());
@@ -342,7 +351,7 @@ impl Worker {
                 Decision::Permit(permit) => {
                     let permit = (permit, site.clock().now());
                     return self
-                        .forward(context, permit, body, record)
+                        .permitted(context, permit, body, record)
                         .finish(self)
                         .await;
                 }
@@ -450,47 +459,6 @@ fn no_content() -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     response
-}
-
-/// The fields in which current and old browsers announce a prefetch.
-const PREFETCH_FIELDS: [&str; 4] = ["sec-purpose", "purpose", "x-moz", "x-purpose"];
-
-/// Whether a request is a prefetch. A prefetch must not start a login and must not use up an
-/// authorization code.
-fn is_prefetch(headers: &HeaderMap) -> bool {
-    PREFETCH_FIELDS
-        .iter()
-        .any(|name| headers.contains_key(*name))
-}
-
-/// Whether a browser requests something other than a document, such as an image, a frame, or data.
-/// If the browser sends no fetch metadata, the result is `false`.
-fn is_subresource(headers: &HeaderMap) -> bool {
-    let other = |name: &str, expected: &[u8]| {
-        let value = headers.get(name);
-        value.is_some_and(|value| value.as_bytes() != expected)
-    };
-    other("sec-fetch-mode", b"navigate") || other("sec-fetch-dest", b"document")
-}
-
-/// Returns the answer that refuses a prefetch. The answer asks the user to open the page directly.
-fn refuse_prefetch(headers: &HeaderMap) -> Response<Body> {
-    let title = "This page cannot be loaded in advance";
-    Page::new(StatusCode::FORBIDDEN, title, "Open the page directly.")
-        .with_reason("prefetch")
-        .respond(headers)
-}
-
-/// Whether the browser shows the answer as a page in a tab, and not as a part of another page.
-fn is_navigation(parts: &Parts) -> bool {
-    if parts.method != Method::GET || is_prefetch(&parts.headers) {
-        return false;
-    }
-    if parts.headers.contains_key("sec-fetch-mode") {
-        return !is_subresource(&parts.headers);
-    }
-    // Browsers without fetch metadata still send a useful `Accept` field.
-    page::wants_html(&parts.headers)
 }
 
 impl From<target::Error> for Error {

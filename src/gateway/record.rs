@@ -120,6 +120,12 @@ impl Record {
         self.decided = decided;
     }
 
+    /// The size of the buffer for the answer, if its client is slow.
+    pub(super) fn answer_buffer(&self) -> usize {
+        let route = self.route.as_ref();
+        route.map_or(0, |route| route.buffers().answer)
+    }
+
     /// Records the time that the request waited for its session.
     pub(super) fn waited(&mut self, duration: Duration) {
         if let Some(log) = &mut self.log {

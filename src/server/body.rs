@@ -14,7 +14,8 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::deadline::{ConnectionState, InFlight};
+use super::deadline::ConnectionState;
+use super::stream::InFlight;
 use crate::clock::Clock;
 
 /// The reason why a request body ended too early. Responsible: the client.

@@ -25,10 +25,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::body::{RequestBody, ResponseBody};
-use super::deadline::{ConnectionState, InFlight, Phase, Protocol};
+use super::deadline::{ConnectionState, Phase, Protocol};
 use super::gather::Gather;
 use super::hpack;
 use super::socket::{Plaintext, Socket};
+use super::stream::InFlight;
 use super::switch::Switch;
 use super::{Content, Handler, Limits, Settings, TunnelFn, TunnelStop, UpgradedClient};
 use crate::relay::{Duplex, Peer};
@@ -38,9 +39,12 @@ use crate::relay::{Duplex, Peer};
 /// connection may buffer a head of the allowed length.
 const BUFFER: usize = 64 * 1024;
 /// The maximum number of bytes that the gateway has received on one HTTP/2 stream and has not yet
-/// forwarded. The window of a connection is as large as the windows of all its streams together. If
-/// the window of the connection were smaller, a few blocked uploads would block all other streams.
+/// read.
 const STREAM_WINDOW: u32 = 128 * 1024;
+/// The maximum number of bytes that the gateway has received on one HTTP/2 connection and has not
+/// yet read. If the apps of eight uploads read no bytes, these uploads also block the other uploads
+/// of their own connection.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// The maximum number of streams that the gateway resets because of errors of the client. When
 /// errors of the client would cause more resets, the gateway closes the connection.
 const LOCAL_RESETS: usize = 64;
@@ -196,7 +200,7 @@ where
         .max_concurrent_streams(limits.streams)
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(STREAM_WINDOW.saturating_mul(limits.streams))
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(BUFFER)
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_local_error_reset_streams(LOCAL_RESETS);

@@ -1,8 +1,11 @@
 //! Types through which a handler observes its answer, or ends it, while the server sends it.
 
-use std::rc::Rc;
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::{Rc, Weak};
 
-use super::deadline::{ConnectionState, Stream};
+use super::deadline::ConnectionState;
+use super::stream::Stream;
 
 /// Reports when a tunnel has to end.
 #[derive(Clone, Debug)]
@@ -25,6 +28,30 @@ impl TunnelStop {
     }
 }
 
+/// An answer that has to know when its client is slow.
+pub(crate) trait SlowReader {
+    /// The server calls this function one time, when the client has accepted no bytes for about half
+    /// a second.
+    fn client_is_slow(self: Rc<Self>);
+}
+
+/// The answer that the server informs when its client is slow.
+#[derive(Default)]
+pub(super) struct Informed(RefCell<Option<Weak<dyn SlowReader>>>);
+
+impl Informed {
+    /// Removes and returns the answer.
+    pub(super) fn take(&self) -> Option<Rc<dyn SlowReader>> {
+        self.0.take()?.upgrade()
+    }
+}
+
+impl fmt::Debug for Informed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Informed").finish_non_exhaustive()
+    }
+}
+
 /// Controls an answer that is being sent to a client.
 #[derive(Debug)]
 pub(crate) struct AnswerControl {
@@ -39,6 +66,15 @@ impl AnswerControl {
             state: Rc::clone(state),
             stream: stream.map(Rc::clone),
         }
+    }
+
+    /// Informs `reader` when the client is slow.
+    pub(crate) fn when_slow(&self, reader: Weak<dyn SlowReader>) {
+        let informed = match &self.stream {
+            Some(stream) => stream.informed(),
+            None => self.state.informed(),
+        };
+        informed.0.replace(Some(reader));
     }
 
     /// Ends the answer, even if the client does not read. Over HTTP/1.1, this function closes the

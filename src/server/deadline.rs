@@ -17,7 +17,8 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::Deadlines;
-use super::control::AnswerControl;
+use super::control::{Informed, SlowReader};
+use super::stream::{InFlight, Stream};
 use crate::clock::Clock;
 
 /// After the gateway has asked a connection to close, the connection may stay open without activity
@@ -27,6 +28,10 @@ const CLOSING_GRACE: Duration = Duration::from_secs(1);
 /// with unread input is closed, the kernel sends a reset. A reset can destroy a response that the
 /// client has not received yet.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// The time without accepted bytes after which a client is slow. The time is longer than the interval
+/// between two sweeps, because [`CoarseClock`] can be late by one interval.
+const SLOW: Duration = Duration::from_millis(300);
 
 /// A clock that returns the time of the last sweep. The returned time can be up to one sweep
 /// interval in the past. Reading this clock needs no system call.
@@ -148,6 +153,8 @@ pub(super) struct ConnectionState {
     /// Whether the socket has to be closed with a reset.
     has_broken_answer: Cell<bool>,
     task: OnceCell<AbortHandle>,
+    /// The answer that is being sent over HTTP/1.1.
+    informed: Informed,
     /// The newest stream, as long as its task is not spawned.
     unspawned: RefCell<Option<Rc<Stream>>>,
     streams: RefCell<Vec<Rc<Stream>>>,
@@ -176,6 +183,7 @@ impl ConnectionState {
             is_http10: Cell::new(false),
             has_broken_answer: Cell::new(false),
             task: OnceCell::new(),
+            informed: Informed::default(),
             unspawned: RefCell::new(None),
             streams: RefCell::new(Vec::new()),
         })
@@ -185,6 +193,11 @@ impl ConnectionState {
     /// sweeps.
     pub(super) fn clock(&self) -> &Clock {
         &self.coarse_clock.clock
+    }
+
+    /// Returns the time of the last sweep.
+    pub(super) fn coarse_now(&self) -> Instant {
+        self.coarse_clock.now()
     }
 
     pub(super) fn enter(&self, phase: Phase) {
@@ -307,22 +320,19 @@ impl ConnectionState {
                 Some(stream)
             }
         };
-        InFlight {
-            state: Rc::clone(self),
-            stream,
-        }
+        InFlight::new(self, stream)
     }
 
     /// Stores the task of the newest stream, so that the gateway can end this stream and keep the
     /// connection.
     pub(super) fn stream_spawned(&self, task: AbortHandle) {
         if let Some(stream) = self.unspawned.take() {
-            // The cell is always empty here, because each stream is spawned only one time.
-            stream.task.set(task).unwrap_or_default();
+            stream.spawned(task);
         }
     }
 
-    fn end(&self, stream: Option<&Rc<Stream>>) {
+    /// Ends a request.
+    pub(super) fn end(&self, stream: Option<&Rc<Stream>>) {
         if let Some(stream) = stream {
             self.streams
                 .borrow_mut()
@@ -409,6 +419,28 @@ impl ConnectionState {
         idle.then(|| self.since.get())
     }
 
+    /// The answer that is being sent over HTTP/1.1.
+    pub(super) fn informed(&self) -> &Informed {
+        &self.informed
+    }
+
+    /// Returns the answers whose clients have accepted no bytes for [`SLOW`]. Each answer is returned
+    /// only one time.
+    pub(super) fn slow_readers(&self, now: Instant) -> impl Iterator<Item = Rc<dyn SlowReader>> {
+        let is_slow =
+            |since: Option<Instant>| since.is_some_and(|since| now.duration_since(since) >= SLOW);
+        let mut slow = Vec::new();
+        if is_slow(self.stalled.get()) {
+            slow.extend(self.informed.take());
+        }
+        for stream in self.streams.borrow().iter() {
+            if is_slow(stream.blocked_since()) {
+                slow.extend(stream.informed().take());
+            }
+        }
+        slow.into_iter()
+    }
+
     /// Returns a deadline that has passed at `now`, if there is one.
     pub(super) fn overdue(&self, now: Instant, deadlines: &Deadlines) -> Option<Overdue> {
         let passed = |since: Instant, limit: Duration| now.duration_since(since) >= limit;
@@ -448,77 +480,14 @@ impl ConnectionState {
         for stream in self.streams.borrow().iter() {
             // While the send buffer of the socket is full, the stream waits for the socket, not for
             // the flow control.
-            let blocked = stream.blocked.get();
+            let blocked = stream.blocked_since();
             let blocked = blocked.max(blocked.and_then(|_| self.last_stalled.get()));
             if blocked.is_some_and(|since| now.duration_since(since) >= write) {
-                stream.timed_out.set(true);
-                stream.abort();
+                stream.time_out();
                 cut = cut.saturating_add(1);
             }
         }
         cut
-    }
-}
-
-/// One stream of an HTTP/2 connection.
-#[derive(Debug, Default)]
-pub(super) struct Stream {
-    task: OnceCell<AbortHandle>,
-    /// The time when the connection received the latest chunk of the response from the handler.
-    /// `None` if the client has accepted the latest chunk.
-    blocked: Cell<Option<Instant>>,
-    /// Whether the stream was ended because its client did not accept the response in time.
-    timed_out: Cell<bool>,
-}
-
-impl Stream {
-    /// Ends the stream. The runtime drops the task of the stream soon afterwards, and the client
-    /// gets a reset of the stream.
-    pub(super) fn abort(&self) {
-        if let Some(task) = self.task.get() {
-            task.abort();
-        }
-    }
-
-    pub(super) fn is_timed_out(&self) -> bool {
-        self.timed_out.get()
-    }
-}
-
-/// A request in flight. First the handler's future owns this guard, and later the response body
-/// owns it.
-#[derive(Debug)]
-pub(super) struct InFlight {
-    state: Rc<ConnectionState>,
-    stream: Option<Rc<Stream>>,
-}
-
-impl InFlight {
-    /// Records that the connection has received a chunk of the response from the handler. The
-    /// connection asks for the next chunk when the client has accepted this chunk. Over HTTP/1.1,
-    /// the function does nothing, because the socket shows whether the client accepts bytes.
-    pub(super) fn chunk_handed_over(&self) {
-        if let Some(stream) = &self.stream {
-            stream.blocked.set(Some(self.state.coarse_clock.now()));
-        }
-    }
-
-    /// Returns the [`AnswerControl`] by which the handler can end the answer to this request.
-    pub(super) fn control(&self) -> AnswerControl {
-        AnswerControl::new(&self.state, self.stream.as_ref())
-    }
-
-    /// Records that the connection asks for the next chunk of the response.
-    pub(super) fn chunk_requested(&self) {
-        if let Some(stream) = &self.stream {
-            stream.blocked.set(None);
-        }
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.state.end(self.stream.as_ref());
     }
 }
 

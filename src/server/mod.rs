@@ -45,12 +45,13 @@ mod gather;
 mod hpack;
 mod listener;
 mod socket;
+mod stream;
 mod switch;
 mod worker;
 
 pub use body::BodyFailure;
 pub(crate) use body::{BodyWatch, RequestBody};
-pub(crate) use control::{AnswerControl, TunnelStop};
+pub(crate) use control::{AnswerControl, SlowReader, TunnelStop};
 pub(crate) use listener::Listener;
 pub use worker::Drained;
 pub(crate) use worker::Workers;

@@ -398,10 +398,12 @@ impl Registry {
     fn sweep(&self) {
         let now = self.coarse_clock.update();
         let deadlines = &self.settings.deadlines;
+        let mut slow = Vec::new();
         let connections = self.connections.borrow();
         for state in connections.values() {
             let client = state.peer;
             let streams = state.abort_blocked_streams(now, deadlines.write);
+            slow.extend(state.slow_readers(now));
             if streams > 0 {
                 tracing::debug!(client.address = %client, streams, "Streams are closed because their client does not read");
             }
@@ -425,6 +427,11 @@ impl Registry {
         // New connections wait for free slots, so the sweep closes some idle connections.
         if self.slots.available_permits() == 0 {
             close_longest_idle(connections.values());
+        }
+        drop(connections);
+        // An answer may start a task, so the list of connections must not be borrowed here.
+        for reader in slow {
+            reader.client_is_slow();
         }
     }
 }

@@ -66,6 +66,7 @@ pub struct Metrics {
     evictions: Family<Labels, Counter>,
     broken_answers: Family<Labels, Counter>,
     waiting: Gauge,
+    buffered: Gauge,
     refreshing: Gauge,
     sessions: Gauge,
     pushed_out: Counter,
@@ -100,6 +101,7 @@ impl Default for Metrics {
             evictions: Family::default(),
             broken_answers: Family::default(),
             waiting: Gauge::default(),
+            buffered: Gauge::default(),
             refreshing: Gauge::default(),
             sessions: Gauge::default(),
             pushed_out: Counter::default(),
@@ -159,6 +161,8 @@ impl Metrics {
         registry.register("broken_answers", broken, self.broken_answers.clone());
         let waiting = "Requests that wait for their session or its access token";
         registry.register("waiting_requests", waiting, self.waiting.clone());
+        let buffered = "Bytes in the buffers for slow clients";
+        registry.register("buffered_bytes", buffered, self.buffered.clone());
         let refreshing = "Refreshes in progress, including those that wait for a retry";
         registry.register("refreshes_under_way", refreshing, self.refreshing.clone());
         registry.register("sessions", "Open sessions", self.sessions.clone());
@@ -281,6 +285,11 @@ impl Metrics {
         GaugeGuard::new(&self.waiting)
     }
 
+    /// The number of bytes in the buffers for slow clients.
+    pub(crate) fn buffered(&self) -> &Gauge {
+        &self.buffered
+    }
+
     /// Counts a refresh as in progress, until the guard is dropped.
     pub(crate) fn refreshing(&self) -> GaugeGuard {
         GaugeGuard::new(&self.refreshing)
@@ -380,6 +389,7 @@ mod tests {
         metrics.informational("app", StatusCode::EARLY_HINTS);
         metrics.groups_left_out("main", 1);
         metrics.broken_answer("app", "client_gone");
+        metrics.evicted("app", "request", "slow_client");
         metrics.stream("app", "response").count_end("complete");
         metrics.reload(Reload::Applied);
         let mut names = names(&metrics.encode());

@@ -66,7 +66,7 @@ async fn the_chunked_body_of_a_get_is_forwarded() {
 
 #[tokio::test]
 async fn bodies_stream_in_both_directions() {
-    let scene = Scene::new().await;
+    let scene = Scene::without_buffers().await;
     let gate = Arc::new(Notify::new());
     let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n";
     let rest = b"6\r\nsecond\r\n0\r\n\r\n";

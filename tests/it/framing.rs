@@ -162,7 +162,7 @@ async fn s_18_s_19_an_unread_body_is_never_parsed_as_a_request() {
 
 #[tokio::test]
 async fn s_30_an_early_answer_never_turns_the_body_into_a_request() {
-    let scene = Scene::new().await;
+    let scene = Scene::without_buffers().await;
     scene
         .app
         .next(Answer::with(413, &[], "").early().then_close());
@@ -284,7 +284,7 @@ async fn s_32_a_connection_with_an_unexpected_answer_is_not_reused() {
 
 #[tokio::test]
 async fn s_32_a_connection_is_not_reused_when_the_client_leaves_during_its_body() {
-    let scene = Scene::new().await;
+    let scene = Scene::without_buffers().await;
     let mut raw = Raw::connect(scene.gateway.address()).await;
     raw.send("POST /public/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nabc")
         .await;

@@ -306,7 +306,8 @@ async fn f_10_a_call_whose_deadline_has_passed_gets_deadline_exceeded() {
 
 #[tokio::test]
 async fn a_client_may_be_silent_for_longer_than_the_lowest_rate_of_a_body_allows() {
-    let scene = Scene::of_app(|settings| settings.server("body_window_secs = 1")).await;
+    let scene =
+        Scene::of_app(|settings| settings.server("body_window_secs = 1\nbuffer_mib = 0")).await;
     let client = scene.client().await;
     let (mut messages, mut request) = client.begin("/public.Echo/Bidi", &[]).head().await;
     // The upload of another kind of request on the same connection is as slow, and is refused.

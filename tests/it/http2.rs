@@ -2,7 +2,7 @@
 
 use crate::support::h2::{H2, Outcome};
 use crate::support::raw::Raw;
-use crate::support::scene::Scene;
+use crate::support::scene::{ROUTES, Scene};
 use crate::support::upstream::{Answer, Recorded};
 
 /// A valid HTTP/2 request, with some fields replaced or added.
@@ -81,7 +81,8 @@ async fn s_34_h_23_malformed_heads_of_http_2_are_refused() {
 
 #[tokio::test]
 async fn s_34_a_body_of_another_length_than_announced_is_no_request() {
-    let (scene, tls) = Scene::over_tls().await;
+    let (scene, tls) =
+        Scene::over_tls_by(|settings| settings.with(ROUTES).server("buffer_mib = 0")).await;
     for (length, body) in [(&b"5"[..], &b"abc"[..]), (b"2", b"abcdef")] {
         let address = scene.gateway.address();
         let mut connection = H2::connect(address, "localhost", tls.client(&["h2"])).await;

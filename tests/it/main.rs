@@ -16,6 +16,7 @@
 
 mod access_log;
 mod browser;
+mod buffers;
 mod chooser;
 mod coverage;
 mod demo;

@@ -379,8 +379,10 @@ async fn d_01_hundreds_of_silent_connections_do_not_delay_others() {
 
 #[tokio::test]
 async fn d_04_a_very_slow_body_is_cut_off() {
-    let scene =
-        Scene::with(|settings| settings.server("body_window_secs = 1\nbody_rate = 500")).await;
+    let scene = Scene::with(|settings| {
+        settings.server("body_window_secs = 1\nbody_rate = 500\nbuffer_mib = 0")
+    })
+    .await;
     let mut raw = Raw::connect(scene.gateway.address()).await;
     raw.send("POST /public/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\nabc")
         .await;

@@ -103,7 +103,8 @@ async fn a_body_too_large_to_keep_is_not_sent_again_but_the_next_request_is_serv
 
 #[tokio::test]
 async fn a_streamed_body_is_sent_again_after_all_of_it_has_arrived() {
-    let scene = scene("refresh_and_retry").await;
+    let routes = "[[routes]]\non_upstream_401 = \"refresh_and_retry\"\nbuffers.request_kib = 0\n";
+    let scene = scene_of(routes, "").await;
     let cookie = scene.cookie("alice").await;
     scene.gateway.advance(Duration::from_secs(30));
     scene.provider.revoke_access_tokens();
@@ -129,7 +130,8 @@ async fn a_streamed_body_is_sent_again_after_all_of_it_has_arrived() {
 
 #[tokio::test]
 async fn a_body_of_which_the_app_did_not_take_everything_is_not_sent_again() {
-    let scene = scene("refresh_and_retry").await;
+    let routes = "[[routes]]\non_upstream_401 = \"refresh_and_retry\"\nbuffers.request_kib = 0\n";
+    let scene = scene_of(routes, "").await;
     let cookie = scene.cookie("alice").await;
     scene.gateway.advance(Duration::from_secs(30));
     scene.provider.revoke_access_tokens();

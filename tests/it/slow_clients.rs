@@ -56,7 +56,7 @@ async fn status(gateway: SocketAddr, request: &str) -> u16 {
 
 #[tokio::test]
 async fn d_38_a_silent_upload_loses_its_connection_to_a_waiting_request() {
-    let scene = Scene::with(|settings| settings.app(ONE)).await;
+    let scene = Scene::with(|settings| settings.app(ONE).server("buffer_mib = 0")).await;
     let (cookie, gateway) = (scene.cookie("bob").await, scene.gateway.address());
     let before = scene.app.count();
     let mut slow = Raw::connect(gateway).await;
@@ -77,7 +77,7 @@ async fn d_38_a_silent_upload_loses_its_connection_to_a_waiting_request() {
 
 #[tokio::test]
 async fn d_39_an_answer_that_nobody_reads_breaks_off_for_a_waiting_request() {
-    let scene = Scene::with(|settings| settings.app(ONE)).await;
+    let scene = Scene::with(|settings| settings.app(ONE).server("buffer_mib = 0")).await;
     let (cookie, gateway) = (scene.cookie("bob").await, scene.gateway.address());
     scene.app.next(long_answer());
     let before = scene.app.count();
@@ -97,7 +97,9 @@ async fn d_39_an_answer_that_nobody_reads_breaks_off_for_a_waiting_request() {
 
 #[tokio::test]
 async fn d_38_d_39_slow_uploads_and_answers_over_http_2_are_reset_alone() {
-    let (scene, tls) = Scene::over_tls_by(|settings| settings.with(ROUTES).app(ONE)).await;
+    let (scene, tls) =
+        Scene::over_tls_by(|settings| settings.with(ROUTES).app(ONE).server("buffer_mib = 0"))
+            .await;
     let (app, config) = (&scene.app, tls.client(&["h2"]));
     let gateway = scene.gateway.address();
     let connect = || H2::connect_without_table(gateway, "localhost", Arc::clone(&config));
@@ -223,7 +225,7 @@ const SHARED: &str = "connections = 8\nslow_client_secs = 60\n";
 
 #[tokio::test]
 async fn d_40_one_session_keeps_only_its_share_of_the_connections() {
-    let scene = Scene::with(|settings| settings.app(SHARED)).await;
+    let scene = Scene::with(|settings| settings.app(SHARED).server("buffer_mib = 0")).await;
     let fields = format!(
         "Cookie: {}\r\nOrigin: http://localhost\r\n",
         scene.cookie("alice").await
@@ -233,6 +235,6 @@ async fn d_40_one_session_keeps_only_its_share_of_the_connections() {
 
 #[tokio::test]
 async fn d_40_one_address_keeps_only_its_share_of_the_connections() {
-    let scene = Scene::with(|settings| settings.app(SHARED)).await;
+    let scene = Scene::with(|settings| settings.app(SHARED).server("buffer_mib = 0")).await;
     one_client_with_silent_uploads("/public", "", &scene).await;
 }

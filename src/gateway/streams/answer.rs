@@ -2,8 +2,8 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
-use std::future::pending;
-use std::rc::Rc;
+use std::future::{pending, poll_fn};
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -14,13 +14,15 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 
+use super::read_ahead::{AnswerSource, ReadAhead};
 use super::slow::{SlowEntry, Waiter};
 use super::{Cut, CutCause, ObservedStream, StreamBytes, StreamGuard, Streams};
 use crate::access::{StreamKind, StreamPermit};
 use crate::gateway::body::{BodyError, UpstreamBody};
+use crate::gateway::buffers::Reservation;
 use crate::gateway::request_log::{COMPLETE, RequestLog, interruption};
 use crate::origin;
-use crate::server::{AnswerControl, BodyWatch};
+use crate::server::{AnswerControl, BodyWatch, SlowReader};
 use crate::target::Target;
 use crate::upstream::{Eviction, EvictionWatch};
 
@@ -42,6 +44,8 @@ pub(in crate::gateway) struct LongAnswerSetup {
     /// Counts the bytes of the request body.
     pub(in crate::gateway) uploaded: BodyWatch,
     pub(in crate::gateway) format: AnswerFormat,
+    /// The size of the buffer that is used if the client is slow, in bytes. Zero means no buffer.
+    pub(in crate::gateway) buffer: usize,
     /// The time at which the head of the answer arrived.
     pub(in crate::gateway) started: Instant,
 }
@@ -60,8 +64,9 @@ pub(in crate::gateway) enum AnswerFormat {
 /// poll the body, but the task can still close the app's connection.
 pub(in crate::gateway) struct LongAnswer {
     streams: Rc<Streams>,
-    /// `None` after the gateway has closed the app's connection or returned it to the pool.
-    body: RefCell<Option<UpstreamBody>>,
+    source: RefCell<AnswerSource>,
+    /// The size of the buffer that is used if the client is slow, in bytes. Zero means no buffer.
+    buffer: usize,
     /// `None` if a task already watches the answer, or if the answer is no longer sent.
     owner: RefCell<Option<AnswerOwner>>,
     /// The entry of the answer in the list that finds slow answers.
@@ -101,7 +106,8 @@ impl LongAnswer {
         let guarded = matches!(setup.owner, AnswerOwner::Guarded(_));
         let answer = Rc::new(Self {
             streams: Rc::clone(streams),
-            body: RefCell::new(Some(setup.body)),
+            source: RefCell::new(AnswerSource::Direct(setup.body)),
+            buffer: setup.buffer,
             owner: RefCell::new(Some(setup.owner)),
             entry: OnceCell::new(),
             control: OnceCell::new(),
@@ -148,7 +154,7 @@ impl LongAnswer {
         if let Some(log) = &*self.log.borrow() {
             log.event.log_stream();
         }
-        let eviction = self.body.borrow().as_ref().and_then(UpstreamBody::eviction);
+        let eviction = self.source.borrow().eviction();
         let end = tokio::select! {
             biased;
             end = self.ended() => end,
@@ -192,7 +198,7 @@ impl LongAnswer {
 
     /// Ends the answer. The connection of the app is closed at once.
     async fn cut(&self, cut: Cut) {
-        drop(self.body.take());
+        self.source.replace(AnswerSource::Released);
         self.cut.set(Some(cut.reason));
         match self.format {
             AnswerFormat::Grpc => {
@@ -236,8 +242,12 @@ impl LongAnswer {
         cut.unwrap_or_else(|| interruption(self.control.get()))
     }
 
-    /// Stores the server's handle of the answer.
-    pub(in crate::gateway) fn begin(&self, control: AnswerControl) {
+    /// Stores the control of the answer.
+    pub(in crate::gateway) fn begin(self: &Rc<Self>, control: AnswerControl) {
+        if self.buffer > 0 {
+            let answer: Weak<Self> = Rc::downgrade(self);
+            control.when_slow(answer);
+        }
         // `control` is always empty here, because each answer begins only one time.
         self.control.set(control).unwrap_or_default();
     }
@@ -256,11 +266,8 @@ impl LongAnswer {
                 return Poll::Ready(Some(Ok(Frame::trailers(grpc_status(cause)))));
             }
         }
-        let mut open = self.body.borrow_mut();
-        let Some(body) = &mut *open else {
-            return Poll::Ready(None);
-        };
-        let polled = body.poll_frame(cx);
+        let mut source = self.source.borrow_mut();
+        let polled = source.poll_frame(cx);
         match &polled {
             Poll::Pending => {
                 let mut waker = self.waker.borrow_mut();
@@ -277,7 +284,7 @@ impl LongAnswer {
                 let length = frame.data_ref().map_or(0, Bytes::len);
                 let length = u64::try_from(length).unwrap_or(u64::MAX);
                 self.sent.set(self.sent.get().saturating_add(length));
-                if body.is_end_stream() {
+                if source.is_end_stream() {
                     self.end(COMPLETE);
                 }
             }
@@ -289,23 +296,21 @@ impl LongAnswer {
         match self.stage.get() {
             Stage::Cut | Stage::Trailers(_) => false,
             Stage::Ended(_) => true,
-            Stage::Sending => {
-                let body = self.body.borrow();
-                body.as_ref().is_none_or(UpstreamBody::is_end_stream)
-            }
+            Stage::Sending => self.source.borrow().is_end_stream(),
         }
     }
 
     pub(in crate::gateway) fn size_hint(&self) -> SizeHint {
-        let body = self.body.borrow();
-        body.as_ref()
-            .map_or_else(SizeHint::default, UpstreamBody::size_hint)
+        match &*self.source.borrow() {
+            AnswerSource::Direct(body) => body.size_hint(),
+            AnswerSource::Buffered(_) | AnswerSource::Released => SizeHint::default(),
+        }
     }
 
     /// Releases the app's connection. The client's connection calls this function when it stops
     /// sending the answer.
     pub(in crate::gateway) fn release(&self) {
-        drop(self.body.take());
+        self.source.replace(AnswerSource::Released);
         let end = match self.stage.get() {
             Stage::Ended(end) => end,
             Stage::Cut | Stage::Sending | Stage::Trailers(_) => {
@@ -321,6 +326,46 @@ impl LongAnswer {
         if let Some(mut log) = self.log.take() {
             log.stream_ended(end, None, self.sent.get());
         }
+    }
+}
+
+impl SlowReader for LongAnswer {
+    fn client_is_slow(self: Rc<Self>) {
+        let mut source = self.source.borrow_mut();
+        match std::mem::replace(&mut *source, AnswerSource::Released) {
+            AnswerSource::Direct(rest) => {
+                let site = self.streams.site.get();
+                let max = site.settings().buffer_bytes;
+                let reservation = Reservation::new(site.metrics(), max);
+                let ahead = ReadAhead::new(rest, reservation, self.buffer);
+                *source = AnswerSource::Buffered(ahead);
+                drop(source);
+                drop(spawn_local(async move {
+                    poll_fn(|cx| self.poll_fill(cx)).await;
+                }));
+            }
+            other @ (AnswerSource::Buffered(_) | AnswerSource::Released) => *source = other,
+        }
+    }
+}
+
+impl LongAnswer {
+    /// Fills the buffer of the answer. The result is ready when the app's answer has ended, or when
+    /// the answer is no longer sent.
+    fn poll_fill(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut source = self.source.borrow_mut();
+        let AnswerSource::Buffered(ahead) = &mut *source else {
+            return Poll::Ready(());
+        };
+        let before = ahead.frames();
+        let polled = ahead.poll_fill(cx);
+        // The client's connection may already wait for the next frame, or for the end.
+        if (polled.is_ready() || ahead.frames() > before)
+            && let Some(waker) = self.waker.take()
+        {
+            waker.wake();
+        }
+        polled
     }
 }
 

@@ -10,6 +10,7 @@ mod answer;
 mod counts;
 mod guard;
 mod observed;
+mod read_ahead;
 mod slow;
 
 use std::cell::OnceCell;

@@ -91,6 +91,8 @@ struct Plan {
     tls: bool,
     /// The lifetime of access tokens, in seconds.
     token_lifetime: Option<u64>,
+    /// Bodies are forwarded while they arrive, so that a slow client occupies a connection.
+    without_buffers: bool,
 }
 
 /// Runs one row, or several rows that `fault` counts.
@@ -135,6 +137,11 @@ impl Row {
         let origin = if plan.tls { TLS_ORIGIN } else { ORIGIN };
         let mut settings = Settings::new(origin, &provider.url(), &app.url())
             .server(plan.server)
+            .server(if plan.without_buffers {
+                "buffer_mib = 0"
+            } else {
+                ""
+            })
             .app(plan.bystanders_app)
             .with(&routes);
         if let Some(tls) = &tls {

@@ -132,6 +132,7 @@ async fn attack(
 ) {
     let plan = Plan {
         bystanders_app: APP,
+        without_buffers: true,
         rest: "[[routes]]\nprefix = \"/public\"\naccess = \"public\"\nupstream = \"app\"\n"
             .to_owned(),
         ..plan

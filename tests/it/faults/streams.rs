@@ -83,7 +83,7 @@ fn held_answers(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f_14_w_08_a_stop_finishes_requests_and_closes_streams_at_the_end_of_the_drain() {
     let plan = Plan {
-        server: "drain_secs = 3",
+        server: "drain_secs = 3\nbuffer_mib = 0",
         ..Plan::default()
     };
     run_row("the gateway stops", plan, async |row: &mut Row| {

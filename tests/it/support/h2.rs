@@ -16,6 +16,7 @@ const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
@@ -93,6 +94,13 @@ impl H2 {
     /// Sends a part of the body of `stream`.
     pub(crate) async fn data(&mut self, stream: u32, bytes: &[u8]) {
         self.frame(DATA, 0, stream, bytes).await;
+    }
+
+    /// Allows the server to send `bytes` more on `stream`, or on the connection if `stream` is 0.
+    pub(crate) async fn allow(&mut self, stream: u32, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap();
+        self.frame(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes())
+            .await;
     }
 
     /// Collects the body of the response on `stream` until it has `count` bytes, or until it ends.

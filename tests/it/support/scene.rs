@@ -50,6 +50,11 @@ impl Scene {
         Self::with(|settings| settings).await
     }
 
+    /// Without buffers for slow clients, so that bodies are forwarded while they arrive.
+    pub(crate) async fn without_buffers() -> Self {
+        Self::with(|settings| settings.server("buffer_mib = 0")).await
+    }
+
     /// With these routes, and additional keys of the provider.
     pub(crate) async fn with_routes(routes: &str, more: &str) -> Self {
         let provider = StandIn::start().await;

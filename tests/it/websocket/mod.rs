@@ -23,16 +23,17 @@ pub(crate) fn text_frame(text: &str) -> Vec<u8> {
 }
 
 /// A scene with an app for streams: `/ws` is for one group, `/any` for all users who are signed
-/// in, and `/public` for everybody.
+/// in, and `/public` for everybody. Bodies of requests are forwarded while they arrive.
 pub(crate) async fn scene_with(streams: &str, app: &str, rest: &str) -> (Scene, SocketApp) {
     let sockets = SocketApp::start().await;
     let routes = format!(
         "[upstreams.sockets]\nurl = \"{}\"\n{app}\n\
          [[routes]]\nprefix = \"/\"\nupstream = \"app\"\n\
          [[routes]]\nprefix = \"/ws\"\nupstream = \"sockets\"\nprovider = \"main\"\n\
-         access.any_of.groups = [\"staff\"]\n{streams}\n\
-         [[routes]]\nprefix = \"/any\"\nupstream = \"sockets\"\n{streams}\n\
-         [[routes]]\nprefix = \"/public\"\naccess = \"public\"\nupstream = \"sockets\"\n{streams}\n{rest}",
+         access.any_of.groups = [\"staff\"]\nbuffers.request_kib = 0\n{streams}\n\
+         [[routes]]\nprefix = \"/any\"\nupstream = \"sockets\"\nbuffers.request_kib = 0\n{streams}\n\
+         [[routes]]\nprefix = \"/public\"\naccess = \"public\"\nupstream = \"sockets\"\n\
+         buffers.request_kib = 0\n{streams}\n{rest}",
         sockets.url()
     );
     let scene = Scene::with_routes(&routes, "").await;

@@ -1,0 +1,48 @@
+//! Tells page loads of a browser from other requests.
+
+use http::request::Parts;
+use http::{HeaderMap, Method, Response, StatusCode};
+
+use super::page::Page;
+use super::{Body, page};
+
+/// The fields in which current and old browsers announce a prefetch.
+const PREFETCH_FIELDS: [&str; 4] = ["sec-purpose", "purpose", "x-moz", "x-purpose"];
+
+/// Whether a request is a prefetch. A prefetch must not start a login and must not use up an
+/// authorization code.
+pub(super) fn is_prefetch(headers: &HeaderMap) -> bool {
+    PREFETCH_FIELDS
+        .iter()
+        .any(|name| headers.contains_key(*name))
+}
+
+/// Whether a browser requests something other than a document, such as an image, a frame, or data.
+/// If the browser sends no fetch metadata, the result is `false`.
+pub(super) fn is_subresource(headers: &HeaderMap) -> bool {
+    let other = |name: &str, expected: &[u8]| {
+        let value = headers.get(name);
+        value.is_some_and(|value| value.as_bytes() != expected)
+    };
+    other("sec-fetch-mode", b"navigate") || other("sec-fetch-dest", b"document")
+}
+
+/// Returns the answer that refuses a prefetch. The answer asks the user to open the page directly.
+pub(super) fn refuse_prefetch(headers: &HeaderMap) -> Response<Body> {
+    let title = "This page cannot be loaded in advance";
+    Page::new(StatusCode::FORBIDDEN, title, "Open the page directly.")
+        .with_reason("prefetch")
+        .respond(headers)
+}
+
+/// Whether the browser shows the answer as a page in a tab, and not as a part of another page.
+pub(super) fn is_navigation(parts: &Parts) -> bool {
+    if parts.method != Method::GET || is_prefetch(&parts.headers) {
+        return false;
+    }
+    if parts.headers.contains_key("sec-fetch-mode") {
+        return !is_subresource(&parts.headers);
+    }
+    // Browsers without fetch metadata still send a useful `Accept` field.
+    page::wants_html(&parts.headers)
+}

@@ -1,0 +1,157 @@
+//! Reads the answer of an app ahead of a slow client.
+//!
+//! Usually the client's connection reads an answer directly from the app's connection. If the
+//! client does not accept bytes, the answer would occupy the app's connection for a long time.
+//! Therefore a task then reads the answer into a buffer. When the buffer contains the rest of the
+//! answer, the app's connection is free.
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::Bytes;
+use http_body::Frame;
+
+use crate::gateway::body::UpstreamBody;
+use crate::gateway::buffers::{Growth, Reservation};
+use crate::origin;
+use crate::upstream::EvictionWatch;
+
+/// The result of a poll for the next frame.
+type NextFrame = Poll<Option<Result<Frame<Bytes>, origin::Error>>>;
+
+/// The source of an answer that is not complete.
+pub(super) enum AnswerSource {
+    /// The client's connection reads the answer from the app's connection.
+    Direct(UpstreamBody),
+    /// A task reads the answer into a buffer.
+    Buffered(ReadAhead),
+    /// The answer is no longer sent, or has ended.
+    Released,
+}
+
+/// An answer with a buffer.
+pub(super) struct ReadAhead {
+    frames: VecDeque<Frame<Bytes>>,
+    reservation: Reservation,
+    /// The limit of the buffer in bytes.
+    limit: usize,
+    /// The part of the answer that is not in the buffer. `None` if the app's connection is free.
+    rest: Option<UpstreamBody>,
+    /// The failure that follows the frames in the buffer.
+    failure: Option<origin::Error>,
+    /// The waker of the task that fills the buffer.
+    filler: Option<Waker>,
+}
+
+impl AnswerSource {
+    /// Yields the next frame.
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> NextFrame {
+        match self {
+            Self::Direct(body) => body.poll_frame(cx),
+            Self::Buffered(ahead) => ahead.poll_frame(cx),
+            Self::Released => Poll::Ready(None),
+        }
+    }
+
+    /// Reports the eviction of the exchange from the app's connection.
+    pub(super) fn eviction(&self) -> Option<EvictionWatch> {
+        match self {
+            Self::Direct(body) => body.eviction(),
+            Self::Buffered(ahead) => ahead.rest.as_ref()?.eviction(),
+            Self::Released => None,
+        }
+    }
+
+    /// Whether no more frame follows.
+    pub(super) fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Direct(body) => body.is_end_stream(),
+            Self::Buffered(ahead) => ahead.is_end_stream(),
+            Self::Released => true,
+        }
+    }
+}
+
+impl ReadAhead {
+    /// Creates an empty buffer for `rest`. `limit` is the limit of the buffer in bytes.
+    pub(super) fn new(rest: UpstreamBody, reservation: Reservation, limit: usize) -> Self {
+        Self {
+            frames: VecDeque::new(),
+            reservation,
+            limit,
+            rest: Some(rest),
+            failure: None,
+            filler: None,
+        }
+    }
+
+    /// Fills the buffer. The result is ready when the app's answer has ended.
+    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.filler = Some(cx.waker().clone());
+        while let Some(rest) = &mut self.rest {
+            // When the client has taken a frame, the task is woken.
+            if self.reservation.growth(self.limit) == Growth::Full {
+                return Poll::Pending;
+            }
+            match ready!(rest.poll_frame(cx)) {
+                Some(Ok(frame)) => {
+                    self.reservation.add(length(&frame));
+                    self.frames.push_back(frame);
+                    if rest.is_end_stream() {
+                        self.rest = None;
+                    }
+                }
+                Some(Err(failure)) => {
+                    self.failure = Some(failure);
+                    self.rest = None;
+                }
+                None => self.rest = None,
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// The number of frames in the buffer.
+    pub(super) fn frames(&self) -> usize {
+        self.frames.len()
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> NextFrame {
+        if let Some(frame) = self.frames.pop_front() {
+            self.reservation.remove(length(&frame));
+            self.wake_filler();
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        match &mut self.rest {
+            None => Poll::Ready(self.failure.take().map(Err)),
+            // Without memory for the buffer, the client's connection reads the frame itself.
+            Some(rest) => {
+                let frame = ready!(rest.poll_frame(cx));
+                self.wake_filler();
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let is_empty = self.frames.is_empty() && self.failure.is_none();
+        is_empty && self.rest.as_ref().is_none_or(UpstreamBody::is_end_stream)
+    }
+
+    fn wake_filler(&mut self) {
+        if let Some(filler) = self.filler.take() {
+            filler.wake();
+        }
+    }
+}
+
+/// The task that fills the buffer ends when the buffer is dropped.
+impl Drop for ReadAhead {
+    fn drop(&mut self) {
+        self.wake_filler();
+    }
+}
+
+fn length(frame: &Frame<Bytes>) -> usize {
+    frame.data_ref().map_or(0, Bytes::len)
+}
