@@ -29,6 +29,8 @@ pub(super) struct ServerSection {
     buffer_mib: Bounded<0, 65_536>,
     body_rate: u64,
     body_window_secs: Seconds,
+    answer_rate: u64,
+    answer_window_secs: Seconds,
     first_byte_secs: Seconds,
     handshake_secs: Seconds,
     head_secs: Seconds,
@@ -201,6 +203,7 @@ impl ServerSection {
                 head: self.head_secs.duration(),
                 idle: self.idle_secs.duration(),
                 write: self.write_secs.duration(),
+                answer_window: self.answer_window_secs.duration(),
                 body_window: self.body_window_secs.duration(),
                 drain: self.drain_secs.duration(),
             },
@@ -209,6 +212,7 @@ impl ServerSection {
                 fields: self.fields.count(),
                 connections: self.connections.count(),
                 body_rate: self.body_rate,
+                answer_rate: self.answer_rate,
                 ..Limits::default()
             },
         }

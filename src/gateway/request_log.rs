@@ -21,10 +21,13 @@ pub(super) const CLIENT_GONE: &str = "client_gone";
 /// Returns the end code for an answer that ended too early. Do not call this function if the app or
 /// a decision of the gateway has ended the answer.
 pub(super) fn interruption(control: Option<&AnswerControl>) -> &'static str {
-    match control {
-        Some(control) if control.client_stalled() => "client_stalled",
-        Some(control) if control.is_draining() => "drain",
-        Some(_) | None => CLIENT_GONE,
+    let Some(control) = control else {
+        return CLIENT_GONE;
+    };
+    match control.read_failure() {
+        Some(failure) => failure.code(),
+        None if control.is_draining() => "drain",
+        None => CLIENT_GONE,
     }
 }
 

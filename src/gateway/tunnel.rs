@@ -17,7 +17,7 @@ use super::{Body, Error, RequestContext, Worker};
 use crate::access::{Permit, StreamKind, StreamPermit};
 use crate::fields::{self, UpgradeRequest};
 use crate::relay::{ByteCounts, Close, Ended, FrameTracker, Relay};
-use crate::server::{TunnelStop, UpgradedClient};
+use crate::server::{ReadFailure, TunnelStop, UpgradedClient};
 use crate::session::SessionKey;
 use crate::session::cookie;
 use crate::target::Target;
@@ -193,11 +193,8 @@ struct TunnelRecord {
 impl Drop for TunnelRecord {
     fn drop(&mut self) {
         let end = self.end.unwrap_or_else(|| {
-            if self.observed.stop.client_stalled() {
-                "client_stalled"
-            } else {
-                CLIENT_GONE
-            }
+            let failure = self.observed.stop.read_failure();
+            failure.map_or(CLIENT_GONE, ReadFailure::code)
         });
         self.open.count_end(end);
         if let Some(mut log) = self.log.take() {

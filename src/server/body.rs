@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::deadline::ConnectionState;
+use super::reading::LowestRate;
 use super::stream::InFlight;
 use crate::clock::Clock;
 
@@ -257,15 +258,10 @@ struct RateMeter {
 
 impl RateMeter {
     fn new(clock: &Clock, window: Duration, rate: u64) -> Self {
-        // The number is rounded up, so that at least one byte must arrive even in a window shorter
-        // than a second.
-        let least = u128::from(rate)
-            .saturating_mul(window.as_millis())
-            .div_ceil(1000);
         Self {
             clock: clock.clone(),
             window,
-            least: u64::try_from(least).unwrap_or(u64::MAX),
+            least: LowestRate::new(rate, window).least,
             bytes: 0,
             waited: Duration::ZERO,
             waiting_since: None,
@@ -344,18 +340,24 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ResponseBody<B> {
         let Some(inner) = &mut this.inner else {
             return Poll::Ready(None);
         };
-        this.in_flight.chunk_requested();
-        let polled = Pin::new(inner).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(_))) = &polled {
-            this.in_flight.chunk_handed_over();
+        // Over HTTP/1.1, the socket shows whether the client takes bytes.
+        let Some((stream, now)) = this.in_flight.stream() else {
+            return Pin::new(inner).poll_frame(cx);
+        };
+        if let Some(piece) = stream.next_piece(now) {
+            return Poll::Ready(Some(Ok(piece)));
         }
-        polled
+        let polled = ready!(Pin::new(inner).poll_frame(cx));
+        Poll::Ready(polled.map(|frame| frame.map(|frame| stream.hand_over(frame, now))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        let stream = self.in_flight.stream();
+        let has_rest = stream.is_some_and(|(stream, _now)| stream.has_rest());
+        !has_rest && self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
+    /// The connection asks for the size only before the first frame.
     fn size_hint(&self) -> SizeHint {
         self.inner
             .as_ref()

@@ -5,6 +5,7 @@ use std::fmt;
 use std::rc::{Rc, Weak};
 
 use super::deadline::ConnectionState;
+use super::reading::ReadFailure;
 use super::stream::Stream;
 
 /// Reports when a tunnel has to end.
@@ -22,9 +23,9 @@ impl TunnelStop {
         self.0.streams_stopped().await;
     }
 
-    /// Whether the connection was ended because the client did not accept bytes in time.
-    pub(crate) fn client_stalled(&self) -> bool {
-        self.0.is_timed_out()
+    /// The reason why the connection was ended, if the client did not take bytes fast enough.
+    pub(crate) fn read_failure(&self) -> Option<ReadFailure> {
+        self.0.failure()
     }
 }
 
@@ -91,9 +92,10 @@ impl AnswerControl {
         self.state.has_stopped_streams()
     }
 
-    /// Whether the answer was ended because the client did not accept bytes in time.
-    pub(crate) fn client_stalled(&self) -> bool {
+    /// The reason why the answer was ended, if the client did not take bytes fast enough.
+    pub(crate) fn read_failure(&self) -> Option<ReadFailure> {
         let stream = self.stream.as_ref();
-        self.state.is_timed_out() || stream.is_some_and(|stream| stream.is_timed_out())
+        let of_stream = stream.and_then(|stream| stream.failure());
+        self.state.failure().or(of_stream)
     }
 }

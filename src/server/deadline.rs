@@ -12,12 +12,15 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::Deadlines;
+use super::coarse_clock::CoarseClock;
 use super::control::{Informed, SlowReader};
+use super::reading::{LowestRate, ReadFailure, ReadMeter, acknowledged};
 use super::stream::{InFlight, Stream};
 use crate::clock::Clock;
 
@@ -32,33 +35,6 @@ const LINGER: Duration = Duration::from_secs(2);
 /// The time without accepted bytes after which a client is slow. The time is longer than the interval
 /// between two sweeps, because [`CoarseClock`] can be late by one interval.
 const SLOW: Duration = Duration::from_millis(300);
-
-/// A clock that returns the time of the last sweep. The returned time can be up to one sweep
-/// interval in the past. Reading this clock needs no system call.
-#[derive(Debug)]
-pub(super) struct CoarseClock {
-    clock: Clock,
-    reading: Cell<Instant>,
-}
-
-impl CoarseClock {
-    pub(super) fn new(clock: Clock) -> Rc<Self> {
-        let reading = Cell::new(clock.instant());
-        Rc::new(Self { clock, reading })
-    }
-
-    /// Returns the time of the last call of [`CoarseClock::update`].
-    pub(super) fn now(&self) -> Instant {
-        self.reading.get()
-    }
-
-    /// Reads the exact clock and stores the result for [`CoarseClock::now`].
-    pub(super) fn update(&self) -> Instant {
-        let now = self.clock.instant();
-        self.reading.set(now);
-        now
-    }
-}
 
 /// The phase of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -90,6 +66,8 @@ pub(super) enum Overdue {
     /// for too long.
     Closing,
     Write,
+    /// The client takes fewer bytes than the lowest allowed rate.
+    TooSlow,
 }
 
 impl Overdue {
@@ -102,6 +80,7 @@ impl Overdue {
             Self::Linger => "linger_timeout",
             Self::Closing => "closing_timeout",
             Self::Write => "write_timeout",
+            Self::TooSlow => "client_too_slow",
         }
     }
 }
@@ -120,6 +99,8 @@ pub(super) enum Protocol {
 #[derive(Debug)]
 pub(super) struct ConnectionState {
     pub(super) peer: SocketAddr,
+    /// The socket of the connection. `None` before the connection is served and after its end.
+    socket: RefCell<Option<TcpStream>>,
     coarse_clock: Rc<CoarseClock>,
     phase: Cell<Phase>,
     since: Cell<Instant>,
@@ -131,6 +112,7 @@ pub(super) struct ConnectionState {
     /// The time of the latest write that the socket did not accept because its send buffer was
     /// full.
     last_stalled: Cell<Option<Instant>>,
+    meter: ReadMeter,
     in_flight: Cell<usize>,
     /// Whether the handler has received at least one request of this connection.
     served: Cell<bool>,
@@ -146,8 +128,8 @@ pub(super) struct ConnectionState {
     /// Whether the streams on this connection have to end. `stop` notifies the streams.
     stopped: Cell<bool>,
     stop: Notify,
-    /// Whether the connection was ended because the client did not accept bytes in time.
-    timed_out: Cell<bool>,
+    /// The reason why the connection was ended, if the client did not take bytes fast enough.
+    failure: Cell<Option<ReadFailure>>,
     /// Whether the latest request is an HTTP/1.0 request.
     is_http10: Cell<bool>,
     /// Whether the socket has to be closed with a reset.
@@ -165,12 +147,14 @@ impl ConnectionState {
         let now = coarse_clock.now();
         Rc::new(Self {
             peer,
+            socket: RefCell::new(None),
             coarse_clock: Rc::clone(coarse_clock),
             phase: Cell::new(Phase::FirstByte),
             since: Cell::new(now),
             last_transfer: Cell::new(now),
             stalled: Cell::new(None),
             last_stalled: Cell::new(None),
+            meter: ReadMeter::default(),
             in_flight: Cell::new(0),
             served: Cell::new(false),
             unread: Cell::new(false),
@@ -179,7 +163,7 @@ impl ConnectionState {
             upgrade_requested: Cell::new(false),
             stopped: Cell::new(false),
             stop: Notify::new(),
-            timed_out: Cell::new(false),
+            failure: Cell::new(None),
             is_http10: Cell::new(false),
             has_broken_answer: Cell::new(false),
             task: OnceCell::new(),
@@ -288,14 +272,19 @@ impl ConnectionState {
         }
     }
 
-    /// Ends the connection, because the client does not accept bytes.
-    pub(super) fn time_out(&self) {
-        self.timed_out.set(true);
+    /// Ends the connection, because the client does not take bytes fast enough.
+    pub(super) fn fail(&self, failure: ReadFailure) {
+        self.failure.set(Some(failure));
         self.abort();
     }
 
-    pub(super) fn is_timed_out(&self) -> bool {
-        self.timed_out.get()
+    pub(super) fn failure(&self) -> Option<ReadFailure> {
+        self.failure.get()
+    }
+
+    /// The socket of the connection.
+    pub(super) fn socket(&self) -> &RefCell<Option<TcpStream>> {
+        &self.socket
     }
 
     /// Whether the client may still be sending bytes when the connection ends.
@@ -441,11 +430,24 @@ impl ConnectionState {
         slow.into_iter()
     }
 
+    /// If the socket accepts no bytes, asks the kernel how many bytes the client has acknowledged.
+    /// Returns whether the client is slower than `lowest`.
+    pub(super) fn is_too_slow(&self, now: Instant, lowest: LowestRate) -> bool {
+        let Some(stalled) = self.stalled.get() else {
+            return false;
+        };
+        let socket = self.socket.borrow();
+        let taken = socket.as_ref().and_then(acknowledged).unwrap_or_default();
+        self.meter.look(now, stalled, taken, lowest.least);
+        self.meter.is_too_slow(lowest)
+    }
+
     /// Returns a deadline that has passed at `now`, if there is one.
     pub(super) fn overdue(&self, now: Instant, deadlines: &Deadlines) -> Option<Overdue> {
         let passed = |since: Instant, limit: Duration| now.duration_since(since) >= limit;
         let stalled = self.stalled.get();
-        if stalled.is_some_and(|since| passed(since, deadlines.write)) {
+        let no_progress = stalled.map(|since| self.meter.without_progress_since(since));
+        if no_progress.is_some_and(|since| passed(since, deadlines.write)) {
             return Some(Overdue::Write);
         }
         let (limit, overdue) = match self.phase.get() {
@@ -472,22 +474,22 @@ impl ConnectionState {
         }
     }
 
-    /// Ends each HTTP/2 stream that is blocked by the client: the socket accepts bytes, but the
-    /// client's flow control allows no bytes. On a slow network, all streams wait for the socket,
-    /// so this function ends no stream. Returns the number of ended streams.
-    pub(super) fn abort_blocked_streams(&self, now: Instant, write: Duration) -> usize {
-        let mut cut = 0_usize;
+    /// Ends each HTTP/2 stream that the client blocks: the socket accepts bytes, but the client's
+    /// flow control allows no bytes or too few. On a slow network, all streams wait for the socket, so
+    /// this function ends no stream. Returns the number of ended streams.
+    pub(super) fn end_blocked_streams(
+        &self,
+        now: Instant,
+        limits: (Duration, LowestRate),
+    ) -> usize {
+        let mut ended = 0_usize;
         for stream in self.streams.borrow().iter() {
-            // While the send buffer of the socket is full, the stream waits for the socket, not for
-            // the flow control.
-            let blocked = stream.blocked_since();
-            let blocked = blocked.max(blocked.and_then(|_| self.last_stalled.get()));
-            if blocked.is_some_and(|since| now.duration_since(since) >= write) {
-                stream.time_out();
-                cut = cut.saturating_add(1);
+            if let Some(failure) = stream.read_failure(now, self.last_stalled.get(), limits) {
+                stream.fail(failure);
+                ended = ended.saturating_add(1);
             }
         }
-        cut
+        ended
     }
 }
 

@@ -1,3 +1,6 @@
+use bytes::Bytes;
+use http_body::Frame;
+
 use super::*;
 
 fn state() -> (Rc<ConnectionState>, Instant) {
@@ -35,7 +38,10 @@ fn each_phase_has_its_own_deadline() {
 
 #[test]
 fn a_request_in_flight_has_only_the_write_deadline() {
-    let deadlines = Deadlines::default();
+    let deadlines = Deadlines {
+        write: Duration::from_secs(30),
+        ..Deadlines::default()
+    };
     let (state, start) = state();
     let request = state.begin(Protocol::Http1);
     assert_eq!(state.overdue(at(start, 1_000_000), &deadlines), None);
@@ -94,4 +100,53 @@ fn an_idle_connection_has_a_second_to_close() {
     );
     let _request = state.begin(Protocol::Http1);
     assert_eq!(state.overdue(at(start, 1_000), &deadlines), None);
+}
+
+#[test]
+fn an_http2_client_gets_long_chunks_in_pieces_and_each_piece_is_progress() {
+    let (state, start) = state();
+    let request = state.begin(Protocol::Http2);
+    let (stream, now) = request.stream().unwrap();
+    let lengths = |frame: Option<Frame<Bytes>>| frame.map(|frame| frame.data_ref().unwrap().len());
+    let chunk = Frame::data(Bytes::from(vec![0; 40 * 1024]));
+    assert_eq!(lengths(Some(stream.hand_over(chunk, now))), Some(16 * 1024));
+    let limits = (Duration::from_secs(30), LowestRate::new(0, Duration::ZERO));
+    let failure = |now| stream.read_failure(now, None, limits);
+    assert_eq!(failure(at(start, 29_999)), None);
+    assert_eq!(failure(at(start, 30_000)), Some(ReadFailure::Stalled));
+    assert!(stream.has_rest());
+    assert_eq!(
+        lengths(stream.next_piece(at(start, 20_000))),
+        Some(16 * 1024)
+    );
+    assert_eq!(failure(at(start, 49_999)), None);
+    assert_eq!(
+        lengths(stream.next_piece(at(start, 40_000))),
+        Some(8 * 1024)
+    );
+    assert!(!stream.has_rest());
+    assert_eq!(lengths(stream.next_piece(at(start, 50_000))), None);
+    assert_eq!(failure(at(start, 1_000_000)), None);
+}
+
+#[test]
+fn an_http2_stream_below_the_lowest_rate_ends() {
+    let (state, start) = state();
+    let request = state.begin(Protocol::Http2);
+    let (stream, _now) = request.stream().unwrap();
+    let window = Duration::from_secs(10);
+    let limits = (window, LowestRate::new(1000, window));
+    // A piece of 2,000 bytes in each two seconds has the lowest rate.
+    for (pause, expected) in [(2_000, None), (2_400, Some(ReadFailure::TooSlow))] {
+        let mut failure = None;
+        for piece in 1..20 {
+            let now = at(start, piece * pause);
+            let _rest = stream.next_piece(now);
+            stream.hand_over(Frame::data(Bytes::from(vec![0; 2000])), now);
+            for look in (0..pause).step_by(250) {
+                failure = failure.or_else(|| stream.read_failure(at(now, look), None, limits));
+            }
+        }
+        assert_eq!(failure, expected, "{pause}");
+    }
 }

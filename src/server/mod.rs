@@ -33,17 +33,20 @@ use http::request::Parts;
 use http_body::Body;
 use http_body_util::Full;
 
+use self::reading::LowestRate;
 use crate::clock::Clock;
 use crate::relay::Peer;
 use crate::tls::Acceptor;
 
 mod body;
+mod coarse_clock;
 mod connection;
 mod control;
 mod deadline;
 mod gather;
 mod hpack;
 mod listener;
+mod reading;
 mod socket;
 mod stream;
 mod switch;
@@ -53,6 +56,7 @@ pub use body::BodyFailure;
 pub(crate) use body::{BodyWatch, RequestBody};
 pub(crate) use control::{AnswerControl, SlowReader, TunnelStop};
 pub(crate) use listener::Listener;
+pub(crate) use reading::ReadFailure;
 pub use worker::Drained;
 pub(crate) use worker::Workers;
 
@@ -79,9 +83,12 @@ pub(crate) struct Deadlines {
     /// The longest time between two requests. HTTP/2 frames that belong to no request do not extend
     /// the idle time.
     pub(crate) idle: Duration,
-    /// If the gateway has bytes to send, and the client accepts no byte for longer than this time,
-    /// the gateway closes the connection.
+    /// The longest time during which the gateway has bytes to send and the client takes no byte.
+    /// After this time, the connection is closed. Bytes that leave the kernel's queue count.
     pub(crate) write: Duration,
+    /// The time over which the rate of an answer ([`Limits::answer_rate`]) is measured. Only the
+    /// time during which the gateway waits for the client is counted.
+    pub(crate) answer_window: Duration,
     /// The time over which the rate of a request body ([`Limits::body_rate`]) is measured. Only the
     /// time during which the gateway waits for the client is counted.
     pub(crate) body_window: Duration,
@@ -96,10 +103,18 @@ impl Default for Deadlines {
             handshake: Duration::from_secs(10),
             head: Duration::from_secs(10),
             idle: Duration::from_secs(75),
-            write: Duration::from_secs(30),
+            write: Duration::from_mins(2),
+            answer_window: Duration::from_mins(1),
             body_window: Duration::from_secs(20),
             drain: Duration::from_secs(30),
         }
+    }
+}
+
+impl Settings {
+    /// The lowest allowed rate at which a client takes an answer.
+    fn lowest_answer_rate(&self) -> LowestRate {
+        LowestRate::new(self.limits.answer_rate, self.deadlines.answer_window)
     }
 }
 
@@ -112,6 +127,7 @@ impl Deadlines {
             self.head,
             self.idle,
             self.write,
+            self.answer_window,
         ]
         .into_iter()
         .fold(Duration::from_secs(1), Duration::min);
@@ -139,6 +155,9 @@ pub(crate) struct Limits {
     pub(crate) connections: usize,
     /// The lowest allowed rate of a request body, in bytes per second.
     pub(crate) body_rate: u64,
+    /// The lowest allowed rate at which a client takes an answer, in bytes per second. Zero allows
+    /// every rate.
+    pub(crate) answer_rate: u64,
 }
 
 impl Default for Limits {
@@ -149,6 +168,7 @@ impl Default for Limits {
             streams: 100,
             connections: 10_000,
             body_rate: 500,
+            answer_rate: 0,
         }
     }
 }

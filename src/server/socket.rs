@@ -26,19 +26,36 @@ const PREFACE: usize = 24;
 /// The size of the buffer for bytes that are read and discarded after the last response.
 const DISCARD: usize = 4096;
 
-/// A TCP connection that records when bytes are sent and received.
+/// A TCP connection that records when bytes are sent and received. The [`ConnectionState`] contains
+/// the socket, so that the sweep can ask the kernel how many bytes the client has acknowledged.
 #[derive(Debug)]
 pub(super) struct Socket {
-    stream: TcpStream,
     state: Rc<ConnectionState>,
 }
 
 impl Socket {
     pub(super) fn new(stream: TcpStream, state: Rc<ConnectionState>) -> Self {
-        Self { stream, state }
+        state.socket().replace(Some(stream));
+        Self { state }
     }
 
-    fn record(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    /// Calls `poll` with the socket. The sweep runs in another task, so the socket is never borrowed
+    /// here.
+    fn with<T>(
+        &self,
+        poll: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        match self.state.socket().borrow_mut().as_mut() {
+            Some(stream) => poll(Pin::new(stream)),
+            None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    fn write(
+        &self,
+        poll: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let result = self.with(poll);
         match &result {
             Poll::Ready(Ok(1..)) => self.state.sent(),
             Poll::Ready(Ok(0) | Err(_)) => {}
@@ -53,18 +70,25 @@ impl Drop for Socket {
         if self.state.has_broken_answer() {
             self.reset_on_close();
         }
+        // The other owners of the state must not keep the socket open.
+        drop(self.state.socket().take());
     }
 }
 
 impl Duplex for Socket {
     fn reset_on_close(&self) {
-        // If the operating system refuses the socket option, the socket is closed without a reset.
-        let socket = SockRef::from(&self.stream);
-        socket.set_linger(Some(Duration::ZERO)).unwrap_or_default();
+        if let Some(stream) = &*self.state.socket().borrow() {
+            // If the operating system refuses the socket option, the socket is closed without a
+            // reset.
+            let socket = SockRef::from(stream);
+            socket.set_linger(Some(Duration::ZERO)).unwrap_or_default();
+        }
     }
 
     fn limit_unsent(&self, bytes: usize) {
-        relay::limit_unsent(&SockRef::from(&self.stream), bytes);
+        if let Some(stream) = &*self.state.socket().borrow() {
+            relay::limit_unsent(&SockRef::from(stream), bytes);
+        }
     }
 }
 
@@ -89,12 +113,12 @@ impl Duplex for TokioIo<Upgraded> {
 
 impl AsyncRead for Socket {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let result = self.with(|stream| stream.poll_read(cx, buf));
         if buf.filled().len() > before {
             self.state.received();
         }
@@ -104,33 +128,32 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.record(result)
+        self.write(|stream| stream.poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.record(result)
+        self.write(|stream| stream.poll_write_vectored(cx, bufs))
     }
 
+    /// A TCP socket accepts several slices in one system call.
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with(|stream| stream.poll_flush(cx))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with(|stream| stream.poll_shutdown(cx))
     }
 }
 

@@ -1,23 +1,39 @@
 //! A request in flight, and its HTTP/2 stream.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
+use bytes::Bytes;
+use http_body::Frame;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::control::{AnswerControl, Informed};
 use super::deadline::ConnectionState;
+use super::reading::{LowestRate, ReadFailure, ReadMeter};
+
+/// The largest piece of an answer that the connection gets at once. The connection asks for the next
+/// piece when the client's flow control allows more bytes. Therefore the gateway sees a slow client
+/// take bytes at least one time for each `PIECE` bytes.
+const PIECE: usize = 16 * 1024;
 
 /// One stream of an HTTP/2 connection.
 #[derive(Debug, Default)]
 pub(super) struct Stream {
     task: OnceCell<AbortHandle>,
-    /// The time when the connection received the latest chunk of the response from the handler.
-    /// `None` if the client has accepted the latest chunk.
+    /// The time when the connection received the latest piece of the response. `None` if the client
+    /// has accepted the latest piece.
     blocked: Cell<Option<Instant>>,
-    /// Whether the stream was ended because its client did not accept the response in time.
-    timed_out: Cell<bool>,
+    /// The part of the latest chunk of the response that the connection has not received yet.
+    rest: RefCell<Bytes>,
+    /// The number of bytes in the pieces that the client has accepted.
+    taken: Cell<u64>,
+    /// The length of the latest piece.
+    piece: Cell<u64>,
+    meter: ReadMeter,
+    /// The reason why the stream was ended, if the client did not take the response fast enough.
+    failure: Cell<Option<ReadFailure>>,
     informed: Informed,
 }
 
@@ -28,8 +44,56 @@ impl Stream {
         self.task.set(task).unwrap_or_default();
     }
 
-    /// The time when the connection received the latest chunk of the response from the handler.
-    /// `None` if the client has accepted the latest chunk.
+    /// Records that the connection asks for the next piece of the response. Returns the piece, if a
+    /// part of the latest chunk is left.
+    pub(super) fn next_piece(&self, now: Instant) -> Option<Frame<Bytes>> {
+        self.blocked.set(None);
+        let taken = self.taken.get();
+        self.taken.set(taken.saturating_add(self.piece.take()));
+        let rest = self.rest.take();
+        (!rest.is_empty()).then(|| self.hand_over(Frame::data(rest), now))
+    }
+
+    /// Records that the connection receives a part of the response. Keeps the bytes that are more
+    /// than one piece.
+    pub(super) fn hand_over(&self, frame: Frame<Bytes>, now: Instant) -> Frame<Bytes> {
+        self.blocked.set(Some(now));
+        frame.map_data(|mut piece| {
+            if piece.len() > PIECE {
+                self.rest.replace(piece.split_off(PIECE));
+            }
+            self.piece
+                .set(u64::try_from(piece.len()).unwrap_or(u64::MAX));
+            piece
+        })
+    }
+
+    /// Whether a part of the latest chunk is left.
+    pub(super) fn has_rest(&self) -> bool {
+        !self.rest.borrow().is_empty()
+    }
+
+    /// Returns the reason to end the stream, if the client's flow control has blocked the stream for
+    /// too long. `last_stalled` is the latest time at which the socket accepted no bytes: until then,
+    /// the stream waited for the socket, not for the flow control.
+    pub(super) fn read_failure(
+        &self,
+        now: Instant,
+        last_stalled: Option<Instant>,
+        (write, lowest): (Duration, LowestRate),
+    ) -> Option<ReadFailure> {
+        let blocked = self.blocked.get()?;
+        let since = last_stalled.map_or(blocked, |stalled| stalled.max(blocked));
+        if now.saturating_duration_since(since) >= write {
+            return Some(ReadFailure::Stalled);
+        }
+        self.meter.look(now, since, self.taken.get(), lowest.least);
+        let too_slow = self.meter.is_too_slow(lowest);
+        too_slow.then_some(ReadFailure::TooSlow)
+    }
+
+    /// The time when the connection received the latest piece of the response. `None` if the client
+    /// has accepted the latest piece.
     pub(super) fn blocked_since(&self) -> Option<Instant> {
         self.blocked.get()
     }
@@ -39,9 +103,9 @@ impl Stream {
         &self.informed
     }
 
-    /// Ends the stream, because the client does not accept the response in time.
-    pub(super) fn time_out(&self) {
-        self.timed_out.set(true);
+    /// Ends the stream, because the client does not take the response fast enough.
+    pub(super) fn fail(&self, failure: ReadFailure) {
+        self.failure.set(Some(failure));
         self.abort();
     }
 
@@ -53,8 +117,8 @@ impl Stream {
         }
     }
 
-    pub(super) fn is_timed_out(&self) -> bool {
-        self.timed_out.get()
+    pub(super) fn failure(&self) -> Option<ReadFailure> {
+        self.failure.get()
     }
 }
 
@@ -74,25 +138,15 @@ impl InFlight {
         }
     }
 
-    /// Records that the connection has received a chunk of the response from the handler. The
-    /// connection asks for the next chunk when the client has accepted this chunk. Over HTTP/1.1,
-    /// the function does nothing, because the socket shows whether the client accepts bytes.
-    pub(super) fn chunk_handed_over(&self) {
-        if let Some(stream) = &self.stream {
-            stream.blocked.set(Some(self.state.coarse_now()));
-        }
+    /// The stream of the request and the time of the last sweep. `None` over HTTP/1.1.
+    pub(super) fn stream(&self) -> Option<(&Stream, Instant)> {
+        let stream = self.stream.as_ref()?;
+        Some((stream, self.state.coarse_now()))
     }
 
     /// Returns the [`AnswerControl`] by which the handler can end the answer to this request.
     pub(super) fn control(&self) -> AnswerControl {
         AnswerControl::new(&self.state, self.stream.as_ref())
-    }
-
-    /// Records that the connection asks for the next chunk of the response.
-    pub(super) fn chunk_requested(&self) {
-        if let Some(stream) = &self.stream {
-            stream.blocked.set(None);
-        }
     }
 }
 

@@ -18,9 +18,11 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use super::coarse_clock::CoarseClock;
 use super::connection::{Serving, serve};
-use super::deadline::{CoarseClock, ConnectionState, Overdue};
+use super::deadline::{ConnectionState, Overdue};
 use super::listener::accept;
+use super::reading::ReadFailure;
 use super::{Connection, Endpoint, Error, Handler, Security, Settings, Setup};
 use crate::clock::Clock;
 use crate::relay::MAX_UNSENT;
@@ -398,16 +400,18 @@ impl Registry {
     fn sweep(&self) {
         let now = self.coarse_clock.update();
         let deadlines = &self.settings.deadlines;
+        let lowest = self.settings.lowest_answer_rate();
         let mut slow = Vec::new();
         let connections = self.connections.borrow();
         for state in connections.values() {
             let client = state.peer;
-            let streams = state.abort_blocked_streams(now, deadlines.write);
+            let streams = state.end_blocked_streams(now, (deadlines.write, lowest));
             slow.extend(state.slow_readers(now));
             if streams > 0 {
                 tracing::debug!(client.address = %client, streams, "Streams are closed because their client does not read");
             }
-            let Some(overdue) = state.overdue(now, deadlines) else {
+            let too_slow = state.is_too_slow(now, lowest).then_some(Overdue::TooSlow);
+            let Some(overdue) = too_slow.or_else(|| state.overdue(now, deadlines)) else {
                 continue;
             };
             let reason = overdue.reason();
@@ -416,7 +420,8 @@ impl Registry {
                 // An idle connection is closed gracefully, so that TLS and HTTP/2 can send their
                 // closing messages.
                 Overdue::Idle => state.close(),
-                Overdue::Write => state.time_out(),
+                Overdue::Write => state.fail(ReadFailure::Stalled),
+                Overdue::TooSlow => state.fail(ReadFailure::TooSlow),
                 Overdue::FirstByte
                 | Overdue::Handshake
                 | Overdue::Head

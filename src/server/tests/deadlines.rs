@@ -192,6 +192,52 @@ async fn d_06_a_client_that_does_not_read_is_disconnected_and_costs_no_memory() 
     );
 }
 
+/// Begins an endless answer to a client with a small receive buffer, and reads 2,000 bytes each
+/// tenth of a second: fewer than the server's socket needs to become writable again in [`MODEST`].
+/// Returns whether the connection stays open for four times `MODEST`.
+async fn is_open_to_a_slow_reader(server: &mut Server) -> bool {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(8 * 1024).unwrap();
+    let mut client = Client(socket.connect(server.plain).await.unwrap());
+    client
+        .send("GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await;
+    server.entered("/endless").await;
+    let mut ticks = interval(Duration::from_millis(100));
+    let start = Clock::system().instant();
+    while Clock::system().instant().duration_since(start) < 4 * MODEST {
+        ticks.tick().await;
+        let mut piece = vec![0; 2000];
+        if soon(client.0.read_exact(&mut piece)).await.is_err() {
+            return false;
+        }
+    }
+    server.events.try_recv().is_err()
+}
+
+#[tokio::test]
+async fn d_06_a_client_that_reads_slowly_is_not_disconnected() {
+    let mut server = Server::start(with(Deadlines {
+        write: MODEST,
+        ..long()
+    }));
+    assert!(is_open_to_a_slow_reader(&mut server).await);
+}
+
+#[tokio::test]
+async fn d_06_a_client_below_the_lowest_rate_is_disconnected() {
+    let mut settings = with(Deadlines {
+        answer_window: MODEST,
+        ..long()
+    });
+    settings.limits.answer_rate = 10_000;
+    let mut server = Server::start(settings);
+    assert!(is_open_to_a_slow_reader(&mut server).await);
+    settings.limits.answer_rate = 1_000_000;
+    let mut server = Server::start(settings);
+    assert!(!is_open_to_a_slow_reader(&mut server).await);
+}
+
 /// Sends the bytes one by one with short pauses until the server closes the connection.
 async fn drip<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Client<S>, bytes: &[u8]) {
     let mut ticks = interval(DRIP);

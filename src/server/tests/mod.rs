@@ -53,6 +53,7 @@ fn long() -> Deadlines {
         head: minute,
         idle: minute,
         write: minute,
+        answer_window: minute,
         body_window: minute,
         drain: minute,
     }

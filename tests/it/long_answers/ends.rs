@@ -45,22 +45,32 @@ async fn a_long_answer_ends_as_its_app_ends_it() {
 
 #[tokio::test]
 async fn a_client_that_takes_no_data_has_a_reason_of_its_own() {
+    assert_reason("write_secs = 1", "client_stalled").await;
+}
+
+#[tokio::test]
+async fn a_client_that_takes_data_too_slowly_has_a_reason_of_its_own() {
+    let lowest = "answer_rate = 1000000000\nanswer_window_secs = 1";
+    assert_reason(lowest, "client_too_slow").await;
+}
+
+/// Sends an answer to a client that does not read. Fails if the answer does not end with `reason`.
+async fn assert_reason(setting: &str, reason: &str) {
     let app = SocketApp::start().await;
     let provider = StandIn::start().await;
     let settings = Settings::new(ORIGIN, &provider.url(), &app.url())
         .with("[[routes]]\nprefix = \"/\"\naccess = \"public\"\n")
-        .server("write_secs = 1");
+        .server(setting);
     let gateway = Gateway::start(settings);
     let (client, mut served) = begin(gateway.address(), &app, &get("/", "")).await;
-    // With a write deadline of one second, the connection could otherwise end before it is a stream.
+    // With a limit of one second, the connection could otherwise end before it is a stream.
     wait_for_figure(gateway.operations(), &open_figure("/"), 1).await;
     let block = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
     let closed = async { while served.wire.write(block.as_bytes()).await {} };
     timeout(PATIENCE, closed)
         .await
         .expect("the app still sends");
-    let figure = ended_figure("/", "client_stalled");
-    wait_for_figure(gateway.operations(), &figure, 1).await;
+    wait_for_figure(gateway.operations(), &ended_figure("/", reason), 1).await;
     drop(client);
 }
 

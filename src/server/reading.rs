@@ -1,0 +1,196 @@
+//! Measures whether a client reads the bytes that the gateway sends, and how fast.
+//!
+//! A socket that accepts no bytes does not show that its client has stopped reading: the kernel
+//! keeps up to [`crate::relay::MAX_UNSENT`] and more, and accepts new bytes only after a large part
+//! of them has left. Therefore the sweep also asks the kernel how many bytes the client has
+//! acknowledged.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use nix::sys::socket::GetSockOpt as _;
+use nix::{getsockopt_impl, libc, sockopt_impl};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+/// The reason why the gateway has ended an answer or a tunnel before its end. Responsible: the
+/// client.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum ReadFailure {
+    /// The client has taken no byte for [`super::Deadlines::write`].
+    Stalled,
+    /// The client takes fewer bytes than [`super::Limits::answer_rate`].
+    TooSlow,
+}
+
+impl ReadFailure {
+    /// The code in the log and in the metrics.
+    pub(crate) fn code(self) -> &'static str {
+        match self {
+            Self::Stalled => "client_stalled",
+            Self::TooSlow => "client_too_slow",
+        }
+    }
+}
+
+/// The lowest allowed rate, as a number of bytes in a window.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LowestRate {
+    pub(super) window: Duration,
+    /// The number of bytes in each window. Zero allows every rate.
+    pub(super) least: u64,
+}
+
+impl LowestRate {
+    /// The number of bytes is rounded up, so that at least one byte is needed even in a window
+    /// shorter than a second.
+    pub(super) fn new(rate: u64, window: Duration) -> Self {
+        let least = u128::from(rate)
+            .saturating_mul(window.as_millis())
+            .div_ceil(1000);
+        Self {
+            window,
+            least: u64::try_from(least).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// Measures how fast a client takes bytes. Only the time during which the gateway waits for the
+/// client counts.
+#[derive(Debug, Default)]
+pub(super) struct ReadMeter {
+    /// The number of bytes that the client had taken at the latest look.
+    taken: Cell<u64>,
+    /// The time of the latest look that found more bytes than the look before.
+    progress: Cell<Option<Instant>>,
+    /// The number of bytes that the client had taken when the window began.
+    taken_at_start: Cell<u64>,
+    /// The time in this window during which the gateway has waited for the client.
+    waited: Cell<Duration>,
+    looked: Cell<Option<Instant>>,
+}
+
+impl ReadMeter {
+    /// Compares with the latest look. `waiting_since` is the time since when the gateway has waited
+    /// for the client, and `taken` is the number of bytes that the client has taken so far.
+    pub(super) fn look(&self, now: Instant, waiting_since: Instant, taken: u64, least: u64) {
+        let looked = self.looked.replace(Some(now));
+        if taken > self.taken.replace(taken) && looked.is_some() {
+            self.progress.set(Some(now));
+        }
+        if looked.is_none() || taken.saturating_sub(self.taken_at_start.get()) >= least {
+            // Enough bytes were taken, so the next window begins.
+            self.taken_at_start.set(taken);
+            self.waited.set(Duration::ZERO);
+            return;
+        }
+        let since = looked.map_or(waiting_since, |looked| looked.max(waiting_since));
+        let waited = self.waited.get();
+        self.waited
+            .set(waited.saturating_add(now.saturating_duration_since(since)));
+    }
+
+    /// Whether the client has taken too few bytes in a whole window.
+    pub(super) fn is_too_slow(&self, lowest: LowestRate) -> bool {
+        lowest.least > 0 && self.waited.get() >= lowest.window
+    }
+
+    /// The time since when the client takes no bytes, if the gateway waits since `waiting_since`.
+    pub(super) fn without_progress_since(&self, waiting_since: Instant) -> Instant {
+        waiting_since.max(self.progress.get().unwrap_or(waiting_since))
+    }
+}
+
+mod option {
+    use super::{getsockopt_impl, libc, sockopt_impl};
+
+    /// The part of the kernel's `struct tcp_info` up to `tcpi_bytes_acked`, which Linux has since
+    /// version 4.1. The kernel writes only as much of the structure as the caller asks for.
+    #[derive(Clone, Copy, Debug)]
+    #[repr(C)]
+    #[expect(
+        unreachable_pub,
+        reason = "the type is in the public interface that the macro generates"
+    )]
+    pub struct TcpInfo {
+        flags: [u8; 8],
+        numbers: [u32; 24],
+        pacing_rates: [u64; 2],
+        /// The number of bytes that the peer has acknowledged since the connection was opened.
+        pub(super) bytes_acked: u64,
+    }
+
+    sockopt_impl!(
+        /// The socket option `TCP_INFO`.
+        Info,
+        GetOnly,
+        libc::IPPROTO_TCP,
+        libc::TCP_INFO,
+        TcpInfo
+    );
+}
+
+/// The number of bytes that the peer of a connection has acknowledged. `None` if the system does not
+/// report the number.
+pub(super) fn acknowledged(stream: &TcpStream) -> Option<u64> {
+    option::Info.get(stream).ok().map(|info| info.bytes_acked)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Clock;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Looks once a second. Returns whether the client was too slow after any look.
+    fn too_slow(meter: &ReadMeter, start: Instant, taken: impl Iterator<Item = u64>) -> bool {
+        let lowest = LowestRate::new(100, 10 * SECOND);
+        let mut now = start;
+        taken.into_iter().any(|taken| {
+            meter.look(now, start, taken, lowest.least);
+            now = now.checked_add(SECOND).unwrap();
+            meter.is_too_slow(lowest)
+        })
+    }
+
+    #[test]
+    fn a_client_at_the_lowest_rate_is_never_too_slow_and_a_slower_client_is() {
+        let start = Clock::system().instant();
+        let steady = (0..100).map(|second| second * 100);
+        assert!(!too_slow(&ReadMeter::default(), start, steady));
+        let slower = (0..100).map(|second| second * 99);
+        assert!(too_slow(&ReadMeter::default(), start, slower));
+    }
+
+    #[test]
+    fn time_in_which_the_gateway_does_not_wait_for_the_client_does_not_count() {
+        let lowest = LowestRate::new(100, 10 * SECOND);
+        let meter = ReadMeter::default();
+        let start = Clock::system().instant();
+        let later = |seconds: u64| start.checked_add(Duration::from_secs(seconds)).unwrap();
+        meter.look(start, start, 0, lowest.least);
+        meter.look(later(9), start, 1, lowest.least);
+        // The socket accepted bytes for an hour and has refused bytes for half a second.
+        let waiting_since = later(3600);
+        let now = waiting_since.checked_add(SECOND / 2).unwrap();
+        meter.look(now, waiting_since, 2, lowest.least);
+        assert!(!meter.is_too_slow(lowest));
+        meter.look(later(3601), waiting_since, 3, lowest.least);
+        assert!(meter.is_too_slow(lowest));
+    }
+
+    #[test]
+    fn only_new_bytes_are_progress() {
+        let meter = ReadMeter::default();
+        let start = Clock::system().instant();
+        let later = |seconds: u64| start.checked_add(Duration::from_secs(seconds)).unwrap();
+        meter.look(start, start, 5, 0);
+        assert_eq!(meter.without_progress_since(start), start);
+        meter.look(later(1), start, 6, 0);
+        meter.look(later(2), start, 6, 0);
+        assert_eq!(meter.without_progress_since(start), later(1));
+    }
+}
