@@ -76,11 +76,17 @@ pub(super) fn check(patterns: &[SignedOutPattern]) -> Result<(), SetupError> {
         let field = pattern.field.as_ref();
         field.is_some_and(|field| field.contains.is_empty())
     };
+    let is_path = |pattern: &SignedOutPattern| {
+        let location = pattern.location.as_deref().unwrap_or("/");
+        location.starts_with('/') && !location.contains(['?', '#'])
+    };
     let problem = if !patterns.iter().all(is_final) {
         "has a status that is not between 300 and 599"
     } else if patterns.iter().any(is_bare) {
         "has a row without `location` and without `field`, which would match every response with \
          this status"
+    } else if !patterns.iter().all(is_path) {
+        "has a `location` that is not a path; write the path of the redirect, such as /login"
     } else if patterns.iter().any(is_empty) {
         "has a field whose text `contains` is empty"
     } else {
@@ -205,5 +211,21 @@ mod tests {
             assert_eq!(pattern.matches(status, &headers), matches, "{fields:?}");
             assert!(!pattern.matches(StatusCode::OK, &headers), "{fields:?}");
         }
+    }
+
+    #[test]
+    fn a_location_that_matches_no_redirect_is_refused() {
+        for location in [
+            "login",
+            "",
+            "/login?x",
+            "/login#x",
+            "https://app.example/login",
+        ] {
+            let toml = format!("status = 302\nlocation = \"{location}\"");
+            let error = check(&[pattern(&toml)]).unwrap_err().to_string();
+            assert!(error.contains("is not a path"), "{location}: {error}");
+        }
+        check(&[pattern("status = 302\nlocation = \"/login\"")]).unwrap();
     }
 }
