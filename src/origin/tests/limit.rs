@@ -319,12 +319,12 @@ fn halves(connections: usize) -> Limit {
 
 /// Two clients send requests all the time, in four tasks each. Returns the time until both clients
 /// have all answers.
-async fn two_busy_clients(pool: &Pool) -> Duration {
+async fn two_busy_clients(pools: &[Pool; 2]) -> Duration {
     let clock = Clock::system();
     let start = clock.instant();
     let mut lanes = Vec::new();
     for lane in 0..8 {
-        let pool = pool.clone();
+        let pool = pools[usize::from(lane / 4)].clone();
         lanes.push(spawn_local(async move {
             for _ in 0..20 {
                 let answer = pool.send_for(client(lane % 2), get("/")).await.unwrap();
@@ -371,15 +371,31 @@ async fn quick_app(server: Server, closes: bool, accepted: Rc<Cell<usize>>) {
 #[tokio::test]
 async fn clients_with_their_whole_share_get_a_connection_as_soon_as_one_of_theirs_is_free() {
     local(async {
-        for (connections, closes) in [(1, false), (2, false), (2, true), (4, true)] {
+        for (connections, closes, two_workers) in [
+            (1, false, false),
+            (2, false, false),
+            (2, true, false),
+            (4, true, false),
+            (2, false, true),
+            (2, true, true),
+        ] {
             let server = Server::start().await;
             let limit = Arc::new(halves(connections));
-            let pool = Pool::new(server.connector(), limit, times(), Clock::system());
+            let worker = || {
+                let limit = Arc::clone(&limit);
+                Pool::new(server.connector(), limit, times(), Clock::system())
+            };
+            let one = worker();
+            let other = if two_workers { worker() } else { one.clone() };
             let accepted = Rc::new(Cell::new(0));
             spawn_local(quick_app(server, closes, Rc::clone(&accepted)));
-            let took = two_busy_clients(&pool).await;
-            assert!(took < SOON, "{connections} {closes}: {took:?}");
-            assert!(closes || accepted.get() < 20, "{}", accepted.get());
+            let took = two_busy_clients(&[one, other]).await;
+            assert!(
+                took < SOON,
+                "{connections} {closes} {two_workers}: {took:?}"
+            );
+            let reused = closes || two_workers || accepted.get() < 20;
+            assert!(reused, "{}", accepted.get());
         }
     })
     .await;
