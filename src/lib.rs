@@ -68,7 +68,7 @@
 //!
 //! 7. [`access::Permit::exchange`] removes the gateway's cookies, writes the assertion fields and
 //!    the bearer token ([`upstream::assertions`]), and sends the request on a pooled connection.
-//!    Bodies stream in both directions. If the app switches to another protocol, such as WebSocket,
+//!    Bodies stream in both directions, with buffers of limited size for slow clients. If the app switches to another protocol, such as WebSocket,
 //!    a [`relay::Relay`] forwards bytes in both directions as long as [`access::StreamPermit`]
 //!    allows the stream. If the app refuses the token, the gateway may send the request one more
 //!    time with a new token ([`access::TokenRefusal::recover`]).

@@ -194,6 +194,23 @@ impl Problems {
     }
 }
 
+/// Returns the settings for requests.
+fn gateway_settings(
+    public_urls: PublicUrls,
+    assertions: AssertionNames,
+    server: &ServerSection,
+    log: &telemetry::Settings,
+) -> gateway::Settings {
+    gateway::Settings {
+        public_urls,
+        trusted: TrustedPeers::new(server.trusted_proxies.iter().map(|network| network.0)),
+        assertions,
+        body_bytes: server.body_bytes(),
+        buffer_bytes: server.buffer_bytes(),
+        log_user: log.user(),
+    }
+}
+
 fn build(
     (source, settings): (Source, &Figment),
     reusable: &Reusable,
@@ -207,8 +224,12 @@ fn build(
     let session: Option<session::Settings> = reader.read("session");
     let login: Option<LoginSection> = reader.read("login");
     let environment = source.environment();
-    let sources = (reusable, &environment);
-    let keys = keys(login.as_ref(), session.as_ref(), sources, reader);
+    let keys = keys(
+        login.as_ref(),
+        session.as_ref(),
+        (reusable, &environment),
+        reader,
+    );
     let assertions: Option<AssertionNames> = reader.read("assertions");
     let log: Option<telemetry::Settings> = reader.read("log");
     let watch: Option<bool> = reader.read("watch");
@@ -233,14 +254,7 @@ fn build(
     let mut warnings = layers::misspelled_variables(settings);
     warnings.extend(unnamed_providers(&routes, &assertions));
     let site = SiteConfig {
-        gateway: gateway::Settings {
-            public_urls: public_urls?,
-            trusted: TrustedPeers::new(server.trusted_proxies.iter().map(|network| network.0)),
-            assertions,
-            body_bytes: server.body_bytes(),
-            buffer_bytes: server.buffer_bytes(),
-            log_user: log.user(),
-        },
+        gateway: gateway_settings(public_urls?, assertions, &server, &log),
         login: (login, keys.logins),
         routes,
         providers: Arc::new(providers.opened),

@@ -22,13 +22,13 @@ const REDECIDE_AFTER: Duration = Duration::from_secs(1);
 impl Worker {
     /// Forwards a permitted request. If the body of the request has not arrived, the gateway first
     /// buffers the body.
-    pub(super) fn permitted<'a>(
-        &'a self,
+    pub(super) fn permitted(
+        &self,
         context: RequestContext,
         permit: (Permit, Timestamp),
         mut body: ForwardedBody,
         mut record: Record,
-    ) -> Step<'a> {
+    ) -> Step<'_> {
         if body.is_ready() {
             return self.forward(context, permit, body, record);
         }

@@ -31,8 +31,8 @@ impl TunnelStop {
 
 /// An answer that has to know when its client is slow.
 pub(crate) trait SlowReader {
-    /// The server calls this function one time, when the client has accepted no bytes for about half
-    /// a second.
+    /// The server calls this function one time, when a sweep finds that the client does not accept
+    /// bytes at once.
     fn client_is_slow(self: Rc<Self>);
 }
 

@@ -32,10 +32,6 @@ const CLOSING_GRACE: Duration = Duration::from_secs(1);
 /// client has not received yet.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// The time without accepted bytes after which a client is slow. The time is longer than the interval
-/// between two sweeps, because [`CoarseClock`] can be late by one interval.
-const SLOW: Duration = Duration::from_millis(300);
-
 /// The phase of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Phase {
@@ -413,17 +409,16 @@ impl ConnectionState {
         &self.informed
     }
 
-    /// Returns the answers whose clients have accepted no bytes for [`SLOW`]. Each answer is returned
-    /// only one time.
-    pub(super) fn slow_readers(&self, now: Instant) -> impl Iterator<Item = Rc<dyn SlowReader>> {
-        let is_slow =
-            |since: Option<Instant>| since.is_some_and(|since| now.duration_since(since) >= SLOW);
+    /// Returns the answers whose clients do not accept bytes at once: over HTTP/1.1, because the
+    /// socket is full; over HTTP/2, because the connection still has a piece of the answer. Each
+    /// answer is returned only one time.
+    pub(super) fn slow_readers(&self) -> impl Iterator<Item = Rc<dyn SlowReader>> {
         let mut slow = Vec::new();
-        if is_slow(self.stalled.get()) {
+        if self.stalled.get().is_some() {
             slow.extend(self.informed.take());
         }
         for stream in self.streams.borrow().iter() {
-            if is_slow(stream.blocked_since()) {
+            if stream.blocked_since().is_some() {
                 slow.extend(stream.informed().take());
             }
         }

@@ -147,7 +147,7 @@ mod tests {
 
     /// Looks once a second. Returns whether the client was too slow after any look.
     fn too_slow(meter: &ReadMeter, start: Instant, taken: impl Iterator<Item = u64>) -> bool {
-        let lowest = LowestRate::new(100, 10 * SECOND);
+        let lowest = LowestRate::new(100, SECOND.saturating_mul(10));
         let mut now = start;
         taken.into_iter().any(|taken| {
             meter.look(now, start, taken, lowest.least);
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn time_in_which_the_gateway_does_not_wait_for_the_client_does_not_count() {
-        let lowest = LowestRate::new(100, 10 * SECOND);
+        let lowest = LowestRate::new(100, SECOND.saturating_mul(10));
         let meter = ReadMeter::default();
         let start = Clock::system().instant();
         let later = |seconds: u64| start.checked_add(Duration::from_secs(seconds)).unwrap();

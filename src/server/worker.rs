@@ -406,7 +406,7 @@ impl Registry {
         for state in connections.values() {
             let client = state.peer;
             let streams = state.end_blocked_streams(now, (deadlines.write, lowest));
-            slow.extend(state.slow_readers(now));
+            slow.extend(state.slow_readers());
             if streams > 0 {
                 tracing::debug!(client.address = %client, streams, "Streams are closed because their client does not read");
             }

@@ -150,19 +150,6 @@ impl Metrics {
         );
         let left_out = "Groups that the field to an app could not carry, by provider";
         registry.register("groups_left_out", left_out, self.groups_left_out.clone());
-        let open = "Switched connections and long answers, by route and kind";
-        registry.register("streams_open", open, self.open_streams.clone());
-        let ended = "Ended switched connections and long answers by route and reason";
-        registry.register("streams_ended", ended, self.ended_streams.clone());
-        let evictions = "Requests and answers that lost their connection to a waiting request, by \
-                         route, kind and reason";
-        registry.register("evictions", evictions, self.evictions.clone());
-        let broken = "Answers of apps that ended before they were complete, by route and end";
-        registry.register("broken_answers", broken, self.broken_answers.clone());
-        let waiting = "Requests that wait for their session or its access token";
-        registry.register("waiting_requests", waiting, self.waiting.clone());
-        let buffered = "Bytes in the buffers for slow clients";
-        registry.register("buffered_bytes", buffered, self.buffered.clone());
         let refreshing = "Refreshes in progress, including those that wait for a retry";
         registry.register("refreshes_under_way", refreshing, self.refreshing.clone());
         registry.register("sessions", "Open sessions", self.sessions.clone());
@@ -181,6 +168,25 @@ impl Metrics {
             self.last_reload_successful.clone(),
         );
         self.last_reload_successful.set(1);
+        self.register_exchanges();
+    }
+
+    /// Registers the metrics about streams, and about the exchanges that wait or end early.
+    fn register_exchanges(&mut self) {
+        let registry = &mut self.registry;
+        let open = "Switched connections and long answers, by route and kind";
+        registry.register("streams_open", open, self.open_streams.clone());
+        let ended = "Ended switched connections and long answers by route and reason";
+        registry.register("streams_ended", ended, self.ended_streams.clone());
+        let evictions = "Requests and answers that lost their connection to a waiting request, by \
+                         route, kind and reason";
+        registry.register("evictions", evictions, self.evictions.clone());
+        let broken = "Answers of apps that ended before they were complete, by route and end";
+        registry.register("broken_answers", broken, self.broken_answers.clone());
+        let waiting = "Requests that wait for their session or its access token";
+        registry.register("waiting_requests", waiting, self.waiting.clone());
+        let buffered = "Bytes in the buffers for slow clients";
+        registry.register("buffered_bytes", buffered, self.buffered.clone());
     }
 
     /// Returns the counters for the requests that use one version of the settings. `routes`
