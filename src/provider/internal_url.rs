@@ -44,6 +44,15 @@ impl InternalUrl {
                  userinfo_endpoint and jwks_uri",
             );
         }
+        let called = [
+            &settings.metadata_url,
+            &settings.token_endpoint,
+            &settings.userinfo_endpoint,
+            &settings.jwks_uri,
+        ];
+        if called.into_iter().all(Option::is_some) {
+            return refuse("has no effect, because the settings contain every URL that is called");
+        }
         if !settings.tenants.is_empty() {
             return refuse("cannot replace an issuer with {tenantid}");
         }
@@ -164,6 +173,15 @@ mod tests {
     fn an_internal_url_without_an_effect_is_refused() {
         for (issuer, internal, further, why) in [
             ("https://id.example", "http://id", "", "no effect"),
+            (
+                "https://id.example",
+                "http://id",
+                "discovery = \"openid\"\nmetadata_url = \"https://id.example/m\"\n\
+                 token_endpoint = \"https://id.example/t\"\n\
+                 userinfo_endpoint = \"https://id.example/u\"\n\
+                 jwks_uri = \"https://id.example/j\"",
+                "no effect",
+            ),
             ("https://id.example", "id:8080", OPENID, "not an http"),
             ("https://id.example", "http://id?x", OPENID, "a query"),
             ("https://id.example", "http://id#x", OPENID, "a fragment"),
