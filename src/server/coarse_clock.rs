@@ -1,4 +1,4 @@
-//! A clock that needs no system call.
+//! The clock of a worker's sweep.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use crate::clock::Clock;
 /// interval in the past. Reading this clock needs no system call.
 #[derive(Debug)]
 pub(super) struct CoarseClock {
-    pub(super) clock: Clock,
+    clock: Clock,
     reading: Cell<Instant>,
 }
 
@@ -19,6 +19,11 @@ impl CoarseClock {
     pub(super) fn new(clock: Clock) -> Rc<Self> {
         let reading = Cell::new(clock.instant());
         Rc::new(Self { clock, reading })
+    }
+
+    /// Returns the exact clock.
+    pub(super) fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// Returns the time of the last call of [`CoarseClock::update`].

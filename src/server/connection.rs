@@ -23,6 +23,7 @@ use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::body::{RequestBody, ResponseBody};
 use super::deadline::{ConnectionState, Phase, Protocol};
@@ -76,27 +77,38 @@ pub(super) async fn serve<H: Handler>(
     let socket = Socket::new(stream, Rc::clone(&serving.state));
     match tls {
         None => http1(serving, socket).await,
-        // The future of TLS is large. The box keeps it out of the task of a connection without TLS.
-        Some(config) => Box::pin(serve_tls(serving, socket, config)).await,
+        // The future of the handshake is in a box of its own, so that its memory is free while the
+        // connection is served, and no connection without TLS needs it.
+        Some(config) => match Box::pin(handshake(&serving, socket, config)).await {
+            None => {}
+            Some(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+                // An HTTP/2 client has to send the connection preface first. The deadline of a
+                // request head also applies to the preface.
+                serving.state.enter(Phase::Head);
+                Box::pin(http2(serving, stream)).await;
+            }
+            Some(stream) => {
+                serving.state.enter(Phase::Idle);
+                http1(serving, stream).await;
+            }
+        },
     }
 }
 
-async fn serve_tls<H: Handler>(serving: Serving<H>, socket: Socket, config: Arc<ServerConfig>) {
+/// Performs the TLS handshake. The stream is in a box, because the futures that serve the connection
+/// move the stream, and reserve memory for each place from which it is moved.
+async fn handshake<H: Handler>(
+    serving: &Serving<H>,
+    socket: Socket,
+    config: Arc<ServerConfig>,
+) -> Option<Box<TlsStream<Socket>>> {
     match TlsAcceptor::from(config).accept(socket).await {
         Err(error) => {
             let client = serving.state.peer;
             tracing::debug!(client.address = %client, %error, "TLS handshake failed");
+            None
         }
-        Ok(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
-            // An HTTP/2 client has to send the connection preface first. The deadline of a request
-            // head also applies to the preface.
-            serving.state.enter(Phase::Head);
-            http2(serving, stream).await;
-        }
-        Ok(stream) => {
-            serving.state.enter(Phase::Idle);
-            http1(serving, stream).await;
-        }
+        Ok(stream) => Some(Box::new(stream)),
     }
 }
 

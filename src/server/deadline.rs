@@ -172,7 +172,7 @@ impl ConnectionState {
     /// Returns the exact clock, for durations that must be more precise than the time between two
     /// sweeps.
     pub(super) fn clock(&self) -> &Clock {
-        &self.coarse_clock.clock
+        self.coarse_clock.clock()
     }
 
     /// Returns the time of the last sweep.

@@ -92,7 +92,7 @@ impl Duplex for Socket {
     }
 }
 
-impl Duplex for TlsStream<Socket> {
+impl Duplex for Box<TlsStream<Socket>> {
     fn reset_on_close(&self) {
         self.get_ref().0.reset_on_close();
     }
