@@ -10,7 +10,7 @@
 //! - [`Client::call`] is for small calls whose complete answer is collected in memory. Each call
 //!   opens a new connection, so the exchange of an authorization code never fails because of a
 //!   stale connection.
-//! - [`Pool::send`] is for the requests that a worker forwards. Bodies stream in both directions.
+//! - [`Pool::send_for`] is for the requests that a worker forwards. Bodies stream in both directions.
 
 mod attempt;
 mod client;

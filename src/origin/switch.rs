@@ -71,7 +71,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Error::BadSwitch`], and all errors of [`Pool::send`] except [`Error::Busy`].
+    /// [`Error::BadSwitch`], and all errors of [`Pool::send_for`] except [`Error::Busy`].
     ///
     /// # Cancel safety
     ///

@@ -60,7 +60,7 @@ struct Attempt {
 
 impl Connections {
     /// Sends a request, and returns when the head of its response has arrived. The retries are
-    /// described at [`Pool::send`](crate::origin::Pool::send).
+    /// described at [`Pool::send_for`](crate::origin::Pool::send_for).
     pub(in crate::origin) async fn send(
         self: Rc<Self>,
         requester: Requester,
