@@ -21,7 +21,7 @@ use crate::upstream::{EvictionWatch, ResponseBody};
 pub(crate) struct Body {
     source: Source,
     /// The access-log event, which is written at the end of the body. `None` if the access log is
-    /// off, or if another value, such as the tunnel, already owns the event.
+    /// off, or if another value owns the event (for example, the tunnel).
     log: Option<Box<RequestLog>>,
 }
 
@@ -29,7 +29,8 @@ pub(crate) struct Body {
 enum Source {
     /// The complete content.
     Complete(Full<Bytes>),
-    /// The content is not complete, and the answer ends with its session.
+    /// The content is not complete. When the session of the answer ends, the gateway ends the
+    /// answer.
     Long(Sending),
     /// The response has no content, because the connection switches to another protocol after the
     /// response.
@@ -63,8 +64,8 @@ impl fmt::Debug for Switch {
     }
 }
 
-/// The client's connection owns this reference to a long answer. The connection drops this value
-/// when it stops sending the answer.
+/// A reference to a long answer. The client's connection owns this reference, and drops it when the
+/// connection stops sending the answer.
 #[derive(Debug)]
 struct Sending(Rc<LongAnswer>);
 
@@ -77,9 +78,9 @@ impl Drop for Sending {
 /// The body of an upstream that was not complete when the head of the answer arrived.
 #[derive(Debug)]
 pub(super) struct UpstreamBody {
-    /// The first frame, which [`Body::upstream`] has already read.
+    /// The first frame of the body. [`Body::upstream`] reads this frame when the head arrives.
     first: Option<Result<Frame<Bytes>, origin::Error>>,
-    /// The error of the body. The next poll returns this error.
+    /// The error that made the body fail. The next poll returns this error.
     failure: Option<origin::Error>,
     rest: ResponseBody,
 }
@@ -100,8 +101,8 @@ impl UpstreamBody {
             return polled;
         };
         // When a body fails, hyper drops all bytes that it has not yet sent, including the head.
-        // Therefore this function reports the failure only at the next poll, so that hyper can send
-        // the bytes first.
+        // Therefore this function stores the failure and returns it at the next poll. In the
+        // meantime, hyper can send the bytes.
         self.failure = Some(failure);
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -112,8 +113,8 @@ impl UpstreamBody {
         self.rest.declare_stream();
     }
 
-    /// Returns a value that reports when the gateway takes the connection away from the answer,
-    /// because another request waits.
+    /// Returns a value that reports when the gateway ends the answer to give its app connection to
+    /// a waiting request.
     pub(super) fn eviction(&self) -> Option<EvictionWatch> {
         self.rest.eviction()
     }
@@ -187,7 +188,7 @@ impl Body {
         }
     }
 
-    /// Removes and returns the body of an upstream, if the body is not complete.
+    /// If the upstream's body is not complete, removes this body from the response and returns it.
     pub(super) fn take_incomplete(&mut self) -> Option<UpstreamBody> {
         let Source::Upstream(_) = &self.source else {
             return None;

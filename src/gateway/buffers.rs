@@ -1,9 +1,10 @@
 //! The memory for the buffers of slow clients.
 //!
-//! The gateway buffers the begin of a request body before it takes a connection of the app, and
-//! buffers an answer that its client reads slowly. All these buffers of the process share one
-//! budget. When little of the budget is left, each buffer gets less memory. When nothing is left,
-//! bodies are forwarded without a buffer. The gateway refuses no request because of the budget.
+//! The gateway buffers the first part of a request body before it takes a connection of the app.
+//! The gateway also buffers an answer if the client reads the answer slowly. All these buffers of
+//! the process share one budget. When little of the budget is left, each buffer gets less memory.
+//! When nothing of the budget is left, the gateway forwards bodies without a buffer. The gateway
+//! never refuses a request because the budget is used up.
 
 use prometheus_client::metrics::gauge::Gauge;
 
@@ -12,8 +13,8 @@ use crate::telemetry::Metrics;
 /// The memory that a buffer needs for each piece of a body, besides the bytes of the piece.
 const PIECE: usize = 64;
 
-/// The divisor of the free budget: a buffer may use one quarter of it. So some memory is left for
-/// new buffers until the budget is nearly used up.
+/// A buffer may use the free budget divided by this number. Therefore one large buffer leaves
+/// memory for new buffers.
 const SHARE: usize = 4;
 
 /// The part of the budget that one buffer uses. Dropping this value frees the memory in the budget.
@@ -34,8 +35,8 @@ pub(super) enum Growth {
 }
 
 impl Reservation {
-    /// Creates a reservation of zero bytes. `metrics` counts the used bytes of the whole process.
-    /// `max` is the budget of the process in bytes.
+    /// Creates a reservation that uses no bytes of the budget yet. `metrics` counts the used bytes
+    /// of the whole process. `max` is the budget of the process in bytes.
     pub(super) fn new(metrics: &Metrics, max: usize) -> Self {
         Self {
             used: metrics.buffered().clone(),

@@ -1,4 +1,5 @@
-//! Tells page loads of a browser from other requests.
+//! Functions that decide whether a request is a page load of a browser, a prefetch, or something
+//! else.
 
 use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode};
@@ -18,7 +19,7 @@ pub(super) fn is_prefetch(headers: &HeaderMap) -> bool {
 }
 
 /// Whether a browser requests something other than a document, such as an image, a frame, or data.
-/// If the browser sends no fetch metadata, the result is `false`.
+/// If the request has no `Sec-Fetch-*` fields, the result is `false`.
 pub(super) fn is_subresource(headers: &HeaderMap) -> bool {
     let other = |name: &str, expected: &[u8]| {
         let value = headers.get(name);
@@ -43,6 +44,7 @@ pub(super) fn is_navigation(parts: &Parts) -> bool {
     if parts.headers.contains_key("sec-fetch-mode") {
         return !is_subresource(&parts.headers);
     }
-    // Browsers without fetch metadata still send a useful `Accept` field.
+    // Older browsers send no `Sec-Fetch-*` fields, but their `Accept` field names HTML in a page
+    // load.
     page::wants_html(&parts.headers)
 }

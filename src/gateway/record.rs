@@ -26,12 +26,13 @@ const NO_ID: HeaderValue = HeaderValue::from_static("");
 
 /// The data of one request for the access log and the metrics. The request is counted in the
 /// metrics when its answer begins. The access-log event is written when the answer has ended. If
-/// the client disconnects before the answer begins, the drop of the record counts and logs the
-/// request.
+/// the client disconnects before the answer begins, the request is counted and logged when this
+/// value is dropped.
 #[derive(Debug)]
 pub(super) struct Record {
     site: Rc<WorkerSite>,
-    /// The id of the request. The value is [`NO_ID`] after the id was moved to the answer.
+    /// The id of the request. After the gateway has moved the id to the answer, this field contains
+    /// [`NO_ID`].
     request_id: HeaderValue,
     started: Instant,
     method: Method,
@@ -48,8 +49,8 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Creates the record of a request. The request counts as refused until another decision is
-    /// recorded.
+    /// Creates the record of a request. The log contains the decision "refuse" unless the gateway
+    /// records another decision.
     pub(super) fn new(
         site: Rc<WorkerSite>,
         (client, request_id): (IpAddr, HeaderValue),
@@ -120,7 +121,7 @@ impl Record {
         self.decided = decided;
     }
 
-    /// The size of the buffer for the answer, if its client is slow.
+    /// The size of the buffer that the gateway uses for the answer if the client reads slowly.
     pub(super) fn answer_buffer(&self) -> usize {
         let route = self.route.as_ref();
         route.map_or(0, |route| route.buffers().answer)
@@ -145,8 +146,8 @@ impl Record {
         }
     }
 
-    /// Records that the upstream has answered the request that was sent at `since`. If a request
-    /// has two attempts, the times of both attempts are added.
+    /// Records that the upstream has answered the request that was sent at `since`. If the gateway
+    /// sends a request two times, the log contains the sum of the two times.
     pub(super) fn upstream_answered(&mut self, since: Instant) {
         let now = self.site.clock().instant();
         self.answered = Some(now);
@@ -157,7 +158,7 @@ impl Record {
         }
     }
 
-    /// Counts a request whose connection the gateway took away, because another request waited.
+    /// Counts a request that lost its app connection to a waiting request.
     pub(super) fn evicted(&self, eviction: Eviction) {
         if let Some(route) = &self.route {
             let metrics = self.site.metrics();
@@ -165,7 +166,7 @@ impl Record {
         }
     }
 
-    /// Records that the upstream's answer is not the final answer to the client.
+    /// Records that the gateway does not send this answer of the upstream to the client.
     pub(super) fn not_final(&mut self) {
         self.answered = None;
     }
@@ -224,7 +225,7 @@ impl Record {
         event.decided = self.decided;
         event.reason = self.reason;
         event.route = route.map(|route| route.name().into());
-        // A request that was not forwarded has no upstream in the log.
+        // If the gateway has not forwarded the request, the event names no upstream.
         let upstream = event.upstream_duration.and(route);
         event.upstream = upstream.map(|route| route.upstream_name().into());
     }

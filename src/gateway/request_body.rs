@@ -1,4 +1,4 @@
-//! The body of a forwarded request, whose begin the gateway may buffer.
+//! The body of a forwarded request. The gateway may buffer the first part of the body.
 //!
 //! A slow client must not hold a connection of the app while the client sends its request. So the
 //! gateway first reads the body into a buffer. The gateway takes a connection of the app when the
@@ -19,14 +19,14 @@ use crate::server::{BodyFailure, BodyWatch, RequestBody};
 /// The body of a request to an app.
 #[derive(Debug)]
 pub(super) struct ForwardedBody {
-    /// The begin of the body. `None` if nothing is buffered.
+    /// The buffered first part of the body. `None` if nothing is buffered.
     begin: Option<Box<Begin>>,
     rest: RequestBody,
-    /// Whether the request may be sent to its app.
+    /// Whether the gateway may send the request to the app now.
     is_ready: bool,
 }
 
-/// The begin of a body, in the pieces that have arrived.
+/// The first part of a body, as a list of the pieces that have arrived.
 #[derive(Debug)]
 struct Begin {
     pieces: VecDeque<Bytes>,
@@ -38,7 +38,8 @@ struct Begin {
 }
 
 impl ForwardedBody {
-    /// Creates the body. A request without content may be sent at once.
+    /// Creates the body. If a request has no content, the gateway may send the request to the app
+    /// at once.
     pub(super) fn new(body: RequestBody) -> Self {
         Self {
             begin: None,
@@ -47,7 +48,7 @@ impl ForwardedBody {
         }
     }
 
-    /// Whether the request may be sent to its app.
+    /// Whether the gateway may send the request to the app now.
     pub(super) fn is_ready(&self) -> bool {
         self.is_ready
     }
@@ -62,7 +63,7 @@ impl ForwardedBody {
         self.rest.watch()
     }
 
-    /// Returns the body, to be forwarded while it arrives.
+    /// Permits the gateway to forward the body while the body arrives.
     pub(super) fn streaming(mut self) -> Self {
         self.is_ready = true;
         self
@@ -77,7 +78,7 @@ impl ForwardedBody {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future drops the body.
+    /// If the future is dropped, the body is lost.
     pub(super) async fn buffered(
         mut self,
         limit: usize,
@@ -155,7 +156,8 @@ impl Body for ForwardedBody {
             return self.rest.size_hint();
         };
         if begin.trailers.is_some() {
-            // Only the chunked coding carries trailers, so the app must not get a content length.
+            // A request with `Content-Length` cannot have trailers over HTTP/1.1, so this function
+            // must not return an exact length.
             let mut at_least = SizeHint::default();
             at_least.set_lower(begin.bytes);
             return at_least;

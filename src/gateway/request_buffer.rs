@@ -15,8 +15,8 @@ use crate::fields;
 use crate::server::RequestBody;
 use crate::telemetry::DecisionLabel;
 
-/// The time after which the decision about a request is made again, because the body of the request
-/// arrives slowly.
+/// If the body of a request takes longer than this time to arrive, the gateway decides about the
+/// request again.
 const REDECIDE_AFTER: Duration = Duration::from_secs(1);
 
 impl Worker {
@@ -95,8 +95,8 @@ fn prepare_body(
 }
 
 /// Returns the size of the buffer for the body of a request, in bytes. Zero means that the body is
-/// forwarded while it arrives. The client of a call or of a handshake may wait for an answer before
-/// it sends the rest of its body. A client that sends `Expect` may also wait.
+/// forwarded while it arrives. The size is zero if the client may wait for an answer before it
+/// sends the rest of the body, for example in a gRPC call, in a handshake, or after `Expect`.
 fn request_buffer(context: &RequestContext, route: &Route) -> usize {
     let RequestContext { parts, upgrade, .. } = context;
     let may_wait = route.is_stream()

@@ -18,8 +18,8 @@ pub(super) const COMPLETE: &str = "complete";
 /// The end code in the log for an answer or a tunnel that the client has ended.
 pub(super) const CLIENT_GONE: &str = "client_gone";
 
-/// Returns the end code for an answer that ended too early. Do not call this function if the app or
-/// a decision of the gateway has ended the answer.
+/// Returns the end code for an answer that the client or the server has ended too early. If the app
+/// or the gateway has ended the answer, do not call this function.
 pub(super) fn interruption(control: Option<&AnswerControl>) -> &'static str {
     let Some(control) = control else {
         return CLIENT_GONE;
@@ -42,7 +42,8 @@ pub(super) struct RequestLog {
     /// Counts the bytes of the request body.
     upload: BodyWatch,
     has_ended: bool,
-    /// The server's handle of the answer. The handle shows why the server has ended the answer.
+    /// The handle by which the gateway controls the answer. If the server ends the answer, the
+    /// handle contains the reason.
     control: Option<AnswerControl>,
 }
 
@@ -68,7 +69,7 @@ impl RequestLog {
                 route: None,
                 decided: DecisionLabel::Refuse,
                 reason: None,
-                // This code is kept only if no later code replaces it.
+                // The log contains this end code if no other end code is recorded later.
                 end: CLIENT_GONE,
                 from_client: 0,
                 to_client: 0,
@@ -86,7 +87,7 @@ impl RequestLog {
         })
     }
 
-    /// Stores the server's handle of the answer.
+    /// Stores the handle that contains the reason if the server ends the answer.
     pub(super) fn begin(&mut self, control: AnswerControl) {
         self.control = Some(control);
     }
@@ -102,8 +103,8 @@ impl RequestLog {
         self.event.to_client = self.event.to_client.saturating_add(bytes);
     }
 
-    /// Records the end of an answer. `end` is `None` if the body was dropped before its end. The
-    /// answer to a HEAD request is complete without its content.
+    /// Records the end of an answer. `end` is `None` if the body was dropped before its end. An
+    /// answer to a HEAD request is then still complete, because it has no content.
     pub(super) fn ended(&mut self, end: Option<&'static str>) {
         self.has_ended = true;
         self.event.end = match end {

@@ -29,19 +29,19 @@ impl TunnelStop {
     }
 }
 
-/// An answer that has to know when its client is slow.
+/// An answer that the server informs when the client reads slowly.
 pub(crate) trait SlowReader {
     /// The server calls this function one time, when a sweep finds that the client does not accept
     /// bytes at once.
     fn client_is_slow(self: Rc<Self>);
 }
 
-/// The answer that the server informs when its client is slow.
+/// The cell for the answer that the server informs when the client reads slowly.
 #[derive(Default)]
 pub(super) struct Informed(RefCell<Option<Weak<dyn SlowReader>>>);
 
 impl Informed {
-    /// Removes and returns the answer.
+    /// Removes the stored answer and returns it.
     pub(super) fn take(&self) -> Option<Rc<dyn SlowReader>> {
         self.0.take()?.upgrade()
     }
@@ -69,7 +69,7 @@ impl AnswerControl {
         }
     }
 
-    /// Informs `reader` when the client is slow.
+    /// Stores `reader`. The server informs `reader` when the client reads the answer slowly.
     pub(crate) fn when_slow(&self, reader: Weak<dyn SlowReader>) {
         let informed = match &self.stream {
             Some(stream) => stream.informed(),
@@ -87,7 +87,7 @@ impl AnswerControl {
         }
     }
 
-    /// Whether the drain is almost over.
+    /// Whether the server is stopping and its drain time is almost over.
     pub(crate) fn is_draining(&self) -> bool {
         self.state.has_stopped_streams()
     }

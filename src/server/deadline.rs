@@ -2,7 +2,7 @@
 //!
 //! This module implements all deadlines, because hyper never closes a connection on which no bytes
 //! arrive. Each connection has one [`ConnectionState`], in which the socket, the request service
-//! and the response body record their activity. Recording an activity only stores a value in a
+//! and the response body record their activity. To record an activity, they only store a value in a
 //! cell. Each worker reads the cells of all its connections in a sweep, at least four times per
 //! second. Requests do not set timers.
 
@@ -81,7 +81,8 @@ impl Overdue {
     }
 }
 
-/// The version of HTTP, which decides how requests share a connection.
+/// The version of HTTP that a connection uses. The version determines how requests share the
+/// connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Protocol {
     /// The requests of a connection are answered one after the other.
@@ -133,7 +134,7 @@ pub(super) struct ConnectionState {
     task: OnceCell<AbortHandle>,
     /// The answer that is being sent over HTTP/1.1.
     informed: Informed,
-    /// The newest stream, as long as its task is not spawned.
+    /// The newest stream, until the task of this stream is spawned.
     unspawned: RefCell<Option<Rc<Stream>>>,
     streams: RefCell<Vec<Rc<Stream>>>,
 }
@@ -283,7 +284,7 @@ impl ConnectionState {
         &self.socket
     }
 
-    /// Whether the client may still be sending bytes when the connection ends.
+    /// Whether the client may still send bytes of a request when the gateway closes the connection.
     pub(super) fn has_unread_input(&self) -> bool {
         self.unread.get() || self.phase.get() == Phase::Head
     }
@@ -359,9 +360,9 @@ impl ConnectionState {
         self.is_http10.set(is_http10);
     }
 
-    /// Makes the socket close with a reset, if the latest request is an HTTP/1.0 request. Over
-    /// HTTP/1.0, the end of the connection can mark the end of an answer. Without a reset, the
-    /// client would mistake a broken answer for a complete answer.
+    /// Makes the socket close with a reset, if the latest request is an HTTP/1.0 request. In
+    /// HTTP/1.0, the server can mark the end of an answer by closing the connection. Without a
+    /// reset, the client would mistake a broken answer for a complete answer.
     pub(super) fn break_answer(&self) {
         if self.is_http10.get() {
             self.has_broken_answer.set(true);
@@ -409,9 +410,9 @@ impl ConnectionState {
         &self.informed
     }
 
-    /// Returns the answers whose clients do not accept bytes at once: over HTTP/1.1, because the
-    /// socket is full; over HTTP/2, because the connection still has a piece of the answer. Each
-    /// answer is returned only one time.
+    /// Returns the answers whose clients do not accept bytes at once. Over HTTP/1.1, the socket of
+    /// such a client is full. Over HTTP/2, the flow control has not yet allowed the whole last
+    /// piece. Each answer is returned only one time.
     pub(super) fn slow_readers(&self) -> impl Iterator<Item = Rc<dyn SlowReader>> {
         let mut slow = Vec::new();
         if self.stalled.get().is_some() {
@@ -447,7 +448,8 @@ impl ConnectionState {
         }
         let (limit, overdue) = match self.phase.get() {
             Phase::Busy => return None,
-            // The last response has not been sent completely, so only the write deadline applies.
+            // The socket has not accepted all bytes of the last response, so only the write
+            // deadline applies.
             Phase::Idle if stalled.is_some() => return None,
             Phase::FirstByte => (deadlines.first_byte, Overdue::FirstByte),
             Phase::Handshake => (deadlines.handshake, Overdue::Handshake),
@@ -470,8 +472,8 @@ impl ConnectionState {
     }
 
     /// Ends each HTTP/2 stream that the client blocks: the socket accepts bytes, but the client's
-    /// flow control allows no bytes or too few. On a slow network, all streams wait for the socket, so
-    /// this function ends no stream. Returns the number of ended streams.
+    /// flow control allows no bytes or too few. If the network is slow, all streams wait for the
+    /// socket, so this function does not end them. Returns the number of ended streams.
     pub(super) fn end_blocked_streams(
         &self,
         now: Instant,

@@ -136,7 +136,7 @@ fn an_http2_stream_below_the_lowest_rate_ends() {
     let (stream, _now) = request.stream().unwrap();
     let window = Duration::from_secs(10);
     let limits = (window, LowestRate::new(1000, window));
-    // A piece of 2,000 bytes in each two seconds has the lowest rate.
+    // A client that takes 2,000 bytes every two seconds reads exactly at the lowest allowed rate.
     for (pause, expected) in [(2_000, None), (2_400, Some(ReadFailure::TooSlow))] {
         let mut failure = None;
         for piece in 1..20 {

@@ -1,8 +1,8 @@
 //! Measures whether a client reads the bytes that the gateway sends, and how fast.
 //!
-//! A socket that accepts no bytes does not show that its client has stopped reading: the kernel
-//! keeps up to [`crate::relay::MAX_UNSENT`] and more, and accepts new bytes only after a large part
-//! of them has left. Therefore the sweep also asks the kernel how many bytes the client has
+//! If a socket accepts no bytes, its client may still be reading. The kernel can hold more than
+//! [`crate::relay::MAX_UNSENT`] bytes, and accepts new bytes only after it has sent a large part of
+//! these bytes. Therefore the sweep also asks the kernel how many bytes the client has
 //! acknowledged.
 
 use std::cell::Cell;
@@ -55,13 +55,13 @@ impl LowestRate {
     }
 }
 
-/// Measures how fast a client takes bytes. Only the time during which the gateway waits for the
-/// client counts.
+/// Measures how fast a client takes bytes. The meter counts only the time during which the gateway
+/// waits for the client.
 #[derive(Debug, Default)]
 pub(super) struct ReadMeter {
-    /// The number of bytes that the client had taken at the latest look.
+    /// The number of bytes that the client had taken at the latest measurement.
     taken: Cell<u64>,
-    /// The time of the latest look that found more bytes than the look before.
+    /// The time of the latest measurement that found more bytes than the measurement before it.
     progress: Cell<Option<Instant>>,
     /// The number of bytes that the client had taken when the window began.
     taken_at_start: Cell<u64>,
@@ -71,15 +71,15 @@ pub(super) struct ReadMeter {
 }
 
 impl ReadMeter {
-    /// Compares with the latest look. `waiting_since` is the time since when the gateway has waited
-    /// for the client, and `taken` is the number of bytes that the client has taken so far.
+    /// Updates the measurement. `waiting_since` is the time at which the gateway began to wait for
+    /// the client. `taken` is the number of bytes that the client has taken so far.
     pub(super) fn look(&self, now: Instant, waiting_since: Instant, taken: u64, least: u64) {
         let looked = self.looked.replace(Some(now));
         if taken > self.taken.replace(taken) && looked.is_some() {
             self.progress.set(Some(now));
         }
         if looked.is_none() || taken.saturating_sub(self.taken_at_start.get()) >= least {
-            // Enough bytes were taken, so the next window begins.
+            // The client has taken enough bytes in this window, so the next window begins.
             self.taken_at_start.set(taken);
             self.waited.set(Duration::ZERO);
             return;
@@ -90,12 +90,13 @@ impl ReadMeter {
             .set(waited.saturating_add(now.saturating_duration_since(since)));
     }
 
-    /// Whether the client has taken too few bytes in a whole window.
+    /// Whether the client has taken fewer bytes in a complete window than the lowest rate requires.
     pub(super) fn is_too_slow(&self, lowest: LowestRate) -> bool {
         lowest.least > 0 && self.waited.get() >= lowest.window
     }
 
-    /// The time since when the client takes no bytes, if the gateway waits since `waiting_since`.
+    /// Returns the time at which the client last took bytes, or `waiting_since` if that is later.
+    /// The gateway began to wait for the client at `waiting_since`.
     pub(super) fn without_progress_since(&self, waiting_since: Instant) -> Instant {
         waiting_since.max(self.progress.get().unwrap_or(waiting_since))
     }
@@ -105,7 +106,8 @@ mod option {
     use super::{getsockopt_impl, libc, sockopt_impl};
 
     /// The part of the kernel's `struct tcp_info` up to `tcpi_bytes_acked`, which Linux has since
-    /// version 4.1. The kernel writes only as much of the structure as the caller asks for.
+    /// version 4.1. The caller passes a size, and the kernel writes only this part of the
+    /// structure.
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
     #[expect(
@@ -145,7 +147,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Looks once a second. Returns whether the client was too slow after any look.
+    /// Measures once per second. Returns whether at least one measurement found that the client was
+    /// too slow.
     fn too_slow(meter: &ReadMeter, start: Instant, taken: impl Iterator<Item = u64>) -> bool {
         let lowest = LowestRate::new(100, SECOND.saturating_mul(10));
         let mut now = start;
@@ -173,7 +176,7 @@ mod tests {
         let later = |seconds: u64| start.checked_add(Duration::from_secs(seconds)).unwrap();
         meter.look(start, start, 0, lowest.least);
         meter.look(later(9), start, 1, lowest.least);
-        // The socket accepted bytes for an hour and has refused bytes for half a second.
+        // The socket accepted bytes for an hour, and then accepted no bytes for half a second.
         let waiting_since = later(3600);
         let now = waiting_since.checked_add(SECOND / 2).unwrap();
         meter.look(now, waiting_since, 2, lowest.least);

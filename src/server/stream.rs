@@ -13,9 +13,9 @@ use super::control::{AnswerControl, Informed};
 use super::deadline::ConnectionState;
 use super::reading::{LowestRate, ReadFailure, ReadMeter};
 
-/// The largest piece of an answer that the connection gets at once. The connection asks for the next
-/// piece when the client's flow control allows more bytes. Therefore the gateway sees a slow client
-/// take bytes at least one time for each `PIECE` bytes.
+/// The largest piece of an answer that the connection gets at once. The connection asks for the
+/// next piece when the client's flow control allows more bytes. Therefore the gateway notices each
+/// time when a slow client has taken `PIECE` bytes.
 const PIECE: usize = 16 * 1024;
 
 /// One stream of an HTTP/2 connection.
@@ -44,8 +44,8 @@ impl Stream {
         self.task.set(task).unwrap_or_default();
     }
 
-    /// Records that the connection asks for the next piece of the response. Returns the piece, if a
-    /// part of the latest chunk is left.
+    /// Records that the connection asks for the next piece of the response. If a part of the latest
+    /// chunk is left, returns the next piece of this part.
     pub(super) fn next_piece(&self, now: Instant) -> Option<Frame<Bytes>> {
         self.blocked.set(None);
         let taken = self.taken.get();
@@ -54,8 +54,8 @@ impl Stream {
         (!rest.is_empty()).then(|| self.hand_over(Frame::data(rest), now))
     }
 
-    /// Records that the connection receives a part of the response. Keeps the bytes that are more
-    /// than one piece.
+    /// Records that the connection receives a part of the response. If this part is larger than
+    /// `PIECE`, the stream keeps the remaining bytes for later.
     pub(super) fn hand_over(&self, frame: Frame<Bytes>, now: Instant) -> Frame<Bytes> {
         self.blocked.set(Some(now));
         frame.map_data(|mut piece| {
@@ -73,9 +73,9 @@ impl Stream {
         !self.rest.borrow().is_empty()
     }
 
-    /// Returns the reason to end the stream, if the client's flow control has blocked the stream for
-    /// too long. `last_stalled` is the latest time at which the socket accepted no bytes: until then,
-    /// the stream waited for the socket, not for the flow control.
+    /// Returns the reason to end the stream, if the client's flow control has blocked the stream
+    /// for too long. `last_stalled` is the latest time at which the socket accepted no bytes.
+    /// Before this time, the stream waited for the socket, and not for the flow control.
     pub(super) fn read_failure(
         &self,
         now: Instant,

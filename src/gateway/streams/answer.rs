@@ -1,4 +1,4 @@
-//! Answers that take long, such as server-sent events and large downloads.
+//! Answers that take a long time, such as server-sent events and large downloads.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
@@ -26,14 +26,15 @@ use crate::server::{AnswerControl, BodyWatch, SlowReader};
 use crate::target::Target;
 use crate::upstream::{Eviction, EvictionWatch};
 
-/// The time in which a client has to accept the trailers of a gRPC answer that the gateway cuts.
+/// When the gateway cuts a gRPC answer, the client must accept the trailers within this time.
 const TRAILERS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The permission that an answer needs to continue.
 pub(in crate::gateway) enum AnswerOwner {
-    /// The request became slow before its answer began, so the request already has a guard.
+    /// The request took longer than about a second before its answer began, so the request already
+    /// has a guard.
     Guarded(Box<StreamGuard>),
-    /// The answer began before the request became slow.
+    /// The answer began within about a second after the request, so the answer has no guard yet.
     Young(StreamPermit, Target),
 }
 
@@ -77,7 +78,7 @@ pub(in crate::gateway) struct LongAnswer {
     format: AnswerFormat,
     started: Instant,
     stage: Cell<Stage>,
-    /// The reason of the cut, if the answer was cut.
+    /// If the gateway has cut the answer, the reason for this cut.
     cut: Cell<Option<&'static str>>,
     /// The access-log event of the request. `None` if the access log is off, or if the event is
     /// written.
@@ -92,7 +93,7 @@ pub(in crate::gateway) struct LongAnswer {
 enum Stage {
     /// The gateway has cut the answer, and the body reports an error.
     Cut,
-    /// The answer has ended. The value is the end code for the log.
+    /// The answer has ended. The string is the end code for the log.
     Ended(&'static str),
     Sending,
     /// The gateway has cut the answer, and the body yields the trailers of gRPC.
@@ -172,8 +173,8 @@ impl LongAnswer {
         self.count_eviction(open.route(), end);
     }
 
-    /// Counts the answer in the metrics, if the gateway took its connection away for a waiting
-    /// request.
+    /// If the answer lost its app connection to a waiting request, counts the answer in the
+    /// metrics.
     fn count_eviction(&self, route: &str, end: &'static str) {
         let mut reasons = [Eviction::SlowClient, Eviction::OverShare]
             .map(Eviction::reason)
@@ -319,7 +320,8 @@ impl LongAnswer {
                 end
             }
         };
-        // If `owner` is empty, a task watches the answer, and that task counts the end.
+        // If `owner` is empty, a task watches the answer, and the task counts the end of the
+        // answer.
         if let Some(AnswerOwner::Young(stream, _target)) = self.owner.take() {
             self.count_broken(stream.route_name(), end);
         }
@@ -395,11 +397,11 @@ async fn evicted(watch: Option<EvictionWatch>) -> Cut {
     Cut { cause, reason }
 }
 
-/// Returns the code for the end of an answer whose body has failed. The value is `None` if the app
-/// did not cause the failure.
+/// Returns the end code for an answer whose body has failed, or `None` if the app did not cause the
+/// failure.
 pub(in crate::gateway) fn broken_end(error: &origin::Error) -> Option<&'static str> {
     match error {
-        // The client has broken off its upload.
+        // The client has not sent its whole request body.
         origin::Error::RequestBody(_) => None,
         origin::Error::BodyTimeout => Some("upstream_body_timeout"),
         origin::Error::Evicted(eviction) => Some(eviction.reason()),

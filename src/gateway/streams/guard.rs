@@ -24,7 +24,7 @@ const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(15);
 /// The reason why a stream has to end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Cut {
-    /// The kind of the reason.
+    /// The kind of reason for the end of the stream.
     pub(in crate::gateway) cause: CutCause,
     /// The stable code for logs and metrics.
     pub(in crate::gateway) reason: &'static str,
@@ -33,7 +33,8 @@ pub struct Cut {
 /// The kind of the reason why a stream has to end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(in crate::gateway) enum CutCause {
-    /// A time limit has passed, or the session cannot be read now. The client may try again.
+    /// A time limit has passed, or the gateway cannot read the session at the moment. The client
+    /// may send its request again.
     Limit,
     /// The rule of the route refuses the user, or the route no longer exists.
     Rule,
@@ -66,7 +67,7 @@ pub(in crate::gateway) struct StreamGuard {
 
 /// Whether the guard follows a session.
 enum Following {
-    /// The guard has not run yet.
+    /// The guard has not begun to follow the session of the stream.
     NotYet,
     /// The stream has no session, or its session has ended.
     Nothing,
@@ -81,11 +82,11 @@ struct Grace {
     reason: &'static str,
 }
 
-/// The activity of a stream at the last check.
+/// The activity of a stream, as its guard found it at the last check.
 struct Activity {
     /// The number of bytes in both directions.
     bytes: u64,
-    /// The time of the last check that found new bytes.
+    /// The time of the last check at which the guard found that the stream had carried new bytes.
     moved: Instant,
     /// The number of bytes that the client had sent when the stream last reported a use of the
     /// session.
@@ -163,7 +164,7 @@ impl StreamGuard {
         }
     }
 
-    /// Begins to follow the session, if the guard does not follow it yet.
+    /// At the first call, begins to follow the session of the stream.
     async fn follow(&mut self) -> Result<(), Cut> {
         let Following::NotYet = self.following else {
             return Ok(());
@@ -249,7 +250,7 @@ impl StreamGuard {
 fn grace(why: EndReason, of_route: Option<Duration>) -> Option<Duration> {
     match why {
         EndReason::Absolute | EndReason::Idle => of_route,
-        // Unless a deadline has ended the session, its streams end at once.
+        // If a session ends for any reason other than a deadline, its streams end at once.
         EndReason::GrantEnded
         | EndReason::ProviderRemoved
         | EndReason::Evicted

@@ -2,8 +2,8 @@
 //!
 //! Usually the client's connection reads an answer directly from the app's connection. If the
 //! client does not accept bytes, the answer would occupy the app's connection for a long time.
-//! Therefore a task then reads the answer into a buffer. When the buffer contains the rest of the
-//! answer, the app's connection is free.
+//! Therefore a task reads the answer of a slow client into a buffer. When the buffer contains the
+//! whole rest of the answer, other requests can use the app's connection.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker, ready};
@@ -25,7 +25,7 @@ pub(super) enum AnswerSource {
     Direct(UpstreamBody),
     /// A task reads the answer into a buffer.
     Buffered(ReadAhead),
-    /// The answer is no longer sent, or has ended.
+    /// The answer has ended, or the client's connection has stopped sending it.
     Released,
 }
 
@@ -35,7 +35,7 @@ pub(super) struct ReadAhead {
     reservation: Reservation,
     /// The limit of the buffer in bytes.
     limit: usize,
-    /// The part of the answer that is not in the buffer. `None` if the app's connection is free.
+    /// The part of the answer that is not in the buffer. `None` after the app's answer has ended.
     rest: Option<UpstreamBody>,
     /// The failure that follows the frames in the buffer.
     failure: Option<origin::Error>,
@@ -53,7 +53,7 @@ impl AnswerSource {
         }
     }
 
-    /// Reports the eviction of the exchange from the app's connection.
+    /// Returns a value that reports when the answer loses its app connection to a waiting request.
     pub(super) fn eviction(&self) -> Option<EvictionWatch> {
         match self {
             Self::Direct(body) => body.eviction(),
@@ -62,7 +62,7 @@ impl AnswerSource {
         }
     }
 
-    /// Whether no more frame follows.
+    /// Whether the answer has no further frames.
     pub(super) fn is_end_stream(&self) -> bool {
         match self {
             Self::Direct(body) => body.is_end_stream(),
@@ -124,7 +124,7 @@ impl ReadAhead {
         }
         match &mut self.rest {
             None => Poll::Ready(self.failure.take().map(Err)),
-            // Without memory for the buffer, the client's connection reads the frame itself.
+            // The buffer is empty, so the client's connection reads the next frame itself.
             Some(rest) => {
                 let frame = ready!(rest.poll_frame(cx));
                 self.wake_filler();

@@ -19,8 +19,8 @@ const TICK: Duration = Duration::from_millis(500);
 /// The requests and answers of a worker that have begun and are not complete.
 ///
 /// Nearly all requests and answers are complete before the next tick, so the list must add and
-/// remove an entry with only a few instructions. The task for the ticks runs only while the list
-/// has recent entries.
+/// remove an entry with only a few instructions. The task that makes the ticks runs only while the
+/// list has recent entries.
 #[derive(Default)]
 pub(super) struct SlowList {
     entries: RefCell<Entries>,
@@ -36,12 +36,12 @@ struct Entries {
 
 enum Entry {
     Free(Option<usize>),
-    /// Fewer than two ticks have happened since the entry was added.
+    /// The entry was added less than two ticks ago.
     Recent {
         waiter: Waiter,
         ticked: bool,
     },
-    /// Two ticks have happened since the entry was added, and the list has informed the waiter.
+    /// The entry was added at least two ticks ago, and the list has informed the waiter.
     Slow,
 }
 
@@ -253,7 +253,8 @@ mod tests {
                 let mut timer = SlowTimer::new(&list);
                 let slow = poll_fn(|cx| timer.poll(cx));
                 assert!(timeout(TICK * 3, slow).await.is_ok());
-                // The task ends with the last recent entry, and the next entry starts a new task.
+                // When the list has no recent entry, the task ends. The next new entry starts
+                // another task.
                 assert!(!list.ticking.get());
             }
             let mut timer = SlowTimer::new(&list);
