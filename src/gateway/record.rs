@@ -78,17 +78,14 @@ impl Record {
         }
     }
 
-    /// The site that handles the request.
     pub(super) fn site(&self) -> &Rc<WorkerSite> {
         &self.site
     }
 
-    /// The id of the request.
     pub(super) fn request_id(&self) -> &HeaderValue {
         &self.request_id
     }
 
-    /// The version of HTTP of the request.
     pub(super) fn version(&self) -> Version {
         self.version
     }
@@ -166,7 +163,7 @@ impl Record {
         }
     }
 
-    /// Records that the gateway does not send this answer of the upstream to the client.
+    /// Forgets when the upstream's answer arrived, because the gateway may replace this answer.
     pub(super) fn not_final(&mut self) {
         self.answered = None;
     }

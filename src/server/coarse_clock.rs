@@ -1,4 +1,4 @@
-//! The clock of a worker's sweep.
+//! The clock that a worker reads once in each sweep over its connections.
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -45,7 +45,7 @@ pub(super) enum Phase {
     Idle,
     /// At least one request is in flight: the handler runs, or the response is being sent.
     Busy,
-    /// The last response was sent. The server discards all input until the client closes the
+    /// The server has sent its last response. It discards all input until the client closes the
     /// connection.
     Linger,
 }
@@ -244,7 +244,7 @@ impl ConnectionState {
         self.upgrade_requested.get()
     }
 
-    /// Tells the streams on this connection that the drain is almost over.
+    /// Tells the streams on this connection that the drain time of the server is almost over.
     pub(super) fn stop_streams(&self) {
         self.stopped.set(true);
         self.stop.notify_waiters();
@@ -279,7 +279,6 @@ impl ConnectionState {
         self.failure.get()
     }
 
-    /// The socket of the connection.
     pub(super) fn socket(&self) -> &RefCell<Option<TcpStream>> {
         &self.socket
     }
@@ -341,7 +340,7 @@ impl ConnectionState {
 
     /// Stores the task of the connection, so that the sweep can end the connection.
     pub(super) fn spawned(&self, task: AbortHandle) {
-        // The cell is always empty here, because each connection is spawned only one time.
+        // The server spawns one task for each connection, so the cell is empty here.
         self.task.set(task).unwrap_or_default();
     }
 

@@ -40,7 +40,7 @@ pub(super) struct Stream {
 impl Stream {
     /// Stores the task of the stream.
     pub(super) fn spawned(&self, task: AbortHandle) {
-        // The cell is always empty here, because each stream is spawned only one time.
+        // The server spawns one task for each stream, so the cell is empty here.
         self.task.set(task).unwrap_or_default();
     }
 
@@ -68,7 +68,7 @@ impl Stream {
         })
     }
 
-    /// Whether a part of the latest chunk is left.
+    /// Whether the stream still keeps a part of the latest chunk.
     pub(super) fn has_rest(&self) -> bool {
         !self.rest.borrow().is_empty()
     }

@@ -150,7 +150,7 @@ impl LongAnswer {
         let site = self.streams.site.get();
         let route = guard.stream().route_name();
         let open = site.metrics().stream(route, "response");
-        // The site may be replaced while the answer is open.
+        // A reload may replace the site while the client receives the answer.
         drop(site);
         if let Some(log) = &*self.log.borrow() {
             log.event.log_stream();
@@ -197,7 +197,8 @@ impl LongAnswer {
         self.log.replace(Some(log));
     }
 
-    /// Ends the answer. The connection of the app is closed at once.
+    /// Ends the answer. The gateway stops reading from the app at once, so the app's connection or
+    /// HTTP/2 stream closes.
     async fn cut(&self, cut: Cut) {
         self.source.replace(AnswerSource::Released);
         self.cut.set(Some(cut.reason));
@@ -249,7 +250,8 @@ impl LongAnswer {
             let answer: Weak<Self> = Rc::downgrade(self);
             control.when_slow(answer);
         }
-        // `control` is always empty here, because each answer begins only one time.
+        // The server calls this function one time for each answer, so the cell `control` is empty
+        // here.
         self.control.set(control).unwrap_or_default();
     }
 

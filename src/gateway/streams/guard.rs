@@ -122,7 +122,6 @@ impl StreamGuard {
         }
     }
 
-    /// The permission of the stream.
     pub(in crate::gateway) fn stream(&self) -> &StreamPermit {
         &self.stream
     }

@@ -111,7 +111,6 @@ impl ReadAhead {
         Poll::Ready(())
     }
 
-    /// The number of frames in the buffer.
     pub(super) fn frames(&self) -> usize {
         self.frames.len()
     }
