@@ -104,7 +104,7 @@ impl RequestLog {
     }
 
     /// Records the end of an answer. `end` is `None` if the body was dropped before its end. An
-    /// answer to a HEAD request is then still complete, because it has no content.
+    /// answer to a HEAD request counts as complete even if its body was dropped.
     pub(super) fn ended(&mut self, end: Option<&'static str>) {
         self.has_ended = true;
         self.event.end = match end {

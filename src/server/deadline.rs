@@ -2,9 +2,9 @@
 //!
 //! This module implements all deadlines, because hyper never closes a connection on which no bytes
 //! arrive. Each connection has one [`ConnectionState`], in which the socket, the request service
-//! and the response body record their activity. To record an activity, they only store a value in a
-//! cell. Each worker reads the cells of all its connections in a sweep, at least four times per
-//! second. Requests do not set timers.
+//! and the response body record their activity. Each of these three parts records its activity by
+//! storing a value in a cell. Each worker reads the cells of all its connections in a sweep, at
+//! least four times per second. Requests do not set timers.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
@@ -45,7 +45,7 @@ pub(super) enum Phase {
     Idle,
     /// At least one request is in flight: the handler runs, or the response is being sent.
     Busy,
-    /// The server has sent its last response. It discards all input until the client closes the
+    /// After its last response, the server discards all input until the client closes the
     /// connection.
     Linger,
 }
@@ -410,8 +410,8 @@ impl ConnectionState {
     }
 
     /// Returns the answers whose clients do not accept bytes at once. Over HTTP/1.1, the socket of
-    /// such a client is full. Over HTTP/2, the flow control has not yet allowed the whole last
-    /// piece. Each answer is returned only one time.
+    /// such a client is full. Over HTTP/2, the client's flow control has not yet allowed all bytes
+    /// of the latest piece. Each answer is returned only one time.
     pub(super) fn slow_readers(&self) -> impl Iterator<Item = Rc<dyn SlowReader>> {
         let mut slow = Vec::new();
         if self.stalled.get().is_some() {

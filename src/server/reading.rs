@@ -95,8 +95,8 @@ impl ReadMeter {
         lowest.least > 0 && self.waited.get() >= lowest.window
     }
 
-    /// Returns the time at which the client last took bytes, or `waiting_since` if that is later.
-    /// The gateway began to wait for the client at `waiting_since`.
+    /// Returns the time at which the client last took bytes, or `waiting_since` if `waiting_since`
+    /// is later. The gateway began to wait for the client at `waiting_since`.
     pub(super) fn without_progress_since(&self, waiting_since: Instant) -> Instant {
         waiting_since.max(self.progress.get().unwrap_or(waiting_since))
     }

@@ -54,8 +54,8 @@ impl Stream {
         (!rest.is_empty()).then(|| self.hand_over(Frame::data(rest), now))
     }
 
-    /// Records that the connection receives a part of the response. If this part is larger than
-    /// `PIECE`, the stream keeps the remaining bytes for later.
+    /// Records that the connection receives a part of the response. If the frame is larger than one
+    /// piece, the stream keeps the remaining bytes for the next piece.
     pub(super) fn hand_over(&self, frame: Frame<Bytes>, now: Instant) -> Frame<Bytes> {
         self.blocked.set(Some(now));
         frame.map_data(|mut piece| {
