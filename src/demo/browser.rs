@@ -50,7 +50,7 @@ pub(crate) enum Error {
     /// The answer took too long.
     #[error("no answer within {} s", TIMEOUT.as_secs())]
     Timeout,
-    /// The creator of the browser has not allowed the host of the URL.
+    /// The host of the URL is not one of the hosts that this browser may open.
     #[error("the URL leads to another host: {0}")]
     UnknownHost(Box<str>),
 }

@@ -75,7 +75,7 @@ pub(super) struct InFlight<'p> {
     retry_copy: Option<Box<RetryCopy>>,
     /// The data of the handshake, if the client asks to switch to another protocol.
     handshake: Option<Box<Handshake>>,
-    /// The sender of the request, as the queue of the app sees it.
+    /// The client to which the request belongs. The queue of the app counts requests by client.
     client: RequestClient,
     /// The permission of the request. `None` if the end of a session does not end the request and
     /// its answer.
@@ -149,7 +149,7 @@ impl Worker {
             sent,
             retry_copy,
             handshake,
-            owner: stream.map(|stream| AnswerOwner::Young(stream, target)),
+            owner: stream.map(|stream| AnswerOwner::Unguarded(stream, target)),
         })
     }
 }
@@ -224,7 +224,7 @@ impl<'p> InFlight<'p> {
         Box::pin(async move {
             let guard = self.owner.take().map(|owner| match owner {
                 AnswerOwner::Guarded(guard) => guard,
-                AnswerOwner::Young(stream, target) => {
+                AnswerOwner::Unguarded(stream, target) => {
                     let streams = &worker.streams;
                     Box::new(streams.guard(stream, target, StreamKind::Answer))
                 }
@@ -367,7 +367,8 @@ impl<'p> InFlight<'p> {
                     drop(answer);
                     let request = Request::from_parts(head.into_parts(), body);
                     let stream = permit.answer_stream();
-                    self.owner = stream.map(|stream| AnswerOwner::Young(stream, context.target));
+                    self.owner =
+                        stream.map(|stream| AnswerOwner::Unguarded(stream, context.target));
                     self.since = self.record.site().clock().instant();
                     self.answer = permit.exchange(request, self.client, None, &worker.pools);
                     return self.arrive(worker).await;

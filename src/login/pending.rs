@@ -217,8 +217,8 @@ impl PendingLogin {
             &plain,
         )?;
         let browser_secret = URL_SAFE_NO_PAD.encode(secret::random::<16>()?);
-        // The second part can be decrypted only together with its first part, so an attacker cannot
-        // combine parts of two states.
+        // The second part of a state can be decrypted only together with the first part of the same
+        // state, so an attacker cannot combine parts of two states.
         let seed_data = associated_data(b"seed", &[browser_secret.as_bytes(), &details]);
         let seed = keys.seal(&seed_data, self.seed.expose())?;
         let [details, seed] = [details, seed].map(|part| URL_SAFE_NO_PAD.encode(part));

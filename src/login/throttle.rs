@@ -1,10 +1,10 @@
 //! Limits the number of refused codes per client: a client that has sent many refused codes must
 //! wait.
 //!
-//! An attacker can begin a login and then call the redirection endpoint with an invented code. For
-//! each invented code, the gateway calls the token endpoint. But a provider may allow only fifty
-//! calls per minute for all users together. Only refused codes are counted, so normal logins are
-//! not affected.
+//! An attacker can begin a login and then call the redirection endpoint with an invented code. An
+//! attacker can invent codes. For each code, the gateway calls the token endpoint. But a provider
+//! may allow only fifty calls per minute for all users together. Only refused codes are counted, so
+//! normal logins are not affected.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;

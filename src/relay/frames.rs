@@ -44,7 +44,8 @@ enum Position {
     /// The protocol is unknown, so the gateway cannot find the boundaries of messages.
     Unknown,
     /// The position is in the head of a frame. The number states how many bytes of the head have
-    /// arrived. Between two frames, no byte of a head has arrived, and the number is zero.
+    /// arrived. The number of bytes is zero between two frames, because no byte of the next head
+    /// has arrived.
     Head([u8; LONGEST_HEAD], usize),
     /// The position is in the payload of a frame. The number states how many bytes of the payload
     /// have not arrived yet.

@@ -200,8 +200,8 @@ fn run<H: Handler>(
             .map(|(listener, tls)| worker.accept(listener, tls, drain.clone()))
             .collect();
         report_start(&ready, Ok(()));
-        // This worker has reported, so it drops its sender. If another worker panics before its
-        // report, the start notices the missing report only when all senders are dropped.
+        // This worker has reported, so it drops its sender. If a worker panics before it reports,
+        // `start` learns of the panic only when all senders are dropped.
         drop(ready);
         worker.registry.run(acceptors, drain).await
     });

@@ -106,7 +106,8 @@ async fn a_use_in_one_replica_keeps_the_other_from_expiring_the_session() {
             assert!(live(replica, &id, NOW).await);
         }
         assert!(live(using, &id, after(50)).await);
-        // The replica `using` has not reported the use of the session to the store yet.
+        // One replica, `using`, has used the session and has not yet reported this use to the
+        // store.
         idle.maintain(after(70)).await.unwrap();
         assert_eq!(first.count(), 1);
         using.maintain(after(70)).await.unwrap();

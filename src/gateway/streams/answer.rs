@@ -35,7 +35,7 @@ pub(in crate::gateway) enum AnswerOwner {
     /// has a guard.
     Guarded(Box<StreamGuard>),
     /// The answer began within about a second after the request, so the answer has no guard yet.
-    Young(StreamPermit, Target),
+    Unguarded(StreamPermit, Target),
 }
 
 /// The values from which a [`LongAnswer`] is built.
@@ -142,7 +142,7 @@ impl LongAnswer {
     async fn run(self: Rc<Self>, owner: AnswerOwner) {
         let mut guard = match owner {
             AnswerOwner::Guarded(guard) => *guard,
-            AnswerOwner::Young(stream, target) => {
+            AnswerOwner::Unguarded(stream, target) => {
                 self.streams.guard(stream, target, StreamKind::Answer)
             }
         };
@@ -324,7 +324,7 @@ impl LongAnswer {
         };
         // If `owner` is empty, a task watches the answer, and the task counts the end of the
         // answer.
-        if let Some(AnswerOwner::Young(stream, _target)) = self.owner.take() {
+        if let Some(AnswerOwner::Unguarded(stream, _target)) = self.owner.take() {
             self.count_broken(stream.route_name(), end);
         }
         if let Some(mut log) = self.log.take() {

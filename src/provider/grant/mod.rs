@@ -54,7 +54,7 @@ pub(super) struct GrantVerifier {
 /// The source of the keys that verify ID tokens.
 #[derive(Debug)]
 enum Keys {
-    /// The keys are in files that the settings name.
+    /// The keys are in files. The settings contain the paths of these files.
     Given(ArcSwap<KeySet>),
     /// The provider publishes the keys.
     Published(Arc<KeyCache>),
