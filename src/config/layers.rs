@@ -71,9 +71,9 @@ pub struct FileContent {
 
 impl FileContent {
     fn read(path: &Path) -> io::Result<Self> {
-        // The version is determined before the text is read. If the file changes between these two
-        // steps, the version of the old file is stored with the new text. A later comparison of
-        // versions finds that the file has changed.
+        // The version is determined before the text is read. If the file changes just before the
+        // text is read, the version of the old file is stored with the new text. A later comparison
+        // of versions finds that the file has changed.
         let version = FileVersion::of(path);
         let text = fs::read_to_string(path)?.into();
         Ok(Self { text, version })

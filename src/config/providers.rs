@@ -18,8 +18,8 @@ use crate::telemetry::chain;
 pub(super) struct ParsedProviders {
     /// The providers without a problem.
     pub(super) opened: Providers,
-    /// The names of all providers, including providers with a problem. The list includes a provider
-    /// with a problem, so that the routes that name this provider are not reported as well.
+    /// The names of all providers, including providers with a problem. If a provider has a problem,
+    /// a route that names the provider must not cause a second error message.
     pub(super) names: Vec<String>,
     /// The names of the providers with `open_registration` and without `anyone`.
     pub(super) open: Vec<String>,

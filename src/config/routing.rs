@@ -98,8 +98,9 @@ pub(super) fn routes(
     for (index, value) in written.into_iter().enumerate() {
         let key = format!("routes.{index}");
         let route = reader.read_value(&key, value);
-        // If a route has a wrong value, the `Reader` has replaced the value by its default. The
-        // table does not contain such a route, because the default could contradict another route.
+        // If a route has a wrong value, the `Reader` has replaced the value by its default. A route
+        // with a wrong value is left out of the table, because the default could contradict another
+        // route.
         let route = route.filter(|_route| reader.is_clean(&key));
         routes.extend(route.map(|route| (index, route)));
     }
@@ -134,7 +135,7 @@ fn note_route(
         // The route names an upstream whose problem was already reported.
         RouteError::UnknownUpstream(name) if upstreams.contains_key(name) => return,
         // The settings have no upstream, or their only upstream has a problem. An earlier check has
-        // reported the missing upstream or the problem.
+        // already reported that no usable upstream exists.
         RouteError::AmbiguousUpstream if upstreams.len() < 2 => return,
         // The route names a provider whose problem was already reported.
         RouteError::UnknownProvider(name) if providers.contains(&&**name) => return,

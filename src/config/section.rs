@@ -12,7 +12,7 @@ use super::problem::{Problem, closest, reason, source_of};
 
 /// Reads a merged tree of settings, section by section. When a key has a problem, the `Reader`
 /// reports the problem, resets the key to its default, and reads the section again. The `Reader`
-/// repeats these steps until it has found every problem of the section.
+/// reads the section again and again until it has found every problem of the section.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     settings: &'a Figment,
@@ -103,8 +103,8 @@ impl<'a> Reader<'a> {
                 } else if !can_reset || !self.reset_to_default(key, &mut value, &remaining) {
                     return None;
                 }
-                // If an unknown key is probably a misspelling of a known key, `reset` gets the
-                // known key.
+                // If an unknown key is probably a misspelling of a known key, the known key is
+                // added to the list `reset`.
                 let mut mistaken = path;
                 if let Kind::UnknownField(name, known) = &error.kind
                     && let Some(meant) = closest(name, known.iter().copied())
@@ -167,9 +167,9 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The result when a variable contains a text for a setting that is a list.
+/// The result of reading an environment variable that contains a text for a setting that is a list.
 enum ListInVariable {
-    /// The text was replaced by a list.
+    /// The text of the variable was replaced by a list.
     Read,
     /// Several lists are possible. The message tells the operator what to write.
     Ambiguous(String),
@@ -199,8 +199,8 @@ impl RemovedEntries {
         }
     }
 
-    /// `path` leads to a value in the settings without the removed entries. Returns the path to the
-    /// same value in the settings as the operator wrote them.
+    /// Removing entries from a list changes the indexes of later entries. This function converts
+    /// `path`, which has the changed indexes, to the path with the indexes that the operator sees.
     fn original(&self, path: &[String]) -> Vec<String> {
         let mut original = Vec::new();
         for part in path {
@@ -261,8 +261,8 @@ fn path_of(error: &figment::Error) -> Vec<String> {
 }
 
 /// Returns true if the problem at `path` probably exists only because the `Reader` has reset the
-/// key at `reset`. After the reset, the key can be missing, or its table can be invalid without the
-/// key. A message about a missing key would confuse the operator, who has written the key.
+/// key at `reset`. A reset can remove a key, and a table can be invalid if the key is missing. A
+/// message about a missing key would confuse the operator, who has written the key.
 fn follows_from(error: &figment::Error, path: &[String], reset: &[String]) -> bool {
     let is_missing = matches!(error.kind, Kind::MissingField(_));
     reset.starts_with(path) && (is_missing || path.len() < reset.len())
@@ -278,8 +278,8 @@ fn replace(table: &mut Dict, path: &[String], defaults: Option<Dict>) -> bool {
     {
         return replace(below, rest, default.and_then(Value::into_dict));
     }
-    // `first` is the last part of the path, or the name of a list of tables. If a table in such a
-    // list has a problem, this function resets the whole list.
+    // `first` is the last part of the path, or the name of a list of tables. If one table in a list
+    // of tables has a problem, this function resets the whole list.
     let old = table.remove(first);
     // If the wrong value is the default itself, the key is removed, because the default would have
     // the same problem.

@@ -14,8 +14,8 @@ pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 const MAX_LENGTH: usize = 128;
 
 /// Creates the ids of requests: 32 hexadecimal digits. The first half of an id is a random number,
-/// which is the same for all ids of one worker. The second half never repeats in one worker. An id
-/// is unique, but it is not a secret.
+/// which is the same for all ids of one worker. The second half is different for each id of one
+/// worker. An id is unique, but it is not a secret.
 #[derive(Debug)]
 pub(crate) struct RequestIds {
     worker: [u8; 16],
@@ -72,8 +72,8 @@ fn hex(number: u64) -> [u8; 16] {
         let spread = (half | half << 16) & 0x0000_ffff_0000_ffff;
         let spread = (spread | spread << 8) & 0x00ff_00ff_00ff_00ff;
         let spread = (spread | spread << 4) & every(0x0f);
-        // Each byte of `letters` is 1 if its digit is a letter. No operation carries into the next
-        // byte.
+        // Each byte of `letters` is 1 if its digit is a letter. The results fit into one byte, so
+        // no byte changes the next byte.
         let letters = (spread.wrapping_add(every(6)) >> 4) & every(1);
         let letters = letters.wrapping_mul(u64::from(b'a' - b'9' - 1));
         spread
@@ -105,7 +105,8 @@ pub(crate) fn from_proxy(headers: &HeaderMap) -> Option<HeaderValue> {
         .as_bytes();
     let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/=:".contains(byte);
     let is_valid = !id.is_empty() && id.len() <= MAX_LENGTH && id.iter().all(is_allowed);
-    // The copy does not keep the other fields of the request in memory.
+    // The value is copied, because a clone of the value could keep all fields of the request in
+    // memory.
     is_valid.then(|| HeaderValue::from_bytes(id).ok())?
 }
 

@@ -22,8 +22,8 @@ impl OwnPaths {
         self.prefix.as_str()
     }
 
-    /// Returns the path of the endpoint that starts a login. After the login the user returns to
-    /// the page that contained the link to the endpoint.
+    /// Returns the path of the endpoint that starts a login. After the login, the user returns to
+    /// the page with the link on which the user clicked.
     pub(crate) fn sign_in(&self) -> &str {
         &self.sign_in
     }
@@ -44,7 +44,8 @@ impl OwnPaths {
         format!("{}callback", self.prefix())
     }
 
-    /// Returns true if `path` is a spelling of a path of the gateway's own endpoints.
+    /// Returns true if `path` leads to one of the gateway's own endpoints, even if `path` is
+    /// written in an unusual way.
     pub(crate) fn cover(&self, path: &str) -> bool {
         self.prefix.covers(path)
     }

@@ -5,16 +5,18 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The number of bytes that reduce the counted waiting time by one second. A client that moves at
-/// least this many bytes in each second never counts as slow.
+/// The number of bytes that reduce the counted waiting time by one second. A client that sends or
+/// accepts at least this many bytes in each second never counts as slow.
 const PACE: u64 = 16 * 1024;
 
 /// The time for which an exchange has waited for its own client. When the client sends or accepts
-/// [`PACE`] bytes, this time becomes one second shorter. A client that moves one byte in each
-/// second hardly reduces the time. With a client on an ordinary network, the time stays short.
+/// [`PACE`] bytes, the counted time becomes one second shorter. A client that sends or accepts one
+/// byte in each second hardly reduces the counted time. If the client has an ordinary network
+/// connection, the counted time stays short.
 #[derive(Debug, Default)]
 pub(super) struct ClientWait {
-    /// The sum of the earlier waits, reduced by one second for every [`PACE`] bytes of the client.
+    /// The sum of the earlier waits, minus one second for every [`PACE`] bytes that the client has
+    /// sent or accepted.
     waited: Cell<Duration>,
     /// The start of the current wait. `None` if the exchange does not wait for its client now.
     since: Cell<Option<Instant>>,
@@ -34,8 +36,8 @@ impl ClientWait {
         }
     }
 
-    /// Records that the client has moved `bytes`, and that the exchange does not wait for its client
-    /// any more.
+    /// Records that the client has sent or accepted this number of bytes, and that the exchange
+    /// does not wait for its client any more.
     pub(super) fn end(&self, now: Instant, bytes: usize) {
         if self.is_waiting() {
             self.waited.set(self.waited_until(now));
@@ -74,7 +76,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// The wait of an exchange whose client moves `bytes` in each of ten seconds.
+    /// The wait of an exchange whose client sends or accepts `bytes` in each of ten seconds.
     fn waited_at(bytes: usize) -> Option<Duration> {
         let wait = ClientWait::default();
         let mut now = Clock::system().instant();

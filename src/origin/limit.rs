@@ -121,8 +121,8 @@ impl Limit {
     pub(crate) fn waiting(&self) -> usize {
         // The load and the increment in `queue` have to be sequentially consistent. A pool that
         // reads zero here and keeps an idle connection misses no waiting request: a request first
-        // increments the number and then notifies the pool. When the pool handles this
-        // notification, its list already contains the idle connection. The pool closes this
+        // increments the number and then notifies the pool. When a pool handles the notification,
+        // the list of the pool already contains the idle connection. The pool closes the idle
         // connection, so that the waiting request can open a new connection.
         self.waiting.load(Ordering::SeqCst)
     }
@@ -195,8 +195,8 @@ impl Limit {
         // This drop closes the channel of the removed request. The removed request then fails with
         // [`Error::Busy`].
         drop(crowded_out);
-        // A connection may have been closed before the request was counted, so the request looks
-        // for a free connection now.
+        // A connection may have been closed before the request was counted as waiting, so the
+        // request now checks whether it may open a connection.
         fence(Ordering::SeqCst);
         self.dispatch();
         // The request is counted before the pools are notified, because a notified pool reads the
@@ -263,7 +263,8 @@ impl Limit {
         contended.queue.ended(owner, now());
         self.count_held_back(&contended);
         drop(contended);
-        // A request that was held back may have to be held back no longer.
+        // After the end of an exchange, a request that let requests of other clients go first may
+        // get a connection.
         self.dispatch();
     }
 
@@ -326,7 +327,8 @@ impl Limit {
         if notify {
             self.demand.send_replace(());
         }
-        // The new report may have changed which requests let requests of other clients go first.
+        // After the new report, a request that let requests of other clients go first may get a
+        // connection.
         self.dispatch();
         own.unwrap_or_default()
     }
@@ -377,7 +379,7 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
-    /// Wraps a permit of another limit, which has no queue of waiting requests.
+    /// Wraps a permit of a limit that has no queue of waiting requests.
     pub(super) fn without_queue(permit: OwnedSemaphorePermit) -> Self {
         Self {
             permit: Some(permit),
@@ -393,7 +395,8 @@ impl Drop for Permit {
             return;
         };
         // A new request first increments the count, and then looks for a free permit. So either the
-        // request finds this permit, or the check below sees the request in the count.
+        // new request finds the permit that was just released, or `waiting` already counts the new
+        // request.
         fence(Ordering::SeqCst);
         if limit.waiting() > 0 {
             limit.dispatch();

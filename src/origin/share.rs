@@ -10,9 +10,9 @@
 //!   queue serves the requests of the other clients first. If a client has more than its share,
 //!   exchanges of this client are evicted even after a short wait for the client.
 //!
-//! The gateway declares some exchanges to be streams. Such a stream counts as a part of its
-//! client's share. The client of a stream is often silent, so a stream is evicted only if its
-//! client has more than its share.
+//! The gateway declares some exchanges to be streams. A stream counts as a part of its client's
+//! share. The client of a stream is often silent, so a stream is evicted only if its client has
+//! more than its share.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -22,17 +22,17 @@ use tokio::time::Instant;
 use super::owner::Owner;
 use super::usage::Eviction;
 
-/// The time that a request waits before an exchange is evicted for the request. Most connections
-/// become free sooner without an eviction.
+/// The time that a request waits before an exchange is evicted for the request. In most cases, a
+/// connection becomes free before this time has passed, and no exchange is evicted.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// An exchange of a client with more than its share is evicted only after it has waited for the
-/// client this long. On an ordinary network, an exchange waits for a shorter time.
+/// client this long. With a client on an ordinary network, an exchange waits less than this time.
 const BRIEF_WAIT: Duration = Duration::from_secs(1);
 
-/// The share of a client still applies for this time after the last wait of another client's
-/// request. If the share ended at once, a client with many waiting requests would immediately take
-/// every free connection again.
+/// The limit on one client's share applies while a request of another client waits, and for this
+/// time afterwards. If the limit ended at once, a client with many waiting requests would
+/// immediately take every free connection again.
 const MEMORY: Duration = Duration::from_secs(5);
 
 /// The settings of the queue.
@@ -63,8 +63,8 @@ pub(super) enum Kind {
     /// An exchange that was declared to be a stream, with its start. `None` if the stream cannot be
     /// ended yet.
     Stream { since: Option<Instant> },
-    /// A connection that may switch to another protocol. Such a connection counts as a part of its
-    /// client's share, but is never evicted.
+    /// A connection that may switch to another protocol. The connection counts as a part of its
+    /// client's share, but the queue never evicts it.
     Tunnel,
 }
 
@@ -73,8 +73,7 @@ pub(super) enum Kind {
 pub(super) struct Verdict {
     pub(super) key: (u64, u64),
     pub(super) eviction: Eviction,
-    /// The decision stays right as long as the exchange has waited for its client at least this
-    /// long.
+    /// The exchange may be evicted only if it has waited for its client for at least this time.
     least: Duration,
 }
 
@@ -192,7 +191,7 @@ impl<T> Queue<T> {
         Some(waiter.grant)
     }
 
-    /// Removes the requests whose `grant` is not wanted any more.
+    /// Keeps only the requests for whose `grant` the function `wanted` returns true.
     pub(super) fn retain(&mut self, wanted: impl Fn(&T) -> bool) {
         self.waiters.retain(|waiter| wanted(&waiter.grant));
     }
@@ -203,7 +202,7 @@ impl<T> Queue<T> {
         waiters.into_iter().map(|waiter| waiter.grant)
     }
 
-    /// Whether at least one waiting request need not let requests of other clients go first.
+    /// Whether the queue has a request that may get the next connection.
     pub(super) fn has_next(&self) -> bool {
         self.waiters.iter().any(|waiter| !waiter.held_back)
     }
@@ -234,8 +233,8 @@ impl<T> Queue<T> {
         Some(self.waiters.remove(at)?.grant)
     }
 
-    /// Records that an exchange of a client has ended. The requests of the client may have to let
-    /// others go first no longer.
+    /// Records that an exchange of a client has ended. The client's waiting requests may then be
+    /// allowed to get a connection before the requests of other clients.
     pub(super) fn ended(&mut self, owner: Owner, now: Instant) {
         if let Some(count) = self.counts.get_mut(&owner) {
             *count = count.saturating_sub(1);

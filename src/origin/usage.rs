@@ -69,8 +69,8 @@ pub(super) enum Resource {
     Connection(AbortHandle),
     /// A stream of an HTTP/2 connection.
     Stream,
-    /// A connection that may switch to another protocol. Such a connection has its own limit, so
-    /// the gateway never takes it away for a waiting request.
+    /// A connection that may switch to another protocol. The number of connections with a switched
+    /// protocol has its own limit, so the gateway never closes them for a waiting request.
     Tunnel,
 }
 
@@ -315,8 +315,8 @@ impl Usages {
         used.collect()
     }
 
-    /// Evicts an exchange. Returns false if the exchange has ended, or if its client has moved bytes
-    /// since the decision.
+    /// Evicts an exchange. Returns false if the exchange has ended, or if its client has sent or
+    /// accepted bytes since the queue chose the exchange.
     pub(super) fn evict(&self, verdict: Verdict, now: Instant) -> bool {
         let list = self.list.borrow();
         let mut usages = list.iter().filter_map(Weak::upgrade);

@@ -71,14 +71,15 @@ impl InternalUrl {
     }
 
     /// Returns the URL at which the gateway calls `public`. Does not change a URL with another
-    /// origin than the issuer. Returns `None` if the setting does not show the internal URL for
-    /// `public`.
+    /// origin than the issuer. Returns `None` if `public` has no internal URL according to the
+    /// following rules.
     ///
     /// If the path of `public` begins with the path of the issuer, the path of the internal URL
-    /// replaces the path of the issuer. For any other `public`, the internal URL must end with the
-    /// path of the issuer, and the path of `public` replaces this end. For example, with the issuer
-    /// `https://id.example/o/app` and the internal URL `http://id:9000/o/app`, the result for
-    /// `https://id.example/o/token` is `http://id:9000/o/token`.
+    /// replaces the path of the issuer. Otherwise, the internal URL must end with the path of the
+    /// issuer, and the path of `public` replaces the path of the issuer at the end of the internal
+    /// URL. For example, with the issuer `https://id.example/o/app` and the internal URL
+    /// `http://id:9000/o/app`, the result for `https://id.example/o/token` is
+    /// `http://id:9000/o/token`.
     pub(super) fn of(&self, public: &Url) -> Option<Url> {
         if !self.replaces(public) {
             return Some(public.clone());
