@@ -189,8 +189,9 @@ fn values_of(source: &impl Provider) -> Dict {
     values.unwrap_or_default()
 }
 
-/// Replaces each text that is a JSON array or a JSON object by its value. Figment itself reads only
-/// its own notation, with `=` between the key and the value of a table.
+/// Parses each text that is a JSON array or a JSON object, and replaces the text by the parsed list
+/// or table. Figment itself reads only its own notation, with `=` between the key and the value of
+/// a table.
 fn read_json(value: &mut Value) {
     match value {
         Value::Dict(_, table) => table.values_mut().for_each(read_json),

@@ -200,7 +200,8 @@ impl RemovedEntries {
     }
 
     /// Removing entries from a list changes the indexes of later entries. This function converts
-    /// `path`, which has the changed indexes, to the path with the indexes that the operator sees.
+    /// `path`, which has the changed indexes, to the path with the indexes in the operator's
+    /// settings.
     fn original(&self, path: &[String]) -> Vec<String> {
         let mut original = Vec::new();
         for part in path {

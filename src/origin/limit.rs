@@ -62,7 +62,7 @@ impl Shares {
     }
 }
 
-/// The part of the limit that only waiting requests use.
+/// The data of the limit that a lock protects: the queue, and the reports of the pools.
 struct Contended {
     queue: Queue<oneshot::Sender<Permit>>,
     reports: Vec<Report>,
@@ -119,11 +119,11 @@ impl Limit {
 
     /// The number of waiting requests of all workers.
     pub(crate) fn waiting(&self) -> usize {
-        // The load and the increment in `queue` have to be sequentially consistent. A pool that
-        // reads zero here and keeps an idle connection misses no waiting request: a request first
-        // increments the number and then notifies the pool. When a pool handles the notification,
-        // the list of the pool already contains the idle connection. The pool closes the idle
-        // connection, so that the waiting request can open a new connection.
+        // The load and the increment in `queue` have to be sequentially consistent. A pool keeps an
+        // idle connection if it reads zero here. If a request begins to wait later, the request
+        // first increments the number and then notifies the pool. When a pool handles the
+        // notification, the list of the pool already contains the idle connection. The pool closes
+        // the idle connection, so that the waiting request can open a new connection.
         self.waiting.load(Ordering::SeqCst)
     }
 
@@ -211,7 +211,8 @@ impl Limit {
 
     /// Gives free connections to waiting requests.
     fn dispatch(self: &Arc<Self>) {
-        // A permit must not be dropped while the lock is held, because its drop takes the lock.
+        // This function releases the lock before it drops a permit, because the drop of a permit
+        // takes the lock.
         let mut left_over = None;
         let mut contended = self.contended();
         while contended.queue.has_next() {

@@ -125,7 +125,7 @@ impl Connector {
         let (host, address) = (self.origin().host(), self.origin().authority().to_owned());
         findings.begin(key, format!("the connection to {address}"));
         let outcome = self.connect().await;
-        // Through a proxy, the proxy looks up the name.
+        // If the connection goes through a proxy, the proxy looks up the name of the origin.
         let failed = matches!(outcome, Err(Error::Resolve(_) | Error::ConnectTimeout));
         let resolved = !failed && !self.has_proxy();
         if resolved && host.parse::<IpAddr>().is_err() {
@@ -133,7 +133,8 @@ impl Connector {
         }
         if matches!(outcome, Ok(_) | Err(Error::Tls(_) | Error::NoHttp2(_))) {
             match self.forwarding_proxy() {
-                // The proxy opens the connection to the origin only for a request.
+                // The proxy connects to the origin only when the gateway sends a request to the
+                // proxy.
                 Some(proxy) => {
                     findings.good(key, format!("the proxy {proxy} accepts connections"));
                 }

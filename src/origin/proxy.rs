@@ -46,7 +46,8 @@ pub(crate) enum TunnelError {
     /// The answer of the proxy is not HTTP, or is too long.
     #[error("its answer is not HTTP")]
     Malformed,
-    /// The proxy requires a user name and a password, or refuses the given ones.
+    /// The proxy requires a user name and a password, or refuses the configured user name and
+    /// password.
     #[error(
         "it answered with status 407; write its user name and password into the URL in the variable \
          https_proxy or http_proxy"
@@ -178,12 +179,13 @@ impl Proxy {
             headers.insert(PROXY_AUTHORIZATION, credentials.clone());
         }
         let path = target.path_and_query().map_or("/", |path| path.as_str());
-        // The origin and the path are valid parts of a URL, so the parser accepts both together.
+        // The origin and the path are valid parts of a URL, so the parser accepts the URL that is
+        // made from these parts.
         format!("{origin}{path}").parse().unwrap_or(target)
     }
 
-    /// Returns an error if the answer with `status` is not from the origin, but from the proxy,
-    /// which refuses the credentials.
+    /// Returns an error if `status` is 407, with which a proxy refuses the credentials of the
+    /// gateway.
     pub(super) fn check(&self, status: StatusCode) -> Result<(), Error> {
         if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
             return Err(self.failed(TunnelError::Credentials));
@@ -234,8 +236,8 @@ enum Exception {
 }
 
 impl Proxies {
-    /// Reads the variables. If a name is set in small and in capital letters, the variable in small
-    /// letters is used.
+    /// Reads the variables. If a variable is set both in small letters and in capital letters, the
+    /// value of the variable in small letters is used.
     pub(crate) fn from_variables(environment: &Environment) -> Self {
         let read = |name: &str| {
             let value = environment.get(name);

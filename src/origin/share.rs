@@ -26,8 +26,9 @@ use super::usage::Eviction;
 /// connection becomes free before this time has passed, and no exchange is evicted.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// An exchange of a client with more than its share is evicted only after it has waited for the
-/// client this long. With a client on an ordinary network, an exchange waits less than this time.
+/// If a client has more than its share, an exchange of the client is evicted only after it has
+/// waited for the client for this time. With a client on an ordinary network, an exchange waits
+/// less than this time.
 const BRIEF_WAIT: Duration = Duration::from_secs(1);
 
 /// The limit on one client's share applies while a request of another client waits, and for this
@@ -100,9 +101,9 @@ pub(super) struct Queue<T> {
     /// Whether a client has its whole share. If no client has its whole share, the queue serves all
     /// requests in their order and needs less work.
     any_whole_share: bool,
-    /// The last two clients whose requests waited although the client did not have its whole share,
-    /// each with the time. With two entries, the queue knows for every client whether a different
-    /// client has waited.
+    /// Two clients with the times when their requests last waited: the latest two clients that did
+    /// not have their whole share. With two entries, the queue knows for every client whether a
+    /// different client has waited.
     recent: [Option<(Owner, Instant)>; 2],
     /// The time of the last update.
     now: Option<Instant>,
@@ -233,8 +234,8 @@ impl<T> Queue<T> {
         Some(self.waiters.remove(at)?.grant)
     }
 
-    /// Records that an exchange of a client has ended. The client's waiting requests may then be
-    /// allowed to get a connection before the requests of other clients.
+    /// Records that an exchange of a client has ended. After the end, the client's waiting requests
+    /// may get a connection before requests of other clients.
     pub(super) fn ended(&mut self, owner: Owner, now: Instant) {
         if let Some(count) = self.counts.get_mut(&owner) {
             *count = count.saturating_sub(1);

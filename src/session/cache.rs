@@ -299,8 +299,8 @@ impl ReadGuard<'_> {
                 if of_key.epoch != self.epoch {
                     return;
                 }
-                // Every change takes the lock that this task holds. So no change can happen after
-                // this task has compared the epoch and before it waits.
+                // Every change takes the lock that this task holds. So no change can happen between
+                // the comparison of the epoch and the start of the wait.
                 Arc::clone(of_key.waiting.get_or_insert_default()).notified_owned()
             };
             change.await;

@@ -4,10 +4,9 @@
 //! crash, the file contains the last commit whose checksums are valid. When the store opens the
 //! file, the database checks all contents of the file. So damaged data is found at the start, and
 //! not at a later read. The check reads the whole file, so the check of a large file takes time.
-//! The store also opens and checks the file again after a failed commit. The check after a failed
-//! commit costs no additional time, because without the check the database would read the whole
-//! file for a repair. Because a check can take long, the store repeats a failed operation only
-//! after a pause.
+//! The store also opens and checks the file again after a failed commit. After a failed commit, the
+//! database must read the whole file for a repair in any case, so the check costs no additional
+//! time. Because a check can take long, the store repeats a failed operation only after a pause.
 
 use std::io;
 use std::path::{Path, PathBuf};

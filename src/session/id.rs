@@ -96,7 +96,7 @@ impl SessionId {
 /// session key. So an attacker who has a copy of all session keys cannot use a session.
 ///
 /// Half of the digest is long enough to be secure. To use the session of another user, an attacker
-/// must find an id that has the key of this session. Finding an id for a given key takes about
+/// must find an id whose hash is the key of this session. Finding an id for a given key takes about
 /// 2^128 attempts. An attacker who finds two ids with the same key gains nothing, because only the
 /// gateway generates ids. A collision by chance is unlikely if there are fewer than about 2^64
 /// sessions.

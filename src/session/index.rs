@@ -63,7 +63,7 @@ struct Ranked(Arc<Stored>);
 /// The number of parts into which a search through all sessions is divided. Each sweep searches one
 /// part, so a search through all sessions takes some minutes.
 const PARTS: usize = 256;
-/// The minimum number of sessions in a part.
+/// The minimum number of sessions in a part, which one sweep searches.
 const MIN_PART: usize = 4096;
 
 /// The index of all sessions of the store.
@@ -72,7 +72,8 @@ pub(super) struct Index {
     all: BTreeSet<Ranked>,
     /// The records of the sessions that are only in the file.
     file_only: HashMap<SessionKey, Arc<Stored>>,
-    /// The current search continues after this session. The value is `None` before a search.
+    /// The last session that the unfinished search has read. The next sweep continues after it. The
+    /// value is `None` before a search.
     walked: Option<Rank>,
 }
 
@@ -189,7 +190,7 @@ impl Index {
 /// The reason why a search has stopped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum WalkEnd {
-    /// The search has reached the end of the part.
+    /// The search has reached the last session of the part that this sweep searches.
     PartDone,
     /// The search has found `max` sessions.
     EnoughFound,

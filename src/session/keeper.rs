@@ -11,7 +11,7 @@
 //! of one replica refer to the same value of a session, so the session is in memory only one time.
 //! The cache of another replica contains a copy of the value. If a session is in no cache
 //! (`Index::file_only`), the index contains only the time of the last use and the time at which the
-//! session ends. The rest of the session is only in the file.
+//! session ends. All other data of the session is only in the file.
 
 use std::collections::HashMap;
 use std::mem;
@@ -36,7 +36,7 @@ use crate::clock::Timestamp;
 use crate::telemetry::chain;
 
 /// The maximum number of sessions that one sweep removes. A worker that uses the cache during the
-/// sweep may have to wait. The number is small, so that the worker waits at most a few
+/// sweep may have to wait. The maximum is small, so that the worker waits at most a few
 /// milliseconds.
 const MAX_REMOVED: usize = 100;
 
@@ -244,7 +244,8 @@ impl Keeper {
     }
 
     /// Processes the notices of all evictions. A cache sends the notice of an eviction only in its
-    /// housekeeping, a moment after the eviction. So this function runs the housekeeping first.
+    /// housekeeping, a moment after the eviction. So this function runs the housekeeping of the
+    /// caches first.
     pub(super) fn hear_of_evictions(&mut self) {
         self.run_pending_tasks();
         self.take_notices();

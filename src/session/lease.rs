@@ -169,7 +169,8 @@ impl Leases {
             let until = granted.until;
             let mut end = granted.end.subscribe();
             drop(table);
-            // Nobody sends a value, so `changed` returns only when the sender is dropped.
+            // No code sends a value in this channel, so `changed` returns only when the sender is
+            // dropped.
             let released = Box::pin(async move { drop(end.changed().await) });
             return StoreLease::Held(Holder { until, released });
         }

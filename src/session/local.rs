@@ -113,8 +113,8 @@ impl LocalStore {
     }
 
     fn marks(&self) -> MutexGuard<'_, Marks> {
-        // A thread may have panicked while it held the lock. The table can still be used, because
-        // it contains at most one mark that is not needed.
+        // A thread may have panicked while it held the lock. The table of marks can still be used,
+        // because a panic leaves at most one unneeded mark in it.
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -100,8 +100,8 @@ pub struct NewSession<'a> {
     /// The configured name of the provider.
     pub provider: &'a str,
     /// A fingerprint of two settings of the provider, its URL and the client id, as they were when
-    /// the login began. If the fingerprint has changed since then, no session is created, because
-    /// the name of the provider now belongs to another server or client.
+    /// the login began. If the fingerprint has changed since the login began, no session is
+    /// created, because the name of the provider now belongs to another server or client.
     pub registration: Registration,
     /// The identity of the user.
     pub identity: Identity,
@@ -242,8 +242,8 @@ impl Sessions {
             SessionState::Superseded => self.cache.get(session.key()),
             SessionState::Ended => return,
         };
-        // The result is ignored: if the session has passed a deadline, the next look-up finds no
-        // live session.
+        // This code ignores whether the session has passed a deadline, because the next look-up
+        // checks the deadlines.
         let _is_live = self.note_use(newest.as_ref().unwrap_or_else(|| session.stored()), now);
     }
 

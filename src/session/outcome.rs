@@ -51,7 +51,7 @@ pub enum Ended {
 pub(crate) enum EndedVersion {
     /// The session has ended.
     Ended,
-    /// The session has a newer version. The variant `Newer` contains this version.
+    /// The session has a newer version. The variant `Newer` contains the newer version.
     Newer(Arc<Session>),
 }
 

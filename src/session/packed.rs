@@ -172,8 +172,8 @@ mod tests {
     fn a_truncated_token_is_refused() {
         let packed = pack("e30.0a0b").unwrap();
         for length in 0..packed.len() {
-            // With this length, the prefix of the packed token is its complete first part. This
-            // part is also a valid packed token.
+            // If the packed token is cut after its first part, the first part alone is also a valid
+            // packed token.
             let whole = length == HEAD + 2;
             assert_eq!(unpack(&packed[..length]).is_some(), whole, "{length}");
         }

@@ -12,7 +12,7 @@ pub(super) type Cause = Arc<dyn StdError + Send + Sync>;
 /// The pause after the first failure. Each further failure doubles the pause.
 const FIRST: Duration = Duration::from_millis(500);
 
-/// The longest pause. Only if a very slow operation fails, the pause is longer (see `FACTOR`).
+/// The longest pause, except after a very slow operation (see `FACTOR`).
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// The pause is at least `FACTOR` times as long as the failed operation. So the thread of the store

@@ -97,9 +97,8 @@ impl Keeper {
             // user must wait for the commit, because otherwise the new session would not count
             // toward the user's session limit.
             batch.users.insert(user);
-            // The index still contains the sessions that end with this batch. The session limit
-            // does not count these sessions, because otherwise the login would end too many
-            // sessions.
+            // The index still contains the sessions that end with this batch. If these sessions
+            // counted toward the session limit, the login would end too many sessions.
             let going = before.iter().chain(&batch.removed);
             let going: Vec<_> = going.copied().collect();
             surplus = self.index.surplus(user, opening.per_person, &going);
@@ -197,8 +196,8 @@ impl Keeper {
         let Some(loaded) = self.backend.load(key)? else {
             return Ok(None);
         };
-        // A refresh may have changed the identity of the session. Even then, the session counts
-        // toward the session limit of the user who signed in.
+        // A refresh may have changed the identity of the session. The session still counts toward
+        // the session limit of the user who signed in.
         let session = Stored::new(*away.rank(), loaded.last_used, &loaded.contents);
         session.note_use_of(&away);
         Ok(Some(Arc::new(session)))

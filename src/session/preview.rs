@@ -4,9 +4,8 @@
 //! to it. The database writes when it opens a file: it repairs the damage of a crash and rebuilds
 //! its list of free pages. In a preview, the writes of the database stay in memory. Another process
 //! can commit during the preview. Each commit writes the head of the file. A page that a commit
-//! frees is reused only by a later commit. The preview reads a page and then the head. If the head
-//! is unchanged, no commit has reused the page, so the page belongs to the commit that wrote the
-//! head.
+//! frees is reused only by a later commit. The preview reads a page of the file and then reads the
+//! head again. If the head is unchanged, no commit has overwritten the page in the meantime.
 
 #![expect(
     clippy::disallowed_types,
@@ -122,8 +121,8 @@ struct Snapshot {
 #[derive(Debug)]
 struct Written {
     len: u64,
-    /// The data starts with this number of bytes from the file. All later bytes of the data are
-    /// zeros.
+    /// The data of the snapshot starts with this number of bytes from the file. The rest of the
+    /// data is zeros, except for the bytes in `writes`.
     of_file: u64,
     /// The writes of the database, each with its offset, in the order in which they happened. The
     /// list is short, because the database writes little when it opens a file.

@@ -109,9 +109,8 @@ impl Limits {
         Duration::from_millis(self.tenth().min(LONGEST_WITHOUT_LOOK_UP))
     }
 
-    /// Returns the length of the intervals in milliseconds. A replica reports only the first use of
-    /// a session in each interval to the store. The length of the intervals is at least one
-    /// millisecond.
+    /// Returns the length of the report interval in milliseconds, which is at least one. A replica
+    /// reports only the first use of a session in each interval to the store.
     pub(super) fn stretch(&self) -> u64 {
         self.tenth().clamp(1, LONGEST_UNWRITTEN)
     }
@@ -125,8 +124,9 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The number of sessions that are removed before the cache does its housekeeping. The number is
-/// small, because a worker that uses the cache may have to do a part of this housekeeping.
+/// The number of sessions that are removed before the cache does its housekeeping. Only a small
+/// number is removed at once, because a worker that uses the cache may have to do a part of the
+/// housekeeping.
 const AT_ONCE: usize = 100;
 
 impl Keeper {

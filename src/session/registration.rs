@@ -4,8 +4,8 @@
 //! A session contains only the configured name of its provider. Before the next start of the
 //! gateway, the operator may give the name of a provider to another server or client. The
 //! identities of the old sessions have no meaning at the new server. Therefore the file also
-//! contains an encrypted fingerprint of each provider. The fingerprints belong to the settings with
-//! which all sessions in the file were created.
+//! contains an encrypted fingerprint of each provider. The fingerprints in the file are the
+//! fingerprints of the settings with which all sessions in the file were created.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,8 +21,8 @@ pub type Registration = [u8; 32];
 /// The fingerprints of all providers, by their configured names.
 pub type Registrations = BTreeMap<Box<str>, Registration>;
 
-/// Returns true if the fingerprint of a provider has not changed. The provider's sessions then stay
-/// valid.
+/// Returns true if the fingerprint of a provider has not changed. If the fingerprint of a provider
+/// is the same, the sessions of the provider stay valid.
 pub(super) fn is_same(provider: &str, before: &Registrations, after: &Registrations) -> bool {
     let known = before.get(provider);
     known.is_some() && known == after.get(provider)

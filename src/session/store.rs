@@ -34,8 +34,8 @@ pub(super) type StoreFuture<'a, T, E = StoreError> =
 ///
 /// # Cancel safety
 ///
-/// Dropping a future of [`Store::get`] has no effect. If the future of another method is dropped,
-/// the store may still make the change.
+/// Dropping a future of [`Store::get`] has no effect. If a caller drops the future of a method that
+/// makes a change, the store may still make the change.
 pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// Returns the cache of this replica. The store writes to the cache.
     fn cache(&self) -> &Arc<SessionCache>;
@@ -49,7 +49,7 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// Returns the number of sessions.
     fn count(&self) -> u64;
 
-    /// Reads a session. A store must not put the session into the cache here. Only
+    /// Reads a session. This method must not put the session into the cache. Only
     /// [`super::cache::ReadGuard::finish`] may add a session to the cache after the session was
     /// read from the store.
     fn get(&self, key: SessionKey) -> StoreFuture<'_, Option<Arc<Stored>>>;

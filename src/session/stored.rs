@@ -15,8 +15,8 @@ use crate::clock::Timestamp;
 /// this memory with a million sessions.
 pub const OVERHEAD: usize = 492;
 
-/// One version of a session. The contents of the session are encoded as bytes. The other fields are
-/// not encoded, because they can change, or because the index sorts the sessions by them.
+/// One version of a session. The contents of the session are encoded as bytes. Two kinds of fields
+/// are not encoded: fields that can change, and fields by which the index sorts the sessions.
 #[derive(Debug)]
 pub(super) struct Stored {
     rank: Rank,
@@ -98,8 +98,8 @@ impl Stored {
     }
 
     pub(super) fn state(&self) -> SessionState {
-        // `Acquire` belongs to the `Release` of the writers. So a thread that sees the new state
-        // also finds the new value in the cache.
+        // The threads that write the state use `Release`, and this load uses `Acquire`. So a thread
+        // that sees the new state also finds the new value in the cache.
         match self.state.load(Ordering::Acquire) {
             LIVE => SessionState::Live,
             SUPERSEDED => SessionState::Superseded,
@@ -143,8 +143,8 @@ impl Stored {
     }
 
     /// Notes a use. Writes at most one time per second, which is precise enough for an idle
-    /// deadline. After a write, the other processor cores must load the memory again. Writes are
-    /// rare, so that requests stay fast. If this call has written a new time, returns the time of
+    /// deadline. After a write, the other processor cores must load the memory again, so frequent
+    /// writes would make requests slower. If this call has written a new time, returns the time of
     /// the previous use.
     pub(super) fn note_use(&self, now: Timestamp) -> Option<Timestamp> {
         let before = self.last_used();

@@ -138,7 +138,8 @@ fn split(authority: &str) -> (&str, Option<u16>) {
 }
 
 /// Returns the `User-Agent` of a request for the log: at most 256 characters, each of them a
-/// visible ASCII character or a space. The character `?` replaces every other character.
+/// visible ASCII character or a space. A `?` replaces each byte that is not a visible ASCII
+/// character or a space.
 pub(crate) fn user_agent(headers: &HeaderMap) -> Option<Box<str>> {
     let bytes = headers.get(header::USER_AGENT)?.as_bytes().iter();
     let clean = |byte: &u8| match byte {

@@ -430,7 +430,7 @@ mod tests {
             let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
             value.map(|value| value.parse::<f64>().unwrap())
         };
-        // On Linux, all these values can be read.
+        // On Linux, the process can read all values that are listed here.
         for (name, least) in [
             ("process_cpu_seconds_total", 0.0),
             ("process_start_time_seconds", 1.6e9),

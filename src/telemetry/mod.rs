@@ -83,7 +83,7 @@ pub(crate) enum UserClaim {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct UserInLog {
     pub(crate) claim: UserClaim,
-    /// Whether the log has a hash instead of the claim.
+    /// Whether the log contains a hash of the claim and not the claim itself.
     pub(crate) hashed: bool,
 }
 

@@ -9,8 +9,8 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-/// The number of clock ticks per second in `/proc` (`USER_HZ`). The number is the same on all
-/// architectures for which Sidegate is built.
+/// The number of clock ticks per second in `/proc` (`USER_HZ`). Linux uses the same `USER_HZ` on
+/// all architectures for which Sidegate is built.
 const TICKS: f64 = 100.0;
 
 #[derive(Debug)]
@@ -98,8 +98,8 @@ fn max_descriptors(limits: &str) -> Option<i64> {
     let line = limits
         .lines()
         .find_map(|line| line.strip_prefix("Max open files"));
-    // The first number is the limit that applies. The second number is the largest limit that the
-    // process may set.
+    // The first number in the line is the current limit. The second number in the line is the
+    // largest limit that the process may set.
     line?.split_ascii_whitespace().next()?.parse().ok()
 }
 

@@ -305,8 +305,8 @@ impl Files {
         let certificate = read(&identity.certificate)?;
         let key = Secret::new(read(&identity.key)?);
         let mut context = digest::Context::new(&digest::SHA256);
-        // The digest includes the length of the first file. Without this length, the digest would
-        // not change if bytes moved from the first file to the second file.
+        // The digest includes the length of the first file. Without the length, two pairs of files
+        // would have the same digest if they differ only in the place where the first file ends.
         context.update(&certificate.len().to_be_bytes());
         context.update(&certificate);
         context.update(key.expose());

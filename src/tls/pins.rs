@@ -87,9 +87,9 @@ impl ServerCertVerifier for PinVerifier {
 }
 
 /// Checks the validity period of a certificate. The library checks the validity period first. If
-/// the period is valid, the library still returns an error: `Other` for a certificate that is
-/// marked as an authority, or `UnknownIssuer` for any other certificate. This function ignores
-/// `Other` and `UnknownIssuer`, and returns every other error.
+/// the current time is in the validity period, the library still returns an error: `Other` for a
+/// certificate that is marked as an authority, or `UnknownIssuer` for any other certificate. This
+/// function ignores `Other` and `UnknownIssuer`, and returns every other error.
 fn check_dates(certificate: &ParsedCertificate<'_>, now: UnixTime) -> Result<(), rustls::Error> {
     match without_authorities(certificate, now) {
         Ok(())

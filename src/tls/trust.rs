@@ -73,8 +73,9 @@ impl Trust {
         Ok(Self::new(Some(path.to_owned()), loaded))
     }
 
-    /// Sets the name for which the certificate of a server must be valid. The name is also sent to
-    /// the server (RFC 6066 section 3). By default, the name is the host of the URL.
+    /// Sets the name for which the certificate of a server must be valid. The gateway also sends
+    /// this name to the server (RFC 6066 section 3). By default, the certificate must be valid for
+    /// the host of the URL.
     ///
     /// # Errors
     ///

@@ -12,7 +12,8 @@
 //! retry of `PUT` and `DELETE`. The gateway does not retry `PUT` and `DELETE`, because a second
 //! `DELETE` would return 404 after a successful first `DELETE`. When a request has to wait for a
 //! connection, the gateway closes idle connections of other workers to the same app. The waiting
-//! request gets a connection sooner, but a later request of another worker needs a new connection.
+//! request gets a connection sooner, but a worker whose idle connection was closed must open a new
+//! connection for its next request.
 
 mod assertion;
 mod probe;
@@ -94,8 +95,8 @@ pub enum Error {
     /// `server_name` is not a name for which a certificate can be valid. Responsible: the operator.
     #[error(transparent)]
     ServerName(tls::Error),
-    /// The settings contain a TLS key, such as `ca_file`, for an app without TLS. Responsible: the
-    /// operator. In most cases, the URL of the app should begin with `https`.
+    /// The settings contain a setting for TLS, such as `ca_file`, although the app does not use
+    /// TLS. Responsible: the operator. In most cases, the URL of the app should begin with `https`.
     #[error("{0} has no effect with an http url")]
     TrustUnused(&'static str),
 }
@@ -184,9 +185,9 @@ impl Upstream {
     ///
     /// # Errors
     ///
-    /// [`Error::Trust`] if the authorities for an `https` app cannot be used.
-    /// [`Error::ServerName`] if `server_name` is not a name. [`Error::TrustUnused`] if an `http`
-    /// app has a `ca_file` or a `server_name`.
+    /// [`Error::Trust`] if the authorities for an `https` app cannot be used. [`Error::ServerName`]
+    /// if `server_name` is not a name for which a certificate can be valid. [`Error::TrustUnused`]
+    /// if an `http` app has a `ca_file` or a `server_name`.
     pub(crate) fn new(name: &str, settings: &Settings) -> Result<Self, Error> {
         let encrypted = settings.url.is_encrypted();
         let mut trust = match &settings.ca_file {
@@ -214,7 +215,8 @@ impl Upstream {
         let once = connected.saturating_add(settings.response_timeout);
         Ok(Self {
             name: name.into(),
-            // The gateway may send the request a second time, so the time is doubled.
+            // The gateway may send the request a second time, so the longest wait is twice the time
+            // of one attempt.
             longest_wait: once.saturating_mul(2),
             connector: Arc::new(connector),
             limit: Arc::new(limit),
@@ -343,7 +345,7 @@ pub(crate) struct Pools {
 struct WorkerPool {
     /// The map finds a pool by the memory address of its upstream. While this weak reference
     /// exists, the memory of the upstream is not freed, so no other upstream can have the same
-    /// address.
+    /// memory address.
     upstream: Weak<Upstream>,
     pool: Pool,
 }

@@ -38,8 +38,8 @@ pub(crate) struct Settings {
     #[serde(default = "default_connections")]
     pub(crate) connections: NonZeroUsize,
     /// The maximum number of requests that wait for a connection. When the queue is full, further
-    /// requests get the status 503. The default is enough for two browsers, because each browser
-    /// may send 128 requests at the same time.
+    /// requests get the status 503. By default, the queue has enough places for two browsers that
+    /// each send 128 requests at the same time.
     #[serde(default = "default_queue")]
     pub(crate) queue: usize,
     /// The longest time that a request waits for a connection.
@@ -50,7 +50,8 @@ pub(crate) struct Settings {
     )]
     pub(crate) queue_wait: Duration,
     /// The longest time for which an exchange may wait for its own client while other requests wait
-    /// for a connection. After this time, a waiting request gets the connection of the exchange.
+    /// for a connection. After this time, the gateway ends the exchange, so that a waiting request
+    /// gets a connection.
     #[serde(
         default = "default_slow_client",
         rename = "slow_client_secs",
@@ -62,8 +63,8 @@ pub(crate) struct Settings {
     #[serde(default)]
     pub(crate) max_share: Share,
     /// The maximum number of open connections, over all workers, on which the app has switched to
-    /// another protocol, such as WebSocket. When this number is reached, further requests to switch
-    /// the protocol get the status 503. An app with HTTP/2 never switches the protocol.
+    /// another protocol, such as WebSocket. If all these connections are in use, further requests
+    /// to switch the protocol get the status 503. An app with HTTP/2 never switches the protocol.
     #[serde(default)]
     pub(crate) tunnels: Option<NonZeroUsize>,
     /// The time limit for name look-up, connection and TLS handshake together.
@@ -73,8 +74,8 @@ pub(crate) struct Settings {
         deserialize_with = "seconds"
     )]
     pub(crate) connect_timeout: Duration,
-    /// The longest time from the end of the request to the complete head of the response. The time
-    /// starts again whenever the app accepts a part of the request.
+    /// The longest time from the end of the request to the complete head of the response. This time
+    /// limit starts again whenever the app accepts a part of the request.
     #[serde(
         default = "default_response_timeout",
         rename = "response_timeout_secs",
@@ -82,16 +83,17 @@ pub(crate) struct Settings {
     )]
     pub(crate) response_timeout: Duration,
     /// The longest pause inside a response body. The value 0 means no limit. If the app sends
-    /// responses that can pause for any time, such as server-sent events, the value has to be 0.
+    /// responses that can pause for any time, such as server-sent events, set `body_timeout_secs`
+    /// to 0.
     #[serde(
         default = "default_body_timeout",
         rename = "body_timeout_secs",
         deserialize_with = "seconds_or_never"
     )]
     pub(crate) body_timeout: Option<Duration>,
-    /// A connection that has been idle for longer than this time is not used again. With HTTP/1.1,
-    /// the value has to be shorter than the keep-alive time of the app. The default depends on the
-    /// setting `protocol`.
+    /// A connection that has been idle for longer than this time is not used again. If the app
+    /// speaks HTTP/1.1, the app must keep an idle connection open for longer than this time. The
+    /// default depends on the setting `protocol`.
     #[serde(
         default,
         rename = "idle_timeout_secs",
