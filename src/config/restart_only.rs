@@ -42,7 +42,7 @@ impl RestartOnly {
         // The empty `operations` table in the defaults is not a setting.
         values.retain(|key, _value| !RELOAD_KEYS.contains(&&**key) && key != "operations");
         // A reload can replace the certificate, but cannot switch the listener between TLS and
-        // plain HTTP. Therefore a restart is needed to add or remove the certificate.
+        // plain HTTP. To add or remove the certificate, the operator must restart the gateway.
         let encrypted = settings.find_value("server.certificate_file").is_ok();
         values.insert("server.certificate_file".to_owned(), Value::from(encrypted));
         Self(values)

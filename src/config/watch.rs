@@ -36,8 +36,8 @@ pub(crate) enum FileChange {
     Nothing,
     /// The file was replaced and has stayed unchanged for [`STABLE`].
     Replaced,
-    /// The file was written in place. The gateway does not read the written file until a different
-    /// file replaces it.
+    /// A program has written to the existing file and has not replaced the file. The gateway does
+    /// not read the written file until a different file replaces it.
     WrittenInPlace,
 }
 
@@ -46,7 +46,7 @@ pub(crate) enum FileChange {
 pub(crate) struct Watch {
     path: PathBuf,
     /// The folder that contains the watched file, as written in the path of the file. The folder at
-    /// this path can be replaced while the gateway runs.
+    /// the watched path can be replaced while the gateway runs.
     folder: PathBuf,
     folder_id: Option<FileId>,
     /// The inotify events of `folder`.

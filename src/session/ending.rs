@@ -219,8 +219,8 @@ impl EndRegistry {
     }
 }
 
-/// Informs long-running work of the end of its session. When an `EndWatch` is dropped, the registry
-/// forgets the work.
+/// Informs long-running work of the end of its session. When an `EndWatch` is dropped, the work is
+/// removed from the registry.
 #[derive(Debug)]
 #[must_use]
 pub struct EndWatch {

@@ -21,8 +21,8 @@ pub type Registration = [u8; 32];
 /// The fingerprints of all providers, by their configured names.
 pub type Registrations = BTreeMap<Box<str>, Registration>;
 
-/// Returns true if the fingerprint of a provider has not changed. If the fingerprint of a provider
-/// is the same, the sessions of the provider stay valid.
+/// Returns true if the fingerprint of a provider has not changed, so that the sessions of the
+/// provider stay valid.
 pub(super) fn is_same(provider: &str, before: &Registrations, after: &Registrations) -> bool {
     let known = before.get(provider);
     known.is_some() && known == after.get(provider)

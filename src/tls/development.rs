@@ -37,8 +37,8 @@ pub struct DevelopmentFiles {
 /// P-256, valid for 397 days). The server certificate is valid for `localhost`, `127.0.0.1`, `::1`
 /// and `names`. The files are written to `dir`, which is created if it is missing.
 ///
-/// The private key of the authority is not stored. Therefore the authority can never sign another
-/// certificate that the browser would trust.
+/// The private key of the authority is not stored. Therefore nobody can use the authority to sign
+/// another certificate that the browser would trust.
 ///
 /// # Errors
 ///

@@ -95,7 +95,7 @@ pub enum Error {
     /// `server_name` is not a name for which a certificate can be valid. Responsible: the operator.
     #[error(transparent)]
     ServerName(tls::Error),
-    /// The settings contain a setting for TLS, such as `ca_file`, although the app does not use
+    /// The operator has written a key for TLS, such as `ca_file`, although the app does not use
     /// TLS. Responsible: the operator. In most cases, the URL of the app should begin with `https`.
     #[error("{0} has no effect with an http url")]
     TrustUnused(&'static str),
