@@ -70,11 +70,18 @@ fn events(log: &str) -> impl Iterator<Item = Value> {
 
 /// The number of WebSocket handshakes of the page that the gateway has answered with `status`.
 fn handshakes(log: &str, status: u16) -> usize {
+    // A handshake that has opened a stream has a second event at the end of the stream.
+    let message = if status == 101 {
+        "Stream opened"
+    } else {
+        "Request"
+    };
     let handshakes = events(log).filter(|event| {
         // This is the path of the WebSockets. The paths of the files of the workbench are longer.
         let path = event["url.path"].as_str().unwrap_or_default();
         let version = path.strip_prefix("/stable-");
         version.is_some_and(|version| !version.contains('/'))
+            && event["message"] == message
             && event["http.response.status_code"] == status
     });
     handshakes.count()
@@ -82,9 +89,8 @@ fn handshakes(log: &str, status: u16) -> usize {
 
 /// The number of WebSocket connections that have ended because of a sign-out.
 fn signed_out(log: &str) -> usize {
-    let ended = events(log).filter(|event| {
-        event["network.protocol.name"] == "websocket" && event["reason"] == "signed_out"
-    });
+    let ended =
+        events(log).filter(|event| event["upgrade"] == "websocket" && event["end"] == "signed_out");
     ended.count()
 }
 
