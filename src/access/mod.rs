@@ -71,6 +71,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::backoff::FailureLocation;
 use self::backoff::SessionFailure;
+pub(crate) use self::buffering::BufferSettings;
 use self::outcome::Fetched;
 use self::permit::Cookies;
 pub use self::permit::Permit;

@@ -139,6 +139,30 @@ fn g_11_a_callback_path_neither_is_nor_hides_an_endpoint_of_ours() {
 }
 
 #[test]
+fn buffers_that_mean_nothing_are_problems() {
+    let with = |route: &str| TestSettings::new(&format!("{SMALL}\n[[routes]]\n{route}\n"));
+    for (route, key) in [
+        (
+            "stream = true\nbuffers.request_kib = 16",
+            "routes.0.buffers.request_kib",
+        ),
+        (
+            "buffers.request_kib = 65537",
+            "routes.0.buffers.request_kib",
+        ),
+        ("buffers.answer_kib = -1", "routes.0.buffers.answer_kib"),
+        ("buffers.kib = 5", "routes.0.buffers"),
+    ] {
+        let problems = with(route).problems();
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        assert!(problems[0].starts_with(key), "{route}: {problems:#?}");
+    }
+    for route in ["stream = true", "stream = true\nbuffers.answer_kib = 0"] {
+        assert!(with(route).load().is_ok(), "{route}");
+    }
+}
+
+#[test]
 fn settings_of_streams_that_mean_nothing_are_problems() {
     let with =
         |streams: &str| TestSettings::new(&format!("{SMALL}\n[[routes]]\nstreams = {streams}\n"));

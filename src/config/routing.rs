@@ -9,7 +9,9 @@ use figment::value::Value;
 use super::entries;
 use super::providers::ParsedProviders;
 use super::section::Reader;
-use crate::access::{KnownClaims, Route, RouteError, RouteSettings, RouteTable, StreamSettings};
+use crate::access::{
+    BufferSettings, KnownClaims, Route, RouteError, RouteSettings, RouteTable, StreamSettings,
+};
 use crate::login::{self, PublicUrl, PublicUrls};
 use crate::telemetry::chain;
 use crate::upstream::{self, AssertionNames, Upstream};
@@ -155,6 +157,7 @@ pub(super) fn check_routes(
 ) {
     check_open_registration(routes, &providers.open, reader);
     check_streams(routes, reader);
+    check_buffers(routes, reader);
     check_rules(routes, &providers.known, reader);
 }
 
@@ -236,6 +239,18 @@ fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
                     ),
                 );
             }
+        }
+    }
+}
+
+/// Refuses the size of a buffer that no request of a route can use.
+fn check_buffers(routes: &RouteTable, reader: &mut Reader<'_>) {
+    for route in routes.iter() {
+        if route.is_stream() && route.buffers().request != BufferSettings::default().request {
+            reader.note(
+                &format!("routes.{}.buffers.request_kib", route.index()),
+                "no request is buffered here, because stream = true; leave `request_kib` out",
+            );
         }
     }
 }
