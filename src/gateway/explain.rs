@@ -9,7 +9,7 @@ use super::page::Page;
 use super::{Body, NO_REFERRER, RequestContext, set_cookies, sign_in};
 use crate::access::{Cause, Challenge, FailureLocation, REFUSED_BY_RULE, Unavailable};
 use crate::identity::Identity;
-use crate::login::{self, ErrorCode, FailedLogin, Login, OwnPaths, ReturnTo, StateError};
+use crate::login::{self, ErrorCode, FailedLogin, OwnPaths, ReturnTo, StateError};
 use crate::provider::{Actor, Classification, Sent};
 use crate::telemetry::chain;
 
@@ -135,7 +135,7 @@ pub(super) fn login_not_started(
             .with_reason(error.reason())
             .link("Try again", retry_url)
             .respond(headers);
-        set_cookies(response.headers_mut(), [Login::forget_rounds()]);
+        set_cookies(response.headers_mut(), [login::forget_rounds()]);
         return response;
     }
     failure_page(context, error, retry_url)

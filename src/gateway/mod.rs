@@ -312,6 +312,9 @@ impl Worker {
         let head = (&context.parts.method, &context.parts.headers);
         let (target, recent) = (&context.target, &client_connection.recent);
         match site.access.decide(head, target, recent, now) {
+            Decision::Permit(permit) if body.is_ready() => {
+                self.forward(context, (permit, now), body, record)
+            }
             Decision::Permit(permit) => self.permitted(context, (permit, now), body, record),
             other @ (Decision::Challenge(_)
             | Decision::Forbid(_)

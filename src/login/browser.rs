@@ -27,8 +27,9 @@ pub(super) fn remember_rounds(rounds: u8) -> HeaderValue {
     cookie::set(ROUND, &rounds.to_string(), ROUND_LIFETIME)
 }
 
-/// Returns the `Set-Cookie` value that deletes the counter.
-pub(super) fn forget_rounds() -> HeaderValue {
+/// Returns the `Set-Cookie` value that deletes the counter of logins in a row. After
+/// [`super::Error::Loop`], the browser can then try again.
+pub(crate) fn forget_rounds() -> HeaderValue {
     cookie::clear(ROUND)
 }
 

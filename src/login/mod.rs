@@ -28,11 +28,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
 use tokio::time::timeout;
 
 use self::authorization::{AuthorizationResponse, Granted, VerifiedResponse};
 pub use self::authorization::{Denial, ErrorCode, MalformedResponse};
+pub(crate) use self::browser::forget_rounds;
 pub use self::error::Error;
 pub use self::outcome::{Completion, FailedLogin, Started};
 pub(crate) use self::own_paths::OwnPaths;
@@ -487,12 +487,6 @@ impl Login {
             .sessions
             .open(new, self.process.clock.now())
             .await?)
-    }
-
-    /// Returns the `Set-Cookie` value that resets the loop counter. After [`Error::Loop`], the
-    /// browser can then try again.
-    pub(crate) fn forget_rounds() -> HeaderValue {
-        browser::forget_rounds()
     }
 }
 

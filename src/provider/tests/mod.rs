@@ -7,6 +7,7 @@ mod client_auth;
 mod discovery;
 mod error_patterns;
 mod id_token;
+mod internal_url;
 mod keys;
 mod metadata;
 mod redeeming;
