@@ -223,7 +223,10 @@ async fn a_broken_answer_stays_broken_after_its_buffer() {
     client
         .send("GET /public/large HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .await;
-    scene.app.wait_until_unconnected().await;
+    scene.app.wait_until(|requests| !requests.is_empty()).await;
+    // The only connection is free again as soon as the buffer contains the broken answer.
+    let page = scene.browser().open(&url("/public/other")).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
     let answers = client.until_closed().await;
     assert_eq!(answers[0].status(), 200);
     assert!(!answers[0].body.complete);
