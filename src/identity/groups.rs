@@ -14,11 +14,12 @@ use super::Claim;
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum GroupsFormat {
-    /// One field value: the names, joined with commas. A name with a comma is left out, because the
-    /// app would read two names.
+    /// The groups field is one value: all names, joined with commas. A name that contains a comma
+    /// is left out, because the app would read the name as two names.
     #[default]
     Comma,
-    /// One field value: a JSON array of strings. Characters outside ASCII are escaped.
+    /// The groups field is one value: a JSON array of strings. The JSON array escapes all
+    /// characters outside ASCII.
     Json,
     /// The request has one groups field for each name.
     Repeated,
@@ -28,8 +29,8 @@ pub(crate) enum GroupsFormat {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct GroupsForm {
     pub(crate) format: GroupsFormat,
-    /// The maximum length of all values together, in bytes. The length of the groups field is
-    /// limited, because many app servers refuse a request with long fields.
+    /// The maximum length of all values of the groups field together, in bytes. The length of the
+    /// groups field is limited, because many app servers refuse a request with long fields.
     pub(crate) bytes: usize,
 }
 
@@ -47,9 +48,10 @@ impl Default for GroupsForm {
 #[derive(Clone, Default)]
 pub struct Groups {
     names: Box<[Claim]>,
-    /// The groups field, in the form that the first request needed. All requests of the session
-    /// share the groups field. After a reload has changed the form of the groups field, each
-    /// request creates its own groups field until the session is decoded again.
+    /// The groups field, in the form that the settings required at the first call of
+    /// [`Groups::field`]. All requests of the session share the groups field. After a reload has
+    /// changed the form of the groups field, each request creates its own groups field until the
+    /// session is decoded again.
     field: OnceLock<(GroupsForm, GroupsField)>,
 }
 
@@ -102,7 +104,8 @@ impl GroupsField {
     fn new(names: &[Claim], form: GroupsForm) -> Self {
         let mut left = form.bytes;
         let mut left_out = 0_usize;
-        // If a name is too long to fit, a shorter name after it may still fit.
+        // A name that is too long for the rest of the groups field is left out, but a shorter name
+        // after the long name may still fit.
         let mut fits = |length: usize| {
             if let Some(rest) = left.checked_sub(length) {
                 left = rest;
@@ -118,8 +121,8 @@ impl GroupsField {
                 names.map(|name| name.as_value().clone()).collect()
             }
             GroupsFormat::Comma => {
-                // A name with a comma is always left out. Every name except the first name needs
-                // one more byte, for the comma before the name.
+                // A name that contains a comma is always left out. Every name except the first name
+                // needs one more byte, for the comma before the name.
                 let length = |name: &str| {
                     let comma = name.contains(',');
                     if comma {

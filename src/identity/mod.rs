@@ -50,7 +50,8 @@ impl Claim {
         std::str::from_utf8(self.0.as_bytes()).unwrap_or_default()
     }
 
-    /// Returns the text as a field value. A clone of the value only increments a reference count.
+    /// Returns the text of the claim as a field value. A clone of the field value only increments a
+    /// reference count.
     pub(crate) fn as_value(&self) -> &HeaderValue {
         &self.0
     }
@@ -78,7 +79,7 @@ pub struct Identity {
     pub subject: Option<Claim>,
     /// The email address.
     pub email: Option<Email>,
-    /// The user name at the provider.
+    /// The name of the user's account at the provider.
     pub preferred_username: Option<Claim>,
     /// The display name. Only the gateway's own pages show the display name.
     pub name: Option<Claim>,
