@@ -50,7 +50,8 @@ pub struct AuthorizationRequest<'a> {
     /// The PKCE challenge with S256: 43 characters of base64url (RFC 7636 section 4.2).
     pub code_challenge: &'a str,
     /// The value that binds an ID token to the authorization request (OpenID Connect Core 1.0
-    /// section 3.1.2.1). The gateway sends the nonce only if it requests an ID token.
+    /// section 3.1.2.1). The gateway sends the nonce only if the authorization request asks for an
+    /// ID token.
     pub nonce: &'a str,
     /// Parameters from an untrusted link to the sign-in endpoint. The gateway sends only those link
     /// parameters that `pass_parameters` allows.
@@ -154,8 +155,7 @@ impl AuthorizationEndpoint {
             .map(|(name, value)| (&**name, &**value));
         let passed = passed.filter(|(name, value)| self.passed.accept(name, value));
         let per_request: Vec<(&str, &str)> = prompt.into_iter().chain(passed).collect();
-        // A `prompt` or a passed parameter of this request replaces the configured parameter of the
-        // same name.
+        // A parameter of `per_request` replaces the configured parameter of the same name.
         let replaced = |name: &str| per_request.iter().any(|(other, _)| name == *other);
         let kept = self.prepared.iter().filter(|(name, _)| !replaced(name));
         query.extend_pairs(kept);
@@ -180,8 +180,8 @@ fn asks_for_an_id_token(settings: &Settings) -> bool {
     settings.scopes.iter().any(|scope| scope == "openid")
 }
 
-/// Returns the request parameters for which there are separate settings. Omits the parameters whose
-/// setting has no value.
+/// Returns the request parameters for which there are separate settings. A parameter is omitted if
+/// its setting has no value.
 fn parameters(settings: &Settings) -> Vec<(&'static str, String)> {
     let AuthorizationParameters {
         response_mode,

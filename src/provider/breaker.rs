@@ -46,7 +46,8 @@ struct State {
     failures: u32,
     /// The number of times that the breaker has opened since the last success.
     times_opened: u32,
-    /// The end of the open time. During a probe, the time limit of the probe instead.
+    /// The end of the open time. While a probe is in progress, `until` is the time limit of the
+    /// probe.
     until: Option<Timestamp>,
     /// True if a probe is in progress.
     probing: bool,
@@ -99,9 +100,9 @@ impl Breaker {
         *self.state() = State::default();
     }
 
-    /// Records a failed call. A `Retry-After` opens the breaker immediately. The random number
-    /// `fraction`, from 0 to 1, varies the open time, so that several gateways do not retry at the
-    /// same moment.
+    /// Records a failed call. A `Retry-After` field in the response opens the breaker immediately.
+    /// The random number `fraction`, from 0 to 1, varies the open time, so that several gateways do
+    /// not retry at the same moment.
     pub(super) fn failed(
         &self,
         attempt: Attempt,
@@ -120,8 +121,8 @@ impl Breaker {
         let wait = if open_now {
             let doubled = FIRST_OPEN_TIME.saturating_mul(2_u32.saturating_pow(state.times_opened));
             state.times_opened = state.times_opened.saturating_add(1);
-            // Only half of the open time is random, so that every pause has at least half of the
-            // full length.
+            // Only half of the open time is random, so that the open time is at least half of the
+            // maximum open time.
             doubled.min(MAX_OPEN_TIME).mul_f64(0.5 + fraction * 0.5)
         } else {
             Duration::ZERO
@@ -146,8 +147,8 @@ impl Breaker {
 impl State {
     fn wait(&self, now: Timestamp) -> Option<Duration> {
         let wait = self.until?.since(now);
-        // A remaining time above the maximum means that the clock was set back, so the breaker
-        // allows calls.
+        // If the remaining time is longer than `MAX_OPEN_TIME`, the clock was set back, so the
+        // breaker allows calls.
         let counts = !wait.is_zero() && wait <= MAX_OPEN_TIME;
         let longest = if self.probing {
             RETRY_DURING_PROBE

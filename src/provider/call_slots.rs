@@ -34,7 +34,8 @@ impl CallSlots {
     pub(super) fn new(slots: NonZeroU32) -> Self {
         let slots = usize::try_from(slots.get()).unwrap_or(usize::MAX);
         let slots = slots.min(Semaphore::MAX_PERMITS);
-        // A single slot is not reserved for logins, because refreshes need the slot too.
+        // If there is only one slot, the slot is not reserved for logins, because refreshes also
+        // need the slot.
         let kept = slots
             .div_ceil(SLOTS_PER_RESERVED_ONE)
             .min(slots.saturating_sub(1));

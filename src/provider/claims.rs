@@ -16,7 +16,7 @@ const LAST_DATE: f64 = 253_402_300_799.0;
 const MAX_SUBJECT: usize = 255;
 
 /// The optional claims for which the value null means that the claim is absent. Some providers
-/// write null for each claim that they do not use.
+/// write null for each unused claim.
 const NULLABLE: [&str; 5] = ["at_hash", "auth_time", "azp", "c_hash", "nbf"];
 
 /// Returns the value of a claim, or `None` if the claim is absent.
@@ -63,7 +63,7 @@ pub(super) fn subject(members: &Object) -> Result<&str, TokenError> {
 pub(super) struct Dates {
     /// The accepted difference between the clocks of the provider and the gateway.
     pub(super) leeway: Duration,
-    /// True if the gateway also accepts a date as a number in quotes.
+    /// True if the gateway also accepts a date that is a number in quotes.
     pub(super) quoted: bool,
 }
 

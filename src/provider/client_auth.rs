@@ -15,18 +15,20 @@ use super::{SetupError, TokenCallError, read_text, secret_file, secret_variable,
 use crate::clock::Timestamp;
 use crate::secret::{Environment, Secret, random};
 
-/// The lifetime of a client assertion, in seconds. The lifetime is long enough for one call and for
-/// a small difference between the clocks of the gateway and the provider.
+/// The lifetime of a client assertion, in seconds. The lifetime of a client assertion is long
+/// enough for one call and for a small difference between the clocks of the gateway and the
+/// provider.
 const ASSERTION_LIFETIME_SECS: u64 = 60;
 
-/// The `client_assertion_type` of our assertions (RFC 7523 section 2.2).
+/// The `client_assertion_type` of the gateway's client assertions (RFC 7523 section 2.2).
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// The minimum length of a key for HS256, in bytes (RFC 7518 section 3.2).
 const MIN_HMAC_KEY: usize = 32;
 
 /// The gateway's credentials, from files or from environment variables. The gateway reads the files
-/// again periodically, so that changes take effect without a restart.
+/// with credentials again periodically, so that a changed credential takes effect without a
+/// restart.
 #[derive(Debug)]
 pub(super) struct Credentials {
     secret: Option<Secret<String>>,
@@ -34,8 +36,8 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
-    /// Reads the files and the variables that the settings name. Blocks the calling thread while
-    /// the small files are read.
+    /// Reads the files and the variables that the settings name. Reading the small files blocks the
+    /// calling thread.
     pub(super) fn read(settings: &Settings, environment: &Environment) -> Result<Self, SetupError> {
         let assertion = &settings.client_assertion;
         let key = "client_secret_env";
@@ -58,7 +60,8 @@ impl Credentials {
         })
     }
 
-    /// Compares the contents of the files in constant time. Returns true if a file has changed.
+    /// Compares the client secrets and the private keys in constant time. Returns true if the
+    /// client secret or the private key has changed.
     pub(super) fn differs(&self, other: &Self) -> bool {
         let differ =
             |one: &Option<Secret<String>>, other: &Option<Secret<String>>| match (one, other) {
@@ -116,7 +119,7 @@ enum Method {
     Public,
 }
 
-/// The parameters of our client assertions.
+/// The parameters of the gateway's client assertions.
 #[derive(Debug)]
 struct Assertion {
     signer: Signer,
@@ -227,8 +230,8 @@ impl ClientAuth {
 }
 
 impl Assertion {
-    /// Creates an assertion. Each assertion has its own identifier (`jti`), so that the provider
-    /// can refuse a replayed assertion.
+    /// Creates an assertion. Each client assertion has its own identifier (`jti`), so that the
+    /// provider can refuse a replayed client assertion.
     fn sign(&self, client_id: &str, now: Timestamp) -> Result<Secret<String>, SigningError> {
         let id = random::<16>().map_err(SigningError::Identifier)?;
         let iat = now.as_secs();
@@ -257,9 +260,9 @@ fn name_of(method: ClientAuthentication) -> &'static str {
     }
 }
 
-/// Returns the first method in our order of preference that the metadata lists and our credentials
-/// allow. The gateway does not try several methods at the provider, because a failed attempt may
-/// lock the client at the provider.
+/// Returns the first method in the gateway's order of preference that the metadata lists and the
+/// configured credentials allow. The gateway does not try several methods at the provider, because
+/// a failed attempt may lock the client at the provider.
 fn choose(
     supported: Option<&[String]>,
     credentials: &Credentials,
@@ -274,8 +277,8 @@ fn choose(
         if has_key {
             return Ok(By::PrivateKeyJwt);
         }
-        // A missing secret is a mistake of the operator, so the gateway must not become a public
-        // client.
+        // If the secret is missing, the result is an error, because a missing secret is a mistake
+        // of the operator and does not mean that the client is public.
         return credentials.secret().map(|_secret| By::ClientSecretBasic);
     };
     // A private key is the preferred method, because the private key never leaves the gateway.
@@ -341,8 +344,8 @@ fn private_key_jwt(settings: &Settings, credentials: &Credentials) -> Result<Met
 }
 
 /// Returns the audience of client assertions, which is a configured text and never a value from the
-/// metadata. If a malicious provider could choose the audience, the malicious provider could name
-/// another provider as the audience and use the gateway's assertion there.
+/// metadata. A malicious provider that could choose the audience could name another provider and
+/// use the client assertion at the other provider.
 fn audience(settings: &Settings) -> Result<Box<str>, SetupError> {
     // If there are several tenants, the configured issuer is a template, which is not a valid
     // audience.
@@ -390,9 +393,9 @@ fn public_client(settings: &Settings, credentials: &Credentials) -> Result<Metho
     Ok(Method::Public)
 }
 
-/// Creates the value for the Basic scheme. Form-encodes the client identifier and the secret, and
-/// joins the results (RFC 6749 section 2.3.1). For a provider that does not decode the two values,
-/// the operator can switch off the form-encoding.
+/// Creates the value for the Basic scheme. The function form-encodes the client identifier and the
+/// secret, and joins the two results (RFC 6749 section 2.3.1). If a provider does not decode the
+/// client identifier and the secret, the operator can switch off the form-encoding.
 fn basic(
     client_id: &str,
     secret: &Secret<String>,

@@ -21,14 +21,15 @@ use crate::clock::{Clock, Timestamp};
 use crate::telemetry::chain;
 use crate::tls;
 
-/// The interval between two checks of the files.
+/// The interval between two reads of the files that the settings name.
 const FILES_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The interval between two checks whether the gateway must read the metadata and the keys again.
+/// The interval between two checks that decide whether the gateway must read the metadata and the
+/// keys again.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The wait after the first failed attempt to reach a provider. The wait is doubled after each
-/// further failure.
+/// The wait after the first failed attempt to reach a provider. The gateway doubles the wait for
+/// the next attempt after each further failed attempt.
 const MIN_BACK_OFF: Duration = Duration::from_secs(1);
 
 /// The maximum wait between two attempts to reach a provider.
@@ -42,7 +43,7 @@ impl Provider {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe. A read that is cancelled has no effect.
+    /// Cancel safe. A cancelled read of the metadata or of the keys has no effect.
     pub fn maintain(self: &Arc<Self>, clock: Clock) -> impl Future<Output = ()> + Send + use<> {
         let provider = Arc::downgrade(self);
         async move {
@@ -59,7 +60,7 @@ impl Provider {
         let mut reported_reason = None;
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The time of the last attempt, and the wait until the next attempt.
+        // The time of the last attempt to reach the provider, and the wait until the next attempt.
         let mut last: Option<(Timestamp, Duration)> = None;
         loop {
             ticks.tick().await;
@@ -97,8 +98,8 @@ impl Provider {
         }
     }
 
-    /// Reads the metadata and the keys. If the settings use no metadata, only reads the keys and
-    /// checks that the provider can be reached.
+    /// Reads the metadata and the keys. If the settings use no metadata, the function only reads
+    /// the keys and checks that the provider can be reached.
     async fn refetch(&self, clock: &Clock) -> Result<(), Unreachable> {
         let failed = |error: ReachError| Unreachable {
             retry_after: Duration::ZERO,
@@ -166,8 +167,8 @@ impl Provider {
         Ok(())
     }
 
-    /// Reads the files again periodically. If a file cannot be used, the log shows the problem, and
-    /// the last valid contents stay in use.
+    /// Periodically reads the files that the settings name. If the contents of a file cannot be
+    /// used, the log shows the problem, and the last valid contents stay in use.
     async fn watch_files(provider: &Weak<Self>) {
         let mut secrets = ReportOnce::default();
         let mut authorities = ReportOnce::default();
@@ -213,8 +214,8 @@ impl Provider {
     }
 
     /// Reads all files again. Changed certificate authorities take effect immediately.
-    /// [`Provider::use_files`] applies the new secrets and keys. Blocks the thread while the
-    /// function reads small files.
+    /// [`Provider::use_files`] applies the new secrets and keys. Reading the small files blocks the
+    /// calling thread.
     fn read_files(
         &self,
     ) -> (

@@ -60,8 +60,7 @@ impl Endpoint {
         &self.uri
     }
 
-    /// Sends a GET request. `authorization`, if given, becomes the `Authorization` field of the
-    /// request.
+    /// Sends a GET request. `authorization` becomes the `Authorization` field of the request.
     pub(super) async fn get(
         &self,
         accept: &'static str,
@@ -131,7 +130,7 @@ impl Endpoint {
 ///
 /// A path is appended to `base`, and is not resolved as in RFC 3986. For example,
 /// `https://id.example/app` and `/oauth/token` give `https://id.example/app/oauth/token`. If all
-/// endpoints of a provider move below another path, the operator changes only the setting `url`.
+/// endpoints of a provider move to another path, the operator changes only the setting `url`.
 pub(super) fn endpoint(
     key: &'static str,
     base: Option<&str>,

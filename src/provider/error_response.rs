@@ -139,7 +139,7 @@ pub(super) struct ErrorResponse<'a> {
     pub(super) grant: GrantType,
     pub(super) status: StatusCode,
     pub(super) headers: &'a HeaderMap,
-    /// The body, if it is a JSON object.
+    /// The body, if the body is a JSON object.
     pub(super) members: Option<&'a Object>,
     /// True if the response has no body.
     pub(super) empty: bool,
@@ -238,8 +238,8 @@ impl ErrorPattern {
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // The text contains only digits, so parsing fails only if the number is too large. A number
-        // that is too large gives `MAX_WAIT`.
+        // The text of `Retry-After` contains only digits here, so parsing fails only if the number
+        // is too large. A number that is too large gives `MAX_WAIT`.
         text.parse().map_or(MAX_WAIT, Duration::from_secs)
     } else {
         let date = httpdate::parse_http_date(text).ok()?;
@@ -267,7 +267,8 @@ pub(crate) fn printable(text: &str) -> Box<str> {
     shown.chars().take(MAX_TEXT).collect::<String>().into()
 }
 
-/// Returns true if a JSON object is an error response. Does not check the status of the response.
+/// Returns true if a JSON object is an error response. The function does not check the status of
+/// the response.
 pub(super) fn is_error(members: &Object) -> bool {
     members
         .get("error")

@@ -11,7 +11,7 @@ use crate::secret::{Environment, Secret};
 /// The maximum size of a file with a secret or a key, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
 
-/// The problem with a secret that has other text around it.
+/// The error text for a secret that has other text before or after the secret.
 const NOT_ONLY_THE_SECRET: &str =
     "has white space around the secret, or several lines; write only the secret";
 
@@ -82,7 +82,8 @@ pub(super) fn variable<'a>(
         })
 }
 
-/// Reads a secret from an environment variable. The rules of [`secret_file`] apply.
+/// Reads a secret from an environment variable. The rules of [`secret_file`] also apply to a secret
+/// in a variable.
 pub(super) fn secret_variable(
     key: &'static str,
     name: &str,

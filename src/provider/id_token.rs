@@ -142,8 +142,9 @@ impl IdTokenRules {
     ///
     /// # Errors
     ///
-    /// Returns [`TokenError::Issuer`] if the issuer of the token is not a configured issuer. Can
-    /// also return [`TokenError::Claim`], [`TokenError::Tenant`] or [`TokenError::KeyIssuer`].
+    /// Returns [`TokenError::Issuer`] if the issuer of the token is not a configured issuer. The
+    /// function can also return [`TokenError::Claim`], [`TokenError::Tenant`] or
+    /// [`TokenError::KeyIssuer`].
     pub(super) fn issuer_of<'a>(&self, verified: &'a VerifiedToken) -> Result<&'a str, TokenError> {
         self.check_issuer(&verified.members, verified.key_issuer.as_deref())
     }
@@ -232,10 +233,10 @@ impl IdTokenRules {
         Ok(())
     }
 
-    /// Checks that `iss` is a configured issuer. Also checks that the token's tenant and the issuer
-    /// of the signing key fit `iss`. Microsoft Entra publishes a template as the issuer of a key.
-    /// The gateway inserts the token's tenant into the template, and the result must be equal to
-    /// `iss`.
+    /// Checks that `iss` is a configured issuer. The function also checks that the token's tenant
+    /// and the issuer of the signing key fit `iss`. Microsoft Entra publishes a template as the
+    /// issuer of a key. The gateway inserts the token's tenant into the template, and the result
+    /// must be equal to `iss`.
     fn check_issuer<'a>(
         &self,
         members: &'a Object,

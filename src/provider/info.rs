@@ -193,7 +193,7 @@ impl ProviderInfo {
     ///
     /// # Errors
     ///
-    /// Returns [`SetupError::Setting`] if an endpoint cannot be used. Also returns
+    /// Returns [`SetupError::Setting`] if an endpoint cannot be used. The function also returns
     /// [`SetupError::Setting`] if neither the settings nor the metadata contain a required
     /// endpoint.
     pub(super) fn new(
@@ -256,7 +256,7 @@ impl ProviderInfo {
     }
 }
 
-/// Returns the configured endpoint. Without a configured endpoint, returns the endpoint in the
+/// Returns the configured endpoint. If no endpoint is configured, the result is the endpoint in the
 /// metadata.
 fn locate(
     key: &'static str,

@@ -70,14 +70,14 @@ impl InternalUrl {
         url.origin() == self.issuer.origin()
     }
 
-    /// Returns the URL at which the gateway calls `public`. Does not change a URL with another
-    /// origin than the issuer. Returns `None` if `public` has no internal URL according to the
+    /// Returns the URL at which the gateway calls `public`. A URL that does not have the origin of
+    /// the issuer stays unchanged. Returns `None` if `public` has no internal URL according to the
     /// following rules.
     ///
     /// If the path of `public` begins with the path of the issuer, the path of the internal URL
     /// replaces the path of the issuer. If the path of `public` does not begin with the path of the
     /// issuer, the internal URL must end with the path of the issuer. The path of `public` then
-    /// replaces this end of the internal URL. For example, with the issuer
+    /// replaces the path of the issuer at the end of the internal URL. For example, with the issuer
     /// `https://id.example/o/app` and the internal URL `http://id:9000/o/app`, the result for
     /// `https://id.example/o/token` is `http://id:9000/o/token`.
     pub(super) fn of(&self, public: &Url) -> Option<Url> {

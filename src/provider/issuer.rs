@@ -12,7 +12,7 @@ use super::settings::Settings;
 const TENANT: &str = "{tenantid}";
 
 /// Path segments that Entra accepts instead of the identifier of a tenant. If the URL of metadata
-/// contains such a segment, for example `common`, the metadata is valid for all tenants.
+/// contains the segment `common`, the metadata is valid for all tenants.
 const SHARED_SEGMENTS: [&str; 3] = ["common", "consumers", "organizations"];
 
 /// The tenant of all personal Microsoft accounts (Microsoft identity platform, "Access tokens",
@@ -149,7 +149,8 @@ fn is_personal(text: &str) -> bool {
 }
 
 fn is_tenant(text: &str) -> bool {
-    // Other characters, such as a slash, could change the structure of the issuer URL.
+    // A slash or another special character in a tenant could change the structure of the issuer
+    // URL.
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     !text.is_empty() && text.bytes().all(allowed)
 }

@@ -17,7 +17,7 @@ pub(super) type Object = Map<String, Value>;
 #[derive(Debug, thiserror::Error)]
 pub enum JsonError {
     /// The text is not JSON, repeats a member, or has trailing data. The cause contains the line
-    /// and the column, never the content.
+    /// and the column, but never the content of the text.
     #[error("the JSON is malformed")]
     Malformed(#[source] serde_json::Error),
     /// The text is JSON, but not an array.

@@ -47,15 +47,16 @@ pub(super) struct FetchedKeySet {
 struct History {
     /// The time when the last fetch for an unknown key ended.
     fetched_for_token: Option<Timestamp>,
-    /// The time of the last success.
+    /// The time of the last successful fetch.
     last_success: Option<Timestamp>,
-    /// The time of the last failure. `None` if a fetch has succeeded since the last failure.
+    /// The time of the last failed fetch. The value is `None` if a fetch has succeeded since the
+    /// last failed fetch.
     last_failure: Option<Timestamp>,
 }
 
 impl KeyCache {
-    /// Returns the cached key set. If no key set is cached yet, fetches the key set, or waits for a
-    /// fetch by another task.
+    /// Returns the cached key set. If no key set is cached yet, the function fetches the key set,
+    /// or waits for a fetch by another task.
     ///
     /// # Errors
     ///
@@ -105,15 +106,15 @@ impl KeyCache {
         self.fetch(&mut history, endpoint, clock).await.map(drop)
     }
 
-    /// Returns a key set that is newer than `seen`, for a token whose key is not in `seen`. Fetches
-    /// the key set, unless another task has already cached a newer key set.
+    /// Returns a key set that is newer than `seen`, for a token whose key is not in `seen`. The
+    /// function fetches the key set, unless another task has already cached a newer key set.
     ///
     /// # Errors
     ///
-    /// Makes no fetch within a minute after the last fetch for an unknown key. Returns
+    /// The function makes no fetch within a minute after the last fetch for an unknown key. Returns
     /// [`KeysError::FetchFailedRecently`] if the last fetch failed, and
     /// [`KeysError::FetchedRecently`] if the last fetch succeeded. If a fetch is allowed and fails,
-    /// returns the error of the fetch.
+    /// the function returns the error of the fetch.
     pub(super) async fn newer(
         &self,
         seen: &Arc<FetchedKeySet>,
@@ -139,7 +140,8 @@ impl KeyCache {
             });
         }
         let fetched = self.fetch(&mut history, endpoint, clock).await;
-        // A failed fetch also counts, because forged tokens must not cause many failing fetches.
+        // The limit also counts failed fetches, because forged tokens must not cause many failing
+        // fetches.
         history.fetched_for_token = Some(clock.now());
         fetched
     }
@@ -186,8 +188,8 @@ async fn ask(endpoint: &Endpoint) -> Result<FetchedKeySet, KeysError> {
     })
 }
 
-/// Returns true if less than `time` has passed from `at` to `now`. Returns false if `at` is in the
-/// future, because the clock was set back.
+/// Returns true if less than `time` has passed from `at` to `now`. If `at` is in the future, the
+/// clock was set back, and the function returns false.
 fn is_recent(at: Option<Timestamp>, now: Timestamp, time: Duration) -> bool {
     at.is_some_and(|at| at <= now && now.since(at) < time)
 }

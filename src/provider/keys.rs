@@ -110,7 +110,7 @@ impl KeySet {
     }
 
     /// Reads the configured keys, which are used instead of the published keys. Returns `None` if
-    /// no key file is configured. Blocks the thread while the function reads small files.
+    /// no key file is configured. Reading the small files blocks the calling thread.
     ///
     /// # Errors
     ///
@@ -134,7 +134,7 @@ impl KeySet {
     }
 
     /// Reads PEM files with one key each. Each key has to support one of `algorithms`. Returns
-    /// `None` if there are no files. Blocks the thread while the function reads small files.
+    /// `None` if there are no files. Reading the small files blocks the calling thread.
     ///
     /// # Errors
     ///

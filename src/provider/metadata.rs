@@ -22,10 +22,10 @@ use super::settings::{Discovery, Settings};
 use super::token::{ResponseFormatError, media_type};
 use crate::origin;
 
-/// The maximum number of characters that an error shows of a text from the provider.
+/// The maximum length of a text from the provider in an error, in characters.
 const MAX_SHOWN: usize = 200;
 
-/// The maximum number of characters that an error shows of a body.
+/// The maximum length of the beginning of a body in an error, in characters.
 const MAX_BEGINNING: usize = 60;
 
 /// The reason why metadata cannot be used. Either the metadata or the configured issuer is wrong.
@@ -64,7 +64,7 @@ pub enum MetadataError {
         media_type: Box<str>,
         /// The first characters of the body, without characters that are not printable.
         beginning: Box<str>,
-        /// The problem with the JSON. `None` if the body is HTML according to its media type.
+        /// The problem with the JSON. The value is `None` if the media type of the body is HTML.
         #[source]
         source: Option<JsonError>,
     },
@@ -107,8 +107,8 @@ pub(super) struct Rules<'a> {
 }
 
 /// The members of the metadata that the gateway uses. If the settings contain an endpoint, the
-/// endpoint is `None` here. The URLs are unchanged, except that the internal URL can replace the
-/// issuer.
+/// member for the endpoint is `None`. The URLs are unchanged, except that the internal URL can
+/// replace the issuer.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Metadata {
     pub(super) authorization_endpoint: Option<String>,
@@ -126,8 +126,8 @@ pub(super) struct Metadata {
 }
 
 /// Returns the URL at which the gateway reads the metadata. Returns `None` if the settings use no
-/// metadata. Without `metadata_url`, returns the standard location, in which the internal URL
-/// replaces the issuer.
+/// metadata. If `metadata_url` is not set, the result is the standard location, in which the
+/// internal URL replaces the issuer.
 ///
 /// `/.well-known/openid-configuration` is appended to the issuer (OpenID Connect Discovery 1.0
 /// section 4). `/.well-known/oauth-authorization-server` is inserted between the host and the path
@@ -225,7 +225,7 @@ impl Metadata {
     /// of the issuer. An endpoint with `https` may be on any host, because large providers use
     /// several hosts. A loopback or link-local host is allowed only if the issuer has the same
     /// host. An attacker who controls the metadata must not be able to make the gateway call
-    /// internal services on its own machine or link.
+    /// internal services on the gateway's own machine or link.
     ///
     /// An endpoint that the gateway calls may also have the origin of the internal URL. If the
     /// settings contain an endpoint, the metadata may contain any value for the endpoint.
@@ -237,8 +237,8 @@ impl Metadata {
         check_status(response)?;
         let members = members(response)?;
         let published = text(&members, "issuer")?.ok_or(MetadataError::Member("issuer"))?;
-        // The comparison of the issuers prevents that a provider A publishes its own keys as the
-        // keys of a provider B (RFC 8414 section 3.3).
+        // Because the issuers are compared, a provider A cannot publish its own keys as the keys of
+        // a provider B (RFC 8414 section 3.3).
         if published != issuer.as_str() {
             let published = published.chars().take(MAX_SHOWN).collect();
             let configured = issuer.as_str().into();
@@ -272,8 +272,8 @@ impl Metadata {
                 &members,
                 "token_endpoint_auth_methods_supported",
             )?,
-            // No login needs the grant types or the end-session endpoint, so a wrong type is not an
-            // error.
+            // No login needs the grant types or the end-session endpoint, so a value of a wrong
+            // type is treated as absent.
             grant_types_supported: texts(&members, "grant_types_supported").unwrap_or_default(),
             end_session_endpoint: text(&members, "end_session_endpoint")
                 .unwrap_or_default()

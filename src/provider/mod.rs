@@ -12,8 +12,8 @@
 //! token is used two times, many providers assume that the refresh token was stolen. Only the
 //! caller decides whether and when to call [`Provider::refresh`] again.
 //!
-//! [`Provider::maintain`] reads the published metadata and keys on the control plane, before they
-//! are needed and then periodically. The last valid data is replaced only by valid data.
+//! [`Provider::maintain`] reads the published metadata and keys on the control plane, first when
+//! the gateway starts and then periodically. The last valid data is replaced only by valid data.
 //!
 //! The entry point is [`Provider`].
 
@@ -144,8 +144,8 @@ pub struct Provider {
 impl Provider {
     /// Sets up the provider with the name `name`: checks `settings`, and reads the secret, the keys
     /// and the certificate authorities. `environment` contains the variables that name proxies and
-    /// that contain secrets. Blocks the thread while the function reads small files. Opens no
-    /// connection.
+    /// that contain secrets. Reading the small files blocks the calling thread. The function opens
+    /// no connection.
     ///
     /// # Errors
     ///
@@ -204,11 +204,11 @@ impl Provider {
     /// Returns the provider to use after a reload of the settings. `self` was made from the new
     /// settings, and `before` was made from the old settings.
     ///
-    /// If the settings have not changed, returns `before`, with its metadata and keys.
+    /// If the settings have not changed, the function returns `before`, with its metadata and keys.
     ///
-    /// If the settings have changed, but not the name and the fingerprint
-    /// ([`Provider::fingerprint`]), `self` and `before` share the breaker and the count of calls. A
-    /// reload of the settings must not allow more calls.
+    /// If the settings have changed, but the name and the fingerprint ([`Provider::fingerprint`])
+    /// have not changed, `self` and `before` share the breaker and the count of calls. A reload of
+    /// the settings must not allow more calls.
     ///
     /// If the URLs for metadata and keys are also the same, `self` copies the metadata and keys of
     /// `before`. A reload of the settings while the provider is down does not affect signed-in
@@ -358,8 +358,8 @@ impl Provider {
     }
 
     /// Exchanges an authorization code for tokens with one call to the token endpoint (RFC 6749
-    /// section 4.1.3). Also fetches the provider's keys and the userinfo, if the gateway needs them
-    /// for the identity.
+    /// section 4.1.3). If the identity requires the provider's keys or the userinfo, the function
+    /// also fetches the keys or the userinfo.
     ///
     /// # Errors
     ///

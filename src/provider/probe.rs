@@ -14,7 +14,8 @@ use crate::telemetry::chain;
 
 impl Provider {
     /// Asks the provider for everything that a login needs, except for tokens, and reports what
-    /// would fail. Opens a connection to the token endpoint, but sends no request to it.
+    /// would fail. The check opens a connection to the token endpoint, but sends no request to the
+    /// token endpoint.
     ///
     /// # Cancel safety
     ///
@@ -52,7 +53,7 @@ impl Provider {
         }
     }
 
-    /// Reads the metadata and combines it with the settings.
+    /// Reads the metadata and combines the metadata with the settings.
     async fn probe_metadata(
         &self,
         key: &'static str,

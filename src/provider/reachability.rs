@@ -1,9 +1,10 @@
 //! Remembers whether the gateway could recently reach a provider.
 //!
 //! The gateway should not begin a login that cannot be completed. Before the gateway redirects a
-//! browser to the provider, the gateway itself connects to the provider. The success of a recent
-//! connection is also sufficient. If several logins begin at the same time, only the first login
-//! connects, and the others wait for its result.
+//! browser to the provider, the gateway itself connects to the provider. If a recent connection has
+//! succeeded, the gateway makes no new connection before the redirect. If several logins begin at
+//! the same time, only the first login connects, and the other logins wait for the result of the
+//! first login.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,8 +66,8 @@ impl Reachability {
         }))
     }
 
-    /// Returns the result of a recent attempt. Without a recent attempt, calls `reach` and returns
-    /// the result of `reach`.
+    /// Returns the result of a recent attempt. If there was no recent attempt, the function calls
+    /// `reach` and returns the result of `reach`.
     ///
     /// # Errors
     ///

@@ -31,9 +31,10 @@ pub struct RefreshRequest<'a> {
 #[derive(Debug)]
 #[must_use = "the tokens that were before may be dead"]
 pub struct Refreshed {
-    /// The new tokens. If the response contains no new refresh token, the old refresh token stays.
+    /// The new tokens. If the response contains no new refresh token, `tokens` contains the old
+    /// refresh token.
     pub tokens: TokenSet,
-    /// The updated identity of the same user. `None` if the identity does not change.
+    /// The updated identity of the same user. The value is `None` if the identity does not change.
     pub identity: Option<Identity>,
 }
 

@@ -12,8 +12,8 @@ const PASSWORD_SCHEMES: [&str; 4] = ["basic", "digest", "negotiate", "ntlm"];
 
 impl Provider {
     /// Returns true if a response of an app refuses the access token. The status 401 refuses the
-    /// access token, unless all challenges in the response ask for a password. In the settings,
-    /// patterns can describe further responses that refuse the access token.
+    /// access token, unless all challenges in the response ask for a password. Patterns in the
+    /// settings can describe further responses that refuse the access token.
     pub fn is_signed_out_answer(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         let patterns = &self.settings.signed_out_answers;
         (status == StatusCode::UNAUTHORIZED && !asks_for_password(headers))

@@ -41,7 +41,7 @@ const MAX_LIFETIME: f64 = 3_155_760_000.0;
 /// The reason why a token response is not valid. Responsible: the provider.
 #[derive(Debug, thiserror::Error)]
 pub enum ResponseFormatError {
-    /// The response is compressed, although the request did not allow it.
+    /// The response is compressed, although the request did not allow compression.
     #[error("the response is compressed")]
     Compressed,
     /// `expires_in` is not a number of seconds between zero and a hundred years.
@@ -245,14 +245,14 @@ pub(super) const FORM: &str = "application/x-www-form-urlencoded";
 /// the buffer. A buffer that grows would leave copies of secrets in memory.
 const BUFFER_CAPACITY: usize = 16 * 1024;
 
-/// Writes a form. The form is wiped when it is dropped.
+/// Writes a form. The memory of the form is wiped when the form is dropped.
 pub(super) fn form<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Zeroizing<Vec<u8>> {
     let mut form = form_urlencoded::Serializer::new(String::with_capacity(BUFFER_CAPACITY));
     Zeroizing::new(form.extend_pairs(pairs).finish().into_bytes())
 }
 
-/// Writes a JSON object of strings. The object is wiped when it is dropped. Several `values` of the
-/// parameter `repeated` become an array.
+/// Writes a JSON object of strings. The memory of the object is wiped when the object is dropped.
+/// Several `values` of the parameter `repeated` become an array.
 fn object<'a>(
     pairs: impl Iterator<Item = (&'a str, &'a str)>,
     repeated: &str,
@@ -277,8 +277,8 @@ fn object<'a>(
     buffer
 }
 
-/// Reads the response to a token request. First checks whether the response is an error response,
-/// and then checks the media type and the JSON.
+/// Reads the response to a token request. The function first checks whether the response is an
+/// error response, and then checks the media type and the JSON.
 ///
 /// `expires_in` may be missing, a number, a fraction or a number in quotes. An `expires_in` that is
 /// null, zero, negative or more than a hundred years is refused, because such a value shows a fault
@@ -353,7 +353,7 @@ fn expires_in(value: &Value) -> Result<Duration, ResponseFormatError> {
         .ok_or(ResponseFormatError::ExpiresIn)
 }
 
-/// Checks that, according to the fields of the response, the body is JSON and is not compressed.
+/// Checks that the media type of the response is JSON and that the response is not compressed.
 pub(super) fn says_json(headers: &HeaderMap) -> Result<(), ResponseFormatError> {
     let essence = media_type(headers)?;
     // Media types with the suffix `+json` are also JSON (RFC 6839 section 3.1).

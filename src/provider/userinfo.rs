@@ -115,8 +115,9 @@ pub(super) async fn fetch_email(
     read_email(&response.map_err(UserinfoError::Call)?)
 }
 
-/// Returns the first verified address, but prefers the primary address if the primary address is
-/// verified. Entries without a verified address are skipped.
+/// Returns the primary address if the primary address is verified. If the primary address is not
+/// verified, the result is the first verified address. Entries without a verified address are
+/// skipped.
 fn read_email(response: &Response<Bytes>) -> Result<Option<Email>, UserinfoError> {
     let entries = read_list(response)?;
     let is = |entry: &Value, name: &str| entry.get(name) == Some(&Value::Bool(true));

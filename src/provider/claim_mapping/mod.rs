@@ -21,7 +21,7 @@ pub(super) struct ClaimMapping {
     provider: Box<str>,
     names: ClaimNames,
     emails_verified: EmailsVerified,
-    /// True if the gateway asks the emails endpoint about an address that the claims do not verify.
+    /// True if the settings contain an endpoint that lists email addresses.
     asks_for_emails: bool,
     /// The warnings that were logged in the last 24 hours.
     hints: Seldom,
@@ -51,10 +51,10 @@ impl ClaimMapping {
     }
 
     /// Combines the claims of several sources into the identity at `issuer`. Returns `None` if
-    /// there is no usable subject. If several sources contain a claim, the first source with the
-    /// claim is used. In `sources`, the ID token comes before the userinfo. The caller has checked
-    /// that all sources have the same subject. A claim is ignored if it has an unexpected type, or
-    /// characters that are not allowed in a field.
+    /// there is no usable subject. If several sources contain the same claim, the gateway uses the
+    /// claim from the first of these sources. In `sources`, the ID token comes before the userinfo.
+    /// The caller has checked that all sources have the same subject. A claim is ignored if it has
+    /// an unexpected type, or characters that are not allowed in a field.
     pub(super) fn identity(
         &self,
         sources: &[&Object],
@@ -63,8 +63,8 @@ impl ClaimMapping {
     ) -> Option<Identity> {
         let names = &self.names;
         if self.groups_are_elsewhere(sources) && self.is_due("groups_elsewhere", now) {
-            // The gateway knows no group of the user, so a rule that requires a group refuses the
-            // user. The log shows the reason to the operator.
+            // Because the gateway knows no group of the user, a rule that requires a group refuses
+            // the user. The warning tells the operator why the groups are unknown.
             tracing::warn!(
                 provider = &*self.provider,
                 setting = "identity.claims.groups",
@@ -166,7 +166,7 @@ impl ClaimMapping {
         Some(Email { address, verified })
     }
 
-    /// Logs a warning that rules and apps do not get the email address. `odd` states that the claim
+    /// Logs a warning that rules and apps do not get the email address. `odd` is true if the claim
     /// `email_verified` is a string or a number.
     fn log_unverified_hint(&self, odd: bool, now: Timestamp) {
         let setting = "identity.emails_verified";
@@ -195,8 +195,8 @@ impl ClaimMapping {
         }
     }
 
-    /// Returns all groups from the first source that contains the claim. Logs a warning if the
-    /// claim also contains values that are not groups.
+    /// Returns all groups from the first source that contains the groups claim. The function logs a
+    /// warning if the groups claim also contains values that are not groups.
     fn groups(&self, sources: &[&Object], now: Timestamp) -> Vec<Claim> {
         let path = &*self.names.groups;
         let mut lists = sources.iter().filter_map(|members| find_all(members, path));
@@ -258,8 +258,8 @@ pub(super) fn find<'a>(members: &'a Object, name: &str) -> Option<&'a Value> {
 fn subject(value: &Value) -> Option<Claim> {
     match value {
         Value::String(text) => Claim::new(text),
-        // The JSON parser may round a number that has a fraction or is very large. After the
-        // rounding, two users could have the same subject.
+        // The JSON parser may round a number that has a fraction or is very large. Two users could
+        // have the same subject after the JSON parser has rounded both subjects.
         Value::Number(number) if !number.is_f64() => Claim::new(&number.to_string()),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
             None
@@ -269,8 +269,8 @@ fn subject(value: &Value) -> Option<Claim> {
 }
 
 /// Finds the values to which a path with `[]` leads: `groups[].name` leads to `name` in each entry
-/// of the list `groups`. Returns `None` if the path has no `[]`. Also returns `None` if the first
-/// list is missing.
+/// of the list `groups`. Returns `None` if the path has no `[]`. The result is also `None` if the
+/// list before the first `[]` is missing.
 fn find_all<'a>(members: &'a Object, path: &str) -> Option<Vec<&'a Value>> {
     let (list, rest) = path.split_once("[]")?;
     let entries = find(members, list)?.as_array()?;
@@ -282,7 +282,7 @@ fn find_all<'a>(members: &'a Object, path: &str) -> Option<Vec<&'a Value>> {
         let members = entry.as_object();
         let list = members.and_then(|members| find_all(members, rest));
         let single = members.and_then(|members| find(members, rest));
-        // An entry without the member gives null, so that the gateway logs a warning about the
+        // An entry without the member becomes null, so that the gateway logs a warning about the
         // entry.
         list.unwrap_or_else(|| vec![single.unwrap_or(&Value::Null)])
     });

@@ -101,7 +101,7 @@ fn the_id_token_wins_and_the_userinfo_adds() {
     assert_eq!(groups_of(&found), "a");
     assert_eq!(found.name.unwrap().as_str(), "Alice");
     assert_eq!(found.preferred_username.unwrap().as_str(), "alice");
-    // If a claim of the ID token is unusable, the gateway does not use the same claim of the
+    // If a claim of the ID token cannot be used, the gateway does not use the same claim of the
     // userinfo.
     let unusable = both(
         &settings,

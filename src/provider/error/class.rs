@@ -1,8 +1,7 @@
 //! The classification of each error. One table decides how the gateway reacts to every error.
 //!
-//! Only this table decides from the variant of an error how the gateway reacts. A
-//! [`Classification`] determines the text of pages, the status code, `Retry-After`, the alarms, the
-//! effect on the breaker, and whether a session ends.
+//! A [`Classification`] determines the text of pages, the status code, `Retry-After`, the alarms,
+//! the effect on the breaker, and whether a session ends.
 //!
 //! A failed refresh ends its session only if the error has [`Actor::Client`]. A refresh fails with
 //! [`Actor::Client`] in two cases: the provider refuses the refresh token in a well-formed
@@ -47,7 +46,7 @@ pub enum Sent {
 pub struct Classification {
     /// The party that has to act.
     pub actor: Actor,
-    /// True if the same attempt can succeed later although nobody acts.
+    /// True if the same attempt can succeed later, even if nobody acts.
     pub passes: bool,
     /// States whether the provider may have seen the code or the token.
     pub sent: Sent,
@@ -57,7 +56,7 @@ pub struct Classification {
     pub unreadable: bool,
 }
 
-/// Returns the class of a temporary problem, which can end although nobody acts.
+/// Returns the classification of a temporary problem, which can end even if nobody acts.
 const fn temporary(actor: Actor, sent: Sent) -> Classification {
     Classification {
         actor,
@@ -68,7 +67,7 @@ const fn temporary(actor: Actor, sent: Sent) -> Classification {
     }
 }
 
-/// Returns the class of a permanent problem, which remains until somebody acts.
+/// Returns the classification of a permanent problem, which remains until somebody acts.
 const fn permanent(actor: Actor, sent: Sent) -> Classification {
     Classification {
         passes: false,
@@ -172,7 +171,7 @@ impl ReachError {
 }
 
 impl Unreachable {
-    /// Returns the classification of the cause.
+    /// Returns the classification of the cause of this error.
     pub fn class(&self) -> Classification {
         let silent = temporary(Actor::Provider, Sent::Nothing);
         let cause = self.cause.as_deref();
@@ -206,7 +205,7 @@ impl TokenCallError {
                 temporary(Actor::Provider, Sent::Possibly)
             }
             Self::Call(_) => temporary(Actor::Provider, Sent::Undelivered),
-            // The provider has refused this code or token in a well-formed response.
+            // The provider has refused the code or the refresh token in a well-formed response.
             Self::CodeRefused(_) | Self::RefreshRefused(_) => {
                 permanent(Actor::Client, Sent::Possibly)
             }
@@ -233,9 +232,9 @@ impl GrantError {
     /// sent the code or the refresh token.
     pub fn class(&self) -> Classification {
         let class = match self {
-            // The response is well-formed, but the gateway cannot use it. The provider would send
-            // the same response to the next attempt. For example, a token that is too long for an
-            // HTTP field would be too long again.
+            // The response is well-formed, but the gateway cannot use the response. The provider
+            // would answer the next attempt with the same response. For example, a token that is
+            // too long for an HTTP field would be too long again.
             Self::AccessToken(_)
             | Self::IdToken(_)
             | Self::NoIdToken
@@ -247,8 +246,9 @@ impl GrantError {
             Self::NotReady(error) => error.class(),
             // The session must end, because the response to its refresh is about another user.
             Self::OtherUser => permanent(Actor::Client, Sent::Possibly),
-            // Without the groups, a rule could refuse a user who may pass. A later attempt to read
-            // the groups may succeed, whatever the provider answered.
+            // Without the groups of the user, a rule could refuse a user who has permission. A
+            // later attempt to read the groups may succeed, so a failure to read the groups is
+            // always temporary.
             Self::Groups(..) => temporary(Actor::Provider, Sent::Possibly),
             Self::Userinfo { source, .. } => userinfo(source),
         };

@@ -94,7 +94,7 @@ impl ReachError {
 pub struct Unreachable {
     /// The time until the next attempt.
     pub retry_after: Duration,
-    /// The cause. `None` if the provider did not respond.
+    /// The cause. The cause is `None` if the provider did not respond.
     #[source]
     pub cause: Option<Arc<ReachError>>,
 }

@@ -32,7 +32,7 @@ pub enum SetupError {
         #[source]
         source: KeySetError,
     },
-    /// Our private key cannot be used.
+    /// The private key of the gateway cannot be used.
     #[error("the key in {place} (setting `{key}`) cannot be used")]
     PrivateKey {
         /// The setting that names the file or the variable.
@@ -84,14 +84,15 @@ pub enum SetupError {
         key: &'static str,
         /// The name of the variable.
         name: Box<str>,
-        /// The problem with the variable. The text never contains the value of the variable.
+        /// The problem with the variable. The text of the problem never contains the value of the
+        /// variable.
         problem: &'static str,
     },
 }
 
 impl SetupError {
-    /// Returns the name of the setting with the problem. The name is relative to the provider's
-    /// table in the settings.
+    /// Returns the name of the setting with the problem. The name of the setting is relative to the
+    /// provider's table in the settings.
     pub fn key(&self) -> &'static str {
         match self {
             Self::EmptyFile { key, .. }

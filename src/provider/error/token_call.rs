@@ -28,7 +28,8 @@ pub enum TokenCallError {
     /// The provider refuses the client authentication. The secret or the method is wrong.
     #[error("the provider refuses this client, which authenticates with {authentication}")]
     ClientRefused {
-        /// The method that was used, and the methods that the metadata lists.
+        /// The authentication method that the gateway used, and the methods that the metadata
+        /// lists.
         authentication: Box<str>,
         /// The response.
         #[source]
@@ -47,8 +48,8 @@ pub enum TokenCallError {
         /// The time until the next attempt.
         retry_after: Duration,
     },
-    /// The provider refuses every request of the gateway: the secret or the redirection URI is
-    /// wrong, or the provider does not understand the request. The operator should compare the
+    /// The provider refuses every token request of the gateway. The secret or the redirection URI
+    /// is wrong, or the provider does not understand the request. The operator should compare the
     /// settings with the gateway's client settings at the provider.
     #[error("the provider refuses this client")]
     Misconfigured(#[source] Refusal),
@@ -75,7 +76,7 @@ pub enum TokenCallError {
         /// The status code.
         status: u16,
     },
-    /// The refresh token is no longer valid: the refresh token was used, has expired or was
+    /// The refresh token is no longer valid. The refresh token was used, has expired or was
     /// revoked, or the user may not sign in now. The user has to sign in again.
     #[error("the provider refuses the refresh token")]
     RefreshRefused(#[source] Refusal),

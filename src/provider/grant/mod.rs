@@ -45,7 +45,8 @@ pub(super) struct GrantVerifier {
     /// The issuer for identities from a source that names no issuer, such as the userinfo.
     issuer: Box<str>,
     access_token: Option<ArcSwap<AccessTokenVerifier>>,
-    /// The requirements for ID tokens. `None` if identities do not come from ID tokens.
+    /// The requirements for ID tokens. The requirements are `None` if identities do not come from
+    /// ID tokens.
     id_token: Option<IdTokenRules>,
     keys: Keys,
     claim_mapping: ClaimMapping,
@@ -166,8 +167,8 @@ impl GrantVerifier {
         }
     }
 
-    /// Fetches the published keys if no keys are cached. Does nothing if the settings use no
-    /// published keys. Without keys, the gateway cannot verify an ID token.
+    /// Fetches the published keys if no keys are cached. If the settings use no published keys, the
+    /// function does nothing. Without keys, the gateway cannot verify an ID token.
     pub(super) async fn first_keys(
         &self,
         info: &ProviderInfo,
@@ -192,7 +193,7 @@ impl GrantVerifier {
         }
     }
 
-    /// Reads the key files again. Blocks the thread while the function reads small files.
+    /// Reads the key files again. Reading the small files blocks the calling thread.
     pub(super) fn read_files(settings: &Settings) -> Result<KeyFiles, SetupError> {
         Ok(KeyFiles {
             access_token: AccessTokenVerifier::new(settings)?,
@@ -356,8 +357,8 @@ impl GrantVerifier {
             .map_err(GrantError::IdToken)
     }
 
-    /// Returns the identity from an ID token. Adds claims from the userinfo if the settings ask for
-    /// the userinfo.
+    /// Returns the identity from an ID token. If the settings ask for the userinfo, the identity
+    /// also contains claims from the userinfo.
     async fn identity_from_id_token(
         &self,
         verification: &Verification<'_>,
@@ -408,7 +409,8 @@ impl GrantVerifier {
         let failed = |error| GrantError::userinfo(endpoint.uri(), error);
         let members: Object = match self.userinfo(endpoint, tokens).await? {
             Userinfo::Json(members) => members,
-            // Without ID tokens, the settings do not state who may sign the userinfo.
+            // If the provider sends no ID tokens, the settings do not state who may sign the
+            // userinfo.
             Userinfo::Signed(_) => return Err(failed(UserinfoError::Signed)),
         };
         let identity = self
@@ -443,8 +445,8 @@ impl GrantVerifier {
         fetched.map_err(|error| GrantError::userinfo(endpoint.uri(), error))
     }
 
-    /// Verifies a signature. If the key is unknown or the signature is wrong, fetches the keys
-    /// again and verifies the signature a second time.
+    /// Verifies a signature. If the key is unknown or the signature is wrong, the function fetches
+    /// the keys again and verifies the signature a second time.
     async fn verified(
         &self,
         token: &str,

@@ -108,8 +108,8 @@ impl GrantVerifier {
         Ok(identity)
     }
 
-    /// Returns the error if the response is about another user. Logs any other error and returns
-    /// `None`, so that the session keeps its identity.
+    /// Returns the error if the response is about another user. The function logs any other error
+    /// and returns `None`, so that the session keeps its identity.
     fn keep_identity(&self, error: GrantError) -> Result<Option<Identity>, GrantError> {
         if matches!(error, GrantError::OtherUser) {
             return Err(error);

@@ -125,8 +125,8 @@ impl Key {
         if pem.contains("PRIVATE KEY-----") {
             return Err(KeyProblem::Private);
         }
-        // The library reads only the first PEM block, and accepts a certificate as a key, so this
-        // function checks the labels of all PEM blocks.
+        // The library reads only the first PEM block, and accepts a certificate as a key. For this
+        // reason, the function `from_pem` checks the labels of all PEM blocks.
         let labels = [
             "-----BEGIN PUBLIC KEY-----",
             "-----BEGIN RSA PUBLIC KEY-----",
@@ -227,8 +227,8 @@ fn key_type(members: &Object) -> Result<(KeyType, Vec<u8>), Unusable> {
                 Some("P-384") => (KeyType::P384, 48),
                 Some(_) | None => return Err(Unusable::Curve),
             };
-            // RFC 7518 section 6.2.1.2 requires coordinates of full length. If x were too short, y
-            // would begin at a wrong position in the point.
+            // RFC 7518 section 6.2.1.2 requires coordinates of full length. If the coordinate x
+            // were too short, the coordinate y would begin at a wrong position in the point.
             let coordinate = |name| {
                 let bytes = bytes(members, name)?;
                 let complete = bytes.len() == length;
@@ -246,8 +246,9 @@ fn key_type(members: &Object) -> Result<(KeyType, Vec<u8>), Unusable> {
     }
 }
 
-/// Encodes the modulus and the exponent of an RSA key (RFC 7518 section 6.3.1) as PKCS#1. Removes
-/// leading zeros, because some providers add a sign byte to the numbers.
+/// Encodes the modulus and the exponent of an RSA key (RFC 7518 section 6.3.1) as PKCS#1. The
+/// function removes leading zeros, because some providers add a sign byte to the modulus and the
+/// exponent.
 fn rsa(members: &Object) -> Result<Vec<u8>, Unusable> {
     let number = |name| {
         let bytes = bytes(members, name)?;
@@ -268,7 +269,7 @@ fn rsa(members: &Object) -> Result<Vec<u8>, Unusable> {
 }
 
 /// Returns true if the key may verify signatures. The members `use` and `key_ops` are optional, but
-/// must allow the verification if they are present (RFC 7517 sections 4.2 and 4.3).
+/// a present member must allow the verification (RFC 7517 sections 4.2 and 4.3).
 fn for_signatures(members: &Object) -> bool {
     let usage = members.get("use").is_none_or(|usage| usage == "sig");
     let operations = members.get("key_ops").is_none_or(|operations| {
@@ -297,8 +298,8 @@ fn bytes(members: &Object, name: &'static str) -> Result<Vec<u8>, Unusable> {
 }
 
 /// Returns true if an RSA key has 2048 to 8192 bits and an odd exponent other than 1. The unusual
-/// exponent 3 is accepted. The exponent 3 is secure here, because the library checks the PKCS#1
-/// padding completely.
+/// exponent 3 is accepted. The exponent 3 is secure, because the library checks the PKCS#1 padding
+/// completely.
 fn valid_rsa(der: &[u8]) -> bool {
     let Ok(key) = aws_lc_rs::rsa::PublicKey::from_der(der) else {
         return false;

@@ -25,7 +25,7 @@ const RSA: [Algorithm; 6] = [
 /// The problem with a private key file. The operator has to correct the file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum SigningKeyProblem {
-    /// The key is encrypted. The gateway cannot ask for a passphrase when it starts.
+    /// The key is encrypted. The gateway cannot ask for a passphrase when the gateway starts.
     #[error("it is encrypted; remove the passphrase")]
     Encrypted,
     /// The text is not one PEM block `PRIVATE KEY` or `RSA PRIVATE KEY`.
@@ -98,8 +98,8 @@ impl Signer {
         }
     }
 
-    /// Signs `claims` as a compact JWS of type `JWT`. Adds the header member `kid` only if `key_id`
-    /// is given.
+    /// Signs `claims` as a compact JWS of type `JWT`. The JWS has the header member `kid` only if
+    /// `key_id` is given.
     pub(in crate::provider) fn sign(
         &self,
         key_id: Option<&str>,

@@ -11,10 +11,11 @@ pub struct IdentitySettings {
     /// True if claims from the userinfo endpoint are added to the claims of the ID token. The
     /// setting has no effect if the provider has no userinfo endpoint. Default: no.
     pub userinfo: bool,
-    /// How the gateway sends the access token to the userinfo endpoint. Default: `header`.
+    /// The method by which the gateway sends the access token to the userinfo endpoint. Default:
+    /// `header`.
     pub userinfo_bearer: UserinfoBearer,
-    /// The endpoint that lists the user's email addresses. The endpoint is called only if the
-    /// userinfo has no verified address. The endpoint must return a JSON array of objects with
+    /// The endpoint that lists the user's email addresses. The gateway calls this endpoint only if
+    /// the userinfo has no verified address. The endpoint must return a JSON array of objects with
     /// `email`, `primary` and `verified`, like the endpoint of GitHub.
     pub emails_endpoint: Option<String>,
     /// The lists of the user's groups. At a login, the gateway reads all lists and adds their
@@ -53,7 +54,8 @@ pub struct GroupsEndpoint {
     pub name: Vec<String>,
 }
 
-/// How the gateway sends the access token to the userinfo endpoint (RFC 6750 section 2).
+/// The method by which the gateway sends the access token to the userinfo endpoint (RFC 6750
+/// section 2).
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum UserinfoBearer {
@@ -65,8 +67,8 @@ pub enum UserinfoBearer {
 }
 
 /// The names of the claims. The gateway first looks for a claim with exactly the configured name.
-/// If no claim has the name, the gateway reads the name as a path with dots (`data.user.id`). An
-/// empty name matches no claim.
+/// If no claim has the configured name, the gateway reads the name as a path with dots
+/// (`data.user.id`). An empty name matches no claim.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClaimNames {

@@ -38,7 +38,7 @@ pub struct Settings {
     /// The name of the profile that contains the default settings. The name has no effect in this
     /// module, because the `config` module has already merged the profile.
     pub profile: Option<String>,
-    /// The name of the provider on the page where the user chooses a provider. Default: the
+    /// The name of the provider on the page where the user chooses a provider. The default is the
     /// configured name of the provider.
     pub display_name: Option<String>,
     /// The issuer identifier, byte for byte (OpenID Connect Core 1.0 section 2). The text
@@ -47,13 +47,13 @@ pub struct Settings {
     /// The tenants whose users are accepted, if the provider has several tenants.
     #[serde(default)]
     pub tenants: Vec<String>,
-    /// The source of the metadata. Default: no metadata is read.
+    /// The source of the metadata. By default, the gateway reads no metadata.
     #[serde(default)]
     pub discovery: Discovery,
     /// The URL that replaces the issuer when the gateway calls the provider. Browsers still use the
-    /// host name of the issuer. Default: the gateway uses the same URLs as browsers.
+    /// host name of the issuer. By default, the gateway uses the same URLs as browsers.
     pub internal_url: Option<String>,
-    /// The URL of the metadata, if it differs from the standard location.
+    /// The URL of the metadata, if the metadata is not at the standard location.
     pub metadata_url: Option<String>,
     /// The interval between two reads of metadata and keys, in seconds. Default: 3600.
     #[serde(default = "metadata_refresh_secs")]
@@ -82,13 +82,13 @@ pub struct Settings {
     /// Default: no.
     #[serde(default)]
     pub plain_http: bool,
-    /// True if anybody can create an account at the provider. Some profiles set this key. Default:
-    /// no.
+    /// True if anybody can create an account at the provider. Some profiles set
+    /// `open_registration`. Default: no.
     #[serde(default)]
     pub open_registration: bool,
-    /// Confirms that every account at the provider may use routes with the access "signed-in",
-    /// although anybody can create an account. Without `anyone`, the gateway refuses routes for
-    /// every signed-in user if the provider has `open_registration`. Default: no.
+    /// True if every account at the provider may use routes with the access "signed-in", although
+    /// anybody can create an account. If `anyone` is false, the check of the settings refuses each
+    /// route that admits every signed-in user of a provider with `open_registration`. Default: no.
     #[serde(default)]
     pub anyone: bool,
     /// The client identifier that the provider gave to the gateway. The settings may also contain a
@@ -112,7 +112,7 @@ pub struct Settings {
     /// The client assertion, for authentication by JWT.
     #[serde(default)]
     pub client_assertion: ClientAssertion,
-    /// The encoding of identifier and secret in the Basic scheme. Default: `form`.
+    /// The encoding of the client identifier and the secret in the Basic scheme. Default: `form`.
     #[serde(default)]
     pub basic_encoding: BasicEncoding,
     /// Parameters of the authorization request (RFC 6749 section 4.1.1, OpenID Connect Core 1.0
@@ -159,14 +159,14 @@ pub struct Settings {
     #[serde(default = "deadline_secs")]
     pub deadline_secs: NonZeroU32,
     /// A PEM file with the certificates that are trusted for this provider: certificate
-    /// authorities, or the certificate of the provider itself. Default: the certificate authorities
-    /// of the system.
+    /// authorities, or the certificate of the provider itself. By default, the gateway trusts the
+    /// certificate authorities of the system.
     pub ca_file: Option<PathBuf>,
-    /// The HTTP proxy for all calls to the provider: `http://HOST:PORT`, or `none`. Default: the
-    /// proxies in the environment variables `https_proxy` and `http_proxy`.
+    /// The HTTP proxy for all calls to the provider: `http://HOST:PORT`, or `none`. By default, the
+    /// gateway uses the proxies in the environment variables `https_proxy` and `http_proxy`.
     pub proxy: Option<String>,
-    /// The name for which the certificate of the provider must be valid in every call. Default: the
-    /// host of the called URL.
+    /// The name for which the certificate of the provider must be valid in every call. By default,
+    /// the certificate must be valid for the host of the called URL.
     pub server_name: Option<String>,
 }
 
@@ -181,7 +181,8 @@ impl Settings {
                 settings.url.clone(),
                 settings.metadata_url.clone(),
                 settings.jwks_uri.clone(),
-                // An endpoint in the settings is not read from the metadata.
+                // If the settings contain an endpoint, the gateway does not read the endpoint from
+                // the metadata.
                 settings.authorization_endpoint.clone(),
                 settings.token_endpoint.clone(),
                 settings.userinfo_endpoint.clone(),
@@ -194,8 +195,9 @@ impl Settings {
     }
 }
 
-/// Reads a text, or a number as text. Older servers use numbers as client identifiers. The `config`
-/// module also parses an environment variable that looks like a number as a number.
+/// Reads a text, or a number as text. Older authorization servers use numbers as client
+/// identifiers. If the value of an environment variable looks like a number, the `config` module
+/// parses the value as a number.
 fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     struct TextOrNumber;
     impl Visitor<'_> for TextOrNumber {

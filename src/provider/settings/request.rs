@@ -25,7 +25,7 @@ pub enum ClientAuthentication {
     ClientSecretJwt,
     /// The client identifier and the secret in the body.
     ClientSecretPost,
-    /// A JWT that is signed with our private key (RFC 7523 section 2.2).
+    /// A JWT that is signed with the gateway's private key (RFC 7523 section 2.2).
     PrivateKeyJwt,
     /// A public client, which sends its identifier in the body and no secret.
     None,
@@ -35,17 +35,17 @@ pub enum ClientAuthentication {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientAssertion {
-    /// Our private key in PEM (PKCS#8), for `private_key_jwt`.
+    /// The gateway's private key in PEM (PKCS#8), for `private_key_jwt`.
     pub private_key_file: Option<PathBuf>,
-    /// The name of the environment variable that contains our private key.
+    /// The name of the environment variable that contains the gateway's private key.
     pub private_key_env: Option<String>,
     /// The id (`kid`) of the key at the provider. By default, no `kid` is sent.
     pub key_id: Option<String>,
-    /// The algorithm of the signature. Default: RS256, ES256, ES384 or `EdDSA`, depending on the
-    /// key.
+    /// The algorithm of the signature. By default, the type of the key determines the algorithm:
+    /// RS256, ES256, ES384 or `EdDSA`.
     pub algorithm: Option<Algorithm>,
-    /// The audience of the client assertion. Default: the configured issuer, never a value from the
-    /// metadata.
+    /// The audience of the client assertion. By default, the audience is the configured issuer, and
+    /// never a value from the metadata.
     pub audience: Option<String>,
 }
 
@@ -65,7 +65,8 @@ pub enum BasicEncoding {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthorizationParameters {
-    /// How the provider sends the authorization response. Default: `query`.
+    /// The response mode that the gateway requests for the authorization response. Default:
+    /// `query`.
     pub response_mode: ResponseMode,
     /// The parameter `prompt` (`login`, `consent`, `select_account`). Default: the provider
     /// decides.
@@ -124,7 +125,7 @@ impl Default for PassedParameters {
     }
 }
 
-/// How the provider sends the authorization response.
+/// The response mode: the method by which the provider sends the authorization response.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum ResponseMode {

@@ -11,7 +11,8 @@ use serde::Deserialize;
 pub struct SignedOutPattern {
     /// The status code.
     pub status: u16,
-    /// The path of the field `Location`. The host and the query of `Location` are ignored.
+    /// The path of the URL in the field `Location`. The host and the query of `Location` are
+    /// ignored.
     pub location: Option<String>,
     /// A field of the response.
     pub field: Option<FieldPattern>,

@@ -150,13 +150,13 @@ impl Algorithm {
     }
 }
 
-/// What the operator has to set at a provider that signs tokens with a shared secret.
+/// The instruction to the operator of a provider that signs tokens with a shared secret.
 const ASYMMETRIC: &str = "set an algorithm with a public key at the provider, such as RS256 (in \
                           authentik: a Signing Key of the provider; in LemonLDAP::NG: the \
                           signature algorithm of the ID token, in the options of the relying \
                           party)";
 
-/// Returns what the operator has to do if the provider signs tokens with `algorithm`.
+/// Returns the instruction for the operator if `algorithm` uses a shared secret.
 pub(in crate::provider) fn advice(algorithm: &str) -> String {
     match algorithm {
         "HS256" | "HS384" | "HS512" => format!("; {ASYMMETRIC}"),
@@ -165,7 +165,8 @@ pub(in crate::provider) fn advice(algorithm: &str) -> String {
 }
 
 /// Reads the name of an algorithm. If an algorithm is known but not supported, the error states
-/// that the algorithm is not supported, so that the operator does not try other spellings.
+/// that the algorithm is not supported. An operator who reads this error does not try other
+/// spellings.
 impl<'de> Deserialize<'de> for Algorithm {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Name;

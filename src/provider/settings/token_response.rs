@@ -12,7 +12,7 @@ pub struct Refresh {
     /// the gateway sends the refresh as late as possible. Default: yes.
     pub revokes_access_token: bool,
     /// The time limit for the response to a refresh, in seconds. Requests that need the new access
-    /// token wait for at most `session.refresh_wait_secs`. The limit is long, because the new
+    /// token wait for at most `session.refresh_wait_secs`. The time limit is long, because the new
     /// refresh token is lost if the gateway stops waiting. Default: 60.
     pub deadline_secs: NonZeroU32,
 }
@@ -62,15 +62,15 @@ pub struct ErrorPattern {
 /// The meaning of an error response of the token endpoint.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 pub enum ErrorMeaning {
-    /// The provider refuses this code or refresh token now and in every later call.
+    /// The provider refuses the code or the refresh token now and in every later call.
     #[serde(rename = "fatal")]
     GrantRefused,
     /// The response does not show whether the code or the refresh token is still valid. A later
     /// attempt may succeed.
     #[serde(rename = "later")]
     Temporary,
-    /// The gateway's request is wrong, or its client settings at the provider are wrong. An
-    /// operator has to act.
+    /// The gateway's request is wrong, or the gateway's client settings at the provider are wrong.
+    /// An operator has to act.
     #[serde(rename = "ours")]
     Misconfigured,
 }

@@ -52,7 +52,7 @@ use crate::identity::Identity;
 use crate::origin::Proxies;
 use crate::token::{Lifetime, TokenSet};
 
-/// A time a few seconds after the example token was issued.
+/// A time that is a few seconds after the issue of the example token.
 const NOW: Timestamp = Timestamp::from_millis(1_689_713_300_000);
 
 /// The keys of the provider and of another provider.
@@ -196,7 +196,7 @@ impl Server {
         Self::start_by(|_url| answers.into_iter().collect()).await
     }
 
-    /// Starts a server. Its responses contain the URL of the server.
+    /// Starts a server. The responses contain the URL of the server.
     async fn start_by(answers: impl FnOnce(&str) -> Vec<String>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());

@@ -1,5 +1,5 @@
-//! Tests which signatures of ID tokens are accepted and which are refused. Also tests how the JWT
-//! library behaves.
+//! Tests which signatures of ID tokens are accepted and which are refused. The module also tests
+//! how the JWT library behaves.
 
 use aws_lc_rs::hmac;
 use serde_json::{Value, json as value};
