@@ -21,7 +21,7 @@ pub(crate) enum GroupsFormat {
     /// The groups field is one value: a JSON array of strings. The JSON array escapes all
     /// characters outside ASCII.
     Json,
-    /// The request has one groups field for each name.
+    /// The request has one groups field for each group name.
     Repeated,
 }
 
@@ -43,15 +43,16 @@ impl Default for GroupsForm {
     }
 }
 
-/// The groups of a user, in the order of the claim. Rules use all groups and compare whole names.
-/// The groups field in a request to an app may contain only some of the groups.
+/// The groups of a user, in the order of the groups claim. Rules use all groups of the user and
+/// compare whole group names. The groups field in a request to an app may contain only some of the
+/// groups.
 #[derive(Clone, Default)]
 pub struct Groups {
     names: Box<[Claim]>,
     /// The groups field, in the form that the settings required at the first call of
     /// [`Groups::field`]. All requests of the session share the groups field. After a reload has
-    /// changed the form of the groups field, each request creates its own groups field until the
-    /// session is decoded again.
+    /// changed the form of the groups field, each request creates its own groups field. The
+    /// requests share a groups field again after the session has been decoded again.
     field: OnceLock<(GroupsForm, GroupsField)>,
 }
 
@@ -73,8 +74,8 @@ impl Groups {
         self.names.is_empty()
     }
 
-    /// Returns the values of the groups field. The first call stores the values, and calls `report`
-    /// with the number of groups that the field leaves out.
+    /// Returns the values of the groups field. The first call of this function stores the values,
+    /// and calls `report` with the number of groups that the field leaves out.
     pub(crate) fn field(
         &self,
         form: GroupsForm,

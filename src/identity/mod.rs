@@ -1,4 +1,4 @@
-//! The identity of a user, as the provider states it.
+//! The identity of a user, as stated by the provider.
 //!
 //! An [`Identity`] is a subject **at an issuer**, with the claims about this subject. An `Identity`
 //! does not record the source of a claim (access token, userinfo or ID token). The `provider`
@@ -17,16 +17,16 @@ pub(crate) use self::groups::{GroupsForm, GroupsFormat};
 /// absent.
 const MAX_CLAIM: usize = 4096;
 
-/// The text of a claim, stored as a safe field value. The text is not empty, has a limited length
-/// and contains no control characters.
+/// The text of a claim, stored as a safe field value. The text of a claim is not empty, has a
+/// limited length and contains no control characters.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Claim(HeaderValue);
 
 impl Claim {
     /// Creates a claim, or returns `None` if a field value cannot contain `text` unchanged. `text`
     /// must have 1 to 4096 bytes of UTF-8, no control characters, and no white space at its start
-    /// or end. The receiver of a field removes white space at the start and end of the field value,
-    /// so the receiver would get a different text.
+    /// or end. If a claim began or ended with white space, the receiver of the field would remove
+    /// the white space and get a different text.
     ///
     /// ```
     /// use sidegate::identity::Claim;
@@ -46,7 +46,8 @@ impl Claim {
 
     /// Returns the text.
     pub fn as_str(&self) -> &str {
-        // The bytes come from a `str` and never change, so the conversion never fails.
+        // The bytes of a claim come from a `str` and never change, so the conversion to `str` never
+        // fails.
         std::str::from_utf8(self.0.as_bytes()).unwrap_or_default()
     }
 
