@@ -46,7 +46,8 @@ impl AccessTokenVerifier {
         }))
     }
 
-    /// Verifies the signature, and then checks the audience, the issuer, the dates and the subject.
+    /// Verifies the signature of an access token, and then checks the audience, the issuer, the
+    /// dates and the subject.
     pub(super) fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, TokenError> {
         let expected = ExpectedHeader {
             algorithms: &self.algorithms,

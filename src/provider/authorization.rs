@@ -1,5 +1,5 @@
 //! The authorization request (RFC 6749 section 4.1.1, OpenID Connect Core 1.0 section 3.1.2.1). The
-//! browser sends the request to the provider.
+//! browser sends the authorization request to the provider.
 
 use std::collections::HashSet;
 
@@ -11,10 +11,11 @@ use super::settings::{
 use super::{Provider, SetupError};
 
 /// The reserved parameters. The endpoint's query and `authorization_request.parameters` must not
-/// contain a reserved parameter. `response_mode` and `nonce` are reserved because they change the
-/// authorization response. `request` and `request_uri` are reserved because each of them replaces
-/// all other parameters. `acr_values` and `max_age` have their own settings, because the gateway
-/// checks them in the ID token.
+/// contain a reserved parameter. `response_mode` and `nonce` are reserved, because both parameters
+/// change the authorization response. `request` and `request_uri` are reserved, because each of the
+/// two parameters replaces all other parameters. `acr_values` and `max_age` have their own
+/// settings, because the gateway checks in the ID token whether the provider applied both
+/// parameters.
 const RESERVED: [&str; 15] = [
     "acr_values",
     "client_id",
@@ -53,15 +54,15 @@ pub struct AuthorizationRequest<'a> {
     /// section 3.1.2.1). The gateway sends the nonce only if the authorization request asks for an
     /// ID token.
     pub nonce: &'a str,
-    /// Parameters from an untrusted link to the sign-in endpoint. The gateway sends only those link
+    /// Parameters from an untrusted link to the sign-in endpoint. The gateway sends only the link
     /// parameters that `pass_parameters` allows.
     pub passed: &'a [(String, String)],
-    /// Tells the provider whether the user has to authenticate again.
+    /// The parameter `prompt`, which tells the provider whether the user has to authenticate again.
     pub prompt: Prompt,
 }
 
-/// The `prompt` of the request (OpenID Connect Core section 3.1.2.1). A provider that does not know
-/// `prompt` ignores `prompt`.
+/// The parameter `prompt` of the authorization request (OpenID Connect Core section 3.1.2.1). A
+/// provider that does not know `prompt` ignores `prompt`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Prompt {
     /// Sends the configured `prompt`. If no `prompt` is configured, the provider decides whether
@@ -84,10 +85,10 @@ impl Provider {
 /// The authorization endpoint, and the parameters that are the same in every authorization request.
 #[derive(Debug)]
 pub(super) struct AuthorizationEndpoint {
-    /// The URL of the endpoint, including its query.
+    /// The URL of the authorization endpoint, including the query.
     url: Url,
-    /// The parameters that are the same in every request: `response_type`, `client_id` and the
-    /// configured parameters.
+    /// The parameters that are the same in every authorization request: `response_type`,
+    /// `client_id` and the configured parameters.
     prepared: Vec<(Box<str>, Box<str>)>,
     passed: PassedParameters,
     pkce: bool,
@@ -95,7 +96,7 @@ pub(super) struct AuthorizationEndpoint {
 }
 
 impl AuthorizationEndpoint {
-    /// Prepares the endpoint at `url`, which comes from the settings or the metadata.
+    /// Prepares the authorization endpoint at `url`, which comes from the settings or the metadata.
     pub(super) fn new(settings: &Settings, url: &Url) -> Result<Self, SetupError> {
         check(settings)?;
         let configured = parameters(settings);
@@ -113,8 +114,8 @@ impl AuthorizationEndpoint {
         let passed = &settings.authorization_request.pass_parameters;
         names.insert("prompt");
         names.extend(passed.names().iter().map(String::as_str));
-        // The query of the endpoint must not repeat a parameter, because the gateway cannot know
-        // which value the provider uses.
+        // The query of the endpoint must not contain a parameter that the gateway adds, because the
+        // gateway cannot know which of the two values the provider uses.
         if url
             .query_pairs()
             .any(|(name, _value)| names.contains(&*name))
@@ -180,8 +181,8 @@ fn asks_for_an_id_token(settings: &Settings) -> bool {
     settings.scopes.iter().any(|scope| scope == "openid")
 }
 
-/// Returns the request parameters for which there are separate settings. A parameter is omitted if
-/// its setting has no value.
+/// Returns the parameters of the authorization request that have separate settings. A parameter is
+/// omitted if its setting has no value.
 fn parameters(settings: &Settings) -> Vec<(&'static str, String)> {
     let AuthorizationParameters {
         response_mode,
@@ -193,7 +194,7 @@ fn parameters(settings: &Settings) -> Vec<(&'static str, String)> {
         pass_parameters: _,
     } = &settings.authorization_request;
     let joined = |list: &[String]| (!list.is_empty()).then(|| list.join(" "));
-    // The mode `query` is not sent, because `query` is the default of the code flow.
+    // The response mode `query` is not sent, because `query` is the default of the code flow.
     let form_post = (*response_mode == ResponseMode::FormPost).then(|| "form_post".to_owned());
     let single = [
         ("scope", joined(&settings.scopes)),

@@ -42,9 +42,9 @@ pub(super) struct Breaker {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The number of failed calls since the last success.
+    /// The number of failed calls since the last successful call.
     failures: u32,
-    /// The number of times that the breaker has opened since the last success.
+    /// The number of times that the breaker has opened since the last successful call.
     times_opened: u32,
     /// The end of the open time. While a probe is in progress, `until` is the time limit of the
     /// probe.
@@ -68,7 +68,7 @@ impl Breaker {
     ///
     /// # Errors
     ///
-    /// If the breaker refuses calls now, returns the time to wait before the next attempt.
+    /// Returns the time to wait before the next attempt if the breaker refuses calls now.
     pub(super) fn check(&self, now: Timestamp) -> Result<(), Duration> {
         self.state().wait(now).map_or(Ok(()), Err)
     }
@@ -78,7 +78,7 @@ impl Breaker {
     ///
     /// # Errors
     ///
-    /// If the breaker refuses calls now, returns the time to wait before the next attempt.
+    /// Returns the time to wait before the next attempt if the breaker refuses calls now.
     pub(super) fn admit(&self, now: Timestamp) -> Result<Attempt, Duration> {
         let mut state = self.state();
         if let Some(wait) = state.wait(now) {

@@ -68,9 +68,9 @@ pub(super) struct Dates {
 }
 
 impl Dates {
-    /// Checks the dates and returns `exp`. `exp` is required and must be in the future. `nbf` and
-    /// `iat` are optional, must not be in the future, and must not be later than `exp`. Every
-    /// comparison with `now` uses the leeway.
+    /// Checks the dates of a token and returns `exp`. `exp` is required and must be in the future.
+    /// `nbf` and `iat` are optional, must not be in the future, and must not be later than `exp`.
+    /// Every comparison with `now` uses the leeway.
     pub(super) fn check(&self, members: &Object, now: Timestamp) -> Result<Timestamp, TokenError> {
         let expires_at = self.read(members, "exp")?;
         let expires_at = expires_at.ok_or(TokenError::Claim("exp"))?;

@@ -100,16 +100,17 @@ fn named_twice(key: &'static str, name: &str) -> SetupError {
 pub(super) struct ClientAuth {
     client_id: Box<str>,
     method: Method,
-    /// The name of the method in the metadata.
+    /// The name of the authentication method in the metadata.
     name: &'static str,
-    /// The text for errors: the name of the method, and the methods that the metadata lists.
+    /// The text for errors: the name of the authentication method, and the methods that the
+    /// metadata lists.
     description: Box<str>,
 }
 
 #[derive(Debug)]
 enum Method {
-    /// The value of the `Authorization` field, marked as sensitive so that `Debug` does not print
-    /// it.
+    /// The value of the `Authorization` field. The value is marked as sensitive, so that `Debug`
+    /// does not print the value.
     Basic(HeaderValue),
     /// The client secret, which is sent as a parameter of the body.
     Post(Secret<String>),
@@ -181,12 +182,13 @@ impl ClientAuth {
         })
     }
 
-    /// Returns the name of the method in the metadata.
+    /// Returns the name of the authentication method in the metadata.
     pub(super) fn name(&self) -> &'static str {
         self.name
     }
 
-    /// If `error` is a refusal of the client authentication, adds the method to the error.
+    /// Adds the authentication method to `error` if `error` is a refusal of the client
+    /// authentication.
     pub(super) fn explain(&self, error: TokenCallError) -> TokenCallError {
         let TokenCallError::Misconfigured(refusal) = error else {
             return error;
@@ -247,7 +249,7 @@ impl Assertion {
     }
 }
 
-/// Returns the name of a method in the metadata.
+/// Returns the name of an authentication method in the metadata.
 fn name_of(method: ClientAuthentication) -> &'static str {
     match method {
         ClientAuthentication::Auto | ClientAuthentication::ClientSecretBasic => {
@@ -272,13 +274,13 @@ fn choose(
         credentials.private_key.is_some(),
         credentials.secret.is_some(),
     );
-    // An empty list is treated like a missing list.
+    // An empty list of methods in the metadata is treated like a missing list.
     let Some(supported) = supported.filter(|listed| !listed.is_empty()) else {
         if has_key {
             return Ok(By::PrivateKeyJwt);
         }
-        // If the secret is missing, the result is an error, because a missing secret is a mistake
-        // of the operator and does not mean that the client is public.
+        // A missing secret is an error, because a missing secret does not mean that the client is a
+        // public client.
         return credentials.secret().map(|_secret| By::ClientSecretBasic);
     };
     // A private key is the preferred method, because the private key never leaves the gateway.
@@ -308,8 +310,8 @@ fn secret_jwt(settings: &Settings, secret: &Secret<String>) -> Result<Method, Se
     }
     Ok(Method::Assertion(Assertion {
         signer: Signer::from_secret(secret),
-        // Some providers refuse an assertion with a `kid` if the assertion is signed with a client
-        // secret.
+        // Some providers refuse a client assertion with a `kid` if the client assertion is signed
+        // with a client secret.
         key_id: None,
         audience: audience(settings)?,
     }))
@@ -344,11 +346,11 @@ fn private_key_jwt(settings: &Settings, credentials: &Credentials) -> Result<Met
 }
 
 /// Returns the audience of client assertions, which is a configured text and never a value from the
-/// metadata. A malicious provider that could choose the audience could name another provider and
-/// use the client assertion at the other provider.
+/// metadata. If a malicious provider could choose the audience, the malicious provider could use
+/// the gateway's client assertion at another provider.
 fn audience(settings: &Settings) -> Result<Box<str>, SetupError> {
-    // If there are several tenants, the configured issuer is a template, which is not a valid
-    // audience.
+    // If the provider has several tenants, the configured issuer is a template, which is not a
+    // valid audience.
     let issuer = settings
         .issuer
         .as_deref()

@@ -1,4 +1,4 @@
-//! Keeps the data of a provider up to date: its metadata, its keys, and the data from the files
+//! Keeps the data of a provider up to date: the metadata, the keys, and the data from the files
 //! that the settings name.
 //!
 //! If new data cannot be read or is not valid, the gateway logs the problem and continues to use
@@ -76,7 +76,8 @@ impl Provider {
             if let Err(error) = provider.refetch(clock).await {
                 let wait = error.retry_after.max(back_off);
                 last = Some((clock.now(), wait));
-                // The gateway logs each new reason, because a new reason can mean a new problem.
+                // The gateway logs each new reason of an error, because a new reason can mean a new
+                // problem.
                 if reported_reason.replace(error.reason()) != Some(error.reason()) {
                     tracing::warn!(
                         provider = provider.name(),
@@ -106,8 +107,8 @@ impl Provider {
             cause: Some(Arc::new(error)),
         };
         let read = match (self.info.load_full(), self.settings.discovery) {
-            // `ready` makes one attempt for this task and for all logins that wait for the
-            // provider.
+            // `ready` makes one attempt to reach the provider for this task and for all logins that
+            // wait for the provider.
             (None, _) | (Some(_), Discovery::None) => self.ready(clock).await,
             (Some(_), Discovery::Oauth2 | Discovery::Openid) => {
                 self.discover().await.map_err(failed)
@@ -125,7 +126,7 @@ impl Provider {
         read.and(keys_read)
     }
 
-    /// Reads the metadata and applies the new values.
+    /// Reads the metadata and applies the new metadata.
     pub(super) async fn discover(&self) -> Result<(), ReachError> {
         let internal_url = self.internal_url.as_ref();
         let url = metadata::location(&self.settings, self.issuer.as_ref(), internal_url)?;
@@ -286,8 +287,8 @@ impl ReportOnce {
 }
 
 /// Returns placeholder metadata. With placeholder metadata, the gateway finds mistakes in the
-/// settings at its start, before the real metadata has been read. Returns `None` if the settings
-/// use no metadata.
+/// settings when the gateway starts, before the real metadata has been read. Returns `None` if the
+/// settings use no metadata.
 pub(super) fn placeholder(
     settings: &Settings,
     issuer: Option<&Issuer>,

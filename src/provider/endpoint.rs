@@ -115,7 +115,8 @@ impl Endpoint {
         self.client.check_connection().await
     }
 
-    /// Opens a connection, and reports each step. `key` is the setting that contains the URL.
+    /// Opens a connection to the endpoint, and reports each step. `key` is the setting that
+    /// contains the URL.
     pub(super) async fn probe(
         &self,
         key: &'static str,

@@ -20,8 +20,9 @@ use crate::clock::Timestamp;
 
 /// The maximum length of a stored text from the provider, in characters.
 const MAX_TEXT: usize = 1000;
-/// The maximum length of a word in a stored text from the provider, in characters. A longer word is
-/// omitted, because a longer word may be a code or a token from the request.
+/// The maximum length of a word in a stored text from the provider, in characters. A word that is
+/// longer than `MAX_WORD` is omitted, because a long word may be a code or a token from the
+/// request.
 const MAX_WORD: usize = 24;
 /// The longest `Retry-After` that the gateway applies.
 const MAX_WAIT: Duration = Duration::from_hours(24);
@@ -101,7 +102,8 @@ impl fmt::Display for ErrorCode {
 }
 
 /// An error response of the token endpoint. All texts in a `Refusal` are short and printable, so
-/// the log may show them. Long words are omitted, because a long word could be a code or a token.
+/// the log may show the texts. Long words are omitted, because a long word could be a code or a
+/// token.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Refusal {
     /// The status code.

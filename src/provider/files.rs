@@ -28,8 +28,8 @@ pub(super) fn secret_file(key: &'static str, path: &Path) -> Result<Secret<Strin
     Ok(Secret::new(secret.to_owned()))
 }
 
-/// Reads a small text file that must not be empty. A byte order mark at the start of the file,
-/// which some editors write, is not part of the text.
+/// Reads a small text file that must not be empty. Some editors write a byte order mark at the
+/// start of a file. The byte order mark is not part of the text.
 pub(super) fn read_text(key: &'static str, path: &Path) -> Result<String, SetupError> {
     use std::io::{Error as IoError, ErrorKind, Read as _};
     let failed = |source| SetupError::Read {

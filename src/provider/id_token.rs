@@ -54,7 +54,7 @@ pub(super) struct RefreshContext<'a> {
 pub(super) struct IdClaims {
     pub(super) members: Object,
     /// The issuer. Issuer and subject together identify the user. If the provider has several
-    /// tenants, the issuer differs from the configured template.
+    /// tenants, the issuer of the token differs from the configured template.
     pub(super) issuer: Box<str>,
     pub(super) subject: Box<str>,
 }
@@ -207,7 +207,7 @@ impl IdTokenRules {
 
     /// Checks the claims of a signed userinfo response. `issuer` is the issuer of the ID token.
     /// Every claim that this function checks is optional. The caller compares the `sub` of the
-    /// userinfo with the ID token.
+    /// userinfo with the `sub` of the ID token.
     ///
     /// # Errors
     ///
@@ -296,9 +296,9 @@ impl IdTokenRules {
         Ok(())
     }
 
-    /// Checks the properties of the user's authentication that the gateway requested. A property
-    /// that the gateway did not request may be wrong: one provider states 1970 as the
-    /// authentication time of every user.
+    /// Checks the requested properties of the user's authentication. A property that the gateway
+    /// did not request may be wrong. For example, one provider states 1970 as the authentication
+    /// time of every user.
     fn check_authentication(
         &self,
         members: &Object,
@@ -311,8 +311,9 @@ impl IdTokenRules {
             if self.dates.is_ahead(at, now) {
                 return Err(TokenError::NotYetValid("auth_time"));
             }
-            // The gateway compares `auth_time` with the start of the login. The token may arrive
-            // much later, because the user may read the consent page for a long time.
+            // The gateway compares `auth_time` with the start of the login. The ID token may arrive
+            // much later than the start of the login, because the user may read the consent page
+            // for a long time.
             if at.plus(max_age).plus(self.dates.leeway) < begun_at {
                 return Err(TokenError::TooOld("auth_time"));
             }

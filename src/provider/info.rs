@@ -77,7 +77,7 @@ impl CallSettings {
     }
 }
 
-/// Reads the setting `proxy`. Without the setting, environment variables name the proxies.
+/// Reads the setting `proxy`. If `proxy` is not set, environment variables name the proxies.
 fn proxies(settings: &Settings, environment: &Environment) -> Result<Proxies, SetupError> {
     let key = "proxy";
     let text = match settings.proxy.as_deref() {
@@ -120,7 +120,7 @@ fn named(
 ///
 /// This function checks only the settings. [`Metadata::read`] accepts a plain http URL only at the
 /// origin of the issuer or of the internal URL. This function checks the issuer and the internal
-/// URL, so the endpoints in the metadata need no check here.
+/// URL, so this function need not check the endpoints in the metadata.
 fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
     let configured = [
         ("issuer", &settings.issuer),
@@ -144,14 +144,14 @@ fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
         .as_ref()
         .is_some_and(|issuer| issuer.starts_with("https://"));
     for (key, text) in configured.chain(lists) {
-        // An invalid URL is ignored here, because [`Endpoint::new`] returns a better error.
+        // This function ignores an invalid URL, because [`Endpoint::new`] returns a better error.
         let url = endpoint(key, settings.url.as_deref(), text);
         if !url.is_ok_and(|url| is_clear_text(&url)) {
             continue;
         }
         let refuse = |problem| Err(SetupError::Setting { key, problem });
-        // An attacker who can change the keys on the network can issue tokens in the name of the
-        // issuer.
+        // If the keys were sent without TLS, an attacker on the network could replace the keys and
+        // issue tokens in the name of the issuer.
         if secure_issuer && matches!(key, "metadata_url" | "jwks_uri") {
             return refuse(
                 "is plain http, but the issuer is https; keys have to come by https as well",

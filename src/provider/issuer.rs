@@ -81,8 +81,8 @@ impl Issuer {
         }
     }
 
-    /// Returns the identifier or the template as configured. The metadata must contain the same
-    /// text as its issuer.
+    /// Returns the identifier or the template as configured. The issuer in the metadata must be
+    /// equal to the configured identifier or template.
     pub(super) fn as_str(&self) -> &str {
         &self.text
     }
@@ -92,7 +92,7 @@ impl Issuer {
         !self.tenants.is_empty()
     }
 
-    /// Returns true if `issuer` is this issuer, or the issuer of one of the tenants.
+    /// Returns true if `issuer` is the configured issuer, or the issuer of one of the tenants.
     pub(super) fn matches(&self, issuer: &str) -> bool {
         if self.tenants.is_empty() {
             return *self.text == *issuer;

@@ -1,8 +1,8 @@
 //! Reads strict JSON: one object or one array, without repeated members and without trailing data.
 //!
 //! If a member is repeated, the gateway and an app could read different values of the same claim.
-//! `serde_json` limits the nesting depth to 128. The code that fetches the JSON text limits its
-//! size.
+//! `serde_json` limits the nesting depth to 128. The code that fetches the JSON text limits the
+//! size of the JSON text.
 
 use std::fmt;
 

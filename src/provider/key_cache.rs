@@ -36,7 +36,7 @@ pub(super) struct KeyCache {
     history: Mutex<History>,
 }
 
-/// A key set, and the URL from which it was fetched.
+/// A key set, and the URL from which the gateway fetched the key set.
 #[derive(Debug)]
 pub(super) struct FetchedKeySet {
     pub(super) keys: KeySet,
@@ -75,7 +75,7 @@ impl KeyCache {
             return Ok(newest);
         }
         // Several logins may wait for the same fetch. If the fetch fails, all waiting logins fail,
-        // and none of them starts another fetch.
+        // and no waiting login starts another fetch.
         if is_recent(history.last_failure, clock.now(), MIN_INTERVAL) {
             return Err(KeysError::FetchFailedRecently);
         }

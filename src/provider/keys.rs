@@ -1,7 +1,7 @@
 //! The public keys of a provider, from a JSON Web Key Set (RFC 7517) or from PEM files.
 //!
 //! Each key is read separately. A provider may publish keys for other purposes and of unknown
-//! types. The gateway skips and counts each entry that it cannot use, and uses the remaining keys.
+//! types. The gateway skips and counts each unusable entry, and uses the remaining keys.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,8 +14,8 @@ use super::jwt::{Key, KeyProblem, Unusable};
 use super::settings::{Algorithm, IdTokenSettings};
 use super::{SetupError, read_text};
 
-/// The maximum number of keys. The number is limited, because the gateway may have to try all keys
-/// for a token without a `kid`.
+/// The maximum number of keys. The number of keys is limited, because the gateway may have to try
+/// all keys for a token without a `kid`.
 const MAX_KEYS: usize = 100;
 
 /// The reason why a key set has no keys. If the provider published the key set, the provider has to
@@ -34,7 +34,7 @@ pub enum KeySetError {
 }
 
 impl KeySetError {
-    /// Returns a stable code for logs and metrics.
+    /// Returns the reason of this error: a stable code for logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Json(_) | Self::Keys => "keys_malformed",
@@ -43,7 +43,7 @@ impl KeySetError {
     }
 }
 
-/// For each reason, the number of key set entries that the gateway skipped. `Display` writes one
+/// The number of key set entries that the gateway skipped, for each reason. `Display` writes one
 /// line for the log.
 #[derive(Debug, Default)]
 pub struct SkippedKeys(BTreeMap<Unusable, usize>);

@@ -68,8 +68,8 @@ impl Limiter {
     pub(super) fn take(&self, grant: GrantType, now: Timestamp) -> Result<(), Duration> {
         let calls = match grant {
             GrantType::AuthorizationCode => self.calls,
-            // A single call per minute is not reserved for logins, because refreshes need the call
-            // too.
+            // If only one call per minute is allowed, the call is not reserved for logins, because
+            // refreshes also need the call.
             GrantType::RefreshToken => self.calls.saturating_sub(self.reserve).max(1),
         };
         let mut state = self.state();
@@ -100,7 +100,7 @@ impl Limiter {
         Ok(())
     }
 
-    /// Refuses all calls for `time`, because the provider asked for a pause.
+    /// Refuses all calls for the duration `time`, because the provider asked for a pause.
     pub(super) fn pause(&self, now: Timestamp, time: Duration) {
         let until = now.plus(time.min(MAX_PAUSE));
         let mut state = self.state();

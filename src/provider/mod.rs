@@ -113,7 +113,7 @@ pub struct Redemption<'a> {
     pub begun_at: Timestamp,
 }
 
-/// Providers by their configured names.
+/// All providers, by the configured name of each provider.
 pub type Providers = BTreeMap<Box<str>, Arc<Provider>>;
 
 /// An authorization server, with all data that the gateway needs to use the server.
@@ -129,7 +129,7 @@ pub struct Provider {
     /// The endpoints and the client authentication. If the settings use metadata, the value is
     /// `None` until the metadata has been read.
     info: ArcSwapOption<ProviderInfo>,
-    /// The credentials from the last read of the files. A task must hold this lock while it
+    /// The credentials from the last read of the files. A task must hold this lock while the task
     /// replaces `info`.
     credentials: Mutex<Credentials>,
     reachability: Reachability,
@@ -288,12 +288,13 @@ impl Provider {
         fingerprint
     }
 
-    /// Returns how the provider sends its response to the callback.
+    /// Returns the response mode: the method by which the provider sends the authorization
+    /// response.
     pub fn response_mode(&self) -> ResponseMode {
         self.settings.authorization_request.response_mode
     }
 
-    /// Returns the result of the last check whether logins can begin. Returns `None` if there was
+    /// Returns whether logins can begin, according to the last check. Returns `None` if there was
     /// no recent check. The function returns immediately.
     ///
     /// # Errors
@@ -343,7 +344,7 @@ impl Provider {
 
     /// Checks the `iss` parameter of an authorization response (RFC 9207 section 2.4). If an issuer
     /// is configured, `iss` must be equal to the configured issuer. If the provider promises `iss`
-    /// in its metadata, the parameter must be present.
+    /// in its metadata, `iss` must be present.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Profiles: the defaults for each kind of provider, as data.
+//! A profile contains the defaults for one kind of provider, as data.
 //!
 //! A profile is a TOML table with any of the keys of [`Settings`](super::settings::Settings). The
 //! operator's settings override the values of the profile.

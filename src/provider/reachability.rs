@@ -26,8 +26,8 @@ const FAILURE_LIFETIME: Duration = Duration::from_secs(5);
 /// The results of the last attempts to reach the provider.
 #[derive(Debug, Default)]
 pub(super) struct Reachability {
-    /// The time of the last success in milliseconds. The value is 0 before the first success, and
-    /// after a failed call.
+    /// The time of the last successful attempt, in milliseconds. The value is 0 before the first
+    /// success, and after a failed call.
     answered: AtomicU64,
     failed: ArcSwapOption<Failed>,
     /// A task holds this lock during an attempt, so that only one attempt runs at a time.

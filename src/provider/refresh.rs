@@ -1,4 +1,4 @@
-//! The refresh: a call that exchanges a refresh token for new tokens (RFC 6749 section 6).
+//! A refresh is a call that exchanges a refresh token for new tokens (RFC 6749 section 6).
 //!
 //! A refresh makes one call to the token endpoint, and never repeats the call. If the connection
 //! breaks, the provider may already have exchanged the refresh token, and may treat a second use of
@@ -171,8 +171,8 @@ impl Provider {
         clock: &Clock,
     ) -> Result<Answered, TokenCallError> {
         let breaker_open = |retry_after| TokenCallError::BreakerOpen { retry_after };
-        // If the breaker is open, the call fails here and does not wait for a slot. The breaker may
-        // also open during the wait for a slot, so `admit` checks the breaker again.
+        // If the breaker is open, the function returns an error and does not wait for a slot. The
+        // breaker may also open during the wait for a slot, so `admit` checks the breaker again.
         self.breaker.check(clock.now()).map_err(breaker_open)?;
         let _slot = self.call_slot(GrantType::RefreshToken).await?;
         let requested_at = clock.now();

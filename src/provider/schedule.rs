@@ -47,8 +47,8 @@ pub(super) fn lifetime(
 ) -> Lifetime {
     let lifetime = expires_at.map(|end| end.since(obtained_at));
     // The minimum time between two refreshes is half of the lifetime, but never less than 0.5 or
-    // more than 10 seconds. The gateway can refresh a token with a short lifetime before its
-    // expiry, but not too often.
+    // more than 10 seconds. The gateway can refresh a token with a short lifetime before the token
+    // expires, but not too often.
     let floor = lifetime.map_or(MIN_REFRESH_INTERVAL, |lifetime| {
         lifetime
             .mul_f64(0.5)
@@ -157,7 +157,7 @@ mod tests {
         let without_refresh = lifetime(START, Some(end), None, 0.5);
         assert_eq!(without_refresh.refresh_at, None);
         assert_eq!(without_refresh.expires_at, Some(end));
-        // The token expired before it was requested.
+        // The token expired before the token was requested.
         let expired = lifetime(end, Some(START), Some(RefreshTiming::Early), 0.5);
         assert_eq!(expired.refresh_at, Some(START));
         assert!(expired.not_before > end);

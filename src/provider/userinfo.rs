@@ -50,7 +50,8 @@ pub enum UserinfoError {
 /// A userinfo response.
 #[derive(Debug)]
 pub(super) enum Userinfo {
-    /// Claims without a signature. Only the TLS connection to the provider protects these claims.
+    /// Claims without a signature. Only the TLS connection to the provider protects claims without
+    /// a signature.
     Json(Object),
     /// A JWT with claims. The signature of the JWT has not been verified yet (OpenID Connect Core
     /// 1.0 section 5.3.2).

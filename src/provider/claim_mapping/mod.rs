@@ -268,9 +268,9 @@ fn subject(value: &Value) -> Option<Claim> {
     .filter(|subject| subject.as_str().chars().count() <= MAX_SUBJECT)
 }
 
-/// Finds the values to which a path with `[]` leads: `groups[].name` leads to `name` in each entry
-/// of the list `groups`. Returns `None` if the path has no `[]`. The result is also `None` if the
-/// list before the first `[]` is missing.
+/// Finds the values to which a path with `[]` leads. For example, `groups[].name` leads to `name`
+/// in each entry of the list `groups`. Returns `None` if the path has no `[]`. The result is also
+/// `None` if the list before the first `[]` is missing.
 fn find_all<'a>(members: &'a Object, path: &str) -> Option<Vec<&'a Value>> {
     let (list, rest) = path.split_once("[]")?;
     let entries = find(members, list)?.as_array()?;
@@ -282,8 +282,8 @@ fn find_all<'a>(members: &'a Object, path: &str) -> Option<Vec<&'a Value>> {
         let members = entry.as_object();
         let list = members.and_then(|members| find_all(members, rest));
         let single = members.and_then(|members| find(members, rest));
-        // An entry without the member becomes null, so that the gateway logs a warning about the
-        // entry.
+        // If an entry of the list does not have the member, the result contains null, so that the
+        // gateway logs a warning about the entry.
         list.unwrap_or_else(|| vec![single.unwrap_or(&Value::Null)])
     });
     Some(below.collect())
@@ -325,8 +325,8 @@ fn claims<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> FoundGroups {
     found
 }
 
-/// Returns true if the value is a time: a text that begins with a year, or a number of seconds
-/// since the Unix epoch.
+/// Returns true if the value is a time. A time is a text that begins with a year, or a number of
+/// seconds since the Unix epoch.
 fn is_time(value: &Value) -> bool {
     match value {
         Value::String(text) => {

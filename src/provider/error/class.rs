@@ -151,7 +151,7 @@ impl KeysError {
                 temporary(Actor::Provider, Sent::Nothing).with_retry_after(Some(*retry_after))
             }
             Self::Status(status) => by_status(*status),
-            // The published keys are invalid until the operator of the provider corrects them.
+            // The published keys are invalid until the operator of the provider corrects the keys.
             Self::Unusable(_) => permanent(Actor::Provider, Sent::Nothing),
         }
     }

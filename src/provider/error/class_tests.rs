@@ -18,8 +18,9 @@ use crate::provider::{JsonError, Verdict};
 use crate::{origin, tls, token};
 
 /// The classification of an error, in five columns. The columns are: the responsible party, whether
-/// the problem is temporary (`passes` or `stays`), what was sent, the seconds until the next
-/// attempt, and what a refresh with this error means for the session.
+/// the problem is temporary (`passes` or `stays`), whether the code or the token was sent, the
+/// seconds until the next attempt, and the consequence for the session if the error occurs in a
+/// refresh.
 type Row = (Actor, &'static str, Sent, Option<u64>, Verdict);
 
 fn row(class: Classification) -> Row {

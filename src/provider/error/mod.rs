@@ -26,7 +26,7 @@ pub use token_call::TokenCallError;
 pub struct NotReady;
 
 impl NotReady {
-    /// Returns a stable code for logs, metrics and pages.
+    /// Returns the reason of this error: a stable code for logs, metrics and pages.
     pub fn reason(self) -> &'static str {
         "metadata_missing"
     }
@@ -35,9 +35,9 @@ impl NotReady {
 /// The reason why an authorization response is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ResponseError {
-    /// The response names another issuer, or names no issuer although the metadata promises `iss`
-    /// (RFC 9207 section 2.4). The provider made a mistake, or an attacker attempts a mix-up attack
-    /// with a second provider.
+    /// The authorization response names another issuer, or names no issuer although the metadata
+    /// promises `iss` (RFC 9207 section 2.4). The provider made a mistake, or an attacker attempts
+    /// a mix-up attack with a second provider.
     #[error("the authorization response is not from the configured issuer")]
     Issuer,
     /// The metadata has not been read yet, so the gateway does not know whether the response must
@@ -47,7 +47,7 @@ pub enum ResponseError {
 }
 
 impl ResponseError {
-    /// Returns a stable code for logs, metrics and pages.
+    /// Returns the reason of this error: a stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Issuer => "response_issuer",
@@ -74,7 +74,7 @@ impl From<NotReady> for ExchangeError {
 }
 
 impl ExchangeError {
-    /// Returns a stable code for logs, metrics and pages.
+    /// Returns the reason of this error: a stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Call(error) => error.reason(),
@@ -101,7 +101,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Returns a stable code for logs, metrics and pages.
+    /// Returns the reason of this error: a stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Exchange(error) => error.reason(),

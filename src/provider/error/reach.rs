@@ -35,7 +35,7 @@ pub enum KeysError {
 }
 
 impl KeysError {
-    /// Returns a stable code for logs, metrics and pages.
+    /// Returns the reason of this error: a stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Call(_)
@@ -74,7 +74,7 @@ pub enum ReachError {
 }
 
 impl ReachError {
-    /// Returns a stable code for logs, metrics and pages.
+    /// Returns the reason of this error: a stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Connect(error) if error.may_have_been_processed() => "provider_call_failed",
@@ -92,7 +92,7 @@ impl ReachError {
 #[derive(Debug, thiserror::Error)]
 #[error("the provider cannot be used now")]
 pub struct Unreachable {
-    /// The time until the next attempt.
+    /// The time until the next attempt to reach the provider.
     pub retry_after: Duration,
     /// The cause. The cause is `None` if the provider did not respond.
     #[source]
@@ -109,7 +109,7 @@ impl Unreachable {
         }
     }
 
-    /// Returns a stable code for logs, metrics and pages.
+    /// Returns the reason of this error: a stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         let cause = self.cause.as_deref();
         cause.map_or("provider_unreachable", ReachError::reason)

@@ -121,7 +121,7 @@ impl SetupError {
         }
     }
 
-    /// Returns a stable code for logs and metrics.
+    /// Returns the reason of this error: a stable code for logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::EmptyFile { .. }

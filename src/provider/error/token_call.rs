@@ -25,7 +25,8 @@ pub enum TokenCallError {
     /// large.
     #[error("the call to the provider failed")]
     Call(#[source] origin::Error),
-    /// The provider refuses the client authentication. The secret or the method is wrong.
+    /// The provider refuses the client authentication. The client secret or the authentication
+    /// method is wrong.
     #[error("the provider refuses this client, which authenticates with {authentication}")]
     ClientRefused {
         /// The authentication method that the gateway used, and the methods that the metadata
@@ -84,7 +85,7 @@ pub enum TokenCallError {
     /// is too high, or other clients share the gateway's address.
     #[error("the provider asks for fewer calls")]
     Throttled {
-        /// The `Retry-After` of the response, if present.
+        /// The time in the `Retry-After` field of the response, if the field is present.
         retry_after: Option<Duration>,
     },
     /// The provider refuses a refresh with an error code that does not show whether the grant has
@@ -97,7 +98,7 @@ pub enum TokenCallError {
     /// The provider has failed with the status 408, 425 or 5xx.
     #[error("the provider has failed")]
     Unavailable {
-        /// The `Retry-After` of the response, if present.
+        /// The time in the `Retry-After` field of the response, if the field is present.
         retry_after: Option<Duration>,
         /// The response.
         #[source]
@@ -106,7 +107,7 @@ pub enum TokenCallError {
 }
 
 impl TokenCallError {
-    /// Returns a stable code for logs, metrics and pages.
+    /// Returns the reason of this error: a stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::MalformedResponse(_) => "token_response_malformed",

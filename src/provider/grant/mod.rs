@@ -38,7 +38,7 @@ pub struct Grant {
     pub tokens: TokenSet,
 }
 
-/// Verifies token responses and reads the identity from them.
+/// Verifies token responses and reads the identity from a token response.
 #[derive(Debug)]
 pub(super) struct GrantVerifier {
     settings: Settings,
@@ -55,7 +55,7 @@ pub(super) struct GrantVerifier {
 /// The source of the keys that verify ID tokens.
 #[derive(Debug)]
 enum Keys {
-    /// The keys are in files. The settings contain the paths of these files.
+    /// The keys are in files. The settings contain the paths of the key files.
     Given(ArcSwap<KeySet>),
     /// The provider publishes the keys.
     Published(Arc<KeyCache>),
@@ -297,8 +297,8 @@ impl GrantVerifier {
         }
     }
 
-    /// Creates the token set. The token set expires at the earlier of two times: the time in the
-    /// response, and the time in the access token.
+    /// Creates the token set. The token set expires at the earlier of two times: the expiry in the
+    /// response, and the expiry in the access token.
     fn tokens(
         &self,
         response: &ResponseContext<'_>,
@@ -311,7 +311,7 @@ impl GrantVerifier {
         let expires_in = answer.expires_in.or(default);
         let in_response = expires_in.map(|lifetime| requested_at.plus(lifetime));
         let in_token = claims.map(|claims| claims.expires_at);
-        // The provider may refuse the token as soon as one of the two times has passed.
+        // The provider may refuse the access token as soon as the earlier expiry has passed.
         let expires_at = in_response.into_iter().chain(in_token).min();
         let timing = if self.settings.refresh.revokes_access_token {
             RefreshTiming::Late
@@ -387,8 +387,8 @@ impl GrantVerifier {
                 members
             }
         };
-        // If the subjects differ, the userinfo is about another user (OpenID Connect Core 1.0
-        // section 5.3.2).
+        // If the userinfo and the ID token have different subjects, the userinfo is about another
+        // user (OpenID Connect Core 1.0 section 5.3.2).
         if userinfo.get("sub").and_then(serde_json::Value::as_str) != Some(&*claims.subject) {
             return Err(GrantError::OtherSubject);
         }

@@ -78,8 +78,8 @@ impl GrantVerifier {
         Ok(alone.then_some(identity))
     }
 
-    /// Checks the user before the other claims. If the tokens in the response belong to another
-    /// user, the session must not get the tokens.
+    /// The function checks the user before the other claims. If the tokens in the response belong
+    /// to another user, the session must not get the tokens.
     fn checked_identity(
         &self,
         verification: &Verification<'_>,

@@ -113,7 +113,8 @@ impl KeyType {
 pub(in crate::provider) struct Key {
     id: Option<Box<str>>,
     issuer: Option<Box<str>>,
-    /// The algorithm that the key names, if any. The key may be used only with this algorithm.
+    /// The algorithm that the key names, if any. If the key names an algorithm, the key may be used
+    /// only with this algorithm.
     algorithm: Option<Algorithm>,
     family: KeyType,
     decoding: DecodingKey,
@@ -211,7 +212,7 @@ impl Key {
     /// Returns true if this key made `signature` (in base64url) over `message`.
     pub(super) fn verifies(&self, signature: &str, message: &str, algorithm: Algorithm) -> bool {
         let (message, algorithm) = (message.as_bytes(), algorithm.library());
-        // An error means that this key cannot have made the signature.
+        // An error of the library means that this key cannot have made the signature.
         crypto::verify(signature, message, &self.decoding, algorithm).unwrap_or(false)
     }
 }

@@ -61,8 +61,8 @@ pub(super) struct VerifiedToken {
     pub(super) key_issuer: Option<Box<str>>,
 }
 
-/// Verifies the signature, and then reads the payload. If the token has a `kid`, only keys with
-/// this id and keys without an id are tried. If the token has no `kid`, all keys for the algorithm
+/// Verifies the signature, and then reads the payload. If the token has a `kid`, only keys with the
+/// same id and keys without an id are tried. If the token has no `kid`, all keys for the algorithm
 /// are tried.
 ///
 /// # Errors

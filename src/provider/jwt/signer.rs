@@ -55,7 +55,8 @@ pub enum SigningError {
     /// The operating system returned no random bytes for the identifier of the token.
     #[error("no identifier could be created for the token")]
     Identifier(#[source] NoRandomness),
-    /// The signature failed, although a test signature succeeded when the gateway started.
+    /// The creation of the signature failed, although a test signature succeeded when the gateway
+    /// started.
     #[error("the token could not be signed")]
     Signature,
 }
@@ -145,7 +146,7 @@ fn private_key(pem: &str) -> Result<EncodingKey, SigningKeyProblem> {
         .map_err(|_not_ed| SigningKeyProblem::NotPrivatePem)
 }
 
-/// Returns the algorithms that the key can sign with. The first algorithm is the default. Returns
+/// Returns the algorithms with which the key can sign. The first algorithm is the default. Returns
 /// `None` if the key is not valid.
 fn supported_algorithms(key: &EncodingKey) -> Option<&'static [Algorithm]> {
     let bytes = key.as_bytes();

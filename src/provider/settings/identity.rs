@@ -14,12 +14,12 @@ pub struct IdentitySettings {
     /// The method by which the gateway sends the access token to the userinfo endpoint. Default:
     /// `header`.
     pub userinfo_bearer: UserinfoBearer,
-    /// The endpoint that lists the user's email addresses. The gateway calls this endpoint only if
-    /// the userinfo has no verified address. The endpoint must return a JSON array of objects with
-    /// `email`, `primary` and `verified`, like the endpoint of GitHub.
+    /// The endpoint that lists the user's email addresses. The gateway calls the endpoint for email
+    /// addresses only if the userinfo has no verified address. The endpoint must return a JSON
+    /// array of objects with `email`, `primary` and `verified`, like the endpoint of GitHub.
     pub emails_endpoint: Option<String>,
-    /// The lists of the user's groups. At a login, the gateway reads all lists and adds their
-    /// groups to the groups in the claims.
+    /// The lists of the user's groups. At a login, the gateway reads all lists and adds the groups
+    /// in the lists to the groups in the claims.
     pub groups_endpoints: Vec<GroupsEndpoint>,
     /// The names of the claims.
     pub claims: ClaimNames,
@@ -49,8 +49,8 @@ pub enum IdentitySource {
 pub struct GroupsEndpoint {
     /// The endpoint that returns the list: a URL, or a path below `url`.
     pub endpoint: String,
-    /// The members that contain the parts of a group name. The parts are joined with `/`. A path
-    /// with dots names a member of a nested object (`organization.login`).
+    /// The members that contain the parts of a group name. The parts of a group name are joined
+    /// with `/`. A path with dots names a member of a nested object (`organization.login`).
     pub name: Vec<String>,
 }
 
@@ -72,20 +72,20 @@ pub enum UserinfoBearer {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClaimNames {
-    /// The subject: a string or a whole number. Default: `sub`.
+    /// The claim that contains the subject, which is a string or a whole number. Default: `sub`.
     pub subject: String,
     /// The email address. Default: `email`.
     pub email: String,
-    /// The claim that states whether the address is verified, or when the address was verified.
-    /// Default: `email_verified`.
+    /// The claim that states whether the email address is verified, or when the email address was
+    /// verified. Default: `email_verified`.
     pub email_verified: String,
     /// The user name. Default: `preferred_username`.
     pub preferred_username: String,
     /// The display name. Default: `name`.
     pub name: String,
-    /// The groups: an array of strings, one string, or an object. In an object, each member whose
-    /// value is also an object names a group. A path with `[]` names a member in each object of an
-    /// array (`groups[].name`). Default: `groups`.
+    /// The claim that contains the groups, which are an array of strings, one string, or an object.
+    /// In an object, each member whose value is also an object names a group. A path with `[]`
+    /// names a member in each object of an array (`groups[].name`). Default: `groups`.
     pub groups: String,
 }
 
@@ -108,11 +108,12 @@ impl Default for ClaimNames {
 pub enum EmailsVerified {
     /// Every address is verified, because the provider accepts only users with a verified address.
     Always,
-    /// The address is verified if the claim is `true`. The address is not verified if the claim is
-    /// the string `"true"` or the number 1.
+    /// The email address is verified if the claim `email_verified` is `true`. The email address is
+    /// not verified if the claim `email_verified` is the string `"true"` or the number 1.
     #[default]
     Claim,
-    /// The address is verified if the claim contains a time, as in Laravel's `email_verified_at`.
-    /// The address is not verified if the claim is null or missing.
+    /// The email address is verified if the claim `email_verified` contains a time, as in Laravel's
+    /// `email_verified_at`. The email address is not verified if the claim `email_verified` is null
+    /// or missing.
     Timestamp,
 }

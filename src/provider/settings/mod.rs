@@ -35,14 +35,14 @@ pub use self::token_response::{ErrorMeaning, ErrorPattern, GrantType, Refresh};
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a separate key")]
 pub struct Settings {
-    /// The name of the profile that contains the default settings. The name has no effect in this
-    /// module, because the `config` module has already merged the profile.
+    /// The name of the profile that contains the default settings. The name of the profile has no
+    /// effect in this module, because the `config` module has already merged the profile.
     pub profile: Option<String>,
     /// The name of the provider on the page where the user chooses a provider. The default is the
     /// configured name of the provider.
     pub display_name: Option<String>,
     /// The issuer identifier, byte for byte (OpenID Connect Core 1.0 section 2). The text
-    /// `{tenantid}` in the identifier is a placeholder for each of `tenants`.
+    /// `{tenantid}` in the issuer identifier is a placeholder for each of `tenants`.
     pub issuer: Option<String>,
     /// The tenants whose users are accepted, if the provider has several tenants.
     #[serde(default)]
@@ -59,7 +59,7 @@ pub struct Settings {
     #[serde(default = "metadata_refresh_secs")]
     pub metadata_refresh_secs: NonZeroU32,
     /// The URL of the provider (`https://id.example`). An endpoint that begins with `/` is appended
-    /// to this URL.
+    /// to the setting `url`.
     pub url: Option<String>,
     /// The authorization endpoint (RFC 6749 section 3.1): a URL, or a path below `url`. Default:
     /// from the metadata.
@@ -100,7 +100,7 @@ pub struct Settings {
     pub client_secret_file: Option<PathBuf>,
     /// The name of the environment variable that contains the client secret.
     pub client_secret_env: Option<String>,
-    /// The requested scopes, in this order.
+    /// The requested scopes, in the order of the request.
     #[serde(default)]
     pub scopes: Vec<String>,
     /// True if the gateway uses PKCE with S256 (RFC 7636). Default: yes.
@@ -195,7 +195,7 @@ impl Settings {
     }
 }
 
-/// Reads a text, or a number as text. Older authorization servers use numbers as client
+/// Reads a text or a number, and returns a text. Older authorization servers use numbers as client
 /// identifiers. If the value of an environment variable looks like a number, the `config` module
 /// parses the value as a number.
 fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {

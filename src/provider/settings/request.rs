@@ -80,10 +80,10 @@ pub struct AuthorizationParameters {
     /// The resources for which the gateway requests the access token (RFC 8707). The token request
     /// repeats the resources.
     pub resource: Vec<String>,
-    /// Names and values of additional parameters (`audience`, `domain_hint` ...). An additional
-    /// parameter cannot replace a reserved parameter.
+    /// Names and values of additional parameters, such as `audience` and `domain_hint`. An
+    /// additional parameter cannot replace a reserved parameter.
     pub parameters: BTreeMap<String, String>,
-    /// The parameters that the gateway sends to the provider if a sign-in URL contains them.
+    /// The parameters that the gateway copies from a sign-in URL to the authorization request.
     pub pass_parameters: PassedParameters,
 }
 
@@ -141,7 +141,7 @@ pub enum ResponseMode {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokenRequest {
-    /// The format of the body.
+    /// The format of the body of a token request.
     pub body: BodyFormat,
     /// Names and values of additional parameters. An additional parameter cannot replace a reserved
     /// parameter.
@@ -155,10 +155,11 @@ pub struct TokenRequest {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum BodyFormat {
-    /// `application/x-www-form-urlencoded` (RFC 6749 section 4.1.3).
+    /// The body is a form, with the media type `application/x-www-form-urlencoded` (RFC 6749
+    /// section 4.1.3).
     #[default]
     Form,
-    /// `application/json`: one object with strings as values. A repeated parameter becomes an array
-    /// of strings.
+    /// The body is one JSON object with strings as values. A repeated parameter becomes an array of
+    /// strings.
     Json,
 }

@@ -24,7 +24,7 @@ pub struct SignedOutPattern {
 pub struct FieldPattern {
     /// The name of the field.
     pub name: FieldName,
-    /// The text that a value of the field contains. The comparison ignores ASCII case.
+    /// The text that a value of the field must contain. The comparison ignores ASCII case.
     pub contains: String,
 }
 

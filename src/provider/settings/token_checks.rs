@@ -14,7 +14,8 @@ pub struct IdTokenSettings {
     /// The accepted algorithms. The token cannot choose another algorithm. Default: all supported
     /// algorithms.
     pub algorithms: Vec<Algorithm>,
-    /// A file with a JSON Web Key Set (RFC 7517). The file replaces the published key set.
+    /// A file with a JSON Web Key Set (RFC 7517). The key set in the file replaces the published
+    /// key set.
     pub jwks_file: Option<PathBuf>,
     /// PEM files with one public key each. Configured keys replace the published key set.
     pub public_key_files: Vec<PathBuf>,
@@ -127,7 +128,7 @@ impl Algorithm {
         "ES256", "ES384", "EdDSA", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512",
     ];
 
-    /// Returns the `alg` of RFC 7518 section 3.1. Names are compared byte for byte.
+    /// Returns the `alg` of RFC 7518 section 3.1. Names of algorithms are compared byte for byte.
     pub(in crate::provider) fn name(self) -> &'static str {
         match self {
             Self::ES256 => "ES256",

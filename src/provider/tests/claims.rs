@@ -5,8 +5,8 @@ use serde_json::{Value, json as value};
 use super::access_token::{reason, verifier};
 use super::*;
 
-/// Changes one claim of the example token, and returns the outcome. If `claim` is `None`, the claim
-/// is removed.
+/// Changes one claim of the example token, and returns the outcome of the verification. If `claim`
+/// is `None`, the claim is removed.
 fn with(verifier: &AccessTokenVerifier, name: &str, claim: Option<Value>) -> &'static str {
     let mut payload = reference_payload();
     let members = payload.as_object_mut().unwrap();

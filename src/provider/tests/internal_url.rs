@@ -1,4 +1,5 @@
-//! Tests how the settings `internal_url` and the endpoints in the settings change the use of metadata.
+//! Tests how the setting `internal_url` and the endpoints in the settings change the use of
+//! metadata.
 
 use serde_json::json;
 

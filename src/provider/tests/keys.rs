@@ -252,7 +252,7 @@ fn j_15_j_22_all_keys_with_the_same_id_are_tried() {
     }
     let stranger = named(&OTHER_P256, "ES256", "a");
     assert_eq!(outcome(&keys, &stranger), "id_token_signature");
-    // A key of another type is not tried, whatever its id is.
+    // A key of another type is not tried, even if the key has the same id.
     let keys = key_set(&[named_a(&P256)]);
     assert_eq!(
         outcome(&keys, &named(&RSA, "RS256", "a")),

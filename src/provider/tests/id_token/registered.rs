@@ -88,8 +88,8 @@ fn j_22_a_key_of_one_issuer_verifies_no_token_of_another() {
         (Some("one"), template, "ok", "ok"),
         (None, &of("one"), "ok", "ok"),
         // A key whose issuer is a template is accepted if the settings contain the same template.
-        // For other settings, the gateway inserts the token's tenant into the template, and the
-        // result must be equal to `iss`.
+        // If the settings contain another issuer, the gateway inserts the token's tenant into the
+        // template, and the result must be equal to `iss`.
         (None, template, "ok", refused),
         (Some("one"), &of("two"), refused, refused),
         (Some("one"), ISSUER, refused, refused),

@@ -162,8 +162,8 @@ async fn j_80_a_response_about_another_person_gives_no_tokens() {
         (value!({ "sub": "Alice" }), ""),
         (value!({ "iss": "https://other.example" }), ""),
         (value!({ "iss": "https://id.example/" }), ""),
-        // If other claims of the ID token, such as `aud`, are also wrong, the error still reports
-        // the other user.
+        // If other claims of the ID token, such as `aud`, are also wrong, the error still states
+        // that the user is another user.
         (value!({ "sub": "mallory", "aud": "other", "exp": 1 }), ""),
         (
             value!({ "sub": "mallory" }),
