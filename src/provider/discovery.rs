@@ -239,7 +239,8 @@ impl Provider {
         self.replace_credentials(files.credentials).await
     }
 
-    /// Replaces the credentials if the new credentials differ and are valid.
+    /// Replaces the credentials if the new credentials are valid and differ from the old
+    /// credentials.
     async fn replace_credentials(&self, new: Credentials) -> Result<(), SetupError> {
         let mut credentials = self.credentials.lock().await;
         if !new.differs(&credentials) {

@@ -276,9 +276,9 @@ impl Provider {
         let mut context = digest::Context::new(&SHA256);
         let client = Some(&settings.client_id);
         for part in server.into_iter().chain([client]) {
-            // Each part begins with its length, so that two different lists of parts never give the
-            // same text. A missing part has no length, so a missing part differs from an empty
-            // part.
+            // Each part of the hashed text begins with its length, so that two different lists of
+            // parts never give the same text. A missing part has no length, so a missing part
+            // differs from an empty part.
             let text = part.map_or_else(String::new, |text| format!("{}:{text}", text.len()));
             context.update(text.as_bytes());
             context.update(b",");
@@ -329,8 +329,8 @@ impl Provider {
     }
 
     /// Returns the URL of the authorization request (RFC 6749 section 4.1.1). The URL contains the
-    /// query of the endpoint. No reserved parameter appears twice. The challenge is omitted if PKCE
-    /// is off. The nonce is omitted if no ID token is requested.
+    /// query of the endpoint. No reserved parameter appears twice in the URL. The challenge is
+    /// omitted if PKCE is off. The nonce is omitted if no ID token is requested.
     ///
     /// # Errors
     ///

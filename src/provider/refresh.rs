@@ -121,9 +121,9 @@ impl RefreshError {
 
 impl Provider {
     /// Exchanges the refresh token of a session for new tokens. A refresh makes one call to the
-    /// token endpoint. A refresh also fetches keys, if an ID token in the response needs new keys
-    /// for its verification. The gateway sends no request if the breaker is open, if the provider
-    /// has asked for a pause, or if all remaining calls are reserved for logins.
+    /// token endpoint. A refresh also fetches keys if the verification of an ID token in the
+    /// response needs new keys. The gateway sends no request if the breaker is open, if the
+    /// provider has asked for a pause, or if all remaining calls are reserved for logins.
     ///
     /// If the response is lost, the gateway cannot know whether the provider has used up the
     /// refresh token. A lost response is a temporary failure, and the next refresh uses the same

@@ -106,8 +106,9 @@ mod tests {
 
     const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
-    /// Returns three times for a lifetime in milliseconds: the earliest and the latest planned
-    /// refresh, and the time before which even an unplanned refresh is not allowed.
+    /// Returns three times for a lifetime, in milliseconds. The first time is the earliest planned
+    /// refresh. The second time is the latest planned refresh. The third time is the time before
+    /// which even an unplanned refresh is not allowed.
     fn refresh_times(lifetime: u64, timing: RefreshTiming) -> (u64, u64, u64) {
         let end = START.plus(Duration::from_millis(lifetime));
         let schedule = |fraction| super::lifetime(START, Some(end), Some(timing), fraction);

@@ -45,8 +45,7 @@ pub(super) struct GrantVerifier {
     /// The issuer for identities from a source that names no issuer, such as the userinfo.
     issuer: Box<str>,
     access_token: Option<ArcSwap<AccessTokenVerifier>>,
-    /// The requirements for ID tokens. The requirements are `None` if identities do not come from
-    /// ID tokens.
+    /// The requirements for ID tokens, if identities come from ID tokens.
     id_token: Option<IdTokenRules>,
     keys: Keys,
     claim_mapping: ClaimMapping,
@@ -409,8 +408,7 @@ impl GrantVerifier {
         let failed = |error| GrantError::userinfo(endpoint.uri(), error);
         let members: Object = match self.userinfo(endpoint, tokens).await? {
             Userinfo::Json(members) => members,
-            // If the provider sends no ID tokens, the settings do not state who may sign the
-            // userinfo.
+            // If there are no ID tokens, the settings do not state who may sign the userinfo.
             Userinfo::Signed(_) => return Err(failed(UserinfoError::Signed)),
         };
         let identity = self
