@@ -105,8 +105,8 @@ impl GroupsField {
     fn new(names: &[Claim], form: GroupsForm) -> Self {
         let mut left = form.bytes;
         let mut left_out = 0_usize;
-        // A name that is too long for the rest of the groups field is left out, but a shorter name
-        // after the long name may still fit.
+        // A name that is too long for the rest of the groups field is left out. A later name that
+        // is shorter may still fit.
         let mut fits = |length: usize| {
             if let Some(rest) = left.checked_sub(length) {
                 left = rest;

@@ -114,8 +114,8 @@ impl AuthorizationEndpoint {
         let passed = &settings.authorization_request.pass_parameters;
         names.insert("prompt");
         names.extend(passed.names().iter().map(String::as_str));
-        // The query of the endpoint must not contain a parameter that the gateway adds, because the
-        // gateway cannot know which of the two values the provider uses.
+        // If the query of the endpoint repeated a parameter of the gateway, the gateway could not
+        // know which of the two values the provider uses.
         if url
             .query_pairs()
             .any(|(name, _value)| names.contains(&*name))

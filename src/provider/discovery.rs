@@ -107,8 +107,8 @@ impl Provider {
             cause: Some(Arc::new(error)),
         };
         let read = match (self.info.load_full(), self.settings.discovery) {
-            // `ready` makes one attempt to reach the provider for this task and for all logins that
-            // wait for the provider.
+            // `ready` makes one attempt to reach the provider, for this task and for all logins
+            // that wait for the provider.
             (None, _) | (Some(_), Discovery::None) => self.ready(clock).await,
             (Some(_), Discovery::Oauth2 | Discovery::Openid) => {
                 self.discover().await.map_err(failed)
@@ -144,7 +144,7 @@ impl Provider {
             url: url.uri().to_string().into(),
             source,
         })?;
-        // Every task needs this lock on `credentials` to replace the credentials or `info`.
+        // A task needs the lock on `credentials` to replace the credentials or `info`.
         let credentials = self.credentials.lock().await;
         let before = self.info.load_full();
         // If the metadata has not changed, the prepared endpoints and their open connections stay

@@ -76,10 +76,10 @@ impl InternalUrl {
     ///
     /// If the path of `public` begins with the path of the issuer, the path of the internal URL
     /// replaces the path of the issuer. If the path of `public` does not begin with the path of the
-    /// issuer, the internal URL must end with the path of the issuer. The path of `public` then
-    /// replaces the path of the issuer at the end of the internal URL. For example, with the issuer
-    /// `https://id.example/o/app` and the internal URL `http://id:9000/o/app`, the result for
-    /// `https://id.example/o/token` is `http://id:9000/o/token`.
+    /// issuer, the internal URL must end with the path of the issuer. In this case, the path of
+    /// `public` replaces the path of the issuer at the end of the internal URL. For example, with
+    /// the issuer `https://id.example/o/app` and the internal URL `http://id:9000/o/app`, the
+    /// result for `https://id.example/o/token` is `http://id:9000/o/token`.
     pub(super) fn of(&self, public: &Url) -> Option<Url> {
         if !self.replaces(public) {
             return Some(public.clone());

@@ -129,8 +129,8 @@ pub struct Provider {
     /// The endpoints and the client authentication. If the settings use metadata, the value is
     /// `None` until the metadata has been read.
     info: ArcSwapOption<ProviderInfo>,
-    /// The credentials from the last read of the files. A task must hold this lock while the task
-    /// replaces `info`.
+    /// The credentials from the last read of the files. A task must hold the lock on the
+    /// credentials while the task replaces `info`.
     credentials: Mutex<Credentials>,
     reachability: Reachability,
     format: RequestFormat,

@@ -29,8 +29,8 @@ pub enum KeyProblem {
     /// No configured algorithm can use the key.
     #[error("it does not fit any of the configured `algorithms`")]
     WrongAlgorithm,
-    /// The key is too weak or not valid: for example, an RSA key below 2048 or above 8192 bits, or
-    /// a point that is not on its curve.
+    /// The key is too weak or not valid. For example, an RSA key has fewer than 2048 or more than
+    /// 8192 bits, or a point is not on its curve.
     #[error("it is too short or not a valid key")]
     Weak,
 }
@@ -126,8 +126,9 @@ impl Key {
         if pem.contains("PRIVATE KEY-----") {
             return Err(KeyProblem::Private);
         }
-        // The library reads only the first PEM block, and accepts a certificate as a key. For this
-        // reason, the function `from_pem` checks the labels of all PEM blocks.
+        // The library reads only the first PEM block, and accepts a certificate as a key. The
+        // function `from_pem` checks the labels of all PEM blocks, because the library does not
+        // check all labels.
         let labels = [
             "-----BEGIN PUBLIC KEY-----",
             "-----BEGIN RSA PUBLIC KEY-----",

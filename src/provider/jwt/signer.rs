@@ -43,8 +43,8 @@ pub enum SigningKeyProblem {
     /// The configured algorithm needs another type of key.
     #[error("it does not fit `client_assertion.algorithm`")]
     WrongAlgorithm,
-    /// The key is too weak, not supported or not valid: for example, an RSA key below 2048 or above
-    /// 8192 bits, or a curve other than P-256, P-384 and Ed25519.
+    /// The key is too weak, not supported or not valid. For example, an RSA key has fewer than 2048
+    /// or more than 8192 bits, or the curve is not P-256, P-384 or Ed25519.
     #[error("it is too short, on an unknown curve, or not a valid key")]
     Weak,
 }
