@@ -1,7 +1,7 @@
 //! The authorization response (RFC 6749 section 4.1.2), as the redirection endpoint receives it.
 //!
-//! An `error` is accepted without a `state`, because some servers send errors without `state`. No
-//! method returns the `code` before the state is verified.
+//! An `error` is accepted without a `state`, because some servers send an error without a `state`. No method of this
+//! module returns the authorization code before the state is verified.
 
 use std::fmt;
 
@@ -17,8 +17,8 @@ use crate::secret::Secret;
 /// The longest accepted code, in bytes.
 const MAX_CODE: usize = 8192;
 
-/// An authorization response: a code or an error. Other code can read the code only after the state
-/// is verified.
+/// An authorization response: a code or an error. Other modules can read the authorization code only after the state is
+/// verified.
 #[derive(Debug)]
 pub(super) enum AuthorizationResponse {
     /// The authorization server sent a code.
@@ -42,12 +42,11 @@ pub(super) struct Granted {
     iss: Option<String>,
 }
 
-/// A code whose state is verified: this gateway made the state for this browser, and the state has
-/// not expired.
+/// A code whose state is verified. A verified state was made by this gateway for this browser and has not expired.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct VerifiedResponse {
-    /// The code, which can be exchanged only one time.
+    /// The authorization code, which can be exchanged only one time.
     pub(super) code: Secret<String>,
     /// The `iss` of the authorization response, if present (RFC 9207 section 2).
     pub(super) iss: Option<String>,
@@ -57,22 +56,22 @@ pub(super) struct VerifiedResponse {
 
 /// An authorization response that the gateway cannot accept.
 ///
-/// Responsible: the client or the provider.
+/// The client or the provider is responsible for this error.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum MalformedResponse {
-    /// The answer has a code and an error.
+    /// The authorization response has a code and an error.
     #[error("the answer has a code and an error")]
     Both,
     /// The code is empty, is too long, or has characters that are not allowed.
     #[error("the code of the answer is malformed")]
     Code,
-    /// The answer has no code and no error.
+    /// The authorization response has no code and no error.
     #[error("the answer has no code and no error")]
     Neither,
     /// The code arrived in the query of a redirect, but the gateway had requested a form post.
     #[error("the code arrived in a URL although a form post was requested")]
     NotPosted,
-    /// A parameter occurs more than once.
+    /// The authorization response has a parameter more than once.
     #[error("the answer has the parameter `{0}` more than once")]
     Repeated(&'static str),
 }
@@ -96,8 +95,8 @@ impl AuthorizationResponse {
                 "state" => ("state", &mut state),
                 "error" => ("error", &mut error),
                 "iss" => ("iss", &mut iss),
-                // The description may occur more than one time, because it is only logged. If there
-                // are several descriptions, the gateway logs the last description.
+                // `error_description` may occur more than one time, because the gateway only logs this parameter. If
+                // there are several descriptions, the gateway logs the last description.
                 "error_description" => {
                     description = Some(value);
                     continue;
@@ -131,8 +130,8 @@ impl AuthorizationResponse {
 }
 
 impl Granted {
-    /// Decrypts the first part of the state. The decryption of the first part needs only the
-    /// gateway's key, and not the browser secret.
+    /// Decrypts the first part of the state. The decryption of the first part needs only the gateway's key, not the
+    /// browser secret.
     ///
     /// # Errors
     ///
@@ -145,8 +144,8 @@ impl Granted {
         ReturnedState::open(&self.state, (keys, own), origin)
     }
 
-    /// Verifies the state with the browser secret of the tab. Returns the code only if the state is
-    /// valid.
+    /// Verifies the state with the browser secret from the login cookie. Returns the authorization code only if the
+    /// state is valid.
     ///
     /// # Errors
     ///
@@ -169,9 +168,9 @@ impl Granted {
 
 /// An error from the authorization endpoint (RFC 6749 section 4.1.2.1).
 ///
-/// The texts of a `Denial` are only for the log. The texts contain only printable characters. Long
-/// words are removed, because a long word may be a code or a token. Pages never show the texts,
-/// because anybody can write them into a URL.
+/// The texts of a `Denial` are only for the log. The texts of a `Denial` contain only printable characters. Long words
+/// are removed from the texts, because a long word may be a code or a token. Pages never show the texts, because
+/// anybody can write such texts into a URL.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Denial {
     /// The meaning of `error`.
@@ -202,8 +201,8 @@ impl fmt::Display for Denial {
 
 impl std::error::Error for Denial {}
 
-/// The `error` of an authorization response (RFC 6749 section 4.1.2.1). OpenID Connect Core section
-/// 3.1.2.6 defines more errors, for requests with `prompt`.
+/// The `error` of an authorization response (RFC 6749 section 4.1.2.1). OpenID Connect Core section 3.1.2.6 defines
+/// additional errors for requests with `prompt`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ErrorCode {
     /// `access_denied`: the user or the server refused the request.
@@ -211,9 +210,9 @@ pub enum ErrorCode {
     /// `consent_required`: the user has not yet allowed this gateway to use the account, and the
     /// server did not ask the user.
     ConsentRequired,
-    /// `interaction_required`, `login_required` or `account_selection_required`: the user must do
-    /// something at the server, but the gateway did not allow the server to show a page. Some
-    /// servers send `login_required` and similar errors even without `prompt=none`.
+    /// `interaction_required`, `login_required` or `account_selection_required`: the server needs an action of the
+    /// user, but the gateway did not allow the server to show a page. Some servers send `login_required` and similar
+    /// errors even without `prompt=none`.
     InteractionRequired,
     /// `invalid_request`.
     InvalidRequest,

@@ -14,12 +14,11 @@ const ROUND: &str = "__Host-sidegate-round";
 /// A login that starts within this time after the previous login counts as part of a loop.
 const ROUND_LIFETIME: Duration = Duration::from_secs(20);
 
-/// After this number of logins in a row, the gateway shows an error page, and it does not redirect
-/// the browser to the provider again.
+/// After this number of logins in a row, the gateway shows an error page instead of another redirect to the provider.
 pub(super) const MAX_ROUNDS: u8 = 3;
 
-/// The maximum number of pending-login cookies in one browser. The gateway deletes the oldest
-/// cookies first.
+/// The maximum number of pending-login cookies in one browser. The gateway deletes the oldest pending-login cookies
+/// first.
 const MAX_TABS: usize = 60;
 
 /// Returns the `Set-Cookie` value that stores the number of logins in a row.
@@ -27,8 +26,8 @@ pub(super) fn remember_rounds(rounds: u8) -> HeaderValue {
     cookie::set(ROUND, &rounds.to_string(), ROUND_LIFETIME)
 }
 
-/// Returns the `Set-Cookie` value that deletes the counter of logins in a row. After
-/// [`super::Error::Loop`], the browser can then try again.
+/// Returns the `Set-Cookie` value that deletes the counter of logins in a row. After [`super::Error::Loop`], a browser
+/// without the counter can try again.
 pub(crate) fn forget_rounds() -> HeaderValue {
     cookie::clear(ROUND)
 }
@@ -36,15 +35,14 @@ pub(crate) fn forget_rounds() -> HeaderValue {
 /// Returns the number of logins in a row that this browser has completed.
 pub(super) fn rounds(headers: &HeaderMap) -> u8 {
     match cookies::find(headers, ROUND.as_bytes()) {
-        // The counter cookie is not encrypted. A user who changes the counter only changes when the
-        // error page appears.
+        // The counter cookie is not encrypted. A user who changes the counter can only make the error page appear
+        // earlier or later.
         Found::One([digit @ b'0'..=b'9']) => digit.saturating_sub(b'0'),
         Found::One(_) | Found::Absent | Found::Conflicting => 0,
     }
 }
 
-/// Returns the key of the session in the browser's cookie. The session with this key may have
-/// ended.
+/// Returns the key of the session in the browser's cookie. The session with the returned key may have ended.
 pub(super) fn session_key(headers: &HeaderMap) -> Option<SessionKey> {
     match cookies::find(headers, cookie::SESSION.as_bytes()) {
         Found::One(value) => SessionId::parse(value).map(|id| id.key()),
@@ -58,7 +56,7 @@ pub(super) fn surplus_tabs(headers: &HeaderMap) -> impl Iterator<Item = Tab> {
         .filter_map(|(name, _)| Tab::of_cookie(name))
         .collect();
     tabs.sort_unstable();
-    // The number of login cookies includes the new cookie, which the caller sets after this call.
+    // The caller sets one more login cookie after this call, so the calculation adds one cookie.
     let surplus = tabs.len().saturating_add(1).saturating_sub(MAX_TABS);
     tabs.into_iter().take(surplus)
 }

@@ -9,46 +9,45 @@ use crate::session::{OpenError, StoreError};
 /// A failed login or sign-out.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The authorization server answered with an error. Responsible: the provider, or the user if
-    /// the user refused the sign-in.
+    /// The authorization server answered with an error. The provider is responsible for this error, unless the user has
+    /// refused the sign-in.
     #[error("the authorization server refused the sign-in")]
     Denied(#[source] Denial),
-    /// The browser has completed three logins in a row and still has no usable session. A login
-    /// loop can have many causes, so the gateway does not know who is responsible.
+    /// The browser has completed three logins in a row and still has no usable session. A login loop can have many
+    /// causes, so the gateway does not know who is responsible for the loop.
     #[error("repeated sign-ins did not lead to a session")]
     Loop,
-    /// The authorization response is malformed. Responsible: the client or the provider.
+    /// The authorization response is malformed. The client or the provider is responsible for this error.
     #[error("the answer of the authorization server is malformed")]
     Malformed(#[from] MalformedResponse),
-    /// The operating system returned no random bytes. Responsible: the gateway.
+    /// The operating system returned no random bytes. The gateway is responsible for this error.
     #[error("nothing can be sealed without random bytes")]
     NoRandomness(#[from] NoRandomness),
-    /// The session store could not store that a session was created or has ended. Responsible: the
-    /// gateway.
+    /// The session store could not store the start or the end of a session. The gateway is responsible for this error.
     #[error("the change of the session could not be stored")]
     NotStored(#[from] StoreError),
-    /// The task that exchanges the code panicked, because the gateway has a bug. Responsible: the
-    /// gateway.
+    /// The task that exchanges the code panicked, because the gateway has a bug. The gateway is responsible for this
+    /// error.
     #[error("the exchange stopped because of a bug")]
     Panicked,
-    /// The provider was not reachable, or the exchange of the code failed. Responsible: in most
-    /// cases the provider.
+    /// The provider was not reachable, or the exchange of the code failed. In most cases, the provider is responsible
+    /// for this error.
     #[error("signing in at the provider failed")]
     Provider(#[from] provider::Error),
-    /// The state is not valid. Responsible: the client.
+    /// The state is not valid. The client is responsible for this error.
     #[error("the state of the answer is not valid")]
     State(#[from] StateError),
-    /// The control plane stopped before the exchange of the code ended. Responsible: the gateway.
+    /// The control plane stopped before the exchange of the code ended. The gateway is responsible for this error.
     #[error("the gateway is stopping")]
     Stopped,
-    /// The provider has refused too many codes from this client. Responsible: the client.
+    /// The provider has refused too many codes from this client. The client is responsible for this error.
     #[error("the provider has refused too many codes from this client")]
     TooManyRefused,
-    /// The provider in the state is no longer configured, or its name now means another server or
-    /// client. Responsible: the gateway.
+    /// The provider in the state is no longer configured, or the name of the provider now belongs to another server or
+    /// client. The gateway is responsible for this error.
     #[error("the provider of this sign-in is not configured")]
     UnknownProvider,
-    /// An earlier authorization response has already used the state. Responsible: the client.
+    /// An earlier authorization response has already used the state. The client is responsible for this error.
     #[error("the answer was already used")]
     Used,
 }
@@ -106,7 +105,7 @@ impl Error {
         }
     }
 
-    /// A stable code for logs and metrics.
+    /// Returns the stable code of the error for logs and metrics.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Denied(denial) => match denial.code {

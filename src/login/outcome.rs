@@ -20,7 +20,7 @@ pub struct Started {
 #[derive(Debug)]
 #[must_use]
 pub enum Completion {
-    /// The user is signed in: set the cookies and redirect to `location`.
+    /// The user is signed in. The caller sets the cookies and redirects the browser to `location`.
     SignedIn {
         /// The page that the user asked for, as an absolute URL.
         location: String,
@@ -35,7 +35,7 @@ pub enum Completion {
         /// True if the provider gave a refresh token.
         refreshable: bool,
     },
-    /// The browser already has a live session: redirect to `location`.
+    /// The browser already has a live session. The caller redirects the browser to `location`.
     AlreadySignedIn {
         /// The page that the user asked for, as an absolute URL.
         location: String,
@@ -75,8 +75,8 @@ impl FailedLogin {
         .forgetting(state)
     }
 
-    /// Deletes the cookie of the pending login. Keeps the cookie if the received response was
-    /// manipulated or belongs to another browser, because the valid response can still arrive.
+    /// Deletes the cookie of the pending login, except after a manipulated response or a response for another browser.
+    /// After such a response, the valid response can still arrive.
     fn forgetting(mut self, state: Option<&ReturnedState>) -> Self {
         if !matches!(
             self.error,
@@ -89,10 +89,9 @@ impl FailedLogin {
     }
 }
 
-/// Returns the result for an authorization response whose state is not valid. If the browser
-/// already has a session of the same provider, the user continues with this session, because the
-/// response is a duplicate or comes from a restored tab. If the user had asked to sign in again,
-/// the user gets the error page.
+/// Returns the result for an authorization response whose state is not valid. The user continues with an existing
+/// session of the same provider, because the response is a duplicate or comes from a restored tab. A user who asked to
+/// sign in again gets the error page.
 pub(super) fn stale_answer(failure: FailedLogin, callback: &Callback<'_>) -> Completion {
     match &callback.previous_session {
         PreviousSession::Live(_, session)

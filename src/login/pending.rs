@@ -1,5 +1,5 @@
-//! Pending logins. The `state` parameter contains the pending login, and this module checks the
-//! `state` that comes back.
+//! Pending logins. The `state` parameter contains the pending login. This module checks the `state` that the browser
+//! returns.
 //!
 //! The browser stores the pending login, so the gateway needs no memory for a user who has not
 //! signed in. The state has two encrypted parts. To decrypt the first part (provider, return path,
@@ -39,9 +39,9 @@ pub(super) struct PendingLogin {
 pub(super) struct LoginDetails {
     /// The configured name of the provider.
     pub(super) provider: Box<str>,
-    /// A tag that identifies the provider's server and client id. The tag is needed, because a
-    /// reload may give the name of the provider to a different server or client. A state from an
-    /// older version of the gateway has no tag.
+    /// A tag that identifies the provider's server and client id. The pending login contains the tag, because a reload
+    /// may give the name of the provider to a different server or client. A state from an older version of the gateway
+    /// has no tag.
     pub(super) registration: Option<RegistrationTag>,
     /// The page that the user asked for.
     pub(super) return_to: ReturnTo,
@@ -51,8 +51,8 @@ pub(super) struct LoginDetails {
     pub(super) round: u8,
     /// True if the user asked to sign in again, although the browser may have a valid session.
     pub(super) reauthenticate: bool,
-    /// The session that the browser had when the login began. The session key is present only for
-    /// the response mode `form_post`, in which the callback arrives without the session cookie.
+    /// The session that the browser had when the login began. The session key is present only in the response mode
+    /// `form_post`, in which the callback arrives without the session cookie.
     pub(super) previous_session: Option<SessionKey>,
 }
 
@@ -95,8 +95,8 @@ pub(super) struct SealedLogin {
 
 /// A refused `state`.
 ///
-/// Responsible: the client. The gateway cannot distinguish an old tab or a blocked cookie from an
-/// attack.
+/// The client is responsible for this error. The gateway cannot distinguish an attack from an old tab or a blocked
+/// cookie.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum StateError {
     /// The state is older than the timeout of a login.
@@ -105,7 +105,7 @@ pub enum StateError {
     /// The state was not encrypted by this gateway for this origin, or the state was changed.
     #[error("this gateway did not make the state")]
     Foreign,
-    /// The answer has no state.
+    /// The authorization response has no state.
     #[error("the answer has no state")]
     Missing,
     /// The browser did not send the cookie of this pending login.
@@ -125,7 +125,7 @@ const TAB: usize = 16;
 
 impl Tab {
     fn random(now: Timestamp) -> Result<Self, NoRandomness> {
-        // The mask limits the time to eight hexadecimal digits.
+        // The bit mask limits the time to eight hexadecimal digits.
         let seconds = now.as_secs() & 0xffff_ffff;
         let noise = u32::from_be_bytes(secret::random()?);
         Ok(Self(format!("{seconds:08x}{noise:08x}").into()))
@@ -154,7 +154,7 @@ impl PendingLogin {
     ///
     /// # Errors
     ///
-    /// [`NoRandomness`] when the operating system returns no random bytes.
+    /// Returns [`NoRandomness`] if the operating system returns no random bytes.
     pub(super) fn new(details: LoginDetails) -> Result<Self, NoRandomness> {
         Ok(Self {
             details,
@@ -192,7 +192,7 @@ impl PendingLogin {
     ///
     /// # Errors
     ///
-    /// [`NoRandomness`] when the operating system returns no random bytes.
+    /// Returns [`NoRandomness`] if the operating system returns no random bytes.
     pub(super) fn seal(&self, keys: &KeyRing, origin: &str) -> Result<SealedLogin, NoRandomness> {
         let tab = Tab::random(self.details.issued_at)?;
         let raw = RawDetails {
@@ -231,7 +231,7 @@ impl PendingLogin {
     }
 }
 
-/// A returned `state` whose first part is decrypted. The second part is not verified yet.
+/// A returned `state` whose first part is decrypted. The second part of the state is not verified yet.
 #[derive(Debug)]
 pub(super) struct ReturnedState {
     tab: Tab,
@@ -276,8 +276,8 @@ impl ReturnedState {
         let details = LoginDetails {
             provider: raw.p.into(),
             registration,
-            // The path is checked again, because another version of the gateway may have accepted
-            // it with other rules.
+            // The return path is checked again, because another version of the gateway may have accepted the path with
+            // other rules.
             return_to: ReturnTo::parse(raw.r, own)?,
             issued_at: Timestamp::from_millis(raw.t),
             round: raw.n,
@@ -302,8 +302,7 @@ impl ReturnedState {
         &self.tab
     }
 
-    /// Returns a hash of this state. When the state is used, the store keeps the hash, so that the
-    /// state cannot be used again.
+    /// Returns a hash of this state. The store keeps the hash of a used state, so that the state cannot be used again.
     pub(super) fn fingerprint(&self) -> [u8; 32] {
         let mut fingerprint = [0; 32];
         // The hash of the encrypted seed is sufficient, because each login has a different
@@ -312,8 +311,8 @@ impl ReturnedState {
         fingerprint
     }
 
-    /// Decrypts the second part of the state. The decryption also needs the secret from the cookie
-    /// of this login. The cipher compares the authentication tag in constant time.
+    /// Decrypts the second part of the state. The decryption of the second part also needs the secret from the login
+    /// cookie. The cipher compares the authentication tag in constant time.
     ///
     /// # Errors
     ///
@@ -351,8 +350,8 @@ fn session_key(text: &str) -> Option<SessionKey> {
     Some(SessionKey::from_bytes(bytes.try_into().ok()?))
 }
 
-/// Encodes `purpose` and `fields` as associated data. The length of each part is written before the
-/// part, so two different lists never have the same encoding.
+/// Encodes `purpose` and `fields` as associated data. The encoding contains the length of each part before the part, so
+/// two different lists never have the same encoding.
 pub(super) fn associated_data(purpose: &[u8], fields: &[&[u8]]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for field in [purpose].iter().chain(fields) {

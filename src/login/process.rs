@@ -11,8 +11,7 @@ use crate::clock::Clock;
 use crate::session::Sessions;
 use crate::telemetry::{Metrics, Seldom};
 
-/// The data of the login flow that does not depend on the settings: sessions, metrics, clock and
-/// throttle. A reload does not replace this data.
+/// The data of the login flow that stays the same after a reload: sessions, metrics, clock and throttle.
 #[derive(Debug)]
 pub struct ProcessState {
     pub(super) sessions: Arc<Sessions>,
@@ -25,7 +24,7 @@ pub struct ProcessState {
 }
 
 impl ProcessState {
-    /// Creates the data when the process starts. `control` is the runtime of the control plane.
+    /// Creates the data of the login flow when the process starts. `control` is the runtime of the control plane.
     pub fn new(
         sessions: Arc<Sessions>,
         metrics: Arc<Metrics>,

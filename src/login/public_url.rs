@@ -29,18 +29,17 @@ pub struct PublicUrl {
 }
 
 impl PublicUrl {
-    /// The origin as browsers write it: scheme and host, and the port if it is not the default
-    /// port.
+    /// Returns the origin as browsers write it: scheme, host, and the port if the port is not the default port.
     pub fn origin(&self) -> &str {
         &self.origin
     }
 
-    /// The host, and the port if it is not the default port.
+    /// Returns the host, and the port if the port is not the default port.
     pub fn authority(&self) -> &str {
         self.origin.get(self.authority_at..).unwrap_or_default()
     }
 
-    /// The scheme: `https`, or `http` for a loopback host.
+    /// Returns the scheme: `https`, or `http` for a loopback host.
     pub(crate) fn scheme(&self) -> &str {
         if self.origin.starts_with("https:") {
             "https"
@@ -100,9 +99,8 @@ impl TryFrom<String> for PublicUrl {
                 "`{text}` is more than an origin; write only scheme, host and port"
             ));
         }
-        // The gateway removes the ports 80 and 443 from the host of a request. Therefore `https`
-        // with port 80 and `http` with port 443 are refused: such an origin could match the host of
-        // another origin.
+        // The gateway removes the ports 80 and 443 from the host of a request. The origins `https` with port 80 and
+        // `http` with port 443 are refused, because such an origin could match the host of another origin.
         let confusing = matches!(
             (url.scheme(), url.port()),
             ("https", Some(80)) | ("http", Some(443))
@@ -114,8 +112,7 @@ impl TryFrom<String> for PublicUrl {
             ));
         }
         let origin = url.origin().ascii_serialization();
-        // The authority begins three characters after the scheme, because `://` stands between
-        // them.
+        // The authority begins three characters after the scheme, because `://` has three characters.
         let authority_at = url.scheme().len().saturating_add(3);
         Ok(Self {
             origin: origin.into(),
@@ -124,7 +121,7 @@ impl TryFrom<String> for PublicUrl {
     }
 }
 
-/// The configured origins. There is at least one origin. No two origins have the same authority.
+/// The configured origins. The list contains at least one origin. No two origins in the list have the same authority.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct PublicUrls(Vec<PublicUrl>);
 

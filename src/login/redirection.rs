@@ -4,10 +4,9 @@ use super::PublicUrl;
 
 /// The redirection endpoint of each provider. The path of an endpoint is the same at every origin.
 ///
-/// If there is only one provider, its redirection endpoint has the configured path. If there are
-/// several providers, each provider has its own path below the configured path. The gateway
-/// therefore never accepts the answer of one provider as the answer of another provider (RFC 9700
-/// section 4.4.2.2).
+/// If there is only one provider, its redirection endpoint has the configured path. If there are several providers,
+/// each provider has its own path below the configured path. The gateway never accepts the answer of one provider as
+/// the answer of another provider, because each provider has its own path (RFC 9700 section 4.4.2.2).
 #[derive(Clone, Debug)]
 pub(crate) struct RedirectionEndpoints {
     path: Box<str>,

@@ -22,7 +22,7 @@ pub struct Start<'a> {
     pub return_to: ReturnTo,
     /// The origin of the request.
     pub public_url: &'a PublicUrl,
-    /// The fields of the request. The login flow reads the cookies.
+    /// The fields of the request, from which the login flow reads the cookies.
     pub headers: &'a HeaderMap,
 }
 
@@ -42,7 +42,7 @@ pub struct Callback<'a> {
     pub parameters: &'a [u8],
     /// The response mode in which the parameters arrived.
     pub mode: ResponseMode,
-    /// The fields of the request. The login flow reads the cookies.
+    /// The fields of the request, from which the login flow reads the cookies.
     pub headers: &'a HeaderMap,
     /// The origin of the request.
     pub public_url: &'a PublicUrl,
@@ -62,6 +62,6 @@ pub enum PreviousSession {
     Live(SessionId, Arc<Session>),
     /// The browser sent no session cookie.
     Nothing,
-    /// The session has ended, or it is not valid on this site.
+    /// The session has ended, or the session is not valid on this site.
     Stale(SessionId),
 }

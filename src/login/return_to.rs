@@ -18,10 +18,10 @@ const MAX: usize = 1024;
 /// A path on our own origin, with an optional query. After a login, the gateway sends the browser
 /// to this path.
 ///
-/// [`ReturnTo::parse`] accepts only text that matches a strict grammar, so that no link can send
-/// the browser to another origin. It would not be safe to parse the URL and to compare its origin,
-/// because URL parsers disagree about `/\evil.test`, `/.//evil.test` and `https:evil.test`. The
-/// gateway always writes a configured origin before the path ([`ReturnTo::absolute`]).
+/// [`ReturnTo::parse`] accepts only text that matches a strict grammar, so that no link can send the browser to another
+/// origin. A check of the origin of the parsed URL would not be safe, because URL parsers disagree about `/\evil.test`,
+/// `/.//evil.test` and `https:evil.test`. The gateway always writes a configured origin before the path
+/// ([`ReturnTo::absolute`]).
 #[derive(Clone, Eq, PartialEq)]
 pub struct ReturnTo(Box<str>);
 
@@ -53,8 +53,7 @@ impl ReturnTo {
             return None;
         }
         let local = match text.split_once('#') {
-            // `&#` is refused, because it begins an HTML character reference: the `#` is not the
-            // start of a fragment.
+            // `&#` is refused, because `&#` begins an HTML character reference and not a fragment.
             Some((before, _)) if before.ends_with('&') => return None,
             Some((before, _)) => before,
             None => text,
@@ -113,8 +112,8 @@ impl ReturnTo {
 }
 
 impl fmt::Debug for ReturnTo {
-    /// The debug output contains only the path. The query may contain secrets, which must not be
-    /// logged.
+    /// The debug output contains only the path. The query is left out, because the query may contain secrets that must
+    /// not be logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.0.split('?').next().unwrap_or_default();
         f.debug_tuple("ReturnTo").field(&path).finish()

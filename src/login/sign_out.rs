@@ -8,9 +8,9 @@ use super::{Error, Login, browser};
 use crate::fields::cookie as cookies;
 use crate::session::{EndReason, Ended, SessionId, cookie};
 
-/// The maximum number of sessions that one request signs out. A browser sends one session cookie,
-/// or a few session cookies if it has cookies for several paths. The maximum protects the store
-/// from a request with hundreds of session cookies.
+/// The maximum number of sessions that one request signs out. A browser sends one session cookie, or a few session
+/// cookies if it has cookies for several paths. The limit protects the store from a request with hundreds of session
+/// cookies.
 pub(super) const MAX_SIGNED_OUT: usize = 8;
 
 impl Login {
@@ -19,8 +19,7 @@ impl Login {
     ///
     /// # Errors
     ///
-    /// [`Error::NotStored`], [`Error::Stopped`] or [`Error::Panicked`]: the user is still signed
-    /// in.
+    /// After [`Error::NotStored`], [`Error::Stopped`] or [`Error::Panicked`], the user may still be signed in.
     ///
     /// # Cancel safety
     ///
@@ -38,9 +37,8 @@ impl Login {
             }
             Ok(())
         };
-        // The cookies are deleted only after the store has committed the end of the sessions. If
-        // the cookies were deleted first and the store then failed, the user would have no cookie,
-        // but the session would continue.
+        // The cookies are deleted only after the store has committed the end of the sessions. If the cookies were
+        // deleted first and the store then failed, the session would continue, but the user would have no cookie.
         self.process.on_control_plane(end).await?;
         Ok([cookie::clear(cookie::SESSION), browser::forget_rounds()])
     }

@@ -1,10 +1,9 @@
 //! Limits the number of refused codes per client: a client that has sent many refused codes must
 //! wait.
 //!
-//! An attacker can begin a login and then call the redirection endpoint with an invented code. An
-//! attacker can invent codes. For each code, the gateway calls the token endpoint. But a provider
-//! may allow only fifty calls per minute for all users together. Only refused codes are counted, so
-//! normal logins are not affected.
+//! An attacker can begin a login and then call the redirection endpoint with an invented code. For each invented code,
+//! the gateway calls the token endpoint. A provider may allow only fifty calls per minute for all users together. Only
+//! refused codes are counted, so normal logins are not affected.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
@@ -16,8 +15,8 @@ use crate::clock::Timestamp;
 /// wait.
 const MAX_REFUSED: u64 = 10;
 
-/// The number of counters. Two clients can share a counter, but this is rare with 4096 counters.
-/// The number of counters is fixed, so the memory cannot grow.
+/// The number of counters. Two clients rarely share a counter, because there are 4096 counters. The number of counters
+/// is fixed, so the memory cannot grow.
 const COUNTERS: usize = 4096;
 
 /// Counts refused codes per client network. Each counter stores the minute and the count in one
@@ -28,7 +27,7 @@ pub(super) struct Throttle {
     seed: RandomState,
 }
 
-/// Whether a client may send another code.
+/// States whether a client may send another code.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(super) enum ThrottleDecision {
@@ -66,8 +65,8 @@ impl Throttle {
             return;
         };
         let minute = minute_of(now);
-        // If two threads count at the same time, it can happen that only one of the two codes is
-        // counted. The limit need not be exact, so no lock is needed.
+        // If two threads count at the same time, only one of the two codes may be counted. The limit need not be exact,
+        // so no lock is needed.
         let refused = match unpack(counter.load(Ordering::Relaxed)) {
             (then, refused) if then == minute => refused.saturating_add(1),
             _ => 1,
@@ -82,8 +81,8 @@ impl Throttle {
     }
 }
 
-/// Returns the network that counts as one client: an IPv4 address, or a /64 of IPv6, because one
-/// client controls a whole /64.
+/// Returns the network that counts as one client: the address for IPv4, and the /64 for IPv6. One client controls a
+/// whole /64 of IPv6.
 fn network(client: IpAddr) -> (bool, u64) {
     let client = client.to_canonical();
     let bits = match client {
