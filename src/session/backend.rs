@@ -1,5 +1,5 @@
-//! The storage of a local store. All sessions are in memory only, or they are in a file and some
-//! are also in memory.
+//! The storage of a local store. A store without a file has all sessions in memory. A store with a file has all
+//! sessions in the file, and some of these sessions also in memory.
 
 use super::SessionKey;
 use super::disk::Disk;
@@ -10,14 +10,14 @@ use super::stored::Stored;
 use crate::clock::Timestamp;
 use std::sync::Arc;
 
-/// A change to the stored sessions. A commit applies all changes of a list, or none of them.
+/// A change to the stored sessions. A commit applies either all changes of a list or no change of the list.
 #[derive(Debug)]
 pub(super) enum Change {
     /// Stores this version of a session.
     Put(Arc<Stored>),
     /// Removes a session that has ended.
     Remove(SessionKey),
-    /// Stores the time when a session was last used.
+    /// Stores the time at which a session was last used.
     Used(SessionKey, Timestamp),
 }
 
@@ -43,20 +43,18 @@ impl Loaded {
 /// The storage of a local store, in addition to its cache.
 #[derive(Debug)]
 pub(super) enum Backend {
-    /// Only the cache contains the sessions. If the cache is full and evicts a session, the session
-    /// ends.
+    /// Only the cache contains the sessions. If the cache is full and evicts a session, the session ends.
     Memory,
-    /// A file contains all sessions, and the cache contains some of them.
+    /// A file contains all sessions, and the cache contains some of these sessions.
     Disk(Box<Disk>),
 }
 
 impl Backend {
-    /// Commits changes. If the store has a file, all changes are durable when this function
-    /// returns.
+    /// Commits changes. If the store has a file, all changes are durable when this function returns.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotCommitted`]: the store contains none of the changes.
+    /// After [`StoreError::NotCommitted`], the store contains none of the changes.
     pub(super) fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
         match self {
             Self::Memory => Ok(()),

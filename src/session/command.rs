@@ -89,8 +89,7 @@ pub(super) struct Batch {
     pub(super) users: HashSet<UserHash>,
 }
 
-/// A change that the thread of the store makes to the index and the caches after it has committed a
-/// batch.
+/// A change to the index and the caches. The thread of the store makes the change after the commit of a batch.
 #[derive(Debug)]
 pub(super) enum Effect {
     Opened {
@@ -162,7 +161,7 @@ impl Effect {
     }
 }
 
-/// Answers a command. Does nothing if the caller no longer waits for the answer.
+/// Answers a command. This function does nothing if the caller no longer waits for the answer.
 pub(super) fn send<T>(answer: Answer<T>, result: Result<T, StoreError>) {
     drop(answer.send(result));
 }

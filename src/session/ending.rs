@@ -1,10 +1,9 @@
 //! Informs long-running work, such as a stream, when its session ends.
 //!
-//! A request looks up its session only at its start. A stream lasts longer than a request, and it
-//! must end when its session ends. So each worker has an [`EndRegistry`]. When a session has ended
-//! and the end is committed, the store informs the registry. Once per second, the registry also
-//! looks for sessions that have passed a deadline. A request that registers no work does not use
-//! the registry.
+//! A request looks up its session only at its start. A stream lasts longer than a request, and a stream must end when
+//! the session of the stream ends. Each worker therefore has an [`EndRegistry`]. When the end of a session is
+//! committed, the store informs the registry. Once per second, the registry also looks for sessions that have passed a
+//! deadline. A request that registers no work does not use the registry.
 
 #![expect(
     clippy::disallowed_types,
@@ -40,7 +39,7 @@ pub enum EndReason {
     /// The provider was removed from the settings, or its name now belongs to another server or
     /// client.
     ProviderRemoved,
-    /// The session was evicted: the user has too many sessions, or a store in memory is full.
+    /// The session was evicted, because the user has too many sessions or because a store in memory is full.
     Evicted,
     /// An app has refused the access token, so the user must sign in again.
     RefusedByApp,
@@ -81,9 +80,9 @@ impl Listeners {
         receiver
     }
 
-    /// Informs all listeners of the end of a session. Before this call, the caller must record in
-    /// the session value that the session has ended. A listener that registers too late gets no
-    /// message, but the session value already shows the end.
+    /// Informs all listeners of the end of a session. Before a call of this function, the caller must record in the
+    /// session value that the session has ended. A listener that registers too late gets no message, but the session
+    /// value already shows that the session has ended.
     pub(super) fn tell(&self, end: End) {
         let (key, why) = end;
         tracing::debug!(
@@ -135,8 +134,8 @@ impl Entry {
     }
 }
 
-/// Tells the registered work that its session has ended or has a new version. All work for the same
-/// session shares one signal.
+/// Tells the registered work that its session has ended or has a new version. All work for the same session shares one
+/// signal.
 #[derive(Debug, Default)]
 struct EndSignal {
     why: Cell<Option<EndReason>>,
@@ -180,7 +179,7 @@ impl EndRegistry {
     /// Panics if the caller is not a local task of a worker.
     pub fn start(sessions: Arc<Sessions>, clock: Clock) -> Self {
         let (registry, ends) = Self::new(sessions);
-        // The task ends by itself, so its handle is not needed.
+        // The handle of the task is not needed, because the task ends by itself.
         drop(spawn_local(serve(Rc::downgrade(&registry.0), ends, clock)));
         registry
     }
@@ -210,8 +209,8 @@ impl EndRegistry {
             end,
             seen: Cell::new(session.version()),
         };
-        // The watch is registered before the state of the session is read. So the watch notices the
-        // end of the session even if the session ends at this moment.
+        // The watch is registered before the state of the session is read, so that the watch also notices an end of the
+        // session between the two steps.
         match session.state() {
             SessionState::Live => Some(watch),
             SessionState::Superseded | SessionState::Ended => None,
@@ -232,9 +231,9 @@ pub struct EndWatch {
 }
 
 impl EndWatch {
-    /// Waits until the session has ended or has a new version. The registry reports a new version
-    /// about one second after its commit. The eviction of a session from the cache does not end the
-    /// session if a file contains the session.
+    /// Waits until the session has ended or has a new version. The registry reports a new version about one second
+    /// after the commit of the version. The eviction of a session from the cache does not end the session if a file
+    /// contains the session.
     ///
     /// # Cancel safety
     ///
@@ -329,8 +328,8 @@ impl Registry {
                 // The store has a newer value of the session, or the cache has evicted the session.
                 // A request may have used the session, so the registry must look up the session.
                 SessionState::Superseded => away.push(*key),
-                // The session has ended. The sweep ignores this session, because the store sends a
-                // message with the reason for the end to the registry.
+                // The session has ended. The sweep ignores an ended session, because the store sends a message with the
+                // reason for the end to the registry.
                 SessionState::Ended => {}
             }
         }

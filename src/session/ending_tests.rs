@@ -1,5 +1,4 @@
-//! Tests that a registry gets exactly one message, with the reason, for each session that ends. The
-//! registry must get no other message.
+//! Tests that a registry gets exactly one message, with the reason, for each session that ends, and no other message.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -14,8 +13,8 @@ use crate::session::fixture::{Fixture, NOW, found, live, login, open, session, t
 use crate::session::keeper::Keeper;
 use crate::session::{Lookup, NewSession, Replaced, SessionId};
 
-/// A registry without its task. The test does the work of the task: it receives the messages and
-/// starts the sweeps.
+/// A registry without its task. The test does the work of the task: the test receives the messages and starts the
+/// sweeps.
 struct Worker {
     registry: EndRegistry,
     ends: mpsc::UnboundedReceiver<End>,
@@ -219,8 +218,8 @@ async fn an_evicted_session_ends_unless_it_is_in_a_file() {
         }
         assert_eq!(reason(&watch), None);
         assert!(worker.has_current(&sessions, &id));
-        // The session is evicted, read, used and evicted again. The registry still has the old
-        // value of the session, which does not contain the time of this use.
+        // The session is evicted, read, used and evicted again. The registry still has the old value of the session,
+        // which does not contain the time of the last use.
         crowd(&sessions, NOW).await;
         assert!(matches!(sessions.find(&id, NOW), Lookup::Away));
         assert!(live(&sessions, &id, after(40)).await);

@@ -34,15 +34,15 @@ pub(super) const COMMIT_KEY: &str = "commit";
 /// contains the sessions in use.
 const PAGE_CACHE: usize = 16 * 1024 * 1024;
 
-/// The permissions of the file: only its owner has access.
+/// The permissions of the file: only the owner of the file can read and write the file.
 const PRIVATE: u32 = 0o600;
 
 /// The first bytes of every redb database.
 const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
 
-/// The reason why the session file cannot be used. Responsible: the operator. The sessions in the
-/// file stay unchanged. But the database may write other parts of the file: it records that a check
-/// was successful, and it repairs the file after a crash.
+/// The reason why the session file cannot be used. The operator is responsible for this error. After a [`FileError`],
+/// the sessions in the file are unchanged. The database may have changed other parts of the file, because the database
+/// records a successful check and repairs the file after a crash.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The contents of the file are damaged.
@@ -107,11 +107,11 @@ pub enum FileError {
     },
 }
 
-/// Inspects a session file without opening the database. Does not create, lock or change the file.
+/// Inspects a session file without opening the database. This function does not create, lock or change the file.
 ///
 /// # Errors
 ///
-/// [`FileError`] if the file cannot be used.
+/// Returns a [`FileError`] if the file cannot be used.
 pub(crate) fn inspect(path: &Path) -> Result<(), FileError> {
     let failed = |source| FileError::Io {
         path: path.to_owned(),
@@ -162,8 +162,8 @@ pub(super) struct Properties {
     pub(super) commit: u64,
 }
 
-/// Creates a new file. The file has a temporary name until it is complete, so that a crash never
-/// leaves an incomplete session file under `path`.
+/// Creates a new file. The file has a temporary name until the file is complete, so that a crash never leaves an
+/// incomplete session file under `path`.
 pub(super) fn create(path: &Path) -> Result<(), FileError> {
     let failed = |source| FileError::Io {
         path: path.to_owned(),
@@ -176,8 +176,7 @@ pub(super) fn create(path: &Path) -> Result<(), FileError> {
         .read(true)
         .write(true)
         .create(true)
-        // Another process may be writing this file, so this process locks the file before it
-        // truncates the file.
+        // This process locks the file before it truncates the file, because another process may be writing the file.
         .truncate(false)
         .mode(PRIVATE)
         .open(&new)
@@ -187,8 +186,8 @@ pub(super) fn create(path: &Path) -> Result<(), FileError> {
         Err(TryLockError::WouldBlock) => return Err(FileError::Locked(path.to_owned())),
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
-    // This process holds the lock during the check, because otherwise another process could create
-    // the file after the check.
+    // This process holds the lock of the new file during the check of `path`, because another process could otherwise
+    // create the file at `path` after the check.
     if std::fs::metadata(path).is_ok_and(|about| about.len() > 0) {
         return Err(FileError::Locked(path.to_owned()));
     }
@@ -210,7 +209,7 @@ pub(super) fn create(path: &Path) -> Result<(), FileError> {
     };
     let database = begin().map_err(|error| refused(path, error))?;
     std::fs::rename(&new, path).map_err(failed)?;
-    // After a crash, the file has its new name only if the folder was synced.
+    // After a crash, the file has its new name only if the folder was synced before the crash.
     let folder = File::open(folder_of(path)).map_err(failed)?;
     folder.sync_all().map_err(failed)?;
     // This process keeps the lock on the database until the file has its final name.
@@ -218,7 +217,7 @@ pub(super) fn create(path: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// Opens an existing file, and checks that it is a session file.
+/// Opens an existing file, and checks that the file is a session file.
 pub(super) fn open(path: &Path) -> Result<(Database, Properties), FileError> {
     let failed = |source| FileError::Io {
         path: path.to_owned(),
@@ -234,13 +233,13 @@ pub(super) fn open(path: &Path) -> Result<(Database, Properties), FileError> {
     Ok(opened)
 }
 
-/// Opens the database on a storage backend, and checks that it contains a session file.
+/// Opens the database on a storage backend, and checks that the database is a session file.
 pub(super) fn open_with(
     path: &Path,
     backend: impl StorageBackend,
 ) -> Result<(Database, Properties), FileError> {
-    // The integrity check is necessary, because the database may panic on a damaged file. The
-    // gateway therefore never opens the file in read-only mode or without the check.
+    // The integrity check is necessary, because the database may panic on a damaged file. The gateway therefore never
+    // opens the file in read-only mode or without the check.
     let open = || {
         let database = Database::builder()
             .set_cache_size(PAGE_CACHE)
@@ -291,9 +290,8 @@ pub(super) fn open_with(
 fn make_private(path: &Path) -> io::Result<()> {
     let mode = std::fs::metadata(path)?.permissions().mode();
     if mode & !PRIVATE & 0o777 != 0 {
-        // The permissions are set with the path of the file and not with an open handle. If this
-        // code opened and closed a second handle of the file, the close could release the lock of
-        // the database.
+        // The permissions are set with the path of the file and not with an open handle. If this code opened and closed
+        // a second handle of the file, the operating system could release the lock of the database.
         std::fs::set_permissions(path, Permissions::from_mode(PRIVATE))?;
     }
     Ok(())

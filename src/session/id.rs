@@ -1,4 +1,4 @@
-//! Session ids and session keys. Only browsers keep session ids, and the store keeps session keys.
+//! Session ids and session keys. Only browsers keep session ids. The store keeps session keys.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
@@ -14,9 +14,9 @@ const TEXT: usize = LENGTH / 3 * 4;
 /// The tag of the store in which a session was created: four random bytes. A store in memory
 /// generates its tag when the process starts. A session file contains the tag of its store.
 ///
-/// The tag proves nothing, because a client can send any tag. The tag shows whether a session was
-/// created by this process, by another replica, or by this replica before a restart. Log lines and
-/// error pages use the tag to report where the session was created.
+/// The tag proves nothing, because a client can send any tag. The tag shows whether this process, another replica, or
+/// this replica before a restart has created a session. Log lines and error pages use the tag to report where the
+/// session was created.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct StoreTag([u8; TAG]);
 
@@ -25,7 +25,7 @@ impl StoreTag {
     ///
     /// # Errors
     ///
-    /// [`NoRandomness`] if the operating system does not return random bytes.
+    /// Returns [`NoRandomness`] if the operating system does not return random bytes.
     pub(crate) fn random() -> Result<Self, NoRandomness> {
         random().map(Self)
     }
@@ -51,7 +51,7 @@ impl SessionId {
     ///
     /// # Errors
     ///
-    /// [`NoRandomness`] if the operating system does not return random bytes.
+    /// Returns [`NoRandomness`] if the operating system does not return random bytes.
     pub(crate) fn random(store_tag: StoreTag) -> Result<Self, NoRandomness> {
         let mut bytes = [0; LENGTH];
         let (tag, rest) = bytes.split_at_mut(TAG);
@@ -60,8 +60,8 @@ impl SessionId {
         Ok(Self(Secret::new(bytes)))
     }
 
-    /// Parses the value of a cookie. Only the canonical form of an id is valid: exactly 48
-    /// characters of base64url without padding.
+    /// Parses the value of a cookie. Only the canonical form of an id is valid: exactly 48 characters of base64url
+    /// without padding.
     pub fn parse(text: &[u8]) -> Option<Self> {
         if text.len() != TEXT {
             return None;
@@ -80,7 +80,7 @@ impl SessionId {
     pub fn key(&self) -> SessionKey {
         let digest = digest(&SHA256, self.0.expose());
         let first = digest.as_ref().first_chunk();
-        // The first half always exists, because a SHA-256 digest has 32 bytes.
+        // The first half of the digest always exists, because a SHA-256 digest has 32 bytes.
         SessionKey(first.copied().unwrap_or_default())
     }
 
@@ -92,8 +92,8 @@ impl SessionId {
     }
 }
 
-/// The first half of the SHA-256 digest of a session id. Nobody can compute a session id from its
-/// session key. So an attacker who has a copy of all session keys cannot use a session.
+/// The first half of the SHA-256 digest of a session id. Nobody can compute a session id from its session key, so an
+/// attacker with a copy of all session keys cannot use a session.
 ///
 /// Half of the digest is long enough to be secure. To use the session of another user, an attacker
 /// must find an id whose hash is the key of this session. Finding an id for a given key takes about

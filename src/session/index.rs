@@ -1,11 +1,10 @@
-//! The index of a local store. The index contains all sessions in the order of their users, and it
-//! shows which sessions are only in the file. A request that uses a session does not access the
-//! index.
+//! The index of a local store. The index contains all sessions in the order of their users. The index shows which
+//! sessions are only in the file. A request that uses a session does not access the index.
 //!
-//! For each session, the index contains one pointer to the session's record. The index contains no
-//! copies of the sort keys, because each record is in memory and contains its sort key. To save
-//! memory, the sessions are not sorted by deadline. To find expired sessions, the thread of the
-//! store searches all sessions, one small part at a time.
+//! For each session, the index contains one pointer to the session's record. The index contains no copies of the sort
+//! keys, because each record is in memory and contains its sort key. To save memory, the index does not sort the
+//! sessions by deadline. To find expired sessions, the thread of the store searches all sessions, one small part at a
+//! time.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -21,11 +20,11 @@ use super::stored::Stored;
 use crate::clock::Timestamp;
 use crate::identity::Identity;
 
-/// Identifies a user by the first half of the SHA-256 digest of the issuer and the subject. Every
-/// process computes the same value for the same user. The digest needs no secret key, because an
-/// attacker would have to try about 2^128 subjects to get the value of another user.
+/// Identifies a user by the first half of the SHA-256 digest of the issuer and the subject. Every process computes the
+/// same value for the same user. The digest needs no secret key, because an attacker would have to try about 2^128
+/// subjects to find the digest of another user.
 ///
-/// The first number is never zero, so `Option<UserHash>` needs no more memory than `UserHash`.
+/// The first number of a `UserHash` is never zero, so `Option<UserHash>` needs no more memory than `UserHash`.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(super) struct UserHash(NonZeroU64, u64);
 
@@ -35,8 +34,8 @@ impl UserHash {
     pub(super) fn of(identity: &Identity) -> Option<Self> {
         let subject = identity.subject.as_ref()?;
         let mut hash = digest::Context::new(&SHA256);
-        // The bytes contain the length of the issuer, so that no other issuer and subject have the
-        // same bytes.
+        // The hashed bytes contain the length of the issuer, so that no other pair of issuer and subject has the same
+        // bytes.
         let length = u64::try_from(identity.issuer.len()).unwrap_or(u64::MAX);
         hash.update(&length.to_be_bytes());
         hash.update(identity.issuer.as_bytes());
@@ -63,7 +62,7 @@ struct Ranked(Arc<Stored>);
 /// The number of parts into which a search through all sessions is divided. Each sweep searches one
 /// part, so a search through all sessions takes some minutes.
 const PARTS: usize = 256;
-/// The minimum number of sessions in a part, which one sweep searches.
+/// The minimum number of sessions in one part.
 const MIN_PART: usize = 4096;
 
 /// The index of all sessions of the store.
@@ -72,8 +71,8 @@ pub(super) struct Index {
     all: BTreeSet<Ranked>,
     /// The records of the sessions that are only in the file.
     file_only: HashMap<SessionKey, Arc<Stored>>,
-    /// The last session that the unfinished search has read. The next sweep continues after it. The
-    /// value is `None` before a search.
+    /// The last session that the unfinished search has read. The next sweep continues after this session. `walked` is
+    /// `None` before a search.
     walked: Option<Rank>,
 }
 
@@ -121,9 +120,9 @@ impl Index {
         Some(stored)
     }
 
-    /// A user may have at most `max` sessions after one more login. Returns the user's sessions
-    /// that must end before this login. In the result, the session whose lifetime ends first comes
-    /// first. The sessions in `ending` are not counted, because they are about to end.
+    /// Returns the user's sessions that must end before the user's next login, so that the user has at most `max`
+    /// sessions after the login. The result is sorted: the session whose lifetime ends first is at the beginning. The
+    /// sessions in `ending` do not count, because these sessions are about to end.
     pub(super) fn surplus(
         &self,
         user: UserHash,
@@ -167,12 +166,12 @@ impl Index {
             found.extend(find(stored).map(|what| (*stored.key(), what)));
             self.walked = Some(*stored.rank());
         }
-        // The next call starts a new search.
+        // The next call of `walk` starts a new search.
         self.walked = None;
         (found, WalkEnd::PartDone)
     }
 
-    /// Makes the next call start a new search.
+    /// Makes the next call of `walk` start a new search.
     pub(super) fn restart_walk(&mut self) {
         self.walked = None;
     }
@@ -330,8 +329,7 @@ mod tests {
         assert_eq!((index.len(), index.file_only.len()), (3, 0));
     }
 
-    /// Generates short issuers and subjects from a few different characters, so that many of the
-    /// texts are similar.
+    /// Generates short issuers and subjects from a few different characters, so that many of the texts are similar.
     fn similar() -> impl Strategy<Value = String> {
         let characters = prop::sample::select(vec!['a', 'b', '/', ':', '|', ',', '.', ' ']);
         prop::collection::vec(characters, 1..5).prop_map(String::from_iter)

@@ -1,11 +1,10 @@
 //! The thread of a local store, which makes all changes to sessions.
 //!
-//! Other threads send commands to this thread to create, replace, end or read a session. The
-//! commands take effect in the order in which they arrive. So a sign-out between two refreshes
-//! takes effect, and a session that has ended does not come back. The thread gathers the waiting
-//! commands, commits their changes together, applies the changes to the caches of all replicas, and
-//! only then answers. A batch contains at most one change of each session, so the thread computes
-//! every change from data that is already committed.
+//! Other threads send commands to this thread to create, replace, end or read a session. The commands take effect in
+//! the order in which they arrive. A sign-out between two refreshes therefore takes effect, and no later command brings
+//! an ended session back. The thread gathers the waiting commands and commits their changes together. The thread
+//! answers a command only after the thread has applied the change to the caches of all replicas. A batch contains at
+//! most one change of each session, so the thread computes every change from data that is already committed.
 //!
 //! A replica is a `Sessions` value, which caches the sessions of a store. The index and the cache
 //! of one replica refer to the same value of a session, so the session is in memory only one time.
@@ -35,9 +34,8 @@ use super::{Maintained, SessionKey, SessionState};
 use crate::clock::Timestamp;
 use crate::telemetry::chain;
 
-/// The maximum number of sessions that one sweep removes. A worker that uses the cache during the
-/// sweep may have to wait. The maximum is small, so that the worker waits at most a few
-/// milliseconds.
+/// The maximum number of sessions that one sweep removes. A worker that uses the cache during a sweep may have to wait.
+/// The maximum number is small, so that a worker waits at most a few milliseconds.
 const MAX_REMOVED: usize = 100;
 
 /// The maximum number of commands in the queue. If the queue is full, callers wait for space in the
@@ -108,8 +106,8 @@ impl Keeper {
         (keeper, handle)
     }
 
-    /// Reads all sessions of the file into the cache, one at a time. Therefore there are never more
-    /// sessions in memory than the cache can contain.
+    /// Reads all sessions of the file into the cache, one at a time, so that the memory never contains more sessions
+    /// than the cache can contain.
     ///
     /// # Errors
     ///
@@ -178,7 +176,7 @@ impl Keeper {
                 }
             }
         }
-        // No caller waits for the result, and a failure is already logged.
+        // No caller waits for the result of the last commit, and a failure is already logged.
         drop(self.write_last_uses(Vec::new()));
     }
 
@@ -243,9 +241,9 @@ impl Keeper {
         }
     }
 
-    /// Processes the notices of all evictions. A cache sends the notice of an eviction only in its
-    /// housekeeping, a moment after the eviction. So this function runs the housekeeping of the
-    /// caches first.
+    /// Processes the notices of all evictions. A cache sends the notice of an eviction only in its housekeeping, which
+    /// runs a moment after the eviction. This function therefore runs the housekeeping of the caches before the
+    /// function processes the notices.
     pub(super) fn hear_of_evictions(&mut self) {
         self.run_pending_tasks();
         self.take_notices();
@@ -281,7 +279,7 @@ impl Keeper {
 
     /// Notes that a cache now contains a session that was read from the file.
     fn note_entered(&mut self, session: &Arc<Stored>) {
-        // The session may have been evicted or replaced after the notice was sent.
+        // The cache may have evicted or replaced the session after the cache sent the notice.
         let is_held = self.replicas.iter().any(|cache| cache.holds(session));
         if is_held && let Some(away) = self.index.file_only(session.key()) {
             session.note_use_of(away);
@@ -318,16 +316,15 @@ impl Keeper {
         }
     }
 
-    /// Notes the last uses of sessions that a replica has reported. Ignores sessions that have
-    /// ended.
+    /// Notes the last uses of sessions that a replica has reported. This function ignores sessions that have ended.
     pub(super) fn note_uses(&mut self, uses: Vec<(SessionKey, Timestamp)>) {
         for (key, at) in uses {
             if self.knows(&key) {
                 if let Some(away) = self.index.file_only(&key) {
                     away.note_use_at(at);
                 }
-                // The use is reported to every replica, because otherwise another replica could
-                // treat the session as idle.
+                // The last use is reported to every replica, because another replica could otherwise treat the session
+                // as idle.
                 self.tell(Event::Used(key, at));
                 self.note_use(key, at);
             }
@@ -339,8 +336,8 @@ impl Keeper {
         *used = at.max(*used);
     }
 
-    /// Returns the reason for the end of a session, if the session has passed a deadline. Another
-    /// replica may know a later use of the session, so the function also looks into the caches.
+    /// Returns the reason for the end of a session, if the session has passed a deadline. This function also looks into
+    /// the caches, because another replica may know a later use of the session.
     pub(super) fn expired(
         replicas: &[Arc<SessionCache>],
         session: &Stored,
@@ -367,7 +364,7 @@ impl Keeper {
                 self.forget(key, *why);
             }
         } else {
-            // The expired sessions still exist, so the next sweep must find them again.
+            // The next sweep must find the expired sessions again, because the expired sessions still exist.
             self.index.restart_walk();
         }
         self.hear_of_evictions();
@@ -381,9 +378,9 @@ impl Keeper {
     fn write_last_uses(&mut self, removals: Vec<Change>) -> Result<(), StoreError> {
         let used = self.used.iter();
         let used = used.map(|(key, at)| Change::Used(*key, *at));
-        // The removal of a session also deletes the stored time of the last use of the session. If
-        // the removals came first, the file could later contain the last use of a session that no
-        // longer exists.
+        // The removal of a session also deletes the stored time of the last use of the session. If a commit removed the
+        // session first and then stored the time, the file would contain the last use of a session that no longer
+        // exists.
         let changes: Vec<_> = used.chain(removals).collect();
         self.commit(&changes)?;
         self.used.clear();

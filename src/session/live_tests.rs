@@ -1,5 +1,4 @@
-//! Tests of `Sessions::still`, with which a connection uses a session again without another
-//! look-up.
+//! Tests of `Sessions::still`, which allows a connection to use a session again without another look-up.
 
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ async fn a_session_can_be_used_without_a_look_up_while_it_is_current_and_only_fo
     let id = open(&sessions, "a", NOW).await;
     let held = session(&sessions, &id).await;
     let still = |held: &Session, found, now| sessions.still(held, found, now);
-    // The limit is 6 s: a tenth of the idle time, which is one minute in this test.
+    // The limit of `still` is 6 seconds, which is a tenth of the idle time of this test.
     assert!(still(&held, NOW, after(5)));
     assert!(!still(&held, NOW, after(6)));
     // The clock was set back.

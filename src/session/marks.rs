@@ -1,10 +1,9 @@
 //! Marks: records of values that may be used only one time, such as the `state` of a login.
 //!
-//! A store of one process keeps its marks in memory, even if its sessions are in a file. If marks
-//! were in the file, clients that have not signed in could cause many writes to the disk, with
-//! invented codes. Marks in memory are lost at a restart. After a restart, an attacker who has the
-//! login cookie of a browser tab can use the state of this login a second time. The second use does
-//! little harm, because the provider accepts the code of the login only one time.
+//! A store of one process keeps its marks in memory, even if its sessions are in a file. If the marks were in the file,
+//! a client that has not signed in could cause many writes to the disk with invented codes. Marks in memory are lost at
+//! a restart. After a restart, an attacker who has the login cookie of a browser tab can use the state of this login a
+//! second time. The second use does little harm, because the provider accepts the code of the login only one time.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -24,11 +23,11 @@ const MAX_MARKS: usize = 100_000;
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     known: HashSet<Mark>,
-    /// The marks in the order in which they were created, each with the time at which it ends.
+    /// The marks in the order of their creation, each with the time at which the mark ends.
     order: VecDeque<(Timestamp, Mark)>,
 }
 
-/// Whether a value is used for the first time, or was already used.
+/// States whether a value is used for the first time or was used before.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(crate) enum Once {
@@ -66,7 +65,7 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// [`StoreError`]: the caller does not know whether the value was used before.
+    /// After a [`StoreError`], the caller does not know whether the value was used before.
     ///
     /// # Cancel safety
     ///
@@ -84,7 +83,7 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// [`StoreError`]: the value stays marked.
+    /// After a [`StoreError`], the value stays marked.
     ///
     /// # Cancel safety
     ///

@@ -4,27 +4,23 @@
 //! the session. The only HTTP code in this module is `cookie.rs`, which writes cookies. The module
 //! does not know how a user signed in.
 //!
-//! [`Sessions`] is a replica, which caches the sessions of a store. The number of bytes in the
-//! cache is limited. A full cache evicts the least recently used sessions first. A session exists
-//! if the store contains it, even if the cache does not contain it. `store.rs` contains the trait
-//! `Store`. `local.rs` contains the store of one process, in memory or in a file. Several replicas
-//! can share a store, and each replica has its own cache.
+//! [`Sessions`] is a replica, which caches the sessions of a store. The number of bytes in the cache is limited. A full
+//! cache evicts the least recently used sessions first. A session exists if the store contains the session, even if the
+//! cache does not contain the session. `store.rs` contains the trait `Store`. `local.rs` contains the store of one
+//! process, in memory or in a file. Several replicas can share a store, and each replica has its own cache.
 //!
-//! A look-up of a session takes no lock and reads no file. To create, replace or end a session,
-//! this module calls the store. The store commits the change and updates the caches before it
-//! answers. So every change that a request can see is already committed, and a refresh just after a
-//! sign-out does not undo the sign-out.
+//! A look-up of a session takes no lock and reads no file. To create, replace or end a session, this module calls the
+//! store. The store commits the change and updates the caches before the store answers. Every change that a request can
+//! see is therefore already committed, and a refresh just after a sign-out does not undo the sign-out.
 //!
-//! Every end of a session has a reason ([`EndReason`]). A task that runs longer than its request is
-//! registered in the [`EndRegistry`] of the worker. The registry informs the task when its session
-//! has ended. A reload changes settings, keys and providers, and valid sessions continue
-//! ([`Sessions::reconfigure`]).
+//! Every end of a session has a reason ([`EndReason`]). A task that runs longer than its request is registered in the
+//! [`EndRegistry`] of the worker. The registry informs the task when its session has ended. Valid sessions continue
+//! when a reload changes settings, keys and providers ([`Sessions::reconfigure`]).
 //!
-//! The cache does not expire entries, because a cache that expires entries runs its maintenance
-//! inside `get`. If many sessions expired at the same time, the next worker that calls `get` would
-//! be blocked for a long time. So each session contains its deadlines, and the code checks these
-//! deadlines at every use of the session. The control plane calls [`Sessions::maintain`], which
-//! removes expired sessions in small batches.
+//! The cache does not expire entries, because a cache that expires entries runs its maintenance inside `get`. If many
+//! sessions expired at the same time, the next worker that calls `get` would be blocked for a long time. Each session
+//! contains its deadlines, and the code checks these deadlines at every use of the session. The control plane calls
+//! [`Sessions::maintain`], which removes expired sessions in small batches.
 
 mod backend;
 mod cache;
@@ -99,9 +95,9 @@ use crate::token::TokenSet;
 pub struct NewSession<'a> {
     /// The configured name of the provider.
     pub provider: &'a str,
-    /// A fingerprint of two settings of the provider, its URL and the client id, as they were when
-    /// the login began. If the fingerprint has changed since the login began, no session is
-    /// created, because the name of the provider now belongs to another server or client.
+    /// A fingerprint of the URL and the client id that the provider had when the login began. A different fingerprint
+    /// shows that the name of the provider now belongs to another server or client. No session is created if the
+    /// fingerprint has changed since the login began.
     pub registration: Registration,
     /// The identity of the user.
     pub identity: Identity,
@@ -125,10 +121,10 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Opens the store that the settings select. This function blocks the calling thread, for some
-    /// seconds if the file is large. The records in the file are encrypted with `keys`. A session
-    /// in the file ends if its provider is not among `providers`, or if the name of its provider
-    /// now belongs to another server or client.
+    /// Opens the store that the settings select. This function blocks the calling thread. If the file is large, this
+    /// function blocks the thread for some seconds. The records in the file are encrypted with `keys`. A session in the
+    /// file ends if its provider is not among `providers`, or if the name of its provider now belongs to another server
+    /// or client.
     ///
     /// # Errors
     ///
@@ -169,10 +165,9 @@ impl Sessions {
         }
     }
 
-    /// Applies new settings to running sessions. On success all settings take effect. On an error
-    /// no setting takes effect. A session ends if its provider was removed from the settings, or if
-    /// the name of its provider now belongs to another server or client. All changes are committed
-    /// before this function returns.
+    /// Applies new settings to running sessions. On success, all settings take effect. On an error, no setting takes
+    /// effect. A session ends if its provider was removed from the settings, or if the name of its provider now belongs
+    /// to another server or client. All changes are committed before this function returns.
     ///
     /// # Errors
     ///
@@ -196,8 +191,7 @@ impl Sessions {
             return self.absent(id);
         };
         if stored.state() == SessionState::Superseded {
-            // The session was replaced or evicted just after the first read, so the cache is read
-            // again.
+            // The session was replaced or evicted just after the first read of the cache, so the cache is read again.
             let Some(again) = self.cache.get(&key) else {
                 return self.absent(id);
             };
@@ -226,9 +220,9 @@ impl Sessions {
         true
     }
 
-    /// Records another use of a session. The caller looked up the session at `found_at`. Returns
-    /// false if `session` is not current, if the session has passed a deadline, or if too much time
-    /// has passed since `found_at`. After false, the caller must look up the session again.
+    /// Records another use of a session. The caller looked up the session at `found_at`. Returns false if `session` is
+    /// not current, if the session has passed a deadline, or if too much time has passed since `found_at`. If this
+    /// function returns false, the caller must look up the session again.
     pub(crate) fn still(&self, session: &Session, found_at: Timestamp, now: Timestamp) -> bool {
         let is_recent = found_at <= now && now.since(found_at) < self.limits.without_look_up();
         is_recent && session.state() == SessionState::Live && self.note_use(session.stored(), now)
@@ -299,14 +293,13 @@ impl Sessions {
         }
     }
 
-    /// Creates a session and returns its new id. The sessions in `replaces` end. If the user has
-    /// more sessions than the limit allows, the oldest sessions of the user end, too. The new
-    /// session and the ends of the other sessions are in the same commit. The commit is complete
-    /// before this function returns.
+    /// Creates a session and returns its new id. This function ends the sessions in `replaces`. If the user has more
+    /// sessions than the limit allows, the oldest sessions of the user end, too. One commit contains the new session
+    /// and the ends of the other sessions. The commit is complete before this function returns.
     ///
     /// # Errors
     ///
-    /// [`OpenError`]: no session was created or ended.
+    /// After an [`OpenError`], no session was created or ended.
     ///
     /// # Cancel safety
     ///
@@ -337,13 +330,13 @@ impl Sessions {
         }
     }
 
-    /// Replaces the tokens of a session. If `identity` is `Some`, replaces the identity of the
-    /// session, too. Replaces nothing if `old` is not the current version. The new version is
-    /// committed before this function returns. Requests find the new version only after the commit.
+    /// Replaces the tokens of a session. If `identity` is `Some`, this function replaces the identity of the session,
+    /// too. This function replaces nothing if `old` is not the current version. The new version is committed before
+    /// this function returns. Requests find the new version only after the commit.
     ///
     /// # Errors
     ///
-    /// [`StoreError`]: the old version stays current.
+    /// After a [`StoreError`], the old version stays current.
     ///
     /// # Cancel safety
     ///
@@ -413,7 +406,7 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// [`StoreError`]: the next call of `maintain` tries again.
+    /// After a [`StoreError`], the next call of `maintain` tries again.
     ///
     /// # Cancel safety
     ///
@@ -452,7 +445,7 @@ impl Sessions {
         self.store.count()
     }
 
-    /// Returns the number of sessions that the cache has evicted because it was full.
+    /// Returns the number of sessions that the cache has evicted because the cache was full.
     pub(crate) fn pushed_out(&self) -> u64 {
         self.store.cache().evicted()
     }

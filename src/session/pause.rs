@@ -15,11 +15,11 @@ const FIRST: Duration = Duration::from_millis(500);
 /// The longest pause, except after a very slow operation (see `FACTOR`).
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// The pause is at least `FACTOR` times as long as the failed operation. So the thread of the store
-/// spends only a small part of its time on operations that fail.
+/// The pause is at least `FACTOR` times as long as the failed operation, so that the thread of the store spends only a
+/// small part of its time on operations that fail.
 const FACTOR: u32 = 4;
 
-/// The current pause of one operation; `None` if its last attempt succeeded.
+/// The current pause of one operation, or `None` if the last attempt succeeded.
 #[derive(Debug, Default)]
 pub(super) struct Pause(Option<Failed>);
 
@@ -57,11 +57,11 @@ impl Pause {
         }
     }
 
-    /// Returns an error until the pause is over.
+    /// Returns an error if the pause is not over.
     ///
     /// # Errors
     ///
-    /// The cause of the last failure, if the pause is not over.
+    /// Returns the cause of the last failure if the pause is not over.
     pub(super) fn check(&self, now: Instant) -> Result<(), Cause> {
         match &self.0 {
             Some(failed) if failed.until.is_some_and(|until| now < until) => {

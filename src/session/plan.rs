@@ -11,8 +11,8 @@ use super::stored::Stored;
 use super::{SessionKey, record};
 
 impl Keeper {
-    /// Adds the waiting commands to a batch. Stops at a command that cannot be executed before the
-    /// batch is committed, and returns this command.
+    /// Adds the waiting commands to a batch. This function stops at the first command that cannot be executed before
+    /// the batch is committed, and returns this command.
     pub(super) fn gather(&mut self, first: Command, batch: &mut Batch) -> Option<Command> {
         let mut next = Some(first);
         while let Some(command) = next {
@@ -118,8 +118,8 @@ impl Keeper {
         });
     }
 
-    /// Commits a batch. After the commit, applies the changes to the index and the caches in the
-    /// order of the commands, and answers the commands.
+    /// Commits a batch. After the commit, this function applies the change of each command to the index and the caches,
+    /// and answers the command. The changes are applied in the order of the commands.
     pub(super) fn settle(&mut self, batch: Batch) {
         if let Err(error) = self.commit(&batch.changes) {
             for effect in batch.effects {

@@ -1,11 +1,11 @@
-//! A preview: which sessions of a file would end with other settings.
+//! A preview shows which sessions of a file would end with other settings.
 //!
-//! Another process may be using the file, so the preview does not lock the file and does not write
-//! to it. The database writes when it opens a file: it repairs the damage of a crash and rebuilds
-//! its list of free pages. In a preview, the writes of the database stay in memory. Another process
-//! can commit during the preview. Each commit writes the head of the file. A page that a commit
-//! frees is reused only by a later commit. The preview reads a page of the file and then reads the
-//! head again. If the head is unchanged, no commit has overwritten the page in the meantime.
+//! The preview does not lock the file and does not write to the file, because another process may be using the file.
+//! The database writes to a file that the database opens, because the database repairs the damage of a crash and
+//! rebuilds its list of free pages. In a preview, the writes of the database stay in memory. Another process can commit
+//! during the preview. Each commit writes the head of the file. Only a later commit can reuse a page that a commit has
+//! freed. The preview reads a page of the file and then reads the head again. If the head is unchanged, no commit has
+//! overwritten the page between the two reads.
 
 #![expect(
     clippy::disallowed_types,
@@ -38,22 +38,20 @@ const HEAD: usize = 320;
 /// The effect that other settings would have on the sessions of a file.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Preview {
-    /// For each provider name, the number of sessions that end. These sessions end because their
-    /// provider was removed from the settings, or because its name now belongs to another server or
-    /// client.
+    /// For each provider name, the number of sessions that end. These sessions end because their provider was removed
+    /// from the settings, or because the name of the provider now belongs to another server or client.
     Ends(BTreeMap<Box<str>, u64>),
-    /// The effect is unknown: another process changed the file during each attempt to read the
-    /// file.
+    /// The effect is unknown, because another process changed the file during each attempt to read the file.
     InUse,
 }
 
-/// Computes the effect that a start or a reload with these keys and providers has on the sessions
-/// of a file. Reads the whole file. Does not create, lock or change the file.
+/// Computes the effect that a start or a reload with these keys and providers has on the sessions of a file. Reads the
+/// whole file. This function does not create, lock or change the file.
 ///
 /// # Errors
 ///
-/// [`FileError`]: a start would fail with the same error. If the error is
-/// [`FileError::UnknownKey`], a reload would fail, too.
+/// Returns a [`FileError`] if a start would fail with the same error. If the error is [`FileError::UnknownKey`], a
+/// reload would fail, too.
 pub(crate) fn preview(
     path: &Path,
     keys: &KeyRing,
@@ -154,7 +152,7 @@ impl Snapshot {
 
     fn read_file(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         read_at_most(&self.file, offset, out)?;
-        // The head is read after the page. If the head is unchanged, no commit has reused the page.
+        // The head of the file is read after the page. If the head is unchanged, no commit has reused the page.
         let mut head = vec![0; self.head.len()];
         self.file.read_exact_at(&mut head, 0)?;
         if head == self.head {
@@ -223,7 +221,7 @@ fn read_at_most(file: &File, mut offset: u64, mut out: &mut [u8]) -> io::Result<
     Ok(length)
 }
 
-/// If `bytes` starts at `offset`, returns the offset of the first byte after `bytes`.
+/// Returns the offset of the first byte after `bytes`, which start at `offset`.
 fn end(offset: u64, bytes: &[u8]) -> u64 {
     offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX))
 }

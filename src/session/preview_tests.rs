@@ -74,7 +74,7 @@ async fn a_preview_works_for_an_open_file_a_crashed_file_and_a_closed_file() {
         }
         fixture.providers.clone_from(&registered);
         if is_open {
-            // The process that has the file open can still use the file.
+            // The process that has the file open can still use the file after the preview.
             sessions
                 .end(&ids[1].key(), EndReason::SignedOut)
                 .await

@@ -20,8 +20,8 @@ use crate::seal::KeyRing;
 pub(crate) struct Reconfiguration {
     /// A session ends if no request uses the session for this time.
     pub idle: Duration,
-    /// The time from a login to the end of its session, even if the session is in use. If a reload
-    /// changes this value, existing sessions still end at the same time.
+    /// The time from a login to the end of its session, even if the session is in use. A reload that changes this value
+    /// does not change the absolute deadline of existing sessions.
     pub absolute: Duration,
     /// The maximum number of sessions of one user. A new value takes effect for a user at the next
     /// login of this user.
@@ -35,14 +35,13 @@ pub(crate) struct Reconfiguration {
 /// The effect of new settings on the sessions.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Reconfigured {
-    /// For each provider name, the number of sessions that ended. These sessions ended because
-    /// their provider was removed from the settings, or because its name now belongs to another
-    /// server or client.
+    /// For each provider name, the number of sessions that ended. These sessions ended because their provider was
+    /// removed from the settings, or because the name of the provider now belongs to another server or client.
     pub ended: BTreeMap<Box<str>, u64>,
 }
 
-/// The reason why new settings did not take effect. No setting or session has changed. Responsible:
-/// the operator.
+/// The reason why new settings did not take effect. All settings and sessions are unchanged after a
+/// [`ReconfigureError`]. The operator is responsible for this error.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconfigureError {
     /// The file contains sessions that cannot be decrypted with any of the new keys.
@@ -59,9 +58,9 @@ pub enum ReconfigureError {
     Store(#[from] StoreError),
 }
 
-/// The longest time for which a session may be used without another look-up, in milliseconds. A
-/// full cache removes the least recently used sessions. For the cache, only a look-up counts as a
-/// use. So a session that is in use must be looked up from time to time.
+/// The longest time for which a session may be used without another look-up, in milliseconds. A full cache removes the
+/// least recently used sessions. A session that is in use must be looked up from time to time, because the cache counts
+/// only a look-up as a use.
 const LONGEST_WITHOUT_LOOK_UP: u64 = 30_000;
 
 /// The longest time between the use of a session and the report of this use to the store, in
@@ -124,9 +123,8 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The number of sessions that are removed before the cache does its housekeeping. Only a small
-/// number is removed at once, because a worker that uses the cache may have to do a part of the
-/// housekeeping.
+/// The number of sessions that are removed before the cache does its housekeeping. Only a small number of sessions is
+/// removed at once, because a worker that uses the cache may have to do a part of the housekeeping.
 const AT_ONCE: usize = 100;
 
 impl Keeper {
@@ -160,8 +158,7 @@ impl Keeper {
         let mut over: Vec<_> = expired.chain(of_providers).collect();
         let before = self.limits.idle();
         if idle > before {
-            // Sessions that have expired must not become valid again because the new idle time is
-            // longer.
+            // Sessions that have expired must not become valid again after a reload that makes the idle time longer.
             let why = |session: &_| Self::expired(&self.replicas, session, (before, now));
             let all = self.index.all();
             over.extend(all.filter_map(|session| Some((*session.key(), why(session)?))));
@@ -174,7 +171,7 @@ impl Keeper {
             self.run_pending_tasks();
         }
         self.take_notices();
-        // The limits change after the commit, so that a failed reload changes nothing.
+        // The limits change only after the commit, so that a failed reload changes nothing.
         self.limits.set(idle, absolute, per_person);
         self.registrations = registrations;
         registration::report(&found.ended);

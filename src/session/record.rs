@@ -1,11 +1,10 @@
 //! Encodes the contents of a session as bytes, for memory and for the file.
 //!
-//! An entry of the file starts with the time at which the session ends, as plaintext. The encrypted
-//! contents follow. So the gateway can find an expired session even if it cannot decrypt the entry.
-//! The plaintext and the session key are associated data of the encryption, so an entry cannot be
-//! decrypted after somebody has moved it to another session. But an older entry of the same session
-//! can be decrypted, so an attacker who can write the file can restore an older version of a
-//! session.
+//! An entry of the file starts with the time at which the session ends, as plaintext. The encrypted contents follow.
+//! The plaintext lets the gateway find an expired session even if the gateway cannot decrypt the entry. The plaintext
+//! and the session key are associated data of the encryption. An entry that somebody has moved to another session can
+//! therefore not be decrypted. An older entry of the same session can be decrypted. An attacker who can write the file
+//! can therefore restore an older version of a session.
 
 use postcard::ser_flavors::Size;
 use serde::{Deserialize, Serialize};
@@ -61,7 +60,7 @@ struct Encoded<'a> {
 #[derive(Debug)]
 struct Invalid;
 
-/// Decodes a claim. Only valid claims are encoded, so the error means that the bytes are damaged.
+/// Decodes a claim. Only valid claims are encoded, so an invalid claim shows that the bytes are damaged.
 fn claim(text: &str) -> Result<Claim, Invalid> {
     Claim::new(text).ok_or(Invalid)
 }
@@ -108,7 +107,7 @@ impl Encoded<'_> {
     }
 }
 
-/// Encodes contents. After `encode`, there is no other copy of the bytes in memory.
+/// Encodes contents. After `encode`, the memory contains no other copy of the encoded bytes.
 pub(super) fn encode(contents: &Contents) -> Zeroizing<Box<[u8]>> {
     // The encoding does not fail, because the contents are text and numbers, and the length of the
     // tokens was checked earlier.

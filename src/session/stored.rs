@@ -1,4 +1,4 @@
-//! The record of a session in memory. Records are small, because there may be a million of them.
+//! The record of a session in memory. Records are small, because there may be a million records.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::clock::Timestamp;
 /// this memory with a million sessions.
 pub const OVERHEAD: usize = 492;
 
-/// One version of a session. The contents of the session are encoded as bytes. Two kinds of fields
-/// are not encoded: fields that can change, and fields by which the index sorts the sessions.
+/// One version of a session. The contents of the session are encoded as bytes. Fields that can change, and fields by
+/// which the index sorts the sessions, are not encoded.
 #[derive(Debug)]
 pub(super) struct Stored {
     rank: Rank,
@@ -98,8 +98,8 @@ impl Stored {
     }
 
     pub(super) fn state(&self) -> SessionState {
-        // The threads that write the state use `Release`, and this load uses `Acquire`. So a thread
-        // that sees the new state also finds the new value in the cache.
+        // The threads that write the state use `Release`, and this load uses `Acquire`, so that a thread that sees the
+        // new state also finds the new value in the cache.
         match self.state.load(Ordering::Acquire) {
             LIVE => SessionState::Live,
             SUPERSEDED => SessionState::Superseded,
@@ -125,8 +125,7 @@ impl Stored {
         let due = self.next_refresh.load(Ordering::Relaxed);
         let order = Ordering::Relaxed;
         due <= now.as_millis()
-            // Several requests may see that the refresh is due, but only one of them changes
-            // `next_refresh`.
+            // Several requests may see that the refresh is due, but only one of these requests changes `next_refresh`.
             && self
                 .next_refresh
                 .compare_exchange(due, until.as_millis(), order, order)
@@ -142,10 +141,9 @@ impl Stored {
         Timestamp::from_millis(self.last_used.load(Ordering::Relaxed))
     }
 
-    /// Notes a use. Writes at most one time per second, which is precise enough for an idle
-    /// deadline. After a write, the other processor cores must load the memory again, so frequent
-    /// writes would make requests slower. If this call has written a new time, returns the time of
-    /// the previous use.
+    /// Notes a use. This function writes the time at most once per second, because an idle deadline needs no more
+    /// precision. After a write, the other processor cores must load the memory again, so frequent writes would make
+    /// requests slower. Returns the time of the previous use if this call has written a new time.
     pub(super) fn note_use(&self, now: Timestamp) -> Option<Timestamp> {
         let before = self.last_used();
         if now.since(before) < Duration::from_secs(1) {
