@@ -21,8 +21,8 @@ impl AdvisedError {
     }
 }
 
-/// Returns the setting that can help after a TLS handshake has failed with `error`. Returns `None`
-/// if no setting can help.
+/// Returns the advice for a TLS handshake that has failed with `error`. Returns `None` if there is no advice for
+/// `error`.
 fn advice(error: &rustls::Error) -> Option<&'static str> {
     let rustls::Error::InvalidCertificate(problem) = error else {
         return None;

@@ -33,17 +33,17 @@ pub struct DevelopmentFiles {
     pub key: PathBuf,
 }
 
-/// Creates a certificate authority and a server certificate that the authority has signed (ECDSA
-/// P-256, valid for 397 days). The server certificate is valid for `localhost`, `127.0.0.1`, `::1`
-/// and `names`. The files are written to `dir`, which is created if it is missing.
+/// Creates a certificate authority and a server certificate that the authority has signed (ECDSA P-256, valid for 397
+/// days). The server certificate is valid for `localhost`, `127.0.0.1`, `::1` and `names`. The function writes the
+/// files to the folder `dir`, and creates the folder if the folder is missing.
 ///
-/// The private key of the authority is not stored. Therefore nobody can use the authority to sign
-/// another certificate that the browser would trust.
+/// The private key of the authority is not stored, so nobody can use the authority to sign another certificate that the
+/// browser would trust.
 ///
 /// # Errors
 ///
-/// [`Error::AlreadyExists`] if one of the files already exists; the function then writes no file.
-/// [`Error::Generate`] if one of `names` is not a valid DNS name. [`Error::Write`].
+/// Returns [`Error::AlreadyExists`] and writes no file if one of the files already exists. Returns [`Error::Generate`]
+/// if one of `names` is not a valid DNS name. [`Error::Write`].
 pub fn development_certificates(
     dir: &Path,
     names: &[&str],
@@ -55,8 +55,8 @@ pub fn development_certificates(
         key: dir.join("localhost-key.pem"),
     };
     for path in [&written.authority, &written.certificate, &written.key] {
-        // A symbolic link without a target is treated as an existing file, because a write would
-        // create a file in another folder.
+        // A symbolic link without a target counts as an existing file, because a write would create a file in another
+        // folder.
         if fs::symlink_metadata(path).is_ok() {
             return Err(Error::AlreadyExists { path: path.clone() });
         }
@@ -81,7 +81,7 @@ struct Generated {
 fn generate(names: &[&str], now: Timestamp) -> Result<Generated, rcgen::Error> {
     let mut authority = CertificateParams::default();
     authority.distinguished_name = common_name("Sidegate development authority");
-    // The authority may sign only certificates of servers, not of other authorities.
+    // The authority may sign certificates of servers, but no certificates of other authorities.
     authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     set_dates(&mut authority, now);
@@ -133,7 +133,7 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
             source,
         }
     };
-    // `create_new` fails if another process has created the file since this function looked for it.
+    // `create_new` fails if another process has created the file after the check of this function.
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)

@@ -5,9 +5,8 @@
 //! the configuration of each handshake from an [`Acceptor`]. A TLS client in the gateway gets its
 //! configuration from a [`Trust`].
 //!
-//! Every TLS configuration selects the cryptographic library (aws-lc-rs) explicitly. The
-//! process-wide default of rustls is never used, so no other crate can change the TLS
-//! configurations of this program.
+//! Every TLS configuration selects the cryptographic library (aws-lc-rs) explicitly. The program never uses the
+//! process-wide default of rustls, so no other crate can change the TLS configurations of this program.
 
 use std::fmt;
 use std::fs;
@@ -97,7 +96,7 @@ impl Error {
 /// The reason why certificates or authorities cannot be used. No variant contains key material.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A development file already exists. Responsible: the operator, who has to remove the file or
+    /// A development file already exists. The operator is responsible for this error, and has to remove the file or
     /// choose another folder.
     #[error("{} already exists and is not overwritten", path.display())]
     AlreadyExists {
@@ -105,7 +104,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A certificate file is not valid PEM. An incompletely written file also causes this error.
-    /// Responsible: the operator.
+    /// The operator is responsible for this error.
     #[error("{} is not a list of PEM certificates", path.display())]
     BadCertificate {
         /// The file.
@@ -114,25 +113,25 @@ pub enum Error {
         #[source]
         source: pem::Error,
     },
-    /// A key file is not a PEM private key. `BadKey` does not contain the error of the parser,
-    /// because that error may contain a part of the key. Responsible: the operator.
+    /// A key file is not a PEM private key. `BadKey` does not contain the error of the parser, because the error of the
+    /// parser may contain a part of the key. The operator is responsible for this error.
     #[error("{} is not a PEM private key", path.display())]
     BadKey {
         /// The file.
         path: PathBuf,
     },
-    /// A text is not a name for which a certificate can be valid. Responsible: the operator.
+    /// A text is not a name for which a certificate can be valid. The operator is responsible for this error.
     #[error("`{name}` is not a host name or an IP address")]
     BadServerName {
         /// The text.
         name: Box<str>,
     },
     /// The development certificates could not be created, because a name is not a DNS name.
-    /// Responsible: the operator.
+    /// The operator is responsible for this error.
     #[error("certificates could not be created")]
     Generate(#[source] rcgen::Error),
     /// The key does not belong to the certificate. In most cases, the operator has replaced only
-    /// the certificate file or only the key file. Responsible: the operator.
+    /// the certificate file or only the key file. The operator is responsible for this error.
     #[error("the key in {} does not belong to the certificate in {}", key.display(), certificate.display())]
     KeyMismatch {
         /// The certificate file.
@@ -140,17 +139,17 @@ pub enum Error {
         /// The key file.
         key: PathBuf,
     },
-    /// A file contains no certificate. Responsible: the operator.
+    /// A file contains no certificate. The operator is responsible for this error.
     #[error("{} contains no certificate", path.display())]
     NoCertificate {
         /// The file.
         path: PathBuf,
     },
-    /// The system has no certificate authorities. Responsible: the operator, who has to install the
+    /// The system has no certificate authorities. The operator is responsible for this error, and has to install the
     /// distribution's package of certificate authorities, or to name a file in the settings.
     #[error("the system has no certificate authorities")]
     NoSystemAuthorities,
-    /// A file could not be read. Responsible: the operator.
+    /// A file could not be read. The operator is responsible for this error.
     #[error("{} could not be read", path.display())]
     Read {
         /// The file.
@@ -159,7 +158,7 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// The TLS library refuses the content of a file. Responsible: the operator.
+    /// The TLS library refuses the content of a file. The operator is responsible for this error.
     #[error("{} is not accepted", path.display())]
     Refused {
         /// The file.
@@ -168,15 +167,15 @@ pub enum Error {
         #[source]
         source: rustls::Error,
     },
-    /// The cryptographic library does not support an algorithm that TLS needs. Responsible: the
-    /// operator, who has to use another build.
+    /// The cryptographic library does not support an algorithm that TLS needs. The operator is responsible for this
+    /// error, and has to use another build.
     #[error("the cryptographic library cannot be used")]
     Unsupported(#[source] rustls::Error),
-    /// The TLS library does not accept the list of authorities. Responsible: the operator, who has
-    /// to correct the file with the authorities.
+    /// The TLS library does not accept the list of authorities. The operator is responsible for this error, and has to
+    /// correct the file with the authorities.
     #[error("the certificate authorities are not accepted")]
     Verifier(#[source] VerifierBuilderError),
-    /// A file could not be written. Responsible: the operator.
+    /// A file could not be written. The operator is responsible for this error.
     #[error("{} could not be written", path.display())]
     Write {
         /// The file.
@@ -205,8 +204,7 @@ struct Loaded {
     validity: Validity,
 }
 
-/// Whether a time is before, in or after the validity period of a certificate (RFC 5280 section
-/// 4.1.2.5).
+/// States whether a time is before, in or after the validity period of a certificate (RFC 5280 section 4.1.2.5).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Validity {
     Current,
@@ -215,15 +213,15 @@ enum Validity {
 }
 
 impl Acceptor {
-    /// Reads certificate and key. The configuration supports TLS 1.2 and 1.3, and `h2` and
-    /// `http/1.1` by ALPN. Session tickets are on, and early data is off. If the certificate is
-    /// expired or not yet valid, the gateway logs a warning and still uses the certificate, because
-    /// a warning in the browser is better than an outage of all apps.
+    /// Reads certificate and key. The configuration supports TLS 1.2 and TLS 1.3. The ALPN protocols are `h2` and
+    /// `http/1.1`. Session tickets are on, and early data is off. The gateway logs a warning if the certificate is
+    /// expired or not yet valid. The gateway still uses such a certificate, because a warning in the browser is better
+    /// than an outage of all apps.
     ///
     /// # Errors
     ///
-    /// [`Error::Read`], [`Error::BadCertificate`], [`Error::NoCertificate`], [`Error::BadKey`],
-    /// [`Error::Refused`] and [`Error::KeyMismatch`]. Each error names the file.
+    /// Returns [`Error::Read`], [`Error::BadCertificate`], [`Error::NoCertificate`], [`Error::BadKey`],
+    /// [`Error::Refused`] or [`Error::KeyMismatch`]. Each of these errors names the file.
     pub(crate) fn load(identity: &ServerIdentity, clock: Clock) -> Result<Self, Error> {
         let files = Files::read(identity)?;
         warn_if_others_can_read(&identity.key);
@@ -240,8 +238,8 @@ impl Acceptor {
         self.0.loaded.store(other.0.loaded.load_full());
     }
 
-    /// Reads the files again, and uses the new contents if a file has changed. Symbolic links are
-    /// followed, because Kubernetes replaces a file by changing a symbolic link. Blocks while the
+    /// Reads the files again, and uses the new contents if a file has changed. Symbolic links are followed, because
+    /// Kubernetes replaces a file by changing a symbolic link. This function blocks the calling thread while the
     /// function reads two small files.
     ///
     /// # Errors
@@ -256,8 +254,7 @@ impl Acceptor {
         let now = shared.clock.now();
         if files.contents == current.contents {
             let validity = validity(&current.leaf, now);
-            // Although the certificate has not changed, it may have expired or become valid since
-            // the previous call.
+            // An unchanged certificate may have expired or become valid since the previous call.
             if validity != current.validity {
                 let loaded = current.with(validity);
                 loaded.warn(identity);
@@ -292,8 +289,8 @@ impl fmt::Debug for Acceptor {
     }
 }
 
-/// The contents of the certificate file and of the key file, and a digest of both contents. The
-/// digest shows whether a file has changed.
+/// The contents of the certificate file and of the key file, and a digest of both contents. The digest shows whether
+/// one of the two files has changed.
 struct Files {
     certificate: Vec<u8>,
     key: Secret<Vec<u8>>,
@@ -305,8 +302,8 @@ impl Files {
         let certificate = read(&identity.certificate)?;
         let key = Secret::new(read(&identity.key)?);
         let mut context = digest::Context::new(&digest::SHA256);
-        // The digest includes the length of the first file. Without the length, two pairs of files
-        // would have the same digest if they differ only in the place where the first file ends.
+        // The digest includes the length of the first file. Without the length, two different pairs of files could have
+        // the same digest, because the digest would not show where the first file ends.
         context.update(&certificate.len().to_be_bytes());
         context.update(&certificate);
         context.update(key.expose());
@@ -324,7 +321,7 @@ impl Files {
         let leaf = chain.first().cloned().ok_or_else(|| Error::NoCertificate {
             path: identity.certificate.clone(),
         })?;
-        // The certificate is parsed separately, so that the error names the correct file.
+        // The certificate is parsed here, so that an error of the certificate names the certificate file.
         ParsedCertificate::try_from(&leaf).map_err(|source| Error::Refused {
             path: identity.certificate.clone(),
             source,
@@ -381,15 +378,14 @@ impl Loaded {
     }
 }
 
-/// Returns whether `now` is in the validity period of a certificate. If the certificate cannot be
-/// parsed, this function returns [`Validity::Current`], because the TLS library reports the problem
-/// later.
+/// Returns whether `now` is before, in or after the validity period of a certificate. If the certificate cannot be
+/// parsed, this function returns [`Validity::Current`], because the TLS library reports the problem later.
 fn validity(leaf: &CertificateDer<'_>, now: Timestamp) -> Validity {
     let Ok(parsed) = ParsedCertificate::try_from(leaf) else {
         return Validity::Current;
     };
     let now = UnixTime::since_unix_epoch(Duration::from_millis(now.as_millis()));
-    // The library checks the dates first, so any other error shows that the dates are valid.
+    // The TLS library checks the dates of a certificate first, so any other error shows that the dates are valid.
     match without_authorities(&parsed, now) {
         Err(rustls::Error::InvalidCertificate(
             CertificateError::Expired | CertificateError::ExpiredContext { .. },
@@ -401,8 +397,8 @@ fn validity(leaf: &CertificateDer<'_>, now: Timestamp) -> Validity {
     }
 }
 
-/// Verifies a certificate without any trusted authority, so the verification always fails. The
-/// library checks the validity period of the certificate before all other properties.
+/// Verifies a certificate without any trusted authority, so that the verification always fails. The TLS library checks
+/// the validity period of the certificate before all other properties.
 fn without_authorities(leaf: &ParsedCertificate<'_>, now: UnixTime) -> Result<(), rustls::Error> {
     verify_server_cert_signed_by_trust_anchor(
         leaf,
@@ -413,7 +409,7 @@ fn without_authorities(leaf: &ParsedCertificate<'_>, now: UnixTime) -> Result<()
     )
 }
 
-/// A certificate that expires within this number of days is worth a warning.
+/// The check over the network warns about a certificate that expires within this number of days.
 pub(crate) const WARNING_DAYS: u64 = 14;
 
 /// Returns the number of days within which the certificate expires, or `None` if the certificate is
@@ -426,8 +422,8 @@ pub(crate) fn days_left(leaf: &CertificateDer<'_>, now: Timestamp) -> Option<u64
 }
 
 fn warn_if_others_can_read(key: &Path) {
-    // There is no warning if the group of the key file can read the file, because services often
-    // get access to a key through their group.
+    // There is no warning if only the group of the key file can read the key file, because services often get access to
+    // a key through their group.
     let open = fs::metadata(key).is_ok_and(|data| data.permissions().mode() & 0o007 != 0);
     if open {
         tracing::warn!(
@@ -449,8 +445,8 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
     })
 }
 
-/// Returns all certificates of a PEM text. It is an error if a certificate is invalid or if the
-/// text contains no certificate.
+/// Returns all certificates of a PEM text. Returns an error if a certificate is invalid or if the text contains no
+/// certificate.
 fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
     let list: Vec<_> = CertificateDer::pem_slice_iter(text)
         .collect::<Result<_, _>>()
