@@ -12,7 +12,7 @@ use super::{ACCESS, DecisionLabel};
 /// The maximum length of a `User-Agent` in the log.
 const MAX_USER_AGENT: usize = 256;
 
-/// Whether the log contains the access-log events.
+/// Returns true if the log contains the access-log events.
 #[inline]
 pub(crate) fn logs_requests() -> bool {
     tracing::enabled!(target: ACCESS, Level::INFO)
@@ -29,13 +29,13 @@ pub(crate) struct RequestEvent {
     pub(crate) version: Version,
     /// The canonical host, with its port if the port is not the default port.
     pub(crate) authority: Option<HeaderValue>,
-    /// The user, in the form that the log settings select.
+    /// The user, in the form that the settings of the log select.
     pub(crate) user: Option<String>,
     /// The client's program, as [`user_agent`] returns it.
     pub(crate) user_agent: Option<Box<str>>,
     /// The protocol to which client and app have switched.
     pub(crate) upgrade: Option<Box<str>>,
-    /// The client's address, after the check for trusted proxies.
+    /// The address of the client after the check for trusted proxies.
     pub(crate) client: IpAddr,
     /// The status of the response.
     pub(crate) status: StatusCode,

@@ -46,10 +46,9 @@ impl TryFrom<String> for Level {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        // The library reads a word that is not a level as the name of a module, and then logs only
-        // the events of that module. So only directives that end with a level are accepted. An
-        // empty text is refused here, although the parser of the library would accept an empty
-        // text.
+        // The logging library reads a word that is not a level as the name of a module, and logs only the events of
+        // this module. Only directives that end with a level are therefore accepted. This code refuses an empty text,
+        // although the parser of the library would accept an empty text.
         let is_level = |word: &str| !word.is_empty() && word.trim().parse::<LevelFilter>().is_ok();
         let has_level = |directive: &str| {
             let level = directive.rsplit_once('=').map(|(_target, level)| level);
@@ -69,7 +68,7 @@ impl TryFrom<String> for Level {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum UserClaim {
-    /// The email address, verified or not.
+    /// The email address, even if the provider has not verified the email address.
     Email,
     /// The log does not name users.
     Off,
@@ -83,7 +82,7 @@ pub(crate) enum UserClaim {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct UserInLog {
     pub(crate) claim: UserClaim,
-    /// Whether the log contains a hash of the claim and not the claim itself.
+    /// True if the log contains a hash of the claim instead of the claim.
     pub(crate) hashed: bool,
 }
 
@@ -94,7 +93,7 @@ pub struct Settings {
     /// The lowest level of events that are written.
     pub(crate) level: Level,
     pub(crate) format: Format,
-    /// Whether an access-log event is written for each request.
+    /// True if the log contains an access-log event for each request.
     pub(crate) access: bool,
     user: UserClaim,
     user_hashed: bool,
@@ -112,7 +111,7 @@ impl Settings {
 
 /// The error if a process starts the log a second time.
 ///
-/// Responsible: the gateway. This error shows a defect of the gateway.
+/// The gateway is responsible for this error. This error shows a defect of the gateway.
 #[derive(Debug, thiserror::Error)]
 #[error("the log was already started")]
 pub struct AlreadyStarted(#[source] Box<dyn std::error::Error + Send + Sync>);
@@ -121,7 +120,7 @@ pub struct AlreadyStarted(#[source] Box<dyn std::error::Error + Send + Sync>);
 ///
 /// # Errors
 ///
-/// [`AlreadyStarted`] if the process has already started the log.
+/// Returns [`AlreadyStarted`] if the process has already started the log.
 pub fn start(settings: &Settings) -> Result<(), AlreadyStarted> {
     let level = if settings.access {
         settings.level.0.clone()
@@ -132,7 +131,7 @@ pub fn start(settings: &Settings) -> Result<(), AlreadyStarted> {
     let filter = level.parse::<EnvFilter>().unwrap_or_default();
     let events = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        // Programs that collect logs do not expect color codes.
+        // Color codes are off, because programs that collect logs do not expect color codes.
         .with_ansi(false);
     match settings.format {
         Format::Text => events.try_init(),

@@ -7,7 +7,7 @@ use prometheus_client::metrics::family::Family;
 
 use super::metrics::{GaugeGuard, Labels};
 
-/// An open stream. The metrics count the stream as open until this value is dropped.
+/// An open stream. The metrics count a stream as open until the `OpenStream` is dropped.
 pub(crate) struct OpenStream {
     route: Box<str>,
     _open: GaugeGuard,
