@@ -130,8 +130,8 @@ impl AuthorizationResponse {
 }
 
 impl Granted {
-    /// Decrypts the first part of the state. The decryption of the first part needs only the gateway's key, not the
-    /// browser secret.
+    /// Decrypts the first part of the state. The first part of the state can be decrypted with the gateway's key alone,
+    /// without the browser secret.
     ///
     /// # Errors
     ///
@@ -169,8 +169,8 @@ impl Granted {
 /// An error from the authorization endpoint (RFC 6749 section 4.1.2.1).
 ///
 /// The texts of a `Denial` are only for the log. The texts of a `Denial` contain only printable characters. Long words
-/// are removed from the texts, because a long word may be a code or a token. Pages never show the texts, because
-/// anybody can write such texts into a URL.
+/// are removed from the texts of a `Denial`, because a long word may be a code or a token. Pages never show the texts
+/// of a `Denial`, because anybody can write such texts into a URL.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Denial {
     /// The meaning of `error`.

@@ -11,7 +11,7 @@ use crate::session::{SessionId, SessionKey, cookie};
 /// The cookie that counts the logins that this browser has completed in a row.
 const ROUND: &str = "__Host-sidegate-round";
 
-/// A login that starts within this time after the previous login counts as part of a loop.
+/// A login that starts within this time after the previous login counts as part of a login loop.
 const ROUND_LIFETIME: Duration = Duration::from_secs(20);
 
 /// After this number of logins in a row, the gateway shows an error page instead of another redirect to the provider.

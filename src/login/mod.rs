@@ -1,9 +1,8 @@
 //! The authorization-code flow on the client side (RFC 6749 section 4.1, RFC 7636, RFC 9700).
 //!
-//! [`Login::begin`] sends a browser to a provider. [`Login::complete`] receives the answer of the
-//! provider and creates a session. [`Login::sign_out`] ends the session. The login module returns
-//! cookies and redirect targets as values, or a [`FailedLogin`]. The module `gateway` creates the
-//! pages from these values.
+//! [`Login::begin`] sends a browser to a provider. [`Login::complete`] receives the answer of the provider and creates
+//! a session. [`Login::sign_out`] ends the session. The login module returns cookies and redirect targets as values, or
+//! a [`FailedLogin`]. The module `gateway` creates the pages from the values of the login module.
 //!
 //! The gateway stores nothing for a user who has not signed in, because the `state` parameter
 //! contains the pending login. The exchange of the code runs as a task of the control plane, so the
@@ -263,8 +262,8 @@ impl Login {
         }
     }
 
-    /// Returns true if the name `provider` still belongs to the server and the client with which
-    /// the login began. A reload may have given the name to another server or client.
+    /// Returns true if the name `provider` still belongs to the server and the client with which the login began. A
+    /// reload may have given the name of the provider to another server or client.
     fn was_sent_to(&self, details: &LoginDetails, provider: &str) -> bool {
         let is_same = |tag| {
             let now = self.providers.get(provider);

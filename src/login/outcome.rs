@@ -1,4 +1,4 @@
-//! The results of a login. The module `gateway` makes HTTP responses from these values.
+//! The results of a login. The module `gateway` makes HTTP responses from the results of a login.
 
 use http::HeaderValue;
 
@@ -76,7 +76,7 @@ impl FailedLogin {
     }
 
     /// Deletes the cookie of the pending login, except after a manipulated response or a response for another browser.
-    /// After such a response, the valid response can still arrive.
+    /// The valid response can still arrive after a manipulated response.
     fn forgetting(mut self, state: Option<&ReturnedState>) -> Self {
         if !matches!(
             self.error,
@@ -90,8 +90,8 @@ impl FailedLogin {
 }
 
 /// Returns the result for an authorization response whose state is not valid. The user continues with an existing
-/// session of the same provider, because the response is a duplicate or comes from a restored tab. A user who asked to
-/// sign in again gets the error page.
+/// session of the same provider, because the authorization response is probably a duplicate or comes from a restored
+/// tab. A user who asked to sign in again gets the error page.
 pub(super) fn stale_answer(failure: FailedLogin, callback: &Callback<'_>) -> Completion {
     match &callback.previous_session {
         PreviousSession::Live(_, session)

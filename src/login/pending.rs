@@ -22,7 +22,7 @@ use crate::seal::KeyRing;
 use crate::secret::{self, NoRandomness, Secret};
 use crate::session::{SessionKey, cookie};
 
-/// The longest accepted `state`, in bytes. The limit is large enough for two encrypted parts with a
+/// The longest accepted `state`, in bytes. The limit of the `state` is large enough for two encrypted parts with a
 /// return path of 1 KB.
 const MAX_STATE: usize = 4096;
 
@@ -68,7 +68,7 @@ pub(super) fn registration_tag(fingerprint: &[u8; 32]) -> RegistrationTag {
 
 #[derive(serde::Serialize, serde::Deserialize)]
 struct RawDetails<'a> {
-    // The names of the fields are short, because URLs contain the state.
+    // The names of the fields of `RawDetails` are short, because URLs contain the state.
     p: &'a str,
     r: &'a str,
     t: u64,
@@ -80,13 +80,12 @@ struct RawDetails<'a> {
     s: Option<String>,
 }
 
-/// An encrypted pending login: the `state`, and the login cookie with the secret for its second
-/// part.
+/// An encrypted pending login: the `state`, and the login cookie with the secret for the second part of the state.
 #[derive(Debug)]
 pub(super) struct SealedLogin {
     /// The value of `state`.
     pub(super) state: String,
-    /// The name of the pending login, which is part of the cookie name. Each name begins with the
+    /// The name of the pending login, which is part of the cookie name. The name of a pending login begins with the
     /// time at which the login began, so the names can be sorted by this time.
     pub(super) tab: Tab,
     /// The value of the pending-login cookie.

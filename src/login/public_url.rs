@@ -99,8 +99,8 @@ impl TryFrom<String> for PublicUrl {
                 "`{text}` is more than an origin; write only scheme, host and port"
             ));
         }
-        // The gateway removes the ports 80 and 443 from the host of a request. The origins `https` with port 80 and
-        // `http` with port 443 are refused, because such an origin could match the host of another origin.
+        // The gateway removes the ports 80 and 443 from the host of a request. An origin with `https` and port 80, or
+        // with `http` and port 443, is refused, because such an origin could match the host of another origin.
         let confusing = matches!(
             (url.scheme(), url.port()),
             ("https", Some(80)) | ("http", Some(443))

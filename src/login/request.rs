@@ -18,9 +18,9 @@ pub struct Start<'a> {
     pub prompt: Prompt,
     /// Parameters for the provider, from a link that the gateway does not trust.
     pub passed: &'a [(String, String)],
-    /// The page to return to after the login.
+    /// The page to which the browser returns after the login.
     pub return_to: ReturnTo,
-    /// The origin of the request.
+    /// The origin of the gateway to which the browser sent the request.
     pub public_url: &'a PublicUrl,
     /// The fields of the request, from which the login flow reads the cookies.
     pub headers: &'a HeaderMap,
@@ -44,7 +44,7 @@ pub struct Callback<'a> {
     pub mode: ResponseMode,
     /// The fields of the request, from which the login flow reads the cookies.
     pub headers: &'a HeaderMap,
-    /// The origin of the request.
+    /// The origin of the gateway to which the browser sent the request.
     pub public_url: &'a PublicUrl,
     /// The provider to which the redirection endpoint belongs.
     pub provider: &'a str,

@@ -11,7 +11,7 @@ use crate::seal::KeyRing;
 use crate::secret::NoRandomness;
 use crate::target::canonical_path;
 
-/// The longest return path, in bytes. The length is limited, because the `state` parameter contains
+/// The longest return path, in bytes. The length of the return path is limited, because the `state` parameter contains
 /// the encrypted return path.
 const MAX: usize = 1024;
 
@@ -112,8 +112,8 @@ impl ReturnTo {
 }
 
 impl fmt::Debug for ReturnTo {
-    /// The debug output contains only the path. The query is left out, because the query may contain secrets that must
-    /// not be logged.
+    /// The debug output of a return path contains only the path, because the query may contain secrets that must not be
+    /// logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.0.split('?').next().unwrap_or_default();
         f.debug_tuple("ReturnTo").field(&path).finish()

@@ -9,13 +9,13 @@ use crate::fields::cookie as cookies;
 use crate::session::{EndReason, Ended, SessionId, cookie};
 
 /// The maximum number of sessions that one request signs out. A browser sends one session cookie, or a few session
-/// cookies if it has cookies for several paths. The limit protects the store from a request with hundreds of session
-/// cookies.
+/// cookies if it has cookies for several paths. `MAX_SIGNED_OUT` protects the store from a request with hundreds of
+/// session cookies.
 pub(super) const MAX_SIGNED_OUT: usize = 8;
 
 impl Login {
-    /// Ends the sessions whose cookies the browser sent, but at most [`MAX_SIGNED_OUT`] sessions.
-    /// Returns the `Set-Cookie` values that delete the cookies.
+    /// Ends the sessions whose cookies the browser sent, but at most [`MAX_SIGNED_OUT`] sessions. Returns the
+    /// `Set-Cookie` values that delete the session cookie and the counter of logins in a row.
     ///
     /// # Errors
     ///

@@ -16,7 +16,7 @@ use crate::clock::Timestamp;
 const MAX_REFUSED: u64 = 10;
 
 /// The number of counters. Two clients rarely share a counter, because there are 4096 counters. The number of counters
-/// is fixed, so the memory cannot grow.
+/// is fixed, so the memory for the counters cannot grow.
 const COUNTERS: usize = 4096;
 
 /// Counts refused codes per client network. Each counter stores the minute and the count in one
@@ -65,8 +65,8 @@ impl Throttle {
             return;
         };
         let minute = minute_of(now);
-        // If two threads count at the same time, only one of the two codes may be counted. The limit need not be exact,
-        // so no lock is needed.
+        // If two threads count a refused code at the same time, the counter may increase by only one. The limit of
+        // refused codes need not be exact, so no lock is needed.
         let refused = match unpack(counter.load(Ordering::Relaxed)) {
             (then, refused) if then == minute => refused.saturating_add(1),
             _ => 1,
