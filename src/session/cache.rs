@@ -297,8 +297,8 @@ impl ReadGuard<'_> {
                 if of_key.epoch != self.epoch {
                     return;
                 }
-                // This task holds the lock of `reads` from the comparison of the epoch to the start of the wait. Every
-                // change of a session takes this lock.
+                // This task holds the lock of `reads` until the wait has started. A change of the session needs the
+                // lock of `reads`, so the wait misses no change.
                 Arc::clone(of_key.waiting.get_or_insert_default()).notified_owned()
             };
             change.await;

@@ -119,13 +119,13 @@ struct Registry {
 /// The entry of one session in the registry, if work is registered for the session.
 #[derive(Debug)]
 struct Entry {
-    /// The latest `Session` value in the registry. The store may already have a newer value.
+    /// The latest value of the session in the registry. The store may already have a newer value.
     stored: Arc<Stored>,
     end: Rc<EndSignal>,
 }
 
 impl Entry {
-    /// Stores `session` as the latest value of the session.
+    /// Stores `stored` as the latest value of the session.
     fn renew(&mut self, stored: Arc<Stored>) {
         if let Some(session) = Session::of(Arc::clone(&stored)) {
             self.end.renew(session);
@@ -190,8 +190,8 @@ impl EndRegistry {
         (Self(Rc::new(Registry { sessions, entries })), ends)
     }
 
-    /// Registers work that must end when a session ends. Returns `None` if `session` is not the
-    /// current value. After `None`, the caller must look up the session again.
+    /// Registers work that must end when a session ends. Returns `None` if `session` is not the current value. If the
+    /// result is `None`, the caller must look up the session again.
     pub fn watch(&self, session: &Session) -> Option<EndWatch> {
         let (key, stored) = (*session.key(), Arc::clone(session.stored()));
         let end = {
@@ -277,8 +277,7 @@ impl Drop for EndWatch {
     }
 }
 
-/// Informs a registry of sessions that have ended or passed a deadline. Runs until the registry is
-/// dropped.
+/// Informs a registry of sessions that have ended or passed a deadline. The task runs until the registry is dropped.
 async fn serve(registry: Weak<Registry>, mut ends: mpsc::UnboundedReceiver<End>, clock: Clock) {
     let mut ticks = interval(BETWEEN_SWEEPS);
     // A busy worker can miss sweeps. The worker does not repeat missed sweeps, because the next

@@ -49,8 +49,8 @@ impl Worker {
         self.registry.0.entries.borrow().len()
     }
 
-    /// Returns true if the registry has the current value of a session. The next sweep then does
-    /// not look up the session.
+    /// Returns true if the registry has the current value of a session. The next sweep does not look up a session whose
+    /// current value is in the registry.
     fn has_current(&self, sessions: &Sessions, id: &SessionId) -> bool {
         let current = sessions.cache.get(&id.key()).unwrap();
         let entries = self.registry.0.entries.borrow();

@@ -71,8 +71,8 @@ pub(super) struct Index {
     all: BTreeSet<Ranked>,
     /// The records of the sessions that are only in the file.
     file_only: HashMap<SessionKey, Arc<Stored>>,
-    /// The last session that the unfinished search has read. The next sweep continues after this session. `walked` is
-    /// `None` before a search.
+    /// The last session that the unfinished search has read, after which the next sweep continues. `walked` is `None`
+    /// before a search.
     walked: Option<Rank>,
 }
 

@@ -6,11 +6,10 @@
 //! answers a command only after the thread has applied the change to the caches of all replicas. A batch contains at
 //! most one change of each session, so the thread computes every change from data that is already committed.
 //!
-//! A replica is a `Sessions` value, which caches the sessions of a store. The index and the cache
-//! of one replica refer to the same value of a session, so the session is in memory only one time.
-//! The cache of another replica contains a copy of the value. If a session is in no cache
-//! (`Index::file_only`), the index contains only the time of the last use and the time at which the
-//! session ends. All other data of the session is only in the file.
+//! A replica is a `Sessions` value, which caches the sessions of a store. The index and the cache of one replica refer
+//! to the same value of a session, so the session is in memory only one time. The cache of another replica contains a
+//! copy of the value of the session. If a session is in no cache (`Index::file_only`), the index contains only the time
+//! of the last use and the time at which the session ends. All other data of the session is only in the file.
 
 use std::collections::HashMap;
 use std::mem;
@@ -35,7 +34,7 @@ use crate::clock::Timestamp;
 use crate::telemetry::chain;
 
 /// The maximum number of sessions that one sweep removes. A worker that uses the cache during a sweep may have to wait.
-/// The maximum number is small, so that a worker waits at most a few milliseconds.
+/// The maximum number of removed sessions is small, so that a worker waits at most a few milliseconds.
 const MAX_REMOVED: usize = 100;
 
 /// The maximum number of commands in the queue. If the queue is full, callers wait for space in the

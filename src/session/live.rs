@@ -57,7 +57,7 @@ impl Session {
         self.stored.key()
     }
 
-    /// Returns the number of times that the session was replaced. The number is 0 at the login.
+    /// Returns the number of replacements of the session since the login.
     pub fn version(&self) -> u64 {
         self.contents.version
     }
@@ -87,14 +87,14 @@ impl Session {
         self.contents.opened_at
     }
 
-    /// Returns true if a refresh is due or the tokens have expired. The check is cheap, because the check needs only
-    /// one atomic load and one comparison.
+    /// Returns true if a refresh is due or the tokens have expired. The method `is_due` needs only one atomic load and
+    /// one comparison.
     pub fn is_due(&self, now: Timestamp) -> bool {
         self.stored.is_due(now)
     }
 
-    /// If a refresh is due, reserves this refresh for the caller. If several callers try to reserve the same refresh
-    /// before the time `until`, only one of the callers gets `true`.
+    /// Reserves a due refresh for the caller. If several callers try to reserve the same refresh before the time
+    /// `until`, only one of the callers gets `true`.
     #[must_use]
     pub(crate) fn claim_refresh(&self, now: Timestamp, until: Timestamp) -> bool {
         self.stored.claim_refresh(now, self.until(until))

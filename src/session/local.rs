@@ -113,8 +113,8 @@ impl LocalStore {
     }
 
     fn marks(&self) -> MutexGuard<'_, Marks> {
-        // A thread may have panicked while the thread held the lock. The table of marks can still be used, because a
-        // panic leaves at most one unneeded mark in the table.
+        // A thread may have panicked while the thread held the lock of the marks. The table of marks can still be used,
+        // because a panic leaves at most one unneeded mark in the table.
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -11,7 +11,7 @@
 //!
 //! A look-up of a session takes no lock and reads no file. To create, replace or end a session, this module calls the
 //! store. The store commits the change and updates the caches before the store answers. Every change that a request can
-//! see is therefore already committed, and a refresh just after a sign-out does not undo the sign-out.
+//! see is already committed. A refresh just after a sign-out therefore does not undo the sign-out.
 //!
 //! Every end of a session has a reason ([`EndReason`]). A task that runs longer than its request is registered in the
 //! [`EndRegistry`] of the worker. The registry informs the task when its session has ended. Valid sessions continue
@@ -359,8 +359,8 @@ impl Sessions {
         }
     }
 
-    /// Ends every version of a session. No later request finds the session. The end is committed
-    /// before this function returns. If the session does not exist, the function returns no error.
+    /// Ends every version of a session. No later request finds the session. The end of the session is committed before
+    /// this function returns. If the session does not exist, the function returns no error.
     ///
     /// # Errors
     ///
@@ -416,8 +416,8 @@ impl Sessions {
         self.store.sweep(now).await
     }
 
-    /// Closes the store. Requests still find the sessions in the cache, but no session can change
-    /// any more. When this function returns, another process can open the file.
+    /// Closes the store. After `close`, requests still find the sessions in the cache, but no session can change any
+    /// more. When this function returns, another process can open the file.
     ///
     /// # Errors
     ///

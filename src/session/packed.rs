@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
-/// The length of the head of a part. The head contains the encoding and the number of bytes of the
+/// The length of the head of one part of a packed token. The head contains the encoding and the number of bytes of the
 /// part.
 const HEAD: usize = 3;
 

@@ -35,7 +35,7 @@ pub(crate) struct Reconfiguration {
 /// The effect of new settings on the sessions.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Reconfigured {
-    /// For each provider name, the number of sessions that ended. These sessions ended because their provider was
+    /// The number of sessions that ended, for each provider name. These sessions ended because their provider was
     /// removed from the settings, or because the name of the provider now belongs to another server or client.
     pub ended: BTreeMap<Box<str>, u64>,
 }

@@ -2,9 +2,9 @@
 //! provider at which the users signed in.
 //!
 //! A session contains only the configured name of its provider. Before the next start of the gateway, the operator may
-//! give the name of a provider to another server or client. The identities of the old sessions have no meaning at the
-//! new server. The file therefore also contains an encrypted fingerprint of each provider. The file contains the
-//! fingerprints from the settings with which all sessions in the file were created.
+//! give the name of a provider to another server or client. The identities of the old sessions have no meaning at
+//! another server or client. The file therefore also contains an encrypted fingerprint of each provider. The file
+//! contains the fingerprints from the settings with which all sessions in the file were created.
 
 use std::collections::BTreeMap;
 use std::io;

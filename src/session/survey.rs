@@ -33,7 +33,7 @@ pub(super) struct Survey {
     /// Sessions whose provider was removed, or whose provider's name now belongs to another server or client. The
     /// identities of these sessions have no meaning at the other server or client.
     pub(super) of_changed_providers: Vec<SessionKey>,
-    /// For each provider name, the number of sessions whose provider has changed.
+    /// The number of sessions whose provider has changed, for each provider name.
     pub(super) ended: BTreeMap<Box<str>, u64>,
     /// The number of sessions that cannot be decrypted with any of the keys.
     pub(super) unknown_key: usize,

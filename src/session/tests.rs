@@ -111,7 +111,7 @@ async fn the_first_use_in_a_stretch_is_in_the_file_after_the_next_maintenance() 
     clock.advance(Duration::from_secs(50));
     assert!(live(&sessions, &id, clock.now()).await);
     sessions.maintain(clock.now()).await.unwrap();
-    // A copy of the file while it is in use has the same contents as the file after a crash.
+    // A copy of a file that is in use has the same contents as the file after a crash.
     let crashed = Fixture::disk();
     std::fs::copy(fixture.file(), crashed.file()).unwrap();
     clock.advance(Duration::from_secs(50));
