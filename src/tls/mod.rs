@@ -1,9 +1,8 @@
-//! Certificates and trusted authorities. No other module builds TLS configurations.
+//! Certificates and trusted authorities. Only this module builds TLS configurations.
 //!
-//! The module reads certificate and key files, reads trusted certificate authorities, and creates
-//! certificates for development. The module does not use sockets or HTTP. [`crate::server`] gets
-//! the configuration of each handshake from an [`Acceptor`]. A TLS client in the gateway gets its
-//! configuration from a [`Trust`].
+//! The module `tls` reads certificate and key files, reads trusted certificate authorities, and creates certificates
+//! for development. The module `tls` does not use sockets or HTTP. [`crate::server`] gets the configuration of each
+//! handshake from an [`Acceptor`]. A TLS client in the gateway gets its configuration from a [`Trust`].
 //!
 //! Every TLS configuration selects the cryptographic library (aws-lc-rs) explicitly. The program never uses the
 //! process-wide default of rustls, so no other crate can change the TLS configurations of this program.
@@ -96,8 +95,8 @@ impl Error {
 /// The reason why certificates or authorities cannot be used. No variant contains key material.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A development file already exists. The operator is responsible for this error, and has to remove the file or
-    /// choose another folder.
+    /// A development file already exists. The operator is responsible for this error. The operator has to remove the
+    /// file or choose another folder.
     #[error("{} already exists and is not overwritten", path.display())]
     AlreadyExists {
         /// The file.
@@ -145,8 +144,8 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
-    /// The system has no certificate authorities. The operator is responsible for this error, and has to install the
-    /// distribution's package of certificate authorities, or to name a file in the settings.
+    /// The system has no certificate authorities. The operator is responsible for this error. The operator has to
+    /// install the distribution's package of certificate authorities, or has to name a file in the settings.
     #[error("the system has no certificate authorities")]
     NoSystemAuthorities,
     /// A file could not be read. The operator is responsible for this error.
@@ -168,11 +167,11 @@ pub enum Error {
         source: rustls::Error,
     },
     /// The cryptographic library does not support an algorithm that TLS needs. The operator is responsible for this
-    /// error, and has to use another build.
+    /// error. The operator has to use another build.
     #[error("the cryptographic library cannot be used")]
     Unsupported(#[source] rustls::Error),
-    /// The TLS library does not accept the list of authorities. The operator is responsible for this error, and has to
-    /// correct the file with the authorities.
+    /// The TLS library does not accept the list of authorities. The operator is responsible for this error. The
+    /// operator has to correct the file with the authorities.
     #[error("the certificate authorities are not accepted")]
     Verifier(#[source] VerifierBuilderError),
     /// A file could not be written. The operator is responsible for this error.
@@ -302,8 +301,8 @@ impl Files {
         let certificate = read(&identity.certificate)?;
         let key = Secret::new(read(&identity.key)?);
         let mut context = digest::Context::new(&digest::SHA256);
-        // The digest includes the length of the first file. Without the length, two different pairs of files could have
-        // the same digest, because the digest would not show where the first file ends.
+        // The digest includes the length of the certificate file. Without this length, two different pairs of files
+        // could have the same digest, because the digest would not show where the certificate file ends.
         context.update(&certificate.len().to_be_bytes());
         context.update(&certificate);
         context.update(key.expose());

@@ -21,7 +21,7 @@ pub(crate) struct Trust {
 }
 
 struct Shared {
-    /// The file with the certificate authorities. `None` if the authorities of the system are used.
+    /// The file with the certificate authorities. The value is `None` if the authorities of the system are used.
     file: Option<PathBuf>,
     current: ArcSwap<Loaded>,
 }
