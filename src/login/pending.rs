@@ -1,13 +1,12 @@
 //! Pending logins. The `state` parameter contains the pending login. This module checks the `state` that the browser
 //! returns.
 //!
-//! The browser stores the pending login, so the gateway needs no memory for a user who has not
-//! signed in. The state has two encrypted parts. To decrypt the first part (provider, return path,
-//! start time, number of previous logins), the gateway needs only its key. An error page can
-//! therefore read the first part and offer a new login, even if the browser sends no login cookie.
-//! To decrypt the second part (the seed of the code verifier), the gateway needs its key and the
-//! 128-bit secret in the tab's login cookie. The gateway therefore refuses a callback URL that a
-//! user has pasted into another browser.
+//! The browser stores the pending login, so the gateway needs no memory for a user who has not signed in. The state has
+//! two encrypted parts. The gateway needs only its key to decrypt the first part of the state: provider, return path,
+//! start time and number of previous logins. An error page can therefore read the first part and offer a new login,
+//! even if the browser sends no login cookie. The gateway needs its key and the 128-bit secret in the tab's login
+//! cookie to decrypt the second part of the state: the seed of the code verifier. The gateway therefore refuses a
+//! callback URL that a user has pasted into another browser.
 
 use std::time::Duration;
 
