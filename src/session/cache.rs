@@ -6,10 +6,10 @@
 //! change when the caller gets the answer to the change.
 //!
 //! An answer of [`super::store::Store::get`] may be older than a change that the cache already contains. For example,
-//! the store reads a session just before the sign-out of the session, and the answer of the store arrives just after
-//! the sign-out. An outdated answer must not put an ended session into the cache again. [`SessionCache::begin_read`]
-//! creates a guard before each read. Every change of the session invalidates the guard. [`ReadGuard::finish`] puts the
-//! session into the cache only if the guard is still valid.
+//! the store reads a session just before the sign-out of the session, and the store answers just after the sign-out. An
+//! outdated answer must not put an ended session into the cache again. [`SessionCache::begin_read`] creates a guard
+//! before each read. Every change of the session invalidates the guard. [`ReadGuard::finish`] puts the session into the
+//! cache only if the guard is still valid.
 
 #![expect(
     clippy::disallowed_types,

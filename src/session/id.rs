@@ -95,11 +95,10 @@ impl SessionId {
 /// The first half of the SHA-256 digest of a session id. Nobody can compute a session id from its session key, so an
 /// attacker with a copy of all session keys cannot use a session.
 ///
-/// Half of the digest is long enough to be secure. To use the session of another user, an attacker
-/// must find an id whose hash is the key of this session. Finding an id for a given key takes about
-/// 2^128 attempts. An attacker who finds two ids with the same key gains nothing, because only the
-/// gateway generates ids. A collision by chance is unlikely if there are fewer than about 2^64
-/// sessions.
+/// Half of the digest is long enough to be secure. An attacker who wants to use the session of another user must find
+/// an id whose hash is the session key. Finding an id for a given key takes about 2^128 attempts. An attacker who finds
+/// two ids with the same key gains nothing, because only the gateway generates ids. A collision by chance is unlikely
+/// if there are fewer than about 2^64 sessions.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SessionKey([u8; Self::LENGTH]);
 

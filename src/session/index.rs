@@ -2,9 +2,9 @@
 //! sessions are only in the file. A request that uses a session does not access the index.
 //!
 //! For each session, the index contains one pointer to the session's record. The index contains no copies of the sort
-//! keys, because each record is in memory and contains its sort key. To save memory, the index does not sort the
-//! sessions by deadline. To find expired sessions, the thread of the store searches all sessions, one small part at a
-//! time.
+//! keys, because each record is in memory and contains its sort key. The sessions are not sorted by deadline, because a
+//! second order would need more memory. The thread of the store finds expired sessions by a search through all
+//! sessions, one small part at a time.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;

@@ -9,9 +9,9 @@
 //! cache does not contain the session. `store.rs` contains the trait `Store`. `local.rs` contains the store of one
 //! process, in memory or in a file. Several replicas can share a store, and each replica has its own cache.
 //!
-//! A look-up of a session takes no lock and reads no file. To create, replace or end a session, this module calls the
-//! store. The store commits the change and updates the caches before the store answers. Every change that a request can
-//! see is already committed. A refresh just after a sign-out therefore does not undo the sign-out.
+//! A look-up of a session takes no lock and reads no file. This module calls the store to create, replace or end a
+//! session. The store commits the change and updates the caches before the store answers. Every change that a request
+//! can see is already committed. A refresh just after a sign-out therefore does not undo the sign-out.
 //!
 //! Every end of a session has a reason ([`EndReason`]). A task that runs longer than its request is registered in the
 //! [`EndRegistry`] of the worker. The registry informs the task when its session has ended. Valid sessions continue
@@ -400,9 +400,8 @@ impl Sessions {
         Ok(newer.map_or(EndedVersion::Ended, EndedVersion::Newer))
     }
 
-    /// Maintains the sessions: ends a limited number of sessions that have passed a deadline,
-    /// stores the times of last uses, and runs the housekeeping of the cache. The control plane
-    /// calls this function about one time per second.
+    /// Ends a limited number of sessions that have passed a deadline, stores the times of last uses, and runs the
+    /// housekeeping of the cache. The control plane calls this function about one time per second.
     ///
     /// # Errors
     ///

@@ -97,7 +97,7 @@ impl Keeper {
             // user must wait for the commit, because otherwise the new session would not count
             // toward the user's session limit.
             batch.users.insert(user);
-            // The index still contains the sessions that end with this batch. If these sessions
+            // The index still contains the sessions that end with this batch. If sessions that end with this batch
             // counted toward the session limit, the login would end too many sessions.
             let going = before.iter().chain(&batch.removed);
             let going: Vec<_> = going.copied().collect();

@@ -38,8 +38,8 @@ const HEAD: usize = 320;
 /// The effect that other settings would have on the sessions of a file.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Preview {
-    /// The number of sessions that end, for each provider name. These sessions end because their provider was removed
-    /// from the settings, or because the name of the provider now belongs to another server or client.
+    /// The number of sessions that end, for each provider name. A session ends if its provider was removed from the
+    /// settings, or if the name of its provider now belongs to another server or client.
     Ends(BTreeMap<Box<str>, u64>),
     /// The effect is unknown, because another process changed the file during each attempt to read the file.
     InUse,

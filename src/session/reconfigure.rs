@@ -35,8 +35,8 @@ pub(crate) struct Reconfiguration {
 /// The effect of new settings on the sessions.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Reconfigured {
-    /// The number of sessions that ended, for each provider name. These sessions ended because their provider was
-    /// removed from the settings, or because the name of the provider now belongs to another server or client.
+    /// The number of sessions that ended, for each provider name. A session ended if its provider was removed from the
+    /// settings, or if the name of its provider now belongs to another server or client.
     pub ended: BTreeMap<Box<str>, u64>,
 }
 
@@ -128,8 +128,8 @@ fn millis(duration: Duration) -> u64 {
 const AT_ONCE: usize = 100;
 
 impl Keeper {
-    /// Applies new settings. A session ends if its provider was removed or has changed. The ends of
-    /// these sessions and the new provider fingerprints are in the same commit.
+    /// Applies new settings. A session ends if its provider was removed or has changed. The ends of sessions and the
+    /// new provider fingerprints are in the same commit.
     ///
     /// If a provider has changed or a key was removed, the whole file is read. While the file is
     /// read, requests can use sessions, but no session can be changed.
@@ -158,7 +158,7 @@ impl Keeper {
         let mut over: Vec<_> = expired.chain(of_providers).collect();
         let before = self.limits.idle();
         if idle > before {
-            // Sessions that have expired must not become valid again after a reload that makes the idle time longer.
+            // A reload with a longer idle time must not make expired sessions valid again.
             let why = |session: &_| Self::expired(&self.replicas, session, (before, now));
             let all = self.index.all();
             over.extend(all.filter_map(|session| Some((*session.key(), why(session)?))));

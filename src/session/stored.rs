@@ -10,9 +10,9 @@ use super::record::{self, Contents};
 use super::{EndReason, SessionKey};
 use crate::clock::Timestamp;
 
-/// The memory that one session needs in addition to its contents, in bytes: this structure, the
-/// entry of the cache, the index, and the overhead of the allocator. `benches/memory.rs` measures
-/// this memory with a million sessions.
+/// The memory that one session needs in addition to its contents, in bytes. This memory includes the record, the entry
+/// of the cache, the index, and the overhead of the allocator. `benches/memory.rs` measures this memory with a million
+/// sessions.
 pub const OVERHEAD: usize = 492;
 
 /// One version of a session. The contents of the session are encoded as bytes. Fields that can change, and fields by

@@ -30,8 +30,8 @@ pub(super) struct Rules<'a> {
 pub(super) struct Survey {
     /// Sessions that have passed a deadline.
     pub(super) expired: Vec<SessionKey>,
-    /// Sessions whose provider was removed, or whose provider's name now belongs to another server or client. The
-    /// identities of these sessions have no meaning at the other server or client.
+    /// Sessions whose provider was removed, or whose provider's name now belongs to another server or client. An
+    /// identity from the old server has no meaning at the other server or client.
     pub(super) of_changed_providers: Vec<SessionKey>,
     /// The number of sessions whose provider has changed, for each provider name.
     pub(super) ended: BTreeMap<Box<str>, u64>,
