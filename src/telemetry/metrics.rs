@@ -262,7 +262,7 @@ impl Metrics {
             .inc_by(count);
     }
 
-    /// Counts a request that lost its connection to the app, because another request waited for a connection. `kind` is
+    /// Counts a request that lost its connection because another request waited for a connection to the app. `kind` is
     /// `request` before the answer has begun, and `response` after the answer has begun.
     pub(crate) fn evicted(&self, route: &str, kind: &'static str, reason: &'static str) {
         let labels = vec![
@@ -361,7 +361,7 @@ mod tests {
     use super::*;
     use crate::telemetry::DecisionLabel;
 
-    /// Returns the names of all metrics, as the `OpenMetrics` text contains them.
+    /// Returns the names of all metrics in the `OpenMetrics` text.
     fn names(text: &str) -> Vec<String> {
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
         let named = types.map(|line| {
