@@ -220,7 +220,7 @@ impl Acceptor {
     /// # Errors
     ///
     /// Returns [`Error::Read`], [`Error::BadCertificate`], [`Error::NoCertificate`], [`Error::BadKey`],
-    /// [`Error::Refused`] or [`Error::KeyMismatch`]. Each of these errors names the file.
+    /// [`Error::Refused`] or [`Error::KeyMismatch`]. Each error of this function names the file.
     pub(crate) fn load(identity: &ServerIdentity, clock: Clock) -> Result<Self, Error> {
         let files = Files::read(identity)?;
         warn_if_others_can_read(&identity.key);
