@@ -92,8 +92,7 @@ impl Middlebox {
         let uri = request.uri().clone();
         match (self.broken, uri.path()) {
             (Step::Post, "/notes") => {
-                // The body is replaced by an empty body, so the old `Content-Length` would be
-                // wrong.
+                // The middlebox forwards an empty body, so the old `Content-Length` would be wrong.
                 request.headers_mut().remove(CONTENT_LENGTH);
                 *request.body_mut() = Bytes::new();
             }
@@ -169,7 +168,7 @@ fn weaken(response: &mut Response<ReplyBody>) {
     if let Some(location) = response.headers_mut().get_mut(LOCATION) {
         let weak = location.to_str().unwrap_or_default();
         let weak = weak.replace("code_challenge_method=S256", "code_challenge_method=plain");
-        // The conversion does not fail, because the replacement contains only ASCII characters.
+        // The conversion to a field value does not fail, because the replacement contains only ASCII characters.
         *location = HeaderValue::try_from(weak).unwrap_or_else(|_| HeaderValue::from_static("/"));
     }
 }

@@ -16,11 +16,11 @@ use crate::secret::Secret;
 pub struct Check<E> {
     /// The address at which the gateway accepts plain HTTP.
     pub gateway: SocketAddr,
-    /// The public origin of the gateway. The host name of the origin does not have to resolve.
+    /// The public origin of the gateway. No name server has to know the host name of the public origin.
     pub public_url: Url,
     /// The address of the authorization server.
     pub provider: SocketAddr,
-    /// The authorization endpoint that the gateway must redirect to.
+    /// The authorization endpoint to which the gateway must redirect the browser.
     pub authorization_endpoint: Url,
     /// A function that returns the number of requests that the token endpoint has received.
     pub calls: E,

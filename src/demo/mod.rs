@@ -12,9 +12,9 @@
 //! - [`Check`] acts like a browser: `Check` signs in, checks each step and names the step that
 //!   failed. [`Demo`] can break any step on purpose, to show that the check can fail.
 //!
-//! The authorization server, the app and the check do not know how the gateway works inside; only
-//! [`Demo`] starts a gateway. All parts listen on loopback only and are **not for production**: the
-//! passwords are short, the keys exist only while the process runs, and nothing is stored.
+//! The authorization server, the app and the check do not know how the gateway works inside; only [`Demo`] starts a
+//! gateway. All parts of the demo listen on loopback only and are **not for production**: the passwords are short, the
+//! keys exist only while the process runs, and nothing is stored.
 
 mod app;
 mod authorization_server;
@@ -57,8 +57,7 @@ use crate::secret::NoRandomness;
 /// An error that prevents the start of a part of the demo.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The program cannot listen on the address. Responsible: the operator, who can choose another
-    /// port, or port 0.
+    /// The program cannot listen on the address. The operator can choose another port, or port 0.
     #[error("cannot listen on {address}")]
     Bind {
         /// The requested address.

@@ -52,14 +52,14 @@ pub(crate) fn page(
     response
 }
 
-/// Returns a page of the app with a script. The content security policy allows only this script,
-/// and connections only to the origin of the page.
+/// Returns a page of the app with a script. The content security policy allows no other script, and allows connections
+/// only to the origin of the page.
 pub(crate) fn page_with_script(title: &str, body: &str, script: &str) -> Response<ReplyBody> {
     let body = format!("{body}\n<script>{script}</script>");
     let mut response = page(StatusCode::OK, APP, title, &body);
     let hash = STANDARD.encode(digest(&SHA256, script.as_bytes()));
     let policy = format!("{POLICY}; script-src 'sha256-{hash}'; connect-src 'self'");
-    // The conversion does not fail, because the policy contains only ASCII characters. If the
+    // The conversion to a field value does not fail, because the policy contains only ASCII characters. If the
     // conversion failed, the response would keep its stricter policy.
     if let Ok(policy) = HeaderValue::try_from(policy) {
         let fields = response.headers_mut();
@@ -103,7 +103,7 @@ pub(crate) fn table<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> St
     html
 }
 
-/// The default password. The login form shows this password if a user has it.
+/// The default password. The login form shows the default password if a user has this password.
 pub(crate) const EASY_PASSWORD: &str = "password";
 
 /// Returns the login form, which posts to `action`. `failed` is the user name of a failed sign-in.

@@ -120,8 +120,8 @@ where
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            // No task sends a value through this channel, so `changed` returns only when the sender
-            // is dropped.
+            // No task sends a value through the channel `stopped`, so `changed` returns only when the sender is
+            // dropped.
             _gone = stopped.changed() => return,
         };
         match accepted {
@@ -162,7 +162,7 @@ where
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         _gone = stopped.changed() => {
-            // The connection closes after the answer to the request that has begun.
+            // The server closes the connection after the answer to the current request.
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -231,8 +231,8 @@ impl PacedParts {
     fn size_hint(&self) -> SizeHint {
         match self.parts.iter().map(Bytes::len).collect::<Vec<_>>()[..] {
             [] => SizeHint::with_exact(0),
-            // The size of a body with one part is exact, so hyper sends the body with a
-            // `Content-Length`. hyper sends a body with several parts in chunks.
+            // The size of a body with one part is exact, so hyper sends the body with a `Content-Length`. A body with
+            // several parts is sent in chunks.
             [length] if self.waiting.is_none() => {
                 SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
             }

@@ -23,7 +23,7 @@ pub(super) fn expect(holds: bool, expected: &str, got: impl FnOnce() -> String) 
     })
 }
 
-/// The mismatch for an answer without the data that the next step needs.
+/// Returns the mismatch for an answer without the data that the next step needs.
 pub(super) fn missing_answer() -> Mismatch {
     Mismatch {
         expected: "an answer that the next step can use".to_owned(),
@@ -31,7 +31,7 @@ pub(super) fn missing_answer() -> Mismatch {
     }
 }
 
-/// The mismatch for a request without an answer.
+/// Returns the mismatch for a request without an answer.
 pub(super) fn request_failed(error: &Error) -> Mismatch {
     let mut got = error.to_string();
     let mut cause = std::error::Error::source(error);

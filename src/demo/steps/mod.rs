@@ -25,7 +25,7 @@ pub(crate) struct Steps<'a, E> {
     browser: Browser,
     /// The number of requests to the token endpoint before the check.
     before: TokenCalls,
-    /// The latest answer. The next step continues from `page`.
+    /// The latest answer, from which the next step continues.
     page: Option<Page>,
     state: String,
     session: String,
@@ -43,7 +43,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         }
     }
 
-    /// Runs one step. All earlier steps must have passed.
+    /// Runs one step. All steps before this step must have passed.
     pub(crate) async fn run(&mut self, step: Step) -> StepResult {
         match step {
             Step::Redirect => self.redirect().await,
@@ -373,7 +373,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         Ok(seen)
     }
 
-    /// Returns the redirect target of `page`. Checks that the target is the authorization endpoint.
+    /// Returns the redirect target of `page`. Checks that the redirect target is the authorization endpoint.
     fn authorization_request(&self, page: &Page) -> Result<Url, Mismatch> {
         expect(page.status == StatusCode::SEE_OTHER, "status 303", || {
             summary(page)
