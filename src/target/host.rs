@@ -50,7 +50,7 @@ impl Host {
     }
 
     pub(super) fn authority(&self) -> &str {
-        // The text consists of visible ASCII characters, so the conversion never fails.
+        // The field value consists of visible ASCII characters, so the conversion to text never fails.
         self.0.to_str().unwrap_or_default()
     }
 

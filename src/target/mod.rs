@@ -1,9 +1,9 @@
 //! The canonical request target.
 //!
-//! [`Target::from_request`] converts the target of a parsed request to one canonical form, or
-//! rejects the target. The rules, the log and the forwarded request all use this canonical form. No
-//! later code parses a host or a path again. Therefore all parts of the gateway and the app
-//! understand a request in the same way. An [`Error`] states why a target is rejected.
+//! [`Target::from_request`] converts the target of a parsed request to one canonical form, or rejects the target. The
+//! rules, the log and the forwarded request all use this canonical form. No later code parses a host or a path again,
+//! so all parts of the gateway and the app understand a request in the same way. An [`Error`] states why a target is
+//! rejected.
 //!
 //! The module implements the syntax of RFC 9110 section 4, RFC 9112 section 3 and RFC 3986. The module
 //! does not use routes, users or upstreams. A [`Prefix`] stands for one path and all paths below
@@ -265,7 +265,7 @@ fn find_host(parts: &http::request::Parts) -> Result<Host, Error> {
 
 fn canonical(received: &PathAndQuery) -> Result<PathAndQuery, Error> {
     let path = received.path();
-    // The length is checked first, so that the other checks do not have to read a very long path.
+    // The length of the path is checked first, so that the other checks do not have to read a very long path.
     if path.len() > MAX_PATH {
         return Err(Error::PathTooLong);
     }
@@ -280,7 +280,7 @@ fn canonical(received: &PathAndQuery) -> Result<PathAndQuery, Error> {
         text.push('?');
         text.push_str(query);
     }
-    // The conversion fails only if the text is too long, because the text contains only allowed
+    // The conversion to a `PathAndQuery` fails only if the text is too long, because the text contains only allowed
     // bytes.
     PathAndQuery::from_maybe_shared(Bytes::from(text)).map_err(|_too_long| Error::PathTooLong)
 }
