@@ -1,14 +1,13 @@
 //! Forwards bytes between two connections after a switch of protocols (RFC 9110 section 7.8).
 //!
-//! A [`Relay`] forwards bytes in both directions, unchanged. If a receiver does not accept bytes,
-//! the relay keeps them in memory, up to a limit, and then reads no more bytes from the sender. If
-//! one side closes its sending direction or resets its connection, the relay does the same on the
-//! connection to the other side. All relays of a thread share one buffer for reading. A relay
-//! allocates memory only for bytes that the receiver does not accept immediately.
+//! A [`Relay`] forwards bytes in both directions, unchanged. If a receiver does not accept bytes, the relay keeps these
+//! bytes in memory. When the kept bytes have reached a limit, the relay reads no more bytes from the sender. If one
+//! side closes its sending direction or resets its connection, the relay does the same on the connection to the other
+//! side. All relays of a thread share one buffer for reading. A relay allocates memory only for bytes that the receiver
+//! does not accept immediately.
 //!
-//! [`FrameTracker`] tracks the WebSocket frames that the app sends. When the gateway ends a relay,
-//! the relay may send a close frame only between two frames of the app. The tracker shows when the
-//! relay is between two frames.
+//! [`FrameTracker`] tracks the WebSocket frames that the app sends. When the gateway ends a relay, the relay may send a
+//! close frame only between two frames of the app. [`FrameTracker`] shows when the app is between two frames.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -36,8 +35,8 @@ const SCRATCH: usize = 64 * 1024;
 /// treat a working connection as stalled.
 pub(crate) const MAX_UNSENT: u32 = 128 * 1024;
 
-/// After the close frame, the relay discards the bytes that it reads: at most this many bytes in
-/// one read.
+/// The maximum number of bytes in one read after the close frame. The relay discards the bytes that the relay reads
+/// after the close frame.
 const DISCARD: usize = 1024;
 
 thread_local! {
@@ -96,7 +95,7 @@ impl ByteCounts {
     }
 }
 
-/// The reason why a relay ended before the gateway closed it.
+/// The reason why a relay ended before the gateway closed the relay.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Ended {
     /// Both sides have closed their sending direction.
@@ -160,8 +159,8 @@ impl Direction {
         }
     }
 
-    /// The number of bytes that the next read may return. The number is zero if the rest of the
-    /// limit is smaller than a whole read, so that a slow receiver does not cause many small reads.
+    /// The number of bytes that the next read may return. The number of bytes is zero if the rest of the limit is
+    /// smaller than a whole read, so that a slow receiver does not cause many small reads.
     fn next_read(&self) -> usize {
         let size = self.max_lag.min(SCRATCH);
         let rest = self.max_lag.saturating_sub(self.pending.len());
@@ -243,7 +242,7 @@ impl Direction {
         Ok(())
     }
 
-    /// Appends bytes to the pending bytes. The memory doubles when it is full, but does not exceed
+    /// Appends bytes to the pending bytes. When the memory for pending bytes is full, the memory doubles, up to
     /// `max_lag`.
     fn keep(&mut self, data: &[u8]) {
         let length = self.pending.len();
@@ -337,10 +336,9 @@ impl Relay {
             to_app_first,
         } = self;
         let (mut up, mut down) = (Poll::Pending, Poll::Pending);
-        // The runtime limits the work of a task in one poll. A direction that always has bytes to
-        // forward can use up this limit, so each poll begins with the direction that was second in
-        // the previous poll. Each poll polls both directions, so that the task wakes when one of
-        // the two directions can continue.
+        // The runtime limits the work of a task in one poll. Each poll begins with the direction that was second in the
+        // previous poll, because a direction that always has bytes to forward can use up the runtime's limit. Each poll
+        // polls both directions, so that the task wakes when one of the two directions can continue.
         for is_to_app in [*to_app_first, !*to_app_first] {
             if is_to_app {
                 up = to_app.poll(cx, &mut **client, &mut **app, |data| {
