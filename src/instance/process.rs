@@ -22,8 +22,7 @@ pub(super) struct ProcessState {
 }
 
 impl ProcessState {
-    /// Opens the session store, and creates all other data of the process, which is empty at the
-    /// start.
+    /// Opens the session store, and creates the other data of the process, such as empty metrics.
     pub(super) fn start(
         (settings, keys): (session::Settings, Arc<KeyRing>),
         providers: &Arc<Providers>,

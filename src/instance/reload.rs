@@ -74,22 +74,21 @@ impl Instance {
         self.trigger.reload_due().await
     }
 
-    /// Reads the changed settings, makes the same checks as `sidegate check`, and applies either
-    /// all new settings or none of them. Connections, sessions and running refreshes continue
-    /// during a reload. A request that has already begun uses the previous settings. All later
-    /// requests use the new settings, also on open connections. Events in the log report the
-    /// result. If a changed file caused the reload and the reload fails, [`Instance::reload_due`]
+    /// Reads the changed settings, makes the same checks as `sidegate check`, and applies either all new settings or
+    /// none of them. Connections, sessions and running refreshes continue during a reload. A request that has already
+    /// begun uses the previous settings. All later requests use the new settings, even on open connections. Events in
+    /// the log report the result. If a changed file caused the reload and the reload fails, [`Instance::reload_due`]
     /// returns again after a pause, so that the caller can retry the reload.
     ///
     /// # Errors
     ///
-    /// [`ReloadError`]. After an error the previous settings stay in use.
+    /// Returns [`ReloadError`] if the reload fails. After an error the previous settings stay in use.
     ///
     /// # Cancel safety
     ///
-    /// The function is not cancel safe. After a cancellation, sessions of removed providers may
-    /// have ended although the previous settings are still in use. The next reload then applies all
-    /// new settings.
+    /// [`Instance::reload`] is not cancel safe. After a cancellation, sessions of removed providers may have ended
+    /// although the previous settings are still in use. The next reload after a cancelled reload applies all new
+    /// settings.
     pub async fn reload(&mut self, cause: ReloadCause) -> Result<Reloaded, ReloadError> {
         let reloaded = self.apply(cause).await;
         let metrics = &self.process.site.metrics;
@@ -139,7 +138,7 @@ impl Instance {
         let site = &self.process.site;
         let sessions = site.sessions.reconfigure(reconfiguration, site.clock.now());
         let sessions = sessions.await?;
-        // From here on, no step of the reload can fail.
+        // After this line, no step of the reload can fail.
         announce(&config);
         if let (Some(current), Some(next)) = (&self.acceptor, &config.tls) {
             current.adopt(next);

@@ -13,8 +13,7 @@ use crate::config::{Config, Digest, FileChange, Watch, content_digest};
 /// The interval between two checks of the files.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// The gateway uses new content of the key file only after the content has stayed unchanged for
-/// this time.
+/// The time for which new content of the key file must stay unchanged before the gateway uses the new content.
 const KEYS_STABLE: Duration = Duration::from_secs(10);
 
 /// The pause after the first failed reload, and the longest pause. Each pause is twice as long as
@@ -54,8 +53,8 @@ pub(super) struct ReloadTrigger {
 /// a missing key file or certificate after the settings file.
 #[derive(Clone, Copy, Debug)]
 struct Retry {
-    /// [`ReloadCause::Retry`] to load settings and keys again, or [`ReloadCause::KeyFile`] to load
-    /// only the keys again.
+    /// With [`ReloadCause::Retry`], the retry loads settings and keys. With [`ReloadCause::KeyFile`], the retry loads
+    /// only the keys.
     cause: ReloadCause,
     pause: Duration,
     at: Instant,
@@ -275,7 +274,7 @@ mod tests {
             changes
         };
         assert_eq!(changes(&mut keys, 60), 0);
-        // The file is only partly written.
+        // The key file is only partly written.
         write("two\n");
         assert_eq!(changes(&mut keys, 9), 0);
         write("two\none\n");
@@ -283,7 +282,7 @@ mod tests {
         assert_eq!(changes(&mut keys, 60), 1);
         // The test creates a new `KeyFile`, as the gateway does after a reload.
         keys = KeyFile::new(path.clone(), content_digest(&path));
-        // The file was removed for a moment and has the same content again.
+        // The key file was removed for a moment and has the same content again.
         std::fs::remove_file(&path).unwrap();
         assert_eq!(changes(&mut keys, 30), 0);
         write("two\none\n");
