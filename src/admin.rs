@@ -32,7 +32,7 @@ impl Readiness {
         let _was_starting: bool = self.change(STARTING, READY);
     }
 
-    /// Whether new requests are accepted.
+    /// Returns true if the process accepts new requests.
     pub(crate) fn is_ready(&self) -> bool {
         self.is(READY)
     }

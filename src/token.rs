@@ -1,9 +1,9 @@
 //! The tokens of a grant. A [`TokenSet`] owns the tokens. When a `TokenSet` is dropped, the memory
 //! of its tokens is overwritten.
 //!
-//! One buffer contains the text `Bearer ` and the access token. The value of the `Authorization`
-//! field is a slice of this buffer, so requests never format or copy a token. When the last slice
-//! is dropped, the buffer is overwritten.
+//! One buffer contains the text `Bearer ` and the access token. The value of the `Authorization` field is a slice of
+//! the buffer with the access token, so requests never format or copy a token. When the last slice of the buffer is
+//! dropped, the buffer is overwritten.
 
 use std::time::Duration;
 

@@ -116,7 +116,7 @@ enum Source {
 /// The recorded part of a body.
 #[derive(Default)]
 enum Record {
-    /// The body has not ended. The second value is the number of recorded bytes.
+    /// The body has not ended. The second value of `Open` is the number of recorded bytes.
     Open(Vec<Bytes>, usize),
     /// The complete body.
     Whole(Vec<Bytes>),
@@ -190,7 +190,7 @@ where
                 let mut record = record.borrow_mut();
                 match frame.data_ref() {
                     Some(data) => record.add(data),
-                    // The body has trailers. Trailers are not recorded, so the record is
+                    // The body has trailers. Because trailers are not recorded, the record of a body with trailers is
                     // incomplete.
                     None => *record = Record::Lost,
                 }
