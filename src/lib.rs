@@ -82,9 +82,9 @@
 //! the lease of a session. With the lease of the session, the task of the refresh calls [`provider::Provider::refresh`]
 //! one time. [`session::Sessions::replace`] stores the new token set before any request uses the new access token. If
 //! the user has signed out during the refresh, the new token set is not stored. After a temporary failure of a refresh,
-//! the task of the refresh pauses and tries again. If only an operator can remove the cause of a failure, the task
-//! writes an error event. If the provider reports that the grant has ended, the session ends. A drain waits until all
-//! refreshes have ended.
+//! the task of the refresh pauses and tries again. If only an operator can remove the cause of a failure, the task of
+//! the refresh writes an error event. If the provider reports that the grant has ended, the session ends. A drain waits
+//! until all refreshes have ended.
 //!
 //! # One login
 //!

@@ -31,8 +31,8 @@ pub enum Error {
     TooLong,
 }
 
-/// The times of a token set: when it was obtained, and when it expires or needs a refresh. The
-/// gateway uses these times to decide how long to use the access token and when to start a refresh.
+/// The times of a token set: when it was obtained, and when it expires or needs a refresh. With the times of a token
+/// set, the gateway decides how long to use the access token and when to start a refresh.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Lifetime {
     /// The time immediately before the gateway sent the token request.
@@ -60,8 +60,8 @@ impl Lifetime {
     }
 }
 
-/// The nonce and the authentication time from a login's ID token. Later ID tokens of the same grant
-/// must make the same statements (OpenID Connect Core 1.0 section 12.2).
+/// The nonce and the authentication time from a login's ID token. The gateway compares later ID tokens of the same
+/// grant with the nonce and the authentication time of the login (OpenID Connect Core 1.0 section 12.2).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Authentication {
     /// The nonce of the authorization request.
@@ -163,7 +163,7 @@ impl TokenSet {
             .as_bytes()
             .strip_prefix(b"Bearer ")
             .unwrap_or_default();
-        // `new` has checked that the token is ASCII, so the conversion never fails.
+        // `new` has checked that the token is ASCII, so the conversion to text never fails.
         std::str::from_utf8(bytes).unwrap_or_default()
     }
 

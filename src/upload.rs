@@ -126,7 +126,7 @@ enum Record {
 }
 
 impl Recording {
-    /// Returns the same body again, if the recording contains the complete body.
+    /// Returns the recorded body, if the record contains the complete body.
     pub(crate) fn replay(self) -> Option<Upload> {
         match self.0 {
             Source::Empty => Some(Upload::empty()),

@@ -53,8 +53,8 @@ impl AuthorizationRequest {
     }
 }
 
-/// `GET /oauth/authorize`: redirects with a code if a user is signed in, and otherwise shows the
-/// login form.
+/// Handles `GET /oauth/authorize`. Redirects with a code if a user is signed in, and shows the login form if no user is
+/// signed in.
 pub(crate) async fn show(server: &ServerState, request: &Request<Bytes>) -> Response<ReplyBody> {
     let authorization = match validate(server, request).await {
         Ok(authorization) => authorization,
@@ -78,7 +78,7 @@ pub(crate) async fn show(server: &ServerState, request: &Request<Bytes>) -> Resp
     }
 }
 
-/// `POST /oauth/authorize`: handles the login form.
+/// Handles `POST /oauth/authorize`, which the login form sends.
 pub(crate) async fn submit(server: &ServerState, request: &Request<Bytes>) -> Response<ReplyBody> {
     let authorization = match validate(server, request).await {
         Ok(authorization) => authorization,
@@ -117,7 +117,7 @@ pub(crate) async fn submit(server: &ServerState, request: &Request<Bytes>) -> Re
     response
 }
 
-/// `GET /`: shows the signed-in user and a sign-out button.
+/// Handles `GET /`. Shows the signed-in user and a sign-out button.
 pub(crate) async fn home(server: &ServerState, request: &Request<Bytes>) -> Response<ReplyBody> {
     let session = session(request);
     let user = signed_in(server, session.as_deref()).await;
@@ -126,7 +126,7 @@ pub(crate) async fn home(server: &ServerState, request: &Request<Bytes>) -> Resp
     pages::provider_home(user.zip(token.as_deref()))
 }
 
-/// `POST /logout`: ends the login session at this server.
+/// Handles `POST /logout`. Ends the login session at this server.
 pub(crate) async fn sign_out(
     server: &ServerState,
     request: &Request<Bytes>,

@@ -78,7 +78,7 @@ pub(crate) struct Middlebox {
 }
 
 impl Middlebox {
-    /// Serves until the returned value is dropped.
+    /// Starts the middlebox, which serves until the returned value is dropped.
     ///
     /// # Errors
     ///

@@ -48,7 +48,7 @@ pub struct TokenCalls {
     pub refreshes: u64,
 }
 
-/// A step of the check. The variants are in the order of execution.
+/// A step of the check. The steps are in the order of execution.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Step {
     /// A navigation without a session is redirected to the authorization endpoint.

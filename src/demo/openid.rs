@@ -40,7 +40,7 @@ pub(crate) struct SignIn {
     pub(crate) nonce: Option<String>,
 }
 
-/// `GET /.well-known/openid-configuration` (OpenID Connect Discovery 1.0 section 3).
+/// Handles `GET /.well-known/openid-configuration` (OpenID Connect Discovery 1.0 section 3).
 pub(crate) fn metadata(server: &ServerState) -> Response<ReplyBody> {
     let issuer = server.issuer.as_str();
     let scopes: Vec<&str> = SCOPES
@@ -72,7 +72,7 @@ pub(crate) fn metadata(server: &ServerState) -> Response<ReplyBody> {
     }))
 }
 
-/// `GET /oauth/jwks`: the keys (RFC 7517 section 5).
+/// Handles `GET /oauth/jwks`, the endpoint of the keys (RFC 7517 section 5).
 pub(crate) fn key_set(server: &ServerState) -> Response<ReplyBody> {
     published(&json!({ "keys": [server.keys.jwk()] }))
 }
@@ -81,7 +81,7 @@ fn published(document: &Value) -> Response<ReplyBody> {
     answer(StatusCode::OK, "application/json", document.to_string())
 }
 
-/// `GET` and `POST /oauth/userinfo` (OpenID Connect Core 1.0 section 5.3).
+/// Handles `GET` and `POST /oauth/userinfo` (OpenID Connect Core 1.0 section 5.3).
 pub(crate) async fn userinfo(
     server: &ServerState,
     request: &Request<Bytes>,

@@ -17,7 +17,8 @@ pub(crate) const PROVIDER: &str = "Authorization server";
 /// The name of the app on its pages.
 pub(crate) const APP: &str = "Legacy app";
 
-/// The content security policy. A page runs no script, loads nothing, and cannot be framed.
+/// The content security policy. With this content security policy, a page runs no script, loads nothing, and cannot be
+/// framed.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
      frame-ancestors 'none'";
 
@@ -60,7 +61,7 @@ pub(crate) fn page_with_script(title: &str, body: &str, script: &str) -> Respons
     let hash = STANDARD.encode(digest(&SHA256, script.as_bytes()));
     let policy = format!("{POLICY}; script-src 'sha256-{hash}'; connect-src 'self'");
     // The conversion to a field value does not fail, because the policy contains only ASCII characters. If the
-    // conversion failed, the response would keep its stricter policy.
+    // conversion of the policy failed, the response would keep its stricter policy.
     if let Ok(policy) = HeaderValue::try_from(policy) {
         let fields = response.headers_mut();
         fields.insert(CONTENT_SECURITY_POLICY, policy);

@@ -67,7 +67,7 @@ pub(crate) async fn bearer<'a>(
     let token = token.and_then(|token| server.checker.read(&token));
     let token = token.ok_or_else(unverified)?;
     let claim = |name: &str| token.claims.get(name).and_then(Value::as_str);
-    // The server accepts the access tokens of every client, so every audience is valid here.
+    // The server accepts the access tokens of every client, so this function accepts every audience.
     let audience = claim("aud").unwrap_or_default();
     let now = server.settings.clock.now();
     let subject = token

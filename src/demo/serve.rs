@@ -31,7 +31,7 @@ const MAX_BODY: usize = 1024 * 1024;
 /// The longest time for the head or the body of a request.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A running server. When this value is dropped, the server stops gracefully.
+/// A running server. When the `Server` is dropped, the server stops gracefully.
 #[derive(Debug)]
 pub(crate) struct Server {
     address: SocketAddr,
@@ -128,8 +128,8 @@ where
             Ok((stream, _peer)) => {
                 tokio::spawn(connection(stream, handler.clone(), stopped.clone()));
             }
-            // Accepting a connection fails, for example, when the process has no free file
-            // descriptor. Without a pause, the loop would use a whole core while accepting fails.
+            // Accepting a connection fails, for example, when the process has no free file descriptor. Without a pause,
+            // the loop would use a whole core while accepting connections fails.
             Err(error) => {
                 tracing::warn!(%error, "Demo server cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -186,7 +186,7 @@ async fn collect(request: Request<Incoming>) -> Result<Request<Bytes>, StatusCod
 /// A response body in parts.
 #[derive(Debug)]
 pub(crate) enum ReplyBody {
-    /// Parts that are known from the start.
+    /// The parts that are known when the body is created.
     Paced(PacedParts),
     /// Parts that another task sends. The body ends when the task drops the sender.
     Live(mpsc::Receiver<Bytes>),

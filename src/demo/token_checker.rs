@@ -60,8 +60,8 @@ impl TokenChecker {
 }
 
 impl ParsedToken {
-    /// Returns the subject if the token is valid at `now` for `audience` (RFC 7519 section 4.1). If
-    /// the token is invalid, returns the reason.
+    /// Returns the subject if the token is valid at `now` for `audience` (RFC 7519 section 4.1). Returns the reason if
+    /// the token is invalid.
     pub(crate) fn subject(&self, audience: &str, now: Timestamp) -> Result<&str, &'static str> {
         // An `f64` represents the milliseconds of every time in this century exactly.
         let now = std::time::Duration::from_millis(now.as_millis()).as_secs_f64();
@@ -75,7 +75,7 @@ impl ParsedToken {
         if date("exp").is_none_or(|exp| exp <= now) {
             return Err("it has expired");
         }
-        // If the clock of the issuer is fast, a new token has an `nbf` in the near future.
+        // If the clock of the issuer is ahead, a new token has an `nbf` in the near future.
         if date("nbf").is_some_and(|nbf| nbf > now + LEEWAY) {
             return Err("it is not valid yet");
         }

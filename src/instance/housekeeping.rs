@@ -77,8 +77,7 @@ pub(super) async fn watch_certificates(
             }
             refresh_trust(&upstreams);
         });
-        // `looked` gives an error if the blocking task has panicked or if the runtime is shutting
-        // down.
+        // `looked` returns an error if the blocking task has panicked or if the runtime is shutting down.
         if looked.await.is_err() {
             return;
         }

@@ -32,7 +32,7 @@ use crate::session;
 use crate::telemetry::{Metrics, chain};
 use crate::tls::Acceptor;
 
-/// The number of threads of the control plane. Two threads are enough, because calls to providers
+/// The number of threads of the control plane. Two threads are enough for the control plane, because calls to providers
 /// mostly wait.
 const CONTROL_THREADS: usize = 2;
 

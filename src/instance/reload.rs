@@ -82,7 +82,7 @@ impl Instance {
     ///
     /// # Errors
     ///
-    /// Returns [`ReloadError`] if the reload fails. After an error the previous settings stay in use.
+    /// Returns [`ReloadError`] if the reload fails. After a failed reload, the previous settings stay in use.
     ///
     /// # Cancel safety
     ///
@@ -157,10 +157,9 @@ impl Instance {
         })
     }
 
-    /// Loads the settings for a reload. If only keys have changed, the function uses the current
-    /// text of the settings. A retry uses the text of the failed reload, or reads the settings file
-    /// if the file could not be read before. After a signal or a change of the settings file, the
-    /// function reads the settings file.
+    /// Loads the settings for a reload. If only keys have changed, `load` uses the current text of the settings. A
+    /// retry uses the text of the failed reload, or reads the settings file if the file could not be read before. After
+    /// a signal or a change of the settings file, `load` reads the settings file.
     async fn load(&mut self, cause: ReloadCause) -> Result<Config, ReloadError> {
         let mut source = self.current.source.clone();
         match cause {
@@ -170,7 +169,7 @@ impl Instance {
         }
         let reusable = self.current.reusable.clone();
         let clock = self.process.site.clock.clone();
-        // The load reads files and certificates and therefore blocks, so it runs on a blocking
+        // Loading the settings blocks while it reads files and certificates, so the settings are loaded on a blocking
         // thread.
         let load = move || {
             let read = source.read();

@@ -194,8 +194,8 @@ impl ReloadTrigger {
                 return Some(ReloadCause::SettingsFile);
             }
             Some(Ok(FileChange::WrittenInPlace)) => {
-                // The settings file may be incomplete, because it is still being written. The
-                // trigger therefore cancels a retry that would read the settings file.
+                // The trigger cancels a retry that would read the settings file, because the settings file may be
+                // incomplete while it is being written.
                 let keys = |retry: &Retry| retry.cause == ReloadCause::KeyFile;
                 self.retry = self.retry.filter(keys);
                 tracing::warn!(

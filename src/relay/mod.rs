@@ -2,9 +2,9 @@
 //!
 //! A [`Relay`] forwards bytes in both directions, unchanged. If a receiver does not accept bytes, the relay keeps these
 //! bytes in memory. When the kept bytes have reached a limit, the relay reads no more bytes from the sender. If one
-//! side closes its sending direction or resets its connection, the relay does the same on the connection to the other
-//! side. All relays of a thread share one buffer for reading. A relay allocates memory only for bytes that the receiver
-//! does not accept immediately.
+//! side closes its sending direction, the relay closes the sending direction to the other side. If one side resets its
+//! connection, the relay resets the connection to the other side. All relays of a thread share one buffer for reading.
+//! A relay allocates memory only for bytes that the receiver does not accept immediately.
 //!
 //! [`FrameTracker`] tracks the WebSocket frames that the app sends. When the gateway ends a relay, the relay may send a
 //! close frame only between two frames of the app. [`FrameTracker`] shows when the app is between two frames.

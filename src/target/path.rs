@@ -195,8 +195,9 @@ enum Last {
     Yes,
 }
 
-/// States whether the last decoded bytes are the beginning of another percent-encoding. This beginning is a percent
-/// sign, or a percent sign and one digit. An app that decodes a path two times would decode such bytes again.
+/// States whether the last decoded bytes are the beginning of another percent-encoding. The beginning of a
+/// percent-encoding is a percent sign, or a percent sign and one digit. An app that decodes a path two times would
+/// decode such bytes again.
 #[derive(Clone, Copy, Default)]
 enum SecondDecoding {
     #[default]

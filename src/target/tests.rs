@@ -354,7 +354,7 @@ fn a_canonical_target_is_shared_and_not_copied() {
     assert_eq!(target.authority().as_ptr(), host.as_ptr());
 }
 
-/// The test combines these parts into paths that are hard to parse.
+/// The parts that the test combines into paths that are hard to parse.
 const TOKENS: [&str; 30] = [
     "/", "/", "/", "a", "admin", "ADMIN", ".", "..", ";", "%2e", "%2E", "%2f", "%5c", "\\", "%25",
     "2e", "2", "e", "%", "%61", "%3b", "%20", "%00", "%c3%a9", "%c3", "\u{e9}", "|", "?", "%23",
