@@ -186,9 +186,9 @@ async fn collect(request: Request<Incoming>) -> Result<Request<Bytes>, StatusCod
 /// A response body in parts.
 #[derive(Debug)]
 pub(crate) enum ReplyBody {
-    /// The parts that are known when the body is created.
+    /// The body consists of parts that are known when the body is created.
     Paced(PacedParts),
-    /// Parts that another task sends. The body ends when the task drops the sender.
+    /// The body consists of parts that another task sends. The body ends when this task drops the sender.
     Live(mpsc::Receiver<Bytes>),
 }
 

@@ -169,8 +169,7 @@ impl Instance {
         }
         let reusable = self.current.reusable.clone();
         let clock = self.process.site.clock.clone();
-        // Loading the settings blocks while it reads files and certificates, so the settings are loaded on a blocking
-        // thread.
+        // A blocking thread loads the settings, because loading reads files and certificates.
         let load = move || {
             let read = source.read();
             let read = read.inspect(|read| source.content = Some(read.clone()));
