@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-/// A point in time, in milliseconds since the Unix epoch. A calculation that would overflow returns the smallest or the
-/// largest timestamp.
+/// A point in time, in milliseconds since the Unix epoch. A calculation that would overflow returns
+/// the smallest or the largest timestamp.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Timestamp(u64);
 
@@ -101,9 +101,9 @@ impl Clock {
         }
     }
 
-    /// Returns a monotonic time. The monotonic time is for the measurement of durations and for the deadlines of the
-    /// runtime's timers. A manual clock also returns the runtime's time, because a manual clock cannot advance timers
-    /// in other code.
+    /// Returns a monotonic time. The monotonic time is for the measurement of durations and for the
+    /// deadlines of the runtime's timers. A manual clock also returns the runtime's time, because a
+    /// manual clock cannot advance timers in other code.
     pub fn instant(&self) -> Instant {
         #[expect(
             clippy::disallowed_methods,

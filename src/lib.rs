@@ -32,13 +32,14 @@
 //!
 //! # Two planes
 //!
-//! The data plane consists of the workers ([`server::Workers`]). Each worker is one thread with its own runtime and its
-//! own connections to the apps ([`upstream::Pools`]). Workers share the session cache and the metrics, and take no
-//! lock, unless a request has to wait for a connection to its app. The control plane is one small runtime with several
-//! threads ([`instance`]), for all tasks that talk to a provider. A worker waits for the result of a task of the
-//! control plane. A task of the control plane finishes even if the browser disconnects. [`session::Sessions`] is a
-//! cache in front of a store. The local store has one thread, which the code calls the keeper. The keeper first commits
-//! a change of a session, then updates the cache, and then answers the caller.
+//! The data plane consists of the workers ([`server::Workers`]). Each worker is one thread with its
+//! own runtime and its own connections to the apps ([`upstream::Pools`]). Workers share the session
+//! cache and the metrics, and take no lock, unless a request has to wait for a connection to its
+//! app. The control plane is one small runtime with several threads ([`instance`]), for all tasks
+//! that talk to a provider. A worker waits for the result of a task of the control plane. A task of
+//! the control plane finishes even if the browser disconnects. [`session::Sessions`] is a cache in
+//! front of a store. The local store has one thread, which the code calls the keeper. The keeper
+//! first commits a change of a session, then updates the cache, and then answers the caller.
 //!
 //! # One request
 //!
@@ -50,10 +51,12 @@
 //!    [`login::PublicUrls`] checks whether the host of the request is a public host of the gateway.
 //!    [`fields::forwarded`] finds the address of the client.
 //!
-//! 3. [`fields::inbound`] removes the hop-by-hop fields, and all spellings of the assertion fields and of
-//!    `Authorization`. The steps that read fields use [`fields::View`], which needs no second map of the fields.
+//! 3. [`fields::inbound`] removes the hop-by-hop fields, and all spellings of the assertion fields
+//!    and of `Authorization`. The steps that read fields use [`fields::View`], which needs no
+//!    second map of the fields.
 //!
-//! 4. [`login`] answers requests for the gateway's own endpoints below the prefix `login.own_prefix`.
+//! 4. [`login`] answers requests for the gateway's own endpoints below the prefix
+//!    `login.own_prefix`.
 //!
 //! 5. [`access::Access::decide`] finds the route, the session and the rule. A request whose token
 //!    has expired waits for the refresh, for a limited time ([`access::Wait`]).
@@ -64,38 +67,42 @@
 //!    permission gets 403. A request without a route gets 404. If a session is temporarily
 //!    unusable, the client gets 503 with `Retry-After`.
 //!
-//! 7. [`access::Permit::exchange`] removes the gateway's cookies, writes the assertion fields and the bearer token
-//!    ([`upstream::assertions`]), and sends the request on a pooled connection. Bodies stream in both directions, with
-//!    buffers of limited size for slow clients. If the app switches to another protocol, such as WebSocket, a
-//!    [`relay::Relay`] forwards bytes in both directions as long as [`access::StreamPermit`] allows the stream. If the
-//!    app refuses the token, the gateway may send the request one more time with a new token
+//! 7. [`access::Permit::exchange`] removes the gateway's cookies, writes the assertion fields and
+//!    the bearer token ([`upstream::assertions`]), and sends the request on a pooled connection.
+//!    Bodies stream in both directions, with buffers of limited size for slow clients. If the app
+//!    switches to another protocol, such as WebSocket, a [`relay::Relay`] forwards bytes in both
+//!    directions as long as [`access::StreamPermit`] allows the stream. If the app refuses the
+//!    token, the gateway may send the request one more time with a new token
 //!    ([`access::TokenRefusal::recover`]).
 //!
-//! 8. [`fields::outbound`] removes unsafe fields from the response. When the answer to a request has
-//!    ended, one function writes the access-log event of the request.
+//! 8. [`fields::outbound`] removes unsafe fields from the response. When the answer to a request
+//!    has ended, one function writes the access-log event of the request.
 //!
 //! # One refresh
 //!
-//! All requests that need a new token for the same session share one refresh, which [`access::Refresher`] manages. The
-//! code calls a shared refresh a flight. A shared refresh is a task of the control plane. First, the task of the
-//! refresh acquires the session's lease. Several processes can share a store, but only one process at a time can have
-//! the lease of a session. With the lease of the session, the task of the refresh calls [`provider::Provider::refresh`]
-//! one time. [`session::Sessions::replace`] stores the new token set before any request uses the new access token. If
-//! the user has signed out during the refresh, the new token set is not stored. After a temporary failure of a refresh,
-//! the task of the refresh pauses and tries again. If only an operator can remove the cause of a failure, the task of
-//! the refresh writes an error event. If the provider reports that the grant has ended, the session ends. A drain waits
-//! until all refreshes have ended.
+//! All requests that need a new token for the same session share one refresh, which
+//! [`access::Refresher`] manages. The code calls a shared refresh a flight. A shared refresh is a
+//! task of the control plane. First, the task of the refresh acquires the session's lease. Several
+//! processes can share a store, but only one process at a time can have the lease of a session.
+//! With the lease of the session, the task of the refresh calls [`provider::Provider::refresh`] one
+//! time. [`session::Sessions::replace`] stores the new token set before any request uses the new
+//! access token. If the user has signed out during the refresh, the new token set is not stored.
+//! After a temporary failure of a refresh, the task of the refresh pauses and tries again. If only
+//! an operator can remove the cause of a failure, the task of the refresh writes an error event. If
+//! the provider reports that the grant has ended, the session ends. A drain waits until all
+//! refreshes have ended.
 //!
 //! # One login
 //!
-//! 1. [`login::Login::begin`] checks that the provider is ready ([`provider::Provider::ready`]). If the provider is
-//!    ready, `begin` writes the encrypted pending login into the `state` parameter and binds the state to a secret in a
-//!    cookie. Each pending login has its own cookie. Finally, `begin` sends the browser to
-//!    [`provider::Provider::authorization_url`].
+//! 1. [`login::Login::begin`] checks that the provider is ready ([`provider::Provider::ready`]). If
+//!    the provider is ready, `begin` writes the encrypted pending login into the `state` parameter
+//!    and binds the state to a secret in a cookie. Each pending login has its own cookie. Finally,
+//!    `begin` sends the browser to [`provider::Provider::authorization_url`].
 //!
-//! 2. The callback reaches [`login::Login::complete`]. `complete` first checks for an `error` parameter. `complete`
-//!    uses the authorization code only after the state was verified. The authorization code is exchanged only if the
-//!    callback comes from the provider to which the browser was sent.
+//! 2. The callback reaches [`login::Login::complete`]. `complete` first checks for an `error`
+//!    parameter. `complete` uses the authorization code only after the state was verified. The
+//!    authorization code is exchanged only if the callback comes from the provider to which the
+//!    browser was sent.
 //!
 //! 3. [`provider::Provider::redeem`] exchanges the code on the control plane, verifies the ID token
 //!    and returns the identity. [`provider::Provider::maintain`] keeps the keys that verify ID

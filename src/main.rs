@@ -201,8 +201,8 @@ fn check(arguments: &Check) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Prints what the check over the network has found. Returns an exit code as the error if the check has found a
-/// problem.
+/// Prints what the check over the network has found. Returns an exit code as the error if the check
+/// has found a problem.
 fn check_online(config: &Config, clock: &Clock) -> Result<(), ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,9 +1,9 @@
 //! Encrypts data before the data leaves the process. To decrypt the data, the gateway needs the
 //! same key and the same context with which the data was encrypted.
 //!
-//! The operator's key file contains [`Keys`]. No data is encrypted with the operator's keys. Each [`Purpose`] has a
-//! [`KeyRing`] with keys that are derived from the operator's keys. Data that is encrypted for one purpose cannot be
-//! decrypted for another purpose.
+//! The operator's key file contains [`Keys`]. No data is encrypted with the operator's keys. Each
+//! [`Purpose`] has a [`KeyRing`] with keys that are derived from the operator's keys. Data that is
+//! encrypted for one purpose cannot be decrypted for another purpose.
 
 use std::path::{Path, PathBuf};
 
@@ -156,9 +156,9 @@ impl Keys {
     }
 }
 
-/// Keys of AES-256-GCM-SIV. The first key encrypts data, and every key of the ring can decrypt data. Clients without a
-/// session can make the gateway encrypt data billions of times, so two random 96-bit nonces can be equal. GCM-SIV is
-/// secure even if a nonce is repeated.
+/// Keys of AES-256-GCM-SIV. The first key encrypts data, and every key of the ring can decrypt
+/// data. Clients without a session can make the gateway encrypt data billions of times, so two
+/// random 96-bit nonces can be equal. GCM-SIV is secure even if a nonce is repeated.
 #[derive(Debug)]
 pub struct KeyRing(Vec<Key>);
 
@@ -184,8 +184,8 @@ impl KeyRing {
     /// Returns [`NoRandomness`] if no nonce could be created.
     pub(crate) fn seal(&self, context: &[u8], plain: &[u8]) -> Result<Vec<u8>, NoRandomness> {
         let key = self.0.first().ok_or(NoRandomness)?;
-        // No copy of the plain text stays in memory, because the plain text is encrypted in place and the buffer never
-        // grows.
+        // No copy of the plain text stays in memory, because the plain text is encrypted in place
+        // and the buffer never grows.
         let overhead = KEY_NAME.saturating_add(NONCE_LEN).saturating_add(TAG);
         let mut sealed = Vec::with_capacity(plain.len().saturating_add(overhead));
         sealed.extend_from_slice(plain);
@@ -206,8 +206,8 @@ impl KeyRing {
         self.names().eq(other.names())
     }
 
-    /// Returns true if this ring has every key of `other`. A ring with every key of `other` can decrypt all data that
-    /// `other` has encrypted.
+    /// Returns true if this ring has every key of `other`. A ring with every key of `other` can
+    /// decrypt all data that `other` has encrypted.
     pub(crate) fn contains_keys_of(&self, other: &Self) -> bool {
         other
             .names()
@@ -218,8 +218,8 @@ impl KeyRing {
         self.0.iter().map(|key| key.name)
     }
 
-    /// Returns true if this ring has the key with which `sealed` was encrypted. This function does not check whether
-    /// `sealed` was changed.
+    /// Returns true if this ring has the key with which `sealed` was encrypted. This function does
+    /// not check whether `sealed` was changed.
     pub(crate) fn knows(&self, sealed: &[u8]) -> bool {
         let name = sealed.first_chunk::<KEY_NAME>();
         name.is_some_and(|name| self.0.iter().any(|key| key.name == *name))

@@ -1,9 +1,9 @@
 //! The tokens of a grant. A [`TokenSet`] owns the tokens. When a `TokenSet` is dropped, the memory
 //! of its tokens is overwritten.
 //!
-//! One buffer contains the text `Bearer ` and the access token. The value of the `Authorization` field is a slice of
-//! the buffer with the access token, so requests never format or copy a token. When the last slice of the buffer is
-//! dropped, the buffer is overwritten.
+//! One buffer contains the text `Bearer ` and the access token. The value of the `Authorization`
+//! field is a slice of the buffer with the access token, so requests never format or copy a token.
+//! When the last slice of the buffer is dropped, the buffer is overwritten.
 
 use std::time::Duration;
 
@@ -31,8 +31,9 @@ pub enum Error {
     TooLong,
 }
 
-/// The times of a token set: when it was obtained, and when it expires or needs a refresh. With the times of a token
-/// set, the gateway decides how long to use the access token and when to start a refresh.
+/// The times of a token set: when it was obtained, and when it expires or needs a refresh. With the
+/// times of a token set, the gateway decides how long to use the access token and when to start a
+/// refresh.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Lifetime {
     /// The time immediately before the gateway sent the token request.
@@ -60,8 +61,9 @@ impl Lifetime {
     }
 }
 
-/// The nonce and the authentication time from a login's ID token. The gateway compares later ID tokens of the same
-/// grant with the nonce and the authentication time of the login (OpenID Connect Core 1.0 section 12.2).
+/// The nonce and the authentication time from a login's ID token. The gateway compares later ID
+/// tokens of the same grant with the nonce and the authentication time of the login (OpenID Connect
+/// Core 1.0 section 12.2).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Authentication {
     /// The nonce of the authorization request.

@@ -190,8 +190,8 @@ where
                 let mut record = record.borrow_mut();
                 match frame.data_ref() {
                     Some(data) => record.add(data),
-                    // The body has trailers. Because trailers are not recorded, the record of a body with trailers is
-                    // incomplete.
+                    // The body has trailers. Because trailers are not recorded, the record of a
+                    // body with trailers is incomplete.
                     None => *record = Record::Lost,
                 }
                 // The record is marked as complete at the last frame, because the sender may not

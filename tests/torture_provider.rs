@@ -2,8 +2,8 @@
 //!
 //!     cargo run --example torture_provider -- --faults 25 --lifetime 5
 //!
-//! prints the settings for a gateway. `GET /log` at the provider shows issued tokens, used tokens and
-//! lost answers. `login_hint` or the cookie `user` names the user who signs in.
+//! prints the settings for a gateway. `GET /log` at the provider shows issued tokens, used tokens
+//! and lost answers. `login_hint` or the cookie `user` names the user who signs in.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,

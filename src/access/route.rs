@@ -144,8 +144,8 @@ pub struct Route {
     pub(super) is_stream: bool,
     streams: StreamSettings,
     buffers: BufferSettings,
-    // This member is private to the module, so that code outside the module can reach the upstream only
-    // through a `Permit`.
+    // This member is private to the module, so that code outside the module can reach the upstream
+    // only through a `Permit`.
     pub(super) upstream: Arc<Upstream>,
 }
 

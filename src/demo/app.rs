@@ -31,8 +31,8 @@ const MAX_WAIT: Duration = Duration::from_mins(1);
 pub struct AppSettings {
     /// The loopback address to listen on. With port 0, the system chooses a free port.
     pub address: SocketAddr,
-    /// The public key of the provider, as PEM. Access tokens must be signed with the private key that belongs to this
-    /// public key.
+    /// The public key of the provider, as PEM. Access tokens must be signed with the private key
+    /// that belongs to this public key.
     pub public_key_pem: String,
     /// The required `aud` of access tokens: the client id of the gateway.
     pub audience: String,

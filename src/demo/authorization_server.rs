@@ -323,8 +323,8 @@ async fn handle(state: &ServerState, request: Request<Bytes>) -> HandlerResult {
     let read = matches!(*request.method(), Method::GET | Method::HEAD);
     let post = *request.method() == Method::POST;
     match path {
-        // A fault applies to a request with any method, so `token_endpoint` receives requests with any method.
-        // `token_endpoint` checks the method only after the fault was applied.
+        // A fault applies to a request with any method, so `token_endpoint` receives requests with
+        // any method. `token_endpoint` checks the method only after the fault was applied.
         "/oauth/token" => token_endpoint(state, &request).await,
         "/oauth/authorize" if read => Ok(authorize::show(state, &request).await),
         "/oauth/authorize" if post => Ok(authorize::submit(state, &request).await),
@@ -364,11 +364,12 @@ async fn openid_endpoint(state: &ServerState, request: &Request<Bytes>) -> Respo
     }
 }
 
-/// Handles a request to the token endpoint. If a test has set a fault, the server applies the fault to the request.
+/// Handles a request to the token endpoint. If a test has set a fault, the server applies the fault
+/// to the request.
 async fn token_endpoint(state: &ServerState, request: &Request<Bytes>) -> HandlerResult {
     let fault = {
-        // The server releases the lock of the records before a delay, because other requests must not wait for a
-        // delayed request.
+        // The server releases the lock of the records before a delay, because other requests must
+        // not wait for a delayed request.
         let mut records = state.records.lock().await;
         records.last_request = Some(received(request));
         records.faults.pop_front()

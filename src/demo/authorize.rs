@@ -53,8 +53,8 @@ impl AuthorizationRequest {
     }
 }
 
-/// Handles `GET /oauth/authorize`. Redirects with a code if a user is signed in, and shows the login form if no user is
-/// signed in.
+/// Handles `GET /oauth/authorize`. Redirects with a code if a user is signed in, and shows the
+/// login form if no user is signed in.
 pub(crate) async fn show(server: &ServerState, request: &Request<Bytes>) -> Response<ReplyBody> {
     let authorization = match validate(server, request).await {
         Ok(authorization) => authorization,
@@ -141,10 +141,11 @@ pub(crate) async fn sign_out(
     response
 }
 
-/// Checks the authorization request in the same order as the real server. Before the server has verified the
-/// redirection URI, the server answers an error with JSON and not with a redirect. After the verification of the
-/// redirection URI, a Passport server still answers many errors with JSON. After the verification of the redirection
-/// URI, an OpenID Provider sends an error to the client by a redirect (RFC 6749 section 4.1.2.1).
+/// Checks the authorization request in the same order as the real server. Before the server has
+/// verified the redirection URI, the server answers an error with JSON and not with a redirect.
+/// After the verification of the redirection URI, a Passport server still answers many errors with
+/// JSON. After the verification of the redirection URI, an OpenID Provider sends an error to the
+/// client by a redirect (RFC 6749 section 4.1.2.1).
 async fn validate(
     server: &ServerState,
     request: &Request<Bytes>,
@@ -274,9 +275,9 @@ fn grant(
     let code = identifier().and_then(|id| {
         server.keys.seal(&Code {
             client_id: authorization.client_id.clone(),
-            // The code contains the unchanged `redirect_uri` parameter of the authorization request. The token request
-            // must repeat `redirect_uri` only if the authorization request had a `redirect_uri` (RFC 6749 section
-            // 4.1.3).
+            // The code contains the unchanged `redirect_uri` parameter of the authorization
+            // request. The token request must repeat `redirect_uri` only if the authorization
+            // request had a `redirect_uri` (RFC 6749 section 4.1.3).
             redirect_uri: authorization.redirect_uri.clone(),
             auth_code_id: id,
             scopes: authorization.scopes.clone(),

@@ -168,7 +168,8 @@ fn weaken(response: &mut Response<ReplyBody>) {
     if let Some(location) = response.headers_mut().get_mut(LOCATION) {
         let weak = location.to_str().unwrap_or_default();
         let weak = weak.replace("code_challenge_method=S256", "code_challenge_method=plain");
-        // The conversion to a field value does not fail, because the replacement contains only ASCII characters.
+        // The conversion to a field value does not fail, because the replacement contains only
+        // ASCII characters.
         *location = HeaderValue::try_from(weak).unwrap_or_else(|_| HeaderValue::from_static("/"));
     }
 }

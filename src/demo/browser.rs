@@ -21,8 +21,8 @@ use url::Url;
 
 use crate::clock::{Clock, Timestamp};
 
-/// The longest time for which the browser waits for an answer. The browser waits longer than the gateway waits for its
-/// provider.
+/// The longest time for which the browser waits for an answer. The browser waits longer than the
+/// gateway waits for its provider.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The longest accepted body, in bytes.
@@ -352,7 +352,8 @@ pub(crate) async fn open(
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(Error::Http)?;
-    // The task of the connection ends after the answer, because `sender` is dropped after one request.
+    // The task of the connection ends after the answer, because `sender` is dropped after one
+    // request.
     drop(tokio::spawn(connection.with_upgrades()));
     sender.send_request(request).await.map_err(Error::Http)
 }

@@ -16,7 +16,8 @@ use crate::secret::Secret;
 pub struct Check<E> {
     /// The address at which the gateway accepts plain HTTP.
     pub gateway: SocketAddr,
-    /// The public origin of the gateway. No name server has to know the host name of the public origin.
+    /// The public origin of the gateway. No name server has to know the host name of the public
+    /// origin.
     pub public_url: Url,
     /// The address of the authorization server.
     pub provider: SocketAddr,

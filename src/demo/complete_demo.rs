@@ -60,8 +60,8 @@ impl Purpose {
 #[derive(Debug)]
 pub struct Demo {
     gateway: Instance,
-    /// A proxy in front of the gateway, which breaks one step on purpose. The value is `None` if no step is broken or
-    /// if the broken step needs no proxy.
+    /// A proxy in front of the gateway, which breaks one step on purpose. The value is `None` if no
+    /// step is broken or if the broken step needs no proxy.
     middlebox: Option<Server>,
     provider: AuthorizationServer,
     app: App,
@@ -72,10 +72,11 @@ pub struct Demo {
 }
 
 impl Demo {
-    /// Starts the authorization server, the app and the gateway. The gateway listens on the loopback address `listen`,
-    /// and its public host is `localhost`. The authorization server and the app use free ports of `127.0.0.1`. The
-    /// gateway and the authorization server have different host names, so a browser does not mix the cookies of the
-    /// gateway with the cookies of the provider.
+    /// Starts the authorization server, the app and the gateway. The gateway listens on the
+    /// loopback address `listen`, and its public host is `localhost`. The authorization server and
+    /// the app use free ports of `127.0.0.1`. The gateway and the authorization server have
+    /// different host names, so a browser does not mix the cookies of the gateway with the cookies
+    /// of the provider.
     ///
     /// # Errors
     ///
@@ -255,8 +256,8 @@ fn provider_section(
     })
 }
 
-/// Returns the settings of an OpenID Provider. The settings need only the issuer, because the metadata contains all
-/// other values.
+/// Returns the settings of an OpenID Provider. The settings need only the issuer, because the
+/// metadata contains all other values.
 fn openid_section(provider: &AuthorizationServer) -> String {
     format!(
         "profile = \"{}\"\n\

@@ -25,8 +25,8 @@ use crate::clock::Timestamp;
 /// The lifetime of an authorization code.
 const CODE_LIFETIME: Duration = Duration::from_mins(10);
 
-/// The content of an encrypted authorization code. The members of `Code` have the same order as in a code of the real
-/// server.
+/// The content of an encrypted authorization code. The members of `Code` have the same order as in
+/// a code of the real server.
 #[expect(
     clippy::struct_field_names,
     reason = "the names are those of the real code's JSON"
@@ -78,8 +78,8 @@ pub(crate) struct Grant {
     pub(crate) sign_in: Option<SignIn>,
 }
 
-/// A token response (RFC 6749 section 5.1). The members of the token response have the same order as in a response of
-/// the real server.
+/// A token response (RFC 6749 section 5.1). The members of the token response have the same order
+/// as in a response of the real server.
 #[derive(Serialize)]
 struct TokenResponse<'a> {
     token_type: &'a str,
@@ -99,8 +99,8 @@ pub(crate) async fn token(
     match parsed.values.get("grant_type").and_then(Value::as_str) {
         Some("authorization_code") => {
             server.exchanges.fetch_add(1, Ordering::Relaxed);
-            // The task holds the lock of the records for the whole exchange, so that only one of two simultaneous
-            // requests with the same code succeeds.
+            // The task holds the lock of the records for the whole exchange, so that only one of
+            // two simultaneous requests with the same code succeeds.
             let mut records = server.records.lock().await;
             redeem(server, &mut records, &parsed)
         }

@@ -1,5 +1,6 @@
-//! The app's page with live clocks, and the two streams that the page opens: a WebSocket and an event stream
-//! (server-sent events). The page with live clocks shows that a stream ends with its session.
+//! The app's page with live clocks, and the two streams that the page opens: a WebSocket and an
+//! event stream (server-sent events). The page with live clocks shows that a stream ends with its
+//! session.
 //!
 //! The app writes the frames of the WebSocket without a library, because the app sends only short
 //! text frames and a close frame.

@@ -12,9 +12,10 @@
 //! - [`Check`] acts like a browser: `Check` signs in, checks each step and names the step that
 //!   failed. [`Demo`] can break any step on purpose, to show that the check can fail.
 //!
-//! The authorization server, the app and the check do not know how the gateway works inside; only [`Demo`] starts a
-//! gateway. All parts of the demo listen on loopback only and are **not for production**: the passwords are short, the
-//! keys exist only while the process runs, and nothing is stored.
+//! The authorization server, the app and the check do not know how the gateway works inside; only
+//! [`Demo`] starts a gateway. All parts of the demo listen on loopback only and are **not for
+//! production**: the passwords are short, the keys exist only while the process runs, and nothing
+//! is stored.
 
 mod app;
 mod authorization_server;

@@ -1,5 +1,5 @@
-//! The pages of the demo: plain HTML. Only the page with live clocks has a script. The pages support
-//! small screens and dark mode.
+//! The pages of the demo: plain HTML. Only the page with live clocks has a script. The pages
+//! support small screens and dark mode.
 
 use std::fmt::Write as _;
 
@@ -17,8 +17,8 @@ pub(crate) const PROVIDER: &str = "Authorization server";
 /// The name of the app on its pages.
 pub(crate) const APP: &str = "Legacy app";
 
-/// The content security policy. With this content security policy, a page runs no script, loads nothing, and cannot be
-/// framed.
+/// The content security policy. With this content security policy, a page runs no script, loads
+/// nothing, and cannot be framed.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
      frame-ancestors 'none'";
 
@@ -53,15 +53,16 @@ pub(crate) fn page(
     response
 }
 
-/// Returns a page of the app with a script. The content security policy allows no other script, and allows connections
-/// only to the origin of the page.
+/// Returns a page of the app with a script. The content security policy allows no other script, and
+/// allows connections only to the origin of the page.
 pub(crate) fn page_with_script(title: &str, body: &str, script: &str) -> Response<ReplyBody> {
     let body = format!("{body}\n<script>{script}</script>");
     let mut response = page(StatusCode::OK, APP, title, &body);
     let hash = STANDARD.encode(digest(&SHA256, script.as_bytes()));
     let policy = format!("{POLICY}; script-src 'sha256-{hash}'; connect-src 'self'");
-    // The conversion to a field value does not fail, because the policy contains only ASCII characters. If the
-    // conversion of the policy failed, the response would keep its stricter policy.
+    // The conversion to a field value does not fail, because the policy contains only ASCII
+    // characters. If the conversion of the policy failed, the response would keep its stricter
+    // policy.
     if let Ok(policy) = HeaderValue::try_from(policy) {
         let fields = response.headers_mut();
         fields.insert(CONTENT_SECURITY_POLICY, policy);

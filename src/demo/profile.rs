@@ -17,7 +17,8 @@ use super::token_checker::ParsedToken;
 /// The creation time of the demo's users.
 const CREATED: &str = "2024-05-04T09:27:11.000000Z";
 
-/// A Laravel user as JSON. The members of the JSON object have the same order as the database columns.
+/// A Laravel user as JSON. The members of the JSON object have the same order as the database
+/// columns.
 #[derive(Serialize)]
 struct Profile<'a> {
     id: u64,
@@ -28,7 +29,8 @@ struct Profile<'a> {
     updated_at: &'a str,
 }
 
-/// Answers with the user of the access token. Answers 401 if the access token is invalid, like the real server.
+/// Answers with the user of the access token. Answers 401 if the access token is invalid, like the
+/// real server.
 pub(crate) async fn show(server: &ServerState, request: &Request<Bytes>) -> Response<ReplyBody> {
     match bearer(server, request).await {
         Ok((user, _token)) => {
@@ -67,7 +69,8 @@ pub(crate) async fn bearer<'a>(
     let token = token.and_then(|token| server.checker.read(&token));
     let token = token.ok_or_else(unverified)?;
     let claim = |name: &str| token.claims.get(name).and_then(Value::as_str);
-    // The server accepts the access tokens of every client, so this function accepts every audience.
+    // The server accepts the access tokens of every client, so this function accepts every
+    // audience.
     let audience = claim("aud").unwrap_or_default();
     let now = server.settings.clock.now();
     let subject = token

@@ -38,9 +38,9 @@ pub(crate) struct Destination<'a> {
     pub(crate) iss: Option<&'a str>,
 }
 
-/// The error body. The members of the error have the same order as in the body of the real server. Only Passport 12
-/// sends `message`, which repeats the description. OAuth defines no member `hint`, so an OpenID Provider appends the
-/// hint to the description.
+/// The error body. The members of the error have the same order as in the body of the real server.
+/// Only Passport 12 sends `message`, which repeats the description. OAuth defines no member `hint`,
+/// so an OpenID Provider appends the hint to the description.
 #[derive(Serialize)]
 struct Payload<'a> {
     error: &'a str,

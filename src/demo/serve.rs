@@ -120,16 +120,17 @@ where
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            // No task sends a value through the channel `stopped`, so `changed` returns only when the sender is
-            // dropped.
+            // No task sends a value through the channel `stopped`, so `changed` returns only when
+            // the sender is dropped.
             _gone = stopped.changed() => return,
         };
         match accepted {
             Ok((stream, _peer)) => {
                 tokio::spawn(connection(stream, handler.clone(), stopped.clone()));
             }
-            // Accepting a connection fails, for example, when the process has no free file descriptor. Without a pause,
-            // the loop would use a whole core while accepting connections fails.
+            // Accepting a connection fails, for example, when the process has no free file
+            // descriptor. Without a pause, the loop would use a whole core while accepting
+            // connections fails.
             Err(error) => {
                 tracing::warn!(%error, "Demo server cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -188,7 +189,8 @@ async fn collect(request: Request<Incoming>) -> Result<Request<Bytes>, StatusCod
 pub(crate) enum ReplyBody {
     /// The body consists of parts that are known when the body is created.
     Paced(PacedParts),
-    /// The body consists of parts that another task sends. The body ends when this task drops the sender.
+    /// The body consists of parts that another task sends. The body ends when this task drops the
+    /// sender.
     Live(mpsc::Receiver<Bytes>),
 }
 
@@ -231,8 +233,8 @@ impl PacedParts {
     fn size_hint(&self) -> SizeHint {
         match self.parts.iter().map(Bytes::len).collect::<Vec<_>>()[..] {
             [] => SizeHint::with_exact(0),
-            // The size of a body with one part is exact, so hyper sends the body with a `Content-Length`. A body with
-            // several parts is sent in chunks.
+            // The size of a body with one part is exact, so hyper sends the body with a
+            // `Content-Length`. A body with several parts is sent in chunks.
             [length] if self.waiting.is_none() => {
                 SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
             }

@@ -60,8 +60,8 @@ impl TokenChecker {
 }
 
 impl ParsedToken {
-    /// Returns the subject if the token is valid at `now` for `audience` (RFC 7519 section 4.1). Returns the reason if
-    /// the token is invalid.
+    /// Returns the subject if the token is valid at `now` for `audience` (RFC 7519 section 4.1).
+    /// Returns the reason if the token is invalid.
     pub(crate) fn subject(&self, audience: &str, now: Timestamp) -> Result<&str, &'static str> {
         // An `f64` represents the milliseconds of every time in this century exactly.
         let now = std::time::Duration::from_millis(now.as_millis()).as_secs_f64();

@@ -22,9 +22,9 @@ use crate::secret;
 /// The first bytes of every encrypted value: version 2 of the format of league/oauth2-server.
 const VERSION: [u8; 4] = [0xde, 0xf5, 0x02, 0x00];
 
-/// The length of the salt in bytes. The version, the salt, the nonce and the tag have 84 bytes in total, as many as the
-/// overhead of league/oauth2-server. Because the total length is equal, an encrypted value is as long as on the real
-/// server.
+/// The length of the salt in bytes. The version, the salt, the nonce and the tag have 84 bytes in
+/// total, as many as the overhead of league/oauth2-server. Because the total length is equal, an
+/// encrypted value is as long as on the real server.
 const SALT: usize = 52;
 
 /// The DER encoding of a 2048-bit `RSAPublicKey` (RFC 8017 appendix A.1.1): the bytes before the

@@ -1,5 +1,5 @@
-//! The id of a request, by which an operator finds the request in the logs of the gateway, of the app
-//! and of the proxies.
+//! The id of a request, by which an operator finds the request in the logs of the gateway, of the
+//! app and of the proxies.
 
 use std::cell::Cell;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};

@@ -211,8 +211,8 @@ impl Source {
     }
 }
 
-/// The connection drops the body when the connection has taken the whole content, or when the answer
-/// ends early.
+/// The connection drops the body when the connection has taken the whole content, or when the
+/// answer ends early.
 impl Drop for Body {
     #[inline]
     fn drop(&mut self) {

@@ -36,8 +36,8 @@ pub(super) enum Protocol {
 pub(super) struct LoggedStatus(pub(super) StatusCode);
 
 impl Protocol {
-    /// Returns the protocol of a request with this method and these fields, or `None` if the request
-    /// is not a gRPC request. All gRPC requests are POST requests.
+    /// Returns the protocol of a request with this method and these fields, or `None` if the
+    /// request is not a gRPC request. All gRPC requests are POST requests.
     pub(super) fn of(method: &Method, headers: &HeaderMap) -> Option<Self> {
         if *method != Method::POST {
             return None;

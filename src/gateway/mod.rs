@@ -1,10 +1,11 @@
 //! Handles requests, from the parsed head to the answer, in the order of the steps in the crate
 //! documentation.
 //!
-//! The module `gateway` checks framing, target, host and scheme, and removes unsafe fields. The module
-//! `gateway` answers requests to the gateway's own endpoints. [`crate::access`] decides about every
-//! request to an app. A request reaches an upstream only with a permit of [`crate::access`]. The
-//! module `gateway` creates the pages for users, but makes no decision about users.
+//! The module `gateway` checks framing, target, host and scheme, and removes unsafe fields. The
+//! module `gateway` answers requests to the gateway's own endpoints. [`crate::access`] decides
+//! about every request to an app. A request reaches an upstream only with a permit of
+//! [`crate::access`]. The module `gateway` creates the pages for users, but makes no decision about
+//! users.
 //!
 //! A [`Site`] contains everything that is made from the settings. A [`Worker`] handles the requests
 //! of one worker thread, with its own copy of the site and its own connections to upstreams.

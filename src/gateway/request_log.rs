@@ -1,4 +1,5 @@
-//! The access-log event of a request. The event is written when the answer to the request has ended.
+//! The access-log event of a request. The event is written when the answer to the request has
+//! ended.
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -26,9 +26,9 @@ pub(super) fn ticks_every(period: Duration) -> Interval {
     ticks
 }
 
-/// Removes expired sessions in batches, and updates the metrics. If the thread of the session store has stopped, no
-/// user can sign in or out until the process is restarted. When the thread of the session store has stopped, this task
-/// logs an error and marks the process as broken.
+/// Removes expired sessions in batches, and updates the metrics. If the thread of the session store
+/// has stopped, no user can sign in or out until the process is restarted. When the thread of the
+/// session store has stopped, this task logs an error and marks the process as broken.
 pub(super) async fn maintain_sessions(process: gateway::ProcessState, readiness: Readiness) {
     let gateway::ProcessState {
         sessions,
@@ -39,8 +39,8 @@ pub(super) async fn maintain_sessions(process: gateway::ProcessState, readiness:
     let mut ticks = ticks_every(Duration::from_secs(1));
     loop {
         ticks.tick().await;
-        // The store itself reports write errors. After a write error, the next tick tries to remove the expired
-        // sessions again.
+        // The store itself reports write errors. After a write error, the next tick tries to remove
+        // the expired sessions again.
         let maintained = loop {
             match sessions.maintain(clock.now()).await {
                 Ok(Maintained::More) => sleep(BETWEEN_BATCHES).await,
@@ -77,7 +77,8 @@ pub(super) async fn watch_certificates(
             }
             refresh_trust(&upstreams);
         });
-        // `looked` returns an error if the blocking task has panicked or if the runtime is shutting down.
+        // `looked` returns an error if the blocking task has panicked or if the runtime is shutting
+        // down.
         if looked.await.is_err() {
             return;
         }

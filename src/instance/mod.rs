@@ -32,8 +32,8 @@ use crate::session;
 use crate::telemetry::{Metrics, chain};
 use crate::tls::Acceptor;
 
-/// The number of threads of the control plane. Two threads are enough for the control plane, because calls to providers
-/// mostly wait.
+/// The number of threads of the control plane. Two threads are enough for the control plane,
+/// because calls to providers mostly wait.
 const CONTROL_THREADS: usize = 2;
 
 /// The reason why an instance did not start. Responsible: the operator.

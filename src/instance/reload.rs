@@ -74,21 +74,23 @@ impl Instance {
         self.trigger.reload_due().await
     }
 
-    /// Reads the changed settings, makes the same checks as `sidegate check`, and applies either all new settings or
-    /// none of them. Connections, sessions and running refreshes continue during a reload. A request that has already
-    /// begun uses the previous settings. All later requests use the new settings, even on open connections. Events in
-    /// the log report the result. If a changed file caused the reload and the reload fails, [`Instance::reload_due`]
+    /// Reads the changed settings, makes the same checks as `sidegate check`, and applies either
+    /// all new settings or none of them. Connections, sessions and running refreshes continue
+    /// during a reload. A request that has already begun uses the previous settings. All later
+    /// requests use the new settings, even on open connections. Events in the log report the
+    /// result. If a changed file caused the reload and the reload fails, [`Instance::reload_due`]
     /// returns again after a pause, so that the caller can retry the reload.
     ///
     /// # Errors
     ///
-    /// Returns [`ReloadError`] if the reload fails. After a failed reload, the previous settings stay in use.
+    /// Returns [`ReloadError`] if the reload fails. After a failed reload, the previous settings
+    /// stay in use.
     ///
     /// # Cancel safety
     ///
-    /// [`Instance::reload`] is not cancel safe. After a cancellation, sessions of removed providers may have ended
-    /// although the previous settings are still in use. The next reload after a cancelled reload applies all new
-    /// settings.
+    /// [`Instance::reload`] is not cancel safe. After a cancellation, sessions of removed providers
+    /// may have ended although the previous settings are still in use. The next reload after a
+    /// cancelled reload applies all new settings.
     pub async fn reload(&mut self, cause: ReloadCause) -> Result<Reloaded, ReloadError> {
         let reloaded = self.apply(cause).await;
         let metrics = &self.process.site.metrics;
@@ -157,9 +159,10 @@ impl Instance {
         })
     }
 
-    /// Loads the settings for a reload. If only keys have changed, `load` uses the current text of the settings. A
-    /// retry uses the text of the failed reload, or reads the settings file if the file could not be read before. After
-    /// a signal or a change of the settings file, `load` reads the settings file.
+    /// Loads the settings for a reload. If only keys have changed, `load` uses the current text of
+    /// the settings. A retry uses the text of the failed reload, or reads the settings file if the
+    /// file could not be read before. After a signal or a change of the settings file, `load` reads
+    /// the settings file.
     async fn load(&mut self, cause: ReloadCause) -> Result<Config, ReloadError> {
         let mut source = self.current.source.clone();
         match cause {

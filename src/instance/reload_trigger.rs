@@ -13,7 +13,8 @@ use crate::config::{Config, Digest, FileChange, Watch, content_digest};
 /// The interval between two checks of the files.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// The time for which new content of the key file must stay unchanged before the gateway uses the new content.
+/// The time for which new content of the key file must stay unchanged before the gateway uses the
+/// new content.
 const KEYS_STABLE: Duration = Duration::from_secs(10);
 
 /// The pause after the first failed reload, and the longest pause. Each pause is twice as long as
@@ -53,8 +54,8 @@ pub(super) struct ReloadTrigger {
 /// a missing key file or certificate after the settings file.
 #[derive(Clone, Copy, Debug)]
 struct Retry {
-    /// With [`ReloadCause::Retry`], the retry loads settings and keys. With [`ReloadCause::KeyFile`], the retry loads
-    /// only the keys.
+    /// With [`ReloadCause::Retry`], the retry loads settings and keys. With
+    /// [`ReloadCause::KeyFile`], the retry loads only the keys.
     cause: ReloadCause,
     pause: Duration,
     at: Instant,
@@ -194,8 +195,8 @@ impl ReloadTrigger {
                 return Some(ReloadCause::SettingsFile);
             }
             Some(Ok(FileChange::WrittenInPlace)) => {
-                // The trigger cancels a retry that would read the settings file, because the settings file may be
-                // incomplete while it is being written.
+                // The trigger cancels a retry that would read the settings file, because the
+                // settings file may be incomplete while it is being written.
                 let keys = |retry: &Retry| retry.cause == ReloadCause::KeyFile;
                 self.retry = self.retry.filter(keys);
                 tracing::warn!(

@@ -1,7 +1,7 @@
 //! The authorization response (RFC 6749 section 4.1.2), as the redirection endpoint receives it.
 //!
-//! An `error` is accepted without a `state`, because some servers send an error without a `state`. No method of this
-//! module returns the authorization code before the state is verified.
+//! An `error` is accepted without a `state`, because some servers send an error without a `state`.
+//! No method of this module returns the authorization code before the state is verified.
 
 use std::fmt;
 
@@ -17,8 +17,8 @@ use crate::secret::Secret;
 /// The longest accepted code, in bytes.
 const MAX_CODE: usize = 8192;
 
-/// An authorization response: a code or an error. Other modules can read the authorization code only after the state is
-/// verified.
+/// An authorization response: a code or an error. Other modules can read the authorization code
+/// only after the state is verified.
 #[derive(Debug)]
 pub(super) enum AuthorizationResponse {
     /// The authorization server sent a code.
@@ -42,7 +42,8 @@ pub(super) struct Granted {
     iss: Option<String>,
 }
 
-/// A code whose state is verified. A verified state was made by this gateway for this browser and has not expired.
+/// A code whose state is verified. A verified state was made by this gateway for this browser and
+/// has not expired.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct VerifiedResponse {
@@ -95,8 +96,9 @@ impl AuthorizationResponse {
                 "state" => ("state", &mut state),
                 "error" => ("error", &mut error),
                 "iss" => ("iss", &mut iss),
-                // `error_description` may occur more than one time, because the gateway only logs this parameter. If
-                // there are several descriptions, the gateway logs the last description.
+                // `error_description` may occur more than one time, because the gateway only logs
+                // this parameter. If there are several descriptions, the gateway logs the last
+                // description.
                 "error_description" => {
                     description = Some(value);
                     continue;
@@ -130,8 +132,8 @@ impl AuthorizationResponse {
 }
 
 impl Granted {
-    /// Decrypts the first part of the state. The first part of the state can be decrypted with the gateway's key alone,
-    /// without the browser secret.
+    /// Decrypts the first part of the state. The first part of the state can be decrypted with the
+    /// gateway's key alone, without the browser secret.
     ///
     /// # Errors
     ///
@@ -144,8 +146,8 @@ impl Granted {
         ReturnedState::open(&self.state, (keys, own), origin)
     }
 
-    /// Verifies the state with the browser secret from the login cookie. Returns the authorization code only if the
-    /// state is valid.
+    /// Verifies the state with the browser secret from the login cookie. Returns the authorization
+    /// code only if the state is valid.
     ///
     /// # Errors
     ///
@@ -168,9 +170,10 @@ impl Granted {
 
 /// An error from the authorization endpoint (RFC 6749 section 4.1.2.1).
 ///
-/// The texts of a `Denial` are only for the log. The texts of a `Denial` contain only printable characters. Long words
-/// are removed from the texts of a `Denial`, because a long word may be a code or a token. Pages never show the texts
-/// of a `Denial`, because anybody can write such texts into a URL.
+/// The texts of a `Denial` are only for the log. The texts of a `Denial` contain only printable
+/// characters. Long words are removed from the texts of a `Denial`, because a long word may be a
+/// code or a token. Pages never show the texts of a `Denial`, because anybody can write such texts
+/// into a URL.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Denial {
     /// The meaning of `error`.
@@ -201,8 +204,8 @@ impl fmt::Display for Denial {
 
 impl std::error::Error for Denial {}
 
-/// The `error` of an authorization response (RFC 6749 section 4.1.2.1). OpenID Connect Core section 3.1.2.6 defines
-/// additional errors for requests with `prompt`.
+/// The `error` of an authorization response (RFC 6749 section 4.1.2.1). OpenID Connect Core section
+/// 3.1.2.6 defines additional errors for requests with `prompt`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ErrorCode {
     /// `access_denied`: the user or the server refused the request.
@@ -210,9 +213,9 @@ pub enum ErrorCode {
     /// `consent_required`: the user has not yet allowed this gateway to use the account, and the
     /// server did not ask the user.
     ConsentRequired,
-    /// `interaction_required`, `login_required` or `account_selection_required`: the server needs an action of the
-    /// user, but the gateway did not allow the server to show a page. Some servers send `login_required` and similar
-    /// errors even without `prompt=none`.
+    /// `interaction_required`, `login_required` or `account_selection_required`: the server needs
+    /// an action of the user, but the gateway did not allow the server to show a page. Some servers
+    /// send `login_required` and similar errors even without `prompt=none`.
     InteractionRequired,
     /// `invalid_request`.
     InvalidRequest,

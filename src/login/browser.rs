@@ -14,11 +14,12 @@ const ROUND: &str = "__Host-sidegate-round";
 /// A login that starts within this time after the previous login counts as part of a login loop.
 const ROUND_LIFETIME: Duration = Duration::from_secs(20);
 
-/// After this number of logins in a row, the gateway shows an error page instead of another redirect to the provider.
+/// After this number of logins in a row, the gateway shows an error page instead of another
+/// redirect to the provider.
 pub(super) const MAX_ROUNDS: u8 = 3;
 
-/// The maximum number of pending-login cookies in one browser. The gateway deletes the oldest pending-login cookies
-/// first.
+/// The maximum number of pending-login cookies in one browser. The gateway deletes the oldest
+/// pending-login cookies first.
 const MAX_TABS: usize = 60;
 
 /// Returns the `Set-Cookie` value that stores the number of logins in a row.
@@ -26,8 +27,8 @@ pub(super) fn remember_rounds(rounds: u8) -> HeaderValue {
     cookie::set(ROUND, &rounds.to_string(), ROUND_LIFETIME)
 }
 
-/// Returns the `Set-Cookie` value that deletes the counter of logins in a row. After [`super::Error::Loop`], a browser
-/// without the counter can try again.
+/// Returns the `Set-Cookie` value that deletes the counter of logins in a row. After
+/// [`super::Error::Loop`], a browser without the counter can try again.
 pub(crate) fn forget_rounds() -> HeaderValue {
     cookie::clear(ROUND)
 }
@@ -35,14 +36,15 @@ pub(crate) fn forget_rounds() -> HeaderValue {
 /// Returns the number of logins in a row that this browser has completed.
 pub(super) fn rounds(headers: &HeaderMap) -> u8 {
     match cookies::find(headers, ROUND.as_bytes()) {
-        // The counter cookie is not encrypted. A user who changes the counter can only make the error page appear
-        // earlier or later.
+        // The counter cookie is not encrypted. A user who changes the counter can only make the
+        // error page appear earlier or later.
         Found::One([digit @ b'0'..=b'9']) => digit.saturating_sub(b'0'),
         Found::One(_) | Found::Absent | Found::Conflicting => 0,
     }
 }
 
-/// Returns the key of the session in the browser's cookie. The session with the returned key may have ended.
+/// Returns the key of the session in the browser's cookie. The session with the returned key may
+/// have ended.
 pub(super) fn session_key(headers: &HeaderMap) -> Option<SessionKey> {
     match cookies::find(headers, cookie::SESSION.as_bytes()) {
         Found::One(value) => SessionId::parse(value).map(|id| id.key()),

@@ -9,45 +9,50 @@ use crate::session::{OpenError, StoreError};
 /// A failed login or sign-out.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The authorization server answered with an error. The provider is responsible for this error, unless the user has
-    /// refused the sign-in.
+    /// The authorization server answered with an error. The provider is responsible for this error,
+    /// unless the user has refused the sign-in.
     #[error("the authorization server refused the sign-in")]
     Denied(#[source] Denial),
-    /// The browser has completed three logins in a row and still has no usable session. A login loop can have many
-    /// causes, so the gateway does not know who is responsible for the loop.
+    /// The browser has completed three logins in a row and still has no usable session. A login
+    /// loop can have many causes, so the gateway does not know who is responsible for the loop.
     #[error("repeated sign-ins did not lead to a session")]
     Loop,
-    /// The authorization response is malformed. The client or the provider is responsible for this error.
+    /// The authorization response is malformed. The client or the provider is responsible for this
+    /// error.
     #[error("the answer of the authorization server is malformed")]
     Malformed(#[from] MalformedResponse),
     /// The operating system returned no random bytes. The gateway is responsible for this error.
     #[error("nothing can be sealed without random bytes")]
     NoRandomness(#[from] NoRandomness),
-    /// The session store could not store the start or the end of a session. The gateway is responsible for this error.
+    /// The session store could not store the start or the end of a session. The gateway is
+    /// responsible for this error.
     #[error("the change of the session could not be stored")]
     NotStored(#[from] StoreError),
-    /// The task that exchanges the code panicked, because the gateway has a bug. The gateway is responsible for this
-    /// error.
+    /// The task that exchanges the code panicked, because the gateway has a bug. The gateway is
+    /// responsible for this error.
     #[error("the exchange stopped because of a bug")]
     Panicked,
-    /// The provider was not reachable, or the exchange of the code failed. In most cases, the provider is responsible
-    /// for this error.
+    /// The provider was not reachable, or the exchange of the code failed. In most cases, the
+    /// provider is responsible for this error.
     #[error("signing in at the provider failed")]
     Provider(#[from] provider::Error),
     /// The state is not valid. The client is responsible for this error.
     #[error("the state of the answer is not valid")]
     State(#[from] StateError),
-    /// The control plane stopped before the exchange of the code ended. The gateway is responsible for this error.
+    /// The control plane stopped before the exchange of the code ended. The gateway is responsible
+    /// for this error.
     #[error("the gateway is stopping")]
     Stopped,
-    /// The provider has refused too many codes from this client. The client is responsible for this error.
+    /// The provider has refused too many codes from this client. The client is responsible for this
+    /// error.
     #[error("the provider has refused too many codes from this client")]
     TooManyRefused,
-    /// The provider in the state is no longer configured, or the name of the provider now belongs to another server or
-    /// client. The gateway is responsible for this error.
+    /// The provider in the state is no longer configured, or the name of the provider now belongs
+    /// to another server or client. The gateway is responsible for this error.
     #[error("the provider of this sign-in is not configured")]
     UnknownProvider,
-    /// An earlier authorization response has already used the state. The client is responsible for this error.
+    /// An earlier authorization response has already used the state. The client is responsible for
+    /// this error.
     #[error("the answer was already used")]
     Used,
 }

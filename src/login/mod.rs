@@ -1,8 +1,9 @@
 //! The authorization-code flow on the client side (RFC 6749 section 4.1, RFC 7636, RFC 9700).
 //!
-//! [`Login::begin`] sends a browser to a provider. [`Login::complete`] receives the answer of the provider and creates
-//! a session. [`Login::sign_out`] ends the session. The login module returns cookies and redirect targets as values, or
-//! a [`FailedLogin`]. The module `gateway` creates the pages from the values of the login module.
+//! [`Login::begin`] sends a browser to a provider. [`Login::complete`] receives the answer of the
+//! provider and creates a session. [`Login::sign_out`] ends the session. The login module returns
+//! cookies and redirect targets as values, or a [`FailedLogin`]. The module `gateway` creates the
+//! pages from the values of the login module.
 //!
 //! The gateway stores nothing for a user who has not signed in, because the `state` parameter
 //! contains the pending login. The exchange of the code runs as a task of the control plane, so the
@@ -58,9 +59,10 @@ use crate::telemetry::TokenCall;
 /// The longest time that a user waits for a provider that does not answer.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A used state is remembered for this time, which is the largest value that the setting `login.timeout_secs` accepts.
-/// If used states were remembered only for the current value of `login.timeout_secs`, a used state could become usable
-/// again after a reload that increases the value.
+/// A used state is remembered for this time, which is the largest value that the setting
+/// `login.timeout_secs` accepts. If used states were remembered only for the current value of
+/// `login.timeout_secs`, a used state could become usable again after a reload that increases the
+/// value.
 const USED_FOR: Duration = Duration::from_hours(1);
 
 /// The settings of the login flow.
@@ -145,9 +147,9 @@ impl Login {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Loop`] if this browser has just completed three logins and still has no session. Returns
-    /// [`Error::Provider`] if the authorization endpoint is not known. [`Error::UnknownProvider`].
-    /// [`Error::NoRandomness`].
+    /// Returns [`Error::Loop`] if this browser has just completed three logins and still has no
+    /// session. Returns [`Error::Provider`] if the authorization endpoint is not known.
+    /// [`Error::UnknownProvider`]. [`Error::NoRandomness`].
     ///
     /// # Cancel safety
     ///
@@ -160,8 +162,9 @@ impl Login {
         let client = self.ready(start.provider).await?;
         let mode = client.response_mode();
         let previous_session = match mode {
-            // The provider's form post is a cross-site request, so the browser sends the form post without the session
-            // cookie. The state therefore contains the session key in the response mode `form_post`.
+            // The provider's form post is a cross-site request, so the browser sends the form post
+            // without the session cookie. The state therefore contains the session key in the
+            // response mode `form_post`.
             ResponseMode::FormPost => browser::session_key(start.headers),
             ResponseMode::Query => None,
         };
@@ -210,9 +213,9 @@ impl Login {
     ///
     /// # Cancel safety
     ///
-    /// If the caller drops the future during the exchange of the code, the exchange continues, but the gateway creates
-    /// no session and ends no session. The browser keeps its previous session, because the browser has received no new
-    /// cookie.
+    /// If the caller drops the future during the exchange of the code, the exchange continues, but
+    /// the gateway creates no session and ends no session. The browser keeps its previous session,
+    /// because the browser has received no new cookie.
     pub async fn complete(self: &Arc<Self>, callback: Callback<'_>) -> Completion {
         let origin = callback.public_url.origin();
         let opening = (&*self.keys, self.own());
@@ -221,8 +224,8 @@ impl Login {
             Err(error) => return Completion::Failed(FailedLogin::new(error.into(), None)),
         };
         let granted = match response {
-            // In the response mode `form_post`, a server may send an error by a redirect, but must not send a code by a
-            // redirect.
+            // In the response mode `form_post`, a server may send an error by a redirect, but must
+            // not send a code by a redirect.
             AuthorizationResponse::Granted(_)
                 if callback.mode != self.response_mode(callback.provider) =>
             {
@@ -262,14 +265,16 @@ impl Login {
         }
     }
 
-    /// Returns true if the name `provider` still belongs to the server and the client with which the login began. A
-    /// reload may have given the name of the provider to another server or client.
+    /// Returns true if the name `provider` still belongs to the server and the client with which
+    /// the login began. A reload may have given the name of the provider to another server or
+    /// client.
     fn was_sent_to(&self, details: &LoginDetails, provider: &str) -> bool {
         let is_same = |tag| {
             let now = self.providers.get(provider);
             now.is_some_and(|now| registration_tag(&now.fingerprint()) == tag)
         };
-        // A state from an older version of the gateway contains no tag, so only the name of the provider is compared.
+        // A state from an older version of the gateway contains no tag, so only the name of the
+        // provider is compared.
         *details.provider == *provider && details.registration.is_none_or(is_same)
     }
 
@@ -296,8 +301,9 @@ impl Login {
             return Err(Box::new(answered));
         }
         self.ready(callback.provider).await.map_err(|error| {
-            // The code is still valid, because the gateway has not sent the code to the provider. The cookie of the
-            // pending login is kept, so that the browser can send the same authorization response again.
+            // The code is still valid, because the gateway has not sent the code to the provider.
+            // The cookie of the pending login is kept, so that the browser can send the same
+            // authorization response again.
             let mut failure = failed(error);
             failure.cookies.clear();
             Box::new(Completion::Failed(failure))
@@ -305,7 +311,8 @@ impl Login {
         // `ready` has already fetched the metadata that `check_issuer` may need.
         self.check_issuer(callback.provider, verified.iss.as_deref())
             .map_err(|error| Box::new(Completion::Failed(failed(error))))?;
-        // The state is marked as used after all other checks, because a state must stay usable after a failed check.
+        // The state is marked as used after all other checks, because a state must stay usable
+        // after a failed check.
         match self.admit(returned, callback.client, now).await {
             Ok(()) => Ok(verified),
             Err(Error::Used) => Err(Box::new(outcome::stale_answer(
@@ -322,16 +329,17 @@ impl Login {
         Ok(provider.check_response_issuer(iss)?)
     }
 
-    /// Decides whether the code of a verified authorization response may be exchanged. Each state is accepted only one
-    /// time. If the provider has refused too many codes from a client, this client must wait.
+    /// Decides whether the code of a verified authorization response may be exchanged. Each state
+    /// is accepted only one time. If the provider has refused too many codes from a client, this
+    /// client must wait.
     async fn admit(
         &self,
         returned: &ReturnedState,
         client: IpAddr,
         now: Timestamp,
     ) -> Result<(), Error> {
-        // The throttle is checked before the state is marked as used, so that a client that must wait can use the state
-        // later.
+        // The throttle is checked before the state is marked as used, so that a client that must
+        // wait can use the state later.
         if self.process.throttle.check(client, now) == ThrottleDecision::TooManyRefused {
             return Err(Error::TooManyRefused);
         }
@@ -359,8 +367,9 @@ impl Login {
                 let user = (Box::new(grant.identity.clone()), refreshable);
                 let (login, name) = (Arc::clone(self), details.provider.clone());
                 let previous = (callback.previous_session, details.previous_session);
-                // After the exchange of the code, a second task creates the session. If the browser closes the
-                // connection during the exchange, this future is dropped, and no session is created.
+                // After the exchange of the code, a second task creates the session. If the browser
+                // closes the connection during the exchange, this future is dropped, and no session
+                // is created.
                 let open = async move { login.open(&name, grant, previous).await };
                 let opened = self.process.on_control_plane(open).await;
                 opened.map(|id| (id, user))
@@ -404,8 +413,9 @@ impl Login {
         }
     }
 
-    /// Waits until the provider `name` is ready for requests, but not longer than [`PROVIDER_TIMEOUT`]. This method
-    /// does not wait if the gateway has checked recently whether the provider is ready.
+    /// Waits until the provider `name` is ready for requests, but not longer than
+    /// [`PROVIDER_TIMEOUT`]. This method does not wait if the gateway has checked recently whether
+    /// the provider is ready.
     async fn ready(&self, name: &str) -> Result<Arc<Provider>, Error> {
         let provider = self.providers.get(name).ok_or(Error::UnknownProvider)?;
         if let Some(readiness) = provider.recent_readiness(self.process.clock.now()) {
@@ -454,9 +464,9 @@ impl Login {
         Ok(redeemed?)
     }
 
-    /// Creates the session and ends the previous session of the browser. Each login gets a new session id, so that an
-    /// attacker cannot choose the session id of a user (session fixation). A login never continues the session of
-    /// another user.
+    /// Creates the session and ends the previous session of the browser. Each login gets a new
+    /// session id, so that an attacker cannot choose the session id of a user (session fixation). A
+    /// login never continues the session of another user.
     async fn open(
         &self,
         provider: &str,

@@ -75,8 +75,8 @@ impl FailedLogin {
         .forgetting(state)
     }
 
-    /// Deletes the cookie of the pending login, except after a manipulated response or a response for another browser.
-    /// The valid response can still arrive after a manipulated response.
+    /// Deletes the cookie of the pending login, except after a manipulated response or a response
+    /// for another browser. The valid response can still arrive after a manipulated response.
     fn forgetting(mut self, state: Option<&ReturnedState>) -> Self {
         if !matches!(
             self.error,
@@ -89,9 +89,9 @@ impl FailedLogin {
     }
 }
 
-/// Returns the result for an authorization response whose state is not valid. The user continues with an existing
-/// session of the same provider, because the authorization response is probably a duplicate or comes from a restored
-/// tab. A user who asked to sign in again gets the error page.
+/// Returns the result for an authorization response whose state is not valid. The user continues
+/// with an existing session of the same provider, because the authorization response is probably a
+/// duplicate or comes from a restored tab. A user who asked to sign in again gets the error page.
 pub(super) fn stale_answer(failure: FailedLogin, callback: &Callback<'_>) -> Completion {
     match &callback.previous_session {
         PreviousSession::Live(_, session)

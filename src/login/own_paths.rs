@@ -22,14 +22,14 @@ impl OwnPaths {
         self.prefix.as_str()
     }
 
-    /// Returns the path of the endpoint that starts a login. After the login, the user returns to the page that
-    /// contains the sign-in link.
+    /// Returns the path of the endpoint that starts a login. After the login, the user returns to
+    /// the page that contains the sign-in link.
     pub(crate) fn sign_in(&self) -> &str {
         &self.sign_in
     }
 
-    /// Returns the path of the sign-out endpoint. A POST request to the sign-out endpoint ends the session. A GET
-    /// request to the sign-out endpoint shows a page that asks for a confirmation.
+    /// Returns the path of the sign-out endpoint. A POST request to the sign-out endpoint ends the
+    /// session. A GET request to the sign-out endpoint shows a page that asks for a confirmation.
     pub(crate) fn sign_out(&self) -> &str {
         &self.sign_out
     }

@@ -1,12 +1,13 @@
-//! Pending logins. The `state` parameter contains the pending login. This module checks the `state` that the browser
-//! returns.
+//! Pending logins. The `state` parameter contains the pending login. This module checks the `state`
+//! that the browser returns.
 //!
-//! The browser stores the pending login, so the gateway needs no memory for a user who has not signed in. The state has
-//! two encrypted parts. The gateway needs only its key to decrypt the first part of the state: provider, return path,
-//! start time and number of previous logins. An error page can therefore read the first part and offer a new login,
-//! even if the browser sends no login cookie. The gateway needs its key and the 128-bit secret in the tab's login
-//! cookie to decrypt the second part of the state: the seed of the code verifier. The gateway therefore refuses a
-//! callback URL that a user has pasted into another browser.
+//! The browser stores the pending login, so the gateway needs no memory for a user who has not
+//! signed in. The state has two encrypted parts. The gateway needs only its key to decrypt the
+//! first part of the state: provider, return path, start time and number of previous logins. An
+//! error page can therefore read the first part and offer a new login, even if the browser sends no
+//! login cookie. The gateway needs its key and the 128-bit secret in the tab's login cookie to
+//! decrypt the second part of the state: the seed of the code verifier. The gateway therefore
+//! refuses a callback URL that a user has pasted into another browser.
 
 use std::time::Duration;
 
@@ -21,8 +22,8 @@ use crate::seal::KeyRing;
 use crate::secret::{self, NoRandomness, Secret};
 use crate::session::{SessionKey, cookie};
 
-/// The longest accepted `state`, in bytes. The limit of the `state` is large enough for two encrypted parts with a
-/// return path of 1 KB.
+/// The longest accepted `state`, in bytes. The limit of the `state` is large enough for two
+/// encrypted parts with a return path of 1 KB.
 const MAX_STATE: usize = 4096;
 
 /// A pending login: all data that the callback needs.
@@ -38,9 +39,9 @@ pub(super) struct PendingLogin {
 pub(super) struct LoginDetails {
     /// The configured name of the provider.
     pub(super) provider: Box<str>,
-    /// A tag that identifies the provider's server and client id. The pending login contains the tag, because a reload
-    /// may give the name of the provider to a different server or client. A state from an older version of the gateway
-    /// has no tag.
+    /// A tag that identifies the provider's server and client id. The pending login contains the
+    /// tag, because a reload may give the name of the provider to a different server or client. A
+    /// state from an older version of the gateway has no tag.
     pub(super) registration: Option<RegistrationTag>,
     /// The page that the user asked for.
     pub(super) return_to: ReturnTo,
@@ -50,8 +51,8 @@ pub(super) struct LoginDetails {
     pub(super) round: u8,
     /// True if the user asked to sign in again, although the browser may have a valid session.
     pub(super) reauthenticate: bool,
-    /// The session that the browser had when the login began. The session key is present only in the response mode
-    /// `form_post`, in which the callback arrives without the session cookie.
+    /// The session that the browser had when the login began. The session key is present only in
+    /// the response mode `form_post`, in which the callback arrives without the session cookie.
     pub(super) previous_session: Option<SessionKey>,
 }
 
@@ -79,13 +80,14 @@ struct RawDetails<'a> {
     s: Option<String>,
 }
 
-/// An encrypted pending login: the `state`, and the login cookie with the secret for the second part of the state.
+/// An encrypted pending login: the `state`, and the login cookie with the secret for the second
+/// part of the state.
 #[derive(Debug)]
 pub(super) struct SealedLogin {
     /// The value of `state`.
     pub(super) state: String,
-    /// The name of the pending login, which is part of the cookie name. The name of a pending login begins with the
-    /// time at which the login began, so the names can be sorted by this time.
+    /// The name of the pending login, which is part of the cookie name. The name of a pending login
+    /// begins with the time at which the login began, so the names can be sorted by this time.
     pub(super) tab: Tab,
     /// The value of the pending-login cookie.
     pub(super) browser_secret: Secret<String>,
@@ -93,8 +95,8 @@ pub(super) struct SealedLogin {
 
 /// A refused `state`.
 ///
-/// The client is responsible for this error. The gateway cannot distinguish an attack from an old tab or a blocked
-/// cookie.
+/// The client is responsible for this error. The gateway cannot distinguish an attack from an old
+/// tab or a blocked cookie.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum StateError {
     /// The state is older than the timeout of a login.
@@ -229,7 +231,8 @@ impl PendingLogin {
     }
 }
 
-/// A returned `state` whose first part is decrypted. The second part of the state is not verified yet.
+/// A returned `state` whose first part is decrypted. The second part of the state is not verified
+/// yet.
 #[derive(Debug)]
 pub(super) struct ReturnedState {
     tab: Tab,
@@ -274,8 +277,8 @@ impl ReturnedState {
         let details = LoginDetails {
             provider: raw.p.into(),
             registration,
-            // The return path is checked again, because another version of the gateway may have accepted the path with
-            // other rules.
+            // The return path is checked again, because another version of the gateway may have
+            // accepted the path with other rules.
             return_to: ReturnTo::parse(raw.r, own)?,
             issued_at: Timestamp::from_millis(raw.t),
             round: raw.n,
@@ -300,7 +303,8 @@ impl ReturnedState {
         &self.tab
     }
 
-    /// Returns a hash of this state. The store keeps the hash of a used state, so that the state cannot be used again.
+    /// Returns a hash of this state. The store keeps the hash of a used state, so that the state
+    /// cannot be used again.
     pub(super) fn fingerprint(&self) -> [u8; 32] {
         let mut fingerprint = [0; 32];
         // The hash of the encrypted seed is sufficient, because each login has a different
@@ -309,8 +313,8 @@ impl ReturnedState {
         fingerprint
     }
 
-    /// Decrypts the second part of the state. The decryption of the second part also needs the secret from the login
-    /// cookie. The cipher compares the authentication tag in constant time.
+    /// Decrypts the second part of the state. The decryption of the second part also needs the
+    /// secret from the login cookie. The cipher compares the authentication tag in constant time.
     ///
     /// # Errors
     ///
@@ -348,8 +352,8 @@ fn session_key(text: &str) -> Option<SessionKey> {
     Some(SessionKey::from_bytes(bytes.try_into().ok()?))
 }
 
-/// Encodes `purpose` and `fields` as associated data. The encoding contains the length of each part before the part, so
-/// two different lists never have the same encoding.
+/// Encodes `purpose` and `fields` as associated data. The encoding contains the length of each part
+/// before the part, so two different lists never have the same encoding.
 pub(super) fn associated_data(purpose: &[u8], fields: &[&[u8]]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for field in [purpose].iter().chain(fields) {

@@ -181,8 +181,8 @@ fn x_16_a_login_comes_back_whatever_year_it_is() {
             Err(StateError::Expired),
             "{seconds}"
         );
-        // The clock may have been set back since the login began. The clock may also have shown the year 1970 when the
-        // login began.
+        // The clock may have been set back since the login began. The clock may also have shown the
+        // year 1970 when the login began.
         assert_eq!(at(Timestamp::default()), Ok(()), "{seconds}");
         assert_eq!(at(Timestamp::MAX), Err(StateError::Expired), "{seconds}");
     }

@@ -11,7 +11,8 @@ use crate::clock::Clock;
 use crate::session::Sessions;
 use crate::telemetry::{Metrics, Seldom};
 
-/// The data of the login flow that stays the same after a reload: sessions, metrics, clock and throttle.
+/// The data of the login flow that stays the same after a reload: sessions, metrics, clock and
+/// throttle.
 #[derive(Debug)]
 pub struct ProcessState {
     pub(super) sessions: Arc<Sessions>,
@@ -24,7 +25,8 @@ pub struct ProcessState {
 }
 
 impl ProcessState {
-    /// Creates the data of the login flow when the process starts. `control` is the runtime of the control plane.
+    /// Creates the data of the login flow when the process starts. `control` is the runtime of the
+    /// control plane.
     pub fn new(
         sessions: Arc<Sessions>,
         metrics: Arc<Metrics>,

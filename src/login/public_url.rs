@@ -29,7 +29,8 @@ pub struct PublicUrl {
 }
 
 impl PublicUrl {
-    /// Returns the origin as browsers write it: scheme, host, and the port if the port is not the default port.
+    /// Returns the origin as browsers write it: scheme, host, and the port if the port is not the
+    /// default port.
     pub fn origin(&self) -> &str {
         &self.origin
     }
@@ -99,8 +100,9 @@ impl TryFrom<String> for PublicUrl {
                 "`{text}` is more than an origin; write only scheme, host and port"
             ));
         }
-        // The gateway removes the ports 80 and 443 from the host of a request. An origin with `https` and port 80, or
-        // with `http` and port 443, is refused, because such an origin could match the host of another origin.
+        // The gateway removes the ports 80 and 443 from the host of a request. An origin with
+        // `https` and port 80, or with `http` and port 443, is refused, because such an origin
+        // could match the host of another origin.
         let confusing = matches!(
             (url.scheme(), url.port()),
             ("https", Some(80)) | ("http", Some(443))
@@ -112,7 +114,8 @@ impl TryFrom<String> for PublicUrl {
             ));
         }
         let origin = url.origin().ascii_serialization();
-        // The authority begins three characters after the scheme, because `://` has three characters.
+        // The authority begins three characters after the scheme, because `://` has three
+        // characters.
         let authority_at = url.scheme().len().saturating_add(3);
         Ok(Self {
             origin: origin.into(),
@@ -121,7 +124,8 @@ impl TryFrom<String> for PublicUrl {
     }
 }
 
-/// The configured origins. The list contains at least one origin. No two origins in the list have the same authority.
+/// The configured origins. The list contains at least one origin. No two origins in the list have
+/// the same authority.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct PublicUrls(Vec<PublicUrl>);
 

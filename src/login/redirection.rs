@@ -2,12 +2,13 @@
 
 use super::PublicUrl;
 
-/// The redirection endpoint of each provider. The path of a redirection endpoint is the same at every origin of the
-/// gateway.
+/// The redirection endpoint of each provider. The path of a redirection endpoint is the same at
+/// every origin of the gateway.
 ///
-/// If there is only one provider, its redirection endpoint has the configured path. If there are several providers,
-/// each provider has its own path below the configured path. The gateway never accepts the answer of one provider as
-/// the answer of another provider, because each provider has its own path (RFC 9700 section 4.4.2.2).
+/// If there is only one provider, its redirection endpoint has the configured path. If there are
+/// several providers, each provider has its own path below the configured path. The gateway never
+/// accepts the answer of one provider as the answer of another provider, because each provider has
+/// its own path (RFC 9700 section 4.4.2.2).
 #[derive(Clone, Debug)]
 pub(crate) struct RedirectionEndpoints {
     path: Box<str>,

@@ -11,17 +11,17 @@ use crate::seal::KeyRing;
 use crate::secret::NoRandomness;
 use crate::target::canonical_path;
 
-/// The longest return path, in bytes. The length of the return path is limited, because the `state` parameter contains
-/// the encrypted return path.
+/// The longest return path, in bytes. The length of the return path is limited, because the `state`
+/// parameter contains the encrypted return path.
 const MAX: usize = 1024;
 
 /// A path on our own origin, with an optional query. After a login, the gateway sends the browser
 /// to this path.
 ///
-/// [`ReturnTo::parse`] accepts only text that matches a strict grammar, so that no link can send the browser to another
-/// origin. A check of the origin of the parsed URL would not be safe, because URL parsers disagree about `/\evil.test`,
-/// `/.//evil.test` and `https:evil.test`. The gateway always writes a configured origin before the path
-/// ([`ReturnTo::absolute`]).
+/// [`ReturnTo::parse`] accepts only text that matches a strict grammar, so that no link can send
+/// the browser to another origin. A check of the origin of the parsed URL would not be safe,
+/// because URL parsers disagree about `/\evil.test`, `/.//evil.test` and `https:evil.test`. The
+/// gateway always writes a configured origin before the path ([`ReturnTo::absolute`]).
 #[derive(Clone, Eq, PartialEq)]
 pub struct ReturnTo(Box<str>);
 
@@ -112,8 +112,8 @@ impl ReturnTo {
 }
 
 impl fmt::Debug for ReturnTo {
-    /// The debug output of a return path contains only the path, because the query may contain secrets that must not be
-    /// logged.
+    /// The debug output of a return path contains only the path, because the query may contain
+    /// secrets that must not be logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.0.split('?').next().unwrap_or_default();
         f.debug_tuple("ReturnTo").field(&path).finish()

@@ -4,11 +4,13 @@ use http::HeaderMap;
 
 use super::PublicUrl;
 
-/// Checks whether a request comes from a page of `public_url`. The same-origin check stops cross-site request forgery.
+/// Checks whether a request comes from a page of `public_url`. The same-origin check stops
+/// cross-site request forgery.
 ///
-/// If a request has `Sec-Fetch-Site`, only this field is checked. A page cannot set `Sec-Fetch-Site`, and the value is
-/// correct even if the page hides its origin (`Origin: null`). `Origin` is checked for older browsers, which do not
-/// send `Sec-Fetch-Site`. A request with neither `Sec-Fetch-Site` nor `Origin` is refused.
+/// If a request has `Sec-Fetch-Site`, only this field is checked. A page cannot set
+/// `Sec-Fetch-Site`, and the value is correct even if the page hides its origin (`Origin: null`).
+/// `Origin` is checked for older browsers, which do not send `Sec-Fetch-Site`. A request with
+/// neither `Sec-Fetch-Site` nor `Origin` is refused.
 pub(crate) fn same_origin(headers: &HeaderMap, public_url: &PublicUrl) -> SameOrigin {
     let site = single_value(headers, "sec-fetch-site");
     let same = match site {

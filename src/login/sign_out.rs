@@ -8,18 +8,20 @@ use super::{Error, Login, browser};
 use crate::fields::cookie as cookies;
 use crate::session::{EndReason, Ended, SessionId, cookie};
 
-/// The maximum number of sessions that one request signs out. A browser sends one session cookie, or a few session
-/// cookies if the browser has session cookies for several paths. `MAX_SIGNED_OUT` protects the store from a request
-/// with hundreds of session cookies.
+/// The maximum number of sessions that one request signs out. A browser sends one session cookie,
+/// or a few session cookies if the browser has session cookies for several paths. `MAX_SIGNED_OUT`
+/// protects the store from a request with hundreds of session cookies.
 pub(super) const MAX_SIGNED_OUT: usize = 8;
 
 impl Login {
-    /// Ends the sessions whose cookies the browser sent, but at most [`MAX_SIGNED_OUT`] sessions. Returns the
-    /// `Set-Cookie` values that delete the session cookie and the counter of logins in a row.
+    /// Ends the sessions whose cookies the browser sent, but at most [`MAX_SIGNED_OUT`] sessions.
+    /// Returns the `Set-Cookie` values that delete the session cookie and the counter of logins in
+    /// a row.
     ///
     /// # Errors
     ///
-    /// After [`Error::NotStored`], [`Error::Stopped`] or [`Error::Panicked`], the user may still be signed in.
+    /// After [`Error::NotStored`], [`Error::Stopped`] or [`Error::Panicked`], the user may still be
+    /// signed in.
     ///
     /// # Cancel safety
     ///
@@ -37,8 +39,9 @@ impl Login {
             }
             Ok(())
         };
-        // The cookies are deleted only after the store has committed the end of the sessions. If the cookies were
-        // deleted first and the store then failed, the session would continue, but the user would have no cookie.
+        // The cookies are deleted only after the store has committed the end of the sessions. If
+        // the cookies were deleted first and the store then failed, the session would continue, but
+        // the user would have no cookie.
         self.process.on_control_plane(end).await?;
         Ok([cookie::clear(cookie::SESSION), browser::forget_rounds()])
     }

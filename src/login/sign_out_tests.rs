@@ -75,7 +75,8 @@ async fn a_sign_out_that_cannot_be_stored_does_not_claim_to_have_worked() {
     let (first, second) = (open(&sessions).await, open(&sessions).await);
     login.sign_out(&cookie(&first)).await.unwrap();
     assert!(matches!(sessions.find(&first, NOW), Lookup::Unknown));
-    // The test closes the store, because a closed store refuses changes in the same way as a store on a full disk.
+    // The test closes the store, because a closed store refuses changes in the same way as a store
+    // on a full disk.
     sessions.close().await.unwrap();
     let failed = login.sign_out(&cookie(&second)).await;
     assert!(matches!(failed, Err(Error::NotStored(StoreError::Closed))));

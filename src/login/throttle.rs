@@ -1,9 +1,10 @@
 //! Limits the number of refused codes per client: a client that has sent many refused codes must
 //! wait.
 //!
-//! An attacker can begin a login and then call the redirection endpoint with an invented code. For each invented code,
-//! the gateway calls the token endpoint. A provider may allow only fifty calls per minute for all users together. Only
-//! refused codes are counted, so normal logins are not affected.
+//! An attacker can begin a login and then call the redirection endpoint with an invented code. For
+//! each invented code, the gateway calls the token endpoint. A provider may allow only fifty calls
+//! per minute for all users together. Only refused codes are counted, so normal logins are not
+//! affected.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
@@ -15,8 +16,8 @@ use crate::clock::Timestamp;
 /// wait.
 const MAX_REFUSED: u64 = 10;
 
-/// The number of counters. Two clients rarely share a counter, because there are 4096 counters. The number of counters
-/// is fixed, so the memory for the counters cannot grow.
+/// The number of counters. Two clients rarely share a counter, because there are 4096 counters. The
+/// number of counters is fixed, so the memory for the counters cannot grow.
 const COUNTERS: usize = 4096;
 
 /// Counts refused codes per client network. Each counter stores the minute and the count in one
@@ -65,8 +66,8 @@ impl Throttle {
             return;
         };
         let minute = minute_of(now);
-        // If two threads count a refused code at the same time, the counter may increase by only one. The limit of
-        // refused codes need not be exact, so no lock is needed.
+        // If two threads count a refused code at the same time, the counter may increase by only
+        // one. The limit of refused codes need not be exact, so no lock is needed.
         let refused = match unpack(counter.load(Ordering::Relaxed)) {
             (then, refused) if then == minute => refused.saturating_add(1),
             _ => 1,
@@ -81,8 +82,8 @@ impl Throttle {
     }
 }
 
-/// Returns the network that counts as one client: the address for IPv4, and the /64 for IPv6. One client controls a
-/// whole /64 of IPv6.
+/// Returns the network that counts as one client: the address for IPv4, and the /64 for IPv6. One
+/// client controls a whole /64 of IPv6.
 fn network(client: IpAddr) -> (bool, u64) {
     let client = client.to_canonical();
     let bits = match client {

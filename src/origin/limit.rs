@@ -306,8 +306,8 @@ impl Limit {
         contended.reports.retain(|report| report.pool != pool);
     }
 
-    /// Stores the exchanges of a pool, and chooses the exchanges that lose their connection. Returns
-    /// the exchanges that the pool has to evict.
+    /// Stores the exchanges of a pool, and chooses the exchanges that lose their connection.
+    /// Returns the exchanges that the pool has to evict.
     pub(super) fn review(
         self: &Arc<Self>,
         pool: u64,

@@ -1,16 +1,17 @@
 //! An HTTP client for one origin, with and without TLS.
 //!
-//! In this module, "origin" also means the server at the address in an [`Origin`]. The module connects
-//! to the origin, limits the number of open connections ([`Limit`]), uses connections for several
-//! requests ([`Pool`]), and enforces deadlines. The module adds no credentials, follows no redirects,
-//! and ignores the proxy variables of the environment.
+//! In this module, "origin" also means the server at the address in an [`Origin`]. The module
+//! connects to the origin, limits the number of open connections ([`Limit`]), uses connections for
+//! several requests ([`Pool`]), and enforces deadlines. The module adds no credentials, follows no
+//! redirects, and ignores the proxy variables of the environment.
 //!
 //! There are two entry points:
 //!
 //! - [`Client::call`] is for small calls whose complete answer is collected in memory. Each call
 //!   opens a new connection, so the exchange of an authorization code never fails because of a
 //!   stale connection.
-//! - [`Pool::send_for`] is for the requests that a worker forwards. Bodies stream in both directions.
+//! - [`Pool::send_for`] is for the requests that a worker forwards. Bodies stream in both
+//!   directions.
 
 mod attempt;
 mod client;

@@ -13,8 +13,8 @@ pub(crate) enum Owner {
 }
 
 impl Owner {
-    /// Returns the owner of a request. `address` is used only if there is no session. An IPv6 client
-    /// usually has all addresses of a `/64` network, so these addresses count as one client.
+    /// Returns the owner of a request. `address` is used only if there is no session. An IPv6
+    /// client usually has all addresses of a `/64` network, so these addresses count as one client.
     pub(crate) fn new(session: Option<&[u8; 16]>, address: IpAddr) -> Self {
         if let Some(session) = session {
             return Self::Session(*session);

@@ -100,10 +100,10 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Error::Busy`], [`Error::Evicted`]. While the pool connects: [`Error::Resolve`], [`Error::Connect`],
-    /// [`Error::Tls`], [`Error::NoHttp2`], [`Error::ConnectTimeout`]. After the pool has connected:
-    /// [`Error::RequestBody`], [`Error::HeadTimeout`], [`Error::Broken`], [`Error::Http2`],
-    /// [`Error::Framing`], [`Error::UnrequestedUpgrade`].
+    /// [`Error::Busy`], [`Error::Evicted`]. While the pool connects: [`Error::Resolve`],
+    /// [`Error::Connect`], [`Error::Tls`], [`Error::NoHttp2`], [`Error::ConnectTimeout`]. After the
+    /// pool has connected: [`Error::RequestBody`], [`Error::HeadTimeout`], [`Error::Broken`],
+    /// [`Error::Http2`], [`Error::Framing`], [`Error::UnrequestedUpgrade`].
     ///
     /// # Cancel safety
     ///

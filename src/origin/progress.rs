@@ -81,8 +81,8 @@ impl UploadProgress {
         self.waiting_for.set(WaitingFor::Origin(now));
     }
 
-    /// The time for which the gateway has waited for the client. `None` if the gateway does not wait
-    /// for the client now.
+    /// The time for which the gateway has waited for the client. `None` if the gateway does not
+    /// wait for the client now.
     pub(super) fn waited(&self, now: Instant) -> Option<Duration> {
         self.client_wait.waited(now)
     }

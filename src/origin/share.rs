@@ -4,8 +4,8 @@
 //! An app has few connections, and a slow client can use a connection for a long time. This module
 //! protects the other clients in two ways, but only while a request waits:
 //!
-//! - The exchange that has waited longest for its own client is evicted, if it has waited for longer
-//!   than [`Terms::slow_client`].
+//! - The exchange that has waited longest for its own client is evicted, if it has waited for
+//!   longer than [`Terms::slow_client`].
 //! - One client holds at most a share of the connections while requests of other clients wait. The
 //!   queue serves the requests of the other clients first. If a client has more than its share,
 //!   exchanges of this client are evicted even after a short wait for the client.
@@ -50,8 +50,8 @@ pub(super) struct Terms {
 /// One exchange that uses a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Held {
-    /// The exchange: the number of the connection in its pool, and the number of the exchange on the
-    /// connection.
+    /// The exchange: the number of the connection in its pool, and the number of the exchange on
+    /// the connection.
     pub(super) key: (u64, u64),
     pub(super) owner: Owner,
     pub(super) kind: Kind,

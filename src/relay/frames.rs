@@ -43,11 +43,12 @@ const FINAL_CLOSE: u8 = 0x88;
 enum Position {
     /// The protocol is unknown, so the gateway cannot find the boundaries of messages.
     Unknown,
-    /// The position is in the head of a frame. The number in `Head` states how many bytes of the head have arrived. The
-    /// number in `Head` is zero between two frames, because no byte of the next head has arrived.
+    /// The position is in the head of a frame. The number in `Head` states how many bytes of the
+    /// head have arrived. The number in `Head` is zero between two frames, because no byte of the
+    /// next head has arrived.
     Head([u8; LONGEST_HEAD], usize),
-    /// The position is in the payload of a frame. The number in `Payload` states how many bytes of the payload have not
-    /// arrived yet.
+    /// The position is in the payload of a frame. The number in `Payload` states how many bytes of
+    /// the payload have not arrived yet.
     Payload(u64),
     /// The app has sent a close frame. No frame may follow a close frame.
     Closed,

@@ -1,13 +1,15 @@
 //! Forwards bytes between two connections after a switch of protocols (RFC 9110 section 7.8).
 //!
-//! A [`Relay`] forwards bytes in both directions, unchanged. If a receiver does not accept bytes, the relay keeps these
-//! bytes in memory. When the kept bytes have reached a limit, the relay reads no more bytes from the sender. If one
-//! side closes its sending direction, the relay closes the sending direction to the other side. If one side resets its
-//! connection, the relay resets the connection to the other side. All relays of a thread share one buffer for reading.
-//! A relay allocates memory only for bytes that the receiver does not accept immediately.
+//! A [`Relay`] forwards bytes in both directions, unchanged. If a receiver does not accept bytes,
+//! the relay keeps these bytes in memory. When the kept bytes have reached a limit, the relay reads
+//! no more bytes from the sender. If one side closes its sending direction, the relay closes the
+//! sending direction to the other side. If one side resets its connection, the relay resets the
+//! connection to the other side. All relays of a thread share one buffer for reading. A relay
+//! allocates memory only for bytes that the receiver does not accept immediately.
 //!
-//! [`FrameTracker`] tracks the WebSocket frames that the app sends. When the gateway ends a relay, the relay may send a
-//! close frame only between two frames of the app. [`FrameTracker`] shows when the app is between two frames.
+//! [`FrameTracker`] tracks the WebSocket frames that the app sends. When the gateway ends a relay,
+//! the relay may send a close frame only between two frames of the app. [`FrameTracker`] shows when
+//! the app is between two frames.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -35,8 +37,8 @@ const SCRATCH: usize = 64 * 1024;
 /// treat a working connection as stalled.
 pub(crate) const MAX_UNSENT: u32 = 128 * 1024;
 
-/// The maximum number of bytes in one read after the close frame. The relay discards the bytes that the relay reads
-/// after the close frame.
+/// The maximum number of bytes in one read after the close frame. The relay discards the bytes that
+/// the relay reads after the close frame.
 const DISCARD: usize = 1024;
 
 thread_local! {
@@ -55,9 +57,9 @@ pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {
     fn limit_unsent(&self, bytes: usize);
 }
 
-/// Implements [`Duplex::limit_unsent`] for a socket. The limit is at most [`MAX_UNSENT`]. Bytes that
-/// were sent and not acknowledged do not count, so the limit does not slow down a connection with a
-/// long round-trip time.
+/// Implements [`Duplex::limit_unsent`] for a socket. The limit is at most [`MAX_UNSENT`]. Bytes
+/// that were sent and not acknowledged do not count, so the limit does not slow down a connection
+/// with a long round-trip time.
 pub(crate) fn limit_unsent(socket: &SockRef<'_>, bytes: usize) {
     let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(MAX_UNSENT);
     // If the operating system refuses the socket option, only the memory of the relay is limited.
@@ -159,8 +161,9 @@ impl Direction {
         }
     }
 
-    /// The number of bytes that the next read may return. The number of bytes is zero if the rest of the limit is
-    /// smaller than a whole read, so that a slow receiver does not cause many small reads.
+    /// The number of bytes that the next read may return. The number of bytes is zero if the rest
+    /// of the limit is smaller than a whole read, so that a slow receiver does not cause many small
+    /// reads.
     fn next_read(&self) -> usize {
         let size = self.max_lag.min(SCRATCH);
         let rest = self.max_lag.saturating_sub(self.pending.len());
@@ -242,8 +245,8 @@ impl Direction {
         Ok(())
     }
 
-    /// Appends bytes to the pending bytes. When the memory for pending bytes is full, the memory doubles, up to
-    /// `max_lag`.
+    /// Appends bytes to the pending bytes. When the memory for pending bytes is full, the memory
+    /// doubles, up to `max_lag`.
     fn keep(&mut self, data: &[u8]) {
         let length = self.pending.len();
         if self.pending.capacity().saturating_sub(length) < data.len() {
@@ -336,9 +339,10 @@ impl Relay {
             to_app_first,
         } = self;
         let (mut up, mut down) = (Poll::Pending, Poll::Pending);
-        // The runtime limits the work of a task in one poll. Each poll begins with the direction that was second in the
-        // previous poll, because a direction that always has bytes to forward can use up the runtime's limit. Each poll
-        // polls both directions, so that the task wakes when one of the two directions can continue.
+        // The runtime limits the work of a task in one poll. Each poll begins with the direction
+        // that was second in the previous poll, because a direction that always has bytes to
+        // forward can use up the runtime's limit. Each poll polls both directions, so that the task
+        // wakes when one of the two directions can continue.
         for is_to_app in [*to_app_first, !*to_app_first] {
             if is_to_app {
                 up = to_app.poll(cx, &mut **client, &mut **app, |data| {

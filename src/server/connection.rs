@@ -95,8 +95,8 @@ pub(super) async fn serve<H: Handler>(
     }
 }
 
-/// Performs the TLS handshake. The stream is in a box, because the futures that serve the connection
-/// move the stream, and reserve memory for each place from which it is moved.
+/// Performs the TLS handshake. The stream is in a box, because the futures that serve the
+/// connection move the stream, and reserve memory for each place from which it is moved.
 async fn handshake<H: Handler>(
     serving: &Serving<H>,
     socket: Socket,

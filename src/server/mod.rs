@@ -3,8 +3,8 @@
 //!
 //! The module contains TCP, TLS handshakes (with the configuration of a [`crate::tls::Acceptor`]),
 //! the framing of HTTP/1.1 and HTTP/2 (with the library hyper), the deadlines and limits that hyper
-//! does not have, and the drain. The module does not use sessions, routes or apps. The entry point is
-//! [`Workers::start`].
+//! does not have, and the drain. The module does not use sessions, routes or apps. The entry point
+//! is [`Workers::start`].
 //!
 //! Important decisions:
 //!

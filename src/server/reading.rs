@@ -132,8 +132,8 @@ mod option {
     );
 }
 
-/// The number of bytes that the peer of a connection has acknowledged. `None` if the system does not
-/// report the number.
+/// The number of bytes that the peer of a connection has acknowledged. `None` if the system does
+/// not report the number.
 pub(super) fn acknowledged(stream: &TcpStream) -> Option<u64> {
     option::Info.get(stream).ok().map(|info| info.bytes_acked)
 }

@@ -1,5 +1,5 @@
-//! The storage of a local store. A store without a file has all sessions in memory. A store with a file has all
-//! sessions in the file, and some of these sessions also in memory.
+//! The storage of a local store. A store without a file has all sessions in memory. A store with a
+//! file has all sessions in the file, and some of these sessions also in memory.
 
 use super::SessionKey;
 use super::disk::Disk;
@@ -10,7 +10,8 @@ use super::stored::Stored;
 use crate::clock::Timestamp;
 use std::sync::Arc;
 
-/// A change to the stored sessions. A commit applies either all changes of a list or no change of the list.
+/// A change to the stored sessions. A commit applies either all changes of a list or no change of
+/// the list.
 #[derive(Debug)]
 pub(super) enum Change {
     /// Stores this version of a session.
@@ -43,14 +44,16 @@ impl Loaded {
 /// The storage of a local store, in addition to its cache.
 #[derive(Debug)]
 pub(super) enum Backend {
-    /// Only the cache contains the sessions. If the cache is full and evicts a session, the session ends.
+    /// Only the cache contains the sessions. If the cache is full and evicts a session, the session
+    /// ends.
     Memory,
     /// A file contains all sessions, and the cache contains some of these sessions.
     Disk(Box<Disk>),
 }
 
 impl Backend {
-    /// Commits changes. If the store has a file, all changes are durable when this function returns.
+    /// Commits changes. If the store has a file, all changes are durable when this function
+    /// returns.
     ///
     /// # Errors
     ///

@@ -1,15 +1,16 @@
-//! The cache of one replica. A replica is a `Sessions` value, which caches the sessions of a store. Requests find
-//! sessions in the cache. The cache informs its listeners when a session ends.
+//! The cache of one replica. A replica is a `Sessions` value, which caches the sessions of a store.
+//! Requests find sessions in the cache. The cache informs its listeners when a session ends.
 //!
-//! Requests read the cache without a lock. All threads that write to the cache take one lock, so the writes happen one
-//! after another. A store writes its changes to the cache in the order of its commits. The cache already contains a
-//! change when the caller gets the answer to the change.
+//! Requests read the cache without a lock. All threads that write to the cache take one lock, so
+//! the writes happen one after another. A store writes its changes to the cache in the order of its
+//! commits. The cache already contains a change when the caller gets the answer to the change.
 //!
-//! An answer of [`super::store::Store::get`] may be older than a change that the cache already contains. For example,
-//! the store reads a session just before the sign-out of the session, and the store answers just after the sign-out. An
-//! outdated answer must not put an ended session into the cache again. [`SessionCache::begin_read`] creates a guard
-//! before each read. Every change of the session invalidates the guard. [`ReadGuard::finish`] puts the session into the
-//! cache only if the guard is still valid.
+//! An answer of [`super::store::Store::get`] may be older than a change that the cache already
+//! contains. For example, the store reads a session just before the sign-out of the session, and
+//! the store answers just after the sign-out. An outdated answer must not put an ended session into
+//! the cache again. [`SessionCache::begin_read`] creates a guard before each read. Every change of
+//! the session invalidates the guard. [`ReadGuard::finish`] puts the session into the cache only if
+//! the guard is still valid.
 
 #![expect(
     clippy::disallowed_types,
@@ -113,11 +114,12 @@ impl SessionCache {
             .eviction_policy(EvictionPolicy::lru())
             .max_capacity(capacity)
             .weigher(|_, session: &Arc<Stored>| session.weight())
-            // The eviction listener runs on a thread that may already hold the lock of `reads`, so the listener must
-            // not take this lock.
+            // The eviction listener runs on a thread that may already hold the lock of `reads`, so
+            // the listener must not take this lock.
             .eviction_listener(move |_key, session: Arc<Stored>, cause| {
-                // The eviction listener handles only evictions that happen because the cache is full. Functions that
-                // remove or replace a session set the `SessionState` of the old value themselves.
+                // The eviction listener handles only evictions that happen because the cache is
+                // full. Functions that remove or replace a session set the `SessionState` of the
+                // old value themselves.
                 if cause != RemovalCause::Size {
                     return;
                 }
@@ -172,7 +174,8 @@ impl SessionCache {
         (cached.state() == SessionState::Live).then_some(cached)
     }
 
-    /// Returns true if the cache contains exactly this `Arc`. An equal value in another `Arc` does not count.
+    /// Returns true if the cache contains exactly this `Arc`. An equal value in another `Arc` does
+    /// not count.
     pub(super) fn holds(&self, session: &Arc<Stored>) -> bool {
         let cached = self.sessions.get(session.key());
         cached.is_some_and(|cached| Arc::ptr_eq(&cached, session))
@@ -184,8 +187,8 @@ impl SessionCache {
         note_change(&mut reads, session.key());
         let before = self.sessions.get(session.key());
         self.sessions.insert(*session.key(), Arc::clone(session));
-        // The new value of the session is put into the cache before the old value is marked as superseded, so that a
-        // request always finds a current value in the cache.
+        // The new value of the session is put into the cache before the old value is marked as
+        // superseded, so that a request always finds a current value in the cache.
         if let Some(before) = before {
             session.note_use_of(&before);
             before.supersede();
@@ -212,8 +215,8 @@ impl SessionCache {
                 if let Some(session) = self.sessions.remove(&key) {
                     session.end();
                 }
-                // This code releases the lock of `reads` before `tell` takes the lock of the listeners, so that no
-                // thread holds the two locks at the same time.
+                // This code releases the lock of `reads` before `tell` takes the lock of the
+                // listeners, so that no thread holds the two locks at the same time.
                 drop(reads);
                 self.listeners.tell((key, why));
             }
@@ -231,8 +234,8 @@ impl SessionCache {
         }
     }
 
-    /// Creates the guard that detects changes of a session during a read. The caller must call this function before the
-    /// caller reads the session from the store.
+    /// Creates the guard that detects changes of a session during a read. The caller must call this
+    /// function before the caller reads the session from the store.
     pub(super) fn begin_read(&self, key: SessionKey) -> ReadGuard<'_> {
         let mut reads = self.reads();
         let of_key = reads.entry(key).or_default();
@@ -297,8 +300,8 @@ impl ReadGuard<'_> {
                 if of_key.epoch != self.epoch {
                     return;
                 }
-                // This task holds the lock of `reads` until the wait has started. A change of the session needs the
-                // lock of `reads`, so the wait misses no change.
+                // This task holds the lock of `reads` until the wait has started. A change of the
+                // session needs the lock of `reads`, so the wait misses no change.
                 Arc::clone(of_key.waiting.get_or_insert_default()).notified_owned()
             };
             change.await;

@@ -89,7 +89,8 @@ pub(super) struct Batch {
     pub(super) users: HashSet<UserHash>,
 }
 
-/// A change to the index and the caches. The thread of the store makes the change after the commit of a batch.
+/// A change to the index and the caches. The thread of the store makes the change after the commit
+/// of a batch.
 #[derive(Debug)]
 pub(super) enum Effect {
     Opened {

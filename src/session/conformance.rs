@@ -469,8 +469,8 @@ async fn x_16_a_clock_that_is_set_ends_sessions_rather_than_making_them_last() {
     for fixture in Fixture::every() {
         let year_2026 = Timestamp::from_millis(1_767_225_600_000);
         let sessions = fixture.start(Timestamp::default());
-        // On a machine without a clock battery, the clock shows the year 1970 until the machine learns the current
-        // time.
+        // On a machine without a clock battery, the clock shows the year 1970 until the machine
+        // learns the current time.
         let early = open(&sessions, "early", Timestamp::default()).await;
         assert!(matches!(sessions.find(&early, year_2026), Lookup::Expired));
         // When the clock is set back, the deadlines of the session do not change.

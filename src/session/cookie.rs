@@ -1,7 +1,8 @@
 //! The names and the attributes of the gateway's cookies.
 //!
-//! The prefix `__Host-` binds a cookie to one host, to `Path=/` and to secure transport. Neither a sibling domain nor a
-//! response over plain HTTP can set a cookie with the prefix `__Host-` (RFC 6265bis section 4.1.3).
+//! The prefix `__Host-` binds a cookie to one host, to `Path=/` and to secure transport. Neither a
+//! sibling domain nor a response over plain HTTP can set a cookie with the prefix `__Host-` (RFC
+//! 6265bis section 4.1.3).
 
 use std::time::Duration;
 
@@ -33,8 +34,9 @@ pub(crate) fn set(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
     written(name, value, lifetime, "Lax")
 }
 
-/// Returns the `Set-Cookie` value for a cookie that the browser also sends with a form post from another site. Another
-/// site can cause a request with this cookie, so the cookie alone must not authorize a request.
+/// Returns the `Set-Cookie` value for a cookie that the browser also sends with a form post from
+/// another site. Another site can cause a request with this cookie, so the cookie alone must not
+/// authorize a request.
 pub(crate) fn set_across_sites(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
     written(name, value, lifetime, "None")
 }
@@ -44,16 +46,17 @@ fn written(name: &str, value: &str, lifetime: Duration, same_site: &str) -> Head
     let text = format!(
         "{name}={value}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite={same_site}"
     );
-    // The conversion to a field value does not fail, because names and values of cookies contain only base64url, digits
-    // and hyphens. If the conversion to a field value failed, the field value would be empty, and the browser would
-    // store no cookie.
+    // The conversion to a field value does not fail, because names and values of cookies contain
+    // only base64url, digits and hyphens. If the conversion to a field value failed, the field
+    // value would be empty, and the browser would store no cookie.
     let mut field = HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""));
     field.set_sensitive(true);
     field
 }
 
-/// Returns the `Set-Cookie` value that deletes a cookie of the gateway. The `Set-Cookie` value contains all attributes
-/// of the cookie, because browsers do not delete a `__Host-` cookie if one of these attributes is missing.
+/// Returns the `Set-Cookie` value that deletes a cookie of the gateway. The `Set-Cookie` value
+/// contains all attributes of the cookie, because browsers do not delete a `__Host-` cookie if one
+/// of these attributes is missing.
 pub(crate) fn clear(name: &str) -> HeaderValue {
     set(name, "", Duration::ZERO)
 }

@@ -1,11 +1,13 @@
 //! A session file: a redb database. The database locks the file against all other processes.
 //!
-//! A commit writes changed pages to free places of the file and ends with one `fsync`. After a crash, the file contains
-//! the last commit whose checksums are valid. When the store opens the file, the database checks all contents of the
-//! file, so that damaged data is found at the start and not at a later read. The check of a large file takes time,
-//! because the check reads the whole file. The store also opens and checks the file again after a failed commit. The
-//! check after a failed commit costs no additional time, because the database must read the whole file for a repair.
-//! The store repeats a failed operation only after a pause, because a check can take a long time.
+//! A commit writes changed pages to free places of the file and ends with one `fsync`. After a
+//! crash, the file contains the last commit whose checksums are valid. When the store opens the
+//! file, the database checks all contents of the file, so that damaged data is found at the start
+//! and not at a later read. The check of a large file takes time, because the check reads the whole
+//! file. The store also opens and checks the file again after a failed commit. The check after a
+//! failed commit costs no additional time, because the database must read the whole file for a
+//! repair. The store repeats a failed operation only after a pause, because a check can take a long
+//! time.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -42,8 +44,8 @@ pub(super) struct Disk {
     opening: Pause,
     /// The pause after a failed write.
     writing: Pause,
-    /// The pause after a failed commit that contained only removals. A removal usually succeeds on a full disk, because
-    /// a removal frees at least as much space as the removal needs.
+    /// The pause after a failed commit that contained only removals. A removal usually succeeds on
+    /// a full disk, because a removal frees at least as much space as the removal needs.
     removing: Pause,
 }
 
@@ -209,23 +211,24 @@ impl Disk {
         let Err(error) = write.on(database) else {
             self.commit = commit;
             self.removing.end();
-            // After a successful removal, the disk may still be too full for other writes, because a removal needs
-            // little space.
+            // After a successful removal, the disk may still be too full for other writes, because
+            // a removal needs little space.
             if !only_removals {
                 self.writing.end();
             }
             return Ok(());
         };
-        // After a failed commit, the open database accepts no further commit. The gateway does not know whether the
-        // file contains the failed commit. When the file is opened again, the commit number in the file shows whether
-        // the file contains the failed commit.
+        // After a failed commit, the open database accepts no further commit. The gateway does not
+        // know whether the file contains the failed commit. When the file is opened again, the
+        // commit number in the file shows whether the file contains the failed commit.
         self.database = None;
         match self.open_again() {
             Ok(()) if self.commit == commit => Ok(()),
             Ok(()) | Err(_) => {
                 let error: Cause = Arc::new(error);
                 let ended = instant();
-                // After a failed removal, all other writes pause, too, because other writes need more space.
+                // After a failed removal, all other writes pause, too, because other writes need
+                // more space.
                 self.writing.note_failure(began, ended, &error);
                 if only_removals {
                     self.removing.note_failure(began, ended, &error);

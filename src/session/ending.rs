@@ -1,9 +1,10 @@
 //! Informs long-running work, such as a stream, when its session ends.
 //!
-//! A request looks up its session only at its start. A stream lasts longer than a request, and a stream must end when
-//! the session of the stream ends. Each worker therefore has an [`EndRegistry`]. When the end of a session is
-//! committed, the store informs the registry. Once per second, the registry also looks for sessions that have passed a
-//! deadline. A request that registers no work does not use the registry.
+//! A request looks up its session only at its start. A stream lasts longer than a request, and a
+//! stream must end when the session of the stream ends. Each worker therefore has an
+//! [`EndRegistry`]. When the end of a session is committed, the store informs the registry. Once
+//! per second, the registry also looks for sessions that have passed a deadline. A request that
+//! registers no work does not use the registry.
 
 #![expect(
     clippy::disallowed_types,
@@ -39,7 +40,8 @@ pub enum EndReason {
     /// The provider was removed from the settings, or its name now belongs to another server or
     /// client.
     ProviderRemoved,
-    /// The session was evicted, because the user has too many sessions or because a store in memory is full.
+    /// The session was evicted, because the user has too many sessions or because a store in memory
+    /// is full.
     Evicted,
     /// An app has refused the access token, so the user must sign in again.
     RefusedByApp,
@@ -80,9 +82,9 @@ impl Listeners {
         receiver
     }
 
-    /// Informs all listeners of the end of a session. Before a call of this function, the caller must record in the
-    /// session value that the session has ended. A listener that registers too late gets no message, but the session
-    /// value already shows that the session has ended.
+    /// Informs all listeners of the end of a session. Before a call of this function, the caller
+    /// must record in the session value that the session has ended. A listener that registers too
+    /// late gets no message, but the session value already shows that the session has ended.
     pub(super) fn tell(&self, end: End) {
         let (key, why) = end;
         tracing::debug!(
@@ -134,8 +136,8 @@ impl Entry {
     }
 }
 
-/// Tells the registered work that its session has ended or has a new version. All work for the same session shares one
-/// signal.
+/// Tells the registered work that its session has ended or has a new version. All work for the same
+/// session shares one signal.
 #[derive(Debug, Default)]
 struct EndSignal {
     why: Cell<Option<EndReason>>,
@@ -190,8 +192,8 @@ impl EndRegistry {
         (Self(Rc::new(Registry { sessions, entries })), ends)
     }
 
-    /// Registers work that must end when a session ends. Returns `None` if `session` is not the current value. If the
-    /// result is `None`, the caller must look up the session again.
+    /// Registers work that must end when a session ends. Returns `None` if `session` is not the
+    /// current value. If the result is `None`, the caller must look up the session again.
     pub fn watch(&self, session: &Session) -> Option<EndWatch> {
         let (key, stored) = (*session.key(), Arc::clone(session.stored()));
         let end = {
@@ -209,8 +211,8 @@ impl EndRegistry {
             end,
             seen: Cell::new(session.version()),
         };
-        // The watch is registered before the state of the session is read, so that the watch also notices an end of the
-        // session between the two steps.
+        // The watch is registered before the state of the session is read, so that the watch also
+        // notices an end of the session between the two steps.
         match session.state() {
             SessionState::Live => Some(watch),
             SessionState::Superseded | SessionState::Ended => None,
@@ -231,9 +233,9 @@ pub struct EndWatch {
 }
 
 impl EndWatch {
-    /// Waits until the session has ended or has a new version. The registry reports a new version about one second
-    /// after the commit of the version. The eviction of a session from the cache does not end the session if a file
-    /// contains the session.
+    /// Waits until the session has ended or has a new version. The registry reports a new version
+    /// about one second after the commit of the version. The eviction of a session from the cache
+    /// does not end the session if a file contains the session.
     ///
     /// # Cancel safety
     ///
@@ -277,7 +279,8 @@ impl Drop for EndWatch {
     }
 }
 
-/// Informs a registry of sessions that have ended or passed a deadline. The task runs until the registry is dropped.
+/// Informs a registry of sessions that have ended or passed a deadline. The task runs until the
+/// registry is dropped.
 async fn serve(registry: Weak<Registry>, mut ends: mpsc::UnboundedReceiver<End>, clock: Clock) {
     let mut ticks = interval(BETWEEN_SWEEPS);
     // A busy worker can miss sweeps. The worker does not repeat missed sweeps, because the next
@@ -327,8 +330,8 @@ impl Registry {
                 // The store has a newer value of the session, or the cache has evicted the session.
                 // A request may have used the session, so the registry must look up the session.
                 SessionState::Superseded => away.push(*key),
-                // The session has ended. The sweep ignores an ended session, because the store sends a message with the
-                // reason for the end to the registry.
+                // The session has ended. The sweep ignores an ended session, because the store
+                // sends a message with the reason for the end to the registry.
                 SessionState::Ended => {}
             }
         }

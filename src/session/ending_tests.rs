@@ -1,4 +1,5 @@
-//! Tests that a registry gets exactly one message, with the reason, for each session that ends, and no other message.
+//! Tests that a registry gets exactly one message, with the reason, for each session that ends, and
+//! no other message.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -13,8 +14,8 @@ use crate::session::fixture::{Fixture, NOW, found, live, login, open, session, t
 use crate::session::keeper::Keeper;
 use crate::session::{Lookup, NewSession, Replaced, SessionId};
 
-/// A registry without its task. The test does the work of the task: the test receives the messages and starts the
-/// sweeps.
+/// A registry without its task. The test does the work of the task: the test receives the messages
+/// and starts the sweeps.
 struct Worker {
     registry: EndRegistry,
     ends: mpsc::UnboundedReceiver<End>,
@@ -49,8 +50,8 @@ impl Worker {
         self.registry.0.entries.borrow().len()
     }
 
-    /// Returns true if the registry has the current value of a session. The next sweep does not look up a session whose
-    /// current value is in the registry.
+    /// Returns true if the registry has the current value of a session. The next sweep does not
+    /// look up a session whose current value is in the registry.
     fn has_current(&self, sessions: &Sessions, id: &SessionId) -> bool {
         let current = sessions.cache.get(&id.key()).unwrap();
         let entries = self.registry.0.entries.borrow();
@@ -218,8 +219,8 @@ async fn an_evicted_session_ends_unless_it_is_in_a_file() {
         }
         assert_eq!(reason(&watch), None);
         assert!(worker.has_current(&sessions, &id));
-        // The session is evicted, read, used and evicted again. The registry still has the old value of the session,
-        // which does not contain the time of the last use.
+        // The session is evicted, read, used and evicted again. The registry still has the old
+        // value of the session, which does not contain the time of the last use.
         crowd(&sessions, NOW).await;
         assert!(matches!(sessions.find(&id, NOW), Lookup::Away));
         assert!(live(&sessions, &id, after(40)).await);

@@ -40,9 +40,10 @@ const PRIVATE: u32 = 0o600;
 /// The first bytes of every redb database.
 const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
 
-/// The reason why the session file cannot be used. The operator is responsible for this error. After a [`FileError`],
-/// the sessions in the file are unchanged. The database may have changed other parts of the file, because the database
-/// records a successful check and repairs the file after a crash.
+/// The reason why the session file cannot be used. The operator is responsible for this error.
+/// After a [`FileError`], the sessions in the file are unchanged. The database may have changed
+/// other parts of the file, because the database records a successful check and repairs the file
+/// after a crash.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The contents of the file are damaged.
@@ -107,7 +108,8 @@ pub enum FileError {
     },
 }
 
-/// Inspects a session file without opening the database. This function does not create, lock or change the file.
+/// Inspects a session file without opening the database. This function does not create, lock or
+/// change the file.
 ///
 /// # Errors
 ///
@@ -162,8 +164,8 @@ pub(super) struct Properties {
     pub(super) commit: u64,
 }
 
-/// Creates a new file. The file has a temporary name until the file is complete, so that a crash never leaves an
-/// incomplete session file under `path`.
+/// Creates a new file. The file has a temporary name until the file is complete, so that a crash
+/// never leaves an incomplete session file under `path`.
 pub(super) fn create(path: &Path) -> Result<(), FileError> {
     let failed = |source| FileError::Io {
         path: path.to_owned(),
@@ -176,7 +178,8 @@ pub(super) fn create(path: &Path) -> Result<(), FileError> {
         .read(true)
         .write(true)
         .create(true)
-        // This process locks the file before it truncates the file, because another process may be writing the file.
+        // This process locks the file before it truncates the file, because another process may be
+        // writing the file.
         .truncate(false)
         .mode(PRIVATE)
         .open(&new)
@@ -186,8 +189,8 @@ pub(super) fn create(path: &Path) -> Result<(), FileError> {
         Err(TryLockError::WouldBlock) => return Err(FileError::Locked(path.to_owned())),
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
-    // This process holds the lock of the new file during the check of `path`, because another process could otherwise
-    // create the file at `path` after the check.
+    // This process holds the lock of the new file during the check of `path`, because another
+    // process could otherwise create the file at `path` after the check.
     if std::fs::metadata(path).is_ok_and(|about| about.len() > 0) {
         return Err(FileError::Locked(path.to_owned()));
     }
@@ -238,8 +241,8 @@ pub(super) fn open_with(
     path: &Path,
     backend: impl StorageBackend,
 ) -> Result<(Database, Properties), FileError> {
-    // The integrity check is necessary, because the database may panic on a damaged file. The gateway therefore never
-    // opens the file in read-only mode or without the check.
+    // The integrity check is necessary, because the database may panic on a damaged file. The
+    // gateway therefore never opens the file in read-only mode or without the check.
     let open = || {
         let database = Database::builder()
             .set_cache_size(PAGE_CACHE)
@@ -290,8 +293,9 @@ pub(super) fn open_with(
 fn make_private(path: &Path) -> io::Result<()> {
     let mode = std::fs::metadata(path)?.permissions().mode();
     if mode & !PRIVATE & 0o777 != 0 {
-        // The permissions are set with the path of the file and not with an open handle. If this code opened and closed
-        // a second handle of the file, the operating system could release the lock of the database.
+        // The permissions are set with the path of the file and not with an open handle. If this
+        // code opened and closed a second handle of the file, the operating system could release
+        // the lock of the database.
         std::fs::set_permissions(path, Permissions::from_mode(PRIVATE))?;
     }
     Ok(())

@@ -128,8 +128,8 @@ async fn an_inspection_does_not_create_lock_or_change_the_file() {
     open(&sessions, "alice", NOW).await;
 }
 
-/// Changes one byte of a file at a time. After each change, the store must refuse the file, or all sessions in the file
-/// must still be valid.
+/// Changes one byte of a file at a time. After each change, the store must refuse the file, or all
+/// sessions in the file must still be valid.
 #[tokio::test]
 async fn a_damaged_file_is_refused() {
     let fixture = Fixture::disk();

@@ -14,9 +14,9 @@ const TEXT: usize = LENGTH / 3 * 4;
 /// The tag of the store in which a session was created: four random bytes. A store in memory
 /// generates its tag when the process starts. A session file contains the tag of its store.
 ///
-/// The tag proves nothing, because a client can send any tag. The tag shows whether this process, another replica, or
-/// this replica before a restart has created a session. Log lines and error pages use the tag to report where the
-/// session was created.
+/// The tag proves nothing, because a client can send any tag. The tag shows whether this process,
+/// another replica, or this replica before a restart has created a session. Log lines and error
+/// pages use the tag to report where the session was created.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct StoreTag([u8; TAG]);
 
@@ -60,8 +60,8 @@ impl SessionId {
         Ok(Self(Secret::new(bytes)))
     }
 
-    /// Parses the value of a cookie. Only the canonical form of an id is valid: exactly 48 characters of base64url
-    /// without padding.
+    /// Parses the value of a cookie. Only the canonical form of an id is valid: exactly 48
+    /// characters of base64url without padding.
     pub fn parse(text: &[u8]) -> Option<Self> {
         if text.len() != TEXT {
             return None;
@@ -92,13 +92,14 @@ impl SessionId {
     }
 }
 
-/// The first half of the SHA-256 digest of a session id. Nobody can compute a session id from its session key, so an
-/// attacker with a copy of all session keys cannot use a session.
+/// The first half of the SHA-256 digest of a session id. Nobody can compute a session id from its
+/// session key, so an attacker with a copy of all session keys cannot use a session.
 ///
-/// Half of the digest is long enough to be secure. An attacker who wants to use the session of another user must find
-/// an id whose hash is the session key. Finding an id for a given key takes about 2^128 attempts. An attacker who finds
-/// two ids with the same key gains nothing, because only the gateway generates ids. A collision by chance is unlikely
-/// if there are fewer than about 2^64 sessions.
+/// Half of the digest is long enough to be secure. An attacker who wants to use the session of
+/// another user must find an id whose hash is the session key. Finding an id for a given key takes
+/// about 2^128 attempts. An attacker who finds two ids with the same key gains nothing, because
+/// only the gateway generates ids. A collision by chance is unlikely if there are fewer than about
+/// 2^64 sessions.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SessionKey([u8; Self::LENGTH]);
 

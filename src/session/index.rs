@@ -1,10 +1,11 @@
-//! The index of a local store. The index contains all sessions in the order of their users. The index shows which
-//! sessions are only in the file. A request that uses a session does not access the index.
+//! The index of a local store. The index contains all sessions in the order of their users. The
+//! index shows which sessions are only in the file. A request that uses a session does not access
+//! the index.
 //!
-//! For each session, the index contains one pointer to the session's record. The index contains no copies of the sort
-//! keys, because each record is in memory and contains its sort key. The sessions are not sorted by deadline, because a
-//! second order would need more memory. The thread of the store finds expired sessions by a search through all
-//! sessions, one small part at a time.
+//! For each session, the index contains one pointer to the session's record. The index contains no
+//! copies of the sort keys, because each record is in memory and contains its sort key. The
+//! sessions are not sorted by deadline, because a second order would need more memory. The thread
+//! of the store finds expired sessions by a search through all sessions, one small part at a time.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -20,11 +21,12 @@ use super::stored::Stored;
 use crate::clock::Timestamp;
 use crate::identity::Identity;
 
-/// Identifies a user by the first half of the SHA-256 digest of the issuer and the subject. Every process computes the
-/// same value for the same user. The digest needs no secret key, because an attacker would have to try about 2^128
-/// subjects to find the digest of another user.
+/// Identifies a user by the first half of the SHA-256 digest of the issuer and the subject. Every
+/// process computes the same value for the same user. The digest needs no secret key, because an
+/// attacker would have to try about 2^128 subjects to find the digest of another user.
 ///
-/// The first number of a `UserHash` is never zero, so `Option<UserHash>` needs no more memory than `UserHash`.
+/// The first number of a `UserHash` is never zero, so `Option<UserHash>` needs no more memory than
+/// `UserHash`.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(super) struct UserHash(NonZeroU64, u64);
 
@@ -34,8 +36,8 @@ impl UserHash {
     pub(super) fn of(identity: &Identity) -> Option<Self> {
         let subject = identity.subject.as_ref()?;
         let mut hash = digest::Context::new(&SHA256);
-        // The hashed bytes contain the length of the issuer, so that no other pair of issuer and subject has the same
-        // bytes.
+        // The hashed bytes contain the length of the issuer, so that no other pair of issuer and
+        // subject has the same bytes.
         let length = u64::try_from(identity.issuer.len()).unwrap_or(u64::MAX);
         hash.update(&length.to_be_bytes());
         hash.update(identity.issuer.as_bytes());
@@ -71,8 +73,8 @@ pub(super) struct Index {
     all: BTreeSet<Ranked>,
     /// The records of the sessions that are only in the file.
     file_only: HashMap<SessionKey, Arc<Stored>>,
-    /// The last session that the unfinished search has read, after which the next sweep continues. `walked` is `None`
-    /// before a search.
+    /// The last session that the unfinished search has read, after which the next sweep continues.
+    /// `walked` is `None` before a search.
     walked: Option<Rank>,
 }
 
@@ -120,9 +122,10 @@ impl Index {
         Some(stored)
     }
 
-    /// Returns the user's sessions that must end before the user's next login, so that the user has at most `max`
-    /// sessions after the login. The result is sorted: the session whose lifetime ends first is at the beginning. The
-    /// sessions in `ending` do not count, because these sessions are about to end.
+    /// Returns the user's sessions that must end before the user's next login, so that the user has
+    /// at most `max` sessions after the login. The result is sorted: the session whose lifetime
+    /// ends first is at the beginning. The sessions in `ending` do not count, because these
+    /// sessions are about to end.
     pub(super) fn surplus(
         &self,
         user: UserHash,
@@ -329,7 +332,8 @@ mod tests {
         assert_eq!((index.len(), index.file_only.len()), (3, 0));
     }
 
-    /// Generates short issuers and subjects from a few different characters, so that many of the texts are similar.
+    /// Generates short issuers and subjects from a few different characters, so that many of the
+    /// texts are similar.
     fn similar() -> impl Strategy<Value = String> {
         let characters = prop::sample::select(vec!['a', 'b', '/', ':', '|', ',', '.', ' ']);
         prop::collection::vec(characters, 1..5).prop_map(String::from_iter)

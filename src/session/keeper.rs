@@ -1,15 +1,17 @@
 //! The thread of a local store, which makes all changes to sessions.
 //!
-//! Other threads send commands to this thread to create, replace, end or read a session. The commands take effect in
-//! the order in which they arrive. A sign-out between two refreshes therefore takes effect, and no later command brings
-//! an ended session back. The thread gathers the waiting commands and commits their changes together. The thread
-//! answers a command only after the thread has applied the change to the caches of all replicas. A batch contains at
-//! most one change of each session, so the thread computes every change from data that is already committed.
+//! Other threads send commands to this thread to create, replace, end or read a session. The
+//! commands take effect in the order in which they arrive. A sign-out between two refreshes
+//! therefore takes effect, and no later command brings an ended session back. The thread gathers
+//! the waiting commands and commits their changes together. The thread answers a command only after
+//! the thread has applied the change to the caches of all replicas. A batch contains at most one
+//! change of each session, so the thread computes every change from data that is already committed.
 //!
-//! A replica is a `Sessions` value, which caches the sessions of a store. The index and the cache of one replica refer
-//! to the same value of a session, so the session is in memory only one time. The cache of another replica contains a
-//! copy of the value of the session. If a session is in no cache (`Index::file_only`), the index contains only the time
-//! of the last use and the time at which the session ends. All other data of the session is only in the file.
+//! A replica is a `Sessions` value, which caches the sessions of a store. The index and the cache
+//! of one replica refer to the same value of a session, so the session is in memory only one time.
+//! The cache of another replica contains a copy of the value of the session. If a session is in no
+//! cache (`Index::file_only`), the index contains only the time of the last use and the time at
+//! which the session ends. All other data of the session is only in the file.
 
 use std::collections::HashMap;
 use std::mem;
@@ -33,8 +35,9 @@ use super::{Maintained, SessionKey, SessionState};
 use crate::clock::Timestamp;
 use crate::telemetry::chain;
 
-/// The maximum number of sessions that one sweep removes. A worker that uses the cache during a sweep may have to wait.
-/// The maximum number of removed sessions is small, so that a worker waits at most a few milliseconds.
+/// The maximum number of sessions that one sweep removes. A worker that uses the cache during a
+/// sweep may have to wait. The maximum number of removed sessions is small, so that a worker waits
+/// at most a few milliseconds.
 const MAX_REMOVED: usize = 100;
 
 /// The maximum number of commands in the queue. If the queue is full, callers wait for space in the
@@ -105,8 +108,8 @@ impl Keeper {
         (keeper, handle)
     }
 
-    /// Reads all sessions of the file into the cache, one at a time, so that the memory never contains more sessions
-    /// than the cache can contain.
+    /// Reads all sessions of the file into the cache, one at a time, so that the memory never
+    /// contains more sessions than the cache can contain.
     ///
     /// # Errors
     ///
@@ -240,9 +243,9 @@ impl Keeper {
         }
     }
 
-    /// Processes the notices of all evictions. A cache sends the notice of an eviction only in its housekeeping, which
-    /// runs a moment after the eviction. This function therefore runs the housekeeping of the caches before the
-    /// function processes the notices.
+    /// Processes the notices of all evictions. A cache sends the notice of an eviction only in its
+    /// housekeeping, which runs a moment after the eviction. This function therefore runs the
+    /// housekeeping of the caches before the function processes the notices.
     pub(super) fn hear_of_evictions(&mut self) {
         self.run_pending_tasks();
         self.take_notices();
@@ -315,15 +318,16 @@ impl Keeper {
         }
     }
 
-    /// Notes the last uses of sessions that a replica has reported. This function ignores sessions that have ended.
+    /// Notes the last uses of sessions that a replica has reported. This function ignores sessions
+    /// that have ended.
     pub(super) fn note_uses(&mut self, uses: Vec<(SessionKey, Timestamp)>) {
         for (key, at) in uses {
             if self.knows(&key) {
                 if let Some(away) = self.index.file_only(&key) {
                     away.note_use_at(at);
                 }
-                // The last use is reported to every replica, because another replica could otherwise treat the session
-                // as idle.
+                // The last use is reported to every replica, because another replica could
+                // otherwise treat the session as idle.
                 self.tell(Event::Used(key, at));
                 self.note_use(key, at);
             }
@@ -335,8 +339,9 @@ impl Keeper {
         *used = at.max(*used);
     }
 
-    /// Returns the reason for the end of a session, if the session has passed a deadline. This function also looks into
-    /// the caches, because another replica may know a later use of the session.
+    /// Returns the reason for the end of a session, if the session has passed a deadline. This
+    /// function also looks into the caches, because another replica may know a later use of the
+    /// session.
     pub(super) fn expired(
         replicas: &[Arc<SessionCache>],
         session: &Stored,
@@ -363,7 +368,8 @@ impl Keeper {
                 self.forget(key, *why);
             }
         } else {
-            // The next sweep must find the expired sessions again, because the expired sessions still exist.
+            // The next sweep must find the expired sessions again, because the expired sessions
+            // still exist.
             self.index.restart_walk();
         }
         self.hear_of_evictions();
@@ -377,9 +383,9 @@ impl Keeper {
     fn write_last_uses(&mut self, removals: Vec<Change>) -> Result<(), StoreError> {
         let used = self.used.iter();
         let used = used.map(|(key, at)| Change::Used(*key, *at));
-        // The removal of a session also deletes the stored time of the last use of the session. If a commit removed the
-        // session first and then stored the time, the file would contain the last use of a session that no longer
-        // exists.
+        // The removal of a session also deletes the stored time of the last use of the session. If
+        // a commit removed the session first and then stored the time, the file would contain the
+        // last use of a session that no longer exists.
         let changes: Vec<_> = used.chain(removals).collect();
         self.commit(&changes)?;
         self.used.clear();

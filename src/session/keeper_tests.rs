@@ -1,5 +1,5 @@
-//! Tests of `Keeper` without a thread: which sessions a `Keeper` has in memory, and which commands a `Keeper` executes
-//! in one batch.
+//! Tests of `Keeper` without a thread: which sessions a `Keeper` has in memory, and which commands
+//! a `Keeper` executes in one batch.
 
 use tokio::sync::oneshot;
 

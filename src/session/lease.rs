@@ -1,4 +1,5 @@
-//! Leases. A lease is the right to refresh a session. Only one process has the lease of a session at a time.
+//! Leases. A lease is the right to refresh a session. Only one process has the lease of a session
+//! at a time.
 //!
 //! Some providers accept a refresh token only one time. Without a lease, two processes that share a
 //! store could both use the same refresh token. A lease does not prevent changes of the session in
@@ -114,8 +115,8 @@ impl Sessions {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Leased<'_>, StoreError> {
-        // The guard is created before the store is called, so that the guard also detects a change of the session
-        // during the call.
+        // The guard is created before the store is called, so that the guard also detects a change
+        // of the session during the call.
         let session = self.store.cache().begin_read(*key);
         Ok(match self.store.lease(*key, now, until).await? {
             StoreLease::Granted(lease) => Leased::Granted(lease),
@@ -168,7 +169,8 @@ impl Leases {
             let until = granted.until;
             let mut end = granted.end.subscribe();
             drop(table);
-            // No code sends a value through this channel, so `changed` returns only when the sender is dropped.
+            // No code sends a value through this channel, so `changed` returns only when the sender
+            // is dropped.
             let released = Box::pin(async move { drop(end.changed().await) });
             return StoreLease::Held(Holder { until, released });
         }
@@ -176,8 +178,9 @@ impl Leases {
         table.count = table.count.wrapping_add(1);
         let end = watch::Sender::new(());
         let granted = Granted { number, until, end };
-        // If the table contains an old lease whose time is over, the new lease replaces the old lease. The tasks that
-        // wait for the end of the old lease stop waiting after the replacement.
+        // If the table contains an old lease whose time is over, the new lease replaces the old
+        // lease. The tasks that wait for the end of the old lease stop waiting after the
+        // replacement.
         table.granted.insert(key, granted);
         drop(table);
         let leases = Arc::clone(self);
@@ -196,8 +199,8 @@ impl Leases {
 impl Drop for LocalLease {
     fn drop(&mut self) {
         let mut table = self.leases.table();
-        // If the time of this lease is over, another holder may already have a new lease. The entry in the table is
-        // removed only if the entry has the number of this lease.
+        // If the time of this lease is over, another holder may already have a new lease. The entry
+        // in the table is removed only if the entry has the number of this lease.
         let granted = table.granted.get(&self.key);
         if granted.is_some_and(|granted| granted.number == self.number) {
             table.granted.remove(&self.key);

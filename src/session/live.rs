@@ -12,9 +12,10 @@ use crate::token::TokenSet;
 
 /// The session of a signed-in browser: an immutable value. A refresh creates a new `Session` value.
 ///
-/// A `Session` value can become out of date. Before a later use of a `Session` value, check with [`Session::state`]
-/// that the value is still current. A look-up decodes the value from the cached record. The data that changes, such as
-/// the time of the last use, is in the cached record. The `Session` value refers to the cached record.
+/// A `Session` value can become out of date. Before a later use of a `Session` value, check with
+/// [`Session::state`] that the value is still current. A look-up decodes the value from the cached
+/// record. The data that changes, such as the time of the last use, is in the cached record. The
+/// `Session` value refers to the cached record.
 #[derive(Debug)]
 pub struct Session {
     stored: Arc<Stored>,
@@ -33,9 +34,9 @@ impl Session {
         Some(Self { stored, contents })
     }
 
-    /// Returns the next version of the session, which has the new `tokens`. If `identity` is `Some`, the next version
-    /// has the new identity, too. A session with a new identity still counts toward the session limit of the user who
-    /// signed in.
+    /// Returns the next version of the session, which has the new `tokens`. If `identity` is
+    /// `Some`, the next version has the new identity, too. A session with a new identity still
+    /// counts toward the session limit of the user who signed in.
     pub(super) fn next(&self, tokens: TokenSet, identity: Option<Identity>) -> Self {
         let contents = Contents {
             version: self.contents.version.saturating_add(1),
@@ -87,26 +88,27 @@ impl Session {
         self.contents.opened_at
     }
 
-    /// Returns true if a refresh is due or the tokens have expired. The method `is_due` needs only one atomic load and
-    /// one comparison.
+    /// Returns true if a refresh is due or the tokens have expired. The method `is_due` needs only
+    /// one atomic load and one comparison.
     pub fn is_due(&self, now: Timestamp) -> bool {
         self.stored.is_due(now)
     }
 
-    /// Reserves a due refresh for the caller. If several callers try to reserve the same refresh before the time
-    /// `until`, only one of the callers gets `true`.
+    /// Reserves a due refresh for the caller. If several callers try to reserve the same refresh
+    /// before the time `until`, only one of the callers gets `true`.
     #[must_use]
     pub(crate) fn claim_refresh(&self, now: Timestamp, until: Timestamp) -> bool {
         self.stored.claim_refresh(now, self.until(until))
     }
 
-    /// Makes the next refresh due at `until`, or at the expiry of the access token if the access token expires earlier.
+    /// Makes the next refresh due at `until`, or at the expiry of the access token if the access
+    /// token expires earlier.
     pub(crate) fn postpone_refresh(&self, until: Timestamp) {
         self.stored.postpone_refresh(self.until(until));
     }
 
-    /// Returns the earlier of two times: `until`, and the expiry of the access token. A refresh is never postponed
-    /// beyond the expiry of the access token.
+    /// Returns the earlier of two times: `until`, and the expiry of the access token. A refresh is
+    /// never postponed beyond the expiry of the access token.
     fn until(&self, until: Timestamp) -> Timestamp {
         until.min(self.tokens().expires_at().unwrap_or(Timestamp::MAX))
     }

@@ -1,4 +1,5 @@
-//! Tests of `Sessions::still`, which allows a connection to use a session again without another look-up.
+//! Tests of `Sessions::still`, which allows a connection to use a session again without another
+//! look-up.
 
 use std::time::Duration;
 

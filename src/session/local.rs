@@ -1,9 +1,9 @@
 //! The store of one process: in memory, or in a file with a cache in memory.
 //!
-//! [`LocalStore`] is a handle. One thread ([`super::keeper::Keeper`]) changes the sessions. The thread applies each
-//! change to the caches of all replicas before the thread answers the caller. A replica is a `Sessions` value, which
-//! caches the sessions of a store. Records of used values ([`super::marks`]) and leases ([`super::lease`]) are only in
-//! memory.
+//! [`LocalStore`] is a handle. One thread ([`super::keeper::Keeper`]) changes the sessions. The
+//! thread applies each change to the caches of all replicas before the thread answers the caller. A
+//! replica is a `Sessions` value, which caches the sessions of a store. Records of used values
+//! ([`super::marks`]) and leases ([`super::lease`]) are only in memory.
 
 #![expect(
     clippy::disallowed_types,
@@ -45,8 +45,8 @@ pub(super) struct LocalStore {
 }
 
 impl LocalStore {
-    /// Opens the store and starts its thread. This function blocks the calling thread. If the file is large, this
-    /// function blocks the thread for some seconds.
+    /// Opens the store and starts its thread. This function blocks the calling thread. If the file
+    /// is large, this function blocks the thread for some seconds.
     ///
     /// # Errors
     ///
@@ -113,8 +113,8 @@ impl LocalStore {
     }
 
     fn marks(&self) -> MutexGuard<'_, Marks> {
-        // A thread may have panicked while the thread held the lock of the marks. The table of marks can still be used,
-        // because a panic leaves at most one unneeded mark in the table.
+        // A thread may have panicked while the thread held the lock of the marks. The table of
+        // marks can still be used, because a panic leaves at most one unneeded mark in the table.
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

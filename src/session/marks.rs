@@ -1,9 +1,10 @@
 //! Marks: records of values that may be used only one time, such as the `state` of a login.
 //!
-//! A store of one process keeps its marks in memory, even if its sessions are in a file. If the marks were in the file,
-//! a client that has not signed in could cause many writes to the disk with invented codes. Marks in memory are lost at
-//! a restart. After a restart, an attacker who has the login cookie of a browser tab can use the state of this login a
-//! second time. The second use does little harm, because the provider accepts the code of the login only one time.
+//! A store of one process keeps its marks in memory, even if its sessions are in a file. If the
+//! marks were in the file, a client that has not signed in could cause many writes to the disk with
+//! invented codes. Marks in memory are lost at a restart. After a restart, an attacker who has the
+//! login cookie of a browser tab can use the state of this login a second time. The second use does
+//! little harm, because the provider accepts the code of the login only one time.
 
 use std::collections::{HashSet, VecDeque};
 

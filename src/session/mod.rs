@@ -4,23 +4,27 @@
 //! the session. The only HTTP code in this module is `cookie.rs`, which writes cookies. The module
 //! does not know how a user signed in.
 //!
-//! [`Sessions`] is a replica, which caches the sessions of a store. The number of bytes in the cache is limited. A full
-//! cache evicts the least recently used sessions first. A session exists if the store contains the session, even if the
-//! cache does not contain the session. `store.rs` contains the trait `Store`. `local.rs` contains the store of one
-//! process, in memory or in a file. Several replicas can share a store, and each replica has its own cache.
+//! [`Sessions`] is a replica, which caches the sessions of a store. The number of bytes in the
+//! cache is limited. A full cache evicts the least recently used sessions first. A session exists
+//! if the store contains the session, even if the cache does not contain the session. `store.rs`
+//! contains the trait `Store`. `local.rs` contains the store of one process, in memory or in a
+//! file. Several replicas can share a store, and each replica has its own cache.
 //!
-//! A look-up of a session takes no lock and reads no file. This module calls the store to create, replace or end a
-//! session. The store commits the change and updates the caches before the store answers. Every change that a request
-//! can see is already committed. A refresh just after a sign-out therefore does not undo the sign-out.
+//! A look-up of a session takes no lock and reads no file. This module calls the store to create,
+//! replace or end a session. The store commits the change and updates the caches before the store
+//! answers. Every change that a request can see is already committed. A refresh just after a
+//! sign-out therefore does not undo the sign-out.
 //!
-//! Every end of a session has a reason ([`EndReason`]). A task that runs longer than its request is registered in the
-//! [`EndRegistry`] of the worker. The registry informs the task when its session has ended. Valid sessions continue
-//! when a reload changes settings, keys and providers ([`Sessions::reconfigure`]).
+//! Every end of a session has a reason ([`EndReason`]). A task that runs longer than its request is
+//! registered in the [`EndRegistry`] of the worker. The registry informs the task when its session
+//! has ended. Valid sessions continue when a reload changes settings, keys and providers
+//! ([`Sessions::reconfigure`]).
 //!
-//! The cache does not expire entries, because a cache that expires entries runs its maintenance inside `get`. If many
-//! sessions expired at the same time, the next worker that calls `get` would be blocked for a long time. Each session
-//! contains its deadlines, and the code checks these deadlines at every use of the session. The control plane calls
-//! [`Sessions::maintain`], which removes expired sessions in small batches.
+//! The cache does not expire entries, because a cache that expires entries runs its maintenance
+//! inside `get`. If many sessions expired at the same time, the next worker that calls `get` would
+//! be blocked for a long time. Each session contains its deadlines, and the code checks these
+//! deadlines at every use of the session. The control plane calls [`Sessions::maintain`], which
+//! removes expired sessions in small batches.
 
 mod backend;
 mod cache;
@@ -95,9 +99,9 @@ use crate::token::TokenSet;
 pub struct NewSession<'a> {
     /// The configured name of the provider.
     pub provider: &'a str,
-    /// A fingerprint of the URL and the client id that the provider had when the login began. A different fingerprint
-    /// shows that the name of the provider now belongs to another server or client. No session is created if the
-    /// fingerprint has changed since the login began.
+    /// A fingerprint of the URL and the client id that the provider had when the login began. A
+    /// different fingerprint shows that the name of the provider now belongs to another server or
+    /// client. No session is created if the fingerprint has changed since the login began.
     pub registration: Registration,
     /// The identity of the user.
     pub identity: Identity,
@@ -121,10 +125,10 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Opens the store that the settings select. This function blocks the calling thread. If the file is large, this
-    /// function blocks the thread for some seconds. The records in the file are encrypted with `keys`. A session in the
-    /// file ends if its provider is not among `providers`, or if the name of its provider now belongs to another server
-    /// or client.
+    /// Opens the store that the settings select. This function blocks the calling thread. If the
+    /// file is large, this function blocks the thread for some seconds. The records in the file are
+    /// encrypted with `keys`. A session in the file ends if its provider is not among `providers`,
+    /// or if the name of its provider now belongs to another server or client.
     ///
     /// # Errors
     ///
@@ -165,9 +169,10 @@ impl Sessions {
         }
     }
 
-    /// Applies new settings to running sessions. On success, all settings take effect. On an error, no setting takes
-    /// effect. A session ends if its provider was removed from the settings, or if the name of its provider now belongs
-    /// to another server or client. All changes are committed before this function returns.
+    /// Applies new settings to running sessions. On success, all settings take effect. On an error,
+    /// no setting takes effect. A session ends if its provider was removed from the settings, or if
+    /// the name of its provider now belongs to another server or client. All changes are committed
+    /// before this function returns.
     ///
     /// # Errors
     ///
@@ -191,7 +196,8 @@ impl Sessions {
             return self.absent(id);
         };
         if stored.state() == SessionState::Superseded {
-            // The session was replaced or evicted just after the first read of the cache, so the cache is read again.
+            // The session was replaced or evicted just after the first read of the cache, so the
+            // cache is read again.
             let Some(again) = self.cache.get(&key) else {
                 return self.absent(id);
             };
@@ -220,9 +226,10 @@ impl Sessions {
         true
     }
 
-    /// Records another use of a session. The caller looked up the session at `found_at`. Returns false if `session` is
-    /// not current, if the session has passed a deadline, or if too much time has passed since `found_at`. If this
-    /// function returns false, the caller must look up the session again.
+    /// Records another use of a session. The caller looked up the session at `found_at`. Returns
+    /// false if `session` is not current, if the session has passed a deadline, or if too much time
+    /// has passed since `found_at`. If this function returns false, the caller must look up the
+    /// session again.
     pub(crate) fn still(&self, session: &Session, found_at: Timestamp, now: Timestamp) -> bool {
         let is_recent = found_at <= now && now.since(found_at) < self.limits.without_look_up();
         is_recent && session.state() == SessionState::Live && self.note_use(session.stored(), now)
@@ -293,9 +300,10 @@ impl Sessions {
         }
     }
 
-    /// Creates a session and returns its new id. This function ends the sessions in `replaces`. If the user has more
-    /// sessions than the limit allows, the oldest sessions of the user end, too. One commit contains the new session
-    /// and the ends of the other sessions. The commit is complete before this function returns.
+    /// Creates a session and returns its new id. This function ends the sessions in `replaces`. If
+    /// the user has more sessions than the limit allows, the oldest sessions of the user end, too.
+    /// One commit contains the new session and the ends of the other sessions. The commit is
+    /// complete before this function returns.
     ///
     /// # Errors
     ///
@@ -330,9 +338,10 @@ impl Sessions {
         }
     }
 
-    /// Replaces the tokens of a session. If `identity` is `Some`, this function replaces the identity of the session,
-    /// too. This function replaces nothing if `old` is not the current version. The new version is committed before
-    /// this function returns. Requests find the new version only after the commit.
+    /// Replaces the tokens of a session. If `identity` is `Some`, this function replaces the
+    /// identity of the session, too. This function replaces nothing if `old` is not the current
+    /// version. The new version is committed before this function returns. Requests find the new
+    /// version only after the commit.
     ///
     /// # Errors
     ///
@@ -359,8 +368,9 @@ impl Sessions {
         }
     }
 
-    /// Ends every version of a session. No later request finds the session. The end of the session is committed before
-    /// this function returns. If the session does not exist, the function returns no error.
+    /// Ends every version of a session. No later request finds the session. The end of the session
+    /// is committed before this function returns. If the session does not exist, the function
+    /// returns no error.
     ///
     /// # Errors
     ///
@@ -400,8 +410,9 @@ impl Sessions {
         Ok(newer.map_or(EndedVersion::Ended, EndedVersion::Newer))
     }
 
-    /// Ends a limited number of sessions that have passed a deadline, stores the times of last uses, and runs the
-    /// housekeeping of the cache. The control plane calls this function about one time per second.
+    /// Ends a limited number of sessions that have passed a deadline, stores the times of last
+    /// uses, and runs the housekeeping of the cache. The control plane calls this function about
+    /// one time per second.
     ///
     /// # Errors
     ///
@@ -415,8 +426,8 @@ impl Sessions {
         self.store.sweep(now).await
     }
 
-    /// Closes the store. After `close`, requests still find the sessions in the cache, but no session can change any
-    /// more. When this function returns, another process can open the file.
+    /// Closes the store. After `close`, requests still find the sessions in the cache, but no
+    /// session can change any more. When this function returns, another process can open the file.
     ///
     /// # Errors
     ///

@@ -11,8 +11,8 @@ use crate::secret::NoRandomness;
 pub enum Lookup {
     /// A live session.
     Live(Arc<Session>),
-    /// The session is not in the cache, but the store may contain the session. [`super::Sessions::fetch`] reads the
-    /// session from the store.
+    /// The session is not in the cache, but the store may contain the session.
+    /// [`super::Sessions::fetch`] reads the session from the store.
     Away,
     /// A session that has passed its idle or absolute deadline.
     Expired,
@@ -65,7 +65,8 @@ pub enum Maintained {
     More,
 }
 
-/// The reason why the session store could not be started. The operator is responsible for this error.
+/// The reason why the session store could not be started. The operator is responsible for this
+/// error.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The session file cannot be used.
@@ -88,8 +89,8 @@ pub enum OpenError {
     /// The session could not be stored.
     #[error("the session could not be stored")]
     Store(#[from] StoreError),
-    /// During the login, the operator removed the provider from the settings or gave the name of the provider to
-    /// another server or client.
+    /// During the login, the operator removed the provider from the settings or gave the name of
+    /// the provider to another server or client.
     #[error("the provider is not the one that it was when this sign-in began")]
     UnknownProvider,
 }

@@ -15,8 +15,8 @@ const FIRST: Duration = Duration::from_millis(500);
 /// The longest pause, except after a very slow operation (see `FACTOR`).
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// The pause is at least `FACTOR` times as long as the failed operation, so that the thread of the store spends only a
-/// small part of its time on operations that fail.
+/// The pause is at least `FACTOR` times as long as the failed operation, so that the thread of the
+/// store spends only a small part of its time on operations that fail.
 const FACTOR: u32 = 4;
 
 /// The current pause of one operation, or `None` if the last attempt succeeded.

@@ -11,8 +11,8 @@ use super::stored::Stored;
 use super::{SessionKey, record};
 
 impl Keeper {
-    /// Adds the waiting commands to a batch. This function stops at the first command that cannot be executed before
-    /// the batch is committed, and returns this command.
+    /// Adds the waiting commands to a batch. This function stops at the first command that cannot
+    /// be executed before the batch is committed, and returns this command.
     pub(super) fn gather(&mut self, first: Command, batch: &mut Batch) -> Option<Command> {
         let mut next = Some(first);
         while let Some(command) = next {
@@ -97,8 +97,9 @@ impl Keeper {
             // user must wait for the commit, because otherwise the new session would not count
             // toward the user's session limit.
             batch.users.insert(user);
-            // The index still contains the sessions that end with this batch. If sessions that end with this batch
-            // counted toward the session limit, the login would end too many sessions.
+            // The index still contains the sessions that end with this batch. If sessions that end
+            // with this batch counted toward the session limit, the login would end too many
+            // sessions.
             let going = before.iter().chain(&batch.removed);
             let going: Vec<_> = going.copied().collect();
             surplus = self.index.surplus(user, opening.per_person, &going);
@@ -118,8 +119,9 @@ impl Keeper {
         });
     }
 
-    /// Commits a batch. After the commit, this function applies the change of each command to the index and the caches,
-    /// and answers the command. The changes are applied in the order of the commands.
+    /// Commits a batch. After the commit, this function applies the change of each command to the
+    /// index and the caches, and answers the command. The changes are applied in the order of the
+    /// commands.
     pub(super) fn settle(&mut self, batch: Batch) {
         if let Err(error) = self.commit(&batch.changes) {
             for effect in batch.effects {

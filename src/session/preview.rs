@@ -1,10 +1,11 @@
 //! A preview shows which sessions of a file would end with other settings.
 //!
-//! The preview does not lock the file and does not write to the file, because another process may be using the file.
-//! The database writes to a file that the database opens, because the database repairs the damage of a crash and
-//! rebuilds its list of free pages. In a preview, the writes of the database stay in memory. Another process can commit
-//! during the preview. Each commit writes the head of the file. Only a later commit can reuse a page that a commit has
-//! freed. The preview reads a page of the file and then reads the head again. If the head is unchanged, no commit has
+//! The preview does not lock the file and does not write to the file, because another process may
+//! be using the file. The database writes to a file that the database opens, because the database
+//! repairs the damage of a crash and rebuilds its list of free pages. In a preview, the writes of
+//! the database stay in memory. Another process can commit during the preview. Each commit writes
+//! the head of the file. Only a later commit can reuse a page that a commit has freed. The preview
+//! reads a page of the file and then reads the head again. If the head is unchanged, no commit has
 //! overwritten the page between the two reads.
 
 #![expect(
@@ -38,20 +39,22 @@ const HEAD: usize = 320;
 /// The effect that other settings would have on the sessions of a file.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Preview {
-    /// The number of sessions that end, for each provider name. A session ends if its provider was removed from the
-    /// settings, or if the name of its provider now belongs to another server or client.
+    /// The number of sessions that end, for each provider name. A session ends if its provider was
+    /// removed from the settings, or if the name of its provider now belongs to another server or
+    /// client.
     Ends(BTreeMap<Box<str>, u64>),
-    /// The effect is unknown, because another process changed the file during each attempt to read the file.
+    /// The effect is unknown, because another process changed the file during each attempt to read
+    /// the file.
     InUse,
 }
 
-/// Computes the effect that a start or a reload with these keys and providers has on the sessions of a file. Reads the
-/// whole file. This function does not create, lock or change the file.
+/// Computes the effect that a start or a reload with these keys and providers has on the sessions
+/// of a file. Reads the whole file. This function does not create, lock or change the file.
 ///
 /// # Errors
 ///
-/// Returns a [`FileError`] if a start would fail with the same error. If the error is [`FileError::UnknownKey`], a
-/// reload would fail, too.
+/// Returns a [`FileError`] if a start would fail with the same error. If the error is
+/// [`FileError::UnknownKey`], a reload would fail, too.
 pub(crate) fn preview(
     path: &Path,
     keys: &KeyRing,
@@ -152,7 +155,8 @@ impl Snapshot {
 
     fn read_file(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         read_at_most(&self.file, offset, out)?;
-        // The head of the file is read after the page. If the head is unchanged, no commit has reused the page.
+        // The head of the file is read after the page. If the head is unchanged, no commit has
+        // reused the page.
         let mut head = vec![0; self.head.len()];
         self.file.read_exact_at(&mut head, 0)?;
         if head == self.head {

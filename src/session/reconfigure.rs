@@ -20,8 +20,8 @@ use crate::seal::KeyRing;
 pub(crate) struct Reconfiguration {
     /// A session ends if no request uses the session for this time.
     pub idle: Duration,
-    /// The time from a login to the end of its session, even if the session is in use. A reload that changes this value
-    /// does not change the absolute deadline of existing sessions.
+    /// The time from a login to the end of its session, even if the session is in use. A reload
+    /// that changes this value does not change the absolute deadline of existing sessions.
     pub absolute: Duration,
     /// The maximum number of sessions of one user. A new value takes effect for a user at the next
     /// login of this user.
@@ -35,8 +35,9 @@ pub(crate) struct Reconfiguration {
 /// The effect of new settings on the sessions.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Reconfigured {
-    /// The number of sessions that ended, for each provider name. A session ended if its provider was removed from the
-    /// settings, or if the name of its provider now belongs to another server or client.
+    /// The number of sessions that ended, for each provider name. A session ended if its provider
+    /// was removed from the settings, or if the name of its provider now belongs to another server
+    /// or client.
     pub ended: BTreeMap<Box<str>, u64>,
 }
 
@@ -58,9 +59,9 @@ pub enum ReconfigureError {
     Store(#[from] StoreError),
 }
 
-/// The longest time for which a session may be used without another look-up, in milliseconds. A full cache removes the
-/// least recently used sessions. A session that is in use must be looked up from time to time, because the cache counts
-/// only a look-up as a use.
+/// The longest time for which a session may be used without another look-up, in milliseconds. A
+/// full cache removes the least recently used sessions. A session that is in use must be looked up
+/// from time to time, because the cache counts only a look-up as a use.
 const LONGEST_WITHOUT_LOOK_UP: u64 = 30_000;
 
 /// The longest time between the use of a session and the report of this use to the store, in
@@ -123,13 +124,14 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The number of sessions that are removed before the cache does its housekeeping. Only a small number of sessions is
-/// removed at once, because a worker that uses the cache may have to do a part of the housekeeping.
+/// The number of sessions that are removed before the cache does its housekeeping. Only a small
+/// number of sessions is removed at once, because a worker that uses the cache may have to do a
+/// part of the housekeeping.
 const AT_ONCE: usize = 100;
 
 impl Keeper {
-    /// Applies new settings. A session ends if its provider was removed or has changed. The ends of sessions and the
-    /// new provider fingerprints are in the same commit.
+    /// Applies new settings. A session ends if its provider was removed or has changed. The ends of
+    /// sessions and the new provider fingerprints are in the same commit.
     ///
     /// If a provider has changed or a key was removed, the whole file is read. While the file is
     /// read, requests can use sessions, but no session can be changed.

@@ -194,8 +194,8 @@ async fn lifetimes_and_the_bound_on_a_persons_sessions_take_effect_at_once() {
         );
         let held = session(&sessions, &used).await;
         assert!(live(&sessions, &used, after(50)).await);
-        // One session has expired but is not removed yet. The longer idle time does not make the expired session valid
-        // again.
+        // One session has expired but is not removed yet. The longer idle time does not make the
+        // expired session valid again.
         fixture.settings.idle = Duration::from_mins(5);
         fixture.settings.absolute = Duration::from_mins(20);
         fixture.settings.per_person = 1;

@@ -1,10 +1,11 @@
 //! Encodes the contents of a session as bytes, for memory and for the file.
 //!
-//! An entry of the file starts with the time at which the session ends, as plaintext. The encrypted contents follow.
-//! The plaintext lets the gateway find an expired session even if the gateway cannot decrypt the entry. The plaintext
-//! and the session key are associated data of the encryption. An entry that somebody has moved to another session can
-//! therefore not be decrypted. An older entry of the same session can be decrypted. An attacker who can write the file
-//! can therefore restore an older version of a session.
+//! An entry of the file starts with the time at which the session ends, as plaintext. The encrypted
+//! contents follow. The plaintext lets the gateway find an expired session even if the gateway
+//! cannot decrypt the entry. The plaintext and the session key are associated data of the
+//! encryption. An entry that somebody has moved to another session can therefore not be decrypted.
+//! An older entry of the same session can be decrypted. An attacker who can write the file can
+//! therefore restore an older version of a session.
 
 use postcard::ser_flavors::Size;
 use serde::{Deserialize, Serialize};
@@ -60,7 +61,8 @@ struct Encoded<'a> {
 #[derive(Debug)]
 struct Invalid;
 
-/// Decodes a claim. Only valid claims are encoded, so an invalid claim shows that the bytes are damaged.
+/// Decodes a claim. Only valid claims are encoded, so an invalid claim shows that the bytes are
+/// damaged.
 fn claim(text: &str) -> Result<Claim, Invalid> {
     Claim::new(text).ok_or(Invalid)
 }

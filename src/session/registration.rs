@@ -1,10 +1,11 @@
 //! Provider fingerprints in the session file. The fingerprints show whether a provider is still the
 //! provider at which the users signed in.
 //!
-//! A session contains only the configured name of its provider. Before the next start of the gateway, the operator may
-//! give the name of a provider to another server or client. The identities of the old sessions have no meaning at
-//! another server or client. The file therefore also contains an encrypted fingerprint of each provider. The file
-//! contains the fingerprints from the settings with which all sessions in the file were created.
+//! A session contains only the configured name of its provider. Before the next start of the
+//! gateway, the operator may give the name of a provider to another server or client. The
+//! identities of the old sessions have no meaning at another server or client. The file therefore
+//! also contains an encrypted fingerprint of each provider. The file contains the fingerprints from
+//! the settings with which all sessions in the file were created.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,7 +14,8 @@ use redb::{ReadableTable as _, TableDefinition, TableError, WriteTransaction};
 
 use crate::seal::KeyRing;
 
-/// A fingerprint of a provider, which changes if the operator gives the provider's name to another server or client.
+/// A fingerprint of a provider, which changes if the operator gives the provider's name to another
+/// server or client.
 pub type Registration = [u8; 32];
 
 /// The fingerprints of all providers, by their configured names.
@@ -39,11 +41,13 @@ pub(super) fn report(ended: &BTreeMap<Box<str>, u64>) {
     }
 }
 
-/// The encrypted fingerprints by provider name. The store writes all fingerprints at each start, and after each change
-/// of a fingerprint or a key. All fingerprints in the file are therefore encrypted with the newest key.
+/// The encrypted fingerprints by provider name. The store writes all fingerprints at each start,
+/// and after each change of a fingerprint or a key. All fingerprints in the file are therefore
+/// encrypted with the newest key.
 const PROVIDERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("providers");
 
-/// Reads the provider fingerprints from the file. This function skips a fingerprint that cannot be decrypted.
+/// Reads the provider fingerprints from the file. This function skips a fingerprint that cannot be
+/// decrypted.
 pub(super) fn read(
     transaction: &redb::ReadTransaction,
     keys: &KeyRing,

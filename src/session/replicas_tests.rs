@@ -1,5 +1,5 @@
-//! Tests of two replicas of one store, in which a change at one replica must also take effect at the other replica. A
-//! replica is a `Sessions` value, which caches the sessions of a store.
+//! Tests of two replicas of one store, in which a change at one replica must also take effect at
+//! the other replica. A replica is a `Sessions` value, which caches the sessions of a store.
 
 use std::time::Duration;
 
@@ -267,8 +267,8 @@ impl Race {
         }
     }
 
-    /// Reads a session in the slow replica. Runs `change` after the store has answered, but before the replica gets the
-    /// answer.
+    /// Reads a session in the slow replica. Runs `change` after the store has answered, but before
+    /// the replica gets the answer.
     async fn fetch_while(
         &mut self,
         key: SessionKey,

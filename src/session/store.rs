@@ -1,9 +1,9 @@
 //! The interface of a session store: an object-safe asynchronous trait.
 //!
-//! [`super::Sessions`] is a replica, which caches the sessions of a store. Several replicas of one process can share a
-//! store. If several processes share a store, each process has a replica. A session exists if the store contains the
-//! session, even if no cache contains the session. The store informs each cache of every change
-//! ([`super::cache::Event`]).
+//! [`super::Sessions`] is a replica, which caches the sessions of a store. Several replicas of one
+//! process can share a store. If several processes share a store, each process has a replica. A
+//! session exists if the store contains the session, even if no cache contains the session. The
+//! store informs each cache of every change ([`super::cache::Event`]).
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -27,9 +27,10 @@ pub(super) type StoreFuture<'a, T, E = StoreError> =
 
 /// A store of sessions. Each call of a method is one transaction.
 ///
-/// A store applies its changes to [`Store::cache`] in the order of their commits. The store updates the caches before
-/// the store answers the caller of the change. After [`Store::end`] has returned, no worker finds the session. After
-/// [`Store::replace`] has returned, no worker finds the previous version.
+/// A store applies its changes to [`Store::cache`] in the order of their commits. The store updates
+/// the caches before the store answers the caller of the change. After [`Store::end`] has returned,
+/// no worker finds the session. After [`Store::replace`] has returned, no worker finds the previous
+/// version.
 ///
 /// # Cancel safety
 ///
@@ -113,7 +114,8 @@ pub(super) struct Opening {
 #[must_use]
 pub(super) enum Opened {
     Stored,
-    /// The provider was removed from the settings, or the name of the provider now belongs to another server or client.
+    /// The provider was removed from the settings, or the name of the provider now belongs to
+    /// another server or client.
     NoProvider,
 }
 
@@ -147,7 +149,8 @@ impl Which {
 
 /// The reason why the store could not change or read a session.
 ///
-/// The gateway is responsible for this error. Every signed-in user stays signed in after a [`StoreError`].
+/// The gateway is responsible for this error. Every signed-in user stays signed in after a
+/// [`StoreError`].
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// The change could not be committed, for example because the disk is full.

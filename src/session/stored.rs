@@ -10,13 +10,13 @@ use super::record::{self, Contents};
 use super::{EndReason, SessionKey};
 use crate::clock::Timestamp;
 
-/// The memory that one session needs in addition to its contents, in bytes. This memory includes the record, the entry
-/// of the cache, the index, and the overhead of the allocator. `benches/memory.rs` measures this memory with a million
-/// sessions.
+/// The memory that one session needs in addition to its contents, in bytes. This memory includes
+/// the record, the entry of the cache, the index, and the overhead of the allocator.
+/// `benches/memory.rs` measures this memory with a million sessions.
 pub const OVERHEAD: usize = 492;
 
-/// One version of a session. The contents of the session are encoded as bytes. Fields that can change, and fields by
-/// which the index sorts the sessions, are not encoded.
+/// One version of a session. The contents of the session are encoded as bytes. Fields that can
+/// change, and fields by which the index sorts the sessions, are not encoded.
 #[derive(Debug)]
 pub(super) struct Stored {
     rank: Rank,
@@ -98,8 +98,8 @@ impl Stored {
     }
 
     pub(super) fn state(&self) -> SessionState {
-        // The threads that write the state use `Release`, and this load uses `Acquire`, so that a thread that sees the
-        // new state also finds the new value in the cache.
+        // The threads that write the state use `Release`, and this load uses `Acquire`, so that a
+        // thread that sees the new state also finds the new value in the cache.
         match self.state.load(Ordering::Acquire) {
             LIVE => SessionState::Live,
             SUPERSEDED => SessionState::Superseded,
@@ -125,7 +125,8 @@ impl Stored {
         let due = self.next_refresh.load(Ordering::Relaxed);
         let order = Ordering::Relaxed;
         due <= now.as_millis()
-            // Several requests may see that the refresh is due, but only one of these requests changes `next_refresh`.
+            // Several requests may see that the refresh is due, but only one of these requests
+            // changes `next_refresh`.
             && self
                 .next_refresh
                 .compare_exchange(due, until.as_millis(), order, order)
@@ -141,9 +142,10 @@ impl Stored {
         Timestamp::from_millis(self.last_used.load(Ordering::Relaxed))
     }
 
-    /// Notes a use. This function writes the time at most once per second, because an idle deadline needs no more
-    /// precision. After a write, the other processor cores must load the memory again, so frequent writes would make
-    /// requests slower. Returns the time of the previous use if this call has written a new time.
+    /// Notes a use. This function writes the time at most once per second, because an idle deadline
+    /// needs no more precision. After a write, the other processor cores must load the memory
+    /// again, so frequent writes would make requests slower. Returns the time of the previous use
+    /// if this call has written a new time.
     pub(super) fn note_use(&self, now: Timestamp) -> Option<Timestamp> {
         let before = self.last_used();
         if now.since(before) < Duration::from_secs(1) {

@@ -30,8 +30,8 @@ pub(super) struct Rules<'a> {
 pub(super) struct Survey {
     /// Sessions that have passed a deadline.
     pub(super) expired: Vec<SessionKey>,
-    /// Sessions whose provider was removed, or whose provider's name now belongs to another server or client. An
-    /// identity from the old server has no meaning at the other server or client.
+    /// Sessions whose provider was removed, or whose provider's name now belongs to another server
+    /// or client. An identity from the old server has no meaning at the other server or client.
     pub(super) of_changed_providers: Vec<SessionKey>,
     /// The number of sessions whose provider has changed, for each provider name.
     pub(super) ended: BTreeMap<Box<str>, u64>,
@@ -52,8 +52,8 @@ impl Survey {
     }
 }
 
-/// Finds the invalid sessions. This function does not check idle deadlines, because the file does not contain the
-/// latest uses while the process runs.
+/// Finds the invalid sessions. This function does not check idle deadlines, because the file does
+/// not contain the latest uses while the process runs.
 pub(super) fn survey(
     transaction: &ReadTransaction,
     rules: &Rules<'_>,
@@ -105,8 +105,8 @@ fn survey_all(
         let (key, value) = entry?;
         let entry = Entry::new(value.value()).ok_or_else(|| corrupted("an entry is too short"))?;
         let key = SessionKey::from_bytes(*key.value());
-        // The deadline of a session is checked before the key of the entry, because an expired session is removed even
-        // if the key is unknown.
+        // The deadline of a session is checked before the key of the entry, because an expired
+        // session is removed even if the key is unknown.
         if entry.ends_at <= rules.now {
             found.expired.push(key);
             continue;

@@ -150,8 +150,8 @@ async fn evicted_sessions_are_read_from_the_file() {
         assert_eq!(subject.as_str(), number.to_string());
         sessions.maintain(NOW).await.unwrap();
     }
-    // These look-ups make the cache evict the session of `held`. After the eviction, the state of `held` shows that a
-    // request must look up the session again.
+    // These look-ups make the cache evict the session of `held`. After the eviction, the state of
+    // `held` shows that a request must look up the session again.
     for id in &ids[..200] {
         assert!(live(&sessions, id, NOW).await);
         sessions.maintain(NOW).await.unwrap();

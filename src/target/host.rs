@@ -50,7 +50,8 @@ impl Host {
     }
 
     pub(super) fn authority(&self) -> &str {
-        // The field value consists of visible ASCII characters, so the conversion to text never fails.
+        // The field value consists of visible ASCII characters, so the conversion to text never
+        // fails.
         self.0.to_str().unwrap_or_default()
     }
 

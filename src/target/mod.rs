@@ -1,13 +1,13 @@
 //! The canonical request target.
 //!
-//! [`Target::from_request`] converts the target of a parsed request to one canonical form, or rejects the target. The
-//! rules, the log and the forwarded request all use the canonical form of the target. No later code parses a host or a
-//! path again, so all parts of the gateway and the app understand a request in the same way. An [`Error`] states why a
-//! target is rejected.
+//! [`Target::from_request`] converts the target of a parsed request to one canonical form, or
+//! rejects the target. The rules, the log and the forwarded request all use the canonical form of
+//! the target. No later code parses a host or a path again, so all parts of the gateway and the app
+//! understand a request in the same way. An [`Error`] states why a target is rejected.
 //!
-//! The module implements the syntax of RFC 9110 section 4, RFC 9112 section 3 and RFC 3986. The module
-//! does not use routes, users or upstreams. A [`Prefix`] stands for one path and all paths below
-//! it, for use in a rule.
+//! The module implements the syntax of RFC 9110 section 4, RFC 9112 section 3 and RFC 3986. The
+//! module does not use routes, users or upstreams. A [`Prefix`] stands for one path and all paths
+//! below it, for use in a rule.
 
 mod host;
 mod path;
@@ -158,9 +158,10 @@ pub struct Target {
 impl Target {
     /// Reads the target of a request that hyper has parsed, over HTTP/1.1 or HTTP/2.
     ///
-    /// HTTP/1 requires exactly one `Host` field (RFC 9112 section 3.2), even with an absolute target. If the target is
-    /// absolute, its authority must be the same as `Host`. HTTP/2 requires `:authority` or exactly one `host` field. If
-    /// an HTTP/2 request has both `:authority` and `host`, the two values must be the same (RFC 9113 section 8.3.1).
+    /// HTTP/1 requires exactly one `Host` field (RFC 9112 section 3.2), even with an absolute
+    /// target. If the target is absolute, its authority must be the same as `Host`. HTTP/2 requires
+    /// `:authority` or exactly one `host` field. If an HTTP/2 request has both `:authority` and
+    /// `host`, the two values must be the same (RFC 9113 section 8.3.1).
     ///
     /// If host and path are already canonical, an HTTP/1 request needs no allocation, and an HTTP/2
     /// request needs one small allocation for the host.
@@ -193,8 +194,9 @@ impl Target {
         self.host.authority()
     }
 
-    /// Returns the text of [`Target::authority`] as a value for the fields `Host` and `X-Forwarded-Host` of the
-    /// forwarded request. A clone of the returned value only increments a reference count.
+    /// Returns the text of [`Target::authority`] as a value for the fields `Host` and
+    /// `X-Forwarded-Host` of the forwarded request. A clone of the returned value only increments a
+    /// reference count.
     pub(crate) fn authority_value(&self) -> &HeaderValue {
         self.host.value()
     }
@@ -263,7 +265,8 @@ fn find_host(parts: &http::request::Parts) -> Result<Host, Error> {
 
 fn canonical(received: &PathAndQuery) -> Result<PathAndQuery, Error> {
     let path = received.path();
-    // The length of the path is checked first, so that the other checks do not have to read a very long path.
+    // The length of the path is checked first, so that the other checks do not have to read a very
+    // long path.
     if path.len() > MAX_PATH {
         return Err(Error::PathTooLong);
     }
@@ -278,7 +281,7 @@ fn canonical(received: &PathAndQuery) -> Result<PathAndQuery, Error> {
         text.push('?');
         text.push_str(query);
     }
-    // The conversion to a `PathAndQuery` fails only if the text is too long, because the text contains only allowed
-    // bytes.
+    // The conversion to a `PathAndQuery` fails only if the text is too long, because the text
+    // contains only allowed bytes.
     PathAndQuery::from_maybe_shared(Bytes::from(text)).map_err(|_too_long| Error::PathTooLong)
 }

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use super::Error;
 
-/// Converts a path to its canonical form (RFC 3986 section 6.2.2), or rejects the path. A path that is already
-/// canonical is returned as a borrowed text. A second conversion of a path changes nothing.
+/// Converts a path to its canonical form (RFC 3986 section 6.2.2), or rejects the path. A path that
+/// is already canonical is returned as a borrowed text. A second conversion of a path changes
+/// nothing.
 ///
 /// Percent-encoded unreserved characters are decoded, and other encodings get upper-case digits.
 /// Characters that are not allowed in a path (non-ASCII characters, and ASCII characters such as
@@ -14,9 +15,9 @@ use super::Error;
 ///
 /// # Errors
 ///
-/// Returns an [`Error`] that states why the path is rejected. The function rejects forms that apps may read in
-/// different ways: dot segments, encoded separators, empty segments, control characters, bytes that are not UTF-8, and
-/// all of these in a double encoding.
+/// Returns an [`Error`] that states why the path is rejected. The function rejects forms that apps
+/// may read in different ways: dot segments, encoded separators, empty segments, control
+/// characters, bytes that are not UTF-8, and all of these in a double encoding.
 pub(crate) fn canonical(path: &str) -> Result<Cow<'_, str>, Error> {
     let rest = path.as_bytes().strip_prefix(b"/").ok_or(Error::WrongForm)?;
     if is_plain(rest) || is_canonical(rest)? {
@@ -195,9 +196,9 @@ enum Last {
     Yes,
 }
 
-/// States whether the last decoded bytes are the beginning of another percent-encoding. The beginning of a
-/// percent-encoding is a percent sign, or a percent sign and one digit. An app that decodes a path two times would
-/// decode such bytes again.
+/// States whether the last decoded bytes are the beginning of another percent-encoding. The
+/// beginning of a percent-encoding is a percent sign, or a percent sign and one digit. An app that
+/// decodes a path two times would decode such bytes again.
 #[derive(Clone, Copy, Default)]
 enum SecondDecoding {
     #[default]
@@ -223,7 +224,8 @@ impl Check {
         }
         self.check_utf8(byte)?;
         self.check_second_decoding(byte)?;
-        // The slash in `byte` is not percent-encoded, because `Unit::first` rejects encoded slashes.
+        // The slash in `byte` is not percent-encoded, because `Unit::first` rejects encoded
+        // slashes.
         if byte == b'/' {
             self.segment.end(Last::No)?;
             self.segment = Segment::Empty;

@@ -170,8 +170,8 @@ impl fmt::Debug for Prefix {
 }
 
 fn may_be_the_same(segment: &[u8], wanted: &[u8]) -> bool {
-    // Letters and digits are never encoded in a canonical path. For most paths, a comparison of the first characters
-    // shows that the path does not match.
+    // Letters and digits are never encoded in a canonical path. For most paths, a comparison of the
+    // first characters shows that the path does not match.
     if let (Some(a), Some(b)) = (segment.first(), wanted.first()) {
         let plain = a.is_ascii_alphanumeric() && b.is_ascii_alphanumeric();
         if plain && !a.eq_ignore_ascii_case(b) {

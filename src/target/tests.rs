@@ -254,8 +254,8 @@ fn p_43_long_paths_are_too_long() {
         let error = get(&long, &[b"gw.test"]).unwrap_err();
         assert_eq!((error, error.status().as_u16()), (Error::PathTooLong, 414));
     }
-    // The canonical form of the path `wide` is three times as long as the received path. In canonical form, the path
-    // and the query together are longer than a `Uri` may be.
+    // The canonical form of the path `wide` is three times as long as the received path. In
+    // canonical form, the path and the query together are longer than a `Uri` may be.
     let wide = format!("/{}?{}", "|".repeat(MAX_PATH - 1), "q".repeat(50_000));
     assert_eq!(get(&wide, &[b"gw.test"]).unwrap_err(), Error::PathTooLong);
 }

@@ -24,7 +24,8 @@ pub(crate) struct RequestEvent {
     /// The id of the request, which contains only visible ASCII characters.
     pub(crate) request_id: HeaderValue,
     pub(crate) method: Method,
-    /// The canonical target. The value is `None` if the target has no canonical form. The query is not logged.
+    /// The canonical target. The value is `None` if the target has no canonical form. The query is
+    /// not logged.
     pub(crate) target: Option<PathAndQuery>,
     pub(crate) version: Version,
     /// The canonical host, with its port if the port is not the default port.
@@ -53,7 +54,8 @@ pub(crate) struct RequestEvent {
     pub(crate) to_client: u64,
     /// The time from the request's head to the end of the answer.
     pub(crate) duration: Duration,
-    /// The time from the request's head to the response's head. The value is `None` if there was no response.
+    /// The time from the request's head to the response's head. The value is `None` if there was no
+    /// response.
     pub(crate) head_duration: Option<Duration>,
     /// The part of `head_duration` during which the request waited for its session.
     pub(crate) waited: Option<Duration>,

@@ -171,7 +171,8 @@ impl Metrics {
         self.register_exchanges();
     }
 
-    /// Registers the metrics about streams, lost connections, broken answers, waiting requests and buffers.
+    /// Registers the metrics about streams, lost connections, broken answers, waiting requests and
+    /// buffers.
     fn register_exchanges(&mut self) {
         let registry = &mut self.registry;
         let open = "Switched connections and long answers, by route and kind";
@@ -233,8 +234,8 @@ impl Metrics {
         self.refreshes.get_or_create_owned(&labels).inc();
     }
 
-    /// Counts an answer in which an app refuses a token. The label states what the gateway did with the answer:
-    /// `passed`, `retried` or `relogin`.
+    /// Counts an answer in which an app refuses a token. The label states what the gateway did with
+    /// the answer: `passed`, `retried` or `relogin`.
     pub(crate) fn refused_token(&self, route: &str, outcome: &'static str) {
         let labels = vec![
             ("route", route.to_owned().into()),
@@ -262,8 +263,9 @@ impl Metrics {
             .inc_by(count);
     }
 
-    /// Counts a request that lost its connection because another request waited for a connection to the app. `kind` is
-    /// `request` before the answer has begun, and `response` after the answer has begun.
+    /// Counts a request that lost its connection because another request waited for a connection to
+    /// the app. `kind` is `request` before the answer has begun, and `response` after the answer
+    /// has begun.
     pub(crate) fn evicted(&self, route: &str, kind: &'static str, reason: &'static str) {
         let labels = vec![
             ("route", route.to_owned().into()),
@@ -317,8 +319,8 @@ impl Metrics {
         self.reloads.get_or_create_owned(&labels).inc();
     }
 
-    /// Sets the number of open sessions, and the number of sessions that were removed since the start because memory
-    /// was full.
+    /// Sets the number of open sessions, and the number of sessions that were removed since the
+    /// start because memory was full.
     pub fn sessions(&self, live: u64, pushed_out: u64) {
         self.sessions.set(i64::try_from(live).unwrap_or(i64::MAX));
         self.pushed_out.inner().store(pushed_out, Ordering::Relaxed);

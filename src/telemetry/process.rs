@@ -1,5 +1,5 @@
-//! The metrics of the process that Prometheus defines for all programs. The values are read from `/proc` for each
-//! request to `/metrics`. A value that cannot be read is left out.
+//! The metrics of the process that Prometheus defines for all programs. The values are read from
+//! `/proc` for each request to `/metrics`. A value that cannot be read is left out.
 
 use std::fmt;
 use std::fs;
@@ -70,13 +70,13 @@ struct Times {
 
 impl Times {
     fn parse(text: &str) -> Option<Self> {
-        // In `/proc/self/stat`, the name of the program is in parentheses, and the name can contain spaces and
-        // parentheses.
+        // In `/proc/self/stat`, the name of the program is in parentheses, and the name can contain
+        // spaces and parentheses.
         let (_name, rest) = text.rsplit_once(')')?;
         let mut fields = rest.split_ascii_whitespace();
         let mut seconds = |skipped| Some(fields.nth(skipped)?.parse::<f64>().ok()? / TICKS);
-        // The first field after the name has the number 3. The user time has the number 14, the system time has the
-        // number 15, and the start time has the number 22 (proc_pid_stat(5)).
+        // The first field after the name has the number 3. The user time has the number 14, the
+        // system time has the number 15, and the start time has the number 22 (proc_pid_stat(5)).
         let (user, system, start) = (seconds(11)?, seconds(0)?, seconds(6)?);
         let cpu = user + system;
         Some(Self { cpu, start })
@@ -99,8 +99,8 @@ fn max_descriptors(limits: &str) -> Option<i64> {
     let line = limits
         .lines()
         .find_map(|line| line.strip_prefix("Max open files"));
-    // The first number in the line `Max open files` is the current limit. The second number in the line `Max open
-    // files` is the largest limit that the process may set.
+    // The first number in the line `Max open files` is the current limit. The second number in the
+    // line `Max open files` is the largest limit that the process may set.
     line?.split_ascii_whitespace().next()?.parse().ok()
 }
 

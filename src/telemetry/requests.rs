@@ -58,8 +58,8 @@ impl DecisionLabel {
 /// The classes of status codes.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-/// Counts the requests that use one version of the settings. Counting a request takes no lock. There is one counter for
-/// each combination of route, decision and status class.
+/// Counts the requests that use one version of the settings. Counting a request takes no lock.
+/// There is one counter for each combination of route, decision and status class.
 pub(crate) struct RequestCounters {
     /// The names of the routes, and `-` for requests without a route.
     routes: Vec<Box<str>>,

@@ -21,8 +21,8 @@ impl AdvisedError {
     }
 }
 
-/// Returns the advice for a TLS handshake that has failed with `error`. Returns `None` if there is no advice for
-/// `error`.
+/// Returns the advice for a TLS handshake that has failed with `error`. Returns `None` if there is
+/// no advice for `error`.
 fn advice(error: &rustls::Error) -> Option<&'static str> {
     let rustls::Error::InvalidCertificate(problem) = error else {
         return None;

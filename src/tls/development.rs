@@ -33,17 +33,18 @@ pub struct DevelopmentFiles {
     pub key: PathBuf,
 }
 
-/// Creates a certificate authority and a server certificate that the authority has signed (ECDSA P-256, valid for 397
-/// days). The server certificate is valid for `localhost`, `127.0.0.1`, `::1` and `names`. The function writes the
-/// files to the folder `dir`, and creates the folder if the folder is missing.
+/// Creates a certificate authority and a server certificate that the authority has signed (ECDSA
+/// P-256, valid for 397 days). The server certificate is valid for `localhost`, `127.0.0.1`, `::1`
+/// and `names`. The function writes the files to the folder `dir`, and creates the folder if the
+/// folder is missing.
 ///
-/// The private key of the authority is not stored, so nobody can use the authority to sign another certificate that the
-/// browser would trust.
+/// The private key of the authority is not stored, so nobody can use the authority to sign another
+/// certificate that the browser would trust.
 ///
 /// # Errors
 ///
-/// Returns [`Error::AlreadyExists`] and writes no file if one of the files already exists. Returns [`Error::Generate`]
-/// if one of `names` is not a valid DNS name. [`Error::Write`].
+/// Returns [`Error::AlreadyExists`] and writes no file if one of the files already exists. Returns
+/// [`Error::Generate`] if one of `names` is not a valid DNS name. [`Error::Write`].
 pub fn development_certificates(
     dir: &Path,
     names: &[&str],
@@ -55,8 +56,8 @@ pub fn development_certificates(
         key: dir.join("localhost-key.pem"),
     };
     for path in [&written.authority, &written.certificate, &written.key] {
-        // A symbolic link without a target counts as an existing file, because a write would create a file in another
-        // folder.
+        // A symbolic link without a target counts as an existing file, because a write would create
+        // a file in another folder.
         if fs::symlink_metadata(path).is_ok() {
             return Err(Error::AlreadyExists { path: path.clone() });
         }

@@ -1,11 +1,13 @@
 //! Certificates and trusted authorities. Only this module builds TLS configurations.
 //!
-//! The module `tls` reads certificate and key files, reads trusted certificate authorities, and creates certificates
-//! for development. The module `tls` does not use sockets or HTTP. [`crate::server`] gets the configuration of each
-//! handshake from an [`Acceptor`]. A TLS client in the gateway gets its configuration from a [`Trust`].
+//! The module `tls` reads certificate and key files, reads trusted certificate authorities, and
+//! creates certificates for development. The module `tls` does not use sockets or HTTP.
+//! [`crate::server`] gets the configuration of each handshake from an [`Acceptor`]. A TLS client in
+//! the gateway gets its configuration from a [`Trust`].
 //!
-//! Every TLS configuration selects the cryptographic library (aws-lc-rs) explicitly. The program never uses the
-//! process-wide default of rustls, so no other crate can change the TLS configurations of this program.
+//! Every TLS configuration selects the cryptographic library (aws-lc-rs) explicitly. The program
+//! never uses the process-wide default of rustls, so no other crate can change the TLS
+//! configurations of this program.
 
 use std::fmt;
 use std::fs;
@@ -95,8 +97,8 @@ impl Error {
 /// The reason why certificates or authorities cannot be used. No variant contains key material.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A development file already exists. The operator is responsible for this error. The operator has to remove the
-    /// file or choose another folder.
+    /// A development file already exists. The operator is responsible for this error. The operator
+    /// has to remove the file or choose another folder.
     #[error("{} already exists and is not overwritten", path.display())]
     AlreadyExists {
         /// The file.
@@ -112,14 +114,16 @@ pub enum Error {
         #[source]
         source: pem::Error,
     },
-    /// A key file is not a PEM private key. `BadKey` does not contain the error of the parser, because the error of the
-    /// parser may contain a part of the key. The operator is responsible for this error.
+    /// A key file is not a PEM private key. `BadKey` does not contain the error of the parser,
+    /// because the error of the parser may contain a part of the key. The operator is responsible
+    /// for this error.
     #[error("{} is not a PEM private key", path.display())]
     BadKey {
         /// The file.
         path: PathBuf,
     },
-    /// A text is not a name for which a certificate can be valid. The operator is responsible for this error.
+    /// A text is not a name for which a certificate can be valid. The operator is responsible for
+    /// this error.
     #[error("`{name}` is not a host name or an IP address")]
     BadServerName {
         /// The text.
@@ -144,8 +148,9 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
-    /// The system has no certificate authorities. The operator is responsible for this error. The operator has to
-    /// install the distribution's package of certificate authorities, or has to name a file in the settings.
+    /// The system has no certificate authorities. The operator is responsible for this error. The
+    /// operator has to install the distribution's package of certificate authorities, or has to
+    /// name a file in the settings.
     #[error("the system has no certificate authorities")]
     NoSystemAuthorities,
     /// A file could not be read. The operator is responsible for this error.
@@ -166,12 +171,12 @@ pub enum Error {
         #[source]
         source: rustls::Error,
     },
-    /// The cryptographic library does not support an algorithm that TLS needs. The operator is responsible for this
-    /// error. The operator has to use another build.
+    /// The cryptographic library does not support an algorithm that TLS needs. The operator is
+    /// responsible for this error. The operator has to use another build.
     #[error("the cryptographic library cannot be used")]
     Unsupported(#[source] rustls::Error),
-    /// The TLS library does not accept the list of authorities. The operator is responsible for this error. The
-    /// operator has to correct the file with the authorities.
+    /// The TLS library does not accept the list of authorities. The operator is responsible for
+    /// this error. The operator has to correct the file with the authorities.
     #[error("the certificate authorities are not accepted")]
     Verifier(#[source] VerifierBuilderError),
     /// A file could not be written. The operator is responsible for this error.
@@ -203,7 +208,8 @@ struct Loaded {
     validity: Validity,
 }
 
-/// States whether a time is before, in or after the validity period of a certificate (RFC 5280 section 4.1.2.5).
+/// States whether a time is before, in or after the validity period of a certificate (RFC 5280
+/// section 4.1.2.5).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Validity {
     Current,
@@ -212,15 +218,17 @@ enum Validity {
 }
 
 impl Acceptor {
-    /// Reads certificate and key. The configuration supports TLS 1.2 and TLS 1.3. The ALPN protocols are `h2` and
-    /// `http/1.1`. Session tickets are on, and early data is off. The gateway logs a warning if the certificate is
-    /// expired or not yet valid. The gateway still uses such a certificate, because a warning in the browser is better
-    /// than an outage of all apps.
+    /// Reads certificate and key. The configuration supports TLS 1.2 and TLS 1.3. The ALPN
+    /// protocols are `h2` and `http/1.1`. Session tickets are on, and early data is off. The
+    /// gateway logs a warning if the certificate is expired or not yet valid. The gateway still
+    /// uses such a certificate, because a warning in the browser is better than an outage of all
+    /// apps.
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Read`], [`Error::BadCertificate`], [`Error::NoCertificate`], [`Error::BadKey`],
-    /// [`Error::Refused`] or [`Error::KeyMismatch`]. Each error of this function names the file.
+    /// Returns [`Error::Read`], [`Error::BadCertificate`], [`Error::NoCertificate`],
+    /// [`Error::BadKey`], [`Error::Refused`] or [`Error::KeyMismatch`]. Each error of this function
+    /// names the file.
     pub(crate) fn load(identity: &ServerIdentity, clock: Clock) -> Result<Self, Error> {
         let files = Files::read(identity)?;
         warn_if_others_can_read(&identity.key);
@@ -237,9 +245,9 @@ impl Acceptor {
         self.0.loaded.store(other.0.loaded.load_full());
     }
 
-    /// Reads the files again, and uses the new contents if a file has changed. Symbolic links are followed, because
-    /// Kubernetes replaces a file by changing a symbolic link. This function blocks the calling thread while the
-    /// function reads two small files.
+    /// Reads the files again, and uses the new contents if a file has changed. Symbolic links are
+    /// followed, because Kubernetes replaces a file by changing a symbolic link. This function
+    /// blocks the calling thread while the function reads two small files.
     ///
     /// # Errors
     ///
@@ -288,8 +296,8 @@ impl fmt::Debug for Acceptor {
     }
 }
 
-/// The contents of the certificate file and of the key file, and a digest of both contents. The digest shows whether
-/// one of the two files has changed.
+/// The contents of the certificate file and of the key file, and a digest of both contents. The
+/// digest shows whether one of the two files has changed.
 struct Files {
     certificate: Vec<u8>,
     key: Secret<Vec<u8>>,
@@ -301,8 +309,9 @@ impl Files {
         let certificate = read(&identity.certificate)?;
         let key = Secret::new(read(&identity.key)?);
         let mut context = digest::Context::new(&digest::SHA256);
-        // The digest includes the length of the certificate file. Without this length, two different pairs of files
-        // could have the same digest, because the digest would not show where the certificate file ends.
+        // The digest includes the length of the certificate file. Without this length, two
+        // different pairs of files could have the same digest, because the digest would not show
+        // where the certificate file ends.
         context.update(&certificate.len().to_be_bytes());
         context.update(&certificate);
         context.update(key.expose());
@@ -320,7 +329,8 @@ impl Files {
         let leaf = chain.first().cloned().ok_or_else(|| Error::NoCertificate {
             path: identity.certificate.clone(),
         })?;
-        // The certificate is parsed here, so that an error of the certificate names the certificate file.
+        // The certificate is parsed here, so that an error of the certificate names the certificate
+        // file.
         ParsedCertificate::try_from(&leaf).map_err(|source| Error::Refused {
             path: identity.certificate.clone(),
             source,
@@ -377,14 +387,16 @@ impl Loaded {
     }
 }
 
-/// Returns whether `now` is before, in or after the validity period of a certificate. If the certificate cannot be
-/// parsed, this function returns [`Validity::Current`], because the TLS library reports the problem later.
+/// Returns whether `now` is before, in or after the validity period of a certificate. If the
+/// certificate cannot be parsed, this function returns [`Validity::Current`], because the TLS
+/// library reports the problem later.
 fn validity(leaf: &CertificateDer<'_>, now: Timestamp) -> Validity {
     let Ok(parsed) = ParsedCertificate::try_from(leaf) else {
         return Validity::Current;
     };
     let now = UnixTime::since_unix_epoch(Duration::from_millis(now.as_millis()));
-    // The TLS library checks the dates of a certificate first, so any other error shows that the dates are valid.
+    // The TLS library checks the dates of a certificate first, so any other error shows that the
+    // dates are valid.
     match without_authorities(&parsed, now) {
         Err(rustls::Error::InvalidCertificate(
             CertificateError::Expired | CertificateError::ExpiredContext { .. },
@@ -396,8 +408,8 @@ fn validity(leaf: &CertificateDer<'_>, now: Timestamp) -> Validity {
     }
 }
 
-/// Verifies a certificate without any trusted authority, so that the verification always fails. The TLS library checks
-/// the validity period of the certificate before all other properties.
+/// Verifies a certificate without any trusted authority, so that the verification always fails. The
+/// TLS library checks the validity period of the certificate before all other properties.
 fn without_authorities(leaf: &ParsedCertificate<'_>, now: UnixTime) -> Result<(), rustls::Error> {
     verify_server_cert_signed_by_trust_anchor(
         leaf,
@@ -421,8 +433,8 @@ pub(crate) fn days_left(leaf: &CertificateDer<'_>, now: Timestamp) -> Option<u64
 }
 
 fn warn_if_others_can_read(key: &Path) {
-    // There is no warning if only the group of the key file can read the key file, because services often get access to
-    // a key through their group.
+    // There is no warning if only the group of the key file can read the key file, because services
+    // often get access to a key through their group.
     let open = fs::metadata(key).is_ok_and(|data| data.permissions().mode() & 0o007 != 0);
     if open {
         tracing::warn!(
@@ -444,8 +456,8 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
     })
 }
 
-/// Returns all certificates of a PEM text. Returns an error if a certificate is invalid or if the text contains no
-/// certificate.
+/// Returns all certificates of a PEM text. Returns an error if a certificate is invalid or if the
+/// text contains no certificate.
 fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
     let list: Vec<_> = CertificateDer::pem_slice_iter(text)
         .collect::<Result<_, _>>()

@@ -21,7 +21,8 @@ pub(crate) struct Trust {
 }
 
 struct Shared {
-    /// The file with the certificate authorities. The value is `None` if the authorities of the system are used.
+    /// The file with the certificate authorities. The value is `None` if the authorities of the
+    /// system are used.
     file: Option<PathBuf>,
     current: ArcSwap<Loaded>,
 }
@@ -33,21 +34,22 @@ struct Loaded {
 }
 
 impl Trust {
-    /// Trusts the authorities of the system. The environment variables `SSL_CERT_FILE` and `SSL_CERT_DIR` can select
-    /// other files. This function blocks the calling thread while the function reads some hundred certificates.
+    /// Trusts the authorities of the system. The environment variables `SSL_CERT_FILE` and
+    /// `SSL_CERT_DIR` can select other files. This function blocks the calling thread while the
+    /// function reads some hundred certificates.
     ///
     /// # Errors
     ///
-    /// Returns [`Error::NoSystemAuthorities`] if the system has no authorities. A certificate that cannot be read is
-    /// logged and skipped.
+    /// Returns [`Error::NoSystemAuthorities`] if the system has no authorities. A certificate that
+    /// cannot be read is logged and skipped.
     pub(crate) fn system() -> Result<Self, Error> {
         let found = rustls_native_certs::load_native_certs();
         for error in found.errors {
             tracing::warn!(error = %error, "A system certificate authority cannot be read");
         }
         let mut roots = RootCertStore::empty();
-        // The gateway ignores certificates that the TLS library does not accept, because some systems have such
-        // certificates.
+        // The gateway ignores certificates that the TLS library does not accept, because some
+        // systems have such certificates.
         let (_added, _ignored) = roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {
             return Err(Error::NoSystemAuthorities);
@@ -59,14 +61,15 @@ impl Trust {
         Ok(Self::new(None, loaded))
     }
 
-    /// Trusts only the certificates in a PEM file. Each certificate in the file is trusted in two ways: as an
-    /// authority, and as the certificate of a server ([`PinVerifier`]). This function blocks the calling thread while
-    /// the function reads a small file.
+    /// Trusts only the certificates in a PEM file. Each certificate in the file is trusted in two
+    /// ways: as an authority, and as the certificate of a server ([`PinVerifier`]). This function
+    /// blocks the calling thread while the function reads a small file.
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Read`], [`Error::BadCertificate`], [`Error::NoCertificate`] or [`Error::Refused`]. If one
-    /// certificate of the file is invalid, no certificate of the file is used.
+    /// Returns [`Error::Read`], [`Error::BadCertificate`], [`Error::NoCertificate`] or
+    /// [`Error::Refused`]. If one certificate of the file is invalid, no certificate of the file is
+    /// used.
     pub(crate) fn from_file(path: &Path) -> Result<Self, Error> {
         let loaded = Loaded::from_text(path, &read(path)?)?;
         Ok(Self::new(Some(path.to_owned()), loaded))
@@ -91,10 +94,10 @@ impl Trust {
         self.server_name.as_ref()
     }
 
-    /// Reads the file again, and trusts the certificates in the file if the content of the file has changed. Symbolic
-    /// links are followed, because Kubernetes replaces a file by changing a symbolic link. Open connections stay open.
-    /// The authorities of the system are never read again. This function blocks the calling thread while the function
-    /// reads a small file.
+    /// Reads the file again, and trusts the certificates in the file if the content of the file has
+    /// changed. Symbolic links are followed, because Kubernetes replaces a file by changing a
+    /// symbolic link. Open connections stay open. The authorities of the system are never read
+    /// again. This function blocks the calling thread while the function reads a small file.
     ///
     /// # Errors
     ///
@@ -114,8 +117,8 @@ impl Trust {
         Ok(Refreshed::Replaced)
     }
 
-    /// Returns the configuration for the next outgoing connection. The configuration supports TLS 1.2 and TLS 1.3. The
-    /// ALPN protocol is `http/1.1`.
+    /// Returns the configuration for the next outgoing connection. The configuration supports TLS
+    /// 1.2 and TLS 1.3. The ALPN protocol is `http/1.1`.
     pub(crate) fn client_config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.shared.current.load().config)
     }
@@ -153,8 +156,8 @@ impl Loaded {
     }
 }
 
-/// Creates a client configuration. Each configuration has its own cache of TLS sessions, so no TLS session can be
-/// resumed after the trusted authorities were replaced.
+/// Creates a client configuration. Each configuration has its own cache of TLS sessions, so no TLS
+/// session can be resumed after the trusted authorities were replaced.
 fn configuration(roots: RootCertStore) -> Result<ClientConfig, Error> {
     let mut config = ClientConfig::builder_with_provider(crypto())
         .with_safe_default_protocol_versions()

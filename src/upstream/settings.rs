@@ -58,8 +58,8 @@ pub(crate) struct Settings {
         deserialize_with = "seconds"
     )]
     pub(crate) slow_client: Duration,
-    /// The largest part of the connections that one client has while requests of other clients wait.
-    /// A client is a session, or an address without a session.
+    /// The largest part of the connections that one client has while requests of other clients
+    /// wait. A client is a session, or an address without a session.
     #[serde(default)]
     pub(crate) max_share: Share,
     /// The maximum number of open connections, over all workers, on which the app has switched to

@@ -1,4 +1,5 @@
-//! Groups: rules compare whole names of all groups, and the field to the app has a form and a bound.
+//! Groups: rules compare whole names of all groups, and the field to the app has a form and a
+//! bound.
 
 use serde_json::{Value, json};
 

@@ -1,7 +1,7 @@
 //! Checks which modules of the crate name each other.
 //!
-//! A module is one name under `src/`. It may name only modules of a lower layer. Modules of one layer do
-//! not know each other. `lib.rs` and `main.rs` put everything together and are exempt.
+//! A module is one name under `src/`. It may name only modules of a lower layer. Modules of one
+//! layer do not know each other. `lib.rs` and `main.rs` put everything together and are exempt.
 
 use std::fs;
 use std::path::{Path, PathBuf};

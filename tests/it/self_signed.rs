@@ -81,7 +81,8 @@ async fn status_of_app(case: &Case) -> (u16, usize) {
 }
 
 /// Signs in at a provider whose token endpoint has the certificate of `case`. Returns the text of
-/// the last page, or its status and reason, and the number of codes that reached the token endpoint.
+/// the last page, or its status and reason, and the number of codes that reached the token
+/// endpoint.
 async fn login(case: &Case) -> (String, usize) {
     let provider = StandIn::start().await;
     let app = RecordingUpstream::start().await;

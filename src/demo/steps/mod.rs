@@ -373,7 +373,8 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         Ok(seen)
     }
 
-    /// Returns the redirect target of `page`. Checks that the redirect target is the authorization endpoint.
+    /// Returns the redirect target of `page`. Checks that the redirect target is the authorization
+    /// endpoint.
     fn authorization_request(&self, page: &Page) -> Result<Url, Mismatch> {
         expect(page.status == StatusCode::SEE_OTHER, "status 303", || {
             summary(page)

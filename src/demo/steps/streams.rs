@@ -29,7 +29,8 @@ impl<E: Fn() -> TokenCalls> Steps<'_, E> {
         self.sign_in().await?;
         let mut socket = self.open_socket().await?;
         let mut events = self.open_events().await?;
-        // The sign-out has the same effect as a sign-out in another tab, because all tabs share the cookies.
+        // The sign-out has the same effect as a sign-out in another tab, because all tabs share the
+        // cookies.
         self.sign_out().await?;
         socket_ends(&mut socket).await?;
         events_end(&mut events).await?;

@@ -244,15 +244,16 @@ impl FakeGateway {
     /// Returns the access token of a session. If the access token has expired, sends a refresh and
     /// returns the new access token.
     async fn fresh(&self, session: &str) -> Option<String> {
-        // This function holds the lock of the sessions during the refresh, so that two requests never send the same
-        // refresh token.
+        // This function holds the lock of the sessions during the refresh, so that two requests
+        // never send the same refresh token.
         let mut sessions = self.sessions.lock().await;
         let tokens = &mut sessions.get_mut(session)?.tokens;
         let expired = tokens.expires_at <= self.clock.now();
         if expired && !self.is(Breakage::ExpiredTokenPasses) {
             let refresh_token = tokens.refresh_token.clone();
             if self.is(Breakage::RefreshForEachRequest) {
-                // The provider refuses the invalid refresh token `def50200`, but counts the call as a refresh request.
+                // The provider refuses the invalid refresh token `def50200`, but counts the call as
+                // a refresh request.
                 self.refresh("def50200").await;
             }
             *tokens = self.refresh(&refresh_token).await.unwrap();

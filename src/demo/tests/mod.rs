@@ -211,8 +211,8 @@ fn tokens(answer: &Response<Bytes>) -> (String, String) {
 /// Returns `token` with a different last character, so that the token decodes to different bytes.
 fn tampered(token: &str) -> String {
     let mut token = token.to_owned();
-    // The provider decodes only the upper bits of the last base64url character, and ignores the lower bits. The
-    // base64url characters `A` and `Q` differ in the upper bits.
+    // The provider decodes only the upper bits of the last base64url character, and ignores the
+    // lower bits. The base64url characters `A` and `Q` differ in the upper bits.
     let last = token.pop().unwrap();
     token.push(match last {
         '0'..='9' => 'a',

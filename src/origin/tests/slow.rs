@@ -1,5 +1,5 @@
-//! Tests of slow clients: while a request waits for a connection, an exchange that waits for its own
-//! client loses its connection.
+//! Tests of slow clients: while a request waits for a connection, an exchange that waits for its
+//! own client loses its connection.
 
 use std::net::{IpAddr, Ipv4Addr};
 

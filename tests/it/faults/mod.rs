@@ -1,9 +1,9 @@
-//! Faults while streams are open: an app that dies, a stop of the gateway, a provider or a store that
-//! fails. Bystanders, who use another app at the same time, must not notice a fault.
+//! Faults while streams are open: an app that dies, a stop of the gateway, a provider or a store
+//! that fails. Bystanders, who use another app at the same time, must not notice a fault.
 //!
-//! Each test is a row, or a table of rows: it gives a function to [`run_row`] that causes one fault and
-//! checks its effects. `run_row` starts the gateway and the bystanders, and records their counts, from
-//! which `tests/run faults` computes its last line.
+//! Each test is a row, or a table of rows: it gives a function to [`run_row`] that causes one fault
+//! and checks its effects. `run_row` starts the gateway and the bystanders, and records their
+//! counts, from which `tests/run faults` computes its last line.
 
 mod answers;
 mod bystander;
@@ -219,8 +219,8 @@ impl Row {
         }
     }
 
-    /// Waits until no stream is open and the gateway has no more descriptors than `before`. Whatever
-    /// remains is stuck or leaked.
+    /// Waits until no stream is open and the gateway has no more descriptors than `before`.
+    /// Whatever remains is stuck or leaked.
     async fn count_leaks(&mut self, before: usize) {
         let descriptors = || self.gateway.descriptors();
         let waiting = async {

@@ -1,5 +1,5 @@
-//! Slow clients of the app that the bystanders use: uploads of one byte after the other, and answers
-//! that nobody reads. The slow clients want more connections than the app has.
+//! Slow clients of the app that the bystanders use: uploads of one byte after the other, and
+//! answers that nobody reads. The slow clients want more connections than the app has.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -141,8 +141,8 @@ const RENEWED: &str =
 const NOT_STORED: &str =
     "sidegate_refreshes_total{provider=\"main\",result=\"kept\",reason=\"session_not_stored\"}";
 
-/// A token lifetime in seconds for rows with a refresh, and the settings with which requests wait for
-/// the end of an outage.
+/// A token lifetime in seconds for rows with a refresh, and the settings with which requests wait
+/// for the end of an outage.
 const LIFETIME: u64 = 5;
 const WAIT: &str = "[session]\nrefresh_wait_secs = 60\n";
 

@@ -294,7 +294,8 @@ async fn w_03_a_download_is_cut_although_its_client_does_not_read() {
     scene
         .wait_for_figure(&ended_figure("/any", "signed_out"), 1)
         .await;
-    // The client has not read, and its connection is closed: the answer to its next bytes is a reset.
+    // The client has not read, and its connection is closed: the answer to its next bytes is a
+    // reset.
     let reset = async {
         while client.wire.write(b"x").await {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -354,7 +355,8 @@ async fn w_09_a_stream_may_outlive_a_deadline_of_its_session_by_the_grace() {
     let (mut client, mut served) = begin(gateway, &app, &get("/any", &cookie)).await;
     scene.wait_for_figure(&open_figure("/any"), 1).await;
     scene.gateway.advance(Duration::from_secs(601));
-    // The registry looks for deadlines once a second. The session has ended, and the stream goes on.
+    // The registry looks for deadlines once a second. The session has ended, and the stream goes
+    // on.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let mut other = Raw::connect(gateway).await;
     other.send(get("/any", &cookie)).await;

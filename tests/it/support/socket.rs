@@ -93,8 +93,8 @@ impl End {
         Self::new(TcpStream::connect(address).await.unwrap())
     }
 
-    /// A client whose receive buffer is small, so that a long answer does not fit into the buffers of
-    /// the kernel.
+    /// A client whose receive buffer is small, so that a long answer does not fit into the buffers
+    /// of the kernel.
     pub(crate) async fn with_small_buffer(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
