@@ -9,7 +9,6 @@ use std::task::{Context, Poll};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
 use http_body::Body as _;
-use tokio::time::Instant;
 
 use super::request_body::ForwardedBody;
 use super::streams::{
@@ -60,7 +59,6 @@ struct RetryCopy {
 /// A forwarded request for which the app has not answered yet.
 pub(super) struct InFlight<'p> {
     pub(super) answer: Exchanging<'p>,
-    since: Instant,
     record: Record,
     watch: BodyWatch,
     /// The client's `Accept` field. If the app gives no answer, the `Accept` field decides whether
@@ -132,7 +130,7 @@ impl Worker {
             (request, None, target)
         };
         let stream = permit.answer_stream();
-        let since = record.site().clock().instant();
+        record.sending();
         let client = RequestClient {
             address,
             streams: grpc == Some(grpc::Protocol::Grpc) && permit.route().speaks_http2(),
@@ -140,7 +138,6 @@ impl Worker {
         Step::Sent(InFlight {
             answer: permit.exchange(request, client, upgrade, &self.pools),
             client,
-            since,
             record,
             watch,
             accept,
@@ -314,7 +311,7 @@ impl<'p> InFlight<'p> {
 
     /// Records how long the app took to answer.
     fn noted(&mut self, answer: Result<Exchange, upstream::Error>) -> Result<Exchange, Error> {
-        self.record.upstream_answered(self.since);
+        self.record.upstream_answered();
         if let Ok(Exchange::Response(answer)) = &answer {
             self.record.informational(answer.extensions());
         }
@@ -369,7 +366,7 @@ impl<'p> InFlight<'p> {
                     let stream = permit.answer_stream();
                     self.owner =
                         stream.map(|stream| AnswerOwner::Unguarded(stream, context.target));
-                    self.since = self.record.site().clock().instant();
+                    self.record.sending();
                     self.answer = permit.exchange(request, self.client, None, &worker.pools);
                     return self.arrive(worker).await;
                 }
@@ -418,7 +415,9 @@ fn prepare(context: &mut RequestContext) -> Result<Option<HeaderValue>, Error> {
     // The app gets the canonical authority, which the gateway has checked, and not the text that
     // the client sent.
     let authority = target.authority_value();
-    parts.headers.insert(header::HOST, authority.clone());
+    if parts.headers.get(header::HOST) != Some(authority) {
+        parts.headers.insert(header::HOST, authority.clone());
+    }
     client.write(&mut parts.headers, authority);
     parts.uri = Uri::from(target.path_and_query().clone());
     Ok(accept)

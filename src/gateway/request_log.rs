@@ -40,6 +40,8 @@ pub(super) struct RequestLog {
     pub(super) event: RequestEvent,
     clock: Clock,
     started: Instant,
+    /// The time at which the gateway sent the request to the app.
+    sent_to_app: Option<Instant>,
     /// Counts the bytes of the request body.
     upload: BodyWatch,
     has_ended: bool,
@@ -82,6 +84,7 @@ impl RequestLog {
             },
             clock,
             started,
+            sent_to_app: None,
             upload,
             has_ended: false,
             control: None,
@@ -91,6 +94,20 @@ impl RequestLog {
     /// Stores the handle that contains the reason if the server ends the answer.
     pub(super) fn begin(&mut self, control: AnswerControl) {
         self.control = Some(control);
+    }
+
+    /// Records that the gateway sends the request to the app.
+    pub(super) fn sending(&mut self) {
+        self.sent_to_app = Some(self.clock.instant());
+    }
+
+    /// Records that the app's answer arrived at the time `now`. If the gateway sends a request two
+    /// times, the log contains the sum of the two times.
+    pub(super) fn upstream_answered(&mut self, now: Instant) {
+        let before = self.event.upstream_duration.unwrap_or_default();
+        let sent = self.sent_to_app.take().unwrap_or(now);
+        let took = now.saturating_duration_since(sent);
+        self.event.upstream_duration = Some(before.saturating_add(took));
     }
 
     /// Whether the end of the answer was recorded.

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use super::outgoing::Outgoing;
 use super::traffic::{MonitoredStream, Traffic};
 use super::trailers::DroppedTrailers;
 use super::usage::OpenUsage;
+use super::wake::WakeSwitch;
 use crate::clock::Clock;
 
 /// The maximum size of a response head, in bytes. The number of fields is limited to 100 by hyper.
@@ -41,6 +43,7 @@ pub(super) struct Connection {
     pub(super) handovers: u8,
     pub(super) usage: OpenUsage,
     pub(super) dropped_trailers: Arc<DroppedTrailers>,
+    wakes: WakeSwitch,
 }
 
 /// The open socket of a connection that has switched from HTTP to another protocol.
@@ -78,10 +81,15 @@ impl Connection {
             .await
             .map_err(Error::Broken)?;
         let passing = Rc::clone(&traffic);
+        let wakes = WakeSwitch::default();
+        let switch = wakes.clone();
         let task = spawn_local(async move {
+            // The waker of a task never changes, so one waker is enough for all runs.
+            let mut waker: Option<Waker> = None;
             let ended = poll_fn(|cx| {
                 passing.allow_reads();
-                Pin::new(&mut connection).poll(cx)
+                let waker = waker.get_or_insert_with(|| switch.waker(cx.waker()));
+                Pin::new(&mut connection).poll(&mut Context::from_waker(waker))
             });
             if let Err(error) = ended.await {
                 tracing::debug!(error = %error, "A connection to an origin ended with an error");
@@ -110,7 +118,19 @@ impl Connection {
             handovers: 0,
             usage: usage(task.abort_handle()),
             dropped_trailers: Arc::clone(connector.dropped_trailers()),
+            wakes,
         }))
+    }
+
+    /// Calls `take`, which takes a part of the response. If the connection's task has already
+    /// received the complete response, the task does not run because of the call.
+    pub(super) fn take_part<T>(&self, take: impl FnOnce() -> T) -> T {
+        // hyper wants the next request only after it has received the complete response.
+        if self.sender.is_ready() {
+            self.wakes.ignore_wakes(take)
+        } else {
+            take()
+        }
     }
 
     /// Returns `true` if the next request can be sent on this connection: the request and the

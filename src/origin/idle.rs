@@ -318,6 +318,11 @@ impl BorrowedConnection {
         &self.connection.usage
     }
 
+    /// Calls `take`, which takes a part of the response. See [`Connection::take_part`].
+    pub(super) fn take_part<T>(&self, take: impl FnOnce() -> T) -> T {
+        self.connection.take_part(take)
+    }
+
     /// The log of the trailers that the gateway drops for this origin.
     pub(super) fn dropped_trailers(&self) -> &DroppedTrailers {
         &self.connection.dropped_trailers

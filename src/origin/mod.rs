@@ -45,6 +45,7 @@ mod tests;
 mod traffic;
 mod trailers;
 mod usage;
+mod wake;
 
 pub(crate) use attempt::Informational;
 pub(crate) use client::{CallLimits, Client};

@@ -137,7 +137,12 @@ impl Body for ResponseBody {
         if let Some(usage) = this.usage() {
             usage.next_requested();
         }
-        match Pin::new(&mut this.incoming).poll_frame(cx) {
+        let incoming = Pin::new(&mut this.incoming);
+        let polled = match &this.borrowed {
+            Some(borrowed) => borrowed.take_part(|| incoming.poll_frame(cx)),
+            None => incoming.poll_frame(cx),
+        };
+        match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 // A frame has arrived, so the timer for the pause is no longer needed.
                 this.stall.armed = false;
