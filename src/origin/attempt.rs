@@ -105,8 +105,8 @@ impl Attempt {
         // If the length of the response is ambiguous, the gateway cannot know where the next
         // response begins. An HTTP/1.0 server closes the connection after its response.
         let reusable = framing == Framing::Unambiguous && parts.version == Version::HTTP_11;
-        // The origin's answer may have the version HTTP/1.0, and hyper would use this version for
-        // the client's answer, too.
+        // The origin's answer may have the version HTTP/1.0, and hyper would also use this version
+        // for the answer to the client.
         parts.version = Version::HTTP_11;
         if let Some(status) = self.connection.traffic.informational() {
             parts.extensions.insert(Informational(status));

@@ -80,11 +80,11 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// While the client connects: [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`],
-    /// [`Error::ConnectTimeout`], [`Error::Proxy`]. After the client has connected:
-    /// [`Error::CallTimeout`], [`Error::TooLarge`], [`Error::Broken`],
-    /// [`Error::UnrequestedUpgrade`]. If the call fails after the client has connected, the origin
-    /// may have processed the request ([`Error::may_have_been_processed`]).
+    /// Before the connection is open, the errors are [`Error::Resolve`], [`Error::Connect`],
+    /// [`Error::Tls`], [`Error::ConnectTimeout`] and [`Error::Proxy`]. After the connection is
+    /// open, the errors are [`Error::CallTimeout`], [`Error::TooLarge`], [`Error::Broken`],
+    /// [`Error::Proxy`] and [`Error::UnrequestedUpgrade`]. If the call fails after the client has
+    /// connected, the origin may have processed the request ([`Error::may_have_been_processed`]).
     ///
     /// # Cancel safety
     ///
@@ -143,8 +143,8 @@ impl Client {
     }
 }
 
-/// Runs `exchange` to its end. Also polls `connection`, because `connection` sends and receives the
-/// bytes of the exchange.
+/// Runs `exchange` to its end. This function also polls `connection`, because `connection` sends
+/// and receives the bytes of the exchange.
 async fn drive<T>(exchange: impl Future<Output = T>, connection: impl Future) -> T {
     let mut exchange = pin!(exchange);
     let mut connection = pin!(connection);

@@ -76,7 +76,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// The wait of an exchange whose client sends or accepts `bytes` in each of ten seconds.
+    /// The wait of an exchange whose client sends or accepts `bytes` in each second, for ten
+    /// seconds.
     fn waited_at(bytes: usize) -> Option<Duration> {
         let wait = ClientWait::default();
         let mut now = Clock::system().instant();
@@ -103,7 +104,7 @@ mod tests {
         let (wait, start) = (ClientWait::default(), Clock::system().instant());
         wait.begin(start);
         wait.end(start + SECOND, 1024 * 1024);
-        // For an hour, the exchange waits for the app.
+        // During the next hour, the exchange waits for the app.
         let later = start + Duration::from_hours(1);
         wait.begin(later);
         wait.begin(later + SECOND);

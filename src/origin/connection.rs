@@ -38,8 +38,8 @@ pub(super) struct Connection {
     pub(super) since: Instant,
     /// Whether this connection has already carried a request and its response.
     pub(super) used: bool,
-    /// Counts how often this worker gives the connection to its own requests while a request of
-    /// another worker waits.
+    /// The number of times that this worker gave the connection to its own requests while a request
+    /// of another worker waited.
     pub(super) handovers: u8,
     pub(super) usage: OpenUsage,
     pub(super) dropped_trailers: Arc<DroppedTrailers>,
@@ -56,12 +56,12 @@ pub(super) struct ReleasedSocket {
 
 impl Connection {
     /// Opens a connection. `permit` is held until the socket is closed. After a 101 response, the
-    /// socket is sent to `switched`. `usage` gets a handle that closes the connection, and returns
-    /// the record of the exchanges that use the connection.
+    /// socket is sent to `switched`. The argument of `usage` is a handle that can abort the task of
+    /// the connection. `usage` returns the record of the exchanges that use the connection.
     ///
     /// # Errors
     ///
-    /// The errors of [`Connector::connect`], and [`Error::Broken`].
+    /// [`Error::Broken`], and the errors of [`Connector::connect`].
     pub(super) async fn open(
         connector: &Connector,
         permit: Permit,

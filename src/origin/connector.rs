@@ -77,13 +77,13 @@ impl Connector {
         self
     }
 
-    /// Sets the proxy through which connections are opened. The default is no proxy.
+    /// Sets the proxy through which connections are opened. By default, connections use no proxy.
     pub(crate) fn with_proxy(mut self, proxy: Option<Proxy>) -> Self {
         self.proxy = proxy;
         self
     }
 
-    /// Replaces the resolver. The default is the resolver of the operating system.
+    /// Replaces the default resolver, which is the resolver of the operating system.
     #[cfg(test)]
     pub(super) fn with_resolver(mut self, resolver: Resolver) -> Self {
         self.resolver = resolver;
@@ -101,7 +101,7 @@ impl Connector {
         self.proxy.is_some()
     }
 
-    /// Adds the name of the proxy, if there is one, to an error of a connection.
+    /// Adds the name of the proxy to an error of a connection, if the connector has a proxy.
     pub(super) fn explain(&self, error: Error) -> Error {
         match &self.proxy {
             Some(proxy) => proxy.explain(error),
@@ -135,7 +135,7 @@ impl Connector {
     /// # Errors
     ///
     /// [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`], [`Error::NoHttp2`],
-    /// [`Error::ConnectTimeout`]. With a proxy also [`Error::Proxy`].
+    /// [`Error::ConnectTimeout`]. [`Error::Proxy`] if the connector has a proxy.
     ///
     /// # Cancel safety
     ///
@@ -296,7 +296,8 @@ impl AsyncWrite for Stream {
 impl Duplex for Stream {
     fn reset_on_close(&self) {
         let socket = SockRef::from(self.socket());
-        // If the operating system refuses the socket option, the socket is closed without a reset.
+        // If the operating system refuses the option `SO_LINGER`, the socket is closed without a
+        // reset.
         socket.set_linger(Some(Duration::ZERO)).unwrap_or_default();
     }
 

@@ -35,9 +35,8 @@ pub enum Error {
     /// and TLS handshake. Responsible: the upstream or the provider.
     #[error("connecting took too long")]
     ConnectTimeout,
-    /// The gateway took the connection away from the exchange, because another client's request
-    /// waited. Responsible: the client, which is slow or uses more than its share of the
-    /// connections.
+    /// The gateway took the connection away from the exchange, because another request waited.
+    /// Responsible: the client, which is slow or uses more than its share of the connections.
     #[error("the exchange was ended, because other requests waited for its connection")]
     Evicted(Eviction),
     /// A stream or a connection of HTTP/2 broke. Responsible: the upstream.

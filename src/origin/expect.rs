@@ -1,4 +1,4 @@
-//! Requests whose client waits for `100 Continue` before it sends the content (RFC 9110 section
+//! Requests whose client waits for `100 Continue` before sending the content (RFC 9110 section
 //! 10.1.1).
 
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use crate::clock::Clock;
 
 /// The longest time that the gateway waits for the origin's `100 Continue`. Many origins never send
-/// a 100 response, so the gateway lets the client send the content after this time.
+/// a 100 response, so the gateway lets the client send the content after `MAX_WAIT`.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// Delays the content of a request until the origin has sent `100 Continue`, or until [`MAX_WAIT`]
@@ -26,7 +26,7 @@ const MAX_WAIT: Duration = Duration::from_secs(1);
 pub(super) struct ContinueGate(Pin<Box<dyn Future<Output = ()>>>);
 
 impl ContinueGate {
-    /// Returns a gate if the request with the head `parts` has the field `Expect`.
+    /// Returns a `ContinueGate` if the request with the head `parts` has the field `Expect`.
     pub(super) fn of(parts: &mut Parts, clock: &Clock) -> Option<Self> {
         if !parts.headers.contains_key(EXPECT) {
             return None;

@@ -37,7 +37,7 @@ pub(super) struct IdleConnections {
     limit: Arc<Limit>,
     /// A connection that has been idle for longer than this time is not used again.
     max_idle: Duration,
-    /// The idle connections. The first connection has been idle for the longest time.
+    /// The idle connections. The first connection in the list has been idle for the longest time.
     #[expect(
         clippy::vec_box,
         reason = "each is moved whole, twice for every request"
@@ -47,7 +47,7 @@ pub(super) struct IdleConnections {
     waiters: RefCell<VecDeque<Waiter>>,
     /// The connections of this worker, with the exchanges that use them.
     usages: Usages,
-    /// The number that [`Limit`] gave to this pool.
+    /// The number by which [`Limit`] identifies this pool.
     pool: u64,
     /// The time of the last review.
     reviewed: Cell<Option<Instant>>,
@@ -64,7 +64,7 @@ struct Waiter {
 
 /// The result of waiting for a connection.
 pub(super) enum Granted {
-    /// An open connection that another request has finished with.
+    /// An open connection that another request does not need any more.
     Connection(Box<Connection>),
     /// The right to open a connection.
     Permit(Permit),
@@ -133,7 +133,8 @@ impl IdleConnections {
             let mut place = self.limit.queue(owner, now)?;
             {
                 let mut waiters = self.waiters.borrow_mut();
-                // When a waiting request is dropped, its closed sender stays in the list.
+                // When a waiting request is dropped, the list still contains the sender of its
+                // closed channel.
                 waiters.retain(|waiter| !waiter.sender.is_closed());
                 let id = place.id();
                 waiters.push_back(Waiter { id, owner, sender });
@@ -156,8 +157,9 @@ impl IdleConnections {
         };
         match granted {
             Granted::Connection(_) => Ok(granted),
-            // At the same moment, another request may have sent its connection to `handed`. The
-            // waiting request uses that connection, because the connection would be lost otherwise.
+            // While the waiting request got its permit, another request may have sent its
+            // connection to `handed`. The waiting request must use a connection in `handed`,
+            // because a connection that nobody uses would be lost.
             Granted::Permit(permit) => Ok(handed
                 .try_recv()
                 .map_or(Granted::Permit(permit), Granted::Connection)),
@@ -175,7 +177,7 @@ impl IdleConnections {
             return;
         }
         // If no waiting request may get the connection now, the connection becomes idle. A later
-        // request of a client with less than its share can use the connection.
+        // request of a client with less than its share can use the idle connection.
         if self.limit.wanted() == 0 {
             connection.handovers = 0;
             self.connections.borrow_mut().push(connection);
@@ -191,8 +193,8 @@ impl IdleConnections {
         loop {
             let (next, count) = self.limit.next_of(waiters.iter().map(|waiter| waiter.id));
             // The limit counts the waiting requests of all workers, and `count` counts the waiting
-            // requests of this worker. So if the limit counts more than `count` requests, requests
-            // of other workers wait.
+            // requests of this worker. If the limit counts more than `count` requests, requests of
+            // other workers wait.
             let elsewhere = self.limit.wanted() > count;
             connection.handovers = if elsewhere {
                 connection.handovers.saturating_add(1)
@@ -215,8 +217,8 @@ impl IdleConnections {
         }
     }
 
-    /// Closes connections that are broken or too old. Afterwards, closes one idle connection for
-    /// each waiting request of any worker.
+    /// Closes connections that are broken or too old. Of the other connections, closes one idle
+    /// connection for each waiting request of any worker.
     fn close_unneeded(&self) {
         let mut connections = self.connections.borrow_mut();
         let now = self.clock.instant();

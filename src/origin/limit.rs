@@ -26,9 +26,9 @@ const REPORT_LIFETIME: Duration = Duration::from_millis(300);
 ///
 /// An idle connection counts as open, because some apps use one process or thread for each open
 /// connection. The idle connections of one worker must not block the requests of another worker.
-/// Each request that begins to wait therefore notifies all pools, so that the pools close idle
-/// connections. The pools also report which exchanges use their connections, so that the queue can
-/// take a connection away from a slow client.
+/// Each request that begins to wait notifies all pools, so that the pools close idle connections.
+/// The pools also report which exchanges use their connections, so that the queue can take a
+/// connection away from a slow client.
 #[derive(Debug)]
 pub(crate) struct Limit {
     open: Arc<Semaphore>,
@@ -119,15 +119,15 @@ impl Limit {
 
     /// The number of waiting requests of all workers.
     pub(crate) fn waiting(&self) -> usize {
-        // The load and the increment in `queue` have to be sequentially consistent. A pool keeps an
-        // idle connection if it reads zero here. If a request begins to wait later, the request
-        // first increments the number and then notifies the pool. When a pool handles the
-        // notification, the list of the pool already contains the idle connection. The pool closes
-        // the idle connection, so that the waiting request can open a new connection.
+        // The load and the increment in `queue` have to be sequentially consistent. If a pool reads
+        // zero, the pool keeps its idle connection. If a request begins to wait later, the request
+        // first increments the number of waiting requests and then notifies the pool. When a pool
+        // handles the notification, the list of the pool already contains the idle connection. The
+        // pool closes the idle connection, so that the waiting request can open a new connection.
         self.waiting.load(Ordering::SeqCst)
     }
 
-    /// The number of waiting requests that get the next connections.
+    /// The number of waiting requests that do not let requests of other clients go first.
     pub(super) fn wanted(&self) -> usize {
         let held_back = self.held_back.load(Ordering::SeqCst);
         self.waiting().saturating_sub(held_back)
@@ -195,8 +195,8 @@ impl Limit {
         // This drop closes the channel of the removed request. The removed request then fails with
         // [`Error::Busy`].
         drop(crowded_out);
-        // A connection may have been closed before the request was counted as waiting, so the
-        // request now checks whether it may open a connection.
+        // A connection may have been closed before the request was counted as waiting, so
+        // `dispatch` now looks for a free permit.
         fence(Ordering::SeqCst);
         self.dispatch();
         // The request is counted before the pools are notified, because a notified pool reads the
@@ -219,7 +219,7 @@ impl Limit {
             let Some(permit) = left_over.take().or_else(|| self.permit()) else {
                 break;
             };
-            // If the request was dropped, the next request gets the permit.
+            // If a waiting request was dropped, the next waiting request gets the permit.
             left_over = match contended.queue.pop() {
                 Some(waiter) => waiter.send(permit).err(),
                 None => Some(permit),
@@ -334,7 +334,7 @@ impl Limit {
         own.unwrap_or_default()
     }
 
-    /// Records that an exchange was not evicted although the queue had chosen it.
+    /// Records that an exchange was not evicted although the queue had chosen the exchange.
     pub(super) fn refund(&self) {
         self.contended().queue.refund();
     }
@@ -395,9 +395,9 @@ impl Drop for Permit {
         let Some(limit) = self.limit.take() else {
             return;
         };
-        // A new request first increments the count, and then looks for a free permit. So either the
-        // new request finds the permit that was just released, or `waiting` already counts the new
-        // request.
+        // A new request first increments the number of waiting requests, and then looks for a free
+        // permit. The new request finds the permit that was just released, or `waiting` already
+        // counts the new request.
         fence(Ordering::SeqCst);
         if limit.waiting() > 0 {
             limit.dispatch();

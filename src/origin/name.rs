@@ -20,7 +20,7 @@ pub(crate) struct Origin {
 
 /// The reason why a text is not an origin.
 ///
-/// Responsible: the operator, who has to correct the settings.
+/// The operator has to correct the settings.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum ParseOriginError {
     /// The text is not `http://` or `https://`, followed by a host.
@@ -57,8 +57,8 @@ impl Origin {
         self.authority.to_str().unwrap_or_default()
     }
 
-    /// The `Host` field for this origin (RFC 9110 section 7.2). Cloning the value only increments a
-    /// reference count.
+    /// The `Host` field for this origin (RFC 9110 section 7.2). Cloning a `HeaderValue` only
+    /// increments a reference count.
     pub(crate) fn host_value(&self) -> &HeaderValue {
         &self.authority
     }

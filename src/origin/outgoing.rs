@@ -40,7 +40,7 @@ struct Content {
 }
 
 impl Outgoing {
-    /// Converts the body of a request, which has the head `parts`, for sending over HTTP/1.1.
+    /// Converts the body of the request with the head `parts`. The request is sent over HTTP/1.1.
     pub(super) fn http1(
         parts: &mut Parts,
         upload: Upload,
@@ -133,7 +133,8 @@ impl Body for Outgoing {
                 progress.wait_for_client();
                 return Poll::Pending;
             };
-            // The client has sent bytes, and the gateway now waits until the origin accepts them.
+            // The client has sent bytes, and the gateway now waits until the origin accepts these
+            // bytes.
             let data = match &frame {
                 Some(Ok(frame)) => frame.data_ref(),
                 Some(Err(_)) | None => None,
@@ -172,8 +173,8 @@ impl Body for Outgoing {
 
 impl Drop for Content {
     fn drop(&mut self) {
-        // The gateway reads no more bytes of this body from the client, so it can only wait for the
-        // origin.
+        // The gateway reads no more bytes of this body from the client, so the gateway can only
+        // wait for the origin.
         self.progress.wait_for_origin(0);
     }
 }

@@ -34,8 +34,8 @@ impl Owner {
 pub(crate) struct Requester {
     /// The client to which the request belongs.
     pub(crate) owner: Owner,
-    /// Whether the gateway has declared the request to be a stream, whose client may be silent for
-    /// any time.
+    /// Whether the gateway has declared the request to be a stream. The client of a stream may be
+    /// silent for any time.
     pub(crate) stream: bool,
 }
 

@@ -90,20 +90,24 @@ impl Pool {
     /// Sends `request` in origin form (RFC 9112 section 3.2.1), and returns when the response head
     /// has arrived. `request` must have a `Host` field and no connection-specific fields.
     ///
-    /// The pool sends a failed request one more time, on another connection, only in three cases:
+    /// The pool sends a failed request one more time, on another connection, only in three cases.
     ///
-    /// - No byte of the request was sent.
-    /// - The connection was stale, the method is safe, and the request has no content. A used
-    ///   connection is stale if the origin closes it before the first byte of the next answer.
-    /// - An HTTP/2 origin states that it has not processed the request (RFC 9113 section 8.7), and
-    ///   the request has no content.
+    /// 1. No byte of the request was sent.
+    ///
+    /// 2. The connection was stale, the method is safe, and the request has no content. A used
+    ///    connection is stale if the origin closes the connection before the first byte of the next
+    ///    answer.
+    ///
+    /// 3. An HTTP/2 origin states that the origin has not processed the request (RFC 9113 section
+    ///    8.7), and the request has no content.
     ///
     /// # Errors
     ///
-    /// [`Error::Busy`], [`Error::Evicted`]. While the pool connects: [`Error::Resolve`],
-    /// [`Error::Connect`], [`Error::Tls`], [`Error::NoHttp2`], [`Error::ConnectTimeout`]. After the
-    /// pool has connected: [`Error::RequestBody`], [`Error::HeadTimeout`], [`Error::Broken`],
-    /// [`Error::Http2`], [`Error::Framing`], [`Error::UnrequestedUpgrade`].
+    /// [`Error::Busy`], [`Error::Evicted`]. Before the connection is open, the errors are
+    /// [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`], [`Error::NoHttp2`] and
+    /// [`Error::ConnectTimeout`]. After the connection is open, the errors are
+    /// [`Error::RequestBody`], [`Error::HeadTimeout`], [`Error::Broken`], [`Error::Http2`],
+    /// [`Error::Framing`] and [`Error::UnrequestedUpgrade`].
     ///
     /// # Cancel safety
     ///
@@ -123,8 +127,8 @@ impl Pool {
         };
         let request = shared.prepare(request);
         let progress = request.body().progress();
-        // A future that contains a request is large and expensive to move. So the future contains
-        // the request only if the request has to wait for a connection.
+        // A future that contains a request is large and expensive to move. The future contains the
+        // request only if the request has to wait for a connection.
         match shared.idle.take(requester.owner) {
             Some(connection) => {
                 let attempt = Attempt::begin(connection, request, progress, requester);

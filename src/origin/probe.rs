@@ -30,9 +30,9 @@ pub enum Grade {
 pub struct Finding {
     /// The grade.
     pub grade: Grade,
-    /// The setting that helps if the check failed.
+    /// The setting that the operator can change if the check failed.
     pub key: String,
-    /// The fact that was found.
+    /// The fact that the check found.
     pub text: String,
 }
 
@@ -183,7 +183,7 @@ fn certificate(
     }
 }
 
-/// Returns the setting that helps, and the explanation.
+/// Returns the setting that the operator can change, and a text that explains the error.
 fn failure(error: &Error, key: &'static str, host: &str, address: &str) -> (&'static str, String) {
     match error {
         Error::Resolve(source) => (key, format!("the name {host} has no address: {source}")),
@@ -214,7 +214,8 @@ fn failure(error: &Error, key: &'static str, host: &str, address: &str) -> (&'st
     }
 }
 
-/// Returns the setting that helps after a TLS handshake that failed, and the explanation.
+/// Returns the setting that the operator can change after a failed TLS handshake, and a text that
+/// explains the failure.
 fn refused_certificate(
     source: &io::Error,
     key: &'static str,
@@ -231,7 +232,8 @@ fn refused_certificate(
             format!("the TLS handshake with {address} failed: {source}"),
         );
     };
-    // An authority that was created again has the same name but another key.
+    // If the operator created a certificate authority again, the new authority has the same name
+    // but another key, so the signature of the certificate is wrong.
     if let CertificateError::UnknownIssuer | CertificateError::BadSignature = refusal {
         let text = format!(
             "the certificate of {host} is not trusted; name the certificate of its authority with \

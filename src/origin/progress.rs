@@ -38,7 +38,8 @@ pub(super) enum ClientPauses {
 }
 
 /// An extension of a request, such as a gRPC call: the client may pause for any time while it sends
-/// the content. If neither side sends, a deadline of the origin ends the request.
+/// the content. If neither the client nor the origin sends data, a deadline of the origin ends the
+/// request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StreamingCall;
 
@@ -101,8 +102,8 @@ impl UploadProgress {
         *self.failure.borrow_mut() = Some(cause);
     }
 
-    /// If the request body has failed, returns the error of the body. Otherwise returns `error`,
-    /// the error of the connection.
+    /// If the request body has failed, returns the error of the body. If the request body has not
+    /// failed, returns `error`, the error of the connection.
     pub(super) fn explain(progress: Option<&Rc<Self>>, error: Error) -> Error {
         let failure = progress.and_then(|progress| progress.failure.borrow_mut().take());
         failure.map_or(error, Error::RequestBody)

@@ -61,7 +61,7 @@ pub(crate) enum TunnelError {
 impl FromStr for Proxy {
     type Err = ParseProxyError;
 
-    /// Reads `http://[USER:PASSWORD@]HOST[:PORT]`. The text can be a URL without its scheme.
+    /// Reads `http://[USER:PASSWORD@]HOST[:PORT]`. The text can be a URL without a scheme.
     fn from_str(text: &str) -> Result<Self, ParseProxyError> {
         let text = Zeroizing::new(if text.contains("://") {
             text.to_owned()
@@ -109,7 +109,7 @@ impl Proxy {
     }
 
     /// Adds the name of the proxy to an error of a connection. An error of the TLS handshake is an
-    /// error of the origin, so it stays unchanged.
+    /// error of the origin, so this error stays unchanged.
     pub(super) fn explain(&self, error: Error) -> Error {
         let is_about_proxy = matches!(
             error,

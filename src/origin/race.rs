@@ -12,8 +12,8 @@ use tokio::time::timeout;
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// Connects to several addresses in parallel, and returns the first connection that opens. Each
-/// address is tried [`STAGGER`] after the previous address, or immediately after a failure. The
-/// other attempts are aborted. `connect` opens a connection to one address.
+/// address is tried [`STAGGER`] after the previous address, or immediately after a failure. When an
+/// attempt succeeds, the other attempts are aborted. `connect` opens a connection to one address.
 ///
 /// # Errors
 ///
@@ -105,7 +105,7 @@ mod tests {
         Silent,
     }
 
-    /// A network whose hosts are listed with their behaviour.
+    /// A network with a list of its hosts and their behaviour.
     struct Network {
         hosts: Vec<(SocketAddr, Host)>,
         began: Instant,

@@ -11,9 +11,9 @@ use tokio::net::lookup_host;
 /// The addresses of a host, or the error of the look-up.
 pub(super) type LookUp = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
 
-/// Looks up the addresses of host names. The resolver keeps no results. So the next connection uses
-/// a new address of the host, and a failed look-up affects only the connections that wait for this
-/// look-up.
+/// Looks up the addresses of host names. The resolver does not cache results. If a host gets a new
+/// address, the next connection uses the new address. A failed look-up affects only the connections
+/// that wait for this look-up.
 #[derive(Clone)]
 pub(super) struct Resolver(Arc<dyn Fn(String, u16) -> LookUp + Send + Sync>);
 

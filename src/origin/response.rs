@@ -58,7 +58,7 @@ impl ResponseBody {
         body
     }
 
-    /// Declares the answer to be a stream, whose client may be silent for any time.
+    /// Declares the answer to be a stream. The client of a stream may be silent for any time.
     pub(crate) fn declare_stream(&self) {
         if let Some(usage) = self.usage() {
             usage.declare_stream();

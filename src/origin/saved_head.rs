@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 /// Nearly all copies are dropped without being used, so a copy must be cheap to make, but may be
 /// expensive to use. The fields are stored as lines of one buffer, because a second `HeaderMap`
 /// would be slower. The buffer is wiped when it is dropped, because it contains cookies. Values
-/// that are marked as sensitive are not copied. The copy shares a sensitive value with the original
-/// field, which wipes the memory of the value.
+/// that are marked as sensitive are not copied. The copy and the original field share the memory of
+/// a sensitive value.
 pub(crate) struct SavedHead {
     method: Method,
     uri: Uri,
@@ -30,8 +30,8 @@ impl SavedHead {
             .iter()
             .filter(|(_, value)| !value.is_sensitive());
         let lengths = copied.map(|(name, value)| line_length(name, value));
-        // The buffer must never grow: the bytes would move to a larger buffer, and the memory of
-        // the smaller buffer would not be wiped.
+        // If the buffer grew, the bytes would move to a larger buffer, and the memory of the
+        // smaller buffer would not be wiped.
         let room = lengths.fold(0, usize::saturating_add);
         let mut lines = Zeroizing::new(Vec::with_capacity(room));
         let mut sensitive = Vec::new();

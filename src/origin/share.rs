@@ -2,13 +2,14 @@
 //! connection for a waiting request.
 //!
 //! An app has few connections, and a slow client can use a connection for a long time. This module
-//! protects the other clients in two ways, but only while a request waits:
+//! protects the other clients, but only while a request waits for a connection.
 //!
-//! - The exchange that has waited longest for its own client is evicted, if it has waited for
-//!   longer than [`Terms::slow_client`].
-//! - One client holds at most a share of the connections while requests of other clients wait. The
-//!   queue serves the requests of the other clients first. If a client has more than its share,
-//!   exchanges of this client are evicted even after a short wait for the client.
+//! If an exchange has waited for its own client for longer than [`Terms::slow_client`], the queue
+//! may evict the exchange. The exchange that has waited longest is evicted first.
+//!
+//! While requests of other clients wait, one client holds at most a share of the connections. The
+//! queue serves the requests of the other clients first. If a client has more than its share,
+//! exchanges of this client are evicted even after a short wait for the client.
 //!
 //! The gateway declares some exchanges to be streams. A stream counts as a part of its client's
 //! share. The client of a stream is often silent, so a stream is evicted only if its client has
@@ -26,14 +27,14 @@ use super::usage::Eviction;
 /// connection becomes free before this time has passed, and no exchange is evicted.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// If a client has more than its share, an exchange of the client is evicted only after it has
-/// waited for the client for this time. With a client on an ordinary network, an exchange waits
-/// less than this time.
+/// If a client has more than its share, an exchange of the client is evicted only after the
+/// exchange has waited for the client for this time. If the client is on an ordinary network, the
+/// exchange waits for a shorter time.
 const BRIEF_WAIT: Duration = Duration::from_secs(1);
 
-/// The limit on one client's share applies while a request of another client waits, and for this
-/// time afterwards. If the limit ended at once, a client with many waiting requests would
-/// immediately take every free connection again.
+/// The limit on one client's share applies while a request of another client waits. After the end
+/// of the wait, the limit still applies for this time. If the limit ended together with the wait, a
+/// client with many waiting requests would immediately take every free connection again.
 const MEMORY: Duration = Duration::from_secs(5);
 
 /// The settings of the queue.
@@ -65,7 +66,7 @@ pub(super) enum Kind {
     /// ended yet.
     Stream { since: Option<Instant> },
     /// A connection that may switch to another protocol. The connection counts as a part of its
-    /// client's share, but the queue never evicts it.
+    /// client's share, but the queue never takes the connection away.
     Tunnel,
 }
 
@@ -98,12 +99,12 @@ pub(super) struct Queue<T> {
     waiters: VecDeque<Waiter<T>>,
     /// The number of exchanges of each client.
     counts: HashMap<Owner, usize>,
-    /// Whether a client has its whole share. If no client has its whole share, the queue serves all
-    /// requests in their order and needs less work.
+    /// Whether at least one client has its whole share of the connections. If no client has its
+    /// whole share, the queue serves all requests in their order and needs less work.
     any_whole_share: bool,
-    /// Two clients with the times when their requests last waited: the latest two clients that did
-    /// not have their whole share. With two entries, the queue knows for every client whether a
-    /// different client has waited.
+    /// The two clients whose requests waited most recently, with the times. A request is not
+    /// recorded here while its client has its whole share. With two entries, the queue knows for
+    /// every client whether a different client has waited.
     recent: [Option<(Owner, Instant)>; 2],
     /// The time of the last update.
     now: Option<Instant>,
@@ -192,7 +193,7 @@ impl<T> Queue<T> {
         Some(waiter.grant)
     }
 
-    /// Keeps only the requests for whose `grant` the function `wanted` returns true.
+    /// Keeps a request only if `wanted` returns true for the `grant` of the request.
     pub(super) fn retain(&mut self, wanted: impl Fn(&T) -> bool) {
         self.waiters.retain(|waiter| wanted(&waiter.grant));
     }
@@ -216,9 +217,9 @@ impl<T> Queue<T> {
         Some(grant)
     }
 
-    /// If a client holds more than `most` places of the queue, removes the newest request of that
-    /// client, so that a request of `owner` can take its place. Returns `None` if no client holds
-    /// more than `most` places, or if `owner` itself already holds `most` places.
+    /// Removes the newest request of a client that holds more than `most` places of the queue, so
+    /// that a request of `owner` can take this place. Returns `None` if no client holds more than
+    /// `most` places, or if `owner` itself already holds `most` places.
     pub(super) fn crowded_out(&mut self, owner: Owner, most: usize) -> Option<T> {
         let places = |of: Owner| {
             self.waiters
@@ -298,8 +299,8 @@ impl<T> Queue<T> {
     }
 
     /// Chooses the exchanges that lose their connection, at most one for each waiting request. Call
-    /// [`Queue::survey`] first. The result contains, with each verdict, the position of the
-    /// exchange in `held`.
+    /// [`Queue::survey`] first. The result contains a verdict for each chosen exchange, and the
+    /// position of the exchange in `held`.
     pub(super) fn victims(&mut self, held: &[Held], now: Instant) -> Vec<(usize, Verdict)> {
         let mut candidates: Vec<_> = held.iter().enumerate().collect();
         let mut counts = self.counts.clone();
@@ -348,8 +349,8 @@ impl<T> Queue<T> {
         waiters.any(|waiter| now.saturating_duration_since(waiter.since) >= time)
     }
 
-    /// Allows one more eviction. Call this function if a chosen exchange has ended or made
-    /// progress, and was not evicted.
+    /// Allows one more eviction. Call this function if a chosen exchange was not evicted, because
+    /// the exchange had ended or had made progress.
     pub(super) fn refund(&mut self) {
         let mut waiters = self.waiters.iter_mut();
         if let Some(waiter) = waiters.find(|waiter| waiter.spent) {

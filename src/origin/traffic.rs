@@ -16,8 +16,8 @@ use super::saved_head::field;
 
 /// The record of the reads and writes of a connection for its current request.
 ///
-/// The record of the request head is a copy of the bytes that hyper writes. To copy each field of
-/// the head would be ten times as slow, and the gateway rarely needs the record.
+/// The record of the request head is a copy of the bytes that hyper writes. A copy of each single
+/// field would take ten times as long, and the gateway rarely needs the record.
 #[derive(Default)]
 pub(super) struct Traffic {
     response_begun: Cell<bool>,
@@ -26,7 +26,7 @@ pub(super) struct Traffic {
     /// available during a run. After a read has found no bytes, this flag prevents further read
     /// calls during the same run of the task.
     nothing_to_read: Cell<bool>,
-    /// The status of the informational (1xx) response, if the origin has sent one before its final
+    /// The status of the first informational (1xx) response that the origin sent before its final
     /// response.
     informational: Cell<Option<StatusCode>>,
     recording: Cell<bool>,
@@ -83,8 +83,8 @@ impl Traffic {
         }
     }
 
-    /// Returns the status of the informational (1xx) response, if the origin has sent one before
-    /// its final response. Only the first of several informational responses is recorded.
+    /// Returns the status of the first informational (1xx) response that the origin sent before its
+    /// final response.
     pub(super) fn informational(&self) -> Option<StatusCode> {
         self.informational.get()
     }
@@ -104,7 +104,7 @@ impl Traffic {
     }
 }
 
-/// Returns the status of the informational (1xx) response at the start of `bytes`, if there is one.
+/// If `bytes` begins with an informational (1xx) response, returns the status of this response.
 fn informational_status(bytes: &[u8]) -> Option<StatusCode> {
     let status = bytes.strip_prefix(b"HTTP/1.1 ")?.first_chunk::<3>()?;
     let [b'1', _, _] = status else { return None };

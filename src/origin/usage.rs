@@ -70,7 +70,8 @@ pub(super) enum Resource {
     /// A stream of an HTTP/2 connection.
     Stream,
     /// A connection that may switch to another protocol. The number of connections with a switched
-    /// protocol has its own limit, so the gateway never closes them for a waiting request.
+    /// protocol has its own limit, so the gateway never closes such a connection for a waiting
+    /// request.
     Tunnel,
 }
 
@@ -122,7 +123,8 @@ impl Usage {
         self.requester.set(stream);
     }
 
-    /// Records that the client's connection got a part of the answer, with `length` bytes.
+    /// Records that a part of the answer, with `length` bytes, was passed to the client's
+    /// connection.
     pub(super) fn part_handed_over(&self, length: usize) {
         self.part.set(length);
         self.download.begin(self.clock.instant());
@@ -135,7 +137,7 @@ impl Usage {
         }
     }
 
-    /// The eviction of the current exchange, if it was evicted.
+    /// The eviction of the current exchange, if the exchange was evicted.
     pub(super) fn eviction(&self) -> Option<Eviction> {
         self.eviction.get()
     }

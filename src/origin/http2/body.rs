@@ -24,7 +24,8 @@ pub(in crate::origin) struct Incoming {
     /// The task that sends the content of the request. The task is aborted when this response body
     /// is dropped.
     _upload: Option<AbortOnDrop>,
-    // The slot is the last member, because the stream must be dropped before the slot becomes free.
+    // The stream must be dropped before the slot becomes free. Rust drops the last member of a
+    // struct last, so `slot` is the last member.
     slot: Slot,
 }
 
@@ -67,8 +68,8 @@ impl Incoming {
         self.slot.connection.record_receipt();
         let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
         self.missing = self.missing.map(|missing| missing.saturating_sub(length));
-        // The client asks for the next part only after it has accepted the earlier parts. The
-        // gateway therefore allows the origin to send more bytes.
+        // When the client asks for a part, the client has already accepted the earlier parts. The
+        // gateway now allows the origin to send as many further bytes as this part contains.
         let flow = self.stream.flow_control();
         flow.release_capacity(data.len()).map_err(Error::Http2)
     }

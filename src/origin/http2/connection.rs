@@ -35,14 +35,14 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// The number of reset streams that the gateway remembers. The origin may still send frames for a
 /// stream that the gateway has reset.
 const REMEMBERED_RESETS: usize = 1024;
-/// The number of streams that the gateway may reset because of errors of the origin. When the
-/// gateway would exceed this number, it closes the connection.
+/// The number of streams that the gateway may reset because of errors of the origin. If the gateway
+/// had to reset more streams, the gateway would close the connection.
 const LOCAL_RESETS: usize = 64;
 
 type Driver = client::Connection<Stream, Bytes>;
 
-/// A connection, and its task that reads and writes its socket. When the connection is dropped, and
-/// no request uses it, the task announces the end (GOAWAY) and closes the socket.
+/// A connection, and its task that reads and writes its socket. When the connection was dropped and
+/// no request uses the connection, the task sends a GOAWAY frame and closes the socket.
 pub(super) struct Connection {
     sender: RefCell<SendRequest<Bytes>>,
     state: Rc<State>,
@@ -76,7 +76,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// The errors of [`Connector::connect`], and [`Error::NoHttp2`].
+    /// [`Error::NoHttp2`], and the errors of [`Connector::connect`].
     pub(super) async fn open(
         connector: &Connector,
         permit: Permit,
@@ -184,7 +184,7 @@ fn builder() -> client::Builder {
     let mut builder = client::Builder::new();
     builder
         .enable_push(false)
-        // The value is zero until the settings of the origin have arrived.
+        // The gateway opens no stream before the settings of the origin have arrived.
         .initial_max_send_streams(0)
         .max_header_list_size(MAX_HEAD)
         .initial_window_size(STREAM_WINDOW)

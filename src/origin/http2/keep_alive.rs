@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 use super::connection::State;
 use crate::clock::Clock;
 
-/// The times of the pings.
+/// The time limits that control the pings.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct KeepAlive {
     /// If a request is open and nothing has arrived for this time, the gateway sends a ping.

@@ -50,8 +50,8 @@ pub(super) struct Connections {
     /// The connections that accept requests. The first connection with a free slot is used, so that
     /// connections that are not needed become idle.
     open: RefCell<Vec<Rc<Connection>>>,
-    /// The requests that wait for a slot, in the order of their arrival. If the sender of a waiting
-    /// request is dropped, that request tries again to get a slot.
+    /// The requests that wait for a slot, in the order of their arrival. If the channel to a
+    /// waiting request is closed, that request tries again to get a slot.
     waiters: RefCell<Queue<Sender<Result<Slot, Error>>>>,
     /// The open HTTP/2 streams of this worker, with the exchanges that use them.
     usages: Usages,
@@ -147,7 +147,8 @@ impl Connections {
             let (sender, granted) = oneshot::channel();
             let count = {
                 let mut waiters = self.waiters.borrow_mut();
-                // If a waiting request was dropped, its closed sender is still in the list.
+                // If a waiting request was dropped, the list still contains the sender of its
+                // closed channel.
                 waiters.retain(|waiter| !waiter.is_closed());
                 waiters.push(owner, now, sender);
                 waiters.len()
@@ -224,8 +225,8 @@ impl Connections {
         self.slots.set(connection.slots().max(1));
         self.open.borrow_mut().push(connection);
         self.serve();
-        // Dropping the senders wakes the requests that still wait, because they may have to open a
-        // further connection.
+        // Dropping the senders wakes the requests that still wait, because these requests may have
+        // to open a further connection.
         drop(self.waiters.borrow_mut().take());
     }
 
@@ -238,8 +239,8 @@ impl Connections {
         let first = waiters.next();
         if alone {
             for waiter in waiters {
-                // If the waiting request was just dropped, `send` fails, and nobody needs the
-                // error.
+                // `send` fails only if the waiting request was dropped, and a dropped request needs
+                // no error.
                 waiter.send(Err(error.of_connecting())).unwrap_or_default();
             }
         }
@@ -280,9 +281,10 @@ impl Connections {
         }
     }
 
-    /// Closes connections that are broken or have been idle for too long. Afterwards, closes one
-    /// idle connection for each waiting request of another worker. If too few connections are idle,
-    /// one busy connection gets no further request, and is closed when its requests have finished.
+    /// Closes connections that are broken or have been idle for too long. Of the other connections,
+    /// closes one idle connection for each waiting request of another worker. If too few
+    /// connections are idle, one busy connection gets no further request, and is closed when its
+    /// requests have finished.
     fn close_unneeded(&self) {
         let now = self.clock.instant();
         let mut open = self.open.borrow_mut();
@@ -293,8 +295,8 @@ impl Connections {
             wanted = wanted.saturating_sub(usize::from(given));
             !given
         });
-        // If all workers have waiting requests, they would close and open connections all the time
-        // without `GIVE_UP_INTERVAL`.
+        // Without `GIVE_UP_INTERVAL`, the workers would close and open connections all the time if
+        // all workers had waiting requests.
         let last = self.gave_up.get();
         let may_give_up =
             last.is_none_or(|last| now.saturating_duration_since(last) >= GIVE_UP_INTERVAL);

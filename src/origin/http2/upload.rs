@@ -47,7 +47,7 @@ pub(super) async fn send(mut body: Outgoing, mut stream: SendStream<Bytes>) {
 }
 
 enum Next {
-    /// A part of the body, or its end.
+    /// A part of the body, or the end of the body.
     Frame(Option<Result<Frame<Bytes>, Interrupted>>),
     /// The origin has reset the stream, or the connection has ended.
     Unwanted,
