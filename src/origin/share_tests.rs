@@ -1,4 +1,4 @@
-//! Tests of the queue: the choice of the victims, and the shares of the clients.
+//! Tests of the queue: the choice of the exchanges that are evicted, and the shares of the clients.
 
 #![expect(
     clippy::arithmetic_side_effects,
@@ -40,7 +40,8 @@ fn stream(number: u64, of: u8, since: Option<Instant>) -> Held {
     }
 }
 
-/// A queue in which one request of each of these clients has waited long enough.
+/// A queue with one request of each of these clients. Each request has waited long enough to evict
+/// an exchange.
 fn queue(clients: &[u8]) -> (Queue<u8>, Instant) {
     let now = Clock::system().instant() + Duration::from_hours(1);
     (queue_at(now, clients), now)
@@ -112,7 +113,7 @@ fn exchanges_above_the_share_are_evicted_after_a_shorter_wait() {
     let over = |number| (number, Eviction::OverShare);
     let mut held: Vec<_> = (0..6).map(of_hog).collect();
     assert_eq!(victims(&[9], &held), [over(5)]);
-    // The client has two exchanges more than its share of four.
+    // The client has six exchanges, and its share is four connections.
     assert_eq!(victims(&[9, 8, 7], &held), [over(5), over(4)]);
     // No other client waits.
     assert_eq!(victims(&[1, 1], &held), []);
@@ -147,7 +148,7 @@ fn streams_count_but_only_the_newest_streams_above_the_share_are_evicted() {
     held.pop();
     held[4] = begun(5, BRIEF_WAIT - millis(1));
     assert_eq!(victims_at(now, &[9], &held), []);
-    // The newest stream cannot be ended.
+    // The newest stream cannot be ended, so the queue evicts an older stream.
     held[4] = stream(5, 1, None);
     assert_eq!(victims_at(now, &[9], &held), [over(4)]);
     // Switched connections count as a part of the share, but are never evicted.

@@ -6,14 +6,13 @@
 //! decision about the request. The entry point is [`Pools::send`].
 //!
 //! Two design decisions have a cost: the gateway rarely retries a request, and the gateway closes
-//! idle connections early. The gateway sends a request a second time only under four conditions:
-//! the connection had been used before, the app closed the connection before the first byte of the
-//! answer, the method is safe, and the request has no content. RFC 9110 section 9.2.2 also allows a
-//! retry of `PUT` and `DELETE`. The gateway does not retry `PUT` and `DELETE`, because a second
-//! `DELETE` would return 404 after a successful first `DELETE`. When a request has to wait for a
-//! connection, the gateway closes idle connections of other workers to the same app. The waiting
-//! request gets a connection sooner, but a worker whose idle connection was closed must open a new
-//! connection for its next request.
+//! idle connections early. The documentation of `origin::Pool::send_for` lists the cases in which
+//! the gateway sends a request a second time. RFC 9110 section 9.2.2 also allows a retry of `PUT`
+//! and `DELETE`. The gateway does not retry `PUT` and `DELETE`, because a second `DELETE` would
+//! return 404 after a successful first `DELETE`. When a request has to wait for a connection, the
+//! gateway closes idle connections of other workers to the same app. The waiting request gets a
+//! connection sooner. A worker whose idle connection was closed must open a new connection for its
+//! next request.
 
 mod assertion;
 mod probe;
@@ -72,9 +71,9 @@ pub enum Error {
     /// The app did not accept a connection in time. Responsible: the upstream.
     #[error("the app took too long to connect")]
     ConnectTimeout,
-    /// The gateway took the connection away from the request, because a request of another client
-    /// waited. Responsible: the client, which sends its request too slowly while other requests
-    /// wait for the app.
+    /// The gateway took the connection away from the exchange, because another request waited. The
+    /// client is responsible for this error, because the client is slow or uses more than its share
+    /// of the connections.
     #[error("the request was ended, because other requests waited for its connection")]
     Evicted(Eviction),
     /// The app did not begin its answer in time. Responsible: the upstream.
@@ -293,10 +292,10 @@ impl Upstream {
             request.headers_mut().insert(CONTENT_LENGTH, nothing);
         }
         // If the content of a GET or HEAD request has an unknown length, hyper sends the content
-        // only with `Transfer-Encoding`.
+        // only if the request has the field `Transfer-Encoding`.
         let usually_empty = matches!(*request.method(), Method::GET | Method::HEAD);
         let has_body = !request.body().is_end_stream();
-        // HTTP/2 does not have `Transfer-Encoding`, because its frames delimit the content.
+        // HTTP/2 does not have `Transfer-Encoding`, because HTTP/2 frames delimit the content.
         let is_http1 = || self.settings.protocol == Protocol::Http1;
         if usually_empty
             && has_body
@@ -367,7 +366,7 @@ impl Pools {
     ///
     /// # Errors
     ///
-    /// Each [`Error`], except the errors of [`Upstream::new`].
+    /// All variants of [`Error`], except the errors of [`Upstream::new`].
     ///
     /// # Cancel safety
     ///
@@ -388,7 +387,7 @@ impl Pools {
     ///
     /// # Errors
     ///
-    /// Each [`Error`], except [`Error::Busy`] and the errors of [`Upstream::new`].
+    /// All variants of [`Error`], except [`Error::Busy`] and the errors of [`Upstream::new`].
     ///
     /// # Cancel safety
     ///

@@ -145,7 +145,7 @@ impl Settings {
     }
 }
 
-/// A part of a whole, in thousandths. In the settings, the value is a number up to 1.
+/// A part of a whole, in thousandths. In the settings, the value is a number from 0.001 to 1.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "f64")]
 pub(crate) struct Share(u16);

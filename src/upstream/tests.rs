@@ -268,7 +268,8 @@ async fn an_https_app_is_trusted_by_its_own_certificate_authority() {
             answer(&mut stream, "HTTP/1.1 200 OK\r\n\r\ncut")
         );
         assert!(head.starts_with("GET /2 "));
-        // A connection that ends without a TLS `close_notify` is truncated (RFC 8446 section 6.1).
+        // If a connection ends without a TLS `close_notify` alert, the response counts as truncated
+        // (RFC 8446 section 6.1).
         drop(stream);
         let cut = second.unwrap().into_body().collect().await;
         assert!(matches!(cut, Err(origin::Error::Broken(_))), "{cut:?}");

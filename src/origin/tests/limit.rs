@@ -85,8 +85,8 @@ async fn an_app_with_one_process_serves_two_workers() {
     .unwrap();
     app.abort();
     let connections = connections.load(Ordering::SeqCst);
-    // There are far fewer connections than requests, because each worker uses a connection for
-    // several of its own requests.
+    // The number of connections is far smaller than the number of requests, because each worker
+    // uses a connection for several of its own requests.
     assert!(connections < 450, "{connections}");
 }
 
@@ -303,7 +303,8 @@ fn client(number: u8) -> Requester {
     }
 }
 
-/// A limit under which one client has at most half of the connections while others wait.
+/// A limit under which one client has at most half of the connections while requests of other
+/// clients wait.
 fn halves(connections: usize) -> Limit {
     let shares = Shares {
         max_thousandths: 500,
@@ -317,8 +318,8 @@ fn halves(connections: usize) -> Limit {
     )
 }
 
-/// Two clients send requests all the time, in four tasks each. Returns the time until both clients
-/// have all answers.
+/// Each of two clients sends requests all the time, in four tasks. Returns the time until the two
+/// clients have all answers.
 async fn two_busy_clients(pools: &[Pool; 2]) -> Duration {
     let clock = Clock::system();
     let start = clock.instant();
@@ -338,12 +339,12 @@ async fn two_busy_clients(pools: &[Pool; 2]) -> Duration {
     clock.instant().saturating_duration_since(start)
 }
 
-/// The longest time for all requests of the two clients. If each request waited for the next
-/// review, the requests would take more than eight seconds.
+/// The longest allowed time for all requests of the two clients. If each request waited for the
+/// next review, the requests would take more than eight seconds.
 const SOON: Duration = Duration::from_secs(3);
 
-/// An app that answers every request at once, after which it closes the connection if `closes` is
-/// true.
+/// An app that answers every request at once. If `closes` is true, the app closes the connection
+/// after each answer.
 async fn quick_app(server: Server, closes: bool, accepted: Rc<Cell<usize>>) {
     let answer = if closes {
         "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nok"

@@ -137,7 +137,7 @@ async fn f_08_an_http_2_app_is_looked_up_for_each_connection() {
                 let head = Response::new(());
                 let mut body = respond.send_response(head, false).unwrap();
                 body.send_data(Bytes::from_static(b"ok"), true).unwrap();
-                // The connection sends the answer and announces its end.
+                // The app sends the answer and announces the end of the connection.
                 connection.graceful_shutdown();
                 drop(connection.accept().await);
             };

@@ -59,7 +59,7 @@ async fn an_upload_that_waits_for_its_client_loses_its_connection() {
         let waits = async {
             let mut peer = server.accept().await;
             peer.until("first\r\n").await;
-            // Another worker has the request that waits.
+            // The waiting request belongs to another worker.
             let (answer, rest) = join!(fetch_for(&two, client(2)), async {
                 let rest = peer.rest().await;
                 server.answer(OK).await;
@@ -177,7 +177,8 @@ async fn a_client_with_its_whole_share_leaves_free_connections_to_other_clients(
         }
         let mut own = std::pin::pin!(fetch_for(&pool, one));
         let mut other = std::pin::pin!(fetch_for(&pool, two));
-        // The first client has more than its share, and its requests wait longer.
+        // The first client has more than its share, so its requests let requests of the second
+        // client go first.
         while limit.held_back() == 0 {
             let polled = timeout(SHORT, async { join!(&mut own, &mut other) }).await;
             assert!(polled.is_err());
@@ -193,13 +194,13 @@ async fn a_client_with_its_whole_share_leaves_free_connections_to_other_clients(
             () = answering => {}
             own = &mut own => panic!("the request was not held back: {own:?}"),
         }
-        // The connection is free, and stays free for the other client.
+        // The connection is free, but the first client does not get the connection.
         let held_back = timeout(LONGER, &mut own).await;
         assert!(held_back.is_err(), "{held_back:?}");
         assert_eq!(pool.idle(), 1);
         let (again, _head) = join!(fetch_for(&pool, two), peer.answer(OK));
         assert_eq!(again.unwrap(), "ok");
-        // An exchange of the client ends, so the client may use a connection again.
+        // An exchange of the first client ends, so the first client may use a connection again.
         drop(answers);
         let answering = async {
             tokio::select! {

@@ -114,7 +114,7 @@ async fn s_33_a_safe_request_on_a_lost_connection_is_sent_again() {
             let ok = async |connection: &mut server::Connection<TcpStream, Bytes>| {
                 let (_, respond) = connection.accept().await.unwrap().unwrap();
                 answer(respond, "ok");
-                // `accept` also writes the answer while it waits for the next request.
+                // `accept` waits for the next request, and also writes the answer.
                 connection.accept().await
             };
             let app = async {

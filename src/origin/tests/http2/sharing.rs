@@ -210,8 +210,8 @@ async fn a_stream_that_waits_for_its_client_is_reset_for_a_waiting_request() {
         let watch = unread.eviction().unwrap();
         let (_sender, body) = TestBody::new();
         let upload = pool.send(request(Method::POST, "/slow", body));
-        // The first request for `/fast` takes the stream of the unread answer, because the answer
-        // has waited longer than the upload.
+        // The first request for `/fast` evicts the exchange with the unread answer, because this
+        // exchange has waited for its client for longer than the upload.
         let (uploaded, ()) = join!(upload, async {
             let first = fetch(&pool, "/fast");
             let (first, evicted) = join!(first, async {
