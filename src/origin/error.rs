@@ -9,53 +9,56 @@ use crate::upload::BoxError;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The origin switched to a protocol that was not requested, or its 101 response has no valid
-    /// `Sec-WebSocket-Accept` (RFC 6455 section 4.1). Responsible: the upstream.
+    /// `Sec-WebSocket-Accept` (RFC 6455 section 4.1). The upstream is responsible for this error.
     #[error("the origin did not switch to the requested protocol")]
     BadSwitch,
-    /// The origin stopped sending in the middle of a body. Responsible: the upstream or the
-    /// provider.
+    /// The origin stopped sending in the middle of a body. The upstream or the provider is
+    /// responsible for this error.
     #[error("the body stopped for too long")]
     BodyTimeout,
-    /// The connection broke, or the answer is not HTTP/1.1. Responsible: the upstream or the
-    /// provider.
+    /// The connection broke, or the answer is not HTTP/1.1. The upstream or the provider is
+    /// responsible for this error.
     #[error("the connection broke, or the answer is not HTTP/1.1")]
     Broken(#[source] hyper::Error),
     /// All connections are in use. The queue is full, or the request has waited too long in the
-    /// queue. Responsible: the upstream, which answers too slowly.
+    /// queue. The upstream is responsible for this error, because the upstream answers too slowly.
     #[error("all connections are in use")]
     Busy,
-    /// A call to the provider took too long in total. Responsible: the provider.
+    /// A call to the provider took too long in total. The provider is responsible for this error.
     #[error("the call took too long")]
     CallTimeout,
-    /// No address accepted the connection. Responsible: the upstream or the provider. The gateway
-    /// also reports this error when it has no free local port (F-28).
+    /// No address accepted the connection. The upstream or the provider is responsible for this
+    /// error. The gateway also reports this error when it has no free local port (F-28).
     #[error("no address accepted the connection")]
     Connect(#[source] io::Error),
     /// The connection did not open in time. The time limit for a connection includes name look-up
-    /// and TLS handshake. Responsible: the upstream or the provider.
+    /// and TLS handshake. The upstream or the provider is responsible for this error.
     #[error("connecting took too long")]
     ConnectTimeout,
-    /// The gateway took the connection away from the exchange, because another request waited.
-    /// Responsible: the client, which is slow or uses more than its share of the connections.
+    /// The gateway took the connection away from the exchange, because another request waited. The
+    /// client is responsible for this error, because the client is slow or uses more than its share
+    /// of the connections.
     #[error("the exchange was ended, because other requests waited for its connection")]
     Evicted(Eviction),
-    /// A stream or a connection of HTTP/2 broke. Responsible: the upstream.
+    /// A stream or a connection of HTTP/2 broke. The upstream is responsible for this error.
     #[error("the HTTP/2 stream or its connection broke")]
     Http2(#[source] h2::Error),
-    /// The response has a transfer coding other than `chunked`, so its length is not clear.
-    /// Responsible: the upstream or the provider.
+    /// The response has a transfer coding other than `chunked`, so its length is not clear. The
+    /// upstream or the provider is responsible for this error.
     #[error("the length of the response is ambiguous")]
     Framing,
-    /// The response head was not complete in time. Responsible: the upstream or the provider.
+    /// The response head was not complete in time. The upstream or the provider is responsible for
+    /// this error.
     #[error("the response head took too long")]
     HeadTimeout,
     /// The settings state HTTP/2, but the origin did not choose `h2` by ALPN (RFC 7301), or did not
-    /// begin the connection as RFC 9113 section 3.4 demands. No byte of the request was sent.
-    /// Responsible: the operator, who set the protocol of the upstream.
+    /// begin the connection as RFC 9113 section 3.4 demands. No byte of the request was sent. The
+    /// operator, who set the protocol of the upstream, is responsible for this error.
     #[error("the origin does not speak HTTP/2")]
     NoHttp2(#[source] BoxError),
     /// The proxy between the gateway and the origin cannot be used. No byte of the request was sent
-    /// to the origin. Responsible: the operator, who has to correct the settings of the proxy.
+    /// to the origin. The operator is responsible for this error, and has to correct the settings
+    /// of the proxy.
     #[error("the proxy {proxy} cannot be used")]
     Proxy {
         /// The URL of the proxy, without its password.
@@ -64,27 +67,27 @@ pub enum Error {
         #[source]
         problem: BoxError,
     },
-    /// The body of the request broke off. `source` returns the error of the body. Responsible: the
-    /// client.
+    /// The body of the request broke off. `source` returns the error of the body. The client is
+    /// responsible for this error.
     #[error("the request body broke off")]
     RequestBody(#[source] BoxError),
-    /// The name has no address. Responsible: the upstream or the provider, or the operator of the
-    /// DNS resolver.
+    /// The name has no address. The upstream, the provider or the operator of the DNS resolver is
+    /// responsible for this error.
     #[error("the host name could not be resolved")]
     Resolve(#[source] io::Error),
     /// The TLS handshake failed, in most cases because the certificate is not trusted. No byte of
-    /// the request was sent. Responsible: the upstream or the provider.
+    /// the request was sent. The upstream or the provider is responsible for this error.
     #[error("the TLS handshake failed")]
     Tls(#[source] io::Error),
-    /// The answer is longer than the caller accepts. Responsible: the provider.
+    /// The answer is longer than the caller accepts. The provider is responsible for this error.
     #[error("the answer is too large")]
     TooLarge,
     /// The origin switched to another protocol, but the request did not ask for a switch (RFC 9110
-    /// section 15.2.2). Responsible: the upstream.
+    /// section 15.2.2). The upstream is responsible for this error.
     #[error("the origin switched to another protocol although it was not asked to")]
     UnrequestedUpgrade,
     /// The origin is `https`, but there is no TLS configuration. The request is never sent
-    /// unencrypted. Responsible: the operator.
+    /// unencrypted. The operator is responsible for this error.
     #[error("an https origin has no TLS configuration")]
     Unconfigured,
 }

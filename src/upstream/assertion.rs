@@ -112,7 +112,7 @@ const MAX_GROUPS_BYTES: u32 = 64 * 1024;
 
 /// The reason why a field cannot contain a claim.
 ///
-/// Responsible: the operator.
+/// The operator is responsible for this error.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum NameError {
     /// Two claims have the same field name, or have two names that many apps cannot distinguish

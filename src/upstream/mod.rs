@@ -52,23 +52,23 @@ pub(crate) use settings::Settings;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The app closed the connection, the connection broke, or the app does not speak valid HTTP.
-    /// Responsible: the upstream.
+    /// The upstream is responsible for this error.
     #[error("the app's connection broke or its answer is not valid HTTP")]
     Broken(#[source] origin::Error),
     /// All connections to the app are in use, and the queue is full or the request has waited too
-    /// long. Responsible: the upstream. If the app can serve more requests at the same time, the
-    /// operator can increase `connections`.
+    /// long. The upstream is responsible for this error. If the app can serve more requests at the
+    /// same time, the operator can increase `connections`.
     #[error("the app has no free connection")]
     Busy,
     /// The app already has the maximum number of connections on which the protocol was switched,
-    /// for example to WebSocket. Responsible: the upstream. If the app can serve more such
-    /// connections, the operator can increase `tunnels`.
+    /// for example to WebSocket. The upstream is responsible for this error. If the app can serve
+    /// more such connections, the operator can increase `tunnels`.
     #[error("the app has no free connection for another protocol")]
     TooManyTunnels,
-    /// The app could not be reached. Responsible: the upstream.
+    /// The app could not be reached. The upstream is responsible for this error.
     #[error("the app cannot be reached")]
     Connect(#[source] origin::Error),
-    /// The app did not accept a connection in time. Responsible: the upstream.
+    /// The app did not accept a connection in time. The upstream is responsible for this error.
     #[error("the app took too long to connect")]
     ConnectTimeout,
     /// The gateway took the connection away from the exchange, because another request waited. The
@@ -76,26 +76,28 @@ pub enum Error {
     /// of the connections.
     #[error("the request was ended, because other requests waited for its connection")]
     Evicted(Eviction),
-    /// The app did not begin its answer in time. Responsible: the upstream.
+    /// The app did not begin its answer in time. The upstream is responsible for this error.
     #[error("the app took too long to answer")]
     HeadTimeout,
-    /// The body of the request ended too early or was too slow. Responsible: the client. `source`
-    /// returns the error of the request body.
+    /// The body of the request ended too early or was too slow. The client is responsible for this
+    /// error. `source` returns the error of the request body.
     #[error("the request body broke off")]
     RequestBody(#[source] BoxError),
     /// The app's certificate is not trusted, or the TLS handshake failed. No part of the request
-    /// was sent to the app. Responsible: the upstream.
+    /// was sent to the app. The upstream is responsible for this error.
     #[error("the app's certificate is not trusted or the TLS handshake failed")]
     Tls(#[source] origin::Error),
-    /// The certificate authorities for the app cannot be used. Responsible: the operator. The
-    /// operator has to correct the content of `ca_file`.
+    /// The certificate authorities for the app cannot be used. The operator is responsible for this
+    /// error, and has to correct the content of `ca_file`.
     #[error("the certificate authorities for the app cannot be used")]
     Trust(#[source] tls::Error),
-    /// `server_name` is not a name for which a certificate can be valid. Responsible: the operator.
+    /// `server_name` is not a name for which a certificate can be valid. The operator is
+    /// responsible for this error.
     #[error(transparent)]
     ServerName(tls::Error),
     /// The operator has written a key for TLS, such as `ca_file`, although the app does not use
-    /// TLS. Responsible: the operator. In most cases, the URL of the app should begin with `https`.
+    /// TLS. The operator is responsible for this error. In most cases, the URL of the app should
+    /// begin with `https`.
     #[error("{0} has no effect with an http url")]
     TrustUnused(&'static str),
 }
