@@ -27,7 +27,8 @@ pub(super) struct Attempt {
     progress: Option<Rc<UploadProgress>>,
 }
 
-/// The result from hyper. If hyper has sent no byte of a request, the error contains the request.
+/// The result from hyper. If hyper has sent no byte of a request, the error from hyper contains the
+/// request.
 pub(super) type Answer = Result<Response<Incoming>, TrySendError<Request<Outgoing>>>;
 type PendingAnswer = Pin<Box<dyn Future<Output = Answer>>>;
 
@@ -53,7 +54,7 @@ impl Attempt {
     ) -> Self {
         let since = connection.since;
         connection.usage.begin(requester, since, progress.as_ref());
-        // The gateway sends a request again only if the connection had been used before, because a
+        // The head of a request is recorded only if the connection had been used before, because a
         // new connection is never stale. The origin may receive the repeated request two times, so
         // the gateway repeats only a request with a safe method and without content (RFC 9110
         // section 9.2.2).

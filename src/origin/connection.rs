@@ -25,7 +25,7 @@ use super::usage::OpenUsage;
 use super::wake::WakeSwitch;
 use crate::clock::Clock;
 
-/// The maximum size of a response head, in bytes. The number of fields is limited to 100 by hyper.
+/// The maximum size of a response head, in bytes. hyper limits the number of fields to 100.
 const MAX_HEAD: usize = 64 * 1024;
 
 /// A connection to the origin, with the task that reads and writes its socket.
@@ -122,19 +122,8 @@ impl Connection {
         }))
     }
 
-    /// Calls `take`, which takes a part of the response. If the connection's task has already
-    /// received the complete response, the task does not run because of the call.
-    pub(super) fn take_part<T>(&self, take: impl FnOnce() -> T) -> T {
-        // hyper wants the next request only after it has received the complete response.
-        if self.sender.is_ready() {
-            self.wakes.ignore_wakes(take)
-        } else {
-            take()
-        }
-    }
-
-    /// Returns `true` if the next request can be sent on this connection: the request and the
-    /// response have ended, and no further byte has arrived.
+    /// Returns `true` if the next request can be sent on this connection. The previous request and
+    /// its response must have ended, and no further byte may have arrived.
     pub(super) fn is_usable(&self, now: Instant, idle: Duration) -> bool {
         self.sender.is_ready() && now.saturating_duration_since(self.since) < idle
     }

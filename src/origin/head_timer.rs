@@ -11,8 +11,8 @@ use super::progress::UploadProgress;
 
 /// The timer for a response head.
 ///
-/// The timer belongs to the connection and is used for all its requests, because creating and
-/// removing a timer for each request is expensive.
+/// An HTTP/1.1 connection uses one timer for all its requests, because creating and removing a
+/// timer for each request is expensive.
 #[derive(Default)]
 pub(super) struct HeadTimer(Option<Pin<Box<Sleep>>>);
 

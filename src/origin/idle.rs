@@ -252,7 +252,8 @@ impl Drop for IdleConnections {
 }
 
 /// Closes idle connections when they are too old, or when a request of another worker needs the
-/// right to open a connection. While a request waits, reviews the exchanges that use connections.
+/// right to open a connection. While a request waits, this function reviews the exchanges that use
+/// connections.
 async fn maintain(
     idle: Weak<IdleConnections>,
     mut demand: watch::Receiver<()>,

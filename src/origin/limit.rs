@@ -120,10 +120,11 @@ impl Limit {
     /// The number of waiting requests of all workers.
     pub(crate) fn waiting(&self) -> usize {
         // The load and the increment in `queue` have to be sequentially consistent. If a pool reads
-        // zero, the pool keeps its idle connection. If a request begins to wait later, the request
-        // first increments the number of waiting requests and then notifies the pool. When a pool
-        // handles the notification, the list of the pool already contains the idle connection. The
-        // pool closes the idle connection, so that the waiting request can open a new connection.
+        // that no request waits, the pool keeps its idle connection. If a request begins to wait
+        // later, the request first increments the number of waiting requests and then notifies the
+        // pool. When a pool handles the notification, the list of the pool already contains the
+        // idle connection. The pool closes the idle connection, so that the waiting request can
+        // open a new connection.
         self.waiting.load(Ordering::SeqCst)
     }
 

@@ -46,9 +46,9 @@ pub(crate) type ResponseFuture =
 /// The connections of one worker to one origin. Clones share the connections. A pool needs a
 /// runtime that can spawn local tasks.
 ///
-/// A connection is used again only under these conditions: the request and the response have ended
-/// cleanly, the response is HTTP/1.1, the response states its length exactly one time, and no extra
-/// byte has arrived.
+/// A pool uses an HTTP/1.1 connection again only under four conditions. The request and the
+/// response have ended cleanly. The response has the version HTTP/1.1. The response states its
+/// length exactly one time. No extra byte has arrived.
 #[derive(Clone)]
 pub(crate) struct Pool(pub(super) Connections);
 

@@ -21,7 +21,7 @@ pub enum Grade {
     Good,
     /// The check succeeded, but something will probably fail later or for some users.
     Warning,
-    /// The check failed, so requests or logins would fail, too.
+    /// The check failed, so requests or logins would also fail.
     Problem,
 }
 
@@ -233,7 +233,7 @@ fn refused_certificate(
         );
     };
     // If the operator created a certificate authority again, the new authority has the same name
-    // but another key, so the signature of the certificate is wrong.
+    // but another key. A certificate of the new authority then causes the error `BadSignature`.
     if let CertificateError::UnknownIssuer | CertificateError::BadSignature = refusal {
         let text = format!(
             "the certificate of {host} is not trusted; name the certificate of its authority with \

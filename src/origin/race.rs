@@ -61,8 +61,8 @@ fn flatten<T>(outcome: Result<io::Result<T>, JoinError>) -> io::Result<T> {
     outcome.unwrap_or_else(|aborted| Err(io::Error::other(aborted)))
 }
 
-/// The addresses in the resolver's order, but with alternating address families (RFC 8305 section
-/// 4).
+/// Returns the addresses in the resolver's order, but with alternating address families (RFC 8305
+/// section 4).
 fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (same, other): (Vec<_>, Vec<_>) = addresses

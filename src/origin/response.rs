@@ -82,7 +82,8 @@ impl ResponseBody {
     }
 
     /// Makes the body yield the trailers that [`fields::outbound_trailers`] allows. By default, the
-    /// body drops all trailers, and logs one warning.
+    /// body drops all trailers. [`DroppedTrailers`] logs a warning for the first dropped trailers
+    /// of an origin.
     pub(crate) fn forward_trailers(&mut self) {
         self.forwards_trailers = true;
     }

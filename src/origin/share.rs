@@ -62,8 +62,8 @@ pub(super) struct Held {
 pub(super) enum Kind {
     /// An ordinary exchange, with the time for which it has waited for its client.
     Exchange { waited: Duration },
-    /// An exchange that was declared to be a stream, with its start. `None` if the stream cannot be
-    /// ended yet.
+    /// An exchange that was declared to be a stream, with the time at which the exchange began.
+    /// `None` if the stream cannot be ended yet.
     Stream { since: Option<Instant> },
     /// A connection that may switch to another protocol. The connection counts as a part of its
     /// client's share, but the queue never takes the connection away.
@@ -209,7 +209,8 @@ impl<T> Queue<T> {
         self.waiters.iter().any(|waiter| !waiter.held_back)
     }
 
-    /// Removes and returns the next request that gets a connection, and counts the connection.
+    /// Removes and returns the next request that gets a connection, and counts the connection as a
+    /// connection of its client.
     pub(super) fn pop(&mut self) -> Option<T> {
         let at = self.waiters.iter().position(|waiter| !waiter.held_back)?;
         let Waiter { owner, grant, .. } = self.waiters.remove(at)?;
@@ -235,8 +236,8 @@ impl<T> Queue<T> {
         Some(self.waiters.remove(at)?.grant)
     }
 
-    /// Records that an exchange of a client has ended. After the end, the client's waiting requests
-    /// may get a connection before requests of other clients.
+    /// Records that an exchange of a client has ended. After the end, the client may have less than
+    /// its whole share, so waiting requests of the client may get a connection again.
     pub(super) fn ended(&mut self, owner: Owner, now: Instant) {
         if let Some(count) = self.counts.get_mut(&owner) {
             *count = count.saturating_sub(1);

@@ -21,8 +21,8 @@ use super::saved_head::field;
 #[derive(Default)]
 pub(super) struct Traffic {
     response_begun: Cell<bool>,
-    /// Whether the last read found no bytes. In one run of its task, a connection reads several
-    /// times. The runtime checks its sockets only between two tasks, so new bytes cannot become
+    /// Whether the last read found no bytes. A connection reads several times in one run of its
+    /// task. The runtime checks its sockets only between two tasks, so new bytes cannot become
     /// available during a run. After a read has found no bytes, this flag prevents further read
     /// calls during the same run of the task.
     nothing_to_read: Cell<bool>,

@@ -42,7 +42,7 @@ impl Eviction {
 /// record for all its exchanges, so a further exchange allocates no memory.
 pub(super) struct Usage {
     clock: Clock,
-    /// The limit that counts the exchanges of each client. `None` for a stream of HTTP/2.
+    /// The limit that counts the exchanges of each client. `None` for an HTTP/2 stream.
     limit: Option<Arc<Limit>>,
     id: u64,
     /// How many exchanges have begun.

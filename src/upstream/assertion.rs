@@ -220,8 +220,8 @@ fn fold(name: &HeaderName) -> String {
 /// `X-Forwarded-User` contains the subject. The email address is sent only if the provider has
 /// verified it, because apps use the address as a login name. A field has no value if nobody is
 /// signed in or if the identity does not contain the claim. The value of `Authorization` is the
-/// argument `bearer`, unchanged. The groups field can have several values, but the function returns
-/// only its first value.
+/// argument `bearer`, unchanged. The argument `groups` can contain several field values, but
+/// `assertions` returns only the first value.
 pub(crate) fn assertions<'a>(
     names: &'a AssertionNames,
     identity: Option<&'a Identity>,

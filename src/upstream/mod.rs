@@ -55,9 +55,9 @@ pub enum Error {
     /// The upstream is responsible for this error.
     #[error("the app's connection broke or its answer is not valid HTTP")]
     Broken(#[source] origin::Error),
-    /// All connections to the app are in use, and the queue is full or the request has waited too
-    /// long. The upstream is responsible for this error. If the app can serve more requests at the
-    /// same time, the operator can increase `connections`.
+    /// All connections to the app are in use. The queue is full, or the request has waited too long
+    /// in the queue. The upstream is responsible for this error. If the app can serve more requests
+    /// at the same time, the operator can increase `connections`.
     #[error("the app has no free connection")]
     Busy,
     /// The app already has the maximum number of connections on which the protocol was switched,
@@ -181,8 +181,8 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Prepares the app from its settings, without a connection to it. Blocks while the function
-    /// reads the certificate authorities.
+    /// Creates the upstream from the settings of the app. This function opens no connection. Blocks
+    /// the thread while the function reads the certificate authorities.
     ///
     /// # Errors
     ///
@@ -210,7 +210,7 @@ impl Upstream {
         };
         let queue_wait = settings.queue_wait;
         let limit = Limit::new(settings.connections, settings.queue, queue_wait, shares);
-        // `Semaphore::new` panics if the number is greater than `MAX_PERMITS`.
+        // `Semaphore::new` panics if the number of permits is greater than `MAX_PERMITS`.
         let tunnels = settings.tunnels().get().min(Semaphore::MAX_PERMITS);
         let connected = settings.queue_wait.saturating_add(settings.connect_timeout);
         let once = connected.saturating_add(settings.response_timeout);
@@ -239,7 +239,7 @@ impl Upstream {
     }
 
     /// Reads the app's certificate authorities again, and uses them if the file has changed. Open
-    /// connections stay open. Blocks while the function reads a small file.
+    /// connections stay open. Blocks the thread while the function reads a small file.
     ///
     /// # Errors
     ///
@@ -276,7 +276,7 @@ impl Upstream {
         )
     }
 
-    /// Adds the framing fields that the app needs, if the client has not sent them.
+    /// Adds the framing fields that the app needs, if the client has not sent these fields.
     fn prepare(&self, request: &mut Request<Upload>) {
         if !self.settings.preserve_host {
             let host = self.origin().host_value().clone();

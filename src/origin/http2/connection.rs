@@ -20,15 +20,16 @@ use crate::origin::connector::{Connector, Stream};
 use crate::origin::error::Error;
 use crate::origin::limit::Permit;
 
-/// The maximum number of streams that the gateway uses on one connection. The origin's own maximum
-/// can be smaller.
+/// The maximum number of streams that the gateway uses on one connection. The origin can allow a
+/// smaller number of streams.
 pub(super) const MAX_STREAMS: usize = 100;
 /// The maximum size of a response head, in bytes.
 const MAX_HEAD: u32 = 64 * 1024;
 /// The number of bytes that the origin may send on one stream before the client has accepted them.
 const STREAM_WINDOW: u32 = 128 * 1024;
-/// The window of a connection is as large as the windows of all its streams together. With a
-/// smaller window of the connection, a few clients that do not read would block all other streams.
+/// The window of a connection is as large as the windows of all its streams together. If the window
+/// of the connection were smaller, a few clients that do not read their answers would block all
+/// other streams.
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * 100;
 /// The maximum number of bytes of a request that wait in memory until the origin reads them.
 const SEND_BUFFER: usize = 64 * 1024;

@@ -32,7 +32,7 @@ use crate::upload::Upload;
 /// The result from h2.
 type Answer = Result<Response<RecvStream>, h2::Error>;
 
-/// What has happened to a request.
+/// The result of the wait for a response head.
 enum Arrived {
     Answer(Answer),
     /// The gateway took the stream away from the request, because another request waited.

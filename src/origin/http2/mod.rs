@@ -37,8 +37,8 @@ use crate::clock::Clock;
 pub(super) use self::body::Incoming;
 pub(crate) use self::keep_alive::KeepAlive;
 
-/// The shortest time between two busy connections that a worker closes, so that requests of other
-/// workers can open a connection.
+/// The shortest time after which a worker closes a further busy connection. A worker closes a busy
+/// connection so that a request of another worker can open a connection.
 const GIVE_UP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The connections of one worker, and the worker's requests that wait for a slot.
@@ -130,7 +130,7 @@ impl Connections {
         usable.count()
     }
 
-    /// Waits for a slot of a connection, and opens a connection if that is necessary.
+    /// Waits for a slot of a connection, and opens a connection if all slots are taken.
     ///
     /// # Errors
     ///
@@ -339,7 +339,7 @@ async fn maintain(
     mut demand: watch::Receiver<()>,
     max_idle: Duration,
 ) {
-    // If `max_idle` is zero, the loop must still wait between two passes.
+    // If `max_idle` is zero, the loop must still wait before each iteration.
     let idle_period = max_idle.max(Duration::from_secs(1));
     let mut period = idle_period;
     loop {

@@ -23,7 +23,7 @@ async fn s_33_a_repeated_request_has_the_same_bytes() {
             ("x-colons", b":a: b:"),
             ("x-spaces", b"a  b\tc"),
             ("x-latin", b"caf\xe9"),
-            // A value of this length would need several writes if hyper divided a head.
+            // If hyper divided a head, a field value of this length would need several writes.
             ("x-long", &b"0123456789".repeat(2048)),
         ] {
             let value = HeaderValue::from_bytes(value).unwrap();
@@ -52,7 +52,7 @@ async fn s_33_a_repeated_request_has_the_same_bytes() {
 
 /// [`UploadProgress`](crate::origin::progress::UploadProgress) assumes that hyper polls the request
 /// body only when hyper has space for more data. If hyper polls the body and gets no bytes,
-/// `UploadProgress` therefore records that the gateway waits for the client.
+/// `UploadProgress` records that the gateway waits for the client.
 #[tokio::test]
 async fn an_origin_that_stops_reading_an_upload_misses_its_deadline() {
     local(async {
