@@ -101,20 +101,20 @@ impl UpstreamBody {
             return polled;
         };
         // When a body fails, hyper drops all bytes that it has not yet sent, including the head.
-        // Therefore this function stores the failure and returns it at the next poll. In the
-        // meantime, hyper can send the bytes.
+        // This function stores the failure and returns the failure at the next poll, so that hyper
+        // can first send the bytes.
         self.failure = Some(failure);
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// Declares the answer to be a stream, whose client may be silent for any time.
+    /// Declares that the answer is a stream. The client of a stream may be silent for any time.
     pub(super) fn declare_stream(&self) {
         self.rest.declare_stream();
     }
 
-    /// Returns a value that reports when the gateway ends the answer to give its app connection to
-    /// a waiting request.
+    /// Returns a value that reports when the gateway ends the answer because another request is
+    /// waiting for the connection to the app.
     pub(super) fn eviction(&self) -> Option<EvictionWatch> {
         self.rest.eviction()
     }
@@ -152,8 +152,8 @@ impl Body {
     }
 
     /// Creates the body of an app's answer, and reads the frame that has arrived with the head. If
-    /// the frame is the whole content, as in most answers, the app's connection is free again, and
-    /// no task has to watch the answer.
+    /// this frame is the whole content, the connection to the app is free again, and no task has to
+    /// watch the answer. Most answers consist of one frame.
     pub(super) fn upstream(mut body: ResponseBody) -> Self {
         if body.is_end_stream() {
             return Self::empty();

@@ -1,19 +1,19 @@
 //! The memory for the buffers of slow clients.
 //!
-//! The gateway buffers the first part of a request body before it takes a connection of the app.
-//! The gateway also buffers an answer if the client reads the answer slowly. All these buffers of
-//! the process share one budget. When little of the budget is left, each buffer gets less memory.
-//! When nothing of the budget is left, the gateway forwards bodies without a buffer. The gateway
-//! never refuses a request because the budget is used up.
+//! The gateway buffers the first part of a request body before the request gets a connection to the
+//! app. The gateway also buffers an answer if the client reads the answer slowly. All these buffers
+//! of the process share one budget. When little of the budget is left, each buffer gets less
+//! memory. When nothing of the budget is left, the gateway forwards bodies without a buffer. The
+//! gateway never refuses a request because the budget is used up.
 
 use prometheus_client::metrics::gauge::Gauge;
 
 use crate::telemetry::Metrics;
 
-/// The memory that a buffer needs for each piece of a body, besides the bytes of the piece.
+/// The memory that a buffer needs for each piece of a body, in addition to the bytes of the piece.
 const PIECE: usize = 64;
 
-/// A buffer may use the free budget divided by this number. Therefore one large buffer leaves
+/// A buffer may use at most the free budget divided by `SHARE`, so that one large buffer leaves
 /// memory for new buffers.
 const SHARE: usize = 4;
 

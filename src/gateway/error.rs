@@ -19,8 +19,8 @@ const BUSY_RETRY: Duration = Duration::from_secs(5);
 /// The reason why the gateway answers a request with an error page.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// While a request waited for its app, the gateway ended the request, because of the session,
-    /// the access rule or the session store. Responsible: the client.
+    /// The gateway ended the request while the request waited for its app. The cause is the
+    /// session, the access rule or the session store. Responsible: the client.
     #[error("the request was cut while it waited for its app")]
     Cut(Cut),
     /// A page of another site tries to open a WebSocket with the user's session. Responsible: the
@@ -39,7 +39,7 @@ pub enum Error {
     /// route leads back to the gateway.
     #[error("the request is in a forwarding loop")]
     Loop(#[from] fields::Loop),
-    /// The endpoint does not accept this method. The value lists the methods that the endpoint
+    /// The endpoint does not accept this method. The string lists the methods that the endpoint
     /// accepts. Responsible: the client.
     #[error("the endpoint does not accept this method")]
     MethodNotAllowed(&'static str),
@@ -49,7 +49,7 @@ pub enum Error {
     /// No route matches the target. Responsible: the client.
     #[error("no route matches the target")]
     NoRoute,
-    /// The request body is too large or too slow. Responsible: the client.
+    /// The request body is too large, too slow or incomplete. Responsible: the client.
     #[error("the request body is rejected")]
     RequestBody(BodyFailure),
     /// The target has no canonical form. Responsible: the client.
@@ -60,13 +60,14 @@ pub enum Error {
     /// `upgrades` in the route's `streams`.
     #[error("the route does not allow a switch of protocols")]
     UpgradeForbidden,
-    /// The request asks for a switch to another protocol, but the app speaks HTTP/2, and such an
-    /// app cannot switch the protocol. Responsible: the client. If the app needs the protocol, the
-    /// operator has to set the upstream's `protocol` to `http1`.
+    /// The request asks for a switch to another protocol, but the app speaks HTTP/2. An app that
+    /// speaks HTTP/2 cannot switch to another protocol. Responsible: the client. If the app needs
+    /// the protocol, the operator has to set the upstream's `protocol` to `http1`.
     #[error("an app that speaks HTTP/2 does not switch to another protocol")]
     UpgradeOverHttp2,
-    /// The client has as many open streams as the route allows. Responsible: the client, or the
-    /// operator, who set `per_client` in the route's `streams`.
+    /// The client has as many open tunnels as the route allows. Responsible: the client. If the
+    /// limit is too low, the operator has to increase the key `per_client` in the route's
+    /// `streams`.
     #[error("the client has too many open streams")]
     TooManyStreams,
     /// The gateway does not serve this host. Responsible: the client. If the settings do not list
@@ -195,8 +196,8 @@ impl Error {
         }
     }
 
-    /// Returns the answer. `headers` decide whether the answer is a page, problem details or a gRPC
-    /// status.
+    /// Returns the answer. The fields of the request (`headers`) decide whether the answer is a
+    /// page, problem details or a gRPC status.
     pub(super) fn respond(&self, method: &Method, headers: &HeaderMap) -> Response<Body> {
         if let Self::Target(target::Error::Asterisk) = self {
             return no_content();
@@ -215,8 +216,8 @@ impl Error {
             sign_in::request_session(headers);
         }
         if matches!(self.responsible(), Responsible::Client) && !matches!(self, Self::NoRoute) {
-            // The gateway may misread the bytes that follow a rejected request, so it closes the
-            // connection.
+            // The gateway closes the connection, because the gateway may misread the bytes that
+            // follow a rejected request.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response

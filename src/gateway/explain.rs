@@ -32,8 +32,8 @@ pub(super) fn sign_in_first(
             login_url.clone(),
         )
     } else {
-        // The link leads to the page that contained the form. If that page needs a session, opening
-        // the page starts the login.
+        // The link leads to the page from which the user sent the form. If the page with the form
+        // needs a session, opening the page starts the login.
         let form = context.referrer(own).unwrap_or_else(ReturnTo::root);
         (
             "You are not signed in, or your session has ended, so the app did not get what you \
@@ -91,7 +91,7 @@ pub(super) fn unavailable(
     if !context.parts.method.is_safe() {
         page = page.paragraph("The app did not get what you sent. Send it again in a moment.");
     }
-    // The pause is rounded up to whole seconds.
+    // The pause before a retry is rounded up to whole seconds.
     let whole = Duration::from_secs(unavailable.retry_after.as_secs());
     let after = if whole == unavailable.retry_after {
         whole
@@ -105,8 +105,8 @@ pub(super) fn unavailable(
         let after = after.clamp(MIN_REFRESH, MAX_REFRESH).as_secs();
         page.refresh = Some((after, address.as_str().to_owned()));
         page = page.link("Try again now", address.as_str());
-        // Some providers refuse a refresh, but do not report that the grant has ended. Therefore
-        // the page also offers a new login.
+        // The page also offers a new login, because some providers refuse a refresh but do not
+        // report that the grant has ended.
         page = page.link("Sign in again", format!("{}?prompt=login", own.sign_in()));
     }
     page.respond_to(&context.parts.method, &context.parts.headers)
@@ -192,8 +192,8 @@ pub(super) fn failed(
 ) -> Response<Body> {
     let error = &failure.error;
     let page = failure_page(context, error, retry_url);
-    // If the failure is permanent, the link leads to the requested page, where the user can choose
-    // another account or another provider.
+    // If the failure is permanent, the link leads to the page that the user requested. From the
+    // requested page, the user can sign in with another account or another provider.
     let passes = error.class().is_some_and(|class| class.passes);
     let start = if passes || failure.reauthenticate {
         retry_url

@@ -56,7 +56,7 @@ struct RetryCopy {
     body: Recording,
 }
 
-/// A forwarded request for which the app has not answered yet.
+/// A forwarded request that the app has not answered yet.
 pub(super) struct InFlight<'p> {
     pub(super) answer: Exchanging<'p>,
     record: Record,
@@ -73,7 +73,8 @@ pub(super) struct InFlight<'p> {
     retry_copy: Option<Box<RetryCopy>>,
     /// The data of the handshake, if the client asks to switch to another protocol.
     handshake: Option<Box<Handshake>>,
-    /// The client to which the request belongs. The queue of the app counts requests by client.
+    /// The client to which the request belongs. The queue for the app's connections distinguishes
+    /// requests by client.
     client: RequestClient,
     /// The permission of the request. `None` if the end of a session does not end the request and
     /// its answer.
@@ -152,14 +153,15 @@ impl Worker {
 }
 
 /// Returns the request for the first attempt, and a copy for a second attempt. The body of the
-/// request records its bytes for this copy.
+/// first attempt records its bytes for the copy.
 fn record_for_retry(
     mut context: RequestContext,
     body: ForwardedBody,
 ) -> (Request<Upload>, Option<Box<RetryCopy>>, Target) {
     let (body, notes) = Upload::recorded(body);
     let head = SavedHead::of(&context.parts);
-    // The copy keeps the fields of the request in `head`, so its `context` needs only the method.
+    // `RetryCopy::head` contains the fields of the request, so `RetryCopy::context` needs only the
+    // method.
     let (mut rest, ()) = Request::new(()).into_parts();
     rest.method = context.parts.method.clone();
     let parts = std::mem::replace(&mut context.parts, rest);
@@ -173,7 +175,8 @@ fn record_for_retry(
     (request, Some(Box::new(retry_copy)), target)
 }
 
-/// Whether a copy of a request has to be kept, because the request may be sent again.
+/// Whether the gateway has to keep a copy of a request, because the gateway may send the request
+/// again.
 fn must_keep(site: &WorkerSite, sent: &SentRequest, body: &ForwardedBody, now: Timestamp) -> bool {
     let content = if body.is_end_stream() {
         Content::None
@@ -193,8 +196,8 @@ impl<'p> InFlight<'p> {
     ) -> Poll<Option<Result<Exchange, upstream::Error>>> {
         match Pin::new(&mut self.answer).poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
-            // A request without an owner continues even if a session ends or the settings change,
-            // so the request needs no timer.
+            // If `owner` is `None`, the request continues even if a session ends or the settings
+            // change, so the request needs no timer.
             Poll::Pending if self.owner.is_none() => Poll::Pending,
             Poll::Pending => timer.poll(cx).map(|()| None),
         }
@@ -246,8 +249,9 @@ impl<'p> InFlight<'p> {
         })
     }
 
-    /// Returns the answer for the client. If the answer is not complete, it takes over the
-    /// permission (`owner`) of the request. The gateway then ends the answer when the session ends.
+    /// Returns the answer for the client. An answer that is not complete gets the permission
+    /// (`owner`) of its request. The gateway ends such an answer when the session of the answer
+    /// ends.
     #[inline]
     fn finished(&mut self, worker: &Worker, answer: Answer) -> Response<Body> {
         let mut response = cleaned(answer, self.trailers);
@@ -319,8 +323,8 @@ impl<'p> InFlight<'p> {
             if let upstream::Error::Evicted(eviction) = error {
                 self.record.evicted(eviction);
             }
-            // If the request body failed, only this failure is reported, because the failure also
-            // caused the error of the upstream.
+            // If the request body failed, only the failure of the body is reported, because the
+            // failure of the body also caused the error of the upstream.
             let failure = self.watch.failure();
             failure.map_or_else(|| Error::Upstream(error), Error::RequestBody)
         })
@@ -359,8 +363,8 @@ impl<'p> InFlight<'p> {
         Box::pin(async move {
             let response = match (refused.recover(replayable).await, kept, body) {
                 (Recovery::Retry(permit), Some((context, head)), Some(body)) => {
-                    // Some apps accept only one connection. When the first answer is dropped, its
-                    // connection is free for the second attempt.
+                    // Some apps accept only one connection. The first answer is dropped, so that
+                    // its connection is free for the second attempt.
                     drop(answer);
                     let request = Request::from_parts(head.into_parts(), body);
                     let stream = permit.answer_stream();
@@ -395,8 +399,8 @@ fn prepare_call(parts: &mut Parts, route: &Route) -> Option<grpc::Protocol> {
     Some(protocol)
 }
 
-/// Whether the client of a gRPC call may pause between its messages. For an HTTP/2 app, the client
-/// may pause, because the deadlines of the app end a call on which neither side sends.
+/// Whether the client of a gRPC call may pause between its messages. If the app speaks HTTP/2, the
+/// client may pause, because the upstream's deadlines end a call on which neither side sends.
 pub(super) fn is_streaming_call(protocol: grpc::Protocol, route: &Route) -> bool {
     protocol == grpc::Protocol::Grpc && route.speaks_http2()
 }
@@ -412,8 +416,8 @@ fn prepare(context: &mut RequestContext) -> Result<Option<HeaderValue>, Error> {
     } = context;
     let accept = parts.headers.get(header::ACCEPT).cloned();
     fields::append_via(&mut parts.headers, parts.version)?;
-    // The app gets the canonical authority, which the gateway has checked, and not the text that
-    // the client sent.
+    // The app gets the canonical authority, which the gateway has checked. The app does not get the
+    // authority as the client sent it.
     let authority = target.authority_value();
     if parts.headers.get(header::HOST) != Some(authority) {
         parts.headers.insert(header::HOST, authority.clone());
@@ -423,7 +427,8 @@ fn prepare(context: &mut RequestContext) -> Result<Option<HeaderValue>, Error> {
     Ok(accept)
 }
 
-/// The upload of a request that waits for its app. The guard reads the number of uploaded bytes.
+/// The upload of a request that waits for its app. The guard of the request reads the number of
+/// uploaded bytes.
 struct WaitingUpload(BodyWatch);
 
 impl ObservedStream for WaitingUpload {
@@ -447,8 +452,8 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
 fn format_of(headers: &HeaderMap, version: Version) -> AnswerFormat {
     match grpc::Protocol::of(&Method::POST, headers) {
         Some(grpc::Protocol::Grpc) if version == Version::HTTP_2 => AnswerFormat::Grpc,
-        // A gRPC-Web client expects trailers in the body. The client would mistake an answer that
-        // ends with HTTP trailers for a complete answer.
+        // A gRPC-Web client expects trailers in the body. A gRPC-Web client would mistake an answer
+        // that ends with HTTP trailers for a complete answer.
         Some(grpc::Protocol::Grpc | grpc::Protocol::Web | grpc::Protocol::WebText) | None => {
             AnswerFormat::Other
         }

@@ -1,9 +1,10 @@
 //! The gateway's own answers to gRPC requests.
 //!
 //! A gRPC client reads the result of a call from the field `grpc-status`, and not from the status
-//! code of HTTP. If the gateway itself answers a gRPC request, the answer has only a head, with the
-//! status code 200 and the fields `grpc-status` and `grpc-message` (Trailers-Only in the gRPC
-//! protocol over HTTP/2). Clients of gRPC-Web also read `grpc-status` and `grpc-message`.
+//! code of HTTP. The gateway's own answer to a gRPC request has a head and no content. The head
+//! contains the status code 200 and the fields `grpc-status` and `grpc-message`. The gRPC protocol
+//! over HTTP/2 calls an answer without content "Trailers-Only". Clients of gRPC-Web also read
+//! `grpc-status` and `grpc-message`.
 
 use std::time::Duration;
 
@@ -68,8 +69,8 @@ impl Protocol {
         })
     }
 
-    /// Returns the answer that reports a failure. `status` is the status code that other clients
-    /// get. `retry_after` is the pause before a retry.
+    /// Returns the answer that reports a failure. `status` is the status code that a client without
+    /// gRPC would get. `retry_after` is the pause before a retry.
     pub(super) fn answer(
         self,
         status: StatusCode,
@@ -94,8 +95,8 @@ impl Protocol {
 }
 
 /// Returns the gRPC status code for a status code of HTTP. The mapping follows the document "HTTP
-/// to gRPC Status Code Mapping" of gRPC, with two exceptions. When the gateway itself sends 408 or
-/// 504, a deadline has passed. When the gateway itself sends 413 or 429, a limit was exceeded.
+/// to gRPC Status Code Mapping" of gRPC, except for 408, 413, 429 and 504. The gateway sends 408 or
+/// 504 when a deadline has passed. The gateway sends 413 or 429 when a limit was exceeded.
 fn code(status: StatusCode) -> u16 {
     match status.as_u16() {
         400 => 13,

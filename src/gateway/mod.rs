@@ -264,8 +264,8 @@ impl Worker {
         written.flatten().unwrap_or_else(|| self.request_ids.next())
     }
 
-    /// Handles a request as far as possible without a wait. In most cases, the request already has
-    /// a connection to its app when this function returns.
+    /// Handles a request up to the point at which the request has to wait. In most cases, the
+    /// request already has a connection to its app when this function returns.
     fn process<'a>(
         &'a self,
         client_connection: &ClientConnection,

@@ -44,7 +44,7 @@ pub(super) fn is_navigation(parts: &Parts) -> bool {
     if parts.headers.contains_key("sec-fetch-mode") {
         return !is_subresource(&parts.headers);
     }
-    // Older browsers send no `Sec-Fetch-*` fields, but their `Accept` field names HTML in a page
-    // load.
+    // Older browsers send no `Sec-Fetch-*` fields. When an older browser loads a page, its `Accept`
+    // field names HTML.
     page::wants_html(&parts.headers)
 }

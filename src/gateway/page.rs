@@ -38,9 +38,9 @@ a.button,button{background:#8fb0ff;border-color:#8fb0ff;color:#10131a}\
 a.button.second,button.second{background:transparent;color:#8fb0ff}\
 .code{color:#97a1b3}}";
 
-/// With this content security policy the page loads nothing, cannot be framed, and sends forms only
-/// to its own origin. Because of the hash in the policy, browsers apply the style sheet of the page
-/// and no other style sheet.
+/// With this content security policy, the page loads no other resources, cannot be shown in a
+/// frame, and sends forms only to its own origin. Because of the hash in the policy, browsers apply
+/// the style sheet of the page and no other style sheet.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let hash = STANDARD.encode(digest(&SHA256, STYLE.as_bytes()));
     let policy = format!(
@@ -158,8 +158,8 @@ impl Page {
         self
     }
 
-    /// Returns the answer to a request that may be a gRPC request: a gRPC status for gRPC clients,
-    /// and otherwise the answer of [`Page::respond`].
+    /// Returns the answer to a request that may be a gRPC request. A gRPC client gets a gRPC
+    /// status. Any other client gets the answer of [`Page::respond`].
     pub(super) fn respond_to(&self, method: &Method, headers: &HeaderMap) -> Response<Body> {
         let Some(protocol) = grpc::Protocol::of(method, headers) else {
             return self.respond(headers);
@@ -189,7 +189,8 @@ impl Page {
     }
 
     fn respond_over_http(&self, headers: &HeaderMap) -> Response<Body> {
-        // Only a page about a failure shows the id. The user can tell the id to the administrator.
+        // Only a page about a failure shows the id of the request. The user can tell the id of the
+        // request to the administrator.
         let is_failure = self.status.is_client_error() || self.status.is_server_error();
         let request_id = request_id::of(headers).filter(|_id| is_failure);
         let (body, kind) = if wants_html(headers) {

@@ -26,8 +26,8 @@ const NO_ID: HeaderValue = HeaderValue::from_static("");
 
 /// The data of one request for the access log and the metrics. The request is counted in the
 /// metrics when its answer begins. The access-log event is written when the answer has ended. If
-/// the client disconnects before the answer begins, the request is counted and logged when this
-/// value is dropped.
+/// the client disconnects before the answer begins, the request is counted and logged when the
+/// `Record` is dropped.
 #[derive(Debug)]
 pub(super) struct Record {
     site: Rc<WorkerSite>,
@@ -132,8 +132,9 @@ impl Record {
         }
     }
 
-    /// Counts the informational response that came before the app's final answer, if there was one.
-    /// `extensions` are the extensions of the answer; most answers have none.
+    /// Counts the informational response that came before the app's final answer. Most answers have
+    /// no informational response and no extensions. `extensions` are the extensions of the final
+    /// answer.
     pub(super) fn informational(&self, extensions: &Extensions) {
         if !extensions.is_empty()
             && let Some(Informational(status)) = extensions.get()
@@ -143,15 +144,9 @@ impl Record {
         }
     }
 
-    /// Records that the gateway sends the request to the app.
-    pub(super) fn sending(&mut self) {
-        if let Some(log) = &mut self.log {
-            log.sending();
-        }
-    }
-
-    /// Records that the app has answered the request, or that the exchange with the app has failed.
-    pub(super) fn upstream_answered(&mut self) {
+    /// Records that the upstream has answered the request that was sent at `since`. If the gateway
+    /// sends a request two times, the log contains the sum of both durations.
+    pub(super) fn upstream_answered(&mut self, since: Instant) {
         let now = self.site.clock().instant();
         self.answered = Some(now);
         if let Some(log) = &mut self.log {
@@ -159,7 +154,8 @@ impl Record {
         }
     }
 
-    /// Counts a request that lost its app connection to a waiting request.
+    /// Counts a request that the gateway ended because another request was waiting for the
+    /// connection to the app.
     pub(super) fn evicted(&self, eviction: Eviction) {
         if let Some(route) = &self.route {
             let metrics = self.site.metrics();
@@ -167,7 +163,8 @@ impl Record {
         }
     }
 
-    /// Forgets when the upstream's answer arrived, because the gateway may replace this answer.
+    /// Deletes the arrival time of the upstream's answer, because the gateway may replace this
+    /// answer.
     pub(super) fn not_final(&mut self) {
         self.answered = None;
     }
@@ -226,7 +223,7 @@ impl Record {
         event.decided = self.decided;
         event.reason = self.reason;
         event.route = route.map(|route| route.name().into());
-        // If the gateway has not forwarded the request, the event names no upstream.
+        // The event names the upstream only if the upstream has answered or failed.
         let upstream = event.upstream_duration.and(route);
         event.upstream = upstream.map(|route| route.upstream_name().into());
     }
@@ -237,7 +234,7 @@ impl Drop for Record {
         if self.is_counted {
             return;
         }
-        // Access logs use 499 if the client has disconnected before the answer.
+        // In access logs, the status code 499 means that the client disconnected before the answer.
         let gone = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
         self.count(gone);
         if let Some(mut log) = self.log.take() {

@@ -1,4 +1,4 @@
-//! Waits for the body of a request before the request takes a connection of its app.
+//! Waits for the body of a request before the request gets a connection to its app.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -95,8 +95,9 @@ fn prepare_body(
 }
 
 /// Returns the size of the buffer for the body of a request, in bytes. Zero means that the body is
-/// forwarded while it arrives. The size is zero if the client may wait for an answer before it
-/// sends the rest of the body, for example in a gRPC call, in a handshake, or after `Expect`.
+/// forwarded while the body arrives. The size of the buffer is zero if the client may wait for an
+/// answer before the client sends the rest of the body. For example, a client may wait in a gRPC
+/// call, in a handshake, or after `Expect`.
 fn request_buffer(context: &RequestContext, route: &Route) -> usize {
     let RequestContext { parts, upgrade, .. } = context;
     let may_wait = route.is_stream()

@@ -33,8 +33,8 @@ pub(super) fn interruption(control: Option<&AnswerControl>) -> &'static str {
 }
 
 /// The data of a request's access-log event. The event is written when this value is dropped, so
-/// every request is logged exactly one time. First the record of the request owns this value, and
-/// later the body of the answer or the tunnel owns it.
+/// every request is logged exactly one time. At first, the record of the request owns this value.
+/// Later, the body of the answer, or the tunnel, owns this value.
 #[derive(Debug)]
 pub(super) struct RequestLog {
     pub(super) event: RequestEvent,

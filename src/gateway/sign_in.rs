@@ -22,8 +22,8 @@ pub(super) struct SignInRequest {
 
 impl SignInRequest {
     /// Reads the query of a request to sign in. The gateway's own links contain the return path in
-    /// encrypted form. If the query has no such path, the return path is the page in `Referer`. The
-    /// return path is always a page of this site.
+    /// encrypted form. If the query contains no valid return path, the return path is the page in
+    /// `Referer`. The return path is always a page of this site.
     fn read(context: &RequestContext, login: &Login) -> Self {
         let mut request = Self::to_return(ReturnTo::root());
         let mut sealed = None;
@@ -43,7 +43,8 @@ impl SignInRequest {
         request
     }
 
-    /// Adds a parameter for the provider. A later value replaces an earlier value.
+    /// Adds a parameter for the provider. A later value replaces an earlier value of the same
+    /// parameter.
     fn pass(&mut self, name: &str, value: String) {
         self.passed.retain(|(known, _value)| known != name);
         self.passed.push((name.to_owned(), value));
@@ -76,8 +77,8 @@ impl SignInRequest {
     /// the provider `provider`.
     fn at(&self, provider: Option<&str>, login: &Login, public_url: &PublicUrl) -> String {
         let Ok(sealed) = login.seal(&self.return_to, public_url) else {
-            // If the system has no random bytes, no login can start, so the link leads directly to
-            // the return path.
+            // Without random bytes from the system, no login can start, so the link leads directly
+            // to the return path.
             return self.return_to.as_str().to_owned();
         };
         let mut query = form_urlencoded::Serializer::new(String::new());

@@ -49,8 +49,8 @@ impl WorkerSite {
     }
 }
 
-/// Returns the name of a user for the log, or `None` if the settings turn the name off or the
-/// identity lacks the claim.
+/// Returns the name of a user for the log. Returns `None` if the settings turn the name off, or if
+/// the identity does not contain the claim.
 pub(super) fn user(settings: UserInLog, identity: &Identity) -> Option<String> {
     let claim = match settings.claim {
         UserClaim::Email => identity.email.as_ref().map(|email| &email.address),
@@ -62,8 +62,8 @@ pub(super) fn user(settings: UserInLog, identity: &Identity) -> Option<String> {
     if !settings.hashed {
         return Some(text.to_owned());
     }
-    // The same user name at two issuers means two users, so the hash includes the issuer. No issuer
-    // contains a line break.
+    // The same user name at two issuers means two users, so the hash includes the issuer. A line
+    // break separates issuer and name, because no issuer contains a line break.
     let named = [identity.issuer.as_bytes(), b"\n", text.as_bytes()].concat();
     let hash = digest(&SHA256, &named);
     let bytes = hash.as_ref().iter().take(HASH);

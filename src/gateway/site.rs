@@ -153,7 +153,7 @@ impl WorkerSite {
         &self.shared.counters
     }
 
-    /// Whether a path belongs to the gateway's own endpoints, in any spelling. A request to a path
+    /// Whether a path is any spelling of a path of the gateway's own endpoints. A request to a path
     /// of the gateway's own endpoints is never forwarded.
     pub(super) fn is_own(&self, path: &str) -> bool {
         self.login().redirection().is_own_path(path) || self.own().cover(path)

@@ -1,7 +1,7 @@
 //! Tunnels: connections on which client and app have switched to another protocol, such as
 //! WebSocket.
 //!
-//! A tunnel stays open as long as its [`StreamGuard`] allows it.
+//! A tunnel stays open as long as its [`StreamGuard`] allows the tunnel.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::target::Target;
 use crate::telemetry::OpenStream;
 use crate::upstream::{self, Owner};
 
-/// The time in which the client has to accept the close frame and to close the connection.
+/// The client has to accept the close frame and to close the connection within this time.
 /// `CLOSE_TIMEOUT` is shorter than the last part of a drain, so a tunnel that ends within
 /// `CLOSE_TIMEOUT` does not count as an aborted request.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -34,7 +34,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 pub(super) struct Handshake {
     stream: StreamPermit,
     target: Target,
-    /// The slot of the stream: each client has a limited number of slots.
+    /// The slot of the tunnel: each client has a limited number of slots.
     client_slot: StreamSlot,
 }
 
@@ -44,10 +44,9 @@ impl Worker {
     /// # Errors
     ///
     /// [`Error::UpgradeForbidden`] if the route does not allow other protocols.
-    /// [`Error::UpgradeOverHttp2`] if the app speaks HTTP/2.
-    /// [`Error::ForeignOrigin`] if a page of another origin has sent the handshake, and the
-    /// settings do not allow that origin. [`Error::TooManyStreams`] if the client has as many open
-    /// streams as the route allows.
+    /// [`Error::UpgradeOverHttp2`] if the app speaks HTTP/2. [`Error::ForeignOrigin`] if a page of
+    /// another origin has sent the handshake, and the settings do not allow that origin.
+    /// [`Error::TooManyStreams`] if the client has as many open tunnels as the route allows.
     pub(super) fn handshake(
         context: &RequestContext,
         permit: &Permit,
@@ -61,9 +60,9 @@ impl Worker {
         if permit.route().speaks_http2() {
             return Err(Error::UpgradeOverHttp2);
         }
-        // A page of any origin can open a WebSocket to any other origin, and the browser adds the
-        // cookies for that other origin to the handshake. A page cannot ask for a protocol other
-        // than WebSocket, so a handshake for another protocol needs no `Origin`.
+        // A page of any origin can open a WebSocket to the gateway. The browser adds the gateway's
+        // cookies to the handshake of the WebSocket. A page cannot ask for a protocol other than
+        // WebSocket, so a handshake for another protocol needs no `Origin`.
         let origin = Origin::of(context);
         let expected = match origin {
             Origin::None => !upgrade.is_websocket(),
@@ -209,9 +208,9 @@ impl Drop for TunnelRecord {
 
 /// The reason why a tunnel ends.
 enum TunnelEnd {
-    /// One side or both sides have closed the connection.
+    /// The client, the app, or both have closed their connection.
     Ended(Ended),
-    /// The gateway ends the tunnel. The string is the reason code for the log.
+    /// The gateway ends the tunnel. The string in this variant is the reason code for the log.
     Cut(&'static str, Close),
 }
 

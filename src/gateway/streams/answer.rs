@@ -62,7 +62,8 @@ pub(in crate::gateway) enum AnswerFormat {
 
 /// An answer that was not complete when its head arrived. The connection of the client and the task
 /// that watches the answer share this value. If the client does not read, its connection does not
-/// poll the body, but the task can still close the app's connection.
+/// poll the body. The task that watches the answer can close the connection to the app without a
+/// poll of the body.
 pub(in crate::gateway) struct LongAnswer {
     streams: Rc<Streams>,
     source: RefCell<AnswerSource>,
@@ -78,7 +79,7 @@ pub(in crate::gateway) struct LongAnswer {
     format: AnswerFormat,
     started: Instant,
     stage: Cell<Stage>,
-    /// If the gateway has cut the answer, the reason for this cut.
+    /// The reason why the gateway has cut the answer. `None` if the gateway has not cut the answer.
     cut: Cell<Option<&'static str>>,
     /// The access-log event of the request. `None` if the access log is off, or if the event is
     /// written.
@@ -93,7 +94,7 @@ pub(in crate::gateway) struct LongAnswer {
 enum Stage {
     /// The gateway has cut the answer, and the body reports an error.
     Cut,
-    /// The answer has ended. The string is the end code for the log.
+    /// The answer has ended with this end code for the log.
     Ended(&'static str),
     Sending,
     /// The gateway has cut the answer, and the body yields the trailers of gRPC.
@@ -150,7 +151,8 @@ impl LongAnswer {
         let site = self.streams.site.get();
         let route = guard.stream().route_name();
         let open = site.metrics().stream(route, "response");
-        // A reload may replace the site while the client receives the answer.
+        // The task drops its reference to the site, because a reload may replace the site while the
+        // client receives the answer.
         drop(site);
         if let Some(log) = &*self.log.borrow() {
             log.event.log_stream();
@@ -173,8 +175,8 @@ impl LongAnswer {
         self.count_eviction(open.route(), end);
     }
 
-    /// If the answer lost its app connection to a waiting request, counts the answer in the
-    /// metrics.
+    /// Counts the answer in the metrics, if the gateway ended the answer because another request
+    /// was waiting for the connection to the app.
     fn count_eviction(&self, route: &str, end: &'static str) {
         let mut reasons = [Eviction::SlowClient, Eviction::OverShare]
             .map(Eviction::reason)
@@ -208,8 +210,8 @@ impl LongAnswer {
                 if let Some(waker) = self.waker.take() {
                     waker.wake();
                 }
-                // The trailers need a time limit: if the client does not read, its connection does
-                // not poll the body.
+                // The trailers need a time limit, because the connection of a client that does not
+                // read never polls the body.
                 if timeout(TRAILERS_TIMEOUT, self.ended()).await.is_ok() {
                     return;
                 }
@@ -244,7 +246,7 @@ impl LongAnswer {
         cut.unwrap_or_else(|| interruption(self.control.get()))
     }
 
-    /// Stores the control of the answer.
+    /// Stores the [`AnswerControl`] of the answer.
     pub(in crate::gateway) fn begin(self: &Rc<Self>, control: AnswerControl) {
         if self.buffer > 0 {
             let answer: Weak<Self> = Rc::downgrade(self);
@@ -310,8 +312,8 @@ impl LongAnswer {
         }
     }
 
-    /// Releases the app's connection. The client's connection calls this function when it stops
-    /// sending the answer.
+    /// Releases the app's connection. The client's connection calls this function when the
+    /// connection stops sending the answer.
     pub(in crate::gateway) fn release(&self) {
         self.source.replace(AnswerSource::Released);
         let end = match self.stage.get() {
@@ -363,7 +365,7 @@ impl LongAnswer {
         };
         let before = ahead.frames();
         let polled = ahead.poll_fill(cx);
-        // The client's connection may already wait for the next frame, or for the end.
+        // The client's connection may already wait for the next frame or for the end of the answer.
         if (polled.is_ready() || ahead.frames() > before)
             && let Some(waker) = self.waker.take()
         {
@@ -390,7 +392,8 @@ impl fmt::Debug for LongAnswer {
     }
 }
 
-/// Waits until the answer loses its connection to a waiting request.
+/// Waits until the gateway ends the answer because another request is waiting for the connection to
+/// the app.
 async fn evicted(watch: Option<EvictionWatch>) -> Cut {
     let Some(watch) = watch else {
         return pending().await;

@@ -1,8 +1,8 @@
-//! The number of switched connections of each client.
+//! The number of tunnels of each client.
 //!
-//! A switched connection can last for days and occupies a connection of the gateway and a
-//! connection of the app. Without a limit for each client, one client could switch so many
-//! connections that no other client gets a connection.
+//! A tunnel can last for days, and always occupies a connection to the app. Without a limit for
+//! each client, one client could open so many tunnels that no other client gets a connection to the
+//! app.
 
 #![expect(
     clippy::disallowed_types,
@@ -14,14 +14,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::upstream::Owner;
 
-/// The open streams of all workers. All clones share the same counts. A reload does not change the
-/// counts.
+/// The number of open tunnels of each client, for all workers together. All clones share the same
+/// counts. A reload does not change the counts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StreamCounts(Arc<Mutex<HashMap<Owner, usize>>>);
 
 impl StreamCounts {
-    /// Counts one more stream, until the returned value is dropped. Returns `None` if the owner
-    /// already has `max` streams.
+    /// Counts one more tunnel, until the returned value is dropped. Returns `None` if the owner
+    /// already has `max` tunnels.
     pub(in crate::gateway) fn open(&self, owner: Owner, max: usize) -> Option<StreamSlot> {
         let mut open = self.open_streams();
         let count = open.entry(owner).or_default();
@@ -40,7 +40,7 @@ impl StreamCounts {
     }
 }
 
-/// One counted stream.
+/// One counted tunnel.
 #[derive(Debug)]
 pub(in crate::gateway) struct StreamSlot {
     counts: StreamCounts,
@@ -79,7 +79,7 @@ mod tests {
         let third = counts.open(one, 2);
         assert!(third.is_some());
         drop((second, third));
-        // A client without open streams has no entry in the map.
+        // A client without open tunnels has no entry in the map.
         assert!(counts.open_streams().is_empty());
     }
 }

@@ -82,11 +82,11 @@ struct Grace {
     reason: &'static str,
 }
 
-/// The activity of a stream, as its guard found it at the last check.
+/// The activity of a stream at the last check by its guard.
 struct Activity {
     /// The number of bytes in both directions.
     bytes: u64,
-    /// The time of the last check at which the guard found that the stream had carried new bytes.
+    /// The time of the last check at which the guard found new bytes of the stream.
     moved: Instant,
     /// The number of bytes that the client had sent when the stream last reported a use of the
     /// session.
@@ -163,7 +163,7 @@ impl StreamGuard {
         }
     }
 
-    /// At the first call, begins to follow the session of the stream.
+    /// Begins to follow the session of the stream. Does nothing after the first successful call.
     async fn follow(&mut self) -> Result<(), Cut> {
         let Following::NotYet = self.following else {
             return Ok(());

@@ -3,8 +3,8 @@
 //!
 //! The gateway decides about a request at its start. A stream can continue for hours after the
 //! decision, so the gateway checks the stream again when its session or the settings change. A
-//! request or an answer becomes a stream only if it is not complete within about a second. For a
-//! request that ends sooner, [`SlowList`] costs only a few instructions.
+//! request or an answer becomes a stream only if it is not complete within about a second. If a
+//! request is complete within a second, [`SlowList`] costs only a few instructions.
 
 mod answer;
 mod counts;

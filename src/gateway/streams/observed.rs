@@ -1,4 +1,4 @@
-//! The state of a running stream, as its guard sees it.
+//! The values of a running stream that the guard of the stream reads.
 
 /// The numbers of bytes of a stream.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -14,8 +14,8 @@ impl StreamBytes {
     }
 }
 
-/// The state of a running stream.
+/// A running stream whose values a guard reads.
 pub(in crate::gateway) trait ObservedStream {
-    /// The bytes that the stream has carried.
+    /// The numbers of bytes that the stream has transferred.
     fn bytes(&self) -> StreamBytes;
 }

@@ -1,9 +1,9 @@
-//! Reads the answer of an app ahead of a slow client.
+//! Reads the answer of an app into a buffer if the client is slow.
 //!
 //! Usually the client's connection reads an answer directly from the app's connection. If the
-//! client does not accept bytes, the answer would occupy the app's connection for a long time.
-//! Therefore a task reads the answer of a slow client into a buffer. When the buffer contains the
-//! whole rest of the answer, other requests can use the app's connection.
+//! client does not accept bytes, the answer would occupy the app's connection for a long time. For
+//! this reason, a task reads the answer to a slow client into a buffer. When the buffer contains
+//! the whole rest of the answer, other requests can use the app's connection.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker, ready};
@@ -25,7 +25,7 @@ pub(super) enum AnswerSource {
     Direct(UpstreamBody),
     /// A task reads the answer into a buffer.
     Buffered(ReadAhead),
-    /// The answer has ended, or the client's connection has stopped sending it.
+    /// The answer has ended, or the client's connection has stopped sending the answer.
     Released,
 }
 
@@ -53,7 +53,8 @@ impl AnswerSource {
         }
     }
 
-    /// Returns a value that reports when the answer loses its app connection to a waiting request.
+    /// Returns a value that reports when the gateway ends the answer because another request is
+    /// waiting for the connection to the app.
     pub(super) fn eviction(&self) -> Option<EvictionWatch> {
         match self {
             Self::Direct(body) => body.eviction(),
@@ -89,7 +90,7 @@ impl ReadAhead {
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.filler = Some(cx.waker().clone());
         while let Some(rest) = &mut self.rest {
-            // When the client has taken a frame, the task is woken.
+            // The task that fills the buffer is woken when the client has taken a frame.
             if self.reservation.growth(self.limit) == Growth::Full {
                 return Poll::Pending;
             }

@@ -12,8 +12,8 @@ use tokio::time::sleep;
 
 use super::LongAnswer;
 
-/// The time between two ticks. An entry becomes slow at the second tick after its start, which is
-/// half a second to one second after its start.
+/// The time between two ticks. An entry becomes slow at its second tick, 500 to 1,000 milliseconds
+/// after its start.
 const TICK: Duration = Duration::from_millis(500);
 
 /// The requests and answers of a worker that have begun and are not complete.
