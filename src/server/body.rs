@@ -294,8 +294,8 @@ impl RateMeter {
             let Some(due) = due else {
                 return Poll::Ready(());
             };
-            // Before the timer fires, `due` may move to a later time. The timer is not set again
-            // before it fires, because most bodies end earlier.
+            // `due` may move to a later time before the timer fires. The timer is set again only
+            // after the timer has fired, because most bodies end earlier.
             let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
             ready!(timer.as_mut().poll(cx));
             timer.as_mut().reset(due);
@@ -407,8 +407,7 @@ mod tests {
         let mut rate_meter = RateMeter::new(&Clock::system(), WINDOW, 500);
         assert!(!is_too_slow(&mut rate_meter).await);
         rate_meter.arrived(1);
-        // For an hour, the upstream accepts no bytes, so the gateway reads no bytes from the
-        // client.
+        // The upstream accepts no bytes for an hour, so the gateway reads no bytes from the client.
         advance(Duration::from_hours(1)).await;
         assert!(!is_too_slow(&mut rate_meter).await);
         advance(Duration::from_secs(19)).await;

@@ -44,13 +44,14 @@ const BUFFER: usize = 64 * 1024;
 const STREAM_WINDOW: u32 = 128 * 1024;
 /// The maximum number of bytes that the gateway has received on one HTTP/2 connection and has not
 /// yet read. If the apps of eight uploads read no bytes, these uploads also block the other uploads
-/// of their own connection.
+/// of the same connection.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// The maximum number of streams that the gateway resets because of errors of the client. When
 /// errors of the client would cause more resets, the gateway closes the connection.
 const LOCAL_RESETS: usize = 64;
 /// The maximum number of streams that the client has reset and the gateway has not yet processed.
-/// If a client resets more streams, the gateway closes the connection (CVE-2023-44487).
+/// If a client resets more streams than this number, the gateway closes the connection
+/// (CVE-2023-44487).
 const PENDING_RESETS: usize = 20;
 
 /// The data that is needed to answer the requests of one connection.
@@ -77,8 +78,8 @@ pub(super) async fn serve<H: Handler>(
     let socket = Socket::new(stream, Rc::clone(&serving.state));
     match tls {
         None => http1(serving, socket).await,
-        // The future of the handshake is in a box of its own, so that its memory is free while the
-        // connection is served, and no connection without TLS needs it.
+        // The future of the handshake has its own box, so that the memory of this future is free
+        // while the connection is served. A connection without TLS needs no memory for a handshake.
         Some(config) => match Box::pin(handshake(&serving, socket, config)).await {
             None => {}
             Some(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
@@ -95,8 +96,8 @@ pub(super) async fn serve<H: Handler>(
     }
 }
 
-/// Performs the TLS handshake. The stream is in a box, because the futures that serve the
-/// connection move the stream, and reserve memory for each place from which it is moved.
+/// Performs the TLS handshake. The returned stream is in a box. Without the box, each future that
+/// moves the stream would need memory for another copy of the stream.
 async fn handshake<H: Handler>(
     serving: &Serving<H>,
     socket: Socket,
@@ -113,7 +114,8 @@ async fn handshake<H: Handler>(
 }
 
 /// Serves HTTP/1.1, and then the tunnel if the connection has switched to another protocol. The
-/// future of HTTP/1.1 is in a box, so that its memory is free while the tunnel is open.
+/// future of HTTP/1.1 is in a box, so that the memory of this future is free while the tunnel is
+/// open.
 async fn http1<H, S>(serving: Serving<H>, stream: S)
 where
     H: Handler,
@@ -156,9 +158,10 @@ where
     let mut connection = builder.serve_connection(io, service);
     let after_poll = |_cx: &mut Context<'_>| Poll::Ready(Ok(()));
     // The graceful shutdown of hyper closes a connection immediately, even if a request has arrived
-    // and was not read yet. To lose no request, the gateway first answers the next request with
-    // `Connection: close`, and then begins the shutdown. The shutdown would add `Connection: close`
-    // even to a 101 response, so it does not begin while the gateway may still send a 101 response.
+    // and was not read yet. To lose no request, the gateway does not begin the shutdown before the
+    // first request of the connection, or while a request head arrives. The shutdown must not begin
+    // while the gateway may still send a 101 response, because the shutdown would add `Connection:
+    // close` to the 101 response.
     let may_close = || {
         let phase = state.phase();
         let may_switch = phase == Phase::Busy && state.is_upgrade_requested();
@@ -352,8 +355,8 @@ fn count_fields(fields: &HeaderMap) -> usize {
     fields.len().saturating_sub(pieces.saturating_sub(1))
 }
 
-/// Logs that a handler panicked. The payload of the panic is not logged, because it may contain
-/// data of the request.
+/// Logs that a handler panicked. The payload of the panic is not logged, because the payload may
+/// contain data of the request.
 struct PanicLogger(SocketAddr);
 
 impl Drop for PanicLogger {

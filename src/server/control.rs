@@ -1,4 +1,4 @@
-//! Types through which a handler observes its answer, or ends it, while the server sends it.
+//! Types with which a handler observes or ends its answer while the server sends the answer.
 
 use std::cell::RefCell;
 use std::fmt;

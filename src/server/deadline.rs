@@ -45,7 +45,7 @@ pub(super) enum Phase {
     Idle,
     /// At least one request is in flight: the handler runs, or the response is being sent.
     Busy,
-    /// After its last response, the server discards all input until the client closes the
+    /// The server has sent its last response, and discards all input until the client closes the
     /// connection.
     Linger,
 }
@@ -96,7 +96,8 @@ pub(super) enum Protocol {
 #[derive(Debug)]
 pub(super) struct ConnectionState {
     pub(super) peer: SocketAddr,
-    /// The socket of the connection. `None` before the connection is served and after its end.
+    /// The socket of the connection. `None` before the connection is served and after the end of
+    /// the connection.
     socket: RefCell<Option<TcpStream>>,
     coarse_clock: Rc<CoarseClock>,
     phase: Cell<Phase>,
@@ -291,8 +292,8 @@ impl ConnectionState {
     /// Begins a request. The request is in flight until the returned guard is dropped.
     pub(super) fn begin(self: &Rc<Self>, protocol: Protocol) -> InFlight {
         self.in_flight.set(self.in_flight.get().saturating_add(1));
-        // Before hyper reads a new request, it has read the complete body of the previous request,
-        // so the socket contains no unread part of an earlier body.
+        // hyper reads the complete body of a request before the next request, so the socket
+        // contains no unread part of an earlier body.
         self.unread.set(false);
         self.served.set(true);
         self.enter(Phase::Busy);
@@ -377,8 +378,8 @@ impl ConnectionState {
     pub(super) fn close(&self) {
         if self.closing.get().is_none() {
             self.closing.set(Some(self.coarse_clock.now()));
-            // The task of the connection may be waiting for the next request of the client, so wake
-            // the task.
+            // The task of the connection may be waiting for the next request of the client, so
+            // `close` wakes the task.
             if let Some(waker) = self.waker.take() {
                 waker.wake();
             }
@@ -471,8 +472,8 @@ impl ConnectionState {
     }
 
     /// Ends each HTTP/2 stream that the client blocks: the socket accepts bytes, but the client's
-    /// flow control allows no bytes or too few. If the network is slow, all streams wait for the
-    /// socket, so this function does not end them. Returns the number of ended streams.
+    /// flow control allows too few bytes. If the network is slow, all streams wait for the socket,
+    /// so this function ends no stream. Returns the number of ended streams.
     pub(super) fn end_blocked_streams(
         &self,
         now: Instant,

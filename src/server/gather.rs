@@ -14,13 +14,14 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The size of the buffer: the content of one TLS record (RFC 8446 section 5.1).
+/// The size of the buffer, which is the maximum content of one TLS record (RFC 8446 section 5.1).
 const RECORD: usize = 16 * 1024;
 /// The longest write that is buffered. For a longer write, a separate TLS record is cheaper than a
 /// copy into the buffer.
 const SMALL: usize = 4 * 1024;
 
-/// A stream that buffers small writes until they are released. Clones share the stream.
+/// A stream that buffers small writes until [`Gather::poll_release`] sends the buffered bytes.
+/// Clones share the stream.
 #[derive(Debug)]
 pub(super) struct Gather<S>(Rc<RefCell<GatherBuffer<S>>>);
 

@@ -13,12 +13,12 @@ use super::Error;
 
 /// The maximum number of connections that the kernel queues until the gateway accepts them.
 const BACKLOG: u32 = 1024;
-/// If the system has no free descriptor or memory, the next attempt to accept a connection follows
-/// after this pause.
+/// The pause before the next attempt to accept a connection, if the system has no free descriptor
+/// or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// A listening TCP socket. The socket is exclusive: as long as it exists, no other process can
-/// listen on the address, not even a second process of the gateway.
+/// A listening TCP socket. While the socket exists, no other process can listen on the address of
+/// the socket, not even a second process of the gateway.
 #[derive(Debug)]
 pub(crate) struct Listener(std::net::TcpListener);
 
@@ -79,8 +79,8 @@ fn listen_inside(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.listen(BACKLOG)?.into_std()
 }
 
-/// Passes every connection to `open` until `drain` is true or the sender of `drain` is dropped.
-/// Before this function returns, it accepts the connections that the kernel has already queued, so
+/// Passes every connection to `open` until `drain` is true or the sender of `drain` is dropped. The
+/// function returns after it has accepted all connections that the kernel has already queued, so
 /// that no queued client loses its connection.
 ///
 /// While `open` waits, no further connection is accepted.

@@ -1,10 +1,10 @@
 //! The HTTP server: listening addresses, connections, framing and deadlines. The server passes each
 //! request to a [`Handler`].
 //!
-//! The module contains TCP, TLS handshakes (with the configuration of a [`crate::tls::Acceptor`]),
-//! the framing of HTTP/1.1 and HTTP/2 (with the library hyper), the deadlines and limits that hyper
-//! does not have, and the drain. The module does not use sessions, routes or apps. The entry point
-//! is [`Workers::start`].
+//! The module accepts TCP connections and performs TLS handshakes with the configuration of a
+//! [`crate::tls::Acceptor`]. The library hyper performs the framing of HTTP/1.1 and HTTP/2. The
+//! module adds the drain, and the deadlines and limits that hyper does not have. The module does
+//! not use sessions, routes or apps. The entry point is [`Workers::start`].
 //!
 //! Important decisions:
 //!
@@ -12,10 +12,13 @@
 //!   socket, and no other process can listen on the same address. Each worker polls a duplicate of
 //!   the socket's descriptor, so all workers share one queue of connections, and a drain loses no
 //!   queued connection.
+//!
 //! - Over TLS, only ALPN selects the protocol. A listener without TLS supports only HTTP/1.1. If a
 //!   server selected the protocol by the first bytes, a client that sends no bytes could stay
 //!   connected forever.
+//!
 //! - Each worker checks all deadlines in one sweep. No request sets a timer.
+//!
 //! - Over HTTP/2, all responses of one poll are sent together as one TLS record. Copying small
 //!   pieces into one buffer is cheaper than a TLS record and a system call for each piece. The
 //!   header compression table gets only fields whose values are likely to occur again.
@@ -84,7 +87,8 @@ pub(crate) struct Deadlines {
     /// the idle time.
     pub(crate) idle: Duration,
     /// The longest time during which the gateway has bytes to send and the client takes no byte.
-    /// After this time, the connection is closed. Bytes that leave the kernel's queue count.
+    /// After this time, the connection is closed. A byte that the client has acknowledged counts as
+    /// taken.
     pub(crate) write: Duration,
     /// The time over which the rate of an answer ([`Limits::answer_rate`]) is measured. Only the
     /// time during which the gateway waits for the client is counted.
@@ -191,8 +195,8 @@ pub(crate) enum Security {
     Tls,
 }
 
-/// Answers requests. Each worker's thread has one handler, which never moves to another thread, so
-/// a handler may contain `Rc` and connection pools.
+/// Answers requests. Each worker's thread has its own handler. A handler never moves to another
+/// thread, so a handler may contain `Rc` and connection pools.
 pub(crate) trait Handler: 'static {
     /// The body of the handler's responses.
     type Body: Content;
@@ -250,7 +254,7 @@ pub(crate) type TunnelFn = Box<dyn FnOnce(UpgradedClient) -> Pin<Box<dyn Future<
 pub(crate) struct UpgradedClient {
     /// The connection.
     pub(crate) client: Peer,
-    /// Tells the tunnel to end, because the process stops.
+    /// Tells the tunnel to end when the process stops.
     pub(crate) stop: TunnelStop,
 }
 

@@ -1,9 +1,9 @@
-//! Measures whether a client reads the bytes that the gateway sends, and how fast.
+//! Measures whether and how fast a client reads the bytes that the gateway sends.
 //!
 //! If a socket accepts no bytes, its client may still be reading. The kernel can hold more than
-//! [`crate::relay::MAX_UNSENT`] bytes, and accepts new bytes only after it has sent a large part of
-//! these bytes. Therefore the sweep also asks the kernel how many bytes the client has
-//! acknowledged.
+//! [`crate::relay::MAX_UNSENT`] bytes. The kernel accepts new bytes only after the kernel has sent
+//! a large part of the bytes that it holds. For this reason, the sweep also asks the kernel how
+//! many bytes the client has acknowledged.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 pub(crate) enum ReadFailure {
     /// The client has taken no byte for [`super::Deadlines::write`].
     Stalled,
-    /// The client takes fewer bytes than [`super::Limits::answer_rate`].
+    /// The client takes fewer bytes per second than [`super::Limits::answer_rate`].
     TooSlow,
 }
 
@@ -61,7 +61,7 @@ impl LowestRate {
 pub(super) struct ReadMeter {
     /// The number of bytes that the client had taken at the latest measurement.
     taken: Cell<u64>,
-    /// The time of the latest measurement that found more bytes than the measurement before it.
+    /// The time of the latest measurement that found new bytes.
     progress: Cell<Option<Instant>>,
     /// The number of bytes that the client had taken when the window began.
     taken_at_start: Cell<u64>,
@@ -105,9 +105,9 @@ impl ReadMeter {
 mod option {
     use super::{getsockopt_impl, libc, sockopt_impl};
 
-    /// The part of the kernel's `struct tcp_info` up to `tcpi_bytes_acked`, which Linux has since
-    /// version 4.1. The caller passes a size, and the kernel writes only this part of the
-    /// structure.
+    /// The first part of the kernel's `struct tcp_info`, up to the field `tcpi_bytes_acked`. Linux
+    /// has the field `tcpi_bytes_acked` since version 4.1. The kernel writes only as many bytes of
+    /// the structure as the caller requests.
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
     #[expect(

@@ -177,7 +177,7 @@ impl<S> Plaintext<S> {
         }
     }
 
-    /// Returns the byte stream, so that the stream can be used for another protocol than HTTP.
+    /// Returns the byte stream, so that the stream can be used for a protocol other than HTTP.
     pub(super) fn into_inner(self) -> S {
         self.inner
     }

@@ -14,8 +14,8 @@ use super::deadline::ConnectionState;
 use super::reading::{LowestRate, ReadFailure, ReadMeter};
 
 /// The largest piece of an answer that the connection gets at once. The connection asks for the
-/// next piece when the client's flow control allows more bytes. Therefore the gateway notices each
-/// time when a slow client has taken `PIECE` bytes.
+/// next piece when the client's flow control allows more bytes. Because of the small pieces, the
+/// gateway can measure how fast a slow client takes an answer.
 const PIECE: usize = 16 * 1024;
 
 /// One stream of an HTTP/2 connection.
@@ -122,7 +122,8 @@ impl Stream {
     }
 }
 
-/// A request in flight. The handler's future owns this guard first, and then the response body.
+/// A request in flight. At first, the handler's future owns this guard. Later, the response body
+/// owns this guard.
 #[derive(Debug)]
 pub(super) struct InFlight {
     state: Rc<ConnectionState>,
@@ -144,7 +145,7 @@ impl InFlight {
         Some((stream, self.state.coarse_now()))
     }
 
-    /// Returns the [`AnswerControl`] by which the handler can end the answer to this request.
+    /// Returns the [`AnswerControl`] with which the handler can end the answer to this request.
     pub(super) fn control(&self) -> AnswerControl {
         AnswerControl::new(&self.state, self.stream.as_ref())
     }

@@ -61,7 +61,7 @@ impl Switch {
                     return Self::No;
                 };
                 // The method becomes GET, because the app gets an HTTP/1.1 handshake. The rules for
-                // GET therefore also apply to HTTP/2 handshakes.
+                // GET also apply to handshakes over HTTP/2.
                 head.method = Method::GET;
                 head.extensions.insert(upgrade);
                 Self::Stream(on_upgrade)
@@ -69,7 +69,7 @@ impl Switch {
         }
     }
 
-    /// If the response contains a tunnel, begins the tunnel.
+    /// Begins the tunnel, if the response contains a tunnel.
     pub(super) fn answer<B: Content>(
         self,
         response: &mut Response<B>,

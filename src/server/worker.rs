@@ -119,8 +119,8 @@ impl Workers {
                 .map_err(Error::Spawn)?;
             workers.reports.push(reported);
         }
-        // The next line drops the sender of this function, so that only the workers have senders.
-        // If all workers end, the channel is closed, so `recv` returns an error instead of waiting
+        // The next line drops `ready`, so that only the workers have senders of the channel. If all
+        // workers end, the channel is closed, and `recv` returns an error instead of waiting
         // forever.
         drop((ready, endpoints));
         for _worker in 0..count.get() {
@@ -200,12 +200,13 @@ fn run<H: Handler>(
             .map(|(listener, tls)| worker.accept(listener, tls, drain.clone()))
             .collect();
         report_start(&ready, Ok(()));
-        // This worker has reported, so it drops its sender. If a worker panics before it reports,
-        // `start` learns of the panic only when all senders are dropped.
+        // The worker has reported its start, so the worker drops its sender of the channel. If a
+        // worker panics before its report, `start` detects the panic only after all senders are
+        // dropped.
         drop(ready);
         worker.registry.run(acceptors, drain).await
     });
-    // When the process ends, it must not wait for a blocking call, such as a name look-up.
+    // The end of the process must not wait for a blocking call, such as a name look-up.
     runtime.shutdown_background();
     // If [`Workers`] was dropped before a call of [`Workers::drained`], no code receives the
     // result.
@@ -460,7 +461,7 @@ impl fmt::Debug for Registry {
     }
 }
 
-/// Detects that a client has disappeared, even if no bytes are sent for hours.
+/// TCP keepalive detects that a client has disappeared, even if no bytes are sent for hours.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_mins(1))
     .with_interval(Duration::from_secs(10))

@@ -66,14 +66,14 @@ fn with(deadlines: Deadlines) -> Settings {
     }
 }
 
-/// An event that the site reports.
+/// An event that the test's handler reports.
 #[derive(Debug, Eq, PartialEq)]
 enum Event {
     Entered(String),
     Left(String),
 }
 
-/// The data that the sites of all workers share with the test.
+/// The data that the handlers of all workers share with the test.
 #[derive(Clone)]
 struct Probe {
     events: mpsc::UnboundedSender<Event>,
