@@ -29,14 +29,14 @@ pub(crate) struct Body {
 enum Source {
     /// The complete content.
     Complete(Full<Bytes>),
-    /// The content is not complete. When the session of the answer ends, the gateway ends the
-    /// answer.
+    /// The app has not sent the whole content. When the session of the answer ends, the gateway
+    /// ends the answer.
     Long(Sending),
     /// The response has no content, because the connection switches to another protocol after the
     /// response.
     Tunnel(Switch),
-    /// The content is not complete. The answer continues even if its session ends or a reload
-    /// changes the settings.
+    /// The app has not sent the whole content. The answer continues even if its session ends or a
+    /// reload changes the settings.
     Upstream(Box<UpstreamBody>),
 }
 
@@ -64,8 +64,8 @@ impl fmt::Debug for Switch {
     }
 }
 
-/// A reference to a long answer. The client's connection owns this reference, and drops it when the
-/// connection stops sending the answer.
+/// A reference to a long answer. The client's connection owns this reference, and drops the
+/// reference when the connection stops sending the answer.
 #[derive(Debug)]
 struct Sending(Rc<LongAnswer>);
 
@@ -151,9 +151,9 @@ impl Body {
         Self::new(Source::Tunnel(Switch(Some(tunnel))))
     }
 
-    /// Creates the body of an app's answer, and reads the frame that has arrived with the head. If
-    /// this frame is the whole content, the connection to the app is free again, and no task has to
-    /// watch the answer. Most answers consist of one frame.
+    /// Creates the body of an app's answer, and reads the frame that has arrived with the head.
+    /// Most answers consist of one frame. If one frame contains the whole content, the connection
+    /// to the app is free again, and no task has to watch the answer.
     pub(super) fn upstream(mut body: ResponseBody) -> Self {
         if body.is_end_stream() {
             return Self::empty();
@@ -188,7 +188,8 @@ impl Body {
         }
     }
 
-    /// If the upstream's body is not complete, removes this body from the response and returns it.
+    /// Removes the upstream's body from the response and returns the body, if the body is not
+    /// complete.
     pub(super) fn take_incomplete(&mut self) -> Option<UpstreamBody> {
         let Source::Upstream(_) = &self.source else {
             return None;

@@ -17,7 +17,8 @@ const PIECE: usize = 64;
 /// memory for new buffers.
 const SHARE: usize = 4;
 
-/// The part of the budget that one buffer uses. Dropping this value frees the memory in the budget.
+/// The part of the budget that one buffer uses. Dropping the reservation frees its part of the
+/// budget.
 #[derive(Debug)]
 pub(super) struct Reservation {
     used: Gauge,

@@ -19,8 +19,8 @@ const LARGEST_ANSWER: u64 = 32 * 1024;
 
 impl WorkerSite {
     /// Performs step 4 of the list in the crate documentation: answers requests to the gateway's
-    /// own endpoints. An endpoint has exactly one path. For any other path below the gateway's own
-    /// prefix, the answer is 404.
+    /// own endpoints. An endpoint has exactly one path. The answer for any other path below the
+    /// gateway's own prefix is 404.
     pub(super) async fn own_endpoint(
         &self,
         context: &RequestContext,

@@ -19,8 +19,8 @@ const BUSY_RETRY: Duration = Duration::from_secs(5);
 /// The reason why the gateway answers a request with an error page.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The gateway ended the request while the request waited for its app. The cause is the
-    /// session, the access rule or the session store. Responsible: the client.
+    /// The gateway ended the request while the request waited for its app. The cause is the end of
+    /// the session, the access rule, or a failure of the session store. Responsible: the client.
     #[error("the request was cut while it waited for its app")]
     Cut(Cut),
     /// A page of another site tries to open a WebSocket with the user's session. Responsible: the
@@ -39,8 +39,8 @@ pub enum Error {
     /// route leads back to the gateway.
     #[error("the request is in a forwarding loop")]
     Loop(#[from] fields::Loop),
-    /// The endpoint does not accept this method. The string lists the methods that the endpoint
-    /// accepts. Responsible: the client.
+    /// The endpoint does not accept this method. The string in this variant lists the methods that
+    /// the endpoint accepts. Responsible: the client.
     #[error("the endpoint does not accept this method")]
     MethodNotAllowed(&'static str),
     /// The data that was posted to the redirection endpoint is not a form. Responsible: the client.

@@ -1,5 +1,6 @@
-//! The pages for users whose request was not permitted or whose login failed. The pages state what
-//! happened and what the user can do next. The pages show nothing from the request except its URL.
+//! The pages for users whose request was not permitted or whose login failed. The error pages state
+//! what happened and what the user can do next. The error pages show nothing from the request
+//! except its URL.
 
 use std::time::Duration;
 
@@ -32,8 +33,8 @@ pub(super) fn sign_in_first(
             login_url.clone(),
         )
     } else {
-        // The link leads to the page from which the user sent the form. If the page with the form
-        // needs a session, opening the page starts the login.
+        // The sign-in link leads to the page from which the user sent the form. If the page with
+        // the form needs a session, opening the page starts the login.
         let form = context.referrer(own).unwrap_or_else(ReturnTo::root);
         (
             "You are not signed in, or your session has ended, so the app did not get what you \
@@ -192,8 +193,8 @@ pub(super) fn failed(
 ) -> Response<Body> {
     let error = &failure.error;
     let page = failure_page(context, error, retry_url);
-    // If the failure is permanent, the link leads to the page that the user requested. From the
-    // requested page, the user can sign in with another account or another provider.
+    // If the failure is permanent, the sign-in link leads to the page that the user requested. From
+    // the requested page, the user can sign in with another account or another provider.
     let passes = error.class().is_some_and(|class| class.passes);
     let start = if passes || failure.reauthenticate {
         retry_url
@@ -210,9 +211,9 @@ pub(super) fn failed(
 }
 
 /// Creates the page for a login that failed. If the failure is temporary and no request was sent to
-/// the provider, the page reloads itself at `retry_url`. After any other failure the page does not
-/// reload itself, because an unused tab must not start logins repeatedly. The answer to a posted
-/// form never reloads itself.
+/// the provider, the page reloads itself at `retry_url`. The page does not reload itself after a
+/// permanent failure or after a request to the provider, because an unused tab must not start
+/// logins repeatedly. The answer to a posted form never reloads itself.
 fn failure_page(context: &RequestContext, error: &login::Error, retry_url: &str) -> Page {
     let (status, title, text) = wording(error);
     let mut page = Page::new(status, title, text).with_reason(error.reason());

@@ -153,7 +153,7 @@ impl Worker {
 }
 
 /// Returns the request for the first attempt, and a copy for a second attempt. The body of the
-/// first attempt records its bytes for the copy.
+/// first attempt records its bytes for the second attempt.
 fn record_for_retry(
     mut context: RequestContext,
     body: ForwardedBody,
@@ -175,8 +175,7 @@ fn record_for_retry(
     (request, Some(Box::new(retry_copy)), target)
 }
 
-/// Whether the gateway has to keep a copy of a request, because the gateway may send the request
-/// again.
+/// Whether the gateway has to keep a copy of a request for a second attempt.
 fn must_keep(site: &WorkerSite, sent: &SentRequest, body: &ForwardedBody, now: Timestamp) -> bool {
     let content = if body.is_end_stream() {
         Content::None
@@ -196,8 +195,8 @@ impl<'p> InFlight<'p> {
     ) -> Poll<Option<Result<Exchange, upstream::Error>>> {
         match Pin::new(&mut self.answer).poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
-            // If `owner` is `None`, the request continues even if a session ends or the settings
-            // change, so the request needs no timer.
+            // If `owner` is `None`, neither the end of a session nor new settings end the request,
+            // so the request needs no timer.
             Poll::Pending if self.owner.is_none() => Poll::Pending,
             Poll::Pending => timer.poll(cx).map(|()| None),
         }
@@ -218,8 +217,8 @@ impl<'p> InFlight<'p> {
     }
 
     /// Waits for the answer to a request that takes longer than about a second. If the session ends
-    /// before the answer begins, the request ends with an error. If the client is still sending the
-    /// body, the upload ends, too.
+    /// before the answer begins, the request ends with an error. The end of the request also ends
+    /// an unfinished upload of the client.
     fn guarded<'e>(&'e mut self, worker: &'p Worker) -> BoxedAnswer<'e> {
         Box::pin(async move {
             let guard = self.owner.take().map(|owner| match owner {
@@ -249,9 +248,8 @@ impl<'p> InFlight<'p> {
         })
     }
 
-    /// Returns the answer for the client. An answer that is not complete gets the permission
-    /// (`owner`) of its request. The gateway ends such an answer when the session of the answer
-    /// ends.
+    /// Returns the answer for the client. An incomplete answer gets the permission (`owner`) of its
+    /// request. The gateway ends an incomplete answer when the session of the answer ends.
     #[inline]
     fn finished(&mut self, worker: &Worker, answer: Answer) -> Response<Body> {
         let mut response = cleaned(answer, self.trailers);
@@ -276,7 +274,7 @@ impl<'p> InFlight<'p> {
     }
 
     /// Handles the app's answer or error. If the answer refuses the token, the result is a future
-    /// of the final answer.
+    /// that yields the final answer.
     fn outcome<'e>(
         &'e mut self,
         worker: &'p Worker,
@@ -323,8 +321,8 @@ impl<'p> InFlight<'p> {
             if let upstream::Error::Evicted(eviction) = error {
                 self.record.evicted(eviction);
             }
-            // If the request body failed, only the failure of the body is reported, because the
-            // failure of the body also caused the error of the upstream.
+            // A failure of the request body also causes an error of the upstream, so only the
+            // failure of the body is reported.
             let failure = self.watch.failure();
             failure.map_or_else(|| Error::Upstream(error), Error::RequestBody)
         })
@@ -416,8 +414,8 @@ fn prepare(context: &mut RequestContext) -> Result<Option<HeaderValue>, Error> {
     } = context;
     let accept = parts.headers.get(header::ACCEPT).cloned();
     fields::append_via(&mut parts.headers, parts.version)?;
-    // The app gets the canonical authority, which the gateway has checked. The app does not get the
-    // authority as the client sent it.
+    // The app gets the canonical authority that the gateway has checked, instead of the authority
+    // that the client sent.
     let authority = target.authority_value();
     if parts.headers.get(header::HOST) != Some(authority) {
         parts.headers.insert(header::HOST, authority.clone());

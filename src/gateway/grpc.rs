@@ -32,7 +32,7 @@ pub(super) enum Protocol {
 }
 
 /// The status code that an answer would have if the request were not a gRPC request. The access log
-/// contains this status code, because the status code of every answer to a gRPC request is 200.
+/// contains the `LoggedStatus`, because the status code of every answer to a gRPC request is 200.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LoggedStatus(pub(super) StatusCode);
 

@@ -65,8 +65,8 @@ use crate::target::{self, Target};
 use crate::telemetry::{DecisionLabel, UserInLog};
 use crate::upstream::{AssertionNames, Pools};
 
-/// The referrer policy of answers whose URL can contain a code. With this policy, the browser does
-/// not send the URL to any site.
+/// The referrer policy of answers whose URL can contain a code. With the policy `no-referrer`, the
+/// browser does not send the URL to any site.
 const NO_REFERRER: HeaderValue = HeaderValue::from_static("no-referrer");
 
 /// The operator's settings for requests.

@@ -100,7 +100,7 @@ pub(super) struct Page {
     pub(super) text: Vec<String>,
     pub(super) actions: Vec<Action>,
     layout: Layout,
-    /// The reason code, which the log contains too.
+    /// The reason code, which is also in the log.
     pub(super) reason: Option<&'static str>,
     /// The URL to which a program sends its user for a login.
     pub(super) login_url: Option<String>,

@@ -132,9 +132,8 @@ impl Record {
         }
     }
 
-    /// Counts the informational response that came before the app's final answer. Most answers have
-    /// no informational response and no extensions. `extensions` are the extensions of the final
-    /// answer.
+    /// Counts the informational response that came before the app's final answer. `extensions` are
+    /// the extensions of the final answer.
     pub(super) fn informational(&self, extensions: &Extensions) {
         if !extensions.is_empty()
             && let Some(Informational(status)) = extensions.get()
@@ -223,7 +222,7 @@ impl Record {
         event.decided = self.decided;
         event.reason = self.reason;
         event.route = route.map(|route| route.name().into());
-        // The event names the upstream only if the upstream has answered or failed.
+        // The access-log event names the upstream only if the upstream has answered or failed.
         let upstream = event.upstream_duration.and(route);
         event.upstream = upstream.map(|route| route.upstream_name().into());
     }

@@ -1,8 +1,8 @@
 //! The body of a forwarded request. The gateway may buffer the first part of the body.
 //!
-//! A slow client must not occupy a connection to the app while the client sends its request. For
-//! this reason, the gateway first reads the body into a buffer. The request gets a connection to
-//! the app when the body is complete, or when the buffer is full.
+//! The gateway first reads the body into a buffer, so that a slow client does not occupy a
+//! connection to the app. The request gets a connection to the app when the body is complete, or
+//! when the buffer is full.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;

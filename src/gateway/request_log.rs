@@ -33,8 +33,8 @@ pub(super) fn interruption(control: Option<&AnswerControl>) -> &'static str {
 }
 
 /// The data of a request's access-log event. The event is written when this value is dropped, so
-/// every request is logged exactly one time. At first, the record of the request owns this value.
-/// Later, the body of the answer, or the tunnel, owns this value.
+/// every request is logged exactly one time. At first, the record of the request owns the
+/// `RequestLog`. Later, the body of the answer, or the tunnel, owns the `RequestLog`.
 #[derive(Debug)]
 pub(super) struct RequestLog {
     pub(super) event: RequestEvent,
@@ -72,7 +72,7 @@ impl RequestLog {
                 route: None,
                 decided: DecisionLabel::Refuse,
                 reason: None,
-                // The log contains this end code if no other end code is recorded later.
+                // The log contains `CLIENT_GONE` if no other end code is recorded later.
                 end: CLIENT_GONE,
                 from_client: 0,
                 to_client: 0,
@@ -91,7 +91,7 @@ impl RequestLog {
         })
     }
 
-    /// Stores the handle that contains the reason if the server ends the answer.
+    /// Stores the [`AnswerControl`] of the answer.
     pub(super) fn begin(&mut self, control: AnswerControl) {
         self.control = Some(control);
     }

@@ -44,7 +44,7 @@ pub struct ProcessState {
     pub(crate) refresher: Arc<Refresher>,
     /// All metrics of the process.
     pub(crate) metrics: Arc<Metrics>,
-    /// The open streams of each client.
+    /// The number of open tunnels of each client.
     pub(crate) stream_counts: StreamCounts,
     /// The clock.
     pub(crate) clock: Clock,
@@ -153,8 +153,8 @@ impl WorkerSite {
         &self.shared.counters
     }
 
-    /// Whether a path is any spelling of a path of the gateway's own endpoints. A request to a path
-    /// of the gateway's own endpoints is never forwarded.
+    /// Whether a path is a spelling of the path of one of the gateway's own endpoints. A request to
+    /// a path of the gateway's own endpoints is never forwarded.
     pub(super) fn is_own(&self, path: &str) -> bool {
         self.login().redirection().is_own_path(path) || self.own().cover(path)
     }

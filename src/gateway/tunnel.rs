@@ -252,7 +252,7 @@ impl Tunnel {
     }
 }
 
-/// The state of a tunnel. The guard and the record of the tunnel read this state.
+/// The state of a tunnel. The guard and the record of the tunnel read the `ObservedTunnel`.
 struct ObservedTunnel {
     byte_counts: ByteCounts,
     stop: TunnelStop,

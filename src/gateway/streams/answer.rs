@@ -56,7 +56,7 @@ pub(in crate::gateway) struct LongAnswerSetup {
 pub(in crate::gateway) enum AnswerFormat {
     /// gRPC over HTTP/2. The answer ends with trailers that contain a status of gRPC.
     Grpc,
-    /// The answer breaks off, so that the client cannot mistake it for a complete answer.
+    /// The answer breaks off, so that the client does not regard the answer as complete.
     Other,
 }
 
@@ -81,8 +81,8 @@ pub(in crate::gateway) struct LongAnswer {
     stage: Cell<Stage>,
     /// The reason why the gateway has cut the answer. `None` if the gateway has not cut the answer.
     cut: Cell<Option<&'static str>>,
-    /// The access-log event of the request. `None` if the access log is off, or if the event is
-    /// written.
+    /// The access-log event of the request. `None` if the access log is off, or if the event has
+    /// been written.
     log: RefCell<Option<Box<RequestLog>>>,
     /// Wakes waiting tasks when `stage` becomes [`Stage::Ended`].
     ended: Notify,

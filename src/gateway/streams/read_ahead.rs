@@ -1,9 +1,9 @@
 //! Reads the answer of an app into a buffer if the client is slow.
 //!
-//! Usually the client's connection reads an answer directly from the app's connection. If the
-//! client does not accept bytes, the answer would occupy the app's connection for a long time. For
-//! this reason, a task reads the answer to a slow client into a buffer. When the buffer contains
-//! the whole rest of the answer, other requests can use the app's connection.
+//! Usually the client's connection reads an answer directly from the app's connection. The answer
+//! to a slow client would occupy the app's connection for a long time, so a task reads the answer
+//! into a buffer. When the buffer contains the whole rest of the answer, other requests can use the
+//! app's connection.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker, ready};
