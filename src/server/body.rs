@@ -22,8 +22,8 @@ use crate::clock::Clock;
 /// The reason why a request body ended too early. Responsible: the client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum BodyFailure {
-    /// The client disconnected, or the framing of the body is invalid. The gateway cannot send an
-    /// answer on a connection with this failure.
+    /// The client disconnected, or the framing of the body is invalid. After this failure, the
+    /// gateway cannot send an answer on the connection.
     #[error("the request body broke off")]
     Broken,
     /// The body is longer than [`RequestBody::limit`] allows. The answer is 413.
@@ -249,8 +249,7 @@ struct RateMeter {
     /// The number of bytes that must arrive in each window.
     least: u64,
     bytes: u64,
-    /// The total time of the earlier waits in this window. The total does not include the current
-    /// wait.
+    /// The total time of the earlier waits in this window, without the current wait.
     waited: Duration,
     waiting_since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,

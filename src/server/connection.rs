@@ -47,7 +47,8 @@ const STREAM_WINDOW: u32 = 128 * 1024;
 /// of the same connection.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// The maximum number of streams that the gateway resets because of errors of the client. When
-/// errors of the client would cause more resets, the gateway closes the connection.
+/// errors of the client would cause more resets than this number, the gateway closes the
+/// connection.
 const LOCAL_RESETS: usize = 64;
 /// The maximum number of streams that the client has reset and the gateway has not yet processed.
 /// If a client resets more streams than this number, the gateway closes the connection
@@ -316,8 +317,8 @@ fn answer<H: Handler>(
             response.map(|body| ResponseBody::new(body, in_flight))
         };
         match protocol {
-            // The `Connection` field of a 101 response must not be replaced, because it contains
-            // `Upgrade`.
+            // The `Connection` field of a 101 response must not be replaced, because the field
+            // contains `Upgrade`.
             Protocol::Http1 if response.status() == StatusCode::SWITCHING_PROTOCOLS => {}
             Protocol::Http1 if state.is_closing() => {
                 // The last response on a connection contains `Connection: close` (RFC 9112 section

@@ -1,10 +1,10 @@
 //! The state of each connection, and the deadlines.
 //!
 //! This module implements all deadlines, because hyper never closes a connection on which no bytes
-//! arrive. Each connection has one [`ConnectionState`], in which the socket, the request service
-//! and the response body record their activity. Each of these three parts records its activity by
-//! storing a value in a cell. Each worker reads the cells of all its connections in a sweep, at
-//! least four times per second. Requests do not set timers.
+//! arrive. Each connection has one [`ConnectionState`]. The socket, the request service and the
+//! response body record their activity in the cells of the [`ConnectionState`]. Each worker reads
+//! the cells of all its connections in a sweep, at least four times per second. Requests do not set
+//! timers.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
@@ -199,8 +199,8 @@ impl ConnectionState {
         }
     }
 
-    /// Records that a request head begins. Does nothing if the bytes belong to a head that has
-    /// already begun, to a request body or to a pipelined request.
+    /// Records that a request head begins. Does nothing if the received bytes belong to a head that
+    /// has already begun, to a request body or to a pipelined request.
     pub(super) fn head_begins(&self) {
         if matches!(
             self.phase.get(),
@@ -411,8 +411,8 @@ impl ConnectionState {
     }
 
     /// Returns the answers whose clients do not accept bytes at once. Over HTTP/1.1, the socket of
-    /// such a client is full. Over HTTP/2, the client's flow control has not yet allowed all bytes
-    /// of the latest piece. Each answer is returned only one time.
+    /// a slow client is full. Over HTTP/2, a slow client's flow control has not yet allowed all
+    /// bytes of the latest piece. Each answer is returned only one time.
     pub(super) fn slow_readers(&self) -> impl Iterator<Item = Rc<dyn SlowReader>> {
         let mut slow = Vec::new();
         if self.stalled.get().is_some() {
@@ -460,8 +460,8 @@ impl ConnectionState {
         let since = self.since.get();
         let is_waiting = matches!(self.phase.get(), Phase::FirstByte | Phase::Idle);
         match self.closing.get() {
-            // After the gateway has asked a connection to close, the connection may stay open for a
-            // short time, to transfer its last bytes, such as a GOAWAY frame.
+            // After the gateway has asked a connection to close, the connection may send its last
+            // bytes for a short time, such as a GOAWAY frame.
             Some(asked) if is_waiting => {
                 let asked = asked.max(since);
                 let done = passed(asked.max(self.last_transfer.get()), CLOSING_GRACE);

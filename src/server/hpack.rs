@@ -6,10 +6,10 @@ use http::{HeaderMap, HeaderName};
 /// value in many responses.
 ///
 /// A value that differs in each response, such as a date or a request id, would evict useful
-/// entries from the compression table. If such a value were indexed, the encoder would also compare
-/// it with all earlier values of the same field. In a measurement, the encoder made about fifty
-/// comparisons for each response. A value that is never indexed also stays secret, because an
-/// attacker cannot guess the value from the compressed length (RFC 7541 section 7.1).
+/// entries from the compression table. If a changing value were indexed, the encoder would also
+/// compare the value with all earlier values of the same field. In a measurement, the encoder made
+/// about fifty comparisons for each response. A value that is never indexed also stays secret,
+/// because an attacker cannot guess the value from the compressed length (RFC 7541 section 7.1).
 pub(super) fn index_only_repeating(headers: &mut HeaderMap) {
     for (name, value) in headers {
         if !is_repeating(name) {

@@ -80,8 +80,8 @@ pub(crate) struct Deadlines {
     pub(crate) first_byte: Duration,
     /// The time from the first byte to the end of the TLS handshake.
     pub(crate) handshake: Duration,
-    /// The time from the first byte to the last byte of a request head. Over HTTP/2 this deadline
-    /// applies to the connection preface.
+    /// The time from the first byte to the last byte of a request head. Over HTTP/2, the deadline
+    /// of a request head applies to the connection preface.
     pub(crate) head: Duration,
     /// The longest time between two requests. HTTP/2 frames that belong to no request do not extend
     /// the idle time.
@@ -154,8 +154,8 @@ pub(crate) struct Limits {
     /// The maximum number of concurrent requests on one HTTP/2 connection.
     pub(crate) streams: u32,
     /// The maximum number of connections of all listeners and workers together. When this number is
-    /// reached, the server accepts no new connections for a while, and closes the connections that
-    /// have been idle for the longest time.
+    /// reached, the server accepts no new connections for a while. The server also closes the
+    /// connections that have been idle for the longest time.
     pub(crate) connections: usize,
     /// The lowest allowed rate of a request body, in bytes per second.
     pub(crate) body_rate: u64,

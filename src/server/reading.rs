@@ -2,8 +2,8 @@
 //!
 //! If a socket accepts no bytes, its client may still be reading. The kernel can hold more than
 //! [`crate::relay::MAX_UNSENT`] bytes. The kernel accepts new bytes only after the kernel has sent
-//! a large part of the bytes that it holds. For this reason, the sweep also asks the kernel how
-//! many bytes the client has acknowledged.
+//! a large part of the bytes that it holds. The sweep also asks the kernel how many bytes the
+//! client has acknowledged.
 
 use std::cell::Cell;
 use std::time::Duration;

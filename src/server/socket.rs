@@ -39,8 +39,8 @@ impl Socket {
         Self { state }
     }
 
-    /// Calls `poll` with the socket. The sweep runs in another task, so the socket is never
-    /// borrowed here.
+    /// Calls `poll` with the socket. The sweep runs in another task, so no other code borrows the
+    /// socket at this time.
     fn with<T>(
         &self,
         poll: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>,

@@ -25,7 +25,7 @@ pub(super) struct Stream {
     /// The time when the connection received the latest piece of the response. `None` if the client
     /// has accepted the latest piece.
     blocked: Cell<Option<Instant>>,
-    /// The part of the latest chunk of the response that the connection has not received yet.
+    /// The bytes of the latest frame of the response that the connection has not received yet.
     rest: RefCell<Bytes>,
     /// The number of bytes in the pieces that the client has accepted.
     taken: Cell<u64>,
@@ -44,8 +44,8 @@ impl Stream {
         self.task.set(task).unwrap_or_default();
     }
 
-    /// Records that the connection asks for the next piece of the response. If a part of the latest
-    /// chunk is left, returns the next piece of this part.
+    /// Records that the connection asks for the next piece of the response. Returns the next piece
+    /// of the latest frame, if bytes of the frame are left.
     pub(super) fn next_piece(&self, now: Instant) -> Option<Frame<Bytes>> {
         self.blocked.set(None);
         let taken = self.taken.get();
@@ -68,14 +68,14 @@ impl Stream {
         })
     }
 
-    /// Whether the stream still keeps a part of the latest chunk.
+    /// Whether the stream still keeps bytes of the latest frame.
     pub(super) fn has_rest(&self) -> bool {
         !self.rest.borrow().is_empty()
     }
 
     /// Returns the reason to end the stream, if the client's flow control has blocked the stream
     /// for too long. `last_stalled` is the latest time at which the socket accepted no bytes.
-    /// Before this time, the stream waited for the socket, and not for the flow control.
+    /// Before `last_stalled`, the stream waited for the socket, and not for the flow control.
     pub(super) fn read_failure(
         &self,
         now: Instant,

@@ -346,7 +346,7 @@ impl Registry {
         let sweeping = Rc::clone(self);
         // The sweep task ends when the worker drops all its tasks.
         let _sweeper = tokio::task::spawn_local(async move { sweeping.sweep_forever().await });
-        // If `wait_for` fails, [`Workers`] was dropped, which also starts the drain.
+        // If `wait_for` fails, [`Workers`] was dropped. Dropping [`Workers`] also starts the drain.
         drop(drain.wait_for(|drain| *drain).await);
         self.draining.set(true);
         self.coarse_clock.update();

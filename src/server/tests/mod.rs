@@ -39,7 +39,7 @@ const SHORT: Duration = Duration::from_millis(120);
 /// A deadline for tests in which the deadline has to pass. Even on a slow machine, the client of
 /// the test is faster than this deadline.
 const MODEST: Duration = Duration::from_millis(600);
-/// The pause between two bytes of a slow client, which is much shorter than [`SHORT`].
+/// The pause between two bytes of a slow client. The pause is much shorter than [`SHORT`].
 const DRIP: Duration = Duration::from_millis(20);
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
@@ -178,7 +178,8 @@ fn respond(status: StatusCode, text: &str) -> Response<Pieces> {
 
 struct Pieces {
     pieces: VecDeque<Bytes>,
-    /// The guard of an endless body, which exists as long as the body. `None` for any other body.
+    /// The guard of an endless body. The guard exists as long as the body. `None` for any other
+    /// body.
     endless: Option<RequestGuard>,
 }
 
