@@ -122,6 +122,17 @@ impl Connection {
         }))
     }
 
+    /// Calls `take`, which takes a part of the response. If the connection's task has already
+    /// received the complete response, the task does not run because of the call.
+    pub(super) fn take_part<T>(&self, take: impl FnOnce() -> T) -> T {
+        // hyper wants the next request only after it has received the complete response.
+        if self.sender.is_ready() {
+            self.wakes.ignore_wakes(take)
+        } else {
+            take()
+        }
+    }
+
     /// Returns `true` if the next request can be sent on this connection. The previous request and
     /// its response must have ended, and no further byte may have arrived.
     pub(super) fn is_usable(&self, now: Instant, idle: Duration) -> bool {
