@@ -1,8 +1,8 @@
 //! One attempt to refresh a session.
 //!
 //! If several processes share a store, only the process that has the lease of a session refreshes
-//! the session. If only one process uses the store, it always gets the lease at once, because a
-//! process runs at most one refresh of a session at a time.
+//! the session. If only one process uses the store, this process always gets the lease at once,
+//! because a process runs at most one refresh of a session at a time.
 
 use std::sync::Arc;
 

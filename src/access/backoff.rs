@@ -21,7 +21,7 @@ pub(super) const LONGEST_ASKED: Duration = Duration::from_mins(5);
 /// attempt.
 const MANY: usize = 10_000;
 
-/// The component that has failed when a session cannot be used.
+/// The component whose failure is the reason why a session cannot be used.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum FailureLocation {
     /// The failure is at the provider, or on the network to the provider.
@@ -62,7 +62,7 @@ pub(super) struct SessionFailure {
     pub(super) retry_after: Duration,
 }
 
-/// The consecutive failures of one session.
+/// The number of consecutive failed refreshes of one session, and the pause after the last failure.
 #[derive(Clone, Copy, Debug)]
 struct Backoff {
     failures: u32,
@@ -183,7 +183,7 @@ fn pause(failures: u32) -> Duration {
 /// Returns a random time between half of the pause and the whole pause. Many refreshes can fail at
 /// the same time. Because the pauses are random, the next attempts start at different times.
 fn jittered(pause: Duration) -> Duration {
-    // Without random bytes, a pause has no jitter: it is always half of the full pause.
+    // If the operating system returns no random bytes, every pause is half of the full pause.
     let [byte] = random::<1>().unwrap_or_default();
     pause.mul_f64(0.5 + f64::from(byte) / 510.0)
 }

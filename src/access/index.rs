@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use super::route::Route;
 use crate::target::{FoldedPath, Target};
 
-/// Finds the few routes that can match a request, even in a table with thousands of routes. The
-/// index compares normalized prefixes: ASCII lower case, percent-decoded, without parameters and
-/// final dots. A route can match a request if the normalized path begins with the route's
-/// normalized prefix, and if the route is for the request's host or for all hosts.
+/// The index finds the few routes that can match a request, even in a table with thousands of
+/// routes. The index compares normalized prefixes: ASCII lower case, percent-decoded, without
+/// parameters and final dots. A route can match a request if the normalized path begins with the
+/// route's normalized prefix, and if the route is for the request's host or for all hosts.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     /// The positions of the routes in the table. A key is a host and a normalized prefix. A key

@@ -25,7 +25,7 @@
 //! }
 //! ```
 //!
-//! The next function reads the private field `route`, so it does not compile (E0616):
+//! The next function reads the private field `route`, so the function does not compile (E0616):
 //!
 //! ```compile_fail,E0616
 //! use sidegate::access::Permit;
@@ -95,13 +95,13 @@ use crate::session::{Lookup, Session, SessionId, Sessions, cookie};
 use crate::target::Target;
 use crate::upstream::AssertionNames;
 
-/// One worker's copy of a site's routes, with access to sessions. To make a decision, the worker
-/// takes no lock.
+/// One worker's copy of a site's routes, with access to sessions. The worker takes no lock to make
+/// a decision.
 #[derive(Debug)]
 pub(crate) struct Access {
     routes: WorkerRoutes,
-    /// Whether the gateway refreshes a token that an app refuses, on at least one route. A refresh
-    /// after a refusal starts even if the token does not expire soon.
+    /// Whether at least one route lets the gateway refresh a token that an app has refused. A
+    /// refresh after a refusal starts even if the token does not expire soon.
     refreshes_on_refusal: bool,
     /// The names of the assertion fields.
     names: AssertionNames,
@@ -171,8 +171,8 @@ pub(crate) struct Forbid {
 /// The reason why a request has no session that the route accepts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Cause {
-    /// The request has two session cookies with different values. The gateway wrote at most one of
-    /// the two cookies, but it does not know which of them.
+    /// The request has two session cookies with different values. The gateway does not know which
+    /// of the two session cookies the gateway wrote.
     Conflicting,
     /// The session has passed its idle or absolute deadline.
     Expired,
@@ -247,11 +247,11 @@ impl Access {
         self.providers.get(session.provider())
     }
 
-    /// Decides about one request. The inputs are the method, the fields, the canonical target and
-    /// the time of the request. `recent` contains the session that the previous request of the
-    /// connection used.
+    /// Decides about one request. The decision depends on the method, the fields, the canonical
+    /// target and the time of the request. `recent` contains the session that the previous request
+    /// of the connection used.
     ///
-    /// A public route needs no session. If the request has a session, the permit contains that
+    /// A public route needs no session. If the request has a session, the permit contains the
     /// session.
     pub(crate) fn decide(
         self: &Rc<Self>,
@@ -385,9 +385,9 @@ impl Access {
         })
     }
 
-    /// Returns the session id in the request's cookie. Also returns the session, if the session is
-    /// live. The session may belong to any provider. A session with an expired token is live as
-    /// long as the token can be refreshed.
+    /// Returns the session id in the request's cookie, and the session if the session is live. The
+    /// session may belong to any provider. A session with an expired token is live as long as the
+    /// token can be refreshed.
     ///
     /// # Cancel safety
     ///

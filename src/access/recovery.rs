@@ -107,7 +107,7 @@ impl TokenRefusal {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: a refresh that has started continues.
+    /// If the future is dropped, a refresh that has started continues.
     pub(crate) async fn recover(self, replayable: Replayable) -> Recovery {
         let Self { access, sent } = self;
         let recovery = access.recover(&sent, replayable).await;

@@ -41,9 +41,8 @@ use crate::telemetry::{Metrics, Seldom, TokenCall};
 /// cause.
 pub(super) const ALARM_PAUSE: Duration = Duration::from_secs(30);
 
-/// After one request has started an early refresh, no other request starts an early refresh of the
-/// same session for this time. If two requests start a refresh at the same time, the second request
-/// joins the shared refresh of the first request.
+/// The minimum time between the starts of two early refreshes of one session. If two requests start
+/// a refresh at the same time, the second request joins the shared refresh of the first request.
 const CLAIM: Duration = Duration::from_secs(5);
 
 /// The longest pause before the next attempt to store a result.
@@ -294,8 +293,8 @@ impl Refresher {
         let unstored = self.is_unstored(session);
         let mut draining = self.draining.subscribe();
         tokio::select! {
-            // `biased` checks the branches in this order: if no request waits, the shared refresh
-            // ends, even if its next attempt is due.
+            // With `biased`, the shared refresh ends if no request waits, even if the next attempt
+            // is due.
             biased;
             () = leader.no_waiters(), if !unstored => PauseEnd::NoWaiters(failure),
             _draining = draining.wait_for(|draining| *draining) => PauseEnd::Draining(failure),
@@ -376,7 +375,7 @@ impl Refresher {
         }
     }
 
-    /// Whether there is a result for this session that is not stored yet.
+    /// Whether this session has a result that is not stored yet.
     fn is_unstored(&self, session: &Session) -> bool {
         let used = session.tokens().refresh_token();
         used.is_some_and(|used| self.unstored.holds(used))
@@ -417,8 +416,9 @@ impl Refresher {
                 log_temporary_failure(&session, &error);
                 class.retry_after.map_or_else(
                     || self.backoffs.next_pause(session.key()),
-                    // A pause of zero would flood the provider, and a pause of hours would keep the
-                    // user from the app.
+                    // Without a minimum, a pause of zero could cause too many requests to the
+                    // provider. Without a maximum, a pause of hours could prevent the user from
+                    // using the app.
                     |asked| asked.clamp(FIRST_PAUSE, LONGEST_ASKED),
                 )
             }
@@ -438,9 +438,9 @@ impl Refresher {
             .await
     }
 
-    /// Ends the session, because the provider reports that the grant has ended. If the session was
-    /// replaced in the meantime, the report of the provider does not apply to the newer version, so
-    /// the session does not end.
+    /// Ends the session, because the provider reports that the grant has ended. The report of the
+    /// provider is about the version of the session that was refreshed, so a newer version of the
+    /// session does not end.
     async fn end_session(&self, session: Arc<Session>, error: &ExchangeError) -> Attempt {
         let why = EndReason::GrantEnded;
         match self.sessions.end_version(&session, why).await {

@@ -144,8 +144,8 @@ pub struct Route {
     pub(super) is_stream: bool,
     streams: StreamSettings,
     buffers: BufferSettings,
-    // This member is private to the module, so that code outside the module can reach the upstream
-    // only through a `Permit`.
+    // The field `upstream` is private to the module `access`, so that code outside the module can
+    // reach the upstream only through a `Permit`.
     pub(super) upstream: Arc<Upstream>,
 }
 
@@ -400,8 +400,9 @@ impl WorkerRoutes {
 
 impl Route {
     /// Returns true if `self` matches all requests that `other` could match. The gateway tries
-    /// `self` before `other`, so the prefix of `self` is at least as long. `self` hides `other`
-    /// only if both prefixes are spellings of one path, such as `/a/` and `/a`.
+    /// `self` before `other`, so the prefix of `self` is at least as long as the prefix of `other`.
+    /// `self` hides `other` only if both prefixes are spellings of one path, such as `/a/` and
+    /// `/a`.
     fn hides(&self, other: &Self) -> bool {
         let every_host = self.hosts.is_empty();
         let hosts = every_host

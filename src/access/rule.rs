@@ -11,8 +11,8 @@ use crate::identity::{Claim, Identity};
 /// The condition that a user must meet to use a route.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Rule {
-    /// Everybody may use the route, without a session. `public` is never a default: the settings
-    /// must contain it.
+    /// Everybody may use the route, without a session. `public` is never a default, so the settings
+    /// must contain the word `public`.
     Public,
     /// Every user with a session may use the route.
     SignedIn,
@@ -21,7 +21,7 @@ pub(crate) enum Rule {
 }
 
 /// Reads `"public"`, `"signed-in"` or `{ any_of = { ... } }`. A derived `Deserialize` would accept
-/// a table with a second key and ignore this key.
+/// a table with a second key and ignore the second key.
 impl<'de> Deserialize<'de> for Rule {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Written;
@@ -110,8 +110,8 @@ pub(crate) struct AnyOf {
 enum Domains {
     /// `*`: every domain.
     Every,
-    /// `*.example.com`: all domains below `example.com`, but not `example.com`. The text in this
-    /// variant begins with a dot.
+    /// `*.example.com`: all domains below `example.com`, but not `example.com`. The text in the
+    /// variant `Below` begins with a dot.
     Below(Box<str>),
     /// `example.com`: this domain.
     One(Box<str>),

@@ -15,8 +15,8 @@ use crate::clock::Timestamp;
 use crate::session::{EndRegistry, EndWatch, Session, SessionKey};
 use crate::target::Target;
 
-/// The maximum of the time settings, in seconds: one week. More than one week is probably a
-/// mistake, such as milliseconds instead of seconds.
+/// The maximum of the time settings, in seconds: one week. A value of more than one week is
+/// probably a mistake, for example a number of milliseconds instead of seconds.
 const LONGEST: u64 = 7 * 24 * 60 * 60;
 
 /// The maximum of `max_lag_kib`, in KiB.
@@ -40,13 +40,13 @@ pub(crate) struct StreamSettings {
     #[serde(default, rename = "total_secs", deserialize_with = "seconds")]
     pub(crate) total: Option<Duration>,
     /// The maximum number of switched connections of one session, or of one client address without
-    /// a session. Long answers do not count, because the connection limit of the upstream already
-    /// limits the number of long answers.
+    /// a session. This number does not include answers that take long, because the connection limit
+    /// of the upstream already limits the number of these answers.
     #[serde(default = "per_client")]
     pub(crate) per_client: NonZeroUsize,
     /// The maximum number of bytes that the gateway buffers on a switched connection when the
-    /// receiver does not read. This setting does not limit ordinary answers: the HTTP library
-    /// buffers them and has a fixed limit.
+    /// receiver does not read. `max_lag_kib` does not limit ordinary answers, because the HTTP
+    /// library buffers ordinary answers up to a fixed limit.
     #[serde(
         default = "max_lag",
         rename = "max_lag_kib",
@@ -238,8 +238,8 @@ impl StreamPermit {
         self.route.streams()
     }
 
-    /// Registers the stream, so that the stream learns of new versions of its session and of the
-    /// end of its session. Returns `None` if the stream belongs to no session.
+    /// Registers the stream with the registry, which reports new versions and the end of the
+    /// session to the stream. Returns `None` if the stream belongs to no session.
     ///
     /// # Errors
     ///
@@ -302,8 +302,8 @@ impl StreamPermit {
         if let Some(session) = &self.session
             && self.settings().counts_as_use
         {
-            // `mark_used` has no effect on a session that has ended. If the session ends, the code
-            // that watches the stream learns of the end.
+            // `mark_used` has no effect on a session that has ended. The registry reports the end
+            // of the session to the code that watches the stream.
             self.access.sessions.mark_used(session, now);
         }
     }

@@ -54,7 +54,7 @@ fn the_default_name_of_a_route_is_its_first_host_and_its_prefix() {
 /// permit.
 type Outcome = (String, Option<BTreeMap<String, Vec<Vec<u8>>>>);
 
-/// Decides about a request whose head is in a buffer. There is no map of the fields.
+/// Decides about a request whose head is in a buffer, without a map of the fields.
 fn in_a_buffer(
     access: &Rc<Access>,
     (method, target): (&Method, &Target),

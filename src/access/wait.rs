@@ -86,7 +86,7 @@ impl Wait {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: the refresh or fetch continues, and its result is kept.
+    /// If the future is dropped, the refresh or fetch continues, and its result is kept.
     pub(crate) async fn decide(self) -> Decision {
         let Self {
             access,
@@ -131,7 +131,7 @@ impl Wait {
 ///
 /// # Cancel safety
 ///
-/// Cancel safe: the shared task continues.
+/// If the future is dropped, the shared task continues.
 pub(super) async fn wait_for<T: FlightResult>(
     mut waiter: Waiter<RetryPause, T>,
     deadline: Instant,
