@@ -45,8 +45,8 @@ impl Config {
     }
 
     /// Compares these settings with `before`, the settings of a running gateway. Lists the
-    /// providers whose sessions a reload would end, with the reason for each provider. Also lists
-    /// the changed settings that need a restart.
+    /// providers whose sessions a reload would end, with the reason for each provider, and the
+    /// changed settings that need a restart.
     pub fn changes_since(&self, before: &Self) -> Vec<String> {
         let (old, new) = (&before.site.providers, &self.site.providers);
         let mut lines = Vec::new();

@@ -35,7 +35,7 @@ pub(super) struct SealingKeys {
     pub(super) logins: Arc<KeyRing>,
     pub(super) sessions: KeyRing,
     pub(super) file: Option<KeyFile>,
-    /// True if the keys are random, because the settings name no keys.
+    /// True if the settings name no keys, so that the keys are random.
     pub(super) random: bool,
 }
 

@@ -287,8 +287,8 @@ impl Flags {
     }
 }
 
-/// A layer: values, and the name of the source of the values. Error messages show the source to the
-/// operator.
+/// A layer: values, and the name of the source of the values. Error messages show the source of a
+/// value to the operator.
 struct Layer {
     metadata: Metadata,
     values: Dict,

@@ -21,7 +21,7 @@ pub(super) const SECTIONS: [&str; 11] = [
     "routes",
 ];
 
-/// Refuses unknown top-level keys, placeholders in any value, and several stores.
+/// Refuses unknown top-level keys, placeholders in any value, and more than one session store.
 pub(super) fn check_names(settings: &Figment, reader: &mut Reader<'_>) {
     let names: Dict = settings.extract().unwrap_or_default();
     for name in names

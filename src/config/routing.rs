@@ -255,9 +255,9 @@ fn check_buffers(routes: &RouteTable, reader: &mut Reader<'_>) {
     }
 }
 
-/// Refuses three kinds of routes that can never match: a route for a host that the gateway does not
-/// serve, a route below the gateway's own paths, and a route for all hosts if other routes with the
-/// same prefix name every host.
+/// Refuses a route that can never match. A route cannot match if its host is not a host of the
+/// gateway, or if its prefix is below the gateway's own paths. A route for all hosts cannot match
+/// if other routes with the same prefix name every host.
 pub(super) fn check_reach(
     urls: &PublicUrls,
     login: &login::Settings,

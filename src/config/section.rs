@@ -12,7 +12,7 @@ use super::problem::{Problem, closest, reason, source_of};
 
 /// Reads a merged tree of settings, section by section. When a key has a problem, the `Reader`
 /// reports the problem, resets the key to its default, and reads the section again. The `Reader`
-/// reads the section again and again until it has found every problem of the section.
+/// reads the section again and again until the `Reader` has found every problem of the section.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     settings: &'a Figment,
@@ -117,8 +117,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// If `value` is a text from a variable, but the setting at `path` is a list, replaces the text
-    /// by the list of its parts between commas. A text without a comma is a list with one entry.
+    /// Replaces a text from a variable by the list of its parts between commas, if the setting at
+    /// `path` is a list. A text without a comma is a list with one entry.
     fn list_in_variable(
         &self,
         error: &figment::Error,
