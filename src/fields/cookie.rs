@@ -1,13 +1,14 @@
 //! Reads and removes cookies, byte for byte.
 //!
-//! The parser splits a `Cookie` line exactly as a browser writes it: `;` separates the pairs,
-//! spaces and tabs around a pair are ignored, and the name ends at the first `=`. The parser works
-//! on bytes and compares names exactly. The parser does not remove other white space, such as
-//! Unicode white space. If the parser removed Unicode white space, a sibling domain could set a
-//! cookie with Unicode white space before the prefix `__Host-`. The browser would not check the
-//! prefix of this cookie, but the gateway would accept the cookie as its own. If the parser decoded
-//! the whole field as text, a sibling domain could lock users out with one invalid byte. If one
-//! pair of a line is malformed, the parser ignores this pair and reads the other pairs.
+//! The parser splits a `Cookie` line by the same rules by which a browser writes the line. The
+//! character `;` separates the pairs. Spaces and tabs around a pair are ignored. The name ends at
+//! the first `=`. The parser works on bytes and compares names exactly. The parser does not remove
+//! other white space, such as Unicode white space. If the parser removed Unicode white space, a
+//! sibling domain could set a cookie with Unicode white space before the prefix `__Host-`. The
+//! browser would not check the prefix of this cookie, but the gateway would accept the cookie as
+//! its own. If the parser decoded the whole field as text, a sibling domain could make the session
+//! cookie unreadable with one invalid byte. If one pair of a line is malformed, the parser ignores
+//! this pair and reads the other pairs.
 //!
 //! Several `Cookie` lines, and the cookie crumbs of HTTP/2 (RFC 9113 section 8.2.3), are handled as
 //! one line.
@@ -91,8 +92,8 @@ pub enum Others {
 ///
 /// For a single line without the gateway's own cookies, the function allocates nothing.
 pub fn others(fields: &(impl View + ?Sized), is_own: impl Fn(&[u8]) -> bool) -> Others {
-    // This function also removes cookies that `find` ignores, namely a cookie of the gateway with a
-    // space before the `=`. An app may remove this space and read the value of the gateway's
+    // This function also removes a cookie of the gateway that has a space before the `=`, although
+    // `find` ignores this cookie. An app may remove this space and read the value of the gateway's
     // cookie.
     let is_own = |piece: &&[u8]| split_pair(piece).is_some_and(|(name, _)| is_own(trim(name)));
     let lines = || fields.values(&COOKIE);
@@ -130,8 +131,8 @@ pub fn others(fields: &(impl View + ?Sized), is_own: impl Fn(&[u8]) -> bool) -> 
 
 /// Returns the name that a browser stores for a `Set-Cookie` value (RFC 6265bis section 5.6). The
 /// name is the text before the first `=`, without spaces and tabs at both ends. Only the text
-/// before the first `;` is read. If a cookie has no name, a browser sends only its value. Therefore
-/// this function also looks for a name in the value.
+/// before the first `;` is read. If a cookie has no name, a browser sends only its value, so this
+/// function also looks for a name in the value.
 pub(super) fn name_set_by(value: &[u8]) -> &[u8] {
     let mut pair = trim(pieces(value).next().unwrap_or_default());
     while let Some(nameless) = pair.strip_prefix(b"=") {

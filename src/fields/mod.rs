@@ -5,17 +5,17 @@
 //!
 //! 1. [`check_framing`] rejects framing that the parser accepts but that is not safe to forward.
 //!
-//! 2. [`forwarded::Client::read`] reads the forwarding fields, if the peer is a trusted proxy. From
-//!    such a proxy, [`request_id::from_proxy`] also reads the id of the request.
+//! 2. [`forwarded::Client::read`] reads the forwarding fields, if the peer is a trusted proxy.
+//!    [`request_id::from_proxy`] reads the id of the request, if the peer is a trusted proxy.
 //!
 //! 3. [`inbound`] removes the fields that `strip::Strip` lists: hop-by-hop fields, the client's
 //!    credentials, and every field that only the gateway may write, in every spelling.
 //!
 //! 4. At the end, [`cookie::others`], [`forwarded::Client::write`] and [`append_via`] write their
 //!    fields. The gateway also writes the identity of the user, the access token and the
-//!    [`request_id`]. The gateway removes the client's fields before it writes its own fields, so a
-//!    client cannot use `Connection` or an unusual spelling to keep a forged field, or to remove a
-//!    field of the gateway.
+//!    [`request_id`]. The gateway removes the client's fields before the gateway writes its own
+//!    fields. Neither `Connection` nor an unusual spelling of a name lets a client keep a forged
+//!    field or remove a field of the gateway.
 //!
 //! Code that decides about a request reads fields through [`View`], which is implemented by a map
 //! and by the buffer of a parser. [`outbound`] removes fields from responses. The module implements
@@ -120,7 +120,7 @@ impl Loop {
 ///
 /// # Errors
 ///
-/// [`Loop`] if `Via` already contains this gateway five times.
+/// Returns [`Loop`] if `Via` already contains this gateway five times.
 pub(crate) fn append_via(headers: &mut HeaderMap, version: Version) -> Result<(), Loop> {
     // `append` returns false if the request had no `Via`. A request without `Via` cannot be in a
     // loop.

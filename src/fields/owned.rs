@@ -5,10 +5,10 @@ use http::header::EXPECT;
 
 use super::strip::HOP_BY_HOP;
 
-/// Names that clients may never send, in normalized form (lower case, with `-` for every character
-/// that is not a letter or digit). An app could read these fields for three purposes: to learn who
-/// the client is, to learn where the request comes from, or to replace a part of the request that
-/// the rules have checked, such as the path.
+/// Names of fields that clients may never send, in normalized form (lower case, with `-` for every
+/// character that is not a letter or digit). An app could read these fields to learn who the client
+/// is, to learn where the request comes from, or to replace a part of the request that the rules
+/// have checked, such as the path.
 const NAMES: [&str; 29] = [
     "authorization",
     "client-cert",
@@ -41,7 +41,8 @@ const NAMES: [&str; 29] = [
     "x-url-scheme",
 ];
 
-/// Prefixes of names that clients may never send, in the normalized form of [`NAMES`].
+/// Prefixes of the names of fields that clients may never send, in the normalized form of
+/// [`NAMES`].
 const PREFIXES: [&str; 4] = ["proxy-", "x-auth-request-", "x-envoy-", "x-forwarded-"];
 
 /// Names of fields that are forwarded only in their standard spelling. CGI turns both

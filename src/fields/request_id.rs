@@ -60,8 +60,8 @@ fn mixed(count: u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-/// Returns the hexadecimal digits of a number. This function computes eight digits at a time,
-/// because every request needs an id.
+/// Returns the hexadecimal digits of a number. This function computes eight digits at once, which
+/// is faster than a loop over the digits.
 fn hex(number: u64) -> [u8; 16] {
     /// Returns a number in which each byte is `byte`.
     const fn every(byte: u8) -> u64 {

@@ -57,8 +57,8 @@ pub(crate) fn outbound(headers: &mut HeaderMap, is_own_cookie: impl Fn(&[u8]) ->
 
 pub(super) fn acts_for_origin_or_proxy(name: &HeaderName) -> bool {
     let name = name.as_str();
-    // Nearly all field names begin with a letter that is not listed here, so only a few names are
-    // compared completely.
+    // Nearly all field names begin with a letter that this `match` does not list, so only a few
+    // names are compared completely.
     match name.bytes().next() {
         Some(b'a') => name == "alt-svc",
         Some(b'c') => name == "clear-site-data",

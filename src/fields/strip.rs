@@ -37,12 +37,12 @@ const NOT_NOMINABLE: [&str; 11] = [
     "x-frame-options",
 ];
 
-/// The fields of one request that have to be removed (RFC 9110 section 7.6.1):
+/// The fields of one request that have to be removed (RFC 9110 section 7.6.1).
 ///
-/// - `Connection` and the fields that it nominates, except those that frame or identify a message;
-/// - the other hop-by-hop fields;
-/// - every field of [`OwnedFields`] in every spelling, such as the client's `Authorization`;
-/// - `Expect`, which [`inbound`] keeps if the request has content.
+/// These fields are `Connection`, the fields that `Connection` nominates, the other hop-by-hop
+/// fields, and every field of [`OwnedFields`] in every spelling. A field that frames a message or
+/// identifies its sender is kept even if `Connection` nominates the field. `Expect` is also removed,
+/// but [`inbound`] keeps `Expect` if the request has content.
 #[derive(Debug)]
 pub(crate) struct Strip<'a> {
     owned: &'a OwnedFields,

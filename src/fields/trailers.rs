@@ -14,10 +14,10 @@ use super::strip::is_hop_by_hop;
 /// States which trailers of a response the client gets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum TrailerSupport {
-    /// All trailers, because the client uses HTTP/2.
+    /// The client gets all trailers, because the client uses HTTP/2.
     All,
-    /// The trailers that the response announces in its field `Trailer`. The client uses HTTP/1.1
-    /// and has sent `TE: trailers` (RFC 9110 section 10.1.4).
+    /// The client gets the trailers that the response announces in its field `Trailer`. The client
+    /// uses HTTP/1.1 and has sent `TE: trailers` (RFC 9110 section 10.1.4).
     Announced,
     /// No trailers.
     None,

@@ -149,7 +149,7 @@ pub(crate) fn websocket_accept(key: &HeaderValue) -> Option<HeaderValue> {
     HeaderValue::from_str(&BASE64_STANDARD.encode(hash)).ok()
 }
 
-/// Returns true if this is a valid protocol that is not a version of HTTP or TLS.
+/// Returns true if the value is a valid protocol that is not a version of HTTP or TLS.
 fn can_forward(protocol: &[u8]) -> bool {
     let name = protocol.split(|byte| *byte == b'/').next();
     let name = name.unwrap_or_default();
