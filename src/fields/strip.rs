@@ -40,9 +40,9 @@ const NOT_NOMINABLE: [&str; 11] = [
 /// The fields of one request that have to be removed (RFC 9110 section 7.6.1).
 ///
 /// These fields are `Connection`, the fields that `Connection` nominates, the other hop-by-hop
-/// fields, and every field of [`OwnedFields`] in every spelling. A field that frames a message or
-/// identifies its sender is kept even if `Connection` nominates the field. `Expect` is also removed,
-/// but [`inbound`] keeps `Expect` if the request has content.
+/// fields, and every field of [`OwnedFields`] in every spelling. `Connection` cannot nominate the
+/// fields in `NOT_NOMINABLE`. `Expect` is also removed, but [`inbound`] keeps `Expect` if the
+/// request has content.
 #[derive(Debug)]
 pub(crate) struct Strip<'a> {
     owned: &'a OwnedFields,
