@@ -38,7 +38,8 @@ impl Logged {
         Browser::new().leading(ORIGIN, self.process.address())
     }
 
-    /// Waits for the event of the request for this path. There must be only one.
+    /// Waits for the event of the request for this path. At most one event for this path is
+    /// expected.
     async fn event(&self, path: &str) -> Value {
         let is_event = |line: &&str| line.contains("\"Request\"") && line.contains(path);
         self.process
@@ -268,7 +269,7 @@ async fn an_event_names_user_host_protocol_and_program() {
     let log = logged.process.log();
     let signed_in = log.lines().find(|line| line.contains("Signed in")).unwrap();
     let signed_in: Value = serde_json::from_str(signed_in).unwrap();
-    // The log has a hash of the user by default.
+    // By default, the log contains a hash instead of the user.
     assert_eq!(signed_in["enduser.id"].as_str().map(str::len), Some(16));
     assert_fields(
         &event,

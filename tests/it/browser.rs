@@ -34,12 +34,12 @@ async fn a_person_signs_in_stays_signed_in_and_signs_out() {
         browser.run("return location.href").await,
         "http://localhost/deep/page?x=1"
     );
-    // Scripts see neither cookie nor code.
+    // A script of a page can read neither the session cookie nor the authorization code.
     assert_eq!(browser.run("return document.cookie").await, "");
     let text = browser.promise("fetch('/api').then(r => r.text())").await;
     assert_eq!(text, "<p>alice sees /api");
     assert_eq!(scene.provider.exchanges().len(), 1);
-    // Going back and reloading cause no second sign-in.
+    // A user who goes back or reloads the page does not have to sign in a second time.
     browser.open("http://localhost/second").await;
     browser.run("history.back()").await;
     browser.wait_for(|url| url.contains("/deep/")).await;
@@ -52,7 +52,8 @@ async fn a_person_signs_in_stays_signed_in_and_signs_out() {
         .await;
     let text = browser.wait_for(|url| url.ends_with("signed_out")).await;
     assert!(text.contains("signed out"), "{text}");
-    // Fetches from a page of the app, because our own pages may not fetch anything.
+    // The test calls `fetch` in a page of the app, because the gateway's own pages may not call
+    // `fetch`.
     browser.open("http://localhost/public/after").await;
     let status = browser.promise("fetch('/api').then(r => r.status)").await;
     assert_eq!(status, 401);
@@ -63,14 +64,15 @@ async fn forty_restored_tabs_all_return_to_their_own_page() {
     let scene = Scene::new().await;
     show_user_in_app(&scene);
     let browser = chromium(&scene).await;
-    // All tabs reach the provider's page before the first one continues.
+    // All tabs reach the provider's page before the first tab continues.
     scene.provider.ask_first();
     let client = browser.client();
     let mut tabs = Vec::new();
     for number in 0..40 {
         let tab = client.new_window(true).await.unwrap().handle;
         client.switch_to_window(tab.clone()).await.unwrap();
-        // The script navigates asynchronously. The driver would wait for a navigation of its own.
+        // The script navigates asynchronously. If the driver navigated itself, the driver would
+        // wait for the page.
         let script = format!("setTimeout(() => location.href = 'http://localhost/tab/{number}')");
         browser.run(&script).await;
         tabs.push(tab);
@@ -142,14 +144,14 @@ async fn a_page_of_another_site_can_neither_sign_out_nor_frame_us() {
     assert_eq!(scene.provider.exchanges().len(), 1);
 }
 
-/// Takes screenshots of our own pages for people to look at. They are stored with the build
-/// results.
+/// Takes screenshots of our own pages for people to look at. The screenshots are stored with the
+/// build results.
 #[tokio::test]
 async fn screenshots_of_our_pages_can_be_taken() {
     let scene = Scene::new().await;
     show_user_in_app(&scene);
     let browser = chromium(&scene).await;
-    // The pages without a session, and then with a session.
+    // The test first opens the pages without a session, and then the pages with a session.
     let pictures = async |pages: &[(&str, &str, &str)]| {
         for (name, path, title) in pages {
             browser.open(&format!("http://localhost{path}")).await;

@@ -13,7 +13,7 @@ use crate::support::upstream::Answer;
 /// The number of bytes in the buffers of the process.
 const BUFFERED: &str = "sidegate_buffered_bytes";
 
-/// A piece of three bytes needs this many bytes in a buffer.
+/// The number of bytes that a piece of three bytes needs in a buffer.
 const ONE_PIECE: u64 = 3 + 64;
 
 /// Routes whose bodies are not buffered, or are buffered up to 4 KiB.
@@ -75,7 +75,7 @@ async fn a_slow_upload_takes_no_connection_of_the_app() {
         slow.push(upload(&scene, "/public/x", "").await);
     }
     scene.wait_for_figure(BUFFERED, 10 * ONE_PIECE).await;
-    // The app has one connection, and another client uses it.
+    // Another client uses the only connection of the app.
     let page = scene.browser().open(&url("/public/other")).await;
     assert_eq!(page.text(), "seen", "{}", page.describe());
     assert_eq!(scene.app.count(), 1);
@@ -88,7 +88,7 @@ async fn a_slow_upload_takes_no_connection_of_the_app() {
         (last.body.as_slice(), last.complete),
         (&b"onetwo"[..], true)
     );
-    // The complete body is known, so the app gets its length.
+    // The gateway knows the complete body, so the app gets the length of the body.
     assert_eq!(last.head.value("content-length").as_deref(), Some("6"));
     scene.wait_for_figure(BUFFERED, 0).await;
 }

@@ -74,11 +74,11 @@ async fn the_page_names_the_provider_of_a_session_that_the_route_does_not_accept
     assert!(page.text().contains(said), "{}", page.text());
     let refused = browser.fetch(&url("/api")).await;
     assert_eq!(refused.json()["reason"], "session_of_other_provider");
-    // A route with one provider sends users there at once.
+    // A route with one provider sends users to this provider at once.
     let start = browser.open(&url("/main")).await;
     let location = start.location().unwrap();
     assert!(location.as_str().starts_with(&two.main.url()), "{location}");
-    // A route with several providers accepts a session of any of them.
+    // A route with several providers accepts a session of each of these providers.
     let start = click(&browser, &page, "main").await;
     assert_eq!(browser.follow_all(start).await.text(), "seen");
     for path in ["/page", "/both", "/main"] {
@@ -111,7 +111,7 @@ async fn sign_in_without_a_provider_lets_people_choose() {
     }
     let page = browser.follow_all(start).await;
     assert_eq!(page.url.as_str(), "http://localhost/linked?from=here");
-    // A user who is already signed in at that provider continues at once.
+    // A user who is already signed in at the chosen provider continues at once.
     let page = browser.open(&url("/oauth2/sign_in?provider=main")).await;
     assert_eq!(page.field("location"), Some("http://localhost/"));
 }

@@ -1,10 +1,11 @@
 //! Checks which tests cover which attacks of the catalogue.
 //!
-//! `docs/attacks.md` has one line for each id, with the attack and the protection.
-//! `tests/data/coverage.txt` has the same ids. Each line has a tab after the id, and then the names
-//! of the tests that cover it (separated by spaces), or `- not yet: ` or `- does not apply: ` with
-//! the reason. This file lists the ids as ranges, so that neither file can lose an id unnoticed.
-//! Every named test must exist.
+//! `docs/attacks.md` has one line for each attack id, with the attack and the protection.
+//! `tests/data/coverage.txt` has the same ids as `docs/attacks.md`. Each line of `coverage.txt` has
+//! a tab after the id. The names of the tests that cover the attack follow the tab, separated by
+//! spaces. For an attack without a test, `- not yet: ` or `- does not apply: ` follows the tab,
+//! with the reason. The file `coverage.rs` lists the ids as ranges, so that a missing id in one of
+//! the two files is noticed. Every named test must exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -28,7 +29,7 @@ const IDS: &[(&str, RangeInclusive<u32>, usize)] = &[
     ("G", 10..=15, 2),
     ("H", 1..=38, 2),
     ("J", 1..=80, 2),
-    // It has no L-07 to L-09.
+    // The catalogue has no L-07 to L-09.
     ("L", 1..=6, 2),
     ("L", 10..=13, 2),
     ("M", 1..=3, 2),
@@ -61,7 +62,7 @@ pub(crate) fn test_names(text: &str) -> BTreeSet<String> {
         if line.starts_with("#[test") || line.starts_with("#[tokio::test") {
             is_test = true;
         }
-        // Tests in `proptest!` have the attribute, too.
+        // Tests in `proptest!` also have the attribute `#[test]`.
         let after_fn = line
             .strip_prefix("async fn ")
             .or_else(|| line.strip_prefix("fn "));
@@ -163,7 +164,8 @@ fn check(table: &str, expected: &BTreeSet<String>, tests: &BTreeSet<String>) -> 
     found
 }
 
-/// The problems of the catalogue. Its rows are `| id | attack | protection |`.
+/// The problems of the catalogue. The rows of the catalogue have the form `| id | attack |
+/// protection |`.
 fn check_catalogue(
     page: &str,
     expected: &BTreeSet<String>,

@@ -1,4 +1,5 @@
-//! The demo's check of itself, with the real program: it passes, and each step can fail.
+//! Tests of `sidegate demo --check` with the real program. The check succeeds, and each broken step
+//! makes the check fail.
 
 use std::process::Output;
 use std::time::Duration;
@@ -10,7 +11,8 @@ use tokio::time::timeout;
 
 use crate::support::gateway::PROGRAM;
 
-/// Every step in order, with the name that `--break` accepts and a failure prints.
+/// The steps of the check, in order. `--break` accepts the name of a step, and a failure prints the
+/// name.
 const STEPS: [&str; 13] = [
     "redirect",
     "login-form",
@@ -35,7 +37,8 @@ async fn demo(arguments: &[&str]) -> (Option<i32>, String, String) {
         .args(arguments)
         .kill_on_drop(true)
         .output();
-    // Many demos run in parallel, and each creates keys. This takes much longer than a single demo.
+    // Many demos run in parallel, and each demo creates keys. Many demos in parallel take much
+    // longer than a single demo.
     let ended = timeout(Duration::from_mins(2), running).await;
     let Output {
         status,
@@ -49,7 +52,7 @@ async fn demo(arguments: &[&str]) -> (Option<i32>, String, String) {
 /// Every kind of provider for which the whole demo is checked.
 const PROVIDERS: [&str; 3] = ["oidc", "passport-12", "passport-13"];
 
-/// Fails unless all steps succeeded, with one line for each.
+/// Fails unless all steps succeeded and the output has one line for each step.
 fn assert_all_steps_passed(code: Option<i32>, said: &str) {
     assert_eq!(code, Some(0), "{said}");
     let lines: Vec<&str> = said.lines().collect();
@@ -70,7 +73,8 @@ async fn the_demo_checks_itself_with_every_kind_of_provider() {
     }
 }
 
-/// Runs the demo with `step` broken. It must fail at this step, after `before` successful steps.
+/// Runs the demo with `step` broken. Fails unless the demo fails at `step`, after `before`
+/// successful steps.
 async fn fails(provider: &str, step: &str, before: usize) {
     let (code, said, complained) =
         demo(&["--check", "--provider", provider, "--break", step]).await;

@@ -1,4 +1,5 @@
-//! Large downloads: their memory, and how a client resumes them (RFC 9110 section 14).
+//! Large downloads: the memory that a download needs, and how a client resumes a download (RFC 9110
+//! section 14).
 
 use std::time::Duration;
 
@@ -29,8 +30,8 @@ const PART: usize = 64 << 10;
 /// The longest time for a download on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// The byte at a position of the file. The period is a prime number, so no lost part and no
-/// repeated part of a usual size stays unnoticed.
+/// The byte at a position of the file. The period is a prime number, so the test notices a lost or
+/// repeated part of any usual size.
 fn byte_at(position: usize) -> u8 {
     u8::try_from(position % 251).unwrap()
 }

@@ -15,8 +15,8 @@ use crate::support::limits;
 use crate::support::raw::exchange;
 use crate::support::scene::{ORIGIN, ROUTES, SESSION, Scene, url};
 
-/// Contains the folder of a child's sessions, and its seed. A test that finds this variable is the
-/// child.
+/// The environment variable that contains the folder of a child's sessions, and the seed of the
+/// child. A test that finds this variable is the child.
 const CHILD: &str = "SIDEGATE_TEST_CHILD";
 
 fn as_child() -> Option<(StoreFolder, u64)> {
@@ -73,7 +73,7 @@ async fn acknowledged_changes_survive_a_kill_at_any_moment() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_fails_new_changes_and_loses_no_acknowledged_one() {
     if let Some((store_folder, seed)) = as_child() {
-        // The child ends when each task has met a change that could not be written.
+        // The child ends when each task has had a change that could not be written.
         return change_sessions(&store_folder, seed).await;
     }
     let test = "durable::a_full_disk_fails_new_changes_and_loses_no_acknowledged_one";
@@ -146,8 +146,8 @@ async fn seen(scene: &Scene, browser: &Browser, number: usize) {
     );
 }
 
-/// Two refreshes while the disk is full: a request waits for the first, and no request waits for
-/// the second.
+/// Two refreshes happen while the disk is full. A request waits for the first refresh, and no
+/// request waits for the second refresh.
 async fn refresh_with_a_full_disk(store_folder: &StoreFolder, folder: &Path) {
     let before = scene(store_folder, folder).await;
     before.provider.token_members(json!({ "expires_in": 60 }));
@@ -181,7 +181,7 @@ async fn refresh_with_a_full_disk(store_folder: &StoreFolder, folder: &Path) {
     seen(&before, &alice, 3).await;
     assert_eq!(before.provider.refreshes().len(), 2);
 
-    // The file has the newest tokens, and they work for the next refresh.
+    // The file has the newest tokens, and the next refresh with these tokens succeeds.
     let Scene {
         gateway,
         provider,
@@ -217,7 +217,7 @@ async fn g_06_tokens_that_a_full_disk_refused_are_stored_later_without_a_second_
         "durable::g_06_tokens_that_a_full_disk_refused_are_stored_later_without_a_second_refresh";
     let folder = tempfile::tempdir().unwrap();
     drop(StoreFolder::new(folder.path()));
-    // A separate process, because the limit on files must not affect other tests.
+    // The test runs in a separate process, because the limit on files must not affect other tests.
     let mut command = Command::new("sh");
     command
         .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
@@ -264,7 +264,7 @@ async fn sessions_end_when_a_provider_name_means_another_server_after_a_restart(
     let before = scene(&store_folder, folder.path()).await;
     let alice = before.cookie("alice").await;
     before.gateway.drain().await;
-    // The provider has another address, so it is another provider.
+    // A provider with another address is another provider.
     let after = scene(&store_folder, folder.path()).await;
     assert_eq!(status(&after.gateway, &alice).await, 401);
     let alice = after.cookie("alice").await;

@@ -48,7 +48,8 @@ async fn s_20_the_client_gets_100_when_the_app_sends_100() {
     let mut upload = Upload::begin().await;
     assert_eq!(upload.head.value("expect").unwrap(), "100-continue");
     assert!(upload.client.is_silent().await);
-    // An app may send other informational responses first. They do not ask for the content.
+    // An app may send other informational responses first. Informational responses other than 100
+    // do not ask for the content.
     let hints = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n";
     upload.app.send(hints).await;
     assert!(upload.client.is_silent().await);

@@ -216,7 +216,7 @@ async fn h_25_ordinary_fields_pass_byte_for_byte() {
     let lines = format!("X-Long: {long}\r\nX-Latin: \u{e4}\r\nA: 1\r\nB: 2\r\nx-User-Agent: z\r\n");
     let head = sent(&scene, "/public/x", &lines).await.head;
     assert_eq!(head.value("x-long").unwrap(), long);
-    // The UTF-8 bytes, read as Latin-1.
+    // The app got UTF-8 bytes, and the test reads the bytes as Latin-1.
     assert_eq!(head.value("x-latin").unwrap(), "\u{c3}\u{a4}");
     for name in ["a", "b", "x-user-agent"] {
         assert!(head.value(name).is_some(), "{name}");
@@ -363,7 +363,7 @@ async fn h_33_h_34_hop_by_hop_fields_are_not_forwarded() {
     for name in ["keep-alive", "trailer", "upgrade", "proxy-authenticate"] {
         assert_eq!(head.values(name), [""; 0], "{name}");
     }
-    // The gateway accepts trailers for a client that accepts trailers, but no other coding.
+    // The forwarded `TE` accepts trailers if the client accepts trailers, but no transfer coding.
     assert_eq!(head.values("te"), ["trailers"]);
     assert_eq!(head.values("connection"), ["te"]);
     let alone = sent(&scene, "/public/x", "Upgrade: websocket\r\n")
@@ -447,7 +447,8 @@ async fn only_the_gateway_tells_an_app_which_provider_signed_the_user_in() {
                 assert_eq!(head.value("x-signed-in-by").as_deref(), name);
                 assert!(!String::from_utf8_lossy(&head.bytes).contains("evil"));
             } else {
-                // This field is not one of ours, so the client's value is forwarded.
+                // With the other settings, `X-Signed-In-By` is not a field of the gateway, so the
+                // client's value is forwarded.
                 assert_eq!(head.value("x-signed-in-by").as_deref(), Some("evil"));
             }
         }

@@ -28,7 +28,7 @@ async fn until_form(scene: &Scene, browser: &Browser, path: &str) -> Page {
     page
 }
 
-/// Submits the form, as the page does by itself.
+/// Submits the form, as the page does without an action of the user.
 async fn submit(browser: &Browser, page: &Page) -> Page {
     browser.submit(page, &page.login_form(), &[]).await
 }
@@ -60,7 +60,7 @@ async fn a_15_an_answer_that_is_posted_signs_in() {
     assert!(left.iter().any(|cookie| cookie.name == SESSION));
     let lax = |same_site: SameSite| same_site == SameSite::Lax;
     assert!(left.iter().all(|cookie| lax(cookie.same_site)), "{left:?}");
-    // The code is in no URL of ours.
+    // No URL of the gateway contains the code.
     let answered = scene.provider.exchanges();
     assert_eq!(answered.len(), 1);
 }
@@ -114,7 +114,7 @@ async fn a_15_only_a_form_below_a_size_limit_is_read() {
     let page = browser.send(visit).await;
     refused(&page, "two codes");
     assert_eq!(scene.provider.exchanges().len(), 0);
-    // None of these requests damaged the login itself.
+    // The pending login is still valid after these requests.
     let kind = "Application/X-WWW-Form-Urlencoded ; charset=UTF-8";
     let visit = from(
         BrowserRequest::navigation(&to)
@@ -168,7 +168,7 @@ async fn a_01_a_02_a_posted_answer_belongs_to_the_browser_that_began_the_login()
         "400 state_without_cookie",
         "a login of its own",
     );
-    // A tab's secret is valid only for its own answer.
+    // The cookie of a pending login is valid only for the answer to this login.
     let tabs = scene.browser();
     let first = until_form(&scene, &tabs, "/first").await;
     let pending = tabs.cookies(ORIGIN)[0].name.clone();
@@ -246,7 +246,7 @@ async fn a_34_posted_logins_without_effect_stop_with_a_page_after_three_rounds()
     for round in 0..3 {
         let form = until_form(&scene, &browser, "/").await;
         assert_eq!(submit(&browser, &form).await.status, 303, "{round}");
-        // A browser that loses the session cookie each time.
+        // The browser loses the session cookie after each login.
         browser.forget(SESSION);
     }
     let page = browser.open(&url("/")).await;
@@ -263,7 +263,7 @@ async fn a_15_a_32_a_real_browser_posts_answers_across_two_sites() {
         Answer::with(200, &html, &format!("<p>{user} sees {}", request.target()))
     });
     let browser = Chromium::leading("localhost:80", scene.gateway.address()).await;
-    // The provider is at 127.0.0.1, which is another site.
+    // The provider is at 127.0.0.1, so the provider is another site than the gateway.
     browser.open("http://localhost/deep/page?x=1").await;
     let text = browser
         .wait_for(|url| url.contains("localhost/deep/"))
@@ -275,8 +275,8 @@ async fn a_15_a_32_a_real_browser_posts_answers_across_two_sites() {
         found.expect("no session").value().to_owned()
     };
     let before = session().await;
-    // A form from another site carries no session cookie. The state contains the previous session
-    // key, so the new login still ends that session.
+    // A browser sends no session cookie with a form from another site. The state contains the
+    // previous session key, so the new login still ends the previous session.
     browser
         .open("http://localhost/oauth2/sign_in?prompt=login")
         .await;

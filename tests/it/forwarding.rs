@@ -77,7 +77,8 @@ async fn bodies_stream_in_both_directions() {
     raw.send("POST /public/x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         .await;
     raw.send("3\r\none\r\n").await;
-    // The beginning of the answer arrives while the request's body is still open, and vice versa.
+    // The beginning of the answer arrives before the end of the request's body, and the beginning
+    // of the body arrives before the end of the answer.
     while !String::from_utf8_lossy(raw.seen()).contains("first") {
         assert!(raw.more().await, "closed");
     }
@@ -135,7 +136,7 @@ async fn a_truncated_response_is_truncated_for_the_client_too() {
         let request = "GET /public/x HTTP/1.1\r\nHost: localhost\r\n\r\n";
         let outcome = exchange(scene.gateway.address(), request.as_bytes(), 9).await;
         assert!(outcome.closed, "left open");
-        // The part that arrived before is forwarded, and the body is marked as incomplete.
+        // The gateway forwards the part of the body that arrived, and marks the body as incomplete.
         let [response] = &outcome.responses[..] else {
             panic!("{:?}", outcome.statuses())
         };
@@ -233,7 +234,7 @@ async fn requests_beyond_the_connection_limit_wait_in_order_and_then_get_503() {
     let first = visit(scene.browser());
     scene.app.wait_until(|requests| requests.len() == 1).await;
     let (mut one, mut two) = (visit(scene.browser()), visit(scene.browser()));
-    // One request waits, and the other is refused at once.
+    // One request waits, and the other request is refused at once.
     let (turned_away, waiting) = tokio::select! {
         page = &mut one => (page.unwrap(), two),
         page = &mut two => (page.unwrap(), one),
@@ -248,7 +249,7 @@ async fn requests_beyond_the_connection_limit_wait_in_order_and_then_get_503() {
 #[tokio::test]
 async fn s_33_a_safe_request_survives_a_connection_that_the_app_had_closed() {
     let scene = Scene::new().await;
-    // One connection belongs to one worker, and so to one pool of connections to the app.
+    // One connection belongs to one worker, and so uses one pool of connections to the app.
     let mut raw = Raw::connect(scene.gateway.address()).await;
     let mut get = async |path: &str| {
         raw.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))

@@ -135,7 +135,7 @@ async fn rules_see_organizations_and_the_teams_of_every_page_and_a_refresh_keeps
         groups.as_deref(),
         Some("staff,acme,acme/dev,acme/dev,acme/ops")
     );
-    // The lists are no longer there, and the token is refreshed. The groups stay.
+    // When the token is refreshed, the server no longer has the lists. The groups stay.
     api.answer_by(|_| Answer::with(500, &[], ""));
     scene.gateway.advance(Duration::from_secs(61));
     assert_eq!(statuses(&browser).await, [200, 200, 403]);

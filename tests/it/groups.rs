@@ -1,5 +1,5 @@
-//! Groups: rules compare whole names of all groups, and the field to the app has a form and a
-//! bound.
+//! Groups: rules compare whole names of all groups, and the field with the groups has a format and
+//! a maximum length.
 
 use serde_json::{Value, json};
 

@@ -11,8 +11,8 @@ use crate::support::provider::StandIn;
 use crate::support::raw::Raw;
 use crate::support::scene::{SESSION, TLS_ORIGIN, wait_for_figure};
 
-/// `/public.Echo/` needs no session, `/admin.Echo/` is for one group, `/test.Echo/` and the root
-/// are for all signed-in users. There is no route for other services.
+/// `/public.Echo/` needs no session, and `/admin.Echo/` is for one group. `/test.Echo/` and the
+/// root are for all signed-in users. There is no route for other services.
 const ROUTES: &str = r#"
 [[routes]]
 prefix = "/public.Echo"
@@ -39,7 +39,7 @@ impl Scene {
         Self::with("").await
     }
 
-    /// With additional keys of the app.
+    /// A gateway with TLS in front of a gRPC app, with additional keys of the app.
     async fn with(keys: &str) -> Self {
         Self::of_app(|settings| settings.app(keys)).await
     }
@@ -51,7 +51,7 @@ impl Scene {
         Self::of(app, &url, Authority::new(), change).await
     }
 
-    /// With an app that is reached over TLS, and knows the ALPN protocols `alpn`.
+    /// A gateway with TLS in front of an app over TLS that supports the ALPN protocols `alpn`.
     async fn over_tls(alpn: &[&str]) -> Self {
         let tls = Authority::new();
         let app = GrpcApp::over_tls(&tls, alpn).await;
@@ -310,7 +310,7 @@ async fn a_client_may_be_silent_for_longer_than_the_lowest_rate_of_a_body_allows
         Scene::of_app(|settings| settings.server("body_window_secs = 1\nbuffer_mib = 0")).await;
     let client = scene.client().await;
     let (mut messages, mut request) = client.begin("/public.Echo/Bidi", &[]).head().await;
-    // The upload of another kind of request on the same connection is as slow, and is refused.
+    // An equally slow upload that is not gRPC, on the same connection, is refused.
     let plain = client.begin("/public.Echo/Bidi", &[("content-type", "text/plain")]);
     let plain = plain.outcome_without_end().await.unwrap_err();
     assert!(plain.is_reset(), "{plain:?}");
@@ -331,7 +331,8 @@ async fn a_call_on_which_neither_side_sends_ends_at_the_limit_of_the_app() {
 async fn f_09_a_reply_that_breaks_off_never_ends_cleanly() {
     let scene = Scene::new().await;
     let client = scene.client().await;
-    // The app closes its connection, or resets the stream as if it had sent the whole reply.
+    // For one path, the app closes its connection. For the other path, the app resets the stream
+    // with the error code of a complete reply.
     for path in ["/public.Echo/Broken", "/public.Echo/Reset"] {
         let mut call = client.begin(path, &[]);
         call.send("x").await;

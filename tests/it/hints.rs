@@ -1,4 +1,5 @@
-//! Hints in the log: what came with a login, and which setting helps if something did not come.
+//! Hints in the log: the data that the provider sent at a login, and the setting that helps if data
+//! is missing.
 
 use serde_json::{Value, json};
 
@@ -56,7 +57,7 @@ async fn the_log_says_who_signed_in_and_what_came() {
         assert_eq!(event["groups"], 1, "{event}");
         assert_eq!(event["refresh_token"], true, "{event}");
     }
-    // Each hint and each warning is given once, although it applies to both logins.
+    // The log contains each hint and each warning once, although both logins have the same cause.
     for (text, setting) in [
         (
             "The claim email_verified is not true or false",

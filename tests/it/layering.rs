@@ -1,7 +1,7 @@
 //! Checks which modules of the crate name each other.
 //!
-//! A module is one name under `src/`. It may name only modules of a lower layer. Modules of one
-//! layer do not know each other. `lib.rs` and `main.rs` put everything together and are exempt.
+//! A module is one name under `src/`. A module may name only modules of a lower layer. Modules of
+//! one layer may not name each other. `lib.rs` and `main.rs` may name all modules.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -100,7 +100,8 @@ fn offences(path: &Path, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (at, _) in code.match_indices("crate::") {
         let line = code[..at].matches('\n').count() + 1;
-        // Finds one occurrence at a time. The character before it shows whether it is a whole word.
+        // Finds one `crate::` at a time. The character before `crate::` shows whether `crate` is a
+        // whole word.
         let start = code[..at].char_indices().next_back().map_or(at, |(i, _)| i);
         let end = code[at + 7..]
             .find("crate::")

@@ -15,7 +15,7 @@ use crate::support::scene::{
     ORIGIN, SESSION, Scene, assert_no_canary, assert_refused, refusal, url,
 };
 
-/// The callback's URL with one parameter changed; `None` removes it.
+/// The callback's URL with one parameter changed; `None` removes the parameter.
 fn changed(callback: &Page, name: &str, value: Option<&str>) -> String {
     let mut to = callback.location().unwrap();
     let pairs: Vec<_> = to
@@ -131,7 +131,7 @@ async fn a_03_a_modified_state_is_refused() {
     let page = browser.open(&changed(&callback, "state", None)).await;
     assert_refused(&scene, &browser, &page, "400 state_missing", "no state");
     assert_eq!(scene.provider.exchanges().len(), 0);
-    // None of these requests damaged the login itself.
+    // The pending login is still valid after these requests.
     let page = browser.follow(&callback).await;
     assert_eq!(browser.follow(&page).await.text(), "seen");
 }
@@ -196,7 +196,8 @@ async fn a_13_a_code_without_its_verifier_is_useless() {
         "400 code_refused",
         "an injected code",
     );
-    // The code was sent with the verifier of the attacker's own login. So a server can refuse it.
+    // The code was sent with the verifier of the attacker's own login, so a server can refuse the
+    // code.
     let exchanges = scene.provider.exchanges();
     assert_eq!(exchanges.len(), 1);
     let sent = token_request(&exchanges[0].body).unwrap();
@@ -374,7 +375,7 @@ async fn forty_restored_tabs_all_end_at_their_own_page() {
         });
     }
     let callbacks = tabs.join_all().await;
-    // All logins are pending now: the cookie jar has forty of them.
+    // All logins are pending now, so the cookie jar has forty cookies of pending logins.
     for (number, callback) in &callbacks {
         let page = browser.follow(callback).await;
         let page = browser.follow_all(page).await;
@@ -419,7 +420,7 @@ async fn a_34_a_login_without_effect_stops_with_a_page_after_three_rounds() {
     while page.status.is_redirection() {
         page = browser.follow(&page).await;
         if browser.cookie(ORIGIN, SESSION).is_some() {
-            // A browser that loses the session cookie each time.
+            // The browser loses the session cookie after each login.
             browser.forget(SESSION);
             rounds += 1;
         }
@@ -514,7 +515,7 @@ async fn over_tls_everything_is_https() {
     );
 }
 
-/// An operator has to see what the server said, and pages never show it.
+/// The log contains the error text of the server for the operator, and pages never show this text.
 #[tokio::test]
 async fn the_log_shows_the_error_and_the_description_of_the_authorization_endpoint() {
     let provider = StandIn::start().await;

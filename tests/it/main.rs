@@ -1,9 +1,9 @@
 //! The integration tests: one binary, one file for each subject.
 //!
 //! `support` has the tools: a browser, a legacy app that records requests, an authorization server
-//! that can be made to misbehave, and a gateway in front of them. It parses HTTP with its own code,
-//! so that the gateway's parser does not check itself. Everything listens on port 0 of a loopback
-//! address. No test sleeps if it can wait for an event.
+//! that can be made to misbehave, and a gateway in front of them. `support` parses HTTP with its
+//! own code, so that the gateway's parser does not check itself. Every server of the tests listens
+//! on port 0 of a loopback address. No test sleeps if it can wait for an event.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -12,7 +12,7 @@ use crate::support::provider::{Endpoint, StandIn};
 use crate::support::scene::url;
 use crate::support::upstream::RecordingUpstream;
 
-/// After this time metadata and keys are read again.
+/// The time after which the gateway reads metadata and keys again.
 const LATER: Duration = Duration::from_hours(2);
 
 /// Removes the lifetime of access tokens from the token responses, so that sessions last longer
@@ -178,7 +178,7 @@ async fn a_25_metadata_that_turns_bad_does_not_replace_the_good() {
         let before = scene.provider.calls(Endpoint::Metadata);
         scene.gateway.advance(LATER);
         // The first login may only cause the gateway to read the metadata again. The second login
-        // uses them.
+        // uses the new metadata.
         scene.signed_in("alice").await;
         scene
             .provider
@@ -336,7 +336,7 @@ async fn a_provider_that_is_down_at_the_start_is_found_when_it_is_up() {
         page.text()
     );
     assert!(page.text().contains("/page?x=1"), "{}", page.text());
-    // Scripts get the same information.
+    // A script gets the same information as a page.
     let page = browser.fetch(&url("/page")).await;
     assert_eq!(page.status, 401, "{}", page.describe());
     scene.provider.up().await;
@@ -417,8 +417,8 @@ async fn d_25_concurrent_calls_stay_within_the_limit() {
         logins.spawn(async move { scene.signed_in(&format!("user{number}")).await });
     }
     scene.provider.wait_for(Endpoint::Token, before + 2).await;
-    // These requests give the other logins time to call. A request with a session does not wait for
-    // the logins.
+    // While these requests run, the other logins can call the provider. A request with a session
+    // does not wait for the logins.
     for _ in 0..100 {
         assert_eq!(alice.fetch(&url("/")).await.text(), "seen");
     }

@@ -360,7 +360,7 @@ async fn x_11_range_and_conditional_fields_are_forwarded_unchanged() {
     }
 }
 
-/// A 304 has no body although it has a length, and its connections stay open.
+/// A 304 response has no body although the response has a length, and the connections stay open.
 async fn not_modified(scene: &Scene, raw: &mut Raw, cookie: &str) {
     for method in ["GET", "HEAD"] {
         let connections = scene.app.connections();

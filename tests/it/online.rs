@@ -1,4 +1,5 @@
-//! The command `sidegate check --online`: what it finds at providers and apps over the network.
+//! The command `sidegate check --online`: the problems that the command finds at providers and apps
+//! over the network.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -278,7 +279,8 @@ async fn app_with_certificate(authority: &Authority, name: &str, left: Option<Du
 
 #[tokio::test]
 async fn the_certificate_of_an_app_is_one_line() {
-    // An hour less, because a whole number of days could be rounded up or down.
+    // The time is one hour less than a whole number of days, because a whole number of days could
+    // be rounded up or down.
     let days = |days: u64| Some(Duration::from_hours(days * 24 - 1));
     let authority = Authority::new();
     let folder = tempfile::tempdir().unwrap();

@@ -1,7 +1,7 @@
 //! The OpenID Foundation's tests for relying parties, each with its own name (with `_` instead of
-//! `-`): the plans Basic, Config, Form Post and Refresh Token. From the general plan, the hybrid
-//! flow and dynamic registration there are the tests that apply to a relying party of the code
-//! flow.
+//! `-`): the plans Basic, Config, Form Post and Refresh Token. The file also contains the tests of
+//! the general plan, the hybrid flow and dynamic registration that apply to a relying party of the
+//! code flow.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use crate::support::provider::{Endpoint, Keys, StandIn, left_half};
 use crate::support::scene::url;
 use crate::support::upstream::RecordingUpstream;
 
-/// The plan Form Post is the plan Basic with answers that the browser posts as a form. So each test
-/// runs in both modes.
+/// The plan Form Post is the plan Basic with answers that the browser posts as a form. Each test
+/// therefore runs in both response modes.
 const MODES: [&[(&str, &str)]; 2] = [
     &[],
     &[("authorization_request.response_mode", "\"form_post\"")],
@@ -144,7 +144,8 @@ async fn oidcc_client_test_kid_absent_single_jwks() {
 
 #[tokio::test]
 async fn oidcc_client_test_kid_absent_multiple_jwks() {
-    // A relying party may refuse this, or try the keys that fit the algorithm. We try them.
+    // A relying party may refuse a token without a key id, or try the keys that fit the algorithm.
+    // We try them.
     signs_in(|provider| {
         provider.tamper_header(|header| *header = json!({ "alg": "RS256" }));
         let stranger = Keys::first().of_an_attacker().jwk("RS256");
@@ -167,7 +168,7 @@ async fn oidcc_client_test_idtoken_sig_rs256() {
 #[tokio::test]
 async fn oidcc_client_test_idtoken_sig_none() {
     // A relying party that requested unsigned tokens may accept them in the code flow. We never do.
-    // The plan Config has this test, too.
+    // The plan Config also contains this test.
     is_refused("_algorithm", |provider| {
         provider.id_token_by(|draft| {
             let mut draft = draft.clone();
@@ -328,7 +329,7 @@ async fn oidcc_client_test_signing_key_rotation() {
     assert_eq!(scene.provider.calls(Endpoint::Jwks), 2);
 }
 
-// Form Post RP: the tests that it adds to the plan Basic.
+// The tests that the plan Form Post adds to the plan Basic.
 
 #[tokio::test]
 async fn oidcc_client_test_form_post_error() {
@@ -348,8 +349,8 @@ async fn oidcc_client_test_form_post_error() {
 
 // Refresh Token RP.
 
-/// Alice is signed in, and her access token has expired. In the first scene the identity comes only
-/// from the ID token, in the second also from the userinfo.
+/// Alice is signed in, and her access token has expired. In the first scene, the identity comes
+/// only from the ID token. In the second scene, the identity also comes from the userinfo.
 async fn with_expired_tokens() -> [(OpenIdScene, Browser); 2] {
     let scenes = ["false", "true"].map(async |userinfo| {
         let keys = [
@@ -381,7 +382,7 @@ async fn oidcc_client_test_refresh_token() {
             "{after}"
         );
         assert_eq!(scene.asserted("x-forwarded-user").as_deref(), Some("alice"));
-        // The claims of the new ID token are used. The userinfo was not read again.
+        // The claims of the new ID token are used. The gateway did not read the userinfo again.
         assert_eq!(
             scene.asserted("x-forwarded-groups").as_deref(),
             Some(groups)
@@ -395,7 +396,7 @@ async fn oidcc_client_test_refresh_token() {
     }
 }
 
-/// Fails unless a refresh with such a claim in its ID token is refused: the new tokens are never
+/// Fails unless a refresh with this claim in its ID token is refused: the new tokens are never
 /// used, and the session ends.
 async fn is_not_refreshed(claim: &'static str, value: &'static str) {
     for (scene, browser) in with_expired_tokens().await {
@@ -463,7 +464,7 @@ async fn oidcc_client_test_invalid_sig_es256() {
 }
 
 /// Claims from other issuers (OpenID Connect Core 1.0 section 5.6.2) are ignored: the login
-/// succeeds, and no other server is called for them.
+/// succeeds, and the gateway calls no other server for such claims.
 async fn claims_of_others(source: impl Fn(&str) -> Value) {
     let elsewhere = RecordingUpstream::start().await;
     let source = source(&elsewhere.url());
@@ -499,7 +500,7 @@ async fn oidcc_client_test_distributed_claims() {
     claims_of_others(|elsewhere| json!({ "endpoint": elsewhere, "access_token": "x" })).await;
 }
 
-// Hybrid and dynamic: tests that also apply to a code.
+// Tests of the hybrid flow and of dynamic registration that also apply to the code flow.
 
 #[tokio::test]
 async fn oidcc_client_test_invalid_athash() {
@@ -511,7 +512,7 @@ async fn oidcc_client_test_invalid_athash() {
 
 #[tokio::test]
 async fn oidcc_client_test_missing_athash() {
-    // In the code flow the claim is optional (OpenID Connect Core 1.0 section 3.1.3.6).
+    // In the code flow, the claim `at_hash` is optional (OpenID Connect Core 1.0 section 3.1.3.6).
     signs_in(|provider| {
         provider.tamper_claims(|claims| {
             claims.as_object_mut().unwrap().remove("at_hash");

@@ -1,4 +1,4 @@
-//! Operation: the operations listener, signals, the log, the settings, limits under attack.
+//! Operation: the operations listener, signals, the log, the settings, and limits during an attack.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -178,7 +178,7 @@ async fn neither_health_nor_readiness_depends_on_the_provider() {
     assert_eq!(get(gateway.operations(), "/readyz").await.0, 200);
     let browser = Browser::new().leading(ORIGIN, gateway.address());
     assert_eq!(browser.fetch(&url("/public/x")).await.text(), "seen");
-    // The user is not sent to a provider where the login could not be completed.
+    // The gateway does not send the user to a provider where the login could not be completed.
     let page = browser.open(&url("/")).await;
     assert_eq!(page.status, 503, "{}", page.describe());
     assert!(page.text().contains("provider_unreachable"));
@@ -356,7 +356,8 @@ async fn d_01_d_02_d_03_idle_and_slow_connections_are_closed() {
         });
     }
     let closed = closing.join_all().await;
-    // Deadlines are checked four times a second, so none can be earlier by more than this.
+    // The server checks deadlines four times a second, so a connection can end a little before its
+    // deadline of one second.
     let early = Duration::from_millis(500);
     assert!(closed.iter().all(|after| *after >= early), "{closed:?}");
 }

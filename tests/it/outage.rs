@@ -69,7 +69,7 @@ async fn a_code_that_the_provider_never_received_can_still_be_used() {
     let browser = scene.browser_of("bob");
     let callback = scene.until_callback(&browser, "/page").await;
     let callback = callback.location().unwrap();
-    // First the gateway delays the call. Then the server is unreachable.
+    // At first, the gateway delays the call. The server is then unreachable.
     let page = browser.open(callback.as_str()).await;
     assert_eq!(page.status, 503, "{}", page.describe());
     assert!(page.text().contains("token_calls_limited"));
@@ -87,7 +87,7 @@ async fn a_code_that_the_provider_never_received_can_still_be_used() {
     let page = browser.visit(callback.as_str()).await;
     assert_eq!(page.text(), "seen", "{}", page.describe());
     assert!(browser.cookie(ORIGIN, SESSION).is_some());
-    // The server may have used up the code now.
+    // The server may have used up the code.
     let page = browser.open(callback.as_str()).await;
     assert_eq!(page.location().unwrap().path(), "/page");
     assert_eq!(scene.provider.exchanges().len(), 1);
@@ -122,7 +122,7 @@ async fn a_16_a_decision_of_the_provider_is_not_retried() {
         assert!(page.text().contains(error), "{}", page.describe());
         assert_eq!(refresh(&page), None, "{error}");
     }
-    // A failure that does not pass by itself is not retried either.
+    // The page also does not retry after a permanent failure.
     let refused = [("Content-Type", "application/json")];
     let answer = Answer::with(401, &refused, "{\"error\":\"invalid_client\"}");
     scene.provider.fail_next(answer);

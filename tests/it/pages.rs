@@ -5,7 +5,7 @@ use crate::support::browser_request::BrowserRequest;
 use crate::support::raw::exchange;
 use crate::support::scene::{ORIGIN, Scene, assert_no_canary, url};
 
-/// The fields that every page and redirect of ours must have.
+/// The fields that every page and every redirect of the gateway must have.
 fn assert_hardened(page: &Page) {
     let field = |name: &str| page.field(name).unwrap_or_default();
     assert!(
@@ -13,7 +13,8 @@ fn assert_hardened(page: &Page) {
         "{}",
         page.describe()
     );
-    // Other sites never get our URLs as a referrer. A URL with a code is sent to nobody.
+    // Other sites never get a URL of the gateway as a referrer. A URL with a code is sent to
+    // nobody.
     let redirect_or_callback = page.status.is_redirection() || page.url.path().contains("callback");
     let policy = if redirect_or_callback {
         "no-referrer"
@@ -97,7 +98,7 @@ async fn requests_other_than_navigations_get_401_with_the_login_url() {
     let login = problem["login_url"].as_str().unwrap();
     assert!(login.starts_with(&url("/oauth2/sign_in")), "{login}");
     assert_eq!(scene.app.count(), 0);
-    // The URL leads to a login that ends where it began.
+    // After the login at this URL, the browser is at the page that the script has requested.
     let page = browser.visit(login).await;
     assert_eq!(page.text(), "seen", "{}", page.describe());
 }
@@ -193,7 +194,7 @@ async fn x_14_prefetched_pages_begin_no_login() {
         }
     }
     assert_eq!(scene.app.count(), 0);
-    // A user who opens the page afterwards does begin a login.
+    // A user who then opens the page begins a login.
     let started = scene.browser().open(&url("/oauth2/sign_in")).await;
     assert_eq!(started.status, 303, "{}", started.describe());
 }
@@ -210,7 +211,8 @@ async fn a_refused_user_sees_which_account_is_signed_in() {
         assert_hardened(&page);
     }
     assert_eq!(scene.app.count(), before);
-    // A name with the same beginning is another path.
+    // `/administrator` only begins with the same letters as `/admin`, so the rule of `/admin` does
+    // not apply.
     assert_eq!(browser.open(&url("/administrator")).await.status, 200);
     let problem = browser.fetch(&url("/admin/api")).await;
     assert_eq!(

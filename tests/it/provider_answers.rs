@@ -24,7 +24,7 @@ const CALLED: [Endpoint; 4] = [
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 
-/// Changes the right nonce into a wrong one.
+/// Changes the correct nonce into a wrong nonce.
 type Change = fn(&str) -> Value;
 
 #[tokio::test]
@@ -265,7 +265,7 @@ fn gzip(body: &str) -> Vec<u8> {
 
 #[test]
 fn compressed_bytes_can_be_decompressed() {
-    // The known CRC of this text, and exactly the bytes of the text between head and tail.
+    // The test compares the CRC of this text, and the bytes between the head and the tail.
     let packed = gzip("123456789");
     assert_eq!(packed[15..24], *b"123456789");
     assert_eq!(packed[24..28], 0xcbf4_3926_u32.to_le_bytes());
@@ -306,7 +306,8 @@ fn unanswered(endpoint: Endpoint) -> &'static str {
 #[tokio::test]
 async fn d_30_compression_is_neither_requested_nor_decoded() {
     for endpoint in CALLED {
-        // A valid answer, compressed. If the gateway decompressed it, the login would succeed.
+        // A valid answer, compressed. If the gateway decompressed the answer, the login would
+        // succeed.
         let pack = |provider: &StandIn| {
             provider.rewrite(endpoint, |body| encoded("gzip", &gzip(body)));
         };
@@ -428,7 +429,7 @@ async fn f_06_garbage_from_any_endpoint_signs_nobody_in_and_nobody_out() {
                 body.len()
             );
             let answer = Answer::raw(&[head.as_bytes(), body].concat());
-            // From the start, for a new login.
+            // In the first case, the answer is unusable from the start, for a new login.
             let order = |provider: &StandIn| provider.instead(endpoint, answer.clone());
             let scene = OpenIdScene::prepared(&[], order).await;
             let refused = format!(
@@ -437,7 +438,7 @@ async fn f_06_garbage_from_any_endpoint_signs_nobody_in_and_nobody_out() {
             );
             let attempt = scene.attempt().await;
             attempt.assert_refused(&refused, &context);
-            // After users have signed in.
+            // In the second case, the answer becomes unusable after users have signed in.
             calm.provider.instead(endpoint, answer);
             calm.gateway.advance(Duration::from_mins(5));
             if matches!(endpoint, Endpoint::Token | Endpoint::Userinfo) {
@@ -482,7 +483,7 @@ async fn g_11_two_providers_with_keys_of_the_same_name_are_kept_apart() {
         let (signed_in, page) = sign_in(name).await;
         assert!(signed_in, "{name}: {}", page.describe());
     }
-    // Neither provider's keys nor its issuer are accepted for the other provider.
+    // The gateway does not accept the keys and the issuer of one provider for the other provider.
     main.id_token_by(move |draft| Some(draft.signed_by(keys, "RS256")));
     let issuer = main.url();
     other.tamper_claims(move |claims| claims["iss"] = issuer.clone().into());

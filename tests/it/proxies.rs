@@ -33,7 +33,8 @@ impl Servers {
         }
     }
 
-    /// Settings whose token endpoint has the origin `origin`. `keys` are more keys of the provider.
+    /// Settings whose token endpoint has the origin `origin`. `keys` are additional keys of the
+    /// provider.
     fn settings(&self, origin: &str, keys: &str) -> Settings {
         let at = self.provider.url();
         let settings = Settings::new(ORIGIN, &at, &self.app.url());

@@ -8,7 +8,7 @@ use crate::support::browser_request::BrowserRequest;
 use crate::support::connection::OpenConnection;
 use crate::support::scene::{SESSION, Scene, TLS_ORIGIN};
 
-/// After the end of a token that lives for a minute.
+/// A time after the expiry of a token with a lifetime of one minute.
 const OVER: Duration = Duration::from_secs(61);
 
 /// The user and the number of the last token that the app got.
@@ -102,8 +102,8 @@ async fn an_app_gets_the_other_cookies_of_each_request_and_never_ours() {
             let seen = scene.app.last().head.value("cookie");
             assert_eq!(seen.as_deref(), *others, "{cookies}");
         }
-        // Two different session cookies count as none, also on a connection that remembers a
-        // session.
+        // A request with two different session cookies has no session, even on a connection that
+        // remembers a session.
         let planted = format!("{ours}; {SESSION}=other");
         assert_eq!(line.ask(&planted).await, 401);
         assert_eq!(line.ask(&ours).await, 200);
@@ -116,8 +116,8 @@ async fn c_15_a_session_in_use_on_one_connection_stays_and_an_unused_one_ends() 
         let (scene, tls) = Scene::over_tls().await;
         let (_browser, cookie) = scene.signed_in_over_tls(&tls, "alice").await;
         let line = &mut OpenConnection::both(scene.gateway.address(), &tls).await[which];
-        // Eight hours without a use end the session. These are twelve hours with a use every three
-        // hours.
+        // Eight hours without a use end the session. The session is used every three hours, for
+        // twelve hours.
         for _ in 0..5 {
             assert_eq!(line.ask(&cookie).await, 200);
             scene.gateway.advance(Duration::from_hours(3));

@@ -40,17 +40,17 @@ async fn with_wait(seconds: u64, change: impl FnOnce(Settings) -> Settings) -> S
     scene
 }
 
-/// After the end of a token that lives for a minute.
+/// A time after the expiry of a token with a lifetime of one minute.
 const OVER: Duration = Duration::from_secs(61);
 
-/// A time at which such a token is due for a refresh in any case, and still valid.
+/// A time at which a token with a lifetime of one minute is due for a refresh and still valid.
 const DUE: Duration = Duration::from_millis(59_500);
 
 fn json(status: u16, body: &str) -> Answer {
     Answer::with(status, &[("Content-Type", "application/json")], body)
 }
 
-/// Fails unless the page is the app's, requested with the token of this number.
+/// Fails unless the page is the app's page, and the app got the token with this number.
 fn assert_seen(scene: &Scene, page: &Page, number: usize) {
     assert_eq!(page.text(), "seen", "{}", page.describe());
     assert_eq!(bearer(&scene.app.last()).1, number);
@@ -219,7 +219,7 @@ async fn g_07_f_04_f_06_a_failing_provider_signs_nobody_out() {
         let scene = minutes().await;
         let browser = scene.signed_in("alice").await;
         scene.provider.refuse_refreshes(Some(answer));
-        // While the old token is valid.
+        // At this time, the old token is still valid.
         scene.gateway.advance(DUE);
         for _ in 0..3 {
             assert_seen(&scene, &browser.fetch(&url("/page")).await, 1);
@@ -237,12 +237,12 @@ async fn g_07_f_04_f_06_a_failing_provider_signs_nobody_out() {
         let text = page.text();
         assert!(text.contains("You are still signed in"), "{text}");
         assert!(text.contains(";url=/page?x=1&amp;y\""), "{text}");
-        // Then the provider works again.
+        // At this time, the provider works again.
         scene.provider.refuse_refreshes(None);
         scene.gateway.advance(Duration::from_mins(6));
         let mut page = browser.open(&url("/page")).await;
-        // A request waits for a second at most. A busy machine may exceed this, so the test tries
-        // several times.
+        // A request waits for a second at most. On a busy machine, a request can wait longer, so
+        // the test tries several times.
         for _ in 0..10 {
             if refusal(&page) != "503 refresh_slow" {
                 break;
@@ -304,7 +304,7 @@ async fn g_08_a_grant_that_has_ended_ends_the_session() {
         let to = page.location().unwrap();
         assert!(to.path().ends_with("/authorize"), "{context}: {to}");
         assert_eq!(scene.provider.refreshes().len(), 1, "{context}");
-        // The user only has to sign in again.
+        // The user has to sign in again, and needs no other action.
         let page = browser.visit(&url("/page")).await;
         assert_eq!(page.text(), "seen", "{context}: {}", page.describe());
     }
@@ -372,7 +372,7 @@ async fn g_12_signing_out_wins_over_a_refresh_under_way() {
     gate.notify_one();
     let page = waiting.await.unwrap();
     assert_eq!(page.status, 401, "{}", page.describe());
-    // The old cookie does not work either.
+    // The old cookie also does not work.
     let thief = scene.browser();
     thief.plant(ORIGIN, &format!("{SESSION}={cookie}; Path=/; Secure"));
     assert_eq!(thief.fetch(&url("/page")).await.status, 401);
@@ -481,7 +481,7 @@ async fn f_14_a_refresh_that_a_drain_waited_for_survives_the_restart() {
     later.plant(ORIGIN, &format!("{SESSION}={cookie}; Path=/; Secure"));
     assert_eq!(later.fetch(&url("/page")).await.text(), "seen");
     assert_eq!(bearer(&app.last()).1, 2);
-    // The stored refresh token is the newest one.
+    // The stored refresh token is the newest refresh token.
     gateway.advance(OVER);
     gate.notify_one();
     assert_eq!(later.fetch(&url("/page")).await.text(), "seen");
@@ -523,12 +523,12 @@ async fn f_18_a_clock_that_is_set_back_signs_nobody_out() {
         // A token whose time of issue is in the future does not count as a new token.
         scene.provider.revoke_access_tokens();
         assert_seen(&scene, &browser.fetch(&url("/page")).await, 3);
-        // From now on the lifetime is measured with the changed clock.
+        // From this time, the gateway measures the lifetime with the changed clock.
         for number in [4, 5] {
             scene.gateway.advance(Duration::from_secs(3601));
             assert_seen(&scene, &browser.fetch(&url("/page")).await, number);
         }
-        // Then the clock is corrected.
+        // After this, the clock is corrected.
         scene.gateway.advance(back);
         let number = if back < Duration::from_hours(1) { 5 } else { 6 };
         assert_seen(&scene, &browser.fetch(&url("/page")).await, number);

@@ -27,7 +27,8 @@ async fn scene_of(routes: &str, provider: &str) -> Scene {
     scene
 }
 
-/// A signed-in browser. Its token has been valid for a while and has just been revoked.
+/// A signed-in browser. The token of this session has been valid for a while and has just been
+/// revoked.
 async fn with_revoked_token(scene: &Scene) -> Browser {
     let browser = scene.signed_in("alice").await;
     scene.gateway.advance(Duration::from_secs(30));
@@ -237,7 +238,8 @@ async fn an_app_that_refuses_every_token_causes_no_login_loop() {
     assert_eq!(scene.provider.authorizations().len(), 1);
 }
 
-/// Sends a request of `browser`. While the app handles it, a refresh revokes its token.
+/// Sends a request of `browser`. While the app handles the request, a refresh revokes the token of
+/// the request.
 async fn send_while_token_is_revoked(
     scene: &Scene,
     browser: &Browser,
@@ -270,7 +272,7 @@ async fn a_request_whose_token_a_parallel_refresh_revoked_is_sent_again_with_eve
             let page = send_while_token_is_revoked(&scene, &browser, visit).await;
             assert_eq!(page.text(), "seen", "{setting}: {}", page.describe());
         }
-        // One refresh for each expiry.
+        // The gateway sends one refresh for each expiry.
         assert_eq!(scene.provider.refreshes().len(), 2, "{setting}");
         assert_eq!(scene.provider.authorizations().len(), 1, "{setting}");
     }

@@ -26,7 +26,7 @@ const NOBODY: &str =
 const APPLIED: &str = "sidegate_reloads_total{result=\"applied\"}";
 const REFUSED: &str = "sidegate_reloads_total{result=\"refused\"}";
 
-/// Replaces `from`, which must occur exactly once.
+/// Replaces the text `from`, which must occur exactly once.
 fn edited(text: &str, from: &str, to: &str) -> String {
     assert_eq!(text.matches(from).count(), 1, "{from} in\n{text}");
     text.replace(from, to)
@@ -121,7 +121,7 @@ async fn a_request_keeps_the_settings_with_which_it_began() {
     gate.notify_one();
     let page = slow.await.unwrap();
     assert_eq!(page.text(), "from the old app", "{}", page.describe());
-    // No request uses the old settings any more, so they are freed.
+    // No request uses the old settings any more, so the gateway frees the old settings.
     scene.wait_for_figure("sidegate_sites", 1).await;
 }
 
@@ -165,7 +165,7 @@ async fn a_provider_that_is_another_one_ends_its_sessions_and_no_other_change_do
     let mut scene = Scene::new().await;
     let alice = scene.signed_in("alice").await;
     let text = scene.gateway.settings().text();
-    // The same server and client with another scope.
+    // The settings name the same server and client, but another scope.
     let scopes = edited(
         &text,
         "client_id = \"3\"",
@@ -246,7 +246,7 @@ async fn settings_that_need_a_restart_are_named_and_the_others_take_effect() {
     }
 }
 
-/// The name of a provider may mean another server when the answer arrives.
+/// The name of a provider may mean another server when the answer of the provider arrives.
 #[tokio::test]
 async fn a_code_never_goes_to_a_server_that_did_not_make_it() {
     let mut scene = Scene::new().await;
@@ -352,7 +352,7 @@ async fn keys_can_be_added_and_only_taken_away_when_nothing_needs_them() {
     }
 }
 
-/// A changed store needs a restart. Until then the open store keeps its keys.
+/// A changed store needs a restart. The open store keeps its keys until the restart.
 #[tokio::test]
 async fn a_changed_store_setting_leaves_the_open_store_alone() {
     let mut scene = Scene::with(on_disk).await;
@@ -491,8 +491,9 @@ async fn two_hundred_reloads_lose_no_request_no_session_and_no_memory() {
     assert!(after < settled + 4096, "{settled} KiB grew to {after} KiB");
 }
 
-/// Settings from a changed file are tried again until they succeed. A reload for changed keys does
-/// not forget them, and the old settings do not count as the new ones.
+/// Settings from a changed file are tried again until they succeed. If other keys change in the
+/// meantime, the gateway still tries the failed settings again, and does not use the old settings
+/// as the new settings.
 #[tokio::test]
 async fn failed_settings_are_tried_again() {
     let mut scene = Scene::new().await;

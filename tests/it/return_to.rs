@@ -108,7 +108,8 @@ async fn r_paths_that_browsers_read_as_other_hosts_never_lead_to_another_origin(
         }
         assert_eq!(response.status(), 303, "{target}");
         logins.push(target);
-        // The request began a login. Complete it in a browser with the same cookies.
+        // The request began a login. The test completes the login in a browser with the same
+        // cookies.
         let browser = scene.browser();
         for cookie in response.head.values("set-cookie") {
             browser.plant(ORIGIN, &cookie);

@@ -11,7 +11,7 @@ use crate::support::scene::url;
 /// The minimum time between two fetches that unknown keys cause.
 const AGAIN: Duration = Duration::from_secs(61);
 
-/// Publishes these keys in addition to the provider's own.
+/// Publishes these keys in addition to the provider's own keys.
 fn publish_as_well(scene: &OpenIdScene, other: Keys) {
     scene.provider.jwks(move |jwks| {
         let more = other.jwks()["keys"].as_array().unwrap().clone();
@@ -19,7 +19,7 @@ fn publish_as_well(scene: &OpenIdScene, other: Keys) {
     });
 }
 
-/// Signs in once. The login must succeed and cause this number of key fetches.
+/// Signs in once. Fails unless a login succeeds and causes this number of key fetches.
 async fn signs_in(scene: &OpenIdScene, fetches: usize, context: &str) {
     scene.gateway.advance(AGAIN);
     let attempt = scene.attempt().await;
@@ -44,12 +44,12 @@ async fn f_07_changed_keys_cause_a_fetch_and_no_failed_login() {
     signs_in(&scene, 1, "they are swapped").await;
     provider.rotate_just_before_signing();
     signs_in(&scene, 1, "they are swapped just before they sign").await;
-    // Known keys stay valid while none are published, even after several fetches.
+    // Known keys stay valid while the provider publishes no keys, even after several fetches.
     provider.jwks(|jwks| jwks["keys"] = json!([]));
     signs_in(&scene, 0, "all are removed").await;
     scene.gateway.advance(Duration::from_hours(2));
     scene.signed_in("alice").await;
-    // Unknown keys are not accepted while they are not published.
+    // The gateway does not accept unknown keys while the provider does not publish these keys.
     provider.rotate_keys();
     scene.gateway.advance(AGAIN);
     scene

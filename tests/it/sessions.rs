@@ -89,7 +89,7 @@ async fn c_03_unusual_cookies_neither_count_as_ours_nor_hide_ours() {
         request.extend_from_slice(b"\r\n\r\n");
         request
     };
-    // Other spellings are not our cookie.
+    // A cookie with another spelling of the name is not the gateway's cookie.
     let names: [&[u8]; 8] = [
         b"\xe2\x80\x80__Host-sidegate",
         b"\xc2\xa0__Host-sidegate",
@@ -111,7 +111,7 @@ async fn c_03_unusual_cookies_neither_count_as_ours_nor_hide_ours() {
     }
     let quoted = send(b"", format!("{SESSION}=\"{value}\"").as_bytes());
     assert_eq!(status_of(&scene, &quoted).await, 401);
-    // None of them hides the valid cookie.
+    // No cookie with another spelling hides the valid cookie.
     let beside: [&[u8]; 7] = [
         b"\xff\xfe; ",
         b";;;=; ",
@@ -242,7 +242,7 @@ async fn c_14_a_planted_session_id_never_counts() {
         status_with(&scene, &format!("{SESSION}={never}")).await,
         401
     );
-    // A login in a browser with the attacker's live session ends that session.
+    // A login in a browser with the attacker's live session ends the attacker's session.
     let victim = scene.browser_of("alice");
     victim.plant(ORIGIN, &format!("{SESSION}={planted}; Path=/; Secure"));
     let page = victim.visit(&url("/oauth2/sign_in?prompt=login")).await;
@@ -284,8 +284,8 @@ async fn a_06_a_login_that_took_too_long_is_refused_and_can_be_started_again() {
 
 #[tokio::test]
 async fn x_16_people_sign_in_whatever_year_it_is() {
-    // Before, at and after the limits of 31 and 32 bits of seconds, and a machine whose clock
-    // starts at zero.
+    // The times are before, at and after the limits of 31 and 32 bits of seconds. One time is that
+    // of a machine whose clock starts at zero.
     let years = [0, (1 << 31) - 10, 1 << 31, (1 << 32) - 10, 1 << 32, 1 << 40];
     for start in years.map(|seconds: u64| Timestamp::from_millis(seconds * 1000)) {
         let provider = StandIn::start().await;
@@ -299,7 +299,7 @@ async fn x_16_people_sign_in_whatever_year_it_is() {
         };
         let browser = scene.browser();
         let callback = scene.until_callback(&browser, "/page").await;
-        // The limit passes during the login.
+        // The limit of 31 or 32 bits passes during the login.
         scene.gateway.advance(Duration::from_secs(20));
         let page = browser.follow_all(callback).await;
         assert_eq!(page.text(), "seen", "{start:?}: {}", page.describe());
@@ -366,7 +366,7 @@ async fn c_21_other_sites_cannot_sign_anybody_out() {
         let page = browser.send(visit).await;
         assert!(page.set_cookies().is_empty(), "{}", page.describe());
     }
-    // Without fetch metadata and without an origin.
+    // The request has no fetch metadata and no origin.
     let cookie = format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap());
     let bare = format!(
         "POST /oauth2/sign_out HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\nContent-Length: 0\r\n\r\n"

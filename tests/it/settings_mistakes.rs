@@ -1,5 +1,5 @@
 //! The mistakes of `tests/data/settings_mistakes.txt`: settings that operators write by habit, and
-//! the lines of `sidegate check` about them.
+//! the lines that `sidegate check` prints about these settings.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -98,9 +98,9 @@ impl<'a> Case<'a> {
         tables.into_iter().map(text).collect()
     }
 
-    /// Runs `sidegate check` in another folder than that of the settings, so that relative paths
-    /// have to be relative to the settings file. Returns the lines without the name of the folder,
-    /// and whether the settings are good.
+    /// Runs `sidegate check` in a folder without the settings file, so that relative paths have to
+    /// be relative to the settings file. Returns the lines without the name of the folder, and
+    /// whether the settings are good.
     fn check(&self) -> (Vec<String>, bool) {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);

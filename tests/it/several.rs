@@ -119,7 +119,7 @@ async fn a_session_of_one_provider_does_not_serve_the_others_routes() {
     assert_eq!(refused.status, 401, "{}", refused.describe());
     let problem = refused.json();
     assert_eq!(problem["reason"], "session_of_other_provider");
-    // Following the hint leads to the other provider, and not in a loop.
+    // The hint leads to the other provider and does not cause a loop.
     let login_url = problem["login_url"].as_str().unwrap();
     let start = browser.open(login_url).await;
     let location = start.location().unwrap();
@@ -236,7 +236,8 @@ async fn a_session_of_one_provider_is_no_login_at_another() {
         let callback = two.callback(&stranger, "/other/x").await;
         stranger.open(&guess(&callback)).await;
     }
-    // From now on, codes from this network are not sent to the provider, and the page says so.
+    // From this time, the gateway sends no code from this network to the provider, and the page
+    // says so.
     let page = victim.visit(&url("/other/x")).await;
     assert_eq!(page.status, 429, "{}", page.describe());
     assert!(page.text().contains("too_many_refused_codes"));

@@ -1,4 +1,4 @@
-//! Slow clients while requests of other clients wait for the app: they lose the app's connections.
+//! Slow clients lose the app's connections while requests of other clients wait for the app.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +13,8 @@ use crate::support::upstream::Answer;
 use crate::support::wire::PATIENCE;
 use crate::websocket::scene_with;
 
-/// The number of bytes of a long answer. The buffers of the kernel and of the gateway are smaller.
+/// The number of bytes of a long answer. The buffers of the kernel and of the gateway are smaller
+/// than a long answer.
 const LONG: usize = 8 << 20;
 
 /// The settings of an app with one connection, which a slow client may keep for one second.
@@ -159,10 +160,10 @@ async fn a_declared_stream_within_the_share_of_its_client_is_never_too_slow() {
                   upstream = \"sockets\"\n";
     let (scene, app) = scene_with("", app_keys, routes).await;
     let gateway = scene.gateway.address();
-    // The client is silent, and the app is silent.
+    // The client and the app are silent.
     let cookie = format!("Cookie: {}\r\n", scene.cookie("alice").await);
     let (mut client, mut served) = open_events(gateway, &app, &get("/any", &cookie)).await;
-    // The client of the other stream sends a part of its content and is silent then.
+    // The client of the other stream sends a part of its content, and is silent after that.
     let mut upload_client = End::connect(gateway).await;
     upload_client.send(upload("/declared", "")).await;
     let (_head, mut upload_app) = app.accept().await;

@@ -25,7 +25,7 @@ async fn a_10_a_12_the_token_request_is_as_the_standard_says() {
     assert_eq!(sent["grant_type"], "authorization_code");
     assert_eq!(sent["redirect_uri"], "http://localhost/oauth2/callback");
     assert!((43..=128).contains(&sent["code_verifier"].len()));
-    // One client authentication method, never two.
+    // The client uses one authentication method, never two.
     let in_body = sent
         .get("client_secret")
         .is_some_and(|secret| secret == CLIENT_SECRET);

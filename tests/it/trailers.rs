@@ -131,7 +131,8 @@ async fn trailers_pass_between_an_http_2_client_and_an_app() {
     assert_eq!(last.body, b"abc");
 }
 
-/// One warning says that trailers were dropped, no matter how many messages lose their trailers.
+/// The log has one warning that trailers were dropped, no matter how many messages lose their
+/// trailers.
 #[tokio::test]
 async fn dropped_trailers_leave_one_warning_for_each_direction() {
     let provider = StandIn::start().await;

@@ -55,7 +55,7 @@ fn request(stream: &str, cookie: &str) -> String {
     }
 }
 
-/// Plays the app, until the gateway or the app has ended the connection.
+/// Acts as the app until the gateway or the app has ended the connection.
 async fn play(mut app: End, bytes: &str, then: &str) {
     let bytes = bytes.replace("<switch>", &switching());
     let bytes = unescape(&bytes.replace("<events>", EVENTS));

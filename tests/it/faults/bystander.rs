@@ -23,7 +23,7 @@ pub(super) struct Bystander {
 }
 
 impl Bystander {
-    /// Starts, and waits until the first request was answered.
+    /// Starts to send requests, and waits until the first request was answered.
     pub(super) async fn start(door: &Arc<Door>, user: &'static str, cookie: String) -> Self {
         let door = Arc::clone(door);
         let (stop, stopped) = watch::channel(false);
@@ -33,8 +33,8 @@ impl Bystander {
         let own = cookie.clone();
         let task = tokio::spawn(async move {
             loop {
-                // The request after the signal to stop is the last request. It begins after the
-                // fault.
+                // The request after the signal to stop is the last request. The last request begins
+                // after the fault.
                 let last = *stopped.borrow();
                 if !request(&mut connection, user, &own, &mut seen).await {
                     connection = door.connect().await;
@@ -48,7 +48,7 @@ impl Bystander {
         Self { cookie, stop, task }
     }
 
-    /// Stops after one more request. Returns what the user has seen.
+    /// Stops the user after one more request. Returns the answers that the user has received.
     pub(super) async fn stop(self) -> Seen {
         self.stop.send_replace(true);
         self.task.await.unwrap()

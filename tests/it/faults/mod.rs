@@ -1,9 +1,10 @@
 //! Faults while streams are open: an app that dies, a stop of the gateway, a provider or a store
 //! that fails. Bystanders, who use another app at the same time, must not notice a fault.
 //!
-//! Each test is a row, or a table of rows: it gives a function to [`run_row`] that causes one fault
-//! and checks its effects. `run_row` starts the gateway and the bystanders, and records their
-//! counts, from which `tests/run faults` computes its last line.
+//! Each test is a row, or a table of rows. A row gives [`run_row`] a function that causes one fault
+//! and checks the effects of the fault. `run_row` starts the gateway and the bystanders, and
+//! records the counts of the bystanders. `tests/run faults` computes its last line from these
+//! counts.
 
 mod answers;
 mod bystander;
@@ -99,7 +100,7 @@ struct Plan {
 ///
 /// # Panics
 ///
-/// If anything went wrong, for the bystanders or in `fault`.
+/// Panics if a request of a bystander or a check in `fault` has failed.
 async fn run_row(name: &'static str, plan: Plan, fault: impl AsyncFnOnce(&mut Row)) {
     let unfinished = UnfinishedRow(name);
     let mut row = Row::start(plan).await;
@@ -212,15 +213,16 @@ impl Row {
         value.unwrap_or_default()
     }
 
-    /// Waits until each bystander has sent its last request, and adds their counts to the outcome.
+    /// Waits until each bystander has sent its last request, and adds the counts of the bystanders
+    /// to the outcome.
     async fn stop_bystanders(&mut self) {
         for bystander in self.bystanders.drain(..) {
             self.outcome.add(bystander.stop().await);
         }
     }
 
-    /// Waits until no stream is open and the gateway has no more descriptors than `before`.
-    /// Whatever remains is stuck or leaked.
+    /// Waits until no stream is open and the gateway has no more descriptors than `before`. A
+    /// stream or a descriptor that remains is stuck or leaked.
     async fn count_leaks(&mut self, before: usize) {
         let descriptors = || self.gateway.descriptors();
         let waiting = async {
@@ -237,7 +239,7 @@ impl Row {
     }
 }
 
-/// The app's answer to a bystander. It shows whose request it is.
+/// The app's answer to a bystander. The answer names the user of the request.
 fn greeting(request: &Recorded) -> String {
     let user = request.head.value("x-forwarded-user").unwrap_or_default();
     format!("{user} {}", request.target())

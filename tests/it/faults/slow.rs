@@ -21,7 +21,8 @@ const CLIENTS: usize = 12;
 /// The number of attempts of each slow client.
 const ROUNDS: usize = 3;
 
-/// The time between two bytes of an upload, and the number of these times in an attempt.
+/// The time between two bytes of an upload, and the number of bytes that an attempt sends with this
+/// pause.
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSES: usize = 10;
 
@@ -58,7 +59,7 @@ impl Who {
     }
 }
 
-/// A slow client: its way to the gateway, its name, and its number.
+/// A slow client: its connection to the gateway, its name, and its number.
 type SlowClient = fn(Arc<Door>, Who, usize) -> Attack;
 type Attack = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -95,7 +96,7 @@ fn reading(door: Arc<Door>, who: Who, number: usize) -> Attack {
     })
 }
 
-/// Does the same as `uploading` or `reading` on streams of one HTTP/2 connection.
+/// Does the same as `uploading` or `reading`, on streams of one HTTP/2 connection.
 fn over_http_2(door: Arc<Door>, method: &'static str, path: &'static str) -> Attack {
     Box::pin(async move {
         let config = door.tls.as_ref().unwrap().client(&["h2"]);
@@ -174,7 +175,7 @@ async fn evictions(row: &Row) -> u64 {
     sum
 }
 
-/// As many slow clients as `CLIENTS`, each of which does one of `kinds`.
+/// `CLIENTS` slow clients, each of a kind in `kinds`.
 fn crowd(row: &Row, who: &Who, kinds: &[SlowClient]) -> Vec<Attack> {
     let kinds = kinds.iter().cycle().take(CLIENTS).enumerate();
     kinds

@@ -40,8 +40,9 @@ async fn f_09_w_07_an_app_that_dies_under_a_thousand_open_sockets_ends_them_all(
             apps.push(app);
         }
         assert_eq!(row.figure(OPEN).await, 1000);
-        // The kernel ends the connections of a killed process with a reset if it has not read all
-        // bytes, and otherwise as if the process had closed them.
+        // If a killed process has not read all bytes of a connection, the kernel ends the
+        // connection with a reset. If the process has read all bytes, the kernel closes the
+        // connection normally.
         row.sockets = SocketApp::start().await;
         for (number, app) in apps.into_iter().enumerate() {
             match number % 2 {
@@ -63,8 +64,8 @@ async fn f_09_w_07_an_app_that_dies_under_a_thousand_open_sockets_ends_them_all(
     .await;
 }
 
-/// An app whose download stops in the middle, and whose ordinary answers do not begin, before the
-/// gate opens. `begun` is notified when half of the download was sent.
+/// Until the gate opens, this app sends only half of a download, and begins no ordinary answer.
+/// `begun` is notified when half of the download was sent.
 fn held_answers(
     gate: &Arc<Notify>,
     begun: &Arc<Notify>,
@@ -141,8 +142,8 @@ const RENEWED: &str =
 const NOT_STORED: &str =
     "sidegate_refreshes_total{provider=\"main\",result=\"kept\",reason=\"session_not_stored\"}";
 
-/// A token lifetime in seconds for rows with a refresh, and the settings with which requests wait
-/// for the end of an outage.
+/// The lifetime of tokens in rows with a refresh, in seconds, and settings with which requests wait
+/// until an outage has ended.
 const LIFETIME: u64 = 5;
 const WAIT: &str = "[session]\nrefresh_wait_secs = 60\n";
 
@@ -157,11 +158,12 @@ async fn f_03_w_04_streams_continue_while_the_provider_is_down() {
         let mut stream = row.open(&row.bystanders[0].cookie).await;
         row.provider.down().await;
         let renewed = row.figure(RENEWED).await;
-        // The requests of the bystanders cause refreshes, also for the session of the stream.
+        // The requests of the bystanders cause refreshes, also of the session of the stream.
         row.wait_for_at_least(KEPT, 4).await;
         talk(&mut stream).await;
         row.provider.up().await;
-        // The stream learns of a refresh within a second, so before the next refresh.
+        // The gateway checks the stream again within a second after a refresh, and so before the
+        // next refresh.
         row.wait_for_at_least(RENEWED, renewed + 4).await;
         talk(&mut stream).await;
     })
@@ -182,7 +184,7 @@ async fn f_21_streams_continue_while_the_store_fails() {
         let mut stream = row.open(&cookie).await;
         limit_file_size(row.gateway.id(), "1");
         // The requests of the bystanders cause refreshes, also for the session of the stream. The
-        // results cannot be stored.
+        // results of the refreshes cannot be stored.
         row.wait_for_at_least(NOT_STORED, 4).await;
         talk(&mut stream).await;
         let renewed = row.figure(RENEWED).await;
@@ -203,13 +205,14 @@ async fn f_21_streams_continue_while_the_store_fails() {
     .await;
 }
 
-/// The number of tunnels, and of tasks that open and end them.
+/// The number of tunnels, and the number of tasks that open and end tunnels.
 const TUNNELS: usize = 10_000;
 const LANES: [&str; 8] = ["/0", "/1", "/2", "/3", "/4", "/5", "/6", "/7"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn w_07_an_end_or_a_reset_reaches_the_other_side_and_leaves_nothing_open() {
-    // Each task has its own app, so that it knows which ends belong together.
+    // Each task has its own app, so that the task knows which client and which app use the same
+    // tunnel.
     let mut lanes = Vec::new();
     let mut rest = String::new();
     for path in LANES {
@@ -252,7 +255,7 @@ async fn w_07_an_end_or_a_reset_reaches_the_other_side_and_leaves_nothing_open()
     .await;
 }
 
-/// One of the four ways in which one side can leave first.
+/// One of the four ways in which one side of a tunnel can end the tunnel.
 async fn one_side_leaves(round: usize, mut client: End, mut app: End) {
     match round % 4 {
         0 => {

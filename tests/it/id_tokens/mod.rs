@@ -87,7 +87,7 @@ fn the_corpus_has_three_hundred_rows_of_every_id() {
     let rows = Row::all();
     assert!(rows.len() >= 300, "{}", rows.len());
     let ids: BTreeSet<u32> = rows.iter().map(|row| row.number).collect();
-    // J-80 is about refreshes and is tested there.
+    // The tests of refreshes contain the row J-80.
     assert_eq!(ids, (1..=79).collect());
 }
 
@@ -115,7 +115,7 @@ async fn every_row_can_be_carried_out() {
         row.order(&provider, &words);
         let token = row.forge(&honest, &words);
         let context = row.describe();
-        // A refused token must differ from a valid one.
+        // A refused token must differ from a valid token.
         let refused = matches!(row.expected, Expected::Refused(_));
         if refused && row.changes_the_token() {
             assert_ne!(token, honest.signed(), "{context}");
@@ -165,7 +165,7 @@ async fn j_28_a_token_with_one_changed_character_is_refused_at_every_position() 
     let flipped = move |draft: &Draft, at: usize| {
         let mut token = short(draft).into_bytes();
         let known = ALPHABET.iter().position(|byte| *byte == token[at]);
-        // The neighbour in the alphabet differs in the lowest bit.
+        // The next character of the base64url alphabet differs in the lowest bit.
         token[at] = known.map_or(b'A', |index| ALPHABET[index ^ 1]);
         String::from_utf8(token).unwrap()
     };
@@ -348,7 +348,7 @@ async fn j_79_f_06_the_last_good_keys_outlive_an_outage_and_bad_ones_do_not_repl
         (200, "application/json", format!("{keys}{keys}")),
     ] {
         scene.provider.raw(Endpoint::Jwks, status, kind, &body);
-        // After this time metadata and keys are read again.
+        // The time after which the gateway reads metadata and keys again.
         scene.gateway.advance(Duration::from_hours(2));
         scene.signed_in("alice").await;
     }
@@ -373,7 +373,7 @@ async fn j_79_d_24_an_unknown_key_id_causes_one_key_fetch_a_minute() {
         assert_eq!(fetched, 1 + minute, "minute {minute}");
         scene.gateway.advance(Duration::from_secs(61));
     }
-    // A login with a known key does not wait for the others.
+    // A login with a known key does not wait for the other logins.
     scene.provider.behave();
     let browser = scene.signed_in("alice").await;
     assert!(browser.cookie(&url("/"), SESSION).is_some());

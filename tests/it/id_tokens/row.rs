@@ -1,4 +1,5 @@
-//! The language of `tests/data/id_tokens.txt`. The first lines of that file explain it.
+//! The language of `tests/data/id_tokens.txt`. The first lines of `tests/data/id_tokens.txt`
+//! explain the language.
 
 use serde_json::{Value, json};
 
@@ -10,7 +11,7 @@ use crate::support::provider::{Draft, Endpoint, StandIn, left_half};
 #[derive(Clone, Debug)]
 pub(super) struct Row {
     pub(super) line: usize,
-    /// The number in its id.
+    /// The number in the id of the row.
     pub(super) number: u32,
     pub(super) expected: Expected,
     steps: Vec<Step>,
@@ -19,9 +20,9 @@ pub(super) struct Row {
 /// The expected result of a login.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Expected {
-    /// It succeeds, and these fields reach the app; `-` means that the field is absent.
+    /// The login succeeds, and these fields reach the app; `-` means that the field is absent.
     SignedIn(Vec<(String, String)>),
-    /// It is refused with a reason code that ends with this text.
+    /// The login is refused with a reason code that ends with this text.
     Refused(String),
 }
 
@@ -68,8 +69,8 @@ impl Row {
             .collect()
     }
 
-    /// Whether the row changes published data, which a gateway caches. Such a row needs its own
-    /// gateway.
+    /// Whether the row changes published data, which a gateway caches. A row that changes published
+    /// data needs its own gateway.
     pub(super) fn needs_its_own_gateway(&self) -> bool {
         self.steps.iter().any(|step| step.verb == "publish")
     }
@@ -94,7 +95,7 @@ impl Row {
         format!("line {}: J-{shown}", self.line)
     }
 
-    /// Makes the provider behave as the row says.
+    /// Makes the provider behave as the row describes.
     pub(super) fn order(&self, provider: &StandIn, words: &Words) {
         let of = |verb: &str| -> Vec<Step> {
             let wanted = self.steps.iter().filter(|step| step.verb == verb);
@@ -165,7 +166,8 @@ fn filled(text: &str, known: &[(&str, String)]) -> String {
     known.iter().fold(text.to_owned(), fill)
 }
 
-/// Sets the member that `text` names to the value after the name. Removes it if there is no value.
+/// Sets the member that `text` names to the value after the name. Removes the member if there is no
+/// value.
 fn set(object: &mut Value, text: &str, known: &[(&str, String)]) {
     let members = object.as_object_mut().unwrap();
     match text.split_once(' ') {

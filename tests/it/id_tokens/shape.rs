@@ -129,7 +129,7 @@ fn secret(keys: Keys, which: &str) -> Vec<u8> {
 }
 
 /// The PKCS#1 v1.5 padding with SHA-256 for a modulus of 2048 bits. With the exponent 1, the
-/// padding is its own signature.
+/// signature is equal to the padding.
 fn padded(message: &[u8]) -> Vec<u8> {
     const PREFIX: [u8; 19] = [
         0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01,
@@ -207,7 +207,7 @@ fn written(message: &str, signature: &str, form: &str) -> String {
             json!({ "payload": payload, "signatures": signatures }).to_string()
         }
         "polyglot" => {
-            // As JSON the token has other claims than as a compact token.
+            // A reader of JSON finds other claims in this token than a reader of compact tokens.
             let claims = base64url(r#"{"iss":"evil"}"#);
             format!("{{\"x\":\"{header}.{payload}\",\"payload\":\"{claims}\"}}.{signature}")
         }
@@ -232,7 +232,7 @@ fn written(message: &str, signature: &str, form: &str) -> String {
             )
         }
         "nested" => {
-            // A signed token is the payload of an unsigned one.
+            // A signed token is the payload of an unsigned token.
             let outer = base64url(r#"{"alg":"none","cty":"JWT"}"#);
             format!("{outer}.{}.", base64url(compact))
         }

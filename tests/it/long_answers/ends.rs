@@ -25,7 +25,7 @@ async fn a_long_answer_ends_as_its_app_ends_it() {
     scene
         .wait_for_figure(&ended_figure("/any", "complete"), 1)
         .await;
-    // The app's connection could be used again, so the app closes it.
+    // The app closes its connection, because otherwise the connection could be used again.
     drop(served);
     let (mut client, served) = begin(gateway, &app, &get("/any", &cookie)).await;
     scene.wait_for_figure(&open_figure("/any"), 1).await;
@@ -63,7 +63,7 @@ async fn assert_reason(setting: &str, reason: &str) {
         .server(setting);
     let gateway = Gateway::start(settings);
     let (client, mut served) = begin(gateway.address(), &app, &get("/", "")).await;
-    // With a limit of one second, the connection could otherwise end before it is a stream.
+    // With a limit of one second, the connection could end before the answer is a stream.
     wait_for_figure(gateway.operations(), &open_figure("/"), 1).await;
     let block = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
     let closed = async { while served.wire.write(block.as_bytes()).await {} };

@@ -60,7 +60,7 @@ async fn w_03_a_grpc_answer_ends_with_the_status_unauthenticated() {
     assert_eq!(trailers["grpc-status"], "16");
     assert!(body.frame().await.is_none());
     assert_eq!(served.rest().await, b"");
-    // A client of gRPC-Web does not read the trailers of HTTP, so its answer breaks off.
+    // A client of gRPC-Web does not read HTTP trailers, so the answer to such a client breaks off.
     let last = timeout(SOON, web.frame()).await.expect("no end in time");
     let error = last.unwrap().unwrap_err();
     let error = format!("{error:?}");

@@ -1,5 +1,5 @@
-//! Answers and requests that take long: event streams, long polls, downloads and uploads. They end
-//! with their session, as switched connections do.
+//! Answers and requests that take long: event streams, long polls, downloads and uploads. Such
+//! answers and requests end with their session, as switched connections do.
 
 use std::time::Duration;
 
@@ -98,7 +98,7 @@ async fn w_03_signing_out_cuts_the_event_streams_of_the_session() {
     let mut public = begin(gateway, &app, &get("/public", "")).await;
     scene.wait_for_figure(&open_figure("/any"), 2).await;
     scene.wait_for_figure(&open_figure("/public"), 1).await;
-    // This answer is so young that nothing watches it yet.
+    // The answer has just begun, so no guard watches the answer yet.
     let mut young = begin(gateway, &app, &get("/any", &cookie)).await;
     sign_out(&browser, ORIGIN).await;
     cut(&mut client, &mut served).await;
@@ -108,8 +108,8 @@ async fn w_03_signing_out_cuts_the_event_streams_of_the_session() {
         .await;
     pass(&mut theirs, &mut bystander, "still").await;
     pass(&mut public.1, &mut public.0, "still").await;
-    // An `EventSource` connects again by itself. It gets 401 until the user has signed in again.
-    // The browser's cookies need not be deleted.
+    // An `EventSource` connects again by itself. The `EventSource` gets 401 until the user has
+    // signed in again. The browser's cookies need not be deleted.
     let mut again = Raw::connect(gateway).await;
     again.send(get("/any", &cookie)).await;
     assert_eq!(again.response("GET").await.unwrap().status(), 401);
@@ -172,9 +172,9 @@ async fn w_03_w_09_a_refresh_cuts_only_the_answers_that_the_new_identity_may_not
     let mut any = begin(gateway, &user.sockets, &get("/e", &user.cookie)).await;
     let operations = user.gateway.operations();
     wait_for_figure(operations, &open_figure("/admin"), 1).await;
-    // A refresh that does not change the groups cuts nothing.
+    // A refresh that does not change the groups ends no answer.
     user.refresh("admins").await;
-    // The registry looks for new versions once a second.
+    // The registry looks for new versions of sessions once a second.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     pass(&mut admin.1, &mut admin.0, "on").await;
     user.refresh("guests").await;
@@ -195,11 +195,11 @@ async fn a_reload_cuts_only_the_answers_that_its_rules_forbid() {
     let before = scene.gateway.settings().text();
     let same = format!("{before}\n# the same\n");
     scene.gateway.reload(&same).await.unwrap();
-    // The guards of the answers have heard of it.
+    // The guards of the answers have got the new site.
     tokio::time::sleep(Duration::from_millis(500)).await;
     pass(&mut served, &mut client, "same").await;
     pass(&mut public.1, &mut public.0, "same").await;
-    // Without switches of protocols, answers may still be long.
+    // A route that forbids the switch of protocols still allows long answers.
     let any = "prefix = \"/any\"\nupstream = \"sockets\"\n";
     assert_eq!(before.matches(any).count(), 1);
     let plain = before.replace(any, &format!("{any}streams.upgrades = false\n"));
@@ -355,8 +355,8 @@ async fn w_09_a_stream_may_outlive_a_deadline_of_its_session_by_the_grace() {
     let (mut client, mut served) = begin(gateway, &app, &get("/any", &cookie)).await;
     scene.wait_for_figure(&open_figure("/any"), 1).await;
     scene.gateway.advance(Duration::from_secs(601));
-    // The registry looks for deadlines once a second. The session has ended, and the stream goes
-    // on.
+    // The registry looks for deadlines once a second. The session has ended, and the stream
+    // continues.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let mut other = Raw::connect(gateway).await;
     other.send(get("/any", &cookie)).await;
@@ -367,7 +367,7 @@ async fn w_09_a_stream_may_outlive_a_deadline_of_its_session_by_the_grace() {
     scene
         .wait_for_figure(&ended_figure("/any", "session_too_old"), 1)
         .await;
-    // A sign-out has no grace.
+    // A stream has no grace period after a sign-out.
     let browser = scene.signed_in("alice").await;
     let cookie = cookie_of(&browser, ORIGIN);
     let (mut client, mut served) = begin(gateway, &app, &get("/any", &cookie)).await;

@@ -10,7 +10,7 @@ use crate::support::person::ALICE;
 use crate::support::scene::url;
 use crate::support::servers::{Flows, Server};
 
-/// Signs in like the scripts of its login page, and returns to the gateway.
+/// Signs in as the scripts of the login page do, and returns to the gateway.
 pub(super) async fn sign_in(browser: &Browser, server: &Server, client: &str) -> Page {
     let start = browser.open(&url("/start?from=here")).await;
     let asked = start.location().unwrap();
@@ -39,7 +39,8 @@ async fn call(browser: &Browser, method: &str, url: &str, body: &serde_json::Val
     assert_eq!(page.status, 200, "{}", page.describe());
 }
 
-// The server does not say whether an address is verified, so the operator has to.
+// The server does not state whether an address is verified, so the operator has to state it in the
+// settings.
 pub(super) const VERIFIED: &str = "identity.emails_verified = \"always\"";
 
 #[tokio::test]

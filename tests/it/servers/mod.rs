@@ -56,7 +56,7 @@ impl<'a> Client<'a> {
         Self::secret(id, "auto", secret)
     }
 
-    /// A client with a private key, which `more` names.
+    /// A client with a private key; `more` names the key.
     fn private_key(id: &'a str, more: &'a str) -> Self {
         Self {
             authentication: "private_key_jwt",
@@ -95,12 +95,12 @@ fn openid(server: &Server, profile: &str) -> String {
 }
 
 impl Setup {
-    /// One provider, with its settings `server`, and the client.
+    /// A gateway with one provider, for the client. `server` contains the settings of the server.
     async fn new(server: &str, client: &Client<'_>) -> Self {
         Self::with(ROUTES, |settings| client.section(settings, "main", server)).await
     }
 
-    /// These routes, and the providers that `providers` writes.
+    /// A gateway with these routes, and with the providers that `providers` writes.
     async fn with(routes: &str, providers: impl FnOnce(&Settings) -> String) -> Self {
         let app = RecordingUpstream::start().await;
         let settings = Settings::new(ORIGIN, "http://unused.test", &app.url());
@@ -124,14 +124,14 @@ impl Setup {
         self.arrived(browser, &page)
     }
 
-    /// Fails unless the login of a new browser ends at one of our pages with `reason`.
+    /// Fails unless the login of a new browser ends at a page of the gateway with `reason`.
     async fn refuses(&self, person: Person, reason: &str) {
         let browser = self.browser();
         let page = person.sign_in(&browser, &url("/start?from=here")).await;
         assert_refused(&browser, &page, reason);
     }
 
-    /// The fields that reached the app, after checking its page.
+    /// Checks the page of the app, and returns the fields that reached the app.
     fn arrived(&self, browser: &Browser, page: &Page) -> ForwardedUser {
         assert_eq!(page.text(), "seen", "{}", page.describe());
         assert_eq!(page.url.as_str(), url("/start?from=here"));
@@ -158,7 +158,7 @@ impl Setup {
     }
 }
 
-/// Fails unless the login ended at one of our pages with this reason, and without a session.
+/// Fails unless the login ended at a page of the gateway with this reason, and without a session.
 #[track_caller]
 fn assert_refused(browser: &Browser, page: &Page, reason: &str) {
     let expected = format!("Reason: {reason}<");
@@ -177,7 +177,7 @@ struct ForwardedUser {
 }
 
 impl ForwardedUser {
-    /// User, email address and groups. Fails unless there is a token.
+    /// Returns the user, the email address and the groups. Fails unless a token reached the app.
     #[track_caller]
     fn person(&self) -> [&str; 3] {
         assert!(!self.token.is_empty(), "no token arrived");

@@ -24,7 +24,7 @@ fn client<'a>(id: &'a str, secret: &'a str, more: &'a str) -> Client<'a> {
     Client::secret(id, "client_secret_basic", secret).with(more)
 }
 
-/// Changes the behaviour of the server; see its script.
+/// Changes the behaviour of the server; the script of the server describes the changes.
 pub(super) async fn control(server: &Server, name: &str, body: &Value) -> Value {
     let url = format!("{}/_ctl/{name}", server.issuer());
     let visit = BrowserRequest::fetch(&url).method("POST");
@@ -114,7 +114,7 @@ async fn down_and_up_again(server: &Server, provider: &str, flows: &Flows) {
     )
     .await;
     setup.refuses(ALICE, "provider_unavailable").await;
-    // Signed-in users do not notice, and the next user can sign in.
+    // Users who are signed in notice no failure, and the next user can sign in.
     assert_eq!(signed_in.open(&url("/still")).await.text(), "seen");
     setup.sign_in(ALICE).await;
     flows.passed("503 and back");
@@ -158,8 +158,8 @@ async fn an_answer_of_one_oidc_provider_is_not_taken_for_one_of_another() {
     });
     let setup = setup.await;
     setup.sign_in(ALICE).await;
-    // A login begins at the first server. The second server answers it, to the callback of the
-    // first.
+    // A login begins at the first server. The second server answers this login, at the callback of
+    // the first server.
     let browser = setup.browser();
     let start = browser.open(&url("/start?from=here")).await;
     let asked = start.location().unwrap().to_string();

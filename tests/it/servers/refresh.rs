@@ -41,7 +41,8 @@ impl LongSession<'_> {
         token(&self.setup.app.last())
     }
 
-    /// Sends requests until the app gets another token than `old`. Every request must be served.
+    /// Sends requests until the app gets another token than `old`. Fails unless every request is
+    /// served.
     async fn until_renewed(&self, old: &str) -> String {
         let asking = async {
             loop {
@@ -89,8 +90,8 @@ impl LongSession<'_> {
 
 /// Keeps a session for several lifetimes of an access token.
 ///
-/// These servers end everything when a refresh token is used twice. So one more refresh after the
-/// simultaneous requests proves that they caused a single refresh.
+/// These servers end the whole grant when a refresh token is used twice. One more refresh after the
+/// simultaneous requests therefore proves that the simultaneous requests caused a single refresh.
 async fn outlives_its_tokens(stay: &LongSession<'_>, kills_access_tokens: bool, flows: &Flows) {
     let first = stay.token();
     let head = stay.setup.app.last().head;
@@ -139,7 +140,8 @@ async fn a_session_at_oidc_provider_outlives_its_tokens() {
         userinfo: format!("{}/me", server.issuer()),
     };
     outlives_its_tokens(&stay, false, &Flows::of("oidc-provider")).await;
-    // The code, two single refreshes, one for the simultaneous requests, and one more.
+    // The calls are for the code, two single refreshes, one refresh for the simultaneous requests,
+    // and one more refresh.
     assert_eq!(calls(&server, "/token").await, 5);
     the_server_fails_at_a_refresh(&stay, &server).await;
 }

@@ -18,8 +18,8 @@ use super::{app, scene_with};
 /// The TCP server ends a connection after this number of bytes.
 const SIZE: u64 = 16 * 1024 * 1024;
 
-/// A page whose function `converse` sends `size` bytes. At their end, it closes the WebSocket, or
-/// waits until the WebSocket is closed.
+/// A page whose function `converse` sends `size` bytes. After the last byte, the page closes the
+/// WebSocket, or waits until the WebSocket is closed.
 const PAGE: &str = "<script>\
     const bytes = new Uint8Array(16 * 1024 * 1024);\
     for (let i = 0; i < bytes.length; i += 65536) crypto.getRandomValues(bytes.subarray(i, i + 65536));\
@@ -44,8 +44,8 @@ const PAGE: &str = "<script>\
     });\
     </script>";
 
-/// A TCP server that sends back what arrives, and ends after [`SIZE`] bytes. If the other side ends
-/// first, the channel gets the number of bytes.
+/// A TCP server that sends the received bytes back, and ends the connection after [`SIZE`] bytes.
+/// If the other side ends first, the channel gets the number of bytes.
 async fn echo() -> (SocketAddr, mpsc::UnboundedReceiver<u64>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

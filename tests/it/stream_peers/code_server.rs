@@ -77,7 +77,8 @@ fn handshakes(log: &str, status: u16) -> usize {
         "Request"
     };
     let handshakes = events(log).filter(|event| {
-        // This is the path of the WebSockets. The paths of the files of the workbench are longer.
+        // A path of this form is the path of the WebSockets. The paths of the workbench's files are
+        // longer than the path of the WebSockets.
         let path = event["url.path"].as_str().unwrap_or_default();
         let version = path.strip_prefix("/stable-");
         version.is_some_and(|version| !version.contains('/'))

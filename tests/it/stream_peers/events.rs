@@ -22,7 +22,7 @@ async fn page() -> (Program, Scene, Chromium) {
     (app, scene, browser)
 }
 
-/// Waits for this number of events. Returns what the page has seen.
+/// Waits for this number of events. Returns the events that the page has received.
 async fn seen(browser: &Chromium, number: u64) -> Value {
     let came = format!("seen.numbers.length >= {number}");
     browser.wait_for_script(&came).await;
@@ -70,7 +70,7 @@ async fn w_03_the_events_of_a_page_end_with_the_session_and_return_with_the_next
     let ended = async { while open_answers(&app).await != "0" {} };
     let ended = timeout(PATIENCE, ended).await;
     assert!(ended.is_ok(), "the app's answer stays open");
-    // Another tab signs in. The page only tries again.
+    // Another tab signs in. The page only tries to connect again.
     client.switch_to_window(other).await.unwrap();
     browser.open("http://localhost/elsewhere").await;
     browser.wait_for(|url| url.ends_with("/elsewhere")).await;

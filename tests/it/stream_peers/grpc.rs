@@ -46,7 +46,7 @@ impl Grpc {
         self.scene.signed_in_over_tls(&self.tls, user).await.1
     }
 
-    /// What a method returns for an empty message, or its status.
+    /// The reply of a method to an empty message, or the status of the call.
     async fn call(&self, service: &str, method: &str, cookie: &str) -> String {
         let gateway = self.scene.gateway.address().to_string();
         transcript(CLIENT, &[&gateway, service, &self.trusted, cookie, method]).await
@@ -94,6 +94,6 @@ async fn w_03_a_call_of_grpcio_ends_with_the_session() {
     };
     let (said, ()) = join!(grpc.call("test.Echo", "Wait", &alice), ending);
     assert!(said.starts_with("UNAUTHENTICATED "), "{said}");
-    // The app has seen the end, too.
+    // The app has also received the end.
     assert_eq!(grpc.call("test.Echo", "Gone", &bob).await, "ended\n");
 }

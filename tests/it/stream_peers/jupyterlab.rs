@@ -5,13 +5,13 @@ use crate::support::webdriver::Chromium;
 
 use super::{jupyter, scene_with, sign_out_in_a_new_tab};
 
-/// Gives the test the objects of the page, and asks no other servers.
+/// The test gets access to the objects of the page, and the page calls no other server.
 const SETTINGS: &str = "\
     c.LabApp.expose_app_in_browser = True\n\
     c.LabApp.news_url = None\n\
     c.LabApp.check_for_updates_class = 'jupyterlab.NeverCheckForUpdate'\n";
 
-/// Adds the function `compute` to the page. Its result is the text of the value.
+/// Adds the function `compute` to the page. The result of `compute` is the text of the value.
 const COMPUTE: &str = "\
     window.compute = async code => {\
       const future = session.kernel.requestExecute({ code });\
@@ -23,7 +23,8 @@ const COMPUTE: &str = "\
       return value;\
     };";
 
-/// A promise of the status of a session's kernel connection. The session becomes the current one.
+/// A promise of the status of a session's kernel connection. The session becomes the current
+/// session.
 fn adopt(session: &str) -> String {
     format!(
         "Promise.resolve(jupyterapp.serviceManager.{session}).then(async session => {{\
@@ -54,12 +55,12 @@ async fn jupyterlab_connects_to_its_kernel_again_after_a_sign_in_in_another_tab(
     sign_out_in_a_new_tab(&browser).await;
     let other = client.window().await.unwrap();
     client.switch_to_window(page.clone()).await.unwrap();
-    // The attempt of the page meets a 401. Then JupyterLab considers the kernel to be dead.
+    // The page tries to connect, and gets 401. JupyterLab then considers the kernel to be dead.
     browser.wait_for_script("statuses.at(-1) === 'dead'").await;
     let kernels = "fetch('/jupyter/api/kernels').then(answer => answer.status)";
     assert_eq!(browser.promise(kernels).await, 401);
-    // Another tab signs in. The page only tries again: it was not loaded again, and the kernel has
-    // kept its memory.
+    // Another tab signs in. The page only tries to connect again: the page was not loaded again,
+    // and the kernel has kept its memory.
     client.switch_to_window(other).await.unwrap();
     browser.open("http://localhost/").await;
     assert_eq!(browser.text().await, "seen");

@@ -29,7 +29,7 @@ const OUTCOMES: &str = include_str!("../../data/websocket_peers.txt");
 
 const STREAMS: &str = include_str!("../../../docs/streams.md");
 
-/// A page that shows what comes over a WebSocket. It connects again when the socket closes.
+/// A page that shows what comes over a WebSocket. The page connects again when the socket closes.
 const PAGE: &str = "<p id=shown></p><script>\
     window.seen = { opened: 0, refused: 0, ticks: 0, closed: [] };\
     function connect() {\
@@ -45,8 +45,8 @@ const PAGE: &str = "<p id=shown></p><script>\
     connect();\
     </script>";
 
-/// Adds a script for the kernel of Jupyter Server to a page of it. `run` opens a WebSocket and
-/// executes code; its result is the text of the value.
+/// Adds a script to a page of Jupyter Server. The script uses a kernel. The function `run` opens a
+/// WebSocket and executes code; the result of `run` is the text of the value.
 const NOTEBOOK: &str = "\
     window.api = (method, path) => fetch('/jupyter/api/' + path, { method, headers: {\
       'X-XSRFToken': document.cookie.match(/_xsrf=([^;]+)/)[1] } });\
@@ -97,7 +97,7 @@ async fn app(name: &str, arguments: &[&str]) -> Program {
 
 /// A Jupyter Server with these additional settings.
 async fn jupyter(more: &str) -> Program {
-    // The documented settings are the tested ones.
+    // The tested settings are the settings in the documentation.
     let (_, settings) = STREAMS.split_once("```python\n").unwrap();
     let (settings, _) = settings.split_once("```").unwrap();
     let settings = format!("{settings}{more}");
@@ -123,7 +123,7 @@ async fn conversations(name: &str, arguments: &[&str]) -> Output {
     running.expect("the conversations do not end").unwrap()
 }
 
-/// What both sides have seen.
+/// Returns the lines that the client has printed about both sides.
 async fn transcript(name: &str, arguments: &[&str]) -> String {
     let output = conversations(name, arguments).await;
     let error = String::from_utf8_lossy(&output.stderr);
@@ -190,7 +190,7 @@ async fn w_11_good_and_bad_frames_pass_as_if_there_were_no_gateway() {
     record("stream_peers.txt", &["WebSocket", "websockets"]);
 }
 
-/// Signs out in a new tab, which is the current one afterwards. Returns the time of the click.
+/// Signs out in a new tab, which is then the current tab. Returns the time of the click.
 async fn sign_out_in_a_new_tab(browser: &Chromium) -> i64 {
     let client = browser.client();
     let tab = client.new_window(true).await.unwrap().handle;
@@ -239,7 +239,7 @@ async fn w_03_the_socket_of_a_page_ends_with_the_session_and_returns_with_the_ne
     let seen = browser.run("return seen").await;
     assert_closed_by_sign_out(&seen["closed"][0], clicked);
     assert_eq!(seen["opened"], 1, "{seen}");
-    // Another tab signs in. The page only tries again.
+    // Another tab signs in. The page only tries to connect again.
     browser.client().switch_to_window(other).await.unwrap();
     browser.open("http://localhost/elsewhere").await;
     browser.wait_for(|url| url.ends_with("/elsewhere")).await;

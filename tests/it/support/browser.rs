@@ -1,6 +1,7 @@
-//! A browser without a screen. Its cookie jar, `Sec-Fetch-*` fields and forms are like those of a
-//! real browser. It uses a new connection for each request. Every host name leads to 127.0.0.1 and
-//! to the port of the URL, unless [`Browser::leading`] changes this.
+//! A browser without a screen. The cookie jar, the `Sec-Fetch-*` fields and the forms of this
+//! browser are like those of a real browser. The browser uses a new connection for each request.
+//! Every host name leads to 127.0.0.1 and to the port of the URL, unless [`Browser::leading`]
+//! changes this.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -80,7 +81,7 @@ impl Page {
             .map(|location| self.url.join(location).unwrap())
     }
 
-    /// The first form with a password field, or otherwise the first form.
+    /// The first form with a password field, or the first form if no form has a password field.
     pub(crate) fn login_form(&self) -> Form {
         let forms = forms(&self.text());
         let login = forms.iter().find(|form| form.password_field().is_some());
@@ -158,8 +159,8 @@ impl Browser {
     ///
     /// # Panics
     ///
-    /// If the answer is not a redirect, or makes a browser repeat a POST (307, 308): this would
-    /// send a password to the next server.
+    /// Panics if the answer is not a redirect, or makes a browser repeat a POST (307, 308). A
+    /// repeated POST would send a password to the next server.
     pub(crate) async fn follow(&self, page: &Page) -> Page {
         let status = page.status.as_u16();
         assert!(
@@ -190,7 +191,8 @@ impl Browser {
         panic!("endless redirects: {}", page.describe())
     }
 
-    /// Opens `url`, fills in the login form that it leads to, and returns to the requested page.
+    /// Opens `url`, fills in the login form to which `url` leads, and returns to the requested
+    /// page.
     pub(crate) async fn sign_in(&self, url: &str, user: &str, password: &str) -> Page {
         let callback = self.sign_in_until_callback(url, user, password).await;
         let page = self.follow(&callback).await;

@@ -54,7 +54,7 @@ impl BrowserRequest {
     }
 
     /// The request that follows a redirect to `url`. The page that caused the first request also
-    /// causes this one.
+    /// causes the next request.
     pub(super) fn redirected(&self, url: &str) -> Self {
         let from = self.from.clone();
         Self {
@@ -74,7 +74,7 @@ impl BrowserRequest {
         self
     }
 
-    /// Adds a field, or replaces one that the browser sends.
+    /// Adds a field, or replaces a field that the browser sends.
     pub(crate) fn field(mut self, name: &str, value: &str) -> Self {
         self.fields.push((name.to_owned(), value.to_owned()));
         self
@@ -144,7 +144,7 @@ impl BrowserRequest {
     }
 }
 
-/// Whether scheme and registrable domain are equal. Without a list of public suffixes, the
+/// Whether the scheme and the registrable domain are equal. Without a list of public suffixes, the
 /// registrable domain is the last two labels, or the whole address.
 fn same_site(one: &Url, other: &Url) -> bool {
     let site = |url: &Url| match url.host() {

@@ -60,8 +60,8 @@ impl Authority {
     pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // Its certificates have a different subject. Otherwise BoringSSL considers them to be
-        // self-signed.
+        // The subject of the certificates differs from the subject of the authority, because
+        // BoringSSL considers a certificate to be self-signed if both subjects are equal.
         let name = "test authority";
         params.distinguished_name.push(DnType::CommonName, name);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();

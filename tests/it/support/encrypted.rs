@@ -12,8 +12,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::certificates::Identity;
 
-/// A TLS server that forwards the bytes of each connection to another server. A test can change its
-/// certificate at any time, as if the host name led to another machine.
+/// A TLS server that forwards the bytes of each connection to another server. A test can change the
+/// certificate of the server at any time, as if the host name led to another machine.
 pub(crate) struct Encrypted {
     pub(crate) port: u16,
     identity: Arc<watch::Sender<TlsAcceptor>>,
@@ -37,7 +37,8 @@ impl Encrypted {
             while let Ok((stream, _peer)) = listener.accept().await {
                 let acceptor = shared.borrow().clone();
                 connections.spawn(async move {
-                    // A client that does not trust the certificate disconnects here.
+                    // A client that does not trust the certificate disconnects during the
+                    // handshake.
                     let mut stream = acceptor.accept(stream).await?;
                     let mut behind = TcpStream::connect(behind).await?;
                     tokio::io::copy_bidirectional(&mut stream, &mut behind).await

@@ -3,7 +3,8 @@
 /// A form: its target, its method and its fields.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Form {
-    /// As in the page, with decoded entities. Empty if the form is sent to its own page.
+    /// As in the page, with decoded entities. The text is empty if the form is sent to its own
+    /// page.
     pub(crate) action: String,
     /// In upper case.
     pub(crate) method: String,
@@ -36,7 +37,7 @@ impl Form {
             .map(|field| field.name.as_str())
     }
 
-    /// The values to send, with some of them replaced.
+    /// The values to send, including the values that replace others.
     pub(crate) fn filled(&self, replaced: &[(&str, &str)]) -> Vec<(String, String)> {
         let sent = self.fields.iter().filter(|field| field.kind != "submit");
         sent.map(|field| {
@@ -135,7 +136,7 @@ fn tags(html: &str) -> Vec<(String, Attributes)> {
     tags
 }
 
-/// The attributes until the `>` that ends the tag, and the text after it.
+/// The attributes until the `>` that ends the tag, and the text after the tag.
 fn attributes(text: &str) -> (Attributes, &str) {
     let mut found = Vec::new();
     let mut rest = text;
@@ -170,7 +171,7 @@ fn attributes(text: &str) -> (Attributes, &str) {
     }
 }
 
-/// Decodes character references in attribute values: the named ones that pages use, and numbers.
+/// Decodes the character references in attribute values: numbers, and the names that pages use.
 pub(crate) fn decode(text: &str) -> String {
     let mut decoded = String::new();
     let mut rest = text;

@@ -1,5 +1,5 @@
-//! The real gateway, as threads of the test or as the real program. Only this file knows how it is
-//! configured and started.
+//! The real gateway, as threads of the test or as the real program. Only this file contains the
+//! code that configures and starts the gateway.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,7 +23,8 @@ use super::wire::PATIENCE;
 /// The program that belongs to this test binary.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_sidegate");
 
-/// A settings file that is not complete yet. The files that it names are in the same folder.
+/// A settings file that is not complete yet. The files that the settings name are in the same
+/// folder.
 pub(crate) struct Settings {
     folder: TempDir,
     public_urls: String,
@@ -178,7 +179,7 @@ impl Settings {
     }
 }
 
-/// A gateway on threads of this process. The test controls its clock.
+/// A gateway on threads of this process. The test controls the clock of the gateway.
 pub(crate) struct Gateway {
     instance: Box<Instance>,
     clock: Clock,
@@ -190,7 +191,7 @@ impl Gateway {
         Self::with_clock(settings, Clock::manual(Clock::system().now()))
     }
 
-    /// Starts the gateway with a clock that others use, too.
+    /// Starts the gateway with a clock that other servers also use.
     pub(crate) fn with_clock(settings: Settings, clock: Clock) -> Self {
         let path = settings.write();
         let config = Config::load(&Source::file(path), &Reusable::default(), &clock);
@@ -246,7 +247,7 @@ impl Gateway {
         self.clock.set(Timestamp::from_millis(now - by));
     }
 
-    /// Stops accepting and finishes the requests in progress.
+    /// Stops accepting connections, and finishes the requests in progress.
     pub(crate) async fn drain(self) {
         timeout(PATIENCE, self.instance.drain())
             .await
@@ -264,7 +265,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts the program and waits until it listens. It logs at its most detailed level.
+    /// Starts the program and waits until it listens. The program logs at its most detailed level.
     pub(crate) async fn start(settings: Settings) -> Self {
         Self::logging(settings, "level = \"trace\"\n", &[]).await
     }
@@ -286,8 +287,8 @@ impl Process {
 
     async fn logging(settings: Settings, keys: &str, variables: &[(&str, &str)]) -> Self {
         let settings = settings.with(&format!("[log]\nformat = \"json\"\n{keys}"));
-        // A write beyond the file size limit of a test must fail. Without the trap, the write would
-        // kill the process.
+        // A write beyond the file size limit of a test must fail. Without the trap, a write beyond
+        // the limit would kill the process.
         let mut child = Command::new("sh")
             .args([
                 "-c",

@@ -1,4 +1,5 @@
-//! A gRPC app, and a gRPC client that speaks HTTP/2 without a gRPC library. A message is any bytes.
+//! A gRPC app, and a gRPC client that speaks HTTP/2 without a gRPC library. A message consists of
+//! any bytes.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -26,16 +27,13 @@ use super::wire::PATIENCE;
 /// The type of an answer to a request without content.
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain");
 
-/// A gRPC app with one service. The last part of the path is the method:
+/// A gRPC app with one service. The last part of the path is the method.
 ///
-/// - `Unary`, `ClientStream`: reads all messages, and answers with all of them in one message;
-/// - `ServerStream`: answers with three messages;
-/// - `Bidi`: answers each message at once;
-/// - `Slow`: begins to answer when the test calls [`GrpcApp::release`];
-/// - `Missing`: answers with status 5 and no message;
-/// - `Broken`: breaks the connection after a part of the answer.
-///
-/// Other methods never answer. A GET request is answered with "seen".
+/// `Unary` and `ClientStream` read all messages, and answer with all messages in one message.
+/// `ServerStream` answers with three messages. `Bidi` answers each message at once. `Slow` begins
+/// to answer when the test calls [`GrpcApp::release`]. `Missing` answers with status 5 and no
+/// message. `Broken` breaks the connection after a part of the answer. Other methods never answer.
+/// The app answers a GET request with "seen".
 pub(crate) struct GrpcApp {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -53,7 +51,7 @@ struct Shared {
 impl Drop for GrpcApp {
     fn drop(&mut self) {
         self.task.abort();
-        // The tasks of the open connections end, too.
+        // The tasks of the open connections also end.
         self.shared.broken.notify_waiters();
     }
 }
@@ -218,7 +216,7 @@ async fn answer(
     if let Ok(Some(trailers)) = messages.trailers().await {
         end.extend(trailers);
     }
-    // If the gateway has given up the call, nobody gets the trailers.
+    // If the gateway has reset the call, no client gets the trailers.
     body.send_trailers(end).unwrap_or_default();
 }
 
@@ -362,7 +360,7 @@ impl Call {
 
     /// Ends the request, and returns the reply, or the error of the stream.
     pub(crate) async fn outcome(mut self) -> Result<Reply, h2::Error> {
-        // If the gateway has already answered, it needs no more bytes.
+        // If the gateway has already answered, the gateway needs no more bytes.
         self.request
             .send_data(Bytes::new(), true)
             .unwrap_or_default();

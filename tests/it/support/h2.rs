@@ -103,8 +103,8 @@ impl H2 {
             .await;
     }
 
-    /// Collects the body of the response on `stream` until it has `count` bytes, or until it ends.
-    /// The flag says whether it has ended in order.
+    /// Collects the body of the response on `stream` until the body has `count` bytes, or until the
+    /// body ends. The flag states whether the body has ended in order.
     pub(crate) async fn received(&mut self, stream: u32, count: usize) -> (Vec<u8>, bool) {
         let reading = async {
             let mut bytes = Vec::new();
@@ -188,7 +188,7 @@ fn write_length(block: &mut Vec<u8>, length: usize) {
 /// The status. `:status` is the first field of a response: indexed (RFC 7541 appendix A, 8 to 14),
 /// or a literal with an indexed name, possibly with Huffman coding.
 fn status(block: &[u8]) -> u16 {
-    // A table size update may come first.
+    // A table size update may come before `:status`.
     let block = match block[0] {
         0x20..=0x3f => &block[1..],
         _ => block,
@@ -215,7 +215,8 @@ fn status(block: &[u8]) -> u16 {
     }
 }
 
-/// Decodes digits (RFC 7541 appendix B): `0`, `1`, `2` have five bits, the others six.
+/// Decodes digits (RFC 7541 appendix B): `0`, `1` and `2` have five bits, and the other digits have
+/// six bits.
 fn huffman_digits(bytes: &[u8]) -> Vec<u8> {
     let bits: Vec<u8> = bytes
         .iter()

@@ -10,7 +10,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::wire::Head;
 
-/// The proxy. It stops when it is dropped.
+/// The proxy. The proxy stops when its value is dropped.
 pub(crate) struct HttpProxy {
     address: SocketAddr,
     requests: Arc<watch::Sender<Vec<Head>>>,

@@ -1,7 +1,8 @@
 //! A cookie jar: the parts of RFC 6265bis that matter for a gateway.
 //!
-//! Cookies belong to hosts and ignore ports. They do not expire here; only `Max-Age=0` or less and
-//! `Expires` in 1970 delete a cookie. A test that needs expired cookies removes them itself.
+//! Cookies belong to hosts and ignore ports. Cookies do not expire in this jar. Only `Max-Age=0` or
+//! less and `Expires` in 1970 delete a cookie. A test that needs expired cookies removes the
+//! cookies itself.
 
 use url::Url;
 
@@ -32,9 +33,9 @@ pub(crate) enum SameSite {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Context {
     SameSite,
-    /// A top-level navigation by GET that another site caused.
+    /// A top-level navigation by GET that another site has caused.
     CrossSiteNavigation,
-    /// Any other request that another site caused.
+    /// Any other request that another site has caused.
     CrossSite,
 }
 
@@ -52,7 +53,7 @@ fn is_trustworthy(url: &Url) -> bool {
 
 impl Jar {
     /// Processes one `Set-Cookie` value of a response from `url`. Returns `false` if a browser
-    /// would ignore it. A deletion returns `true`.
+    /// would ignore the value. A deletion returns `true`.
     pub(crate) fn take(&mut self, url: &Url, text: &str) -> bool {
         let Some(mut cookie) = parse(url, text) else {
             return false;
@@ -61,7 +62,7 @@ impl Jar {
             (&other.name, &other.host, &other.path) == (&cookie.name, &cookie.host, &cookie.path)
         };
         let at = self.cookies.iter().position(known);
-        // RFC 6265bis section 5.7: a cookie without Secure does not replace one with Secure.
+        // RFC 6265bis section 5.7: a cookie without Secure does not replace a cookie with Secure.
         if !cookie.secure && !is_trustworthy(url) && at.is_some_and(|at| self.cookies[at].secure) {
             return false;
         }

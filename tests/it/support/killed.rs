@@ -1,9 +1,10 @@
 //! A child process that opens, replaces and ends sessions until it is killed, and the check of its
 //! session file afterwards.
 //!
-//! The child announces on standard output what it will do and what was done, one line each. A
-//! change that was done must be in the file. A change that had only begun may be there.
-//! `benches/durable.rs` uses this file, too.
+//! The child announces each change on standard output before the change, and reports each change
+//! after the change, with one line each. A change that the child has reported must be in the file.
+//! A change that the child has only announced may be in the file. `benches/durable.rs` also uses
+//! this file.
 
 use std::collections::HashMap;
 use std::io::{BufRead, Write as _};
@@ -28,7 +29,7 @@ pub(crate) const AT_ONCE: u64 = 16;
 pub(crate) struct StoreFolder(PathBuf);
 
 impl StoreFolder {
-    /// Uses an existing folder, and creates a key if it has none.
+    /// Uses an existing folder, and creates a key if the folder has no key.
     pub(crate) fn new(folder: &Path) -> Self {
         let keys = folder.join("keys");
         if !keys.exists() {
@@ -100,12 +101,12 @@ impl RandomNumbers {
 }
 
 fn announce(what: &str) {
-    // If the parent has ended, nothing reads this output.
+    // If the parent has ended, no process reads this output.
     writeln!(std::io::stdout().lock(), "{what}").unwrap();
 }
 
-/// The work of the child, until it is killed or the disk is full. At its end it signs some users
-/// out, because a sign-out needs no additional disk space.
+/// The work of the child, until it is killed or the disk is full. At its end, the child signs some
+/// users out, because a sign-out needs no additional disk space.
 pub(crate) async fn change_sessions(store_folder: &StoreFolder, seed: u64) {
     announce("");
     let sessions = Arc::new(store_folder.start(store_folder.store()).unwrap());
@@ -235,7 +236,7 @@ pub(crate) struct FileContents {
 }
 
 impl FileContents {
-    /// Whether the file contains exactly the acknowledged changes, and only possible changes that
+    /// Whether the file contains all acknowledged changes, and no other changes except changes that
     /// had begun.
     pub(crate) fn is_exact(&self, child_log: &ChildLog) -> bool {
         let wrong = self.lost + self.back + self.stale;
@@ -294,7 +295,7 @@ impl ChildLog {
                 logged.version = None;
                 logged.pending = Pending::Nothing;
             }
-            // Lines of the test harness.
+            // These lines come from the test harness.
             _ => {}
         }
     }
@@ -303,8 +304,8 @@ impl ChildLog {
         self.sessions.get_mut(id).expect("it was opened")
     }
 
-    /// Compares the log with the sessions in the store. Each change that had begun may be done or
-    /// not. The log then continues from the found sessions.
+    /// Compares the log with the sessions in the store. A change that had begun may be in the store
+    /// or not. After the check, the log contains the sessions that are in the store.
     pub(crate) async fn check(&mut self, sessions: &Sessions, now: Timestamp) -> FileContents {
         let mut held = FileContents::default();
         for (text, logged) in &mut self.sessions {

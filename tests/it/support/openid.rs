@@ -50,7 +50,7 @@ impl OpenIdScene {
         Self::with(&[]).await
     }
 
-    /// With other keys of the provider, in the form of [`settings`].
+    /// A scene with other keys of the provider, in the form of [`settings`].
     pub(crate) async fn with(keys: &[(&str, &str)]) -> Self {
         Self::prepared(keys, |_provider| ()).await
     }
@@ -63,7 +63,7 @@ impl OpenIdScene {
         Self::between(provider, keys, clock).await
     }
 
-    /// With a provider that already runs or is unreachable.
+    /// A scene with a provider that already runs or is unreachable.
     pub(crate) async fn between(provider: StandIn, keys: &[(&str, &str)], clock: Clock) -> Self {
         let app = RecordingUpstream::start().await;
         let settings = settings(&provider.url(), &app.url(), keys);
@@ -108,7 +108,7 @@ impl OpenIdScene {
         self.attempt_at(browser, "/").await
     }
 
-    /// The same, but begins at `path`.
+    /// A login in `browser` that begins at `path`, up to the gateway's answer to the callback.
     pub(crate) async fn attempt_at(&self, browser: Browser, path: &str) -> Attempt {
         let count = |endpoint| (endpoint, self.provider.calls(endpoint));
         let before = BTreeMap::from(Endpoint::ALL.map(count));
@@ -321,7 +321,7 @@ mod tests {
             (&"other".into(), &"n".into())
         );
         assert_eq!(parts[2].len(), 64);
-        // A code can be used once.
+        // A code can be used only once.
         assert_eq!(browser.send(post()).await.status, 400);
     }
 }

@@ -19,15 +19,15 @@ pub(crate) const ALICE: Person = Person {
 };
 
 impl Person {
-    /// Opens `url`, fills in the login form that it leads to, gives consent, and returns to the
+    /// Opens `url`, fills in the login form to which `url` leads, gives consent, and returns to the
     /// gateway. The result is the first page at the origin of `url` that is not a redirect.
     pub(crate) async fn sign_in(self, browser: &Browser, url: &str) -> Page {
         let start = browser.open(url).await;
         self.go_on(browser, start, url).await
     }
 
-    /// Like [`Person::sign_in`], but starts at a page in the middle of a login. Ends at the origin
-    /// of `home`.
+    /// Like [`Person::sign_in`], but starts at a page in the middle of a login. The result is the
+    /// first page at the origin of `home`.
     pub(crate) async fn go_on(self, browser: &Browser, mut page: Page, home: &str) -> Page {
         let own = Url::parse(home).unwrap().origin();
         for _ in 0..30 {

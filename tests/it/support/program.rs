@@ -23,7 +23,7 @@ pub(crate) fn project(path: &str) -> PathBuf {
 ///
 /// # Panics
 ///
-/// If it is missing: a test that cannot run has failed.
+/// Panics if the program is not installed, because a test that cannot run has failed.
 pub(crate) fn installed(path: &Path) -> &Path {
     assert!(
         path.exists(),
@@ -42,12 +42,12 @@ pub(crate) fn python() -> Command {
 pub(crate) fn record(name: &str, columns: &[&str]) {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let file = OpenOptions::new().create(true).append(true).open(path);
-    // A single write, because other tests append to the same file.
+    // The line is written by one call, because other tests append to the same file.
     let line = format!("{}\n", columns.join("\t"));
     file.unwrap().write_all(line.as_bytes()).unwrap();
 }
 
-/// One program. It stops when it is dropped.
+/// One program. The program stops when its value is dropped.
 pub(crate) struct Program {
     address: String,
     _process: Child,
@@ -60,10 +60,10 @@ impl Program {
     ///
     /// # Panics
     ///
-    /// If it does not start.
+    /// Panics if the program does not start.
     pub(crate) async fn start(before_address: &str, prepare: impl Fn(&Path) -> Command) -> Self {
-        // Some servers do not accept port 0. They get a port that was free before, and another test
-        // may have taken it meanwhile.
+        // Some servers do not accept port 0. Such a server gets a port that was free, but another
+        // test may have taken the port in the meantime.
         let mut said = String::new();
         for _ in 0..3 {
             let folder = tempfile::tempdir().unwrap();
@@ -88,18 +88,18 @@ impl Program {
         panic!("the program does not start:\n{said}")
     }
 
-    /// The address that it has printed.
+    /// The address that the program has printed.
     pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
-    /// The path of a file in its folder.
+    /// The path of a file in the folder of the program.
     pub(crate) fn path(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
 }
 
-/// The address that the program prints; `None` if it ended without one.
+/// The address that the program prints; `None` if the program ended without an address.
 async fn address(process: &mut Child, before: &str) -> Option<String> {
     let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
     while let Ok(Some(line)) = lines.next_line().await {

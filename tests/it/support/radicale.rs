@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-/// The server. It stops when it is dropped.
+/// The server. Radicale stops when its value is dropped.
 pub(crate) struct Radicale {
     address: SocketAddr,
     _process: Child,
@@ -23,7 +23,7 @@ impl Radicale {
     ///
     /// # Panics
     ///
-    /// If it is not installed: a test that cannot run has failed.
+    /// Panics if Radicale is not installed, because a test that cannot run has failed.
     pub(crate) async fn start() -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let program = root.join("tests/.cache/venv/bin/radicale");
@@ -33,8 +33,8 @@ impl Radicale {
             program.display()
         );
         let storage = tempfile::tempdir().unwrap();
-        // Radicale does not accept port 0. So the test selects a free port, and tries another one
-        // if the port was taken meanwhile.
+        // Radicale does not accept port 0. The test therefore selects a free port, and tries
+        // another port if a program has taken the port in the meantime.
         for _ in 0..5 {
             let free = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
             let address = free.local_addr().unwrap();
@@ -55,7 +55,7 @@ impl Radicale {
     }
 }
 
-/// Starts the program and waits until it is ready; `None` if it ended instead.
+/// Starts the program and waits until the program is ready; `None` if the program ended.
 async fn launch(program: &Path, address: SocketAddr, storage: &TempDir) -> Option<Child> {
     let mut process = Command::new(program)
         .args([

@@ -76,7 +76,8 @@ impl Raw {
         }
     }
 
-    /// Sends `bytes`. It is no failure if the gateway has already closed the connection.
+    /// Sends `bytes`. The method ignores the error if the gateway has already closed the
+    /// connection.
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.wire.write(bytes.as_ref()).await;
     }
@@ -94,11 +95,12 @@ impl Raw {
         self.wire.finish().await;
     }
 
-    /// The next final response to `method`; `None` if the gateway closes without one.
+    /// The next final response to `method`; `None` if the gateway closes the connection without a
+    /// final response.
     ///
     /// # Panics
     ///
-    /// If nothing arrives in time.
+    /// Panics if nothing arrives in time.
     pub(crate) async fn response(&mut self, method: &str) -> Option<Response> {
         let reading = async {
             loop {
@@ -115,18 +117,19 @@ impl Raw {
         answer.expect("no answer in time")
     }
 
-    /// The next head, also of an informational response; `None` if the gateway closes.
+    /// The next head, also of an informational response; `None` if the gateway closes the
+    /// connection.
     pub(crate) async fn head(&mut self) -> Option<Head> {
         timeout(PATIENCE, self.wire.head())
             .await
             .expect("no head in time")
     }
 
-    /// Reads responses until the gateway closes.
+    /// Reads responses until the gateway closes the connection.
     ///
     /// # Panics
     ///
-    /// If it does not close in time.
+    /// Panics if the gateway does not close the connection in time.
     pub(crate) async fn until_closed(&mut self) -> Vec<Response> {
         let mut responses = Vec::new();
         while let Some(response) = self.response("GET").await {
@@ -135,11 +138,12 @@ impl Raw {
         responses
     }
 
-    /// Waits until the gateway closes. Nothing more is sent, and received data is discarded.
+    /// Waits until the gateway closes the connection. The client sends nothing more, and discards
+    /// received data.
     ///
     /// # Panics
     ///
-    /// If it does not close in time.
+    /// Panics if the gateway does not close the connection in time.
     pub(crate) async fn closed(&mut self) {
         let reading = async { while self.wire.fill().await {} };
         timeout(PATIENCE, reading)
@@ -189,8 +193,8 @@ pub(crate) async fn tls(
     )
 }
 
-/// Sends `bytes` on a new connection. Reads until `enough` final responses have arrived, or the
-/// gateway closes, or nothing arrives for three seconds.
+/// Sends `bytes` on a new connection. Reads until `enough` final responses have arrived, the
+/// gateway closes the connection, or nothing arrives for three seconds.
 pub(crate) async fn exchange(address: SocketAddr, bytes: &[u8], enough: usize) -> Outcome {
     let mut raw = Raw::connect(address).await;
     raw.send(bytes).await;

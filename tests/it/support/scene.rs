@@ -12,7 +12,8 @@ use super::raw::exchange;
 use super::upstream::RecordingUpstream;
 use super::wire::PATIENCE;
 
-/// The public URL. It has the default port, and the browsers know the real address.
+/// The public URL. The public URL has the default port, and the browsers know the real address of
+/// the gateway.
 pub(crate) const ORIGIN: &str = "http://localhost";
 
 /// The public URL of a gateway with TLS.
@@ -28,8 +29,8 @@ pub(crate) struct Scene {
     pub(crate) app: RecordingUpstream,
 }
 
-/// The routes of every scene: `/public` is public, `/admin` is for one group, `/team` is for one
-/// email domain, everything else is for all signed-in users.
+/// The routes of every scene. `/public` is public, `/admin` is for one group, and `/team` is for
+/// one email domain. All other paths are for all signed-in users.
 pub(crate) const ROUTES: &str = r#"
 [[routes]]
 prefix = "/"
@@ -50,12 +51,12 @@ impl Scene {
         Self::with(|settings| settings).await
     }
 
-    /// Without buffers for slow clients, so that bodies are forwarded while they arrive.
+    /// A scene without buffers for slow clients, so that bodies are forwarded while they arrive.
     pub(crate) async fn without_buffers() -> Self {
         Self::with(|settings| settings.server("buffer_mib = 0")).await
     }
 
-    /// With these routes, and additional keys of the provider.
+    /// A scene with these routes, and additional keys of the provider.
     pub(crate) async fn with_routes(routes: &str, more: &str) -> Self {
         let provider = StandIn::start().await;
         let app = RecordingUpstream::start().await;
@@ -81,18 +82,18 @@ impl Scene {
         }
     }
 
-    /// With TLS at the gateway. Returns the authority that issued its certificate, too. The public
-    /// URL is `https://localhost`.
+    /// A scene with TLS at the gateway. Also returns the authority that issued the gateway's
+    /// certificate. The public URL is `https://localhost`.
     pub(crate) async fn over_tls() -> (Self, Authority) {
         Self::over_tls_with(ROUTES).await
     }
 
-    /// As [`Scene::over_tls`], with these routes.
+    /// A scene as [`Scene::over_tls`], with these routes.
     pub(crate) async fn over_tls_with(routes: &str) -> (Self, Authority) {
         Self::over_tls_by(|settings| settings.with(routes)).await
     }
 
-    /// As [`Scene::over_tls`], with other settings.
+    /// A scene as [`Scene::over_tls`], with other settings.
     pub(crate) async fn over_tls_by(
         change: impl FnOnce(Settings) -> Settings,
     ) -> (Self, Authority) {
@@ -235,7 +236,7 @@ pub(crate) fn assert_refused(
     assert_eq!(scene.app.count(), 0, "{context}");
 }
 
-/// The status and the reason code of one of our pages, such as `400 state_used`.
+/// The status and the reason code of a page of the gateway, such as `400 state_used`.
 pub(crate) fn refusal(page: &Page) -> String {
     let text = page.text();
     let rest = text.split_once("Reason: ").map_or("", |(_, rest)| rest);

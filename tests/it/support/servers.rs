@@ -1,6 +1,6 @@
-//! Real authorization servers, which `tests/run` installs. Each is a program with its own folder,
-//! on a free port of 127.0.0.1. The gateway is at `localhost`, so that neither gets the cookies of
-//! the other: cookies ignore ports.
+//! Real authorization servers, which `tests/run` installs. Each server is a program with its own
+//! folder, on a free port of 127.0.0.1. The gateway is at `localhost`, because cookies ignore
+//! ports: the gateway and the servers must not get the cookies of each other.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -14,10 +14,10 @@ use tokio::process::Command;
 
 use super::program::{Program, installed, project, python, record};
 
-/// Debian's Java, even if others are installed.
+/// Debian's Java, even if other versions of Java are installed.
 const JAVA: &str = "/usr/lib/jvm/default-java/bin/java";
 
-/// One server. It stops when it is dropped.
+/// One server. The server stops when its value is dropped.
 pub(crate) struct Server {
     issuer: String,
     program: Program,
@@ -34,7 +34,7 @@ impl Server {
         Self::oidc_provider_whose_tokens_live(None).await
     }
 
-    /// The same, with this lifetime of access tokens in seconds.
+    /// A server like [`Server::oidc_provider`], with this lifetime of access tokens in seconds.
     pub(crate) async fn oidc_provider_whose_tokens_live(life: Option<u64>) -> Self {
         let modules = project("tests/.cache/npm/node_modules");
         installed(&modules.join("oidc-provider"));
@@ -86,7 +86,7 @@ impl Server {
         Self::glewlwyd_whose_tokens_live(None).await
     }
 
-    /// The same, with this lifetime of access tokens in seconds.
+    /// A server like [`Server::glewlwyd`], with this lifetime of access tokens in seconds.
     pub(crate) async fn glewlwyd_whose_tokens_live(life: Option<u64>) -> Self {
         installed(Path::new("/usr/bin/glewlwyd"));
         let prepare = |folder: &Path| {
@@ -104,12 +104,13 @@ impl Server {
         Self::django(&[], None).await
     }
 
-    /// The same, with this lifetime of access tokens in seconds.
+    /// A server like [`Server::django_oauth_toolkit`], with this lifetime of access tokens in
+    /// seconds.
     pub(crate) async fn django_oauth_toolkit_whose_tokens_live(life: u64) -> Self {
         Self::django(&[], Some(life)).await
     }
 
-    /// The same without OpenID Connect.
+    /// A server like [`Server::django_oauth_toolkit`], without OpenID Connect.
     pub(crate) async fn django_oauth_toolkit_without_openid() -> Self {
         Self::django(&["oauth2"], None).await
     }
@@ -164,14 +165,14 @@ impl Server {
         self.program.path(name)
     }
 
-    /// The contents of such a file.
+    /// The contents of a file that the setup has written.
     pub(crate) fn file(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap()
     }
 }
 
-/// Keycloak's own script starts Java as a child, which would survive the script. This is the
-/// command of the script.
+/// Keycloak's own script starts Java as a child, which would survive the script. This function
+/// returns the command that the script starts.
 fn keycloak_command(installation: &Path, home: &Path) -> Command {
     let mut command = Command::new(installed(Path::new(JAVA)));
     command

@@ -32,7 +32,7 @@ impl SocketApp {
     ///
     /// # Panics
     ///
-    /// If no connection or no head arrives in time.
+    /// Panics if no connection or no head arrives in time.
     pub(crate) async fn accept(&self) -> (Head, End) {
         let accepted = timeout(PATIENCE, async {
             let (stream, _peer) = self.0.accept().await.unwrap();

@@ -1,5 +1,5 @@
-//! A gateway with two providers, `main` and `other`. A third one, `third`, is another registration
-//! at the server of `other`.
+//! A gateway with two providers, `main` and `other`. A third provider, `third`, is another
+//! registration at the server of `other`.
 
 use super::browser::{Browser, Page};
 use super::gateway::{Gateway, Settings};
@@ -11,7 +11,7 @@ use super::upstream::RecordingUpstream;
 pub(crate) const SEPARATE_ROUTES: &str = "[[routes]]\nprovider = \"main\"\n\
                                 [[routes]]\nprefix = \"/other\"\nprovider = \"other\"\n";
 
-/// Two providers. The first one promises `iss` in its answers.
+/// Two providers. The provider `main` promises `iss` in its answers.
 pub(crate) struct TwoProviders {
     pub(crate) gateway: Gateway,
     pub(crate) main: StandIn,

@@ -16,13 +16,13 @@ use super::wire::{Framing, Head, PATIENCE, Wire};
 /// One recorded request.
 #[derive(Clone, Debug)]
 pub(crate) struct Recorded {
-    /// The number of its connection, from 0.
+    /// The number of the request's connection, counted from 0.
     pub(crate) connection: usize,
     pub(crate) head: Head,
     pub(crate) framing: Framing,
     pub(crate) body: Vec<u8>,
     pub(crate) trailers: Vec<String>,
-    /// The body ended as its framing says.
+    /// The body ended as its framing states.
     pub(crate) complete: bool,
 }
 
@@ -141,8 +141,8 @@ impl Answer {
         self.then(Step::Send(bytes.to_vec()))
     }
 
-    /// Waits for `time` and then calls `decide`. So a slow server can also process the request
-    /// late.
+    /// Waits for `time` and then calls `decide`. With this step, a slow server can also process the
+    /// request late.
     pub(crate) fn after(time: Duration, decide: impl Fn() -> Self + Send + Sync + 'static) -> Self {
         let silence = Self::silence().then(Step::Pause(time));
         silence.then(Step::Decide(Decision(Arc::new(decide))))
@@ -190,7 +190,7 @@ impl State {
     }
 }
 
-/// The app, as one task on the runtime of the test. It stops when it is dropped.
+/// The app, as one task on the runtime of the test. The app stops when its value is dropped.
 pub(crate) struct RecordingUpstream {
     address: SocketAddr,
     state: Arc<watch::Sender<State>>,
@@ -204,7 +204,7 @@ impl Drop for RecordingUpstream {
 }
 
 impl RecordingUpstream {
-    /// Starts on a free port of 127.0.0.1. By default it answers 200 `seen`.
+    /// Starts on a free port of 127.0.0.1. By default, the app answers 200 `seen`.
     pub(crate) async fn start() -> Self {
         Self::at(SocketAddr::from(([127, 0, 0, 1], 0))).await
     }
@@ -236,7 +236,8 @@ impl RecordingUpstream {
         }
     }
 
-    /// Stops the app and closes all its connections. Returns its address, which is free now.
+    /// Stops the app and closes all its connections. Returns the address of the app, which is free
+    /// now.
     pub(crate) async fn stop(&mut self) -> SocketAddr {
         self.task.abort();
         // The listener is closed when its task has finished.
@@ -269,8 +270,8 @@ impl RecordingUpstream {
             .send_modify(|state| state.otherwise = Arc::new(responder));
     }
 
-    /// Discards answered requests from now on, and only counts them. For more requests than fit in
-    /// memory.
+    /// Discards answered requests from now on, and only counts them. A test uses this mode for more
+    /// requests than fit in memory.
     pub(crate) fn forget_what_is_answered(&self) {
         self.state.send_modify(|state| state.forgetful = true);
     }
@@ -315,7 +316,7 @@ impl RecordingUpstream {
     ///
     /// # Panics
     ///
-    /// If this takes too long.
+    /// Panics if the requests do not satisfy `enough` in time.
     pub(crate) async fn wait_until(&self, enough: impl Fn(&[Recorded]) -> bool) {
         let mut changes = self.state.subscribe();
         let waiting = changes.wait_for(|state| enough(&state.requests));

@@ -20,7 +20,8 @@ const BROWSER: &str = "/usr/bin/chromium";
 /// The longest time for a page, or for the start of the browser, on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// One browser with its own profile. Browser, driver and profile are removed when it is dropped.
+/// One browser with its own profile. The browser, the driver and the profile are removed when the
+/// value is dropped.
 pub(crate) struct Chromium {
     client: Client,
     port: u16,
@@ -30,8 +31,8 @@ pub(crate) struct Chromium {
 
 impl Drop for Chromium {
     fn drop(&mut self) {
-        // The driver ends its browsers when it shuts down. If it were killed, they would continue
-        // to run.
+        // The driver ends its browsers when it shuts down. If the driver were killed, its browsers
+        // would continue to run.
         if let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)) {
             let request = b"GET /shutdown HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
             drop(stream.set_read_timeout(Some(Duration::from_secs(10))));
@@ -81,7 +82,8 @@ impl Chromium {
     ///
     /// # Panics
     ///
-    /// If they are not installed: a test that cannot run has failed.
+    /// Panics if the browser or the driver is not installed, because a test that cannot run has
+    /// failed.
     async fn with_rules(rules: &str) -> Self {
         for program in [DRIVER, BROWSER] {
             let there = Path::new(program).exists();

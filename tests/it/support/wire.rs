@@ -1,13 +1,14 @@
 //! A strict reader of HTTP/1.1 that keeps every byte.
 //!
-//! It shares no code with the gateway's libraries, so it checks the framing of messages
-//! independently. It returns [`Framing::Bad`] for a message that a strict recipient would refuse.
+//! The reader shares no code with the gateway's libraries, so the reader checks the framing of
+//! messages independently. The reader returns [`Framing::Bad`] for a message that a strict
+//! recipient would refuse.
 
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-/// How long a test waits for bytes that must come.
+/// The time that a test waits for bytes that must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A socket, plain or TLS.
@@ -20,7 +21,7 @@ pub(crate) struct Head {
     pub(crate) bytes: Vec<u8>,
 }
 
-/// Where the body of a message ends.
+/// The rule that determines the end of a message's body.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Framing {
     None,
@@ -35,7 +36,7 @@ pub(crate) enum Framing {
 pub(crate) struct Body {
     pub(crate) bytes: Vec<u8>,
     pub(crate) trailers: Vec<String>,
-    /// The body ended as its framing says.
+    /// The body ended as its framing states.
     pub(crate) complete: bool,
 }
 
@@ -63,7 +64,7 @@ impl Head {
         self.lines().skip(1).map(split).collect()
     }
 
-    /// All values of a field. Its name is compared without case.
+    /// All values of a field. The comparison of names ignores case.
     pub(crate) fn values(&self, name: &str) -> Vec<String> {
         let wanted = |(n, v): (String, String)| n.eq_ignore_ascii_case(name).then_some(v);
         self.fields().into_iter().filter_map(wanted).collect()
@@ -73,7 +74,7 @@ impl Head {
     ///
     /// # Panics
     ///
-    /// If the field is repeated.
+    /// Panics if the field is repeated.
     pub(crate) fn value(&self, name: &str) -> Option<String> {
         let mut values = self.values(name);
         assert!(
@@ -166,7 +167,7 @@ impl Wire {
         self.seen = Vec::new();
     }
 
-    /// Reads more into the buffer; `false` at the end of the stream or after an error.
+    /// Reads more bytes into the buffer; `false` at the end of the stream or after an error.
     pub(crate) async fn fill(&mut self) -> bool {
         let mut chunk = vec![0_u8; 16 * 1024];
         match self.stream.read(&mut chunk).await {
@@ -192,7 +193,7 @@ impl Wire {
         }
     }
 
-    /// Takes all bytes up to and including `end`; `None` if the stream ends before.
+    /// Takes all bytes up to and including `end`; `None` if the stream ends before `end`.
     async fn take_through(&mut self, end: &[u8]) -> Option<Vec<u8>> {
         loop {
             let found = self
@@ -208,7 +209,7 @@ impl Wire {
         }
     }
 
-    /// The next `count` bytes; `None` if the stream ends before.
+    /// The next `count` bytes; `None` if the stream has fewer bytes.
     pub(crate) async fn bytes(&mut self, count: usize) -> Option<Vec<u8>> {
         while self.buffer.len() < count {
             if !self.fill().await {
@@ -218,14 +219,15 @@ impl Wire {
         Some(self.buffer.drain(..count).collect())
     }
 
-    /// The next head; `None` if the stream ends before it is complete.
+    /// The next head; `None` if the stream ends before the head is complete.
     pub(crate) async fn head(&mut self) -> Option<Head> {
         self.take_through(b"\r\n\r\n")
             .await
             .map(|bytes| Head { bytes })
     }
 
-    /// The body after a head. `progress` is called with each part when it arrives.
+    /// The body after a head. `progress` is called with each part of the body when the part
+    /// arrives.
     pub(crate) async fn body(
         &mut self,
         framing: &Framing,
@@ -303,7 +305,7 @@ impl Wire {
         }
     }
 
-    /// Writes `bytes`. It is no failure if the peer has already closed the connection.
+    /// Writes `bytes`. The method ignores the error if the peer has already closed the connection.
     pub(crate) async fn write(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).await.is_ok() && self.stream.flush().await.is_ok()
     }

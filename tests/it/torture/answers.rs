@@ -19,8 +19,8 @@ use crate::support::wire::PATIENCE;
 
 const ROWS: &str = include_str!("../../data/refresh_answers.txt");
 
-/// The lifetime of a token in seconds, and the remaining time at which it is due for a refresh in
-/// any case.
+/// The lifetime of a token in seconds, and the remaining time at which a token is certainly due for
+/// a refresh.
 const LIFE: u64 = 3600;
 const DUE: u64 = 59;
 
@@ -50,7 +50,7 @@ fn rows() -> Vec<Row> {
         outcome: SessionOutcome::Kept,
     };
     let rows = lines.map(row);
-    // Its profile reads email addresses from a second endpoint.
+    // The profile `github` reads email addresses from a second endpoint.
     let mut rows: Vec<_> = rows.filter(|row| row.profile != "github").collect();
     rows.push(cut("closed", Answer::silence().then_close()));
     rows.push(cut("reset", Answer::silence().then_reset()));
@@ -137,7 +137,7 @@ impl Scene {
     }
 
     /// Fails unless the old token is used while it is valid, and a later refresh succeeds. Between
-    /// them a request may get 503.
+    /// the end of the old token and the refresh, a request may get 503.
     async fn assert_kept(&self, browser: &Browser) {
         let refreshed = |ledger: &Ledger| ledger.families().last().unwrap().refreshes() == 1;
         for second in 1..200 {

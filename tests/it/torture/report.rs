@@ -113,13 +113,13 @@ impl Report {
     }
 }
 
-/// Whether the token expired while its session was in use. A refresh before half of its lifetime is
-/// not for an expired token. A token that has expired, was used afterwards and was not refreshed
-/// was missed.
+/// Whether the token expired while its session was in use. A refresh in the first half of a token's
+/// lifetime is not caused by the expiry of the token. A token that was not refreshed has expired in
+/// use if its session was used after the expiry of the token.
 fn expired(family: &Family, pair: &Pair) -> bool {
     let life = pair.expires_at.since(pair.issued_at);
     match pair.used_at {
-        // If a client reads the answer late, it has less of the lifetime left.
+        // If a client reads the answer late, less of the token's lifetime is left for the client.
         Some(used_at) => used_at >= pair.asked_at.plus(life / 2),
         None => !pair.lost && pair.killed_at.is_none() && family.last_used_at >= pair.expires_at,
     }

@@ -1,8 +1,8 @@
 //! Hundreds of sessions over many expiries, with a provider that often fails.
 //!
-//! The program uses the system's clock, and tokens live for seconds. So its timers (pauses,
-//! breaker, deadlines, waiting requests) run as in production. With a clock that a test advances,
-//! they would not.
+//! The program uses the system's clock, and tokens live for seconds. The timers of the program
+//! (pauses, breaker, deadlines, waiting requests) therefore run as in production. With a clock that
+//! a test advances, the timers would not run as in production.
 //!
 //! `SIDEGATE_TORTURE_SEED` and `SIDEGATE_TORTURE_SECS` select another run.
 
@@ -24,8 +24,8 @@ use crate::support::torture::fault::{Fault, Schedule};
 use crate::support::torture::ledger::{Ledger, ProviderBehavior};
 use crate::support::torture::server::TortureProvider;
 
-/// The servers. Both rotate refresh tokens, and end the login when an old refresh token is used
-/// again.
+/// The servers. Both servers rotate refresh tokens, and end the login when an old refresh token is
+/// used again.
 const SERVERS: [ProviderBehavior; 2] = [
     ProviderBehavior {
         server: "keeping",
@@ -81,8 +81,8 @@ impl Plan {
 }
 
 fn settings(providers: &[TortureProvider], app: &TokenApp) -> Settings {
-    // Among thousands of refreshes, some meet two faults and several outages in a row. Their pauses
-    // add up to more than half a minute.
+    // Among thousands of refreshes, some meet two faults and several outages in a row. The pauses
+    // after these faults and outages add up to more than half a minute.
     let mut settings = Settings::new(ORIGIN, "http://unused.test", &app.url())
         .with("[session]\nrefresh_wait_secs = 120\n");
     let secret = settings.file("secret", "s3cret\n");
@@ -145,7 +145,8 @@ async fn g_01_g_10_f_38_a_failing_provider_causes_no_failed_request_and_no_force
     let plan = Plan::from_environment();
     let clock = Clock::system();
     let shared_ledger = Ledger::shared_ledger();
-    // A refused client waits for an operator. No other wait here is that long.
+    // A refused client waits for an operator. No other wait in this test is as long as the wait for
+    // an operator.
     let schedule = Schedule::new(plan.seed, PERCENT, &LIFETIMES).without(Fault::ClientRefused);
     let mut providers = Vec::new();
     for behavior in SERVERS {

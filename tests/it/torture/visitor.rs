@@ -1,5 +1,5 @@
 //! A user with a session who sends several requests at once and checks that every answer is for
-//! them.
+//! this user.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -60,7 +60,8 @@ pub(super) enum Event {
 pub(super) struct Visitor {
     setup: Arc<Setup>,
     user: String,
-    /// The server of the session. This is the first segment of its paths.
+    /// The server of the session. The name of the server is the first segment of the server's
+    /// paths.
     server: &'static str,
     provider: String,
     cookie: String,
@@ -96,7 +97,7 @@ impl Visitor {
     }
 
     /// Sends bursts until the run is finished, and then until there is one more new token. After
-    /// that no refresh is due when the last request is answered.
+    /// the new token, no refresh is due when the last request is answered.
     pub(super) async fn visit(mut self, mut finished: watch::Receiver<bool>) {
         self.sign_in().await;
         let mut last = None;
@@ -137,7 +138,7 @@ impl Visitor {
             if page.field("x-app") == Some("served") {
                 break;
             }
-            // If the provider answers 503, new logins have to wait, too.
+            // If the provider answers 503, new logins also have to wait.
             if page.status != 503 || attempt == LOGIN_ATTEMPTS {
                 self.send_event(Event::Failed(format!("login: {}", page.describe())));
             }
@@ -148,7 +149,8 @@ impl Visitor {
         self.newest = None;
     }
 
-    /// The requests of a burst: a script's, a navigation, a slow one, and one with a body.
+    /// The requests of a burst: a request of a script, a navigation, a slow request, and a request
+    /// with a body.
     fn request(&self, number: usize) -> (&'static str, String) {
         let kind = (self.bursts + number) % 4;
         let method = if kind == 3 { "POST" } else { "GET" };

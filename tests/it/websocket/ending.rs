@@ -178,7 +178,7 @@ impl SignedInAdmin {
         open_at(path, &self.gateway, &self.sockets, &self.cookie).await
     }
 
-    /// Refreshes the session. From then on, the user is only in this group.
+    /// Refreshes the session. After this change, the user is only in this group.
     pub(crate) async fn refresh(&self, group: &'static str) {
         self.refresh_in(&self.browser, group).await;
     }

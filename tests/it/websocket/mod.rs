@@ -369,7 +369,7 @@ async fn d_34_one_session_cannot_open_streams_without_limit() {
     }
     let (head, _client) = public.answer(scene.gateway.address()).await;
     assert_eq!(head.status(), 429);
-    // The end of a stream makes room for another one.
+    // The end of a stream makes room for another stream.
     client.finish().await;
     app.finish().await;
     client.rest().await;

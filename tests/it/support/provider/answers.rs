@@ -31,8 +31,8 @@ pub(super) fn is_refresh(request: &Recorded) -> bool {
 
 pub(super) fn endpoint_of(request: &Recorded) -> Option<Endpoint> {
     let url = url_of(request);
-    // Some servers have an additional slash in the endpoints of their metadata, and expect it in
-    // requests.
+    // Some servers have an additional slash in the endpoints of their metadata, and expect the
+    // slash in requests.
     let path = url.path().replace("//", "/");
     let mut all = Endpoint::ALL.into_iter();
     all.find(|endpoint| endpoint.path() == path)
@@ -288,7 +288,8 @@ fn userinfo(request: &Recorded, state: &State) -> Answer {
     let in_body = (request.method() == "POST")
         .then(|| parameters(&form).remove("access_token"))
         .flatten();
-    // Two tokens are forbidden, and without a token nobody is identified (RFC 6750 section 2).
+    // A request with two tokens is forbidden, and a request without a token identifies no user (RFC
+    // 6750 section 2).
     let ((Some(access_token), None) | (None, Some(access_token))) = (in_field, in_body) else {
         return Answer::with(401, &JSON, "{}");
     };

@@ -1,4 +1,5 @@
-//! The provider in the hands of a test: start it, count its calls, change its behaviour.
+//! The provider, as a test controls it: a test starts the provider, counts calls and changes the
+//! provider's behaviour.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -65,7 +66,7 @@ pub(super) type Forge = Arc<dyn Fn(&Draft) -> Option<String> + Send + Sync>;
 /// The answer to a refresh token that is used again.
 #[derive(Clone, Copy, Default, Eq, PartialEq)]
 pub(super) enum RefreshTokenReuse {
-    /// The whole family is revoked.
+    /// The provider revokes the whole family of the token.
     #[default]
     RevokeFamily,
     /// The refresh succeeds once more.
@@ -101,7 +102,7 @@ pub(super) struct Behavior {
     pub(super) gives_refresh_tokens: bool,
     pub(super) reuse: RefreshTokenReuse,
     pub(super) return_method: ReturnMethod,
-    /// The answer to every refresh. The refresh is not carried out.
+    /// The answer to every refresh. The provider does not carry out the refresh.
     pub(super) refuses: Option<Answer>,
     /// The number of refreshes that are carried out but get no answer.
     pub(super) losses: usize,
@@ -122,7 +123,7 @@ pub(super) struct State {
     pub(super) calls: BTreeMap<Endpoint, usize>,
 }
 
-/// The stand-in provider. It stops when it is dropped.
+/// The stand-in provider. The provider stops when its value is dropped.
 pub(crate) struct StandIn {
     server: RecordingUpstream,
     state: Arc<watch::Sender<State>>,
@@ -149,12 +150,13 @@ impl Hold {
 }
 
 impl StandIn {
-    /// Starts on a free port of 127.0.0.1. This is another site than the gateway's `localhost`.
+    /// Starts on a free port of 127.0.0.1. The address 127.0.0.1 is another site than the gateway's
+    /// `localhost`.
     pub(crate) async fn start() -> Self {
         Self::at_time_of(&Clock::system()).await
     }
 
-    /// Like [`StandIn::start`]. Its tokens have the time of `clock`.
+    /// Like [`StandIn::start`]. The tokens of the provider have the time of `clock`.
     pub(crate) async fn at_time_of(clock: &Clock) -> Self {
         let server = RecordingUpstream::start().await;
         let state = Arc::new(watch::Sender::new(State {
@@ -176,7 +178,7 @@ impl StandIn {
             .answer_by(move |request| answer(request, &shared));
     }
 
-    /// Its origin on 127.0.0.1. This is also its issuer identifier.
+    /// Its origin on 127.0.0.1. The origin is also the issuer identifier of the provider.
     pub(crate) fn url(&self) -> String {
         self.state.borrow().issuer.clone()
     }
@@ -215,7 +217,7 @@ impl StandIn {
             .collect()
     }
 
-    /// The parameters of the last authorization request. Fails if one is repeated.
+    /// The parameters of the last authorization request. Fails if a parameter is repeated.
     pub(crate) fn asked(&self) -> BTreeMap<String, String> {
         let request = self.requests(Endpoint::Authorization).pop();
         let target = request.expect("no authorization request").target();
@@ -322,7 +324,7 @@ impl StandIn {
         });
     }
 
-    /// Changes the parameters that the callback gets, as an object; `null` removes one.
+    /// Changes the parameters that the callback gets, as an object; `null` removes a parameter.
     pub(crate) fn authorization_response(
         &self,
         change: impl Fn(&mut Value) + Send + Sync + 'static,
@@ -336,18 +338,19 @@ impl StandIn {
         self.authorization_response(move |response| response["iss"] = iss.clone());
     }
 
-    /// Replaces its keys. The old ones are no longer published.
+    /// Replaces its keys. The old keys are no longer published.
     pub(crate) fn rotate_keys(&self) {
         self.state
             .send_modify(|state| state.keys = state.keys.next());
     }
 
-    /// Replaces its keys once more just before it signs the next ID token.
+    /// Makes the provider replace its keys once more, just before the provider signs the next ID
+    /// token.
     pub(crate) fn rotate_just_before_signing(&self) {
         self.tell(|behavior| behavior.rotates_before_signing = true);
     }
 
-    /// Issues a refresh token with every access token. Each can be used once.
+    /// Issues a refresh token with every access token. Each refresh token can be used once.
     pub(crate) fn give_refresh_tokens(&self) {
         self.tell(|behavior| behavior.gives_refresh_tokens = true);
     }
@@ -381,7 +384,8 @@ impl StandIn {
         self.server.wait_until(asked).await;
     }
 
-    /// Gives this answer to every refresh from now on, without carrying it out; `None` stops this.
+    /// Gives this answer to every refresh from now on, and does not carry out the refresh; `None`
+    /// stops this behaviour.
     pub(crate) fn refuse_refreshes(&self, answer: Option<Answer>) {
         self.tell(|behavior| behavior.refuses = answer);
     }
@@ -391,7 +395,8 @@ impl StandIn {
         self.tell(|behavior| behavior.losses += 1);
     }
 
-    /// Delays the answers to refreshes from now on. Each needs one notification of the gate.
+    /// Delays the answers to refreshes from now on. Each delayed answer needs one notification of
+    /// the gate.
     pub(crate) fn hold_refreshes(&self) -> Arc<Notify> {
         let gate = Arc::new(Notify::new());
         self.tell(|behavior| behavior.refresh_gate = Some(Arc::clone(&gate)));
@@ -423,12 +428,12 @@ impl StandIn {
         }
     }
 
-    /// Overrides members of the token responses from now on; `null` removes one.
+    /// Overrides members of the token responses from now on; `null` removes a member.
     pub(crate) fn token_members(&self, members: Value) {
         self.tamper_token_response(move |body| merge(body, &members));
     }
 
-    /// Overrides members of the userinfo from now on; `null` removes one.
+    /// Overrides members of the userinfo from now on; `null` removes a member.
     pub(crate) fn user_members(&self, members: Value) {
         self.userinfo(move |claims| merge(claims, &members));
     }

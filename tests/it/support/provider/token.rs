@@ -1,5 +1,5 @@
-//! An ID token before it is signed: header, claims and signature. A test can make each of them
-//! wrong.
+//! An ID token before it is signed: header, claims and signature. A test can make each of these
+//! parts wrong.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -32,7 +32,7 @@ impl Draft {
         self.header["alg"].as_str().unwrap_or_default()
     }
 
-    /// Signs with `keys` and `alg`, whatever the header says.
+    /// Signs with `keys` and `alg`, even if the header names another algorithm.
     pub(crate) fn signed_by(&self, keys: Keys, alg: &str) -> String {
         let (header, claims) = (self.header.to_string(), self.claims.to_string());
         compact(header, claims, |message| keys.sign(alg, message))

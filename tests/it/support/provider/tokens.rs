@@ -75,8 +75,9 @@ impl TokenState {
         Ok(asked)
     }
 
-    /// Uses a refresh token. Reuse revokes its family, unless there is a grace period. The ID token
-    /// from a refresh has no nonce (OpenID Connect Core 1.0 section 12.2).
+    /// Uses a refresh token. The reuse of a refresh token revokes its family, unless there is a
+    /// grace period. The ID token from a refresh has no nonce (OpenID Connect Core 1.0 section
+    /// 12.2).
     fn refreshed(&mut self, token: &str, reuse: RefreshTokenReuse) -> Result<Grant, &'static str> {
         let grant = self.grants.get_mut(token);
         let grant = grant.ok_or("the refresh token is unknown or was revoked")?;

@@ -1,5 +1,5 @@
-//! The app behind the gateway. It checks every token like a resource server, and answers whose
-//! token it was.
+//! The app behind the gateway. The app checks every token like a resource server, and its answer
+//! names the user of the token.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,13 +14,14 @@ use crate::support::upstream::{Answer, Recorded, RecordingUpstream};
 /// The delay of paths below `/slow`, before the app checks the token.
 const SLOW_ANSWER_DELAY: Duration = Duration::from_millis(300);
 
-/// An app that accepts tokens. It stops when it is dropped.
+/// An app that accepts tokens. The app stops when its value is dropped.
 pub(crate) struct TokenApp {
     server: RecordingUpstream,
 }
 
 impl TokenApp {
-    /// Starts on a free port of 127.0.0.1. It accepts the tokens that `shared_ledger` has issued.
+    /// Starts on a free port of 127.0.0.1. The app accepts the tokens that `shared_ledger` has
+    /// issued.
     pub(crate) async fn start(shared_ledger: &SharedLedger, clock: &Clock) -> Self {
         Self::with(RecordingUpstream::start().await, shared_ledger, clock)
     }
@@ -57,7 +58,7 @@ fn answer(request: &Recorded, shared_ledger: &SharedLedger, clock: &Clock) -> An
     })
 }
 
-/// 200 with the token's user if the token is valid, otherwise 401 with the reason.
+/// The answer is 200 with the token's user if the token is valid, or 401 with the reason.
 fn check_token(request: &Recorded, shared_ledger: &SharedLedger, clock: &Clock) -> Answer {
     let field = request.head.value("authorization").unwrap_or_default();
     let token = field.strip_prefix("Bearer ").unwrap_or_default();

@@ -7,7 +7,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use super::ledger::RefreshCall;
 use crate::support::upstream::Answer;
 
-/// One fault. A correct client can continue after each of them, except [`Fault::Lost`].
+/// One fault. A correct client can continue after each fault, except [`Fault::Lost`].
 /// [`Fault::ClientRefused`] needs an operator.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Fault {
@@ -15,13 +15,13 @@ pub(crate) enum Fault {
     Slow,
     /// The connection is closed before the server has processed the request.
     Closed,
-    /// The same, by a reset.
+    /// The connection is reset before the server has processed the request.
     Reset,
     /// The server has processed the request and the answer is lost. A second try is refused.
     Lost,
     /// The server has processed the request and the answer is lost. A second try succeeds.
     LostWithGrace,
-    /// The same, but half of the answer arrives.
+    /// The server has processed the request, and only half of the answer arrives.
     CutShort,
     InternalError,
     /// 500 with the text `invalid_grant`.
@@ -193,8 +193,8 @@ impl Schedule {
             return CallOutcome::Normal;
         }
         let fault = self.pick(&format!("which {attempt}"), &self.faults);
-        // A second try shows the server that the first answer was lost. So a second try always has
-        // a grace period.
+        // A second try shows the server that the first answer was lost. A second try therefore
+        // always has a grace period.
         if call.attempt > 0 && fault == Fault::Lost {
             return CallOutcome::Normal;
         }

@@ -1,8 +1,8 @@
 //! A record of issued tokens, used tokens and lost answers.
 //!
 //! One login is a family of token pairs (RFC 9700 section 4.14.2): each refresh uses up the newest
-//! pair and issues the next. Each token contains its user, so that anybody who gets it can check
-//! it.
+//! pair and issues the next. Each token contains its user, so that every recipient can check the
+//! user of the token.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,27 +22,27 @@ pub(crate) struct ProviderBehavior {
     pub(crate) server: &'static str,
     /// Whether a refresh revokes the old access token.
     pub(crate) kills_access_tokens: bool,
-    /// How long a used refresh token is still accepted for a second try.
+    /// The time for which a used refresh token is still accepted for a second try.
     pub(crate) grace: Duration,
 }
 
 /// An access token and a refresh token that were issued together.
 #[derive(Clone, Debug)]
 pub(crate) struct Pair {
-    /// The number of refreshes before, not counting repeated ones.
+    /// The number of earlier refreshes, without repeated refreshes.
     pub(crate) generation: usize,
-    /// When the call arrived that this pair answers.
+    /// The time at which the call arrived that this pair answers.
     pub(crate) asked_at: Timestamp,
     pub(crate) issued_at: Timestamp,
     pub(crate) expires_at: Timestamp,
-    /// When the access token was revoked.
+    /// The time at which the access token was revoked.
     pub(crate) killed_at: Option<Timestamp>,
     /// The answer with this pair never arrived.
     pub(crate) lost: bool,
-    /// When its refresh token was used up.
+    /// The time at which the refresh token of this pair was used up.
     pub(crate) used_at: Option<Timestamp>,
     grace_until: Timestamp,
-    /// When calls with its refresh token arrived.
+    /// The times at which calls with the refresh token of this pair arrived.
     pub(crate) calls: Vec<Timestamp>,
     /// The faults of these calls.
     pub(crate) faults: Vec<Fault>,
@@ -54,7 +54,7 @@ pub(crate) struct Pair {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum End {
     /// An old refresh token was used again, because the answer that replaced it was lost and there
-    /// was no grace period. No client can avoid this.
+    /// was no grace period. No client can avoid this reuse.
     LostAnswer,
     /// An old refresh token was used again although its successor had arrived, or after the grace
     /// period.
@@ -69,7 +69,7 @@ pub(crate) struct Family {
     pub(crate) login: usize,
     pub(crate) pairs: Vec<Pair>,
     pub(crate) ended: Option<End>,
-    /// When one of its access tokens was last used.
+    /// The time at which an access token of this login was last used.
     pub(crate) last_used_at: Timestamp,
     /// The number of calls that arrived while another call was in progress.
     pub(crate) overlaps: usize,
@@ -473,7 +473,7 @@ mod tests {
         assert!(ledger.families()[1].is_unrecoverable());
         assert!(ledger.refresh(again, LIFE, NO_GRACE, at(8)).is_err());
         assert_eq!(ledger.families()[1].ended, Some(End::LostAnswer));
-        // A client that lets the grace period pass could have avoided this.
+        // A client could have avoided the reuse after the grace period.
         let (mut ledger, first) = opened(true);
         let lost = ledger.refresh(first, LIFE, grace, at(1)).unwrap();
         ledger.pair(lost).lost = true;

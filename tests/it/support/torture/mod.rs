@@ -3,10 +3,10 @@
 //! The server signs every user in without a form. Its tokens contain their user. Like real servers,
 //! it rotates refresh tokens and ends the whole login when an old refresh token is used again. A
 //! [`fault::Schedule`] selects the [`fault::Fault`] of each call from a seed, so that a run can be
-//! repeated. The [`ledger::Ledger`] records issued tokens, used tokens and lost answers. Only this
-//! record can prove that no client could have avoided the end of a login.
+//! repeated. The [`ledger::Ledger`] records issued tokens, used tokens and lost answers. Only the
+//! ledger can prove that no client could have avoided the end of a login.
 //!
-//! By hand: `cargo run --example torture_provider -- --help`.
+//! To start the server by hand: `cargo run --example torture_provider -- --help`.
 
 pub(crate) mod app;
 pub(crate) mod fault;

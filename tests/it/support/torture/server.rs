@@ -20,11 +20,11 @@ use crate::support::oauth::{CANARY, parameters, token_request};
 use crate::support::upstream::{Answer, Recorded, RecordingUpstream};
 
 /// The maximum number of failed calls in a row. A client that doubles its pauses must not wait
-/// without end.
+/// without a limit.
 const WRONG_IN_A_ROW: usize = 3;
 
-/// How long a lost answer can be requested again, if it can: longer than the pauses of a client
-/// after one fault and several outages.
+/// The time for which a lost answer can be requested again, if the server allows it. The time is
+/// longer than the pauses of a client after one fault and several outages.
 const GRACE: Duration = Duration::from_mins(2);
 
 const JSON: [(&str, &str); 2] = [
@@ -49,11 +49,11 @@ struct State {
     fault_free: bool,
     /// The number of failed calls since the last success.
     wrong_in_a_row: usize,
-    /// The answer to every refresh, which is then not carried out.
+    /// The answer to every refresh; the server does not carry out the refresh.
     instead: Option<Answer>,
 }
 
-/// A server that often fails. It stops when it is dropped.
+/// A server that often fails. The server stops when its value is dropped.
 pub(crate) struct TortureProvider {
     server: RecordingUpstream,
     shared: Arc<Shared>,
@@ -122,15 +122,15 @@ impl TortureProvider {
             .send_modify(|state| state.fault_free = true);
     }
 
-    /// Gives this answer to every refresh from now on, without carrying it out.
+    /// Gives this answer to every refresh from now on, and does not carry out the refresh.
     pub(crate) fn answer_refreshes(&self, answer: Option<Answer>) {
         self.shared
             .state
             .send_modify(|state| state.instead = answer);
     }
 
-    /// Refuses connections for `time`. Calls in progress get no answer. The first call afterwards
-    /// has no fault.
+    /// Refuses connections for `time`. Calls in progress get no answer. The first call after the
+    /// outage has no fault.
     pub(crate) async fn is_gone_for(&mut self, time: Duration) {
         self.server.stop().await;
         let server = self.shared.behavior.server;
