@@ -144,8 +144,8 @@ async fn a_page_of_another_site_can_neither_sign_out_nor_frame_us() {
     assert_eq!(scene.provider.exchanges().len(), 1);
 }
 
-/// Takes screenshots of our own pages for people to look at. The screenshots are stored with the
-/// build results.
+/// Takes screenshots of the gateway's own pages, for people to look at. The screenshots are stored
+/// with the build results.
 #[tokio::test]
 async fn screenshots_of_our_pages_can_be_taken() {
     let scene = Scene::new().await;

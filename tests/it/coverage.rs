@@ -15,7 +15,7 @@ use std::path::Path;
 
 use crate::layering::rust_files;
 
-/// Section, first and last number, number of digits.
+/// The ids of the catalogue: a section, the range of numbers, and the number of digits of a number.
 const IDS: &[(&str, RangeInclusive<u32>, usize)] = &[
     ("A", 1..=40, 2),
     ("B", 1..=21, 2),

@@ -1,5 +1,5 @@
 //! Requests with `Expect: 100-continue` (RFC 9110 section 10.1.1). The gateway does not ask the
-//! client for the content before the app has asked for it.
+//! client for the content before the app has asked for the content.
 
 use std::time::Duration;
 

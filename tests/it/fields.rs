@@ -363,7 +363,7 @@ async fn h_33_h_34_hop_by_hop_fields_are_not_forwarded() {
     for name in ["keep-alive", "trailer", "upgrade", "proxy-authenticate"] {
         assert_eq!(head.values(name), [""; 0], "{name}");
     }
-    // The forwarded `TE` accepts trailers if the client accepts trailers, but no transfer coding.
+    // The forwarded `TE` contains `trailers`, but no transfer coding.
     assert_eq!(head.values("te"), ["trailers"]);
     assert_eq!(head.values("connection"), ["te"]);
     let alone = sent(&scene, "/public/x", "Upgrade: websocket\r\n")

@@ -86,7 +86,8 @@ async fn s_24_a_malformed_chunk_never_completes_a_request() {
         bytes.extend(unescape(raw));
         let before = scene.app.count();
         let outcome = exchange(scene.gateway.address(), &bytes, 9).await;
-        // The size 2^64 - 1 is valid, so the gateway waits for the data until the body is too slow.
+        // The chunk size 2^64 - 1 is valid, so the gateway waits for the data until the body is too
+        // slow.
         let waited_for = name == "S-24 size of 2^64 - 1";
         let refused = if waited_for { vec![] } else { vec![400] };
         assert_eq!(

@@ -247,7 +247,7 @@ async fn the_gateways_own_answers_are_grpc_statuses() {
         assert!(!headers.contains_key("location"), "{path}");
         assert_eq!(scene.app.count(), before, "{path}");
     }
-    // The metrics contain the status code that another client would have got.
+    // The metrics contain the status code that a client without gRPC would have got.
     let operations = scene.gateway.operations();
     for (route, decision) in [
         ("/test.Echo", "challenge"),
@@ -310,7 +310,7 @@ async fn a_client_may_be_silent_for_longer_than_the_lowest_rate_of_a_body_allows
         Scene::of_app(|settings| settings.server("body_window_secs = 1\nbuffer_mib = 0")).await;
     let client = scene.client().await;
     let (mut messages, mut request) = client.begin("/public.Echo/Bidi", &[]).head().await;
-    // An equally slow upload that is not gRPC, on the same connection, is refused.
+    // On the same connection, an equally slow upload that is not gRPC is refused.
     let plain = client.begin("/public.Echo/Bidi", &[("content-type", "text/plain")]);
     let plain = plain.outcome_without_end().await.unwrap_err();
     assert!(plain.is_reset(), "{plain:?}");
@@ -398,7 +398,7 @@ async fn an_app_that_speaks_http_2_gets_no_request_to_switch_the_protocol() {
 
 #[tokio::test]
 async fn only_a_post_request_gets_the_status_of_an_error_as_a_status_of_grpc() {
-    // A call of gRPC is always a POST request. The status code 200 would tell another server, which
+    // A gRPC call is always a POST request. The status code 200 would tell another server, which
     // only asks the gateway for a decision, that the request is allowed.
     let scene = crate::support::scene::Scene::new().await;
     for (method, path, status) in [

@@ -112,7 +112,8 @@ async fn radicale_is_not_deceived_by_fields_of_the_client() {
 async fn an_app_with_one_connection_is_never_starved_by_idle_ones() {
     let calendars = Calendars::start("connections = 1\nqueue = 100\nqueue_wait_secs = 60").await;
     let alice = calendars.signed_in("alice").await;
-    // With two workers and one connection, a worker with an idle connection has to close it.
+    // With two workers and one connection, a worker with an idle connection has to close the idle
+    // connection.
     let mut requests = tokio::task::JoinSet::new();
     for _ in 0..40 {
         let alice = alice.clone();

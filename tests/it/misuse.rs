@@ -83,7 +83,7 @@ async fn x_02_a_hijacked_provider_name_gets_neither_code_nor_secret() {
     );
 }
 
-/// Runs a test in a separate process, because it changes the environment of the process.
+/// Runs a test in a separate process, because the test changes the environment of the process.
 #[tokio::test]
 async fn x_03_proxy_variables_have_no_effect_on_this_machine() {
     let trap = RecordingUpstream::start().await;

@@ -43,8 +43,7 @@ async fn a_login_that_cannot_be_finished_is_offered_again_without_its_code() {
         let page = browser.visit(&url("/deep/page?x=1")).await;
         assert_eq!(page.status, 503, "{}", page.describe());
         assert_eq!(page.field("retry-after"), Some(header));
-        // This page does not retry by itself, because a hidden tab would then sign in again and
-        // again.
+        // This page does not retry by itself, because a hidden tab would sign in again and again.
         assert_eq!(refresh(&page), None);
         let address = links(&page.text()).remove(0).href;
         assert!(

@@ -126,7 +126,7 @@ async fn x_12_a_script_is_told_where_to_sign_in_and_never_redirected() {
         }
     }
     // Old browsers send no fetch metadata. A request that does not accept HTML explicitly counts as
-    // a script's.
+    // the request of a script.
     for lines in ["Accept: */*\r\n", "Accept: application/json\r\n", ""] {
         assert_no_login(&scene, "/api", lines, 401).await;
     }

@@ -347,7 +347,7 @@ async fn d_31_endless_and_malformed_answers_are_cut_off() {
         Answer::silence().then_close(),
         Answer::silence().then_reset(),
     ];
-    // Answers that only a deadline ends need a short deadline.
+    // The settings have a short deadline, because only the deadline ends some of these answers.
     let keys = [("deadline_secs", "1")];
     for endpoint in CALLED {
         for (number, answer) in answers.iter().enumerate() {

@@ -528,7 +528,7 @@ async fn f_18_a_clock_that_is_set_back_signs_nobody_out() {
             scene.gateway.advance(Duration::from_secs(3601));
             assert_seen(&scene, &browser.fetch(&url("/page")).await, number);
         }
-        // After this, the clock is corrected.
+        // The test then corrects the clock.
         scene.gateway.advance(back);
         let number = if back < Duration::from_hours(1) { 5 } else { 6 };
         assert_seen(&scene, &browser.fetch(&url("/page")).await, number);

@@ -285,7 +285,7 @@ async fn a_request_whose_token_is_revoked_during_a_refresh_waits_for_the_refresh
     let browser = scene.signed_in("alice").await;
     scene.gateway.advance(Duration::from_millis(59_500));
     let gate = scene.provider.hold_refreshes();
-    // The token is due for a refresh, and the provider revokes it at the refresh.
+    // The token is due for a refresh, and the provider revokes the token at the refresh.
     let ask = |path: &str| {
         let (browser, to) = (browser.clone(), url(path));
         tokio::spawn(async move { browser.fetch(&to).await })

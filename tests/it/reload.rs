@@ -203,7 +203,7 @@ async fn a_login_that_began_before_a_reload_ends_with_the_new_settings() {
     let text = scene.gateway.settings().text();
     let browser = scene.browser_of("alice");
     let callback = scene.until_callback(&browser, "/wanted").await;
-    // Without a key file, the random keys of the start still open the state after a reload.
+    // Without a key file, the random keys of the start still decrypt the state after a reload.
     scene.gateway.reload(&text).await.unwrap();
     let page = browser.follow_all(callback).await;
     assert_eq!(page.text(), "seen", "{}", page.describe());

@@ -284,8 +284,8 @@ async fn a_06_a_login_that_took_too_long_is_refused_and_can_be_started_again() {
 
 #[tokio::test]
 async fn x_16_people_sign_in_whatever_year_it_is() {
-    // The times are before, at and after the limits of 31 and 32 bits of seconds. One time is that
-    // of a machine whose clock starts at zero.
+    // The times are before, at and after the limits of 31 and 32 bits of seconds. One of the times
+    // is zero, as on a machine whose clock starts at zero.
     let years = [0, (1 << 31) - 10, 1 << 31, (1 << 32) - 10, 1 << 32, 1 << 40];
     for start in years.map(|seconds: u64| Timestamp::from_millis(seconds * 1000)) {
         let provider = StandIn::start().await;

@@ -208,7 +208,7 @@ async fn d_21_a_client_that_guesses_codes_does_not_use_up_the_token_endpoint() {
     assert_eq!(page.status, 429, "{}", page.describe());
     assert_eq!(page.field("retry-after"), Some("60"));
     assert_eq!(scene.provider.exchanges().len(), 10);
-    // A minute later the same client may sign in.
+    // A minute later, the same client may sign in.
     scene.gateway.advance(std::time::Duration::from_mins(1));
     assert_eq!(scene.browser().visit(&url("/")).await.text(), "seen");
 }

@@ -208,7 +208,7 @@ async fn an_exchange_finishes_after_its_browser_has_gone() {
     scene.provider.wait_for(Endpoint::Token, 1).await;
     leaving.abort();
     gate.notify_one();
-    // The code is used up, so it is not redeemed a second time.
+    // The code is used up, so the gateway does not redeem the code a second time.
     let page = browser.follow(&callback).await;
     assert_refused(&scene, &browser, &page, "400 state_used", "repeated");
     assert_eq!(scene.provider.exchanges().len(), 1);

@@ -17,7 +17,8 @@ use crate::support::raw::Raw;
 use crate::support::scene::{ROUTES, Scene};
 use crate::support::upstream::{Answer, RecordingUpstream};
 
-/// A response with the trailers `Grpc-Status` and `Set-Cookie`. `announced` are lines of its head.
+/// A response with the trailers `Grpc-Status` and `Set-Cookie`. `announced` are lines of the
+/// response's head.
 fn trailed(announced: &str) -> Answer {
     let text = format!(
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n{announced}\r\n4\r\nbody\r\n0\r\n\

@@ -8,7 +8,8 @@ use crate::support::openid::OpenIdScene;
 use crate::support::provider::{Endpoint, StandIn};
 use crate::support::scene::ORIGIN;
 
-/// The origin at which browsers reach the provider. The gateway cannot resolve this name.
+/// The origin at which browsers reach the provider. The gateway cannot resolve the host name of
+/// this origin.
 const PUBLIC: &str = "http://id.localhost";
 
 /// A name that nobody can resolve.

@@ -70,13 +70,13 @@ async fn play(mut app: End, bytes: &str, then: &str) {
     app.wire.until_end().await;
 }
 
-/// What the client sees, in the words of the table.
+/// The result that the client sees, in the words of the table.
 async fn look(client: &mut End) -> String {
     let head = loop {
         match client.wire.head().await {
             Some(head) if (102..200).contains(&head.status()) => {}
             Some(head) => break head,
-            // The gateway has dropped the head that it was about to send.
+            // The gateway has dropped a head that was ready to be sent.
             None => return "unfinished".to_owned(),
         }
     };

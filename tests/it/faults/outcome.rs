@@ -5,7 +5,7 @@ use crate::support::program::record;
 /// The file with one line for each row: `NAME`, a tab, and the counts.
 const FILE: &str = "faults.txt";
 
-/// What one bystander has seen.
+/// The counts and the failures of one bystander.
 #[derive(Default)]
 pub(super) struct Seen {
     pub(super) requests: usize,

@@ -34,7 +34,7 @@ const APP: &str = "connections = 8\nslow_client_secs = 1";
 /// A proxy with the address of the test reports the addresses of the clients.
 const PROXY: &str = "trusted_proxies = [\"127.0.0.0/8\"]";
 
-/// The client to which the requests of a slow client belong.
+/// How the gateway identifies a slow client.
 #[derive(Clone)]
 enum Who {
     /// All slow clients have one address and no session.

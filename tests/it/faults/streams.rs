@@ -1,4 +1,4 @@
-//! Faults that end streams, and faults that must not end them.
+//! Faults that end streams, and faults that must not end streams.
 
 use std::sync::Arc;
 
@@ -56,7 +56,7 @@ async fn f_09_w_07_an_app_that_dies_under_a_thousand_open_sockets_ends_them_all(
                 _ => assert_eq!(client.rest().await, b""),
             }
         }
-        // Nothing listens at the address of the app.
+        // No process listens at the address of the app.
         let opening = Opening::at("/any").of_browser(&cookie);
         let (head, _client) = opening.answer(row.gateway.address()).await;
         assert_eq!(head.status(), 502);
@@ -158,7 +158,7 @@ async fn f_03_w_04_streams_continue_while_the_provider_is_down() {
         let mut stream = row.open(&row.bystanders[0].cookie).await;
         row.provider.down().await;
         let renewed = row.figure(RENEWED).await;
-        // The requests of the bystanders cause refreshes, also of the session of the stream.
+        // The bystanders' requests cause refreshes, also of the session of the stream.
         row.wait_for_at_least(KEPT, 4).await;
         talk(&mut stream).await;
         row.provider.up().await;
@@ -183,8 +183,8 @@ async fn f_21_streams_continue_while_the_store_fails() {
         let cookie = row.bystanders[0].cookie.clone();
         let mut stream = row.open(&cookie).await;
         limit_file_size(row.gateway.id(), "1");
-        // The requests of the bystanders cause refreshes, also for the session of the stream. The
-        // results of the refreshes cannot be stored.
+        // The bystanders' requests cause refreshes, also of the session of the stream. The results
+        // of the refreshes cannot be stored.
         row.wait_for_at_least(NOT_STORED, 4).await;
         talk(&mut stream).await;
         let renewed = row.figure(RENEWED).await;

@@ -265,7 +265,7 @@ async fn j_64_a_token_with_a_very_late_expiry_opens_a_session_that_still_ends() 
         body.as_object_mut().unwrap().remove("expires_in");
     });
     let browser = scene.signed_in("alice").await;
-    // The session is used regularly, so that the idle deadline does not end it.
+    // The session is used regularly, so that the idle deadline does not end the session.
     for _ in 0..3 {
         scene.gateway.advance(Duration::from_hours(7));
         assert_eq!(browser.fetch(&url("/")).await.text(), "seen");

@@ -1,4 +1,4 @@
-//! gRPC answers: they end with a status of gRPC.
+//! Each gRPC answer ends with a gRPC status.
 
 use bytes::Bytes;
 use http::{HeaderMap, Request};

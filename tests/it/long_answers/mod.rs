@@ -21,7 +21,7 @@ use crate::websocket::{scene, scene_with};
 mod ends;
 mod grpc;
 
-/// The longest time from the end of a session to the cut, on a busy machine.
+/// The longest time from the end of a session to the end of its answer, on a busy machine.
 const SOON: Duration = Duration::from_secs(5);
 
 /// The head of an answer without a length, such as an event stream.
@@ -294,8 +294,8 @@ async fn w_03_a_download_is_cut_although_its_client_does_not_read() {
     scene
         .wait_for_figure(&ended_figure("/any", "signed_out"), 1)
         .await;
-    // The client has not read, and its connection is closed: the answer to its next bytes is a
-    // reset.
+    // The client has not read, and the gateway has closed the client's connection, so the next
+    // bytes of the client get a reset.
     let reset = async {
         while client.wire.write(b"x").await {
             tokio::time::sleep(Duration::from_millis(10)).await;

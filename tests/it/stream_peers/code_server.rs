@@ -77,8 +77,8 @@ fn handshakes(log: &str, status: u16) -> usize {
         "Request"
     };
     let handshakes = events(log).filter(|event| {
-        // A path of this form is the path of the WebSockets. The paths of the workbench's files are
-        // longer than the path of the WebSockets.
+        // The path of the WebSockets has only one segment, but the paths of the workbench's files
+        // have more segments.
         let path = event["url.path"].as_str().unwrap_or_default();
         let version = path.strip_prefix("/stable-");
         version.is_some_and(|version| !version.contains('/'))
@@ -161,7 +161,7 @@ async fn code_server_connects_again_by_itself_after_a_sign_in_in_another_tab() {
     client.switch_to_window(page.clone()).await.unwrap();
     type_text(&browser, "-third").await;
     wait_for_editor(&browser, "first-second-third").await;
-    // Each WebSocket has tried two times.
+    // The page has tried two times to open each WebSocket.
     gateway.wait_for_log(|log| handshakes(log, 401) >= 4).await;
     assert_eq!(fs::read_to_string(&notes).unwrap(), "first-second");
 

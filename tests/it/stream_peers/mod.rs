@@ -142,7 +142,7 @@ fn cases(transcript: &str) -> Vec<(&str, Vec<&str>)> {
         .collect()
 }
 
-/// Fails at the first conversation that differs.
+/// Fails at the first conversation that is not the same through the gateway.
 fn assert_same(directly: &[(&str, Vec<&str>)], through: &[(&str, Vec<&str>)]) {
     for (directly, through) in directly.iter().zip(through) {
         assert_eq!(directly, through);

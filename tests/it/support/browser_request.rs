@@ -1,4 +1,5 @@
-//! One request of a browser: its purpose, its origin, and the fields that follow from them.
+//! One request of a browser: its purpose, its origin, and the fields that depend on the purpose and
+//! the origin.
 
 use http::Method;
 use url::Url;

@@ -52,7 +52,7 @@ impl Encrypted {
         }
     }
 
-    /// Uses another certificate from now on.
+    /// Uses the certificate of `identity` for all new connections.
     pub(crate) fn present(&self, identity: &Identity) {
         self.identity.send_replace(acceptor(identity));
     }

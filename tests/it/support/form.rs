@@ -3,8 +3,8 @@
 /// A form: its target, its method and its fields.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Form {
-    /// As in the page, with decoded entities. The text is empty if the form is sent to its own
-    /// page.
+    /// The target, as in the page, with decoded entities. The target is empty if the form is sent
+    /// to its own page.
     pub(crate) action: String,
     /// In upper case.
     pub(crate) method: String,
@@ -92,9 +92,9 @@ pub(crate) fn forms(html: &str) -> Vec<Form> {
 /// A link of a page.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Link {
-    /// As in the page, with decoded entities.
+    /// The target of the link, with decoded entities.
     pub(crate) href: String,
-    /// The text, with decoded entities.
+    /// The text of the link, with decoded entities.
     pub(crate) label: String,
 }
 

@@ -157,7 +157,7 @@ impl Settings {
         std::fs::rename(pipe, self.path()).unwrap();
     }
 
-    /// Makes the gateway watch the file.
+    /// Makes the gateway watch the settings file.
     pub(crate) fn watched(mut self) -> Self {
         self.public_urls.push_str("watch = true\n");
         self

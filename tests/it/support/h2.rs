@@ -139,7 +139,8 @@ impl H2 {
         }
     }
 
-    /// Waits for the head of the response on `stream`, still compressed; `None` if there is none.
+    /// Waits for the head of the response on `stream`, still compressed; `None` if there is no
+    /// head.
     pub(crate) async fn block(&mut self, stream: u32) -> Option<Vec<u8>> {
         timeout(PATIENCE, self.read(stream))
             .await

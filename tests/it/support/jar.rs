@@ -29,7 +29,7 @@ pub(crate) enum SameSite {
     Strict,
 }
 
-/// The cause and kind of a request, which decide the cookies that are sent.
+/// The cause and kind of a request, which determine the cookies of the request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Context {
     SameSite,

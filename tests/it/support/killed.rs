@@ -1,10 +1,9 @@
 //! A child process that opens, replaces and ends sessions until it is killed, and the check of its
 //! session file afterwards.
 //!
-//! The child announces each change on standard output before the change, and reports each change
-//! after the change, with one line each. A change that the child has reported must be in the file.
-//! A change that the child has only announced may be in the file. `benches/durable.rs` also uses
-//! this file.
+//! Before each change, the child writes a line to standard output. After each change, the child
+//! writes another line. A change with both lines must be in the file. A change with only the first
+//! line may be in the file. `benches/durable.rs` also uses this file.
 
 use std::collections::HashMap;
 use std::io::{BufRead, Write as _};

@@ -88,12 +88,12 @@ impl Scene {
         Self::over_tls_with(ROUTES).await
     }
 
-    /// A scene as [`Scene::over_tls`], with these routes.
+    /// A scene like [`Scene::over_tls`], with these routes.
     pub(crate) async fn over_tls_with(routes: &str) -> (Self, Authority) {
         Self::over_tls_by(|settings| settings.with(routes)).await
     }
 
-    /// A scene as [`Scene::over_tls`], with other settings.
+    /// A scene like [`Scene::over_tls`], with other settings.
     pub(crate) async fn over_tls_by(
         change: impl FnOnce(Settings) -> Settings,
     ) -> (Self, Authority) {

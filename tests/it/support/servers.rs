@@ -1,6 +1,6 @@
 //! Real authorization servers, which `tests/run` installs. Each server is a program with its own
-//! folder, on a free port of 127.0.0.1. The gateway is at `localhost`, because cookies ignore
-//! ports: the gateway and the servers must not get the cookies of each other.
+//! folder, on a free port of 127.0.0.1. Cookies ignore ports. The gateway is at `localhost`, so
+//! that the gateway and the servers do not get the cookies of each other.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -211,7 +211,7 @@ fn key_set(key: &KeyPair) -> String {
     json!({ "keys": [key] }).to_string()
 }
 
-/// The flows that one server passed; `tests/run` prints them.
+/// The flows that one server passed; `tests/run` prints the flows.
 pub(crate) struct Flows {
     server: &'static str,
 }

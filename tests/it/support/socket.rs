@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::wire::{Head, PATIENCE, Wire};
 
-/// The key of RFC 6455 section 1.3, and the value that answers it.
+/// The key of RFC 6455 section 1.3, and the `Sec-WebSocket-Accept` for this key.
 pub(crate) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 pub(crate) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 

@@ -397,7 +397,8 @@ async fn converse(wire: &mut Wire, id: usize, state: &watch::Sender<State>) -> E
             read_body(wire, &framing, state, index).await;
             state.send_modify(|state| state.keep(id, wire));
         }
-        // The answer is computed here, because it may depend on the body.
+        // The answer is computed after the body has been read, because the answer may depend on the
+        // body.
         let answer = answer.unwrap_or_else(|| {
             let (respond, request) = {
                 let state = state.borrow();

@@ -70,7 +70,7 @@ impl Head {
         self.fields().into_iter().filter_map(wanted).collect()
     }
 
-    /// The single value of a field; `None` if it is absent.
+    /// The single value of a field; `None` if the field is absent.
     ///
     /// # Panics
     ///
@@ -103,7 +103,7 @@ impl Head {
     }
 
     /// The framing by RFC 9112 section 6.3, strictly: one field, one value. `without_length`
-    /// applies if there is neither field.
+    /// applies if the message has neither field.
     fn framing(&self, without_length: Framing) -> Framing {
         if let Some(fault) = self.fault() {
             return Framing::Bad(fault);

@@ -27,7 +27,7 @@ const DUE: u64 = 59;
 /// The effect on a session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum SessionOutcome {
-    /// The next request signs in.
+    /// The session ends, and the next request starts a login.
     Ends,
     /// The old token is used while it is valid, and a later refresh succeeds.
     Kept,

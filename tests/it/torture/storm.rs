@@ -81,8 +81,8 @@ impl Plan {
 }
 
 fn settings(providers: &[TortureProvider], app: &TokenApp) -> Settings {
-    // Among thousands of refreshes, some meet two faults and several outages in a row. The pauses
-    // after these faults and outages add up to more than half a minute.
+    // Among thousands of refreshes, some refreshes have two faults and several outages in a row.
+    // The pauses after these faults and outages add up to more than half a minute.
     let mut settings = Settings::new(ORIGIN, "http://unused.test", &app.url())
         .with("[session]\nrefresh_wait_secs = 120\n");
     let secret = settings.file("secret", "s3cret\n");

@@ -1,4 +1,4 @@
-//! When a tunnel ends: with its session, by a rule, by a deadline, or at the end of a drain.
+//! Tunnels end with their session, by a rule, by a deadline, or at the end of a drain.
 
 use std::time::Duration;
 

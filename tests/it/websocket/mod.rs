@@ -1,5 +1,5 @@
-//! Connections on which the app switches to another protocol: who may open one, and which bytes it
-//! forwards.
+//! Connections on which the app switches to another protocol: the users who may open such a
+//! connection, and the bytes that the gateway forwards.
 
 use std::time::Duration;
 
@@ -432,7 +432,7 @@ async fn read_ahead(max_lag_kib: usize) -> usize {
 
 #[tokio::test]
 async fn w_10_the_data_that_a_slow_reader_may_lag_is_a_setting() {
-    // The sockets of the gateway and of the client also keep data, in KiB.
+    // The number of KiB that the sockets of the gateway and of the client also keep.
     const BUFFERS: usize = 512;
     for max_lag in [16, 1024] {
         let read = read_ahead(max_lag).await / 1024;

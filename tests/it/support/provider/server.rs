@@ -142,8 +142,8 @@ impl Hold {
         self.state.send_modify(|state| {
             state.behavior.held.remove(&self.endpoint);
         });
-        // `notify_waiters` wakes the waiting answers. The permit is for an answer that is about to
-        // wait.
+        // `notify_waiters` wakes the waiting answers. The permit of `notify_one` is for an answer
+        // that is about to wait.
         self.gate.notify_waiters();
         self.gate.notify_one();
     }

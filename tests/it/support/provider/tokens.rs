@@ -25,7 +25,7 @@ pub(super) struct AuthorizedRequest {
 #[derive(Clone)]
 struct Grant {
     asked: AuthorizedRequest,
-    /// The number of the login that the token belongs to.
+    /// The number of the login to which the token belongs.
     family: usize,
     access_token: String,
     used: bool,

@@ -1,8 +1,8 @@
 //! A record of issued tokens, used tokens and lost answers.
 //!
 //! One login is a family of token pairs (RFC 9700 section 4.14.2): each refresh uses up the newest
-//! pair and issues the next. Each token contains its user, so that every recipient can check the
-//! user of the token.
+//! pair and issues the next pair. Each token contains its user, so that every recipient can check
+//! the user of the token.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,9 +44,10 @@ pub(crate) struct Pair {
     grace_until: Timestamp,
     /// The times at which calls with the refresh token of this pair arrived.
     pub(crate) calls: Vec<Timestamp>,
-    /// The faults of these calls.
+    /// The faults of the calls with this refresh token.
     pub(crate) faults: Vec<Fault>,
-    /// The number of these calls without any answer, because the server was stopped.
+    /// The number of calls with this refresh token that got no answer, because the server was
+    /// stopped.
     pub(crate) abandoned: usize,
 }
 
@@ -382,7 +383,7 @@ impl Family {
     }
 }
 
-/// The pair that the end of a token names.
+/// The pair whose family and position are at the end of a token.
 fn pair_id(token: &str) -> Option<PairId> {
     let mut parts = token.rsplit('.');
     let pair = parts.next()?.parse().ok()?;
