@@ -42,8 +42,8 @@ impl Refresher {
                 self.note_failure(&session, reason, ALARM_PAUSE);
                 return Attempt::Failed(session);
             };
-            // An earlier attempt received the provider's answer but could not store it, so this
-            // attempt needs neither a lease nor a call to the provider.
+            // An earlier attempt received the provider's answer but could not store the answer, so
+            // this attempt needs neither a lease nor a call to the provider.
             if let Some(result) = self.unstored.take(refresh_token) {
                 return self.store(session, result).await;
             }

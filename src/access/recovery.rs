@@ -1,8 +1,8 @@
 //! Handles an app's refusal of a token that the gateway considers valid.
 //!
 //! The token may have been revoked, or a refresh during the request may have made the token
-//! invalid. A request is sent again only if the app has refused the request, only one time, and
-//! only with a different token.
+//! invalid. A request is sent again only once, only after the app has refused the request, and only
+//! with a different token.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -46,8 +46,8 @@ pub(crate) enum Content {
 pub(crate) enum Replayable {
     /// The gateway still has the whole request.
     Yes,
-    /// The gateway has no copy of the body, because it did not keep the body or the body was too
-    /// large.
+    /// The gateway has no copy of the body, because the gateway did not keep the body or the body
+    /// was too large.
     No,
 }
 

@@ -1,11 +1,11 @@
 //! Refreshes access tokens. For each session at most one refresh runs at a time, and all requests
 //! that need the refresh share its result.
 //!
-//! A refresh is a task of the control plane, so the refresh continues even if all requests that
-//! wait for it are cancelled. The result of a refresh is stored before a request uses the new
-//! tokens. If the store fails, the new tokens are kept in memory. The refresh then continues until
-//! the tokens are stored or the session has ended, even if no request waits. The gateway keeps the
-//! result because the used refresh token must not be sent a second time.
+//! A refresh is a task of the control plane, so the refresh continues even if all waiting requests
+//! are cancelled. The result of a refresh is stored before a request uses the new tokens. If the
+//! store fails, the new tokens are kept in memory. The refresh then continues until the tokens are
+//! stored or the session has ended, even if no request waits. The gateway keeps the result because
+//! the used refresh token must not be sent a second time.
 //!
 //! A refresh that fails for a temporary reason is retried after a pause. Each further failure makes
 //! the pause longer. A request continues to wait only if the next attempt starts before the

@@ -84,9 +84,8 @@ async fn g_14_a_refresh_that_panics_releases_all_waiters() {
         })
     };
     // If only one subscriber exists, `tracing` asks only the first thread which events are needed.
-    // The first thread may run a test without a subscriber, and then `tracing` would disable the
-    // events for this test. This test creates a second subscriber, so `tracing` asks all
-    // subscribers.
+    // The first thread may run a test without a subscriber, so `tracing` would disable the events
+    // for this test. This test creates a second subscriber, so `tracing` asks all subscribers.
     let _second = trap("never said");
     let _set = tracing::dispatcher::set_default(&trap("Session refreshed"));
     let fixture = Fixture::new(Handle::current());

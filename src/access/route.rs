@@ -160,8 +160,8 @@ impl Route {
         &self.name
     }
 
-    /// The providers whose sessions the route accepts. The sign-in page shows their buttons in this
-    /// order.
+    /// The providers whose sessions the route accepts. The sign-in page shows the buttons of the
+    /// providers in this order.
     pub fn providers(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
         self.providers.iter().map(Claim::as_str)
     }

@@ -189,8 +189,8 @@ fn list<'a>(entries: impl IntoIterator<Item = &'a str>) -> String {
 struct RemovedEntries(BTreeMap<Vec<String>, BTreeSet<usize>>);
 
 impl RemovedEntries {
-    /// Records that the entry at `path` was removed. `path` is the path in the settings as the
-    /// operator wrote them.
+    /// Records that the entry at `path` was removed. `path` is the path in the settings that the
+    /// operator wrote.
     fn add(&mut self, path: &[String]) {
         if let Some((index, list)) = path.split_last()
             && let Ok(index) = index.parse()

@@ -197,8 +197,8 @@ impl Watch {
     /// a folder was replaced.
     fn follow_links(&mut self) -> io::Result<bool> {
         let folder_id = FileId::of(&self.folder);
-        // While the folder is replaced, it does not exist for a moment, so a missing folder is
-        // ignored.
+        // While the folder is replaced, the folder does not exist for a moment, so a missing folder
+        // is ignored.
         let other_folder = folder_id.is_some() && folder_id != self.folder_id;
         if other_folder {
             self.events = events_of(&self.folder)?;

@@ -30,7 +30,7 @@ pub enum Found<'a> {
     /// value.
     One(&'a [u8]),
     /// The request contains the cookie with different values. A sibling domain may have set one of
-    /// the cookies, so the gateway trusts none of them.
+    /// the cookies, so the gateway trusts none of the cookies.
     Conflicting,
 }
 

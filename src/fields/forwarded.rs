@@ -201,7 +201,7 @@ fn forwarded_chain(headers: &HeaderMap, trusted: &TrustedPeers) -> Option<Vec<Ip
     (!known.is_empty()).then_some(known)
 }
 
-/// Parses an address as proxies write it, possibly with brackets or a port.
+/// Parses an address in the notation of proxies, possibly with brackets or a port.
 fn parse_address(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?;
     if text.contains('%') {

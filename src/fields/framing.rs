@@ -11,7 +11,7 @@ use http::{HeaderValue, StatusCode, Version};
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum FramingError {
     /// `Content-Length` is not exactly one decimal number without leading zeros, or the number is
-    /// more than 2^63 - 1. An app could read such a large number as a negative number.
+    /// more than 2^63 - 1. An app could read a number above 2^63 - 1 as a negative number.
     #[error("Content-Length is not one decimal number")]
     ContentLength,
     /// `Expect` has several values, or its value is not `100-continue` (RFC 9110 section 10.1.1).

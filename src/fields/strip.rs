@@ -146,7 +146,7 @@ pub(super) fn is_among(name: &str, names: &[HeaderName]) -> bool {
         .any(|other| other.as_str().eq_ignore_ascii_case(name))
 }
 
-/// Returns the fields that `Connection` nominates, except the fields that it may not nominate.
+/// Returns the fields that `Connection` nominates, except the fields in [`NOT_NOMINABLE`].
 pub(super) fn nominated(fields: &(impl View + ?Sized)) -> Vec<HeaderName> {
     let mut names = Vec::new();
     for line in fields.values(&CONNECTION) {

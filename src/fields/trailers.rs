@@ -131,7 +131,7 @@ pub(super) fn are_accepted(headers: &HeaderMap) -> bool {
 /// Writes `TE: trailers` to a request whose client accepts trailers.
 pub(super) fn write_acceptance(headers: &mut HeaderMap) {
     headers.insert(TE, HeaderValue::from_static("trailers"));
-    // `TE` applies only to one connection, so `Connection` must nominate it. HTTP/2 has no
+    // `TE` applies only to one connection, so `Connection` must nominate `TE`. HTTP/2 has no
     // `Connection` field.
     headers.insert(CONNECTION, HeaderValue::from_static("te"));
 }

@@ -128,7 +128,8 @@ fn h_30_h_31_nominating_our_fields_removes_only_those_of_the_client() {
         strip(&mut fields);
         assert!(fields.is_empty(), "{fields:?}");
         // The gateway first removes unsafe fields, and then writes its own fields. The client's
-        // `Connection` is removed first, so it cannot remove a field of the gateway.
+        // `Connection` is removed first, so the client's `Connection` cannot remove a field of the
+        // gateway.
         fields.insert(OURS, HeaderValue::from_static("alice"));
         assert_eq!(names(&fields), ["x-user"]);
     }
