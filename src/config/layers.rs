@@ -15,7 +15,7 @@ use super::watch::FileVersion;
 use crate::provider::profile;
 use crate::secret::Environment;
 
-/// The prefix of our environment variables. The prefix ends with two underscores, because
+/// The prefix of Sidegate's environment variables. The prefix ends with two underscores, because
 /// Kubernetes injects variables such as `SIDEGATE_PORT` for a service that is named `sidegate`.
 pub(super) const VARIABLES: &str = "SIDEGATE__";
 
@@ -334,8 +334,8 @@ fn with_profiles(settings: Figment) -> Figment {
         })
 }
 
-/// Returns warnings about environment variables that have one underscore and look like one of our
-/// keys. The operator probably wrote one underscore instead of two.
+/// Returns warnings about environment variables that have one underscore and look like a key of
+/// Sidegate. The operator probably wrote one underscore instead of two.
 pub(super) fn misspelled_variables(settings: &Figment) -> Vec<String> {
     let plain = |text: &str| text.replace(['_', '.'], "").to_ascii_lowercase();
     let mut keys = BTreeMap::new();

@@ -145,7 +145,7 @@ async fn oidcc_client_test_kid_absent_single_jwks() {
 #[tokio::test]
 async fn oidcc_client_test_kid_absent_multiple_jwks() {
     // A relying party may refuse a token without a key id, or try the keys that fit the algorithm.
-    // We try them.
+    // The gateway tries these keys.
     signs_in(|provider| {
         provider.tamper_header(|header| *header = json!({ "alg": "RS256" }));
         let stranger = Keys::first().of_an_attacker().jwk("RS256");
@@ -167,8 +167,8 @@ async fn oidcc_client_test_idtoken_sig_rs256() {
 
 #[tokio::test]
 async fn oidcc_client_test_idtoken_sig_none() {
-    // A relying party that requested unsigned tokens may accept them in the code flow. We never do.
-    // The plan Config also contains this test.
+    // A relying party that requested unsigned tokens may accept unsigned tokens in the code flow.
+    // The gateway never accepts unsigned tokens. The plan Config also contains this test.
     is_refused("_algorithm", |provider| {
         provider.id_token_by(|draft| {
             let mut draft = draft.clone();
