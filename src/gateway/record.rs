@@ -143,9 +143,15 @@ impl Record {
         }
     }
 
-    /// Records that the upstream has answered the request that was sent at `since`. If the gateway
-    /// sends a request two times, the log contains the sum of both durations.
-    pub(super) fn upstream_answered(&mut self, since: Instant) {
+    /// Records that the gateway sends the request to the app.
+    pub(super) fn sending(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.sending();
+        }
+    }
+
+    /// Records that the app has answered the request, or that the exchange with the app has failed.
+    pub(super) fn upstream_answered(&mut self) {
         let now = self.site.clock().instant();
         self.answered = Some(now);
         if let Some(log) = &mut self.log {
