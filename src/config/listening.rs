@@ -194,6 +194,19 @@ impl ServerSection {
         self.buffer_mib.count().saturating_mul(1024 * 1024)
     }
 
+    /// Refuses a window that has no effect, because its minimum rate is off.
+    pub(super) fn check_windows(&self, reader: &mut Reader<'_>) {
+        for (name, rate) in [("body", self.body_rate), ("answer", self.answer_rate)] {
+            let key = format!("server.{name}_window_secs");
+            if rate == 0 && reader.changes_number(&key) {
+                let rate = format!("{name}_rate");
+                let problem =
+                    format!("has no effect, because {rate} is 0; set {rate}, or leave it out");
+                reader.note(&key, problem);
+            }
+        }
+    }
+
     /// The deadlines and limits of connections.
     pub(super) fn connections(&self) -> server::Settings {
         server::Settings {

@@ -82,7 +82,7 @@ pub struct Config {
     pub(crate) key_file: Option<KeyFile>,
     /// True if the keys of pending logins and of sessions on disk are random.
     has_random_keys: bool,
-    /// The source of the settings, with the content of the settings file.
+    /// The sources from which the settings were read, with the content of the settings file.
     pub(crate) source: Source,
     /// The settings that a reload replaces.
     pub site: SiteConfig,
@@ -117,7 +117,8 @@ pub struct Reusable {
     pub providers: Arc<Providers>,
     /// The upstreams by name.
     pub(crate) upstreams: Upstreams,
-    /// The random keys of pending logins, if no key file is set.
+    /// The random keys that encrypt pending logins, if the settings name neither a key file nor an
+    /// environment variable with the keys.
     pub(crate) random_keys: Option<Arc<KeyRing>>,
 }
 
@@ -138,9 +139,9 @@ struct LoginSection {
 }
 
 impl Config {
-    /// Reads the settings and all files whose paths are in the settings. Uses a provider, an app or
-    /// a key in `reusable` again if its settings have not changed. `reusable` is empty when the
-    /// process starts.
+    /// Reads the settings and all files whose paths are in the settings. If the settings of a
+    /// provider, an app or a key have not changed, the function takes this provider, app or key
+    /// from `reusable`. `reusable` is empty when the process starts.
     ///
     /// # Errors
     ///
@@ -290,6 +291,7 @@ fn tls(
     let server = server?;
     let acceptor = acceptor(server, reader, clock);
     check_transport(server, reader);
+    server.check_windows(reader);
     let operations = operations.and_then(|section| section.listen);
     if operations.is_some_and(|operations| overlap(operations.0, server.listen.0)) {
         let reason = "conflicts with server.listen: both use the same port";
@@ -317,8 +319,8 @@ fn public_urls(settings: &Figment, reader: &mut Reader<'_>) -> Option<PublicUrls
     }
 }
 
-/// Returns the entries of the table `key`, such as `providers`. Reports a problem if the table has
-/// no entry.
+/// Returns the entries of the table `key`, such as `providers`. Reports a problem if the table
+/// `key` is missing or empty.
 fn entries(settings: &Figment, reader: &mut Reader<'_>, key: &str, what: &str) -> Dict {
     let entries = match settings.find_value(key) {
         Ok(Value::Dict(_, entries)) => entries,

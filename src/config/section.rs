@@ -47,6 +47,14 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Returns true if `key` has a number that is not its default.
+    pub(super) fn changes_number(&self, key: &str) -> bool {
+        let number = |value: &Value| value.to_u128();
+        let default = Value::from(self.defaults.clone()).find(key);
+        let set = self.settings.find_value(key).ok();
+        set.as_ref().and_then(number) != default.as_ref().and_then(number)
+    }
+
     /// Reads the value at `key`, whose parts are separated by dots.
     pub(super) fn read<T: DeserializeOwned>(&mut self, key: &str) -> Option<T> {
         let value = self
@@ -156,8 +164,8 @@ impl<'a> Reader<'a> {
         Some(ListInVariable::Read)
     }
 
-    /// Resets the value at `path`, which is below `key`, to its default. Removes the value if the
-    /// key has no default. Returns true if `value` has changed.
+    /// Resets the value at `path`, which is below `key`, to its default. If the key has no default,
+    /// this function removes the value. Returns true if `value` has changed.
     fn reset_to_default(&self, key: &str, value: &mut Value, path: &[String]) -> bool {
         let Value::Dict(_, table) = value else {
             return false;
@@ -167,7 +175,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The result of reading an environment variable that contains a text for a setting that is a list.
+/// The result of converting the text of an environment variable to a list, for a setting that is a
+/// list.
 enum ListInVariable {
     /// The text of the variable was replaced by a list.
     Read,
@@ -247,8 +256,8 @@ fn remove_entry(value: &mut Value, path: &[String]) -> bool {
     false
 }
 
-/// Returns the path to the key of an error. The path from figment may end before an unknown or
-/// missing key, so this function adds the key.
+/// Returns the complete path of the key that caused `error`. The path from figment may end before
+/// an unknown or missing key, so this function adds the key.
 fn path_of(error: &figment::Error) -> Vec<String> {
     let mut path = error.path.clone();
     if let Kind::UnknownField(name, _) = &error.kind
@@ -279,11 +288,12 @@ fn replace(table: &mut Dict, path: &[String], defaults: Option<Dict>) -> bool {
     {
         return replace(below, rest, default.and_then(Value::into_dict));
     }
-    // `first` is the last part of the path, or the name of a list of tables. If one table in a list
-    // of tables has a problem, this function resets the whole list.
+    // Here, `first` is the only part of `path`, or the value of `first` is not a table, for example
+    // a list of tables. If one table in a list of tables has a problem, this function resets the
+    // whole list.
     let old = table.remove(first);
-    // If the wrong value is the default itself, the key is removed, because the default would have
-    // the same problem.
+    // If the wrong value is equal to the default, the key is removed, because the default would
+    // cause the same problem.
     if let Some(default) = default.filter(|default| old.as_ref() != Some(default)) {
         table.insert(first.clone(), default);
     }

@@ -36,9 +36,10 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
-    /// Reads the files and the variables that the settings name. Reading the small files blocks the
-    /// calling thread.
+    /// Reads the files and the variables that the settings name. This function blocks the calling
+    /// thread while it reads the small files.
     pub(super) fn read(settings: &Settings, environment: &Environment) -> Result<Self, SetupError> {
+        refuse_unused(settings)?;
         let assertion = &settings.client_assertion;
         let key = "client_secret_env";
         let secret = match (&settings.client_secret_file, &settings.client_secret_env) {
@@ -91,6 +92,84 @@ fn named_twice(key: &'static str, name: &str) -> SetupError {
         name: name.into(),
         problem: "is named together with a file for the same secret; write only one of the two \
                   settings",
+    }
+}
+
+/// Refuses a setting that the configured authentication method never uses. If the method is `auto`,
+/// the metadata decide later which settings are used.
+fn refuse_unused(settings: &Settings) -> Result<(), SetupError> {
+    use ClientAuthentication as By;
+    let by = settings.client_authentication;
+    if by == By::Auto {
+        return Ok(());
+    }
+    let assertion = &settings.client_assertion;
+    let uses_key = by == By::PrivateKeyJwt;
+    let uses_assertion = uses_key || by == By::ClientSecretJwt;
+    let uses_secret = !uses_key && by != By::None;
+    for (key, is_set, is_used) in [
+        (
+            "client_secret_file",
+            settings.client_secret_file.is_some(),
+            uses_secret,
+        ),
+        (
+            "client_secret_env",
+            settings.client_secret_env.is_some(),
+            uses_secret,
+        ),
+        (
+            PRIVATE_KEY_FILE,
+            assertion.private_key_file.is_some(),
+            uses_key,
+        ),
+        (
+            PRIVATE_KEY_ENV,
+            assertion.private_key_env.is_some(),
+            uses_key,
+        ),
+        (
+            "client_assertion.key_id",
+            assertion.key_id.is_some(),
+            uses_key,
+        ),
+        (
+            "client_assertion.algorithm",
+            assertion.algorithm.is_some(),
+            uses_key,
+        ),
+        (
+            "client_assertion.audience",
+            assertion.audience.is_some(),
+            uses_assertion,
+        ),
+    ] {
+        if is_set && !is_used {
+            return Err(SetupError::Setting {
+                key,
+                problem: unused(by),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The problem of a setting that the authentication method does not use.
+fn unused(by: ClientAuthentication) -> &'static str {
+    match by {
+        ClientAuthentication::Auto | ClientAuthentication::ClientSecretBasic => {
+            "is given, but client_authentication is \"client_secret_basic\", which does not use it"
+        }
+        ClientAuthentication::ClientSecretPost => {
+            "is given, but client_authentication is \"client_secret_post\", which does not use it"
+        }
+        ClientAuthentication::ClientSecretJwt => {
+            "is given, but client_authentication is \"client_secret_jwt\", which does not use it"
+        }
+        ClientAuthentication::PrivateKeyJwt => {
+            "is given, but client_authentication is \"private_key_jwt\", which does not use it"
+        }
+        ClientAuthentication::None => "is given, but client_authentication is \"none\"",
     }
 }
 
@@ -172,7 +251,7 @@ impl ClientAuth {
             ClientAuthentication::ClientSecretPost => Method::Post(credentials.secret()?.clone()),
             ClientAuthentication::ClientSecretJwt => secret_jwt(settings, credentials.secret()?)?,
             ClientAuthentication::PrivateKeyJwt => private_key_jwt(settings, credentials)?,
-            ClientAuthentication::None => public_client(settings, credentials)?,
+            ClientAuthentication::None => public_client(settings)?,
         };
         Ok(Self {
             client_id: (&*settings.client_id).into(),
@@ -364,33 +443,14 @@ fn audience(settings: &Settings) -> Result<Box<str>, SetupError> {
     }
 }
 
-fn public_client(settings: &Settings, credentials: &Credentials) -> Result<Method, SetupError> {
-    let refuse = |key, problem| Err(SetupError::Setting { key, problem });
-    // If credentials are configured but never used, the settings contain a mistake.
-    let problem = "is given, but client_authentication is \"none\"";
-    if credentials.secret.is_some() {
-        let in_file = settings.client_secret_file.is_some();
-        let key = if in_file {
-            "client_secret_file"
-        } else {
-            "client_secret_env"
-        };
-        return refuse(key, problem);
-    }
-    if credentials.private_key.is_some() {
-        let in_file = settings.client_assertion.private_key_file.is_some();
-        let key = if in_file {
-            PRIVATE_KEY_FILE
-        } else {
-            PRIVATE_KEY_ENV
-        };
-        return refuse(key, problem);
-    }
+fn public_client(settings: &Settings) -> Result<Method, SetupError> {
     // If the client has no secret, only the PKCE verifier prevents another client from using the
     // code.
     if !settings.pkce {
-        let problem = "is off, but a public client has no other protection of its codes";
-        return refuse("pkce", problem);
+        return Err(SetupError::Setting {
+            key: "pkce",
+            problem: "is off, but a public client has no other protection of its codes",
+        });
     }
     Ok(Method::Public)
 }

@@ -155,13 +155,14 @@ fn value(files: &[(&str, &PathBuf)], key: Option<&PathBuf>) -> Value {
 fn a_configured_method_is_used_whatever_the_metadata_lists() {
     let files = Files::new();
     let (secret, key) = (files.write("s", SECRET), files.write("k.pem", &rsa_key()));
-    for name in [
-        "client_secret_basic",
-        "client_secret_post",
-        "client_secret_jwt",
-        "private_key_jwt",
+    let with_secret = value(&[("client_secret_file", &secret)], None);
+    let with_key = value(&[], Some(&key));
+    for (name, mut settings) in [
+        ("client_secret_basic", with_secret.clone()),
+        ("client_secret_post", with_secret.clone()),
+        ("client_secret_jwt", with_secret),
+        ("private_key_jwt", with_key),
     ] {
-        let mut settings = value(&[("client_secret_file", &secret)], Some(&key));
         settings["client_authentication"] = serde_json::json!(name);
         let client = client(&set(settings), Some(&["none"])).unwrap();
         assert_eq!(method(&client), name);
@@ -209,7 +210,6 @@ fn an_assertion_signed_with_the_secret_has_no_key_id() {
     let settings = serde_json::json!({
         "client_authentication": "client_secret_jwt",
         "client_secret_file": files.write("s", &format!("{SECRET}\n")),
-        "client_assertion": { "key_id": "ours" },
     });
     let said = sent(&client(&set(settings), None).unwrap());
     let jwt = &said["client_assertion"];
@@ -363,7 +363,7 @@ fn credentials_that_do_not_fit_the_method_are_named() {
             "client_secret_basic",
             &[][..],
             Some(&key),
-            "`client_secret_file`",
+            "`client_assertion.private_key_file` is given",
         ),
         ("client_secret_post", &[], None, "`client_secret_file`"),
         ("client_secret_jwt", &[], None, "`client_secret_file`"),
@@ -375,9 +375,15 @@ fn credentials_that_do_not_fit_the_method_are_named() {
         ),
         (
             "private_key_jwt",
-            &[("client_secret_file", &secret)],
+            &[],
             None,
-            "`client_assertion.private_key_file`",
+            "`client_assertion.private_key_file` is missing",
+        ),
+        (
+            "private_key_jwt",
+            &[("client_secret_file", &secret)],
+            Some(&key),
+            "`client_secret_file` is given",
         ),
         (
             "none",
