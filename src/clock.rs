@@ -89,15 +89,24 @@ impl Clock {
     /// epoch.
     pub fn now(&self) -> Timestamp {
         match &self.0 {
+            Source::System => Timestamp::default().plus(self.since_epoch()),
+            Source::Manual(shown) => *shown.borrow(),
+        }
+    }
+
+    /// Returns the time since the Unix epoch. The time of the system clock is exact, and the time
+    /// of a manual clock has whole milliseconds.
+    pub(crate) fn since_epoch(&self) -> Duration {
+        match &self.0 {
             Source::System => {
                 #[expect(
                     clippy::disallowed_methods,
                     reason = "the only place that reads the time"
                 )]
                 let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-                Timestamp::default().plus(since_epoch.unwrap_or_default())
+                since_epoch.unwrap_or_default()
             }
-            Source::Manual(shown) => *shown.borrow(),
+            Source::Manual(shown) => Duration::from_millis(shown.borrow().as_millis()),
         }
     }
 

@@ -20,6 +20,9 @@ from . import machine
 START_DEADLINE = 60
 
 
+LOG_OFF = 'level = "error"\naccess = false\n'
+
+
 class Wrong(Exception):
     """A condition of the measurement is not met."""
 
@@ -144,14 +147,14 @@ class Stage:
         self.provider = Provider(settings)
         return self.provider
 
-    def settings(self, port, app, extra=""):
-        """Settings of a gateway on `port` in front of `app`: one worker, all checks, and no access log, like the other
-        proxies."""
+    def settings(self, port, app, extra="", access_log=False):
+        """Settings of a gateway on `port` in front of `app`: one worker, all checks, and by default no access log, like
+        the other proxies."""
         provider = self.provider
         return (
             f"public_url = {json.dumps(provider.public_url)}\n"
             f'[server]\nlisten = "127.0.0.1:{port}"\nworkers = 1\nconnections = 20000\n{extra}\n'
-            '[log]\nlevel = "error"\naccess = false\n'
+            f"[log]\n{'' if access_log else LOG_OFF}"
             "[session]\ncapacity_mib = 8192\n"
             '[providers.demo]\nprofile = "oidc"\n'
             f"issuer = {json.dumps(provider.issuer)}\n"

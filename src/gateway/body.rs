@@ -43,7 +43,7 @@ enum Source {
 /// The reason why a body breaks off.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
-    /// The gateway has cut the answer, and the log states the reason.
+    /// The gateway has ended the answer early. The log states the reason.
     #[error("the answer was cut")]
     Cut,
     /// The app's answer has broken off. Responsible: the upstream.
@@ -51,7 +51,8 @@ pub(crate) enum BodyError {
     Upstream(#[source] origin::Error),
 }
 
-/// A function that runs a tunnel. The second argument is the access-log event of the handshake.
+/// A function that runs a tunnel. The second argument of the function is the access-log event of
+/// the handshake.
 pub(super) type LoggedTunnelFn =
     Box<dyn FnOnce(UpgradedClient, Option<Box<RequestLog>>) -> Pin<Box<dyn Future<Output = ()>>>>;
 
@@ -64,8 +65,8 @@ impl fmt::Debug for Switch {
     }
 }
 
-/// A reference to a long answer. The client's connection owns this reference, and drops the
-/// reference when the connection stops sending the answer.
+/// A reference to an answer that takes a long time. The client's connection owns this reference,
+/// and drops the reference when the connection stops sending the answer.
 #[derive(Debug)]
 struct Sending(Rc<LongAnswer>);
 
@@ -80,7 +81,7 @@ impl Drop for Sending {
 pub(super) struct UpstreamBody {
     /// The first frame of the body. [`Body::upstream`] reads this frame when the head arrives.
     first: Option<Result<Frame<Bytes>, origin::Error>>,
-    /// The error that made the body fail. The next poll returns this error.
+    /// The error with which the body of the app's answer ended. The next poll returns this error.
     failure: Option<origin::Error>,
     rest: ResponseBody,
 }
@@ -102,7 +103,7 @@ impl UpstreamBody {
         };
         // When a body fails, hyper drops all bytes that it has not yet sent, including the head.
         // This function stores the failure and returns the failure at the next poll, so that hyper
-        // can first send the bytes.
+        // can first send the bytes that hyper already has.
         self.failure = Some(failure);
         cx.waker().wake_by_ref();
         Poll::Pending

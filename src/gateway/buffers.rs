@@ -2,9 +2,9 @@
 //!
 //! The gateway buffers the first part of a request body before the request gets a connection to the
 //! app. The gateway also buffers an answer if the client reads the answer slowly. All these buffers
-//! of the process share one budget. When little of the budget is left, each buffer gets less
-//! memory. When nothing of the budget is left, the gateway forwards bodies without a buffer. The
-//! gateway never refuses a request because the budget is used up.
+//! of the process share one budget. When most of the budget is in use, each buffer gets less
+//! memory. When the budget is used up, the gateway forwards bodies without a buffer. The gateway
+//! never refuses a request because the budget is used up.
 
 use prometheus_client::metrics::gauge::Gauge;
 

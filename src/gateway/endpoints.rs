@@ -38,7 +38,8 @@ impl WorkerSite {
                     let answer = (ResponseMode::FormPost, &*form);
                     return Ok(self.callback(provider, answer, context, record).await);
                 }
-                // A provider that sends its answers by POST may still send errors by a redirect.
+                // A provider that sends authorization responses by POST can still send error
+                // responses by a redirect.
                 let methods = if posts { "GET, POST" } else { "GET" };
                 check_method(method, &[Method::GET], methods)?;
                 let query = context.target.query().unwrap_or_default();

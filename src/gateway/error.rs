@@ -84,7 +84,7 @@ pub enum Error {
 pub(crate) enum Responsible {
     /// The sender of the request.
     Client,
-    /// The gateway process or its settings.
+    /// The gateway process or its settings caused the error.
     Gateway,
     /// The app.
     Upstream,

@@ -42,10 +42,10 @@ type BoxedAnswer<'a> = Pin<Box<dyn Future<Output = Response<Body>> + 'a>>;
 
 /// The next step after the app's answer or error.
 enum ForwardOutcome<'a> {
-    /// The answer to the client.
+    /// The gateway has the answer that it sends to the client.
     Answered(Response<Body>),
-    /// The app refuses the token, or the request takes long. The future sends the request again,
-    /// starts a login, or forwards the answer.
+    /// The app refuses the token, or the request takes long. The future in `Later` sends the
+    /// request again, starts a login, or forwards the answer.
     Later(BoxedAnswer<'a>),
 }
 
@@ -76,8 +76,8 @@ pub(super) struct InFlight<'p> {
     /// The client to which the request belongs. The queue for the app's connections distinguishes
     /// requests by client.
     client: RequestClient,
-    /// The permission of the request. `None` if the end of a session does not end the request and
-    /// its answer.
+    /// The value with which the gateway ends the request when the session ends. `None` if the end
+    /// of a session does not end the request and its answer.
     owner: Option<AnswerOwner>,
 }
 
@@ -217,8 +217,8 @@ impl<'p> InFlight<'p> {
     }
 
     /// Waits for the answer to a request that takes longer than about a second. If the session ends
-    /// before the answer begins, the request ends with an error. The end of the request also ends
-    /// an unfinished upload of the client.
+    /// before the answer begins, the request ends with an error. When the gateway ends the request,
+    /// the gateway also ends an unfinished upload of the client.
     fn guarded<'e>(&'e mut self, worker: &'p Worker) -> BoxedAnswer<'e> {
         Box::pin(async move {
             let guard = self.owner.take().map(|owner| match owner {
@@ -280,21 +280,18 @@ impl<'p> InFlight<'p> {
         worker: &'p Worker,
         answer: Result<Exchange, upstream::Error>,
     ) -> ForwardOutcome<'e> {
-        let answer = match self.noted(answer) {
-            Ok(answer) => answer,
-            Err(error) => return ForwardOutcome::Answered(self.failed(&error)),
-        };
-        let answer = match (answer, self.handshake.take()) {
-            (Exchange::Response(answer), _) => answer,
-            (Exchange::Tunnel(tunnel), Some(handshake)) => {
-                let response = worker.switched(*handshake, *tunnel);
-                return ForwardOutcome::Answered(self.record.answered(response));
+        self.record.upstream_answered();
+        let answer = match answer {
+            Ok(Exchange::Response(answer)) => answer,
+            Ok(Exchange::Tunnel(tunnel)) => {
+                return ForwardOutcome::Answered(self.switched(worker, *tunnel));
             }
-            // Only an answer to a handshake may open a tunnel.
-            (Exchange::Tunnel(_), None) => {
-                return ForwardOutcome::Answered(self.failed(&UNREQUESTED));
+            Err(error) => {
+                let error = self.upstream_failure(error);
+                return ForwardOutcome::Answered(self.failed(&error));
             }
         };
+        self.record.informational(answer.extensions());
         let refused = self.sent.take().and_then(|sent| {
             let access = &self.record.site().access;
             access.token_refusal(sent, answer.status(), answer.headers())
@@ -311,21 +308,27 @@ impl<'p> InFlight<'p> {
         }
     }
 
-    /// Records how long the app took to answer.
-    fn noted(&mut self, answer: Result<Exchange, upstream::Error>) -> Result<Exchange, Error> {
-        self.record.upstream_answered();
-        if let Ok(Exchange::Response(answer)) = &answer {
-            self.record.informational(answer.extensions());
-        }
-        answer.map_err(|error| {
-            if let upstream::Error::Evicted(eviction) = error {
-                self.record.evicted(eviction);
+    /// Returns the answer to a handshake after which the app has switched the protocol.
+    fn switched(&mut self, worker: &Worker, tunnel: upstream::UpgradedOrigin) -> Response<Body> {
+        match self.handshake.take() {
+            Some(handshake) => {
+                let response = worker.switched(*handshake, tunnel);
+                self.record.answered(response)
             }
-            // A failure of the request body also causes an error of the upstream, so only the
-            // failure of the body is reported.
-            let failure = self.watch.failure();
-            failure.map_or_else(|| Error::Upstream(error), Error::RequestBody)
-        })
+            // Only an answer to a handshake may open a tunnel.
+            None => self.failed(&UNREQUESTED),
+        }
+    }
+
+    /// Returns the error for a request whose exchange with the app has failed.
+    fn upstream_failure(&self, error: upstream::Error) -> Error {
+        if let upstream::Error::Evicted(eviction) = error {
+            self.record.evicted(eviction);
+        }
+        // If the request body failed, only this failure is reported, because the failure also
+        // caused the error of the upstream.
+        let failure = self.watch.failure();
+        failure.map_or_else(|| Error::Upstream(error), Error::RequestBody)
     }
 
     fn failed(&mut self, error: &Error) -> Response<Body> {
@@ -425,8 +428,8 @@ fn prepare(context: &mut RequestContext) -> Result<Option<HeaderValue>, Error> {
     Ok(accept)
 }
 
-/// The upload of a request that waits for its app. The guard of the request reads the number of
-/// uploaded bytes.
+/// The upload of a request that the app has not answered yet. The guard of the request reads the
+/// number of uploaded bytes.
 struct WaitingUpload(BodyWatch);
 
 impl ObservedStream for WaitingUpload {

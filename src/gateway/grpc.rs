@@ -20,7 +20,7 @@ const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 /// The bytes of `grpc-message` that are percent-encoded, in addition to all bytes outside of ASCII.
 const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 
-/// The protocol of a gRPC request.
+/// The protocol of a gRPC request: gRPC or gRPC-Web.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Protocol {
     /// gRPC over HTTP/2.
@@ -96,7 +96,8 @@ impl Protocol {
 
 /// Returns the gRPC status code for a status code of HTTP. The mapping follows the document "HTTP
 /// to gRPC Status Code Mapping" of gRPC, except for 408, 413, 429 and 504. The gateway sends 408 or
-/// 504 when a deadline has passed. The gateway sends 413 or 429 when a limit was exceeded.
+/// 504 when a deadline has passed. The gateway sends 413 or 429 when a request exceeds a limit of
+/// the gateway.
 fn code(status: StatusCode) -> u16 {
     match status.as_u16() {
         400 => 13,

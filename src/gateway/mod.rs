@@ -274,7 +274,8 @@ impl Worker {
         mut record: Record,
     ) -> Step<'a> {
         let site = Rc::clone(record.site());
-        // Most requests have no extensions, so `remove` is called only if there are extensions.
+        // Most requests have no extensions, so `remove` is called only if `extensions` is not
+        // empty.
         let upgrade = if parts.extensions.is_empty() {
             None
         } else {

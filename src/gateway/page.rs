@@ -106,7 +106,7 @@ pub(super) struct Page {
     pub(super) login_url: Option<String>,
     /// The pause before a retry.
     pub(super) retry_after: Option<Duration>,
-    /// The number of seconds until the reload, and the URL that the reload opens.
+    /// After this number of seconds, the page opens this URL.
     pub(super) refresh: Option<(u64, String)>,
 }
 

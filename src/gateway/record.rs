@@ -124,7 +124,7 @@ impl Record {
         route.map_or(0, |route| route.buffers().answer)
     }
 
-    /// Records the time that the request waited for its session.
+    /// Records how long the request has waited until its session was refreshed or fetched.
     pub(super) fn waited(&mut self, duration: Duration) {
         if let Some(log) = &mut self.log {
             let before = log.event.waited.unwrap_or_default();
@@ -178,7 +178,7 @@ impl Record {
     #[inline]
     pub(super) fn answered(&mut self, mut response: Response<Body>) -> Response<Body> {
         let mut status = response.status();
-        // Most answers have no extensions, so `remove` is called only if there are extensions.
+        // Most answers have no extensions, so `remove` is called only if `extensions` is not empty.
         if !response.extensions().is_empty() {
             let extensions = response.extensions_mut();
             if let Some(LoggedStatus(logged)) = extensions.remove() {

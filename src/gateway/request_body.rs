@@ -22,7 +22,7 @@ pub(super) struct ForwardedBody {
     /// The buffered first part of the body. `None` if nothing is buffered.
     begin: Option<Box<Begin>>,
     rest: RequestBody,
-    /// Whether the gateway may send the request to the app now.
+    /// True if the gateway has read enough of the body to send the request to the app.
     is_ready: bool,
 }
 
@@ -48,7 +48,7 @@ impl ForwardedBody {
         }
     }
 
-    /// Whether the gateway may send the request to the app now.
+    /// True if the gateway has read enough of the body to send the request to the app.
     pub(super) fn is_ready(&self) -> bool {
         self.is_ready
     }
@@ -58,7 +58,7 @@ impl ForwardedBody {
         &mut self.rest
     }
 
-    /// Returns a handle that reports why the body failed.
+    /// Returns a handle that reports why the gateway could not read the complete body.
     pub(super) fn watch(&self) -> BodyWatch {
         self.rest.watch()
     }
@@ -74,7 +74,7 @@ impl ForwardedBody {
     ///
     /// # Errors
     ///
-    /// The failure of the body.
+    /// Returns the error that ended the reading of the body.
     ///
     /// # Cancel safety
     ///

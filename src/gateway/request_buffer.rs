@@ -15,8 +15,8 @@ use crate::fields;
 use crate::server::RequestBody;
 use crate::telemetry::DecisionLabel;
 
-/// If the body of a request takes longer than this time to arrive, the gateway decides about the
-/// request again.
+/// If the body of a request arrives later than `REDECIDE_AFTER` after the decision, the gateway
+/// makes a new decision about the request.
 const REDECIDE_AFTER: Duration = Duration::from_secs(1);
 
 impl Worker {
@@ -44,8 +44,8 @@ impl Worker {
         }
     }
 
-    /// Waits for the body of a request, and then forwards the request. `body` contains the body and
-    /// the maximum number of bytes in the buffer.
+    /// Waits for the body of a request, and then forwards the request. The buffer may contain at
+    /// most `limit` bytes of `body`.
     async fn forward_buffered(
         &self,
         context: RequestContext,
@@ -96,8 +96,8 @@ fn prepare_body(
 
 /// Returns the size of the buffer for the body of a request, in bytes. Zero means that the body is
 /// forwarded while the body arrives. The size of the buffer is zero if the client may wait for an
-/// answer before the client sends the rest of the body. For example, a client may wait in a gRPC
-/// call, in a handshake, or after `Expect`.
+/// answer before the client sends the rest of the body. For example, the client may wait for an
+/// answer during a gRPC call, during a handshake, or after a request with `Expect`.
 fn request_buffer(context: &RequestContext, route: &Route) -> usize {
     let RequestContext { parts, upgrade, .. } = context;
     let may_wait = route.is_stream()

@@ -102,7 +102,7 @@ impl RequestLog {
     }
 
     /// Records that the app's answer arrived at the time `now`. If the gateway sends a request two
-    /// times, the log contains the sum of the two times.
+    /// times, `upstream_duration` is the sum of the two durations.
     pub(super) fn upstream_answered(&mut self, now: Instant) {
         let before = self.event.upstream_duration.unwrap_or_default();
         let sent = self.sent_to_app.take().unwrap_or(now);

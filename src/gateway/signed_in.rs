@@ -6,10 +6,6 @@ use super::WorkerSite;
 use crate::identity::{Claim, Identity};
 use crate::telemetry::{UserClaim, UserInLog};
 
-/// The number of bytes of a hash in the log. Eight bytes are enough to distinguish the users of one
-/// gateway.
-const HASH: usize = 8;
-
 impl WorkerSite {
     /// Logs who signed in and which claims and tokens the provider sent. The event helps an
     /// operator to see why a rule refuses a user.
@@ -62,12 +58,15 @@ pub(super) fn user(settings: UserInLog, identity: &Identity) -> Option<String> {
     if !settings.hashed {
         return Some(text.to_owned());
     }
-    // The same user name at two issuers means two users, so the hash includes the issuer. A line
-    // break separates issuer and name, because no issuer contains a line break.
+    // The same user name at two issuers means two users, so the hash includes the issuer. In the
+    // input of the hash, a line break separates the issuer from the claim, because no issuer
+    // contains a line break.
     let named = [identity.issuer.as_bytes(), b"\n", text.as_bytes()].concat();
     let hash = digest(&SHA256, &named);
-    let bytes = hash.as_ref().iter().take(HASH);
-    Some(bytes.fold(String::new(), |hex, byte| format!("{hex}{byte:02x}")))
+    // Eight bytes of a hash are enough to distinguish the users of one gateway. A hash in SHA-256
+    // has 32 bytes, so this function never returns `None` here.
+    let start = hash.as_ref().first_chunk()?;
+    Some(format!("{:016x}", u64::from_be_bytes(*start)))
 }
 
 #[cfg(test)]

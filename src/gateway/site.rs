@@ -22,7 +22,7 @@ use crate::telemetry::{GaugeGuard, Metrics, RequestCounters};
 /// The values from which a [`Site`] is built.
 #[derive(Debug)]
 pub(crate) struct Parts {
-    /// The operator's settings for requests.
+    /// The operator's settings that apply to all requests, such as the maximum size of a body.
     pub(crate) settings: Settings,
     /// The routes, with their upstreams.
     pub routes: RouteTable,
@@ -81,8 +81,8 @@ impl Site {
     }
 }
 
-/// One worker's copy of the site. The copy has its own reference counts, so that workers do not
-/// write to the same memory.
+/// One worker's copy of the site. Each worker's copy has its own reference counts, so that workers
+/// do not write to the same memory.
 #[derive(Debug)]
 pub(super) struct WorkerSite {
     shared: Arc<Site>,
@@ -184,8 +184,8 @@ pub(super) struct CurrentSite {
 }
 
 impl CurrentSite {
-    /// Creates a value that always contains the latest site from `sites`. Panics if no local task
-    /// can be started.
+    /// Creates a `CurrentSite`, which always contains the latest site that `sites` has reported.
+    /// Panics if no local task can be started.
     pub(super) fn follow(mut sites: watch::Receiver<Arc<Site>>) -> Rc<Self> {
         let first = WorkerSite::new(Arc::clone(&sites.borrow_and_update()));
         let mut changes = sites.clone();

@@ -1,7 +1,7 @@
 //! Tunnels: connections on which client and app have switched to another protocol, such as
 //! WebSocket.
 //!
-//! A tunnel stays open as long as its [`StreamGuard`] allows the tunnel.
+//! The [`StreamGuard`] of a tunnel decides whether the tunnel may stay open.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -138,7 +138,7 @@ impl Worker {
             };
             let run: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
                 tunnel.run(&stop).await;
-                // The slot becomes free only after the app's connection was closed.
+                // The slots of this tunnel become free only after the app's connection was closed.
                 drop((slot, client_slot));
             });
             run

@@ -24,8 +24,8 @@ pub(crate) struct RequestEvent {
     /// The id of the request, which contains only visible ASCII characters.
     pub(crate) request_id: HeaderValue,
     pub(crate) method: Method,
-    /// The canonical target. The value is `None` if the target has no canonical form. The query is
-    /// not logged.
+    /// The canonical target. `target` is `None` if the request target has no canonical form. The
+    /// query is not logged.
     pub(crate) target: Option<PathAndQuery>,
     pub(crate) version: Version,
     /// The canonical host, with its port if the port is not the default port.
@@ -69,14 +69,15 @@ pub(crate) struct RequestEvent {
 impl RequestEvent {
     /// Writes the event at the end of a request.
     pub(crate) fn log(&self) {
+        let (address, port) = self.server();
         tracing::event!(
             target: ACCESS,
             Level::INFO,
             request.id = self.request_id(),
             http.request.method = self.method.as_str(),
             url.path = self.path(),
-            server.address = self.server().0,
-            server.port = self.server().1,
+            server.address = address,
+            server.port = port,
             network.protocol.name = "http",
             network.protocol.version = version(self.version),
             upgrade = self.upgrade.as_deref(),
@@ -143,13 +144,14 @@ fn split(authority: &str) -> (&str, Option<u16>) {
 /// visible ASCII character or a space. A `?` replaces each byte that is not a visible ASCII
 /// character or a space.
 pub(crate) fn user_agent(headers: &HeaderMap) -> Option<Box<str>> {
-    let bytes = headers.get(header::USER_AGENT)?.as_bytes().iter();
-    let clean = |byte: &u8| match byte {
-        b' '..=b'~' => char::from(*byte),
-        _ => '?',
-    };
-    let text: String = bytes.take(MAX_USER_AGENT).map(clean).collect();
-    Some(text.into())
+    let bytes = headers.get(header::USER_AGENT)?.as_bytes();
+    let mut text = bytes.get(..MAX_USER_AGENT).unwrap_or(bytes).to_vec();
+    for byte in &mut text {
+        if !matches!(byte, b' '..=b'~') {
+            *byte = b'?';
+        }
+    }
+    Some(String::from_utf8(text).ok()?.into())
 }
 
 /// Returns the version of HTTP as OpenTelemetry writes it.

@@ -244,7 +244,7 @@ impl Metrics {
         self.refused_tokens.get_or_create_owned(&labels).inc();
     }
 
-    /// Counts an answer of an app that begins with an informational response.
+    /// Counts an answer for which the app first sent an informational (1xx) response.
     pub(crate) fn informational(&self, route: &str, status: StatusCode) {
         let labels = vec![
             ("route", route.to_owned().into()),
@@ -329,8 +329,8 @@ impl Metrics {
     /// Returns all metrics in the `OpenMetrics` text format.
     pub(crate) fn encode(&self) -> String {
         let mut text = String::new();
-        // A write to a string never fails. If a write failed, the code would clear the text,
-        // because an incomplete text must never be reported.
+        // A write to a string never fails. If a write failed, this function would return an empty
+        // text, because an incomplete text must never be reported.
         let encoded = encode_registry(&mut text, &self.registry)
             .and_then(|()| encode_registry(&mut text, &self.process))
             .and_then(|()| encode_eof(&mut text));

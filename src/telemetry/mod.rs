@@ -9,6 +9,7 @@ mod process;
 mod requests;
 mod seldom;
 mod streams;
+mod text;
 
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
@@ -21,6 +22,8 @@ pub(crate) use self::metrics::TokenCall;
 pub(crate) use self::requests::{DecisionLabel, RequestCounters};
 pub(crate) use self::seldom::Seldom;
 pub(crate) use self::streams::OpenStream;
+use self::text::{TextFields, UtcTime};
+use crate::clock::Clock;
 
 /// The `tracing` target of access-log events.
 const ACCESS: &str = "sidegate::access";
@@ -32,7 +35,7 @@ pub(crate) enum Format {
     /// One readable line for each event.
     #[default]
     Text,
-    /// One JSON object for each line.
+    /// One line with a JSON object for each event.
     Json,
 }
 
@@ -133,9 +136,10 @@ pub fn start(settings: &Settings) -> Result<(), AlreadyStarted> {
     let events = tracing_subscriber::fmt()
         .with_env_filter(filter)
         // Color codes are off, because programs that collect logs do not expect color codes.
-        .with_ansi(false);
+        .with_ansi(false)
+        .with_timer(UtcTime(Clock::system()));
     match settings.format {
-        Format::Text => events.try_init(),
+        Format::Text => events.fmt_fields(TextFields).try_init(),
         Format::Json => events.json().flatten_event(true).try_init(),
     }
     .map_err(AlreadyStarted)

@@ -22,11 +22,11 @@ pub(crate) enum DecisionLabel {
     Forbid,
     /// No route matches, or the host is unknown.
     NoRoute,
-    /// The path belongs to the gateway's own endpoints.
+    /// The request is for one of the gateway's own endpoints.
     Own,
     /// The request was invalid.
     Refuse,
-    /// The session could not be used in time.
+    /// The session exists but cannot be used now.
     Unavailable,
 }
 
@@ -41,7 +41,7 @@ const DECISIONS: [DecisionLabel; 7] = [
 ];
 
 impl DecisionLabel {
-    /// Returns the text of the label.
+    /// Returns the value of the metric label `decision`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Permit => "permit",

@@ -4,11 +4,12 @@ use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The number of subjects that a [`Seldom`] remembers.
+/// The number of slots of a [`Seldom`]. A slot remembers the subject of one reported event.
 const SLOTS: usize = 1024;
 
-/// Remembers which subjects were reported in the current period. A [`Seldom`] has a fixed size and
-/// takes no lock. If two subjects share a slot, a subject can be reported more than once.
+/// Remembers which subjects (such as a user or a setting) the gateway has reported in the current
+/// period. A [`Seldom`] has a fixed size and takes no lock. If two subjects share a slot, a subject
+/// can be reported more than once.
 #[derive(Debug)]
 pub(crate) struct Seldom {
     period: Duration,

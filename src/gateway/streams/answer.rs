@@ -26,13 +26,13 @@ use crate::server::{AnswerControl, BodyWatch, SlowReader};
 use crate::target::Target;
 use crate::upstream::{Eviction, EvictionWatch};
 
-/// When the gateway cuts a gRPC answer, the client must accept the trailers within this time.
+/// If the gateway ends a gRPC answer early, the client must accept the trailers within this time.
 const TRAILERS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The permission that an answer needs to continue.
 pub(in crate::gateway) enum AnswerOwner {
-    /// The request took longer than about a second before its answer began, so the request already
-    /// has a guard.
+    /// The answer began more than about a second after the request, so a guard for the request
+    /// already exists.
     Guarded(Box<StreamGuard>),
     /// The answer began within about a second after the request, so the answer has no guard yet.
     Unguarded(StreamPermit, Target),
@@ -51,17 +51,19 @@ pub(in crate::gateway) struct LongAnswerSetup {
     pub(in crate::gateway) started: Instant,
 }
 
-/// The format of an answer. The format decides how the gateway ends an answer that it cuts.
+/// The format of an answer. If the gateway has to end an answer early, the format of the answer
+/// determines how the gateway ends the answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(in crate::gateway) enum AnswerFormat {
-    /// gRPC over HTTP/2. The answer ends with trailers that contain a status of gRPC.
+    /// gRPC over HTTP/2. A cut answer ends with trailers that contain a gRPC status.
     Grpc,
-    /// The answer breaks off, so that the client does not regard the answer as complete.
+    /// Any other format. The gateway breaks off the answer, so that the client does not regard the
+    /// answer as complete.
     Other,
 }
 
-/// An answer that was not complete when its head arrived. The connection of the client and the task
-/// that watches the answer share this value. If the client does not read, its connection does not
+/// An answer that was not complete when its head arrived. The client's connection, and the task
+/// that watches the answer, share this value. If the client does not read, its connection does not
 /// poll the body. The task that watches the answer can close the connection to the app without a
 /// poll of the body.
 pub(in crate::gateway) struct LongAnswer {
@@ -199,8 +201,8 @@ impl LongAnswer {
         self.log.replace(Some(log));
     }
 
-    /// Ends the answer. The gateway stops reading from the app at once, so the app's connection or
-    /// HTTP/2 stream closes.
+    /// Ends the answer. The gateway immediately stops reading from the app, so the app's connection
+    /// or HTTP/2 stream is closed.
     async fn cut(&self, cut: Cut) {
         self.source.replace(AnswerSource::Released);
         self.cut.set(Some(cut.reason));
@@ -324,8 +326,8 @@ impl LongAnswer {
                 end
             }
         };
-        // If `owner` is empty, a task watches the answer, and the task counts the end of the
-        // answer.
+        // `owner` is empty if a task watches the answer. In this case, the task counts the end of
+        // the answer.
         if let Some(AnswerOwner::Unguarded(stream, _target)) = self.owner.take() {
             self.count_broken(stream.route_name(), end);
         }
@@ -356,8 +358,8 @@ impl SlowReader for LongAnswer {
 }
 
 impl LongAnswer {
-    /// Fills the buffer of the answer. The result is ready when the app's answer has ended, or when
-    /// the answer is no longer sent.
+    /// Fills the buffer of the answer. Returns [`Poll::Ready`] when the app's answer has ended, or
+    /// when the gateway no longer sends the answer.
     fn poll_fill(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut source = self.source.borrow_mut();
         let AnswerSource::Buffered(ahead) = &mut *source else {
@@ -429,7 +431,7 @@ pub(in crate::gateway) fn broken_end(error: &origin::Error) -> Option<&'static s
     }
 }
 
-/// Returns the trailers of a gRPC answer that the gateway cuts.
+/// Returns the trailers for a gRPC answer that the gateway ends early.
 fn grpc_status(cause: CutCause) -> HeaderMap {
     let (status, message) = match cause {
         CutCause::Limit => ("14", "the stream has ended"),

@@ -14,8 +14,8 @@ use crate::gateway::site::{CurrentSite, Reloads};
 use crate::session::{EndReason, EndRegistry, EndWatch, SessionEvent};
 use crate::target::Target;
 
-/// The minimum time between two updates of the last use of a session. A stream updates the last use
-/// of its session while the client sends bytes.
+/// The minimum time between two updates of the last use of a session. While the client sends bytes,
+/// the stream updates the time of its session's last use.
 const USE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The longest time between two checks of a stream's deadlines.
@@ -26,7 +26,7 @@ const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(15);
 pub struct Cut {
     /// The kind of reason for the end of the stream.
     pub(in crate::gateway) cause: CutCause,
-    /// The stable code for logs and metrics.
+    /// The stable code of the reason, for logs and metrics.
     pub(in crate::gateway) reason: &'static str,
 }
 
@@ -58,14 +58,15 @@ pub(in crate::gateway) struct StreamGuard {
     following: Following,
     reloads: Reloads,
     activity: Activity,
-    /// The time at which the time limits of the route begin to count. `None` if the time limits do
-    /// not apply yet.
+    /// The time from which the time limits of the route are measured. While `limits_since` is
+    /// `None`, the time limits do not apply.
     limits_since: Option<Instant>,
-    /// The time for which the stream may continue, if its session has already ended.
+    /// If the session of the stream has ended, this field states how long the stream may still
+    /// continue.
     grace: Option<Grace>,
 }
 
-/// Whether the guard follows a session.
+/// States whether the guard watches for the end of the stream's session.
 enum Following {
     /// The guard has not begun to follow the session of the stream.
     NotYet,
@@ -86,10 +87,10 @@ struct Grace {
 struct Activity {
     /// The number of bytes in both directions.
     bytes: u64,
-    /// The time of the last check at which the guard found new bytes of the stream.
+    /// The time at which the guard last found that the stream had transferred new bytes.
     moved: Instant,
-    /// The number of bytes that the client had sent when the stream last reported a use of the
-    /// session.
+    /// The number of bytes that the client had sent at the time `used`, when the stream last
+    /// reported a use of the session.
     used_at: u64,
     /// The time at which the stream last reported a use of the session.
     used: Timestamp,
@@ -209,7 +210,7 @@ impl StreamGuard {
         grace.map_or(interval, |left| left.min(interval))
     }
 
-    /// Checks the deadlines, and updates the last use of the session.
+    /// Checks the deadlines of the stream, and updates the time at which the session was last used.
     fn check_deadlines(&mut self, bytes: StreamBytes) -> Result<(), Cut> {
         let (now, time) = (self.clock.instant(), self.clock.now());
         let activity = &mut self.activity;
@@ -249,7 +250,7 @@ impl StreamGuard {
 fn grace(why: EndReason, of_route: Option<Duration>) -> Option<Duration> {
     match why {
         EndReason::Absolute | EndReason::Idle => of_route,
-        // If a session ends for any reason other than a deadline, its streams end at once.
+        // If a session ends for any reason other than a deadline, its streams end immediately.
         EndReason::GrantEnded
         | EndReason::ProviderRemoved
         | EndReason::Evicted

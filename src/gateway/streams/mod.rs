@@ -1,10 +1,10 @@
 //! Streams: connections that have switched to another protocol, and requests and answers that take
 //! longer than about a second.
 //!
-//! The gateway decides about a request at its start. A stream can continue for hours after the
-//! decision, so the gateway checks the stream again when its session or the settings change. A
-//! request or an answer becomes a stream only if it is not complete within about a second. If a
-//! request is complete within a second, [`SlowList`] costs only a few instructions.
+//! The gateway makes the decision about a request when the request begins. A stream can continue
+//! for hours after the decision, so the gateway checks the stream again when its session or the
+//! settings change. A request or an answer becomes a stream only if it is not complete within about
+//! a second. If a request is complete within a second, [`SlowList`] costs only a few instructions.
 
 mod answer;
 mod counts;

@@ -14,7 +14,7 @@ impl StreamBytes {
     }
 }
 
-/// A running stream whose values a guard reads.
+/// A running stream whose numbers of transferred bytes a `StreamGuard` reads.
 pub(in crate::gateway) trait ObservedStream {
     /// The numbers of bytes that the stream has transferred.
     fn bytes(&self) -> StreamBytes;

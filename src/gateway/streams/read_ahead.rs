@@ -19,9 +19,9 @@ use crate::upstream::EvictionWatch;
 /// The result of a poll for the next frame.
 type NextFrame = Poll<Option<Result<Frame<Bytes>, origin::Error>>>;
 
-/// The source of an answer that is not complete.
+/// The place from which the gateway reads the rest of an answer.
 pub(super) enum AnswerSource {
-    /// The client's connection reads the answer from the app's connection.
+    /// The task of the client's connection reads the answer directly from the app's connection.
     Direct(UpstreamBody),
     /// A task reads the answer into a buffer.
     Buffered(ReadAhead),
@@ -37,7 +37,8 @@ pub(super) struct ReadAhead {
     limit: usize,
     /// The part of the answer that is not in the buffer. `None` after the app's answer has ended.
     rest: Option<UpstreamBody>,
-    /// The failure that follows the frames in the buffer.
+    /// The error that ended the app's answer, if there was one. The client gets the frames in the
+    /// buffer first.
     failure: Option<origin::Error>,
     /// The waker of the task that fills the buffer.
     filler: Option<Waker>,

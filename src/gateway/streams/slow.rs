@@ -41,13 +41,14 @@ enum Entry {
         waiter: Waiter,
         ticked: bool,
     },
-    /// The entry was added at least two ticks ago, and the list has informed the waiter.
+    /// At least two ticks have passed since the entry was added, and the list has informed the
+    /// waiter.
     Slow,
 }
 
 /// The part of the gateway that the list informs when an entry becomes slow.
 pub(super) enum Waiter {
-    /// The task of a request.
+    /// The waker of the task that handles a request.
     Request(Waker),
     /// An answer. The reference is weak, so that the list does not keep the answer in memory after
     /// the client has disconnected.
@@ -71,8 +72,8 @@ impl SlowList {
         }
     }
 
-    /// Informs the waiters of all entries that become slow at this tick. Returns whether the list
-    /// still has recent entries.
+    /// Informs the waiters of all requests and answers that have become slow since the last tick.
+    /// Returns true if the list still has entries of the kind [`Entry::Recent`].
     fn tick(&self) -> bool {
         let (due, recent_left) = self.entries.borrow_mut().tick();
         // A waiter may change the list, so `entries` must not be borrowed when the list informs a
@@ -152,7 +153,7 @@ async fn tick_while_needed(list: Weak<SlowList>) {
     }
 }
 
-/// One entry of the list. Dropping this value removes the entry.
+/// One entry of a [`SlowList`]. Dropping this value removes the entry.
 #[derive(Debug)]
 pub(super) struct SlowEntry {
     list: Rc<SlowList>,
@@ -160,7 +161,7 @@ pub(super) struct SlowEntry {
 }
 
 impl SlowEntry {
-    /// The result is ready when the entry has become slow.
+    /// Returns [`Poll::Ready`] when the entry has become slow.
     fn poll_slow(&self, cx: &Context<'_>) -> Poll<()> {
         let mut entries = self.list.entries.borrow_mut();
         match entries.entries.get_mut(self.index) {
@@ -182,8 +183,8 @@ impl Drop for SlowEntry {
     }
 }
 
-/// Reports that a request takes longer than about a second. The first poll adds the request to the
-/// list.
+/// Reports that a request takes longer than about a second. The first call of [`SlowTimer::poll`]
+/// adds the request to the [`SlowList`].
 #[derive(Debug)]
 pub(in crate::gateway) struct SlowTimer<'a> {
     list: &'a Rc<SlowList>,
@@ -253,8 +254,8 @@ mod tests {
                 let mut timer = SlowTimer::new(&list);
                 let slow = poll_fn(|cx| timer.poll(cx));
                 assert!(timeout(TICK * 3, slow).await.is_ok());
-                // When the list has no recent entry, the task ends. The next new entry starts
-                // another task.
+                // When the list has no recent entry, the task that makes the ticks ends. The next
+                // new entry starts another task.
                 assert!(!list.ticking.get());
             }
             let mut timer = SlowTimer::new(&list);
