@@ -39,8 +39,8 @@ impl Readiness {
 
     /// Marks the process as draining.
     pub(crate) fn mark_draining(&self) {
-        // A broken process stays broken: `fetch_max` keeps the larger value, and `BROKEN` is larger
-        // than `DRAINING`.
+        // This call does not change a broken process, because `fetch_max` keeps the larger value,
+        // and `BROKEN` is larger than `DRAINING`.
         self.0.fetch_max(DRAINING, Ordering::AcqRel);
     }
 

@@ -1,8 +1,8 @@
 //! Values that are never printed.
 //!
 //! Every value that an attacker could use is a [`Secret`]: client secrets, session ids, codes, PKCE
-//! verifiers, tokens and keys. A `Secret` prints as `[redacted]`. The time of a comparison does not
-//! depend on the bytes of the secret. When a `Secret` is dropped, its memory is overwritten.
+//! verifiers, tokens and keys. A `Secret` prints as `[redacted]`. The duration of a comparison does
+//! not depend on the bytes of the secret. When a `Secret` is dropped, its memory is overwritten.
 //! [`Secret::expose`] is the only way to read the value, so a search for `expose` finds every use
 //! of a secret.
 
@@ -108,8 +108,8 @@ pub struct NoRandomness;
 ///
 /// # Errors
 ///
-/// Returns [`NoRandomness`] if the generator fails. If the generator fails, the function does not
-/// use a weaker generator.
+/// Returns [`NoRandomness`] if the generator fails. This function never uses a weaker generator
+/// than the operating system's generator.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     let mut bytes = [0; N];
     // The error of the generator has no details, so `NoRandomness` does not include the generator's

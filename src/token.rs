@@ -139,8 +139,8 @@ impl TokenSet {
             (at, _) => at,
         };
         self.lifetime.not_before = time;
-        // If the clock is set back to a time before `obtained_at`, the next refresh may start at
-        // once (see `wait_before_refresh`).
+        // If the system clock is set back to a time before `obtained_at`, the next refresh is
+        // allowed immediately (see `wait_before_refresh`).
         self.lifetime.obtained_at = asked_at;
         self
     }

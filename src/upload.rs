@@ -31,7 +31,7 @@ pub(crate) struct Upload(Option<Content>);
 type Content = Pin<Box<dyn Body<Data = Bytes, Error = BoxError>>>;
 
 impl Upload {
-    /// The body of a request without content.
+    /// Returns the body for a request that has no content.
     pub(crate) fn empty() -> Self {
         Self(None)
     }
@@ -194,8 +194,8 @@ where
                     // body with trailers is incomplete.
                     None => *record = Record::Lost,
                 }
-                // The record is marked as complete at the last frame, because the sender may not
-                // poll again after the last frame.
+                // The record is marked as complete when the last frame arrives, because some
+                // senders do not poll the body again after the last frame.
                 if body.is_end_stream() {
                     record.close();
                 }

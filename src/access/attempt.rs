@@ -19,7 +19,7 @@ enum Need {
 
 /// The result of waiting for a lease.
 enum LeaseResult {
-    /// This process may refresh the session.
+    /// This process has the lease, so this process may refresh the session.
     Granted(Lease),
     /// The session has changed since the caller read it, so the caller must read the session again.
     Changed,
@@ -71,8 +71,8 @@ impl Refresher {
             SessionState::Superseded => match self.sessions.fetch(session.key()).await {
                 Ok(Some(newest)) => {
                     let replaced = newest.version() != session.version();
-                    // If another process has stored a newer token and the newer token has also
-                    // expired, this attempt refreshes the session with the newer token.
+                    // Another process may have stored a newer token. If the newer token has also
+                    // expired, this attempt refreshes the newest version of the session.
                     if replaced && !newest.tokens().is_expired(now) {
                         return done(Outcome::Renewed(newest));
                     }

@@ -13,12 +13,12 @@ use crate::session::SessionKey;
 pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
-/// The longest pause that a provider may request with `Retry-After`. If a stored pause is longer
-/// than this limit, the clock was set back.
+/// The longest pause that a provider may request with `Retry-After`. If the rest of a stored pause
+/// is longer than this limit, the clock was set back.
 pub(super) const LONGEST_ASKED: Duration = Duration::from_mins(5);
 
-/// When the table has more than `MANY` sessions, a sweep removes the sessions without a recent
-/// attempt.
+/// A sweep runs only if the table has at least `MANY` sessions. A sweep removes the sessions for
+/// which no refresh was attempted recently.
 const MANY: usize = 10_000;
 
 /// The component whose failure is the reason why a session cannot be used.
@@ -103,8 +103,8 @@ impl Table {
 }
 
 impl Backoffs {
-    /// Returns the remaining pause of a session. Returns `None` if a refresh of the session may be
-    /// attempted now.
+    /// Returns the remaining pause before the next refresh of a session. Returns `None` if a
+    /// refresh of the session may be attempted now.
     pub(super) fn find(&self, key: &SessionKey, now: Timestamp) -> Option<SessionFailure> {
         let backoff = *self.all().sessions.get(key)?;
         let retry_after = backoff.until.since(now);

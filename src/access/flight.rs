@@ -18,8 +18,8 @@ use tokio::sync::watch;
 pub(super) enum Progress<P, T> {
     /// The shared task is running.
     UnderWay,
-    /// The shared task pauses before its next attempt. `P` contains the reason and the end of the
-    /// pause, so that a waiter can decide whether to wait.
+    /// The shared task pauses before its next attempt. `P` contains the reason for the pause and
+    /// the time at which the pause ends, so that a waiter can decide whether to wait.
     Paused(P),
     /// The shared task has ended with a result.
     Finished(T),
@@ -43,7 +43,7 @@ pub(super) struct Flights<K, P, T> {
 #[derive(Debug)]
 pub(super) struct Waiter<P, T>(watch::Receiver<Progress<P, T>>);
 
-/// The owner of a shared task. The owner reports the progress and the result of the shared task to
+/// The owner of a shared task. The leader reports the progress and the result of the shared task to
 /// the waiters. Dropping the leader ends the shared task with [`Progress::Lost`].
 pub(super) struct Leader<K: Copy + Eq + Hash, P, T> {
     flights: Arc<Flights<K, P, T>>,
@@ -52,7 +52,8 @@ pub(super) struct Leader<K: Copy + Eq + Hash, P, T> {
     finished: bool,
 }
 
-/// The result of [`Leader::finish_unwaited`], which ends a shared task only if it has no waiter.
+/// The result of [`Leader::finish_unwaited`]. `finish_unwaited` ends a shared task only if the task
+/// has no waiter.
 #[must_use]
 pub(super) enum FinishUnwaited<L> {
     /// The shared task has ended.
@@ -79,7 +80,8 @@ where
     }
 
     /// Joins the shared task for `key`. If no shared task is running for `key`, starts a shared
-    /// task that runs `work`. `work` must finish the [`Leader`] that it receives.
+    /// task that runs `work`. The future that `work` returns must finish the [`Leader`] that `work`
+    /// receives.
     pub(super) fn join<F>(
         self: &Arc<Self>,
         key: K,
@@ -212,8 +214,8 @@ impl<K: Copy + Eq + Hash, P, T> Leader<K, P, T> {
     /// Ends the shared task. Later requests for the key start a new shared task.
     pub(super) fn finish(mut self, end: T) {
         self.finished = true;
-        // The key is removed before the waiters get the result, so that a waiter can start a new
-        // shared task at once.
+        // The key is removed before the waiters get the result, so that a waiter can immediately
+        // start a new shared task.
         self.clear();
         self.sender.send_replace(Progress::Finished(end));
     }

@@ -53,7 +53,8 @@ impl Index {
         let mut best: Option<usize> = None;
         let mut look = |key: &[u8]| {
             let positions = self.positions.get(key).map_or(&[][..], Vec::as_slice);
-            // The table is sorted, so the smallest position belongs to the most specific route.
+            // More specific routes come first in the table, so the smallest position belongs to the
+            // most specific route.
             let better = |position: &&usize| best.is_none_or(|best| **position < best);
             let found = positions
                 .iter()

@@ -149,7 +149,7 @@ pub(crate) enum Decision {
 pub(crate) struct Challenge {
     /// The route of the request.
     pub route: Rc<Route>,
-    /// The reason why the request has no accepted session.
+    /// The reason why the request has no session that the route accepts.
     pub(crate) cause: Cause,
     /// The session of the request, if the session is live but the route does not accept its
     /// provider.
@@ -386,8 +386,8 @@ impl Access {
     }
 
     /// Returns the session id in the request's cookie, and the session if the session is live. The
-    /// session may belong to any provider. A session with an expired token is live as long as the
-    /// token can be refreshed.
+    /// session can belong to any provider, because this function does not check the provider. A
+    /// session with an expired token is live as long as the token can be refreshed.
     ///
     /// # Cancel safety
     ///
@@ -402,8 +402,9 @@ impl Access {
         Some((id, session))
     }
 
-    /// Returns the live session in the request's cookie. The session may belong to any provider. A
-    /// session with an expired token is live as long as the token can be refreshed.
+    /// Returns the live session in the request's cookie. The session can belong to any provider,
+    /// because this function does not check the provider. A session with an expired token is live
+    /// as long as the token can be refreshed.
     ///
     /// # Errors
     ///

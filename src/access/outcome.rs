@@ -17,9 +17,9 @@ pub(super) enum Outcome {
     Failed(SessionFailure),
 }
 
-/// The result of one attempt.
+/// The result of one attempt to refresh a session.
 pub(super) enum Attempt {
-    /// The attempt has completed the refresh.
+    /// The outcome of the refresh is known, so no further attempt is needed.
     Done(Outcome),
     /// The attempt failed. The refresh of this session may be attempted again after a pause.
     Failed(Arc<Session>),
@@ -27,9 +27,10 @@ pub(super) enum Attempt {
 
 /// The reason why a pause between two attempts ended.
 pub(super) enum PauseEnd {
-    /// The next attempt is due.
+    /// The pause is over, and the next attempt can start.
     Over,
-    /// No request waits for the refresh, and the results of all earlier attempts are stored.
+    /// No request waits for the refresh, and the store contains the results of all earlier
+    /// attempts.
     NoWaiters(SessionFailure),
     /// The process is about to end.
     Draining(SessionFailure),
@@ -54,9 +55,10 @@ pub(super) enum Fetched {
 }
 
 /// The type of a shared task's result. If the shared task is aborted or the request stops waiting,
-/// the request gets a result of the function `failed`.
+/// the function `failed` creates the result for the request.
 pub(super) trait FlightResult: Clone {
-    /// The reason code that a request gets if it stops waiting before the shared task has a result.
+    /// The reason code that a request gets if the request stops waiting before the shared task has
+    /// a result.
     const SLOW: Reason;
     /// The reason code that a request gets if the shared task is aborted.
     const LOST: Reason;

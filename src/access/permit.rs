@@ -41,7 +41,7 @@ pub(crate) struct RequestClient {
 /// States whether the request's cookies have already been read.
 #[derive(Debug)]
 pub(super) enum Cookies {
-    /// An earlier request on the connection had the same `Cookie` line. `Read` contains the
+    /// An earlier request on the connection had the same `Cookie` line. `Read` contains this
     /// `Cookie` line without the gateway's own cookies.
     Read(Option<HeaderValue>),
     /// The gateway has not read the `Cookie` lines yet. The request can still contain the gateway's
@@ -93,8 +93,8 @@ impl Permit {
     /// `client` is the sender of the request. All clients share the connections to an app.
     ///
     /// `upgrade` is the protocol to which the request asks to switch. If the app switches to the
-    /// protocol in `upgrade`, the result is a tunnel. If the app does not switch, the result is a
-    /// response.
+    /// protocol in `upgrade`, this function returns a tunnel. If the app does not switch, the
+    /// result is a response.
     ///
     /// # Errors
     ///
@@ -193,7 +193,7 @@ impl Permit {
 pub(crate) enum Exchanging<'p> {
     /// The future for a request that does not ask for another protocol.
     Response(ResponseFuture),
-    /// The future for a request to switch to another protocol.
+    /// The future for a request that asks for another protocol.
     Switch(Pin<Box<dyn Future<Output = Result<Exchange, upstream::Error>> + 'p>>),
 }
 

@@ -1,4 +1,4 @@
-//! Keeps the last session of a connection.
+//! Keeps the session that the last request of a connection used.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ struct CookieLine {
 impl Recent {
     /// Returns the session of a request whose only `Cookie` line is `line`, and returns `line`
     /// without the gateway's own cookies. Returns `None` if the previous request on the connection
-    /// had a different line, or if the session is no longer valid.
+    /// had a different `Cookie` line, or if the session is no longer valid.
     pub(super) fn by_line(
         &self,
         line: &[u8],

@@ -17,7 +17,8 @@ use crate::clock::Timestamp;
 use crate::session::{EndReason, EndedVersion, Session, SessionState};
 use crate::telemetry::chain;
 
-/// A request that was sent to an app with a user's token. The app's answer may refuse the token.
+/// A request that was sent to an app with a user's token. In its answer, the app can refuse the
+/// token.
 #[derive(Debug)]
 pub(crate) struct SentRequest {
     pub(super) route: Rc<Route>,
@@ -102,8 +103,8 @@ impl Access {
 }
 
 impl TokenRefusal {
-    /// Decides what to do after a refusal. Waits for a refresh if a new token can make the request
-    /// succeed.
+    /// Decides what the gateway does after an app has refused an access token. Waits for a refresh
+    /// if a new token can make the request succeed.
     ///
     /// # Cancel safety
     ///
@@ -277,8 +278,8 @@ mod tests {
         assert!(!kept(&passing, Content::None, after(last - 1)));
         assert!(kept(&passing, Content::None, after(last)));
         assert!(kept(&passing, Content::Some, NOW));
-        // `claim_refresh` delays the next refresh by a few seconds only, so a refresh can still
-        // start during this request.
+        // `claim_refresh` delays the next refresh by a few seconds only. A refresh can still start
+        // before the answer to the request.
         assert!(session.claim_refresh(after(3000), after(3005)));
         assert!(kept(&passing, Content::None, after(3001)));
         for others in [&["pass", "refresh_and_retry"], &["relogin", "pass"]] {

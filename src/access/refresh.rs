@@ -74,7 +74,7 @@ pub(crate) struct Refresher {
     fetches: Arc<Flights<SessionKey, RetryPause, Fetched>>,
     backoffs: Backoffs,
     pub(super) unstored: Unstored,
-    /// The users for whom the log already has a warning about too many groups.
+    /// The users for whom the log already contains a warning about too many groups.
     pub(super) groups_reported: Seldom,
     pub(super) draining: watch::Sender<bool>,
 }
@@ -134,7 +134,8 @@ impl Refresher {
         &self.metrics
     }
 
-    /// Starts a refresh before the token expires. The request does not wait for the result.
+    /// Starts a refresh before the token expires. The request that starts the refresh does not wait
+    /// for the result of the refresh.
     pub(super) fn refresh_ahead(self: &Arc<Self>, session: &Arc<Session>, now: Timestamp) {
         if session.claim_refresh(now, now.plus(CLAIM)) {
             drop(self.refresh(session));
@@ -207,8 +208,8 @@ impl Refresher {
         }
     }
 
-    /// Runs one shared refresh: makes attempts, with pauses between the attempts. The shared
-    /// refresh ends early if no request waits and every result is stored.
+    /// Runs one shared refresh: makes attempts, with pauses between the attempts. If no request
+    /// waits and every result is stored, the shared refresh ends early, without a further attempt.
     async fn run(
         self: Arc<Self>,
         mut session: Arc<Session>,
@@ -269,9 +270,9 @@ impl Refresher {
         leader.finish(outcome);
     }
 
-    /// Waits until the pause after earlier failures is over. The pause lasts at least the time
-    /// `least`. The pause ends earlier if the process drains. The pause also ends earlier if no
-    /// request waits and every result is stored.
+    /// Waits until the pause after earlier failures is over. `least` is the minimum length of the
+    /// pause. The pause ends earlier if the process drains. The pause also ends earlier if no
+    /// request waits and the session has no refresh result that is not stored yet.
     async fn pause(
         &self,
         session: &Session,
@@ -438,9 +439,9 @@ impl Refresher {
             .await
     }
 
-    /// Ends the session, because the provider reports that the grant has ended. The report of the
-    /// provider is about the version of the session that was refreshed, so a newer version of the
-    /// session does not end.
+    /// Ends the session, because the provider reports that the grant has ended. The provider's
+    /// report concerns the version of the session that was refreshed. If the session has a newer
+    /// version now, this function does not end the session.
     async fn end_session(&self, session: Arc<Session>, error: &ExchangeError) -> Attempt {
         let why = EndReason::GrantEnded;
         match self.sessions.end_version(&session, why).await {
@@ -467,8 +468,8 @@ impl Refresher {
         Attempt::Failed(session)
     }
 
-    /// Counts a failure of a session. The next attempt to refresh the session starts only after
-    /// `wait`.
+    /// Counts a failure of a session. The next attempt to refresh the session starts only after the
+    /// duration `wait`.
     pub(super) fn note_failure(&self, session: &Session, reason: Reason, wait: Duration) {
         let now = self.clock.now();
         self.backoffs

@@ -85,7 +85,8 @@ async fn g_14_a_refresh_that_panics_releases_all_waiters() {
     };
     // If only one subscriber exists, `tracing` asks only the first thread which events are needed.
     // The first thread may run a test without a subscriber, so `tracing` would disable the events
-    // for this test. This test creates a second subscriber, so `tracing` asks all subscribers.
+    // for this test. If two subscribers exist, `tracing` asks all subscribers which events are
+    // needed. This test therefore creates a second subscriber.
     let _second = trap("never said");
     let _set = tracing::dispatcher::set_default(&trap("Session refreshed"));
     let fixture = Fixture::new(Handle::current());
@@ -111,7 +112,7 @@ async fn g_14_a_refresh_that_panics_releases_all_waiters() {
     }
     // The panic does not delay the end of the process.
     fixture.refresher.drained().await;
-    // The next attempt finds the result that was stored.
+    // The next attempt finds the tokens that the panicked refresh has already stored.
     let found = fixture.refresher.attempt(Arc::clone(&session)).await;
     assert!(matches!(found, Attempt::Done(Outcome::Renewed(_))));
     let lost = "result=\"lost\",reason=\"refresh_lost\"} 1";

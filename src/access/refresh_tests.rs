@@ -139,7 +139,8 @@ fn failed(end: &Outcome) -> &'static str {
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// Returns the tokens that the user `person` has during the millisecond number `round` of the test.
+/// Returns the tokens of the user `person` in the round `round` of the test. A round takes one
+/// millisecond.
 fn tokens_of_round(person: &str, round: u64) -> TokenSet {
     let life = Lifetime {
         expires_at: Some(NOW.plus(Duration::from_millis(round)).plus(MILLISECOND)),

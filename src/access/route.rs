@@ -25,7 +25,8 @@ pub struct RouteSettings {
     /// names a host, the first host is put before the prefix.
     pub name: Option<Box<str>>,
     /// The authorities of the route. An authority is a host. If the port is not the default port,
-    /// the authority also contains the port. An empty list means all authorities.
+    /// the authority also contains the port. If the list of authorities is empty, the route is for
+    /// all authorities.
     #[serde(default)]
     pub(crate) hosts: Vec<Box<str>>,
     /// The path prefix: the route is for this path and for all paths below this path.
@@ -34,7 +35,8 @@ pub struct RouteSettings {
     /// The condition that a user must meet to use the route.
     #[serde(default = "signed_in")]
     pub(crate) access: Rule,
-    /// The name of the upstream. The operator may omit the name if there is only one upstream.
+    /// The name of the upstream. The operator may omit the setting `upstream` if there is only one
+    /// upstream.
     pub(crate) upstream: Option<Box<str>>,
     /// The names of the providers whose sessions are accepted. By default, the route accepts
     /// sessions of all providers.
@@ -46,7 +48,8 @@ pub struct RouteSettings {
     /// The gateway's action after an app has refused a token that the gateway considers valid.
     #[serde(default)]
     pub(crate) on_upstream_401: OnRefusal,
-    /// Whether the answers of the route are streams, whose clients may be silent for any time.
+    /// Whether the requests and answers of the route are streams. The client of a stream may send
+    /// nothing for any time.
     #[serde(default)]
     pub(crate) stream: bool,
     /// The settings for connections on which the app has switched to another protocol.
@@ -210,7 +213,8 @@ impl Route {
         self.prefix.as_str()
     }
 
-    /// The authorities of the route. An empty list means all authorities.
+    /// The authorities of the route. If the list of authorities is empty, the route is for all
+    /// authorities.
     pub(crate) fn hosts(&self) -> impl Iterator<Item = &str> {
         self.hosts.iter().map(AsRef::as_ref)
     }
@@ -296,7 +300,7 @@ impl RouteTable {
     ///
     /// # Errors
     ///
-    /// All routes that cannot be added, each with its position and the reason.
+    /// Returns the position of each route that cannot be added, with the reason.
     pub fn new(
         settings: Vec<(usize, RouteSettings)>,
         upstreams: &BTreeMap<Box<str>, Arc<Upstream>>,

@@ -280,7 +280,7 @@ impl Rule {
         matches!(self, Self::AnyOf(lists) if lists.email_domains.contains(&Domains::Every))
     }
 
-    /// Whether any user can meet the rule if identities have only the claims in `known`.
+    /// Whether at least one user can meet the rule, if identities have only the claims in `known`.
     pub(crate) fn can_be_met(&self, known: KnownClaims) -> bool {
         match self {
             Self::Public | Self::SignedIn => true,

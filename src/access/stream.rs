@@ -100,7 +100,7 @@ fn max_lag() -> usize {
     64 * 1024
 }
 
-/// Reads a number of KiB. Returns the number of bytes.
+/// Reads a number of KiB. Returns the same size as a number of bytes.
 fn kibibytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     match usize::deserialize(deserializer)? {
         kibibytes @ 1..=LARGEST_LAG => Ok(kibibytes.saturating_mul(1024)),
@@ -238,8 +238,8 @@ impl StreamPermit {
         self.route.streams()
     }
 
-    /// Registers the stream with the registry, which reports new versions and the end of the
-    /// session to the stream. Returns `None` if the stream belongs to no session.
+    /// Registers the stream with the registry. The registry informs the stream when the session has
+    /// a new version or has ended. Returns `None` if the stream belongs to no session.
     ///
     /// # Errors
     ///

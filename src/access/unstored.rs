@@ -12,8 +12,8 @@ use crate::provider::Refreshed;
 use crate::secret::Secret;
 use crate::token::TokenSet;
 
-/// The maximum number of results in the map. The tokens of `MOST` results need about ten megabytes
-/// of memory.
+/// The maximum number of results that [`Unstored`] keeps. `MOST` results contain about ten
+/// megabytes of tokens.
 const MOST: usize = 10_000;
 
 /// The result of a refresh.
@@ -38,14 +38,15 @@ pub(super) struct Unstored(
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use = "a result that is not stored is lost"]
 pub(super) enum Kept {
-    /// The result is kept until `take` removes it.
+    /// The result is kept until the method `take` removes the result.
     Yes,
-    /// The result is not kept, because the maximum number is reached.
+    /// The result is not kept, because the maximum number of results is already kept.
     No,
 }
 
 impl Unstored {
-    /// Removes and returns the result of the refresh with the refresh token `used`.
+    /// Removes and returns the kept result of a refresh. The argument `used` is the refresh token
+    /// that the gateway sent for this refresh.
     pub(super) fn take(&self, used: &Secret<String>) -> Option<RefreshResult> {
         self.all().remove(&fingerprint(used))
     }
@@ -53,7 +54,7 @@ impl Unstored {
     /// Keeps the result of the refresh with the refresh token `used`.
     pub(super) fn keep(&self, used: &Secret<String>, result: RefreshResult) -> Kept {
         let mut all = self.all();
-        // During an outage of the store, the kept results must not fill the memory.
+        // If the store fails for a long time, the results in the map must not use up the memory.
         if all.len() >= MOST {
             return Kept::No;
         }

@@ -47,14 +47,14 @@ pub struct Flags {
     pub log_format: Option<String>,
 }
 
-/// The settings file, environment variables and flags. Each reload reads the settings file and the
-/// environment variables again.
+/// The sources of the settings: the settings file, environment variables and flags. Each reload
+/// reads the settings file and the environment variables again.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// The settings file.
     pub path: PathBuf,
-    /// The content of the file, if the file was already read. A `Source` that contains the content
-    /// does not read the file again.
+    /// The content of the file, if the file was already read. If `content` is not `None`, the
+    /// gateway does not read the settings file again.
     pub content: Option<FileContent>,
     /// Selects whether environment variables are read.
     pub variables: Variables,
@@ -71,9 +71,9 @@ pub struct FileContent {
 
 impl FileContent {
     fn read(path: &Path) -> io::Result<Self> {
-        // The version is determined before the text is read. If the file changes just before the
-        // text is read, the version of the old file is stored with the new text. A later comparison
-        // of versions finds that the file has changed.
+        // This function determines the version of the file before it reads the text. If the file
+        // changes just before the text is read, the version of the old file is stored with the new
+        // text. The next comparison of file versions then shows that the file has changed.
         let version = FileVersion::of(path);
         let text = fs::read_to_string(path)?.into();
         Ok(Self { text, version })
@@ -123,8 +123,8 @@ impl Source {
     }
 
     /// Returns all layers. A later layer overrides an earlier layer. `text` is the content of the
-    /// file. The caller passes `text`, because a second read of the file could return a different
-    /// text.
+    /// file. This function does not read the file again, because the content of the file could have
+    /// changed.
     pub(super) fn layers(&self, text: &str) -> Figment {
         // The caller has already checked that the text is TOML.
         let file = self.layer(

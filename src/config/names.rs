@@ -1,4 +1,5 @@
-//! Checks of the settings as a whole, before the sections are read.
+//! This module refuses unknown top-level keys, placeholders, and more than one session store,
+//! before the gateway reads the sections of the settings.
 
 use figment::Figment;
 use figment::value::{Dict, Value};

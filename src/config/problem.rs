@@ -15,7 +15,7 @@ pub struct Problem {
     pub key: String,
     /// The source of the value: a file, an environment variable or the command line.
     pub(crate) source: String,
-    /// The explanation, which never contains a secret.
+    /// The explanation of the problem. The explanation never contains a secret.
     pub(crate) reason: String,
 }
 

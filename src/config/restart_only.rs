@@ -48,7 +48,7 @@ impl RestartOnly {
         Self(values)
     }
 
-    /// Returns the keys whose values differ, in alphabetical order.
+    /// Returns the keys that have different values in `self` and `other`, in alphabetical order.
     pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
         let keys: BTreeSet<_> = self.0.keys().chain(other.0.keys()).collect();
         let differs = |key: &&&String| self.0.get(**key) != other.0.get(**key);
@@ -60,7 +60,7 @@ impl RestartOnly {
 }
 
 /// Splits a tree of settings into single values, each with its full key. An empty table counts as a
-/// value, because its name can select the variant of an enum.
+/// value, because the name of a table can select the variant of an enum.
 fn flatten(key: String, value: Value, values: &mut BTreeMap<String, Value>) {
     if let Value::Dict(_, table) = &value
         && !table.is_empty()

@@ -100,9 +100,9 @@ pub(super) fn routes(
     for (index, value) in written.into_iter().enumerate() {
         let key = format!("routes.{index}");
         let route = reader.read_value(&key, value);
-        // If a route has a wrong value, the `Reader` has replaced the value by its default. A route
-        // with a wrong value is left out of the table, because the default could contradict another
-        // route.
+        // If a value of a route is wrong, the `Reader` has replaced the wrong value by the default.
+        // A route with a wrong value is left out of the table, because the default could contradict
+        // another route.
         let route = route.filter(|_route| reader.is_clean(&key));
         routes.extend(route.map(|route| (index, route)));
     }
@@ -243,7 +243,8 @@ fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
     }
 }
 
-/// Refuses the size of a buffer that no request of a route can use.
+/// Refuses `buffers.request_kib` for a route with `stream = true`, because the gateway buffers no
+/// request of this route.
 fn check_buffers(routes: &RouteTable, reader: &mut Reader<'_>) {
     for route in routes.iter() {
         if route.is_stream() && route.buffers().request != BufferSettings::default().request {

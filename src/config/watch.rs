@@ -1,11 +1,11 @@
 //! Detects that the settings file was replaced.
 //!
 //! A half-written settings file is often valid TOML, but the last rule of the file may be missing.
-//! If the rule of a route is missing, more users can use the route. A write to the existing file
-//! never starts a reload, because the file can be half-written. A reload starts only if another
-//! file is renamed to the path, or if a symbolic link in the path is changed and leads to another
-//! file. Kubernetes, for example, changes a symbolic link. After the rename or the change of the
-//! link, the file must stay unchanged for [`STABLE`] before the reload.
+//! Without its rule, a route can be open to more users than the operator intends. A write to the
+//! existing file never starts a reload, because the file can be half-written. A reload starts only
+//! if another file is renamed to the path, or if a symbolic link in the path is changed and leads
+//! to another file. Kubernetes, for example, changes a symbolic link. After the rename or the
+//! change of the link, the file must stay unchanged for [`STABLE`] before the reload.
 
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
@@ -160,7 +160,8 @@ impl Watch {
         let put_in_place = match event {
             Event::Nothing => leads_elsewhere,
             Event::Renamed => true,
-            // A new symbolic link is complete at once, but a new file can still be incomplete.
+            // A symbolic link is created in one step, so a new link is never half-written. A new
+            // file can still be incomplete.
             Event::Created if self.path.is_symlink() => true,
             Event::Created | Event::Written => {
                 self.pending = None;
@@ -245,8 +246,8 @@ impl Watch {
 
 fn events_of(folder: &Path) -> io::Result<OwnedFd> {
     let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-    // The kernel watches the folder and not the file, because a watch of the file would stay on the
-    // old file after a replacement.
+    // The kernel watches the folder and not the file. If the kernel watched the file, it would
+    // still watch the old file after the file was replaced.
     let flags = WatchFlags::MOVED_TO | WatchFlags::CREATE | WatchFlags::MODIFY;
     inotify::add_watch(&events, folder, flags)?;
     Ok(events)
@@ -356,8 +357,8 @@ mod tests {
         assert_eq!(watch.poll(much_later).unwrap(), FileChange::Nothing);
     }
 
-    /// In this test, the file is written in place before the first poll. After the write, the file
-    /// stays unchanged for longer than [`STABLE`].
+    /// In this test, the file is overwritten in place after the rename and before the first poll.
+    /// After the write, the file stays unchanged for longer than [`STABLE`].
     #[test]
     fn a_file_that_is_written_between_its_rename_and_the_first_poll_is_not_reported_as_replaced() {
         let (mut folder, mut watch) = Folder::new();
@@ -369,7 +370,7 @@ mod tests {
             folder.poll_ten_times(&mut watch),
             [FileChange::WrittenInPlace]
         );
-        // A file that is renamed to the path after the write is complete.
+        // Another file is written completely and is then renamed to the path.
         fs::write(&path, "half").unwrap();
         fs::write(folder.path("next"), "whole").unwrap();
         fs::rename(folder.path("next"), &path).unwrap();

@@ -111,9 +111,9 @@ pub struct AuthorizationServerSettings {
 }
 
 impl Default for AuthorizationServerSettings {
-    /// Returns settings with a free port on `127.0.0.1`, Passport 13, the users alice and bob, the
-    /// scopes `read` and `write`, tokens with a lifetime of 731 days, no client, and the system
-    /// clock.
+    /// Returns the default settings: a Passport 13 server on a free port of `127.0.0.1`, with the
+    /// users alice and bob and the scopes `read` and `write`. Tokens have a lifetime of 731 days.
+    /// The default settings contain no client, and use the system clock.
     fn default() -> Self {
         let two_years = Duration::from_hours(731 * 24);
         Self {

@@ -141,11 +141,11 @@ pub(crate) async fn sign_out(
     response
 }
 
-/// Checks the authorization request in the same order as the real server. Before the server has
-/// verified the redirection URI, the server answers an error with JSON and not with a redirect.
-/// After the verification of the redirection URI, a Passport server still answers many errors with
-/// JSON. After the verification of the redirection URI, an OpenID Provider sends an error to the
-/// client by a redirect (RFC 6749 section 4.1.2.1).
+/// Checks the parts of the authorization request in the same order as the real server that the demo
+/// imitates. Before the server has verified the redirection URI, the server answers an error with
+/// JSON and not with a redirect. After the verification of the redirection URI, a Passport server
+/// still answers many errors with JSON. After the verification of the redirection URI, an OpenID
+/// Provider sends an error to the client by a redirect (RFC 6749 section 4.1.2.1).
 async fn validate(
     server: &ServerState,
     request: &Request<Bytes>,
@@ -233,7 +233,7 @@ fn destination<'a>(
 }
 
 /// Returns the PKCE challenge and its method. If a request names no method, the method is `plain`
-/// (RFC 7636 section 4.3). The OpenID Provider of the demo refuses `plain`.
+/// (RFC 7636 section 4.3). The OpenID Provider of the demo refuses the challenge method `plain`.
 fn challenge(
     kind: ProviderKind,
     field: &impl Fn(&str) -> Option<String>,

@@ -172,7 +172,7 @@ impl Page {
 pub(crate) struct SetCookie {
     pub(crate) name: String,
     pub(crate) value: String,
-    /// The attributes, with names in lower case.
+    /// The attributes of the cookie, with their names in lower case.
     attributes: Vec<(String, String)>,
 }
 

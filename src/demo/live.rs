@@ -69,7 +69,7 @@ fn event(clock: &Clock) -> Bytes {
     Bytes::from(format!("data: {}\n\n", date(clock)))
 }
 
-/// Switches the connection to a WebSocket, which sends the time.
+/// Switches the connection to a WebSocket on which the app regularly sends the time.
 pub(crate) fn socket(request: Request<Bytes>, clock: &Clock) -> Response<ReplyBody> {
     let Some(accept) = accept(request.headers()) else {
         let mut response = plain(StatusCode::UPGRADE_REQUIRED, "only for WebSockets\n");
@@ -140,8 +140,8 @@ const CLOSE: u8 = 8;
 const NORMAL_CLOSURE: u16 = 1000;
 const UNSUPPORTED_DATA: u16 = 1003;
 
-/// Returns a whole frame of a server (RFC 6455 section 5.2). The payload is at most 125 bytes long,
-/// so its length fits into one byte.
+/// Returns a complete WebSocket frame, as a server sends it (RFC 6455 section 5.2). The payload is
+/// at most 125 bytes long, so its length fits into one byte.
 fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let payload = payload.get(..125).unwrap_or(payload);
     let length = u8::try_from(payload.len()).unwrap_or_default();

@@ -58,7 +58,8 @@ use crate::secret::NoRandomness;
 /// An error that prevents the start of a part of the demo.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The program cannot listen on the address. The operator can choose another port, or port 0.
+    /// The program cannot listen on the address. The operator can choose another port. With port 0,
+    /// the operating system chooses a free port.
     #[error("cannot listen on {address}")]
     Bind {
         /// The requested address.

@@ -29,8 +29,8 @@ struct Profile<'a> {
     updated_at: &'a str,
 }
 
-/// Answers with the user of the access token. Answers 401 if the access token is invalid, like the
-/// real server.
+/// Answers with the data of the user to whom the access token belongs. Answers 401 if the access
+/// token is invalid, like the real server.
 pub(crate) async fn show(server: &ServerState, request: &Request<Bytes>) -> Response<ReplyBody> {
     match bearer(server, request).await {
         Ok((user, _token)) => {

@@ -17,7 +17,7 @@ impl ProviderKind {
     /// All kinds.
     pub const ALL: [Self; 3] = [Self::OpenId, Self::Passport12, Self::Passport13];
 
-    /// Returns the stable name for the command line.
+    /// Returns the name that this kind of provider has on the command line.
     ///
     /// ```
     /// use sidegate::demo::ProviderKind;

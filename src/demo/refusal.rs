@@ -28,8 +28,8 @@ pub(crate) struct Refusal {
     challenge: Option<&'static str>,
 }
 
-/// The redirection URI to which the server sends an error, and the parameters of the response that
-/// do not describe the error.
+/// The redirection URI to which the server sends an error, and the parameters `state` and `iss` of
+/// this error response.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Destination<'a> {
     pub(crate) redirect_uri: &'a str,

@@ -35,7 +35,8 @@ const AFTER_MODULUS: [u8; 5] = [0x02, 0x03, 0x01, 0x00, 0x01];
 /// The header of a Passport token, which has two members and no `kid`.
 const HEADER: &str = r#"{"typ":"JWT","alg":"RS256"}"#;
 
-/// The keys of one server. The keys are generated when the server starts and are never stored.
+/// The keys of one authorization server of the demo. The keys are generated when the server starts
+/// and are never stored.
 pub(crate) struct Keys {
     signing: rsa::KeyPair,
     sealing: RandomizedNonceKey,

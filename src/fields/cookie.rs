@@ -1,14 +1,14 @@
 //! Reads and removes cookies, byte for byte.
 //!
 //! The parser splits a `Cookie` line by the same rules by which a browser writes the line. The
-//! character `;` separates the pairs. Spaces and tabs around a pair are ignored. The name ends at
-//! the first `=`. The parser works on bytes and compares names exactly. The parser does not remove
-//! other white space, such as Unicode white space. If the parser removed Unicode white space, a
-//! sibling domain could set a cookie with Unicode white space before the prefix `__Host-`. The
-//! browser would not check the prefix of this cookie, but the gateway would accept the cookie as
-//! its own. If the parser decoded the whole field as text, a sibling domain could make the session
-//! cookie unreadable with one invalid byte. If one pair of a line is malformed, the parser ignores
-//! this pair and reads the other pairs.
+//! character `;` separates the pairs. Spaces and tabs around a pair are ignored. The name of a
+//! cookie ends at the first `=`. The parser works on bytes and compares names exactly. The parser
+//! does not remove other white space, such as Unicode white space. If the parser removed Unicode
+//! white space, a sibling domain could set a cookie with Unicode white space before the prefix
+//! `__Host-`. The browser would not check the prefix of this cookie, but the gateway would accept
+//! the cookie as its own. If the parser decoded the whole field as text, a sibling domain could
+//! make the session cookie unreadable with one invalid byte. If one pair of a line is malformed,
+//! the parser ignores this pair and reads the other pairs.
 //!
 //! Several `Cookie` lines, and the cookie crumbs of HTTP/2 (RFC 9113 section 8.2.3), are handled as
 //! one line.
@@ -93,8 +93,8 @@ pub enum Others {
 /// For a single line without the gateway's own cookies, the function allocates nothing.
 pub fn others(fields: &(impl View + ?Sized), is_own: impl Fn(&[u8]) -> bool) -> Others {
     // This function also removes a cookie of the gateway that has a space before the `=`, although
-    // `find` ignores this cookie. An app may remove this space and read the value of the gateway's
-    // cookie.
+    // `find` ignores this cookie. An app may remove the space before the `=` and read the value of
+    // the gateway's cookie.
     let is_own = |piece: &&[u8]| split_pair(piece).is_some_and(|(name, _)| is_own(trim(name)));
     let lines = || fields.values(&COOKIE);
     let several = lines().nth(1).is_some();
@@ -118,7 +118,8 @@ pub fn others(fields: &(impl View + ?Sized), is_own: impl Fn(&[u8]) -> bool) -> 
             separator = b";";
         }
     }
-    // The line consists of pieces of valid field values, so it is a valid value.
+    // The joined `Cookie` line consists of pieces of valid field values, so the joined line is a
+    // valid field value.
     match HeaderValue::from_maybe_shared(kept.freeze()) {
         Ok(mut line) if !trim(line.as_bytes()).is_empty() => {
             // The app's cookies may be secrets, so they must not appear in debug output.

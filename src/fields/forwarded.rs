@@ -1,9 +1,10 @@
 //! The address and scheme of a client, and the forwarding fields that the app gets.
 //!
 //! [`Client::read`] must run before [`super::inbound`] removes the forwarding fields, and
-//! [`Client::write`] must run after [`super::inbound`]. If `read` runs too late, `read` finds no
-//! forwarding fields and uses the address of the peer. A late call of `read` loses information, but
-//! never makes the gateway trust a forged address.
+//! [`Client::write`] must run after [`super::inbound`]. If [`Client::read`] runs after
+//! [`super::inbound`], [`Client::read`] finds no forwarding fields and uses the address of the
+//! peer. A late call of `read` loses information, but never makes the gateway trust a forged
+//! address.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -180,8 +181,9 @@ impl Client {
     }
 }
 
-/// Returns the addresses from the client to the last proxy before the peer. Returns `None` if the
-/// field is missing or contains something that is not an address.
+/// Returns the addresses in `X-Forwarded-For`, from the address of the client to the address of the
+/// last proxy before the peer. Returns `None` if the field is missing or contains something that is
+/// not an address.
 fn forwarded_chain(headers: &HeaderMap, trusted: &TrustedPeers) -> Option<Vec<IpAddr>> {
     // The list is read from right to left, because each proxy appends the address of its own peer.
     // Only the addresses at the right end of the list come from trusted proxies.
@@ -201,7 +203,7 @@ fn forwarded_chain(headers: &HeaderMap, trusted: &TrustedPeers) -> Option<Vec<Ip
     (!known.is_empty()).then_some(known)
 }
 
-/// Parses an address in the notation of proxies, possibly with brackets or a port.
+/// Parses an IP address as proxies write it. The address may have brackets or a port.
 fn parse_address(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?;
     if text.contains('%') {

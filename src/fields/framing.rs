@@ -53,10 +53,10 @@ impl FramingError {
     }
 }
 
-/// Checks the framing of a request before the gateway removes any field. The check is stricter than
-/// the HTTP parser. The parser has already removed some fields: a second, equal `Content-Length`,
-/// and a `Content-Length` next to `Transfer-Encoding`. The fields that the parser has removed reach
-/// neither this function nor the app.
+/// Checks the framing of a request before the gateway removes any field. This function is stricter
+/// than the HTTP parser. The parser has already removed some fields: a second, equal
+/// `Content-Length`, and a `Content-Length` next to `Transfer-Encoding`. The fields that the parser
+/// has removed reach neither this function nor the app.
 ///
 /// # Errors
 ///

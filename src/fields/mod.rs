@@ -11,11 +11,11 @@
 //! 3. [`inbound`] removes the fields that `strip::Strip` lists: hop-by-hop fields, the client's
 //!    credentials, and every field that only the gateway may write, in every spelling.
 //!
-//! 4. At the end, [`cookie::others`], [`forwarded::Client::write`] and [`append_via`] write their
-//!    fields. The gateway also writes the identity of the user, the access token and the
-//!    [`request_id`]. The gateway removes the client's fields before the gateway writes its own
-//!    fields. Neither `Connection` nor an unusual spelling of a name lets a client keep a forged
-//!    field or remove a field of the gateway.
+//! 4. Before the gateway forwards the request, [`cookie::others`], [`forwarded::Client::write`] and
+//!    [`append_via`] write their fields. The gateway also writes the identity of the user, the
+//!    access token and the [`request_id`]. The gateway removes the client's fields before the
+//!    gateway writes its own fields. Neither `Connection` nor an unusual spelling of a name lets a
+//!    client keep a forged field or remove a field of the gateway.
 //!
 //! Code that decides about a request reads fields through [`View`], which is implemented by a map
 //! and by the buffer of a parser. [`outbound`] removes fields from responses. The module implements
@@ -90,7 +90,7 @@ pub(crate) fn count_hop(method: &Method, headers: &mut HeaderMap) -> Hops {
 /// The request has passed gateways named `sidegate` too often.
 ///
 /// Responsible: the gateway. The upstream of a route leads back to this gateway, so the operator
-/// has to check the routes. The status code of the answer is 508.
+/// has to check the routes. The gateway answers the request with the status code 508.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the request has passed this gateway too often")]
 pub struct Loop;

@@ -41,8 +41,8 @@ const NAMES: [&str; 29] = [
     "x-url-scheme",
 ];
 
-/// Prefixes of the names of fields that clients may never send, in the normalized form of
-/// [`NAMES`].
+/// Clients may never send a field whose name begins with one of these prefixes. The prefixes are in
+/// the normalized form of [`NAMES`].
 const PREFIXES: [&str; 4] = ["proxy-", "x-auth-request-", "x-envoy-", "x-forwarded-"];
 
 /// Names of fields that are forwarded only in their standard spelling. CGI turns both
@@ -130,8 +130,8 @@ impl OwnedFields {
         holds(&self.may_remove, name)
     }
 
-    /// Returns true if the gateway owns this spelling of a name. The comparison ignores the case of
-    /// letters.
+    /// Returns true if only the gateway may write a field whose name has this spelling. The
+    /// comparison ignores the case of letters.
     pub(crate) fn contains(&self, name: &str) -> bool {
         let bytes = name.as_bytes();
         let listed = holds(&self.lengths, name)
@@ -158,8 +158,8 @@ fn is_prefix_row(row: usize) -> bool {
 }
 
 fn length_bit(name: &str) -> u64 {
-    // Two lengths share one bit if they are equal modulo 64. Therefore, if the bit of a name is
-    // set, the caller also compares the name.
+    // If two lengths differ by a multiple of 64, the two lengths have the same bit. If the bit for
+    // the length of a name is set, the caller must also compare the name.
     let length = u32::try_from(name.len()).unwrap_or(u32::MAX);
     1_u64.wrapping_shl(length)
 }

@@ -48,8 +48,8 @@ impl RequestIds {
     }
 }
 
-/// The step of the generator `SplitMix64`. The step is odd, so the count takes all values before it
-/// repeats.
+/// The step of the generator `SplitMix64`. The step is odd, so `count` takes every value of a `u64`
+/// before a value occurs again.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Returns the output of the generator `SplitMix64` for the state `count`. Different states have
@@ -68,12 +68,12 @@ fn hex(number: u64) -> [u8; 16] {
         u64::from_ne_bytes([byte; 8])
     }
     let digits = |half: u64| {
-        // Each byte gets one digit: a number from 0 to 15.
+        // Each byte of `spread` gets one hexadecimal digit as a number from 0 to 15.
         let spread = (half | half << 16) & 0x0000_ffff_0000_ffff;
         let spread = (spread | spread << 8) & 0x00ff_00ff_00ff_00ff;
         let spread = (spread | spread << 4) & every(0x0f);
-        // Each byte of `letters` is 1 if its digit is a letter. The results fit into one byte, so
-        // no byte changes the next byte.
+        // If a digit is a letter, the byte of this digit in `letters` is 1. Each sum fits into one
+        // byte, so no carry changes the next byte.
         let letters = (spread.wrapping_add(every(6)) >> 4) & every(1);
         let letters = letters.wrapping_mul(u64::from(b'a' - b'9' - 1));
         spread

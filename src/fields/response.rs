@@ -95,8 +95,8 @@ fn disables_protection(policy: &[u8]) -> bool {
     })
 }
 
-/// Keeps the lines of one field that satisfy `keep`, in their order. Copies nothing if all lines
-/// satisfy `keep`.
+/// Keeps the lines of one field that satisfy `keep`, in their order. If `keep` returns true for all
+/// lines, this function copies nothing.
 fn keep_values(headers: &mut HeaderMap, name: &HeaderName, keep: impl Fn(&HeaderValue) -> bool) {
     let values = headers.get_all(name);
     if values.iter().all(&keep) {

@@ -21,8 +21,8 @@ pub(super) const HOP_BY_HOP: [&str; 11] = [
     "upgrade",
 ];
 
-/// Fields that are not removed even if `Connection` nominates these fields. These fields frame the
-/// message, identify its sender, or protect the browser.
+/// Fields that are not removed even if `Connection` nominates these fields. The fields in this list
+/// frame the message, identify the sender of the message, or protect the browser.
 const NOT_NOMINABLE: [&str; 11] = [
     "cache-control",
     "content-length",
@@ -37,7 +37,7 @@ const NOT_NOMINABLE: [&str; 11] = [
     "x-frame-options",
 ];
 
-/// The fields of one request that have to be removed (RFC 9110 section 7.6.1).
+/// The fields that the gateway has to remove from one request (RFC 9110 section 7.6.1).
 ///
 /// These fields are `Connection`, the fields that `Connection` nominates, the other hop-by-hop
 /// fields, and every field of [`OwnedFields`] in every spelling. `Connection` cannot nominate the

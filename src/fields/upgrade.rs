@@ -38,8 +38,8 @@ impl UpgradeRequest {
     /// `None` if the request asks for no other protocol, or only for versions of HTTP or TLS.
     ///
     /// A client lists several protocols in the order of its preference (RFC 9110 section 7.8). The
-    /// gateway sends the app only the first protocol that it can forward. Therefore the gateway
-    /// knows to which protocol the app may switch.
+    /// gateway sends the app only the first protocol that it can forward. The gateway refuses a
+    /// switch to any other protocol.
     pub(crate) fn read(parts: &Parts) -> Option<Self> {
         let headers = &parts.headers;
         // A server has to ignore `Upgrade` in HTTP/1.0, and HTTP/2 does not have `Upgrade` (RFC

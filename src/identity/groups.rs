@@ -51,8 +51,8 @@ pub struct Groups {
     names: Box<[Claim]>,
     /// The groups field, in the form that the settings required at the first call of
     /// [`Groups::field`]. All requests of the session share the groups field. After a reload has
-    /// changed the form of the groups field, each request creates its own groups field. The
-    /// requests share a groups field again after the session has been decoded again.
+    /// changed the form of the groups field, each request creates its own groups field. When the
+    /// session has been decoded again, the requests of the session share one groups field again.
     field: OnceLock<(GroupsForm, GroupsField)>,
 }
 

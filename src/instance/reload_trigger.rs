@@ -156,7 +156,7 @@ impl ReloadTrigger {
                 self.retry = None;
                 return;
             }
-            // A retry of the settings also reads the keys.
+            // If a retry of the settings is already pending, the retry also reads the new keys.
             (ReloadCause::KeyFile, None | Some(ReloadCause::KeyFile)) => ReloadCause::KeyFile,
             (ReloadCause::KeyFile | ReloadCause::Retry | ReloadCause::SettingsFile, _) => {
                 ReloadCause::Retry

@@ -63,7 +63,7 @@ pub enum MalformedResponse {
     /// The authorization response has a code and an error.
     #[error("the answer has a code and an error")]
     Both,
-    /// The code is empty, is too long, or has characters that are not allowed.
+    /// The authorization code is empty or too long, or contains a character that is not allowed.
     #[error("the code of the answer is malformed")]
     Code,
     /// The authorization response has no code and no error.

@@ -36,15 +36,15 @@ pub(crate) fn forget_rounds() -> HeaderValue {
 /// Returns the number of logins in a row that this browser has completed.
 pub(super) fn rounds(headers: &HeaderMap) -> u8 {
     match cookies::find(headers, ROUND.as_bytes()) {
-        // The counter cookie is not encrypted. A user who changes the counter can only make the
-        // error page appear earlier or later.
+        // The counter cookie is not encrypted. A user who changes the counter cookie can only make
+        // the error page appear earlier or later.
         Found::One([digit @ b'0'..=b'9']) => digit.saturating_sub(b'0'),
         Found::One(_) | Found::Absent | Found::Conflicting => 0,
     }
 }
 
-/// Returns the key of the session in the browser's cookie. The session with the returned key may
-/// have ended.
+/// Returns the key of the session in the browser's cookie. This function does not check whether the
+/// session has ended.
 pub(super) fn session_key(headers: &HeaderMap) -> Option<SessionKey> {
     match cookies::find(headers, cookie::SESSION.as_bytes()) {
         Found::One(value) => SessionId::parse(value).map(|id| id.key()),
@@ -58,7 +58,7 @@ pub(super) fn surplus_tabs(headers: &HeaderMap) -> impl Iterator<Item = Tab> {
         .filter_map(|(name, _)| Tab::of_cookie(name))
         .collect();
     tabs.sort_unstable();
-    // The caller sets one more login cookie after this call, so the calculation adds one cookie.
+    // The caller sets one more login cookie after this call, so `surplus` also counts this cookie.
     let surplus = tabs.len().saturating_add(1).saturating_sub(MAX_TABS);
     tabs.into_iter().take(surplus)
 }

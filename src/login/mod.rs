@@ -266,8 +266,8 @@ impl Login {
     }
 
     /// Returns true if the name `provider` still belongs to the server and the client with which
-    /// the login began. A reload may have given the name of the provider to another server or
-    /// client.
+    /// the login began. After a reload, the name of the provider may belong to another server or
+    /// another client.
     fn was_sent_to(&self, details: &LoginDetails, provider: &str) -> bool {
         let is_same = |tag| {
             let now = self.providers.get(provider);

@@ -22,8 +22,8 @@ use crate::seal::KeyRing;
 use crate::secret::{self, NoRandomness, Secret};
 use crate::session::{SessionKey, cookie};
 
-/// The longest accepted `state`, in bytes. The limit of the `state` is large enough for two
-/// encrypted parts with a return path of 1 KB.
+/// The longest accepted `state`, in bytes. A `state` of this length can contain both encrypted
+/// parts with a return path of 1 KB.
 const MAX_STATE: usize = 4096;
 
 /// A pending login: all data that the callback needs.
@@ -39,9 +39,10 @@ pub(super) struct PendingLogin {
 pub(super) struct LoginDetails {
     /// The configured name of the provider.
     pub(super) provider: Box<str>,
-    /// A tag that identifies the provider's server and client id. The pending login contains the
-    /// tag, because a reload may give the name of the provider to a different server or client. A
-    /// state from an older version of the gateway has no tag.
+    /// A tag that identifies the server of the provider and the gateway's client identifier at this
+    /// server. The pending login contains the tag, because a reload may give the name of the
+    /// provider to a different server or client. A state from an older version of the gateway has
+    /// no tag.
     pub(super) registration: Option<RegistrationTag>,
     /// The page that the user asked for.
     pub(super) return_to: ReturnTo,
@@ -125,7 +126,8 @@ const TAB: usize = 16;
 
 impl Tab {
     fn random(now: Timestamp) -> Result<Self, NoRandomness> {
-        // The bit mask limits the time to eight hexadecimal digits.
+        // The bit mask shortens the number of seconds, so that the number fits into eight
+        // hexadecimal digits.
         let seconds = now.as_secs() & 0xffff_ffff;
         let noise = u32::from_be_bytes(secret::random()?);
         Ok(Self(format!("{seconds:08x}{noise:08x}").into()))
@@ -142,7 +144,7 @@ impl Tab {
         format!("{}{}", cookie::OTHERS, self.0)
     }
 
-    /// Returns the pending login whose cookie has the name `name`.
+    /// Returns the name of the pending login whose cookie has the name `name`.
     pub(super) fn of_cookie(name: &[u8]) -> Option<Self> {
         let text = name.strip_prefix(cookie::OTHERS.as_bytes())?;
         std::str::from_utf8(text).ok().and_then(Self::parse)
@@ -162,7 +164,7 @@ impl PendingLogin {
         })
     }
 
-    /// The details of the login.
+    /// Returns the [`LoginDetails`] of this pending login.
     pub(super) fn details(&self) -> &LoginDetails {
         &self.details
     }
@@ -177,7 +179,7 @@ impl PendingLogin {
         self.derived(b"nonce")
     }
 
-    /// Derives a value for `purpose` from the seed. Different purposes result in different values.
+    /// Derives a value for `purpose` from the seed. Each purpose gets a different value.
     fn derived(&self, purpose: &[u8]) -> String {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.seed.expose());
         URL_SAFE_NO_PAD.encode(hmac::sign(&key, purpose))
@@ -293,7 +295,7 @@ impl ReturnedState {
         })
     }
 
-    /// The details of the login.
+    /// Returns the [`LoginDetails`] of the returned state.
     pub(super) fn details(&self) -> &LoginDetails {
         &self.details
     }

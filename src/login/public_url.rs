@@ -135,7 +135,7 @@ impl PublicUrls {
         self.0.iter().find(|url| url.authority() == authority)
     }
 
-    /// All origins, in the order of the settings.
+    /// Returns all public origins of the gateway, in the order of the settings.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &PublicUrl> {
         self.0.iter()
     }

@@ -33,8 +33,9 @@ impl RedirectionEndpoints {
         &self.path
     }
 
-    /// Returns true if `path` is reserved for redirection endpoints. A reserved path may contain
-    /// the name of an unknown provider.
+    /// Returns true if `path` is reserved for redirection endpoints. If there are several
+    /// providers, every path below the configured path is reserved, even if no provider has the
+    /// name in the path.
     pub(crate) fn is_own_path(&self, path: &str) -> bool {
         match path.strip_prefix(&*self.path) {
             Some("") => true,

@@ -8,9 +8,9 @@ use super::{Error, Login, browser};
 use crate::fields::cookie as cookies;
 use crate::session::{EndReason, Ended, SessionId, cookie};
 
-/// The maximum number of sessions that one request signs out. A browser sends one session cookie,
-/// or a few session cookies if the browser has session cookies for several paths. `MAX_SIGNED_OUT`
-/// protects the store from a request with hundreds of session cookies.
+/// The maximum number of sessions that one request signs out. In most cases, a browser sends one
+/// session cookie. A browser that has session cookies for several paths sends a few session
+/// cookies. `MAX_SIGNED_OUT` protects the store from a request with hundreds of session cookies.
 pub(super) const MAX_SIGNED_OUT: usize = 8;
 
 impl Login {

@@ -23,10 +23,10 @@ use crate::clock::Timestamp;
 /// The maximum size of a response head, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// The limits of one call.
+/// The limits of one call to an origin.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct CallLimits {
-    /// The time from the start of the call to the last byte of the answer.
+    /// The maximum time from the start of the call to the last byte of the answer.
     pub(crate) deadline: Duration,
     /// The maximum size of a response body, in bytes.
     pub(crate) body_bytes: usize,
@@ -157,7 +157,8 @@ async fn drive<T>(exchange: impl Future<Output = T>, connection: impl Future) ->
         // error.
         _ended = &mut connection => {}
     }
-    // The exchange may still have to process bytes that were read before the connection ended.
+    // The connection has ended, but `exchange` can still have to process bytes that arrived before
+    // the end.
     exchange.await
 }
 

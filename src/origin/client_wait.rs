@@ -5,20 +5,22 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The number of bytes that reduce the counted waiting time by one second. A client that sends or
-/// accepts at least this many bytes in each second never counts as slow.
+/// When the client sends or accepts this number of bytes, the counted waiting time becomes one
+/// second shorter. A client that sends or accepts at least this many bytes in each second never
+/// counts as slow.
 const PACE: u64 = 16 * 1024;
 
 /// The time for which an exchange has waited for its own client. When the client sends or accepts
-/// [`PACE`] bytes, the counted time becomes one second shorter. A client that sends or accepts one
-/// byte in each second hardly reduces the counted time. If the client has an ordinary network
-/// connection, the counted time stays short.
+/// [`PACE`] bytes, one second is subtracted from the counted time. If a client sends or accepts
+/// only one byte in each second, the counted time continues to grow. If the client has an ordinary
+/// network connection, the counted waiting time stays short.
 #[derive(Debug, Default)]
 pub(super) struct ClientWait {
-    /// The sum of the earlier waits, minus one second for every [`PACE`] bytes that the client has
-    /// sent or accepted.
+    /// The total time of the earlier waits for the client, minus one second for every [`PACE`]
+    /// bytes that the client has sent or accepted.
     waited: Cell<Duration>,
-    /// The start of the current wait. `None` if the exchange does not wait for its client now.
+    /// The time at which the exchange began to wait for its client. `None` if the exchange does not
+    /// wait for its client now.
     since: Cell<Option<Instant>>,
 }
 
@@ -28,8 +30,8 @@ impl ClientWait {
         self.since.get().is_some()
     }
 
-    /// Records that the exchange waits for its client from `now` on. If the exchange already waits,
-    /// the start of the wait stays the same.
+    /// Records that the exchange waits for its client from `now` on. If the exchange already waits
+    /// for its client, this function changes nothing.
     pub(super) fn begin(&self, now: Instant) {
         if !self.is_waiting() {
             self.since.set(Some(now));
@@ -76,8 +78,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// The wait of an exchange whose client sends or accepts `bytes` in each second, for ten
-    /// seconds.
+    /// Returns the waiting time of an exchange whose client sends or accepts `bytes` bytes in each
+    /// second, for ten seconds.
     fn waited_at(bytes: usize) -> Option<Duration> {
         let wait = ClientWait::default();
         let mut now = Clock::system().instant();

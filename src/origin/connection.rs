@@ -56,7 +56,7 @@ pub(super) struct ReleasedSocket {
 
 impl Connection {
     /// Opens a connection. `permit` is held until the socket is closed. After a 101 response, the
-    /// socket is sent to `switched`. The argument of `usage` is a handle that can abort the task of
+    /// socket is sent to `switched`. The function `usage` gets a handle that can abort the task of
     /// the connection. `usage` returns the record of the exchanges that use the connection.
     ///
     /// # Errors
@@ -84,7 +84,8 @@ impl Connection {
         let wakes = WakeSwitch::default();
         let switch = wakes.clone();
         let task = spawn_local(async move {
-            // The waker of a task never changes, so one waker is enough for all runs.
+            // The waker of a task never changes, so one waker is enough for all polls of the
+            // connection.
             let mut waker: Option<Waker> = None;
             let ended = poll_fn(|cx| {
                 passing.allow_reads();
@@ -122,8 +123,8 @@ impl Connection {
         }))
     }
 
-    /// Calls `take`, which takes a part of the response. If the connection's task has already
-    /// received the complete response, the task does not run because of the call.
+    /// Calls `take`, a function that takes a part of the response. If the connection's task has
+    /// already received the complete response, this call does not wake the task.
     pub(super) fn take_part<T>(&self, take: impl FnOnce() -> T) -> T {
         // hyper wants the next request only after it has received the complete response.
         if self.sender.is_ready() {

@@ -39,8 +39,8 @@ pub(crate) struct Connector {
 impl Connector {
     /// Creates a connector for `origin`. If `origin` is `https`, the connector trusts the
     /// certificates in `trust`. `deadline` limits name look-up, connection and TLS handshake
-    /// together. `trust` is read again for each new connection, so a change of the authorities
-    /// takes effect immediately.
+    /// together. The connector reads `trust` again for each new connection, so a change of the
+    /// certificate authorities applies to all later connections.
     ///
     /// # Errors
     ///
@@ -90,8 +90,8 @@ impl Connector {
         self
     }
 
-    /// Returns the proxy that receives the requests for an unencrypted origin. For an encrypted
-    /// origin, the proxy only opens a tunnel, so the result is `None`.
+    /// Returns the proxy that receives the requests for an unencrypted origin. Returns `None` for
+    /// an encrypted origin, because the proxy only opens a tunnel to this origin.
     pub(super) fn forwarding_proxy(&self) -> Option<&Proxy> {
         self.proxy.as_ref().filter(|_| self.tls.is_none())
     }
@@ -134,8 +134,8 @@ impl Connector {
     ///
     /// # Errors
     ///
-    /// [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`], [`Error::NoHttp2`],
-    /// [`Error::ConnectTimeout`]. [`Error::Proxy`] if the connector has a proxy.
+    /// Returns [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`], [`Error::NoHttp2`] or
+    /// [`Error::ConnectTimeout`]. If the connector has a proxy, also [`Error::Proxy`].
     ///
     /// # Cancel safety
     ///

@@ -67,8 +67,8 @@ pub enum Error {
         #[source]
         problem: BoxError,
     },
-    /// The body of the request broke off. `source` returns the error of the body. The client is
-    /// responsible for this error.
+    /// The body of the request broke off. The method `source` returns the error of the request
+    /// body. The client is responsible for this error.
     #[error("the request body broke off")]
     RequestBody(#[source] BoxError),
     /// The name has no address. The upstream, the provider or the operator of the DNS resolver is

@@ -18,10 +18,10 @@ use crate::clock::Clock;
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// Delays the content of a request until the origin has sent `100 Continue`, or until [`MAX_WAIT`]
-/// has passed. The listener sends `100 Continue` to the client when the gateway first reads the
-/// content.
+/// has passed. The HTTP server of the gateway sends `100 Continue` to the client when the gateway
+/// first reads the content.
 ///
-/// If the origin sends its final answer first, the listener sends no 100 response, because the
+/// If the origin sends its final answer first, the HTTP server sends no 100 response, because the
 /// answer has already begun.
 pub(super) struct ContinueGate(Pin<Box<dyn Future<Output = ()>>>);
 

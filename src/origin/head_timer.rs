@@ -17,8 +17,8 @@ use super::progress::UploadProgress;
 pub(super) struct HeadTimer(Option<Pin<Box<Sleep>>>);
 
 impl HeadTimer {
-    /// Waits until the origin has exceeded the time limit `limit`. The time begins at `sent_at`, or
-    /// when the origin last accepted bytes of the request body.
+    /// Waits until the origin has exceeded the time limit `limit`. The time is counted from
+    /// `sent_at`, or from the time at which the origin last accepted bytes of the request body.
     pub(super) async fn expired(
         &mut self,
         sent_at: Instant,

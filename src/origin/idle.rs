@@ -35,7 +35,8 @@ pub(super) const REVIEW_PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct IdleConnections {
     clock: Clock,
     limit: Arc<Limit>,
-    /// A connection that has been idle for longer than this time is not used again.
+    /// The maximum idle time of a connection. A connection with a longer idle time is not used
+    /// again.
     max_idle: Duration,
     /// The idle connections. The first connection in the list has been idle for the longest time.
     #[expect(
@@ -64,7 +65,7 @@ struct Waiter {
 
 /// The result of waiting for a connection.
 pub(super) enum Granted {
-    /// An open connection that another request does not need any more.
+    /// An open connection that no request uses.
     Connection(Box<Connection>),
     /// The right to open a connection.
     Permit(Permit),
@@ -101,8 +102,8 @@ impl IdleConnections {
     }
 
     /// Removes and returns the most recently used connection that is still usable. Returns `None`
-    /// if `owner` already holds its whole share of the connections and requests of other clients
-    /// wait.
+    /// if `owner` has to let requests of other clients go first, because `owner` already has its
+    /// whole share of the connections.
     pub(super) fn take(&self, owner: Owner) -> Option<Box<Connection>> {
         let mut connections = self.connections.borrow_mut();
         let now = self.clock.instant();
@@ -133,16 +134,16 @@ impl IdleConnections {
             let mut place = self.limit.queue(owner, now)?;
             {
                 let mut waiters = self.waiters.borrow_mut();
-                // When a waiting request is dropped, the list still contains the sender of its
-                // closed channel.
+                // When a waiting request is dropped, its channel is closed, but the sender of this
+                // channel is still in `waiters`.
                 waiters.retain(|waiter| !waiter.sender.is_closed());
                 let id = place.id();
                 waiters.push_back(Waiter { id, owner, sender });
             }
             let first = async {
                 tokio::select! {
-                    // `biased` prefers an open connection to a permit, because an open connection
-                    // needs no handshake.
+                    // With `biased`, the code prefers an open connection to the right to open a
+                    // connection, because an open connection needs no handshake.
                     biased;
                     connection = &mut handed => {
                         let connection = connection.map_err(|_gone| Error::Busy)?;
@@ -192,9 +193,9 @@ impl IdleConnections {
         waiters.retain(|waiter| !waiter.sender.is_closed());
         loop {
             let (next, count) = self.limit.next_of(waiters.iter().map(|waiter| waiter.id));
-            // The limit counts the waiting requests of all workers, and `count` counts the waiting
-            // requests of this worker. If the limit counts more than `count` requests, requests of
-            // other workers wait.
+            // `self.limit.wanted()` counts the waiting requests of all workers, and the variable
+            // `count` counts only the waiting requests of this worker. If the limit counts more
+            // waiting requests than `count`, requests of other workers also wait.
             let elsewhere = self.limit.wanted() > count;
             connection.handovers = if elsewhere {
                 connection.handovers.saturating_add(1)
@@ -217,8 +218,8 @@ impl IdleConnections {
         }
     }
 
-    /// Closes connections that are broken or too old. Of the other connections, closes one idle
-    /// connection for each waiting request of any worker.
+    /// Closes connections that are broken or too old. Then closes one more idle connection for each
+    /// waiting request, even if the request belongs to another worker.
     fn close_unneeded(&self) {
         let mut connections = self.connections.borrow_mut();
         let now = self.clock.instant();
@@ -251,9 +252,9 @@ impl Drop for IdleConnections {
     }
 }
 
-/// Closes idle connections when they are too old, or when a request of another worker needs the
-/// right to open a connection. While a request waits, this function reviews the exchanges that use
-/// connections.
+/// Closes idle connections when they are too old, or when a request of another worker waits for a
+/// connection. While a request waits for a connection, this function checks which exchanges have to
+/// lose their connections.
 async fn maintain(
     idle: Weak<IdleConnections>,
     mut demand: watch::Receiver<()>,
@@ -276,7 +277,7 @@ async fn maintain(
     }
 }
 
-/// Counts a waiting request of this worker until this guard is dropped.
+/// While this guard exists, one waiting request of this worker is counted.
 pub(super) struct WaitingGuard<'a>(&'a Cell<usize>);
 
 impl<'a> WaitingGuard<'a> {
@@ -321,7 +322,7 @@ impl BorrowedConnection {
         &self.connection.usage
     }
 
-    /// Calls `take`, which takes a part of the response. See [`Connection::take_part`].
+    /// Calls `take`, a function that takes a part of the response. See [`Connection::take_part`].
     pub(super) fn take_part<T>(&self, take: impl FnOnce() -> T) -> T {
         self.connection.take_part(take)
     }

@@ -43,13 +43,14 @@ pub(crate) struct Limit {
     contended: Mutex<Contended>,
 }
 
-/// The rules for the connections of slow clients and of clients with many connections. The rules
-/// apply only while requests wait for a connection.
+/// The rules for the connections of slow clients and of clients with many connections. The limits
+/// in `Shares` apply only while requests wait for a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Shares {
-    /// The longest time for which an exchange may wait for its own client.
+    /// The gateway can evict an exchange that has waited for its own client for longer than this
+    /// time.
     pub(crate) slow_client: Duration,
-    /// The largest share of the connections that one client holds, in thousandths.
+    /// The largest share of the connections that one client may have, in thousandths.
     pub(crate) max_thousandths: u16,
 }
 
@@ -72,7 +73,7 @@ struct Contended {
 /// The exchanges of one pool.
 struct Report {
     pool: u64,
-    /// The time of the report. `None` if the pool has not reported yet.
+    /// The time at which the pool made this report. `None` if the pool has not reported yet.
     at: Option<Instant>,
     held: Vec<Held>,
     /// The exchanges that the pool has to evict.
@@ -120,11 +121,11 @@ impl Limit {
     /// The number of waiting requests of all workers.
     pub(crate) fn waiting(&self) -> usize {
         // The load and the increment in `queue` have to be sequentially consistent. If a pool reads
-        // that no request waits, the pool keeps its idle connection. If a request begins to wait
-        // later, the request first increments the number of waiting requests and then notifies the
-        // pool. When a pool handles the notification, the list of the pool already contains the
-        // idle connection. The pool closes the idle connection, so that the waiting request can
-        // open a new connection.
+        // that no request waits, the pool keeps its idle connection. A request that begins to wait
+        // later first increments the number of waiting requests, and then notifies the pool. When a
+        // pool handles the notification, the list of the pool already contains the idle connection.
+        // The pool closes the idle connection, so that the waiting request can open a new
+        // connection.
         self.waiting.load(Ordering::SeqCst)
     }
 
@@ -176,8 +177,8 @@ impl Limit {
     }
 
     /// Takes a place in the queue, and notifies all pools that a request waits. All workers share
-    /// one queue, in the order of arrival. A client that has its whole share of the connections
-    /// lets requests of other clients go first.
+    /// one queue, in the order of arrival. If a client already uses its whole share of the
+    /// connections, requests of other clients get a connection first.
     pub(super) fn queue(self: &Arc<Self>, owner: Owner, now: Instant) -> Result<Place<'_>, Error> {
         let (sender, granted) = oneshot::channel();
         let (id, crowded_out) = {
@@ -265,8 +266,8 @@ impl Limit {
         contended.queue.ended(owner, now());
         self.count_held_back(&contended);
         drop(contended);
-        // After the end of an exchange, a request that let requests of other clients go first may
-        // get a connection.
+        // The client of the ended exchange now has fewer connections, so a waiting request of this
+        // client may get a connection.
         self.dispatch();
     }
 
@@ -287,7 +288,8 @@ impl Limit {
         self.demand.subscribe()
     }
 
-    /// Registers a pool that reports its exchanges. Returns the number of the pool.
+    /// Registers a pool, so that the pool can report its exchanges to the limit. Returns the number
+    /// of the pool.
     pub(super) fn join(&self) -> u64 {
         let mut contended = self.contended();
         let pool = contended.next_pool;
@@ -329,8 +331,8 @@ impl Limit {
         if notify {
             self.demand.send_replace(());
         }
-        // After the new report, a request that let requests of other clients go first may get a
-        // connection.
+        // The new report can show that a client no longer has its whole share, so a waiting request
+        // of this client may get a connection.
         self.dispatch();
         own.unwrap_or_default()
     }
@@ -381,7 +383,7 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
-    /// Wraps a permit of a limit that has no queue of waiting requests.
+    /// Wraps a semaphore permit of a limit that has no queue of waiting requests.
     pub(super) fn without_queue(permit: OwnedSemaphorePermit) -> Self {
         Self {
             permit: Some(permit),
@@ -397,8 +399,8 @@ impl Drop for Permit {
             return;
         };
         // A new request first increments the number of waiting requests, and then looks for a free
-        // permit. The new request finds the permit that was just released, or `waiting` already
-        // counts the new request.
+        // permit. Either the new request finds the permit that this function has released, or this
+        // function sees in `waiting` that a request waits.
         fence(Ordering::SeqCst);
         if limit.waiting() > 0 {
             limit.dispatch();
@@ -406,7 +408,7 @@ impl Drop for Permit {
     }
 }
 
-/// A place in the queue. Dropping this value frees the place.
+/// A place in the queue. When a `Place` is dropped, the place in the queue becomes free.
 #[derive(Debug)]
 pub(super) struct Place<'a> {
     limit: &'a Arc<Limit>,
@@ -415,7 +417,7 @@ pub(super) struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// The number of the request in the queue.
+    /// Returns the number that identifies the request in the queue.
     pub(super) fn id(&self) -> u64 {
         self.id
     }

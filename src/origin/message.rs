@@ -32,8 +32,8 @@ pub(super) fn origin_form(uri: Uri) -> Uri {
 ///
 /// # Errors
 ///
-/// [`Error::Framing`] for a transfer coding other than `chunked`. The gateway can decode only
-/// `chunked`, and requests no transfer coding.
+/// Returns [`Error::Framing`] if the response has a transfer coding other than `chunked`. The
+/// gateway can decode only `chunked`, and requests no transfer coding.
 pub(super) fn normalize_framing(
     headers: &mut HeaderMap,
     status: StatusCode,

@@ -5,10 +5,11 @@
 //! several requests ([`Pool`]), and enforces deadlines. The module adds no credentials, follows no
 //! redirects, and ignores the proxy variables of the environment.
 //!
-//! The module has two entry points. [`Client::call`] is for small calls whose complete answer is
-//! collected in memory. Each call opens a new connection, so the exchange of an authorization code
-//! never fails because of a stale connection. [`Pool::send_for`] is for the requests that a worker
-//! forwards. [`Pool::send_for`] streams the bodies of requests and responses.
+//! The entry points of this module are [`Client::call`] and [`Pool::send_for`]. [`Client::call`] is
+//! for small calls whose complete answer is collected in memory. Each call opens a new connection,
+//! so the exchange of an authorization code never fails because of a stale connection.
+//! [`Pool::send_for`] is for the requests that a worker forwards. [`Pool::send_for`] streams the
+//! bodies of requests and responses.
 
 mod attempt;
 mod client;

@@ -31,8 +31,8 @@ pub(super) struct Outgoing(Option<Box<Content>>);
 struct Content {
     upload: Upload,
     progress: Rc<UploadProgress>,
-    /// The gate that delays the content of a request with `Expect`. `None` after the gate has
-    /// opened.
+    /// The gate that delays the content of a request with `Expect`. The value is `None` if the
+    /// request has no `Expect`, or after the content was released.
     gate: Option<ContinueGate>,
     /// Whether the gateway sends the trailers of the body to the origin.
     sends_trailers: bool,

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The client to which an exchange or a stream belongs. For every limit on one client, requests
-/// with the same owner are requests of one client.
+/// The client to which an exchange or a stream belongs. Every limit per client counts requests with
+/// the same owner as requests of one client.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum Owner {
     /// A client with a session. The value is the session key.
@@ -29,7 +29,7 @@ impl Owner {
     }
 }
 
-/// What the queue of an origin knows about the sender of a request.
+/// The data about the sender of a request that the queue of an origin uses.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Requester {
     /// The client to which the request belongs.

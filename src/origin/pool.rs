@@ -24,7 +24,7 @@ use super::usage::Resource;
 use crate::clock::Clock;
 use crate::upload::Upload;
 
-/// The deadlines of an origin.
+/// The time limits for the requests and connections to an origin.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Times {
     /// The time limit for the complete response head, measured from the moment at which the origin
@@ -32,14 +32,15 @@ pub(crate) struct Times {
     pub(crate) head: Duration,
     /// The longest pause inside a response body. `None` means no limit.
     pub(crate) stall: Option<Duration>,
-    /// A connection that has been idle for longer than this time is not used again. With an idle
-    /// time of zero, each request gets a new connection.
+    /// The maximum idle time of a connection. A connection with a longer idle time is not used
+    /// again. With an idle time of zero, each request gets a new connection.
     pub(crate) idle: Duration,
     /// The pings that detect a dead HTTP/2 connection.
     pub(crate) keep_alive: KeepAlive,
 }
 
-/// The future of a response. The future is ready when the response head has arrived.
+/// A future whose result is the response of the origin. The future is ready when the response head
+/// has arrived.
 pub(crate) type ResponseFuture =
     Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Error>>>>;
 
@@ -48,7 +49,7 @@ pub(crate) type ResponseFuture =
 ///
 /// A pool uses an HTTP/1.1 connection again only under four conditions. The request and the
 /// response have ended cleanly. The response has the version HTTP/1.1. The response states its
-/// length exactly one time. No extra byte has arrived.
+/// length exactly one time. No byte has arrived after the end of the response.
 #[derive(Clone)]
 pub(crate) struct Pool(pub(super) Connections);
 

@@ -72,7 +72,7 @@ impl Findings {
         self.step = (key, step.into());
     }
 
-    /// Adds a check that succeeded.
+    /// Adds the finding of a check that succeeded.
     pub(crate) fn good(&mut self, key: &'static str, text: impl Into<String>) {
         self.add(Grade::Good, key, text.into());
     }
@@ -82,7 +82,7 @@ impl Findings {
         self.add(Grade::Warning, key, text.into());
     }
 
-    /// Adds a check that failed.
+    /// Adds the finding of a check that failed.
     pub(crate) fn problem(&mut self, key: &'static str, text: impl Into<String>) {
         self.add(Grade::Problem, key, text.into());
     }
@@ -114,8 +114,9 @@ pub(crate) enum Reached {
 }
 
 impl Connector {
-    /// Opens a connection, and reports name look-up, connection, certificate and protocol. `key` is
-    /// the setting that contains the URL.
+    /// Opens a connection, and reports the results of the name look-up, the connection, the
+    /// certificate check and the choice of the protocol. `key` is the name of the setting that
+    /// contains the URL.
     pub(crate) async fn probe(
         &self,
         key: &'static str,
@@ -233,7 +234,8 @@ fn refused_certificate(
         );
     };
     // If the operator created a certificate authority again, the new authority has the same name
-    // but another key. A certificate of the new authority then causes the error `BadSignature`.
+    // but another key. If the settings name the certificate of the old authority, a certificate
+    // from the new authority causes the error `BadSignature`.
     if let CertificateError::UnknownIssuer | CertificateError::BadSignature = refusal {
         let text = format!(
             "the certificate of {host} is not trusted; name the certificate of its authority with \

@@ -20,7 +20,7 @@ pub(super) struct UploadProgress {
     clock: Clock,
     pauses: ClientPauses,
     waiting_for: Cell<WaitingFor>,
-    /// The time for which the gateway has waited for the client.
+    /// The time for which the gateway has waited for bytes from the client.
     client_wait: ClientWait,
     failure: RefCell<Option<BoxError>>,
 }
@@ -37,9 +37,9 @@ pub(super) enum ClientPauses {
     Counted,
 }
 
-/// An extension of a request, such as a gRPC call: the client may pause for any time while it sends
-/// the content. If neither the client nor the origin sends data, a deadline of the origin ends the
-/// request.
+/// If a request has the extension `StreamingCall`, the client may pause for any time while the
+/// client sends the content. An example is a gRPC call. If neither the client nor the origin sends
+/// data, a deadline of the origin ends the request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StreamingCall;
 
@@ -48,8 +48,8 @@ enum WaitingFor {
     /// The gateway waits for the client. The origin has accepted all bytes that the client has sent
     /// until now.
     Client,
-    /// The gateway waits until the origin accepts bytes or answers. The value is the time at which
-    /// the wait for the origin began.
+    /// The gateway waits until the origin accepts bytes or answers. The value in `Origin` is the
+    /// time at which the gateway began to wait for the origin.
     Origin(Instant),
 }
 
@@ -75,15 +75,16 @@ impl UploadProgress {
         }
     }
 
-    /// Records that the client has sent `bytes`, and that the gateway waits for the origin.
+    /// Records that the client has sent `bytes` bytes, and that the gateway now waits for the
+    /// origin.
     pub(super) fn wait_for_origin(&self, bytes: usize) {
         let now = self.clock.instant();
         self.client_wait.end(now, bytes);
         self.waiting_for.set(WaitingFor::Origin(now));
     }
 
-    /// The time for which the gateway has waited for the client. `None` if the gateway does not
-    /// wait for the client now.
+    /// The time for which the gateway has waited for bytes from the client. `None` if the gateway
+    /// does not wait for the client now.
     pub(super) fn waited(&self, now: Instant) -> Option<Duration> {
         self.client_wait.waited(now)
     }
@@ -103,7 +104,7 @@ impl UploadProgress {
     }
 
     /// If the request body has failed, returns the error of the body. If the request body has not
-    /// failed, returns `error`, the error of the connection.
+    /// failed, returns `error`, which is the error of the connection.
     pub(super) fn explain(progress: Option<&Rc<Self>>, error: Error) -> Error {
         let failure = progress.and_then(|progress| progress.failure.borrow_mut().take());
         failure.map_or(error, Error::RequestBody)

@@ -32,7 +32,8 @@ pub(crate) struct Proxy {
     credentials: Option<HeaderValue>,
 }
 
-/// The reason why a text is not the URL of a proxy. The operator has to correct the text.
+/// The reason why a text is not the URL of a proxy. The operator has to correct the URL of the
+/// proxy.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("is not the URL of a proxy; write http://HOST:PORT")]
 pub(crate) struct ParseProxyError;
@@ -108,8 +109,8 @@ impl Proxy {
         self.credentials.is_some()
     }
 
-    /// Adds the name of the proxy to an error of a connection. An error of the TLS handshake is an
-    /// error of the origin, so this error stays unchanged.
+    /// Adds the name of the proxy to an error of a connection. A failed TLS handshake is an error
+    /// of the origin, so this function does not change such an error.
     pub(super) fn explain(&self, error: Error) -> Error {
         let is_about_proxy = matches!(
             error,
@@ -158,7 +159,8 @@ impl Proxy {
         let sent = stream.write_all(&request).await;
         sent.map_err(TunnelError::Broken)?;
         let mut head = Vec::new();
-        // The bytes after the head belong to TLS, so the head is read byte by byte.
+        // The gateway reads the head of the proxy's answer byte by byte, because the bytes after
+        // the head belong to TLS.
         while !head.ends_with(b"\r\n\r\n") {
             if head.len() >= MAX_HEAD {
                 return Err(TunnelError::Malformed);
@@ -260,7 +262,8 @@ impl Proxies {
     ///
     /// # Errors
     ///
-    /// [`ParseProxyError`] if the variable for `url` is not the URL of a proxy.
+    /// [`ParseProxyError`] if the environment variable for the scheme of `url` does not contain the
+    /// URL of a proxy.
     pub(crate) fn for_url(&self, url: &Url) -> Result<Option<Proxy>, ParseProxyError> {
         let variables = match self {
             Self::Fixed(proxy) => return Ok(proxy.clone()),

@@ -138,7 +138,7 @@ mod tests {
             (network, receiver)
         }
 
-        /// The time since the start, in milliseconds.
+        /// The time since the test network was created, in milliseconds.
         fn elapsed(&self) -> u128 {
             let now = Clock::system().instant();
             now.saturating_duration_since(self.began).as_millis()
@@ -174,7 +174,8 @@ mod tests {
             }
         }
 
-        /// Connects to the hosts in their order. Returns the result, and the time in milliseconds.
+        /// Connects to the hosts in their order. Returns the result, and the number of milliseconds
+        /// since the start of the test.
         async fn race(&self) -> (Result<SocketAddr, String>, u128) {
             let addresses = self.hosts.iter().map(|(address, _)| *address).collect();
             let outcome = race(addresses, |address| self.connect(address)).await;
@@ -203,7 +204,7 @@ mod tests {
             for (address, at) in [(silent, 0), (open, 250)] {
                 assert_eq!(tried.try_recv(), Ok((address.parse().unwrap(), at)));
             }
-            // The attempt of the silent address is aborted.
+            // The attempt to connect to the silent address is aborted, so no attempt is running.
             tokio::task::yield_now().await;
             assert_eq!(network.running.load(Ordering::Relaxed), 0);
         }

@@ -58,7 +58,8 @@ impl ResponseBody {
         body
     }
 
-    /// Declares the answer to be a stream. The client of a stream may be silent for any time.
+    /// Declares the answer to be a stream. The client of a stream can be silent for any length of
+    /// time.
     pub(crate) fn declare_stream(&self) {
         if let Some(usage) = self.usage() {
             usage.declare_stream();
@@ -72,8 +73,8 @@ impl ResponseBody {
         self.usage().map(OpenUsage::watch)
     }
 
-    /// Returns the record of how the exchange uses the connection. Returns `None` after the
-    /// connection has returned to the pool.
+    /// Returns the `OpenUsage` of the connection, which records the current exchange. Returns
+    /// `None` after the connection has returned to the pool.
     fn usage(&self) -> Option<&OpenUsage> {
         match (&self.incoming, &self.borrowed) {
             (Received::Http1(_), borrowed) => borrowed.as_ref().map(BorrowedConnection::usage),
@@ -145,7 +146,8 @@ impl Body for ResponseBody {
         };
         match polled {
             Poll::Ready(Some(Ok(frame))) => {
-                // A frame has arrived, so the timer for the pause is no longer needed.
+                // A frame has arrived, so the timer that limits the pause between two frames is
+                // switched off.
                 this.stall.armed = false;
                 match frame.into_data() {
                     Ok(data) => {
@@ -229,8 +231,8 @@ impl StallTimer {
         }
         while let Some(timer) = &mut self.timer {
             ready!(timer.as_mut().poll(cx));
-            // While the origin accepts bytes of the request body, the time is not counted as a
-            // pause.
+            // The pause is counted again from the time at which the origin last accepted bytes of
+            // the request body.
             let due = progress.and_then(|progress| progress.waiting_since().checked_add(limit));
             let Some(due) = due.filter(|due| *due > timer.deadline()) else {
                 return Poll::Ready(());

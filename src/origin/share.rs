@@ -2,7 +2,7 @@
 //! connection for a waiting request.
 //!
 //! An app has few connections, and a slow client can use a connection for a long time. This module
-//! protects the other clients, but only while a request waits for a connection.
+//! protects the other clients from a slow client, but only while a request waits for a connection.
 //!
 //! If an exchange has waited for its own client for longer than [`Terms::slow_client`], the queue
 //! may evict the exchange. The exchange that has waited longest is evicted first.
@@ -12,8 +12,8 @@
 //! exchanges of this client are evicted even after a short wait for the client.
 //!
 //! The gateway declares some exchanges to be streams. A stream counts as a part of its client's
-//! share. The client of a stream is often silent, so a stream is evicted only if its client has
-//! more than its share.
+//! share. The client of a stream is often silent, so the queue evicts a stream only if the client
+//! of this stream has more than its share.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -24,17 +24,18 @@ use super::owner::Owner;
 use super::usage::Eviction;
 
 /// The time that a request waits before an exchange is evicted for the request. In most cases, a
-/// connection becomes free before this time has passed, and no exchange is evicted.
+/// connection becomes free before a request has waited for `PATIENCE`, so no exchange is evicted.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// If a client has more than its share, an exchange of the client is evicted only after the
-/// exchange has waited for the client for this time. If the client is on an ordinary network, the
-/// exchange waits for a shorter time.
+/// exchange has waited for the client for this time. If the client has an ordinary network
+/// connection, the exchange waits for the client for less than `BRIEF_WAIT`.
 const BRIEF_WAIT: Duration = Duration::from_secs(1);
 
-/// The limit on one client's share applies while a request of another client waits. After the end
-/// of the wait, the limit still applies for this time. If the limit ended together with the wait, a
-/// client with many waiting requests would immediately take every free connection again.
+/// The limit on one client's share applies while a request of another client waits. When no request
+/// of another client waits any more, the limit still applies for the duration `MEMORY`. Without
+/// this time, a client with many waiting requests would take every free connection again as soon as
+/// no request of another client waits.
 const MEMORY: Duration = Duration::from_secs(5);
 
 /// The settings of the queue.
@@ -66,11 +67,11 @@ pub(super) enum Kind {
     /// `None` if the stream cannot be ended yet.
     Stream { since: Option<Instant> },
     /// A connection that may switch to another protocol. The connection counts as a part of its
-    /// client's share, but the queue never takes the connection away.
+    /// client's share, but the gateway never evicts the connection for a waiting request.
     Tunnel,
 }
 
-/// The decision that an exchange is evicted.
+/// The decision to evict an exchange.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Verdict {
     pub(super) key: (u64, u64),
@@ -99,14 +100,15 @@ pub(super) struct Queue<T> {
     waiters: VecDeque<Waiter<T>>,
     /// The number of exchanges of each client.
     counts: HashMap<Owner, usize>,
-    /// Whether at least one client has its whole share of the connections. If no client has its
+    /// Whether at least one client has all connections that its share allows. If no client has its
     /// whole share, the queue serves all requests in their order and needs less work.
     any_whole_share: bool,
-    /// The two clients whose requests waited most recently, with the times. A request is not
-    /// recorded here while its client has its whole share. With two entries, the queue knows for
-    /// every client whether a different client has waited.
+    /// The two clients whose requests waited most recently, each with the time at which its request
+    /// last waited. The queue does not record a request here while the client of the request has
+    /// its whole share of the connections. With two entries, the queue knows for every client
+    /// whether a different client has waited.
     recent: [Option<(Owner, Instant)>; 2],
-    /// The time of the last update.
+    /// The time at which the queue was last updated or a request was last added.
     now: Option<Instant>,
 }
 
@@ -193,7 +195,8 @@ impl<T> Queue<T> {
         Some(waiter.grant)
     }
 
-    /// Keeps a request only if `wanted` returns true for the `grant` of the request.
+    /// Removes each request for which `wanted` returns false. The argument of `wanted` is the field
+    /// `grant` of the request.
     pub(super) fn retain(&mut self, wanted: impl Fn(&T) -> bool) {
         self.waiters.retain(|waiter| wanted(&waiter.grant));
     }
@@ -219,8 +222,9 @@ impl<T> Queue<T> {
     }
 
     /// Removes the newest request of a client that holds more than `most` places of the queue, so
-    /// that a request of `owner` can take this place. Returns `None` if no client holds more than
-    /// `most` places, or if `owner` itself already holds `most` places.
+    /// that a request of `owner` can take this place. Returns `None` if no client has more than
+    /// `most` requests in the queue, or if `owner` already has at least `most` requests in the
+    /// queue.
     pub(super) fn crowded_out(&mut self, owner: Owner, most: usize) -> Option<T> {
         let places = |of: Owner| {
             self.waiters
@@ -343,8 +347,8 @@ impl<T> Queue<T> {
         verdicts
     }
 
-    /// Whether a request has waited for at least `time`. Requests that let other requests go first
-    /// do not count.
+    /// Whether a request has waited for at least `time`. This function ignores requests that let
+    /// other requests go first.
     pub(super) fn has_waited(&self, time: Duration, now: Instant) -> bool {
         let mut waiters = self.waiters.iter().filter(|waiter| !waiter.held_back);
         waiters.any(|waiter| now.saturating_duration_since(waiter.since) >= time)
@@ -365,7 +369,7 @@ impl<T> Queue<T> {
 struct Rank {
     eviction: Eviction,
     order: (u8, Duration),
-    /// Whether the exchange has just begun, so that the queue must not evict it yet.
+    /// True if the exchange has begun only recently. The queue does not evict the exchange yet.
     is_too_young: bool,
 }
 

@@ -23,7 +23,8 @@ fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// An exchange of a client that has waited for its client.
+/// Returns an exchange of the client `of`. The exchange has waited for this client for the time
+/// `waited`.
 fn waiting(number: u64, of: u8, waited: Duration) -> Held {
     Held {
         key: (number, 1),
@@ -120,7 +121,7 @@ fn exchanges_above_the_share_are_evicted_after_a_shorter_wait() {
     // An exchange that has waited for its client for less than `BRIEF_WAIT` is not evicted.
     held[5] = waiting(5, 1, BRIEF_WAIT - millis(1));
     assert_eq!(victims(&[9], &held), [over(4)]);
-    // The exchanges of the client with more than its share are evicted before a slow exchange of
+    // If a client has more than its share, its exchanges are evicted before a slow exchange of
     // another client.
     held.push(waiting(6, 2, SLOW * 2));
     assert_eq!(
@@ -151,7 +152,7 @@ fn streams_count_but_only_the_newest_streams_above_the_share_are_evicted() {
     // The newest stream cannot be ended, so the queue evicts an older stream.
     held[4] = stream(5, 1, None);
     assert_eq!(victims_at(now, &[9], &held), [over(4)]);
-    // Switched connections count as a part of the share, but are never evicted.
+    // Switched connections count toward the share of their client, but are never evicted.
     for held in &mut held {
         held.kind = Kind::Tunnel;
     }
@@ -169,8 +170,8 @@ fn a_client_with_its_whole_share_waits_until_no_other_client_has_waited_for_some
     assert!(queue.has_next() && queue.holds_back(client(1), now));
     assert_eq!(queue.pop(), Some(9));
     assert!(!queue.has_next() && queue.pop().is_none());
-    // Until `MEMORY` has passed, the other client may send a further request, so the share still
-    // applies.
+    // Until `MEMORY` has passed, the other client may send a further request, so the limit on one
+    // client's share still applies.
     queue.survey(held.iter(), now + MEMORY - millis(1));
     assert_eq!(queue.held_back(), 2);
     queue.survey(held.iter(), now + MEMORY);
@@ -183,7 +184,8 @@ fn a_client_below_its_share_is_served_in_its_turn() {
     let held = [0, 1, 2].map(|number| waiting(number, 1, Duration::ZERO));
     queue.survey(held.iter(), now);
     assert_eq!(queue.held_back(), 0);
-    // With the first request, the client has its whole share, so its later requests wait.
+    // With the first request, the client reaches its share of the connections, so later requests of
+    // the client wait.
     let order: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
     assert_eq!(order, [1, 9]);
     assert_eq!(queue.len(), 2);

@@ -16,22 +16,22 @@ use super::saved_head::field;
 
 /// The record of the reads and writes of a connection for its current request.
 ///
-/// The record of the request head is a copy of the bytes that hyper writes. A copy of each single
-/// field would take ten times as long, and the gateway rarely needs the record.
+/// The gateway records a request head as a copy of the bytes that hyper writes. A copy of each
+/// single field would take ten times as long, and the gateway rarely needs the record.
 #[derive(Default)]
 pub(super) struct Traffic {
     response_begun: Cell<bool>,
     /// Whether the last read found no bytes. A connection reads several times in one run of its
-    /// task. The runtime checks its sockets only between two tasks, so new bytes cannot become
-    /// available during a run. After a read has found no bytes, this flag prevents further read
-    /// calls during the same run of the task.
+    /// task. The runtime checks its sockets only between the runs of two tasks, so no new bytes
+    /// become available during a run. After a read has found no bytes, this flag prevents further
+    /// read calls during the same run of the task.
     nothing_to_read: Cell<bool>,
     /// The status of the first informational (1xx) response that the origin sent before its final
     /// response.
     informational: Cell<Option<StatusCode>>,
     recording: Cell<bool>,
-    /// The bytes of the request head. The bytes are wiped when the response begins, when the next
-    /// request begins, or when the connection is dropped.
+    /// The bytes of the request head. The gateway wipes the bytes when the response begins, when
+    /// the next request begins, or when the connection is dropped.
     head: RefCell<Zeroizing<Vec<u8>>>,
 }
 
@@ -75,8 +75,8 @@ impl Traffic {
         Some(parts)
     }
 
-    /// Records the head of a request. Only the first write is recorded, because hyper writes a head
-    /// with one call.
+    /// Records the head of a request. Only the bytes of the first write are recorded, because hyper
+    /// writes a complete head with one call.
     fn on_write(&self, bytes: &[u8]) {
         if self.recording.replace(false) {
             self.head.borrow_mut().extend_from_slice(bytes);

@@ -86,7 +86,8 @@ fn an_incomplete_head_is_not_restored() {
     assert!(recorded(b"").unanswered_head().is_none());
 }
 
-/// The stream from which hyper reads. The stream counts the reads that make no system call.
+/// The stream from which hyper reads. `CountingStream` counts the reads for which the watched
+/// stream makes no system call.
 struct CountingStream {
     watched: MonitoredStream,
     skipped_reads: Rc<Cell<u32>>,
@@ -125,7 +126,7 @@ impl AsyncWrite for CountingStream {
 }
 
 /// [`Traffic::allow_reads`] is useful only if hyper reads several times in each run of its task.
-/// `allow_reads` works only if hyper reads only in this task.
+/// `allow_reads` works only if no other task of hyper reads from the connection.
 #[tokio::test]
 async fn hyper_reads_several_times_in_one_run_of_its_task() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

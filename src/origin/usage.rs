@@ -29,7 +29,7 @@ pub enum Eviction {
 }
 
 impl Eviction {
-    /// A stable code for logs and metrics.
+    /// Returns the reason code of the eviction for logs and metrics.
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::SlowClient => "slow_client",
@@ -53,7 +53,7 @@ pub(super) struct Usage {
     /// Whether the answer has begun.
     answering: Cell<bool>,
     /// The time for which the exchange has waited for the client to accept the answer. `part` is
-    /// the length of the last part.
+    /// the number of bytes in the last part of the answer.
     download: ClientWait,
     part: Cell<usize>,
     upload: RefCell<Option<Rc<UploadProgress>>>,
@@ -160,8 +160,8 @@ impl Usage {
         Poll::Pending
     }
 
-    /// Returns the current exchange in the form that the queue needs. Returns `None` if no exchange
-    /// uses the connection, or if the exchange was evicted.
+    /// Returns the current exchange, in the form in which the queue compares exchanges. Returns
+    /// `None` if no exchange uses the connection, or if the exchange was evicted.
     fn held(&self, now: Instant) -> Option<Held> {
         let requester = self.requester.get()?;
         if self.eviction.get().is_some() {
@@ -209,7 +209,7 @@ impl Usage {
 pub(super) struct OpenUsage(Rc<Usage>);
 
 impl OpenUsage {
-    /// Returns a value that reports the eviction of the current exchange.
+    /// Returns a watch that reports when the current exchange is evicted.
     pub(super) fn watch(&self) -> EvictionWatch {
         EvictionWatch {
             usage: Rc::clone(&self.0),
@@ -281,7 +281,7 @@ impl Usages {
         }
     }
 
-    /// Adds the record of a connection that no exchange uses yet.
+    /// Adds a record for a new connection or HTTP/2 stream, which no exchange uses yet.
     pub(super) fn add(&self, resource: Resource) -> OpenUsage {
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));
@@ -317,8 +317,9 @@ impl Usages {
         used.collect()
     }
 
-    /// Evicts an exchange. Returns false if the exchange has ended, or if its client has sent or
-    /// accepted bytes since the queue chose the exchange.
+    /// Evicts an exchange. Returns false if the exchange has already ended. Also returns false if
+    /// the client of the exchange has sent or accepted bytes after the queue decided to evict the
+    /// exchange.
     pub(super) fn evict(&self, verdict: Verdict, now: Instant) -> bool {
         let list = self.list.borrow();
         let mut usages = list.iter().filter_map(Weak::upgrade);

@@ -1,4 +1,5 @@
-//! The waker of a connection's task. The waker can ignore a wake that would have no effect.
+//! The waker of a connection's task. The waker can ignore a call of `wake` that would have no
+//! effect.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,8 +7,9 @@ use std::task::{Wake, Waker};
 
 /// Switches the wakes of a connection's task off while the gateway takes a part of a response.
 ///
-/// hyper wakes the task of a connection each time a part of the response is taken. After the task
-/// has received the complete response, such a wake has no effect, but costs a run of the task.
+/// hyper wakes the task of a connection each time the gateway takes a part of the response. If
+/// hyper wakes the task after the task has received the complete response, the task runs without
+/// any effect.
 #[derive(Clone, Debug, Default)]
 pub(super) struct WakeSwitch(Arc<AtomicBool>);
 
@@ -21,9 +23,9 @@ impl WakeSwitch {
         }))
     }
 
-    /// Calls `take`, and ignores each wake during the call. The caller must know that `take` causes
-    /// only wakes that have no effect. The call runs on the thread of the connection's task, so no
-    /// other event can wake the task during the call.
+    /// Calls `take`, and ignores each wake during the call. The caller must ensure that `take`
+    /// causes only wakes that have no effect. `take` runs on the thread of the connection's task,
+    /// so no other event can wake the task while `take` runs.
     pub(super) fn ignore_wakes<T>(&self, take: impl FnOnce() -> T) -> T {
         self.0.store(true, Ordering::Relaxed);
         let taken = take();

@@ -156,7 +156,7 @@ impl AuthorizationEndpoint {
             .map(|(name, value)| (&**name, &**value));
         let passed = passed.filter(|(name, value)| self.passed.accept(name, value));
         let per_request: Vec<(&str, &str)> = prompt.into_iter().chain(passed).collect();
-        // A parameter of `per_request` replaces the configured parameter of the same name.
+        // A parameter in `per_request` replaces the configured parameter with the same name.
         let replaced = |name: &str| per_request.iter().any(|(other, _)| name == *other);
         let kept = self.prepared.iter().filter(|(name, _)| !replaced(name));
         query.extend_pairs(kept);

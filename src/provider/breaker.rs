@@ -22,8 +22,9 @@ const FIRST_OPEN_TIME: Duration = Duration::from_secs(2);
 /// The longest open time.
 const MAX_OPEN_TIME: Duration = Duration::from_mins(1);
 
-/// The time limit of a probe. If a probe has no result at its time limit, another refresh becomes
-/// the probe. Without the time limit, one probe without a result would block all refreshes forever.
+/// The time limit of a probe. If a probe has no result when the time limit has passed, another
+/// refresh becomes the probe. Without the time limit, one probe without a result would block all
+/// refreshes forever.
 const PROBE_TIME: Duration = Duration::from_secs(5);
 
 /// The wait before the next attempt, for a refresh that the breaker refuses during a probe. Most
@@ -73,8 +74,8 @@ impl Breaker {
         self.state().wait(now).map_or(Ok(()), Err)
     }
 
-    /// Allows a call unless the breaker is open. After the open time, the breaker allows only one
-    /// call as a probe.
+    /// Allows a call unless the breaker is open. When the breaker has been open for the open time,
+    /// the breaker allows only one call, as a probe.
     ///
     /// # Errors
     ///
@@ -130,7 +131,7 @@ impl Breaker {
         let wait = wait.max(retry_after.unwrap_or_default().min(MAX_OPEN_TIME));
         let until = (!wait.is_zero()).then(|| now.plus(wait));
         state.until = match attempt {
-            // The probe has failed and ended, so a new open time begins.
+            // The probe has failed, so the breaker opens again.
             Attempt::Probe => {
                 state.probing = false;
                 until

@@ -22,7 +22,7 @@ pub(super) struct CallSlots {
     refreshes: Semaphore,
 }
 
-/// A slot for one call. The slot becomes free when the `CallSlot` is dropped.
+/// A slot for one call to the provider. The slot becomes free when the `CallSlot` is dropped.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct CallSlot<'a> {

@@ -36,10 +36,11 @@ const MIN_BACK_OFF: Duration = Duration::from_secs(1);
 const MAX_BACK_OFF: Duration = Duration::from_mins(1);
 
 impl Provider {
-    /// Keeps the metadata, the keys, the certificate authorities and the secrets up to date. If the
-    /// provider cannot be reached, the log shows each new reason. The log also shows when the
-    /// provider can be reached again. The returned future has only a weak reference to the
-    /// provider. The future ends shortly after the provider is dropped.
+    /// Keeps the metadata, the keys, the certificate authorities and the secrets up to date. If an
+    /// attempt to reach the provider fails, the function logs the reason, unless the previous
+    /// attempt failed for the same reason. The log also shows when the provider can be reached
+    /// again. The returned future has only a weak reference to the provider. The future ends
+    /// shortly after the provider is dropped.
     ///
     /// # Cancel safety
     ///
@@ -155,8 +156,8 @@ impl Provider {
         Ok(self.apply(&credentials, Some(metadata))?)
     }
 
-    /// Combines the settings, the credentials and the metadata, and uses the result for all later
-    /// requests.
+    /// Combines the settings, the credentials and the metadata. All later requests use the combined
+    /// data.
     fn apply(
         &self,
         credentials: &Credentials,
@@ -214,9 +215,9 @@ impl Provider {
         }
     }
 
-    /// Reads all files again. Changed certificate authorities take effect immediately.
-    /// [`Provider::use_files`] applies the new secrets and keys. Reading the small files blocks the
-    /// calling thread.
+    /// Reads all files again. If the file with the certificate authorities has changed, new
+    /// connections immediately use the new authorities. [`Provider::use_files`] applies the new
+    /// secrets and keys. Reading the small files blocks the calling thread.
     fn read_files(
         &self,
     ) -> (
@@ -279,7 +280,7 @@ struct ReportOnce {
 }
 
 impl ReportOnce {
-    /// Returns the error, but only if the previous check had no error.
+    /// Returns the error of a periodic check, but only if the previous check had no error.
     fn error(&mut self, outcome: Result<(), SetupError>) -> Option<SetupError> {
         let error = outcome.err();
         let reported = std::mem::replace(&mut self.reported, error.is_some());

@@ -25,7 +25,7 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    /// Prepares the endpoint at `url`.
+    /// Creates the endpoint with the URL `url`.
     pub(super) fn new(
         key: &'static str,
         url: &Url,
@@ -95,7 +95,7 @@ impl Endpoint {
     }
 
     /// Sends one request without a retry. `deadline` replaces the default deadline for the
-    /// response. The deadline for the connection does not change.
+    /// response. The separate time limit for opening a connection does not change.
     pub(super) async fn call_within(
         &self,
         deadline: Duration,

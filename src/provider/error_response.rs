@@ -153,7 +153,7 @@ impl<'a> ErrorResponse<'a> {
     }
 }
 
-/// Classifies a response without tokens.
+/// Classifies a response of the token endpoint that contains no tokens.
 pub(super) fn classify(
     response: &ErrorResponse<'_>,
     patterns: &[ErrorPattern],
@@ -251,8 +251,8 @@ fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     Some(wait.min(MAX_WAIT))
 }
 
-/// Converts a text from the provider to a form that is safe in pages and logs. The result has a
-/// limited length, no control characters, and no words that are long enough to be a code or a
+/// Converts a text from the provider to a form that is safe in pages and logs. The converted text
+/// has a limited length, no control characters, and no words that are long enough to be a code or a
 /// token.
 pub(crate) fn printable(text: &str) -> Box<str> {
     let mut shown = String::new();

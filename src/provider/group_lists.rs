@@ -118,9 +118,8 @@ impl GroupList {
         let mut parts = Vec::new();
         for path in &self.name {
             let part = find(members, path)?.as_str()?;
-            // A part of a group name must not contain the separator. If a part could contain the
-            // separator, the organization `a/b` and the team `b` of the organization `a` would be
-            // the same group.
+            // A part of a group name must not contain the separator. Otherwise the organization
+            // `a/b` and the team `b` of the organization `a` would have the same group name.
             if part.is_empty() || part.contains(SEPARATOR) {
                 return None;
             }

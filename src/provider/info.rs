@@ -118,9 +118,9 @@ fn named(
 
 /// Refuses plain http to other machines, unless `plain_http` is true.
 ///
-/// This function checks only the settings. [`Metadata::read`] accepts a plain http URL only at the
-/// origin of the issuer or of the internal URL. This function checks the issuer and the internal
-/// URL, so this function need not check the endpoints in the metadata.
+/// This function checks only the URLs in the settings. [`Metadata::read`] accepts a plain http URL
+/// only at the origin of the issuer or of the internal URL. Because this function checks the issuer
+/// and the internal URL, the endpoints in the metadata need no further check.
 fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
     let configured = [
         ("issuer", &settings.issuer),

@@ -1,7 +1,7 @@
 //! The internal URL of a provider, which the gateway uses for its own calls to the provider.
 //!
-//! Browsers reach the provider at its public name, which is the name in the issuer. The gateway
-//! reaches the same provider at another name, for example the name of a service in a Kubernetes
+//! Browsers reach the provider at its public name, which is the name in the issuer. The gateway can
+//! reach the same provider under another name, for example the name of a service in a Kubernetes
 //! cluster. In every URL that the gateway calls, the setting `internal_url` replaces the issuer.
 
 use url::Url;
@@ -70,16 +70,16 @@ impl InternalUrl {
         url.origin() == self.issuer.origin()
     }
 
-    /// Returns the URL at which the gateway calls `public`. A URL that does not have the origin of
-    /// the issuer stays unchanged. Returns `None` if `public` has no internal URL according to the
-    /// following rules.
+    /// Returns the URL that the gateway calls instead of the URL `public`. A URL that does not have
+    /// the origin of the issuer stays unchanged. Returns `None` if `public` has no internal URL
+    /// according to the following rules.
     ///
-    /// If the path of `public` begins with the path of the issuer, the path of the internal URL
-    /// replaces the path of the issuer. If the path of `public` does not begin with the path of the
-    /// issuer, the internal URL must end with the path of the issuer. In this case, the path of
-    /// `public` replaces the path of the issuer at the end of the internal URL. For example, with
-    /// the issuer `https://id.example/o/app` and the internal URL `http://id:9000/o/app`, the
-    /// result for `https://id.example/o/token` is `http://id:9000/o/token`.
+    /// If the path of `public` begins with the issuer's path, the path of the internal URL replaces
+    /// the issuer's path. If the path of `public` does not begin with the path of the issuer, the
+    /// internal URL must end with the path of the issuer. Then the result is the internal URL, with
+    /// the path of `public` instead of the issuer's path at its end. For example, with the issuer
+    /// `https://id.example/o/app` and the internal URL `http://id:9000/o/app`, the result for
+    /// `https://id.example/o/token` is `http://id:9000/o/token`.
     pub(super) fn of(&self, public: &Url) -> Option<Url> {
         if !self.replaces(public) {
             return Some(public.clone());

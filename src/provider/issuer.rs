@@ -1,9 +1,9 @@
 //! The issuer identifier of a provider (OpenID Connect Core 1.0 section 2).
 //!
-//! Identifiers are compared byte for byte. Two identifiers belong to different issuers even if only
-//! a trailing slash, the letter case or the port is different (RFC 9207 section 2.4). Microsoft
-//! Entra has one issuer for each tenant, so the operator configures a template for the issuers of
-//! Entra.
+//! The gateway compares issuer identifiers byte for byte. Two identifiers belong to different
+//! issuers even if only a trailing slash, the letter case or the port is different (RFC 9207
+//! section 2.4). Microsoft Entra has one issuer for each tenant, so the operator configures a
+//! template for the issuers of Entra.
 
 use super::SetupError;
 use super::settings::Settings;
@@ -19,7 +19,7 @@ const SHARED_SEGMENTS: [&str; 3] = ["common", "consumers", "organizations"];
 /// `tid`).
 const PERSONAL_ACCOUNTS: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
 
-/// The beginning of every issuer of Entra.
+/// The text with which every issuer identifier of Microsoft Entra begins.
 const ENTRA: &str = "https://login.microsoftonline.com/";
 
 /// The path that follows the issuer in the URL of the metadata.

@@ -2,8 +2,8 @@
 //!
 //! The keys are fetched when the gateway starts, and then periodically. A token with an unknown key
 //! causes another fetch, because the provider may have published a new key. Forged tokens can also
-//! name unknown keys, so fetches for unknown keys are limited to one per minute. Only one fetch
-//! runs at a time. If a fetch fails, the last valid key set stays in use.
+//! name unknown keys, so fetches for unknown keys are limited to one per minute. For each provider,
+//! only one fetch runs at a time. If a fetch fails, the last valid key set stays in use.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,11 +22,12 @@ use crate::clock::{Clock, Timestamp};
 /// plain text.
 const ACCEPTED: &str = "application/jwk-set+json, application/json";
 
-/// The minimum time between two fetches for unknown keys.
+/// The minimum time between two fetches that the gateway makes because a token was signed with an
+/// unknown key.
 const MIN_INTERVAL_FOR_TOKENS: Duration = Duration::from_mins(1);
 
-/// The minimum time between two periodic fetches. The same minimum time applies between a failed
-/// first fetch and the second fetch.
+/// The minimum time between two periodic fetches. After a failed first fetch, the gateway also
+/// waits for at least this time before the second fetch.
 const MIN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The newest valid key set of one provider.
@@ -49,8 +50,8 @@ struct History {
     fetched_for_token: Option<Timestamp>,
     /// The time of the last successful fetch.
     last_success: Option<Timestamp>,
-    /// The time of the last failed fetch. The value is `None` if a fetch has succeeded since the
-    /// last failed fetch.
+    /// The time of the last failed fetch. `last_failure` is `None` if a fetch has succeeded since
+    /// the last failed fetch.
     last_failure: Option<Timestamp>,
 }
 
@@ -87,7 +88,8 @@ impl KeyCache {
     ///
     /// # Errors
     ///
-    /// Returns the error of the fetch. After an error, the cached key set stays in use.
+    /// Returns the error if the key set could not be fetched. After an error, the cached key set
+    /// stays in use.
     pub(super) async fn refetch(
         &self,
         endpoint: &Endpoint,

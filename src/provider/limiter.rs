@@ -18,9 +18,9 @@ const MINUTE: Duration = Duration::from_mins(1);
 /// calls for a day.
 const MAX_PAUSE: Duration = Duration::from_mins(5);
 
-/// Allows `calls` calls in every period of one minute. All `calls` calls may come at the same
-/// moment. A token bucket would be wrong, because a full bucket allows up to `2 * calls` calls in
-/// one minute.
+/// Allows `calls` calls in every period of one minute. The limiter allows all `calls` calls even at
+/// the same moment. A token bucket would be wrong, because a full bucket allows up to `2 * calls`
+/// calls in one minute.
 #[derive(Debug)]
 pub(super) struct Limiter {
     /// The maximum number of calls per minute.
@@ -58,8 +58,8 @@ impl Limiter {
         }
     }
 
-    /// Makes this limiter and `predecessor` use one common count of calls. Each limiter keeps its
-    /// own maximum number of calls.
+    /// Makes this limiter and `predecessor` use one common count of calls. The maximum number of
+    /// calls of each limiter does not change.
     pub(super) fn share_with(&mut self, predecessor: &Self) {
         self.calls_made = Arc::clone(&predecessor.calls_made);
     }
@@ -74,14 +74,14 @@ impl Limiter {
         };
         let mut state = self.state();
         let pause = state.paused_until.since(now);
-        // If a remaining pause is above the maximum, the clock was set back. The limiter ignores
-        // the pause, because the pause could last for years.
+        // If a remaining pause is above the maximum, the system clock was set back after the start
+        // of the pause. The limiter ignores the pause, because the pause could last for years.
         if !pause.is_zero() && pause <= MAX_PAUSE {
             return Err(pause);
         }
         let call_times = &mut state.call_times;
-        // If a call time is in the future, the clock was set back after the call. The age of the
-        // call is unknown, so the limiter changes the call time to the present time.
+        // If a call time is in the future, the clock was set back after the call. The real age of
+        // the call is unknown, so the limiter sets the call time to the present time.
         for call in call_times.iter_mut().rev().take_while(|call| **call > now) {
             *call = now;
         }
@@ -171,8 +171,8 @@ mod tests {
 
     #[test]
     fn no_minute_exceeds_the_rate_and_no_call_is_wasted() {
-        // The test makes one attempt every `every` milliseconds, and counts the calls that the
-        // limiter allows.
+        // In each row, `every` is the time between two attempts in milliseconds. The test counts
+        // the calls that the limiter allows.
         for (calls, every) in [(50, 100), (50, 1000), (7, 1), (1, 250)] {
             let (limiter, clock) = limiter(calls);
             let mut made = Vec::new();

@@ -64,7 +64,7 @@ pub enum MetadataError {
         media_type: Box<str>,
         /// The first characters of the body, without characters that are not printable.
         beginning: Box<str>,
-        /// The problem with the JSON. The value is `None` if the media type of the body is HTML.
+        /// The problem with the JSON. `source` is `None` if the media type of the body is HTML.
         #[source]
         source: Option<JsonError>,
     },
@@ -291,8 +291,9 @@ impl Metadata {
 }
 
 impl Rules<'_> {
-    /// Returns the URL of the endpoint `name`. `text` is the URL in the metadata. The internal URL
-    /// can replace the issuer in the result. Returns the problem if the URL is not allowed.
+    /// Returns the URL of the endpoint `name`. `text` is the URL in the metadata. If an internal
+    /// URL is configured, the internal URL can replace the issuer in the returned URL. Returns a
+    /// text that describes the problem if the URL is not allowed.
     fn url_of(
         &self,
         name: &str,

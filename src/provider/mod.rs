@@ -13,7 +13,8 @@
 //! caller decides whether and when to call [`Provider::refresh`] again.
 //!
 //! [`Provider::maintain`] reads the published metadata and keys on the control plane, first when
-//! the gateway starts and then periodically. The last valid data is replaced only by valid data.
+//! the gateway starts and then periodically. If the published metadata or keys are not valid, the
+//! gateway keeps the last valid metadata and keys.
 //!
 //! The entry point is [`Provider`].
 
@@ -207,8 +208,8 @@ impl Provider {
     /// If the settings have not changed, the function returns `before`, with its metadata and keys.
     ///
     /// If the settings have changed, but the name and the fingerprint ([`Provider::fingerprint`])
-    /// have not changed, `self` and `before` share the breaker and the count of calls. A reload of
-    /// the settings must not allow more calls.
+    /// are the same, `self` uses the breaker and the count of calls of `before`. A reload of the
+    /// settings must not reset the limits on the calls to the provider.
     ///
     /// If the URLs for metadata and keys are also the same, `self` copies the metadata and keys of
     /// `before`. A reload of the settings while the provider is down does not affect signed-in
@@ -277,8 +278,8 @@ impl Provider {
         let client = Some(&settings.client_id);
         for part in server.into_iter().chain([client]) {
             // Each part of the hashed text begins with its length, so that two different lists of
-            // parts never give the same text. A missing part has no length, so a missing part
-            // differs from an empty part.
+            // parts never give the same text. The text contains no length for a missing part, so a
+            // missing part differs from an empty part.
             let text = part.map_or_else(String::new, |text| format!("{}:{text}", text.len()));
             context.update(text.as_bytes());
             context.update(b",");
@@ -294,8 +295,8 @@ impl Provider {
         self.settings.authorization_request.response_mode
     }
 
-    /// Returns whether logins can begin, according to the last check. Returns `None` if there was
-    /// no recent check. The function returns immediately.
+    /// Returns whether logins can begin, according to the last check. Returns `None` if the
+    /// provider was not checked recently. The function returns immediately.
     ///
     /// # Errors
     ///
@@ -313,7 +314,7 @@ impl Provider {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe. If the future is dropped, the next call repeats the check.
+    /// Cancel safe. If the future is dropped, the next call of `ready` starts from the beginning.
     pub async fn ready(&self, clock: &Clock) -> Result<(), Unreachable> {
         let reach = async {
             match self.info.load_full() {
@@ -329,8 +330,8 @@ impl Provider {
     }
 
     /// Returns the URL of the authorization request (RFC 6749 section 4.1.1). The URL contains the
-    /// query of the endpoint. No reserved parameter appears twice in the URL. The challenge is
-    /// omitted if PKCE is off. The nonce is omitted if no ID token is requested.
+    /// query of the endpoint. No reserved parameter appears twice in the URL. If PKCE is off, the
+    /// URL contains no code challenge. The nonce is omitted if no ID token is requested.
     ///
     /// # Errors
     ///
@@ -433,7 +434,8 @@ impl Provider {
         let arrived_at = clock.now();
         let answer = token::read(response, grant, &self.settings.errors, arrived_at);
         let answer = answer.map_err(|error| info.client_auth.explain(error));
-        // A response with status 429 applies to every call of this gateway, so logins also pause.
+        // After a response with status 429, the gateway pauses all token requests to the provider,
+        // for refreshes and for logins.
         if let Err(TokenCallError::Throttled {
             retry_after: Some(wait),
         }) = &answer

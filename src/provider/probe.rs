@@ -19,7 +19,8 @@ impl Provider {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe. The findings of the completed steps stay in `findings`.
+    /// Cancel safe. If the future is dropped, `findings` contains the findings of the completed
+    /// steps.
     pub(crate) async fn probe(&self, clock: &Clock, findings: &mut Findings) {
         let mut connected = Vec::new();
         let found = match metadata::location(
@@ -153,8 +154,8 @@ async fn probe_endpoints(
         let place = place(endpoint.uri());
         if !connected.contains(&place) {
             connected.push(place);
-            // After a failure, which `probe` has already reported, the loop continues with the next
-            // host.
+            // If `probe` fails, `probe` itself reports the failure, and the loop continues with the
+            // next host.
             let _reached = endpoint.probe(key, clock.now(), findings).await;
         }
     }

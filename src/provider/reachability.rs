@@ -1,10 +1,10 @@
 //! Remembers whether the gateway could recently reach a provider.
 //!
 //! The gateway should not begin a login that cannot be completed. Before the gateway redirects a
-//! browser to the provider, the gateway itself connects to the provider. If a recent connection has
-//! succeeded, the gateway makes no new connection before the redirect. If several logins begin at
-//! the same time, only the first login connects, and the other logins wait for the result of the
-//! first login.
+//! browser to the provider, the gateway itself connects to the provider. If the gateway has
+//! recently connected to the provider, the gateway makes no new connection before the redirect. If
+//! several logins begin at the same time, only the first login connects, and the other logins wait
+//! for the result of the first login.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,7 +30,8 @@ pub(super) struct Reachability {
     /// success, and after a failed call.
     answered: AtomicU64,
     failed: ArcSwapOption<Failed>,
-    /// A task holds this lock during an attempt, so that only one attempt runs at a time.
+    /// A task holds this lock while the task tries to reach the provider, so that only one task
+    /// tries at a time.
     attempt: Mutex<()>,
 }
 
@@ -66,8 +67,8 @@ impl Reachability {
         }))
     }
 
-    /// Returns the result of a recent attempt. If there was no recent attempt, the function calls
-    /// `reach` and returns the result of `reach`.
+    /// Returns the result of a recent attempt to reach the provider. If there was no recent
+    /// attempt, the function calls `reach` and returns the result of `reach`.
     ///
     /// # Errors
     ///

@@ -34,7 +34,7 @@ pub struct Refreshed {
     /// The new tokens. If the response contains no new refresh token, `tokens` contains the old
     /// refresh token.
     pub tokens: TokenSet,
-    /// The updated identity of the same user. The value is `None` if the identity does not change.
+    /// The updated identity of the same user. `None` if the session keeps its identity.
     pub identity: Option<Identity>,
 }
 
@@ -128,7 +128,8 @@ impl Provider {
     /// If the response is lost, the gateway cannot know whether the provider has used up the
     /// refresh token. A lost response is a temporary failure, and the next refresh uses the same
     /// refresh token. A provider with a grace period accepts a used refresh token again for a short
-    /// time. A provider without a grace period responds that the grant has ended.
+    /// time. If a used refresh token arrives again, a provider without a grace period responds that
+    /// the grant has ended.
     ///
     /// # Errors
     ///

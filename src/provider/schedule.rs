@@ -11,14 +11,15 @@ use crate::clock::Timestamp;
 use crate::secret::random;
 use crate::token::Lifetime;
 
-/// The longest lead time, without its random part.
+/// The longest time between the refresh and the expiry of an access token, without the random part.
 const LEAD_TIME: Duration = Duration::from_mins(1);
 
 /// The maximum of the random part of the lead time.
 const MAX_JITTER: Duration = Duration::from_mins(5);
 
-/// The longest lead time if a refresh revokes the old access token. The lead time is short, because
-/// a request that still uses the old token fails after the refresh.
+/// The longest time between the refresh and the expiry of the old access token, if the refresh
+/// revokes the old access token. The lead time is short, because a request that still uses the old
+/// token fails after the refresh.
 const LATE_LEAD_TIME: Duration = Duration::from_secs(2);
 
 /// The minimum time between two refreshes, if an access token has a long or unknown lifetime.
@@ -46,9 +47,9 @@ pub(super) fn lifetime(
     fraction: f64,
 ) -> Lifetime {
     let lifetime = expires_at.map(|end| end.since(obtained_at));
-    // The minimum time between two refreshes is half of the lifetime, but never less than 0.5 or
-    // more than 10 seconds. The gateway can refresh a token with a short lifetime before the token
-    // expires, but not too often.
+    // The minimum time between two refreshes is half of the token's lifetime, but at least 0.5
+    // seconds and at most 10 seconds. The gateway can refresh a token with a short lifetime before
+    // the token expires, but not too often.
     let floor = lifetime.map_or(MIN_REFRESH_INTERVAL, |lifetime| {
         lifetime
             .mul_f64(0.5)
@@ -106,9 +107,10 @@ mod tests {
 
     const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
-    /// Returns three times for a lifetime, in milliseconds. The first time is the earliest planned
-    /// refresh. The second time is the latest planned refresh. The third time is the time before
-    /// which even an unplanned refresh is not allowed.
+    /// Returns three times for a token with the lifetime `lifetime`. Each time is a number of
+    /// milliseconds after `START`. The first value is the time of the earliest planned refresh. The
+    /// second value is the time of the latest planned refresh. No refresh is allowed before the
+    /// third value.
     fn refresh_times(lifetime: u64, timing: RefreshTiming) -> (u64, u64, u64) {
         let end = START.plus(Duration::from_millis(lifetime));
         let schedule = |fraction| super::lifetime(START, Some(end), Some(timing), fraction);

@@ -241,8 +241,9 @@ impl<'a> TokenRequest<'a> {
 /// The media type of a form.
 pub(super) const FORM: &str = "application/x-www-form-urlencoded";
 
-/// The initial capacity of the buffer for a request. Even a request with the longest code fits into
-/// the buffer. A buffer that grows would leave copies of secrets in memory.
+/// The initial capacity of the buffer for a request. Even a token request with the longest
+/// authorization code fits into the buffer. A buffer that grows would leave copies of secrets in
+/// memory.
 const BUFFER_CAPACITY: usize = 16 * 1024;
 
 /// Writes a form. The memory of the form is wiped when the form is dropped.
@@ -252,7 +253,7 @@ pub(super) fn form<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Zeroi
 }
 
 /// Writes a JSON object of strings. The memory of the object is wiped when the object is dropped.
-/// Several `values` of the parameter `repeated` become an array.
+/// If the parameter `repeated` has several values, the values become a JSON array.
 fn object<'a>(
     pairs: impl Iterator<Item = (&'a str, &'a str)>,
     repeated: &str,
@@ -362,9 +363,9 @@ pub(super) fn says_json(headers: &HeaderMap) -> Result<(), ResponseFormatError> 
     json.then_some(()).ok_or(ResponseFormatError::MediaType)
 }
 
-/// Returns the media type of a response, in lower case and without parameters. The result is empty
-/// if the response has no media type. A compressed response is refused, because a small compressed
-/// response can expand to any size.
+/// Returns the media type of a response, in lower case and without parameters. Returns an empty
+/// text if the response states no media type. A compressed response is refused, because a small
+/// compressed response can expand to any size.
 pub(super) fn media_type(headers: &HeaderMap) -> Result<String, ResponseFormatError> {
     let plain = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
     if !headers.get_all(CONTENT_ENCODING).iter().all(plain) {

@@ -36,7 +36,7 @@ pub enum UserinfoError {
     /// The response is a JWT, but the settings do not state who may sign the JWT.
     #[error("the response is signed, but without ID tokens the settings do not say by whom")]
     Signed,
-    /// The status is not 200. Redirects are not followed.
+    /// The status code of the response is not 200. Redirects are not followed.
     #[error("the endpoint answered with status {0}")]
     Status(u16),
     /// The next page of a list is not at the same origin, or its URL is not valid.
@@ -75,7 +75,7 @@ pub(super) async fn fetch(
 fn form_request(endpoint: &Endpoint, tokens: &TokenSet) -> Request<Full<Bytes>> {
     let token = ("access_token", tokens.access_token());
     let body = form([token].into_iter());
-    // The buffer is wiped after its last byte was written to the socket.
+    // The buffer of the body is wiped after its last byte was written to the socket.
     let mut request = Request::new(Full::new(Bytes::from_owner(body)));
     *request.method_mut() = Method::POST;
     request.uri_mut().clone_from(endpoint.uri());

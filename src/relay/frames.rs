@@ -44,8 +44,8 @@ enum Position {
     /// The protocol is unknown, so the gateway cannot find the boundaries of messages.
     Unknown,
     /// The position is in the head of a frame. The number in `Head` states how many bytes of the
-    /// head have arrived. The number in `Head` is zero between two frames, because no byte of the
-    /// next head has arrived.
+    /// head have arrived. Between two frames, the number in `Head` is zero, because no byte of the
+    /// next frame's head has arrived.
     Head([u8; LONGEST_HEAD], usize),
     /// The position is in the payload of a frame. The number in `Payload` states how many bytes of
     /// the payload have not arrived yet.
@@ -117,8 +117,8 @@ fn payload(head: &[u8]) -> Option<u64> {
     let [_opcode, second, rest @ ..] = head else {
         return None;
     };
-    // RFC 6455 section 5.1 forbids masked frames from a server. The tracker accepts masked frames,
-    // so that the tracker always knows its position.
+    // RFC 6455 section 5.1 forbids masked frames from a server. If an app sends a masked frame
+    // nevertheless, the tracker must still find the end of this frame.
     let mask = if second & 0x80 == 0 { 0 } else { 4 };
     let (length, extended) = match second & 0x7f {
         126 => {
@@ -134,7 +134,7 @@ fn payload(head: &[u8]) -> Option<u64> {
     (rest.len() >= extended.saturating_add(mask)).then_some(length)
 }
 
-/// Returns the position after a complete head.
+/// Returns the position directly after `head`, which is a complete frame head.
 fn next_position(head: &[u8], payload: u64) -> Position {
     let is_close = head.first().is_some_and(|first| first & 0x0f == 0x08);
     match payload {

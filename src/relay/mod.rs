@@ -57,9 +57,9 @@ pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {
     fn limit_unsent(&self, bytes: usize);
 }
 
-/// Implements [`Duplex::limit_unsent`] for a socket. The limit is at most [`MAX_UNSENT`]. Bytes
-/// that were sent and not acknowledged do not count, so the limit does not slow down a connection
-/// with a long round-trip time.
+/// Implements [`Duplex::limit_unsent`] for a socket. If `bytes` is larger than [`MAX_UNSENT`], the
+/// limit is [`MAX_UNSENT`]. Bytes that were sent and not acknowledged do not count, so the limit
+/// does not slow down a connection with a long round-trip time.
 pub(crate) fn limit_unsent(socket: &SockRef<'_>, bytes: usize) {
     let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(MAX_UNSENT);
     // If the operating system refuses the socket option, only the memory of the relay is limited.
@@ -139,7 +139,8 @@ struct Direction {
 enum Stage {
     #[default]
     Open,
-    /// The sender has closed its sending direction. The relay may still send bytes to the receiver.
+    /// The sender has closed its sending direction. The relay can still have bytes that it must
+    /// send to the receiver.
     Ending,
     /// The relay has told the receiver that no more bytes follow.
     Ended,
@@ -161,17 +162,17 @@ impl Direction {
         }
     }
 
-    /// The number of bytes that the next read may return. The number of bytes is zero if the rest
-    /// of the limit is smaller than a whole read, so that a slow receiver does not cause many small
-    /// reads.
+    /// The number of bytes that the next read may return. If the space that is left below the limit
+    /// is smaller than a whole read, the number of bytes is zero. A slow receiver therefore does
+    /// not cause many small reads.
     fn next_read(&self) -> usize {
         let size = self.max_lag.min(SCRATCH);
         let rest = self.max_lag.saturating_sub(self.pending.len());
         if rest < size { 0 } else { size }
     }
 
-    /// Forwards all available bytes. Returns `Ready` when the sending direction to the receiver is
-    /// closed.
+    /// Forwards all available bytes. Returns `Ready` when the relay has closed the sending
+    /// direction to the receiver.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -322,8 +323,8 @@ impl Relay {
         self.byte_counts.clone()
     }
 
-    /// Forwards bytes until the relay ends. If one connection breaks, the other connection is
-    /// closed with a reset.
+    /// Forwards bytes until both sides have closed their sending direction, or until one connection
+    /// breaks. If one connection breaks, the other connection is closed with a reset.
     pub(crate) async fn run(&mut self) -> Ended {
         poll_fn(|cx| self.poll(cx)).await
     }
@@ -339,10 +340,10 @@ impl Relay {
             to_app_first,
         } = self;
         let (mut up, mut down) = (Poll::Pending, Poll::Pending);
-        // The runtime limits the work of a task in one poll. Each poll begins with the direction
-        // that was second in the previous poll, because a direction that always has bytes to
-        // forward can use up the runtime's limit. Each poll polls both directions, so that the task
-        // wakes when one of the two directions can continue.
+        // The runtime limits how much work a task can do in one poll. Each poll begins with the
+        // direction that was second in the previous poll, because a direction that always has bytes
+        // to forward can use up the runtime's limit. Each poll polls both directions, so that the
+        // task wakes when one of the two directions can continue.
         for is_to_app in [*to_app_first, !*to_app_first] {
             if is_to_app {
                 up = to_app.poll(cx, &mut **client, &mut **app, |data| {

@@ -163,7 +163,7 @@ impl Duplex for TcpStream {
     }
 }
 
-/// Returns a connection, and a handle of its socket.
+/// Returns a connection, and a second file descriptor of the connection's socket.
 async fn socket(listener: &TcpListener) -> (Peer, OwnedFd) {
     let stream = TcpStream::connect(listener.local_addr().unwrap()).await;
     let stream = stream.unwrap();

@@ -67,7 +67,8 @@ impl BodyWatch {
 /// lost.
 pub(crate) struct RequestBody {
     inner: Incoming,
-    /// The limits and measurements of the body. `None` for a request without a body.
+    /// The data with which the gateway enforces the limits of the body. `None` for a request
+    /// without a body.
     open: Option<Box<OpenBody>>,
 }
 
@@ -75,7 +76,7 @@ struct OpenBody {
     state: Rc<ConnectionState>,
     observed: Rc<Observed>,
     left: u64,
-    /// `None` if the client may pause for any time.
+    /// `None` if the gateway does not limit how slowly the client sends the body.
     rate_meter: Option<RateMeter>,
     trailer_filter: Option<TrailerFilter>,
 }
@@ -119,8 +120,8 @@ impl RequestBody {
         Ok(())
     }
 
-    /// Turns off the check of the lowest allowed rate. The caller must limit the pauses of the
-    /// client in another way.
+    /// Turns off the check that the client sends the body at the lowest allowed rate or faster. The
+    /// caller must limit the client's pauses by another deadline.
     pub(crate) fn allow_pauses(&mut self) {
         if let Some(open) = &mut self.open {
             open.rate_meter = None;
@@ -274,15 +275,15 @@ impl RateMeter {
             self.waited = self.waited.saturating_add(waited);
         }
         self.bytes = self.bytes.saturating_add(bytes);
-        // Enough bytes have arrived, so the next window begins.
+        // Enough bytes have arrived in this window, so the next window begins.
         if self.bytes >= self.least {
             self.bytes = 0;
             self.waited = Duration::ZERO;
         }
     }
 
-    /// Returns `Ready` if the reader has waited for the whole length of the window and too few
-    /// bytes have arrived. Call this function only when no data is available.
+    /// Returns `Ready` if the reader has waited for data for the time `window`, and fewer than
+    /// `least` bytes have arrived in this time. Call this function only when no data is available.
     fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let now = self.clock.instant();
@@ -356,7 +357,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ResponseBody<B> {
         !has_rest && self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
-    /// The connection asks for the size only before the first frame.
+    /// The client's connection calls `size_hint` only before the first frame.
     fn size_hint(&self) -> SizeHint {
         self.inner
             .as_ref()

@@ -115,8 +115,8 @@ async fn handshake<H: Handler>(
 }
 
 /// Serves HTTP/1.1, and then the tunnel if the connection has switched to another protocol. The
-/// future of HTTP/1.1 is in a box, so that the memory of this future is free while the tunnel is
-/// open.
+/// future that serves HTTP/1.1 is in a `Box`. This `Box` is dropped before the tunnel begins, so
+/// the future uses no memory while the tunnel is open.
 async fn http1<H, S>(serving: Serving<H>, stream: S)
 where
     H: Handler,
@@ -150,8 +150,9 @@ where
         .max_header_size(limits.head_bytes)
         .max_buf_size(limits.head_bytes.max(BUFFER));
     if limits.fields != Limits::default().fields {
-        // By default, hyper allows the same number of fields as our default. If the gateway sets a
-        // number explicitly, hyper allocates memory for the fields of every head.
+        // hyper and the gateway have the same default for the maximum number of fields. If the
+        // gateway sets the maximum number of fields explicitly, hyper allocates memory for the
+        // fields of every head.
         builder.max_headers(limits.fields);
     }
     let io = TokioIo::new(Plaintext::new(stream, Rc::clone(&state), Protocol::Http1));
@@ -236,7 +237,8 @@ where
     .unwrap_or_default();
 }
 
-/// The result for a connection that ended with an error. [`finish`] has already logged the cause.
+/// `Broken` means that a connection ended with an error. The function [`finish`] has already logged
+/// the error.
 #[derive(Debug)]
 struct Broken;
 

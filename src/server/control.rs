@@ -29,7 +29,8 @@ impl TunnelStop {
     }
 }
 
-/// An answer that the server informs when the client reads slowly.
+/// A `SlowReader` is an answer. The server informs the `SlowReader` when the client reads the
+/// answer slowly.
 pub(crate) trait SlowReader {
     /// The server calls this function one time, when a sweep finds that the client does not accept
     /// bytes at once.
@@ -57,7 +58,7 @@ impl fmt::Debug for Informed {
 #[derive(Debug)]
 pub(crate) struct AnswerControl {
     state: Rc<ConnectionState>,
-    /// The stream of the answer. `None` over HTTP/1.1.
+    /// The HTTP/2 stream on which the answer is sent. `None` over HTTP/1.1.
     stream: Option<Rc<Stream>>,
 }
 
@@ -79,7 +80,8 @@ impl AnswerControl {
     }
 
     /// Ends the answer, even if the client does not read. Over HTTP/1.1, this function closes the
-    /// connection before the end of the answer. Over HTTP/2, the stream is reset.
+    /// connection before the end of the answer. Over HTTP/2, this function resets the HTTP/2
+    /// stream.
     pub(crate) fn abort(&self) {
         match &self.stream {
             Some(stream) => stream.abort(),

@@ -1,10 +1,10 @@
 //! The state of each connection, and the deadlines.
 //!
-//! This module implements all deadlines, because hyper never closes a connection on which no bytes
-//! arrive. Each connection has one [`ConnectionState`]. The socket, the request service and the
-//! response body record their activity in the cells of the [`ConnectionState`]. Each worker reads
-//! the cells of all its connections in a sweep, at least four times per second. Requests do not set
-//! timers.
+//! hyper never closes a connection on which no bytes arrive, so this module implements the
+//! deadlines of connections. Each connection has one [`ConnectionState`]. The socket, the request
+//! service and the response body record their activity in the cells of the [`ConnectionState`].
+//! Each worker reads the cells of all its connections in a sweep, at least four times per second. A
+//! request does not set its own timer.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
@@ -87,8 +87,8 @@ impl Overdue {
 pub(super) enum Protocol {
     /// The requests of a connection are answered one after the other.
     Http1,
-    /// Several requests of a connection are answered at the same time. Each request is a stream
-    /// with its own flow control (RFC 9113 section 5.2).
+    /// Several requests of a connection are answered at the same time. Over HTTP/2, each request
+    /// has its own HTTP/2 stream with its own flow control (RFC 9113 section 5.2).
     Http2,
 }
 
@@ -135,7 +135,7 @@ pub(super) struct ConnectionState {
     task: OnceCell<AbortHandle>,
     /// The answer that is being sent over HTTP/1.1.
     informed: Informed,
-    /// The newest stream, until the task of this stream is spawned.
+    /// The newest HTTP/2 stream. The value is `None` after the task of this stream was spawned.
     unspawned: RefCell<Option<Rc<Stream>>>,
     streams: RefCell<Vec<Rc<Stream>>>,
 }
@@ -411,8 +411,8 @@ impl ConnectionState {
     }
 
     /// Returns the answers whose clients do not accept bytes at once. Over HTTP/1.1, the socket of
-    /// a slow client is full. Over HTTP/2, a slow client's flow control has not yet allowed all
-    /// bytes of the latest piece. Each answer is returned only one time.
+    /// a slow client currently accepts no more bytes. Over HTTP/2, a slow client's flow control has
+    /// not yet allowed all bytes of the latest piece. Each answer is returned only one time.
     pub(super) fn slow_readers(&self) -> impl Iterator<Item = Rc<dyn SlowReader>> {
         let mut slow = Vec::new();
         if self.stalled.get().is_some() {

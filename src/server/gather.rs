@@ -14,7 +14,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The size of the buffer, which is the maximum content of one TLS record (RFC 8446 section 5.1).
+/// The size of the buffer in bytes, which is the maximum length of the data in one TLS record (RFC
+/// 8446 section 5.1).
 const RECORD: usize = 16 * 1024;
 /// The longest write that is buffered. For a longer write, a separate TLS record is cheaper than a
 /// copy into the buffer.
@@ -85,8 +86,8 @@ impl<S: AsyncWrite + Unpin> GatherBuffer<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Waits until a write of `piece` bytes can begin. Returns whether the write has to be
-    /// buffered.
+    /// Waits until the stream can accept a write of `piece` bytes. Returns whether the write has to
+    /// be buffered.
     fn poll_room(&mut self, cx: &mut Context<'_>, piece: usize) -> Poll<io::Result<bool>> {
         if piece > SMALL {
             ready!(self.poll_release(cx))?;
@@ -205,8 +206,8 @@ mod tests {
 
     type Writes = Rc<RefCell<Vec<usize>>>;
 
-    /// Returns three values: a [`Gather`] that writes into a pipe of `room` bytes, the lengths of
-    /// its writes, and the other end of the pipe.
+    /// Returns three values: a [`Gather`] that writes into a pipe of `room` bytes, the list of the
+    /// lengths of these writes, and the other end of the pipe.
     fn gathering(room: usize) -> (Gather<RecordedStream>, Writes, DuplexStream) {
         let (inner, client) = duplex(room);
         let writes = Writes::default();
@@ -273,8 +274,8 @@ mod tests {
         let (mut gather, writes, client) = gathering(1000);
         let piece = b"0123456789".repeat(100);
         let sent = piece.repeat(40);
-        // The pipe can hold 1000 bytes, and the buffer can hold one record. When pipe and buffer
-        // are full, no more bytes are accepted.
+        // The pipe can hold 1000 bytes, and the buffer can hold one record. When the pipe and the
+        // buffer are full, the `Gather` stream accepts no more bytes.
         let mut taken = 0;
         let full = poll_fn(|cx| {
             loop {

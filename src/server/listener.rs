@@ -83,7 +83,8 @@ fn listen_inside(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 /// function returns after it has accepted all connections that the kernel has already queued, so
 /// that no queued client loses its connection.
 ///
-/// While `open` waits, no further connection is accepted.
+/// While the future that `open` returned is not complete, the function accepts no further
+/// connection.
 pub(super) async fn accept<F: Future<Output = ()>>(
     listener: TcpListener,
     mut drain: watch::Receiver<bool>,

@@ -3,7 +3,7 @@
 //!
 //! The module accepts TCP connections and performs TLS handshakes with the configuration of a
 //! [`crate::tls::Acceptor`]. The library hyper performs the framing of HTTP/1.1 and HTTP/2. The
-//! module adds the drain, and the deadlines and limits that hyper does not have. The module does
+//! module adds the drain, and the deadlines and limits that hyper does not have. This module does
 //! not use sessions, routes or apps. The entry point is [`Workers::start`].
 //!
 //! Important decisions:
@@ -19,9 +19,10 @@
 //!
 //! - Each worker checks all deadlines in one sweep. No request sets a timer.
 //!
-//! - Over HTTP/2, all responses of one poll are sent together as one TLS record. Copying small
-//!   pieces into one buffer is cheaper than a TLS record and a system call for each piece. The
-//!   header compression table gets only fields whose values are likely to occur again.
+//! - Over HTTP/2, the responses that one poll of a connection writes are sent together as one TLS
+//!   record. Copying small pieces into one buffer is cheaper than a TLS record and a system call
+//!   for each piece. The header compression table gets only fields whose values are likely to occur
+//!   again.
 
 use std::future::Future;
 use std::io;
@@ -68,7 +69,7 @@ pub(crate) use worker::Workers;
 pub struct Settings {
     /// The longest durations.
     pub(crate) deadlines: Deadlines,
-    /// The limits on sizes and counts.
+    /// The allowed sizes, numbers and rates, such as the maximum size of a request head.
     pub(crate) limits: Limits,
 }
 
@@ -78,7 +79,7 @@ pub struct Settings {
 pub(crate) struct Deadlines {
     /// The time from the accept to the first byte.
     pub(crate) first_byte: Duration,
-    /// The time from the first byte to the end of the TLS handshake.
+    /// The time from the first byte of a connection to the end of the TLS handshake.
     pub(crate) handshake: Duration,
     /// The time from the first byte to the last byte of a request head. Over HTTP/2, the deadline
     /// of a request head applies to the connection preface.
@@ -90,11 +91,11 @@ pub(crate) struct Deadlines {
     /// After this time, the connection is closed. A byte that the client has acknowledged counts as
     /// taken.
     pub(crate) write: Duration,
-    /// The time over which the rate of an answer ([`Limits::answer_rate`]) is measured. Only the
-    /// time during which the gateway waits for the client is counted.
+    /// The time over which the rate of an answer ([`Limits::answer_rate`]) is measured. The
+    /// measurement includes only the time during which the gateway waits for the client.
     pub(crate) answer_window: Duration,
-    /// The time over which the rate of a request body ([`Limits::body_rate`]) is measured. Only the
-    /// time during which the gateway waits for the client is counted.
+    /// The time over which the rate of a request body ([`Limits::body_rate`]) is measured. The
+    /// measurement includes only the time during which the gateway waits for the client.
     pub(crate) body_window: Duration,
     /// The time from the start of a drain until the remaining requests are ended.
     pub(crate) drain: Duration,
@@ -138,12 +139,12 @@ impl Deadlines {
         shortest
             .checked_div(4)
             .unwrap_or(shortest)
-            // If the interval were zero, tokio would panic.
+            // tokio would panic if the time between two checks were zero.
             .max(Duration::from_millis(1))
     }
 }
 
-/// The limits on sizes and counts.
+/// The allowed sizes, numbers and rates, such as the maximum size of a request head.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Limits {
     /// The largest request head, in bytes. A larger head is answered with 431.
@@ -153,9 +154,9 @@ pub(crate) struct Limits {
     pub(crate) fields: usize,
     /// The maximum number of concurrent requests on one HTTP/2 connection.
     pub(crate) streams: u32,
-    /// The maximum number of connections of all listeners and workers together. When this number is
-    /// reached, the server accepts no new connections for a while. The server also closes the
-    /// connections that have been idle for the longest time.
+    /// The maximum number of connections of all listeners and workers together. If the server has
+    /// this many connections, the server accepts no new connections for a while. The server also
+    /// closes the connections that have been idle for the longest time.
     pub(crate) connections: usize,
     /// The lowest allowed rate of a request body, in bytes per second.
     pub(crate) body_rate: u64,
@@ -177,7 +178,7 @@ impl Default for Limits {
     }
 }
 
-/// The connection of a request.
+/// The properties of the connection on which a request has arrived.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Connection {
     /// The address of the other end of the socket: the client, or a proxy in front of the gateway.
@@ -186,7 +187,7 @@ pub(crate) struct Connection {
     pub(crate) security: Security,
 }
 
-/// The encryption of a connection.
+/// States whether a connection is encrypted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Security {
     /// Plain HTTP.
@@ -241,8 +242,8 @@ pub(crate) trait Content:
 
 impl Content for Full<Bytes> {}
 
-/// A function that runs a tunnel after a 101 response. The function gets the connection as its
-/// argument. When the returned future ends, the server closes the connection.
+/// A function that runs a tunnel after a 101 response. The argument of the function is the client's
+/// connection. When the returned future ends, the server closes the connection.
 ///
 /// # Cancel safety
 ///

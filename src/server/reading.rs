@@ -2,8 +2,8 @@
 //!
 //! If a socket accepts no bytes, its client may still be reading. The kernel can hold more than
 //! [`crate::relay::MAX_UNSENT`] bytes. The kernel accepts new bytes only after the kernel has sent
-//! a large part of the bytes that it holds. The sweep also asks the kernel how many bytes the
-//! client has acknowledged.
+//! a large part of the bytes that it holds. If a socket accepts no bytes, the worker's sweep asks
+//! the kernel how many bytes the client has acknowledged.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 /// client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum ReadFailure {
-    /// The client has taken no byte for [`super::Deadlines::write`].
+    /// The client has taken no byte for the time [`super::Deadlines::write`].
     Stalled,
     /// The client takes fewer bytes per second than [`super::Limits::answer_rate`].
     TooSlow,
@@ -63,7 +63,7 @@ pub(super) struct ReadMeter {
     taken: Cell<u64>,
     /// The time of the latest measurement that found new bytes.
     progress: Cell<Option<Instant>>,
-    /// The number of bytes that the client had taken when the window began.
+    /// The number of bytes that the client had taken when the current window began.
     taken_at_start: Cell<u64>,
     /// The time in this window during which the gateway has waited for the client.
     waited: Cell<Duration>,
@@ -107,7 +107,7 @@ mod option {
 
     /// The first part of the kernel's `struct tcp_info`, up to the field `tcpi_bytes_acked`. Linux
     /// has the field `tcpi_bytes_acked` since version 4.1. The kernel writes only as many bytes of
-    /// the structure as the caller requests.
+    /// `struct tcp_info` as the caller requests.
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
     #[expect(

@@ -242,9 +242,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Plaintext<S> {
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 
-    /// Closes the sending direction. Bytes that the client still sends are read and discarded,
-    /// until the client closes the connection or the sweep ends the connection. If bytes stayed
-    /// unread, the kernel would send a reset, and the reset could destroy the last response.
+    /// Closes the sending direction. The server reads and discards the bytes that the client still
+    /// sends, until the client closes the connection or the deadline for this phase passes. If
+    /// bytes stayed unread, the kernel would send a reset, and the reset could destroy the last
+    /// response.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.state.phase() != Phase::Linger {

@@ -13,9 +13,9 @@ use super::control::{AnswerControl, Informed};
 use super::deadline::ConnectionState;
 use super::reading::{LowestRate, ReadFailure, ReadMeter};
 
-/// The largest piece of an answer that the connection gets at once. The connection asks for the
-/// next piece when the client's flow control allows more bytes. Because of the small pieces, the
-/// gateway can measure how fast a slow client takes an answer.
+/// The maximum number of bytes of an answer that the connection gets in one piece. The connection
+/// asks for the next piece when the client's flow control allows more bytes. Because of the small
+/// pieces, the gateway can measure how fast a slow client takes an answer.
 const PIECE: usize = 16 * 1024;
 
 /// One stream of an HTTP/2 connection.
@@ -25,9 +25,10 @@ pub(super) struct Stream {
     /// The time when the connection received the latest piece of the response. `None` if the client
     /// has accepted the latest piece.
     blocked: Cell<Option<Instant>>,
-    /// The bytes of the latest frame of the response that the connection has not received yet.
+    /// The rest of the latest frame of the response: the bytes that the connection has not received
+    /// yet.
     rest: RefCell<Bytes>,
-    /// The number of bytes in the pieces that the client has accepted.
+    /// The number of bytes of the response that the client has accepted.
     taken: Cell<u64>,
     /// The length of the latest piece.
     piece: Cell<u64>,
@@ -40,7 +41,7 @@ pub(super) struct Stream {
 impl Stream {
     /// Stores the task of the stream.
     pub(super) fn spawned(&self, task: AbortHandle) {
-        // The server spawns one task for each stream, so the cell is empty here.
+        // The server spawns only one task for each HTTP/2 stream, so `self.task` is empty here.
         self.task.set(task).unwrap_or_default();
     }
 
@@ -122,8 +123,8 @@ impl Stream {
     }
 }
 
-/// A request in flight. At first, the handler's future owns this guard. Later, the response body
-/// owns this guard.
+/// A request in flight. At first, the handler's future owns this guard. When the handler has
+/// returned the response, the response body owns this guard.
 #[derive(Debug)]
 pub(super) struct InFlight {
     state: Rc<ConnectionState>,

@@ -23,7 +23,7 @@ pub(super) enum Switch {
     No,
     /// The connection itself becomes the tunnel.
     Connection(Rc<Cell<Option<TunnelFn>>>),
-    /// One stream of the connection becomes the tunnel (RFC 8441).
+    /// One HTTP/2 stream of the connection becomes the tunnel (RFC 8441).
     Stream(OnUpgrade),
 }
 
@@ -60,8 +60,8 @@ impl Switch {
                 let (Some(upgrade), Some(on_upgrade)) = (upgrade, on_upgrade) else {
                     return Self::No;
                 };
-                // The method becomes GET, because the app gets an HTTP/1.1 handshake. The rules for
-                // GET also apply to handshakes over HTTP/2.
+                // The method becomes GET, because the app gets an HTTP/1.1 handshake. Every check
+                // of the method therefore treats an HTTP/2 handshake as a GET request.
                 head.method = Method::GET;
                 head.extensions.insert(upgrade);
                 Self::Stream(on_upgrade)

@@ -28,8 +28,9 @@ use crate::clock::Clock;
 use crate::relay::MAX_UNSENT;
 use crate::tls::Acceptor;
 
-/// The maximum number of socket events that a worker processes before it runs its tasks. The number
-/// is small, so that a request is forwarded while its data is still in the processor's cache.
+/// The maximum number of socket events that a worker processes before it runs its tasks. This
+/// number is small, so that a worker forwards a request while the data of the request is still in
+/// the processor's cache.
 const EVENTS: usize = 16;
 
 /// The last part of the drain time, during which tunnels may send a close frame.
@@ -201,8 +202,8 @@ fn run<H: Handler>(
             .collect();
         report_start(&ready, Ok(()));
         // The worker has reported its start, so the worker drops its sender of the channel. If a
-        // worker panics before its report, `start` detects the panic only after all senders are
-        // dropped.
+        // worker panics before the worker has reported its start, `start` detects the panic only
+        // after all senders are dropped.
         drop(ready);
         worker.registry.run(acceptors, drain).await
     });

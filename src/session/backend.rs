@@ -41,7 +41,7 @@ impl Loaded {
     }
 }
 
-/// The storage of a local store, in addition to its cache.
+/// The storage that a local store uses in addition to its cache.
 #[derive(Debug)]
 pub(super) enum Backend {
     /// Only the cache contains the sessions. If the cache is full and evicts a session, the session

@@ -7,10 +7,10 @@
 //!
 //! An answer of [`super::store::Store::get`] may be older than a change that the cache already
 //! contains. For example, the store reads a session just before the sign-out of the session, and
-//! the store answers just after the sign-out. An outdated answer must not put an ended session into
-//! the cache again. [`SessionCache::begin_read`] creates a guard before each read. Every change of
-//! the session invalidates the guard. [`ReadGuard::finish`] puts the session into the cache only if
-//! the guard is still valid.
+//! the store answers just after the sign-out. An outdated answer of the store must not put an ended
+//! session into the cache again. [`SessionCache::begin_read`] creates a guard before each read.
+//! Every change of the session makes the guard of the read invalid. [`ReadGuard::finish`] puts the
+//! session into the cache only if the guard is still valid.
 
 #![expect(
     clippy::disallowed_types,
@@ -82,11 +82,11 @@ pub(super) struct SessionCache {
     evicted: Arc<AtomicU64>,
 }
 
-/// The unfinished reads of one session.
+/// The reads of one session from the store that have not finished.
 #[derive(Debug, Default)]
 struct Reads {
     count: usize,
-    /// The number of changes of the session since the oldest unfinished read began.
+    /// How often the session has changed since the oldest unfinished read began.
     epoch: u64,
     /// Wakes the tasks that wait for the next change of the session.
     waiting: Option<Arc<Notify>>,
@@ -215,8 +215,8 @@ impl SessionCache {
                 if let Some(session) = self.sessions.remove(&key) {
                     session.end();
                 }
-                // This code releases the lock of `reads` before `tell` takes the lock of the
-                // listeners, so that no thread holds the two locks at the same time.
+                // This code releases the lock of `reads` first, because the method `tell` takes the
+                // lock of the listeners. No thread holds both locks at the same time.
                 drop(reads);
                 self.listeners.tell((key, why));
             }
@@ -263,14 +263,14 @@ impl SessionCache {
     }
 }
 
-/// Invalidates the guards of all unfinished reads of a session.
+/// Invalidates the [`ReadGuard`] of each read of the session that has not finished.
 fn note_change(reads: &mut HashMap<SessionKey, Reads>, key: &SessionKey) {
     if let Some(of_key) = reads.get_mut(key) {
         of_key.note_change();
     }
 }
 
-/// An unfinished read from the store.
+/// A read of a session from the store that has not finished.
 #[derive(Debug)]
 pub(super) struct ReadGuard<'a> {
     cache: &'a SessionCache,
@@ -300,15 +300,17 @@ impl ReadGuard<'_> {
                 if of_key.epoch != self.epoch {
                     return;
                 }
-                // This task holds the lock of `reads` until the wait has started. A change of the
-                // session needs the lock of `reads`, so the wait misses no change.
+                // This task holds the lock of `reads` until the call of `notified_owned` has
+                // returned. A change of the session needs the lock of `reads`, so the wait misses
+                // no change.
                 Arc::clone(of_key.waiting.get_or_insert_default()).notified_owned()
             };
             change.await;
         }
     }
 
-    /// Puts the answer of the store into the cache, unless the session changed during the read.
+    /// Puts `session`, the answer of the store, into the cache, unless the session has changed
+    /// since the read began.
     pub(super) fn finish(self, session: Option<Arc<Stored>>) -> Read {
         let cache = self.cache;
         let reads = cache.reads();

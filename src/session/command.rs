@@ -89,8 +89,8 @@ pub(super) struct Batch {
     pub(super) users: HashSet<UserHash>,
 }
 
-/// A change to the index and the caches. The thread of the store makes the change after the commit
-/// of a batch.
+/// A change to the index and the caches. The thread of the store makes this change after it has
+/// committed the batch.
 #[derive(Debug)]
 pub(super) enum Effect {
     Opened {

@@ -13,7 +13,7 @@ use super::SessionId;
 /// The name of the session cookie.
 pub const SESSION: &str = "__Host-sidegate";
 
-/// The name prefix of all other cookies of the gateway.
+/// The names of all other cookies of the gateway begin with this prefix.
 pub(crate) const OTHERS: &str = "__Host-sidegate-";
 
 /// Returns true if `name` is the name of a cookie of the gateway. The gateway removes its own

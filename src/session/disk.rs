@@ -38,7 +38,7 @@ pub(super) struct Disk {
     /// The open database. After a failed commit, `database` is `None` until the file is opened
     /// again.
     database: Option<Database>,
-    /// The number of the last commit.
+    /// The sequence number of the last commit.
     commit: u64,
     /// The pause after a failed attempt to open the file.
     opening: Pause,
@@ -81,7 +81,7 @@ impl Disk {
         self.store_tag
     }
 
-    /// Passes all valid sessions in the file to `take`, and removes the invalid sessions from the
+    /// Calls `take` for each valid session in the file, and removes the invalid sessions from the
     /// file. Replaces the provider fingerprints in the file by `providers`.
     ///
     /// # Errors
@@ -227,8 +227,8 @@ impl Disk {
             Ok(()) | Err(_) => {
                 let error: Cause = Arc::new(error);
                 let ended = instant();
-                // After a failed removal, all other writes pause, too, because other writes need
-                // more space.
+                // If the removal of sessions fails, all other writes pause, too, because other
+                // writes need more space.
                 self.writing.note_failure(began, ended, &error);
                 if only_removals {
                     self.removing.note_failure(began, ended, &error);

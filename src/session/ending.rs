@@ -1,10 +1,10 @@
 //! Informs long-running work, such as a stream, when its session ends.
 //!
-//! A request looks up its session only at its start. A stream lasts longer than a request, and a
-//! stream must end when the session of the stream ends. Each worker therefore has an
-//! [`EndRegistry`]. When the end of a session is committed, the store informs the registry. Once
-//! per second, the registry also looks for sessions that have passed a deadline. A request that
-//! registers no work does not use the registry.
+//! The gateway looks up the session of a request only when the request begins. A stream lasts
+//! longer than a request, and a stream must end when the session of the stream ends. To end
+//! streams, each worker has an [`EndRegistry`]. When the end of a session is committed, the store
+//! informs the registry. Once per second, the registry also looks for sessions that have passed a
+//! deadline. A request that registers no work does not use the registry.
 
 #![expect(
     clippy::disallowed_types,
@@ -121,13 +121,14 @@ struct Registry {
 /// The entry of one session in the registry, if work is registered for the session.
 #[derive(Debug)]
 struct Entry {
-    /// The latest value of the session in the registry. The store may already have a newer value.
+    /// The latest value of the session that the registry knows. The store can already have a newer
+    /// value of the session.
     stored: Arc<Stored>,
     end: Rc<EndSignal>,
 }
 
 impl Entry {
-    /// Stores `stored` as the latest value of the session.
+    /// Stores the argument `stored` as the latest value of the session in this entry.
     fn renew(&mut self, stored: Arc<Stored>) {
         if let Some(session) = Session::of(Arc::clone(&stored)) {
             self.end.renew(session);
@@ -136,8 +137,8 @@ impl Entry {
     }
 }
 
-/// Tells the registered work that its session has ended or has a new version. All work for the same
-/// session shares one signal.
+/// Reports the end or a new version of one session to all work that is registered for this session.
+/// All work for the same session shares one signal.
 #[derive(Debug, Default)]
 struct EndSignal {
     why: Cell<Option<EndReason>>,
@@ -163,7 +164,8 @@ impl EndSignal {
     }
 }
 
-/// A report from the registry to the work of a session: the session has ended or has a new version.
+/// An event that the registry reports to a task: the session of the task has ended or has a new
+/// version.
 #[derive(Clone, Debug)]
 pub(crate) enum SessionEvent {
     /// The session has ended.
@@ -192,8 +194,9 @@ impl EndRegistry {
         (Self(Rc::new(Registry { sessions, entries })), ends)
     }
 
-    /// Registers work that must end when a session ends. Returns `None` if `session` is not the
-    /// current value. If the result is `None`, the caller must look up the session again.
+    /// Registers the caller, so that the caller learns when `session` ends. Returns `None` if
+    /// `session` is not the current value. If the result is `None`, the caller must look up the
+    /// session again.
     pub fn watch(&self, session: &Session) -> Option<EndWatch> {
         let (key, stored) = (*session.key(), Arc::clone(session.stored()));
         let end = {
@@ -268,7 +271,7 @@ impl EndWatch {
 impl Drop for EndWatch {
     fn drop(&mut self) {
         // If the reference count is two, only this watch and the registry entry use the signal, so
-        // no other work is registered for the session.
+        // the session has no other watch.
         if Rc::strong_count(&self.end) == 2 {
             let mut entries = self.registry.entries.borrow_mut();
             let entry = entries.get(&self.key);

@@ -127,7 +127,7 @@ async fn every_worker_is_told_of_every_end_with_its_reason() {
             }
         }
         assert_eq!(workers.each_ref().map(Worker::count), [1, 1]);
-        // The reason for the end can be read more than one time.
+        // A caller can read the reason for the end of a session more than one time.
         assert_eq!(reason(&watches[0].1), Some(EndReason::SignedOut));
         // The last session ends because its provider changes.
         fixture.providers.insert("op".into(), [1; 32]);
@@ -219,8 +219,9 @@ async fn an_evicted_session_ends_unless_it_is_in_a_file() {
         }
         assert_eq!(reason(&watch), None);
         assert!(worker.has_current(&sessions, &id));
-        // The session is evicted, read, used and evicted again. The registry still has the old
-        // value of the session, which does not contain the time of the last use.
+        // The session is evicted from the cache, read from the file, used, and evicted from the
+        // cache again. The registry still has the old value of the session, which does not contain
+        // the time of the last use.
         crowd(&sessions, NOW).await;
         assert!(matches!(sessions.find(&id, NOW), Lookup::Away));
         assert!(live(&sessions, &id, after(40)).await);
@@ -333,7 +334,8 @@ async fn a_dropped_watch_leaves_the_registry() {
     let id = open(&sessions, "alice", NOW).await;
     let held = session(&sessions, &id).await;
     let (first, second) = (worker.watch(&held), worker.watch(&held));
-    // The test cancels a wait for the end and starts the wait again.
+    // Two watches wait for the end of the same session. The test drops the first watch, and the
+    // second watch still reports the end.
     assert_eq!(reason(&first), None);
     drop(first);
     assert_eq!(worker.count(), 1);

@@ -293,9 +293,9 @@ pub(super) fn open_with(
 fn make_private(path: &Path) -> io::Result<()> {
     let mode = std::fs::metadata(path)?.permissions().mode();
     if mode & !PRIVATE & 0o777 != 0 {
-        // The permissions are set with the path of the file and not with an open handle. If this
-        // code opened and closed a second handle of the file, the operating system could release
-        // the lock of the database.
+        // This code sets the permissions through the path of the file, and does not open a second
+        // handle of the file. If this code opened and closed a second handle of the file, the
+        // operating system could release the lock of the database.
         std::fs::set_permissions(path, Permissions::from_mode(PRIVATE))?;
     }
     Ok(())

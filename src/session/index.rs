@@ -4,8 +4,9 @@
 //!
 //! For each session, the index contains one pointer to the session's record. The index contains no
 //! copies of the sort keys, because each record is in memory and contains its sort key. The
-//! sessions are not sorted by deadline, because a second order would need more memory. The thread
-//! of the store finds expired sessions by a search through all sessions, one small part at a time.
+//! sessions are not sorted by deadline, because a second sorted list would need more memory. The
+//! thread of the store finds expired sessions by a search through all sessions, one small part at a
+//! time.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -22,8 +23,8 @@ use crate::clock::Timestamp;
 use crate::identity::Identity;
 
 /// Identifies a user by the first half of the SHA-256 digest of the issuer and the subject. Every
-/// process computes the same value for the same user. The digest needs no secret key, because an
-/// attacker would have to try about 2^128 subjects to find the digest of another user.
+/// process computes the same `UserHash` for the same user. The digest needs no secret key, because
+/// an attacker would have to try about 2^128 subjects to find the digest of another user.
 ///
 /// The first number of a `UserHash` is never zero, so `Option<UserHash>` needs no more memory than
 /// `UserHash`.
@@ -124,8 +125,8 @@ impl Index {
 
     /// Returns the user's sessions that must end before the user's next login, so that the user has
     /// at most `max` sessions after the login. The result is sorted: the session whose lifetime
-    /// ends first is at the beginning. The sessions in `ending` do not count, because these
-    /// sessions are about to end.
+    /// ends first is at the beginning. The sessions in `ending` do not count toward `max`, because
+    /// these sessions are about to end.
     pub(super) fn surplus(
         &self,
         user: UserHash,
@@ -189,7 +190,7 @@ impl Index {
     }
 }
 
-/// The reason why a search has stopped.
+/// The reason why a search of the index has stopped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum WalkEnd {
     /// The search has reached the last session of the part that this sweep searches.

@@ -9,9 +9,9 @@
 //!
 //! A replica is a `Sessions` value, which caches the sessions of a store. The index and the cache
 //! of one replica refer to the same value of a session, so the session is in memory only one time.
-//! The cache of another replica contains a copy of the value of the session. If a session is in no
-//! cache (`Index::file_only`), the index contains only the time of the last use and the time at
-//! which the session ends. All other data of the session is only in the file.
+//! The cache of another replica contains its own copy of the session. If a session is in no cache
+//! (`Index::file_only`), the index contains only the time of the last use and the time at which the
+//! session ends. Only the file contains the other data of the session.
 
 use std::collections::HashMap;
 use std::mem;
@@ -36,8 +36,8 @@ use crate::clock::Timestamp;
 use crate::telemetry::chain;
 
 /// The maximum number of sessions that one sweep removes. A worker that uses the cache during a
-/// sweep may have to wait. The maximum number of removed sessions is small, so that a worker waits
-/// at most a few milliseconds.
+/// sweep may have to wait. `MAX_REMOVED` is small, so that a worker waits at most a few
+/// milliseconds for a sweep.
 const MAX_REMOVED: usize = 100;
 
 /// The maximum number of commands in the queue. If the queue is full, callers wait for space in the
@@ -211,7 +211,7 @@ impl Keeper {
                 cache.put(next);
                 continue;
             }
-            // The cache of another replica may contain a later use of the session.
+            // The cache of another replica may contain a later time of the last use.
             if let Some(before) = cache.get(next.key()) {
                 next.note_use_of(&before);
             }
@@ -224,8 +224,8 @@ impl Keeper {
         let cached = self.replicas.iter().find_map(|cache| cache.get(key));
         let mut known = self.index.remove(key, cached);
         if known.is_none() {
-            // A cache may have evicted the session just now. The index lists the session as cached
-            // until the thread has processed the notice of the eviction.
+            // A cache may have evicted the session just now. Until this thread has processed the
+            // notice of the eviction, the index lists the session as cached.
             self.hear_of_evictions();
             known = self.index.remove(key, None);
         }
@@ -243,9 +243,10 @@ impl Keeper {
         }
     }
 
-    /// Processes the notices of all evictions. A cache sends the notice of an eviction only in its
-    /// housekeeping, which runs a moment after the eviction. This function therefore runs the
-    /// housekeeping of the caches before the function processes the notices.
+    /// Processes the notices about all sessions that the caches have evicted. A cache reports an
+    /// eviction only when its housekeeping runs, which can be a moment after the eviction.
+    /// Therefore this function first runs the housekeeping of all caches, and then processes the
+    /// notices.
     pub(super) fn hear_of_evictions(&mut self) {
         self.run_pending_tasks();
         self.take_notices();
@@ -281,7 +282,7 @@ impl Keeper {
 
     /// Notes that a cache now contains a session that was read from the file.
     fn note_entered(&mut self, session: &Arc<Stored>) {
-        // The cache may have evicted or replaced the session after the cache sent the notice.
+        // After the cache reported the session, the cache can have evicted or replaced the session.
         let is_held = self.replicas.iter().any(|cache| cache.holds(session));
         if is_held && let Some(away) = self.index.file_only(session.key()) {
             session.note_use_of(away);
@@ -318,8 +319,8 @@ impl Keeper {
         }
     }
 
-    /// Notes the last uses of sessions that a replica has reported. This function ignores sessions
-    /// that have ended.
+    /// Notes the times of last use that a replica has reported for sessions. This function ignores
+    /// sessions that have ended.
     pub(super) fn note_uses(&mut self, uses: Vec<(SessionKey, Timestamp)>) {
         for (key, at) in uses {
             if self.knows(&key) {

@@ -13,9 +13,9 @@ use crate::token::TokenSet;
 /// The session of a signed-in browser: an immutable value. A refresh creates a new `Session` value.
 ///
 /// A `Session` value can become out of date. Before a later use of a `Session` value, check with
-/// [`Session::state`] that the value is still current. A look-up decodes the value from the cached
-/// record. The data that changes, such as the time of the last use, is in the cached record. The
-/// `Session` value refers to the cached record.
+/// [`Session::state`] that the value is still current. A look-up of a session decodes the `Session`
+/// value from the cached record. The data that changes, such as the time of the last use, is in the
+/// cached record. The `Session` value refers to the cached record.
 #[derive(Debug)]
 pub struct Session {
     stored: Arc<Stored>,
@@ -94,8 +94,9 @@ impl Session {
         self.stored.is_due(now)
     }
 
-    /// Reserves a due refresh for the caller. If several callers try to reserve the same refresh
-    /// before the time `until`, only one of the callers gets `true`.
+    /// If a refresh is due, reserves the refresh for the caller and returns `true`. If several
+    /// callers try to reserve the same refresh before the time `until`, only one of the callers
+    /// gets `true`.
     #[must_use]
     pub(crate) fn claim_refresh(&self, now: Timestamp, until: Timestamp) -> bool {
         self.stored.claim_refresh(now, self.until(until))

@@ -19,7 +19,7 @@ async fn a_session_can_be_used_without_a_look_up_while_it_is_current_and_only_fo
     assert!(!still(&held, NOW, after(6)));
     // The clock was set back.
     assert!(!still(&held, after(1), NOW));
-    // A use without a look-up also moves the idle deadline.
+    // `still` also records a use of the session, so the idle deadline moves.
     assert!(still(&held, after(50), after(55)));
     assert!(live(&sessions, &id, after(100)).await);
     assert!(!still(&held, after(170), after(170)));

@@ -1,10 +1,11 @@
 //! Marks: records of values that may be used only one time, such as the `state` of a login.
 //!
 //! A store of one process keeps its marks in memory, even if its sessions are in a file. If the
-//! marks were in the file, a client that has not signed in could cause many writes to the disk with
-//! invented codes. Marks in memory are lost at a restart. After a restart, an attacker who has the
-//! login cookie of a browser tab can use the state of this login a second time. The second use does
-//! little harm, because the provider accepts the code of the login only one time.
+//! marks were in the session file, a client could call the callback with invented codes, and each
+//! call could cause a write to the disk. Marks in memory are lost at a restart. After a restart, an
+//! attacker who has the login cookie of a browser tab can use the state of this login a second
+//! time. The attacker gains little, because the provider accepts the authorization code of this
+//! login only one time.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -20,7 +21,7 @@ pub(crate) type Mark = [u8; 32];
 /// accepts each code only one time.
 const MAX_MARKS: usize = 100_000;
 
-/// The marks of used values. The number and the lifetime of the marks are limited.
+/// The marks of values that have been used. The number and the lifetime of the marks are limited.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     known: HashSet<Mark>,

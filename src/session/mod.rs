@@ -16,9 +16,9 @@
 //! sign-out therefore does not undo the sign-out.
 //!
 //! Every end of a session has a reason ([`EndReason`]). A task that runs longer than its request is
-//! registered in the [`EndRegistry`] of the worker. The registry informs the task when its session
-//! has ended. Valid sessions continue when a reload changes settings, keys and providers
-//! ([`Sessions::reconfigure`]).
+//! registered in the [`EndRegistry`] of the worker. The registry informs the task when the session
+//! of the task has ended. Valid sessions continue when a reload changes settings, keys and
+//! providers ([`Sessions::reconfigure`]).
 //!
 //! The cache does not expire entries, because a cache that expires entries runs its maintenance
 //! inside `get`. If many sessions expired at the same time, the next worker that calls `get` would
@@ -300,10 +300,10 @@ impl Sessions {
         }
     }
 
-    /// Creates a session and returns its new id. This function ends the sessions in `replaces`. If
-    /// the user has more sessions than the limit allows, the oldest sessions of the user end, too.
-    /// One commit contains the new session and the ends of the other sessions. The commit is
-    /// complete before this function returns.
+    /// Creates a session and returns its new id. This function also ends the sessions that the
+    /// field `replaces` of `new` lists. If the user has more sessions than the limit allows, the
+    /// oldest sessions of the user end, too. One commit contains the new session and the ends of
+    /// the other sessions. The store completes this commit before this function returns.
     ///
     /// # Errors
     ///

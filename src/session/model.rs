@@ -9,7 +9,7 @@ use super::fixture::{Fixture, NOW, live, login, session, tokens};
 use super::*;
 
 /// One step of a test. The model has numbered slots, and each slot contains at most one session.
-/// The number in a step is the number of a slot.
+/// The number in a variant of `Step` is the number of the slot that the step uses.
 #[derive(Clone, Debug)]
 enum Step {
     Open(usize),
@@ -38,7 +38,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Returns the provider for the sessions in a slot.
+/// Returns the name of the provider for the session in the slot `place`.
 fn provider(place: usize) -> &'static str {
     if place.is_multiple_of(2) {
         "op"

@@ -45,7 +45,7 @@ pub enum Ended {
     Nothing,
 }
 
-/// The result of ending one version of a session.
+/// The result of an attempt to end one version of a session.
 #[derive(Clone, Debug)]
 #[must_use]
 pub(crate) enum EndedVersion {

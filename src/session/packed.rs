@@ -32,8 +32,8 @@ pub(super) fn pack(token: &str) -> Option<Zeroizing<Vec<u8>>> {
         let (encoding, bytes) = part_bytes(part);
         push(&mut packed, encoding, &bytes)?;
     }
-    // If a token has many short parts, the heads of the parts can need more space than the encoding
-    // saves.
+    // Each encoded part begins with a head. If a token has many short parts, the encoded parts can
+    // therefore be longer than the token.
     if packed.len() > whole {
         packed.clear();
         push(&mut packed, Encoding::Text, token.as_bytes())?;

@@ -1,12 +1,12 @@
 //! A preview shows which sessions of a file would end with other settings.
 //!
 //! The preview does not lock the file and does not write to the file, because another process may
-//! be using the file. The database writes to a file that the database opens, because the database
+//! be using the file. When the database opens a file, it also writes to the file, because it
 //! repairs the damage of a crash and rebuilds its list of free pages. In a preview, the writes of
 //! the database stay in memory. Another process can commit during the preview. Each commit writes
 //! the head of the file. Only a later commit can reuse a page that a commit has freed. The preview
-//! reads a page of the file and then reads the head again. If the head is unchanged, no commit has
-//! overwritten the page between the two reads.
+//! reads a page of the file, and then reads the head of the file again. If the head is unchanged,
+//! no commit has overwritten the page between the two reads.
 
 #![expect(
     clippy::disallowed_types,
@@ -30,7 +30,7 @@ use crate::clock::Timestamp;
 use crate::seal::KeyRing;
 
 /// The maximum number of attempts to read the file. An attempt fails if another process changes the
-/// file.
+/// file during the attempt.
 const ATTEMPTS: usize = 3;
 
 /// The length of the file's head, which every commit writes.
@@ -43,8 +43,8 @@ pub(crate) enum Preview {
     /// removed from the settings, or if the name of its provider now belongs to another server or
     /// client.
     Ends(BTreeMap<Box<str>, u64>),
-    /// The effect is unknown, because another process changed the file during each attempt to read
-    /// the file.
+    /// The preview cannot tell which sessions end, because another process changed the file during
+    /// each attempt to read the file.
     InUse,
 }
 
@@ -122,8 +122,8 @@ struct Snapshot {
 #[derive(Debug)]
 struct Written {
     len: u64,
-    /// The data of the snapshot starts with this number of bytes from the file. The rest of the
-    /// data is zeros, except for the bytes in `writes`.
+    /// The first `of_file` bytes of the snapshot come from the file. The rest of the data is zeros,
+    /// except for the bytes in `writes`.
     of_file: u64,
     /// The writes of the database, each with its offset, in the order in which they happened. The
     /// list is short, because the database writes little when it opens a file.
@@ -155,8 +155,8 @@ impl Snapshot {
 
     fn read_file(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         read_at_most(&self.file, offset, out)?;
-        // The head of the file is read after the page. If the head is unchanged, no commit has
-        // reused the page.
+        // The head of the file is read after the page. Every commit writes the head. If the head is
+        // unchanged, no commit has overwritten the page.
         let mut head = vec![0; self.head.len()];
         self.file.read_exact_at(&mut head, 0)?;
         if head == self.head {

@@ -18,7 +18,7 @@ use crate::seal::KeyRing;
 /// New settings of sessions. A change of the store or of its capacity needs a restart.
 #[derive(Debug)]
 pub(crate) struct Reconfiguration {
-    /// A session ends if no request uses the session for this time.
+    /// If no request uses a session for the time `idle`, the session ends.
     pub idle: Duration,
     /// The time from a login to the end of its session, even if the session is in use. A reload
     /// that changes this value does not change the absolute deadline of existing sessions.
@@ -124,14 +124,13 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The number of sessions that are removed before the cache does its housekeeping. Only a small
-/// number of sessions is removed at once, because a worker that uses the cache may have to do a
-/// part of the housekeeping.
+/// The number of sessions that are removed before the cache does its housekeeping. `AT_ONCE` is
+/// small, because a worker that uses the cache may have to do a part of the cache's housekeeping.
 const AT_ONCE: usize = 100;
 
 impl Keeper {
-    /// Applies new settings. A session ends if its provider was removed or has changed. The ends of
-    /// sessions and the new provider fingerprints are in the same commit.
+    /// Applies new settings. A session ends if its provider was removed or has changed. One commit
+    /// removes the ended sessions and stores the new provider fingerprints.
     ///
     /// If a provider has changed or a key was removed, the whole file is read. While the file is
     /// read, requests can use sessions, but no session can be changed.
@@ -213,8 +212,9 @@ impl Keeper {
         }
     }
 
-    /// Ends the sessions in `over` and replaces the provider fingerprints in the file by
-    /// `providers`, in one commit. After this call, new entries are encrypted with `keys`.
+    /// In one commit, ends the sessions that `over` lists, and replaces the provider fingerprints
+    /// in the file by the fingerprints in `providers`. After this call, new entries are encrypted
+    /// with `keys`.
     fn register(
         &mut self,
         over: &[(SessionKey, EndReason)],

@@ -1,5 +1,5 @@
-//! Tests of two replicas of one store, in which a change at one replica must also take effect at
-//! the other replica. A replica is a `Sessions` value, which caches the sessions of a store.
+//! These tests use two replicas of one store. A change at one replica must also take effect at the
+//! other replica. A replica is a `Sessions` value, which caches the sessions of a store.
 
 use std::time::Duration;
 

@@ -29,7 +29,7 @@ pub struct Settings {
 #[serde(rename_all = "lowercase")]
 pub enum StoreSettings {
     /// The sessions are only in memory, and they end with the process. If the sessions need more
-    /// memory than the limit, the least recently used session ends.
+    /// memory than `session.capacity_mib` allows, the least recently used session ends.
     #[default]
     Memory,
     /// The sessions are in a file, with a cache in memory. The sessions continue after a restart.

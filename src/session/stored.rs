@@ -11,8 +11,8 @@ use super::{EndReason, SessionKey};
 use crate::clock::Timestamp;
 
 /// The memory that one session needs in addition to its contents, in bytes. This memory includes
-/// the record, the entry of the cache, the index, and the overhead of the allocator.
-/// `benches/memory.rs` measures this memory with a million sessions.
+/// the record, the entry of the cache, the index, and the overhead of the allocator. The benchmark
+/// `benches/memory.rs` measures this number with a million sessions.
 pub const OVERHEAD: usize = 492;
 
 /// One version of a session. The contents of the session are encoded as bytes. Fields that can
@@ -143,9 +143,9 @@ impl Stored {
     }
 
     /// Notes a use. This function writes the time at most once per second, because an idle deadline
-    /// needs no more precision. After a write, the other processor cores must load the memory
-    /// again, so frequent writes would make requests slower. Returns the time of the previous use
-    /// if this call has written a new time.
+    /// needs no more precision. After each write, the other processor cores have to load the
+    /// written cache line again. Frequent writes would therefore make requests slower. Returns the
+    /// time of the previous use if this call has written a new time.
     pub(super) fn note_use(&self, now: Timestamp) -> Option<Timestamp> {
         let before = self.last_used();
         if now.since(before) < Duration::from_secs(1) {

@@ -25,7 +25,7 @@ pub(super) struct Rules<'a> {
     pub(super) after: &'a Registrations,
 }
 
-/// The sessions that are not valid.
+/// The stored sessions that are not valid any more, with the reasons.
 #[derive(Debug, Default)]
 pub(super) struct Survey {
     /// Sessions that have passed a deadline.

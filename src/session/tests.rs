@@ -92,7 +92,7 @@ async fn a_restart_keeps_exactly_the_valid_sessions() {
     assert!(!live(&sessions, &ended, clock.now()).await);
     assert!(!live(&sessions, &idle, clock.now()).await);
     assert_eq!(sessions.count(), 2);
-    // The file also contains the times of the last uses.
+    // The session file also contains the time of the last use of each session.
     clock.advance(Duration::from_secs(29));
     assert!(live(&sessions, &stays, clock.now()).await);
     clock.advance(Duration::from_secs(30));

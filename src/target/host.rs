@@ -7,7 +7,7 @@ use http::HeaderValue;
 
 use super::Error;
 
-/// The maximum length of a name (RFC 1035 section 2.3.4), as text without the final dot.
+/// The maximum length of a host name as text, without the dot at the end (RFC 1035 section 2.3.4).
 const MAX_NAME: usize = 253;
 
 /// The maximum length of a label in a name, in bytes.
@@ -21,11 +21,11 @@ pub(super) struct Host(HeaderValue);
 impl Host {
     /// Parses `host [ ":" port ]` (RFC 9110 section 7.2). The host is an IPv6 address in brackets,
     /// or a name. Each label of a name consists of 1 to 63 characters: letters, digits, `-` and
-    /// `_`. An IPv4 address has the same syntax as a name. Letters become lower case. A trailing
-    /// dot is dropped. The ports 80 and 443 are dropped, with and without TLS, because apps treat
-    /// an authority with the port 80 or 443 as the same site as the authority without a port. All
-    /// other forms of an authority are rejected: user information, percent-encodings, zone ids, raw
-    /// UTF-8, an empty port, and a port with leading zeros.
+    /// `_`. An IPv4 address has the same syntax as a name. Letters become lower case. A dot at the
+    /// end of the host is removed. The ports 80 and 443 are dropped, with and without TLS, because
+    /// apps treat an authority with the port 80 or 443 as the same site as the authority without a
+    /// port. All other forms of an authority are rejected: user information, percent-encodings,
+    /// zone ids, raw UTF-8, an empty port, and a port with leading zeros.
     pub(super) fn parse(value: &HeaderValue) -> Result<Self, Error> {
         if is_plain(value.as_bytes()) {
             return Ok(Self(value.clone()));
@@ -61,8 +61,8 @@ impl Host {
 }
 
 /// Performs a quick check. Returns true if the authority is certainly canonical: it has lower-case
-/// labels and no default port. Nearly all authorities pass the quick check. If an authority fails
-/// the quick check, the code parses the authority.
+/// labels and no default port. In practice, this function returns true for nearly all authorities.
+/// If this function returns false, [`Host::parse`] parses the authority.
 fn is_plain(authority: &[u8]) -> bool {
     let mut label = 0_usize;
     let mut end = None;
@@ -170,7 +170,8 @@ mod tests {
             let read = written.map(|port| parse_port(port.as_bytes()).unwrap());
             assert!(!matches!(read, Some(80 | 443)), "{text}");
         }
-        // The first five names pass the quick check, both without a port and with the port `:8080`.
+        // The quick check (`is_plain`) accepts the first five names of the list, both without a
+        // port and with the port `:8080`.
         assert_eq!(all_plain, 10);
     }
 

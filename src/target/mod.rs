@@ -6,8 +6,8 @@
 //! understand a request in the same way. An [`Error`] states why a target is rejected.
 //!
 //! The module implements the syntax of RFC 9110 section 4, RFC 9112 section 3 and RFC 3986. The
-//! module does not use routes, users or upstreams. A [`Prefix`] stands for one path and all paths
-//! below it, for use in a rule.
+//! module does not use routes, users or upstreams. A [`Prefix`] is a path prefix. A route uses a
+//! prefix to select requests by their paths.
 
 mod host;
 mod path;
@@ -159,9 +159,10 @@ impl Target {
     /// Reads the target of a request that hyper has parsed, over HTTP/1.1 or HTTP/2.
     ///
     /// HTTP/1 requires exactly one `Host` field (RFC 9112 section 3.2), even with an absolute
-    /// target. If the target is absolute, its authority must be the same as `Host`. HTTP/2 requires
-    /// `:authority` or exactly one `host` field. If an HTTP/2 request has both `:authority` and
-    /// `host`, the two values must be the same (RFC 9113 section 8.3.1).
+    /// target. If the target is in absolute form, the authority of the target must be the same as
+    /// the value of `Host`. HTTP/2 requires `:authority` or exactly one `host` field. If an HTTP/2
+    /// request has both `:authority` and `host`, the two values must be the same (RFC 9113 section
+    /// 8.3.1).
     ///
     /// If host and path are already canonical, an HTTP/1 request needs no allocation, and an HTTP/2
     /// request needs one small allocation for the host.

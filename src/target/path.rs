@@ -96,7 +96,7 @@ struct Unit {
     byte: u8,
     /// The byte is percent-encoded in the path.
     encoded: bool,
-    /// The path spells the byte in canonical form.
+    /// True if the path contains the byte in canonical form.
     canonical: bool,
 }
 
@@ -141,7 +141,8 @@ impl Unit {
     }
 }
 
-/// The possible meaning, for a lenient app, of the bytes of a segment that the check has read.
+/// The meaning that a lenient app could give to the part of a segment that the check has already
+/// read.
 #[derive(Clone, Copy, Default)]
 enum Segment {
     #[default]
@@ -197,8 +198,9 @@ enum Last {
 }
 
 /// States whether the last decoded bytes are the beginning of another percent-encoding. The
-/// beginning of a percent-encoding is a percent sign, or a percent sign and one digit. An app that
-/// decodes a path two times would decode such bytes again.
+/// beginning of a percent-encoding is a percent sign, or a percent sign and one digit. If a decoded
+/// path contains another percent-encoding, an app that decodes the path two times would decode this
+/// percent-encoding, too.
 #[derive(Clone, Copy, Default)]
 enum SecondDecoding {
     #[default]

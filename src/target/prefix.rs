@@ -33,8 +33,9 @@ impl Prefix {
         &self.0
     }
 
-    /// Returns true if the canonical `path` is equal to this prefix or below it. Percent-encodings
-    /// are decoded before the comparison. The comparison distinguishes upper and lower case.
+    /// Returns true if the canonical `path` is this prefix or a path below this prefix.
+    /// Percent-encodings are decoded before the comparison. The comparison distinguishes upper and
+    /// lower case.
     pub(crate) fn matches(&self, path: &str) -> bool {
         let mut path = decoded(path.as_bytes());
         let begins = decoded(self.0.as_bytes()).all(|wanted| path.next() == Some(wanted));

@@ -54,7 +54,8 @@ fn unescape(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// Runs the rows of the table whose id `picked` accepts. Returns the number of rows that were run.
+/// Runs each row of the table for whose id the function `picked` returns true. Returns the number
+/// of rows that were run.
 fn run_table(picked: impl Fn(&str) -> bool) -> usize {
     let table = include_str!("../../tests/data/targets.txt");
     let rows = table.lines().filter(|line| !line.starts_with('#'));
@@ -405,8 +406,8 @@ proptest! {
         let Ok(target) = Target::from_request(&parts) else { return Ok(()) };
         let path = target.path();
 
-        // The conversion does not change a canonical path. A canonical path has only characters
-        // that are allowed in a path.
+        // The function `canonical_path` does not change a path that is already canonical. A
+        // canonical path has only characters that are allowed in a path.
         prop_assert_eq!(canonical_path(path).unwrap(), path);
         prop_assert!(path.starts_with('/') && !path.contains("//") && !path.contains('\\'));
 

@@ -220,9 +220,9 @@ enum Validity {
 impl Acceptor {
     /// Reads certificate and key. The configuration supports TLS 1.2 and TLS 1.3. The ALPN
     /// protocols are `h2` and `http/1.1`. Session tickets are on, and early data is off. The
-    /// gateway logs a warning if the certificate is expired or not yet valid. The gateway still
-    /// uses such a certificate, because a warning in the browser is better than an outage of all
-    /// apps.
+    /// gateway logs a warning if the certificate is expired or not yet valid. The gateway uses the
+    /// certificate even if it is not valid at the current time, because a warning in the browser is
+    /// better than an outage of all apps.
     ///
     /// # Errors
     ///

@@ -14,12 +14,12 @@ use super::{Error, crypto, without_authorities};
 /// Accepts the certificates that the listed authorities have signed, and the listed certificates
 /// themselves.
 ///
-/// A self-signed certificate is usually made by `openssl req -x509`. Such a certificate is marked
-/// as an authority, and the TLS library accepts no authority as the certificate of a server. The
-/// verifier accepts a listed certificate only if the server presents exactly this certificate. The
-/// current time must be in the validity period of the certificate, and the certificate must be
-/// valid for the name of the server. For every certificate, the TLS library verifies that the
-/// server has the private key.
+/// A self-signed certificate is usually made by `openssl req -x509`. `openssl` marks this
+/// certificate as a certificate authority. The TLS library does not accept a certificate authority
+/// as the certificate of a server. The verifier accepts a listed certificate only if the server
+/// presents exactly this certificate. The current time must be in the validity period of the
+/// certificate, and the certificate must be valid for the name of the server. For every
+/// certificate, the TLS library verifies that the server has the private key.
 #[derive(Debug)]
 pub(super) struct PinVerifier {
     authorities: Arc<WebPkiServerVerifier>,
@@ -88,10 +88,10 @@ impl ServerCertVerifier for PinVerifier {
 }
 
 /// Checks the validity period of a certificate. The TLS library checks the validity period before
-/// all other properties. If the current time is in the validity period, the TLS library still
-/// returns an error. The error is `Other` for a certificate that is marked as an authority, and
-/// `UnknownIssuer` for any other certificate. This function ignores `Other` and `UnknownIssuer`,
-/// and returns every other error.
+/// all other properties. The check trusts no authority, so the TLS library returns an error even if
+/// the current time is in the validity period. The error is `Other` for a certificate that is
+/// marked as an authority, and `UnknownIssuer` for any other certificate. This function ignores
+/// `Other` and `UnknownIssuer`, and returns every other error.
 fn check_dates(certificate: &ParsedCertificate<'_>, now: UnixTime) -> Result<(), rustls::Error> {
     match without_authorities(certificate, now) {
         Ok(())

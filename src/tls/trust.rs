@@ -29,7 +29,8 @@ struct Shared {
 
 struct Loaded {
     config: Arc<ClientConfig>,
-    /// The digest of the file. The digest is zero for the authorities of the system.
+    /// The SHA-256 digest of the file with the certificate authorities. If the authorities come
+    /// from the system, all bytes of the digest are zero.
     contents: [u8; SHA256_OUTPUT_LEN],
 }
 

@@ -10,9 +10,9 @@
 //! the gateway sends a request a second time. RFC 9110 section 9.2.2 also allows a retry of `PUT`
 //! and `DELETE`. The gateway does not retry `PUT` and `DELETE`, because a second `DELETE` would
 //! return 404 after a successful first `DELETE`. When a request has to wait for a connection, the
-//! gateway closes idle connections of other workers to the same app. The waiting request gets a
-//! connection sooner. A worker whose idle connection was closed must open a new connection for its
-//! next request.
+//! gateway closes idle connections of other workers to the same app. When an idle connection is
+//! closed, the waiting request can open a connection sooner. A worker whose idle connection was
+//! closed must open a new connection for its next request.
 
 mod assertion;
 mod probe;
@@ -62,7 +62,7 @@ pub enum Error {
     Busy,
     /// The app already has the maximum number of connections on which the protocol was switched,
     /// for example to WebSocket. The upstream is responsible for this error. If the app can serve
-    /// more such connections, the operator can increase `tunnels`.
+    /// more switched connections, the operator can increase the setting `tunnels`.
     #[error("the app has no free connection for another protocol")]
     TooManyTunnels,
     /// The app could not be reached. The upstream is responsible for this error.
@@ -80,7 +80,7 @@ pub enum Error {
     #[error("the app took too long to answer")]
     HeadTimeout,
     /// The body of the request ended too early or was too slow. The client is responsible for this
-    /// error. `source` returns the error of the request body.
+    /// error. The method `source` returns the error of the request body.
     #[error("the request body broke off")]
     RequestBody(#[source] BoxError),
     /// The app's certificate is not trusted, or the TLS handshake failed. No part of the request
@@ -243,7 +243,7 @@ impl Upstream {
     ///
     /// # Errors
     ///
-    /// [`Error::Trust`]. If the refresh fails, the gateway continues to use the previous
+    /// [`Error::Trust`]. If this function fails, the gateway continues to use the previous
     /// certificate authorities.
     pub(crate) fn refresh_trust(&self) -> Result<Refreshed, Error> {
         let trust = self.trust.as_ref();
@@ -319,7 +319,7 @@ impl fmt::Debug for Upstream {
     }
 }
 
-/// The future of an app's answer.
+/// A future whose result is the app's answer.
 pub(crate) struct ResponseFuture(origin::ResponseFuture);
 
 impl Future for ResponseFuture {
@@ -421,7 +421,8 @@ impl Pools {
         if let Some(existing) = pools.get(&key) {
             return existing.pool.clone();
         }
-        // The new upstream may come from a reload, so the pools of replaced upstreams are removed.
+        // A reload can have created `upstream`, so the function removes the pools of replaced
+        // upstreams.
         pools.retain(|_, existing| existing.upstream.strong_count() > 0);
         let pool = upstream.pool(&self.clock);
         let entry = WorkerPool {

@@ -18,7 +18,8 @@ impl Upstream {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe. The findings of the completed steps stay in `findings`.
+    /// Cancel safe. If the future is dropped, `findings` contains the findings of the completed
+    /// steps.
     pub(crate) async fn probe(
         self: &Arc<Self>,
         host: HeaderValue,

@@ -59,7 +59,8 @@ pub(crate) struct Settings {
     )]
     pub(crate) slow_client: Duration,
     /// The largest part of the connections that one client has while requests of other clients
-    /// wait. A client is a session, or an address without a session.
+    /// wait. Requests of one session belong to one client. Requests without a session belong to one
+    /// client if they come from the same IPv4 address or the same IPv6 /64 network.
     #[serde(default)]
     pub(crate) max_share: Share,
     /// The maximum number of open connections, over all workers, on which the app has switched to
@@ -74,8 +75,9 @@ pub(crate) struct Settings {
         deserialize_with = "seconds"
     )]
     pub(crate) connect_timeout: Duration,
-    /// The longest time from the end of the request to the complete head of the response. This time
-    /// limit starts again whenever the app accepts a part of the request.
+    /// The longest time from the end of the request to the complete head of the response. Whenever
+    /// the app accepts a part of the request, the gateway counts this time from the beginning
+    /// again.
     #[serde(
         default = "default_response_timeout",
         rename = "response_timeout_secs",
@@ -151,7 +153,7 @@ impl Settings {
 pub(crate) struct Share(u16);
 
 impl Share {
-    /// The number of thousandths, from 1 to 1000.
+    /// Returns the share in thousandths, from 1 to 1000.
     pub(super) fn thousandths(self) -> u16 {
         self.0
     }

@@ -118,7 +118,7 @@ enum Frame {
     Message,
     /// A close frame, with its close code.
     Close(u16),
-    /// The end of the connection without a close frame.
+    /// The connection ended without a close frame.
     End,
 }
 

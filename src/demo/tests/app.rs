@@ -181,7 +181,7 @@ async fn the_socket_sends_the_time_until_the_client_closes_it() {
     let app = app(&fixture).await;
     let key = "dGhlIHNhbXBsZSBub25jZQ==";
     let date = "Sun, 22 Nov 2026 22:02:18 GMT";
-    // The frame of the client is a close frame or a text frame. RFC 6455 section 5.3 requires a
+    // In this test, the client sends a close frame or a text frame. RFC 6455 section 5.3 requires a
     // mask; the mask of the frames in the test is zero.
     for (sent, code) in [
         (&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8], 1000_u16),

@@ -16,8 +16,8 @@ struct Environment {
     unregistered: bool,
     password: Option<&'static str>,
     subject: Option<&'static str>,
-    /// An email address that the check expects at the app. The fake gateway does not send an email
-    /// address, so the check must fail.
+    /// The check expects that the app gets this email address. The fake gateway does not send an
+    /// email address, so the check must fail.
     email: Option<&'static str>,
 }
 

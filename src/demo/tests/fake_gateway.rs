@@ -66,7 +66,8 @@ pub(super) struct FakeGateway {
     pub(super) provider: SocketAddr,
     pub(super) app: SocketAddr,
     pub(super) public_url: Url,
-    /// The requested page of each pending login, by `state`.
+    /// The page that the user requested, for each pending login. The key of the map is the `state`
+    /// parameter of the login.
     logins: Mutex<HashMap<String, String>>,
     /// The sessions, by the value of the session cookie.
     sessions: Mutex<HashMap<String, Session>>,
@@ -300,7 +301,8 @@ impl FakeGateway {
     }
 
     /// Opens a stream of the app. Returns the answer of the app, and a future that completes when
-    /// the session ends. If the gateway has the breakage `breakage`, the future never completes.
+    /// the session ends. If the gateway has the breakage `breakage`, the stream continues after the
+    /// end of the session, and the future never completes.
     async fn open_stream(
         &self,
         request: &Request<Bytes>,

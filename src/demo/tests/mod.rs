@@ -66,7 +66,7 @@ impl Fixture {
         }
     }
 
-    /// Sends one request with additional `fields`.
+    /// Sends one request with the additional header fields `fields`.
     async fn send(
         &self,
         method: &str,
@@ -106,7 +106,8 @@ impl Fixture {
         self.send("POST", target, &fields, &body.finish()).await
     }
 
-    /// Signs in as alice at `target`. Returns the answer to the login form.
+    /// Signs in as the user alice with the login form at `target`. Returns the answer to the login
+    /// form.
     async fn sign_in(&self, target: &str) -> Response<Bytes> {
         let fields = [("user", "alice"), ("password", "password")];
         self.submit(target, &fields).await

@@ -33,7 +33,7 @@ impl Fixture {
     }
 
     /// Verifies the signature of `token` with the published key that the token header names.
-    /// Returns the header and the claims.
+    /// Returns the header and the claims of the token.
     async fn verified(&self, token: &str) -> (Value, Value) {
         let part = |part: &str| URL_SAFE_NO_PAD.decode(part).unwrap();
         let (signed, signature) = token.rsplit_once('.').unwrap();

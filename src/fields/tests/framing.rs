@@ -133,7 +133,8 @@ async fn s_17_a_content_length_is_one_plain_number() {
     }
     // White space around a value is not a part of the value (RFC 9110 section 5.5).
     assert_answers(&[("Content-Length: 5 \t\r\n\r\nhello", 200)]).await;
-    // The HTTP/1 parser keeps one of two equal lines. The HTTP/2 parser keeps both lines.
+    // If a request has two equal `Content-Length` lines, the HTTP/1 parser keeps only one line. The
+    // HTTP/2 parser keeps both lines.
     let twice = Request::post("/")
         .header(CONTENT_LENGTH, "5")
         .header(CONTENT_LENGTH, "5");

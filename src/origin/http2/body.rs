@@ -59,7 +59,7 @@ impl Incoming {
         self.slot.connections.connector.dropped_trailers()
     }
 
-    /// Returns the record of how the exchange uses the stream.
+    /// Returns the `OpenUsage` of the HTTP/2 stream, which records the exchange.
     pub(in crate::origin) fn usage(&self) -> &OpenUsage {
         &self.slot.usage
     }
@@ -68,8 +68,9 @@ impl Incoming {
         self.slot.connection.record_receipt();
         let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
         self.missing = self.missing.map(|missing| missing.saturating_sub(length));
-        // When the client asks for a part, the client has already accepted the earlier parts. The
-        // gateway now allows the origin to send as many further bytes as this part contains.
+        // When the client asks for a part of the body, the client has already accepted the earlier
+        // parts. The gateway now allows the origin to send as many further bytes as `data`
+        // contains.
         let flow = self.stream.flow_control();
         flow.release_capacity(data.len()).map_err(Error::Http2)
     }

@@ -20,21 +20,21 @@ use crate::origin::connector::{Connector, Stream};
 use crate::origin::error::Error;
 use crate::origin::limit::Permit;
 
-/// The maximum number of streams that the gateway uses on one connection. The origin can allow a
-/// smaller number of streams.
+/// The maximum number of streams that the gateway uses on one connection. If the origin allows
+/// fewer streams, the gateway uses only the allowed number.
 pub(super) const MAX_STREAMS: usize = 100;
 /// The maximum size of a response head, in bytes.
 const MAX_HEAD: u32 = 64 * 1024;
 /// The number of bytes that the origin may send on one stream before the client has accepted them.
 const STREAM_WINDOW: u32 = 128 * 1024;
-/// The window of a connection is as large as the windows of all its streams together. If the window
-/// of the connection were smaller, a few clients that do not read their answers would block all
-/// other streams.
+/// The window of a connection is as large as the windows of all its streams together. If the
+/// flow-control window of the connection were smaller, a few clients that do not read their answers
+/// would block all other HTTP/2 streams of the connection.
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * 100;
 /// The maximum number of bytes of a request that wait in memory until the origin reads them.
 const SEND_BUFFER: usize = 64 * 1024;
-/// The number of reset streams that the gateway remembers. The origin may still send frames for a
-/// stream that the gateway has reset.
+/// The number of reset streams that the gateway remembers. The origin may still send frames for an
+/// HTTP/2 stream that the gateway has reset.
 const REMEMBERED_RESETS: usize = 1024;
 /// The number of streams that the gateway may reset because of errors of the origin. If the gateway
 /// had to reset more streams, the gateway would close the connection.
@@ -49,11 +49,11 @@ pub(super) struct Connection {
     state: Rc<State>,
 }
 
-/// The part of a connection that its task needs.
+/// The part of a [`Connection`] that the task of the connection also uses.
 pub(super) struct State {
-    /// The number of taken slots.
+    /// The number of slots that requests use.
     taken: Cell<usize>,
-    /// The number of heads and parts of bodies that have arrived.
+    /// The number of response heads and parts of response bodies that have arrived.
     received: Cell<u64>,
     /// The time when the connection became idle.
     since: Cell<Instant>,
@@ -65,7 +65,7 @@ impl State {
         self.taken.get() == 0
     }
 
-    /// The number of heads and parts of bodies that have arrived.
+    /// The number of response heads and parts of response bodies that have arrived.
     pub(super) fn received(&self) -> u64 {
         self.received.get()
     }
@@ -162,7 +162,7 @@ impl Connection {
         self.state.received.get() > 0
     }
 
-    /// Records that a head or a part of a body has arrived.
+    /// Records that a response head or a part of a response body has arrived.
     pub(super) fn record_receipt(&self) {
         let received = self.state.received.get();
         self.state.received.set(received.wrapping_add(1));
@@ -174,8 +174,8 @@ impl Connection {
         head: Request<()>,
         is_complete: bool,
     ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
-        // Each request has its own copy of the sender, because a sender refuses a further request
-        // while the origin's limit of streams delays its last request.
+        // Each request uses its own clone of the sender. If the origin's limit of streams delays a
+        // request, the sender of this request refuses a second request.
         let mut sender = self.sender.borrow().clone();
         sender.send_request(head, is_complete)
     }

@@ -35,9 +35,10 @@ type Answer = Result<Response<RecvStream>, h2::Error>;
 /// The result of the wait for a response head.
 enum Arrived {
     Answer(Answer),
-    /// The gateway took the stream away from the request, because another request waited.
+    /// The gateway took the HTTP/2 stream away from this request, because another request waited
+    /// for an HTTP/2 stream.
     Evicted(Eviction),
-    /// The origin has missed the deadline.
+    /// The response head did not arrive before the deadline.
     Late,
 }
 
@@ -210,7 +211,8 @@ impl Failed {
 }
 
 /// Whether the origin refused the stream, or sent a GOAWAY frame that names an earlier stream as
-/// the last stream. Such an origin has not processed the request (RFC 9113 section 8.7).
+/// the last stream. An origin that refuses the stream, or names an earlier stream as the last
+/// stream, has not processed the request (RFC 9113 section 8.7).
 fn is_unprocessed(error: &h2::Error) -> bool {
     let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
     error.is_remote() && (refused || error.is_go_away())

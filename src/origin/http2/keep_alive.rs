@@ -12,7 +12,8 @@ use crate::clock::Clock;
 /// The time limits that control the pings.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct KeepAlive {
-    /// If a request is open and nothing has arrived for this time, the gateway sends a ping.
+    /// If a request is open and the origin has sent nothing for the time `silence`, the gateway
+    /// sends a ping.
     pub(crate) silence: Duration,
     /// The shortest time between two pings while only answers to pings arrive. A gRPC server allows
     /// one ping in five minutes. If pings arrive more often, the server closes the connection

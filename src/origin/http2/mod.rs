@@ -2,8 +2,8 @@
 //!
 //! An HTTP/2 connection carries many requests at the same time. Each request has its own HTTP/2
 //! stream with its own flow control, so a slow response does not delay the other responses. A
-//! request takes a [`Slot`] of a connection. A new connection is opened only if all slots of the
-//! open connections are taken. If the origin announces the end of a connection (GOAWAY), the
+//! request takes a [`Slot`] of a connection. The worker opens a new connection only if no open
+//! connection has a free slot. If the origin announces the end of a connection (GOAWAY), the
 //! requests on this connection finish, and new requests get another connection.
 
 mod body;
@@ -65,8 +65,8 @@ pub(super) struct Connections {
     maintenance: RefCell<Option<AbortOnDrop>>,
 }
 
-/// The right to use one stream of a connection. When this value is dropped, the next waiting
-/// request gets the stream.
+/// The right to use one stream of a connection. When a `Slot` is dropped, the next waiting request
+/// gets the right to use an HTTP/2 stream.
 pub(super) struct Slot {
     connection: Rc<Connection>,
     connections: Rc<Connections>,
@@ -130,11 +130,12 @@ impl Connections {
         usable.count()
     }
 
-    /// Waits for a slot of a connection, and opens a connection if all slots are taken.
+    /// Returns a free slot of a connection. If all slots are taken, this function opens a
+    /// connection, or waits until a slot is free.
     ///
     /// # Errors
     ///
-    /// [`Error::Busy`], and the errors of [`Connection::open`].
+    /// Returns [`Error::Busy`], or an error of [`Connection::open`].
     async fn slot(self: &Rc<Self>, owner: Owner) -> Result<Slot, Error> {
         let since = self.clock.instant();
         loop {
@@ -281,10 +282,10 @@ impl Connections {
         }
     }
 
-    /// Closes connections that are broken or have been idle for too long. Of the other connections,
-    /// closes one idle connection for each waiting request of another worker. If too few
-    /// connections are idle, one busy connection gets no further request, and is closed when its
-    /// requests have finished.
+    /// Closes connections that are broken or have been idle for too long. If requests of other
+    /// workers wait, closes one idle connection for each of these requests. If too few connections
+    /// are idle, one busy connection gets no further request, and is closed when its requests have
+    /// finished.
     fn close_unneeded(&self) {
         let now = self.clock.instant();
         let mut open = self.open.borrow_mut();
@@ -313,7 +314,8 @@ impl Connections {
     }
 
     /// Evicts the exchanges that lose their stream to waiting requests of this worker. Other
-    /// workers cannot use a stream of this worker, so each worker chooses the exchanges on its own.
+    /// workers cannot use an HTTP/2 stream of this worker, so each worker chooses among its own
+    /// exchanges only.
     fn review(self: &Rc<Self>) {
         let now = self.clock.instant();
         let held = self.usages.held(now);

@@ -60,7 +60,7 @@ fn poll_reset(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<()> 
     stream.poll_reset(cx).map(drop)
 }
 
-/// Sends `data` in pieces. Each piece is as large as the flow control of the stream allows.
+/// Sends `data` in pieces. The flow control of the HTTP/2 stream limits the size of each piece.
 async fn send_data(
     stream: &mut SendStream<Bytes>,
     mut data: Bytes,

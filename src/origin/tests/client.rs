@@ -18,8 +18,9 @@ fn token_request() -> Request<Full<Bytes>> {
         .unwrap()
 }
 
-/// Returns the result of a call. The server sends the part of `response` before `|`, and then
-/// repeats the part after `|` until the client closes the connection.
+/// Sends a token request, and returns the response or the error. The server sends the part of
+/// `response` before `|`, and then repeats the part after `|` until the client closes the
+/// connection.
 async fn flooded(response: &str, limits: CallLimits) -> Result<Response<Bytes>, Error> {
     let server = Server::start().await;
     let client = client(&server);

@@ -8,8 +8,8 @@ use super::*;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// Returns the result of a request. The server answers with `response` and then closes the
-/// connection.
+/// Sends a request, and returns the response or the error. The server answers with `response` and
+/// then closes the connection.
 async fn broken_off(response: &str) -> Result<String, Error> {
     let server = Server::start().await;
     let pool = server.pool();
@@ -20,8 +20,8 @@ async fn broken_off(response: &str) -> Result<String, Error> {
     outcome
 }
 
-/// Answers a request with `response` and extra bytes. Asserts that the gateway closes this
-/// connection and sends the next request on another connection.
+/// Answers a request with the bytes `response`. Asserts that the gateway closes the connection of
+/// this request and sends the next request on another connection.
 async fn never_reused(method: Method, response: &str) -> Response<Bytes> {
     let server = Server::start().await;
     let pool = server.pool();

@@ -60,9 +60,9 @@ fn worker(
             for lane in lanes {
                 lane.await.unwrap();
             }
-            // The idle connections of this worker stay open until both workers are done. If a
-            // worker ended earlier, its connections would be closed, and the test would not prove
-            // that the workers share the limit.
+            // The idle connections of this worker stay open until both workers are done. If one
+            // worker closed its connections before the other worker is done, the test would not
+            // prove that the workers share the limit.
             done.wait().await;
         }));
     })
@@ -339,12 +339,12 @@ async fn two_busy_clients(pools: &[Pool; 2]) -> Duration {
     clock.instant().saturating_duration_since(start)
 }
 
-/// The longest allowed time for all requests of the two clients. If each request waited for the
-/// next review, the requests would take more than eight seconds.
+/// The longest allowed time for all requests of the two clients. If each request had to wait for
+/// the next review of the exchanges, all requests together would take more than eight seconds.
 const SOON: Duration = Duration::from_secs(3);
 
-/// An app that answers every request at once. If `closes` is true, the app closes the connection
-/// after each answer.
+/// Runs an app that answers every request immediately. If `closes` is true, the app closes the
+/// connection after each answer.
 async fn quick_app(server: Server, closes: bool, accepted: Rc<Cell<usize>>) {
     let answer = if closes {
         "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nok"

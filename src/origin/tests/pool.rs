@@ -91,8 +91,8 @@ async fn a_target_is_sent_in_origin_form() {
     .await;
 }
 
-/// Sends a request on a connection that was used before. The server answers with `second` and
-/// closes the connection.
+/// Sends a request on a connection that was used before. The server answers this request with the
+/// bytes `second` and closes the connection.
 async fn stale(
     server: &Server,
     pool: &Pool,

@@ -11,12 +11,12 @@ use crate::origin::{CallLimits, Client, Protocol};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// A name server that a test controls. Without addresses, each look-up fails.
+/// A name server that a test controls. If the name server has no addresses, each look-up fails.
 #[derive(Clone, Default)]
 struct NameServer(Arc<watch::Sender<Vec<SocketAddr>>>);
 
 impl NameServer {
-    /// Sets the addresses of all names.
+    /// Sets the addresses that the name server returns for every name.
     fn set(&self, addresses: &[SocketAddr]) {
         self.0.send_replace(addresses.to_vec());
     }

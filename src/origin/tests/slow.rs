@@ -177,7 +177,7 @@ async fn a_client_with_its_whole_share_leaves_free_connections_to_other_clients(
         }
         let mut own = std::pin::pin!(fetch_for(&pool, one));
         let mut other = std::pin::pin!(fetch_for(&pool, two));
-        // The first client has more than its share, so its requests let requests of the second
+        // The first client has more than its share of the connections, so requests of the second
         // client go first.
         while limit.held_back() == 0 {
             let polled = timeout(SHORT, async { join!(&mut own, &mut other) }).await;

@@ -325,8 +325,8 @@ fn claims<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> FoundGroups {
     found
 }
 
-/// Returns true if the value is a time. A time is a text that begins with a year, or a number of
-/// seconds since the Unix epoch.
+/// Returns true if `value` has the form of a time. A time is a text that begins with a year, or a
+/// number of seconds since the Unix epoch.
 fn is_time(value: &Value) -> bool {
     match value {
         Value::String(text) => {

@@ -56,7 +56,7 @@ pub struct Classification {
     pub unreadable: bool,
 }
 
-/// Returns the classification of a temporary problem, which can end even if nobody acts.
+/// Returns the classification of a temporary problem: the problem can disappear without any action.
 const fn temporary(actor: Actor, sent: Sent) -> Classification {
     Classification {
         actor,

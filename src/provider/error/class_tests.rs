@@ -17,11 +17,11 @@ use crate::provider::userinfo::UserinfoError;
 use crate::provider::{JsonError, Verdict};
 use crate::{origin, tls, token};
 
-/// The classification of an error, in five columns. The first column is the responsible party. The
-/// second column states whether the problem is temporary (`passes` or `stays`). The third column
-/// states whether the provider may have seen the code or the token. The fourth column is the number
-/// of seconds until the next attempt. The fifth column is the consequence for the session if the
-/// error occurs in a refresh.
+/// The classification of an error, in five columns. The first column is the party that is
+/// responsible for the error. The second column states whether the problem is temporary (`passes`
+/// or `stays`). The third column states whether the provider may have seen the code or the token.
+/// The fourth column is the number of seconds until the next attempt. The fifth column is the
+/// consequence for the session if the error occurs in a refresh.
 type Row = (Actor, &'static str, Sent, Option<u64>, Verdict);
 
 fn row(class: Classification) -> Row {

@@ -100,8 +100,8 @@ pub struct Unreachable {
 }
 
 impl Unreachable {
-    /// Creates an error for a provider that has not responded within `waited`. The error also
-    /// states `waited` as the time until the next attempt.
+    /// Creates an error for a provider that has not responded within `waited`. The field
+    /// `retry_after` of the error contains `waited`.
     pub fn silent(waited: Duration) -> Self {
         Self {
             retry_after: waited,

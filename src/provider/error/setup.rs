@@ -35,9 +35,9 @@ pub enum SetupError {
     /// The private key of the gateway cannot be used.
     #[error("the key in {place} (setting `{key}`) cannot be used")]
     PrivateKey {
-        /// The setting that names the file or the variable.
+        /// The setting that names the file or the environment variable with the private key.
         key: &'static str,
-        /// The file or the variable.
+        /// The file or the variable that contains the private key.
         place: Box<str>,
         /// The problem with the key.
         #[source]

@@ -46,12 +46,12 @@ pub enum TokenCallError {
         retry_after.as_millis()
     )]
     BreakerOpen {
-        /// The time until the next attempt.
+        /// The time after which the gateway may send a refresh to the provider again.
         retry_after: Duration,
     },
-    /// The provider refuses every token request of the gateway. The secret or the redirection URI
-    /// is wrong, or the provider does not understand the request. The operator should compare the
-    /// settings with the gateway's client settings at the provider.
+    /// The provider refuses every token request of the gateway. The client secret or the
+    /// redirection URI is wrong, or the provider does not understand the request. The operator
+    /// should compare the settings with the gateway's client settings at the provider.
     #[error("the provider refuses this client")]
     Misconfigured(#[source] Refusal),
     /// The session has no refresh token.

@@ -54,7 +54,7 @@ pub(super) struct GrantVerifier {
 /// The source of the keys that verify ID tokens.
 #[derive(Debug)]
 enum Keys {
-    /// The keys are in files. The settings contain the paths of the key files.
+    /// The operator provides the keys in files. The settings contain the paths of the key files.
     Given(ArcSwap<KeySet>),
     /// The provider publishes the keys.
     Published(Arc<KeyCache>),
@@ -310,7 +310,7 @@ impl GrantVerifier {
         let expires_in = answer.expires_in.or(default);
         let in_response = expires_in.map(|lifetime| requested_at.plus(lifetime));
         let in_token = claims.map(|claims| claims.expires_at);
-        // The provider may refuse the access token as soon as the earlier expiry has passed.
+        // The provider may refuse the access token after the earlier of the two expiry times.
         let expires_at = in_response.into_iter().chain(in_token).min();
         let timing = if self.settings.refresh.revokes_access_token {
             RefreshTiming::Late

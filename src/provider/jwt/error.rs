@@ -83,7 +83,7 @@ pub enum TokenError {
 }
 
 impl TokenError {
-    /// Returns the reason of this error: a stable code for logs and metrics.
+    /// Returns the reason code of this error. Logs and metrics contain this stable code.
     pub fn reason(&self, token: TokenKind) -> &'static str {
         let [of_access_token, of_id_token, of_userinfo] = self.reasons();
         match token {

@@ -40,7 +40,7 @@ pub enum SigningKeyProblem {
          -nocrypt -in KEY -out KEY.pem"
     )]
     Sec1,
-    /// The configured algorithm needs another type of key.
+    /// The type of the key does not match the configured algorithm.
     #[error("it does not fit `client_assertion.algorithm`")]
     WrongAlgorithm,
     /// The key is too weak, not supported or not valid. For example, an RSA key has fewer than 2048

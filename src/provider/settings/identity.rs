@@ -21,7 +21,7 @@ pub struct IdentitySettings {
     /// The lists of the user's groups. At a login, the gateway reads all lists and adds the groups
     /// in the lists to the groups in the claims.
     pub groups_endpoints: Vec<GroupsEndpoint>,
-    /// The names of the claims.
+    /// The names of the claims from which the gateway reads the identity.
     pub claims: ClaimNames,
     /// The rule that decides whether an email address is verified.
     pub emails_verified: EmailsVerified,
@@ -49,8 +49,9 @@ pub enum IdentitySource {
 pub struct GroupsEndpoint {
     /// The endpoint that returns the list: a URL, or a path below `url`.
     pub endpoint: String,
-    /// The members that contain the parts of a group name. The parts of a group name are joined
-    /// with `/`. A path with dots names a member of a nested object (`organization.login`).
+    /// The names of the JSON members that contain the parts of a group name. The parts of a group
+    /// name are joined with `/`. A path with dots names a member of a nested object
+    /// (`organization.login`).
     pub name: Vec<String>,
 }
 
@@ -66,9 +67,9 @@ pub enum UserinfoBearer {
     Header,
 }
 
-/// The names of the claims. The gateway first looks for a claim with exactly the configured name.
-/// If no claim has the configured name, the gateway reads the name as a path with dots
-/// (`data.user.id`). An empty name matches no claim.
+/// The names of the claims from which the gateway reads the identity. The gateway first looks for a
+/// claim with exactly the configured name. If no claim has the configured name, the gateway reads
+/// the name as a path with dots (`data.user.id`). An empty name matches no claim.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClaimNames {

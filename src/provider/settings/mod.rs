@@ -128,7 +128,7 @@ pub struct Settings {
     /// The source of the identity.
     #[serde(default)]
     pub identity: IdentitySettings,
-    /// The checks of an ID token.
+    /// The settings for the verification of an ID token.
     #[serde(default)]
     pub id_token: IdTokenSettings,
     /// The checks of a JWT access token. If keys are configured, the gateway checks every access

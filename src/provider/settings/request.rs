@@ -1,5 +1,4 @@
-//! The settings of requests: the authorization request, the token request and the client
-//! authentication.
+//! The settings for the authorization request, the token request and the client authentication.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,11 +18,12 @@ pub enum ClientAuthentication {
     /// a secret. The gateway does not try several methods at the provider.
     #[default]
     Auto,
-    /// The client identifier and the secret in the Basic scheme.
+    /// The gateway sends the client identifier and the client secret with the authentication scheme
+    /// Basic.
     ClientSecretBasic,
     /// A JWT that is signed with the client secret (OpenID Connect Core 1.0 section 9).
     ClientSecretJwt,
-    /// The client identifier and the secret in the body.
+    /// The gateway sends the client identifier and the client secret in the request body.
     ClientSecretPost,
     /// A JWT that is signed with the gateway's private key (RFC 7523 section 2.2).
     PrivateKeyJwt,
@@ -56,8 +56,8 @@ pub enum BasicEncoding {
     /// The client identifier and the secret are form-encoded, as RFC 6749 section 2.3.1 requires.
     #[default]
     Form,
-    /// The client identifier and the secret are not encoded. Some providers do not decode the
-    /// client identifier and the secret.
+    /// The client identifier and the secret are not form-encoded. This variant is for providers
+    /// that do not decode the client identifier and the secret.
     Raw,
 }
 
@@ -77,8 +77,8 @@ pub struct AuthorizationParameters {
     /// The requested authentication contexts. The ID token must contain one of the requested
     /// authentication contexts.
     pub acr_values: Vec<String>,
-    /// The resources for which the gateway requests the access token (RFC 8707). The token request
-    /// repeats the resources.
+    /// The resources for which the gateway requests the access token (RFC 8707). The gateway also
+    /// sends the resources in the token request.
     pub resource: Vec<String>,
     /// Names and values of additional parameters, such as `audience` and `domain_hint`. An
     /// additional parameter cannot replace a reserved parameter.

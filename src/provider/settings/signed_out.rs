@@ -4,8 +4,8 @@ use http::HeaderName;
 use serde::Deserialize;
 
 /// A pattern for responses by which an app refuses an access token. The status 401 needs no
-/// pattern. Each configured value must match the response. A pattern has a `location`, a `field`,
-/// or both.
+/// pattern. A response matches the pattern only if the response has all configured values. A
+/// pattern has a `location`, a `field`, or both.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct SignedOutPattern {
@@ -22,7 +22,7 @@ pub struct SignedOutPattern {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct FieldPattern {
-    /// The name of the field.
+    /// The name of the response field to which the pattern applies.
     pub name: FieldName,
     /// The text that a value of the field must contain. The comparison ignores ASCII case.
     pub contains: String,

@@ -1,4 +1,4 @@
-//! The settings of token responses.
+//! The settings for refreshes and for responses of the token endpoint.
 
 use std::num::NonZeroU32;
 
@@ -51,8 +51,8 @@ pub struct ErrorPattern {
     pub description: Option<String>,
     /// The member `hint`.
     pub hint: Option<String>,
-    /// True if the pattern matches only a response without a body. By default, a response with a
-    /// body also matches.
+    /// True if the pattern matches only a response without a body. By default, the pattern matches
+    /// responses with a body and responses without a body.
     #[serde(default)]
     pub empty: bool,
     /// The classification.
@@ -66,7 +66,7 @@ pub enum ErrorMeaning {
     #[serde(rename = "fatal")]
     GrantRefused,
     /// The response does not show whether the code or the refresh token is still valid. A later
-    /// attempt may succeed.
+    /// call to the token endpoint may succeed.
     #[serde(rename = "later")]
     Temporary,
     /// The gateway's request is wrong, or the gateway's client settings at the provider are wrong.

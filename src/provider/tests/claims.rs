@@ -193,8 +193,8 @@ fn j_65_to_67_a_token_from_the_future_is_refused() {
             );
         }
     }
-    // The token expires before the token becomes valid. With the leeway, each of the two dates
-    // alone would be valid.
+    // The token expires before the token becomes valid. Each of the two dates alone would be valid,
+    // because the gateway allows for a small difference between the clocks (the leeway).
     let (aud, exp) = ("99adb0aa-17fc-4578-8226-e45e4d3e9156", now - 1.0);
     for name in ["nbf", "iat"] {
         let payload = value!({ "aud": aud, "sub": "1", "exp": exp, name: now });

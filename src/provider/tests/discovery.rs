@@ -298,7 +298,7 @@ async fn d_24_tokens_with_unknown_keys_cause_one_fetch_a_minute() {
     let first = published.first(&endpoint, &clock).await.unwrap();
     server.next();
     // The first fetch of the keys was not caused by a token. Only fetches that a token causes are
-    // limited, so the token may cause another fetch immediately.
+    // limited. So a token with an unknown key may cause a fetch immediately after the first fetch.
     let second = published.newer(&first, &endpoint, &clock).await;
     let second = second.unwrap();
     server.next();

@@ -85,8 +85,8 @@ fn g_07_g_08_f_29_error_responses_of_real_servers_are_classified() {
 #[test]
 fn a_failing_provider_ends_no_session_whatever_its_body_says() {
     for row in rows().filter(|row| row.expected.0 == "fatal") {
-        // Each status in the list means a temporary failure. The test combines each status with the
-        // body of the row.
+        // Each of the following status codes means a temporary failure. The test combines each of
+        // these status codes with the body of the row.
         for status in [408, 425, 429, 500, 502, 503, 504, 599] {
             let error = Row {
                 status,

@@ -48,7 +48,7 @@ fn the_passport_profiles_match_passport() {
     }
 }
 
-/// Returns the reason why settings with the keys in `further` are refused.
+/// Returns the reason why the gateway refuses settings with the additional keys `further`.
 fn refused(files: &Files, further: &str) -> String {
     let settings = settings(
         "laravel-passport-13",

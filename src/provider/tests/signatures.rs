@@ -1,4 +1,4 @@
-//! Tests which signatures of ID tokens are accepted and which are refused. The module also tests
+//! Tests which signatures of ID tokens are accepted and which are refused. This module also tests
 //! how the JWT library behaves.
 
 use aws_lc_rs::hmac;

@@ -111,7 +111,7 @@ impl Signer {
     }
 }
 
-/// Returns a key set with the given entries. At least one entry has to be usable.
+/// Returns a key set with the given entries. At least one of `entries` must be a usable key.
 pub(super) fn key_set(entries: &[Value]) -> KeySet {
     let set = value!({ "keys": entries });
     KeySet::from_jwks(set.to_string().as_bytes()).unwrap()

@@ -32,7 +32,7 @@ mod drain;
 mod heads;
 mod protocols;
 
-/// The time limit of one step of a test. If a step takes longer, the test fails.
+/// The time limit of one step of a test. If a step takes longer than `PATIENCE`, the test fails.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A short deadline, for tests in which the deadline has to pass.
 const SHORT: Duration = Duration::from_millis(120);
@@ -375,7 +375,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// that were read.
     async fn rest(&mut self) -> String {
         let mut seen = Vec::new();
-        // A reset also ends the connection. The bytes before a reset are still valid.
+        // A reset also ends the connection. The function also returns the bytes that arrived before
+        // a reset.
         soon(self.0.read_to_end(&mut seen))
             .await
             .map_or_else(drop, drop);

@@ -110,7 +110,8 @@ fn answer(mut respond: SendResponse<Bytes>, text: &'static str) {
         .unwrap();
 }
 
-/// Sends `length` bytes as fast as the peer accepts them. Returns false if the stream was reset.
+/// Sends `length` bytes as fast as the peer accepts them. Returns false if the peer has reset the
+/// stream.
 async fn send_bytes(body: &mut SendStream<Bytes>, mut length: usize) -> bool {
     while length > 0 {
         body.reserve_capacity(length.min(16 * 1024));
@@ -133,7 +134,7 @@ fn increment(count: &Cell<usize>) {
     count.set(count.get().saturating_add(1));
 }
 
-/// Waits until a condition is true. Other local tasks make the condition true.
+/// Waits until a condition is true. While the function waits, other local tasks run.
 async fn until(condition: impl Fn() -> bool) {
     while !condition() {
         tokio::task::yield_now().await;
