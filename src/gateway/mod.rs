@@ -431,6 +431,10 @@ impl Handler for Worker {
         self.process(client_connection, parts, body, record)
             .finish(self)
     }
+
+    fn drain_ends(&self) {
+        self.site.drain_ends();
+    }
 }
 
 /// Returns a redirect that the browser follows with GET, so that the browser never sends a body or

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::grpc::LoggedStatus;
 use super::page::ShownReason;
-use super::request_log::RequestLog;
+use super::request_log::{DRAIN, RequestLog};
 use super::signed_in::user;
 use super::{Body, Error, WorkerSite};
 use crate::access::Route;
@@ -26,8 +26,8 @@ const NO_ID: HeaderValue = HeaderValue::from_static("");
 
 /// The data of one request for the access log and the metrics. The request is counted in the
 /// metrics when its answer begins. The access-log event is written when the answer has ended. If
-/// the client disconnects before the answer begins, the request is counted and logged when the
-/// `Record` is dropped.
+/// the client disconnects or the drain ends before the answer begins, the request is counted and
+/// logged when this value is dropped.
 #[derive(Debug)]
 pub(super) struct Record {
     site: Rc<WorkerSite>,
@@ -239,11 +239,20 @@ impl Drop for Record {
         if self.is_counted {
             return;
         }
-        // In access logs, the status code 499 means that the client disconnected before the answer.
-        let gone = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
-        self.count(gone);
+        let drained = self.site.has_drain_ended();
+        let status = if drained {
+            self.reason = Some(DRAIN);
+            StatusCode::SERVICE_UNAVAILABLE
+        } else {
+            // Access logs use 499 if the client has disconnected before the answer.
+            StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
+        };
+        self.count(status);
         if let Some(mut log) = self.log.take() {
-            self.complete(&mut log, gone);
+            if drained {
+                log.event.end = DRAIN;
+            }
+            self.complete(&mut log, status);
         }
     }
 }

@@ -19,6 +19,9 @@ pub(super) const COMPLETE: &str = "complete";
 /// The end code in the log for an answer or a tunnel that the client has ended.
 pub(super) const CLIENT_GONE: &str = "client_gone";
 
+/// The end code in the log for a request or an answer that the end of a drain has stopped.
+pub(super) const DRAIN: &str = "drain";
+
 /// Returns the end code for an answer that the client or the server has ended too early. If the app
 /// or the gateway has ended the answer, do not call this function.
 pub(super) fn interruption(control: Option<&AnswerControl>) -> &'static str {
@@ -27,7 +30,7 @@ pub(super) fn interruption(control: Option<&AnswerControl>) -> &'static str {
     };
     match control.read_failure() {
         Some(failure) => failure.code(),
-        None if control.is_draining() => "drain",
+        None if control.is_draining() => DRAIN,
         None => CLIENT_GONE,
     }
 }

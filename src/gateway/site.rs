@@ -1,6 +1,6 @@
 //! The site: one value with everything that is made from the settings.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::pending;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -88,10 +88,12 @@ pub(super) struct WorkerSite {
     shared: Arc<Site>,
     pub(super) access: Rc<Access>,
     public_urls: Vec<Rc<PublicUrl>>,
+    /// Whether the drain time of the worker is almost over. All copies of the site share the value.
+    drain_ends: Rc<Cell<bool>>,
 }
 
 impl WorkerSite {
-    fn new(shared: Arc<Site>) -> Rc<Self> {
+    fn new(shared: Arc<Site>, drain_ends: &Rc<Cell<bool>>) -> Rc<Self> {
         let (parts, process) = (&shared.parts, &shared.process);
         let settings = access::Settings {
             routes: &parts.routes,
@@ -107,6 +109,7 @@ impl WorkerSite {
         Rc::new(Self {
             access: Access::new(&settings, sessions, refresher),
             public_urls: public_urls.cloned().map(Rc::new).collect(),
+            drain_ends: Rc::clone(drain_ends),
             shared,
         })
     }
@@ -153,8 +156,14 @@ impl WorkerSite {
         &self.shared.counters
     }
 
-    /// Whether a path is a spelling of the path of one of the gateway's own endpoints. A request to
-    /// a path of the gateway's own endpoints is never forwarded.
+    /// Whether the drain time of the worker is almost over. Each request that is dropped after this
+    /// time is dropped because the process ends.
+    pub(super) fn has_drain_ended(&self) -> bool {
+        self.drain_ends.get()
+    }
+
+    /// Whether a path belongs to the gateway's own endpoints, in any spelling. A request to a path
+    /// of the gateway's own endpoints is never forwarded.
     pub(super) fn is_own(&self, path: &str) -> bool {
         self.login().redirection().is_own_path(path) || self.own().cover(path)
     }
@@ -181,17 +190,20 @@ impl Reloads {
 pub(super) struct CurrentSite {
     sites: RefCell<watch::Receiver<Arc<Site>>>,
     site: RefCell<Rc<WorkerSite>>,
+    drain_ends: Rc<Cell<bool>>,
 }
 
 impl CurrentSite {
     /// Creates a `CurrentSite`, which always contains the latest site that `sites` has reported.
     /// Panics if no local task can be started.
     pub(super) fn follow(mut sites: watch::Receiver<Arc<Site>>) -> Rc<Self> {
-        let first = WorkerSite::new(Arc::clone(&sites.borrow_and_update()));
+        let drain_ends = Rc::default();
+        let first = WorkerSite::new(Arc::clone(&sites.borrow_and_update()), &drain_ends);
         let mut changes = sites.clone();
         let current = Rc::new(Self {
             sites: RefCell::new(sites),
             site: RefCell::new(first),
+            drain_ends,
         });
         // This task updates the site of an idle worker, so that the old site does not stay in
         // memory.
@@ -224,10 +236,15 @@ impl CurrentSite {
         Rc::clone(&self.site.borrow())
     }
 
+    /// Records that the drain time of the worker is almost over.
+    pub(super) fn drain_ends(&self) {
+        self.drain_ends.set(true);
+    }
+
     fn update(&self) {
         let mut sites = self.sites.borrow_mut();
         if sites.has_changed().unwrap_or(false) {
-            let next = WorkerSite::new(Arc::clone(&sites.borrow_and_update()));
+            let next = WorkerSite::new(Arc::clone(&sites.borrow_and_update()), &self.drain_ends);
             *self.site.borrow_mut() = next;
         }
     }

@@ -223,6 +223,10 @@ pub(crate) trait Handler: 'static {
         head: Parts,
         body: RequestBody,
     ) -> impl Future<Output = Response<Self::Body>>;
+
+    /// The server calls this function when the drain time is almost over. Soon afterwards, the
+    /// server drops all requests that are not finished.
+    fn drain_ends(&self) {}
 }
 
 /// A response body. The body of a 101 response contains the tunnel that follows the response. Any

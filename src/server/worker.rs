@@ -205,7 +205,8 @@ fn run<H: Handler>(
         // worker panics before the worker has reported its start, `start` detects the panic only
         // after all senders are dropped.
         drop(ready);
-        worker.registry.run(acceptors, drain).await
+        let drain_ends = || worker.handler.drain_ends();
+        worker.registry.run(acceptors, drain, drain_ends).await
     });
     // The end of the process must not wait for a blocking call, such as a name look-up.
     runtime.shutdown_background();
@@ -337,12 +338,13 @@ impl Registry {
     }
 
     /// Checks the connections until the drain begins, and then until all connections are closed or
-    /// the drain time is over. Returns the number of requests that were stopped before they were
-    /// finished.
+    /// the drain time is over. Calls `drain_ends` when the drain time is almost over. Returns the
+    /// number of requests that were stopped before they were finished.
     async fn run(
         self: &Rc<Self>,
         acceptors: Vec<JoinHandle<()>>,
         mut drain: watch::Receiver<bool>,
+        drain_ends: impl FnOnce(),
     ) -> usize {
         let sweeping = Rc::clone(self);
         // The sweep task ends when the worker drops all its tasks.
@@ -374,6 +376,7 @@ impl Registry {
             .await
             .is_err()
         {
+            drain_ends();
             for state in self.connections.borrow().values() {
                 state.stop_streams();
             }

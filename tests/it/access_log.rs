@@ -94,6 +94,32 @@ async fn an_event_states_the_bytes_of_both_directions_and_the_end() {
 }
 
 #[tokio::test]
+async fn a_request_without_an_answer_at_the_end_of_a_drain_did_not_lose_its_client() {
+    let logged = Logged::with("drain_secs = 1").await;
+    let gate = std::sync::Arc::new(Notify::new());
+    logged.app.next(Answer::ok("too late").held_by(&gate));
+    let _waiting = logged.send(&get("/public/waiting")).await;
+    logged.app.wait_until(|requests| requests.len() == 1).await;
+    let upload = "POST /public/upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf";
+    let _uploading = logged.send(upload).await;
+    let buffered = 4 + 64;
+    let operations = logged.process.operations();
+    wait_for_figure(operations, "sidegate_buffered_bytes", buffered).await;
+    logged.process.signal("TERM").await;
+    for path in ["/public/waiting", "/public/upload"] {
+        assert_fields(
+            &logged.event(path).await,
+            &[
+                ("http.response.status_code", json!(503)),
+                ("decision", json!("permit")),
+                ("reason", json!("drain")),
+                ("end", json!("drain")),
+            ],
+        );
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_its_app_breaks_off_is_not_complete_in_the_log() {
     let logged = Logged::start().await;
     let head = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf";
