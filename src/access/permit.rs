@@ -60,6 +60,12 @@ impl Permit {
         self.session.as_deref().map(Session::identity)
     }
 
+    /// The client to which the request belongs. `address` is the address of the client.
+    pub(crate) fn owner(&self, address: IpAddr) -> Owner {
+        let session = self.session.as_ref();
+        Owner::new(session.map(|session| session.key().as_bytes()), address)
+    }
+
     /// Returns the data that the gateway needs if the app refuses the token. With this data, the
     /// gateway sends the request again or lets the user sign in again. Returns `None` if the
     /// gateway can neither send the request again nor let the user sign in again.
@@ -112,12 +118,8 @@ impl Permit {
         pools: &Pools,
     ) -> Exchanging<'_> {
         self.write(request.headers_mut());
-        let session = self
-            .session
-            .as_ref()
-            .map(|session| session.key().as_bytes());
         let requester = Requester {
-            owner: Owner::new(session, client.address),
+            owner: self.owner(client.address),
             stream: client.streams || upgrade.is_some() || self.route.is_stream,
         };
         match upgrade {

@@ -2,6 +2,7 @@
 //! decision about its request, so the stream is checked again when its session or the settings
 //! change.
 
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,8 +13,9 @@ use serde::{Deserialize, Deserializer};
 use super::rule::Verdict;
 use super::{Access, Permit, Route};
 use crate::clock::Timestamp;
-use crate::session::{EndRegistry, EndWatch, Session, SessionKey};
+use crate::session::{EndRegistry, EndWatch, Session};
 use crate::target::Target;
+use crate::upstream::Owner;
 
 /// The maximum of the time settings, in seconds: one week. A value of more than one week is
 /// probably a mistake, for example a number of milliseconds instead of seconds.
@@ -217,9 +219,10 @@ impl Permit {
 }
 
 impl StreamPermit {
-    /// The key of the session, if the request belongs to a session.
-    pub(crate) fn session_key(&self) -> Option<SessionKey> {
-        self.session.as_ref().map(|session| *session.key())
+    /// The client to which the stream belongs. `address` is the address of the client.
+    pub(crate) fn owner(&self, address: IpAddr) -> Owner {
+        let session = self.session.as_ref();
+        Owner::new(session.map(|session| session.key().as_bytes()), address)
     }
 
     /// The name of the route.

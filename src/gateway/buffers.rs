@@ -1,27 +1,59 @@
 //! The memory for the buffers of slow clients.
 //!
-//! The gateway buffers the first part of a request body before the request gets a connection to the
-//! app. The gateway also buffers an answer if the client reads the answer slowly. All these buffers
-//! of the process share one budget. When most of the budget is in use, each buffer gets less
-//! memory. When the budget is used up, the gateway forwards bodies without a buffer. The gateway
-//! never refuses a request because the budget is used up.
+//! The gateway buffers the first part of a request body before it takes a connection of the app.
+//! The gateway also buffers an answer if the client reads the answer slowly. All these buffers of
+//! the process share one budget.
+//!
+//! The buffers of one client may grow as long as they together use less memory than is free.
+//! Therefore one client gets at most half of the budget, and the next client finds free memory. If
+//! several clients fill their buffers, each of them gets an equal part, and one such part stays
+//! free for a new client. A client without a share of the budget gets no buffer: the gateway
+//! forwards its bodies while they arrive.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use prometheus_client::metrics::gauge::Gauge;
 
 use crate::telemetry::Metrics;
+use crate::upstream::Owner;
 
 /// The memory that a buffer needs for each piece of a body, in addition to the bytes of the piece.
 const PIECE: usize = 64;
 
-/// A buffer may use at most the free budget divided by `SHARE`, so that one large buffer leaves
-/// memory for new buffers.
-const SHARE: usize = 4;
+/// The number of entries in the table of the clients.
+const ENTRIES: u64 = 4096;
+
+/// A budget that all buffers of the process share.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    used: Gauge,
+    /// The bytes of each client. The hash of the client selects the entry, so that the workers need
+    /// no lock. Two clients with the same entry count as one client. The hash has a secret key, so
+    /// no client can choose its entry.
+    clients: Box<[AtomicUsize]>,
+    hasher: RandomState,
+}
+
+impl Budget {
+    /// Creates a budget of which no byte is used. `metrics` shows the number of used bytes.
+    pub(crate) fn new(metrics: &Metrics) -> Arc<Self> {
+        Arc::new(Self {
+            used: metrics.buffered().clone(),
+            clients: (0..ENTRIES).map(|_entry| AtomicUsize::new(0)).collect(),
+            hasher: RandomState::new(),
+        })
+    }
+}
 
 /// The part of the budget that one buffer uses. Dropping the reservation frees its part of the
 /// budget.
 #[derive(Debug)]
 pub(super) struct Reservation {
-    used: Gauge,
+    budget: Arc<Budget>,
+    /// The index of the client in the table of the budget.
+    client: usize,
     max: usize,
     bytes: usize,
 }
@@ -31,16 +63,18 @@ pub(super) struct Reservation {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Growth {
     Allowed,
-    /// The buffer has reached its limit, or the budget is used up.
+    /// The buffer has reached its limit, or its client has no share of the budget left.
     Full,
 }
 
 impl Reservation {
-    /// Creates a reservation that uses no bytes of the budget yet. `metrics` counts the used bytes
-    /// of the whole process. `max` is the budget of the process in bytes.
-    pub(super) fn new(metrics: &Metrics, max: usize) -> Self {
+    /// Creates a reservation that uses no bytes of the budget yet. `max` is the size of the budget
+    /// in bytes.
+    pub(super) fn new(budget: &Arc<Budget>, client: Owner, max: usize) -> Self {
+        let entry = budget.hasher.hash_one(client) % ENTRIES;
         Self {
-            used: metrics.buffered().clone(),
+            budget: Arc::clone(budget),
+            client: usize::try_from(entry).unwrap_or_default(),
             max,
             bytes: 0,
         }
@@ -49,21 +83,29 @@ impl Reservation {
     /// Returns whether the buffer may store another piece. `limit` is the limit of this buffer in
     /// bytes.
     pub(super) fn growth(&self, limit: usize) -> Growth {
-        let used = usize::try_from(self.used.get()).unwrap_or_default();
+        let used = usize::try_from(self.budget.used.get()).unwrap_or_default();
         let free = self.max.saturating_sub(used);
-        let share = free.saturating_add(self.bytes) / SHARE;
-        if self.bytes < limit.min(share) {
+        let of_client = self.of_client().map(|bytes| bytes.load(Ordering::Relaxed));
+        if self.bytes < limit && of_client.unwrap_or_default() < free {
             Growth::Allowed
         } else {
             Growth::Full
         }
     }
 
+    /// The number of bytes in all buffers of the client.
+    fn of_client(&self) -> Option<&AtomicUsize> {
+        self.budget.clients.get(self.client)
+    }
+
     /// Adds a piece of `length` bytes.
     pub(super) fn add(&mut self, length: usize) {
         let bytes = length.saturating_add(PIECE);
         self.bytes = self.bytes.saturating_add(bytes);
-        self.used.inc_by(signed(bytes));
+        self.budget.used.inc_by(signed(bytes));
+        if let Some(of_client) = self.of_client() {
+            of_client.fetch_add(bytes, Ordering::Relaxed);
+        }
     }
 
     /// Removes a piece of `length` bytes.
@@ -74,7 +116,10 @@ impl Reservation {
     fn free(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
         self.bytes = self.bytes.saturating_sub(bytes);
-        self.used.dec_by(signed(bytes));
+        self.budget.used.dec_by(signed(bytes));
+        if let Some(of_client) = self.of_client() {
+            of_client.fetch_sub(bytes, Ordering::Relaxed);
+        }
     }
 }
 
@@ -92,51 +137,91 @@ fn signed(bytes: usize) -> i64 {
 mod tests {
     use super::*;
 
-    fn grown(metrics: &Metrics, max: usize, limit: usize, piece: usize) -> Reservation {
-        let mut reservation = Reservation::new(metrics, max);
+    fn client(address: u8) -> Owner {
+        Owner::new(None, [192, 0, 2, address].into())
+    }
+
+    fn budget() -> Arc<Budget> {
+        let mut budget = Budget::new(&Metrics::default());
+        // With this table, the clients of a test have different entries.
+        while entries(&budget) < 20 {
+            budget = Budget::new(&Metrics::default());
+        }
+        budget
+    }
+
+    /// The number of different entries of twenty clients.
+    fn entries(budget: &Arc<Budget>) -> usize {
+        let clients = (0..20).map(|address| Reservation::new(budget, client(address), 0).client);
+        clients.collect::<std::collections::BTreeSet<_>>().len()
+    }
+
+    /// A buffer of the client with this address, after it has stored as many pieces as it may.
+    fn grown(budget: &Arc<Budget>, address: u8, max: usize, limit: usize) -> Reservation {
+        let mut reservation = Reservation::new(budget, client(address), max);
         while reservation.growth(limit) == Growth::Allowed {
-            reservation.add(piece);
+            reservation.add(100);
         }
         reservation
     }
 
     #[test]
     fn a_buffer_grows_up_to_its_limit() {
-        let reservation = grown(&Metrics::default(), 1024 * 1024, 10_000, 1000);
-        assert_eq!(reservation.bytes, 10 * (1000 + PIECE));
+        let reservation = grown(&budget(), 1, 1024 * 1024, 10_000);
+        assert_eq!(reservation.bytes, 61 * (100 + PIECE));
     }
 
     #[test]
-    fn buffers_get_less_memory_when_the_budget_is_nearly_used_up() {
-        let (metrics, max) = (Metrics::default(), 64 * 1024);
+    fn one_client_with_many_buffers_leaves_half_of_the_budget() {
+        let (budget, max, limit) = (budget(), 64 * 1024, 8 * 1024);
+        let attacker: Vec<_> = (0..100).map(|_| grown(&budget, 1, max, limit)).collect();
+        let used: usize = attacker.iter().map(|buffer| buffer.bytes).sum();
+        assert!((max / 2..max / 2 + 200).contains(&used), "{used}");
+        // The client already has its share, so another buffer stores nothing.
+        assert_eq!(attacker[99].bytes, 0);
+        let bystander = grown(&budget, 2, max, limit);
+        assert!(bystander.bytes >= limit, "{}", bystander.bytes);
+        // While the bystander uses a part of the budget, the attacker cannot replace a buffer by a
+        // buffer of the same size.
+        let mut attacker = attacker;
+        attacker.remove(0);
+        assert_eq!(grown(&budget, 1, max, limit).bytes, 25 * (100 + PIECE));
+        drop((attacker, bystander));
+        assert_eq!(budget.used.get(), 0);
+        assert_eq!(grown(&budget, 1, max, limit).bytes, 50 * (100 + PIECE));
+    }
+
+    #[test]
+    fn many_clients_use_the_budget_up_and_never_more() {
+        let (budget, max) = (budget(), 64 * 1024);
         let open: Vec<_> = (0..20)
-            .map(|_| grown(&metrics, max, 16 * 1024, 100))
+            .map(|address| grown(&budget, address, max, max))
             .collect();
         let sizes: Vec<_> = open.iter().map(|reservation| reservation.bytes).collect();
         assert!(sizes.is_sorted_by(|one, next| one >= next), "{sizes:?}");
-        assert!(sizes[0] >= 16 * 1024 && sizes[19] < 1024, "{sizes:?}");
+        assert!(sizes[0] >= max / 2 && sizes[19] < 1024, "{sizes:?}");
         let sum = sizes.iter().sum::<usize>();
         // Only the last piece of a buffer may exceed the limit.
         assert!(sum <= max + 100 + PIECE, "{sum}");
-        assert_eq!(metrics.buffered().get(), i64::try_from(sum).unwrap());
+        assert_eq!(budget.used.get(), i64::try_from(sum).unwrap());
         drop(open);
-        assert_eq!(metrics.buffered().get(), 0);
+        assert_eq!(budget.used.get(), 0);
     }
 
     #[test]
     fn a_budget_of_zero_allows_no_buffer() {
-        let reservation = Reservation::new(&Metrics::default(), 0);
+        let reservation = Reservation::new(&budget(), client(1), 0);
         assert_eq!(reservation.growth(1024), Growth::Full);
     }
 
     #[test]
     fn a_removed_piece_frees_its_memory() {
-        let metrics = Metrics::default();
-        let mut reservation = Reservation::new(&metrics, 1024 * 1024);
+        let budget = budget();
+        let mut reservation = Reservation::new(&budget, client(1), 1024 * 1024);
         reservation.add(500);
         reservation.add(700);
         reservation.remove(500);
         assert_eq!(reservation.bytes, 700 + PIECE);
-        assert_eq!(metrics.buffered().get(), 764);
+        assert_eq!(budget.used.get(), 764);
     }
 }

@@ -262,6 +262,7 @@ impl<'p> InFlight<'p> {
             }
             let setup = LongAnswerSetup {
                 body,
+                client: owner.stream().owner(self.client.address),
                 owner,
                 uploaded: self.watch.clone(),
                 format: format_of(response.headers(), self.record.version()),

@@ -42,6 +42,7 @@ use tokio::sync::watch;
 use url::Url;
 
 pub(crate) use self::body::Body;
+pub(crate) use self::buffers::Budget;
 pub use self::error::Error;
 use self::forward::InFlight;
 use self::navigation::{is_navigation, is_prefetch, is_subresource, refuse_prefetch};

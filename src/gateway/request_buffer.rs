@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use http::{Response, header};
 
-use super::buffers::Reservation;
 use super::forward::is_streaming_call;
 use super::request_body::ForwardedBody;
 use super::{Body, Error, Record, RequestContext, Step, Worker, WorkerSite, grpc};
@@ -55,7 +54,8 @@ impl Worker {
     ) -> Response<Body> {
         record.route(permit.route(), DecisionLabel::Permit);
         let site = Rc::clone(record.site());
-        let reservation = Reservation::new(site.metrics(), site.settings().buffer_bytes);
+        let client = permit.owner(context.client.address());
+        let reservation = site.reservation(client);
         let body = match body.buffered(limit, reservation).await {
             Ok(body) => body,
             Err(failure) => {

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 
 use super::Settings;
+use super::buffers::{Budget, Reservation};
 use super::streams::StreamCounts;
 use crate::access::{self, Access, Refresher, RouteTable};
 use crate::clock::Clock;
@@ -18,6 +19,7 @@ use crate::login::{Login, OwnPaths, PublicUrl};
 use crate::provider::Providers;
 use crate::session::Sessions;
 use crate::telemetry::{GaugeGuard, Metrics, RequestCounters};
+use crate::upstream::Owner;
 
 /// The values from which a [`Site`] is built.
 #[derive(Debug)]
@@ -46,6 +48,8 @@ pub struct ProcessState {
     pub(crate) metrics: Arc<Metrics>,
     /// The number of open tunnels of each client.
     pub(crate) stream_counts: StreamCounts,
+    /// The budget of the buffers for slow clients.
+    pub(crate) buffers: Arc<Budget>,
     /// The clock.
     pub(crate) clock: Clock,
 }
@@ -142,6 +146,12 @@ impl WorkerSite {
 
     pub(super) fn stream_counts(&self) -> &StreamCounts {
         &self.shared.process.stream_counts
+    }
+
+    /// Returns a reservation of memory for a buffer of this client.
+    pub(super) fn reservation(&self, client: Owner) -> Reservation {
+        let max = self.settings().buffer_bytes;
+        Reservation::new(&self.shared.process.buffers, client, max)
     }
 
     pub(super) fn metrics(&self) -> &Metrics {

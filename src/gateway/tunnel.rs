@@ -18,11 +18,10 @@ use crate::access::{Permit, StreamKind, StreamPermit};
 use crate::fields::{self, UpgradeRequest};
 use crate::relay::{ByteCounts, Close, Ended, FrameTracker, Relay};
 use crate::server::{ReadFailure, TunnelStop, UpgradedClient};
-use crate::session::SessionKey;
 use crate::session::cookie;
 use crate::target::Target;
 use crate::telemetry::OpenStream;
-use crate::upstream::{self, Owner};
+use crate::upstream;
 
 /// The client has to accept the close frame and to close the connection within this time.
 /// `CLOSE_TIMEOUT` is shorter than the last part of a drain, so a tunnel that ends within
@@ -79,9 +78,7 @@ impl Worker {
             return Err(Error::ForeignOrigin);
         }
         let client = context.client.address();
-        let session = stream.session_key();
-        let owner = Owner::new(session.as_ref().map(SessionKey::as_bytes), client);
-        let client_slot = counts.open(owner, stream.settings().per_client.get());
+        let client_slot = counts.open(stream.owner(client), stream.settings().per_client.get());
         let client_slot = client_slot.ok_or(Error::TooManyStreams)?;
         Ok(Box::new(Handshake {
             stream,

@@ -161,6 +161,7 @@ mod tests {
                 Handle::current(),
             )),
             sessions,
+            buffers: gateway::Budget::new(&metrics),
             metrics,
             stream_counts: gateway::StreamCounts::default(),
             clock,

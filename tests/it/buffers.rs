@@ -175,6 +175,35 @@ async fn a_session_that_ends_while_its_upload_arrives_admits_no_request() {
 }
 
 #[tokio::test]
+async fn d_41_one_client_leaves_memory_for_the_buffers_of_other_clients() {
+    let change = |settings: Settings| settings.app("connections = 100").server("buffer_mib = 1");
+    let scene = Scene::with(change).await;
+    let [attacker, bystander] = [scene.cookie("alice").await, scene.cookie("bob").await]
+        .map(|cookie| format!("Cookie: {cookie}\r\n"));
+    let large = format!("F000\r\n{}\r\n", "x".repeat(0xF000));
+    let before = scene.app.count();
+    let mut attack = Vec::new();
+    for _ in 0..40 {
+        let mut client = upload(&scene, "/upload", &attacker).await;
+        client.send(&large).await;
+        attack.push(client);
+    }
+    // Half of the memory has room for eight of these bodies. The other bodies are forwarded.
+    let forwarded = |count: usize| count - before > 20;
+    scene
+        .app
+        .wait_until(|requests| forwarded(requests.len()))
+        .await;
+    let mut client = upload(&scene, "/upload", &bystander).await;
+    client.send(&large).await;
+    assert_eq!(finish(client).await, 200);
+    // The app gets the length only if the whole body was in the buffer.
+    let last = scene.app.last();
+    assert_eq!(last.body.len(), 0xF000 + 6);
+    assert_eq!(last.head.value("content-length").as_deref(), Some("61446"));
+}
+
+#[tokio::test]
 async fn without_memory_for_buffers_a_body_is_forwarded_while_it_arrives() {
     let scene = Scene::with(|settings| settings.server("buffer_mib = 0")).await;
     let client = upload(&scene, "/public/x", "").await;

@@ -19,12 +19,11 @@ use super::slow::{SlowEntry, Waiter};
 use super::{Cut, CutCause, ObservedStream, StreamBytes, StreamGuard, Streams};
 use crate::access::{StreamKind, StreamPermit};
 use crate::gateway::body::{BodyError, UpstreamBody};
-use crate::gateway::buffers::Reservation;
 use crate::gateway::request_log::{COMPLETE, RequestLog, interruption};
 use crate::origin;
 use crate::server::{AnswerControl, BodyWatch, SlowReader};
 use crate::target::Target;
-use crate::upstream::{Eviction, EvictionWatch};
+use crate::upstream::{Eviction, EvictionWatch, Owner};
 
 /// If the gateway ends a gRPC answer early, the client must accept the trailers within this time.
 const TRAILERS_TIMEOUT: Duration = Duration::from_millis(500);
@@ -38,6 +37,16 @@ pub(in crate::gateway) enum AnswerOwner {
     Unguarded(StreamPermit, Target),
 }
 
+impl AnswerOwner {
+    /// The permission that the route and the session give.
+    pub(in crate::gateway) fn stream(&self) -> &StreamPermit {
+        match self {
+            Self::Guarded(guard) => guard.stream(),
+            Self::Unguarded(stream, _target) => stream,
+        }
+    }
+}
+
 /// The values from which a [`LongAnswer`] is built.
 pub(in crate::gateway) struct LongAnswerSetup {
     pub(in crate::gateway) body: UpstreamBody,
@@ -47,6 +56,8 @@ pub(in crate::gateway) struct LongAnswerSetup {
     pub(in crate::gateway) format: AnswerFormat,
     /// The size of the buffer that is used if the client is slow, in bytes. Zero means no buffer.
     pub(in crate::gateway) buffer: usize,
+    /// The client of the answer. The budget of the buffers counts the bytes of each client.
+    pub(in crate::gateway) client: Owner,
     /// The time at which the head of the answer arrived.
     pub(in crate::gateway) started: Instant,
 }
@@ -71,6 +82,7 @@ pub(in crate::gateway) struct LongAnswer {
     source: RefCell<AnswerSource>,
     /// The size of the buffer that is used if the client is slow, in bytes. Zero means no buffer.
     buffer: usize,
+    client: Owner,
     /// `None` if a task already watches the answer, or if the answer is no longer sent.
     owner: RefCell<Option<AnswerOwner>>,
     /// The entry of the answer in the list that finds slow answers.
@@ -112,6 +124,7 @@ impl LongAnswer {
             streams: Rc::clone(streams),
             source: RefCell::new(AnswerSource::Direct(setup.body)),
             buffer: setup.buffer,
+            client: setup.client,
             owner: RefCell::new(Some(setup.owner)),
             entry: OnceCell::new(),
             control: OnceCell::new(),
@@ -342,9 +355,7 @@ impl SlowReader for LongAnswer {
         let mut source = self.source.borrow_mut();
         match std::mem::replace(&mut *source, AnswerSource::Released) {
             AnswerSource::Direct(rest) => {
-                let site = self.streams.site.get();
-                let max = site.settings().buffer_bytes;
-                let reservation = Reservation::new(site.metrics(), max);
+                let reservation = self.streams.site.get().reservation(self.client);
                 let ahead = ReadAhead::new(rest, reservation, self.buffer);
                 *source = AnswerSource::Buffered(ahead);
                 drop(source);
