@@ -69,11 +69,11 @@
 //!
 //! 7. [`access::Permit::exchange`] removes the gateway's cookies, writes the assertion fields and
 //!    the bearer token ([`upstream::assertions`]), and sends the request on a pooled connection.
-//!    Bodies stream in both directions, with buffers of limited size for slow clients. If the app
-//!    switches to another protocol, such as WebSocket, a [`relay::Relay`] forwards bytes in both
-//!    directions as long as [`access::StreamPermit`] allows the stream. If the app refuses the
-//!    token, the gateway may send the request one more time with a new token
-//!    ([`access::TokenRefusal::recover`]).
+//!    Bodies stream in both directions, with buffers of limited size for slow clients. A route can
+//!    store large buffers in files. If the app switches to another protocol, such as WebSocket,
+//!    a [`relay::Relay`] forwards bytes in both directions as long as [`access::StreamPermit`]
+//!    allows the stream. If the app refuses the token, the gateway may send the request one more
+//!    time with a new token ([`access::TokenRefusal::recover`]).
 //!
 //! 8. [`fields::outbound`] removes unsafe fields from the response. When the answer to a request
 //!    has ended, one function writes the access-log event of the request.

@@ -2,10 +2,13 @@
 
 use serde::{Deserialize, Deserializer};
 
-/// The largest buffer, in KiB: 64 MiB.
+/// The largest buffer in memory, in KiB: 64 MiB.
 const LARGEST: usize = 64 * 1024;
 
-/// The sizes of the buffers of each request of a route, in bytes. Zero means no buffer.
+/// The largest file, in MiB: 1 TiB.
+const LARGEST_FILE: usize = 1024 * 1024;
+
+/// The buffers of each request of a route. The sizes are in bytes. Zero means no buffer, or no file.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct BufferSettings {
@@ -16,6 +19,21 @@ pub(crate) struct BufferSettings {
     /// The part of an answer that the gateway reads while the client does not accept bytes.
     #[serde(rename = "answer_kib", deserialize_with = "kib")]
     pub(crate) answer: usize,
+    /// Whether the app gets a request only when the whole body has arrived.
+    pub(crate) whole_request: bool,
+    /// The part of a request body that may be in a file.
+    #[serde(rename = "request_spill_mib", deserialize_with = "mib")]
+    pub(crate) request_spill: usize,
+    /// The part of an answer that may be in a file.
+    #[serde(rename = "answer_spill_mib", deserialize_with = "mib")]
+    pub(crate) answer_spill: usize,
+}
+
+impl BufferSettings {
+    /// The largest request body that the buffers can store, in bytes.
+    pub(crate) fn largest_request(&self) -> u64 {
+        u64::try_from(self.request.max(self.request_spill)).unwrap_or(u64::MAX)
+    }
 }
 
 impl Default for BufferSettings {
@@ -23,16 +41,28 @@ impl Default for BufferSettings {
         Self {
             request: 64 * 1024,
             answer: 256 * 1024,
+            whole_request: false,
+            request_spill: 0,
+            answer_spill: 0,
         }
     }
 }
 
 /// Reads a number of KiB, and returns the number of bytes.
 fn kib<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
-    let kib = usize::deserialize(deserializer)?;
-    if kib > LARGEST {
-        let limit = format!("must be at most {LARGEST}");
-        return Err(serde::de::Error::custom(limit));
+    Ok(at_most(LARGEST, deserializer)?.saturating_mul(1024))
+}
+
+/// Reads a number of MiB, and returns the number of bytes.
+fn mib<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    Ok(at_most(LARGEST_FILE, deserializer)?.saturating_mul(1024 * 1024))
+}
+
+fn at_most<'de, D: Deserializer<'de>>(limit: usize, deserializer: D) -> Result<usize, D::Error> {
+    let number = usize::deserialize(deserializer)?;
+    if number > limit {
+        let reason = format!("must be at most {limit}");
+        return Err(serde::de::Error::custom(reason));
     }
-    Ok(kib.saturating_mul(1024))
+    Ok(number)
 }

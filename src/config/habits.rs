@@ -59,6 +59,18 @@ const ADVICE: &[(&[&str], &str)] = &[
         "Sidegate forwards the path unchanged; let the app serve the path",
     ),
     (
+        &["proxy_request_buffering", "request_buffering"],
+        "write buffers.whole_request in the route",
+    ),
+    (
+        &["client_body_temp_path", "proxy_temp_path"],
+        "write server.spill_dir",
+    ),
+    (
+        &["proxy_max_temp_file_size"],
+        "write buffers.answer_spill_mib in the route",
+    ),
+    (
         &["websocket", "websockets", "proxy_websockets"],
         "routes forward WebSockets by default; `streams` limits them",
     ),

@@ -27,6 +27,8 @@ pub(super) struct ServerSection {
     fields: Bounded<10, 1000>,
     body_mib: u64,
     buffer_mib: Bounded<0, 65_536>,
+    pub(super) spill_dir: Option<PathBuf>,
+    pub(super) spill_mib: Option<Bounded<1, 1_048_576>>,
     body_rate: u64,
     body_window_secs: Seconds,
     answer_rate: u64,
@@ -194,17 +196,10 @@ impl ServerSection {
         self.buffer_mib.count().saturating_mul(1024 * 1024)
     }
 
-    /// Refuses a window that has no effect, because its minimum rate is off.
-    pub(super) fn check_windows(&self, reader: &mut Reader<'_>) {
-        for (name, rate) in [("body", self.body_rate), ("answer", self.answer_rate)] {
-            let key = format!("server.{name}_window_secs");
-            if rate == 0 && reader.changes_number(&key) {
-                let rate = format!("{name}_rate");
-                let problem =
-                    format!("has no effect, because {rate} is 0; set {rate}, or leave it out");
-                reader.note(&key, problem);
-            }
-        }
+    /// The budget of all files with buffered bodies, in bytes.
+    pub(super) fn spill_bytes(&self) -> usize {
+        let mib = self.spill_mib.map_or(1024, Bounded::count);
+        mib.saturating_mul(1024 * 1024)
     }
 
     /// The deadlines and limits of connections.

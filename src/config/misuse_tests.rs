@@ -151,14 +151,96 @@ fn buffers_that_mean_nothing_are_problems() {
             "routes.0.buffers.request_kib",
         ),
         ("buffers.answer_kib = -1", "routes.0.buffers.answer_kib"),
+        (
+            "stream = true\nbuffers.whole_request = true",
+            "routes.0.buffers.whole_request",
+        ),
+        (
+            "buffers = { whole_request = true, request_kib = 0 }",
+            "routes.0.buffers.request_kib",
+        ),
+        (
+            "buffers = { whole_request = true, request_kib = 16385 }",
+            "routes.0.buffers.request_kib",
+        ),
+        (
+            "buffers.request_spill_mib = 16",
+            "routes.0.buffers.request_spill_mib",
+        ),
+        (
+            "buffers.answer_spill_mib = 16",
+            "routes.0.buffers.answer_spill_mib",
+        ),
+        (
+            "buffers.request_spill_mib = 1048577",
+            "routes.0.buffers.request_spill_mib",
+        ),
         ("buffers.kib = 5", "routes.0.buffers"),
     ] {
         let problems = with(route).problems();
         assert_eq!(problems.len(), 1, "{problems:#?}");
         assert!(problems[0].starts_with(key), "{route}: {problems:#?}");
     }
-    for route in ["stream = true", "stream = true\nbuffers.answer_kib = 0"] {
+    for route in [
+        "stream = true",
+        "stream = true\nbuffers.answer_kib = 0",
+        "buffers.whole_request = true",
+        "buffers = { whole_request = true, request_kib = 16384 }",
+    ] {
         assert!(with(route).load().is_ok(), "{route}");
+    }
+}
+
+#[test]
+fn files_that_no_body_can_use_are_problems() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |server: &str, route: &str| {
+        let server = format!("{server}\nspill_dir = {:?}", folder.path());
+        TestSettings::new(&format!(
+            "{SMALL}\n[server]\n{server}\n[[routes]]\n{route}\n"
+        ))
+    };
+    for (server, route, key) in [
+        ("", "", "server.spill_dir"),
+        (
+            "spill_mib = 10",
+            "buffers.request_spill_mib = 6",
+            "routes.0.buffers.request_spill_mib",
+        ),
+        (
+            "",
+            "buffers.answer_spill_mib = 513",
+            "routes.0.buffers.answer_spill_mib",
+        ),
+        (
+            "",
+            "buffers = { request_kib = 2048, request_spill_mib = 2 }",
+            "routes.0.buffers.request_spill_mib",
+        ),
+        (
+            "",
+            "buffers = { request_kib = 0, request_spill_mib = 2 }",
+            "routes.0.buffers.request_kib",
+        ),
+        (
+            "",
+            "buffers = { answer_kib = 0, answer_spill_mib = 2 }",
+            "routes.0.buffers.answer_kib",
+        ),
+        (
+            "",
+            "stream = true\nbuffers.request_spill_mib = 2",
+            "routes.0.buffers.request_spill_mib",
+        ),
+    ] {
+        let problems = with(server, route).problems();
+        assert_eq!(keys_of(&problems), [key], "{server} {route}: {problems:#?}");
+    }
+    for route in [
+        "buffers = { whole_request = true, request_spill_mib = 512 }",
+        "stream = true\nbuffers.answer_spill_mib = 2",
+    ] {
+        assert!(with("", route).load().is_ok(), "{route}");
     }
 }
 
@@ -216,6 +298,11 @@ fn settings_of_upgrades_mean_nothing_for_an_app_that_speaks_http_2() {
             "",
             "[[routes]]\nstreams = { per_client = 5 }",
             "routes.0.streams.per_client",
+        ),
+        (
+            "",
+            "[[routes]]\nbuffers.whole_request = true",
+            "routes.0.buffers.whole_request",
         ),
     ] {
         let problems = with(more, routes).problems();

@@ -7,6 +7,7 @@
 //! module of a lower layer defines and validates its own settings, without any code of the module
 //! `config`.
 
+mod buffering;
 mod changes;
 mod habits;
 mod keys;
@@ -32,6 +33,7 @@ use figment::providers::{Format as _, Toml};
 use figment::value::{Dict, Value};
 use serde::Deserialize;
 
+use self::buffering::{check_buffers, spill};
 pub(crate) use self::changes::registrations;
 use self::keys::keys;
 pub(crate) use self::keys::{Digest, KeyFile, content_digest};
@@ -48,6 +50,7 @@ pub(crate) use self::watch::{FileChange, FileVersion, Watch};
 use crate::access::RouteTable;
 use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
+use crate::gateway::SpillSettings;
 use crate::login::{self, OwnPaths, PublicUrls, RedirectionEndpoints};
 use crate::provider::Providers;
 use crate::seal::KeyRing;
@@ -199,7 +202,7 @@ impl Problems {
 fn gateway_settings(
     public_urls: PublicUrls,
     assertions: AssertionNames,
-    server: &ServerSection,
+    (server, spill): (&ServerSection, Option<SpillSettings>),
     log: &telemetry::Settings,
 ) -> gateway::Settings {
     gateway::Settings {
@@ -208,6 +211,7 @@ fn gateway_settings(
         assertions,
         body_bytes: server.body_bytes(),
         buffer_bytes: server.buffer_bytes(),
+        spill,
         log_user: log.user(),
     }
 }
@@ -239,7 +243,9 @@ fn build(
     let routes = routes(settings, reader, &upstreams, &providers.names);
     if let Some(routes) = &routes {
         check_routes(routes, &providers, reader);
+        check_buffers(routes, server.as_ref(), reader);
     }
+    let spill = server.as_ref().and_then(|server| spill(server, reader));
     let tls = tls(server.as_ref(), operations.as_ref(), reader, clock);
     let login = login.map(|login| login_settings(&login, &providers.names, reader));
     if let (Some(urls), Some(login), Some(routes)) = (&public_urls, &login, &routes)
@@ -255,7 +261,7 @@ fn build(
     let mut warnings = layers::misspelled_variables(settings);
     warnings.extend(unnamed_providers(&routes, &assertions));
     let site = SiteConfig {
-        gateway: gateway_settings(public_urls?, assertions, &server, &log),
+        gateway: gateway_settings(public_urls?, assertions, (&server, spill), &log),
         login: (login, keys.logins),
         routes,
         providers: Arc::new(providers.opened),

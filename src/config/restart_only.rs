@@ -21,12 +21,14 @@ const RESTART_KEYS: [&str; 5] = [
 
 /// The keys that a reload can change, although the other keys of their tables need a restart
 /// ([`RESTART_KEYS`]).
-const RELOAD_KEYS: [&str; 7] = [
+const RELOAD_KEYS: [&str; 9] = [
     "log.user",
     "log.user_hashed",
     "server.trusted_proxies",
     "server.body_mib",
     "server.buffer_mib",
+    "server.spill_dir",
+    "server.spill_mib",
     "server.certificate_file",
     "server.key_file",
 ];
@@ -116,6 +118,7 @@ mod tests {
             "public_url = 'https://a.example'",
             "server.trusted_proxies = ['10.0.0.0/8']",
             "server.body_mib = 1",
+            "server.spill_dir = '/var/tmp'",
             "log.user = 'off'",
             "log.user_hashed = false",
             "assertions.groups_format = 'json'",

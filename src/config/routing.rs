@@ -9,9 +9,7 @@ use figment::value::Value;
 use super::entries;
 use super::providers::ParsedProviders;
 use super::section::Reader;
-use crate::access::{
-    BufferSettings, KnownClaims, Route, RouteError, RouteSettings, RouteTable, StreamSettings,
-};
+use crate::access::{KnownClaims, Route, RouteError, RouteSettings, RouteTable, StreamSettings};
 use crate::login::{self, PublicUrl, PublicUrls};
 use crate::telemetry::chain;
 use crate::upstream::{self, AssertionNames, Upstream};
@@ -157,7 +155,6 @@ pub(super) fn check_routes(
 ) {
     check_open_registration(routes, &providers.open, reader);
     check_streams(routes, reader);
-    check_buffers(routes, reader);
     check_rules(routes, &providers.known, reader);
 }
 
@@ -243,22 +240,9 @@ fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
     }
 }
 
-/// Refuses `buffers.request_kib` for a route with `stream = true`, because the gateway buffers no
-/// request of this route.
-fn check_buffers(routes: &RouteTable, reader: &mut Reader<'_>) {
-    for route in routes.iter() {
-        if route.is_stream() && route.buffers().request != BufferSettings::default().request {
-            reader.note(
-                &format!("routes.{}.buffers.request_kib", route.index()),
-                "no request is buffered here, because stream = true; leave `request_kib` out",
-            );
-        }
-    }
-}
-
-/// Refuses a route that can never match. A route cannot match if its host is not a host of the
-/// gateway, or if its prefix is below the gateway's own paths. A route for all hosts cannot match
-/// if other routes with the same prefix name every host.
+/// Refuses three kinds of routes that can never match: a route for a host that the gateway does not
+/// serve, a route below the gateway's own paths, and a route for all hosts if other routes with the
+/// same prefix name every host.
 pub(super) fn check_reach(
     urls: &PublicUrls,
     login: &login::Settings,

@@ -1,6 +1,7 @@
 //! The body of a response.
 
 use std::fmt;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -46,6 +47,9 @@ pub(crate) enum BodyError {
     /// The gateway has ended the answer early. The log states the reason.
     #[error("the answer was cut")]
     Cut,
+    /// The file with the buffered answer cannot be read. Responsible: the gateway.
+    #[error("the file with the answer cannot be read")]
+    File(#[source] io::Error),
     /// The app's answer has broken off. Responsible: the upstream.
     #[error("the app's answer broke off")]
     Upstream(#[source] origin::Error),
@@ -272,7 +276,7 @@ impl http_body::Body for Body {
                 Poll::Pending => {}
                 Poll::Ready(None) => log.ended(Some(COMPLETE)),
                 Poll::Ready(Some(Err(BodyError::Upstream(error)))) => log.ended(broken_end(error)),
-                Poll::Ready(Some(Err(BodyError::Cut))) => log.ended(None),
+                Poll::Ready(Some(Err(BodyError::Cut | BodyError::File(_)))) => log.ended(None),
                 Poll::Ready(Some(Ok(frame))) => log.sent(frame.data_ref().map_or(0, Bytes::len)),
             }
         }

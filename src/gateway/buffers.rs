@@ -1,14 +1,14 @@
-//! The memory for the buffers of slow clients.
+//! The memory and the files for the buffers of slow clients.
 //!
 //! The gateway buffers the first part of a request body before it takes a connection of the app.
-//! The gateway also buffers an answer if the client reads the answer slowly. All these buffers of
-//! the process share one budget.
+//! The gateway also buffers an answer if the client reads the answer slowly. The buffers of the
+//! process share one budget for memory and one budget for files.
 //!
-//! The buffers of one client may grow as long as they together use less memory than is free.
-//! Therefore one client gets at most half of the budget, and the next client finds free memory. If
-//! several clients fill their buffers, each of them gets an equal part, and one such part stays
-//! free for a new client. A client without a share of the budget gets no buffer: the gateway
-//! forwards its bodies while they arrive.
+//! The buffers of one client may grow as long as they together use fewer bytes of a budget than are
+//! free. Therefore one client gets at most half of the budget, and the next client finds free
+//! bytes. If several clients fill their buffers, each of them gets an equal part, and one such part
+//! stays free for a new client. If a client has used its share of the budgets, the gateway forwards
+//! the bodies of this client while they arrive.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
@@ -19,15 +19,40 @@ use prometheus_client::metrics::gauge::Gauge;
 use crate::telemetry::Metrics;
 use crate::upstream::Owner;
 
-/// The memory that a buffer needs for each piece of a body, in addition to the bytes of the piece.
-const PIECE: usize = 64;
-
 /// The number of entries in the table of the clients.
 const ENTRIES: u64 = 4096;
 
+/// The budgets of the buffers. All clones share the same budgets. A reload does not change the
+/// numbers of used bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Budgets {
+    memory: Arc<Budget>,
+    files: Arc<Budget>,
+}
+
+impl Budgets {
+    /// Creates budgets of which no byte is used. `metrics` shows the numbers of used bytes.
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        Self {
+            memory: Budget::new(metrics.buffered()),
+            files: Budget::new(metrics.spilled()),
+        }
+    }
+
+    /// Returns a reservation of memory. `max` is the size of the budget in bytes.
+    pub(super) fn memory(&self, client: Owner, max: usize) -> Reservation {
+        Reservation::new(&self.memory, client, max)
+    }
+
+    /// Returns a reservation of space in files. `max` is the size of the budget in bytes.
+    pub(super) fn files(&self, client: Owner, max: usize) -> Reservation {
+        Reservation::new(&self.files, client, max)
+    }
+}
+
 /// A budget that all buffers of the process share.
 #[derive(Debug)]
-pub(crate) struct Budget {
+struct Budget {
     used: Gauge,
     /// The bytes of each client. The hash of the client selects the entry, so that the workers need
     /// no lock. Two clients with the same entry count as one client. The hash has a secret key, so
@@ -37,18 +62,17 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// Creates a budget of which no byte is used. `metrics` shows the number of used bytes.
-    pub(crate) fn new(metrics: &Metrics) -> Arc<Self> {
+    /// Creates a budget of which no byte is used. `used` shows the number of used bytes.
+    fn new(used: &Gauge) -> Arc<Self> {
         Arc::new(Self {
-            used: metrics.buffered().clone(),
+            used: used.clone(),
             clients: (0..ENTRIES).map(|_entry| AtomicUsize::new(0)).collect(),
             hasher: RandomState::new(),
         })
     }
 }
 
-/// The part of the budget that one buffer uses. Dropping the reservation frees its part of the
-/// budget.
+/// The part of the budget that one buffer uses. Dropping this value frees the bytes in the budget.
 #[derive(Debug)]
 pub(super) struct Reservation {
     budget: Arc<Budget>,
@@ -58,19 +82,20 @@ pub(super) struct Reservation {
     bytes: usize,
 }
 
-/// Whether a buffer may store another piece.
+/// Whether a buffer may store more bytes.
 #[must_use]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Growth {
     Allowed,
-    /// The buffer has reached its limit, or its client has no share of the budget left.
-    Full,
+    /// The buffer has reached its limit.
+    AtLimit,
+    /// The client has no share of the budget left.
+    NoShare,
 }
 
 impl Reservation {
-    /// Creates a reservation that uses no bytes of the budget yet. `max` is the size of the budget
-    /// in bytes.
-    pub(super) fn new(budget: &Arc<Budget>, client: Owner, max: usize) -> Self {
+    /// Creates a reservation that uses no bytes of the budget yet.
+    fn new(budget: &Arc<Budget>, client: Owner, max: usize) -> Self {
         let entry = budget.hasher.hash_one(client) % ENTRIES;
         Self {
             budget: Arc::clone(budget),
@@ -80,16 +105,18 @@ impl Reservation {
         }
     }
 
-    /// Returns whether the buffer may store another piece. `limit` is the limit of this buffer in
-    /// bytes.
-    pub(super) fn growth(&self, limit: usize) -> Growth {
+    /// Returns whether the buffer may store `length` more bytes. `limit` is the limit of this buffer
+    /// in bytes.
+    pub(super) fn growth(&self, limit: usize, length: usize) -> Growth {
         let used = usize::try_from(self.budget.used.get()).unwrap_or_default();
         let free = self.max.saturating_sub(used);
         let of_client = self.of_client().map(|bytes| bytes.load(Ordering::Relaxed));
-        if self.bytes < limit && of_client.unwrap_or_default() < free {
-            Growth::Allowed
+        if self.bytes.saturating_add(length) > limit {
+            Growth::AtLimit
+        } else if of_client.unwrap_or_default().saturating_add(length) > free {
+            Growth::NoShare
         } else {
-            Growth::Full
+            Growth::Allowed
         }
     }
 
@@ -98,9 +125,8 @@ impl Reservation {
         self.budget.clients.get(self.client)
     }
 
-    /// Adds a piece of `length` bytes.
-    pub(super) fn add(&mut self, length: usize) {
-        let bytes = length.saturating_add(PIECE);
+    /// Uses more bytes of the budget.
+    pub(super) fn add(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_add(bytes);
         self.budget.used.inc_by(signed(bytes));
         if let Some(of_client) = self.of_client() {
@@ -108,12 +134,8 @@ impl Reservation {
         }
     }
 
-    /// Removes a piece of `length` bytes.
-    pub(super) fn remove(&mut self, length: usize) {
-        self.free(length.saturating_add(PIECE));
-    }
-
-    fn free(&mut self, bytes: usize) {
+    /// Frees bytes in the budget.
+    pub(super) fn remove(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
         self.bytes = self.bytes.saturating_sub(bytes);
         self.budget.used.dec_by(signed(bytes));
@@ -121,11 +143,16 @@ impl Reservation {
             of_client.fetch_sub(bytes, Ordering::Relaxed);
         }
     }
+
+    /// Frees all bytes of this reservation in the budget.
+    pub(super) fn clear(&mut self) {
+        self.remove(self.bytes);
+    }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.free(self.bytes);
+        self.clear();
     }
 }
 
@@ -137,15 +164,17 @@ fn signed(bytes: usize) -> i64 {
 mod tests {
     use super::*;
 
+    const PIECE: usize = 164;
+
     fn client(address: u8) -> Owner {
         Owner::new(None, [192, 0, 2, address].into())
     }
 
     fn budget() -> Arc<Budget> {
-        let mut budget = Budget::new(&Metrics::default());
+        let mut budget = Budget::new(Metrics::default().buffered());
         // With this table, the clients of a test have different entries.
         while entries(&budget) < 20 {
-            budget = Budget::new(&Metrics::default());
+            budget = Budget::new(Metrics::default().buffered());
         }
         budget
     }
@@ -159,8 +188,8 @@ mod tests {
     /// A buffer of the client with this address, after it has stored as many pieces as it may.
     fn grown(budget: &Arc<Budget>, address: u8, max: usize, limit: usize) -> Reservation {
         let mut reservation = Reservation::new(budget, client(address), max);
-        while reservation.growth(limit) == Growth::Allowed {
-            reservation.add(100);
+        while reservation.growth(limit, 1) == Growth::Allowed {
+            reservation.add(PIECE);
         }
         reservation
     }
@@ -168,7 +197,7 @@ mod tests {
     #[test]
     fn a_buffer_grows_up_to_its_limit() {
         let reservation = grown(&budget(), 1, 1024 * 1024, 10_000);
-        assert_eq!(reservation.bytes, 61 * (100 + PIECE));
+        assert_eq!(reservation.bytes, 61 * PIECE);
     }
 
     #[test]
@@ -185,10 +214,10 @@ mod tests {
         // buffer of the same size.
         let mut attacker = attacker;
         attacker.remove(0);
-        assert_eq!(grown(&budget, 1, max, limit).bytes, 25 * (100 + PIECE));
+        assert_eq!(grown(&budget, 1, max, limit).bytes, 25 * PIECE);
         drop((attacker, bystander));
         assert_eq!(budget.used.get(), 0);
-        assert_eq!(grown(&budget, 1, max, limit).bytes, 50 * (100 + PIECE));
+        assert_eq!(grown(&budget, 1, max, limit).bytes, 50 * PIECE);
     }
 
     #[test]
@@ -202,7 +231,7 @@ mod tests {
         assert!(sizes[0] >= max / 2 && sizes[19] < 1024, "{sizes:?}");
         let sum = sizes.iter().sum::<usize>();
         // Only the last piece of a buffer may exceed the limit.
-        assert!(sum <= max + 100 + PIECE, "{sum}");
+        assert!(sum <= max + PIECE, "{sum}");
         assert_eq!(budget.used.get(), i64::try_from(sum).unwrap());
         drop(open);
         assert_eq!(budget.used.get(), 0);
@@ -211,17 +240,19 @@ mod tests {
     #[test]
     fn a_budget_of_zero_allows_no_buffer() {
         let reservation = Reservation::new(&budget(), client(1), 0);
-        assert_eq!(reservation.growth(1024), Growth::Full);
+        assert_eq!(reservation.growth(1024, 1), Growth::NoShare);
     }
 
     #[test]
-    fn a_removed_piece_frees_its_memory() {
+    fn freed_bytes_are_free_in_the_budget() {
         let budget = budget();
-        let mut reservation = Reservation::new(&budget, client(1), 1024 * 1024);
-        reservation.add(500);
-        reservation.add(700);
-        reservation.remove(500);
-        assert_eq!(reservation.bytes, 700 + PIECE);
-        assert_eq!(budget.used.get(), 764);
+        let mut reservation = Reservation::new(&budget, client(1), 1000);
+        reservation.add(300);
+        reservation.add(200);
+        assert_eq!(reservation.growth(1000, 1), Growth::NoShare);
+        reservation.remove(300);
+        assert_eq!(budget.used.get(), 200);
+        assert_eq!(reservation.growth(1000, 600), Growth::Allowed);
+        assert_eq!(reservation.growth(700, 600), Growth::AtLimit);
     }
 }

@@ -1,5 +1,6 @@
 //! Errors of requests, each with its responsible party and its status code.
 
+use std::io;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
@@ -13,14 +14,22 @@ use crate::target;
 use crate::telemetry::chain;
 use crate::upstream;
 
-/// The pause before a retry if the app is busy.
+/// The reason code if the file with a buffered body cannot be read.
+pub(super) const FILE_LOST: &str = "buffer_file_lost";
+
+/// The pause before a retry if the app is busy, or if no buffer is free.
 const BUSY_RETRY: Duration = Duration::from_secs(5);
 
 /// The reason why the gateway answers a request with an error page.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The gateway ended the request while the request waited for its app. The cause is the end of
-    /// the session, the access rule, or a failure of the session store. Responsible: the client.
+    /// The route needs the whole body of a request, but the buffers of the gateway have no room for
+    /// the body. Responsible: the operator, who set the sizes of the buffers, or the disk. The log
+    /// contains the error of the disk.
+    #[error("there is no buffer for the request body")]
+    BuffersFull,
+    /// While a request waited for its app, the gateway ended the request, because of the session,
+    /// the access rule or the session store. Responsible: the client.
     #[error("the request was cut while it waited for its app")]
     Cut(Cut),
     /// A page of another site tries to open a WebSocket with the user's session. Responsible: the
@@ -28,6 +37,9 @@ pub enum Error {
     /// a WebSocket.
     #[error("a page of another site may not open a WebSocket here")]
     ForeignOrigin,
+    /// The file with the buffered body of the request cannot be read. Responsible: the gateway.
+    #[error("the file with the request body cannot be read")]
+    FileLost(#[source] io::Error),
     /// The request's framing is ambiguous. Responsible: the client.
     #[error("the request's framing is invalid")]
     Framing(#[from] fields::FramingError),
@@ -110,7 +122,7 @@ impl Error {
             | Self::Upstream(upstream::Error::Evicted(_) | upstream::Error::RequestBody(_)) => {
                 Responsible::Client
             }
-            Self::Loop(_) => Responsible::Gateway,
+            Self::BuffersFull | Self::FileLost(_) | Self::Loop(_) => Responsible::Gateway,
             Self::Upstream(_) => Responsible::Upstream,
         }
     }
@@ -123,6 +135,8 @@ impl Error {
                 CutCause::Rule => StatusCode::FORBIDDEN,
                 CutCause::Session => StatusCode::UNAUTHORIZED,
             },
+            Self::BuffersFull => StatusCode::SERVICE_UNAVAILABLE,
+            Self::FileLost(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Framing(error) => error.status(),
             Self::ForeignOrigin | Self::InsecureTransport | Self::UpgradeForbidden => {
                 StatusCode::FORBIDDEN
@@ -160,7 +174,9 @@ impl Error {
     /// A stable code for logs and metrics.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
+            Self::BuffersFull => "buffers_full",
             Self::Cut(cut) => cut.reason,
+            Self::FileLost(_) => FILE_LOST,
             Self::ForeignOrigin => "foreign_origin",
             Self::Framing(error) => error.reason(),
             Self::InsecureTransport => "insecure_transport",
@@ -204,7 +220,9 @@ impl Error {
         }
         let (title, text) = self.wording();
         let mut page = Page::new(self.status(), title, text).with_reason(self.reason());
-        if let Self::Upstream(upstream::Error::Busy | upstream::Error::TooManyTunnels) = self {
+        if let Self::BuffersFull
+        | Self::Upstream(upstream::Error::Busy | upstream::Error::TooManyTunnels) = self
+        {
             page.retry_after = Some(BUSY_RETRY);
         }
         let mut response = page.respond_to(method, headers);
@@ -225,7 +243,9 @@ impl Error {
 
     fn wording(&self) -> (&'static str, &'static str) {
         match self {
+            Self::BuffersFull => NO_BUFFER,
             Self::Cut(cut) => cut_wording(cut.cause),
+            Self::FileLost(_) => LOST_FILE,
             Self::Framing(_) | Self::Target(_) => (
                 "This request cannot be served",
                 "It is malformed or ambiguous, so the app did not get it. If you followed a link, \
@@ -299,6 +319,19 @@ fn cut_wording(cause: CutCause) -> (&'static str, &'static str) {
         ),
     }
 }
+
+/// The title and the text of the page if no buffer is free for a request body.
+const NO_BUFFER: (&str, &str) = (
+    "Your data cannot be accepted now",
+    "This site receives too much data at the moment. The app did not get your data. Try again in a \
+     moment.",
+);
+
+/// The title and the text of the page if a buffered request body was lost.
+const LOST_FILE: (&str, &str) = (
+    "Your data was lost",
+    "This site could not pass all your data on to the app. Try again.",
+);
 
 /// The title and the text of the page for a request body that ended too early.
 const LOST_DATA: (&str, &str) = (

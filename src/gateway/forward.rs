@@ -10,7 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
 use http_body::Body as _;
 
-use super::request_body::ForwardedBody;
+use super::request_body::{ForwardedBody, Interrupted};
 use super::streams::{
     AnswerFormat, AnswerOwner, LongAnswer, LongAnswerSetup, ObservedStream, SlowTimer, StreamBytes,
 };
@@ -262,11 +262,10 @@ impl<'p> InFlight<'p> {
             }
             let setup = LongAnswerSetup {
                 body,
-                client: owner.stream().owner(self.client.address),
+                buffer: (self.record).answer_buffer(owner.stream().owner(self.client.address)),
                 owner,
                 uploaded: self.watch.clone(),
                 format: format_of(response.headers(), self.record.version()),
-                buffer: self.record.answer_buffer(),
                 started: self.record.site().clock().instant(),
             };
             *response.body_mut() = Body::long(LongAnswer::new(setup, &worker.streams));
@@ -316,20 +315,11 @@ impl<'p> InFlight<'p> {
                 let response = worker.switched(*handshake, tunnel);
                 self.record.answered(response)
             }
-            // Only an answer to a handshake may open a tunnel.
-            None => self.failed(&UNREQUESTED),
-        }
-    }
-
-    /// Returns the error for a request whose exchange with the app has failed.
-    fn upstream_failure(&self, error: upstream::Error) -> Error {
-        if let upstream::Error::Evicted(eviction) = error {
-            self.record.evicted(eviction);
-        }
-        // If the request body failed, only this failure is reported, because the failure also
-        // caused the error of the upstream.
-        let failure = self.watch.failure();
-        failure.map_or_else(|| Error::Upstream(error), Error::RequestBody)
+            // If the request body failed, only this failure is reported, because the failure also
+            // caused the error of the upstream.
+            let failure = self.watch.failure();
+            failure.map_or_else(|| upload_error(error), Error::RequestBody)
+        })
     }
 
     fn failed(&mut self, error: &Error) -> Response<Body> {
@@ -390,6 +380,20 @@ impl<'p> InFlight<'p> {
             self.record.answered(response)
         })
     }
+}
+
+/// Returns the error of a request for which the app gave no answer.
+fn upload_error(error: upstream::Error) -> Error {
+    if let upstream::Error::RequestBody(cause) = error {
+        return match cause.downcast() {
+            Ok(interrupted) => match *interrupted {
+                Interrupted::File(error) => Error::FileLost(error),
+                Interrupted::Client(failure) => Error::RequestBody(failure),
+            },
+            Err(cause) => Error::Upstream(upstream::Error::RequestBody(cause)),
+        };
+    }
+    Error::Upstream(error)
 }
 
 /// Returns the protocol of a gRPC request.

@@ -11,6 +11,7 @@
 //! of one worker thread, with its own copy of the site and its own connections to upstreams.
 
 mod body;
+mod body_buffer;
 mod buffers;
 mod endpoints;
 mod error;
@@ -26,6 +27,7 @@ mod request_log;
 mod sign_in;
 mod signed_in;
 mod site;
+mod spill;
 mod streams;
 mod tunnel;
 
@@ -42,7 +44,7 @@ use tokio::sync::watch;
 use url::Url;
 
 pub(crate) use self::body::Body;
-pub(crate) use self::buffers::Budget;
+pub(crate) use self::buffers::Budgets;
 pub use self::error::Error;
 use self::forward::InFlight;
 use self::navigation::{is_navigation, is_prefetch, is_subresource, refuse_prefetch};
@@ -52,6 +54,7 @@ use self::request_body::ForwardedBody;
 pub use self::site::ProcessState;
 use self::site::{CurrentSite, WorkerSite};
 pub(crate) use self::site::{Parts as SiteParts, Site};
+pub(crate) use self::spill::SpillSettings;
 pub use self::streams::Cut;
 pub(crate) use self::streams::StreamCounts;
 use self::streams::Streams;
@@ -83,6 +86,8 @@ pub struct Settings {
     pub(crate) body_bytes: u64,
     /// The budget of all buffers for slow clients, in bytes.
     pub(crate) buffer_bytes: usize,
+    /// The settings for buffered bodies in files. `None` if bodies are only in memory.
+    pub(crate) spill: Option<SpillSettings>,
     /// The way in which the log names the user who signs in.
     pub(crate) log_user: UserInLog,
 }

@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use tokio::time::Instant;
 
+use super::body_buffer::BufferSizes;
 use super::grpc::LoggedStatus;
 use super::page::ShownReason;
 use super::request_log::{DRAIN, RequestLog};
@@ -20,7 +21,7 @@ use crate::origin::Informational;
 use crate::server::RequestBody;
 use crate::target::Target;
 use crate::telemetry::{self, DecisionLabel};
-use crate::upstream::Eviction;
+use crate::upstream::{Eviction, Owner};
 
 const NO_ID: HeaderValue = HeaderValue::from_static("");
 
@@ -118,10 +119,15 @@ impl Record {
         self.decided = decided;
     }
 
-    /// The size of the buffer that the gateway uses for the answer if the client reads slowly.
-    pub(super) fn answer_buffer(&self) -> usize {
-        let route = self.route.as_ref();
-        route.map_or(0, |route| route.buffers().answer)
+    /// The sizes of the buffer that the gateway uses for an answer to `client` if the client reads
+    /// slowly.
+    pub(super) fn answer_buffer(&self, client: Owner) -> BufferSizes {
+        let buffers = self.route.as_ref().map(|route| route.buffers());
+        BufferSizes {
+            memory: buffers.map_or(0, |buffers| buffers.answer),
+            file: buffers.map_or(0, |buffers| buffers.answer_spill),
+            client,
+        }
     }
 
     /// Records how long the request has waited until its session was refreshed or fetched.

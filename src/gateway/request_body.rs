@@ -4,16 +4,17 @@
 //! connection to the app. The request gets a connection to the app when the body is complete, or
 //! when the buffer is full.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
-use super::buffers::{Growth, Reservation};
+use super::body_buffer::BodyBuffer;
+use super::buffers::Growth;
 use crate::server::{BodyFailure, BodyWatch, RequestBody};
 
 /// The body of a request to an app.
@@ -26,15 +27,41 @@ pub(super) struct ForwardedBody {
     is_ready: bool,
 }
 
-/// The first part of a body, as a list of the pieces that have arrived.
+/// The first part of a body.
 #[derive(Debug)]
 struct Begin {
-    pieces: VecDeque<Bytes>,
-    /// The number of bytes in `pieces`.
-    bytes: u64,
+    buffer: BodyBuffer,
     /// The trailers, if the complete body is buffered and the body has trailers.
     trailers: Option<HeaderMap>,
-    reservation: Reservation,
+}
+
+/// How much of a body has to be in the buffer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Needed {
+    /// As much as the buffer can store.
+    Begin,
+    /// The whole body.
+    Whole,
+}
+
+/// The reason why a body could not be buffered.
+#[derive(Debug)]
+pub(super) enum NotBuffered {
+    /// The body has failed.
+    Failed(BodyFailure),
+    /// The whole body is needed, but the buffer is full.
+    Full,
+}
+
+/// The reason why a body ended before it was completely forwarded.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Interrupted {
+    /// The body has failed. Responsible: the client.
+    #[error("the client's request body has failed")]
+    Client(#[source] BodyFailure),
+    /// The file with the buffered body cannot be read. Responsible: the gateway.
+    #[error("the file with the request body cannot be read")]
+    File(#[source] io::Error),
 }
 
 impl ForwardedBody {
@@ -69,34 +96,38 @@ impl ForwardedBody {
         self
     }
 
-    /// Reads the body until it is complete, or until the buffer is full. `limit` is the size of the
-    /// buffer in bytes.
+    /// Reads the body until it is complete, or until the buffer is full.
     ///
     /// # Errors
     ///
-    /// Returns the error that ended the reading of the body.
+    /// [`NotBuffered`].
     ///
     /// # Cancel safety
     ///
     /// If the future is dropped, the body is lost.
     pub(super) async fn buffered(
         mut self,
-        limit: usize,
-        reservation: Reservation,
-    ) -> Result<Self, BodyFailure> {
+        buffer: BodyBuffer,
+        needed: Needed,
+    ) -> Result<Self, NotBuffered> {
         let mut begin = Box::new(Begin {
-            pieces: VecDeque::new(),
-            bytes: 0,
+            buffer,
             trailers: None,
-            reservation,
         });
-        while !self.rest.is_end_stream() && begin.reservation.growth(limit) == Growth::Allowed {
+        while !self.rest.is_end_stream() {
+            match (poll_fn(|cx| begin.buffer.poll_growth(cx)).await, needed) {
+                (Growth::Allowed, _) => {}
+                (Growth::AtLimit | Growth::NoShare, Needed::Begin) => break,
+                (Growth::AtLimit | Growth::NoShare, Needed::Whole) => {
+                    return Err(NotBuffered::Full);
+                }
+            }
             let frame = poll_fn(|cx| Pin::new(&mut self.rest).poll_frame(cx)).await;
-            let Some(frame) = frame.transpose()? else {
+            let Some(frame) = frame.transpose().map_err(NotBuffered::Failed)? else {
                 break;
             };
             match frame.into_data() {
-                Ok(data) => begin.push(data),
+                Ok(data) => begin.buffer.push(data),
                 // The trailers are the last frame of a body.
                 Err(other) => begin.trailers = other.into_trailers().ok(),
             }
@@ -107,44 +138,43 @@ impl ForwardedBody {
 }
 
 impl Begin {
-    fn push(&mut self, data: Bytes) {
-        let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
-        self.bytes = self.bytes.saturating_add(length);
-        self.reservation.add(data.len());
-        self.pieces.push_back(data);
-    }
-
-    fn pop(&mut self) -> Option<Frame<Bytes>> {
-        let Some(data) = self.pieces.pop_front() else {
-            return self.trailers.take().map(Frame::trailers);
-        };
-        let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
-        self.bytes = self.bytes.saturating_sub(length);
-        self.reservation.remove(data.len());
-        Some(Frame::data(data))
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
+        match ready!(self.buffer.poll_next(cx)) {
+            Some(Ok(data)) => Poll::Ready(Some(Ok(Frame::data(data)))),
+            Some(Err(error)) => Poll::Ready(Some(Err(Interrupted::File(error)))),
+            None => Poll::Ready(
+                self.trailers
+                    .take()
+                    .map(|fields| Ok(Frame::trailers(fields))),
+            ),
+        }
     }
 
     fn is_empty(&self) -> bool {
-        self.pieces.is_empty() && self.trailers.is_none()
+        self.buffer.bytes() == 0 && self.trailers.is_none()
     }
 }
 
 impl Body for ForwardedBody {
     type Data = Bytes;
-    type Error = BodyFailure;
+    type Error = Interrupted;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
         let this = self.get_mut();
         if let Some(begin) = &mut this.begin {
-            if let Some(frame) = begin.pop() {
-                return Poll::Ready(Some(Ok(frame)));
+            if let Some(frame) = ready!(begin.poll_frame(cx)) {
+                return Poll::Ready(Some(frame));
             }
             this.begin = None;
         }
-        Pin::new(&mut this.rest).poll_frame(cx)
+        let rest = Pin::new(&mut this.rest).poll_frame(cx);
+        rest.map_err(Interrupted::Client)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -155,19 +185,20 @@ impl Body for ForwardedBody {
         let Some(begin) = &self.begin else {
             return self.rest.size_hint();
         };
+        let buffered = begin.buffer.bytes();
         if begin.trailers.is_some() {
             // A request with `Content-Length` cannot have trailers over HTTP/1.1, so this function
             // must not return an exact length.
             let mut at_least = SizeHint::default();
-            at_least.set_lower(begin.bytes);
+            at_least.set_lower(buffered);
             return at_least;
         }
         if self.rest.is_end_stream() {
-            return SizeHint::with_exact(begin.bytes);
+            return SizeHint::with_exact(buffered);
         }
         let rest = self.rest.size_hint();
         rest.exact().map_or_else(SizeHint::default, |rest| {
-            SizeHint::with_exact(rest.saturating_add(begin.bytes))
+            SizeHint::with_exact(rest.saturating_add(buffered))
         })
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use http::{Response, header};
 
+use super::body_buffer::{BodyBuffer, BufferSizes};
 use super::forward::is_streaming_call;
-use super::request_body::ForwardedBody;
+use super::request_body::{ForwardedBody, Needed, NotBuffered};
 use super::{Body, Error, Record, RequestContext, Step, Worker, WorkerSite, grpc};
 use crate::access::{Permit, Recent, Route};
 use crate::clock::Timestamp;
@@ -37,32 +38,37 @@ impl Worker {
             record.route(route, DecisionLabel::Permit);
             return Step::answered(record.refused(&error, &context.parts.headers));
         }
-        match request_buffer(&context, route) {
-            0 => self.forward(context, permit, body.streaming(), record),
-            limit => Step::boxed(self.forward_buffered(context, permit, (body, limit), record)),
-        }
+        let buffered = request_buffer(&context, &permit.0);
+        let Some((buffer, needed)) = buffered else {
+            return self.forward(context, permit, body.streaming(), record);
+        };
+        let body = (body, record.site().buffer(buffer), needed);
+        Step::boxed(self.forward_buffered(context, permit, body, record))
     }
 
-    /// Waits for the body of a request, and then forwards the request. The buffer may contain at
-    /// most `limit` bytes of `body`.
+    /// Waits for the body of a request, and then forwards the request.
     async fn forward_buffered(
         &self,
-        context: RequestContext,
+        mut context: RequestContext,
         (permit, now): (Permit, Timestamp),
-        (body, limit): (ForwardedBody, usize),
+        (body, buffer, needed): (ForwardedBody, BodyBuffer, Needed),
         mut record: Record,
     ) -> Response<Body> {
         record.route(permit.route(), DecisionLabel::Permit);
         let site = Rc::clone(record.site());
-        let client = permit.owner(context.client.address());
-        let reservation = site.reservation(client);
-        let body = match body.buffered(limit, reservation).await {
+        let body = match body.buffered(buffer, needed).await {
             Ok(body) => body,
             Err(failure) => {
-                let error = Error::RequestBody(failure);
+                let error = match failure {
+                    NotBuffered::Failed(failure) => Error::RequestBody(failure),
+                    NotBuffered::Full => Error::BuffersFull,
+                };
                 return record.refused(&error, &context.parts.headers);
             }
         };
+        // The listener has sent `100 Continue` to the client, because the gateway has read the body.
+        // Therefore the app must not get the field `Expect`.
+        context.parts.headers.remove(header::EXPECT);
         let later = site.clock().now();
         if later.since(now) < REDECIDE_AFTER {
             let sent = self.forward(context, (permit, now), body, record);
@@ -90,19 +96,42 @@ fn prepare_body(
         let site = Rc::clone(site);
         Box::new(move |trailers| fields::inbound_trailers(trailers, site.owned()))
     });
-    let limited = body.limit(site.settings().body_bytes);
-    limited.map_err(Error::RequestBody)
+    let mut limit = site.settings().body_bytes;
+    if route.buffers().whole_request {
+        limit = limit.min(route.buffers().largest_request());
+    }
+    body.limit(limit).map_err(Error::RequestBody)
 }
 
-/// Returns the size of the buffer for the body of a request, in bytes. Zero means that the body is
-/// forwarded while the body arrives. The size of the buffer is zero if the client may wait for an
-/// answer before the client sends the rest of the body. For example, the client may wait for an
-/// answer during a gRPC call, during a handshake, or after a request with `Expect`.
-fn request_buffer(context: &RequestContext, route: &Route) -> usize {
+/// Returns the sizes of the buffer for the body of a request, and how much of the body has to be in
+/// the buffer. `None` means that the body is forwarded while it arrives. On a route without
+/// `whole_request`, the body is forwarded while it arrives if the client may wait for an answer
+/// before it sends the rest of the body, for example in a gRPC call, in a handshake, or after
+/// `Expect`.
+fn request_buffer(context: &RequestContext, permit: &Permit) -> Option<(BufferSizes, Needed)> {
     let RequestContext { parts, upgrade, .. } = context;
-    let may_wait = route.is_stream()
-        || upgrade.is_some()
-        || parts.headers.contains_key(header::EXPECT)
-        || grpc::Protocol::of(&parts.method, &parts.headers).is_some();
-    if may_wait { 0 } else { route.buffers().request }
+    let route = permit.route();
+    let buffers = route.buffers();
+    let (memory, needed) = if buffers.whole_request {
+        // The memory of a body is larger than its content, but at most by an eighth.
+        let overhead = buffers.request / 4;
+        (buffers.request.saturating_add(overhead), Needed::Whole)
+    } else {
+        (buffers.request, Needed::Begin)
+    };
+    let may_wait = || {
+        route.is_stream()
+            || upgrade.is_some()
+            || parts.headers.contains_key(header::EXPECT)
+            || grpc::Protocol::of(&parts.method, &parts.headers).is_some()
+    };
+    if buffers.request == 0 || (needed == Needed::Begin && may_wait()) {
+        return None;
+    }
+    let sizes = BufferSizes {
+        memory,
+        file: buffers.request_spill,
+        client: permit.owner(context.client.address()),
+    };
+    Some((sizes, needed))
 }

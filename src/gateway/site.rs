@@ -10,7 +10,9 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 
 use super::Settings;
-use super::buffers::{Budget, Reservation};
+use super::body_buffer::{BodyBuffer, BufferSizes};
+use super::buffers::Budgets;
+use super::spill::Spill;
 use super::streams::StreamCounts;
 use crate::access::{self, Access, Refresher, RouteTable};
 use crate::clock::Clock;
@@ -19,7 +21,6 @@ use crate::login::{Login, OwnPaths, PublicUrl};
 use crate::provider::Providers;
 use crate::session::Sessions;
 use crate::telemetry::{GaugeGuard, Metrics, RequestCounters};
-use crate::upstream::Owner;
 
 /// The values from which a [`Site`] is built.
 #[derive(Debug)]
@@ -48,8 +49,8 @@ pub struct ProcessState {
     pub(crate) metrics: Arc<Metrics>,
     /// The number of open tunnels of each client.
     pub(crate) stream_counts: StreamCounts,
-    /// The budget of the buffers for slow clients.
-    pub(crate) buffers: Arc<Budget>,
+    /// The budgets of the buffers for slow clients.
+    pub(crate) buffers: Budgets,
     /// The clock.
     pub(crate) clock: Clock,
 }
@@ -148,10 +149,16 @@ impl WorkerSite {
         &self.shared.process.stream_counts
     }
 
-    /// Returns a reservation of memory for a buffer of this client.
-    pub(super) fn reservation(&self, client: Owner) -> Reservation {
-        let max = self.settings().buffer_bytes;
-        Reservation::new(&self.shared.process.buffers, client, max)
+    /// Creates the buffer of one body.
+    pub(super) fn buffer(&self, sizes: BufferSizes) -> BodyBuffer {
+        let (settings, process) = (self.settings(), &self.shared.process);
+        let memory = process.buffers.memory(sizes.client, settings.buffer_bytes);
+        let spill = settings.spill.as_ref().filter(|_spill| sizes.file > 0);
+        let spill = spill.map(|spill| {
+            let room = process.buffers.files(sizes.client, spill.bytes);
+            Spill::new(spill, sizes.file, room, Arc::clone(&process.metrics))
+        });
+        BodyBuffer::new(sizes.memory, memory, spill)
     }
 
     pub(super) fn metrics(&self) -> &Metrics {

@@ -161,7 +161,7 @@ mod tests {
                 Handle::current(),
             )),
             sessions,
-            buffers: gateway::Budget::new(&metrics),
+            buffers: gateway::Budgets::new(&metrics),
             metrics,
             stream_counts: gateway::StreamCounts::default(),
             clock,

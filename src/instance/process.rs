@@ -48,7 +48,7 @@ impl ProcessState {
             site: gateway::ProcessState {
                 sessions,
                 refresher,
-                buffers: gateway::Budget::new(&metrics),
+                buffers: gateway::Budgets::new(&metrics),
                 metrics,
                 stream_counts: gateway::StreamCounts::default(),
                 clock: clock.clone(),

@@ -67,6 +67,8 @@ pub struct Metrics {
     broken_answers: Family<Labels, Counter>,
     waiting: Gauge,
     buffered: Gauge,
+    spilled: Gauge,
+    refused_spills: Family<Labels, Counter>,
     refreshing: Gauge,
     sessions: Gauge,
     pushed_out: Counter,
@@ -102,6 +104,8 @@ impl Default for Metrics {
             broken_answers: Family::default(),
             waiting: Gauge::default(),
             buffered: Gauge::default(),
+            spilled: Gauge::default(),
+            refused_spills: Family::default(),
             refreshing: Gauge::default(),
             sessions: Gauge::default(),
             pushed_out: Counter::default(),
@@ -186,8 +190,12 @@ impl Metrics {
         registry.register("broken_answers", broken, self.broken_answers.clone());
         let waiting = "Requests that wait for their session or its access token";
         registry.register("waiting_requests", waiting, self.waiting.clone());
-        let buffered = "Bytes in the buffers for slow clients";
+        let buffered = "Bytes of the buffers for slow clients that are in memory";
         registry.register("buffered_bytes", buffered, self.buffered.clone());
+        let spilled = "Bytes of the buffers for slow clients that are in files";
+        registry.register("spilled_bytes", spilled, self.spilled.clone());
+        let refused = "Bodies that could not be written to a file, by reason";
+        registry.register("refused_spills", refused, self.refused_spills.clone());
     }
 
     /// Returns the counters for the requests that use one version of the settings. `routes`
@@ -293,9 +301,20 @@ impl Metrics {
         GaugeGuard::new(&self.waiting)
     }
 
-    /// The number of bytes in the buffers for slow clients.
+    /// The number of bytes of the buffers for slow clients that are in memory.
     pub(crate) fn buffered(&self) -> &Gauge {
         &self.buffered
+    }
+
+    /// The number of bytes of the buffers for slow clients that are in files.
+    pub(crate) fn spilled(&self) -> &Gauge {
+        &self.spilled
+    }
+
+    /// Counts a body that could not be written to a file. `reason` is `full` or `disk_error`.
+    pub(crate) fn refused_spill(&self, reason: &'static str) {
+        let labels = vec![("reason", reason.into())];
+        self.refused_spills.get_or_create_owned(&labels).inc();
     }
 
     /// Counts a refresh as in progress, until the guard is dropped.

@@ -36,6 +36,7 @@ fn the_documentation_lists_every_metric() {
     metrics.groups_left_out("main", 1);
     metrics.broken_answer("app", "client_gone");
     metrics.evicted("app", "request", "slow_client");
+    metrics.refused_spill("full");
     metrics.stream("app", "response").count_end("complete");
     metrics.reload(Reload::Applied);
     let mut names = names(&metrics.encode());

@@ -62,6 +62,7 @@ mod sessions;
 mod settings_mistakes;
 mod several;
 mod slow_clients;
+mod spill;
 mod stream_peers;
 mod support;
 mod token_endpoint;

@@ -3,6 +3,7 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::future::{pending, poll_fn};
+use std::io;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -19,11 +20,14 @@ use super::slow::{SlowEntry, Waiter};
 use super::{Cut, CutCause, ObservedStream, StreamBytes, StreamGuard, Streams};
 use crate::access::{StreamKind, StreamPermit};
 use crate::gateway::body::{BodyError, UpstreamBody};
+use crate::gateway::body_buffer::BufferSizes;
+use crate::gateway::error::FILE_LOST;
 use crate::gateway::request_log::{COMPLETE, RequestLog, interruption};
 use crate::origin;
 use crate::server::{AnswerControl, BodyWatch, SlowReader};
 use crate::target::Target;
-use crate::upstream::{Eviction, EvictionWatch, Owner};
+use crate::telemetry::chain;
+use crate::upstream::{Eviction, EvictionWatch};
 
 /// If the gateway ends a gRPC answer early, the client must accept the trailers within this time.
 const TRAILERS_TIMEOUT: Duration = Duration::from_millis(500);
@@ -54,10 +58,9 @@ pub(in crate::gateway) struct LongAnswerSetup {
     /// Counts the bytes of the request body.
     pub(in crate::gateway) uploaded: BodyWatch,
     pub(in crate::gateway) format: AnswerFormat,
-    /// The size of the buffer that is used if the client is slow, in bytes. Zero means no buffer.
-    pub(in crate::gateway) buffer: usize,
-    /// The client of the answer. The budget of the buffers counts the bytes of each client.
-    pub(in crate::gateway) client: Owner,
+    /// The sizes of the buffer that is used if the client is slow. If the memory is zero, there is
+    /// no buffer.
+    pub(in crate::gateway) buffer: BufferSizes,
     /// The time at which the head of the answer arrived.
     pub(in crate::gateway) started: Instant,
 }
@@ -80,9 +83,9 @@ pub(in crate::gateway) enum AnswerFormat {
 pub(in crate::gateway) struct LongAnswer {
     streams: Rc<Streams>,
     source: RefCell<AnswerSource>,
-    /// The size of the buffer that is used if the client is slow, in bytes. Zero means no buffer.
-    buffer: usize,
-    client: Owner,
+    /// The sizes of the buffer that is used if the client is slow. If the memory is zero, there is
+    /// no buffer.
+    buffer: BufferSizes,
     /// `None` if a task already watches the answer, or if the answer is no longer sent.
     owner: RefCell<Option<AnswerOwner>>,
     /// The entry of the answer in the list that finds slow answers.
@@ -124,7 +127,6 @@ impl LongAnswer {
             streams: Rc::clone(streams),
             source: RefCell::new(AnswerSource::Direct(setup.body)),
             buffer: setup.buffer,
-            client: setup.client,
             owner: RefCell::new(Some(setup.owner)),
             entry: OnceCell::new(),
             control: OnceCell::new(),
@@ -263,7 +265,7 @@ impl LongAnswer {
 
     /// Stores the [`AnswerControl`] of the answer.
     pub(in crate::gateway) fn begin(self: &Rc<Self>, control: AnswerControl) {
-        if self.buffer > 0 {
+        if self.buffer.memory > 0 {
             let answer: Weak<Self> = Rc::downgrade(self);
             control.when_slow(answer);
         }
@@ -298,7 +300,12 @@ impl LongAnswer {
             }
             Poll::Ready(None) => self.end(COMPLETE),
             Poll::Ready(Some(Err(error))) => {
-                self.end(broken_end(error).unwrap_or_else(|| self.interruption()));
+                let end = match error {
+                    BodyError::Cut => None,
+                    BodyError::File(error) => Some(self.file_lost(error)),
+                    BodyError::Upstream(error) => broken_end(error),
+                };
+                self.end(end.unwrap_or_else(|| self.interruption()));
             }
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, Bytes::len);
@@ -309,7 +316,23 @@ impl LongAnswer {
                 }
             }
         }
-        polled.map_err(BodyError::Upstream)
+        polled
+    }
+
+    /// Logs that the file with the answer cannot be read. Returns the end code of the answer.
+    fn file_lost(&self, error: &io::Error) -> &'static str {
+        let log = self.log.borrow();
+        let id = log
+            .as_ref()
+            .and_then(|log| log.event.request_id.to_str().ok());
+        let error = chain(error);
+        tracing::warn!(
+            request.id = id,
+            reason = FILE_LOST,
+            error,
+            "Answer broken off"
+        );
+        FILE_LOST
     }
 
     pub(in crate::gateway) fn is_end_stream(&self) -> bool {
@@ -355,9 +378,8 @@ impl SlowReader for LongAnswer {
         let mut source = self.source.borrow_mut();
         match std::mem::replace(&mut *source, AnswerSource::Released) {
             AnswerSource::Direct(rest) => {
-                let reservation = self.streams.site.get().reservation(self.client);
-                let ahead = ReadAhead::new(rest, reservation, self.buffer);
-                *source = AnswerSource::Buffered(ahead);
+                let buffer = self.streams.site.get().buffer(self.buffer);
+                *source = AnswerSource::Buffered(ReadAhead::new(rest, buffer));
                 drop(source);
                 drop(spawn_local(async move {
                     poll_fn(|cx| self.poll_fill(cx)).await;
@@ -376,12 +398,9 @@ impl LongAnswer {
         let AnswerSource::Buffered(ahead) = &mut *source else {
             return Poll::Ready(());
         };
-        let before = ahead.frames();
         let polled = ahead.poll_fill(cx);
-        // The client's connection may already wait for the next frame or for the end of the answer.
-        if (polled.is_ready() || ahead.frames() > before)
-            && let Some(waker) = self.waker.take()
-        {
+        // The client's connection may already wait for the next frame, or for the end.
+        if let Some(waker) = self.waker.take() {
             waker.wake();
         }
         polled

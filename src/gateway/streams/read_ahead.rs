@@ -5,19 +5,20 @@
 //! into a buffer. When the buffer contains the whole rest of the answer, other requests can use the
 //! app's connection.
 
-use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::Frame;
 
-use crate::gateway::body::UpstreamBody;
-use crate::gateway::buffers::{Growth, Reservation};
+use crate::gateway::body::{BodyError, UpstreamBody};
+use crate::gateway::body_buffer::BodyBuffer;
+use crate::gateway::buffers::Growth;
 use crate::origin;
 use crate::upstream::EvictionWatch;
 
 /// The result of a poll for the next frame.
-type NextFrame = Poll<Option<Result<Frame<Bytes>, origin::Error>>>;
+type NextFrame = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
 
 /// The place from which the gateway reads the rest of an answer.
 pub(super) enum AnswerSource {
@@ -31,14 +32,12 @@ pub(super) enum AnswerSource {
 
 /// An answer with a buffer.
 pub(super) struct ReadAhead {
-    frames: VecDeque<Frame<Bytes>>,
-    reservation: Reservation,
-    /// The limit of the buffer in bytes.
-    limit: usize,
+    buffer: Box<BodyBuffer>,
+    /// The trailers of the answer, which follow the bytes in the buffer.
+    trailers: Option<HeaderMap>,
     /// The part of the answer that is not in the buffer. `None` after the app's answer has ended.
     rest: Option<UpstreamBody>,
-    /// The error that ended the app's answer, if there was one. The client gets the frames in the
-    /// buffer first.
+    /// The failure that follows the bytes in the buffer.
     failure: Option<origin::Error>,
     /// The waker of the task that fills the buffer.
     filler: Option<Waker>,
@@ -48,7 +47,7 @@ impl AnswerSource {
     /// Yields the next frame.
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> NextFrame {
         match self {
-            Self::Direct(body) => body.poll_frame(cx),
+            Self::Direct(body) => body.poll_frame(cx).map_err(BodyError::Upstream),
             Self::Buffered(ahead) => ahead.poll_frame(cx),
             Self::Released => Poll::Ready(None),
         }
@@ -75,12 +74,11 @@ impl AnswerSource {
 }
 
 impl ReadAhead {
-    /// Creates an empty buffer for `rest`. `limit` is the limit of the buffer in bytes.
-    pub(super) fn new(rest: UpstreamBody, reservation: Reservation, limit: usize) -> Self {
+    /// Reads `rest` into the empty `buffer`.
+    pub(super) fn new(rest: UpstreamBody, buffer: BodyBuffer) -> Self {
         Self {
-            frames: VecDeque::new(),
-            reservation,
-            limit,
+            buffer: Box::new(buffer),
+            trailers: None,
             rest: Some(rest),
             failure: None,
             filler: None,
@@ -91,16 +89,19 @@ impl ReadAhead {
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.filler = Some(cx.waker().clone());
         while let Some(rest) = &mut self.rest {
-            // The task that fills the buffer is woken when the client has taken a frame.
-            if self.reservation.growth(self.limit) == Growth::Full {
-                return Poll::Pending;
+            match ready!(self.buffer.poll_growth(cx)) {
+                Growth::Allowed => {}
+                // When the client has taken a frame, the task is woken.
+                Growth::AtLimit | Growth::NoShare => return Poll::Pending,
             }
             match ready!(rest.poll_frame(cx)) {
                 Some(Ok(frame)) => {
-                    self.reservation.add(length(&frame));
-                    self.frames.push_back(frame);
                     if rest.is_end_stream() {
                         self.rest = None;
+                    }
+                    match frame.into_data() {
+                        Ok(data) => self.buffer.push(data),
+                        Err(other) => self.trailers = other.into_trailers().ok(),
                     }
                 }
                 Some(Err(failure)) => {
@@ -113,29 +114,28 @@ impl ReadAhead {
         Poll::Ready(())
     }
 
-    pub(super) fn frames(&self) -> usize {
-        self.frames.len()
-    }
-
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> NextFrame {
-        if let Some(frame) = self.frames.pop_front() {
-            self.reservation.remove(length(&frame));
+        if let Some(next) = ready!(self.buffer.poll_next(cx)) {
             self.wake_filler();
-            return Poll::Ready(Some(Ok(frame)));
+            return Poll::Ready(Some(next.map(Frame::data).map_err(BodyError::File)));
+        }
+        if let Some(trailers) = self.trailers.take() {
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         }
         match &mut self.rest {
-            None => Poll::Ready(self.failure.take().map(Err)),
+            None => Poll::Ready(self.failure.take().map(BodyError::Upstream).map(Err)),
             // The buffer is empty, so the client's connection reads the next frame itself.
             Some(rest) => {
                 let frame = ready!(rest.poll_frame(cx));
                 self.wake_filler();
-                Poll::Ready(frame)
+                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Upstream)))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        let is_empty = self.frames.is_empty() && self.failure.is_none();
+        let is_empty =
+            self.buffer.bytes() == 0 && self.trailers.is_none() && self.failure.is_none();
         is_empty && self.rest.as_ref().is_none_or(UpstreamBody::is_end_stream)
     }
 
@@ -151,8 +151,4 @@ impl Drop for ReadAhead {
     fn drop(&mut self) {
         self.wake_filler();
     }
-}
-
-fn length(frame: &Frame<Bytes>) -> usize {
-    frame.data_ref().map_or(0, Bytes::len)
 }

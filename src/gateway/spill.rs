@@ -1,0 +1,241 @@
+//! The part of a buffered body that is in a file.
+//!
+//! The file has no name. So no other program can open the file, and the file system frees the space
+//! of the file when the gateway closes the file, even if the process crashes. A disk can be slow, so
+//! every operation on the file runs on a blocking thread of the runtime.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+
+use super::buffers::{Growth, Reservation};
+use crate::telemetry::{Metrics, chain};
+
+/// The number of bytes that one operation reads from the file.
+const PART: usize = 64 * 1024;
+
+/// The operator's settings for the files.
+#[derive(Clone, Debug)]
+pub(crate) struct SpillSettings {
+    /// The folder in which the gateway creates the files.
+    pub(crate) folder: Arc<Path>,
+    /// The largest number of bytes in all files of the process.
+    pub(crate) bytes: usize,
+}
+
+/// The part of one body that is in a file. The gateway creates the file at the first write.
+#[derive(Debug)]
+pub(super) struct Spill {
+    folder: Arc<Path>,
+    /// The largest number of bytes in the file.
+    limit: usize,
+    /// The part of the budget of all files that this file uses.
+    room: Reservation,
+    metrics: Arc<Metrics>,
+    file: Option<Arc<File>>,
+    written: u64,
+    read: u64,
+    writing: Option<Writing>,
+    reading: Option<JoinHandle<io::Result<Bytes>>>,
+    /// Whether the metrics already count that the budget has no room for this body.
+    is_refusal_counted: bool,
+    /// Whether a write has failed. After a failed write, the gateway writes nothing more.
+    has_failed: bool,
+}
+
+/// A write that has begun.
+#[derive(Debug)]
+struct Writing {
+    task: JoinHandle<io::Result<Arc<File>>>,
+    pieces: Arc<[Bytes]>,
+    length: usize,
+}
+
+/// A write that has ended.
+pub(super) struct Written {
+    pub(super) pieces: Arc<[Bytes]>,
+    /// Whether the file contains the pieces.
+    pub(super) is_stored: bool,
+}
+
+impl Spill {
+    /// Creates an empty part of a body. `limit` is the largest number of bytes in the file.
+    pub(super) fn new(
+        settings: &SpillSettings,
+        limit: usize,
+        room: Reservation,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            folder: Arc::clone(&settings.folder),
+            limit,
+            room,
+            metrics,
+            file: None,
+            written: 0,
+            read: 0,
+            writing: None,
+            reading: None,
+            is_refusal_counted: false,
+            has_failed: false,
+        }
+    }
+
+    /// Whether `length` more bytes may be written to the file.
+    pub(super) fn has_room(&mut self, length: usize) -> bool {
+        if self.has_failed {
+            return false;
+        }
+        match self.room.growth(self.limit, length) {
+            Growth::Allowed => true,
+            Growth::AtLimit => false,
+            Growth::NoShare => {
+                if !self.is_refusal_counted {
+                    self.is_refusal_counted = true;
+                    self.metrics.refused_spill("full");
+                }
+                false
+            }
+        }
+    }
+
+    /// Begins to write the pieces at the end of the file. The previous write must have ended.
+    pub(super) fn begin_write(&mut self, pieces: Arc<[Bytes]>) {
+        let lengths = pieces.iter().map(Bytes::len);
+        let length = lengths.fold(0, usize::saturating_add);
+        self.room.add(length);
+        let (file, folder) = (self.file.clone(), Arc::clone(&self.folder));
+        let (start, content) = (self.written, Arc::clone(&pieces));
+        let task = spawn_blocking(move || write(file, &folder, start, &content));
+        self.writing = Some(Writing {
+            task,
+            pieces,
+            length,
+        });
+    }
+
+    /// Waits for the end of the write. The result is `None` if no write has begun.
+    pub(super) fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Option<Written>> {
+        let Some(writing) = &mut self.writing else {
+            return Poll::Ready(None);
+        };
+        let result = ready!(Pin::new(&mut writing.task).poll(cx)).unwrap_or_else(lost);
+        let Some(Writing { pieces, length, .. }) = self.writing.take() else {
+            return Poll::Ready(None);
+        };
+        let is_stored = match result {
+            Ok(file) => {
+                self.file = Some(file);
+                self.written = self.written.saturating_add(count(length));
+                true
+            }
+            Err(error) => {
+                let error = chain(&error);
+                tracing::warn!(error, "A body cannot be written to server.spill_dir");
+                self.metrics.refused_spill("disk_error");
+                self.room.remove(length);
+                self.has_failed = true;
+                false
+            }
+        };
+        Poll::Ready(Some(Written { pieces, is_stored }))
+    }
+
+    /// Reads the next part of the file. The result is `None` if all bytes of the file were read.
+    ///
+    /// While a write has not ended, the function may return `Pending` without waking the task. The
+    /// code that waits for the write has to wake the task.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        loop {
+            if let Some(reading) = &mut self.reading {
+                let part = ready!(Pin::new(reading).poll(cx)).unwrap_or_else(lost);
+                self.reading = None;
+                if let Ok(part) = &part {
+                    self.read = self.read.saturating_add(count(part.len()));
+                }
+                if self.read >= self.written && self.writing.is_none() {
+                    self.close();
+                }
+                return Poll::Ready(Some(part));
+            }
+            let left = self.written.saturating_sub(self.read);
+            match &self.file {
+                Some(file) if left > 0 => {
+                    let (file, start) = (Arc::clone(file), self.read);
+                    let length = usize::try_from(left).unwrap_or(usize::MAX).min(PART);
+                    self.reading = Some(spawn_blocking(move || read(&file, start, length)));
+                }
+                Some(_) | None if self.writing.is_some() => return Poll::Pending,
+                Some(_) | None => return Poll::Ready(None),
+            }
+        }
+    }
+
+    /// Makes the file lose its bytes.
+    #[cfg(test)]
+    pub(super) fn lose(&self) {
+        if let Some(file) = &self.file {
+            file.set_len(0).unwrap_or_default();
+        }
+    }
+
+    /// Closes the file, and frees its part of the budget. The next write creates a new file.
+    fn close(&mut self) {
+        (self.written, self.read) = (0, 0);
+        self.room.clear();
+        let file = self.file.take();
+        // To close a large file without a name takes time, because the file system frees its space.
+        if let (Some(file), Ok(runtime)) = (file, Handle::try_current()) {
+            drop(runtime.spawn_blocking(move || drop(file)));
+        }
+    }
+}
+
+impl Drop for Spill {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Writes the pieces to the file, from the position `start`. If there is no file yet, creates the
+/// file.
+fn write(
+    file: Option<Arc<File>>,
+    folder: &Path,
+    start: u64,
+    pieces: &[Bytes],
+) -> io::Result<Arc<File>> {
+    let file = match file {
+        Some(file) => file,
+        None => Arc::new(tempfile::tempfile_in(folder)?),
+    };
+    let mut position = start;
+    for piece in pieces {
+        file.write_all_at(piece, position)?;
+        position = position.saturating_add(count(piece.len()));
+    }
+    Ok(file)
+}
+
+fn read(file: &File, start: u64, length: usize) -> io::Result<Bytes> {
+    let mut part = vec![0; length];
+    file.read_exact_at(&mut part, start)?;
+    Ok(part.into())
+}
+
+/// The error of an operation that did not run to its end.
+fn lost<T>(error: JoinError) -> io::Result<T> {
+    Err(io::Error::other(error))
+}
+
+fn count(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}
