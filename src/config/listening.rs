@@ -202,6 +202,19 @@ impl ServerSection {
         mib.saturating_mul(1024 * 1024)
     }
 
+    /// Refuses the time window of a minimum rate that is 0, because the window then has no effect.
+    pub(super) fn check_windows(&self, reader: &mut Reader<'_>) {
+        for (name, rate) in [("body", self.body_rate), ("answer", self.answer_rate)] {
+            let key = format!("server.{name}_window_secs");
+            if rate == 0 && reader.changes_number(&key) {
+                let rate = format!("{name}_rate");
+                let problem =
+                    format!("has no effect, because {rate} is 0; set {rate}, or leave it out");
+                reader.note(&key, problem);
+            }
+        }
+    }
+
     /// The deadlines and limits of connections.
     pub(super) fn connections(&self) -> server::Settings {
         server::Settings {

@@ -315,11 +315,20 @@ impl<'p> InFlight<'p> {
                 let response = worker.switched(*handshake, tunnel);
                 self.record.answered(response)
             }
-            // If the request body failed, only this failure is reported, because the failure also
-            // caused the error of the upstream.
-            let failure = self.watch.failure();
-            failure.map_or_else(|| upload_error(error), Error::RequestBody)
-        })
+            // Only an answer to a handshake may open a tunnel.
+            None => self.failed(&UNREQUESTED),
+        }
+    }
+
+    /// Returns the error for a request whose exchange with the app has failed.
+    fn upstream_failure(&self, error: upstream::Error) -> Error {
+        if let upstream::Error::Evicted(eviction) = error {
+            self.record.evicted(eviction);
+        }
+        // If the request body failed, only this failure is reported, because the failure also
+        // caused the error of the upstream.
+        let failure = self.watch.failure();
+        failure.map_or_else(|| upload_error(error), Error::RequestBody)
     }
 
     fn failed(&mut self, error: &Error) -> Response<Body> {
