@@ -1,8 +1,8 @@
 //! Sidegate is a reverse proxy that signs users in.
 //!
 //! An app behind Sidegate needs no code for OAuth. Sidegate exchanges the authorization code for a
-//! token set and stores the token set with the session. Each request to the app contains the access
-//! token in the `Authorization` field.
+//! token set and stores the token set with the session. By default, each request of a signed-in user
+//! to the app contains the access token in the `Authorization` field.
 //!
 //! This page describes the structure of the crate. A module may use only modules of
 //! a lower layer. Modules of the same layer may not use each other. A test enforces the rules about
@@ -51,9 +51,9 @@
 //!    [`login::PublicUrls`] checks whether the host of the request is a public host of the gateway.
 //!    [`fields::forwarded`] finds the address of the client.
 //!
-//! 3. [`fields::inbound`] removes the hop-by-hop fields, and all spellings of the assertion fields
-//!    and of `Authorization`. The steps that read fields use [`fields::View`], which needs no
-//!    second map of the fields.
+//! 3. [`fields::inbound`] removes the hop-by-hop fields, and all spellings of the fields that only
+//!    the gateway may write. Steps 3, 5 and 7 read the fields through [`fields::View`], which
+//!    needs no second map of the fields.
 //!
 //! 4. [`login`] answers requests for the gateway's own endpoints below the prefix
 //!    `login.own_prefix`.
@@ -68,9 +68,9 @@
 //!    unusable, the client gets 503 with `Retry-After`.
 //!
 //! 7. [`access::Permit::exchange`] removes the gateway's cookies, writes the assertion fields and
-//!    the bearer token ([`upstream::assertions`]), and sends the request on a pooled connection.
-//!    Bodies stream in both directions, with buffers of limited size for slow clients. A route can
-//!    store large buffers in files. If the app switches to another protocol, such as WebSocket,
+//!    the credentials of the route ([`upstream::assertions`]), and sends the request on a pooled
+//!    connection. The client's `Authorization` reaches only an app of a public route.
+//!    Bodies stream in both directions, with buffers of limited size for slow clients. If the app switches to another protocol, such as WebSocket,
 //!    a [`relay::Relay`] forwards bytes in both directions as long as [`access::StreamPermit`]
 //!    allows the stream. If the app refuses the token, the gateway may send the request one more
 //!    time with a new token ([`access::TokenRefusal::recover`]).

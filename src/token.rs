@@ -77,6 +77,7 @@ pub(crate) struct Authentication {
 pub struct TokenSet {
     bearer: HeaderValue,
     refresh_token: Option<Secret<String>>,
+    id_token: Option<Secret<String>>,
     lifetime: Lifetime,
     authentication: Option<Box<Authentication>>,
 }
@@ -101,12 +102,11 @@ impl TokenSet {
         let mut buffer = Zeroizing::new(Vec::with_capacity(access_token.len().saturating_add(7)));
         buffer.extend_from_slice(b"Bearer ");
         buffer.extend_from_slice(access_token.as_bytes());
-        let mut bearer = HeaderValue::from_maybe_shared(Bytes::from_owner(Wiped(buffer)))
-            .map_err(|_invalid| Error::Malformed)?;
-        bearer.set_sensitive(true);
+        let bearer = secret_value(buffer).ok_or(Error::Malformed)?;
         Ok(Self {
             bearer,
             refresh_token,
+            id_token: None,
             lifetime,
             authentication: None,
         })
@@ -122,6 +122,7 @@ impl TokenSet {
         Ok(Self {
             bearer: self.bearer.clone(),
             refresh_token: Some(checked(refresh_token)?),
+            id_token: self.id_token.clone(),
             lifetime: self.lifetime,
             authentication: self.authentication.clone(),
         })
@@ -150,6 +151,20 @@ impl TokenSet {
     pub(crate) fn with_authentication(mut self, authentication: Option<Authentication>) -> Self {
         self.authentication = authentication.map(Box::new);
         self
+    }
+
+    /// Adds an ID token that was verified. An ID token that is longer than [`MAX_TOKEN`] is not
+    /// added.
+    #[must_use]
+    pub(crate) fn with_id_token(mut self, id_token: Option<&str>) -> Self {
+        let usable = id_token.filter(|token| check(token, is_bearer).is_ok());
+        self.id_token = usable.map(|token| Secret::new(token.to_owned()));
+        self
+    }
+
+    /// Returns the ID token, if the settings send the ID token to an app.
+    pub(crate) fn id_token(&self) -> Option<&Secret<String>> {
+        self.id_token.as_ref()
     }
 
     /// Returns the value of the `Authorization` field. `HeaderValue` marks the value as sensitive,
@@ -194,6 +209,15 @@ impl TokenSet {
             .expires_at
             .is_some_and(|expires_at| expires_at <= now)
     }
+}
+
+/// Creates a field value from secret bytes. `Debug` does not print the value. When the value and all
+/// its clones are dropped, the bytes are overwritten. Returns `None` if a field value cannot contain
+/// the bytes.
+pub(crate) fn secret_value(bytes: Zeroizing<Vec<u8>>) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(Wiped(bytes))).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// The owner of the bytes that the clones of a `HeaderValue` share. When the `HeaderValue` and all
@@ -270,6 +294,17 @@ mod tests {
             !shown.contains("abc") && !shown.contains("def50200"),
             "{shown}"
         );
+    }
+
+    #[test]
+    fn an_id_token_is_kept_with_another_refresh_token_and_is_not_printed() {
+        let tokens = TokenSet::new("a", Some("r"), LIFETIME).unwrap();
+        let tokens = tokens.with_id_token(Some("e30.canary"));
+        let tokens = tokens.with_refresh_token("s").unwrap();
+        assert_eq!(tokens.id_token().unwrap().expose(), "e30.canary");
+        assert!(!format!("{tokens:?}").contains("canary"));
+        let long = "a".repeat(MAX_TOKEN + 1);
+        assert!(tokens.with_id_token(Some(&long)).id_token().is_none());
     }
 
     #[test]

@@ -57,6 +57,7 @@ mod recovery;
 mod refresh;
 mod report;
 mod route;
+mod route_settings;
 mod rule;
 mod stream;
 mod unstored;
@@ -79,9 +80,10 @@ pub(crate) use self::permit::{Exchanging, RequestClient};
 pub(crate) use self::recent::Recent;
 pub(crate) use self::recovery::{Content, Recovery, Replayable, SentRequest, TokenRefusal};
 pub(crate) use self::refresh::Refresher;
-pub(crate) use self::route::OnRefusal;
 use self::route::WorkerRoutes;
-pub use self::route::{Route, RouteError, RouteSettings, RouteTable};
+pub use self::route::{Route, RouteError, RouteTable};
+pub(crate) use self::route_settings::OnRefusal;
+pub use self::route_settings::RouteSettings;
 pub(crate) use self::rule::KnownClaims;
 use self::rule::Verdict;
 pub(crate) use self::stream::{Continues, StreamKind, StreamPermit, StreamSettings, WatchError};
@@ -93,7 +95,6 @@ use crate::fields::cookie::{self as cookies, Found};
 use crate::provider::{Provider, Providers};
 use crate::session::{Lookup, Session, SessionId, Sessions, cookie};
 use crate::target::Target;
-use crate::upstream::AssertionNames;
 
 /// One worker's copy of a site's routes, with access to sessions. The worker takes no lock to make
 /// a decision.
@@ -103,8 +104,6 @@ pub(crate) struct Access {
     /// Whether at least one route lets the gateway refresh a token that an app has refused. A
     /// refresh after a refusal starts even if the token does not expire soon.
     refreshes_on_refusal: bool,
-    /// The names of the assertion fields.
-    names: AssertionNames,
     /// The providers of this site.
     providers: Arc<Providers>,
     /// The longest time that a request waits for its session.
@@ -118,8 +117,6 @@ pub(crate) struct Access {
 pub struct Settings<'a> {
     /// The routes.
     pub routes: &'a RouteTable,
-    /// The names of the assertion fields.
-    pub(crate) names: &'a AssertionNames,
     /// The providers by their configured names.
     pub providers: &'a Arc<Providers>,
     /// The longest time that a request waits until its session is refreshed or fetched.
@@ -223,7 +220,6 @@ impl Access {
         Rc::new(Self {
             refreshes_on_refusal: on_refusal.any(|what| what == OnRefusal::RefreshAndRetry),
             routes: settings.routes.for_worker(),
-            names: settings.names.clone(),
             providers: Arc::clone(settings.providers),
             max_wait: settings.max_wait,
             sessions,

@@ -15,7 +15,10 @@ use crate::fields::{UpgradeRequest, View};
 use crate::identity::Identity;
 use crate::session::{Session, cookie};
 use crate::upload::Upload;
-use crate::upstream::{self, Exchange, Owner, Pools, Requester, ResponseFuture, assertions};
+use crate::upstream::{
+    self, AssertionNames, Authorization, Exchange, Owner, Pools, Requester, ResponseFuture,
+    assertions,
+};
 
 /// The proof that one request may be sent to one upstream, with or without a user. Only [`Access`]
 /// creates permits.
@@ -71,6 +74,10 @@ impl Permit {
     /// gateway can neither send the request again nor let the user sign in again.
     pub(crate) fn sent_request(&self) -> Option<SentRequest> {
         let session = self.session.as_ref()?;
+        // If the app gets no token, the app's answer does not refuse a token.
+        if !self.route.fields.sends_token() {
+            return None;
+        }
         // If `on_refusal` is `Pass`, the gateway repeats a request only if the session has a newer
         // access token. A session without a refresh token never gets a newer access token.
         let wanted =
@@ -81,15 +88,17 @@ impl Permit {
         })
     }
 
-    /// Returns the assertion fields that have a value, and `Authorization` with the bearer token.
+    /// Returns the fields with a value that the gateway writes: assertion fields and credentials.
     pub fn fields(&self) -> Vec<(HeaderName, HeaderValue)> {
         let groups = self.groups();
         let fields = self.assertions(&groups);
         let fields = fields.filter_map(|(name, value)| Some((name.clone(), value?.clone())));
         let more = groups.iter().skip(1);
-        let name = self.access.names.groups.as_ref();
+        let name = self.names().groups.as_ref();
         let more = more.filter_map(|value| Some((name?.clone(), value.clone())));
-        fields.chain(more).collect()
+        let computed = self.computed().into_iter();
+        let computed = computed.filter_map(|(name, value)| Some((name.clone(), value?)));
+        fields.chain(more).chain(computed).collect()
     }
 
     /// Writes the assertion fields, removes the gateway's own cookies, and sends the request to the
@@ -142,17 +151,43 @@ impl Permit {
         // A call of `for_each` on a chain of iterators is faster than a `for` loop.
         self.assertions(&groups)
             .for_each(|(name, value)| write_or_remove(headers, name, value.cloned()));
-        if let (Some(name), [_, more @ ..]) = (&self.access.names.groups, &*groups) {
+        if let (Some(name), [_, more @ ..]) = (&self.names().groups, &*groups) {
             for value in more {
                 headers.append(name, value.clone());
             }
         }
+        if self.route.fields.computed.is_some() {
+            for (name, value) in self.computed() {
+                write_or_remove(headers, name, value);
+            }
+        }
+    }
+
+    fn names(&self) -> &AssertionNames {
+        &self.route.fields.names
+    }
+
+    /// Returns every computed field with its value. If a field has no value, the request must not
+    /// contain the field.
+    #[cold]
+    pub(super) fn computed(&self) -> Vec<(&HeaderName, Option<HeaderValue>)> {
+        let Some(fields) = &self.route.fields.computed else {
+            return Vec::new();
+        };
+        let Some(session) = self.session.as_deref() else {
+            return fields.names().map(|name| (name, None)).collect();
+        };
+        let values = session.computed_fields(fields.id(), || {
+            let now = self.access.refresher.clock().now();
+            fields.values(session.identity(), session.tokens(), now)
+        });
+        fields.names().zip(values.iter().cloned()).collect()
     }
 
     /// Returns the values of the groups field. If the groups do not all fit into the field, the
     /// gateway logs at most one warning per user and hour.
     pub(super) fn groups(&self) -> Cow<'_, [HeaderValue]> {
-        let (Some(session), names) = (self.session.as_deref(), &self.access.names) else {
+        let (Some(session), names) = (self.session.as_deref(), self.names()) else {
             return Cow::Borrowed(&[]);
         };
         if names.groups.is_none() {
@@ -175,19 +210,25 @@ impl Permit {
         }
     }
 
-    /// Returns every assertion field with its value. The groups field gets the first value in
+    /// Returns every assertion field and `Authorization` with their values. The client's
+    /// `Authorization` is not one of the returned fields. The groups field gets the first value in
     /// `groups`. If a field has no value, the request must not contain the field.
     pub(super) fn assertions<'a>(
         &'a self,
         groups: &'a [HeaderValue],
     ) -> impl Iterator<Item = (&'a HeaderName, Option<&'a HeaderValue>)> {
-        let (session, names) = (self.session.as_deref(), &self.access.names);
+        let (session, names) = (self.session.as_deref(), self.names());
         let identity = self.identity();
-        let bearer = session.map(|session| session.tokens().bearer());
+        let bearer = || session.map(|session| session.tokens().bearer());
+        let authorization = match self.route.fields.authorization {
+            Authorization::AccessToken => Some((&header::AUTHORIZATION, bearer())),
+            Authorization::OfClient => None,
+            Authorization::Removed => Some((&header::AUTHORIZATION, None)),
+        };
         // The provider's name is looked up only if the settings contain a field name for it.
         let told = session.filter(|_session| names.provider.is_some());
         let provider = told.and_then(|session| self.route.provider(session.provider()));
-        assertions(names, identity, groups, provider, bearer)
+        assertions(names, identity, groups, provider).chain(authorization)
     }
 }
 

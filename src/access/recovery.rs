@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::{HeaderMap, StatusCode};
 
 use super::outcome::Outcome;
-use super::route::OnRefusal;
+use super::route_settings::OnRefusal;
 use super::wait::wait_for;
 use super::{Access, Cause, Challenge, Decision, Permit, Route};
 use crate::clock::Timestamp;

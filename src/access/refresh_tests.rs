@@ -13,7 +13,6 @@ use crate::provider::GrantError;
 use crate::seal::{Keys, Purpose};
 use crate::session::{Lookup, NewSession, Registrations, SessionId, Settings, StoreSettings};
 use crate::token::{Lifetime, TokenSet};
-use crate::upstream::AssertionNames;
 
 #[path = "refresh_abort_tests.rs"]
 mod abort;
@@ -72,7 +71,6 @@ impl Fixture {
     pub(in crate::access) fn access(&self, routes: &RouteTable) -> Rc<Access> {
         let settings = access::Settings {
             routes,
-            names: &AssertionNames::default(),
             providers: &Arc::default(),
             max_wait: MAX_WAIT,
         };

@@ -2,135 +2,17 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
-
 use super::buffering::BufferSettings;
 use super::index::Index;
+use super::route_settings::{OnRefusal, ProviderNames, RouteSettings};
 use super::rule::Rule;
 use super::stream::StreamSettings;
 use crate::identity::Claim;
 use crate::target::{Prefix, Target};
-use crate::upstream::{Protocol, Upstream};
-
-/// The settings of one route.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RouteSettings {
-    /// The name of the route in logs and metrics. The default name is the prefix. If the route
-    /// names a host, the first host is put before the prefix.
-    pub name: Option<Box<str>>,
-    /// The authorities of the route. An authority is a host. If the port is not the default port,
-    /// the authority also contains the port. If the list of authorities is empty, the route is for
-    /// all authorities.
-    #[serde(default)]
-    pub(crate) hosts: Vec<Box<str>>,
-    /// The path prefix: the route is for this path and for all paths below this path.
-    #[serde(default)]
-    pub prefix: Prefix,
-    /// The condition that a user must meet to use the route.
-    #[serde(default = "signed_in")]
-    pub(crate) access: Rule,
-    /// The name of the upstream. The operator may omit the setting `upstream` if there is only one
-    /// upstream.
-    pub(crate) upstream: Option<Box<str>>,
-    /// The names of the providers whose sessions are accepted. By default, the route accepts
-    /// sessions of all providers.
-    pub(crate) provider: Option<ProviderNames>,
-    /// Whether CORS preflights are forwarded without a session. Browsers send preflights without
-    /// cookies.
-    #[serde(default)]
-    pub(crate) allow_preflight: bool,
-    /// The gateway's action after an app has refused a token that the gateway considers valid.
-    #[serde(default)]
-    pub(crate) on_upstream_401: OnRefusal,
-    /// Whether the requests and answers of the route are streams. The client of a stream may send
-    /// nothing for any time.
-    #[serde(default)]
-    pub(crate) stream: bool,
-    /// The settings for connections on which the app has switched to another protocol.
-    #[serde(default)]
-    pub(crate) streams: StreamSettings,
-    /// The sizes of the buffers for slow clients.
-    #[serde(default)]
-    pub(crate) buffers: BufferSettings,
-}
-
-/// The gateway's action when an app refuses the user's access token.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum OnRefusal {
-    /// The gateway forwards the app's answer.
-    #[default]
-    Pass,
-    /// The gateway refreshes the token and sends the request again, if possible.
-    RefreshAndRetry,
-    /// The gateway ends the session, and the user signs in again.
-    Relogin,
-}
-
-/// The name of one provider, or the names of several providers from which the user can choose.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct ProviderNames(Vec<Box<str>>);
-
-impl<'de> Deserialize<'de> for ProviderNames {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Names;
-        impl<'de> Visitor<'de> for Names {
-            type Value = Vec<Box<str>>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the name of a provider, or a list of names")
-            }
-
-            fn visit_str<E>(self, name: &str) -> Result<Vec<Box<str>>, E> {
-                Ok(vec![name.into()])
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<Box<str>>, A::Error> {
-                let mut names: Vec<Box<str>> = Vec::new();
-                while let Some(name) = list.next_element::<Box<str>>()? {
-                    if names.contains(&name) {
-                        return Err(A::Error::custom(format!("names `{name}` twice")));
-                    }
-                    names.push(name);
-                }
-                if names.is_empty() {
-                    let why = "the list is empty; omit it to accept every provider";
-                    return Err(A::Error::custom(why));
-                }
-                Ok(names)
-            }
-        }
-        deserializer.deserialize_any(Names).map(Self)
-    }
-}
-
-fn signed_in() -> Rule {
-    Rule::SignedIn
-}
-
-impl Default for RouteSettings {
-    fn default() -> Self {
-        Self {
-            name: None,
-            hosts: Vec::new(),
-            prefix: Prefix::default(),
-            access: Rule::SignedIn,
-            upstream: None,
-            provider: None,
-            allow_preflight: false,
-            on_upstream_401: OnRefusal::Pass,
-            stream: false,
-            streams: StreamSettings::default(),
-            buffers: BufferSettings::default(),
-        }
-    }
-}
+use crate::upstream::{AppFields, AssertionNames, CredentialSettings, Protocol, Upstream};
 
 /// One route of the table. Each worker has its own copy of the route.
 #[derive(Clone, Debug)]
@@ -147,12 +29,50 @@ pub struct Route {
     pub(super) is_stream: bool,
     streams: StreamSettings,
     buffers: BufferSettings,
-    // The field `upstream` is private to the module `access`, so that code outside the module can
-    // reach the upstream only through a `Permit`.
+    /// The credentials that the settings of the route name.
+    credentials: CredentialSettings,
+    /// The fields that the gateway writes into the requests of the route.
+    pub(super) fields: AppFields,
+    // This member is private to the module, so that code outside the module can reach the upstream only
+    // through a `Permit`.
     pub(super) upstream: Arc<Upstream>,
 }
 
 impl Route {
+    /// Creates a route with the default names of the assertion fields.
+    fn new(
+        index: usize,
+        mut settings: RouteSettings,
+        providers: Vec<Claim>,
+        upstream: Arc<Upstream>,
+    ) -> Self {
+        // The authority of a target is in lower case.
+        let hosts = settings.hosts.iter();
+        let hosts: Vec<Box<str>> = hosts.map(|host| host.to_ascii_lowercase().into()).collect();
+        let credentials = settings.take_credentials();
+        let names = AssertionNames::default();
+        let is_public = settings.access == Rule::Public;
+        Self {
+            index,
+            name: settings.name.unwrap_or_else(|| {
+                let host = hosts.first().map_or("", AsRef::as_ref);
+                format!("{host}{}", settings.prefix.as_str()).into()
+            }),
+            hosts,
+            prefix: settings.prefix,
+            rule: settings.access,
+            providers,
+            allow_preflight: settings.allow_preflight,
+            on_refusal: settings.on_upstream_401,
+            is_stream: settings.stream,
+            streams: settings.streams,
+            buffers: settings.buffers,
+            fields: AppFields::new(names, &credentials, None, is_public),
+            credentials,
+            upstream,
+        }
+    }
+
     /// The position of the route in the settings, counted from 0.
     pub(crate) fn index(&self) -> usize {
         self.index
@@ -227,6 +147,21 @@ impl Route {
     /// The upstream's name, for logs.
     pub(crate) fn upstream_name(&self) -> &str {
         self.upstream.name()
+    }
+
+    /// The credentials that the settings of the route name.
+    pub(crate) fn credentials(&self) -> &CredentialSettings {
+        &self.credentials
+    }
+
+    /// The fields that the gateway writes into the requests of the route.
+    pub(crate) fn fields(&self) -> &AppFields {
+        &self.fields
+    }
+
+    /// The gateway's action after an app has refused a token.
+    pub(crate) fn on_refusal(&self) -> OnRefusal {
+        self.on_refusal
     }
 
     /// Whether the app of the route speaks HTTP/2. An HTTP/2 app never switches to another
@@ -309,11 +244,12 @@ impl RouteTable {
         let mut routes: Vec<Route> = Vec::with_capacity(settings.len());
         // All errors are collected, so that the operator can correct all errors together.
         let mut errors = Vec::new();
-        for (index, settings) in settings {
+        for (index, mut settings) in settings {
             let chosen = settings.provider.is_some();
-            let counted = accepted_providers(settings.provider, providers).and_then(|counted| {
-                check_lists(&settings.access, &counted, chosen).map(|()| counted)
-            });
+            let counted =
+                accepted_providers(settings.provider.take(), providers).and_then(|counted| {
+                    check_lists(&settings.access, &counted, chosen).map(|()| counted)
+                });
             let providers = match counted {
                 Ok(providers) => providers,
                 Err(error) => {
@@ -321,33 +257,14 @@ impl RouteTable {
                     continue;
                 }
             };
-            let upstream = match upstream(settings.upstream, upstreams) {
+            let upstream = match upstream(settings.upstream.take(), upstreams) {
                 Ok(upstream) => upstream,
                 Err(error) => {
                     errors.push((index, error));
                     continue;
                 }
             };
-            // The authority of a target is in lower case.
-            let hosts = settings.hosts.iter();
-            let hosts: Vec<Box<str>> = hosts.map(|host| host.to_ascii_lowercase().into()).collect();
-            let route = Route {
-                index,
-                name: settings.name.unwrap_or_else(|| {
-                    let host = hosts.first().map_or("", AsRef::as_ref);
-                    format!("{host}{}", settings.prefix.as_str()).into()
-                }),
-                hosts,
-                prefix: settings.prefix,
-                rule: settings.access,
-                providers,
-                allow_preflight: settings.allow_preflight,
-                on_refusal: settings.on_upstream_401,
-                is_stream: settings.stream,
-                streams: settings.streams,
-                buffers: settings.buffers,
-                upstream,
-            };
+            let route = Route::new(index, settings, providers, upstream);
             match routes.iter().find(|other| other.shadows(&route)) {
                 Some(other) => errors.push((index, RouteError::Duplicate(other.name.clone()))),
                 None => routes.push(route),
@@ -364,6 +281,16 @@ impl RouteTable {
         }
         let index = Arc::new(Index::new(&routes));
         Ok(Self { routes, index })
+    }
+
+    /// Sets the fields that the gateway writes into the requests of each route. Without a call of
+    /// this function, each route has the assertion fields with their default names.
+    #[must_use]
+    pub(crate) fn with_fields(mut self, mut fields: impl FnMut(&Route) -> AppFields) -> Self {
+        for route in &mut self.routes {
+            route.fields = fields(route);
+        }
+        self
     }
 
     /// Creates a copy of the table for one worker. Only one worker uses the copy, so the reference

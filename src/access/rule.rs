@@ -254,6 +254,8 @@ pub(crate) struct KnownClaims {
     pub(crate) subject: bool,
     pub(crate) groups: bool,
     pub(crate) verified_email: bool,
+    /// Whether the provider sends ID tokens, which are not a claim.
+    pub(crate) id_token: bool,
 }
 
 /// Whether a user meets the rule.

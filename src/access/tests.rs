@@ -12,7 +12,7 @@ use super::*;
 use crate::fields::cookie::Others;
 use crate::fields::{OwnedFields, Strip, inbound};
 use crate::token::Lifetime;
-use crate::upstream::Upstream;
+use crate::upstream::{AssertionNames, Upstream};
 
 fn access(fixture: &Fixture) -> Rc<Access> {
     let app = serde_json::from_value(json!({"url": "http://127.0.0.1:1"})).unwrap();
@@ -60,7 +60,7 @@ fn in_a_buffer(
     (method, target): (&Method, &Target),
     head: &[(&str, &[u8])],
 ) -> Outcome {
-    let names = &access.names;
+    let names = AssertionNames::default();
     let owned = OwnedFields::new(names.iter());
     let strip = Strip::of(head, &owned);
     let mut left: Vec<(&str, &[u8])> = head.to_vec();
@@ -104,7 +104,8 @@ fn in_a_map(
         let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
         fields.append(name, HeaderValue::from_bytes(value).unwrap());
     }
-    inbound(&mut fields, &OwnedFields::new(access.names.iter()), false);
+    let names = AssertionNames::default();
+    inbound(&mut fields, &OwnedFields::new(names.iter()), false);
     let decision = access.decide((method, &fields), target, recent, NOW);
     let Decision::Permit(mut permit) = decision else {
         return (kind(&decision), None);
@@ -148,7 +149,8 @@ async fn a_permit_replaces_forged_fields() {
         let (parts, ()) = request.body(()).unwrap().into_parts();
         let target = Target::from_request(&parts).unwrap();
         let mut fields = HeaderMap::new();
-        for name in access.names.iter().chain([&header::AUTHORIZATION]) {
+        let names = AssertionNames::default();
+        for name in names.iter().chain([&header::AUTHORIZATION]) {
             fields.append(name, HeaderValue::from_static("forged"));
             fields.append(name, HeaderValue::from_static("twice"));
         }
@@ -167,13 +169,106 @@ async fn a_permit_replaces_forged_fields() {
             .iter()
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
-        assert_eq!(told, written, "another proxy is told what the app is told");
         let bearers: Vec<_> = fields.get_all(header::AUTHORIZATION).iter().collect();
-        let expected = (path == "/").then(|| session.tokens().bearer());
-        assert_eq!(bearers, Vec::from_iter(expected), "{path}");
+        if path == "/" {
+            assert_eq!(told, written, "another proxy is told what the app is told");
+            assert_eq!(bearers, [session.tokens().bearer()]);
+        } else {
+            assert_eq!(told, []);
+            assert_eq!(bearers, ["forged", "twice"], "the app asks for credentials");
+        }
         // The app gets no field except `Authorization`, because the user of the session has no
         // claims, and the request has only the gateway's own cookie.
         assert_eq!(fields.len(), bearers.len(), "{path}: {fields:?}");
+    }
+}
+
+/// Whether a test sends a session, and the method of its request.
+const SIGNED_IN: (bool, Method) = (true, Method::GET);
+const NOBODY: (bool, Method) = (false, Method::GET);
+const PREFLIGHT: (bool, Method) = (false, Method::OPTIONS);
+
+/// Sends a request with `Authorization` fields of the client to a gateway with one route. Returns the
+/// fields that the app gets.
+fn with_their_credentials(
+    fixture: &Fixture,
+    route: &serde_json::Value,
+    id: Option<&SessionId>,
+    method: &Method,
+) -> BTreeMap<String, Vec<Vec<u8>>> {
+    let app = serde_json::from_value(json!({"url": "http://127.0.0.1:1"})).unwrap();
+    let apps = [("app".into(), Arc::new(Upstream::new("app", &app).unwrap()))].into();
+    let settings = serde_json::from_value(route.clone()).unwrap();
+    let routes = RouteTable::new(vec![(0, settings)], &apps, &["main"]).unwrap();
+    let access = fixture.access(&routes);
+    let request = Request::get("/").header("host", "app.example").body(());
+    let target = Target::from_request(&request.unwrap().into_parts().0).unwrap();
+    let cookie = id.map(|id| format!("__Host-sidegate={}", id.to_text().expose()));
+    let mut head: Vec<(&str, &[u8])> = vec![
+        ("Authorization", b"Basic eA=="),
+        ("authorization", b"Bearer x"),
+        ("Origin", b"https://elsewhere.example"),
+        ("Access-Control-Request-Method", b"PUT"),
+    ];
+    head.extend(cookie.as_ref().map(|cookie| ("Cookie", cookie.as_bytes())));
+    let (kind, sent) = in_a_map(&access, (method, &target), &head, &Recent::default());
+    assert_eq!(kind, "Permit", "{route}");
+    sent.unwrap()
+}
+
+#[tokio::test]
+async fn h_13_h_14_h_39_authorization_of_the_client_reaches_only_public_routes_without_credentials()
+{
+    let fixture = Fixture::new(tokio::runtime::Handle::current());
+    let (id, _session) = fixture.opened(valid()).await;
+    let theirs = vec!["Basic eA==", "Bearer x"];
+    for (route, (is_signed_in, method), expected) in [
+        (json!({}), SIGNED_IN, vec!["Bearer a"]),
+        (json!({"bearer": "none"}), SIGNED_IN, vec![]),
+        (json!({"bearer": "id_token"}), SIGNED_IN, vec![]),
+        (json!({"token_field": "X-T"}), SIGNED_IN, vec![]),
+        (json!({"allow_preflight": true}), PREFLIGHT, vec![]),
+        (json!({"access": "public"}), SIGNED_IN, theirs.clone()),
+        (json!({"access": "public"}), NOBODY, theirs.clone()),
+        (json!({"access": "public"}), PREFLIGHT, theirs.clone()),
+        (
+            json!({"access": "public", "bearer": "none"}),
+            SIGNED_IN,
+            theirs.clone(),
+        ),
+        (
+            json!({"access": "public", "token_field": "X-T"}),
+            SIGNED_IN,
+            theirs.clone(),
+        ),
+        (
+            json!({"access": "public", "bearer": "access_token"}),
+            SIGNED_IN,
+            vec!["Bearer a"],
+        ),
+        (
+            json!({"access": "public", "bearer": "access_token"}),
+            NOBODY,
+            vec![],
+        ),
+        (
+            json!({"access": "public", "bearer": "id_token"}),
+            NOBODY,
+            vec![],
+        ),
+    ] {
+        let cookie = is_signed_in.then_some(&id);
+        let mut sent = with_their_credentials(&fixture, &route, cookie, &method);
+        let arrived = sent.remove("authorization").unwrap_or_default();
+        let expected: Vec<Vec<u8>> = expected.into_iter().map(Into::into).collect();
+        assert_eq!(arrived, expected, "{route} {is_signed_in} {method}");
+        let bare = is_signed_in && route.get("token_field").is_some();
+        let token = sent.remove("x-t").unwrap_or_default();
+        assert_eq!(
+            token,
+            Vec::from_iter(bare.then(|| b"a".to_vec())),
+            "{route}"
+        );
     }
 }
 

@@ -36,6 +36,28 @@ const ADVICE: &[(&[&str], &str)] = &[
         "write access = { any_of = { email_domains = [\"...\"] } } in the route",
     ),
     (
+        &["pass_basic_auth", "basic_auth_password", "set_basic_auth"],
+        "write basic = { user = { claim = \"preferred_username\" }, password_file = \"...\" } in \
+         the upstream",
+    ),
+    (
+        &[
+            "pass_access_token",
+            "pass_authorization_header",
+            "set_authorization_header",
+        ],
+        "write bearer = \"access_token\" or \"id_token\" in the upstream, and token_field for \
+         another field than Authorization",
+    ),
+    (
+        &[
+            "inject_request_headers",
+            "injectrequestheaders",
+            "set_request_headers",
+        ],
+        "write assertions.fields.NAME = { claim = \"...\" }",
+    ),
+    (
         &[
             "skip_auth",
             "skip_auth_routes",

@@ -7,7 +7,7 @@
 //! module of a lower layer defines and validates its own settings, without any code of the module
 //! `config`.
 
-mod buffering;
+mod app_fields;
 mod changes;
 mod habits;
 mod keys;
@@ -31,6 +31,7 @@ use std::time::Duration;
 use figment::Figment;
 use figment::providers::{Format as _, Toml};
 use figment::value::{Dict, Value};
+use http::HeaderName;
 use serde::Deserialize;
 
 use self::buffering::{check_buffers, spill};
@@ -41,10 +42,12 @@ pub use self::layers::{FileContent, Flags, Source, Variables};
 use self::listening::{Bounded, ListenAddress, ServerSection, acceptor, check_transport};
 use self::names::check_names;
 pub use self::problem::{Problem, Problems};
-use self::providers::providers;
+use self::providers::{ParsedProviders, providers};
 pub(crate) use self::restart_only::RestartOnly;
 pub(crate) use self::routing::Upstreams;
-use self::routing::{check_reach, check_routes, routes, unnamed_providers, upstreams};
+use self::routing::{
+    ParsedUpstreams, check_reach, check_routes, routes, unnamed_providers, upstreams,
+};
 use self::section::Reader;
 pub(crate) use self::watch::{FileChange, FileVersion, Watch};
 use crate::access::RouteTable;
@@ -54,6 +57,7 @@ use crate::gateway::SpillSettings;
 use crate::login::{self, OwnPaths, PublicUrls, RedirectionEndpoints};
 use crate::provider::Providers;
 use crate::seal::KeyRing;
+use crate::secret::Environment;
 use crate::telemetry;
 use crate::tls::Acceptor;
 use crate::upstream::AssertionNames;
@@ -201,14 +205,14 @@ impl Problems {
 /// Returns the settings for requests.
 fn gateway_settings(
     public_urls: PublicUrls,
-    assertions: AssertionNames,
-    (server, spill): (&ServerSection, Option<SpillSettings>),
+    written_fields: Vec<HeaderName>,
+    server: &ServerSection,
     log: &telemetry::Settings,
 ) -> gateway::Settings {
     gateway::Settings {
         public_urls,
         trusted: TrustedPeers::new(server.trusted_proxies.iter().map(|network| network.0)),
-        assertions,
+        written_fields,
         body_bytes: server.body_bytes(),
         buffer_bytes: server.buffer_bytes(),
         spill,
@@ -235,17 +239,13 @@ fn build(
         (reusable, &environment),
         reader,
     );
-    let assertions: Option<AssertionNames> = reader.read("assertions");
+    let names: Option<AssertionNames> = reader.read("assertions");
     let log: Option<telemetry::Settings> = reader.read("log");
     let watch: Option<bool> = reader.read("watch");
     let providers = providers(settings, (&reusable.providers, &environment), reader);
     let upstreams = upstreams(settings, &reusable.upstreams, reader);
-    let routes = routes(settings, reader, &upstreams, &providers.names);
-    if let Some(routes) = &routes {
-        check_routes(routes, &providers, reader);
-        check_buffers(routes, server.as_ref(), reader);
-    }
-    let spill = server.as_ref().and_then(|server| spill(server, reader));
+    let parsed = (&upstreams, &providers, names.as_ref());
+    let routes = route_table(settings, parsed, &environment, reader);
     let tls = tls(server.as_ref(), operations.as_ref(), reader, clock);
     let login = login.map(|login| login_settings(&login, &providers.names, reader));
     if let (Some(urls), Some(login), Some(routes)) = (&public_urls, &login, &routes)
@@ -257,11 +257,12 @@ fn build(
     // all sections.
     let (login, keys) = (login?, keys?);
     let (server, session, routes) = (server?, session?, routes?);
-    let (assertions, log) = (assertions?, log?);
+    let (names, log) = (names?, log?);
     let mut warnings = layers::misspelled_variables(settings);
-    warnings.extend(unnamed_providers(&routes, &assertions));
+    warnings.extend(unnamed_providers(&routes));
+    let written_fields = app_fields::names(&routes, &upstreams, &names);
     let site = SiteConfig {
-        gateway: gateway_settings(public_urls?, assertions, (&server, spill), &log),
+        gateway: gateway_settings(public_urls?, written_fields, &server, &log),
         login: (login, keys.logins),
         routes,
         providers: Arc::new(providers.opened),
@@ -284,6 +285,23 @@ fn build(
         session: (session, Arc::new(keys.sessions)),
         warnings,
     })
+}
+
+/// Reads the routes, with the fields that the gateway writes for the app of each route. `names` are
+/// the names in the section `assertions`.
+fn route_table(
+    settings: &Figment,
+    (upstreams, providers, names): (&ParsedUpstreams, &ParsedProviders, Option<&AssertionNames>),
+    environment: &Environment,
+    reader: &mut Reader<'_>,
+) -> Option<RouteTable> {
+    let table = routes(settings, reader, upstreams, &providers.names)?;
+    let names = names.cloned().unwrap_or_default();
+    let table = app_fields::write(table, (upstreams, &names), environment, reader);
+    check_routes(&table, providers, reader);
+    app_fields::check(&table, upstreams, &providers.known, reader);
+    app_fields::check_claims(&table, (upstreams, &names), &providers.known, reader);
+    Some(table)
 }
 
 /// Reads the certificate of the gateway, if a certificate is configured, and reports problems with

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use figment::Figment;
 use figment::value::Value;
 
+use super::app_fields::kept_values;
 use super::entries;
 use super::section::Reader;
 use crate::access::KnownClaims;
@@ -38,15 +39,17 @@ pub(super) fn providers(
     let names = entries.keys().cloned().collect();
     let (mut providers, mut open) = (Providers::new(), Vec::new());
     let mut known = BTreeMap::new();
+    let kept = kept_values(settings);
     for (name, value) in entries {
         let key = format!("providers.{name}");
         if !names_known_profile(&key, &value, reader) || !is_allowed_name(&key, &name, reader) {
             continue;
         }
         let noted = reader.problems.len();
-        let Some(settings) = reader.read_value::<provider::Settings>(&key, value) else {
+        let Some(mut settings) = reader.read_value::<provider::Settings>(&key, value) else {
             continue;
         };
+        settings.identity.kept = kept.clone();
         if settings.open_registration && !settings.anyone {
             open.push(name.clone());
         }
@@ -157,5 +160,6 @@ fn known_claims(settings: &provider::Settings) -> KnownClaims {
         subject: some,
         groups: some && (!claims.groups.is_empty() || !identity.groups_endpoints.is_empty()),
         verified_email: some && verifies && address,
+        id_token: identity.source == IdentitySource::IdToken,
     }
 }

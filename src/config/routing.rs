@@ -6,19 +6,30 @@ use std::sync::Arc;
 use figment::Figment;
 use figment::value::Value;
 
-use super::entries;
 use super::providers::ParsedProviders;
 use super::section::Reader;
-use crate::access::{KnownClaims, Route, RouteError, RouteSettings, RouteTable, StreamSettings};
+use super::{app_fields, entries};
+use crate::access::{
+    BufferSettings, KnownClaims, Route, RouteError, RouteSettings, RouteTable, StreamSettings,
+};
 use crate::login::{self, PublicUrl, PublicUrls};
 use crate::telemetry::chain;
-use crate::upstream::{self, AssertionNames, Upstream};
+use crate::upstream::{self, AssertionNames, CredentialSettings, Upstream};
 
 /// The upstreams by name.
 pub(crate) type Upstreams = BTreeMap<Box<str>, Arc<Upstream>>;
 
 /// All configured upstreams by name. The value is `None` for an upstream with a problem.
-pub(super) type ParsedUpstreams = BTreeMap<Box<str>, Option<Arc<Upstream>>>;
+pub(super) type ParsedUpstreams = BTreeMap<Box<str>, Option<ParsedUpstream>>;
+
+/// An upstream, and the settings of the fields that the app gets.
+#[derive(Clone, Debug)]
+pub(super) struct ParsedUpstream {
+    pub(super) upstream: Arc<Upstream>,
+    /// `None` if the section `assertions` applies.
+    pub(super) assertions: Option<AssertionNames>,
+    pub(super) credentials: CredentialSettings,
+}
 
 /// Creates the upstreams. If the settings of an upstream have not changed, the gateway uses the
 /// upstream in `before` again, with its open connections.
@@ -29,26 +40,34 @@ pub(super) fn upstreams(
 ) -> ParsedUpstreams {
     let entries = entries(settings, reader, "upstreams", "upstream");
     let mut upstreams = ParsedUpstreams::new();
-    for (name, value) in entries {
+    let common = settings.find_value("assertions").ok();
+    let common = common.filter(|_common| reader.is_clean("assertions"));
+    for (name, mut value) in entries {
         let key = format!("upstreams.{name}");
+        app_fields::inherit_assertions(&mut value, common.as_ref());
         // This loop always creates a new upstream, because the creation reports problems with the
         // files of the upstream. If the settings have not changed, the gateway continues to use the
         // previous upstream.
-        let opened = reader
-            .read_value::<upstream::Settings>(&key, value)
-            .and_then(|settings| match Upstream::new(&name, &settings) {
-                Ok(upstream) => Some(match before.get(&*name) {
+        let read = reader.read_value::<upstream::Settings>(&key, value);
+        let opened = read.and_then(|mut settings| {
+            let (assertions, credentials) = settings.take_fields();
+            let upstream = match Upstream::new(&name, &settings) {
+                Ok(upstream) => match before.get(&*name) {
                     Some(before) if before.settings() == &settings => Arc::clone(before),
                     Some(_) | None => Arc::new(upstream),
-                }),
+                },
                 Err(error) => {
                     reader.note(&format!("{key}.{}", error.key()), chain(&error));
-                    None
+                    return None;
                 }
-            });
-        if let Some(upstream) = &opened {
-            check_tunnels(upstream, reader);
-        }
+            };
+            check_tunnels(&upstream, reader);
+            Some(ParsedUpstream {
+                upstream,
+                assertions,
+                credentials,
+            })
+        });
         upstreams.insert(name.into(), opened);
     }
     upstreams
@@ -71,7 +90,7 @@ fn check_tunnels(upstream: &Upstream, reader: &mut Reader<'_>) {
 pub(super) fn valid_upstreams(upstreams: ParsedUpstreams) -> Upstreams {
     let opened = upstreams.into_iter();
     opened
-        .filter_map(|(name, upstream)| Some((name, upstream?)))
+        .filter_map(|(name, parsed)| Some((name, parsed?.upstream)))
         .collect()
 }
 
@@ -192,11 +211,10 @@ fn check_open_registration(routes: &RouteTable, open: &[String], reader: &mut Re
 
 /// Returns a warning if a route accepts several providers but no assertion field tells the app
 /// which provider signed the user in.
-pub(super) fn unnamed_providers(routes: &RouteTable, names: &AssertionNames) -> Option<String> {
-    if names.provider.is_some() {
-        return None;
-    }
+pub(super) fn unnamed_providers(routes: &RouteTable) -> Option<String> {
+    let unnamed = |route: &&Route| route.fields().names.provider.is_none();
     let several = routes.iter().filter(|route| route.providers().len() > 1);
+    let several = several.filter(unnamed);
     let several: Vec<String> = several.map(|route| format!("`{}`", route.name())).collect();
     (!several.is_empty()).then(|| {
         format!(

@@ -5,12 +5,11 @@ use http::header::EXPECT;
 
 use super::strip::HOP_BY_HOP;
 
-/// Names of fields that clients may never send, in normalized form (lower case, with `-` for every
-/// character that is not a letter or digit). An app could read these fields to learn who the client
-/// is, to learn where the request comes from, or to replace a part of the request that the rules
-/// have checked, such as the path.
-const NAMES: [&str; 29] = [
-    "authorization",
+/// Names that clients may never send, in normalized form (lower case, with `-` for every character
+/// that is not a letter or digit). An app could read these fields for three purposes: to learn who
+/// the client is, to learn where the request comes from, or to replace a part of the request that
+/// the rules have checked, such as the path.
+const NAMES: [&str; 28] = [
     "client-cert",
     "client-cert-chain",
     "forwarded",
@@ -55,8 +54,10 @@ const SPELLED_EXACTLY: [&str; 4] = [
     "transfer-encoding",
 ];
 
-/// The names of all fields that only the gateway may write: `Authorization`, the forwarding fields,
-/// the usual names of identity and rewriting fields, and the configured assertion fields.
+/// The names of all fields that only the gateway may write: the forwarding fields, the usual names
+/// of identity and rewriting fields, the configured assertion fields, and the configured fields with
+/// a token. `Authorization` is not in the list, because the route decides who may write it. A permit
+/// therefore replaces, removes or forwards the client's `Authorization`.
 ///
 /// CGI, WSGI, PHP and Rack turn `X-User` and `X_User` into the same variable. Names are therefore
 /// compared in normalized form: ASCII lower case, with `-` for every character that is not a letter
@@ -81,9 +82,9 @@ struct OwnedName {
 }
 
 impl OwnedFields {
-    /// Creates the list of the built-in names and the configured `assertions`.
-    pub fn new<'a>(assertions: impl IntoIterator<Item = &'a HeaderName>) -> Self {
-        let configured = assertions.into_iter().map(|name| {
+    /// Creates the list of the built-in names and the names that the settings have `configured`.
+    pub fn new<'a>(configured: impl IntoIterator<Item = &'a HeaderName>) -> Self {
+        let configured = configured.into_iter().map(|name| {
             let folded = name
                 .as_str()
                 .bytes()

@@ -39,10 +39,10 @@ const NOT_NOMINABLE: [&str; 11] = [
 
 /// The fields that the gateway has to remove from one request (RFC 9110 section 7.6.1).
 ///
-/// These fields are `Connection`, the fields that `Connection` nominates, the other hop-by-hop
-/// fields, and every field of [`OwnedFields`] in every spelling. `Connection` cannot nominate the
-/// fields in `NOT_NOMINABLE`. `Expect` is also removed, but [`inbound`] keeps `Expect` if the
-/// request has content.
+/// - `Connection` and the fields that it nominates, except those that frame or identify a message;
+/// - the other hop-by-hop fields;
+/// - every field of [`OwnedFields`] in every spelling;
+/// - `Expect`, which [`inbound`] keeps if the request has content.
 #[derive(Debug)]
 pub(crate) struct Strip<'a> {
     owned: &'a OwnedFields,

@@ -38,7 +38,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use tokio::sync::watch;
 use url::Url;
@@ -67,7 +67,7 @@ use crate::provider::Prompt;
 use crate::server::{Connection, Handler, RequestBody, Security};
 use crate::target::{self, Target};
 use crate::telemetry::{DecisionLabel, UserInLog};
-use crate::upstream::{AssertionNames, Pools};
+use crate::upstream::Pools;
 
 /// The referrer policy of answers whose URL can contain a code. With the policy `no-referrer`, the
 /// browser does not send the URL to any site.
@@ -80,8 +80,9 @@ pub struct Settings {
     pub(crate) public_urls: PublicUrls,
     /// The proxies in front of the gateway whose forwarding fields are trusted.
     pub(crate) trusted: TrustedPeers,
-    /// The names of the assertion fields.
-    pub(crate) assertions: AssertionNames,
+    /// The names of all fields that the gateway writes for an app: assertion fields, and fields
+    /// with a token.
+    pub(crate) written_fields: Vec<HeaderName>,
     /// The size limit of a request body, in bytes.
     pub(crate) body_bytes: u64,
     /// The budget of all buffers for slow clients, in bytes.

@@ -77,7 +77,7 @@ impl Site {
         let names = routes.into_iter().map(|route| route.name().into());
         let counters = process.metrics.request_counters(names);
         Self {
-            owned: OwnedFields::new(parts.settings.assertions.iter()),
+            owned: OwnedFields::new(&parts.settings.written_fields),
             counters,
             _counted: process.metrics.site(),
             parts,
@@ -102,7 +102,6 @@ impl WorkerSite {
         let (parts, process) = (&shared.parts, &shared.process);
         let settings = access::Settings {
             routes: &parts.routes,
-            names: &parts.settings.assertions,
             providers: &parts.providers,
             max_wait: parts.max_wait,
         };

@@ -86,6 +86,9 @@ pub struct Identity {
     pub name: Option<Claim>,
     /// The groups.
     pub groups: Groups,
+    /// The additional claims that the settings send to an app, each with its path in the claims of
+    /// the provider.
+    pub claims: Box<[(Box<str>, Claim)]>,
 }
 
 impl Identity {
@@ -103,6 +106,30 @@ impl Identity {
     pub fn with_groups(mut self, groups: impl IntoIterator<Item = Claim>) -> Self {
         self.groups = groups.into_iter().collect();
         self
+    }
+
+    /// Sets the additional claims.
+    #[must_use]
+    pub(crate) fn with_claims(
+        mut self,
+        claims: impl IntoIterator<Item = (Box<str>, Claim)>,
+    ) -> Self {
+        self.claims = claims.into_iter().collect();
+        self
+    }
+
+    /// Returns the additional claim with this path.
+    pub(crate) fn claim(&self, path: &str) -> Option<&Claim> {
+        let mut claims = self.claims.iter();
+        claims
+            .find(|(other, _)| **other == *path)
+            .map(|(_, claim)| claim)
+    }
+
+    /// Returns the email address, if the provider has verified it.
+    pub(crate) fn verified_email(&self) -> Option<&Claim> {
+        let email = self.email.as_ref().filter(|email| email.verified);
+        email.map(|email| &email.address)
     }
 
     /// Returns true if both identities have the same subject at the same issuer. Two identities

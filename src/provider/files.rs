@@ -18,7 +18,7 @@ const NOT_ONLY_THE_SECRET: &str =
 /// Reads a file with a secret. The line breaks at the end of the file are not part of the secret.
 /// The gateway refuses a secret that has several lines, or other white space at its start or end,
 /// because the file probably contains a mistake.
-pub(super) fn secret_file(key: &'static str, path: &Path) -> Result<Secret<String>, SetupError> {
+pub(crate) fn secret_file(key: &'static str, path: &Path) -> Result<Secret<String>, SetupError> {
     let text = Zeroizing::new(read_text(key, path)?);
     let Some(secret) = only_secret(&text) else {
         let problem = "names a file with white space around the secret, or with several lines; write \
@@ -82,9 +82,8 @@ pub(super) fn variable<'a>(
         })
 }
 
-/// Reads a secret from an environment variable. The rules of [`secret_file`] also apply to a secret
-/// in a variable.
-pub(super) fn secret_variable(
+/// Reads a secret from an environment variable. The rules of [`secret_file`] apply.
+pub(crate) fn secret_variable(
     key: &'static str,
     name: &str,
     environment: &Environment,

@@ -73,6 +73,7 @@ pub use error::{
 };
 pub(crate) use error_response::printable;
 pub use error_response::{ErrorCode, Refusal};
+pub(crate) use files::{secret_file, secret_variable};
 pub use grant::Grant;
 pub use json::JsonError;
 pub use jwt::signer::{SigningError, SigningKeyProblem};
@@ -89,7 +90,7 @@ use crate::secret::{Environment, Secret};
 use breaker::Breaker;
 use call_slots::{CallSlot, CallSlots};
 use client_auth::Credentials;
-use files::{read_text, secret_file, secret_variable, variable};
+use files::{read_text, variable};
 use grant::{GrantVerifier, ResponseContext};
 use info::{CallSettings, ProviderInfo};
 use internal_url::InternalUrl;

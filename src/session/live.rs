@@ -1,6 +1,9 @@
 //! The type `Session`: the session of a signed-in browser, for the code that handles requests.
 
-use std::sync::Arc;
+use std::borrow::Cow;
+use std::sync::{Arc, OnceLock};
+
+use http::HeaderValue;
 
 use super::index::Rank;
 use super::record::{self, Contents};
@@ -20,18 +23,33 @@ use crate::token::TokenSet;
 pub struct Session {
     stored: Arc<Stored>,
     contents: Contents,
+    computed: OnceLock<Box<[OnceLock<ComputedFields>; REMEMBERED]>>,
 }
+
+/// The number of apps whose computed fields a [`Session`] remembers.
+const REMEMBERED: usize = 4;
+
+/// The values of computed fields, and the id of these fields.
+type ComputedFields = (u64, Box<[Option<HeaderValue>]>);
 
 impl Session {
     pub(super) fn new(rank: Rank, last_used: Timestamp, contents: Contents) -> Self {
         let stored = Arc::new(Stored::new(rank, last_used, &contents));
-        Self { stored, contents }
+        Self::with(stored, contents)
     }
 
     /// Decodes a session from its cached record. Returns `None` if the record has no contents.
     pub(super) fn of(stored: Arc<Stored>) -> Option<Self> {
         let contents = record::decode(stored.contents())?;
-        Some(Self { stored, contents })
+        Some(Self::with(stored, contents))
+    }
+
+    fn with(stored: Arc<Stored>, contents: Contents) -> Self {
+        Self {
+            stored,
+            contents,
+            computed: OnceLock::new(),
+        }
     }
 
     /// Returns the next version of the session, which has the new `tokens`. If `identity` is
@@ -81,6 +99,31 @@ impl Session {
     /// Returns the tokens of the grant.
     pub fn tokens(&self) -> &TokenSet {
         &self.contents.tokens
+    }
+
+    /// Returns the values of the fields with this id, which depend only on the session. The values
+    /// are computed once and remembered, but not for more than [`REMEMBERED`] ids.
+    pub(crate) fn computed_fields(
+        &self,
+        id: u64,
+        compute: impl FnOnce() -> Box<[Option<HeaderValue>]>,
+    ) -> Cow<'_, [Option<HeaderValue>]> {
+        let remembered = self.computed.get_or_init(Box::default);
+        let known = remembered.iter().map_while(OnceLock::get);
+        if let Some((_, values)) = known.into_iter().find(|(known, _)| *known == id) {
+            return Cow::Borrowed(values);
+        }
+        let mut values = compute();
+        for place in remembered.iter() {
+            match place.set((id, values)) {
+                Ok(()) => {
+                    let values = place.get().map(|(_, values)| &**values);
+                    return Cow::Borrowed(values.unwrap_or_default());
+                }
+                Err((_, unused)) => values = unused,
+            }
+        }
+        Cow::Owned(values.into_vec())
     }
 
     /// Returns the time of the login.

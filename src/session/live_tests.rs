@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use http::HeaderValue;
+
 use crate::session::fixture::{Fixture, NOW, live, open, session, tokens};
 use crate::session::*;
 
@@ -68,4 +70,28 @@ async fn c_15_a_session_that_is_used_without_a_look_up_ends_by_its_deadlines() {
         assert!(!sessions.still(&used, after(600), after(600)));
         assert!(!sessions.still(&unused, after(60), after(60)));
     }
+}
+
+#[tokio::test]
+async fn computed_fields_are_remembered_for_four_ids_and_for_one_version() {
+    let fixture = Fixture::memory();
+    let sessions = fixture.start(NOW);
+    let id = open(&sessions, "a", NOW).await;
+    let held = session(&sessions, &id).await;
+    let mut computed = Vec::new();
+    for fields in [7, 8, 7, 9, 10, 11, 8, 11, 10] {
+        let value = HeaderValue::from(fields);
+        let values = held.computed_fields(fields, || {
+            computed.push(fields);
+            Box::new([Some(value.clone()), None])
+        });
+        assert_eq!(*values, [Some(value), None]);
+    }
+    // The fifth id finds no free place.
+    assert_eq!(computed, [7, 8, 9, 10, 11, 11]);
+    let replaced = sessions.replace(&held, tokens("token-1"), None).await;
+    assert!(matches!(replaced, Ok(Replaced::Stored(_))));
+    let second = session(&sessions, &id).await;
+    let values = second.computed_fields(7, || Box::new([None]));
+    assert_eq!(*values, [None]);
 }

@@ -57,6 +57,17 @@ struct Encoded<'a> {
     opened_at: u64,
 }
 
+/// The values of a session that only some settings need. These values are encoded after
+/// [`Encoded`], and only if there is at least one value.
+#[derive(Default, Deserialize, Serialize)]
+struct Additional<'a> {
+    /// The ID token is packed with [`pack`].
+    id_token: Option<&'a [u8]>,
+    /// The additional claims of the identity, each with its path.
+    #[serde(borrow)]
+    claims: Vec<(&'a str, &'a str)>,
+}
+
 /// The error for an entry of the file that cannot be decoded.
 #[derive(Debug)]
 struct Invalid;
@@ -148,21 +159,52 @@ fn encoded(contents: &Contents) -> Option<Vec<u8>> {
         }),
         opened_at: contents.opened_at.as_millis(),
     };
-    // The length is computed before the encoding, because a buffer that grows or shrinks leaves
-    // copies of the tokens in memory.
-    let length = postcard::serialize_with_flavor(&plain, Size::default()).ok()?;
+    let id_token = match tokens.id_token() {
+        Some(token) => Some(pack(token.expose())?),
+        None => None,
+    };
+    let claims = identity.claims.iter();
+    let additional = Additional {
+        id_token: id_token.as_ref().map(|packed| packed.as_slice()),
+        claims: claims
+            .map(|(path, claim)| (&**path, claim.as_str()))
+            .collect(),
+    };
+    if additional.id_token.is_none() && additional.claims.is_empty() {
+        to_bytes(&plain)
+    } else {
+        to_bytes(&(plain, additional))
+    }
+}
+
+/// Encodes a value. The length is computed before the encoding, because a buffer that grows or
+/// shrinks leaves copies of the tokens in memory.
+fn to_bytes(value: &impl Serialize) -> Option<Vec<u8>> {
+    let length = postcard::serialize_with_flavor(value, Size::default()).ok()?;
     let mut bytes = vec![0; length];
-    postcard::to_slice(&plain, &mut bytes).ok()?;
+    postcard::to_slice(value, &mut bytes).ok()?;
     Some(bytes)
 }
 
 /// Decodes contents. Returns `None` if [`encode`] did not create the bytes.
 pub(super) fn decode(bytes: &[u8]) -> Option<Contents> {
-    let plain: Encoded<'_> = postcard::from_bytes(bytes).ok()?;
+    let (plain, rest) = postcard::take_from_bytes::<Encoded<'_>>(bytes).ok()?;
+    let (mut identity, mut tokens) = (plain.identity().ok()?, plain.tokens()?);
+    if !rest.is_empty() {
+        let additional: Additional<'_> = postcard::from_bytes(rest).ok()?;
+        let claims = additional.claims.into_iter();
+        let claims = claims.map(|(path, text)| Some((path.into(), Claim::new(text)?)));
+        identity = identity.with_claims(claims.collect::<Option<Vec<_>>>()?);
+        let id_token = match additional.id_token {
+            Some(packed) => Some(unpack(packed)?),
+            None => None,
+        };
+        tokens = tokens.with_id_token(id_token.as_ref().map(|token| token.as_str()));
+    }
     Some(Contents {
         version: plain.version,
-        identity: plain.identity().ok()?,
-        tokens: plain.tokens()?,
+        identity,
+        tokens,
         provider: plain.provider.into(),
         opened_at: Timestamp::from_millis(plain.opened_at),
     })

@@ -34,8 +34,12 @@ fn everything() -> NewSession<'static> {
     NewSession {
         provider: "op",
         registration: [0; 32],
-        identity: identity.with_groups(groups),
-        tokens: tokens.with_authentication(Some(authentication)),
+        identity: identity
+            .with_groups(groups)
+            .with_claims([("canary.path".into(), Claim::new("canary-unit").unwrap())]),
+        tokens: tokens
+            .with_authentication(Some(authentication))
+            .with_id_token(Some("e30.canary-id-token.e30")),
         replaces: Vec::new(),
     }
 }
@@ -58,6 +62,12 @@ async fn a_session_outlives_the_process_and_the_file_contains_no_readable_part_o
     assert_eq!(before.tokens().lifetime(), after.tokens().lifetime());
     let authentication = before.tokens().authentication();
     assert_eq!(authentication, after.tokens().authentication());
+    let id_token = after.tokens().id_token().unwrap().expose();
+    assert_eq!(id_token, "e30.canary-id-token.e30");
+    assert_eq!(
+        after.identity().claim("canary.path").unwrap().as_str(),
+        "canary-unit"
+    );
     let refresh = after.tokens().refresh_token().unwrap();
     assert!(refresh.matches(b"canary\"refresh\\"));
     assert_eq!(before.opened_at(), after.opened_at());

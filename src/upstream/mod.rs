@@ -44,8 +44,10 @@ pub(crate) use crate::origin::{
     EvictionWatch, Exchange, Owner, Protocol, Requester, ResponseBody, SavedHead, StreamingCall,
     UpgradedOrigin,
 };
-pub(crate) use assertion::AssertionNames;
-pub(crate) use assertion::assertions;
+pub(crate) use assertion::{
+    AppFields, AssertionNames, Authorization, BasicPassword, BasicSettings, Bearer,
+    CredentialSettings, FieldName, additional_claim, assertions,
+};
 pub(crate) use settings::Settings;
 
 /// The reason why an app gave no answer, or could not be set up.

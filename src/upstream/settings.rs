@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use super::{AssertionNames, BasicSettings, Bearer, CredentialSettings, FieldName};
 use crate::origin::{Origin, Protocol};
 
 /// The longest duration that the settings may contain: one week. If a duration is longer than one
@@ -105,6 +106,18 @@ pub(crate) struct Settings {
     /// Whether the app gets the `Host` of the browser's request instead of the host in `url`.
     #[serde(default = "default_preserve_host")]
     pub(crate) preserve_host: bool,
+    /// The names of the assertion fields. By default, the names in the section `assertions` apply.
+    #[serde(default)]
+    pub(super) assertions: Option<AssertionNames>,
+    /// The token that the app gets.
+    #[serde(default)]
+    pub(super) bearer: Option<Bearer>,
+    /// The field that contains the token, instead of `Authorization`.
+    #[serde(default)]
+    pub(super) token_field: Option<FieldName>,
+    /// The user name and the password that the app gets.
+    #[serde(default)]
+    pub(super) basic: Option<BasicSettings>,
 }
 
 impl Settings {
@@ -117,6 +130,17 @@ impl Settings {
             // An HTTP/2 server announces the end of a connection, so no request is lost.
             Protocol::Http2 => Duration::from_mins(5),
         })
+    }
+
+    /// Takes the settings of the fields that the app gets. The remaining settings describe only the
+    /// connections to the app. So a change of the fields does not close the connections.
+    pub(crate) fn take_fields(&mut self) -> (Option<AssertionNames>, CredentialSettings) {
+        let credentials = CredentialSettings {
+            bearer: self.bearer.take(),
+            token_field: self.token_field.take(),
+            basic: self.basic.take(),
+        };
+        (self.assertions.take(), credentials)
     }
 
     /// The maximum number of open connections on which the app has switched to another protocol.
@@ -143,6 +167,10 @@ impl Settings {
             body_timeout: default_body_timeout(),
             idle_timeout: None,
             preserve_host: default_preserve_host(),
+            assertions: None,
+            bearer: None,
+            token_field: None,
+            basic: None,
         }
     }
 }

@@ -88,14 +88,14 @@ async fn h_10_a_claim_that_is_absent_leaves_no_field() {
 async fn h_11_h_14_public_routes_assert_nothing_about_an_unknown_visitor() {
     let scene = Scene::new().await;
     let lines =
-        "X-Forwarded-User: evil\r\nX_Forwarded_Email: evil\r\nAuthorization: Bearer evil\r\n";
+        "X-Forwarded-User: evil\r\nX_Forwarded_Email: evil\r\nAuthorization: Bearer own\r\n";
     let head = sent(&scene, "/public/x", lines).await.head;
     let text = String::from_utf8_lossy(&head.bytes).to_lowercase();
     assert!(
         !text.contains("evil") && !text.contains("x-forwarded-user"),
         "{text}"
     );
-    assert_eq!(head.values("authorization"), [""; 0]);
+    assert_eq!(head.values("authorization"), ["Bearer own"]);
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@
 )]
 
 mod access_log;
+mod app_fields;
 mod browser;
 mod buffers;
 mod chooser;

@@ -23,6 +23,8 @@ pub(super) struct ClaimMapping {
     emails_verified: EmailsVerified,
     /// True if the settings contain an endpoint that lists email addresses.
     asks_for_emails: bool,
+    /// The paths of the additional claims that an app gets.
+    additional: Vec<Box<str>>,
     /// The warnings that were logged in the last 24 hours.
     hints: Seldom,
 }
@@ -46,6 +48,7 @@ impl ClaimMapping {
             names: names.clone(),
             emails_verified: settings.emails_verified,
             asks_for_emails: settings.emails_endpoint.is_some(),
+            additional: settings.kept.claims.clone(),
             hints: Seldom::new(Duration::from_hours(24)),
         })
     }
@@ -82,7 +85,31 @@ impl ClaimMapping {
             name: text("identity.claims.name", &names.name),
             ..Identity::nameless(issuer)
         };
+        let identity = identity.with_claims(self.additional(sources, now));
         Some(identity.with_groups(self.groups(sources, now)))
+    }
+
+    /// Returns the additional claims that an app gets, each with its path. A number and a truth value
+    /// are sent as JSON writes them.
+    fn additional(&self, sources: &[&Object], now: Timestamp) -> Vec<(Box<str>, Claim)> {
+        let claim = |path: &str| {
+            let value = first(sources, path)?;
+            let claim = match value {
+                Value::String(text) => Claim::new(text),
+                // The JSON parser may round a number that has a fraction or is very large.
+                Value::Number(number) if !number.is_f64() => Claim::new(&number.to_string()),
+                Value::Bool(truth) => Claim::new(if *truth { "true" } else { "false" }),
+                Value::Null | Value::Number(_) | Value::Array(_) | Value::Object(_) => None,
+            };
+            if claim.is_none() && value.as_str() != Some("") {
+                self.log_form_hint(path, now);
+            }
+            Some((path.into(), claim?))
+        };
+        self.additional
+            .iter()
+            .filter_map(|path| claim(path))
+            .collect()
     }
 
     /// Creates the error for claims without a usable subject.

@@ -1,12 +1,14 @@
 //! Verifies the tokens of a token response, and reads the identity from the tokens.
 
 mod refreshed;
+mod unverified;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use self::unverified::Unverified;
 use super::access_token::{self, AccessTokenVerifier};
 use super::claim_mapping::ClaimMapping;
 use super::endpoint::Endpoint;
@@ -223,7 +225,7 @@ impl GrantVerifier {
         if refresh_token.is_none() {
             self.log_refresh_token_hint(clock.now());
         }
-        let mut authentication = None;
+        let (mut authentication, mut id_token) = (None, None);
         let identity = match (self.settings.identity.source, &self.id_token) {
             (IdentitySource::IdToken, Some(rules)) => {
                 let verification = Verification {
@@ -232,6 +234,7 @@ impl GrantVerifier {
                     clock,
                 };
                 let claims = self.id_claims(&verification, response, redemption).await?;
+                id_token = self.kept_id_token(response);
                 // Only the check of a later refresh needs the nonce and `auth_time`.
                 authentication = refresh_token.map(|_| Authentication {
                     nonce: redemption.nonce.into(),
@@ -253,8 +256,18 @@ impl GrantVerifier {
         };
         Ok(Grant {
             identity: identity.ok_or_else(|| self.claim_mapping.no_subject())?,
-            tokens: tokens.with_authentication(authentication),
+            tokens: tokens
+                .with_authentication(authentication)
+                .with_id_token(id_token),
         })
+    }
+
+    /// Returns the ID token of a response, if the settings send the ID token to an app. The caller
+    /// has verified the ID token.
+    fn kept_id_token<'a>(&self, response: &ResponseContext<'a>) -> Option<&'a str> {
+        let id_token = response.answer.id_token.as_ref();
+        let kept = id_token.filter(|_| self.settings.identity.kept.id_token);
+        kept.map(|token| token.expose().as_str())
     }
 
     /// Returns the claims of the access token, if keys that verify access tokens are configured.
@@ -475,24 +488,6 @@ impl GrantVerifier {
                 Err(Unverified::Token(error))
             }
             Err(error) => Err(Unverified::Keys(error)),
-        }
-    }
-}
-
-/// The reason why a signature was not verified.
-#[derive(Debug)]
-enum Unverified {
-    Token(TokenError),
-    Keys(KeysError),
-}
-
-impl Unverified {
-    fn of(self, kind: TokenKind) -> GrantError {
-        match (self, kind) {
-            (Self::Keys(error), _) => error.into(),
-            (Self::Token(error), TokenKind::AccessToken) => GrantError::AccessToken(error),
-            (Self::Token(error), TokenKind::IdToken) => GrantError::IdToken(error),
-            (Self::Token(error), TokenKind::Userinfo) => GrantError::SignedUserinfo(error),
         }
     }
 }

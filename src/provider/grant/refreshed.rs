@@ -30,6 +30,11 @@ impl GrantVerifier {
             .as_ref()
             .or_else(|| request.tokens.refresh_token());
         let tokens = self.tokens(response, refresh_token, claims.as_ref())?;
+        // An ID token is optional at a refresh, so the session keeps its ID token until a refresh
+        // returns a new ID token.
+        let old = request.tokens.id_token();
+        let old = old.filter(|_| self.settings.identity.kept.id_token);
+        let mut id_token = old.map(|token| token.expose().as_str());
         let identity = match (self.settings.identity.source, &self.id_token) {
             (IdentitySource::IdToken, Some(rules)) => {
                 let verification = Verification {
@@ -40,7 +45,13 @@ impl GrantVerifier {
                 let identity = self
                     .refreshed_identity(&verification, response, request)
                     .await;
-                identity.or_else(|error| self.keep_identity(error))?
+                match identity {
+                    Ok(identity) => {
+                        id_token = self.kept_id_token(response).or(id_token);
+                        identity
+                    }
+                    Err(error) => self.keep_identity(error)?,
+                }
             }
             (IdentitySource::AccessToken, _) => {
                 let identity = self.identity_from_access_token(claims, clock.now());
@@ -53,7 +64,9 @@ impl GrantVerifier {
         }
         let authentication = request.tokens.authentication().cloned();
         Ok(Refreshed {
-            tokens: tokens.with_authentication(authentication),
+            tokens: tokens
+                .with_authentication(authentication)
+                .with_id_token(id_token),
             identity,
         })
     }

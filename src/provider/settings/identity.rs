@@ -25,6 +25,18 @@ pub struct IdentitySettings {
     pub claims: ClaimNames,
     /// The rule that decides whether an email address is verified.
     pub emails_verified: EmailsVerified,
+    /// The values that a session keeps only because the settings of an app need them.
+    #[serde(skip)]
+    pub(crate) kept: KeptValues,
+}
+
+/// The values that a session keeps only because the settings of an app need them.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct KeptValues {
+    /// The paths of additional claims.
+    pub(crate) claims: Vec<Box<str>>,
+    /// True if the session keeps the ID token.
+    pub(crate) id_token: bool,
 }
 
 /// The source of the identity.

@@ -18,7 +18,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Visitor};
 
 pub use self::identity::{
-    ClaimNames, EmailsVerified, GroupsEndpoint, IdentitySettings, IdentitySource, UserinfoBearer,
+    ClaimNames, EmailsVerified, GroupsEndpoint, IdentitySettings, IdentitySource, KeptValues,
+    UserinfoBearer,
 };
 pub use self::request::{
     AuthorizationParameters, BasicEncoding, BodyFormat, ClientAssertion, ClientAuthentication,

@@ -1,42 +1,23 @@
-//! The assertion fields, which tell an app who is signed in.
+//! The fields that tell an app who is signed in: assertion fields and credentials.
 
-use http::header::AUTHORIZATION;
+mod app_fields;
+mod credentials;
+mod encoding;
+mod field_name;
+mod value;
+
+use std::collections::BTreeMap;
+
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
+pub(crate) use self::app_fields::{AppFields, Authorization, BasicPassword};
+pub(crate) use self::credentials::{BasicSettings, Bearer, CredentialSettings};
+pub(crate) use self::field_name::FieldName;
+use self::field_name::{FieldNameError, fold};
+use self::value::FieldValue;
+pub(crate) use self::value::additional_claim;
 use crate::identity::{Claim, GroupsForm, GroupsFormat, Identity};
-
-/// The names of fields that cannot contain a claim, in the normalized form of [`fold`]. Each of
-/// these fields already has a meaning for HTTP, for apps or for this gateway.
-const RESERVED: [&str; 27] = [
-    "accept",
-    "authorization",
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "cookie",
-    "date",
-    "expect",
-    "forwarded",
-    "host",
-    "keep-alive",
-    "max-forwards",
-    "origin",
-    "proxy-authorization",
-    "proxy-connection",
-    "range",
-    "referer",
-    "set-cookie",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "via",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-];
 
 /// The names of the assertion fields. Each claim has at most one assertion field. A claim without a
 /// field name is not sent to the app.
@@ -60,6 +41,8 @@ pub(crate) struct AssertionNames {
     /// The configured name of the provider. An app may need the name of the provider, because two
     /// providers may use the same subject for different users.
     pub(crate) provider: Option<HeaderName>,
+    /// Additional fields, each with its value.
+    pub(crate) fields: Vec<(HeaderName, FieldValue)>,
 }
 
 impl AssertionNames {
@@ -73,7 +56,17 @@ impl AssertionNames {
             &self.groups,
             &self.provider,
         ];
-        names.into_iter().flatten()
+        let fields = self.fields.iter().map(|(name, _)| name);
+        names.into_iter().flatten().chain(fields)
+    }
+}
+
+impl AssertionNames {
+    /// Returns true if an assertion field has this name, or a name that many apps cannot
+    /// distinguish from this name.
+    pub(crate) fn has(&self, name: &FieldName) -> bool {
+        let folded = fold(name.as_name());
+        self.iter().any(|other| fold(other) == folded)
     }
 }
 
@@ -90,6 +83,7 @@ impl Default for AssertionNames {
             groups: name("x-forwarded-groups"),
             groups_form: GroupsForm::default(),
             provider: None,
+            fields: Vec::new(),
         }
     }
 }
@@ -105,6 +99,7 @@ struct RawNames {
     groups_format: GroupsFormat,
     groups_bytes: Option<u32>,
     provider: Option<String>,
+    fields: BTreeMap<String, FieldValue>,
 }
 
 /// The largest allowed value of `groups_bytes`, the maximum length of the groups field.
@@ -122,22 +117,18 @@ pub(crate) enum NameError {
     )]
     Duplicate {
         /// The settings key with the problem.
-        key: &'static str,
+        key: String,
     },
     /// The maximum length of the groups field is 0 or too large.
     #[error("groups_bytes is not between 1 and {MAX_GROUPS_BYTES}")]
     GroupsBytes,
-    /// The value is not a field name (RFC 9110 section 5.1).
-    #[error("{key} is not a field name; write letters, digits and `-`")]
-    Malformed {
+    /// The value is not the name of a field that can contain a claim.
+    #[error("{key} {error}")]
+    Name {
         /// The settings key with the problem.
-        key: &'static str,
-    },
-    /// The field already has another meaning, so it cannot contain a claim.
-    #[error("{key} names a field that has another meaning; choose a name such as X-Forwarded-User")]
-    Reserved {
-        /// The settings key with the problem.
-        key: &'static str,
+        key: String,
+        /// The reason.
+        error: FieldNameError,
     },
 }
 
@@ -166,51 +157,62 @@ impl TryFrom<RawNames> for AssertionNames {
             )?,
             groups: parse("groups", written.groups, default.groups)?,
             provider: parse("provider", written.provider, default.provider)?,
+            fields: written
+                .fields
+                .into_iter()
+                .map(|(text, value)| Ok((name(&format!("fields.{text}"), text)?, value)))
+                .collect::<Result<_, _>>()?,
         };
+        names.check_distinct()?;
+        Ok(names)
+    }
+}
+
+impl AssertionNames {
+    /// Refuses two fields with the same normalized name, because many apps read only one of the two.
+    fn check_distinct(&self) -> Result<(), NameError> {
         let keyed = [
-            ("user", &names.user),
-            ("email", &names.email),
-            ("preferred_username", &names.preferred_username),
-            ("groups", &names.groups),
-            ("provider", &names.provider),
+            ("user", &self.user),
+            ("email", &self.email),
+            ("preferred_username", &self.preferred_username),
+            ("groups", &self.groups),
+            ("provider", &self.provider),
         ];
+        let keyed = keyed
+            .into_iter()
+            .filter_map(|(key, name)| Some((key.to_owned(), name.as_ref()?)));
+        let fields = self.fields.iter();
+        let fields = fields.map(|(name, _)| (format!("fields.{name}"), name));
         let mut seen = Vec::new();
-        for (key, name) in keyed {
-            let Some(name) = name else { continue };
+        for (key, name) in keyed.chain(fields) {
             let folded = fold(name);
-            // If two fields have the same normalized name, many apps read only one of the two.
             if seen.contains(&folded) {
                 return Err(NameError::Duplicate { key });
             }
             seen.push(folded);
         }
-        Ok(names)
+        Ok(())
     }
 }
 
 fn parse(
-    key: &'static str,
+    key: &str,
     written: Option<String>,
     default: Option<HeaderName>,
 ) -> Result<Option<HeaderName>, NameError> {
-    let Some(written) = written else {
-        return Ok(default);
-    };
-    if written.is_empty() {
-        return Ok(None);
+    match written {
+        None => Ok(default),
+        Some(written) if written.is_empty() => Ok(None),
+        Some(written) => name(key, written).map(Some),
     }
-    let name = HeaderName::try_from(written).map_err(|_invalid| NameError::Malformed { key })?;
-    if RESERVED.contains(&fold(&name).as_str()) {
-        return Err(NameError::Reserved { key });
-    }
-    Ok(Some(name))
 }
 
-/// Converts a field name to the form in which apps behind CGI and WSGI read the name. Apps behind
-/// CGI and WSGI cannot distinguish `-`, `_` and other punctuation characters.
-fn fold(name: &HeaderName) -> String {
-    let fold = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
-    name.as_str().chars().map(fold).collect()
+fn name(key: &str, written: String) -> Result<HeaderName, NameError> {
+    let name = FieldName::try_from(written).map(FieldName::into_name);
+    name.map_err(|error| NameError::Name {
+        key: key.to_owned(),
+        error,
+    })
 }
 
 /// Returns the assertion fields of a request with their values. If a field has no value, the caller
@@ -219,20 +221,15 @@ fn fold(name: &HeaderName) -> String {
 ///
 /// `X-Forwarded-User` contains the subject. The email address is sent only if the provider has
 /// verified it, because apps use the address as a login name. A field has no value if nobody is
-/// signed in or if the identity does not contain the claim. The value of `Authorization` is the
-/// argument `bearer`, unchanged. The argument `groups` can contain several field values, but
-/// `assertions` returns only the first value.
+/// signed in or if the identity does not contain the claim. The groups field can have several
+/// values, but the function returns only its first value.
 pub(crate) fn assertions<'a>(
     names: &'a AssertionNames,
     identity: Option<&'a Identity>,
     groups: &'a [HeaderValue],
     provider: Option<&'a Claim>,
-    bearer: Option<&'a HeaderValue>,
 ) -> impl Iterator<Item = (&'a HeaderName, Option<&'a HeaderValue>)> {
-    let email = identity
-        .and_then(|identity| identity.email.as_ref())
-        .filter(|email| email.verified)
-        .map(|email| &email.address);
+    let email = identity.and_then(Identity::verified_email);
     let claims = [
         (&names.user, identity.and_then(|who| who.subject.as_ref())),
         (&names.email, email),
@@ -246,7 +243,7 @@ pub(crate) fn assertions<'a>(
         .into_iter()
         .filter_map(|(name, claim)| Some((name.as_ref()?, claim.map(Claim::as_value))));
     let groups = names.groups.iter().map(|name| (name, groups.first()));
-    fields.chain(groups).chain([(&AUTHORIZATION, bearer)])
+    fields.chain(groups)
 }
 
 #[cfg(test)]
@@ -279,7 +276,7 @@ mod tests {
         let report = |left_out| assert_eq!(left_out, 0);
         let groups = identity.map(|who| who.groups.field(names.groups_form, report));
         let groups = groups.unwrap_or_default();
-        let fields = assertions(names, identity, &groups, None, None);
+        let fields = assertions(names, identity, &groups, None);
         let mut lines: Vec<String> = fields.filter_map(line).collect();
         lines.sort();
         lines
@@ -309,26 +306,14 @@ mod tests {
         let names = AssertionNames::default();
         let nameless = Identity::nameless("op");
         for identity in [Some(&nameless), None] {
-            let written: Vec<_> = assertions(&names, identity, &[], None, None).collect();
-            let mut expected: Vec<_> = names.iter().chain([&AUTHORIZATION]).collect();
+            let written: Vec<_> = assertions(&names, identity, &[], None).collect();
+            let mut expected: Vec<_> = names.iter().collect();
             let mut cleared: Vec<_> = written.iter().map(|(name, _)| *name).collect();
             expected.sort_by_key(|name| name.as_str());
             cleared.sort_by_key(|name| name.as_str());
             assert_eq!(cleared, expected);
             assert!(written.iter().all(|(_, value)| value.is_none()));
         }
-    }
-
-    #[test]
-    fn the_bearer_token_is_the_authorization_and_is_not_printed() {
-        let mut bearer = HeaderValue::from_static("Bearer abc");
-        bearer.set_sensitive(true);
-        let names = AssertionNames::default();
-        let mut written = assertions(&names, None, &[], None, Some(&bearer));
-        let (name, value) = written.find(|(_, value)| value.is_some()).unwrap();
-        assert_eq!((name, value), (&AUTHORIZATION, Some(&bearer)));
-        assert!(value.unwrap().is_sensitive());
-        assert!(written.all(|(_, value)| value.is_none()));
     }
 
     #[test]
@@ -345,7 +330,7 @@ mod tests {
     fn the_provider_has_a_field_only_where_one_is_set() {
         let provider = Claim::new("staff").unwrap();
         let sent = |names: &AssertionNames, provider: Option<&Claim>| {
-            let mut written = assertions(names, None, &[], provider, None);
+            let mut written = assertions(names, None, &[], provider);
             let fields = written.find(|(name, _)| *name == "x-forwarded-provider");
             fields.map(|(_, value)| value.cloned())
         };

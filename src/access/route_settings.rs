@@ -1,0 +1,147 @@
+//! The settings of a route.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
+
+use super::buffering::BufferSettings;
+use super::rule::Rule;
+use super::stream::StreamSettings;
+use crate::target::Prefix;
+use crate::upstream::{BasicSettings, Bearer, CredentialSettings, FieldName};
+
+/// The settings of one route.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteSettings {
+    /// The name of the route in logs and metrics. The default name is the prefix. If the route
+    /// names a host, the first host is put before the prefix.
+    pub name: Option<Box<str>>,
+    /// The authorities of the route. An authority is a host. If the port is not the default port,
+    /// the authority also contains the port. An empty list means all authorities.
+    #[serde(default)]
+    pub(crate) hosts: Vec<Box<str>>,
+    /// The path prefix: the route is for this path and for all paths below this path.
+    #[serde(default)]
+    pub prefix: Prefix,
+    /// The condition that a user must meet to use the route.
+    #[serde(default = "signed_in")]
+    pub(crate) access: Rule,
+    /// The name of the upstream. The operator may omit the name if there is only one upstream.
+    pub(crate) upstream: Option<Box<str>>,
+    /// The names of the providers whose sessions are accepted. By default, the route accepts
+    /// sessions of all providers.
+    pub(crate) provider: Option<ProviderNames>,
+    /// Whether CORS preflights are forwarded without a session. Browsers send preflights without
+    /// cookies.
+    #[serde(default)]
+    pub(crate) allow_preflight: bool,
+    /// The gateway's action after an app has refused a token that the gateway considers valid.
+    #[serde(default)]
+    pub(crate) on_upstream_401: OnRefusal,
+    /// Whether the answers of the route are streams, whose clients may be silent for any time.
+    #[serde(default)]
+    pub(crate) stream: bool,
+    /// The settings for connections on which the app has switched to another protocol.
+    #[serde(default)]
+    pub(crate) streams: StreamSettings,
+    /// The sizes of the buffers for slow clients.
+    #[serde(default)]
+    pub(crate) buffers: BufferSettings,
+    /// The token that the app gets.
+    #[serde(default)]
+    pub(super) bearer: Option<Bearer>,
+    /// The field that contains the token, instead of `Authorization`.
+    #[serde(default)]
+    pub(super) token_field: Option<FieldName>,
+    /// The user name and the password that the app gets.
+    #[serde(default)]
+    pub(super) basic: Option<BasicSettings>,
+}
+
+/// The gateway's action when an app refuses the user's access token.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OnRefusal {
+    /// The gateway forwards the app's answer.
+    #[default]
+    Pass,
+    /// The gateway refreshes the token and sends the request again, if possible.
+    RefreshAndRetry,
+    /// The gateway ends the session, and the user signs in again.
+    Relogin,
+}
+
+/// The name of one provider, or the names of several providers from which the user can choose.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct ProviderNames(pub(super) Vec<Box<str>>);
+
+impl<'de> Deserialize<'de> for ProviderNames {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = Vec<Box<str>>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a provider, or a list of names")
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Vec<Box<str>>, E> {
+                Ok(vec![name.into()])
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<Box<str>>, A::Error> {
+                let mut names: Vec<Box<str>> = Vec::new();
+                while let Some(name) = list.next_element::<Box<str>>()? {
+                    if names.contains(&name) {
+                        return Err(A::Error::custom(format!("names `{name}` twice")));
+                    }
+                    names.push(name);
+                }
+                if names.is_empty() {
+                    let why = "the list is empty; omit it to accept every provider";
+                    return Err(A::Error::custom(why));
+                }
+                Ok(names)
+            }
+        }
+        deserializer.deserialize_any(Names).map(Self)
+    }
+}
+
+fn signed_in() -> Rule {
+    Rule::SignedIn
+}
+
+impl RouteSettings {
+    /// Takes the settings of the credentials.
+    pub(super) fn take_credentials(&mut self) -> CredentialSettings {
+        CredentialSettings {
+            bearer: self.bearer.take(),
+            token_field: self.token_field.take(),
+            basic: self.basic.take(),
+        }
+    }
+}
+
+impl Default for RouteSettings {
+    fn default() -> Self {
+        Self {
+            name: None,
+            hosts: Vec::new(),
+            prefix: Prefix::default(),
+            access: Rule::SignedIn,
+            upstream: None,
+            provider: None,
+            allow_preflight: false,
+            on_upstream_401: OnRefusal::Pass,
+            stream: false,
+            streams: StreamSettings::default(),
+            buffers: BufferSettings::default(),
+            bearer: None,
+            token_field: None,
+            basic: None,
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! Reads and checks the settings of the fields that an app gets: assertion fields and credentials.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use figment::Figment;
+use figment::value::Value;
+use http::HeaderName;
+
+use super::routing::{ParsedUpstream, ParsedUpstreams};
+use super::section::Reader;
+use crate::access::{KnownClaims, OnRefusal, Route, RouteTable};
+use crate::provider::settings::KeptValues;
+use crate::provider::{SetupError, secret_file, secret_variable};
+use crate::secret::Environment;
+use crate::telemetry::chain;
+use crate::upstream::{
+    AppFields, AssertionNames, BasicPassword, BasicSettings, Bearer, CredentialSettings, FieldName,
+    additional_claim,
+};
+
+/// Adds the keys of the section `assertions` to the table `assertions` of an upstream. The keys of
+/// the upstream stay.
+pub(super) fn inherit_assertions(upstream: &mut Value, common: Option<&Value>) {
+    if let Value::Dict(_, upstream) = upstream
+        && let Some(Value::Dict(_, own)) = upstream.get_mut("assertions")
+        && let Some(Value::Dict(_, common)) = common
+    {
+        for (key, value) in common {
+            own.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+    }
+}
+
+/// Returns the values that sessions have to keep, because the settings of an app name these values.
+/// This function reads the settings before they are checked, so it ignores unexpected values.
+pub(super) fn kept_values(settings: &Figment) -> KeptValues {
+    let mut claims = BTreeSet::new();
+    let mut kept = KeptValues::default();
+    for section in ["assertions", "upstreams", "routes"] {
+        if let Ok(value) = settings.find_value(section) {
+            collect(&value, &mut claims, &mut kept.id_token);
+        }
+    }
+    kept.claims = claims.into_iter().collect();
+    kept
+}
+
+fn collect(value: &Value, claims: &mut BTreeSet<Box<str>>, id_token: &mut bool) {
+    match value {
+        Value::Dict(_, table) => {
+            for (key, value) in table {
+                match (&**key, value.as_str()) {
+                    ("claim", Some(name)) => claims.extend(additional_claim(name)),
+                    ("bearer", Some("id_token")) => *id_token = true,
+                    _ => collect(value, claims, id_token),
+                }
+            }
+        }
+        Value::Array(_, list) => {
+            for value in list {
+                collect(value, claims, id_token);
+            }
+        }
+        Value::String(..)
+        | Value::Char(..)
+        | Value::Bool(..)
+        | Value::Num(..)
+        | Value::Empty(..) => {}
+    }
+}
+
+/// The credentials of a route, and the key of the table in which they are written.
+struct Written<'a> {
+    credentials: &'a CredentialSettings,
+    key: String,
+}
+
+impl<'a> Written<'a> {
+    /// If the settings of the route name a credential, the credentials of the upstream do not apply.
+    fn of(route: &'a Route, upstream: Option<&'a ParsedUpstream>) -> Self {
+        let own = route.credentials();
+        match upstream {
+            Some(upstream) if own.keys().next().is_none() && !route.is_public() => Self {
+                credentials: &upstream.credentials,
+                key: format!("upstreams.{}", upstream.upstream.name()),
+            },
+            Some(_) | None => Self {
+                credentials: own,
+                key: format!("routes.{}", route.index()),
+            },
+        }
+    }
+}
+
+/// Sets the fields that the gateway writes into the requests of each route.
+pub(super) fn write(
+    routes: RouteTable,
+    (upstreams, names): (&ParsedUpstreams, &AssertionNames),
+    environment: &Environment,
+    reader: &mut Reader<'_>,
+) -> RouteTable {
+    // Routes with the same credentials and the same app share their computed fields, so that a
+    // session computes the values once for all these routes.
+    let mut shared = BTreeMap::<(String, String, bool), AppFields>::new();
+    routes.with_fields(|route| {
+        let upstream = upstream_of(route, upstreams);
+        let written = Written::of(route, upstream);
+        let app = route.upstream_name().to_owned();
+        let place = (app, written.key.clone(), route.is_public());
+        let make = || {
+            let own = upstream.and_then(|upstream| upstream.assertions.as_ref());
+            let names = own.unwrap_or(names).clone();
+            let is_usable = check_credentials(&written, &names, reader);
+            let basic = written.credentials.basic.as_ref().filter(|_| is_usable);
+            let password =
+                basic.and_then(|basic| password(basic, &written.key, environment, reader));
+            AppFields::new(names, written.credentials, password, route.is_public())
+        };
+        shared.entry(place).or_insert_with(make).clone()
+    })
+}
+
+fn upstream_of<'a>(route: &Route, upstreams: &'a ParsedUpstreams) -> Option<&'a ParsedUpstream> {
+    upstreams.get(route.upstream_name())?.as_ref()
+}
+
+/// Refuses credentials that contradict each other. Returns true if the credentials can be used.
+fn check_credentials(
+    written: &Written<'_>,
+    names: &AssertionNames,
+    reader: &mut Reader<'_>,
+) -> bool {
+    let (key, credentials) = (&written.key, written.credentials);
+    if let Err(error) = credentials.check() {
+        reader.note(&format!("{key}.{}", error.key()), error.to_string());
+        return false;
+    }
+    if let Some(field) = &credentials.token_field
+        && names.has(field)
+    {
+        let reason = "is also the name of an assertion field; choose another name";
+        reader.note(&format!("{key}.token_field"), reason);
+    }
+    true
+}
+
+/// Reads the password of the `Authorization` field.
+fn password(
+    basic: &BasicSettings,
+    key: &str,
+    environment: &Environment,
+    reader: &mut Reader<'_>,
+) -> Option<BasicPassword> {
+    let sources = (&basic.password_file, &basic.password_env);
+    let (below, read) = match sources {
+        (Some(_), Some(_)) => (
+            "password_env",
+            Err("is written together with password_file; write only one of the two".to_owned()),
+        ),
+        (None, None) => (
+            "password_file",
+            Err(
+                "is missing: name a file with password_file, or a variable with password_env"
+                    .to_owned(),
+            ),
+        ),
+        (Some(path), None) => {
+            let read = secret_file("basic.password_file", path);
+            ("password_file", read.map_err(|error| problem(&error)))
+        }
+        (None, Some(name)) => {
+            let read = secret_variable("basic.password_env", name, environment);
+            ("password_env", read.map_err(|error| problem(&error)))
+        }
+    };
+    match read {
+        Ok(password) => Some(BasicPassword {
+            password,
+            user_key: format!("{key}.basic.user").into(),
+        }),
+        Err(reason) => {
+            reader.note(&format!("{key}.basic.{below}"), reason);
+            None
+        }
+    }
+}
+
+fn problem(error: &SetupError) -> String {
+    error.problem().map_or_else(|| chain(error), str::to_owned)
+}
+
+/// Refuses a value of a field if no provider gives the claim of the value. `names` are the names in
+/// the section `assertions`.
+pub(super) fn check_claims(
+    routes: &RouteTable,
+    (upstreams, names): (&ParsedUpstreams, &AssertionNames),
+    known: &BTreeMap<String, KnownClaims>,
+    reader: &mut Reader<'_>,
+) {
+    if known.is_empty() || known.values().any(|known| known.subject) {
+        return;
+    }
+    let fields = |key: &str, names: &AssertionNames| {
+        let claims = names.fields.iter().filter(|(_, value)| value.is_claim());
+        let key = |(name, _): &(HeaderName, _)| format!("{key}.fields.{name}.claim");
+        claims.map(key).collect::<Vec<_>>()
+    };
+    let user = |key: String, credentials: &CredentialSettings| {
+        let basic = credentials.basic.as_ref();
+        let is_claim = basic.is_some_and(|basic| basic.user.is_claim());
+        is_claim.then(|| format!("{key}.basic.user"))
+    };
+    let mut keys = fields("assertions", names);
+    for (name, upstream) in upstreams {
+        let Some(upstream) = upstream else { continue };
+        // An upstream inherits the fields of the section `assertions`, so their problem was already
+        // reported.
+        let own = upstream.assertions.as_ref();
+        let own = own.filter(|own| own.fields != names.fields);
+        keys.extend(
+            own.map(|own| fields(&format!("upstreams.{name}.assertions"), own))
+                .into_iter()
+                .flatten(),
+        );
+        keys.extend(user(format!("upstreams.{name}"), &upstream.credentials));
+    }
+    for route in routes.iter() {
+        keys.extend(user(
+            format!("routes.{}", route.index()),
+            route.credentials(),
+        ));
+    }
+    for key in keys {
+        let reason = "has no effect, because identity.source of every provider is \"none\"";
+        reader.note(&key, reason);
+    }
+}
+
+/// Refuses settings of the fields that can never have an effect.
+pub(super) fn check(
+    routes: &RouteTable,
+    upstreams: &ParsedUpstreams,
+    known: &BTreeMap<String, KnownClaims>,
+    reader: &mut Reader<'_>,
+) {
+    let mut reported = BTreeSet::new();
+    let mut used = BTreeSet::new();
+    for route in routes.iter() {
+        let written = Written::of(route, upstream_of(route, upstreams));
+        used.insert(written.key.clone());
+        check_id_token(route, &written, known, &mut reported, reader);
+        if route.on_refusal() != OnRefusal::Pass && !route.fields().sends_token() {
+            let reason = "has no effect, because the app gets no token here; leave \
+                          `on_upstream_401` out, or write bearer = \"access_token\" in the route";
+            reader.note(&format!("routes.{}.on_upstream_401", route.index()), reason);
+        }
+    }
+    for (name, upstream) in upstreams {
+        let key = format!("upstreams.{name}");
+        let Some(upstream) = upstream.as_ref().filter(|_| !used.contains(&key)) else {
+            continue;
+        };
+        for below in upstream.credentials.keys() {
+            let reason = "has no effect, because every route to this app is public or names its \
+                          own credentials; write the key in a route";
+            reader.note(&format!("{key}.{below}"), reason);
+        }
+    }
+}
+
+/// Refuses the ID token on a route that accepts a provider without ID tokens.
+fn check_id_token(
+    route: &Route,
+    written: &Written<'_>,
+    known: &BTreeMap<String, KnownClaims>,
+    reported: &mut BTreeSet<String>,
+    reader: &mut Reader<'_>,
+) {
+    if written.credentials.bearer != Some(Bearer::IdToken) {
+        return;
+    }
+    let without = |name: &&str| known.get(*name).is_some_and(|known| !known.id_token);
+    let Some(provider) = route.providers().find(without) else {
+        return;
+    };
+    let key = format!("{}.bearer", written.key);
+    if reported.insert(key.clone()) {
+        let reason = format!(
+            "needs an ID token, but providers.{provider}.identity.source is not \"id_token\"; the \
+             route `{}` accepts this provider",
+            route.name()
+        );
+        reader.note(&key, reason);
+    }
+}
+
+/// Returns the names of all fields that the gateway writes for an app. A client must never send a
+/// field with one of these names, not even to another app.
+pub(super) fn names(
+    routes: &RouteTable,
+    upstreams: &ParsedUpstreams,
+    names: &AssertionNames,
+) -> Vec<HeaderName> {
+    let upstreams = upstreams.values().flatten();
+    let assertions = upstreams
+        .clone()
+        .filter_map(|upstream| upstream.assertions.as_ref());
+    let assertions = assertions.chain([names]).flat_map(AssertionNames::iter);
+    let credentials = upstreams.map(|upstream| &upstream.credentials);
+    let credentials = credentials.chain(routes.iter().map(Route::credentials));
+    let tokens = credentials.filter_map(|credentials| credentials.token_field.as_ref());
+    let tokens = tokens.map(FieldName::as_name);
+    let all: BTreeSet<&str> = assertions.chain(tokens).map(HeaderName::as_str).collect();
+    all.into_iter()
+        .filter_map(|name| HeaderName::try_from(name).ok())
+        .collect()
+}
