@@ -1,14 +1,15 @@
 //! What each app gets: the credentials of a route, and the assertion fields of an upstream.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use sidegate::clock::Clock;
+use tokio::sync::Notify;
 
 use crate::support::browser::Browser;
-use crate::support::browser_request::BrowserRequest;
 use crate::support::gateway::{Gateway, Process, Settings};
 use crate::support::openid;
 use crate::support::provider::{StandIn, unbase64url};
@@ -33,6 +34,7 @@ struct TwoApps {
 
 const OWN_FIELDS: &str = r#"
 [assertions]
+provider = "X-Provider"
 fields."X-Unit" = { claim = "org.unit", encoding = "rfc2047" }
 
 [upstreams.calendar]
@@ -85,7 +87,8 @@ fn values(request: &Recorded, name: &str) -> Vec<String> {
 }
 
 /// The fields that the first app gets about the user.
-const OF_APP: [(&str, Option<&str>); 10] = [
+const OF_APP: [(&str, Option<&str>); 11] = [
+    ("X-Provider", Some("main")),
     ("X-Forwarded-User", Some("alice")),
     ("X-Forwarded-Email", Some("alice@example.com")),
     ("X-Forwarded-Preferred-Username", Some("zoe")),
@@ -98,7 +101,8 @@ const OF_APP: [(&str, Option<&str>); 10] = [
     ("X-Number", None),
 ];
 /// The fields that the second app gets about the user.
-const OF_CALENDAR: [(&str, Option<&str>); 10] = [
+const OF_CALENDAR: [(&str, Option<&str>); 11] = [
+    ("X-Provider", Some("main")),
     ("X-Forwarded-User", None),
     ("X-Forwarded-Email", None),
     ("X-Forwarded-Preferred-Username", None),
@@ -303,8 +307,7 @@ async fn a_handshake_carries_the_fields_of_its_app() {
 
 #[tokio::test]
 async fn a_second_attempt_carries_the_new_token_in_the_field_of_the_route() {
-    let routes = "[[routes]]\non_upstream_401 = \"refresh_and_retry\"\ntoken_field = \"X-Token\"\n\
-                  [[routes]]\nprefix = \"/silent\"\nbearer = \"none\"\n";
+    let routes = "[[routes]]\non_upstream_401 = \"refresh_and_retry\"\ntoken_field = \"X-Token\"\n";
     let scene = Scene::with_routes(routes, "").await;
     let browser = scene.signed_in("alice").await;
     scene.gateway.advance(Duration::from_secs(30));
@@ -325,11 +328,31 @@ async fn a_second_attempt_carries_the_new_token_in_the_field_of_the_route() {
             .iter()
             .all(|r| r.head.values("authorization").is_empty())
     );
-    // An app without a token does not refuse a token.
-    scene.app.next(Answer::with(401, &[], "password?"));
-    let visit = BrowserRequest::fetch(&url("/silent"));
-    assert_eq!(browser.send(visit).await.text(), "password?");
+}
+
+#[tokio::test]
+async fn an_app_without_a_token_does_not_refuse_a_token() {
+    let routes = "[[routes]]\non_upstream_401 = \"refresh_and_retry\"\n\
+                  [[routes]]\nprefix = \"/silent\"\nbearer = \"none\"\n";
+    let scene = Scene::with_routes(routes, "").await;
+    let browser = scene.signed_in("alice").await;
+    scene.gateway.advance(Duration::from_secs(30));
+    let (gate, count) = (Arc::new(Notify::new()), scene.app.count());
+    scene
+        .app
+        .next(Answer::with(401, &[], "password?").held_by(&gate));
+    let asking = browser.clone();
+    let asking = tokio::spawn(async move { asking.fetch(&url("/silent")).await });
+    scene
+        .app
+        .wait_until(|requests| requests.len() > count)
+        .await;
+    // During the request, another request refreshes the session.
+    scene.app.next(Answer::with(401, &[], "dead"));
+    assert_eq!(browser.fetch(&url("/a")).await.text(), "seen");
     assert_eq!(scene.provider.refreshes().len(), 1);
+    gate.notify_one();
+    assert_eq!(asking.await.unwrap().text(), "password?");
 }
 
 /// The claims of a JWT.
@@ -369,6 +392,12 @@ async fn an_app_gets_the_id_token_of_the_login_and_then_of_a_refresh() {
     assert_eq!(scene.provider.refreshes().len(), 1);
     let issued = |token: &str| claims(token)["iat"].as_u64().unwrap();
     assert!(issued(&second) > issued(&first), "{second}");
+    // A refresh without an ID token keeps the ID token of the session.
+    scene.provider.token_members(json!({ "id_token": null }));
+    scene.gateway.advance(Duration::from_hours(2));
+    assert_eq!(browser.fetch(&url("/c")).await.status, 200);
+    assert_eq!(scene.provider.refreshes().len(), 2);
+    assert_eq!(id_token(&scene.app.last()), second);
     let cookie = browser.cookie(ORIGIN, SESSION).unwrap();
     let lines = format!("Cookie: {SESSION}={cookie}\r\n");
     let head = sent(&scene.gateway, &scene.app, "/public/x", &lines)

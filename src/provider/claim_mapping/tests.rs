@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::provider::settings::KeptValues;
 
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
@@ -332,4 +333,32 @@ fn a_claim_with_another_form_is_one_hint_a_day() {
     ] {
         assert_eq!(due(claims.clone(), hint), (given, true), "{claims} {hint}");
     }
+}
+
+#[test]
+fn an_additional_claim_is_a_text_a_whole_number_or_a_truth_value() {
+    let settings = IdentitySettings {
+        kept: KeptValues {
+            claims: [
+                "a.b", "number", "truth", "real", "list", "table", "empty", "cut",
+            ]
+            .map(Into::into)
+            .to_vec(),
+            id_token: false,
+        },
+        ..IdentitySettings::default()
+    };
+    let claims = json!({
+        "sub": "1", "a": { "b": "Küche" }, "number": 7, "truth": false, "real": 1.5,
+        "list": ["x"], "table": {}, "empty": "", "cut": "a\r\nb", "other": "x",
+    });
+    let identity = both(&settings, &claims, &json!({ "a": { "b": "later" } }));
+    let found = identity.claims.iter();
+    let found: Vec<_> = found
+        .map(|(path, claim)| (&**path, claim.as_str()))
+        .collect();
+    assert_eq!(
+        found,
+        [("a.b", "Küche"), ("number", "7"), ("truth", "false")]
+    );
 }
