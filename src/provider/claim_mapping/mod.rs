@@ -102,7 +102,8 @@ impl ClaimMapping {
                 Value::Null | Value::Number(_) | Value::Array(_) | Value::Object(_) => None,
             };
             if claim.is_none() && value.as_str() != Some("") {
-                self.log_form_hint(path, now);
+                // The operator finds this text in the settings of an app.
+                self.log_form_hint(&format!("claim = \"{path}\""), now);
             }
             Some((path.into(), claim?))
         };
