@@ -8,6 +8,7 @@
 //! `config`.
 
 mod app_fields;
+mod buffering;
 mod changes;
 mod habits;
 mod keys;
@@ -206,7 +207,7 @@ impl Problems {
 fn gateway_settings(
     public_urls: PublicUrls,
     written_fields: Vec<HeaderName>,
-    server: &ServerSection,
+    (server, spill): (&ServerSection, Option<SpillSettings>),
     log: &telemetry::Settings,
 ) -> gateway::Settings {
     gateway::Settings {
@@ -246,6 +247,10 @@ fn build(
     let upstreams = upstreams(settings, &reusable.upstreams, reader);
     let parsed = (&upstreams, &providers, names.as_ref());
     let routes = route_table(settings, parsed, &environment, reader);
+    if let Some(routes) = &routes {
+        check_buffers(routes, server.as_ref(), reader);
+    }
+    let spill = server.as_ref().and_then(|server| spill(server, reader));
     let tls = tls(server.as_ref(), operations.as_ref(), reader, clock);
     let login = login.map(|login| login_settings(&login, &providers.names, reader));
     if let (Some(urls), Some(login), Some(routes)) = (&public_urls, &login, &routes)
@@ -262,7 +267,7 @@ fn build(
     warnings.extend(unnamed_providers(&routes));
     let written_fields = app_fields::names(&routes, &upstreams, &names);
     let site = SiteConfig {
-        gateway: gateway_settings(public_urls?, written_fields, &server, &log),
+        gateway: gateway_settings(public_urls?, written_fields, (&server, spill), &log),
         login: (login, keys.logins),
         routes,
         providers: Arc::new(providers.opened),

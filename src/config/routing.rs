@@ -9,9 +9,7 @@ use figment::value::Value;
 use super::providers::ParsedProviders;
 use super::section::Reader;
 use super::{app_fields, entries};
-use crate::access::{
-    BufferSettings, KnownClaims, Route, RouteError, RouteSettings, RouteTable, StreamSettings,
-};
+use crate::access::{KnownClaims, Route, RouteError, RouteSettings, RouteTable, StreamSettings};
 use crate::login::{self, PublicUrl, PublicUrls};
 use crate::telemetry::chain;
 use crate::upstream::{self, AssertionNames, CredentialSettings, Upstream};
