@@ -49,7 +49,7 @@ impl<'a> Reader<'a> {
 
     /// Returns true if `key` has a number that is not its default.
     pub(super) fn changes_number(&self, key: &str) -> bool {
-        let number = |value: &Value| value.to_u128();
+        let number = |value: &Value| value.deserialize::<u64>().ok();
         let default = Value::from(self.defaults.clone()).find(key);
         let set = self.settings.find_value(key).ok();
         set.as_ref().and_then(number) != default.as_ref().and_then(number)
