@@ -73,12 +73,29 @@ pub(crate) struct RequestBody {
 }
 
 struct OpenBody {
-    state: Rc<ConnectionState>,
+    state: OpenState,
     observed: Rc<Observed>,
     left: u64,
     /// `None` if the gateway does not limit how slowly the client sends the body.
     rate_meter: Option<RateMeter>,
     trailer_filter: Option<TrailerFilter>,
+}
+
+/// The state of a connection whose client may still send bytes of a request body. Such a connection
+/// does not become dormant.
+struct OpenState(Rc<ConnectionState>);
+
+impl OpenState {
+    fn new(state: &Rc<ConnectionState>) -> Self {
+        state.dormancy().body_begins();
+        Self(Rc::clone(state))
+    }
+}
+
+impl Drop for OpenState {
+    fn drop(&mut self) {
+        self.0.dormancy().body_ends();
+    }
 }
 
 /// Removes the trailers that must not be forwarded.
@@ -93,7 +110,7 @@ impl RequestBody {
     ) -> Self {
         let open = (!inner.is_end_stream()).then(|| {
             Box::new(OpenBody {
-                state: Rc::clone(state),
+                state: OpenState::new(state),
                 observed: Rc::default(),
                 left: u64::MAX,
                 rate_meter: Some(RateMeter::new(state.clock(), window, rate)),
@@ -193,7 +210,7 @@ impl Body for RequestBody {
                 Poll::Ready(None)
             }
             Some(Err(error)) => {
-                tracing::debug!(client.address = %open.state.peer, %error, "Request body broke off");
+                tracing::debug!(client.address = %open.state.0.peer, %error, "Request body broke off");
                 Poll::Ready(Some(Err(open.fail(BodyFailure::Broken))))
             }
             Some(Ok(frame)) => match frame.into_data() {
@@ -229,7 +246,7 @@ impl Drop for RequestBody {
             && !self.inner.is_end_stream()
         {
             // If a socket with unread input is closed, the kernel sends a reset.
-            open.state.body_left_unread();
+            open.state.0.body_left_unread();
         }
     }
 }

@@ -26,15 +26,13 @@ impl CoarseClock {
         &self.clock
     }
 
-    /// Returns the time of the last call of [`CoarseClock::update`].
+    /// Returns the time of the last call of [`CoarseClock::set`].
     pub(super) fn now(&self) -> Instant {
         self.reading.get()
     }
 
-    /// Reads the exact clock and stores the result for [`CoarseClock::now`].
-    pub(super) fn update(&self) -> Instant {
-        let now = self.clock.instant();
+    /// Stores the time that [`CoarseClock::now`] returns.
+    pub(super) fn set(&self, now: Instant) {
         self.reading.set(now);
-        now
     }
 }

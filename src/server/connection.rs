@@ -16,11 +16,11 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Versio
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -29,16 +29,16 @@ use super::body::{RequestBody, ResponseBody};
 use super::deadline::{ConnectionState, Phase, Protocol};
 use super::gather::Gather;
 use super::hpack;
+use super::http1::serve_http1;
 use super::socket::{Plaintext, Socket};
 use super::stream::InFlight;
 use super::switch::Switch;
-use super::{Content, Handler, Limits, Settings, TunnelFn, TunnelStop, UpgradedClient};
-use crate::relay::{Duplex, Peer};
+use super::{Content, Handler, Settings, TunnelFn};
 
 /// The maximum number of bytes that are buffered in each direction: per connection (HTTP/1.1) or
 /// per stream (HTTP/2). If the settings allow a request head longer than `BUFFER`, an HTTP/1.1
 /// connection may buffer a head of the allowed length.
-const BUFFER: usize = 64 * 1024;
+pub(super) const BUFFER: usize = 64 * 1024;
 /// The maximum number of bytes that the gateway has received on one HTTP/2 stream and has not yet
 /// read.
 const STREAM_WINDOW: u32 = 128 * 1024;
@@ -72,15 +72,15 @@ pub(super) struct Serving<H: Handler> {
 /// Dropping the future closes the socket and drops the handler's futures. When the sweep ends a
 /// connection, this future is dropped.
 pub(super) async fn serve<H: Handler>(
-    serving: Serving<H>,
+    serving: Rc<Serving<H>>,
     stream: TcpStream,
     tls: Option<Arc<ServerConfig>>,
 ) {
     let socket = Socket::new(stream, Rc::clone(&serving.state));
     match tls {
-        None => http1(serving, socket).await,
-        // The future of the handshake has its own box, so that the memory of this future is free
-        // while the connection is served. A connection without TLS needs no memory for a handshake.
+        None => serve_http1(serving, socket).await,
+        // The future of the handshake is in a box of its own, so that its memory is free while the
+        // connection is served, and no connection without TLS needs it.
         Some(config) => match Box::pin(handshake(&serving, socket, config)).await {
             None => {}
             Some(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
@@ -91,7 +91,7 @@ pub(super) async fn serve<H: Handler>(
             }
             Some(stream) => {
                 serving.state.enter(Phase::Idle);
-                http1(serving, stream).await;
+                serve_http1(serving, stream).await;
             }
         },
     }
@@ -114,91 +114,7 @@ async fn handshake<H: Handler>(
     }
 }
 
-/// Serves HTTP/1.1, and then the tunnel if the connection has switched to another protocol. The
-/// future that serves HTTP/1.1 is in a `Box`. This `Box` is dropped before the tunnel begins, so
-/// the future uses no memory while the tunnel is open.
-async fn http1<H, S>(serving: Serving<H>, stream: S)
-where
-    H: Handler,
-    S: Duplex + 'static,
-{
-    let state = Rc::clone(&serving.state);
-    if let Some((tunnel, client)) = Box::pin(until_switched(serving, stream)).await {
-        let _in_flight = state.begin(Protocol::Http1);
-        let stop = TunnelStop(state);
-        tunnel(UpgradedClient { client, stop }).await;
-    }
-}
-
-/// Serves HTTP/1.1 until the connection ends or switches to another protocol.
-async fn until_switched<H, S>(serving: Serving<H>, stream: S) -> Option<(TunnelFn, Peer)>
-where
-    H: Handler,
-    S: Duplex + 'static,
-{
-    let state = Rc::clone(&serving.state);
-    let tunnel = Rc::clone(&serving.tunnel);
-    let limits = serving.settings.limits;
-    let mut builder = http1::Builder::new();
-    builder
-        // If a client closes its sending direction, the gateway treats the client as disconnected
-        // and drops the handler.
-        .half_close(false)
-        .keep_alive(true)
-        // The sweep checks the deadline of a head, so hyper needs no timer for each request.
-        .header_read_timeout(None)
-        .max_header_size(limits.head_bytes)
-        .max_buf_size(limits.head_bytes.max(BUFFER));
-    if limits.fields != Limits::default().fields {
-        // hyper and the gateway have the same default for the maximum number of fields. If the
-        // gateway sets the maximum number of fields explicitly, hyper allocates memory for the
-        // fields of every head.
-        builder.max_headers(limits.fields);
-    }
-    let io = TokioIo::new(Plaintext::new(stream, Rc::clone(&state), Protocol::Http1));
-    let service = service_fn(move |request| answer(&serving, request, Protocol::Http1));
-    let mut connection = builder.serve_connection(io, service);
-    let after_poll = |_cx: &mut Context<'_>| Poll::Ready(Ok(()));
-    // The graceful shutdown of hyper closes a connection immediately, even if a request has arrived
-    // and was not read yet. To lose no request, the gateway does not begin the shutdown before the
-    // first request of the connection, or while a request head arrives. The shutdown must not begin
-    // while the gateway may still send a 101 response, because the shutdown would add `Connection:
-    // close` to the 101 response.
-    let may_close = || {
-        let phase = state.phase();
-        let may_switch = phase == Phase::Busy && state.is_upgrade_requested();
-        state.has_served() && phase != Phase::Head && !may_switch
-    };
-    let ended = finish(
-        &state,
-        Pin::new(&mut connection),
-        after_poll,
-        may_close,
-        http1::Connection::graceful_shutdown,
-    );
-    if ended.await.is_err() {
-        state.break_answer();
-        return None;
-    }
-    if !state.is_upgrade_requested() {
-        return None;
-    }
-    // If a request asked for another protocol, hyper does not close the socket at the end of HTTP.
-    let parts = connection.into_parts();
-    let mut io = parts.io.into_inner();
-    let Some(tunnel) = tunnel.take() else {
-        // If `shutdown` fails, the client has already disconnected.
-        io.shutdown().await.unwrap_or_default();
-        return None;
-    };
-    let client = Peer {
-        io: Box::new(io.into_inner()),
-        early: parts.read_buf,
-    };
-    Some((tunnel, client))
-}
-
-async fn http2<H, S>(serving: Serving<H>, stream: S)
+async fn http2<H, S>(serving: Rc<Serving<H>>, stream: S)
 where
     H: Handler,
     S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -234,23 +150,32 @@ where
         http2::Connection::graceful_shutdown,
     )
     .await
-    .unwrap_or_default();
+    .map_or_else(drop, drop);
 }
 
 /// `Broken` means that a connection ended with an error. The function [`finish`] has already logged
 /// the error.
 #[derive(Debug)]
-struct Broken;
+pub(super) struct Broken;
 
-/// Runs a connection until it ends. Begins the graceful shutdown when [`ConnectionState::close`] is
+/// The reason why [`finish`] returns without an error.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Finished {
+    /// The connection has ended.
+    Ended,
+    /// The connection becomes dormant.
+    Dormant,
+}
+
+/// Runs a connection until it ends or becomes dormant. Begins the graceful shutdown when [`ConnectionState::close`] is
 /// called. Calls `after_poll` after each poll, to send the bytes that are still buffered.
-async fn finish<C: Future<Output = hyper::Result<()>>>(
+pub(super) async fn finish<C: Future<Output = hyper::Result<()>>>(
     state: &ConnectionState,
     mut connection: Pin<&mut C>,
     mut after_poll: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
     may_close: impl Fn() -> bool,
     close: impl Fn(Pin<&mut C>),
-) -> Result<(), Broken> {
+) -> Result<Finished, Broken> {
     let mut shutdown_begun = false;
     let result = poll_fn(|cx| {
         // The connection is polled before a shutdown begins, so that a request that has already
@@ -262,14 +187,16 @@ async fn finish<C: Future<Output = hyper::Result<()>>>(
                 shutdown_begun = true;
                 close(connection.as_mut());
                 polled = connection.as_mut().poll(cx);
+            } else if state.becomes_dormant() {
+                return Poll::Ready(Ok(Finished::Dormant));
             }
         }
         match (after_poll(cx), polled) {
             (Poll::Ready(Err(error)), _) => Poll::Ready(Err(error.into())),
-            (_, polled) => polled.map_err(Box::from),
+            (_, polled) => polled.map_ok(|()| Finished::Ended).map_err(Box::from),
         }
     });
-    let result: Result<(), Box<dyn Error>> = result.await;
+    let result: Result<Finished, Box<dyn Error>> = result.await;
     result.map_err(|error| {
         tracing::debug!(client.address = %state.peer, %error, "Connection ended with an error");
         Broken
@@ -278,7 +205,7 @@ async fn finish<C: Future<Output = hyper::Result<()>>>(
 
 /// Passes a request to the handler. The request counts as unfinished from the call of this
 /// function, even if the returned future is never polled.
-fn answer<H: Handler>(
+pub(super) fn answer<H: Handler>(
     serving: &Serving<H>,
     request: Request<Incoming>,
     protocol: Protocol,

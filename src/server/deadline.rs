@@ -20,6 +20,8 @@ use tokio::time::Instant;
 use super::Deadlines;
 use super::coarse_clock::CoarseClock;
 use super::control::{Informed, SlowReader};
+use super::dormant::Dormancy;
+use super::overdue::Overdue;
 use super::reading::{LowestRate, ReadFailure, ReadMeter, acknowledged};
 use super::stream::{InFlight, Stream};
 use crate::clock::Clock;
@@ -48,37 +50,6 @@ pub(super) enum Phase {
     /// The server has sent its last response, and discards all input until the client closes the
     /// connection.
     Linger,
-}
-
-/// The kind of a deadline that has passed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Overdue {
-    FirstByte,
-    Handshake,
-    Head,
-    Idle,
-    Linger,
-    /// The gateway has asked the connection to close, but the connection has transferred no bytes
-    /// for too long.
-    Closing,
-    Write,
-    /// The client takes fewer bytes than the lowest allowed rate.
-    TooSlow,
-}
-
-impl Overdue {
-    pub(super) fn reason(self) -> &'static str {
-        match self {
-            Self::FirstByte => "first_byte_timeout",
-            Self::Handshake => "handshake_timeout",
-            Self::Head => "head_timeout",
-            Self::Idle => "idle_timeout",
-            Self::Linger => "linger_timeout",
-            Self::Closing => "closing_timeout",
-            Self::Write => "write_timeout",
-            Self::TooSlow => "client_too_slow",
-        }
-    }
 }
 
 /// The version of HTTP that a connection uses. The version determines how requests share the
@@ -132,6 +103,7 @@ pub(super) struct ConnectionState {
     is_http10: Cell<bool>,
     /// Whether the socket has to be closed with a reset.
     has_broken_answer: Cell<bool>,
+    dormancy: Dormancy,
     task: OnceCell<AbortHandle>,
     /// The answer that is being sent over HTTP/1.1.
     informed: Informed,
@@ -164,6 +136,7 @@ impl ConnectionState {
             failure: Cell::new(None),
             is_http10: Cell::new(false),
             has_broken_answer: Cell::new(false),
+            dormancy: Dormancy::default(),
             task: OnceCell::new(),
             informed: Informed::default(),
             unspawned: RefCell::new(None),
@@ -378,11 +351,15 @@ impl ConnectionState {
     pub(super) fn close(&self) {
         if self.closing.get().is_none() {
             self.closing.set(Some(self.coarse_clock.now()));
-            // The task of the connection may be waiting for the next request of the client, so
-            // `close` wakes the task.
-            if let Some(waker) = self.waker.take() {
-                waker.wake();
-            }
+            // The task of the connection may be waiting for the next request of the client.
+            self.wake();
+        }
+    }
+
+    /// Wakes the task of the connection.
+    pub(super) fn wake(&self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
         }
     }
 
@@ -390,7 +367,7 @@ impl ConnectionState {
         self.closing.get().is_some()
     }
 
-    /// Stores the waker with which [`ConnectionState::close`] wakes the task.
+    /// Stores the waker with which the sweep and [`ConnectionState::close`] wake the task.
     pub(super) fn set_waker(&self, waker: &Waker) {
         let mut kept = self.waker.borrow_mut();
         if !kept.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
@@ -403,6 +380,10 @@ impl ConnectionState {
     pub(super) fn idle_since(&self) -> Option<Instant> {
         let idle = self.phase.get() == Phase::Idle && self.stalled.get().is_none();
         idle.then(|| self.since.get())
+    }
+
+    pub(super) fn dormancy(&self) -> &Dormancy {
+        &self.dormancy
     }
 
     /// The answer that is being sent over HTTP/1.1.

@@ -16,7 +16,8 @@
 //! - Over TLS, only ALPN selects the protocol. A listener without TLS supports only HTTP/1.1. If a
 //!   server selected the protocol by the first bytes, a client that sends no bytes could stay
 //!   connected forever.
-//!
+//! - An HTTP/1.1 connection that has been idle for a second keeps no object of hyper, so an idle
+//!   connection needs little memory.
 //! - Each worker checks all deadlines in one sweep. No request sets a timer.
 //!
 //! - Over HTTP/2, the responses that one poll of a connection writes are sent together as one TLS
@@ -47,9 +48,12 @@ mod coarse_clock;
 mod connection;
 mod control;
 mod deadline;
+mod dormant;
 mod gather;
 mod hpack;
+mod http1;
 mod listener;
+mod overdue;
 mod reading;
 mod socket;
 mod stream;

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use socket2::SockRef;
@@ -165,6 +166,8 @@ pub(super) struct Plaintext<S> {
     protocol: Protocol,
     /// The number of bytes of the HTTP/2 preface that the client still has to send.
     preface: usize,
+    /// Bytes that were already read from `inner`. The next read returns these bytes.
+    early: Bytes,
 }
 
 impl<S> Plaintext<S> {
@@ -174,10 +177,16 @@ impl<S> Plaintext<S> {
             state,
             protocol,
             preface: PREFACE,
+            early: Bytes::new(),
         }
     }
 
-    /// Returns the byte stream, so that the stream can be used for a protocol other than HTTP.
+    /// Makes the next read return `early`.
+    pub(super) fn rewound(self, early: Bytes) -> Self {
+        Self { early, ..self }
+    }
+
+    /// Returns the byte stream, so that the stream can be used for another protocol than HTTP.
     pub(super) fn into_inner(self) -> S {
         self.inner
     }
@@ -207,6 +216,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Plaintext<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.early.is_empty() {
+            let count = self.early.len().min(buf.remaining());
+            buf.put_slice(&self.early.split_to(count));
+            self.arrived(count);
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         let result = Pin::new(&mut self.inner).poll_read(cx, buf);
         let count = buf.filled().len().saturating_sub(before);

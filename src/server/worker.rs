@@ -16,12 +16,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::LocalOptions;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::coarse_clock::CoarseClock;
 use super::connection::{Serving, serve};
-use super::deadline::{ConnectionState, Overdue};
+use super::deadline::ConnectionState;
 use super::listener::accept;
+use super::overdue::Overdue;
 use super::reading::ReadFailure;
 use super::{Connection, Endpoint, Error, Handler, Security, Settings, Setup};
 use crate::clock::Clock;
@@ -221,9 +222,9 @@ fn report_start(ready: &mpsc::Sender<Result<(), Error>>, state: Result<(), Error
 }
 
 /// The data that all tasks of a worker share.
-struct Worker<H> {
-    handler: Rc<H>,
-    registry: Rc<Registry>,
+pub(super) struct Worker<H> {
+    pub(super) handler: Rc<H>,
+    pub(super) registry: Rc<Registry>,
 }
 
 impl<H: Handler> Worker<H> {
@@ -242,7 +243,7 @@ impl<H: Handler> Worker<H> {
 
     /// Waits until the limit of connections allows one more connection, and then serves the
     /// connection in a task of its own.
-    async fn open(&self, stream: TcpStream, peer: SocketAddr, tls: Option<&Acceptor>) {
+    pub(super) async fn open(&self, stream: TcpStream, peer: SocketAddr, tls: Option<&Acceptor>) {
         let slots = Arc::clone(&self.registry.slots);
         // The semaphore is never closed, so this call always returns a slot.
         let Ok(slot) = slots.acquire_owned().await else {
@@ -262,13 +263,13 @@ impl<H: Handler> Worker<H> {
         let per_connection = self
             .handler
             .connection_opened(Connection { peer, security });
-        let serving = Serving {
+        let serving = Rc::new(Serving {
             handler: Rc::clone(&self.handler),
             per_connection: Rc::new(per_connection),
             state: Rc::clone(&state),
             settings: self.registry.settings,
             tunnel: Rc::default(),
-        };
+        });
         let config = tls.map(Acceptor::config);
         let task = tokio::task::spawn_local(async move {
             serve(serving, stream, config).await;
@@ -279,11 +280,11 @@ impl<H: Handler> Worker<H> {
 }
 
 /// The open connections of one worker.
-struct Registry {
+pub(super) struct Registry {
     settings: Settings,
     slots: Arc<Semaphore>,
     coarse_clock: Rc<CoarseClock>,
-    connections: RefCell<HashMap<u64, Rc<ConnectionState>>>,
+    pub(super) connections: RefCell<HashMap<u64, Rc<ConnectionState>>>,
     last: Cell<u64>,
     draining: Cell<bool>,
     emptied: Notify,
@@ -308,7 +309,7 @@ impl Drop for Registration {
 }
 
 impl Registry {
-    fn new(settings: Settings, slots: Arc<Semaphore>, clock: Clock) -> Rc<Self> {
+    pub(super) fn new(settings: Settings, slots: Arc<Semaphore>, clock: Clock) -> Rc<Self> {
         Rc::new(Self {
             settings,
             slots,
@@ -338,9 +339,9 @@ impl Registry {
     }
 
     /// Checks the connections until the drain begins, and then until all connections are closed or
-    /// the drain time is over. Calls `drain_ends` when the drain time is almost over. Returns the
-    /// number of requests that were stopped before they were finished.
-    async fn run(
+    /// the drain time is over. Returns the number of requests that were stopped before they were
+    /// finished.
+    pub(super) async fn run(
         self: &Rc<Self>,
         acceptors: Vec<JoinHandle<()>>,
         mut drain: watch::Receiver<bool>,
@@ -352,7 +353,7 @@ impl Registry {
         // If `wait_for` fails, [`Workers`] was dropped. Dropping [`Workers`] also starts the drain.
         drop(drain.wait_for(|drain| *drain).await);
         self.draining.set(true);
-        self.coarse_clock.update();
+        self.coarse_clock.set(self.coarse_clock.clock().instant());
         for state in self.connections.borrow().values() {
             state.close();
         }
@@ -397,13 +398,13 @@ impl Registry {
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
-            self.sweep();
+            self.sweep(self.coarse_clock.clock().instant());
         }
     }
 
     /// Checks all connections, and ends the connections that have missed a deadline.
-    fn sweep(&self) {
-        let now = self.coarse_clock.update();
+    pub(super) fn sweep(&self, now: Instant) {
+        self.coarse_clock.set(now);
         let deadlines = &self.settings.deadlines;
         let lowest = self.settings.lowest_answer_rate();
         let mut slow = Vec::new();
@@ -417,6 +418,7 @@ impl Registry {
             }
             let too_slow = state.is_too_slow(now, lowest).then_some(Overdue::TooSlow);
             let Some(overdue) = too_slow.or_else(|| state.overdue(now, deadlines)) else {
+                state.ask_dormant();
                 continue;
             };
             let reason = overdue.reason();

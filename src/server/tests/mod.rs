@@ -28,6 +28,7 @@ use crate::tls::{DevelopmentFiles, ServerIdentity, Trust, development_certificat
 
 mod bodies;
 mod deadlines;
+mod dormant;
 mod drain;
 mod heads;
 mod protocols;
@@ -138,6 +139,15 @@ impl Handler for Site {
             }
             "/count" => count(body, u64::MAX).await,
             "/count-1000" => count(body, 1000).await,
+            // The answer ends before the request body is read.
+            "/later" => {
+                drop(tokio::task::spawn_local(async move {
+                    let _guard = guard;
+                    let answer = count(body, u64::MAX).await;
+                    assert_eq!(answer.status(), StatusCode::OK);
+                }));
+                respond(StatusCode::OK, "later")
+            }
             "/early" => respond(StatusCode::UNAUTHORIZED, "early"),
             _ => Response::new(Pieces::of(&["hel", "lo"])),
         }

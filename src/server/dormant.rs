@@ -1,0 +1,121 @@
+//! Idle HTTP/1.1 connections without the objects of hyper.
+//!
+//! A connection of hyper keeps two buffers of 8 KB and a map of fields, even while no request is in
+//! flight. Therefore the gateway frees the connection of hyper when an HTTP/1.1 connection has been
+//! idle for [`DORMANT_AFTER`]. The client's connection stays open and is called dormant. When bytes
+//! arrive, or when the connection has to close, the gateway creates a new connection of hyper.
+//!
+//! The sweep asks a connection to become dormant. The task of the connection then decides, after it
+//! has polled hyper, because bytes may have arrived since the sweep. A connection of hyper may be
+//! freed only if it is between two requests:
+//!
+//! - No request is in flight, and the client has accepted all bytes of the last response.
+//! - The last request body was read to its end.
+//! - The connection is not closing and does not switch to another protocol.
+//!
+//! If hyper has already read a part of the next head, the new connection of hyper gets this part
+//! first.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::deadline::ConnectionState;
+
+/// An HTTP/1.1 connection becomes dormant when it has been idle for this time. The time is long,
+/// because a busy connection must not pay for a new connection of hyper at each request.
+pub(super) const DORMANT_AFTER: Duration = Duration::from_secs(1);
+
+/// Whether a connection is dormant, and what prevents it from becoming dormant.
+#[derive(Debug, Default)]
+pub(super) struct Dormancy {
+    stage: Cell<Stage>,
+    /// The number of request bodies that were not read to their end and not dropped.
+    open_bodies: Cell<usize>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) enum Stage {
+    /// The connection has no HTTP/1.1 connection of hyper: it is new, or it uses another protocol.
+    #[default]
+    Impossible,
+    /// A connection of hyper serves the requests.
+    Awake,
+    /// The sweep has asked the connection to become dormant.
+    Asked,
+    /// The connection of hyper was freed.
+    Dormant,
+}
+
+impl Dormancy {
+    pub(super) fn stage(&self) -> Stage {
+        self.stage.get()
+    }
+
+    pub(super) fn set(&self, stage: Stage) {
+        self.stage.set(stage);
+    }
+
+    pub(super) fn body_begins(&self) {
+        self.open_bodies
+            .set(self.open_bodies.get().saturating_add(1));
+    }
+
+    pub(super) fn body_ends(&self) {
+        self.open_bodies
+            .set(self.open_bodies.get().saturating_sub(1));
+    }
+
+    pub(super) fn has_open_body(&self) -> bool {
+        self.open_bodies.get() > 0
+    }
+}
+
+impl ConnectionState {
+    /// Asks the connection to become dormant, if the connection has been idle for long enough.
+    pub(super) fn ask_dormant(&self) {
+        if self.dormancy().stage() == Stage::Awake && self.may_be_dormant() {
+            self.dormancy().set(Stage::Asked);
+            self.wake();
+        }
+    }
+
+    /// Returns whether the connection becomes dormant now. The task of the connection calls this
+    /// function after each poll of hyper.
+    pub(super) fn becomes_dormant(&self) -> bool {
+        if self.dormancy().stage() != Stage::Asked {
+            return false;
+        }
+        let may = self.may_be_dormant();
+        let stage = if may { Stage::Dormant } else { Stage::Awake };
+        self.dormancy().set(stage);
+        may
+    }
+
+    fn may_be_dormant(&self) -> bool {
+        let now = self.coarse_now();
+        let idle = |since| now.saturating_duration_since(since) >= DORMANT_AFTER;
+        self.idle_since().is_some_and(idle)
+            && !self.is_closing()
+            && !self.is_upgrade_requested()
+            && !self.has_unread_input()
+            && !self.dormancy().has_open_body()
+    }
+
+    /// Waits until a dormant connection has bytes to read, or has to close.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub(super) async fn dormancy_ended(&self) {
+        let ended = |cx: &mut Context<'_>| {
+            self.set_waker(cx.waker());
+            match &*self.socket().borrow() {
+                Some(socket) if !self.is_closing() => socket.poll_read_ready(cx).map(drop),
+                Some(_) | None => Poll::Ready(()),
+            }
+        };
+        poll_fn(ended).await;
+    }
+}

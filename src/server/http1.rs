@@ -1,0 +1,142 @@
+//! The handling of one HTTP/1.1 connection.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
+
+use super::connection::{BUFFER, Finished, Serving, answer, finish};
+use super::deadline::{Phase, Protocol};
+use super::dormant::Stage;
+use super::socket::Plaintext;
+use super::{Handler, Limits, TunnelFn, TunnelStop, UpgradedClient};
+use crate::relay::{Duplex, Peer};
+
+/// The result of [`serve_requests`].
+enum Served<S> {
+    /// The connection has ended.
+    Ended,
+    /// The connection is dormant. If hyper has read a part of the next head, `early` contains this
+    /// part.
+    Dormant { stream: S, early: Bytes },
+    /// The connection has switched to another protocol.
+    Switched(TunnelFn, Peer),
+}
+
+/// Serves HTTP/1.1, and then the tunnel if the connection has switched to another protocol. The
+/// future of [`serve_requests`] is in a box, so that its memory is free while the connection is
+/// dormant and while the tunnel is open.
+pub(super) async fn serve_http1<H, S>(serving: Rc<Serving<H>>, mut stream: S)
+where
+    H: Handler,
+    S: Duplex + 'static,
+{
+    let state = Rc::clone(&serving.state);
+    let mut early = Bytes::new();
+    loop {
+        let served = Box::pin(serve_requests(Rc::clone(&serving), stream, early)).await;
+        match served {
+            Served::Ended => return,
+            Served::Dormant {
+                stream: open,
+                early: read,
+            } => (stream, early) = (open, read),
+            Served::Switched(tunnel, client) => {
+                let _in_flight = state.begin(Protocol::Http1);
+                let stop = TunnelStop(state);
+                return tunnel(UpgradedClient { client, stop }).await;
+            }
+        }
+        // A new connection of hyper gets the early bytes at once, so that the deadline of a head
+        // applies to them.
+        if early.is_empty() {
+            state.dormancy_ended().await;
+        }
+    }
+}
+
+fn builder(limits: &Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        // If a client closes its sending direction, the gateway treats the client as disconnected
+        // and drops the handler.
+        .half_close(false)
+        .keep_alive(true)
+        // The sweep checks the deadline of a head, so hyper needs no timer for each request.
+        .header_read_timeout(None)
+        .max_header_size(limits.head_bytes)
+        .max_buf_size(limits.head_bytes.max(BUFFER));
+    if limits.fields != Limits::default().fields {
+        // By default, hyper allows the same number of fields as our default. If the gateway sets a
+        // number explicitly, hyper allocates memory for the fields of every head.
+        builder.max_headers(limits.fields);
+    }
+    builder
+}
+
+/// Serves HTTP/1.1 until the connection ends, becomes dormant or switches to another protocol.
+/// `early` contains bytes that were already read from the stream.
+async fn serve_requests<H, S>(serving: Rc<Serving<H>>, stream: S, early: Bytes) -> Served<S>
+where
+    H: Handler,
+    S: Duplex + 'static,
+{
+    let state = Rc::clone(&serving.state);
+    let tunnel = Rc::clone(&serving.tunnel);
+    let plaintext = Plaintext::new(stream, Rc::clone(&state), Protocol::Http1).rewound(early);
+    let builder = builder(&serving.settings.limits);
+    let service = service_fn(move |request| answer(&serving, request, Protocol::Http1));
+    let mut connection = builder.serve_connection(TokioIo::new(plaintext), service);
+    state.dormancy().set(Stage::Awake);
+    let after_poll = |_cx: &mut Context<'_>| Poll::Ready(Ok(()));
+    // The graceful shutdown of hyper closes a connection immediately, even if a request has arrived
+    // and was not read yet. To lose no request, the gateway first answers the next request with
+    // `Connection: close`, and then begins the shutdown. The shutdown would add `Connection: close`
+    // even to a 101 response, so it does not begin while the gateway may still send a 101 response.
+    let may_close = || {
+        let phase = state.phase();
+        let may_switch = phase == Phase::Busy && state.is_upgrade_requested();
+        state.has_served() && phase != Phase::Head && !may_switch
+    };
+    let finished = finish(
+        &state,
+        Pin::new(&mut connection),
+        after_poll,
+        may_close,
+        http1::Connection::graceful_shutdown,
+    );
+    let finished = finished.await;
+    match finished {
+        Err(_broken) => {
+            state.break_answer();
+            return Served::Ended;
+        }
+        Ok(Finished::Dormant) => {
+            let parts = connection.into_parts();
+            return Served::Dormant {
+                stream: parts.io.into_inner().into_inner(),
+                early: parts.read_buf,
+            };
+        }
+        Ok(Finished::Ended) if !state.is_upgrade_requested() => return Served::Ended,
+        Ok(Finished::Ended) => {}
+    }
+    // If a request asked for another protocol, hyper does not close the socket at the end of HTTP.
+    let parts = connection.into_parts();
+    let mut io = parts.io.into_inner();
+    let Some(tunnel) = tunnel.take() else {
+        // If `shutdown` fails, the client has already disconnected.
+        io.shutdown().await.unwrap_or_default();
+        return Served::Ended;
+    };
+    let client = Peer {
+        io: Box::new(io.into_inner()),
+        early: parts.read_buf,
+    };
+    Served::Switched(tunnel, client)
+}

@@ -1,0 +1,399 @@
+//! Tests of dormant connections. The tests drive the connections of one worker themselves, with a
+//! clock that they advance, so that each test knows when a connection is dormant.
+
+use std::cell::Cell;
+use std::net::Ipv4Addr;
+use std::rc::Rc;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::{LocalSet, spawn_local, yield_now};
+use tokio::time::Instant;
+
+use super::super::deadline::{ConnectionState, Phase};
+use super::super::dormant::{DORMANT_AFTER, Stage};
+use super::super::worker::{Registry, Worker};
+use super::*;
+
+/// One worker without a thread of its own.
+struct Served {
+    worker: Worker<Site>,
+    now: Cell<Instant>,
+    probe: Probe,
+    events: mpsc::UnboundedReceiver<Event>,
+    listener: TcpListener,
+    acceptor: Acceptor,
+    written: DevelopmentFiles,
+    _dir: TempDir,
+}
+
+impl Served {
+    async fn start(deadlines: Deadlines) -> Self {
+        let dir = TempDir::new().unwrap();
+        let written = development_certificates(dir.path(), &[], NOW).unwrap();
+        let identity = ServerIdentity {
+            certificate: written.certificate.clone(),
+            key: written.key.clone(),
+        };
+        let acceptor = Acceptor::load(&identity, Clock::manual(NOW)).unwrap();
+        let (sender, events) = mpsc::unbounded_channel();
+        let probe = Probe {
+            events: sender,
+            release: Arc::new(Semaphore::new(0)),
+            produced: Arc::default(),
+        };
+        let clock = Clock::system();
+        let slots = Arc::new(Semaphore::new(10));
+        let worker = Worker {
+            handler: Rc::new(Site(probe.clone())),
+            registry: Registry::new(with(deadlines), slots, clock.clone()),
+        };
+        // Not earlier than the first time of the worker.
+        let now = Cell::new(clock.instant());
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        Self {
+            worker,
+            now,
+            probe,
+            events,
+            listener,
+            acceptor,
+            written,
+            _dir: dir,
+        }
+    }
+
+    /// Accepts the connection of the next client.
+    async fn accept(&self, tls: Option<&Acceptor>) {
+        let (stream, peer) = self.listener.accept().await.unwrap();
+        self.worker.open(stream, peer, tls).await;
+    }
+
+    async fn client(&self) -> Client<TcpStream> {
+        let address = self.listener.local_addr().unwrap();
+        let client = TcpStream::connect(address).await.unwrap();
+        self.accept(None).await;
+        Client(client)
+    }
+
+    async fn secure_client(&self, alpn: &[u8]) -> Client<Tls> {
+        let address = self.listener.local_addr().unwrap();
+        let protocols = [alpn];
+        let handshake = handshake(address, &self.written, &protocols);
+        let (client, ()) = tokio::join!(handshake, self.accept(Some(&self.acceptor)));
+        Client(client.unwrap())
+    }
+
+    /// The state of the only connection.
+    fn state(&self) -> Rc<ConnectionState> {
+        let connections = self.worker.registry.connections.borrow();
+        let mut states = connections.values();
+        let state = states.next().expect("a connection is open");
+        assert!(states.next().is_none());
+        Rc::clone(state)
+    }
+
+    fn pass(&self, time: Duration) {
+        let now = self.now.get().checked_add(time).unwrap();
+        self.now.set(now);
+        self.worker.registry.sweep(now);
+    }
+
+    async fn until_stage(&self, stage: Stage) {
+        until(|| self.state().dormancy().stage() == stage).await;
+    }
+
+    async fn until_phase(&self, phase: Phase) {
+        until(|| self.state().phase() == phase).await;
+    }
+
+    async fn make_dormant(&self) {
+        self.until_phase(Phase::Idle).await;
+        self.pass(DORMANT_AFTER);
+        self.until_stage(Stage::Dormant).await;
+    }
+
+    async fn until_closed(&self) {
+        until(|| self.worker.registry.connections.borrow().is_empty()).await;
+    }
+}
+
+/// Runs the other tasks until the condition is true.
+async fn until(condition: impl Fn() -> bool) {
+    soon(async {
+        while !condition() {
+            yield_now().await;
+        }
+    })
+    .await;
+}
+
+async fn local(test: impl Future<Output = ()>) {
+    LocalSet::new().run_until(test).await;
+}
+
+/// Sends requests before, during and after the time in which the connection is dormant.
+async fn wake_twice<S: AsyncRead + AsyncWrite + Unpin>(served: &Served, mut client: Client<S>) {
+    assert!(client.get("/").await.ends_with("hello"));
+    served.until_phase(Phase::Idle).await;
+    served.pass(DORMANT_AFTER - Duration::from_millis(1));
+    assert_eq!(served.state().dormancy().stage(), Stage::Awake);
+    for _ in 0..2 {
+        served.make_dormant().await;
+        // Further sweeps change nothing.
+        served.pass(DORMANT_AFTER);
+        yield_now().await;
+        assert_eq!(served.state().dormancy().stage(), Stage::Dormant);
+        let answer = client.get("/").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        assert!(answer.ends_with("hello"), "{answer}");
+        served.until_stage(Stage::Awake).await;
+    }
+}
+
+#[tokio::test]
+async fn a_dormant_connection_answers_the_next_request() {
+    local(async {
+        let served = Served::start(long()).await;
+        let client = served.client().await;
+        wake_twice(&served, client).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_dormant_connection_over_tls_answers_the_next_request() {
+    local(async {
+        let served = Served::start(long()).await;
+        let client = served.secure_client(b"http/1.1").await;
+        wake_twice(&served, client).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn pipelined_requests_wake_a_dormant_connection_and_all_get_answers() {
+    local(async {
+        let mut served = Served::start(long()).await;
+        let mut client = served.client().await;
+        assert!(client.get("/first").await.ends_with("hello"));
+        served.make_dormant().await;
+        let request = |path| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        client
+            .send([request("/second"), request("/third")].concat())
+            .await;
+        for path in ["/first", "/second", "/third"] {
+            assert_eq!(
+                served.events.recv().await,
+                Some(Event::Entered(path.into()))
+            );
+            assert_eq!(served.events.recv().await, Some(Event::Left(path.into())));
+        }
+        assert!(client.until("hello").await.starts_with("HTTP/1.1 200 OK"));
+        assert!(client.until("hello").await.starts_with("HTTP/1.1 200 OK"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_half_received_head_is_kept_and_has_its_deadline() {
+    local(async {
+        let mut served = Served::start(Deadlines {
+            head: Duration::from_secs(10),
+            ..long()
+        })
+        .await;
+        let mut client = served.client().await;
+        // hyper reads the second head together with the first head.
+        client
+            .send("GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /seco")
+            .await;
+        client.until("hello").await;
+        served.until_phase(Phase::Idle).await;
+        served.pass(DORMANT_AFTER);
+        served.until_phase(Phase::Head).await;
+        assert_eq!(served.state().dormancy().stage(), Stage::Awake);
+        served.pass(Duration::from_secs(9));
+        client
+            .send("nd HTTP/1.1\r\nHost: a\r\n\r\nGET /third")
+            .await;
+        client.until("hello").await;
+        for path in ["/", "/second"] {
+            assert_eq!(
+                served.events.recv().await,
+                Some(Event::Entered(path.into()))
+            );
+            assert_eq!(served.events.recv().await, Some(Event::Left(path.into())));
+        }
+        served.until_phase(Phase::Idle).await;
+        served.pass(DORMANT_AFTER);
+        served.until_phase(Phase::Head).await;
+        served.pass(Duration::from_secs(10));
+        assert_eq!(client.rest().await, "");
+        served.until_closed().await;
+        assert!(served.events.try_recv().is_err());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_slow_head_after_dormancy_has_its_deadline() {
+    local(async {
+        let served = Served::start(Deadlines {
+            head: Duration::from_secs(10),
+            ..long()
+        })
+        .await;
+        let mut client = served.client().await;
+        client.get("/").await;
+        served.make_dormant().await;
+        client.send("GET / HT").await;
+        served.until_phase(Phase::Head).await;
+        served.pass(Duration::from_secs(9));
+        yield_now().await;
+        assert_eq!(served.state().phase(), Phase::Head);
+        served.pass(Duration::from_secs(1));
+        assert_eq!(client.rest().await, "");
+        served.until_closed().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_idle_time_includes_the_time_in_which_a_connection_is_dormant() {
+    local(async {
+        let served = Served::start(Deadlines {
+            idle: Duration::from_secs(10),
+            ..long()
+        })
+        .await;
+        let mut client = served.client().await;
+        client.get("/").await;
+        served.make_dormant().await;
+        served.pass(Duration::from_secs(8));
+        yield_now().await;
+        assert_eq!(served.state().dormancy().stage(), Stage::Dormant);
+        served.pass(Duration::from_secs(1));
+        assert_eq!(client.rest().await, "");
+        served.until_closed().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_drain_closes_dormant_connections_at_once() {
+    local(async {
+        let served = Served::start(long()).await;
+        let mut client = served.client().await;
+        client.get("/").await;
+        served.make_dormant().await;
+        let (drain, drained) = watch::channel(false);
+        let registry = Rc::clone(&served.worker.registry);
+        let running = spawn_local(async move { registry.run(Vec::new(), drained).await });
+        drain.send_replace(true);
+        assert_eq!(soon(running).await.unwrap(), 0);
+        assert_eq!(client.rest().await, "");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_dormant_connection_over_tls_is_closed_with_a_closing_message() {
+    local(async {
+        let served = Served::start(long()).await;
+        let mut client = served.secure_client(b"http/1.1").await;
+        client.get("/").await;
+        served.make_dormant().await;
+        served.state().close();
+        // Without the closing message of TLS, the client would get an error.
+        let read = soon(client.0.read(&mut [0])).await.unwrap();
+        assert_eq!(read, 0);
+        drop(client);
+        served.until_closed().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_can_close_a_dormant_connection() {
+    local(async {
+        let served = Served::start(long()).await;
+        let mut client = served.client().await;
+        client.get("/").await;
+        served.make_dormant().await;
+        drop(client);
+        served.until_closed().await;
+        let mut secure = served.secure_client(b"http/1.1").await;
+        secure.get("/").await;
+        served.make_dormant().await;
+        secure.0.shutdown().await.unwrap();
+        assert_eq!(secure.rest().await, "");
+        served.until_closed().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_with_an_open_request_body_does_not_become_dormant() {
+    local(async {
+        let served = Served::start(long()).await;
+        let mut client = served.client().await;
+        client
+            .send("POST /later HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc")
+            .await;
+        client.until("later").await;
+        served.until_phase(Phase::Idle).await;
+        served.pass(DORMANT_AFTER);
+        yield_now().await;
+        assert_eq!(served.state().dormancy().stage(), Stage::Awake);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_with_a_request_in_flight_does_not_become_dormant() {
+    local(async {
+        let served = Served::start(long()).await;
+        let mut client = served.client().await;
+        client.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        served.until_phase(Phase::Busy).await;
+        served.pass(DORMANT_AFTER);
+        yield_now().await;
+        assert_eq!(served.state().dormancy().stage(), Stage::Awake);
+        served.probe.release.add_permits(1);
+        assert!(client.until("held").await.starts_with("HTTP/1.1 200 OK"));
+        served.make_dormant().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_that_arrives_with_the_sweep_keeps_the_connection_awake() {
+    local(async {
+        let served = Served::start(long()).await;
+        let mut client = served.client().await;
+        client.get("/").await;
+        served.until_phase(Phase::Idle).await;
+        // The request is in the socket before the task of the connection runs.
+        client.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        served.pass(DORMANT_AFTER);
+        served.until_phase(Phase::Busy).await;
+        assert_ne!(served.state().dormancy().stage(), Stage::Dormant);
+        served.probe.release.add_permits(1);
+        client.until("held").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_http2_connection_does_not_become_dormant() {
+    local(async {
+        let served = Served::start(long()).await;
+        let _client = served.secure_client(b"h2").await;
+        served.until_phase(Phase::Head).await;
+        served.pass(DORMANT_AFTER);
+        yield_now().await;
+        assert_eq!(served.state().dormancy().stage(), Stage::Impossible);
+    })
+    .await;
+}
