@@ -1,4 +1,5 @@
-"""The growth of the cost of a request, and the memory of a session. Started by `benches/scaling`."""
+"""The growth of the cost of a request, and the memory of a session and of an idle connection. Started by
+`benches/scaling`."""
 
 import argparse
 import base64
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 
-from . import machine, peers, plots
+from . import idle, machine, peers, plots
 from .browser import FIELDS
 from .places import DRIVE, PROGRAM, QUICK, RESULTS
 from .report import table
@@ -48,6 +49,7 @@ def main():
     with Stage(PROGRAM) as stage:
         scaling = Scaling(stage, arguments)
         scaling.prepare()
+        scaling.measure_idle()
         for number in range(arguments.rounds):
             scaling.round(number)
             print(f"round {number + 1}: {time.time() - began:.0f} s", flush=True)
@@ -101,10 +103,12 @@ class Scaling:
         self.points = []
         self.app = None
         self.memory = []
+        self.idle = {}
+        self.token_port = None
 
     def prepare(self):
         self.stage.keep("awake", machine.Awake())
-        self.app, token_port = free_port(), free_port()
+        self.app, self.token_port = free_port(), free_port()
         answer = json.dumps(
             {
                 "token_type": "Bearer",
@@ -116,7 +120,7 @@ class Scaling:
         servers = (
             f"server {{ listen 127.0.0.1:{self.app} backlog=16384;"
             f' location / {{ default_type application/json; return 200 "{peers.BODY}"; }} }}\n'
-            f"server {{ listen 127.0.0.1:{token_port} backlog=16384; location / {{"
+            f"server {{ listen 127.0.0.1:{self.token_port} backlog=16384; location / {{"
             f" default_type application/json; add_header Cache-Control no-store;"
             f" return 200 '{answer}'; }} }}\n"
         )
@@ -124,60 +128,64 @@ class Scaling:
         peers.start_nginx(setting, "app", servers, self.app, machine.OTHER_CORES)
         self.stage.write("client_secret", "never-shown")
         # Several points use the same gateway. An axis has its own gateway if it needs one.
-        common = self.gateway("common", token_port, SESSIONS)
+        common = self.gateway("common", SESSIONS)
         nginx = self.nginx(setting, common[-1])
         for step in self.steps("connections"):
             self.points.append(Point("connections", step, *common, step, "/"))
             self.points.append(Point(NGINX, step, *nginx, step, "/"))
         for step in self.steps("sessions"):
-            started = self.gateway(f"sessions-{step}", token_port, step)
+            started = self.gateway(f"sessions-{step}", step)
             self.points.append(Point("sessions", step, *started, CONNECTIONS, "/"))
         for step in STEPS["routes"]:
-            started = self.gateway(f"routes-{step}", token_port, SESSIONS, routes=step)
+            started = self.gateway(f"routes-{step}", SESSIONS, routes=step)
             path = f"/part-{step // 2}/items"
             self.points.append(Point("routes", step, *started, CONNECTIONS, path))
         for step in STEPS["workers"]:
-            started = self.gateway(f"workers-{step}", token_port, SESSIONS, workers=step)
+            started = self.gateway(f"workers-{step}", SESSIONS, workers=step)
             self.points.append(Point("workers", step, *started, CONNECTIONS, "/"))
 
-    def nginx(self, setting, cookies):
+    def nginx(self, setting, cookies, name="nginx", tls=""):
         """Starts an nginx that forwards every request. Returns its port, its process and the cookies."""
         port = free_port()
         servers = peers.upstream("app", f"127.0.0.1:{self.app}") + (
-            f"server {{ listen 127.0.0.1:{port} backlog=16384;\n"
+            f"server {{ listen 127.0.0.1:{port} backlog=16384{' ssl' if tls else ''};\n{tls}"
             f"location / {{ proxy_pass http://app;\n{peers.FORWARDED} }} }}\n"
         )
-        process = peers.start_nginx(setting, "nginx", servers, port, machine.PROXY_CORES)
+        process = peers.start_nginx(setting, name, servers, port, machine.PROXY_CORES)
         return port, process, cookies
+
+    def measure_idle(self):
+        """Measures the memory of an idle connection in new processes, because a process keeps freed memory."""
+        folder = self.stage.folder / "certificates"
+        subprocess.run([self.stage.program, "dev-certs", folder], check=True, capture_output=True)
+        certificate, key = folder / "localhost.pem", folder / "localhost-key.pem"
+        ours = f'certificate_file = "{certificate}"\nkey_file = "{key}"\n'
+        theirs = f"ssl_certificate {certificate};\nssl_certificate_key {key};\n"
+        setting = peers.Setting(self.stage, "", certificate, key)
+        count = max(STEPS["connections"]) // self.arguments.share
+        for kind, context in (("without TLS", None), ("with TLS", idle.client_context())):
+            name = "idle-tls" if context else "idle"
+            port, process = self.start(name, ours if context else "")
+            head = request("/", idle.session_cookie(port, context, HOST))
+            nginx = self.nginx(setting, None, f"nginx-{name}", theirs if context else "")
+            taken = {
+                "Sidegate": idle.memory(process, port, context, head, count),
+                "nginx": idle.memory(nginx[1], nginx[0], context, head, count),
+            }
+            for proxy, size in taken.items():
+                print(f"{proxy}: an idle connection {kind} takes {size:.0f} bytes", flush=True)
+                self.idle.setdefault(proxy, {})[kind] = round(size)
+            self.stage.stop(name)
+            self.stage.stop(f"nginx-{name}")
 
     def steps(self, axis):
         most = max(STEPS[axis]) // self.arguments.share
         return [step for step in STEPS[axis] if step <= most]
 
-    def gateway(self, name, token_port, people, workers=1, routes=1):
+    def gateway(self, name, people, workers=1, routes=1):
         """Starts a gateway and signs users in. Returns its port, its process and the file with the cookies."""
-        stage, port = self.stage, free_port()
-        written = "".join(
-            f'[[routes]]\nname = "part-{number}"\nprefix = "/part-{number}"\n'
-            for number in range(routes)
-        )
-        file = stage.write(
-            f"{name}.toml",
-            f'public_url = "https://{HOST}"\n'
-            f'[server]\nlisten = "127.0.0.1:{port}"\nworkers = {workers}\nconnections = 20000\n'
-            '[log]\nlevel = "error"\naccess = false\n[session]\ncapacity_mib = 16384\n'
-            '[providers.main]\nprofile = "oauth2"\nclient_id = "bench"\n'
-            f'url = "http://127.0.0.1:{token_port}"\n'
-            'authorization_endpoint = "/authorize"\ntoken_endpoint = "/token"\n'
-            f'client_secret_file = "{stage.folder}/client_secret"\n'
-            "token_calls_per_minute = 100000000\nconcurrent_calls = 64\n"
-            f'[upstreams.app]\nurl = "http://127.0.0.1:{self.app}"\nconnections = 20000\n'
-            f'[[routes]]\nname = "rest"\n{written}',
-        )
-        cores = machine.PROXY_CORES if workers == 1 else set(range(workers))
-        command = [stage.program, "run", "--config", file]
-        process = stage.start(name, command, port, cores)
-        cookies = stage.folder / f"{name}.cookies"
+        port, process = self.start(name, "", workers, routes)
+        cookies = self.stage.folder / f"{name}.cookies"
         before = machine.resident_bytes(process.pids())
         signing_in = [DRIVE, "sign-in", "--people", people, "--cookies", cookies, "--host", HOST]
         subprocess.run([str(part) for part in [*signing_in, port]], check=True, capture_output=True)
@@ -186,22 +194,44 @@ class Scaling:
         self.memory.append((people, added / people - PAYLOAD))
         return port, process, cookies
 
+    def start(self, name, server, workers=1, routes=1):
+        """Starts a gateway. Returns its port and its process. `server` contains more settings of the server."""
+        stage, port = self.stage, free_port()
+        written = "".join(
+            f'[[routes]]\nname = "part-{number}"\nprefix = "/part-{number}"\n'
+            for number in range(routes)
+        )
+        file = stage.write(
+            f"{name}.toml",
+            f'public_url = "https://{HOST}"\n'
+            f'[server]\nlisten = "127.0.0.1:{port}"\nworkers = {workers}\nconnections = 20000\n{server}'
+            '[log]\nlevel = "error"\naccess = false\n[session]\ncapacity_mib = 16384\n'
+            '[providers.main]\nprofile = "oauth2"\nclient_id = "bench"\n'
+            f'url = "http://127.0.0.1:{self.token_port}"\n'
+            'authorization_endpoint = "/authorize"\ntoken_endpoint = "/token"\n'
+            f'client_secret_file = "{stage.folder}/client_secret"\n'
+            "token_calls_per_minute = 100000000\nconcurrent_calls = 64\n"
+            f'[upstreams.app]\nurl = "http://127.0.0.1:{self.app}"\nconnections = 20000\n'
+            f'[[routes]]\nname = "rest"\n{written}',
+        )
+        cores = machine.PROXY_CORES if workers == 1 else set(range(workers))
+        command = [stage.program, "run", "--config", file]
+        return port, stage.start(name, command, port, cores)
+
     def round(self, number):
         for point in random.Random(number).sample(self.points, len(self.points)):
             point.costs.append(self.cost(point))
 
     def cost(self, point):
         """Microseconds of the gateway's CPU per request."""
-        fields = {"Host": HOST, **FIELDS, "Cookie": "lang=en; {cookie}; theme=dark"}
-        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-        request = self.stage.write("request", f"GET {point.path} HTTP/1.1\r\n{lines}\r\n")
+        head = self.stage.write("request", request(point.path, "{cookie}"))
         warm_up = 1 + point.connections / 2000
         command = [DRIVE, "closed", "--connections", point.connections, "--at-once", AT_ONCE]
         command += ["--warm-up", warm_up, "--seconds", self.arguments.seconds]
         command += ["--cookies", point.cookies, *(["--own"] if point.own else [])]
         pids = point.process.pids()
         with subprocess.Popen(
-            [str(part) for part in [*command, point.port, request]],
+            [str(part) for part in [*command, point.port, head]],
             stdout=subprocess.PIPE,
             text=True,
             preexec_fn=machine.place(machine.OTHER_CORES),
@@ -244,7 +274,15 @@ class Scaling:
                 "payload_bytes": PAYLOAD,
                 "resident_bytes_beyond_payload": round(beyond),
             },
+            "idle_connection": self.idle,
         }
+
+
+def request(path, cookie):
+    """The head of a request. `drive` replaces the text `{cookie}`."""
+    fields = {"Host": HOST, **FIELDS, "Cookie": f"lang=en; {cookie}; theme=dark"}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"GET {path} HTTP/1.1\r\n{lines}\r\n"
 
 
 def markdown(results):
@@ -270,6 +308,14 @@ def markdown(results):
         f"{memory['resident_bytes_beyond_payload']:,} more resident bytes than its tokens, at "
         f"{memory['sessions']:,} sessions."
     )
+    kinds = list(results["idle_connection"]["nginx"])
+    rows = [
+        [proxy, *(f"{taken[kind]:,}" for kind in kinds)]
+        for proxy, taken in results["idle_connection"].items()
+    ]
+    parts.append(table(["resident bytes of an idle connection", *kinds], rows))
+    growth = results["ratios"]["connections.last_vs_first"]
+    parts.append(f"With the most connections, a request takes {growth:.2f} times the CPU of the fewest.")
     return "\n\n".join(parts) + "\n"
 
 
