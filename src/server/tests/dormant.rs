@@ -389,8 +389,12 @@ async fn a_request_that_arrives_with_the_sweep_keeps_the_connection_awake() {
 async fn an_http2_connection_does_not_become_dormant() {
     local(async {
         let served = Served::start(long()).await;
-        let _client = served.secure_client(b"h2").await;
-        served.until_phase(Phase::Head).await;
+        let mut client = served.secure_client(b"h2").await;
+        // The preface and an empty SETTINGS frame (RFC 9113 section 3.4).
+        client
+            .send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+            .await;
+        served.until_phase(Phase::Idle).await;
         served.pass(DORMANT_AFTER);
         yield_now().await;
         assert_eq!(served.state().dormancy().stage(), Stage::Impossible);
