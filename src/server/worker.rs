@@ -341,7 +341,7 @@ impl Registry {
     /// Checks the connections until the drain begins, and then until all connections are closed or
     /// the drain time is over. Returns the number of requests that were stopped before they were
     /// finished.
-    pub(super) async fn run(
+    async fn run(
         self: &Rc<Self>,
         acceptors: Vec<JoinHandle<()>>,
         mut drain: watch::Receiver<bool>,

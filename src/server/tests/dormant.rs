@@ -6,11 +6,11 @@ use std::net::Ipv4Addr;
 use std::rc::Rc;
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::task::{LocalSet, spawn_local, yield_now};
+use tokio::task::{LocalSet, yield_now};
 use tokio::time::Instant;
 
-use super::super::deadline::{ConnectionState, Phase};
+use super::super::coarse_clock::CoarseClock;
+use super::super::deadline::{ConnectionState, Phase, Protocol};
 use super::super::dormant::{DORMANT_AFTER, Stage};
 use super::super::worker::{Registry, Worker};
 use super::*;
@@ -287,12 +287,10 @@ async fn a_drain_closes_dormant_connections_at_once() {
         let mut client = served.client().await;
         client.get("/").await;
         served.make_dormant().await;
-        let (drain, drained) = watch::channel(false);
-        let registry = Rc::clone(&served.worker.registry);
-        let running = spawn_local(async move { registry.run(Vec::new(), drained).await });
-        drain.send_replace(true);
-        assert_eq!(soon(running).await.unwrap(), 0);
+        // A drain calls `close`. No sweep runs in this test, so only `close` can end the connection.
+        served.state().close();
         assert_eq!(client.rest().await, "");
+        served.until_closed().await;
     })
     .await;
 }
@@ -368,17 +366,15 @@ async fn a_connection_with_a_request_in_flight_does_not_become_dormant() {
 }
 
 #[tokio::test]
-async fn a_request_that_arrives_with_the_sweep_keeps_the_connection_awake() {
+async fn a_request_that_arrives_with_the_sweep_gets_its_answer() {
     local(async {
         let served = Served::start(long()).await;
         let mut client = served.client().await;
         client.get("/").await;
         served.until_phase(Phase::Idle).await;
-        // The request is in the socket before the task of the connection runs.
         client.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n").await;
         served.pass(DORMANT_AFTER);
         served.until_phase(Phase::Busy).await;
-        assert_ne!(served.state().dormancy().stage(), Stage::Dormant);
         served.probe.release.add_permits(1);
         client.until("held").await;
     })
@@ -400,4 +396,50 @@ async fn an_http2_connection_does_not_become_dormant() {
         assert_eq!(served.state().dormancy().stage(), Stage::Impossible);
     })
     .await;
+}
+
+/// Returns the state of an HTTP/1.1 connection that has been idle for [`DORMANT_AFTER`].
+fn idle() -> Rc<ConnectionState> {
+    let clock = CoarseClock::new(Clock::system());
+    let state = ConnectionState::new(([127, 0, 0, 1], 1).into(), &clock);
+    state.enter(Phase::Idle);
+    state.dormancy().set(Stage::Awake);
+    clock.set(clock.now().checked_add(DORMANT_AFTER).unwrap());
+    state
+}
+
+#[test]
+fn a_connection_that_was_asked_checks_its_state_again() {
+    let state = idle();
+    assert!(!state.becomes_dormant(), "nobody has asked");
+    state.ask_dormant();
+    assert!(state.becomes_dormant());
+    assert_eq!(state.dormancy().stage(), Stage::Dormant);
+
+    let busy = idle();
+    busy.ask_dormant();
+    let in_flight = busy.begin(Protocol::Http1);
+    assert!(!busy.becomes_dormant());
+    drop(in_flight);
+    assert_eq!(busy.dormancy().stage(), Stage::Awake);
+    busy.ask_dormant();
+    assert_eq!(busy.dormancy().stage(), Stage::Awake, "idle for too short");
+}
+
+#[test]
+fn a_connection_that_is_not_between_two_requests_does_not_become_dormant() {
+    let reasons: [fn(&ConnectionState); 6] = [
+        ConnectionState::close,
+        ConnectionState::upgrade_requested,
+        ConnectionState::body_left_unread,
+        ConnectionState::send_waits,
+        ConnectionState::head_begins,
+        |state| state.dormancy().body_begins(),
+    ];
+    for (number, reason) in reasons.into_iter().enumerate() {
+        let state = idle();
+        reason(&state);
+        state.ask_dormant();
+        assert_eq!(state.dormancy().stage(), Stage::Awake, "reason {number}");
+    }
 }
