@@ -1,4 +1,4 @@
-//! The clock that a worker reads once in each sweep over its connections.
+//! The values that a worker determines once in each sweep over its connections.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -8,17 +8,23 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 
 /// A clock that returns the time of the last sweep. The returned time can be up to one sweep
-/// interval in the past. Reading this clock needs no system call.
+/// interval in the past. Reading this clock needs no system call. The clock also contains whether
+/// the last sweep found many connections.
 #[derive(Debug)]
 pub(super) struct CoarseClock {
     clock: Clock,
     reading: Cell<Instant>,
+    crowded: Cell<bool>,
 }
 
 impl CoarseClock {
     pub(super) fn new(clock: Clock) -> Rc<Self> {
         let reading = Cell::new(clock.instant());
-        Rc::new(Self { clock, reading })
+        Rc::new(Self {
+            clock,
+            reading,
+            crowded: Cell::new(false),
+        })
     }
 
     /// Returns the exact clock.
@@ -34,5 +40,14 @@ impl CoarseClock {
     /// Stores the time that [`CoarseClock::now`] returns.
     pub(super) fn set(&self, now: Instant) {
         self.reading.set(now);
+    }
+
+    /// Whether the worker had more than [`super::dormant::CROWD`] connections at the last sweep.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.crowded.get()
+    }
+
+    pub(super) fn set_crowded(&self, crowded: bool) {
+        self.crowded.set(crowded);
     }
 }

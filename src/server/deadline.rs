@@ -155,6 +155,11 @@ impl ConnectionState {
         self.coarse_clock.now()
     }
 
+    /// Whether the worker of this connection has many connections.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.coarse_clock.is_crowded()
+    }
+
     pub(super) fn enter(&self, phase: Phase) {
         self.phase.set(phase);
         self.since.set(self.coarse_clock.now());

@@ -5,6 +5,11 @@
 //! idle for [`DORMANT_AFTER`]. The client's connection stays open and is called dormant. When bytes
 //! arrive, or when the connection has to close, the gateway creates a new connection of hyper.
 //!
+//! If a worker has more than [`CROWD`] connections, each of its connections becomes dormant directly
+//! after a response. The next request of another connection then uses the freed memory, which is
+//! still in the CPU caches. With few connections, the CPU caches contain the memory of all
+//! connections, so a new connection of hyper for each request would only cost instructions.
+//!
 //! The sweep asks a connection to become dormant. The task of the connection then decides, after it
 //! has polled hyper, because bytes may have arrived since the sweep. A connection of hyper may be
 //! freed only if it is between two requests:
@@ -26,6 +31,9 @@ use super::deadline::ConnectionState;
 /// An HTTP/1.1 connection becomes dormant when it has been idle for this time. The time is long,
 /// because a busy connection must not pay for a new connection of hyper at each request.
 pub(super) const DORMANT_AFTER: Duration = Duration::from_secs(1);
+/// If a worker has more connections than this number, a connection becomes dormant directly after a
+/// response.
+pub(super) const CROWD: usize = 1000;
 
 /// Whether a connection is dormant, and what prevents it from becoming dormant.
 #[derive(Debug, Default)]
@@ -84,7 +92,12 @@ impl ConnectionState {
     /// Returns whether the connection becomes dormant now. The task of the connection calls this
     /// function after each poll of hyper.
     pub(super) fn becomes_dormant(&self) -> bool {
-        if self.dormancy().stage() != Stage::Asked {
+        let asked = match self.dormancy().stage() {
+            Stage::Asked => true,
+            Stage::Awake => self.is_crowded() && self.has_served(),
+            Stage::Impossible | Stage::Dormant => false,
+        };
+        if !asked {
             return false;
         }
         let may = self.may_be_dormant();
@@ -95,7 +108,8 @@ impl ConnectionState {
 
     fn may_be_dormant(&self) -> bool {
         let now = self.coarse_now();
-        let idle = |since| now.saturating_duration_since(since) >= DORMANT_AFTER;
+        let crowded = self.is_crowded();
+        let idle = |since| crowded || now.saturating_duration_since(since) >= DORMANT_AFTER;
         self.idle_since().is_some_and(idle)
             && !self.is_closing()
             && !self.is_upgrade_requested()

@@ -21,6 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use super::coarse_clock::CoarseClock;
 use super::connection::{Serving, serve};
 use super::deadline::ConnectionState;
+use super::dormant::CROWD;
 use super::listener::accept;
 use super::overdue::Overdue;
 use super::reading::ReadFailure;
@@ -291,7 +292,7 @@ pub(super) struct Registry {
 }
 
 /// The entry of a connection in the registry. Dropping this value removes the entry.
-struct Registration {
+pub(super) struct Registration {
     registry: Rc<Registry>,
     state: Rc<ConnectionState>,
     key: u64,
@@ -321,7 +322,11 @@ impl Registry {
         })
     }
 
-    fn enter(self: &Rc<Self>, peer: SocketAddr, slot: OwnedSemaphorePermit) -> Registration {
+    pub(super) fn enter(
+        self: &Rc<Self>,
+        peer: SocketAddr,
+        slot: OwnedSemaphorePermit,
+    ) -> Registration {
         let state = ConnectionState::new(peer, &self.coarse_clock);
         // A connection that is accepted during the drain closes after its first request.
         if self.draining.get() {
@@ -409,6 +414,7 @@ impl Registry {
         let lowest = self.settings.lowest_answer_rate();
         let mut slow = Vec::new();
         let connections = self.connections.borrow();
+        self.coarse_clock.set_crowded(connections.len() > CROWD);
         for state in connections.values() {
             let client = state.peer;
             let streams = state.end_blocked_streams(now, (deadlines.write, lowest));

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::super::coarse_clock::CoarseClock;
 use super::super::deadline::{ConnectionState, Phase, Protocol};
-use super::super::dormant::{DORMANT_AFTER, Stage};
+use super::super::dormant::{CROWD, DORMANT_AFTER, Stage};
 use super::super::worker::{Registry, Worker};
 use super::*;
 
@@ -442,4 +442,43 @@ fn a_connection_that_is_not_between_two_requests_does_not_become_dormant() {
         state.ask_dormant();
         assert_eq!(state.dormancy().stage(), Stage::Awake, "reason {number}");
     }
+}
+
+#[test]
+fn with_many_connections_a_connection_becomes_dormant_directly_after_a_response() {
+    let clock = CoarseClock::new(Clock::system());
+    let state = ConnectionState::new(([127, 0, 0, 1], 1).into(), &clock);
+    state.dormancy().set(Stage::Awake);
+    state.enter(Phase::Idle);
+    clock.set_crowded(true);
+    assert!(!state.becomes_dormant(), "no request was served");
+    let in_flight = state.begin(Protocol::Http1);
+    assert!(!state.becomes_dormant(), "a request is in flight");
+    drop(in_flight);
+    clock.set_crowded(false);
+    assert!(!state.becomes_dormant(), "few connections");
+    clock.set_crowded(true);
+    assert!(state.becomes_dormant());
+}
+
+#[test]
+fn a_sweep_counts_the_connections_of_the_worker() {
+    let clock = Clock::system();
+    let slots = Arc::new(Semaphore::new(CROWD + 2));
+    let registry = Registry::new(with(long()), Arc::clone(&slots), clock.clone());
+    let open = || {
+        let slot = Arc::clone(&slots).try_acquire_owned().unwrap();
+        registry.enter(([127, 0, 0, 1], 1).into(), slot)
+    };
+    let is_crowded = || {
+        registry.sweep(clock.instant());
+        let connections = registry.connections.borrow();
+        connections.values().next().unwrap().is_crowded()
+    };
+    let mut registrations: Vec<_> = (0..CROWD).map(|_| open()).collect();
+    assert!(!is_crowded());
+    registrations.push(open());
+    assert!(is_crowded());
+    registrations.pop();
+    assert!(!is_crowded());
 }
