@@ -9,11 +9,11 @@ use tokio::net::TcpListener;
 use tokio::task::{LocalSet, yield_now};
 use tokio::time::Instant;
 
-use super::super::coarse_clock::CoarseClock;
-use super::super::deadline::{ConnectionState, Phase, Protocol};
-use super::super::dormant::{CROWD, DORMANT_AFTER, Stage};
-use super::super::worker::{Registry, Worker};
 use super::*;
+use crate::server::coarse_clock::CoarseClock;
+use crate::server::deadline::{ConnectionState, Phase, Protocol};
+use crate::server::dormant::{CROWD, DORMANT_AFTER, Stage};
+use crate::server::worker::{Registry, Worker};
 
 /// One worker without a thread of its own.
 struct Served {
