@@ -1,9 +1,10 @@
 //! The operations listener: health, readiness and metrics.
 //!
 //! The operations listener has its own address and is separate from the public listener. A request
-//! to the operations listener changes nothing, and no answer contains a secret. No answer depends
-//! on a provider, because signed-in users can still use the apps during an outage of a provider. If
-//! only a restart can repair the process, both `/healthz` and `/readyz` answer with 503.
+//! to the operations listener changes nothing, and no answer contains a secret. No answer of the
+//! operations listener depends on a provider, because signed-in users can still use the apps during
+//! an outage of a provider. If only a restart can repair the process, both `/healthz` and `/readyz`
+//! answer with 503.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};

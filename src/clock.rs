@@ -74,7 +74,7 @@ enum Source {
 }
 
 impl Clock {
-    /// Returns the clock of the system.
+    /// Returns the system clock.
     pub const fn system() -> Self {
         Self(Source::System)
     }

@@ -4,8 +4,8 @@
 //! token set and stores the token set with the session. By default, each request of a signed-in user
 //! to the app contains the access token in the `Authorization` field.
 //!
-//! This page describes the structure of the crate. A module may use only modules of
-//! a lower layer. Modules of the same layer may not use each other. A test enforces the rules about
+//! This page describes the structure of the crate. A module may use only modules of a lower layer.
+//! Modules of the same layer may not use each other. A test enforces these rules about modules and
 //! layers.
 //!
 //! | layer | modules | what they contain |
@@ -84,13 +84,13 @@
 //! [`access::Refresher`] manages. The code calls a shared refresh a flight. A shared refresh is a
 //! task of the control plane. First, the task of the refresh acquires the session's lease. Several
 //! processes can share a store, but only one process at a time can have the lease of a session.
-//! With the lease of the session, the task of the refresh calls [`provider::Provider::refresh`] one
-//! time. [`session::Sessions::replace`] stores the new token set before any request uses the new
-//! access token. If the user has signed out during the refresh, the new token set is not stored.
-//! After a temporary failure of a refresh, the task of the refresh pauses and tries again. If only
-//! an operator can remove the cause of a failure, the task of the refresh writes an error event. If
-//! the provider reports that the grant has ended, the session ends. A drain waits until all
-//! refreshes have ended.
+//! While the task of the refresh has the lease of the session, the task calls
+//! [`provider::Provider::refresh`] one time. [`session::Sessions::replace`] stores the new token
+//! set before any request uses the new access token. If the user has signed out during the refresh,
+//! the new token set is not stored. After a temporary failure of a refresh, the task of the refresh
+//! pauses and tries again. If only an operator can remove the cause of a failure, the task of the
+//! refresh writes an error event. If the provider reports that the grant has ended, the session
+//! ends. A drain waits until all refreshes have ended.
 //!
 //! # One login
 //!

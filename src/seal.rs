@@ -33,7 +33,7 @@ pub enum KeyFileError {
         "line {line} of {place} is not 32 bytes in base64; `openssl rand -base64 32` makes such a line"
     )]
     Line {
-        /// The name of the file or of the variable.
+        /// The name of the file or of the environment variable.
         place: Box<str>,
         /// The line number, counted from 1.
         line: usize,
@@ -50,7 +50,7 @@ pub enum KeyFileError {
     /// The file contains the same key twice.
     #[error("line {line} of {place} repeats a key")]
     Repeated {
-        /// The name of the file or of the variable.
+        /// The name of the file or of the environment variable.
         place: Box<str>,
         /// The line number, counted from 1.
         line: usize,
@@ -112,7 +112,8 @@ impl Keys {
     ///
     /// # Errors
     ///
-    /// Returns [`KeyFileError`], which names `place` and the line but never shows the keys.
+    /// Returns [`KeyFileError`]. The error contains `place` and the number of a wrong line, but
+    /// never a key.
     pub(crate) fn from_text(place: &str, text: &str) -> Result<Self, KeyFileError> {
         let mut keys: Vec<Secret<[u8; KEY]>> = Vec::new();
         // Some editors write a byte order mark at the start of a file.

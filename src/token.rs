@@ -128,8 +128,8 @@ impl TokenSet {
         })
     }
 
-    /// Returns a copy of the tokens. In the copy, `time` is the earliest time of the next refresh.
-    /// `asked_at` is the time at which the gateway sent the last refresh request.
+    /// Postpones the next refresh at least until `time`, and returns the changed tokens. `asked_at`
+    /// is the time at which the gateway sent the last refresh request.
     #[must_use]
     pub(crate) fn not_before(mut self, time: Timestamp, asked_at: Timestamp) -> Self {
         let refresh_at = self.lifetime.refresh_at.map(|at| at.max(time));
@@ -249,8 +249,8 @@ fn check(token: &str, allowed: impl Fn(u8) -> bool) -> Result<(), Error> {
 /// providers issue tokens with `!` or `|`. Refuses every character that could end or split the
 /// value of the `Authorization` field.
 fn is_bearer(byte: u8) -> bool {
-    // A comma or a semicolon could split the field value. A quotation mark or a backslash could
-    // change the meaning of the following characters.
+    // In a token, a comma or a semicolon could make an app split the field value. A quotation mark
+    // or a backslash could change the meaning of the following characters.
     byte.is_ascii_graphic() && !b",;\"\\".contains(&byte)
 }
 
@@ -258,7 +258,7 @@ fn is_bearer(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    /// The default lifetime: the expiry of the token is unknown.
+    /// The lifetime of a token whose expiry is unknown.
     const LIFETIME: Lifetime = Lifetime {
         obtained_at: Timestamp::from_millis(1),
         expires_at: None,

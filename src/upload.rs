@@ -25,7 +25,8 @@ const MAX_RECORDED: usize = 64 * 1024;
 /// The error type of all request bodies.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The body of a request that is forwarded. The value is `None` if the request has no content.
+/// The body of a request that is forwarded. The field of this struct is `None` if the request has
+/// no content.
 pub(crate) struct Upload(Option<Content>);
 
 type Content = Pin<Box<dyn Body<Data = Bytes, Error = BoxError>>>;

@@ -80,11 +80,11 @@ pub(super) struct Backoffs(
 #[derive(Debug, Default)]
 struct Table {
     sessions: HashMap<SessionKey, Backoff>,
-    /// The number of sessions that remained in the table after the last sweep. A sweep removes
-    /// sessions without a recent attempt. The next sweep runs when the table has twice as many
-    /// sessions as after the last sweep. During an outage of a provider, all sessions in the table
-    /// have recent failures, so a sweep removes no session. So sweeps must be rare during an
-    /// outage, because each sweep takes time.
+    /// The number of sessions that remained in the table after the last sweep. A sweep removes from
+    /// the table each session whose last pause ended more than `LONGEST_ASKED` ago. The next sweep
+    /// runs when the table has twice as many sessions as after the last sweep. During an outage of
+    /// a provider, all sessions in the table have recent failures, so a sweep removes no session.
+    /// Each sweep takes time, so sweeps must be rare during an outage.
     left: usize,
 }
 
@@ -117,7 +117,8 @@ impl Backoffs {
         })
     }
 
-    /// Counts a failure of the session. No refresh of the session is attempted before `until`.
+    /// Counts a failed attempt to refresh the session. No refresh of the session is attempted
+    /// before `until`.
     pub(super) fn add_failure(
         &self,
         key: &SessionKey,
@@ -132,7 +133,7 @@ impl Backoffs {
     }
 
     /// Postpones the next attempt to `until` but counts no failure, because no request was sent to
-    /// the provider. Only failures lengthen the pauses of a session.
+    /// the provider. Only a counted failure makes later pauses of the session longer.
     pub(super) fn postpone(
         &self,
         key: &SessionKey,

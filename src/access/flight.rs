@@ -170,7 +170,7 @@ impl<P: Clone, T: Clone> Waiter<P, T> {
 }
 
 impl<K: Copy + Eq + Hash, P, T> Leader<K, P, T> {
-    /// Informs the waiters that the shared task pauses.
+    /// Tells the requests that wait for the shared task that the shared task pauses.
     pub(super) fn pause(&self, why: P) {
         self.sender.send_replace(Progress::Paused(why));
     }
@@ -367,7 +367,8 @@ mod tests {
                 }
                 leader.finish(1);
             });
-            // The main task of the runtime yields `polls` times before the runtime is dropped.
+            // The variable `polls` states how many times the main task of the runtime yields before
+            // the runtime is dropped.
             let stop = std::thread::spawn(move || {
                 runtime.block_on(async {
                     for _ in 0..polls {

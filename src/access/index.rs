@@ -11,8 +11,8 @@ use crate::target::{FoldedPath, Target};
 /// route's normalized prefix, and if the route is for the request's host or for all hosts.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    /// The positions of the routes in the table. A key is a host and a normalized prefix. A key
-    /// without a host is for a route that serves all hosts.
+    /// A key is a host and a normalized prefix. The value lists the positions of the routes with
+    /// this key in the table of routes. A key without a host is for a route that serves all hosts.
     positions: BTreeMap<Box<[u8]>, Vec<usize>>,
     /// The number of segments in the longest prefix.
     depth: usize,

@@ -127,7 +127,7 @@ pub struct Settings<'a> {
 #[derive(Debug)]
 #[must_use]
 pub(crate) enum Decision {
-    /// The request may be forwarded.
+    /// The gateway is allowed to forward the request to the app.
     Permit(Permit),
     /// The route needs a session, and the request has no session that the route accepts.
     Challenge(Challenge),
@@ -192,7 +192,7 @@ pub(crate) enum Cause {
 }
 
 impl Cause {
-    /// A stable code for logs.
+    /// Returns a stable code for logs.
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Conflicting => "conflicting_cookies",

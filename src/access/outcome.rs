@@ -63,7 +63,7 @@ pub(super) trait FlightResult: Clone {
     /// The reason code that a request gets if the shared task is aborted.
     const LOST: Reason;
 
-    /// Creates a result from a failure.
+    /// Converts a failure to the result that the waiting requests get.
     fn failed(failure: SessionFailure) -> Self;
 }
 

@@ -108,8 +108,8 @@ impl Permit {
     /// `client` is the sender of the request. All clients share the connections to an app.
     ///
     /// `upgrade` is the protocol to which the request asks to switch. If the app switches to the
-    /// protocol in `upgrade`, this function returns a tunnel. If the app does not switch, the
-    /// result is a response.
+    /// protocol in `upgrade`, this function returns a tunnel. If the app does not switch, this
+    /// function returns a response.
     ///
     /// # Errors
     ///
@@ -225,7 +225,8 @@ impl Permit {
             Authorization::OfClient => None,
             Authorization::Removed => Some((&header::AUTHORIZATION, None)),
         };
-        // The provider's name is looked up only if the settings contain a field name for it.
+        // The gateway looks up the provider's name only if the settings name a field for the
+        // provider's name.
         let told = session.filter(|_session| names.provider.is_some());
         let provider = told.and_then(|session| self.route.provider(session.provider()));
         assertions(names, identity, groups, provider).chain(authorization)
@@ -234,9 +235,9 @@ impl Permit {
 
 /// The future of the app's answer to a forwarded request.
 pub(crate) enum Exchanging<'p> {
-    /// The future for a request that does not ask for another protocol.
+    /// The future of a request that does not ask for a switch to another protocol.
     Response(ResponseFuture),
-    /// The future for a request that asks for another protocol.
+    /// The future of a request that asks for a switch to another protocol.
     Switch(Pin<Box<dyn Future<Output = Result<Exchange, upstream::Error>> + 'p>>),
 }
 

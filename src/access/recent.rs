@@ -14,7 +14,7 @@ use crate::session::{Session, Sessions, cookie};
 /// Keeps the session that the last request of a connection used, so that the next request of the
 /// connection needs no look-up.
 ///
-/// A look-up must decode the session from the cache. [`Recent`] keeps the decoded session. Before
+/// A look-up in the cache has to decode the session. [`Recent`] keeps the decoded session. Before
 /// each use, [`Recent`] checks that the session has not been replaced, ended or evicted.
 #[derive(Debug, Default)]
 pub(crate) struct Recent(RefCell<Option<LastUsed>>);
@@ -90,7 +90,7 @@ impl Recent {
     }
 }
 
-/// Returns the `Cookie` line without the gateway's own cookies. Returns `None` if the line contains
+/// Returns the `Cookie` line without the gateway's own cookies. Returns `None` if `line` contains
 /// only the gateway's own cookies.
 fn others(line: &[u8]) -> Option<HeaderValue> {
     match cookies::others(&[(COOKIE.as_str(), line)][..], cookie::is_own) {

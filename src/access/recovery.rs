@@ -45,14 +45,14 @@ pub(crate) enum Content {
 /// States whether a request can be sent again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Replayable {
-    /// The gateway still has the whole request.
+    /// The gateway has the complete request, and can send the request again.
     Yes,
     /// The gateway has no copy of the body, because the gateway did not keep the body or the body
     /// was too large.
     No,
 }
 
-/// The action after an answer that refuses a token.
+/// States what the gateway does after an app has refused a token.
 #[derive(Debug)]
 #[must_use]
 pub(crate) enum Recovery {

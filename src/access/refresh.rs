@@ -45,7 +45,7 @@ pub(super) const ALARM_PAUSE: Duration = Duration::from_secs(30);
 /// a refresh at the same time, the second request joins the shared refresh of the first request.
 const CLAIM: Duration = Duration::from_secs(5);
 
-/// The longest pause before the next attempt to store a result.
+/// The longest pause before the gateway tries again to store the result of a refresh.
 const STORE_PAUSE: Duration = Duration::from_secs(10);
 
 /// The shortest pause between two attempts, even if the clock was changed.
@@ -142,12 +142,13 @@ impl Refresher {
         }
     }
 
-    /// Joins the refresh of a session whose token cannot be used. Starts the refresh if no refresh
-    /// of the session is running.
+    /// Returns a waiter for the refresh of a session whose access token cannot be used. Starts the
+    /// refresh if no refresh of the session is running.
     ///
     /// # Errors
     ///
-    /// Returns the failure of the last attempt if the next attempt starts only after `max_wait`.
+    /// Returns the failure of the last attempt if the pause before the next attempt is longer than
+    /// `max_wait`.
     pub(super) fn join(
         self: &Arc<Self>,
         session: &Arc<Session>,
@@ -175,8 +176,8 @@ impl Refresher {
         })
     }
 
-    /// Joins the fetch of a session that is not in memory. Starts the fetch if no fetch of the
-    /// session is running.
+    /// Returns a waiter for the fetch of a session that is not in memory. Starts the fetch if no
+    /// fetch of the session is running.
     pub(super) fn fetch(self: &Arc<Self>, key: SessionKey) -> Waiter<RetryPause, Fetched> {
         self.fetches.join(key, |leader| {
             let refresher = Arc::clone(self);
@@ -243,8 +244,8 @@ impl Refresher {
                 }
                 PauseEnd::Draining(failure) => {
                     // Before the process ends, the gateway tries only one more time to store the
-                    // result. Further attempts with a broken store could delay the end of the
-                    // process without limit.
+                    // result. If the store is broken, further attempts to store the result could
+                    // delay the end of the process without limit.
                     if self.is_unstored(&session)
                         && let Attempt::Done(outcome) = self.attempt(Arc::clone(&session)).await
                     {
@@ -271,8 +272,8 @@ impl Refresher {
     }
 
     /// Waits until the pause after earlier failures is over. `least` is the minimum length of the
-    /// pause. The pause ends earlier if the process drains. The pause also ends earlier if no
-    /// request waits and the session has no refresh result that is not stored yet.
+    /// pause. The pause ends earlier if the process begins to drain. The pause also ends earlier if
+    /// no request waits and the session has no refresh result that is not stored yet.
     async fn pause(
         &self,
         session: &Session,
@@ -294,8 +295,8 @@ impl Refresher {
         let unstored = self.is_unstored(session);
         let mut draining = self.draining.subscribe();
         tokio::select! {
-            // With `biased`, the shared refresh ends if no request waits, even if the next attempt
-            // is due.
+            // With the keyword `biased`, `select!` first checks whether a request still waits. If
+            // no request waits, the shared refresh ends, even if the next attempt is due.
             biased;
             () = leader.no_waiters(), if !unstored => PauseEnd::NoWaiters(failure),
             _draining = draining.wait_for(|draining| *draining) => PauseEnd::Draining(failure),
@@ -376,13 +377,14 @@ impl Refresher {
         }
     }
 
-    /// Whether this session has a result that is not stored yet.
+    /// Returns true if the result of a refresh of the session is not stored yet.
     fn is_unstored(&self, session: &Session) -> bool {
         let used = session.tokens().refresh_token();
         used.is_some_and(|used| self.unstored.holds(used))
     }
 
-    /// Keeps a result that could not be stored, for the next attempt.
+    /// If the store has failed to store the result of a refresh, this function keeps the result
+    /// until the next attempt to store it.
     fn keep_for_retry(&self, session: &Session, copy: Option<RefreshResult>) {
         let used = session.tokens().refresh_token();
         let kept = used
@@ -468,8 +470,8 @@ impl Refresher {
         Attempt::Failed(session)
     }
 
-    /// Counts a failure of a session. The next attempt to refresh the session starts only after the
-    /// duration `wait`.
+    /// Counts a failed attempt to refresh a session. The next attempt to refresh the session starts
+    /// only after the duration `wait`.
     pub(super) fn note_failure(&self, session: &Session, reason: Reason, wait: Duration) {
         let now = self.clock.now();
         self.backoffs

@@ -254,7 +254,8 @@ async fn g_06_an_unstored_result_is_stored_later_without_a_second_call() {
             .code
     };
     assert_eq!(reason(), "stopping");
-    // The second attempt tries to store the same result, so it does not call a provider.
+    // The second attempt only tries to store the result of the first attempt, so the second attempt
+    // does not call a provider.
     let again = fixture.refresher.attempt(Arc::clone(&session)).await;
     assert!(matches!(again, Attempt::Failed(_)));
     assert_eq!(reason(), "stopping");
@@ -326,8 +327,8 @@ async fn g_06_a_refresh_token_from_an_unusable_answer_survives_a_store_failure()
     assert!(matches!(failed, Attempt::Failed(_)));
     let used = session.tokens().refresh_token().unwrap();
     let kept = fixture.refresher.unstored.take(used).unwrap();
-    // When the store works again, the new refresh token is stored. The next attempt uses the new
-    // refresh token, because there is no new access token yet.
+    // When the store works again, the new refresh token is stored. The session has no new access
+    // token yet, so the next attempt uses the new refresh token.
     let fixture = Fixture::new(Handle::current());
     let session = fixture.expired().await;
     assert_eq!(fixture.refresher.unstored.keep(used, kept), Kept::Yes);

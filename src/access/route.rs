@@ -113,7 +113,7 @@ impl Route {
         &self.rule
     }
 
-    /// The settings of the route's streams.
+    /// The settings for the streams of the route.
     pub(crate) fn streams(&self) -> &StreamSettings {
         &self.streams
     }
@@ -133,8 +133,8 @@ impl Route {
         self.prefix.as_str()
     }
 
-    /// The authorities of the route. If the list of authorities is empty, the route is for all
-    /// authorities.
+    /// Returns the hosts (with optional ports) to which the route applies. If the route applies to
+    /// all hosts, the iterator is empty.
     pub(crate) fn hosts(&self) -> impl Iterator<Item = &str> {
         self.hosts.iter().map(AsRef::as_ref)
     }
@@ -170,9 +170,9 @@ impl Route {
         self.upstream.settings().protocol == Protocol::Http2
     }
 
-    /// Whether the route serves requests with this target. A public route matches only paths with
-    /// the exact spelling of its prefix. A protected route also matches other spellings of its
-    /// prefix, because the app may treat upper and lower case as equal.
+    /// Returns true if the route serves requests with the target `target`. A public route matches
+    /// only paths with the exact spelling of its prefix. A protected route also matches other
+    /// spellings of its prefix, because the app may treat upper and lower case as equal.
     pub(super) fn matches(&self, target: &Target) -> bool {
         let host =
             self.hosts.is_empty() || self.hosts.iter().any(|host| **host == *target.authority());
@@ -354,8 +354,8 @@ impl Route {
     }
 }
 
-/// Returns an error for each route that another route hides. The gateway tries the routes in the
-/// order of this list.
+/// Returns an error for each route that can never match a request, because an earlier route matches
+/// the same requests. The gateway tries the routes in the order of this list.
 fn hidden(routes: &[Route]) -> Vec<(usize, RouteError)> {
     let routes = routes.iter().enumerate();
     let hidden = routes.clone().filter_map(|(position, route)| {

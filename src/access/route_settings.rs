@@ -15,11 +15,11 @@ use crate::upstream::{BasicSettings, Bearer, CredentialSettings, FieldName};
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RouteSettings {
-    /// The name of the route in logs and metrics. The default name is the prefix. If the route
-    /// names a host, the first host is put before the prefix.
+    /// The name of the route in logs and metrics. The default name is the prefix. If the route has
+    /// hosts, the default name is the first host followed by the prefix.
     pub name: Option<Box<str>>,
-    /// The authorities of the route. An authority is a host. If the port is not the default port,
-    /// the authority also contains the port. An empty list means all authorities.
+    /// The hosts to which the route applies. An entry also contains the port if the port is not the
+    /// default port. If the list is empty, the route applies to all hosts.
     #[serde(default)]
     pub(crate) hosts: Vec<Box<str>>,
     /// The path prefix: the route is for this path and for all paths below this path.

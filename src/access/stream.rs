@@ -17,11 +17,12 @@ use crate::session::{EndRegistry, EndWatch, Session};
 use crate::target::Target;
 use crate::upstream::Owner;
 
-/// The maximum of the time settings, in seconds: one week. A value of more than one week is
-/// probably a mistake, for example a number of milliseconds instead of seconds.
+/// The largest allowed value of each setting that states a time, in seconds: one week. A value of
+/// more than one week is probably a mistake, for example a number of milliseconds instead of
+/// seconds.
 const LONGEST: u64 = 7 * 24 * 60 * 60;
 
-/// The maximum of `max_lag_kib`, in KiB.
+/// The largest allowed value of the setting `max_lag_kib`, in KiB.
 const LARGEST_LAG: usize = 64 * 1024;
 
 /// The settings of a route for its streams: connections on which the app has switched to another
@@ -42,12 +43,12 @@ pub(crate) struct StreamSettings {
     #[serde(default, rename = "total_secs", deserialize_with = "seconds")]
     pub(crate) total: Option<Duration>,
     /// The maximum number of switched connections of one session, or of one client address without
-    /// a session. This number does not include answers that take long, because the connection limit
-    /// of the upstream already limits the number of these answers.
+    /// a session. Answers that take long do not count, because the connection limit of the upstream
+    /// already limits their number.
     #[serde(default = "per_client")]
     pub(crate) per_client: NonZeroUsize,
-    /// The maximum number of bytes that the gateway buffers on a switched connection when the
-    /// receiver does not read. `max_lag_kib` does not limit ordinary answers, because the HTTP
+    /// The maximum number of bytes that the gateway buffers for one side of a switched connection
+    /// if this side does not read. `max_lag_kib` does not limit ordinary answers, because the HTTP
     /// library buffers ordinary answers up to a fixed limit.
     #[serde(
         default = "max_lag",
@@ -205,8 +206,9 @@ impl Permit {
     }
 
     /// Returns a permit with which the gateway can later check again whether the client may receive
-    /// the app's answer. Returns `None` for a CORS preflight without a session, because its
-    /// permission depends on no session and no rule.
+    /// the app's answer. Returns `None` for a CORS preflight without a session. The gateway
+    /// forwards such a preflight without a check of a session or a rule, so the gateway has nothing
+    /// to check again.
     pub(crate) fn answer_stream(&self) -> Option<StreamPermit> {
         let checked = self.session.is_some() || self.route.is_public();
         checked.then(|| self.stream())
@@ -279,7 +281,7 @@ impl StreamPermit {
     }
 
     /// Checks whether the stream may continue with the routes of a new site. The stream may
-    /// continue only if its route leads to the same app.
+    /// continue only if the route that the new site has for `target` leads to the same app.
     pub(crate) fn reloaded(
         &mut self,
         access: &Rc<Access>,

@@ -26,7 +26,7 @@ pub(super) enum RefreshResult {
     RefreshTokenOnly(TokenSet),
 }
 
-/// The results that could not be stored. The key is a hash of the used refresh token.
+/// The results of refreshes that could not be stored. The key is a hash of the used refresh token.
 #[derive(Debug, Default)]
 pub(super) struct Unstored(
     // The lock is taken only when a session is refreshed, never for a request with a fresh token.
@@ -51,7 +51,8 @@ impl Unstored {
         self.all().remove(&fingerprint(used))
     }
 
-    /// Keeps the result of the refresh with the refresh token `used`.
+    /// Keeps the result of a refresh. The argument `used` is the refresh token that the gateway
+    /// sent for this refresh.
     pub(super) fn keep(&self, used: &Secret<String>, result: RefreshResult) -> Kept {
         let mut all = self.all();
         // If the store fails for a long time, the results in the map must not use up the memory.

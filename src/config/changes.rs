@@ -8,8 +8,9 @@ use crate::clock::Timestamp;
 use crate::provider::Providers;
 use crate::session::{self, FileError, Preview, Registrations, StoreSettings};
 
-/// Returns the fingerprint of each provider, by name. The fingerprint represents the issuer and the
-/// client id. A session is valid only while the fingerprint of its provider stays the same.
+/// Returns a map from the name of each provider to the provider's fingerprint. The fingerprint
+/// represents the issuer and the client id. A session is valid only while the fingerprint of its
+/// provider stays the same.
 pub(crate) fn registrations(providers: &Providers) -> Registrations {
     let providers = providers.iter();
     providers

@@ -1,6 +1,6 @@
 //! The keys that operators know from other gateways, with advice for the operator.
 
-/// The advice for unknown keys. Keys with the same advice are in one entry.
+/// Each entry contains unknown keys, and the advice for these keys.
 const ADVICE: &[(&[&str], &str)] = &[
     (
         &["client_secret"],

@@ -182,7 +182,7 @@ fn make_absolute(values: &mut Dict, folder: &Path) {
     }
 }
 
-/// Returns the values of a source. A source that cannot be read has no values.
+/// Returns the values of a source, or an empty table if the source cannot be read.
 fn values_of(source: &impl Provider) -> Dict {
     let values = source.data().ok();
     let values = values.and_then(|mut values| values.remove(&Profile::Default));

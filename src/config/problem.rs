@@ -123,8 +123,8 @@ fn other_language(text: &str) -> Option<&'static str> {
     }
 }
 
-/// Returns the name of the environment variable from which the value of `key` was read. The
-/// variable can contain a list or a table in which `key` is an entry.
+/// Returns the name of the environment variable from which the value of `key` was read. The value
+/// of this variable can also be a list or a table that contains `key`.
 fn variable_that_sets(key: &str) -> String {
     let ends = key.match_indices('.').map(|(end, _)| end);
     let shorter = ends.rev().filter_map(|end| key.get(..end));

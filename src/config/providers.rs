@@ -17,7 +17,7 @@ use crate::telemetry::chain;
 
 /// The providers that the settings define.
 pub(super) struct ParsedProviders {
-    /// The providers without a problem.
+    /// The providers that were created from the settings without a problem.
     pub(super) opened: Providers,
     /// The names of all providers, including providers with a problem. If a provider has a problem,
     /// a route that names the provider must not cause a second error message.

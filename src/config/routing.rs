@@ -17,7 +17,8 @@ use crate::upstream::{self, AssertionNames, CredentialSettings, Upstream};
 /// The upstreams by name.
 pub(crate) type Upstreams = BTreeMap<Box<str>, Arc<Upstream>>;
 
-/// All configured upstreams by name. The value is `None` for an upstream with a problem.
+/// All configured upstreams by name. The value is `None` if the settings of the upstream have a
+/// problem.
 pub(super) type ParsedUpstreams = BTreeMap<Box<str>, Option<ParsedUpstream>>;
 
 /// An upstream, and the settings of the fields that the app gets.
@@ -116,8 +117,8 @@ pub(super) fn routes(
         let key = format!("routes.{index}");
         let route = reader.read_value(&key, value);
         // If a value of a route is wrong, the `Reader` has replaced the wrong value by the default.
-        // A route with a wrong value is left out of the table, because the default could contradict
-        // another route.
+        // A route with a wrong value is left out of the table, because a route with the default
+        // value could contradict another route.
         let route = route.filter(|_route| reader.is_clean(&key));
         routes.extend(route.map(|route| (index, route)));
     }
@@ -237,8 +238,8 @@ fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
             continue;
         };
         let default = StreamSettings::default();
-        // Only `origins`, `per_client` and `max_lag_kib` have no effect on long answers, such as
-        // event streams.
+        // The settings `origins`, `per_client` and `max_lag_kib` apply only to switched
+        // connections, and this route has no switched connections.
         for (key, is_set) in [
             ("origins", streams.origins != default.origins),
             ("per_client", streams.per_client != default.per_client),

@@ -47,7 +47,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Returns true if `key` has a number that is not its default.
+    /// Returns true if the number at `key` is different from the default number.
     pub(super) fn changes_number(&self, key: &str) -> bool {
         let number = |value: &Value| value.deserialize::<u64>().ok();
         let default = Value::from(self.defaults.clone()).find(key);
@@ -125,8 +125,9 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Replaces a text from a variable by the list of its parts between commas, if the setting at
-    /// `path` is a list. A text without a comma is a list with one entry.
+    /// If the setting at `path` is a list, splits a text from an environment variable at its
+    /// commas. If the text could mean several lists, returns advice for the operator. A text
+    /// without a comma is a list with one entry.
     fn list_in_variable(
         &self,
         error: &figment::Error,
@@ -164,8 +165,9 @@ impl<'a> Reader<'a> {
         Some(ListInVariable::Read)
     }
 
-    /// Resets the value at `path`, which is below `key`, to its default. If the key has no default,
-    /// this function removes the value. Returns true if `value` has changed.
+    /// Resets the part of `value` at `path` to its default. `value` is the value of `key`. If the
+    /// part has no default, this function removes the part. Returns true if this function has
+    /// changed `value`.
     fn reset_to_default(&self, key: &str, value: &mut Value, path: &[String]) -> bool {
         let Value::Dict(_, table) = value else {
             return false;
@@ -193,13 +195,14 @@ fn list<'a>(entries: impl IntoIterator<Item = &'a str>) -> String {
     format!("[{}]", entries.join(", "))
 }
 
-/// The entries that were removed from lists because of a problem, by the path of the list.
+/// The positions of the entries that were removed from lists because of a problem. The key of the
+/// map is the path of the list.
 #[derive(Default)]
 struct RemovedEntries(BTreeMap<Vec<String>, BTreeSet<usize>>);
 
 impl RemovedEntries {
-    /// Records that the entry at `path` was removed. `path` is the path in the settings that the
-    /// operator wrote.
+    /// Records that the entry at `path` was removed. The indexes in `path` are the indexes in the
+    /// operator's settings.
     fn add(&mut self, path: &[String]) {
         if let Some((index, list)) = path.split_last()
             && let Ok(index) = index.parse()

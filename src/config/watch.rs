@@ -4,8 +4,8 @@
 //! Without its rule, a route can be open to more users than the operator intends. A write to the
 //! existing file never starts a reload, because the file can be half-written. A reload starts only
 //! if another file is renamed to the path, or if a symbolic link in the path is changed and leads
-//! to another file. Kubernetes, for example, changes a symbolic link. After the rename or the
-//! change of the link, the file must stay unchanged for [`STABLE`] before the reload.
+//! to another file. Kubernetes, for example, changes a symbolic link. The reload starts when the
+//! new file has stayed unchanged for the time [`STABLE`].
 
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
@@ -120,9 +120,9 @@ enum Event {
 }
 
 impl Watch {
-    /// Watches the file at `path`. `read` is the version that the gateway has read. If `path` now
-    /// leads to a file that the gateway has not read, the watch assumes that the file was replaced
-    /// at the time `now`.
+    /// Watches the file at `path`. The argument `read` is the version of the file that the gateway
+    /// has read. If `path` now leads to a file that the gateway has not read, the watch assumes
+    /// that the file was replaced at the time `now`.
     ///
     /// # Errors
     ///
@@ -175,8 +175,8 @@ impl Watch {
         let Some(pending) = self.pending.take() else {
             return Ok(FileChange::Nothing);
         };
-        // After the replacement, a program has written to the new file or removed it, so the
-        // content can be incomplete or missing.
+        // After the file was replaced, a program has changed or removed the new file, so the
+        // content of the new file can be incomplete or missing.
         if pending.version.is_none() || pending.version != FileVersion::of(&self.path) {
             return Ok(FileChange::WrittenInPlace);
         }
@@ -286,7 +286,8 @@ mod tests {
             self.folder.path().join(name)
         }
 
-        /// Polls every second for ten seconds. Returns all results except [`FileChange::Nothing`].
+        /// Calls `watch.poll` ten times, with times that are one second apart. Returns all results
+        /// except [`FileChange::Nothing`].
         fn poll_ten_times(&mut self, watch: &mut Watch) -> Vec<FileChange> {
             let poll = |second| {
                 let now = after(self.now, Duration::from_secs(second));
@@ -446,7 +447,7 @@ mod tests {
         fs::rename(folder.path("..data_tmp"), folder.path("..data")).unwrap();
         assert_eq!(folder.poll_ten_times(&mut watch), [FileChange::Replaced]);
         assert_eq!(folder.poll_ten_times(&mut watch), []);
-        // A write to the file behind the link starts no reload.
+        // A write to the file to which the symbolic link points starts no reload.
         symlink("1", folder.path("..data_tmp")).unwrap();
         fs::rename(folder.path("..data_tmp"), folder.path("..data")).unwrap();
         assert_eq!(watch.poll(folder.now).unwrap(), FileChange::Nothing);

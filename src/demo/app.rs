@@ -181,7 +181,7 @@ impl ReceivedRequest {
         }
     }
 
-    /// Returns the name of the user for pages.
+    /// Returns the user name that the pages of the app show.
     fn label(&self, subject: &str) -> String {
         let labels = ["x-forwarded-preferred-username", "x-forwarded-email"];
         let named = labels.iter().find_map(|name| self.fields.get(*name));
@@ -251,8 +251,9 @@ fn token_section(received: &ReceivedRequest) -> String {
     )
 }
 
-/// Returns the fields as two HTML tables. The first table contains the fields that proxies add,
-/// because these fields are the most interesting fields for a user of the demo.
+/// Returns two HTML tables with the fields of the received request. The first table contains the
+/// fields that proxies add, because these fields are the most interesting fields for a user of the
+/// demo.
 fn fields_section(received: &ReceivedRequest) -> String {
     let about = |name: &str| name.starts_with("x-forwarded-") || name == "via";
     let rows = |wanted: bool| {

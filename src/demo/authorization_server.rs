@@ -210,7 +210,7 @@ impl ServerState {
     }
 
     /// Returns the `iss` parameter of authorization responses (RFC 9207). A Passport server does
-    /// not send `iss`.
+    /// not send the parameter `iss`.
     pub(crate) fn response_issuer(&self) -> Option<&str> {
         (self.settings.kind == ProviderKind::OpenId).then_some(&self.issuer)
     }

@@ -142,8 +142,8 @@ pub(crate) async fn sign_out(
 }
 
 /// Checks the parts of the authorization request in the same order as the real server that the demo
-/// imitates. Before the server has verified the redirection URI, the server answers an error with
-/// JSON and not with a redirect. After the verification of the redirection URI, a Passport server
+/// imitates. Until the server has verified the redirection URI, the server sends every error as
+/// JSON and never by a redirect. After the verification of the redirection URI, a Passport server
 /// still answers many errors with JSON. After the verification of the redirection URI, an OpenID
 /// Provider sends an error to the client by a redirect (RFC 6749 section 4.1.2.1).
 async fn validate(
@@ -299,8 +299,8 @@ fn grant(
     redirect(&authorization.target, &fields)
 }
 
-/// Returns the login form, which posts to the URL of the same authorization request. `failed` is
-/// the user name of a failed sign-in.
+/// Returns the login form, which posts to the URL of the same authorization request. The argument
+/// `failed` is the user name of a failed sign-in.
 fn form(
     server: &ServerState,
     request: &Request<Bytes>,

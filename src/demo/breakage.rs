@@ -119,8 +119,8 @@ impl Middlebox {
             (Step::SessionCookie, "/oauth2/callback") => {
                 response.headers_mut().remove(SET_COOKIE);
             }
-            // Many proxies answer a script with a redirect to a login page, although a script
-            // cannot follow the redirect.
+            // Many proxies answer a request of a script with a redirect to a login page, although
+            // the script cannot use a login page.
             (Step::Api, _) if response.status() == StatusCode::UNAUTHORIZED => {
                 response = see_other();
             }

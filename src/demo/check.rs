@@ -1,5 +1,5 @@
 //! Tests one complete login through a gateway over real sockets, like a browser, and names the
-//! first step that fails. The check does not know how the gateway works inside.
+//! first step that fails. The check uses the gateway only over HTTP.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -49,7 +49,7 @@ pub struct TokenCalls {
     pub refreshes: u64,
 }
 
-/// A step of the check. The steps are in the order of execution.
+/// A step that [`Check`] performs. The steps are in the order of execution.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Step {
     /// A navigation without a session is redirected to the authorization endpoint.

@@ -380,7 +380,7 @@ fn refresh(
     issue(server, records, grant)
 }
 
-/// Returns the scopes of a space-separated list.
+/// Returns the scopes in a space-separated list.
 pub(crate) fn split_scopes(scope: &str) -> Vec<String> {
     let scopes = scope.split(' ').filter(|scope| !scope.is_empty());
     scopes.map(str::to_owned).collect()

@@ -43,7 +43,7 @@ const PAGE: &str = "<h1>Live clocks</h1>\n\
      <li>Sign in again in any tab: both clocks start again by themselves.</li>\n</ol>\n\
      <p><a href=\"/\">Back</a></p>";
 
-/// Returns the page with the live clocks.
+/// Returns the page with the live clocks, which show the time that the app sends.
 pub(crate) fn page() -> Response<ReplyBody> {
     page_with_script("Live clocks", PAGE, SCRIPT)
 }
@@ -107,7 +107,7 @@ fn accept(headers: &HeaderMap) -> Option<HeaderValue> {
     websocket.then(|| websocket_accept(headers.get(SEC_WEBSOCKET_KEY)?))?
 }
 
-/// Sends the time until the client ends the WebSocket.
+/// Sends the current time repeatedly until the client ends the WebSocket.
 async fn send_time(mut io: impl AsyncRead + AsyncWrite + Unpin, clock: &Clock) -> io::Result<()> {
     let mut first = [0];
     loop {
@@ -119,8 +119,8 @@ async fn send_time(mut io: impl AsyncRead + AsyncWrite + Unpin, clock: &Clock) -
         if read == 0 {
             return io.shutdown().await;
         }
-        // The page sends no message. A browser sends no ping, so each frame of a browser is a close
-        // frame.
+        // The script of the demo page sends no WebSocket message. A browser sends no ping, so each
+        // frame of a browser is a close frame.
         let [first] = first;
         let code = if first & 0x0f == CLOSE {
             NORMAL_CLOSURE

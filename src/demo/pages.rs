@@ -108,8 +108,9 @@ pub(crate) fn table<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> St
 /// The default password. The login form shows the default password if a user has this password.
 pub(crate) const EASY_PASSWORD: &str = "password";
 
-/// Returns the login form, which posts to `action`. `failed` is the user name of a failed sign-in.
-/// `hint` is the name of a user with the password [`EASY_PASSWORD`].
+/// Returns the login form, which posts to `action`. `failed` is the user name that the user
+/// entered, if the previous sign-in has failed. `hint` is the name of a user with the password
+/// [`EASY_PASSWORD`].
 pub(crate) fn login(
     action: &str,
     token: &str,

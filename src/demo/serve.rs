@@ -129,8 +129,8 @@ where
                 tokio::spawn(connection(stream, handler.clone(), stopped.clone()));
             }
             // Accepting a connection fails, for example, when the process has no free file
-            // descriptor. Without a pause, the loop would use a whole core while accepting
-            // connections fails.
+            // descriptor. Without a pause, the loop would use a whole CPU core for failing calls of
+            // `accept`.
             Err(error) => {
                 tracing::warn!(%error, "Demo server cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(50)).await;

@@ -122,7 +122,7 @@ impl Keys {
     }
 
     /// Encrypts `value` as JSON and encodes the result as lower-case hex. Only [`Keys::open`] can
-    /// read the result.
+    /// decrypt the returned text.
     pub(crate) fn seal(&self, value: &impl Serialize) -> Option<String> {
         let mut text = serde_json::to_vec(value).ok()?;
         // AES-GCM needs no salt. The only purpose of the salt is its length: an encrypted value
@@ -175,8 +175,9 @@ pub(crate) struct Claims {
     pub(crate) scopes: Vec<String>,
 }
 
-/// Returns the time `at` in seconds, with the milliseconds of `at` and `micros` (0 to 999)
-/// microseconds.
+/// Returns the time `at` in seconds, with six decimal places. The first three decimal places are
+/// the milliseconds of `at`. The last three decimal places are the microseconds in `micros` (0 to
+/// 999).
 pub(crate) fn numeric_date(at: Timestamp, micros: u16) -> f64 {
     let millis = at.as_millis() % 1000;
     // Like the real server, this function parses the number from text, so the JSON contains exactly

@@ -93,8 +93,8 @@ pub enum Others {
 /// For a single line without the gateway's own cookies, the function allocates nothing.
 pub fn others(fields: &(impl View + ?Sized), is_own: impl Fn(&[u8]) -> bool) -> Others {
     // This function also removes a cookie of the gateway that has a space before the `=`, although
-    // `find` ignores this cookie. An app may remove the space before the `=` and read the value of
-    // the gateway's cookie.
+    // the function `find` ignores this cookie. An app may remove the space before the `=` and read
+    // the value of the gateway's cookie.
     let is_own = |piece: &&[u8]| split_pair(piece).is_some_and(|(name, _)| is_own(trim(name)));
     let lines = || fields.values(&COOKIE);
     let several = lines().nth(1).is_some();
@@ -107,7 +107,7 @@ pub fn others(fields: &(impl View + ?Sized), is_own: impl Fn(&[u8]) -> bool) -> 
     for line in lines() {
         let mut separator: &[u8] = if kept.is_empty() { b"" } else { b"; " };
         for piece in pieces(line).filter(|piece| !is_own(piece)) {
-            // No separator precedes the first piece of a line.
+            // This code removes the white space before the first piece that it keeps from a line.
             let piece = if separator == b";" {
                 piece
             } else {

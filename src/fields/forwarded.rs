@@ -3,8 +3,8 @@
 //! [`Client::read`] must run before [`super::inbound`] removes the forwarding fields, and
 //! [`Client::write`] must run after [`super::inbound`]. If [`Client::read`] runs after
 //! [`super::inbound`], [`Client::read`] finds no forwarding fields and uses the address of the
-//! peer. A late call of `read` loses information, but never makes the gateway trust a forged
-//! address.
+//! peer. If [`Client::read`] runs too late, the gateway loses information, but never trusts a
+//! forged address.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -27,7 +27,7 @@ impl TrustedPeers {
         Self(networks.into_iter().map(ipv4_network).collect())
     }
 
-    /// Returns true if the list is empty.
+    /// Returns true if no network is trusted.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

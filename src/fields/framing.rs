@@ -87,8 +87,8 @@ pub(crate) fn check(parts: &Parts) -> Result<(), FramingError> {
     if expectation.is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         return Err(FramingError::Expectation);
     }
-    // A client that offers `h2c` sends an ordinary HTTP/1.1 request. The gateway ignores the offer
-    // of `h2c`.
+    // A client that offers `h2c` sends an ordinary HTTP/1.1 request. The gateway ignores the value
+    // `h2c` of the field `Upgrade`.
     let other_protocol = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"h2c");
     let has_body = chunked.is_some() || length.is_some();
     if has_body && headers.get_all(UPGRADE).iter().any(other_protocol) {

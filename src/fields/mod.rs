@@ -14,9 +14,9 @@
 //!
 //! 4. Before the gateway forwards the request, [`cookie::others`], [`forwarded::Client::write`] and
 //!    [`append_via`] write their fields. The gateway also writes the identity of the user, the
-//!    access token and the [`request_id`]. The gateway removes the client's fields before the
-//!    gateway writes its own fields. Neither `Connection` nor an unusual spelling of a name lets a
-//!    client keep a forged field or remove a field of the gateway.
+//!    access token and the [`request_id`]. The gateway first removes the client's fields that only
+//!    the gateway may write, and then writes its own fields. Neither `Connection` nor an unusual
+//!    spelling of a name lets a client keep a forged field or remove a field of the gateway.
 //!
 //! Code that decides about a request reads fields through [`View`], which is implemented by a map
 //! and by the buffer of a parser. [`outbound`] removes fields from responses. The module implements
@@ -62,9 +62,9 @@ const MAX_PASSES: usize = 5;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub(crate) enum Hops {
-    /// The gateway is the last hop, so it answers the request.
+    /// `Max-Forwards` is 0, so the gateway itself answers the request.
     Answer,
-    /// The request may be forwarded to the next hop.
+    /// The gateway can forward the request to the next hop.
     Forward,
 }
 
@@ -138,7 +138,7 @@ pub(crate) fn append_via(headers: &mut HeaderMap, version: Version) -> Result<()
         words.nth(1)
     });
     let ours = received_by.filter(|name| name.eq_ignore_ascii_case(PSEUDONYM.as_bytes()));
-    // The count includes the `Via` entry that was just appended.
+    // `ours` also contains the `Via` entry that the gateway has just appended.
     if ours.count() > MAX_PASSES {
         return Err(Loop);
     }

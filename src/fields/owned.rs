@@ -66,7 +66,7 @@ const SPELLED_EXACTLY: [&str; 4] = [
 pub struct OwnedFields {
     names: Box<[OwnedName]>,
     /// One entry for each possible first letter, with the lengths of the names that begin with this
-    /// letter. An entry is a bit set: the bit for a length is set if a name has this length. The
+    /// letter. An entry is a bit set: bit `n` is set if the length of a name is `n` modulo 64. The
     /// low five bits of the first letter are the index of the entry.
     lengths: [u64; 32],
     /// A table like `lengths`, with the names of all fields that may be removed from a request. For
@@ -125,8 +125,8 @@ impl OwnedFields {
     }
 
     /// Returns true if a field with this name may have to be removed: an owned field, a hop-by-hop
-    /// field, or `Expect`. The result `false` is always correct. After the result `true`, the
-    /// caller has to compare the name.
+    /// field, or `Expect`. If the result is `false`, the field never has to be removed. If the
+    /// result is `true`, the caller has to compare the name with the names of these fields.
     pub(super) fn may_remove(&self, name: &str) -> bool {
         holds(&self.may_remove, name)
     }
@@ -152,8 +152,8 @@ fn row(name: &str) -> usize {
         .map_or(0, |first| usize::from(fold(first) & 31))
 }
 
-/// Returns true if at least one prefix in [`PREFIXES`] begins with a letter whose index in the
-/// tables is `row`.
+/// Returns true if [`PREFIXES`] contains a prefix whose first letter has the index `row` in the
+/// tables.
 fn is_prefix_row(row: usize) -> bool {
     PREFIXES.iter().any(|prefix| self::row(prefix) == row)
 }

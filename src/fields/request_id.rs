@@ -14,8 +14,8 @@ pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 const MAX_LENGTH: usize = 128;
 
 /// Creates the ids of requests: 32 hexadecimal digits. The first half of an id is a random number,
-/// which is the same for all ids of one worker. The second half is different for each id of one
-/// worker. An id is unique, but it is not a secret.
+/// which is the same for all ids of one worker. One worker never creates the same second half two
+/// times. An id is unique, but it is not a secret.
 #[derive(Debug)]
 pub(crate) struct RequestIds {
     worker: [u8; 16],
@@ -48,20 +48,20 @@ impl RequestIds {
     }
 }
 
-/// The step of the generator `SplitMix64`. The step is odd, so `count` takes every value of a `u64`
-/// before a value occurs again.
+/// The step: the number that the generator `SplitMix64` adds to its state for each output. The step
+/// is odd, so `count` takes every value of a `u64` before a value occurs again.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Returns the output of the generator `SplitMix64` for the state `count`. Different states have
-/// different outputs.
+/// Returns the output of the generator `SplitMix64` for the state `count`. Two different values of
+/// `count` always give two different outputs.
 fn mixed(count: u64) -> u64 {
     let mixed = (count ^ (count >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     mixed ^ (mixed >> 31)
 }
 
-/// Returns the hexadecimal digits of a number. This function computes eight digits at once, which
-/// is faster than a loop over the digits.
+/// Returns the hexadecimal digits of a number. This function computes eight digits at the same
+/// time, which is faster than a loop over the digits.
 fn hex(number: u64) -> [u8; 16] {
     /// Returns a number in which each byte is `byte`.
     const fn every(byte: u8) -> u64 {

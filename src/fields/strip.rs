@@ -50,8 +50,8 @@ pub(crate) struct Strip<'a> {
 }
 
 impl<'a> Strip<'a> {
-    /// Returns the list of the fields that must be removed from a request. `fields` are all fields
-    /// of the request. Allocates memory only if `Connection` nominates fields.
+    /// Returns the list of the fields that must be removed from a request. The argument `fields`
+    /// contains all fields of the request. Allocates memory only if `Connection` nominates fields.
     pub(crate) fn of(fields: &(impl View + ?Sized), owned: &'a OwnedFields) -> Self {
         Self {
             owned,

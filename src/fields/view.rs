@@ -4,8 +4,9 @@ use http::{HeaderMap, HeaderName};
 
 /// The fields of a message head, borrowed from a map or from a parser.
 ///
-/// The code that decides about a request reads fields only through `View`. A parser can therefore
-/// leave the fields in its buffer instead of building a map. The comparison of names ignores case.
+/// The code that decides about a request reads fields only through `View`. A parser can leave the
+/// fields in its buffer, because `View` does not require a map of the fields. The comparison of
+/// names ignores case.
 pub trait View {
     /// Returns the values of all lines with this name, in their order.
     fn values<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]>;

@@ -80,12 +80,14 @@ impl Drop for Sending {
     }
 }
 
-/// The body of an upstream that was not complete when the head of the answer arrived.
+/// The body of an app's answer, if the body was not complete when the head of the answer arrived.
 #[derive(Debug)]
 pub(super) struct UpstreamBody {
-    /// The first frame of the body. [`Body::upstream`] reads this frame when the head arrives.
+    /// The first frame of the body. [`Body::upstream`] reads the first frame when the head of the
+    /// answer arrives.
     first: Option<Result<Frame<Bytes>, origin::Error>>,
-    /// The error with which the body of the app's answer ended. The next poll returns this error.
+    /// The error with which the body of the app's answer ended. The next call of `poll_frame`
+    /// returns this error.
     failure: Option<origin::Error>,
     rest: ResponseBody,
 }
@@ -163,7 +165,8 @@ impl Body {
         if body.is_end_stream() {
             return Self::empty();
         }
-        // The client's connection polls the body later, so this first poll needs no waker.
+        // This first poll needs no waker, because the client's connection polls the body again
+        // later.
         let mut cx = Context::from_waker(Waker::noop());
         let first = match Pin::new(&mut body).poll_frame(&mut cx) {
             Poll::Pending => None,
@@ -193,8 +196,8 @@ impl Body {
         }
     }
 
-    /// Removes the upstream's body from the response and returns the body, if the body is not
-    /// complete.
+    /// If the response has an incomplete body from the upstream, removes this body from the
+    /// response and returns the body.
     pub(super) fn take_incomplete(&mut self) -> Option<UpstreamBody> {
         let Source::Upstream(_) = &self.source else {
             return None;

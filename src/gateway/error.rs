@@ -1,4 +1,4 @@
-//! Errors of requests, each with its responsible party and its status code.
+//! The errors of requests. Each error has a responsible party and a status code.
 
 use std::io;
 use std::time::Duration;
@@ -78,7 +78,7 @@ pub enum Error {
     #[error("an app that speaks HTTP/2 does not switch to another protocol")]
     UpgradeOverHttp2,
     /// The client has as many open tunnels as the route allows. Responsible: the client. If the
-    /// limit is too low, the operator has to increase the key `per_client` in the route's
+    /// limit is too low, the operator has to increase the value of `per_client` in the route's
     /// `streams`.
     #[error("the client has too many open streams")]
     TooManyStreams,

@@ -37,10 +37,11 @@ const UNREQUESTED: Error =
 
 /// The answer of an app.
 type Answer = Response<ResponseBody>;
-/// A boxed future of an answer. Most requests do not need a boxed future.
+/// A boxed future that yields an answer. Most requests do not need a boxed future.
 type BoxedAnswer<'a> = Pin<Box<dyn Future<Output = Response<Body>> + 'a>>;
 
-/// The next step after the app's answer or error.
+/// The result of an attempt to forward a request: an answer for the client, or a future that
+/// creates the answer.
 enum ForwardOutcome<'a> {
     /// The gateway has the answer that it sends to the client.
     Answered(Response<Body>),
@@ -248,8 +249,9 @@ impl<'p> InFlight<'p> {
         })
     }
 
-    /// Returns the answer for the client. An incomplete answer gets the permission (`owner`) of its
-    /// request. The gateway ends an incomplete answer when the session of the answer ends.
+    /// Returns the answer for the client. If the content of the answer is not complete yet, the
+    /// answer takes `owner` from this request. If the session ends before the answer is complete,
+    /// the gateway ends the answer.
     #[inline]
     fn finished(&mut self, worker: &Worker, answer: Answer) -> Response<Body> {
         let mut response = cleaned(answer, self.trailers);
@@ -415,7 +417,8 @@ fn prepare_call(parts: &mut Parts, route: &Route) -> Option<grpc::Protocol> {
 }
 
 /// Whether the client of a gRPC call may pause between its messages. If the app speaks HTTP/2, the
-/// client may pause, because the upstream's deadlines end a call on which neither side sends.
+/// client may pause. If neither the client nor the app sends data, a deadline of the upstream ends
+/// the gRPC call.
 pub(super) fn is_streaming_call(protocol: grpc::Protocol, route: &Route) -> bool {
     protocol == grpc::Protocol::Grpc && route.speaks_http2()
 }
@@ -462,8 +465,9 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
     kind.is_some_and(|kind| kind.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))
 }
 
-/// Returns the format of an answer. `headers` are the fields of the answer, and `version` is the
-/// HTTP version of the request. Only HTTP/2 can carry gRPC.
+/// Returns the format of an answer, which determines how the gateway ends the answer early.
+/// `headers` are the fields of the answer, and `version` is the HTTP version of the request. Only
+/// HTTP/2 can carry gRPC.
 fn format_of(headers: &HeaderMap, version: Version) -> AnswerFormat {
     match grpc::Protocol::of(&Method::POST, headers) {
         Some(grpc::Protocol::Grpc) if version == Version::HTTP_2 => AnswerFormat::Grpc,
@@ -488,8 +492,8 @@ fn cleaned(mut answer: Answer, trailers: TrailerSupport) -> Response<Body> {
         answer.body_mut().forward_trailers();
     }
     let mut response = answer.map(Body::upstream);
-    // The app's answer has the HTTP version of the connection to the app. The client's connection
-    // can use a different HTTP version.
+    // The app's answer contains the HTTP version of the connection to the app. The connection to
+    // the client can have another HTTP version.
     *response.version_mut() = Version::HTTP_11;
     response
 }

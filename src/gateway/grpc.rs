@@ -17,7 +17,8 @@ const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
-/// The bytes of `grpc-message` that are percent-encoded, in addition to all bytes outside of ASCII.
+/// The ASCII characters that are percent-encoded in `grpc-message`. All bytes outside ASCII are
+/// percent-encoded, too.
 const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 
 /// The protocol of a gRPC request: gRPC or gRPC-Web.

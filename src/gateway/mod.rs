@@ -201,7 +201,8 @@ impl WorkerSite {
     /// Waits until there is a decision for the request, but not longer than the maximum waiting
     /// time for a session.
     async fn wait(&self, wait: Wait, record: &mut Record) -> Decision {
-        // The route is recorded before the wait, because the client may disconnect during the wait.
+        // The route is recorded before the call of `wait.decide`, because the client may disconnect
+        // while the gateway waits.
         record.route(wait.route(), DecisionLabel::Unavailable);
         let waiting = self.metrics().waiting();
         let since = self.clock().instant();
@@ -449,8 +450,8 @@ impl Handler for Worker {
 fn see_other(location: &str, cookies: impl IntoIterator<Item = HeaderValue>) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     let Ok(location) = HeaderValue::from_str(location) else {
-        // The gateway builds all locations from visible ASCII, so this branch runs only if the
-        // gateway has a bug.
+        // The gateway builds every `Location` value from visible ASCII characters, so this branch
+        // runs only if the gateway has a bug.
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         return response;
     };

@@ -65,7 +65,7 @@ pub(super) enum Action {
     Post { action: String, label: &'static str },
 }
 
-/// The layout of the actions.
+/// The layout of the actions (links and buttons) on a page.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Layout {
     /// All actions look the same, because only the user knows which action is right.
@@ -126,7 +126,7 @@ impl Page {
         }
     }
 
-    /// Makes all actions look the same.
+    /// Makes all actions of the page look the same.
     pub(super) fn with_choices(mut self) -> Self {
         self.layout = Layout::Choice;
         self

@@ -20,7 +20,8 @@ use crate::server::{BodyFailure, BodyWatch, RequestBody};
 /// The body of a request to an app.
 #[derive(Debug)]
 pub(super) struct ForwardedBody {
-    /// The buffered first part of the body. `None` if nothing is buffered.
+    /// The buffered first part of the body. The value is `None` if the gateway has buffered no part
+    /// of the body.
     begin: Option<Box<Begin>>,
     rest: RequestBody,
     /// True if the gateway has read enough of the body to send the request to the app.
@@ -65,8 +66,7 @@ pub(super) enum Interrupted {
 }
 
 impl ForwardedBody {
-    /// Creates the body. If a request has no content, the gateway may send the request to the app
-    /// at once.
+    /// Creates the body. The gateway can send a request without content to the app immediately.
     pub(super) fn new(body: RequestBody) -> Self {
         Self {
             begin: None,

@@ -12,8 +12,8 @@ use crate::clock::Clock;
 use crate::server::{AnswerControl, BodyWatch};
 use crate::telemetry::{DecisionLabel, RequestEvent, user_agent};
 
-/// The end code in the log for an answer that is complete: the connection of the client has taken
-/// all content.
+/// The end code in the log for a complete answer. An answer is complete when the client's
+/// connection has taken the whole content.
 pub(super) const COMPLETE: &str = "complete";
 
 /// The end code in the log for an answer or a tunnel that the client has ended.
@@ -49,7 +49,7 @@ pub(super) struct RequestLog {
     upload: BodyWatch,
     has_ended: bool,
     /// The handle by which the gateway controls the answer. If the server ends the answer, the
-    /// handle contains the reason.
+    /// handle contains the reason for the end of the answer.
     control: Option<AnswerControl>,
 }
 
@@ -75,7 +75,7 @@ impl RequestLog {
                 route: None,
                 decided: DecisionLabel::Refuse,
                 reason: None,
-                // The log contains `CLIENT_GONE` if no other end code is recorded later.
+                // If no other end code is recorded later, the access log contains `CLIENT_GONE`.
                 end: CLIENT_GONE,
                 from_client: 0,
                 to_client: 0,

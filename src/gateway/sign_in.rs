@@ -15,7 +15,7 @@ use crate::provider::Prompt;
 pub(super) struct SignInRequest {
     provider: Option<String>,
     prompt: Prompt,
-    /// The parameters for the provider. No name occurs twice.
+    /// The parameters of the sign-in request that are meant for the provider. No name occurs twice.
     passed: Vec<(String, String)>,
     return_to: ReturnTo,
 }
@@ -43,8 +43,8 @@ impl SignInRequest {
         request
     }
 
-    /// Adds a parameter for the provider. A later value replaces an earlier value of the same
-    /// parameter.
+    /// Adds a parameter that is meant for the provider. A later value replaces an earlier value of
+    /// the same parameter.
     fn pass(&mut self, name: &str, value: String) {
         self.passed.retain(|(known, _value)| known != name);
         self.passed.push((name.to_owned(), value));

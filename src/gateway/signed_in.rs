@@ -7,7 +7,7 @@ use crate::identity::{Claim, Identity};
 use crate::telemetry::{UserClaim, UserInLog};
 
 impl WorkerSite {
-    /// Logs who signed in and which claims and tokens the provider sent. The event helps an
+    /// Logs who signed in and which claims and tokens the provider sent. The log event helps an
     /// operator to see why a rule refuses a user.
     pub(super) fn log_signed_in(
         &self,
@@ -45,7 +45,7 @@ impl WorkerSite {
     }
 }
 
-/// Returns the name of a user for the log. Returns `None` if the settings turn the name off, or if
+/// Returns the name of a user for the log. Returns `None` if the setting `log.user` is off, or if
 /// the identity does not contain the claim.
 pub(super) fn user(settings: UserInLog, identity: &Identity) -> Option<String> {
     let claim = match settings.claim {

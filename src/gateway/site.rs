@@ -189,7 +189,8 @@ impl WorkerSite {
 pub(super) struct Reloads(watch::Receiver<Arc<Site>>);
 
 impl Reloads {
-    /// Waits for the next site. If the process ends during the wait, this function does not return.
+    /// Waits for the next site. If the process ends before the next reload, this function does not
+    /// return.
     ///
     /// # Cancel safety
     ///

@@ -42,9 +42,9 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// [`Error::UpgradeForbidden`] if the route does not allow other protocols.
-    /// [`Error::UpgradeOverHttp2`] if the app speaks HTTP/2. [`Error::ForeignOrigin`] if a page of
-    /// another origin has sent the handshake, and the settings do not allow that origin.
+    /// Returns [`Error::UpgradeForbidden`] if the route does not allow other protocols. Returns
+    /// [`Error::UpgradeOverHttp2`] if the app speaks HTTP/2. Returns [`Error::ForeignOrigin`] if
+    /// the handshake comes from a page of an origin that the settings do not allow. Returns
     /// [`Error::TooManyStreams`] if the client has as many open tunnels as the route allows.
     pub(super) fn handshake(
         context: &RequestContext,
@@ -249,7 +249,7 @@ impl Tunnel {
     }
 }
 
-/// The state of a tunnel. The guard and the record of the tunnel read the `ObservedTunnel`.
+/// The state of a tunnel. The guard of the tunnel and the record of the tunnel read this state.
 struct ObservedTunnel {
     byte_counts: ByteCounts,
     stop: TunnelStop,

@@ -105,8 +105,8 @@ impl GroupsField {
     fn new(names: &[Claim], form: GroupsForm) -> Self {
         let mut left = form.bytes;
         let mut left_out = 0_usize;
-        // A name that is too long for the rest of the groups field is left out. A later name that
-        // is shorter may still fit.
+        // A name that is too long for the rest of the groups field is left out. A shorter name
+        // later in the list can still fit into the field.
         let mut fits = |length: usize| {
             if let Some(rest) = left.checked_sub(length) {
                 left = rest;
@@ -148,8 +148,8 @@ impl GroupsField {
     }
 }
 
-/// Returns a groups field with the single value `text`. If `carries` is false, the groups field has
-/// no value.
+/// Returns a groups field with the single value `text`. If `carries` is false, this function
+/// returns a groups field without a value.
 fn value(text: &str, carries: bool) -> Box<[HeaderValue]> {
     // The type `Claim` allows no control characters, so the conversion of the names does not fail.
     let value = HeaderValue::from_bytes(text.as_bytes()).ok();

@@ -77,8 +77,8 @@ pub(super) async fn watch_certificates(
             }
             refresh_trust(&upstreams);
         });
-        // `looked` returns an error if the blocking task has panicked or if the runtime is shutting
-        // down.
+        // `looked.await` returns an error if the blocking task has panicked or if the runtime is
+        // shutting down.
         if looked.await.is_err() {
             return;
         }

@@ -69,8 +69,9 @@ pub struct Instance {
     control: Control,
 }
 
-/// The runtime of the control plane. The drop of `Control` does not wait until its runtime has
-/// ended, because the caller may be in another runtime, and a drop must not block that runtime.
+/// The runtime of the control plane. Dropping `Control` does not wait until the runtime of the
+/// control plane has ended. The caller can be in another runtime, and the drop must not block this
+/// other runtime.
 #[derive(Debug)]
 struct Control(Option<Runtime>);
 

@@ -16,8 +16,8 @@ pub enum ReloadError {
     /// The thread that read the settings panicked, or the process is about to end.
     #[error("the reading of the settings was interrupted")]
     Interrupted(#[source] tokio::task::JoinError),
-    /// The listener accepts connections without TLS until a restart. With the new settings the
-    /// listener would reject every request.
+    /// The listener accepts plain HTTP until a restart, but the new settings contain no trusted
+    /// proxy. With these settings, the listener would reject every request.
     #[error(
         "server.trusted_proxies is empty, but {0} accepts plain HTTP until a restart, so every \
          request would be rejected"
@@ -49,7 +49,8 @@ pub(super) struct CurrentSettings {
     /// The settings that only a restart can change, with their values at the start of the process.
     restart_only: RestartOnly,
     reusable: Reusable,
-    /// The settings text of a failed reload that the gateway will retry.
+    /// The text of the settings that a failed reload could not apply. The gateway will retry this
+    /// reload.
     failed: Option<FileContent>,
 }
 

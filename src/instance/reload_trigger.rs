@@ -26,9 +26,9 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub enum ReloadCause {
-    /// An earlier reload for a file change has failed. The reload uses the settings text of the
-    /// failed reload again. The new attempt may succeed, because a file that was missing before may
-    /// exist now.
+    /// An earlier reload for a file change has failed. The new reload uses the same settings text
+    /// as the failed reload. The new attempt may succeed, because a file that was missing before
+    /// may exist now.
     Retry,
     /// The process received a signal. The reload reads all settings again.
     Signal,
@@ -66,7 +66,8 @@ struct Retry {
 struct KeyFile {
     path: PathBuf,
     current: Option<Digest>,
-    /// The digest of the new content, and the time when the trigger first saw the new content.
+    /// The digest of the file's new content, which differs from `current`, and the time when the
+    /// trigger first saw the new content.
     other: Option<(Digest, Instant)>,
     /// The digest of the last content for which the trigger has reported that a reload is due.
     asked: Option<Digest>,
@@ -149,8 +150,8 @@ impl ReloadTrigger {
     pub(super) fn failed(&mut self, cause: ReloadCause) {
         let before = self.retry;
         let cause = match (cause, before.map(|retry| retry.cause)) {
-            // The pending retry for the keys stays, because a failed reload after a signal has not
-            // applied the new keys.
+            // If a retry for new key files is pending, the retry stays, because the failed reload
+            // after the signal has not applied the new keys.
             (ReloadCause::Signal, Some(ReloadCause::KeyFile)) => return,
             (ReloadCause::Signal, _) => {
                 self.retry = None;

@@ -1,4 +1,5 @@
-//! The error of a failed login. Each cause of a failure has one variant and one stable code.
+//! The error of a failed login. Each cause of a failed login has its own variant of the error and
+//! its own stable code.
 
 use super::authorization::{Denial, ErrorCode, MalformedResponse};
 use super::pending::StateError;

@@ -59,7 +59,7 @@ use crate::telemetry::TokenCall;
 /// The longest time that a user waits for a provider that does not answer.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A used state is remembered for this time, which is the largest value that the setting
+/// The gateway remembers a used state for this time. The time is the largest value that the setting
 /// `login.timeout_secs` accepts. If used states were remembered only for the current value of
 /// `login.timeout_secs`, a used state could become usable again after a reload that increases the
 /// value.
@@ -367,9 +367,9 @@ impl Login {
                 let user = (Box::new(grant.identity.clone()), refreshable);
                 let (login, name) = (Arc::clone(self), details.provider.clone());
                 let previous = (callback.previous_session, details.previous_session);
-                // After the exchange of the code, a second task creates the session. If the browser
-                // closes the connection during the exchange, this future is dropped, and no session
-                // is created.
+                // After the exchange of the code, a task of the control plane creates the session.
+                // If the browser closes the connection during the exchange, this future is dropped,
+                // and no session is created.
                 let open = async move { login.open(&name, grant, previous).await };
                 let opened = self.process.on_control_plane(open).await;
                 opened.map(|id| (id, user))

@@ -44,7 +44,7 @@ impl OwnPaths {
         format!("{}callback", self.prefix())
     }
 
-    /// Returns true if `path` leads to one of the gateway's own endpoints, even if `path` is
+    /// Returns true if `path` is below the prefix of the gateway's own endpoints, even if `path` is
     /// written in an unusual way.
     pub(crate) fn cover(&self, path: &str) -> bool {
         self.prefix.covers(path)

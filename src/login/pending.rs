@@ -179,7 +179,7 @@ impl PendingLogin {
         self.derived(b"nonce")
     }
 
-    /// Derives a value for `purpose` from the seed. Each purpose gets a different value.
+    /// Computes a value from the seed and `purpose`. Each purpose gets a different value.
     fn derived(&self, purpose: &[u8]) -> String {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.seed.expose());
         URL_SAFE_NO_PAD.encode(hmac::sign(&key, purpose))

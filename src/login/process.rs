@@ -1,4 +1,4 @@
-//! The data of the login flow that a reload does not replace.
+//! The data that the login flow keeps when the settings are reloaded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub struct ProcessState {
     pub(super) clock: Clock,
     control: Handle,
     pub(super) throttle: Throttle,
-    /// The hints about logins that the gateway has logged today.
+    /// Remembers which hints about logins the gateway has logged in the current period of 24 hours.
     pub(super) hints: Seldom,
 }
 

@@ -1,4 +1,4 @@
-//! The origins that browsers use for this gateway.
+//! The origins (scheme, host and port) at which browsers reach the gateway.
 
 use std::fmt;
 

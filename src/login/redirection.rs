@@ -2,8 +2,8 @@
 
 use super::PublicUrl;
 
-/// The redirection endpoint of each provider. The path of a redirection endpoint is the same at
-/// every origin of the gateway.
+/// The gateway's redirection endpoint for each provider. The path of a redirection endpoint is the
+/// same at every origin of the gateway.
 ///
 /// If there is only one provider, its redirection endpoint has the configured path. If there are
 /// several providers, each provider has its own path below the configured path. The gateway never

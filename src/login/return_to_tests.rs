@@ -90,8 +90,8 @@ fn without_dots(path: &str) -> String {
 }
 
 /// Checks a return path in two forms with both reference parsers. The first form is our origin
-/// followed by the return path. The second form is only the return path. The second form is checked
-/// because a caller could use the return path without our origin by mistake.
+/// followed by the return path. The second form is the return path without our origin. The second
+/// form is checked because a caller could use the return path without our origin by mistake.
 fn assert_stays(return_to: &ReturnTo, given: &str) {
     let location = return_to.absolute(SITE);
     assert!(

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Timestamp;
 
-/// If the provider has refused this number of a client's codes within one minute, the client must
+/// If the provider has refused this many codes of one client within one minute, the client must
 /// wait.
 const MAX_REFUSED: u64 = 10;
 

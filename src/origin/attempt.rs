@@ -68,7 +68,8 @@ impl Attempt {
         }
     }
 
-    /// Waits for hyper's result. Returns `None` if there is no result within `limit`.
+    /// Waits for hyper's result. Returns `None` if the time limit `limit` for the response head has
+    /// passed.
     pub(super) async fn answer(&mut self, limit: Duration) -> Option<Answer> {
         let Connection {
             head_timer, since, ..
@@ -83,8 +84,9 @@ impl Attempt {
         .await
     }
 
-    /// Converts hyper's result into a response. When the body has ended cleanly, the connection is
-    /// added to `idle`. If `idle` is `None`, the connection is closed.
+    /// Converts hyper's result into a response. When the body has ended without an error, the
+    /// connection is added to the idle connections in `idle`. If `idle` is `None`, the connection
+    /// is closed.
     pub(super) fn into_response(
         mut self,
         answer: Option<Answer>,

@@ -143,8 +143,8 @@ impl Client {
     }
 }
 
-/// Runs `exchange` to its end. This function also polls `connection`, because `connection` sends
-/// and receives the bytes of the exchange.
+/// Runs the future `exchange` until it is complete. This function also polls `connection`, because
+/// `connection` sends and receives the bytes of the exchange.
 async fn drive<T>(exchange: impl Future<Output = T>, connection: impl Future) -> T {
     let mut exchange = pin!(exchange);
     let mut connection = pin!(connection);

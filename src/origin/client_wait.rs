@@ -25,7 +25,7 @@ pub(super) struct ClientWait {
 }
 
 impl ClientWait {
-    /// Whether the exchange waits for its client now.
+    /// Returns true if the exchange waits for its client now.
     pub(super) fn is_waiting(&self) -> bool {
         self.since.get().is_some()
     }

@@ -124,7 +124,7 @@ impl Connector {
         &self.origin
     }
 
-    /// Returns the value that logs when trailers to or from this origin are dropped.
+    /// Returns the value that logs an event when the gateway drops trailers to or from this origin.
     pub(super) fn dropped_trailers(&self) -> &Arc<DroppedTrailers> {
         &self.dropped_trailers
     }
@@ -226,7 +226,8 @@ impl Stream {
         }
     }
 
-    /// The certificate that the server has sent, over TLS.
+    /// Returns the certificate that the server has sent. Returns `None` if the connection does not
+    /// use TLS.
     pub(super) fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
         match self {
             Self::Plain(_) => None,

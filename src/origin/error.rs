@@ -35,9 +35,9 @@ pub enum Error {
     /// and TLS handshake. The upstream or the provider is responsible for this error.
     #[error("connecting took too long")]
     ConnectTimeout,
-    /// The gateway took the connection away from the exchange, because another request waited. The
-    /// client is responsible for this error, because the client is slow or uses more than its share
-    /// of the connections.
+    /// The gateway ended the exchange, because another request waited for the connection or the
+    /// HTTP/2 stream of the exchange. The client is responsible for this error, because the client
+    /// is slow or uses more than its share of the connections.
     #[error("the exchange was ended, because other requests waited for its connection")]
     Evicted(Eviction),
     /// A stream or a connection of HTTP/2 broke. The upstream is responsible for this error.
@@ -71,8 +71,8 @@ pub enum Error {
     /// body. The client is responsible for this error.
     #[error("the request body broke off")]
     RequestBody(#[source] BoxError),
-    /// The name has no address. The upstream, the provider or the operator of the DNS resolver is
-    /// responsible for this error.
+    /// The host name has no address. The upstream, the provider or the operator of the DNS resolver
+    /// is responsible for this error.
     #[error("the host name could not be resolved")]
     Resolve(#[source] io::Error),
     /// The TLS handshake failed, in most cases because the certificate is not trusted. No byte of

@@ -52,8 +52,8 @@ impl ContinueGate {
         })))
     }
 
-    /// Returns `Ready` when the content may be read. Do not call this function again after it has
-    /// returned `Ready`.
+    /// Returns `Ready` when the gateway can begin to read the content of the request. Do not call
+    /// this function again after it has returned `Ready`.
     pub(super) fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.0.as_mut().poll(cx)
     }

@@ -1,4 +1,4 @@
-//! The deadline of a response head.
+//! The deadline by which the head of a response has to arrive.
 
 use std::future::pending;
 use std::pin::Pin;
@@ -31,8 +31,8 @@ impl HeadTimer {
                 Some(due) => self.sleep_until(due).await,
                 None => pending().await,
             }
-            // If the origin has accepted bytes of the request body during the sleep, the origin
-            // gets more time.
+            // If the origin has accepted bytes of the request body since `begin`, the origin gets
+            // more time.
             since = progress
                 .map(|progress| progress.waiting_since())
                 .filter(|later| *later > begin);

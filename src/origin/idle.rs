@@ -20,8 +20,8 @@ use super::usage::{OpenUsage, Resource, Usages};
 use crate::clock::Clock;
 
 /// While a request of another worker waits, a worker may give a connection to its own requests at
-/// most this many times. Without [`MAX_HANDOVERS`], the request of the other worker might wait
-/// forever.
+/// most this many times. Without this limit, the request of the other worker might never get a
+/// connection.
 const MAX_HANDOVERS: u8 = 8;
 
 /// The shortest time between two reviews of the exchanges that use connections.
@@ -50,14 +50,14 @@ pub(super) struct IdleConnections {
     usages: Usages,
     /// The number by which [`Limit`] identifies this pool.
     pool: u64,
-    /// The time of the last review.
+    /// The time at which the function `review` last reported the exchanges of this worker.
     reviewed: Cell<Option<Instant>>,
     maintenance: RefCell<Option<AbortOnDrop>>,
 }
 
 /// A request that waits for a connection of this worker.
 struct Waiter {
-    /// The number of the request in the queue of the limit.
+    /// The number that identifies the request in the queue of the limit.
     id: u64,
     owner: Owner,
     sender: oneshot::Sender<Box<Connection>>,
@@ -158,9 +158,9 @@ impl IdleConnections {
         };
         match granted {
             Granted::Connection(_) => Ok(granted),
-            // While the waiting request got its permit, another request may have sent its
-            // connection to `handed`. The waiting request must use a connection in `handed`,
-            // because a connection that nobody uses would be lost.
+            // When the waiting request gets its permit, another request may already have sent a
+            // connection to the channel `handed`. The waiting request must use the connection in
+            // `handed`, because a connection that stays in `handed` would be closed.
             Granted::Permit(permit) => Ok(handed
                 .try_recv()
                 .map_or(Granted::Permit(permit), Granted::Connection)),
@@ -296,12 +296,13 @@ impl Drop for WaitingGuard<'_> {
 /// A connection that a response body uses.
 pub(super) struct BorrowedConnection {
     connection: Box<Connection>,
-    /// The list to which the connection is returned. `None` if the connection cannot be used again.
+    /// The list of idle connections to which the connection is returned after the exchange. `None`
+    /// if the connection cannot be used again.
     idle: Option<Rc<IdleConnections>>,
 }
 
 impl BorrowedConnection {
-    /// Wraps a connection that can be used again when the response body has ended cleanly.
+    /// Wraps a connection that can be used again when the response body has ended without an error.
     pub(super) fn reusable(connection: Box<Connection>, idle: Rc<IdleConnections>) -> Self {
         Self {
             connection,
@@ -309,7 +310,7 @@ impl BorrowedConnection {
         }
     }
 
-    /// Wraps a connection that is closed after this exchange.
+    /// Wraps a connection that the gateway closes after the current exchange.
     pub(super) fn single_use(connection: Box<Connection>) -> Self {
         Self {
             connection,
@@ -332,7 +333,8 @@ impl BorrowedConnection {
         &self.connection.dropped_trailers
     }
 
-    /// Returns the connection to its list. The response body must have ended cleanly.
+    /// Puts the connection back into the list of idle connections. Call this function only after
+    /// the response body has ended without an error.
     pub(super) fn give_back(self) {
         if let Some(idle) = self.idle {
             idle.put_back(self.connection);

@@ -1,4 +1,4 @@
-//! The limit of connections to an origin, for all workers together.
+//! The limit on the number of connections to an origin, for all workers together.
 
 #![expect(
     clippy::disallowed_types,
@@ -26,9 +26,9 @@ const REPORT_LIFETIME: Duration = Duration::from_millis(300);
 ///
 /// An idle connection counts as open, because some apps use one process or thread for each open
 /// connection. The idle connections of one worker must not block the requests of another worker.
-/// Each request that begins to wait notifies all pools, so that the pools close idle connections.
-/// The pools also report which exchanges use their connections, so that the queue can take a
-/// connection away from a slow client.
+/// When a request begins to wait for a connection, the limit notifies all pools, and the pools
+/// close idle connections. The pools also report which exchanges use their connections, so that the
+/// queue can take a connection away from a slow client.
 #[derive(Debug)]
 pub(crate) struct Limit {
     open: Arc<Semaphore>,
@@ -70,10 +70,10 @@ struct Contended {
     next_pool: u64,
 }
 
-/// The exchanges of one pool.
+/// The last report of a pool about its exchanges.
 struct Report {
     pool: u64,
-    /// The time at which the pool made this report. `None` if the pool has not reported yet.
+    /// The time at which the pool made this report. `None` if the pool has not made a report yet.
     at: Option<Instant>,
     held: Vec<Held>,
     /// The exchanges that the pool has to evict.
@@ -120,16 +120,17 @@ impl Limit {
 
     /// The number of waiting requests of all workers.
     pub(crate) fn waiting(&self) -> usize {
-        // The load and the increment in `queue` have to be sequentially consistent. If a pool reads
-        // that no request waits, the pool keeps its idle connection. A request that begins to wait
-        // later first increments the number of waiting requests, and then notifies the pool. When a
-        // pool handles the notification, the list of the pool already contains the idle connection.
-        // The pool closes the idle connection, so that the waiting request can open a new
-        // connection.
+        // The load in this function and the increment in `queue` have to be sequentially
+        // consistent. If a pool sees that the number of waiting requests is zero, the pool keeps
+        // its idle connection. A request that begins to wait later first increments the number of
+        // waiting requests, and then notifies the pool. When a pool handles the notification, the
+        // list of the pool already contains the idle connection. The pool closes the idle
+        // connection, so that the waiting request can open a new connection.
         self.waiting.load(Ordering::SeqCst)
     }
 
-    /// The number of waiting requests that do not let requests of other clients go first.
+    /// The number of waiting requests, without the requests that have to let requests of other
+    /// clients go first.
     pub(super) fn wanted(&self) -> usize {
         let held_back = self.held_back.load(Ordering::SeqCst);
         self.waiting().saturating_sub(held_back)
@@ -194,15 +195,15 @@ impl Limit {
             self.count_held_back(&contended);
             (id, crowded_out)
         };
-        // This drop closes the channel of the removed request. The removed request then fails with
-        // [`Error::Busy`].
+        // Dropping `crowded_out` closes the channel of the request that was removed from the queue.
+        // The removed request then fails with [`Error::Busy`].
         drop(crowded_out);
         // A connection may have been closed before the request was counted as waiting, so
         // `dispatch` now looks for a free permit.
         fence(Ordering::SeqCst);
         self.dispatch();
-        // The request is counted before the pools are notified, because a notified pool reads the
-        // count.
+        // The number of waiting requests is increased before the pools are notified, because a
+        // notified pool reads this number.
         self.demand.send_replace(());
         Ok(Place {
             limit: self,
@@ -289,7 +290,7 @@ impl Limit {
     }
 
     /// Registers a pool, so that the pool can report its exchanges to the limit. Returns the number
-    /// of the pool.
+    /// by which the limit identifies the pool.
     pub(super) fn join(&self) -> u64 {
         let mut contended = self.contended();
         let pool = contended.next_pool;
@@ -408,7 +409,8 @@ impl Drop for Permit {
     }
 }
 
-/// A place in the queue. When a `Place` is dropped, the place in the queue becomes free.
+/// The place of a waiting request in the queue of an origin. When a `Place` is dropped, the place
+/// in the queue becomes free.
 #[derive(Debug)]
 pub(super) struct Place<'a> {
     limit: &'a Arc<Limit>,

@@ -1,4 +1,5 @@
-//! Converts the target of a request, and checks the fields that state the length of a response.
+//! Converts the target of a request to the origin form, and checks the fields that state the length
+//! of a response.
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};

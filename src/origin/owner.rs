@@ -6,14 +6,14 @@ use std::net::{IpAddr, Ipv6Addr};
 /// the same owner as requests of one client.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum Owner {
-    /// A client with a session. The value is the session key.
+    /// A client with a session. The value in this variant is the session key.
     Session([u8; 16]),
     /// The address of a client without a session.
     Address(IpAddr),
 }
 
 impl Owner {
-    /// Returns the owner of a request. `address` is used only if there is no session. An IPv6
+    /// Returns the owner of a request. If `session` is `Some`, `address` has no effect. An IPv6
     /// client usually has all addresses of a `/64` network, so these addresses count as one client.
     pub(crate) fn new(session: Option<&[u8; 16]>, address: IpAddr) -> Self {
         if let Some(session) = session {

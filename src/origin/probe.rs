@@ -1,4 +1,4 @@
-//! Checks of a connection, for the command `sidegate check --online`.
+//! Opens a connection and reports the results, for the command `sidegate check --online`.
 
 use std::fmt;
 use std::io;
@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 use crate::telemetry::chain;
 use crate::tls;
 
-/// The grade of a finding.
+/// States how serious the result of a check is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Grade {
     /// The check succeeded.
@@ -32,7 +32,7 @@ pub struct Finding {
     pub grade: Grade,
     /// The setting that the operator can change if the check failed.
     pub key: String,
-    /// The fact that the check found.
+    /// A description of what the check has found.
     pub text: String,
 }
 
@@ -58,7 +58,7 @@ pub(crate) struct Findings {
 }
 
 impl Findings {
-    /// Creates an empty list for the table `table`, such as `providers.main`.
+    /// Creates an empty list of findings for the settings table `table`, such as `providers.main`.
     pub(crate) fn new(table: String) -> Self {
         Self {
             table,
@@ -67,7 +67,8 @@ impl Findings {
         }
     }
 
-    /// States which step begins. If the step does not end in time, the finding names the step.
+    /// States which step begins. If the step does not end in time, [`Self::time_out`] adds a
+    /// finding that names the step.
     pub(crate) fn begin(&mut self, key: &'static str, step: impl Into<String>) {
         self.step = (key, step.into());
     }
@@ -87,7 +88,7 @@ impl Findings {
         self.add(Grade::Problem, key, text.into());
     }
 
-    /// Adds the step that did not end within `limit`.
+    /// Reports that the current step took longer than `limit`.
     pub(crate) fn time_out(&mut self, limit: Duration) {
         let (key, step) = std::mem::take(&mut self.step);
         let text = format!("{step} took longer than {} s", limit.as_secs());

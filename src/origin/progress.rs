@@ -32,8 +32,8 @@ pub(super) enum ClientPauses {
     /// The deadlines of the origin do not count the pauses of the client, because the listener has
     /// its own deadlines for slow clients.
     Ignored,
-    /// The deadlines of the origin count the pauses of the client, because the listener has no
-    /// deadline for this request. See [`StreamingCall`].
+    /// The time during which the gateway waits for the client counts towards the deadlines of the
+    /// origin, because the listener has no deadline for this request. See [`StreamingCall`].
     Counted,
 }
 
@@ -68,8 +68,8 @@ impl UploadProgress {
         if !self.client_wait.is_waiting() {
             self.client_wait.begin(self.clock.instant());
         }
-        // With `ClientPauses::Counted`, the deadline counts from the last part of the body, so
-        // `waiting_for` stays unchanged.
+        // With `ClientPauses::Counted`, the deadline of the origin begins at the last part of the
+        // body, so `waiting_for` stays unchanged.
         if self.pauses == ClientPauses::Ignored {
             self.waiting_for.set(WaitingFor::Client);
         }

@@ -62,7 +62,7 @@ pub(crate) enum TunnelError {
 impl FromStr for Proxy {
     type Err = ParseProxyError;
 
-    /// Reads `http://[USER:PASSWORD@]HOST[:PORT]`. The text can be a URL without a scheme.
+    /// Reads `http://[USER:PASSWORD@]HOST[:PORT]`. The prefix `http://` can be omitted.
     fn from_str(text: &str) -> Result<Self, ParseProxyError> {
         let text = Zeroizing::new(if text.contains("://") {
             text.to_owned()
@@ -109,8 +109,9 @@ impl Proxy {
         self.credentials.is_some()
     }
 
-    /// Adds the name of the proxy to an error of a connection. A failed TLS handshake is an error
-    /// of the origin, so this function does not change such an error.
+    /// If the gateway could not connect to the proxy, this function adds the name of the proxy to
+    /// the error. A failed TLS handshake is an error of the origin, so this function does not
+    /// change such an error.
     pub(super) fn explain(&self, error: Error) -> Error {
         let is_about_proxy = matches!(
             error,
@@ -212,7 +213,7 @@ impl fmt::Display for Proxy {
 /// Decides which proxy is used for a URL.
 #[derive(Clone, Debug)]
 pub(crate) enum Proxies {
-    /// The same proxy for every URL, or no proxy.
+    /// The proxy for every URL. `None` if no proxy is used.
     Fixed(Option<Proxy>),
     /// The proxies that are set in environment variables.
     Variables(ProxyVariables),

@@ -105,7 +105,7 @@ mod tests {
         Silent,
     }
 
-    /// A network with a list of its hosts and their behaviour.
+    /// A simulated network, with the address and the behaviour of each host.
     struct Network {
         hosts: Vec<(SocketAddr, Host)>,
         began: Instant,

@@ -36,7 +36,7 @@ pub(crate) struct ResponseBody {
 impl ResponseBody {
     /// Creates a body. `stall` is the longest allowed pause between two parts of the body. `None`
     /// means no limit. `borrowed` is the connection that returns to the pool at the end of the
-    /// body. For the body of an HTTP/2 stream, `borrowed` is `None`.
+    /// body. If the body comes from an HTTP/2 stream, the argument `borrowed` is `None`.
     pub(super) fn new(
         incoming: Received,
         borrowed: Option<BorrowedConnection>,
@@ -58,7 +58,7 @@ impl ResponseBody {
         body
     }
 
-    /// Declares the answer to be a stream. The client of a stream can be silent for any length of
+    /// Records that the answer is a stream. The client of a stream can be silent for any length of
     /// time.
     pub(crate) fn declare_stream(&self) {
         if let Some(usage) = self.usage() {
@@ -203,7 +203,8 @@ impl fmt::Debug for ResponseBody {
     }
 }
 
-/// The deadline for the next part of a body. The timer is created at the first pause.
+/// The deadline for the next part of a body. The timer is created when the gateway first has to
+/// wait for data from the origin.
 struct StallTimer {
     limit: Option<Duration>,
     timer: Option<Pin<Box<Sleep>>>,

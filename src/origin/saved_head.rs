@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 /// Nearly all copies are dropped without being used, so a copy must be cheap to make, but may be
 /// expensive to use. The fields are stored as lines of one buffer, because a second `HeaderMap`
 /// would be slower. The buffer contains cookies, so the memory of the buffer is wiped when the
-/// buffer is dropped. Values that are marked as sensitive are not copied. The copy and the original
-/// field share the memory of a sensitive value.
+/// buffer is dropped. Values that are marked as sensitive are not copied. For a sensitive value,
+/// the copy refers to the memory of the original value.
 pub(crate) struct SavedHead {
     method: Method,
     uri: Uri,

@@ -7,9 +7,10 @@
 //! If an exchange has waited for its own client for longer than [`Terms::slow_client`], the queue
 //! may evict the exchange. The exchange that has waited longest is evicted first.
 //!
-//! While requests of other clients wait, one client holds at most a share of the connections. The
-//! queue serves the requests of the other clients first. If a client has more than its share,
-//! exchanges of this client are evicted even after a short wait for the client.
+//! While requests of other clients wait, one client can have only a limited number of the
+//! connections (the share of the client). If a client already holds its share, the queue serves the
+//! requests of other clients first. If a client has more than its share, the queue may evict an
+//! exchange that has waited for this client for only one second.
 //!
 //! The gateway declares some exchanges to be streams. A stream counts as a part of its client's
 //! share. The client of a stream is often silent, so the queue evicts a stream only if the client
@@ -64,7 +65,7 @@ pub(super) enum Kind {
     /// An ordinary exchange, with the time for which it has waited for its client.
     Exchange { waited: Duration },
     /// An exchange that was declared to be a stream, with the time at which the exchange began.
-    /// `None` if the stream cannot be ended yet.
+    /// `since` is `None` if the gateway must not evict the stream yet.
     Stream { since: Option<Instant> },
     /// A connection that may switch to another protocol. The connection counts as a part of its
     /// client's share, but the gateway never evicts the connection for a waiting request.
@@ -81,7 +82,7 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
-    /// Whether the decision is still right for `held`, the present state of the exchange.
+    /// Returns true if `held`, the present state of the exchange, still allows the eviction.
     pub(super) fn still_applies(&self, held: &Held) -> bool {
         let long = match held.kind {
             Kind::Exchange { waited } => waited >= self.least,
@@ -92,13 +93,13 @@ impl Verdict {
     }
 }
 
-/// The waiting requests in the order of their arrival. A value of type `T` passes the connection to
-/// the waiting request.
+/// The waiting requests in the order of their arrival. Each waiting request has a value of type
+/// `T`, through which the request gets a connection.
 pub(super) struct Queue<T> {
     terms: Terms,
     next: u64,
     waiters: VecDeque<Waiter<T>>,
-    /// The number of exchanges of each client.
+    /// For each client, the number of its exchanges.
     counts: HashMap<Owner, usize>,
     /// Whether at least one client has all connections that its share allows. If no client has its
     /// whole share, the queue serves all requests in their order and needs less work.
@@ -240,8 +241,8 @@ impl<T> Queue<T> {
         Some(self.waiters.remove(at)?.grant)
     }
 
-    /// Records that an exchange of a client has ended. After the end, the client may have less than
-    /// its whole share, so waiting requests of the client may get a connection again.
+    /// Records that an exchange of a client has ended. The client can have less than its whole
+    /// share now, so waiting requests of the client can get a connection again.
     pub(super) fn ended(&mut self, owner: Owner, now: Instant) {
         if let Some(count) = self.counts.get_mut(&owner) {
             *count = count.saturating_sub(1);
@@ -304,8 +305,8 @@ impl<T> Queue<T> {
     }
 
     /// Chooses the exchanges that lose their connection, at most one for each waiting request. Call
-    /// [`Queue::survey`] first. The result contains a verdict for each chosen exchange, and the
-    /// position of the exchange in `held`.
+    /// [`Queue::survey`] first. For each chosen exchange, this function returns the position of the
+    /// exchange in `held` and a `Verdict`.
     pub(super) fn victims(&mut self, held: &[Held], now: Instant) -> Vec<(usize, Verdict)> {
         let mut candidates: Vec<_> = held.iter().enumerate().collect();
         let mut counts = self.counts.clone();
@@ -364,7 +365,7 @@ impl<T> Queue<T> {
     }
 }
 
-/// The position of an exchange among the candidates. The exchange with the largest `order` is
+/// The position of an exchange in the order of eviction. The exchange with the largest `order` is
 /// evicted first.
 struct Rank {
     eviction: Eviction,

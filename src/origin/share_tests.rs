@@ -89,7 +89,7 @@ fn the_exchange_that_has_waited_longest_for_its_client_is_evicted() {
     assert_eq!(victims(&[9, 8], &held), [slow(2), slow(3)]);
     assert_eq!(victims(&[9, 8, 7, 6], &held), [slow(2), slow(3), slow(1)]);
     assert_eq!(victims(&[], &held), []);
-    // The request of a client can also end a slow exchange of the same client.
+    // The waiting request and the evicted exchange can belong to the same client.
     assert_eq!(victims(&[2], &held), [slow(2)]);
 }
 
@@ -142,7 +142,7 @@ fn streams_count_but_only_the_newest_streams_above_the_share_are_evicted() {
     assert_eq!(victims_at(now, &[9], &held), []);
     held.push(begun(5, SLOW));
     assert_eq!(victims_at(now, &[9], &held), [over(5)]);
-    // An exchange that waits for its client is evicted before a stream.
+    // The queue evicts an exchange that waits for its client before the queue evicts a stream.
     held.push(waiting(6, 1, BRIEF_WAIT));
     assert_eq!(victims_at(now, &[9, 8, 7], &held), [over(6), over(5)]);
     // The newest stream has just begun, so no stream is evicted yet.
@@ -189,7 +189,7 @@ fn a_client_below_its_share_is_served_in_its_turn() {
     let order: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
     assert_eq!(order, [1, 9]);
     assert_eq!(queue.len(), 2);
-    // An exchange of the client has ended, so the client gets another connection.
+    // The pool now reports one exchange less for the client, so the client gets another connection.
     queue.survey(held.iter(), now);
     assert_eq!(queue.pop(), Some(1));
     queue.ended(client(1), now);

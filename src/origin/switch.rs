@@ -30,8 +30,8 @@ pub(crate) struct UpgradedOrigin {
     pub(crate) origin: Peer,
     /// The protocol to which the origin has switched.
     pub(crate) upgrade: Box<UpgradeRequest>,
-    /// The slot of this connection in the limit of switched connections. Dropping this value frees
-    /// the slot.
+    /// The slot of this connection. The number of slots is the maximum number of switched
+    /// connections. Dropping this value frees the slot.
     pub(crate) slot: TunnelSlot,
 }
 
@@ -66,8 +66,8 @@ pub(crate) type ExchangeFuture = Pin<Box<dyn Future<Output = Result<Exchange, Er
 
 impl Pool {
     /// Sends a request whose fields ask for `upgrade`. The request has no content. The request gets
-    /// a new connection, on which no other request is sent. The new connection keeps `slot` until
-    /// its socket is closed.
+    /// a new connection, on which no other request is sent. The connection holds the permit `slot`
+    /// until the socket of the connection is closed.
     ///
     /// # Errors
     ///

@@ -17,14 +17,14 @@ use super::saved_head::field;
 /// The record of the reads and writes of a connection for its current request.
 ///
 /// The gateway records a request head as a copy of the bytes that hyper writes. A copy of each
-/// single field would take ten times as long, and the gateway rarely needs the record.
+/// single field would take ten times as long, and the gateway rarely needs the copy of a head.
 #[derive(Default)]
 pub(super) struct Traffic {
     response_begun: Cell<bool>,
-    /// Whether the last read found no bytes. A connection reads several times in one run of its
-    /// task. The runtime checks its sockets only between the runs of two tasks, so no new bytes
-    /// become available during a run. After a read has found no bytes, this flag prevents further
-    /// read calls during the same run of the task.
+    /// Whether the last read found no bytes. In one run, the task of a connection reads from its
+    /// socket several times. The runtime checks its sockets only between the runs of two tasks, so
+    /// no new bytes become available during a run. After a read has found no bytes, this flag
+    /// prevents further read calls during the same run of the task.
     nothing_to_read: Cell<bool>,
     /// The status of the first informational (1xx) response that the origin sent before its final
     /// response.
@@ -45,7 +45,8 @@ impl Traffic {
         self.wipe_head();
     }
 
-    /// Allows reads again. The connection's task must call this function at the start of each run.
+    /// Allows reads again. The connection's task must call this function at the start of each poll
+    /// of the task.
     pub(super) fn allow_reads(&self) {
         self.nothing_to_read.set(false);
     }

@@ -193,7 +193,7 @@ async fn the_next_run_of_the_task_reads_new_bytes() {
         traffic.allow_reads();
         let first = read(cx);
         if first.is_pending() {
-            // The test reads again in the same run of the task, as hyper does.
+            // The test reads a second time in the same poll of the task, as hyper does.
             assert!(read(cx).is_pending());
         }
         first

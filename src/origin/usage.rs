@@ -47,7 +47,8 @@ pub(super) struct Usage {
     id: u64,
     /// How many exchanges have begun.
     turn: Cell<u64>,
-    /// The sender of the current request. `None` if no exchange uses the connection.
+    /// The data about the client that sent the current request. `None` if no exchange uses the
+    /// connection.
     requester: Cell<Option<Requester>>,
     since: Cell<Option<Instant>>,
     /// Whether the answer has begun.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
 
-/// Switches the wakes of a connection's task off while the gateway takes a part of a response.
+/// Makes a connection's task ignore wakes while the gateway takes a part of a response.
 ///
 /// hyper wakes the task of a connection each time the gateway takes a part of the response. If
 /// hyper wakes the task after the task has received the complete response, the task runs without

@@ -54,8 +54,8 @@ pub struct AuthorizationRequest<'a> {
     /// section 3.1.2.1). The gateway sends the nonce only if the authorization request asks for an
     /// ID token.
     pub nonce: &'a str,
-    /// Parameters from an untrusted link to the sign-in endpoint. The gateway sends only the link
-    /// parameters that `pass_parameters` allows.
+    /// Parameters from an untrusted link to the sign-in endpoint. Of these parameters, the gateway
+    /// sends only the parameters that `pass_parameters` allows.
     pub passed: &'a [(String, String)],
     /// The parameter `prompt`, which tells the provider whether the user has to authenticate again.
     pub prompt: Prompt,
@@ -181,8 +181,8 @@ fn asks_for_an_id_token(settings: &Settings) -> bool {
     settings.scopes.iter().any(|scope| scope == "openid")
 }
 
-/// Returns the parameters of the authorization request that have separate settings. A parameter is
-/// omitted if its setting has no value.
+/// Returns the parameters of the authorization request that have their own setting, such as
+/// `prompt`. A parameter is omitted if its setting has no value.
 fn parameters(settings: &Settings) -> Vec<(&'static str, String)> {
     let AuthorizationParameters {
         response_mode,

@@ -14,9 +14,9 @@ use crate::clock::Timestamp;
 /// too often, because a few failures are normal at every provider.
 const FAILURES_TO_OPEN: u32 = 10;
 
-/// The maximum open time when the breaker opens for the first time after a success. Each time the
-/// breaker opens again without a success, the maximum open time is doubled, up to
-/// [`MAX_OPEN_TIME`].
+/// The maximum open time of the breaker if the breaker has not opened since the last successful
+/// call. Each time the breaker opens again without a success, the maximum open time is doubled, up
+/// to [`MAX_OPEN_TIME`].
 const FIRST_OPEN_TIME: Duration = Duration::from_secs(2);
 
 /// The longest open time.
@@ -27,8 +27,8 @@ const MAX_OPEN_TIME: Duration = Duration::from_mins(1);
 /// refreshes forever.
 const PROBE_TIME: Duration = Duration::from_secs(5);
 
-/// The wait before the next attempt, for a refresh that the breaker refuses during a probe. Most
-/// probes take less than a second.
+/// If the breaker refuses a refresh during a probe, the refresh waits for this time before its next
+/// attempt. Most probes take less than a second.
 const RETRY_DURING_PROBE: Duration = Duration::from_secs(1);
 
 /// A circuit breaker.
@@ -47,8 +47,8 @@ struct State {
     failures: u32,
     /// The number of times that the breaker has opened since the last successful call.
     times_opened: u32,
-    /// The end of the open time. While a probe is in progress, `until` is the time limit of the
-    /// probe.
+    /// The time at which the open time of the breaker ends. While a probe is in progress, `until`
+    /// is the time limit of the probe.
     until: Option<Timestamp>,
     /// True if a probe is in progress.
     probing: bool,
@@ -102,8 +102,8 @@ impl Breaker {
     }
 
     /// Records a failed call. A `Retry-After` field in the response opens the breaker immediately.
-    /// The random number `fraction`, from 0 to 1, varies the open time, so that several gateways do
-    /// not retry at the same moment.
+    /// The random number `fraction`, from 0 to 1, varies how long the breaker stays open, so that
+    /// several gateways do not retry at the same moment.
     pub(super) fn failed(
         &self,
         attempt: Attempt,
@@ -116,14 +116,14 @@ impl Breaker {
         let open = state.until.is_some();
         let open_now = match attempt {
             Attempt::Probe => true,
-            // A call that began before the breaker opened must not extend the open time.
+            // If a call began before the breaker opened, the failure of this call must not extend
+            // the time for which the breaker is open.
             Attempt::Normal => !open && state.failures >= FAILURES_TO_OPEN,
         };
         let wait = if open_now {
             let doubled = FIRST_OPEN_TIME.saturating_mul(2_u32.saturating_pow(state.times_opened));
             state.times_opened = state.times_opened.saturating_add(1);
-            // Only half of the open time is random, so that the open time is at least half of the
-            // maximum open time.
+            // The open time is a random time between 50% and 100% of the maximum open time.
             doubled.min(MAX_OPEN_TIME).mul_f64(0.5 + fraction * 0.5)
         } else {
             Duration::ZERO

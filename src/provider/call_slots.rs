@@ -1,4 +1,4 @@
-//! The limit of concurrent calls to one provider.
+//! Limits the number of concurrent calls to one provider.
 //!
 //! If a provider is slow, only the requests that need a call to this provider have to wait. Some
 //! slots are reserved for logins, because the user of a login sees an empty page until the call
@@ -15,7 +15,7 @@ use super::settings::GrantType;
 /// One slot in five is reserved for logins.
 const SLOTS_PER_RESERVED_ONE: usize = 5;
 
-/// The slots of one provider.
+/// The slots for the calls to one provider.
 #[derive(Debug)]
 pub(super) struct CallSlots {
     all: Semaphore,
@@ -45,8 +45,8 @@ impl CallSlots {
         }
     }
 
-    /// Waits for a slot, but not longer than `patience`. Returns `None` if no slot became free in
-    /// time.
+    /// Waits until a slot is free, but at most for the duration `patience`. Returns `None` if no
+    /// slot became free in time.
     ///
     /// # Cancel safety
     ///

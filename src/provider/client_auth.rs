@@ -220,8 +220,8 @@ struct AssertionClaims<'a> {
 
 impl ClientAuth {
     /// Chooses and prepares the authentication method. `supported` is
-    /// `token_endpoint_auth_methods_supported` of the metadata. `supported` is used only if the
-    /// settings choose no method.
+    /// `token_endpoint_auth_methods_supported` of the metadata. If the settings choose no method,
+    /// this function uses `supported` to choose a method.
     pub(super) fn new(
         settings: &Settings,
         supported: Option<&[String]>,

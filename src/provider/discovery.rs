@@ -44,7 +44,8 @@ impl Provider {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe. A cancelled read of the metadata or of the keys has no effect.
+    /// Cancel safe. If a read of the metadata or of the keys is cancelled, the metadata and the
+    /// keys do not change.
     pub fn maintain(self: &Arc<Self>, clock: Clock) -> impl Future<Output = ()> + Send + use<> {
         let provider = Arc::downgrade(self);
         async move {

@@ -129,7 +129,7 @@ impl GroupList {
     }
 }
 
-/// Reads all lists with the access token of `tokens`.
+/// Reads the lists of groups in `lists`. Each request contains the access token in `tokens`.
 ///
 /// # Errors
 ///

@@ -28,7 +28,8 @@ pub(super) struct CallSettings {
 pub(super) const GROUPS: &str = "identity.groups_endpoints";
 
 impl CallSettings {
-    /// Reads the certificate authorities if any call may need TLS.
+    /// Reads the certificate authorities if `ca_file` is set, or if a call to the provider can need
+    /// TLS.
     ///
     /// # Errors
     ///
@@ -256,8 +257,8 @@ impl ProviderInfo {
     }
 }
 
-/// Returns the configured endpoint. If no endpoint is configured, the result is the endpoint in the
-/// metadata.
+/// Returns the configured endpoint. If no endpoint is configured, the function returns the endpoint
+/// from the metadata.
 fn locate(
     key: &'static str,
     base: Option<&str>,

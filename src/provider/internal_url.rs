@@ -71,8 +71,8 @@ impl InternalUrl {
     }
 
     /// Returns the URL that the gateway calls instead of the URL `public`. A URL that does not have
-    /// the origin of the issuer stays unchanged. Returns `None` if `public` has no internal URL
-    /// according to the following rules.
+    /// the origin of the issuer stays unchanged. Returns `None` if the following rules give no
+    /// internal URL for `public`.
     ///
     /// If the path of `public` begins with the issuer's path, the path of the internal URL replaces
     /// the issuer's path. If the path of `public` does not begin with the path of the issuer, the

@@ -8,7 +8,8 @@
 use super::SetupError;
 use super::settings::Settings;
 
-/// The placeholder for the tenant in a template. The metadata of Entra also contains `{tenantid}`.
+/// The placeholder for the tenant in a template. The issuer in Entra's metadata contains the same
+/// placeholder.
 const TENANT: &str = "{tenantid}";
 
 /// Path segments that Entra accepts instead of the identifier of a tenant. If the URL of metadata
@@ -33,7 +34,8 @@ pub(super) struct Issuer {
 }
 
 impl Issuer {
-    /// Reads and checks the issuer. Returns `None` if the settings have no issuer.
+    /// Reads and checks the issuer and the tenants in `settings`. Returns `None` if the settings
+    /// have no issuer.
     pub(super) fn new(settings: &Settings) -> Result<Option<Self>, SetupError> {
         let refuse = |key, problem| Err(SetupError::Setting { key, problem });
         let Some(text) = settings.issuer.as_deref() else {

@@ -55,7 +55,7 @@ pub(super) fn quoted_number(text: &str) -> Option<f64> {
     (text.len() <= 32 && digits(whole) && digits(fraction)).then(|| text.parse().ok())?
 }
 
-/// A JSON value in which no object repeats a member.
+/// A JSON value in which no object has two members with the same name.
 struct Strict(Value);
 
 impl<'de> Deserialize<'de> for Strict {

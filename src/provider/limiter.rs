@@ -75,7 +75,7 @@ impl Limiter {
         let mut state = self.state();
         let pause = state.paused_until.since(now);
         // If a remaining pause is above the maximum, the system clock was set back after the start
-        // of the pause. The limiter ignores the pause, because the pause could last for years.
+        // of the pause. The limiter then ignores the pause, because the pause could last for years.
         if !pause.is_zero() && pause <= MAX_PAUSE {
             return Err(pause);
         }
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(wait(REFRESH), Duration::from_secs(36));
         clock.advance(Duration::from_secs(35));
         assert!(limiter.take(LOGIN, clock.now()).is_ok());
-        // The login also counts as a call, so the refresh has to wait longer.
+        // The login also counts as a call to the provider, so the refresh has to wait longer.
         assert_eq!(wait(REFRESH), Duration::from_millis(1500));
     }
 

@@ -1,9 +1,9 @@
 //! The metadata that a provider publishes (OpenID Connect Discovery 1.0, RFC 8414).
 //!
-//! The gateway fetches the metadata from the location for the configured issuer. The issuer in the
-//! metadata must be equal to the configured issuer, byte for byte. [`Metadata::read`] lists the
-//! URLs that metadata must not contain. If the settings contain an endpoint, the gateway does not
-//! read the endpoint from the metadata.
+//! The gateway derives the URL of the metadata from the configured issuer, unless `metadata_url` is
+//! set. The issuer in the metadata must be equal to the configured issuer, byte for byte.
+//! [`Metadata::read`] lists the URLs that metadata must not contain. If the settings contain an
+//! endpoint, the gateway does not read the endpoint from the metadata.
 
 use std::net::Ipv6Addr;
 
@@ -282,8 +282,8 @@ impl Metadata {
             {
                 None => false,
                 Some(Value::Bool(promises)) => *promises,
-                // If the gateway treated a member of a wrong type as false, an attacker could omit
-                // `iss` in a mix-up attack.
+                // If the gateway treated a value of a wrong type as `false`, the gateway would
+                // accept an authorization response without `iss`. This would allow a mix-up attack.
                 Some(_) => return Err(MetadataError::Member(promises_issuer)),
             },
         })

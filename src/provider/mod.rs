@@ -131,7 +131,7 @@ pub struct Provider {
     /// The endpoints and the client authentication. If the settings use metadata, the value is
     /// `None` until the metadata has been read.
     info: ArcSwapOption<ProviderInfo>,
-    /// The credentials from the last read of the files. A task must hold the lock on the
+    /// The credentials that the gateway last read from the files. A task must hold the lock on the
     /// credentials while the task replaces `info`.
     credentials: Mutex<Credentials>,
     reachability: Reachability,
@@ -145,9 +145,9 @@ pub struct Provider {
 
 impl Provider {
     /// Sets up the provider with the name `name`: checks `settings`, and reads the secret, the keys
-    /// and the certificate authorities. `environment` contains the variables that name proxies and
-    /// that contain secrets. Reading the small files blocks the calling thread. The function opens
-    /// no connection.
+    /// and the certificate authorities. `environment` contains the environment variables that name
+    /// proxies or contain secrets. Reading the small files blocks the calling thread. The function
+    /// opens no network connection.
     ///
     /// # Errors
     ///
@@ -296,8 +296,8 @@ impl Provider {
         self.settings.authorization_request.response_mode
     }
 
-    /// Returns whether logins can begin, according to the last check. Returns `None` if the
-    /// provider was not checked recently. The function returns immediately.
+    /// Returns the result of the last check whether logins at this provider can begin. Returns
+    /// `None` if the provider was not checked recently. The function returns immediately.
     ///
     /// # Errors
     ///
@@ -330,9 +330,10 @@ impl Provider {
         self.reachability.ensure(clock, reach).await
     }
 
-    /// Returns the URL of the authorization request (RFC 6749 section 4.1.1). The URL contains the
-    /// query of the endpoint. No reserved parameter appears twice in the URL. If PKCE is off, the
-    /// URL contains no code challenge. The nonce is omitted if no ID token is requested.
+    /// Returns the URL of the authorization request (RFC 6749 section 4.1.1). If the URL of the
+    /// authorization endpoint has a query, the returned URL also contains this query. No reserved
+    /// parameter appears twice in the URL. If PKCE is off, the URL contains no code challenge. The
+    /// nonce is omitted if no ID token is requested.
     ///
     /// # Errors
     ///

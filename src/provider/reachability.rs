@@ -42,15 +42,15 @@ struct Failed {
 }
 
 impl Reachability {
-    /// Returns the result of the last attempt. Returns `None` if the result is not recent. The
-    /// function returns immediately.
+    /// Returns the result of the last attempt to reach the provider. Returns `None` if this result
+    /// is too old. The function returns immediately.
     ///
     /// # Errors
     ///
     /// Returns [`Unreachable`] if the recent attempt failed.
     pub(super) fn recent(&self, now: Timestamp) -> Option<Result<(), Unreachable>> {
-        // A result with a time in the future is ignored, because the clock was set back after the
-        // result.
+        // If the time of a result is in the future, the clock was set back after the attempt.
+        // Therefore this function ignores the result.
         let within = |at: Timestamp, time| at <= now && now.since(at) < time;
         // `Relaxed` is sufficient, because no other data depends on `answered`.
         let answered = Timestamp::from_millis(self.answered.load(Ordering::Relaxed));
@@ -83,7 +83,7 @@ impl Reachability {
         reach: impl Future<Output = Result<(), ReachError>>,
     ) -> Result<(), Unreachable> {
         let _attempt = self.attempt.lock().await;
-        // While this task waited for the lock, another task may have made the attempt.
+        // While this task waited for the lock, another task may have tried to reach the provider.
         if let Some(recent) = self.recent(clock.now()) {
             return recent;
         }

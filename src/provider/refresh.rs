@@ -183,7 +183,8 @@ impl Provider {
             .format
             .refresh(uri, client_auth, refresh_token, requested_at)?;
         // `admit` must be the last check before the call. If `admit` allows a probe, the breaker
-        // waits for the result of the probe, so no later check may prevent the call.
+        // waits for the result of the probe. If a later check prevented the call, the probe would
+        // have no result.
         let attempt = self.breaker.admit(requested_at).map_err(breaker_open)?;
         let answer = self
             .call_token_endpoint(info, GrantType::RefreshToken, request, clock)

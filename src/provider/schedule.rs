@@ -1,9 +1,9 @@
 //! The time when an access token is refreshed.
 //!
 //! The refresh time of an access token is never later than its expiry. A token that is in use is
-//! refreshed before its expiry, so that no request has to wait for the new token. The time between
-//! refresh and expiry is the lead time. The lead time has a random part, so that the refreshes of
-//! many sessions do not happen at the same time.
+//! refreshed before its expiry, so that no request has to wait for the new token. The lead time is
+//! the time from the refresh of an access token to the expiry of the access token. The lead time
+//! has a random part, so that the refreshes of many sessions do not happen at the same time.
 
 use std::time::Duration;
 
@@ -14,12 +14,13 @@ use crate::token::Lifetime;
 /// The longest time between the refresh and the expiry of an access token, without the random part.
 const LEAD_TIME: Duration = Duration::from_mins(1);
 
-/// The maximum of the random part of the lead time.
+/// The maximum random time that is added to the time between the refresh and the expiry of an
+/// access token.
 const MAX_JITTER: Duration = Duration::from_mins(5);
 
 /// The longest time between the refresh and the expiry of the old access token, if the refresh
-/// revokes the old access token. The lead time is short, because a request that still uses the old
-/// token fails after the refresh.
+/// revokes the old access token. The gateway refreshes such an access token late, because a request
+/// that still uses the old access token fails after the refresh.
 const LATE_LEAD_TIME: Duration = Duration::from_secs(2);
 
 /// The minimum time between two refreshes, if an access token has a long or unknown lifetime.
@@ -92,7 +93,7 @@ fn lead_time(timing: RefreshTiming, lifetime: Duration, fraction: f64) -> Durati
 }
 
 /// Returns a random number from 0 to 1. If the operating system returns no random bytes, the result
-/// is 0.5. The result needs no secrecy, so a fixed number is sufficient.
+/// is 0.5. The random number does not have to be secret, so a fixed number is sufficient.
 pub(super) fn random_fraction() -> f64 {
     random::<4>().map_or(0.5, |bytes| {
         f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)

@@ -197,7 +197,7 @@ pub(super) struct TokenRequest<'a> {
 enum ParameterValue<'a> {
     /// A borrowed value. The owner of a secret value wipes the memory of the value.
     Borrowed(&'a str),
-    /// A value that was created for this request.
+    /// A value that the token request owns.
     Owned(Secret<String>),
 }
 

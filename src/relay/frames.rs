@@ -12,7 +12,7 @@ pub(crate) enum Close {
 }
 
 impl Close {
-    /// Returns the status code (RFC 6455 section 7.4.1).
+    /// Returns the status code of the close frame (RFC 6455 section 7.4.1).
     fn code(self) -> u16 {
         match self {
             Self::GoingAway => 1001,
@@ -43,9 +43,9 @@ const FINAL_CLOSE: u8 = 0x88;
 enum Position {
     /// The protocol is unknown, so the gateway cannot find the boundaries of messages.
     Unknown,
-    /// The position is in the head of a frame. The number in `Head` states how many bytes of the
-    /// head have arrived. Between two frames, the number in `Head` is zero, because no byte of the
-    /// next frame's head has arrived.
+    /// The next byte belongs to the head of a WebSocket frame. The number in `Head` states how many
+    /// bytes of the head have arrived. Between two frames, the number in `Head` is zero, because no
+    /// byte of the next frame's head has arrived.
     Head([u8; LONGEST_HEAD], usize),
     /// The position is in the payload of a frame. The number in `Payload` states how many bytes of
     /// the payload have not arrived yet.
@@ -112,7 +112,7 @@ impl FrameTracker {
     }
 }
 
-/// Returns the length of the payload, if the head is complete.
+/// Returns the length of a frame's payload, or `None` if `head` is not a complete frame head.
 fn payload(head: &[u8]) -> Option<u64> {
     let [_opcode, second, rest @ ..] = head else {
         return None;

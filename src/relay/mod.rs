@@ -49,8 +49,8 @@ thread_local! {
 
 /// A connection that a relay can use.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {
-    /// Makes the kernel send a reset when this connection is closed. The reset shows the peer that
-    /// the data is incomplete.
+    /// Makes the kernel send a reset when this connection is closed. By the reset, the peer learns
+    /// that it has not received all data.
     fn reset_on_close(&self);
 
     /// Limits the number of unsent bytes that the kernel keeps for this connection.
@@ -62,7 +62,8 @@ pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {
 /// does not slow down a connection with a long round-trip time.
 pub(crate) fn limit_unsent(socket: &SockRef<'_>, bytes: usize) {
     let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(MAX_UNSENT);
-    // If the operating system refuses the socket option, only the memory of the relay is limited.
+    // If the operating system refuses the socket option, the kernel can keep more unsent bytes, but
+    // the memory of the relay is still limited.
     socket.set_tcp_notsent_lowat(bytes).unwrap_or_default();
 }
 
@@ -121,7 +122,7 @@ pub(crate) struct Relay {
     to_client: Direction,
     byte_counts: ByteCounts,
     frames: FrameTracker,
-    /// True if the next poll begins with the direction to the app.
+    /// True if the next poll first tries to forward bytes to the app.
     to_app_first: bool,
 }
 
@@ -340,10 +341,10 @@ impl Relay {
             to_app_first,
         } = self;
         let (mut up, mut down) = (Poll::Pending, Poll::Pending);
-        // The runtime limits how much work a task can do in one poll. Each poll begins with the
-        // direction that was second in the previous poll, because a direction that always has bytes
-        // to forward can use up the runtime's limit. Each poll polls both directions, so that the
-        // task wakes when one of the two directions can continue.
+        // The runtime limits how much work a task can do in one poll. A direction that always has
+        // bytes to forward can use up the runtime's limit. Therefore each poll begins with the
+        // direction that was second in the previous poll. Each poll of the relay polls both
+        // directions, so that the task wakes when one of the two directions can continue.
         for is_to_app in [*to_app_first, !*to_app_first] {
             if is_to_app {
                 up = to_app.poll(cx, &mut **client, &mut **app, |data| {
@@ -375,8 +376,8 @@ impl Relay {
         Poll::Ready(ended)
     }
 
-    /// Closes both connections. If the app is between two frames, the client gets a close frame
-    /// before its connection is closed.
+    /// Closes both connections. If the last frame from the app is complete, the client gets a close
+    /// frame before the gateway closes the client's connection.
     ///
     /// # Cancel safety
     ///
@@ -391,7 +392,7 @@ impl Relay {
         } = self;
         drop(app);
         // If bytes for the client are pending, the client may have received only a part of a frame.
-        // A close frame must not interrupt a frame.
+        // The gateway must not send a close frame in the middle of another frame.
         if let Some(frame) = frame.filter(|_frame| to_client.pending.is_empty())
             && to_client.stage == Stage::Open
         {

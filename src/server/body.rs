@@ -35,7 +35,8 @@ pub enum BodyFailure {
 }
 
 /// Reports why a request body failed, and how much of the body has arrived. The HTTP client that
-/// forwards the body reports only that sending has failed. The `BodyWatch` contains the reason.
+/// forwards the body reports only that sending has failed. The `BodyWatch` contains the reason why
+/// the request body failed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct BodyWatch(Option<Rc<Observed>>);
 
@@ -120,12 +121,12 @@ impl RequestBody {
         Self { inner, open }
     }
 
-    /// Limits the body to `bytes` bytes, counted from now.
+    /// Allows at most `bytes` further bytes of the body.
     ///
     /// # Errors
     ///
-    /// [`BodyFailure::TooLarge`] if the declared length is larger than `bytes`. The check of the
-    /// declared length reads no byte of the body.
+    /// Returns [`BodyFailure::TooLarge`] if the declared length is larger than `bytes`. The check
+    /// of the declared length reads no byte of the body.
     pub(crate) fn limit(&mut self, bytes: u64) -> Result<(), BodyFailure> {
         let Some(open) = &mut self.open else {
             return Ok(());
@@ -264,7 +265,7 @@ impl fmt::Debug for RequestBody {
 struct RateMeter {
     clock: Clock,
     window: Duration,
-    /// The number of bytes that must arrive in each window.
+    /// The number of bytes that must arrive in each period `window`.
     least: u64,
     bytes: u64,
     /// The total time of the earlier waits in this window, without the current wait.
@@ -311,8 +312,8 @@ impl RateMeter {
             let Some(due) = due else {
                 return Poll::Ready(());
             };
-            // `due` may move to a later time before the timer fires. The timer is set again only
-            // after the timer has fired, because most bodies end earlier.
+            // The deadline `due` can move to a later time before the timer fires. The timer is set
+            // again only after the timer has fired, because most bodies end earlier.
             let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
             ready!(timer.as_mut().poll(cx));
             timer.as_mut().reset(due);

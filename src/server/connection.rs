@@ -46,9 +46,8 @@ const STREAM_WINDOW: u32 = 128 * 1024;
 /// yet read. If the apps of eight uploads read no bytes, these uploads also block the other uploads
 /// of the same connection.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// The maximum number of streams that the gateway resets because of errors of the client. When
-/// errors of the client would cause more resets than this number, the gateway closes the
-/// connection.
+/// The maximum number of streams that the gateway resets because of errors of the client. If the
+/// errors of a client would cause more resets than this maximum, the gateway closes the connection.
 const LOCAL_RESETS: usize = 64;
 /// The maximum number of streams that the client has reset and the gateway has not yet processed.
 /// If a client resets more streams than this number, the gateway closes the connection
@@ -97,7 +96,7 @@ pub(super) async fn serve<H: Handler>(
     }
 }
 
-/// Performs the TLS handshake. The returned stream is in a box. Without the box, each future that
+/// Performs the TLS handshake. The returned stream is in a `Box`. Without the box, each future that
 /// moves the stream would need memory for another copy of the stream.
 async fn handshake<H: Handler>(
     serving: &Serving<H>,

@@ -23,7 +23,8 @@ impl TunnelStop {
         self.0.streams_stopped().await;
     }
 
-    /// The reason why the connection was ended, if the client did not take bytes fast enough.
+    /// Returns the reason, if the gateway has ended the connection because the client took the
+    /// bytes too slowly.
     pub(crate) fn read_failure(&self) -> Option<ReadFailure> {
         self.0.failure()
     }
@@ -33,16 +34,17 @@ impl TunnelStop {
 /// answer slowly.
 pub(crate) trait SlowReader {
     /// The server calls this function one time, when a sweep finds that the client does not accept
-    /// bytes at once.
+    /// the bytes of the answer immediately.
     fn client_is_slow(self: Rc<Self>);
 }
 
-/// The cell for the answer that the server informs when the client reads slowly.
+/// Stores the [`SlowReader`] that the server informs when the client reads the answer slowly.
 #[derive(Default)]
 pub(super) struct Informed(RefCell<Option<Weak<dyn SlowReader>>>);
 
 impl Informed {
-    /// Removes the stored answer and returns it.
+    /// Removes and returns the stored answer. Returns `None` if no answer is stored, or if the
+    /// answer was dropped.
     pub(super) fn take(&self) -> Option<Rc<dyn SlowReader>> {
         self.0.take()?.upgrade()
     }

@@ -188,8 +188,8 @@ impl ConnectionState {
         }
     }
 
-    /// Records that the HTTP/2 connection preface is complete. After the preface, the connection is
-    /// idle, because the next frame does not always begin a request.
+    /// Records that the HTTP/2 connection preface is complete. After the preface, the connection
+    /// enters the phase `Idle`, because the next frame does not always begin a request.
     pub(super) fn preface_complete(&self) {
         if self.phase.get() == Phase::Head {
             self.enter(Phase::Idle);
@@ -319,7 +319,7 @@ impl ConnectionState {
 
     /// Stores the task of the connection, so that the sweep can end the connection.
     pub(super) fn spawned(&self, task: AbortHandle) {
-        // The server spawns one task for each connection, so the cell is empty here.
+        // The server spawns only one task for each connection, so `self.task` is empty here.
         self.task.set(task).unwrap_or_default();
     }
 
@@ -396,9 +396,10 @@ impl ConnectionState {
         &self.informed
     }
 
-    /// Returns the answers whose clients do not accept bytes at once. Over HTTP/1.1, the socket of
-    /// a slow client currently accepts no more bytes. Over HTTP/2, a slow client's flow control has
-    /// not yet allowed all bytes of the latest piece. Each answer is returned only one time.
+    /// Returns the answers whose clients do not immediately accept all bytes. Over HTTP/1.1, the
+    /// socket of a slow client currently accepts no more bytes. Over HTTP/2, the flow control of a
+    /// slow client has not yet allowed the gateway to send all bytes of the latest piece of the
+    /// answer. This function returns each answer only one time.
     pub(super) fn slow_readers(&self) -> impl Iterator<Item = Rc<dyn SlowReader>> {
         let mut slow = Vec::new();
         if self.stalled.get().is_some() {
@@ -413,7 +414,7 @@ impl ConnectionState {
     }
 
     /// If the socket accepts no bytes, asks the kernel how many bytes the client has acknowledged.
-    /// Returns whether the client is slower than `lowest`.
+    /// Returns true if the client takes the bytes of the answer more slowly than the rate `lowest`.
     pub(super) fn is_too_slow(&self, now: Instant, lowest: LowestRate) -> bool {
         let Some(stalled) = self.stalled.get() else {
             return false;

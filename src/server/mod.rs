@@ -18,7 +18,8 @@
 //!   connected forever.
 //! - An HTTP/1.1 connection that has been idle for a second keeps no object of hyper, so an idle
 //!   connection needs little memory.
-//! - Each worker checks all deadlines in one sweep. No request sets a timer.
+//! - Each worker checks the deadlines of all its connections in one sweep. A single request needs a
+//!   timer only while the gateway waits for the body of the request.
 //!
 //! - Over HTTP/2, the responses that one poll of a connection writes are sent together as one TLS
 //!   record. Copying small pieces into one buffer is cheaper than a TLS record and a system call
@@ -81,7 +82,7 @@ pub struct Settings {
 /// of a second after the connection has missed a deadline.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Deadlines {
-    /// The time from the accept to the first byte.
+    /// The time from the acceptance of a connection to the first byte of the connection.
     pub(crate) first_byte: Duration,
     /// The time from the first byte of a connection to the end of the TLS handshake.
     pub(crate) handshake: Duration,
@@ -91,9 +92,9 @@ pub(crate) struct Deadlines {
     /// The longest time between two requests. HTTP/2 frames that belong to no request do not extend
     /// the idle time.
     pub(crate) idle: Duration,
-    /// The longest time during which the gateway has bytes to send and the client takes no byte.
-    /// After this time, the connection is closed. A byte that the client has acknowledged counts as
-    /// taken.
+    /// The longest time during which the gateway has bytes to send and the client takes no byte. If
+    /// the client takes no byte for this time, the gateway closes the connection or resets the
+    /// HTTP/2 stream. A byte that the client has acknowledged counts as taken.
     pub(crate) write: Duration,
     /// The time over which the rate of an answer ([`Limits::answer_rate`]) is measured. The
     /// measurement includes only the time during which the gateway waits for the client.
@@ -151,10 +152,11 @@ impl Deadlines {
 /// The allowed sizes, numbers and rates, such as the maximum size of a request head.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Limits {
-    /// The largest request head, in bytes. A larger head is answered with 431.
+    /// The largest request head, in bytes. If a head is larger, the server answers with 431.
     pub(crate) head_bytes: usize,
-    /// The maximum number of fields in a request head. A head with more fields is answered with
-    /// 431. All `Cookie` fields of an HTTP/2 request count as one field.
+    /// The maximum number of fields in a request head. If a head has more fields, the server
+    /// answers with the status 431.
+    /// All `Cookie` fields of an HTTP/2 request count as one field.
     pub(crate) fields: usize,
     /// The maximum number of concurrent requests on one HTTP/2 connection.
     pub(crate) streams: u32,
@@ -233,8 +235,8 @@ pub(crate) trait Handler: 'static {
     fn drain_ends(&self) {}
 }
 
-/// A response body. The body of a 101 response contains the tunnel that follows the response. Any
-/// other body can get the [`AnswerControl`] of its answer.
+/// A response body. The body of a 101 response contains the tunnel that follows the response. The
+/// body of any other response can get the [`AnswerControl`] of this response.
 pub(crate) trait Content:
     Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static
 {
@@ -243,8 +245,8 @@ pub(crate) trait Content:
         None
     }
 
-    /// The server calls this function when the connection gets the response. A body that may have
-    /// to end early calls `control` to get its [`AnswerControl`].
+    /// The server calls this function when the server passes the response to the connection. A body
+    /// that may have to end early calls `control` to get its [`AnswerControl`].
     fn begin(&mut self, _control: impl FnOnce() -> AnswerControl) {}
 }
 

@@ -1,9 +1,9 @@
 //! Measures whether and how fast a client reads the bytes that the gateway sends.
 //!
-//! If a socket accepts no bytes, its client may still be reading. The kernel can hold more than
-//! [`crate::relay::MAX_UNSENT`] bytes. The kernel accepts new bytes only after the kernel has sent
-//! a large part of the bytes that it holds. If a socket accepts no bytes, the worker's sweep asks
-//! the kernel how many bytes the client has acknowledged.
+//! Even while a socket accepts no more bytes from the gateway, the client can be reading. The
+//! kernel can hold more than [`crate::relay::MAX_UNSENT`] bytes. The kernel accepts new bytes only
+//! after the kernel has sent a large part of the bytes that it holds. If a socket accepts no bytes,
+//! the worker's sweep asks the kernel how many bytes the client has acknowledged.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub(crate) enum ReadFailure {
 }
 
 impl ReadFailure {
-    /// The code in the log and in the metrics.
+    /// Returns the code of this failure for the log and the metrics.
     pub(crate) fn code(self) -> &'static str {
         match self {
             Self::Stalled => "client_stalled",
@@ -33,11 +33,12 @@ impl ReadFailure {
     }
 }
 
-/// The lowest allowed rate, as a number of bytes in a window.
+/// The lowest allowed rate: in each period of the length `window`, the client has to take at least
+/// `least` bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LowestRate {
     pub(super) window: Duration,
-    /// The number of bytes in each window. Zero allows every rate.
+    /// The number of bytes that the client must take in each window. Zero allows every rate.
     pub(super) least: u64,
 }
 
@@ -61,11 +62,11 @@ impl LowestRate {
 pub(super) struct ReadMeter {
     /// The number of bytes that the client had taken at the latest measurement.
     taken: Cell<u64>,
-    /// The time of the latest measurement that found new bytes.
+    /// The time of the latest measurement at which the client had taken more bytes than before.
     progress: Cell<Option<Instant>>,
     /// The number of bytes that the client had taken when the current window began.
     taken_at_start: Cell<u64>,
-    /// The time in this window during which the gateway has waited for the client.
+    /// The time for which the gateway has waited for the client in the current window.
     waited: Cell<Duration>,
     looked: Cell<Option<Instant>>,
 }
@@ -132,8 +133,8 @@ mod option {
     );
 }
 
-/// The number of bytes that the peer of a connection has acknowledged. `None` if the system does
-/// not report the number.
+/// Returns the number of bytes that the peer of a connection has acknowledged. Returns `None` if
+/// the system does not report this number.
 pub(super) fn acknowledged(stream: &TcpStream) -> Option<u64> {
     option::Info.get(stream).ok().map(|info| info.bytes_acked)
 }

@@ -40,8 +40,8 @@ impl Socket {
         Self { state }
     }
 
-    /// Calls `poll` with the socket. The sweep runs in another task, so no other code borrows the
-    /// socket at this time.
+    /// Calls the function `poll` with the socket as its argument. The sweep runs in another task,
+    /// so no other code borrows the socket at this time.
     fn with<T>(
         &self,
         poll: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>,
@@ -71,7 +71,8 @@ impl Drop for Socket {
         if self.state.has_broken_answer() {
             self.reset_on_close();
         }
-        // The other owners of the state must not keep the socket open.
+        // This code removes the socket from the shared state, because other owners of the state
+        // would keep the socket open.
         drop(self.state.socket().take());
     }
 }
@@ -108,7 +109,8 @@ impl Duplex for TokioIo<Upgraded> {
     /// of the stream, and gets no reset.
     fn reset_on_close(&self) {}
 
-    /// Does nothing, because all streams of the HTTP/2 connection share one socket.
+    /// This function does nothing, because a limit on the socket would apply to all streams of the
+    /// HTTP/2 connection.
     fn limit_unsent(&self, _bytes: usize) {}
 }
 

@@ -1,4 +1,4 @@
-//! A request in flight, and its HTTP/2 stream.
+//! A request that is in progress, and its HTTP/2 stream.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
@@ -14,8 +14,8 @@ use super::deadline::ConnectionState;
 use super::reading::{LowestRate, ReadFailure, ReadMeter};
 
 /// The maximum number of bytes of an answer that the connection gets in one piece. The connection
-/// asks for the next piece when the client's flow control allows more bytes. Because of the small
-/// pieces, the gateway can measure how fast a slow client takes an answer.
+/// asks for the next piece when the client's flow control allows more bytes. The pieces are small,
+/// so that the gateway can measure how fast a slow client takes an answer.
 const PIECE: usize = 16 * 1024;
 
 /// One stream of an HTTP/2 connection.
@@ -30,7 +30,7 @@ pub(super) struct Stream {
     rest: RefCell<Bytes>,
     /// The number of bytes of the response that the client has accepted.
     taken: Cell<u64>,
-    /// The length of the latest piece.
+    /// The length in bytes of the latest piece of the response.
     piece: Cell<u64>,
     meter: ReadMeter,
     /// The reason why the stream was ended, if the client did not take the response fast enough.
@@ -39,7 +39,7 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Stores the task of the stream.
+    /// Stores a handle that can abort the task of the HTTP/2 stream.
     pub(super) fn spawned(&self, task: AbortHandle) {
         // The server spawns only one task for each HTTP/2 stream, so `self.task` is empty here.
         self.task.set(task).unwrap_or_default();
@@ -69,14 +69,15 @@ impl Stream {
         })
     }
 
-    /// Whether the stream still keeps bytes of the latest frame.
+    /// Whether the stream still keeps bytes of the latest frame of the answer.
     pub(super) fn has_rest(&self) -> bool {
         !self.rest.borrow().is_empty()
     }
 
     /// Returns the reason to end the stream, if the client's flow control has blocked the stream
-    /// for too long. `last_stalled` is the latest time at which the socket accepted no bytes.
-    /// Before `last_stalled`, the stream waited for the socket, and not for the flow control.
+    /// for too long. `last_stalled` is the latest time at which the socket accepted no bytes. Until
+    /// the time `last_stalled`, the stream waited for the socket, so only the time after
+    /// `last_stalled` counts.
     pub(super) fn read_failure(
         &self,
         now: Instant,
@@ -140,7 +141,8 @@ impl InFlight {
         }
     }
 
-    /// The stream of the request and the time of the last sweep. `None` over HTTP/1.1.
+    /// Returns the HTTP/2 stream of the request, and the time at which the worker last checked all
+    /// connections. Returns `None` over HTTP/1.1.
     pub(super) fn stream(&self) -> Option<(&Stream, Instant)> {
         let stream = self.stream.as_ref()?;
         Some((stream, self.state.coarse_now()))

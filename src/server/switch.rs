@@ -85,7 +85,7 @@ impl Switch {
                 let in_flight = state.begin(Protocol::Http1);
                 let stop = TunnelStop(Rc::clone(state));
                 // No code waits for this task. The task ends when the connection is closed, because
-                // the connection also closes the stream.
+                // closing the connection also closes the HTTP/2 stream of the tunnel.
                 drop(tokio::task::spawn_local(async move {
                     // If `on_upgrade` fails, the client has disconnected.
                     if let Ok(stream) = on_upgrade.await {

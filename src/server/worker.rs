@@ -291,7 +291,8 @@ pub(super) struct Registry {
     emptied: Notify,
 }
 
-/// The entry of a connection in the registry. Dropping this value removes the entry.
+/// The entry of a connection in the registry. When a `Registration` is dropped, the entry is
+/// removed.
 pub(super) struct Registration {
     registry: Rc<Registry>,
     state: Rc<ConnectionState>,
@@ -447,7 +448,8 @@ impl Registry {
             close_longest_idle(connections.values());
         }
         drop(connections);
-        // An answer may start a task, so the list of connections must not be borrowed here.
+        // The function `client_is_slow` can start a task, so the list of connections must not be
+        // borrowed here.
         for reader in slow {
             reader.client_is_slow();
         }

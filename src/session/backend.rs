@@ -44,7 +44,7 @@ impl Loaded {
 /// The storage that a local store uses in addition to its cache.
 #[derive(Debug)]
 pub(super) enum Backend {
-    /// Only the cache contains the sessions. If the cache is full and evicts a session, the session
+    /// The sessions are only in the cache. If the cache is full and evicts a session, the session
     /// ends.
     Memory,
     /// A file contains all sessions, and the cache contains some of these sessions.

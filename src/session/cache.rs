@@ -3,7 +3,7 @@
 //!
 //! Requests read the cache without a lock. All threads that write to the cache take one lock, so
 //! the writes happen one after another. A store writes its changes to the cache in the order of its
-//! commits. The cache already contains a change when the caller gets the answer to the change.
+//! commits. The store answers the caller of a change only after the cache contains the change.
 //!
 //! An answer of [`super::store::Store::get`] may be older than a change that the cache already
 //! contains. For example, the store reads a session just before the sign-out of the session, and
@@ -174,8 +174,8 @@ impl SessionCache {
         (cached.state() == SessionState::Live).then_some(cached)
     }
 
-    /// Returns true if the cache contains exactly this `Arc`. An equal value in another `Arc` does
-    /// not count.
+    /// Returns true if the cache contains exactly this `Arc`. Returns false if the cache contains
+    /// an equal value in another `Arc`.
     pub(super) fn holds(&self, session: &Arc<Stored>) -> bool {
         let cached = self.sessions.get(session.key());
         cached.is_some_and(|cached| Arc::ptr_eq(&cached, session))
@@ -301,8 +301,8 @@ impl ReadGuard<'_> {
                     return;
                 }
                 // This task holds the lock of `reads` until the call of `notified_owned` has
-                // returned. A change of the session needs the lock of `reads`, so the wait misses
-                // no change.
+                // returned. A change of the session also needs the lock of `reads`, so this task
+                // misses no change.
                 Arc::clone(of_key.waiting.get_or_insert_default()).notified_owned()
             };
             change.await;

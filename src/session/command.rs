@@ -24,7 +24,7 @@ const MAX_COMMANDS: usize = 256;
 /// command even if the caller no longer waits for the answer.
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// The number of a replica of the store. A replica is a `Sessions` value with its own cache.
+/// Identifies a replica of the store. A replica is a `Sessions` value with its own cache.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct ReplicaId(pub(super) usize);
 

@@ -6,8 +6,8 @@
 //! and not at a later read. The check of a large file takes time, because the check reads the whole
 //! file. The store also opens and checks the file again after a failed commit. The check after a
 //! failed commit costs no additional time, because the database must read the whole file for a
-//! repair. The store repeats a failed operation only after a pause, because a check can take a long
-//! time.
+//! repair. After a failed operation, the store waits before it tries again, because checking a file
+//! can take a long time.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -211,8 +211,8 @@ impl Disk {
         let Err(error) = write.on(database) else {
             self.commit = commit;
             self.removing.end();
-            // After a successful removal, the disk may still be too full for other writes, because
-            // a removal needs little space.
+            // A commit that only removes entries needs little space, so its success does not show
+            // that the disk has space for other writes.
             if !only_removals {
                 self.writing.end();
             }

@@ -43,7 +43,7 @@ impl redb::StorageBackend for FullBackend {
     }
 }
 
-/// Makes the next commit fail. The file itself stays undamaged.
+/// Makes the next commit fail. This function does not change the session file.
 pub(in crate::session) fn fill(disk: &mut Disk) {
     let full = FullBackend::default();
     let is_full = Arc::clone(&full.1);
@@ -53,7 +53,7 @@ pub(in crate::session) fn fill(disk: &mut Disk) {
 }
 
 impl Disk {
-    /// Ends the pauses after failures.
+    /// Ends the pauses after failed writes and failed removals.
     pub(in crate::session) fn end_pauses(&mut self) {
         self.writing.end();
         self.removing.end();
@@ -79,7 +79,7 @@ async fn during_the_pause_after_a_failed_commit_reads_and_removals_go_on() {
     disk.writing.end();
     disk.commit(&used).unwrap();
     assert_eq!(disk.commit, commit + 1);
-    // A sign-out is written at once, although the pause after the failure has not ended.
+    // A sign-out is written immediately, although the pause after the failed commit has not ended.
     fill(&mut disk);
     assert!(disk.commit(&used).is_err());
     disk.writing.prolong();

@@ -223,7 +223,7 @@ impl EndRegistry {
     }
 }
 
-/// Informs long-running work of the end of its session. When an `EndWatch` is dropped, the work is
+/// Informs long-running work of the end of its session. When an `EndWatch` is dropped, its work is
 /// removed from the registry.
 #[derive(Debug)]
 #[must_use]
@@ -286,8 +286,8 @@ impl Drop for EndWatch {
 /// registry is dropped.
 async fn serve(registry: Weak<Registry>, mut ends: mpsc::UnboundedReceiver<End>, clock: Clock) {
     let mut ticks = interval(BETWEEN_SWEEPS);
-    // A busy worker can miss sweeps. The worker does not repeat missed sweeps, because the next
-    // sweep finds all expired sessions.
+    // A busy worker can be too late for one or more sweeps. The worker skips these sweeps, because
+    // the next sweep finds all expired sessions.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let end = tokio::select! {
@@ -347,8 +347,8 @@ impl Registry {
     }
 
     async fn look_up(&self, key: &SessionKey, now: Timestamp) {
-        // If the session no longer exists, the store has already sent a message with the reason for
-        // the end to the registry. If the session cannot be read, the next sweep tries again.
+        // If the session no longer exists, the store has already reported to the registry why the
+        // session ended. If the session cannot be read, the next sweep tries again.
         let Ok(Some(session)) = self.sessions.fetch(key).await else {
             return;
         };

@@ -14,8 +14,8 @@ use crate::session::fixture::{Fixture, NOW, found, live, login, open, session, t
 use crate::session::keeper::Keeper;
 use crate::session::{Lookup, NewSession, Replaced, SessionId};
 
-/// A registry without its task. The test does the work of the task: the test receives the messages
-/// and starts the sweeps.
+/// An [`EndRegistry`] whose task is not started. The test does the work of the task: the test
+/// receives the messages and starts the sweeps.
 struct Worker {
     registry: EndRegistry,
     ends: mpsc::UnboundedReceiver<End>,
@@ -178,7 +178,7 @@ async fn the_end_at_a_deadline_is_told_before_the_session_is_removed() {
         worker.sweep(after(600)).await;
         assert_eq!(reason(&watch), Some(EndReason::Absolute));
 
-        // A reload reduces the idle time.
+        // A reload reduces the maximum idle time of a session.
         let id = open(&sessions, "bob", after(600)).await;
         let Lookup::Live(held) = found(&sessions, &id, after(600)).await else {
             panic!("it was opened")

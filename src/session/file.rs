@@ -160,7 +160,7 @@ fn folder_of(path: &Path) -> &Path {
 /// The properties of an open session file.
 pub(super) struct Properties {
     pub(super) store_tag: StoreTag,
-    /// The number of the last commit.
+    /// The sequence number of the latest commit.
     pub(super) commit: u64,
 }
 

@@ -139,7 +139,7 @@ impl Fixture {
         Limits::new(settings.idle, settings.absolute, settings.per_person)
     }
 
-    /// Returns the settings for the thread of a store.
+    /// Returns the settings of the keeper, which is the thread of the store.
     pub(super) fn keeper_settings(&self) -> KeeperSettings {
         KeeperSettings {
             limits: self.limits(),

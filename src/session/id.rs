@@ -1,4 +1,5 @@
-//! Session ids and session keys. Only browsers keep session ids. The store keeps session keys.
+//! Session ids and session keys. Only browsers keep session ids. The store contains session keys,
+//! but no session ids.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
@@ -14,9 +15,9 @@ const TEXT: usize = LENGTH / 3 * 4;
 /// The tag of the store in which a session was created: four random bytes. A store in memory
 /// generates its tag when the process starts. A session file contains the tag of its store.
 ///
-/// The tag proves nothing, because a client can send any tag. The tag shows whether this process,
-/// another replica, or this replica before a restart has created a session. Log lines and error
-/// pages use the tag to report where the session was created.
+/// The tag proves nothing, because a client can send any tag. The tag shows which store created a
+/// session: the store of this process, the store of another replica, or an earlier store of this
+/// replica. Log lines and error pages use the tag to report where the session was created.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct StoreTag([u8; TAG]);
 
@@ -104,7 +105,7 @@ impl SessionId {
 pub struct SessionKey([u8; Self::LENGTH]);
 
 impl SessionKey {
-    /// The number of bytes of a key.
+    /// The number of bytes in a session key.
     pub(crate) const LENGTH: usize = 16;
     /// The lowest possible key.
     pub(super) const FIRST: Self = Self([0; Self::LENGTH]);

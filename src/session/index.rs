@@ -32,8 +32,8 @@ use crate::identity::Identity;
 pub(super) struct UserHash(NonZeroU64, u64);
 
 impl UserHash {
-    /// Returns the hash of the user of an identity. Returns `None` if the identity has no subject,
-    /// because the gateway cannot distinguish users without a subject.
+    /// Returns the hash of the user to whom the identity belongs. Returns `None` if the identity
+    /// has no subject, because the gateway cannot distinguish users without a subject.
     pub(super) fn of(identity: &Identity) -> Option<Self> {
         let subject = identity.subject.as_ref()?;
         let mut hash = digest::Context::new(&SHA256);
@@ -65,7 +65,7 @@ struct Ranked(Arc<Stored>);
 /// The number of parts into which a search through all sessions is divided. Each sweep searches one
 /// part, so a search through all sessions takes some minutes.
 const PARTS: usize = 256;
-/// The minimum number of sessions in one part.
+/// The minimum number of sessions in one part of the search.
 const MIN_PART: usize = 4096;
 
 /// The index of all sessions of the store.
@@ -74,8 +74,8 @@ pub(super) struct Index {
     all: BTreeSet<Ranked>,
     /// The records of the sessions that are only in the file.
     file_only: HashMap<SessionKey, Arc<Stored>>,
-    /// The last session that the unfinished search has read, after which the next sweep continues.
-    /// `walked` is `None` before a search.
+    /// The last session that the unfinished search has read. The next sweep continues after this
+    /// session. The value is `None` if no search is unfinished.
     walked: Option<Rank>,
 }
 
@@ -93,7 +93,8 @@ impl Index {
         }
     }
 
-    /// Returns true if the index contains exactly this value.
+    /// Returns true if the index contains the value `stored` itself, and not another version of the
+    /// session.
     pub(super) fn has(&self, stored: &Arc<Stored>) -> bool {
         let known = self.all.get(stored.rank());
         known.is_some_and(|known| Arc::ptr_eq(&known.0, stored))
@@ -193,7 +194,7 @@ impl Index {
 /// The reason why a search of the index has stopped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum WalkEnd {
-    /// The search has reached the last session of the part that this sweep searches.
+    /// The search has checked all sessions of the part that one call of `walk` searches.
     PartDone,
     /// The search has found `max` sessions.
     EnoughFound,

@@ -1,11 +1,12 @@
 //! The thread of a local store, which makes all changes to sessions.
 //!
 //! Other threads send commands to this thread to create, replace, end or read a session. The
-//! commands take effect in the order in which they arrive. A sign-out between two refreshes
-//! therefore takes effect, and no later command brings an ended session back. The thread gathers
-//! the waiting commands and commits their changes together. The thread answers a command only after
-//! the thread has applied the change to the caches of all replicas. A batch contains at most one
-//! change of each session, so the thread computes every change from data that is already committed.
+//! commands take effect in the order in which they arrive. A sign-out that arrives between two
+//! refreshes takes effect, and no later command makes the ended session valid again. The thread
+//! gathers the waiting commands and commits their changes together. The thread answers a command
+//! only after the thread has applied the change to the caches of all replicas. A batch contains at
+//! most one change of each session, so the thread computes every change from data that is already
+//! committed.
 //!
 //! A replica is a `Sessions` value, which caches the sessions of a store. The index and the cache
 //! of one replica refer to the same value of a session, so the session is in memory only one time.
@@ -35,8 +36,8 @@ use super::{Maintained, SessionKey, SessionState};
 use crate::clock::Timestamp;
 use crate::telemetry::chain;
 
-/// The maximum number of sessions that one sweep removes. A worker that uses the cache during a
-/// sweep may have to wait. `MAX_REMOVED` is small, so that a worker waits at most a few
+/// The maximum number of sessions that one sweep removes. During a sweep, a worker that uses the
+/// cache may have to wait. `MAX_REMOVED` is small, so that a worker waits at most a few
 /// milliseconds for a sweep.
 const MAX_REMOVED: usize = 100;
 
@@ -122,9 +123,10 @@ impl Keeper {
             Backend::Memory => Ok(()),
             Backend::Disk(disk) => disk.restore((idle, now), &registrations, |key, loaded| {
                 self.remember(&loaded.into_stored(key), FIRST_REPLICA);
-                // While the file is read, the cache reports evictions and last uses. The reports of
-                // the cache are discarded, so that they do not fill the memory. The file already
-                // contains the last uses.
+                // While the keeper reads the file, the cache reports the sessions that the cache
+                // evicts and the times at which sessions were last used. The reports of the cache
+                // are discarded, so that they do not fill the memory. The file already contains the
+                // time of the last use of each session.
                 self.take_notices();
                 self.used.clear();
             }),

@@ -47,9 +47,9 @@ pub(super) enum StoreLease {
     Held(Holder),
 }
 
-/// The lease that another holder has.
+/// Describes a lease that another holder has.
 pub(super) struct Holder {
-    /// The latest time at which the lease ends.
+    /// The time at which the lease ends, if the holder does not release the lease earlier.
     until: Timestamp,
     /// A future that is ready when the lease is released.
     released: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -72,7 +72,7 @@ pub(crate) enum Leased<'a> {
     Held(HeldElsewhere<'a>),
 }
 
-/// A lease that another holder has, and a guard that detects changes of the session.
+/// The process that holds the lease of a session, and a guard that detects changes of the session.
 #[derive(Debug)]
 pub(crate) struct HeldElsewhere<'a> {
     holder: Holder,
@@ -179,8 +179,8 @@ impl Leases {
         let end = watch::Sender::new(());
         let granted = Granted { number, until, end };
         // If the table contains an old lease whose time is over, the new lease replaces the old
-        // lease. The tasks that wait for the end of the old lease stop waiting after the
-        // replacement.
+        // lease. The replacement drops `end` of the old lease. Then the tasks that wait for the end
+        // of the old lease stop waiting.
         table.granted.insert(key, granted);
         drop(table);
         let leases = Arc::clone(self);
@@ -199,8 +199,8 @@ impl Leases {
 impl Drop for LocalLease {
     fn drop(&mut self) {
         let mut table = self.leases.table();
-        // If the time of this lease is over, another holder may already have a new lease. The entry
-        // in the table is removed only if the entry has the number of this lease.
+        // After this lease has expired, the table may contain a new lease of another holder. The
+        // entry in the table is removed only if the entry has the number of this lease.
         let granted = table.granted.get(&self.key);
         if granted.is_some_and(|granted| granted.number == self.number) {
             table.granted.remove(&self.key);

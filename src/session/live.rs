@@ -53,7 +53,7 @@ impl Session {
     }
 
     /// Returns the next version of the session, which has the new `tokens`. If `identity` is
-    /// `Some`, the next version has the new identity, too. A session with a new identity still
+    /// `Some`, the next version also has this new identity. A session with a new identity still
     /// counts toward the session limit of the user who signed in.
     pub(super) fn next(&self, tokens: TokenSet, identity: Option<Identity>) -> Self {
         let contents = Contents {
@@ -76,7 +76,7 @@ impl Session {
         self.stored.key()
     }
 
-    /// Returns the number of replacements of the session since the login.
+    /// Returns how many times the session has been replaced since the login.
     pub fn version(&self) -> u64 {
         self.contents.version
     }

@@ -16,7 +16,8 @@ async fn a_session_can_be_used_without_a_look_up_while_it_is_current_and_only_fo
     let id = open(&sessions, "a", NOW).await;
     let held = session(&sessions, &id).await;
     let still = |held: &Session, found, now| sessions.still(held, found, now);
-    // The limit of `still` is 6 seconds, which is a tenth of the idle time of this test.
+    // The method `still` returns true for less than 6 seconds after the look-up of the session. 6
+    // seconds are a tenth of the idle time in this test.
     assert!(still(&held, NOW, after(5)));
     assert!(!still(&held, NOW, after(6)));
     // The clock was set back.

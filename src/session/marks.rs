@@ -17,8 +17,8 @@ use crate::clock::Timestamp;
 pub(crate) type Mark = [u8; 32];
 
 /// The maximum number of marks. The gateway creates a mark only if a callback has a valid state and
-/// the login cookie of this state. The oldest mark may be removed early, because the provider
-/// accepts each code only one time.
+/// the login cookie of this state. If there are too many marks, the gateway removes the oldest
+/// mark. Even without the mark, the provider accepts each code only one time.
 const MAX_MARKS: usize = 100_000;
 
 /// The marks of values that have been used. The number and the lifetime of the marks are limited.
@@ -38,7 +38,7 @@ pub(crate) enum Once {
 }
 
 impl Marks {
-    /// Marks a value as used until the time `until`.
+    /// Stores a mark for a value, and keeps the mark until the time `until`.
     pub(super) fn once(&mut self, mark: Mark, now: Timestamp, until: Timestamp) -> Once {
         while let Some((end, oldest)) = self.order.front() {
             if self.order.len() < MAX_MARKS && *end > now {
@@ -85,7 +85,7 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// After a [`StoreError`], the value stays marked.
+    /// If this function returns a [`StoreError`], the mark of the value was not removed.
     ///
     /// # Cancel safety
     ///

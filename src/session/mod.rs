@@ -12,8 +12,8 @@
 //!
 //! A look-up of a session takes no lock and reads no file. This module calls the store to create,
 //! replace or end a session. The store commits the change and updates the caches before the store
-//! answers. Every change that a request can see is already committed. A refresh just after a
-//! sign-out therefore does not undo the sign-out.
+//! answers. Every change that a request can see is already committed. For example, a refresh just
+//! after a sign-out does not undo the sign-out.
 //!
 //! Every end of a session has a reason ([`EndReason`]). A task that runs longer than its request is
 //! registered in the [`EndRegistry`] of the worker. The registry informs the task when the session
@@ -101,7 +101,8 @@ pub struct NewSession<'a> {
     pub provider: &'a str,
     /// A fingerprint of the URL and the client id that the provider had when the login began. A
     /// different fingerprint shows that the name of the provider now belongs to another server or
-    /// client. No session is created if the fingerprint has changed since the login began.
+    /// client. If the provider has a different fingerprint when the login ends, no session is
+    /// created.
     pub registration: Registration,
     /// The identity of the user.
     pub identity: Identity,
@@ -169,10 +170,10 @@ impl Sessions {
         }
     }
 
-    /// Applies new settings to running sessions. On success, all settings take effect. On an error,
-    /// no setting takes effect. A session ends if its provider was removed from the settings, or if
-    /// the name of its provider now belongs to another server or client. All changes are committed
-    /// before this function returns.
+    /// Applies new settings to running sessions. If the function succeeds, all new settings take
+    /// effect. On an error, no setting takes effect. A session ends if its provider was removed
+    /// from the settings, or if the name of its provider now belongs to another server or client.
+    /// All changes are committed before this function returns.
     ///
     /// # Errors
     ///
@@ -226,10 +227,10 @@ impl Sessions {
         true
     }
 
-    /// Records another use of a session. The caller looked up the session at `found_at`. Returns
-    /// false if `session` is not current, if the session has passed a deadline, or if too much time
-    /// has passed since `found_at`. If this function returns false, the caller must look up the
-    /// session again.
+    /// Records another use of a session. `found_at` is the time at which the caller looked up the
+    /// session. Returns false if `session` is not current, if the session has passed a deadline, or
+    /// if too much time has passed since `found_at`. If this function returns false, the caller
+    /// must look up the session again.
     pub(crate) fn still(&self, session: &Session, found_at: Timestamp, now: Timestamp) -> bool {
         let is_recent = found_at <= now && now.since(found_at) < self.limits.without_look_up();
         is_recent && session.state() == SessionState::Live && self.note_use(session.stored(), now)
@@ -248,7 +249,7 @@ impl Sessions {
         let _is_live = self.note_use(newest.as_ref().unwrap_or_else(|| session.stored()), now);
     }
 
-    /// Returns the result of a look-up if the session of `id` is not in the cache.
+    /// Returns the result of a look-up of `id`. The cache does not contain the session.
     fn absent(&self, id: &SessionId) -> Lookup {
         if id.store_tag() != self.store_tag {
             return Lookup::OtherInstance;
@@ -260,9 +261,9 @@ impl Sessions {
         }
     }
 
-    /// Notes a use of a session. The next call of `tell_uses` reports the use to the store. The
-    /// store needs only the first use in each time interval, so this function ignores later uses in
-    /// the same interval.
+    /// Records that a session was used. The next call of `tell_uses` reports the use to the store.
+    /// The store needs only the first use in each time interval, so this function ignores later
+    /// uses in the same interval.
     fn tell_of_use(&self, stored: &Arc<Stored>, before: Timestamp, now: Timestamp) {
         if !self.outlives_cache {
             return;
@@ -345,7 +346,7 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// After a [`StoreError`], the old version stays current.
+    /// If this function returns a [`StoreError`], the session still has its old version.
     ///
     /// # Cancel safety
     ///

@@ -18,8 +18,8 @@ enum Step {
     ReplaceStale(usize),
     End(usize),
     EndVersion(usize),
-    /// A reload gives the provider name `other` to another server. The sessions of the provider
-    /// `other` end, and the sessions of the provider `op` continue.
+    /// A reload changes the server of the provider with the name `other`. The sessions of the
+    /// provider `other` end, and the sessions of the provider `op` continue.
     ProviderChanges,
     Restart,
 }

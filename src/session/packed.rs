@@ -1,6 +1,6 @@
 //! A compact encoding of tokens.
 //!
-//! The text of most tokens is an encoding of bytes. Dots separate the parts of a token (a JWT has
+//! Most tokens are bytes that were encoded as text. Dots separate the parts of a token (a JWT has
 //! three parts), and each part is base64url or lower-case hexadecimal. A part is decoded and stored
 //! as bytes only if the encoding of these bytes is exactly the text of the part.
 
@@ -8,8 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
-/// The length of the head of one part of a packed token. The head contains the encoding and the
-/// number of bytes of the part.
+/// The length of the head of one part of a packed token, in bytes. The head contains the encoding
+/// of the part and the number of bytes in the part.
 const HEAD: usize = 3;
 
 /// The encoding of a part of a token.
@@ -161,8 +161,8 @@ mod tests {
         assert!(round_trip(&jwt) < 860);
         assert_eq!(round_trip(&"0a".repeat(450)), 450 + HEAD);
         assert_eq!(round_trip("1//0abc-+"), 9 + HEAD);
-        // Packing and unpacking must not change a part with unused bits, padding, capital digits or
-        // an odd number of digits.
+        // Packing and unpacking must give the same text, even if a part has unused bits, padding,
+        // capital digits or an odd number of digits.
         for other in ["QUJ", "QUJDRB", "QQ==", "0A", "0a0"] {
             round_trip(other);
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The cause of a failure.
+/// The error that caused a failure.
 pub(super) type Cause = Arc<dyn StdError + Send + Sync>;
 
 /// The pause after the first failure. Each further failure doubles the pause.
@@ -43,7 +43,7 @@ impl Pause {
         });
     }
 
-    /// Notes that the operation succeeded.
+    /// Records that the operation succeeded, and ends the pause.
     pub(super) fn end(&mut self) {
         self.0 = None;
     }

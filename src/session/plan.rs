@@ -97,9 +97,8 @@ impl Keeper {
             // user must wait for the commit, because otherwise the new session would not count
             // toward the user's session limit.
             batch.users.insert(user);
-            // The index still contains the sessions that end with this batch. If sessions that end
-            // with this batch counted toward the session limit, the login would end too many
-            // sessions.
+            // The index still contains the sessions that this batch ends. If sessions that end with
+            // this batch counted toward the session limit, the login would end too many sessions.
             let going = before.iter().chain(&batch.removed);
             let going: Vec<_> = going.copied().collect();
             surplus = self.index.surplus(user, opening.per_person, &going);

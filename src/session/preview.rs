@@ -4,9 +4,10 @@
 //! be using the file. When the database opens a file, it also writes to the file, because it
 //! repairs the damage of a crash and rebuilds its list of free pages. In a preview, the writes of
 //! the database stay in memory. Another process can commit during the preview. Each commit writes
-//! the head of the file. Only a later commit can reuse a page that a commit has freed. The preview
-//! reads a page of the file, and then reads the head of the file again. If the head is unchanged,
-//! no commit has overwritten the page between the two reads.
+//! the head of the file (its first bytes). If a commit frees a page, only a later commit can write
+//! new data to this page. The preview reads a page of the file, and then reads the head of the file
+//! again. If the head of the file is unchanged, no commit has overwritten the page between the read
+//! of the page and the second read of the head.
 
 #![expect(
     clippy::disallowed_types,
@@ -33,15 +34,15 @@ use crate::seal::KeyRing;
 /// file during the attempt.
 const ATTEMPTS: usize = 3;
 
-/// The length of the file's head, which every commit writes.
+/// The length of the session file's head, in bytes. Every commit writes the head.
 const HEAD: usize = 320;
 
 /// The effect that other settings would have on the sessions of a file.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Preview {
-    /// The number of sessions that end, for each provider name. A session ends if its provider was
-    /// removed from the settings, or if the name of its provider now belongs to another server or
-    /// client.
+    /// For each provider name, the number of sessions that would end. A session ends if its
+    /// provider was removed from the settings, or if the name of its provider now belongs to
+    /// another server or client.
     Ends(BTreeMap<Box<str>, u64>),
     /// The preview cannot tell which sessions end, because another process changed the file during
     /// each attempt to read the file.
@@ -53,8 +54,8 @@ pub(crate) enum Preview {
 ///
 /// # Errors
 ///
-/// Returns a [`FileError`] if a start would fail with the same error. If the error is
-/// [`FileError::UnknownKey`], a reload would fail, too.
+/// Returns the [`FileError`] with which a start would fail. If the error is
+/// [`FileError::UnknownKey`], a reload would also fail.
 pub(crate) fn preview(
     path: &Path,
     keys: &KeyRing,
@@ -125,8 +126,8 @@ struct Written {
     /// The first `of_file` bytes of the snapshot come from the file. The rest of the data is zeros,
     /// except for the bytes in `writes`.
     of_file: u64,
-    /// The writes of the database, each with its offset, in the order in which they happened. The
-    /// list is short, because the database writes little when it opens a file.
+    /// The write operations of the database, each with its offset, in the order in which they
+    /// happened. The list is short, because the database writes little when it opens a file.
     writes: Vec<(u64, Vec<u8>)>,
 }
 
@@ -155,8 +156,9 @@ impl Snapshot {
 
     fn read_file(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         read_at_most(&self.file, offset, out)?;
-        // The head of the file is read after the page. Every commit writes the head. If the head is
-        // unchanged, no commit has overwritten the page.
+        // This function reads the page first, and then reads the head of the file (its first
+        // bytes). Every commit writes the head. If the head is unchanged, no commit has overwritten
+        // the page.
         let mut head = vec![0; self.head.len()];
         self.file.read_exact_at(&mut head, 0)?;
         if head == self.head {

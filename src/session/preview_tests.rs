@@ -1,4 +1,4 @@
-//! Tests of previews of reloads and starts.
+//! Tests of the preview, which shows how a reload or a start would change the sessions.
 
 use std::os::unix::fs::FileExt as _;
 

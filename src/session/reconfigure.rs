@@ -20,11 +20,11 @@ use crate::seal::KeyRing;
 pub(crate) struct Reconfiguration {
     /// If no request uses a session for the time `idle`, the session ends.
     pub idle: Duration,
-    /// The time from a login to the end of its session, even if the session is in use. A reload
-    /// that changes this value does not change the absolute deadline of existing sessions.
+    /// A session ends when this time has passed since its login, even if the session is in use. If
+    /// a reload changes `absolute`, the absolute deadlines of existing sessions stay the same.
     pub absolute: Duration,
-    /// The maximum number of sessions of one user. A new value takes effect for a user at the next
-    /// login of this user.
+    /// The maximum number of sessions of one user. If a reload changes `per_person`, the new value
+    /// takes effect for a user at the next login of this user.
     pub per_person: usize,
     /// New keys for the file. `None` changes no key.
     pub keys: Option<Arc<KeyRing>>,
@@ -109,8 +109,8 @@ impl Limits {
         Duration::from_millis(self.tenth().min(LONGEST_WITHOUT_LOOK_UP))
     }
 
-    /// Returns the length of the report interval in milliseconds, which is at least one. A replica
-    /// reports only the first use of a session in each interval to the store.
+    /// Returns the length of the report interval in milliseconds, which is at least one. In each
+    /// interval, a replica reports only the first use of a session to the store.
     pub(super) fn stretch(&self) -> u64 {
         self.tenth().clamp(1, LONGEST_UNWRITTEN)
     }

@@ -249,8 +249,8 @@ async fn settings_that_cannot_be_committed_change_nothing() {
     let Backend::Disk(disk) = &mut keeper.backend else {
         panic!("another store")
     };
-    // A reload with the same settings does not read or write the file. After `fill`, the disk is
-    // full, so a write would fail.
+    // A reload with the same settings does not read or write the file. The function `fill` makes
+    // the disk full, so a write would fail.
     fill(disk);
     let unchanged = keeper.reconfigure(fixture.reconfiguration(), NOW).unwrap();
     assert_eq!(unchanged, Reconfigured::default());

@@ -3,9 +3,9 @@
 //! An entry of the file starts with the time at which the session ends, as plaintext. The encrypted
 //! contents follow. The plaintext lets the gateway find an expired session even if the gateway
 //! cannot decrypt the entry. The plaintext and the session key are associated data of the
-//! encryption. An entry that somebody has moved to another session can therefore not be decrypted.
-//! An older entry of the same session can be decrypted. An attacker who can write the file can
-//! therefore restore an older version of a session.
+//! encryption. If somebody copies an entry to another session, the gateway cannot decrypt the
+//! copied entry. The gateway can decrypt an older entry of the same session. An attacker who can
+//! write the session file can restore an older version of a session.
 
 use postcard::ser_flavors::Size;
 use serde::{Deserialize, Serialize};

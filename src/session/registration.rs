@@ -41,9 +41,9 @@ pub(super) fn report(ended: &BTreeMap<Box<str>, u64>) {
     }
 }
 
-/// The encrypted fingerprints by provider name. The store writes all fingerprints at each start,
-/// and after each change of a fingerprint or a key. All fingerprints in the file are therefore
-/// encrypted with the newest key.
+/// The table of the encrypted fingerprints. The key of each entry is the name of the provider. The
+/// store writes all fingerprints at each start, and after each change of a fingerprint or a key.
+/// All fingerprints in the file are therefore encrypted with the newest key.
 const PROVIDERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("providers");
 
 /// Reads the provider fingerprints from the file. This function skips a fingerprint that cannot be

@@ -83,7 +83,7 @@ async fn what_one_replica_evicts_stays_in_the_other() {
     assert!(matches!(roomy.find(&id, NOW), Lookup::Live(_)));
     assert!(roomy.still(&held, NOW, NOW));
     assert_eq!(first.count(), 51);
-    // The other replica can also replace and end the session.
+    // The replica `first` can also replace and end the session.
     assert!(live(&first, &id, NOW).await);
     let old = session(&first, &id).await;
     let replaced = first.replace(&old, tokens("token-1"), None).await;

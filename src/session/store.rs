@@ -21,7 +21,7 @@ use super::{Maintained, SessionKey, StoreTag};
 use crate::clock::Timestamp;
 
 /// The future that a store returns. The future is boxed, because a trait with `async fn` is not
-/// object safe. The cost of the box is small compared to a commit or a read from the store.
+/// object safe. Boxing a future costs little, compared to a commit or a read from the store.
 pub(super) type StoreFuture<'a, T, E = StoreError> =
     Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
 
@@ -101,7 +101,7 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
 /// The conditions for a new session, and the sessions that end when the new session is created.
 #[derive(Debug)]
 pub(super) struct Opening {
-    /// The fingerprint of the provider, from the time at which the login began.
+    /// The fingerprint that the provider had when the login began.
     pub(super) registration: Registration,
     /// The sessions that end when the new session is created.
     pub(super) replaces: Vec<SessionKey>,

@@ -10,9 +10,9 @@ use super::record::{self, Contents};
 use super::{EndReason, SessionKey};
 use crate::clock::Timestamp;
 
-/// The memory that one session needs in addition to its contents, in bytes. This memory includes
-/// the record, the entry of the cache, the index, and the overhead of the allocator. The benchmark
-/// `benches/memory.rs` measures this number with a million sessions.
+/// The memory that one session needs in addition to its contents, in bytes. This number includes
+/// the memory for the record, the cache entry, the index and the overhead of the allocator. The
+/// benchmark `benches/memory.rs` measures this number with a million sessions.
 pub const OVERHEAD: usize = 492;
 
 /// One version of a session. The contents of the session are encoded as bytes. Fields that can
@@ -196,8 +196,8 @@ const ENDED: u8 = 2;
 mod tests {
     use super::*;
 
-    /// A record must fit into a block of 96 bytes. The next larger block of the allocator has 112
-    /// bytes, and there may be a million records.
+    /// A record must fit into a block of 96 bytes. A larger record would take a block of 112 bytes,
+    /// and a store can contain a million records.
     #[test]
     fn a_record_without_its_contents_fits_into_96_bytes() {
         let counts = 2 * size_of::<usize>();

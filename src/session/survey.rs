@@ -31,7 +31,8 @@ pub(super) struct Survey {
     /// Sessions that have passed a deadline.
     pub(super) expired: Vec<SessionKey>,
     /// Sessions whose provider was removed, or whose provider's name now belongs to another server
-    /// or client. An identity from the old server has no meaning at the other server or client.
+    /// or client. An identity from the old server or client does not identify a user of the new
+    /// server or client.
     pub(super) of_changed_providers: Vec<SessionKey>,
     /// The number of sessions whose provider has changed, for each provider name.
     pub(super) ended: BTreeMap<Box<str>, u64>,
@@ -53,7 +54,7 @@ impl Survey {
 }
 
 /// Finds the invalid sessions. This function does not check idle deadlines, because the file does
-/// not contain the latest uses while the process runs.
+/// not contain the times of the latest uses of the sessions while the process runs.
 pub(super) fn survey(
     transaction: &ReadTransaction,
     rules: &Rules<'_>,
@@ -61,8 +62,8 @@ pub(super) fn survey(
     survey_all(transaction, rules, |_, _| Ok(Validity::Valid))
 }
 
-/// Finds the invalid sessions, and passes the valid sessions to `take`. A session that was not used
-/// for the duration `idle` has expired, too.
+/// Finds the invalid sessions, and calls `take` with each valid session. A session that was not
+/// used for the duration `idle` has expired, too.
 pub(super) fn survey_and_take(
     transaction: &ReadTransaction,
     rules: &Rules<'_>,

@@ -36,7 +36,7 @@ impl Uses {
         self.sender.send(Arc::clone(session)).unwrap_or_default();
     }
 
-    /// Removes and returns the noted sessions, each with the time of its last use.
+    /// Removes and returns all sessions whose use was noted, each with the time of its last use.
     pub(super) fn take(&self) -> Vec<(SessionKey, Timestamp)> {
         let mut receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
         let mut uses = HashMap::new();

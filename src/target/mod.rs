@@ -146,9 +146,8 @@ impl Error {
 ///
 /// The host is in lower case and has no trailing dot. The path follows RFC 3986 section 6.2.2:
 /// percent-encodings of unreserved characters are decoded, other percent-encodings have upper-case
-/// digits, and characters that are not allowed in a path are encoded. The query keeps its bytes,
-/// and the gateway never reads it. A clone copies no text, but only increments two reference
-/// counts.
+/// digits, and characters that are not allowed in a path are encoded. The query stays unchanged,
+/// byte for byte. A clone copies no text, but only increments two reference counts.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Target {
     host: Host,

@@ -5,13 +5,13 @@ use std::borrow::Cow;
 use super::Error;
 
 /// Converts a path to its canonical form (RFC 3986 section 6.2.2), or rejects the path. A path that
-/// is already canonical is returned as a borrowed text. A second conversion of a path changes
+/// is already canonical is returned as [`Cow::Borrowed`]. A second conversion of a path changes
 /// nothing.
 ///
 /// Percent-encoded unreserved characters are decoded, and other encodings get upper-case digits.
 /// Characters that are not allowed in a path (non-ASCII characters, and ASCII characters such as
-/// `"` or `|`) are encoded. All other characters stay unchanged. For example, `a%3Bb` and `a;b`
-/// stay different, because apps distinguish them.
+/// `"` or `|`) are encoded. The function does not change the other allowed characters. For example,
+/// `a%3Bb` and `a;b` stay different, because apps distinguish them.
 ///
 /// # Errors
 ///
@@ -42,9 +42,9 @@ fn is_canonical(mut rest: &[u8]) -> Result<bool, Error> {
 }
 
 /// Performs a quick check of a path without its first slash. Returns true if the path is certainly
-/// canonical: it has only unreserved characters, and no segment is empty or begins with a dot.
-/// Nearly all paths pass the quick check. If a path fails the quick check, `is_canonical` checks
-/// each byte.
+/// canonical: it has only unreserved characters, and no segment is empty or begins with a dot. For
+/// nearly all paths, the quick check returns true. If a path fails the quick check, `is_canonical`
+/// checks each byte.
 fn is_plain(path: &[u8]) -> bool {
     let mut before = b'/';
     path.iter().all(|byte| {
@@ -150,8 +150,8 @@ enum Segment {
     /// The segment consists only of spaces. Some file systems ignore a name that consists of
     /// spaces.
     Blank,
-    /// The segment has parameters but no name. A servlet container treats a segment without a name
-    /// as empty.
+    /// The segment has parameters but no name. An example is `;a=b`. A servlet container treats a
+    /// segment without a name as an empty segment.
     OnlyParameters,
     Dot,
     DotDot,
@@ -214,7 +214,7 @@ enum SecondDecoding {
 struct Check {
     segment: Segment,
     second: SecondDecoding,
-    /// The bytes of a UTF-8 character that is not complete yet.
+    /// The decoded bytes of the current UTF-8 character, until the character is complete.
     character: [u8; 4],
     character_length: usize,
 }

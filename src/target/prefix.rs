@@ -1,4 +1,4 @@
-//! Path prefixes, for use in rules.
+//! Path prefixes, which routes and the gateway's own endpoints use.
 
 use std::fmt;
 
@@ -97,8 +97,8 @@ impl FoldedPath {
         folded
     }
 
-    /// Returns the normalized text of the first zero segments, of the first segment, of the first
-    /// two segments, and so on.
+    /// Returns the normalized text of every prefix, from the empty prefix to the whole text. Each
+    /// prefix is one segment longer than the previous prefix.
     pub(crate) fn prefixes(&self) -> impl Iterator<Item = &[u8]> {
         let ends = std::iter::once(&0).chain(&self.ends);
         ends.filter_map(|end| self.text.get(..*end))

@@ -13,7 +13,7 @@ const BOUNDS: [u64; 16] = [
     1_000_000, 2_500_000, 5_000_000, 10_000_000,
 ];
 
-/// Durations in buckets. All workers and all clones share the buckets.
+/// Durations in buckets. All workers and all clones of this value use the same buckets.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Durations(Arc<Inner>);
 

@@ -175,7 +175,7 @@ impl Metrics {
         self.register_exchanges();
     }
 
-    /// Registers the metrics about streams, lost connections, broken answers, waiting requests and
+    /// Registers the metrics about streams, evictions, broken answers, waiting requests and
     /// buffers.
     fn register_exchanges(&mut self) {
         let registry = &mut self.registry;
@@ -317,7 +317,7 @@ impl Metrics {
         self.refused_spills.get_or_create_owned(&labels).inc();
     }
 
-    /// Counts a refresh as in progress, until the guard is dropped.
+    /// Counts a refresh as in progress until the returned guard is dropped.
     pub(crate) fn refreshing(&self) -> GaugeGuard {
         GaugeGuard::new(&self.refreshing)
     }

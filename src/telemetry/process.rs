@@ -1,5 +1,5 @@
-//! The metrics of the process that Prometheus defines for all programs. The values are read from
-//! `/proc` for each request to `/metrics`. A value that cannot be read is left out.
+//! The process metrics that Prometheus defines for all programs. The values are read from `/proc`
+//! for each request to `/metrics`. A value that cannot be read is left out.
 
 use std::fmt;
 use std::fs;

@@ -25,8 +25,8 @@ impl Seldom {
         }
     }
 
-    /// Returns true if `subject` was not reported yet in the current period. `now` is the time
-    /// since the Unix epoch.
+    /// Returns true if the gateway has not yet reported `subject` (such as a user or a setting) in
+    /// the current period. `now` is the time since the Unix epoch.
     pub(crate) fn is_due(&self, subject: impl Hash, now: Duration) -> bool {
         let hash = |value: &dyn Fn(&mut DefaultHasher)| {
             let mut hasher = DefaultHasher::new();

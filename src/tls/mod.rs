@@ -167,16 +167,17 @@ pub enum Error {
     Refused {
         /// The file.
         path: PathBuf,
-        /// The error of the library.
+        /// The error that the TLS library returned.
         #[source]
         source: rustls::Error,
     },
     /// The cryptographic library does not support an algorithm that TLS needs. The operator is
-    /// responsible for this error. The operator has to use another build.
+    /// responsible for this error. The operator has to use another build of the gateway.
     #[error("the cryptographic library cannot be used")]
     Unsupported(#[source] rustls::Error),
-    /// The TLS library does not accept the list of authorities. The operator is responsible for
-    /// this error. The operator has to correct the file with the authorities.
+    /// The TLS library does not accept the list of certificate authorities. The operator is
+    /// responsible for this error. The operator has to correct the file that contains the
+    /// certificate authorities.
     #[error("the certificate authorities are not accepted")]
     Verifier(#[source] VerifierBuilderError),
     /// A file could not be written. The operator is responsible for this error.
@@ -296,8 +297,8 @@ impl fmt::Debug for Acceptor {
     }
 }
 
-/// The contents of the certificate file and of the key file, and a digest of both contents. The
-/// digest shows whether one of the two files has changed.
+/// The contents of the certificate file and of the key file, and a digest of both contents. If the
+/// digest has changed, at least one of the two files has changed.
 struct Files {
     certificate: Vec<u8>,
     key: Secret<Vec<u8>>,

@@ -90,8 +90,8 @@ impl ServerCertVerifier for PinVerifier {
 /// Checks the validity period of a certificate. The TLS library checks the validity period before
 /// all other properties. The check trusts no authority, so the TLS library returns an error even if
 /// the current time is in the validity period. The error is `Other` for a certificate that is
-/// marked as an authority, and `UnknownIssuer` for any other certificate. This function ignores
-/// `Other` and `UnknownIssuer`, and returns every other error.
+/// marked as an authority, and `UnknownIssuer` for any other certificate. This function ignores the
+/// errors `Other` and `UnknownIssuer`, and returns every other error.
 fn check_dates(certificate: &ParsedCertificate<'_>, now: UnixTime) -> Result<(), rustls::Error> {
     match without_authorities(certificate, now) {
         Ok(())

@@ -76,9 +76,9 @@ impl Trust {
         Ok(Self::new(Some(path.to_owned()), loaded))
     }
 
-    /// Sets the name for which the certificate of a server must be valid. The gateway also sends
-    /// this name to the server (RFC 6066 section 3). By default, the certificate must be valid for
-    /// the host of the URL.
+    /// Sets the name for which the certificate of a server must be valid. In the TLS handshake, the
+    /// gateway also sends this name to the server (RFC 6066 section 3). By default, the certificate
+    /// must be valid for the host of the URL.
     ///
     /// # Errors
     ///
@@ -97,8 +97,9 @@ impl Trust {
 
     /// Reads the file again, and trusts the certificates in the file if the content of the file has
     /// changed. Symbolic links are followed, because Kubernetes replaces a file by changing a
-    /// symbolic link. Open connections stay open. The authorities of the system are never read
-    /// again. This function blocks the calling thread while the function reads a small file.
+    /// symbolic link. Open connections stay open. The gateway never reads the certificate
+    /// authorities of the operating system again. This function blocks the calling thread while the
+    /// function reads a small file.
     ///
     /// # Errors
     ///

@@ -176,7 +176,8 @@ pub struct Upstream {
     trust: Option<Trust>,
     connector: Arc<Connector>,
     limit: Arc<Limit>,
-    /// The limit of connections on which the app has switched to another protocol.
+    /// The number of permits limits the connections on which the app has switched to another
+    /// protocol.
     tunnels: Arc<Semaphore>,
     times: Times,
     longest_wait: Duration,
@@ -188,9 +189,9 @@ impl Upstream {
     ///
     /// # Errors
     ///
-    /// [`Error::Trust`] if the authorities for an `https` app cannot be used. [`Error::ServerName`]
-    /// if `server_name` is not a name for which a certificate can be valid. [`Error::TrustUnused`]
-    /// if an `http` app has a `ca_file` or a `server_name`.
+    /// Returns [`Error::Trust`] if the certificate authorities for an `https` app cannot be used.
+    /// Returns [`Error::ServerName`] if no certificate can be valid for `server_name`. Returns
+    /// [`Error::TrustUnused`] if an `http` app has a `ca_file` or a `server_name`.
     pub(crate) fn new(name: &str, settings: &Settings) -> Result<Self, Error> {
         let encrypted = settings.url.is_encrypted();
         let mut trust = match &settings.ca_file {
@@ -391,7 +392,8 @@ impl Pools {
     ///
     /// # Errors
     ///
-    /// All variants of [`Error`], except [`Error::Busy`] and the errors of [`Upstream::new`].
+    /// Can return all variants of [`Error`], except [`Error::Busy`] and the errors of
+    /// [`Upstream::new`].
     ///
     /// # Cancel safety
     ///
@@ -415,8 +417,8 @@ impl Pools {
     }
 
     /// Returns the pool for `upstream`. If `upstream` has no pool yet, creates the pool, and closes
-    /// the pools of upstreams that a reload has replaced. A closed pool also closes its
-    /// connections.
+    /// the pools of upstreams that a reload has replaced. Closing a pool also closes the
+    /// connections of the pool.
     fn pool_for(&self, upstream: &Arc<Upstream>) -> Pool {
         let key = Arc::as_ptr(upstream).addr();
         let mut pools = self.pools.borrow_mut();

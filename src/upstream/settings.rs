@@ -59,14 +59,15 @@ pub(crate) struct Settings {
         deserialize_with = "seconds"
     )]
     pub(crate) slow_client: Duration,
-    /// The largest part of the connections that one client has while requests of other clients
-    /// wait. Requests of one session belong to one client. Requests without a session belong to one
-    /// client if they come from the same IPv4 address or the same IPv6 /64 network.
+    /// The largest part of the app's connections that one client can hold while requests of other
+    /// clients wait. Requests of one session belong to one client. Requests without a session
+    /// belong to one client if they come from the same IPv4 address or the same IPv6 /64 network.
     #[serde(default)]
     pub(crate) max_share: Share,
     /// The maximum number of open connections, over all workers, on which the app has switched to
     /// another protocol, such as WebSocket. If all these connections are in use, further requests
-    /// to switch the protocol get the status 503. An app with HTTP/2 never switches the protocol.
+    /// to switch the protocol get the status 503. For an app with HTTP/2, the gateway refuses
+    /// requests to switch the protocol.
     #[serde(default)]
     pub(crate) tunnels: Option<NonZeroUsize>,
     /// The time limit for name look-up, connection and TLS handshake together.
@@ -175,7 +176,7 @@ impl Settings {
     }
 }
 
-/// A part of a whole, in thousandths. In the settings, the value is a number from 0.001 to 1.
+/// A fraction, in thousandths. In the settings, the value is a number from 0.001 to 1.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "f64")]
 pub(crate) struct Share(u16);

@@ -47,8 +47,8 @@ impl<E: Fn() -> TokenCalls> Steps<'_, E> {
         self.open_events().await.map(drop)
     }
 
-    /// Signs in again and returns to the app. The provider may show its login form, or may redirect
-    /// the browser at once.
+    /// Signs in again and returns to the app. The provider either shows its login form or
+    /// immediately redirects the browser.
     async fn sign_in(&mut self) -> StepResult {
         let wanted = self.at(PAGE)?;
         let mut page = self.send(BrowserRequest::navigation(&wanted)).await?;
@@ -157,7 +157,8 @@ async fn socket_ends(socket: &mut TokioIo<Upgraded>) -> StepResult {
     expect(got == "close code 1008", expected, || got)
 }
 
-/// Checks that the event stream ends. The stream may end with or without an error.
+/// Checks that the event stream ends. The check accepts an end with an error and an end without an
+/// error.
 async fn events_end(events: &mut Incoming) -> StepResult {
     let ending = async { while let Some(Ok(_event)) = events.frame().await {} };
     let ended = timeout(PATIENCE, ending).await.is_ok();

@@ -1,5 +1,5 @@
-//! Tests of logins, tokens and faults of the authorization server. The tests in this module use no
-//! recorded answers of real servers.
+//! Tests of logins and tokens, and of the faults that a test can request from the authorization
+//! server. The tests in this module use no recorded answers of real servers.
 
 use http::{HeaderMap, HeaderValue, StatusCode};
 

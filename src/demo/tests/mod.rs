@@ -140,7 +140,7 @@ impl Fixture {
         .await
     }
 
-    /// Sends a refresh of the confidential client.
+    /// Sends a refresh request with the credentials of the confidential client.
     async fn refresh(&self, refresh_token: &str) -> Response<Bytes> {
         self.token(&[
             ("grant_type", "refresh_token"),

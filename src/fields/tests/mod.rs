@@ -18,7 +18,7 @@ fn owned() -> OwnedFields {
     OwnedFields::new([&OURS])
 }
 
-/// Removes the fields of a request as the gateway does.
+/// Removes the fields that the gateway removes from a request without content.
 fn strip(fields: &mut HeaderMap) {
     inbound(fields, &owned(), false);
 }

@@ -32,7 +32,7 @@ use crate::upstream::{Eviction, EvictionWatch};
 /// If the gateway ends a gRPC answer early, the client must accept the trailers within this time.
 const TRAILERS_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The permission that an answer needs to continue.
+/// The guard of an answer, or the values from which the guard is created.
 pub(in crate::gateway) enum AnswerOwner {
     /// The answer began more than about a second after the request, so a guard for the request
     /// already exists.
@@ -96,10 +96,11 @@ pub(in crate::gateway) struct LongAnswer {
     format: AnswerFormat,
     started: Instant,
     stage: Cell<Stage>,
-    /// The reason why the gateway has cut the answer. `None` if the gateway has not cut the answer.
+    /// The reason why the gateway has ended the answer early. `None` if the gateway has not ended
+    /// the answer early.
     cut: Cell<Option<&'static str>>,
-    /// The access-log event of the request. `None` if the access log is off, or if the event has
-    /// been written.
+    /// The access-log event of the request, until the gateway writes the event. The value is `None`
+    /// if the access log is off.
     log: RefCell<Option<Box<RequestLog>>>,
     /// Wakes waiting tasks when `stage` becomes [`Stage::Ended`].
     ended: Notify,
@@ -111,7 +112,7 @@ pub(in crate::gateway) struct LongAnswer {
 enum Stage {
     /// The gateway has cut the answer, and the body reports an error.
     Cut,
-    /// The answer has ended with this end code for the log.
+    /// The answer has ended. The value is the end code for the log.
     Ended(&'static str),
     Sending,
     /// The gateway has cut the answer, and the body yields the trailers of gRPC.

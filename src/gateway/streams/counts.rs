@@ -14,8 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::upstream::Owner;
 
-/// The number of open tunnels of each client, for all workers together. All clones share the same
-/// counts. A reload does not change the counts.
+/// The number of open tunnels of each client, for all workers together. All clones of a
+/// [`StreamCounts`] value share the same numbers. A reload does not change the numbers of open
+/// tunnels.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StreamCounts(Arc<Mutex<HashMap<Owner, usize>>>);
 

@@ -1,5 +1,5 @@
-//! The guard of a stream. The guard follows the session, the settings and the time limits of the
-//! stream, and reports when the stream has to end.
+//! The guard of a stream watches the session, the settings and the time limits of the stream, and
+//! reports when the stream has to end.
 
 use std::future::pending;
 use std::rc::Rc;
@@ -33,8 +33,8 @@ pub struct Cut {
 /// The kind of the reason why a stream has to end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(in crate::gateway) enum CutCause {
-    /// A time limit has passed, or the gateway cannot read the session at the moment. The client
-    /// may send its request again.
+    /// A time limit has passed, or the gateway cannot read the session at the moment. If the client
+    /// sends its request again, the new request can succeed.
     Limit,
     /// The rule of the route refuses the user, or the route no longer exists.
     Rule,
@@ -83,9 +83,9 @@ struct Grace {
     reason: &'static str,
 }
 
-/// The activity of a stream at the last check by its guard.
+/// The data that the guard recorded when it last checked the activity of the stream.
 struct Activity {
-    /// The number of bytes in both directions.
+    /// The number of bytes that the stream had transferred in both directions.
     bytes: u64,
     /// The time at which the guard last found that the stream had transferred new bytes.
     moved: Instant,
@@ -164,7 +164,8 @@ impl StreamGuard {
         }
     }
 
-    /// Begins to follow the session of the stream. Does nothing after the first successful call.
+    /// Begins to follow the session of the stream. After the first successful call, further calls
+    /// do nothing.
     async fn follow(&mut self) -> Result<(), Cut> {
         let Following::NotYet = self.following else {
             return Ok(());
@@ -202,8 +203,8 @@ impl StreamGuard {
     fn check_interval(&self) -> Duration {
         let settings = self.stream.settings();
         let limits = [settings.idle, settings.total].into_iter().flatten();
-        // The guard checks the deadlines at least four times within the shortest limit, so a stream
-        // ends at most a quarter of this limit too late.
+        // The guard checks the deadlines at least four times within the shortest limit. A stream
+        // ends late by at most a quarter of the shortest limit.
         let quarters = limits.filter_map(|limit| limit.checked_div(4));
         let interval = quarters.fold(MAX_CHECK_INTERVAL, Duration::min);
         let grace = self.grace.map(|grace| grace.until.since(self.clock.now()));

@@ -34,8 +34,8 @@ use crate::target::Target;
 #[derive(Debug)]
 pub(super) struct Streams {
     site: Rc<CurrentSite>,
-    /// The registry informs streams when their sessions end. The gateway creates the registry for
-    /// the first stream.
+    /// The registry informs streams when their sessions end. The gateway creates the registry when
+    /// the first stream begins.
     ends: OnceCell<EndRegistry>,
     slow: Rc<SlowList>,
 }

@@ -1,6 +1,6 @@
-//! The values of a running stream that the guard of the stream reads.
+//! The numbers of transferred bytes that the guard of a stream reads.
 
-/// The numbers of bytes of a stream.
+/// The numbers of bytes that a stream has transferred in each direction.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(in crate::gateway) struct StreamBytes {
     pub(in crate::gateway) from_client: u64,
@@ -8,7 +8,7 @@ pub(in crate::gateway) struct StreamBytes {
 }
 
 impl StreamBytes {
-    /// The number of bytes in both directions.
+    /// Returns the number of bytes that were transferred in both directions together.
     pub(super) fn sum(self) -> u64 {
         self.from_client.saturating_add(self.from_app)
     }

@@ -53,8 +53,8 @@ impl AnswerSource {
         }
     }
 
-    /// Returns a value that reports when the gateway ends the answer because another request is
-    /// waiting for the connection to the app.
+    /// Returns an [`EvictionWatch`]. The `EvictionWatch` reports when the gateway ends the answer
+    /// to free the connection for a waiting request.
     pub(super) fn eviction(&self) -> Option<EvictionWatch> {
         match self {
             Self::Direct(body) => body.eviction(),
@@ -63,7 +63,7 @@ impl AnswerSource {
         }
     }
 
-    /// Whether the answer has no further frames.
+    /// Returns true if the answer has no further frames.
     pub(super) fn is_end_stream(&self) -> bool {
         match self {
             Self::Direct(body) => body.is_end_stream(),
@@ -85,7 +85,7 @@ impl ReadAhead {
         }
     }
 
-    /// Fills the buffer. The result is ready when the app's answer has ended.
+    /// Fills the buffer. Returns `Ready` when the app's answer has ended.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.filler = Some(cx.waker().clone());
         while let Some(rest) = &mut self.rest {

@@ -12,15 +12,15 @@ use tokio::time::sleep;
 
 use super::LongAnswer;
 
-/// The time between two ticks. An entry becomes slow at its second tick, 500 to 1,000 milliseconds
-/// after its start.
+/// The time between two calls of [`SlowList::tick`]. An entry becomes slow at its second tick, 500
+/// to 1,000 milliseconds after its start.
 const TICK: Duration = Duration::from_millis(500);
 
 /// The requests and answers of a worker that have begun and are not complete.
 ///
 /// Nearly all requests and answers are complete before the next tick, so the list must add and
-/// remove an entry with only a few instructions. The task that makes the ticks runs only while the
-/// list has recent entries.
+/// remove an entry with only a few instructions. The task that calls [`SlowList::tick`] runs only
+/// while the list has recent entries.
 #[derive(Default)]
 pub(super) struct SlowList {
     entries: RefCell<Entries>,
@@ -46,7 +46,7 @@ enum Entry {
     Slow,
 }
 
-/// The part of the gateway that the list informs when an entry becomes slow.
+/// The request or the answer that the list informs when its entry becomes slow.
 pub(super) enum Waiter {
     /// The waker of the task that handles a request.
     Request(Waker),
@@ -196,7 +196,7 @@ impl<'a> SlowTimer<'a> {
         Self { list, entry: None }
     }
 
-    /// The result is ready when the request takes longer than about a second.
+    /// Returns `Ready` when the request has taken longer than about a second.
     pub(in crate::gateway) fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
         if let Some(entry) = &self.entry {
             return entry.poll_slow(cx);
@@ -255,7 +255,7 @@ mod tests {
                 let slow = poll_fn(|cx| timer.poll(cx));
                 assert!(timeout(TICK * 3, slow).await.is_ok());
                 // When the list has no recent entry, the task that makes the ticks ends. The next
-                // new entry starts another task.
+                // entry of the list starts a new task.
                 assert!(!list.ticking.get());
             }
             let mut timer = SlowTimer::new(&list);

@@ -37,13 +37,14 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// HTTP/2 stream that the gateway has reset.
 const REMEMBERED_RESETS: usize = 1024;
 /// The number of streams that the gateway may reset because of errors of the origin. If the gateway
-/// had to reset more streams, the gateway would close the connection.
+/// has to reset more HTTP/2 streams, the gateway closes the connection.
 const LOCAL_RESETS: usize = 64;
 
 type Driver = client::Connection<Stream, Bytes>;
 
-/// A connection, and its task that reads and writes its socket. When the connection was dropped and
-/// no request uses the connection, the task sends a GOAWAY frame and closes the socket.
+/// A connection, and its task that reads and writes its socket. When the `Connection` was dropped
+/// and no request uses the connection any more, the task sends a GOAWAY frame and closes the
+/// socket.
 pub(super) struct Connection {
     sender: RefCell<SendRequest<Bytes>>,
     state: Rc<State>,
@@ -60,7 +61,7 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Whether no request uses the connection.
+    /// Returns true if no request uses the connection.
     pub(super) fn is_idle(&self) -> bool {
         self.taken.get() == 0
     }
@@ -104,8 +105,8 @@ impl Connection {
         let pings = driver.ping_pong();
         spawn_local(async move {
             drive(driver, pings, schedule).await;
-            // The permit is released only after `drive` has closed the socket, so that the origin
-            // never has more connections than the limit allows.
+            // The permit is released only after the function `drive` has closed the socket, so that
+            // the origin never has more connections than the limit allows.
             drop(permit);
         });
         Ok(Rc::new(Self {
@@ -137,7 +138,7 @@ impl Connection {
         self.state.since.set(now);
     }
 
-    /// Whether no request uses the connection.
+    /// Returns true if no request uses the connection.
     pub(super) fn is_idle(&self) -> bool {
         self.state.is_idle()
     }
@@ -210,8 +211,8 @@ async fn settings(driver: &mut Driver) -> Result<(), h2::Error> {
 
 /// Runs a connection until it ends, or until the origin does not answer a ping.
 async fn drive(mut driver: Driver, pings: Option<PingPong>, mut schedule: Schedule) {
-    // `pings` is never `None`, because h2 returns the [`PingPong`] at the first call for a
-    // connection.
+    // `pings` is never `None`, because the first call of `ping_pong` for a connection returns a
+    // [`PingPong`].
     let Some(mut pings) = pings else { return };
     let ended = tokio::select! {
         biased;

@@ -33,7 +33,7 @@ impl Default for KeepAlive {
     }
 }
 
-/// The pings of one connection.
+/// Sends the pings of one connection, and waits for the answers to the pings.
 pub(super) struct Schedule {
     keep_alive: KeepAlive,
     state: Rc<State>,
@@ -57,8 +57,8 @@ impl Schedule {
         let mut unneeded = false;
         loop {
             self.clock.sleep(self.keep_alive.silence).await;
-            // The pool dropped the connection before this sleep, so the connection had time to
-            // announce its end (GOAWAY).
+            // If `unneeded` is true, the pool had already dropped the connection before this sleep.
+            // During the sleep, the connection had time to send GOAWAY.
             if unneeded {
                 return;
             }

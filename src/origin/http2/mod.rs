@@ -37,8 +37,9 @@ use crate::clock::Clock;
 pub(super) use self::body::Incoming;
 pub(crate) use self::keep_alive::KeepAlive;
 
-/// The shortest time after which a worker closes a further busy connection. A worker closes a busy
-/// connection so that a request of another worker can open a connection.
+/// After a worker has closed a busy connection, the worker waits at least this time before it
+/// closes another busy connection. A worker closes a busy connection so that a request of another
+/// worker can open a connection.
 const GIVE_UP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The connections of one worker, and the worker's requests that wait for a slot.
@@ -59,7 +60,7 @@ pub(super) struct Connections {
     opening: Cell<usize>,
     /// The number of slots of the newest connection.
     slots: Cell<usize>,
-    /// The number of requests of this worker that wait in the queue of the limit.
+    /// The number of requests of this worker that wait in the queue of [`Limit`].
     waiting: Cell<usize>,
     gave_up: Cell<Option<Instant>>,
     maintenance: RefCell<Option<AbortOnDrop>>,
@@ -184,8 +185,8 @@ impl Connections {
             let waited = now.saturating_duration_since(since);
             let first = async {
                 tokio::select! {
-                    // `biased` prefers a slot of an open connection, because an open connection
-                    // needs no handshake.
+                    // Because of `biased`, `select!` first checks whether an open connection has a
+                    // free slot. A request on an open connection needs no handshake.
                     biased;
                     granted = &mut granted => Ok(Err(granted)),
                     permit = place.granted() => Ok(Ok(permit?)),
@@ -226,8 +227,8 @@ impl Connections {
         self.slots.set(connection.slots().max(1));
         self.open.borrow_mut().push(connection);
         self.serve();
-        // Dropping the senders wakes the requests that still wait, because these requests may have
-        // to open a further connection.
+        // Dropping the senders wakes the requests that still wait for a slot. These requests try
+        // again, and may have to open a further connection.
         drop(self.waiters.borrow_mut().take());
     }
 
@@ -313,7 +314,7 @@ impl Connections {
         !waiters.is_empty() && waiters.holds_back(owner, now)
     }
 
-    /// Evicts the exchanges that lose their stream to waiting requests of this worker. Other
+    /// Evicts exchanges, so that waiting requests of this worker get their HTTP/2 streams. Other
     /// workers cannot use an HTTP/2 stream of this worker, so each worker chooses among its own
     /// exchanges only.
     fn review(self: &Rc<Self>) {

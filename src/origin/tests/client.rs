@@ -1,4 +1,4 @@
-//! Tests of calls to a provider that may misbehave.
+//! Tests of calls to a provider that can behave wrongly.
 
 use http_body_util::Full;
 use tokio::join;

@@ -234,8 +234,9 @@ impl SelfSigned {
     }
 }
 
-/// Calls `https://localhost` with a client that trusts the certificates in `trust`. Returns the
-/// error of the call. Panics if the call failed but the server has received a byte of the request.
+/// Calls `https://localhost` with a client that trusts the certificates in `trust`. If the call
+/// fails, returns the error. Panics if the call failed but the server has received a byte of the
+/// request.
 async fn refusal(trust: &Trust, acceptor: &TlsAcceptor) -> Option<String> {
     let server = Server::start().await;
     let (outcome, seen) = call_by(&client_of(&server, trust), &server, acceptor).await;

@@ -141,7 +141,7 @@ impl Server {
 struct Peer(TcpStream);
 
 impl Peer {
-    /// Reads up to and including `end`.
+    /// Reads until the text `end` has arrived. Returns all bytes, including `end`.
     async fn until(&mut self, end: &str) -> String {
         String::from_utf8(self.bytes_until(end).await).unwrap()
     }

@@ -13,7 +13,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 /// The head of an answer, and a part of its content.
 const PART: &str = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\npart";
 
-/// The client with this number.
+/// Returns a client whose address ends with `number`.
 fn client(number: u8) -> Requester {
     let address = Ipv4Addr::new(192, 0, 2, number);
     let owner = Owner::Address(IpAddr::V4(address));
@@ -111,7 +111,7 @@ async fn an_exchange_that_waits_for_its_app_keeps_its_connection() {
         let (answer, mut peer) = join!(pool.send_for(client(1), get("/")), server.answer(PART));
         let mut body = answer.unwrap().into_body();
         body.frame().await.unwrap().unwrap();
-        // The client has accepted the part, and asks for the next part.
+        // The client has accepted the first part of the answer, and asks for the next part.
         let reading = async {
             let rest = body.collect().await.unwrap().to_bytes();
             assert_eq!(rest, " rest");

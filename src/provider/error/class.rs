@@ -44,7 +44,7 @@ pub enum Sent {
 /// The meaning of an error for users, operators and sessions.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Classification {
-    /// The party that has to act.
+    /// The party that has to act before the same attempt can succeed.
     pub actor: Actor,
     /// True if the same attempt can succeed later, even if nobody acts.
     pub passes: bool,
@@ -233,8 +233,8 @@ impl GrantError {
     pub fn class(&self) -> Classification {
         let class = match self {
             // The response is well-formed, but the gateway cannot use the response. The provider
-            // would answer the next attempt with the same response. For example, a token that is
-            // too long for an HTTP field would be too long again.
+            // would answer the next attempt with the same response. For example, if a token is too
+            // long for an HTTP field, the next token would probably also be too long.
             Self::AccessToken(_)
             | Self::IdToken(_)
             | Self::NoIdToken

@@ -41,8 +41,8 @@ fn variants(source: &'static str, name: &str) -> BTreeSet<&'static str> {
         .collect()
 }
 
-/// Checks the classification and the reason code of each row, and checks that every variant has a
-/// row.
+/// Checks the classification and the reason code of each error in `rows`, and checks that `rows`
+/// contains every variant of the enum.
 fn check<E: std::fmt::Debug>(
     (source, name): (&'static str, &str),
     reason: fn(&E) -> &'static str,

@@ -14,7 +14,8 @@ pub enum KeysError {
     /// The keys could not be fetched.
     #[error("the request for the keys failed")]
     Call(#[source] origin::Error),
-    /// The token is signed with an unknown key, and the gateway may not fetch the keys again yet.
+    /// The token is signed with an unknown key. The gateway has to wait before it fetches the keys
+    /// again.
     #[error(
         "the token is signed with an unknown key, and the keys are not fetched again for {} s",
         retry_after.as_secs()

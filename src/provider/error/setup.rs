@@ -39,7 +39,7 @@ pub enum SetupError {
         key: &'static str,
         /// The file or the variable that contains the private key.
         place: Box<str>,
-        /// The problem with the key.
+        /// The reason why the key cannot be used.
         #[source]
         source: SigningKeyProblem,
     },
@@ -50,7 +50,7 @@ pub enum SetupError {
         key: &'static str,
         /// The file.
         path: PathBuf,
-        /// The problem with the key.
+        /// The reason why the key cannot be used.
         #[source]
         source: KeyProblem,
     },
@@ -106,8 +106,8 @@ impl SetupError {
         }
     }
 
-    /// Returns the problem without the name of the setting. Returns `None` if the problem is in a
-    /// file or in an environment variable.
+    /// Returns a description of the problem. The description does not contain the name of the
+    /// setting. Returns `None` if the problem is in a file or in an environment variable.
     pub fn problem(&self) -> Option<&'static str> {
         match self {
             Self::Setting { problem, .. } => Some(problem),

@@ -121,8 +121,8 @@ impl GrantVerifier {
         Ok(identity)
     }
 
-    /// Returns the error if the response is about another user. The function logs any other error
-    /// and returns `None`, so that the session keeps its identity.
+    /// If the response is about another user, returns the error. If the response has another error,
+    /// logs the error and returns `None`, so that the session keeps its identity.
     fn keep_identity(&self, error: GrantError) -> Result<Option<Identity>, GrantError> {
         if matches!(error, GrantError::OtherUser) {
             return Err(error);

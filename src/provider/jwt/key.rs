@@ -84,9 +84,9 @@ impl KeyType {
         self == needed
     }
 
-    /// Creates the key. Depending on the type, `bytes` is a PKCS#1 key in DER, an uncompressed
-    /// point, or the 32 bytes of RFC 8032. Returns `None` if the key is too short, too long or not
-    /// valid.
+    /// Creates the key. For an RSA key, `bytes` is a PKCS#1 key in DER. For an ECDSA key, `bytes`
+    /// is an uncompressed point. For an Ed25519 key, `bytes` contains the 32 bytes of RFC 8032.
+    /// Returns `None` if the key is too short, too long or not valid.
     fn key(self, bytes: &[u8]) -> Option<DecodingKey> {
         let point = |length: usize| bytes.len() == length && bytes.first() == Some(&4);
         let (key, valid) = match self {
@@ -189,8 +189,8 @@ impl Key {
         })
     }
 
-    /// Returns true if this key may have signed a token whose `kid` is `id`. A key without an id
-    /// may have signed any token, and any key may have signed a token without a `kid`.
+    /// Returns true if this key can be the key that signed a token with the `kid` in `id`. A key
+    /// without an id can have signed any token. A token without a `kid` can be signed with any key.
     pub(in crate::provider) fn matches_id(&self, id: Option<&str>) -> bool {
         match (&self.id, id) {
             (Some(ours), Some(id)) => **ours == *id,

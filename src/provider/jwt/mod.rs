@@ -27,8 +27,8 @@ const MAX_TOKEN_LENGTH: usize = 64 * 1024;
 
 /// The accepted types of an access token (RFC 9068 section 2.1).
 pub(super) const ACCESS_TOKEN_TYPES: &[&str] = &["jwt", "at+jwt"];
-/// The accepted types of an ID token or a userinfo response. Access tokens, logout tokens and
-/// security event tokens have other types.
+/// The accepted types of an ID token or a userinfo response. The types of access tokens (`at+jwt`),
+/// logout tokens and security event tokens are not accepted.
 pub(super) const ID_TOKEN_TYPES: &[&str] = &["jwt"];
 
 /// Unsupported header members that change the meaning of a token. A token with an unsupported

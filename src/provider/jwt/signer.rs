@@ -12,7 +12,8 @@ use serde::Serialize;
 use crate::provider::settings::Algorithm;
 use crate::secret::{NoRandomness, Secret};
 
-/// The algorithms of an RSA key. The first algorithm is the default.
+/// The algorithms of an RSA key. If the settings name no algorithm, the gateway uses the first
+/// algorithm.
 const RSA: [Algorithm; 6] = [
     Algorithm::RS256,
     Algorithm::RS384,
@@ -146,8 +147,8 @@ fn private_key(pem: &str) -> Result<EncodingKey, SigningKeyProblem> {
         .map_err(|_not_ed| SigningKeyProblem::NotPrivatePem)
 }
 
-/// Returns the algorithms with which the key can sign. The first algorithm is the default. Returns
-/// `None` if the key is not valid.
+/// Returns the algorithms with which the key can sign. If the settings name no algorithm, the
+/// gateway uses the first algorithm. Returns `None` if the key is not valid.
 fn supported_algorithms(key: &EncodingKey) -> Option<&'static [Algorithm]> {
     let bytes = key.as_bytes();
     match key.family() {

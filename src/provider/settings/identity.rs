@@ -6,7 +6,7 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct IdentitySettings {
-    /// The source of the claims.
+    /// The source from which the gateway reads the claims.
     pub source: IdentitySource,
     /// True if claims from the userinfo endpoint are added to the claims of the ID token. The
     /// setting has no effect if the provider has no userinfo endpoint. Default: no.
@@ -18,8 +18,8 @@ pub struct IdentitySettings {
     /// addresses only if the userinfo has no verified address. The endpoint must return a JSON
     /// array of objects with `email`, `primary` and `verified`, like the endpoint of GitHub.
     pub emails_endpoint: Option<String>,
-    /// The lists of the user's groups. At a login, the gateway reads all lists and adds the groups
-    /// in the lists to the groups in the claims.
+    /// The lists of the user's groups. At a login, the gateway reads all these lists, and adds the
+    /// listed groups to the groups in the user's claims.
     pub groups_endpoints: Vec<GroupsEndpoint>,
     /// The names of the claims from which the gateway reads the identity.
     pub claims: ClaimNames,
@@ -39,7 +39,7 @@ pub struct KeptValues {
     pub(crate) id_token: bool,
 }
 
-/// The source of the identity.
+/// The source from which the gateway reads the identity of a user.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum IdentitySource {

@@ -39,8 +39,8 @@ pub struct Settings {
     /// The name of the profile that contains the default settings. The name of the profile has no
     /// effect in this module, because the `config` module has already merged the profile.
     pub profile: Option<String>,
-    /// The name of the provider on the page where the user chooses a provider. The default is the
-    /// configured name of the provider.
+    /// The name of the provider on the page where the user chooses a provider. By default, the page
+    /// shows the configured name of the provider.
     pub display_name: Option<String>,
     /// The issuer identifier, byte for byte (OpenID Connect Core 1.0 section 2). The text
     /// `{tenantid}` in the issuer identifier is a placeholder for each of `tenants`.
@@ -88,8 +88,8 @@ pub struct Settings {
     #[serde(default)]
     pub open_registration: bool,
     /// True if every account at the provider may use routes with the access "signed-in", although
-    /// anybody can create an account. If `anyone` is false, the check of the settings refuses each
-    /// route that admits every signed-in user of a provider with `open_registration`. Default: no.
+    /// anybody can create an account. If `anyone` is false and `open_registration` is true, no
+    /// route may admit every signed-in user of the provider. Default: no.
     #[serde(default)]
     pub anyone: bool,
     /// The client identifier that the provider gave to the gateway. The settings may also contain a
@@ -143,8 +143,8 @@ pub struct Settings {
     /// that matches a response decides the meaning of the response.
     #[serde(default)]
     pub errors: Vec<ErrorPattern>,
-    /// Patterns for responses by which apps refuse an access token. The status 401 needs no
-    /// pattern. Default: none.
+    /// Patterns for responses by which apps refuse an access token. A refusal with the status 401
+    /// needs no pattern. Default: none.
     #[serde(default)]
     pub signed_out_answers: Vec<SignedOutPattern>,
     /// The maximum number of token requests in any minute. The gateway may send all requests of a

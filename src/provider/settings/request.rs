@@ -106,8 +106,8 @@ impl PassedParameters {
     }
 
     /// Returns true if the gateway may send the parameter `name` with the value `value` to the
-    /// provider. Anybody can write a link to the sign-in endpoint, so the length and the characters
-    /// of the value are limited.
+    /// provider. Anybody can write a link to the sign-in endpoint, so this function limits the
+    /// length and the characters of `value`.
     pub fn accept(&self, name: &str, value: &str) -> bool {
         let length = value
             .chars()

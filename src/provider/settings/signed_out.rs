@@ -14,7 +14,7 @@ pub struct SignedOutPattern {
     /// The path of the URL in the field `Location`. The host and the query of `Location` are
     /// ignored.
     pub location: Option<String>,
-    /// A field of the response.
+    /// A pattern for one field of the response.
     pub field: Option<FieldPattern>,
 }
 

@@ -128,7 +128,8 @@ impl Algorithm {
         "ES256", "ES384", "EdDSA", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512",
     ];
 
-    /// Returns the `alg` of RFC 7518 section 3.1. Names of algorithms are compared byte for byte.
+    /// Returns the name of the algorithm, as in the parameter `alg` of a JSON Web Signature (RFC
+    /// 7515 section 4.1.1). Names of algorithms are compared byte for byte.
     pub(in crate::provider) fn name(self) -> &'static str {
         match self {
             Self::ES256 => "ES256",
@@ -151,7 +152,7 @@ impl Algorithm {
     }
 }
 
-/// The instruction to the operator of a provider that signs tokens with a shared secret.
+/// The instruction for the operator if a provider signs tokens with a shared secret.
 const ASYMMETRIC: &str = "set an algorithm with a public key at the provider, such as RS256 (in \
                           authentik: a Signing Key of the provider; in LemonLDAP::NG: the \
                           signature algorithm of the ID token, in the options of the relying \
@@ -166,8 +167,8 @@ pub(in crate::provider) fn advice(algorithm: &str) -> String {
 }
 
 /// Reads the name of an algorithm. If an algorithm is known but not supported, the error states
-/// that the algorithm is not supported. An operator who reads this error does not try other
-/// spellings.
+/// that the algorithm is not supported. Without this error, an operator could believe that the name
+/// of the algorithm is misspelled.
 impl<'de> Deserialize<'de> for Algorithm {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Name;

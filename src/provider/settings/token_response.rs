@@ -70,7 +70,7 @@ pub enum ErrorMeaning {
     #[serde(rename = "later")]
     Temporary,
     /// The gateway's request is wrong, or the gateway's client settings at the provider are wrong.
-    /// An operator has to act.
+    /// The error continues until an operator corrects the settings.
     #[serde(rename = "ours")]
     Misconfigured,
 }

@@ -38,8 +38,8 @@ fn provider(files: &Files, server: &Server) -> Provider {
     provider_with(files, server, "")
 }
 
-/// Returns a provider that reads its metadata and keys from `server`. `further` contains more
-/// settings of the provider.
+/// Returns a provider that reads its metadata and keys from `server`. The argument `further`
+/// contains more settings of the provider, as TOML.
 fn provider_with(files: &Files, server: &Server, further: &str) -> Provider {
     let text = format!(
         "issuer = \"{}\"\nclient_id = \"3\"\nclient_secret_file = \"{}/secret\"\n{further}",

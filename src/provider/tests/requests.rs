@@ -8,7 +8,7 @@ use url::form_urlencoded;
 use super::*;
 
 /// Returns the fields and the body of a token request, and the reference request from the test
-/// data. `further` contains more settings of the provider.
+/// data. The argument `further` contains more settings of the provider, as TOML.
 async fn reference_request(further: &str) -> (http::request::Parts, String, serde_json::Value) {
     let files = Files::new();
     let reference = json(&data("reference-request.json"))["request"].take();

@@ -403,9 +403,8 @@ fn an_error_has_a_code_for_each_kind_of_token() {
 }
 
 /// Shows that the JWT library accepts claims of a wrong type, and refuses a whole key set because
-/// of one entry. The module `provider` reads keys and claims with its own code, because of these
-/// properties of the JWT library. If a test of the library fails, check whether the module
-/// `provider` still needs its own code.
+/// of one entry. Therefore the module `provider` uses its own code to read keys and claims. If a
+/// test of the library fails, check whether the module `provider` still needs its own code.
 mod probes {
     use std::collections::HashMap;
 

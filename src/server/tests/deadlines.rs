@@ -7,8 +7,8 @@ use super::*;
 /// The beginning of a TLS record that announces a longer `ClientHello` (RFC 8446 section 5.1).
 const HALF_HELLO: &[u8] = &[22, 3, 1, 1, 0, 1, 0, 0, 252, 3, 3, 7, 7, 7, 7, 7];
 
-/// Fails if the server closed the connection before the deadline. The sweep may close a connection
-/// at most one sweep interval too early.
+/// Fails if the server closed the connection before the deadline. The sweep can close a connection
+/// too early, but at most by one sweep interval.
 #[track_caller]
 fn assert_not_before(deadline: Duration, start: Instant) {
     let elapsed = Clock::system().instant().duration_since(start);
@@ -194,7 +194,7 @@ async fn d_06_a_client_that_does_not_read_is_disconnected_and_costs_no_memory() 
 
 /// Begins an endless answer to a client with a small receive buffer. The client reads 2,000 bytes
 /// each tenth of a second. This rate is too low to make the server's socket writable again within
-/// [`MODEST`]. Returns whether the connection stays open for four times `MODEST`.
+/// [`MODEST`]. Returns true if the connection stays open for four times the duration [`MODEST`].
 async fn is_open_to_a_slow_reader(server: &mut Server) -> bool {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(8 * 1024).unwrap();

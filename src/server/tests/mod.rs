@@ -188,8 +188,8 @@ fn respond(status: StatusCode, text: &str) -> Response<Pieces> {
 
 struct Pieces {
     pieces: VecDeque<Bytes>,
-    /// The guard of an endless body. The guard exists as long as the body. `None` for any other
-    /// body.
+    /// The guard of an endless body. When the body is dropped, the guard is dropped, too. The value
+    /// is `None` if the body is not endless.
     endless: Option<RequestGuard>,
 }
 

@@ -1,4 +1,4 @@
-//! Tests of the form of a request over HTTP/2, of trailers, and of TLS.
+//! Tests which URI and which fields the app gets over HTTP/2, and tests trailers and TLS.
 
 use http::Version;
 
@@ -85,7 +85,7 @@ async fn trailers_pass_in_both_directions() {
     .await;
 }
 
-/// A body that consists of these frames.
+/// A body that consists of the frames in an iterator.
 struct Frames(std::vec::IntoIter<Frame<Bytes>>);
 
 impl Body for Frames {

@@ -7,7 +7,7 @@ use super::*;
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 
-/// A frame of the first request's stream.
+/// Returns a frame for the HTTP/2 stream of the first request.
 fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
     let length = u8::try_from(payload.len()).unwrap();
     [&[0, 0, length, kind, flags, 0, 0, 0, 1], payload].concat()
@@ -31,8 +31,8 @@ fn reset(reason: Reason) -> Vec<u8> {
     frame(3, 0, &u32::from(reason).to_be_bytes())
 }
 
-/// Sends a request to an origin that answers with these frames. If `uploads` is true, the request
-/// has content that never ends. Returns the text of the response.
+/// Sends a request to an origin that answers with `frames`. If `uploads` is true, the request has
+/// content that never ends. Returns the text of the response.
 async fn answered_with(frames: Vec<u8>, uploads: bool) -> Result<String, Error> {
     let server = Server::start().await;
     let pool = Pool::new(

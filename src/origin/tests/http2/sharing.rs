@@ -118,8 +118,8 @@ async fn workers_take_turns_with_the_only_connection() {
             });
             assert_eq!(other.unwrap(), "ok");
             assert_eq!(app.connections.get(), connections);
-            // The connection of the other worker is idle now, so the other worker closes this
-            // connection, and this worker can open a connection.
+            // The connection of the other worker is idle now. The other worker closes its idle
+            // connection, so that this worker can open a connection.
         }
     })
     .await;

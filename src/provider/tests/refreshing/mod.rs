@@ -287,8 +287,8 @@ async fn g_06_a_refresh_has_a_longer_deadline_than_a_login() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
-        // The first call belongs to a login whose deadline passes. The second call belongs to the
-        // refresh.
+        // The first call belongs to a login whose deadline passes. The second call to the server
+        // belongs to the refresh.
         let (mut login, _peer) = listener.accept().await.unwrap();
         receive(&mut login).await.unwrap();
         let (mut stream, _peer) = listener.accept().await.unwrap();
@@ -368,14 +368,14 @@ async fn a_new_refresh_token_is_kept_when_the_new_access_token_cannot_be_used() 
             salvaged.refresh_token().unwrap().expose(),
             "def50200cdd739b4"
         );
-        // The next refresh has to wait.
+        // The gateway must not send the next refresh before the time `not_before`.
         let floor = Lifetime {
             obtained_at: clock.now(),
             not_before: NOW.plus(Duration::from_secs(40)),
             ..lifetime()
         };
         assert_eq!(*salvaged.lifetime(), floor);
-        // If the clock is set back, the wait does not become longer.
+        // If the clock is set back, the time until the next refresh does not become longer.
         assert_eq!(
             floor.wait_before_refresh(clock.now()),
             Duration::from_secs(10)
