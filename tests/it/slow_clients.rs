@@ -20,11 +20,11 @@ const LONG: usize = 8 << 20;
 /// The settings of an app with one connection, which a slow client may keep for one second.
 const ONE: &str = "connections = 1\nslow_client_secs = 1\n";
 
-/// The app's answer with [`LONG`] bytes.
-pub(crate) fn long_answer() -> Answer {
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LONG}\r\n\r\n");
+/// The app's answer with this number of bytes.
+pub(crate) fn answer_of(length: usize) -> Answer {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
     let mut bytes = head.into_bytes();
-    bytes.resize(bytes.len() + LONG, b'a');
+    bytes.resize(bytes.len() + length, b'a');
     Answer::raw(&bytes)
 }
 
@@ -80,7 +80,7 @@ async fn d_38_a_silent_upload_loses_its_connection_to_a_waiting_request() {
 async fn d_39_an_answer_that_nobody_reads_breaks_off_for_a_waiting_request() {
     let scene = Scene::with(|settings| settings.app(ONE).server("buffer_mib = 0")).await;
     let (cookie, gateway) = (scene.cookie("bob").await, scene.gateway.address());
-    scene.app.next(long_answer());
+    scene.app.next(answer_of(LONG));
     let before = scene.app.count();
     let mut slow = End::with_small_buffer(gateway).await;
     slow.send(get("/public", "")).await;
@@ -123,7 +123,7 @@ async fn d_38_d_39_slow_uploads_and_answers_over_http_2_are_reset_alone() {
     other.head(1, &fields("GET", "/public/seen"), false).await;
     assert_eq!(other.outcome(1).await, Outcome::Status(200));
     assert_eq!(uploader.outcome(1).await, Outcome::Status(408));
-    app.next(long_answer());
+    app.next(answer_of(LONG));
     reader.head(1, &fields("GET", "/public/long"), false).await;
     app.wait_until(|requests| requests.len() == 3).await;
     other.head(3, &fields("GET", "/public/seen"), false).await;

@@ -1,5 +1,9 @@
-//! Faults while streams are open: an app that dies, a stop of the gateway, a provider or a store
-//! that fails. Bystanders, who use another app at the same time, must not notice a fault.
+//! Faults under load: slow clients, apps and providers that fail, host names that are lost or change,
+//! certificates that are replaced, a store that fails, and a stop of the gateway. Bystanders, who use
+//! the gateway at the same time, must not notice a fault. There are five oracles: a bystander gets a
+//! correct answer to each request, stays signed in, gets no answer of another user, and gets each
+//! answer in time; at the end, the gateway has as many descriptors as at its start, and has nothing
+//! unfinished.
 //!
 //! Each test is a row, or a table of rows. A row gives [`run_row`] a function that causes one fault
 //! and checks the effects of the fault. `run_row` starts the gateway and the bystanders, and
@@ -7,32 +11,38 @@
 //! counts.
 
 mod answers;
+mod apps;
 mod bystander;
+mod certificates;
+mod door;
+mod names;
 mod outcome;
+mod providers;
 mod slow;
+mod stops;
 mod streams;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use self::bystander::Bystander;
+use self::door::Door;
 use self::outcome::{Outcome, UnfinishedRow};
 use crate::support::browser::Browser;
 use crate::support::certificates::Authority;
 use crate::support::gateway::{Process, Settings};
+use crate::support::hosts::Hosts;
 use crate::support::limits;
 use crate::support::provider::StandIn;
-use crate::support::raw::Raw;
 use crate::support::scene::{ORIGIN, SESSION, TLS_ORIGIN, figure};
 use crate::support::socket::{End, Opening, SocketApp};
 use crate::support::upstream::{Answer, Recorded, RecordingUpstream};
 use crate::support::wire::PATIENCE;
 
 /// The longest time of a row.
-const ROW_PATIENCE: Duration = Duration::from_mins(2);
+const ROW_PATIENCE: Duration = Duration::from_mins(3);
 
 /// The number of descriptors that this process needs: both ends of a thousand tunnels, and the
 /// sockets of other tests.
@@ -40,6 +50,23 @@ const DESCRIPTORS: u32 = 8192;
 
 /// The open streams of the route for streams.
 const OPEN: &str = "sidegate_streams_open{route=\"/any\",kind=\"websocket\"}";
+
+/// Metrics that are zero when the gateway has finished everything.
+const UNFINISHED: [&str; 4] = [
+    OPEN,
+    "sidegate_buffered_bytes",
+    "sidegate_refreshes_under_way",
+    "sidegate_waiting_requests",
+];
+
+/// The longest time of a bystander's request, unless a row needs a longer time.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// A key of the apps. The gateway soon closes a connection that nobody uses.
+const IDLE: &str = "idle_timeout_secs = 1\n";
+
+/// The time between two looks at the gateway's metrics.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A gateway with an app for streams at `/any` and an app for bystanders at `/`. Both routes need a
 /// session.
@@ -50,34 +77,13 @@ struct Row {
     sockets: SocketApp,
     app: RecordingUpstream,
     bystanders: Vec<Bystander>,
+    /// The number of descriptors of the gateway before its first client.
+    descriptors: usize,
     outcome: Outcome,
 }
 
-/// The public address of the gateway.
-struct Door {
-    address: SocketAddr,
-    /// The authority of the certificate, if the gateway uses TLS.
-    tls: Option<Authority>,
-}
-
-impl Door {
-    async fn connect(&self) -> Raw {
-        match &self.tls {
-            None => Raw::connect(self.address).await,
-            Some(tls) => Raw::connect_tls(self.address, "localhost", tls.client(&[])).await,
-        }
-    }
-
-    fn origin(&self) -> &'static str {
-        match self.tls {
-            None => ORIGIN,
-            Some(_) => TLS_ORIGIN,
-        }
-    }
-}
-
 /// The settings of a row that differ from the defaults.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Plan {
     /// Keys of the route for streams.
     streams: &'static str,
@@ -86,6 +92,10 @@ struct Plan {
     /// Other sections, such as the store.
     rest: String,
     server: &'static str,
+    /// Keys of the provider.
+    provider: &'static str,
+    /// The host of the provider's URLs, if it is not an address.
+    provider_name: Option<&'static str>,
     /// Keys of the app of the bystanders.
     bystanders_app: &'static str,
     /// Whether the gateway uses TLS, so that its clients can use HTTP/2.
@@ -94,6 +104,50 @@ struct Plan {
     token_lifetime: Option<u64>,
     /// Bodies are forwarded while they arrive, so that a slow client occupies a connection.
     without_buffers: bool,
+    /// The longest time of a bystander's request, if it is not `LONGEST`.
+    longest: Option<Duration>,
+    /// The address of the gateway, if it is not `127.0.0.1`. Only the gateway uses this address, so
+    /// its port stays free while the gateway is stopped.
+    address: Option<&'static str>,
+    /// The only host names that the gateway knows.
+    hosts: Option<Arc<Hosts>>,
+}
+
+impl Plan {
+    fn settings(
+        &self,
+        provider: &StandIn,
+        sockets: &SocketApp,
+        app: &RecordingUpstream,
+        tls: Option<&Authority>,
+    ) -> Settings {
+        let routes = format!(
+            "[upstreams.sockets]\nurl = \"{}\"\n{IDLE}{}\n\
+             [[routes]]\nprefix = \"/\"\nupstream = \"app\"\n\
+             [[routes]]\nprefix = \"/any\"\nupstream = \"sockets\"\n{}\n{}",
+            sockets.url(),
+            self.app,
+            self.streams,
+            self.rest
+        );
+        let origin = if self.tls { TLS_ORIGIN } else { ORIGIN };
+        let mut settings = Settings::new(origin, &provider.url(), &app.url())
+            .server(self.server)
+            .of_provider(self.provider)
+            .app(IDLE)
+            .app(self.bystanders_app)
+            .with(&routes);
+        if self.without_buffers {
+            settings = settings.server("buffer_mib = 0");
+        }
+        if let Some(tls) = tls {
+            settings = settings.tls(tls);
+        }
+        if let Some(address) = self.address {
+            settings = settings.listening_at(&format!("{address}:0"));
+        }
+        settings
+    }
 }
 
 /// Runs one row, or several rows that `fault` counts.
@@ -104,12 +158,11 @@ struct Plan {
 async fn run_row(name: &'static str, plan: Plan, fault: impl AsyncFnOnce(&mut Row)) {
     let unfinished = UnfinishedRow(name);
     let mut row = Row::start(plan).await;
-    let descriptors = row.gateway.descriptors();
     let ended = timeout(ROW_PATIENCE, fault(&mut row)).await;
     row.stop_bystanders().await;
     row.outcome.stuck += usize::from(ended.is_err());
     if row.gateway.is_running() {
-        row.count_leaks(descriptors).await;
+        row.count_leaks(PATIENCE).await;
     }
     drop(unfinished);
     row.outcome.finish(name);
@@ -119,40 +172,26 @@ impl Row {
     async fn start(plan: Plan) -> Self {
         limits::raise_descriptors(std::process::id(), DESCRIPTORS);
         let provider = StandIn::start().await;
+        if let Some(name) = plan.provider_name {
+            provider.take_name(name);
+        }
         if let Some(lifetime) = plan.token_lifetime {
             provider.token_members(serde_json::json!({ "expires_in": lifetime }));
         }
         let (sockets, app) = (SocketApp::start().await, RecordingUpstream::start().await);
         app.forget_what_is_answered();
         app.answer_by(|request| Answer::ok(&greeting(request)));
-        let routes = format!(
-            "[upstreams.sockets]\nurl = \"{}\"\n{}\n\
-             [[routes]]\nprefix = \"/\"\nupstream = \"app\"\n\
-             [[routes]]\nprefix = \"/any\"\nupstream = \"sockets\"\n{}\n{}",
-            sockets.url(),
-            plan.app,
-            plan.streams,
-            plan.rest
-        );
         let tls = plan.tls.then(Authority::new);
-        let origin = if plan.tls { TLS_ORIGIN } else { ORIGIN };
-        let mut settings = Settings::new(origin, &provider.url(), &app.url())
-            .server(plan.server)
-            .server(if plan.without_buffers {
-                "buffer_mib = 0"
-            } else {
-                ""
-            })
-            .app(plan.bystanders_app)
-            .with(&routes);
-        if let Some(tls) = &tls {
-            settings = settings.tls(tls);
-        }
-        let gateway = Process::start_quietly(settings).await;
-        let address = gateway.address();
+        let settings = plan.settings(&provider, &sockets, &app, tls.as_ref());
+        let gateway = match &plan.hosts {
+            None => Process::start_quietly(settings).await,
+            Some(hosts) => Process::start_with_hosts(settings, hosts).await,
+        };
+        let door = Arc::new(Door::new(gateway.address(), tls));
         let mut row = Self {
+            descriptors: settled_descriptors(&gateway).await,
             gateway,
-            door: Arc::new(Door { address, tls }),
+            door,
             provider,
             sockets,
             app,
@@ -161,7 +200,8 @@ impl Row {
         };
         for user in ["bob", "carol"] {
             let cookie = row.cookie(user).await;
-            let bystander = Bystander::start(&row.door, user, cookie).await;
+            let longest = plan.longest.unwrap_or(LONGEST);
+            let bystander = Bystander::start(&row.door, user, cookie, longest).await;
             row.bystanders.push(bystander);
         }
         row
@@ -200,7 +240,7 @@ impl Row {
     async fn wait_for_at_least(&self, name: &str, least: u64) {
         let waiting = async {
             while self.figure(name).await < least {
-                tokio::task::yield_now().await;
+                sleep(LOOK).await;
             }
         };
         let came = timeout(PATIENCE, waiting).await;
@@ -221,21 +261,46 @@ impl Row {
         }
     }
 
-    /// Waits until no stream is open and the gateway has no more descriptors than `before`. A
-    /// stream or a descriptor that remains is stuck or leaked.
-    async fn count_leaks(&mut self, before: usize) {
-        let descriptors = || self.gateway.descriptors();
+    /// Waits until the gateway has finished everything and has no more descriptors than at its
+    /// start. Whatever remains is stuck or leaked.
+    async fn count_leaks(&mut self, patience: Duration) {
+        let leaked = || self.gateway.descriptors().saturating_sub(self.descriptors);
         let waiting = async {
-            while self.figure(OPEN).await > 0 || descriptors() > before {
-                tokio::task::yield_now().await;
+            while !self.unfinished().await.is_empty() || leaked() > 0 {
+                sleep(LOOK).await;
             }
         };
-        if timeout(PATIENCE, waiting).await.is_err() {
-            let leaked = descriptors().saturating_sub(before);
-            let stuck = self.figure(OPEN).await;
-            self.outcome.leaked_descriptors += leaked;
-            self.outcome.stuck += usize::try_from(stuck).unwrap();
+        if timeout(patience, waiting).await.is_err() {
+            let unfinished = self.unfinished().await;
+            let open = settled_descriptors(&self.gateway).await;
+            self.outcome.leaked_descriptors += open.saturating_sub(self.descriptors);
+            self.outcome.stuck += unfinished.len();
         }
+    }
+
+    /// The metrics that show unfinished work, with their values.
+    async fn unfinished(&self) -> Vec<(&'static str, u64)> {
+        let mut unfinished = Vec::new();
+        for name in UNFINISHED {
+            let value = self.figure(name).await;
+            if value > 0 {
+                unfinished.push((name, value));
+            }
+        }
+        unfinished
+    }
+}
+
+/// The number of descriptors when the number does not change any more.
+async fn settled_descriptors(gateway: &Process) -> usize {
+    let mut seen = [0; 5];
+    loop {
+        seen.rotate_left(1);
+        seen[0] = gateway.descriptors();
+        if seen.iter().all(|number| *number == seen[0]) {
+            return seen[0];
+        }
+        sleep(LOOK).await;
     }
 }
 
@@ -243,4 +308,25 @@ impl Row {
 fn greeting(request: &Recorded) -> String {
     let user = request.head.value("x-forwarded-user").unwrap_or_default();
     format!("{user} {}", request.target())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Plan, Row};
+    use crate::support::raw::Raw;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_open_connection_counts_as_leaked_and_a_stream_also_as_stuck() {
+        let mut row = Row::start(Plan::default()).await;
+        let cookie = row.cookie("alice").await;
+        let stream = row.open(&cookie).await;
+        row.stop_bystanders().await;
+        let idle = Raw::connect(row.gateway.address()).await;
+        // The gateway closes its unused connections to the apps after one second.
+        row.count_leaks(Duration::from_secs(5)).await;
+        assert_eq!((row.outcome.leaked_descriptors, row.outcome.stuck), (3, 1));
+        drop((stream, idle));
+    }
 }

@@ -12,6 +12,8 @@ pub(super) struct Seen {
     pub(super) failed: Vec<String>,
     pub(super) forced_logins: Vec<String>,
     pub(super) crossed: Vec<String>,
+    /// Requests without an answer in time.
+    pub(super) stuck: Vec<String>,
 }
 
 /// The counts of a row.
@@ -21,7 +23,7 @@ pub(super) struct Outcome {
     pub(super) more_rows: usize,
     seen: Seen,
     pub(super) leaked_descriptors: usize,
-    /// Streams that the gateway still counts as open, and rows that did not end in time.
+    /// Whatever the gateway still counts as unfinished at the end, and rows that did not end in time.
     pub(super) stuck: usize,
 }
 
@@ -31,6 +33,7 @@ impl Outcome {
         self.seen.failed.extend(seen.failed);
         self.seen.forced_logins.extend(seen.forced_logins);
         self.seen.crossed.extend(seen.crossed);
+        self.seen.stuck.extend(seen.stuck);
     }
 
     /// Records the counts.
@@ -49,12 +52,18 @@ impl Outcome {
             seen.forced_logins.len(),
             seen.crossed.len(),
             self.leaked_descriptors,
-            self.stuck,
+            self.stuck + seen.stuck.len(),
         );
         record(FILE, &[name, &counts]);
-        let wrong = [&seen.failed, &seen.forced_logins, &seen.crossed].map(|list| list.join("\n"));
+        let wrong = [
+            &seen.failed,
+            &seen.forced_logins,
+            &seen.crossed,
+            &seen.stuck,
+        ];
+        let wrong = wrong.map(|list| list.join("\n"));
         assert!(seen.requests > 0, "no bystander has sent a request");
-        assert_eq!(wrong, [""; 3], "{name}: {counts}");
+        assert_eq!(wrong, [""; 4], "{name}: {counts}");
         assert_eq!((self.leaked_descriptors, self.stuck), (0, 0), "{name}");
     }
 }

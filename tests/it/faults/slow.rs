@@ -1,162 +1,291 @@
-//! Slow clients of the app that the bystanders use: uploads of one byte after the other, and
-//! answers that nobody reads. The slow clients want more connections than the app has.
+//! Slow clients of the app that the bystanders use: uploads of one byte after the other, and answers
+//! that nobody reads. Without buffers, the slow clients want more connections than the app has. With
+//! the default buffers, 300 slow clients want more connections than the app has by default.
 
-use std::pin::Pin;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::{Door, Plan, Row, greeting, run_row};
-use crate::slow_clients::{long_answer, upload};
+use super::door::Door;
+use super::{LOOK, Plan, Row, greeting, run_row};
+use crate::slow_clients::{answer_of, upload};
 use crate::support::h2::H2;
 use crate::support::raw::Raw;
-use crate::support::socket::End;
 use crate::support::upstream::Answer;
-
-/// The number of slow clients. The app has eight connections.
-const CLIENTS: usize = 12;
+use crate::support::wire::PATIENCE;
 
 /// The number of attempts of each slow client.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 2;
 
 /// The time between two bytes of an upload, and the number of bytes that an attempt sends with this
 /// pause.
 const PAUSE: Duration = Duration::from_millis(200);
-const PAUSES: usize = 10;
+const PAUSES: u32 = 8;
 
-/// The path of an answer that is too long for the buffers of the gateway.
+/// The path of a long answer.
 const LONG_PATH: &str = "/long";
 
-const APP: &str = "connections = 8\nslow_client_secs = 1";
+/// The receive buffer of a slow client.
+const SMALL: u32 = 4096;
 
-/// A proxy with the address of the test reports the addresses of the clients.
-const PROXY: &str = "trusted_proxies = [\"127.0.0.0/8\"]";
+const ROUTES: &str = "[[routes]]\nprefix = \"/public\"\naccess = \"public\"\nupstream = \"app\"\n";
 
-/// How the gateway identifies a slow client.
-#[derive(Clone)]
+/// What a slow client does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Slow {
+    /// Sends one byte after the other.
+    Upload,
+    /// Does not read a long answer.
+    Read,
+}
+use Slow::{Read, Upload};
+
+/// To whom the requests of the slow clients belong.
+#[derive(Clone, Copy, Eq, PartialEq)]
 enum Who {
     /// All slow clients have one address and no session.
     OneAddress,
-    /// Each slow client has an address of its own.
+    /// All slow clients have one address and one session.
+    OneSession,
+    /// Each connection has an address of its own, and no session.
     ManyAddresses,
-    /// All slow clients have this session.
-    Session(String),
+    /// Each connection has an address and a session of its own.
+    ManySessions,
 }
 
-impl Who {
-    /// The path prefix and the fields of the requests of a slow client.
-    fn request(&self, number: usize) -> (&'static str, String) {
-        match self {
-            Self::OneAddress => ("/public", String::new()),
-            Self::ManyAddresses => {
-                let address = format!("X-Forwarded-For: 203.0.113.{number}\r\n");
-                ("/public", address)
-            }
-            Self::Session(cookie) => ("", format!("Cookie: {cookie}\r\n")),
+/// The slow clients of a row.
+#[derive(Clone, Copy)]
+struct Crowd {
+    what: &'static [Slow],
+    who: Who,
+    connections: usize,
+    /// The number of requests at once on each HTTP/2 connection; 0 for HTTP/1.1.
+    streams: u32,
+    buffers: bool,
+}
+
+/// Slow clients with HTTP/1.1 and without buffers. The app has eight connections.
+const FEW: Crowd = Crowd {
+    what: &[Upload, Read],
+    who: Who::OneAddress,
+    connections: 12,
+    streams: 0,
+    buffers: false,
+};
+
+/// The same with HTTP/2.
+const FEW_HTTP_2: Crowd = Crowd {
+    connections: 1,
+    streams: 12,
+    ..FEW
+};
+
+/// 300 slow clients with HTTP/1.1, with the default buffers.
+const MANY: Crowd = Crowd {
+    who: Who::ManyAddresses,
+    connections: 300,
+    buffers: true,
+    ..FEW
+};
+
+/// The same with HTTP/2.
+const MANY_HTTP_2: Crowd = Crowd { streams: 1, ..MANY };
+
+/// 300 slow requests of one client with HTTP/2, with the default buffers.
+const STREAMS: Crowd = Crowd {
+    who: Who::OneAddress,
+    connections: 3,
+    streams: 100,
+    ..MANY
+};
+
+/// One connection of slow clients.
+#[derive(Clone)]
+struct Connection {
+    source: Ipv4Addr,
+    cookie: Option<String>,
+    /// What the request does, or each request of an HTTP/2 connection in turn.
+    what: &'static [Slow],
+    streams: u32,
+}
+
+impl Connection {
+    fn path(&self, slow: Slow) -> String {
+        let prefix = if self.cookie.is_some() { "" } else { "/public" };
+        match slow {
+            Upload => format!("{prefix}/upload"),
+            Read => format!("{prefix}{LONG_PATH}"),
         }
     }
-}
 
-/// A slow client: its connection to the gateway, its name, and its number.
-type SlowClient = fn(Arc<Door>, Who, usize) -> Attack;
-type Attack = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// Sends one byte after the other over HTTP/1.1.
-fn uploading(door: Arc<Door>, who: Who, number: usize) -> Attack {
-    Box::pin(async move {
-        let (prefix, fields) = who.request(number);
+    /// Runs all attempts. Returns the number of attempts that were not ended by the gateway.
+    async fn run(self, door: Arc<Door>) -> usize {
+        let mut lasted = 0;
         for _ in 0..ROUNDS {
-            let mut slow = Raw::connect(door.address).await;
-            slow.send(upload(&format!("{prefix}/upload"), &fields))
-                .await;
-            for _ in 0..PAUSES {
-                // An answer or the end of the connection ends the attempt.
-                if timeout(PAUSE, slow.more()).await.is_ok() {
-                    break;
-                }
-                slow.send("a").await;
-            }
+            let held = match self.streams {
+                0 => self.over_http_1(&door).await,
+                _ => self.over_http_2(&door).await,
+            };
+            lasted += usize::from(held);
         }
-    })
-}
+        lasted
+    }
 
-/// Does not read a long answer over HTTP/1.1.
-fn reading(door: Arc<Door>, who: Who, number: usize) -> Attack {
-    Box::pin(async move {
-        let (prefix, fields) = who.request(number);
-        let path = format!("{prefix}{LONG_PATH}");
-        for _ in 0..ROUNDS {
-            let mut slow = End::with_small_buffer(door.address).await;
+    async fn over_http_1(&self, door: &Door) -> bool {
+        let mut slow = Raw::over(door.connect_from(self.source, SMALL).await);
+        let cookie = self.cookie.as_ref();
+        let fields = cookie.map(|pair| format!("Cookie: {pair}\r\n"));
+        let fields = fields.unwrap_or_default();
+        let path = self.path(self.what[0]);
+        if self.what[0] == Read {
             let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
             slow.send(request).await;
-            sleep(PAUSE * u32::try_from(PAUSES).unwrap()).await;
+            sleep(PAUSE * PAUSES).await;
+            return true;
         }
-    })
-}
+        slow.send(upload(&path, &fields)).await;
+        for _ in 0..PAUSES {
+            // An answer or the end of the connection ends the attempt.
+            if timeout(PAUSE, slow.more()).await.is_ok() {
+                return false;
+            }
+            slow.send("a").await;
+        }
+        true
+    }
 
-/// Does the same as `uploading` or `reading`, on streams of one HTTP/2 connection.
-fn over_http_2(door: Arc<Door>, method: &'static str, path: &'static str) -> Attack {
-    Box::pin(async move {
-        let config = door.tls.as_ref().unwrap().client(&["h2"]);
-        let fields = [
+    async fn over_http_2(&self, door: &Door) -> bool {
+        let stream = door.connect_from(self.source, SMALL).await;
+        let mut slow = H2::over(stream, "localhost", door.http2()).await;
+        let streams = (0..self.streams).map(|number| number * 2 + 1);
+        let streams: Vec<_> = streams.zip(self.what.iter().cycle()).collect();
+        for (stream, what) in &streams {
+            self.open(&mut slow, *stream, **what).await;
+        }
+        let uploads = streams.iter().filter(|(_, what)| **what == Upload);
+        let uploads: Vec<_> = uploads.map(|(stream, _)| *stream).collect();
+        for _ in 0..PAUSES {
+            sleep(PAUSE).await;
+            for stream in &uploads {
+                slow.data(*stream, b"a").await;
+            }
+        }
+        match uploads.first() {
+            Some(stream) => timeout(LOOK, slow.block(*stream)).await.is_err(),
+            None => true,
+        }
+    }
+
+    /// Opens an HTTP/2 stream.
+    async fn open(&self, slow: &mut H2, stream: u32, what: Slow) {
+        let path = self.path(what);
+        let method = if what == Upload { "POST" } else { "GET" };
+        let mut fields = vec![
             (":method", method),
             (":scheme", "https"),
             (":authority", "localhost"),
-            (":path", path),
+            (":path", &path),
         ];
-        let fields = fields.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
-        let streams = || (0..CLIENTS).map(|number| u32::try_from(number * 2 + 1).unwrap());
-        for _ in 0..ROUNDS {
-            let mut slow = H2::connect(door.address, "localhost", Arc::clone(&config)).await;
-            for stream in streams() {
-                slow.head(stream, &fields, method == "POST").await;
-            }
-            for _ in 0..PAUSES {
-                sleep(PAUSE).await;
-                if method == "POST" {
-                    for stream in streams() {
-                        slow.data(stream, b"a").await;
-                    }
-                }
-            }
-        }
-    })
+        fields.extend(self.cookie.iter().map(|pair| ("cookie", &**pair)));
+        let fields: Vec<_> = fields
+            .iter()
+            .map(|(name, value)| (name.as_bytes(), value.as_bytes()))
+            .collect();
+        slow.head(stream, &fields, what == Upload).await;
+    }
 }
 
-/// Runs a row in which these slow clients and the bystanders use one app.
-async fn attack(
-    name: &'static str,
-    plan: Plan,
-    clients: impl AsyncFnOnce(&mut Row) -> Vec<Attack>,
-) {
-    let plan = Plan {
-        bystanders_app: APP,
-        without_buffers: true,
-        rest: "[[routes]]\nprefix = \"/public\"\naccess = \"public\"\nupstream = \"app\"\n"
-            .to_owned(),
-        ..plan
-    };
-    run_row(name, plan, async |row: &mut Row| {
-        let long = long_answer();
-        row.app.answer_by(move |request| {
-            if request.target().ends_with(LONG_PATH) {
-                long.clone()
+impl Crowd {
+    /// The connections. Each does one of the kinds of `what`; an HTTP/2 connection with several
+    /// streams does all kinds.
+    async fn connections(&self, row: &Row) -> Vec<Connection> {
+        let cookies = self.cookies(row).await;
+        let connections = (0..self.connections).map(|number| {
+            let [_, _, high, low] = u32::try_from(number).unwrap().to_be_bytes();
+            let source = match self.who {
+                Who::OneAddress | Who::OneSession => Ipv4Addr::LOCALHOST,
+                Who::ManyAddresses | Who::ManySessions => Ipv4Addr::new(127, 1, high, low),
+            };
+            let what = if self.streams > 1 {
+                self.what
             } else {
-                Answer::ok(&greeting(request))
+                &self.what[number % self.what.len()..][..1]
+            };
+            Connection {
+                source,
+                cookie: cookies.get(number % cookies.len().max(1)).cloned(),
+                what,
+                streams: self.streams,
             }
         });
-        let mut attacks: JoinSet<()> = clients(row).await.into_iter().collect();
-        while let Some(ended) = attacks.join_next().await {
-            ended.unwrap();
+        connections.collect()
+    }
+
+    /// The sessions of the slow clients.
+    async fn cookies(&self, row: &Row) -> Vec<String> {
+        let count = match self.who {
+            Who::OneAddress | Who::ManyAddresses => 0,
+            Who::OneSession => 1,
+            Who::ManySessions => self.connections,
+        };
+        let mut cookies = Vec::new();
+        for number in 0..count {
+            cookies.push(row.cookie(&format!("mallory{number}")).await);
         }
-        assert!(
-            evictions(row).await > 0,
-            "no slow client has lost a connection"
-        );
-    })
-    .await;
+        cookies
+    }
+
+    fn plan(&self) -> Plan {
+        Plan {
+            bystanders_app: if self.buffers {
+                "slow_client_secs = 1"
+            } else {
+                "connections = 8\nslow_client_secs = 1"
+            },
+            without_buffers: !self.buffers,
+            tls: self.streams > 0,
+            rest: ROUTES.to_owned(),
+            ..Plan::default()
+        }
+    }
+
+    /// Runs a row in which these slow clients and the bystanders use one app.
+    async fn run(self, name: &'static str) {
+        run_row(name, self.plan(), async |row: &mut Row| {
+            // Without buffers, a long answer does not fit into the buffers of the kernel.
+            let long = answer_of(if self.buffers { 1 << 20 } else { 8 << 20 });
+            row.app.answer_by(move |request| {
+                if request.target().ends_with(LONG_PATH) {
+                    long.clone()
+                } else {
+                    Answer::ok(&greeting(request))
+                }
+            });
+            let mut attacks = JoinSet::new();
+            for connection in self.connections(row).await {
+                attacks.spawn(connection.run(Arc::clone(&row.door)));
+            }
+            let connecting = async {
+                while row.gateway.descriptors() < row.descriptors + self.connections {
+                    sleep(LOOK).await;
+                }
+            };
+            timeout(PATIENCE, connecting).await.unwrap();
+            let lasted: usize = attacks.join_all().await.iter().sum();
+            if self.buffers {
+                assert_eq!(lasted, ROUNDS * self.connections, "the attack ended early");
+            } else {
+                assert!(
+                    evictions(row).await > 0,
+                    "no slow client has lost a connection"
+                );
+            }
+        })
+        .await;
+    }
 }
 
 /// The number of exchanges of slow clients that have lost their connection.
@@ -175,99 +304,161 @@ async fn evictions(row: &Row) -> u64 {
     sum
 }
 
-/// `CLIENTS` slow clients, each of a kind in `kinds`.
-fn crowd(row: &Row, who: &Who, kinds: &[SlowClient]) -> Vec<Attack> {
-    let kinds = kinds.iter().cycle().take(CLIENTS).enumerate();
-    kinds
-        .map(|(number, kind)| kind(Arc::clone(&row.door), who.clone(), number))
-        .collect()
-}
-
-fn proxied() -> Plan {
-    Plan {
-        server: PROXY,
-        ..Plan::default()
-    }
-}
-
-fn tls() -> Plan {
-    Plan {
-        tls: true,
-        ..Plan::default()
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d_38_d_40_slow_uploads_from_one_address_leave_connections_to_others() {
-    attack("slow uploads, one address", Plan::default(), async |row| {
-        crowd(row, &Who::OneAddress, &[uploading])
-    })
-    .await;
+    let crowd = Crowd {
+        what: &[Upload],
+        ..FEW
+    };
+    crowd.run("slow uploads, one address").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d_38_d_40_slow_uploads_of_one_session_leave_connections_to_others() {
-    attack("slow uploads, one session", Plan::default(), async |row| {
-        let cookie = row.cookie("mallory").await;
-        crowd(row, &Who::Session(cookie), &[uploading])
-    })
-    .await;
+    let crowd = Crowd {
+        what: &[Upload],
+        who: Who::OneSession,
+        ..FEW
+    };
+    crowd.run("slow uploads, one session").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d_38_slow_uploads_from_many_addresses_leave_connections_to_others() {
-    attack("slow uploads, many addresses", proxied(), async |row| {
-        crowd(row, &Who::ManyAddresses, &[uploading])
-    })
-    .await;
+    let crowd = Crowd {
+        what: &[Upload],
+        who: Who::ManyAddresses,
+        ..FEW
+    };
+    crowd.run("slow uploads, many addresses").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d_38_d_40_slow_uploads_over_http_2_leave_connections_to_others() {
-    attack("slow uploads, HTTP/2", tls(), async |row| {
-        vec![over_http_2(Arc::clone(&row.door), "POST", "/public/upload")]
-    })
-    .await;
+    let crowd = Crowd {
+        what: &[Upload],
+        ..FEW_HTTP_2
+    };
+    crowd.run("slow uploads, HTTP/2").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d_38_d_40_slow_uploads_of_one_session_over_http_2_leave_connections_to_others() {
+    let crowd = Crowd {
+        what: &[Upload],
+        who: Who::OneSession,
+        ..FEW_HTTP_2
+    };
+    crowd.run("slow uploads, HTTP/2, one session").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d_39_d_40_slow_readers_from_one_address_leave_connections_to_others() {
-    attack("slow readers, one address", Plan::default(), async |row| {
-        crowd(row, &Who::OneAddress, &[reading])
-    })
-    .await;
+    let crowd = Crowd {
+        what: &[Read],
+        ..FEW
+    };
+    crowd.run("slow readers, one address").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d_39_d_40_slow_readers_of_one_session_leave_connections_to_others() {
+    let crowd = Crowd {
+        what: &[Read],
+        who: Who::OneSession,
+        ..FEW
+    };
+    crowd.run("slow readers, one session").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d_39_slow_readers_from_many_addresses_leave_connections_to_others() {
-    attack("slow readers, many addresses", proxied(), async |row| {
-        crowd(row, &Who::ManyAddresses, &[reading])
-    })
-    .await;
+    let crowd = Crowd {
+        what: &[Read],
+        who: Who::ManyAddresses,
+        ..FEW
+    };
+    crowd.run("slow readers, many addresses").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d_39_d_40_slow_readers_over_http_2_leave_connections_to_others() {
-    attack("slow readers, HTTP/2", tls(), async |row| {
-        vec![over_http_2(Arc::clone(&row.door), "GET", "/public/long")]
-    })
-    .await;
+    let crowd = Crowd {
+        what: &[Read],
+        ..FEW_HTTP_2
+    };
+    crowd.run("slow readers, HTTP/2").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d_38_d_39_d_40_slow_uploads_and_readers_leave_connections_to_others() {
-    attack(
-        "slow both ways, one address",
-        Plan::default(),
-        async |row| crowd(row, &Who::OneAddress, &[uploading, reading]),
-    )
-    .await;
+    FEW.run("slow both ways, one address").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d_38_d_39_slow_uploads_and_readers_from_many_addresses_leave_connections_to_others() {
-    attack("slow both ways, many addresses", proxied(), async |row| {
-        crowd(row, &Who::ManyAddresses, &[uploading, reading])
-    })
-    .await;
+    let crowd = Crowd {
+        who: Who::ManyAddresses,
+        ..FEW
+    };
+    crowd.run("slow both ways, many addresses").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d_38_slow_uploads_from_300_addresses_leave_connections_to_others() {
+    let crowd = Crowd {
+        what: &[Upload],
+        ..MANY
+    };
+    crowd.run("slow uploads, 300 addresses").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d_38_slow_uploads_from_300_addresses_over_http_2_leave_connections_to_others() {
+    let crowd = Crowd {
+        what: &[Upload],
+        ..MANY_HTTP_2
+    };
+    crowd.run("slow uploads, HTTP/2, 300 addresses").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d_39_slow_readers_from_300_addresses_leave_connections_to_others() {
+    let crowd = Crowd {
+        what: &[Read],
+        ..MANY
+    };
+    crowd.run("slow readers, 300 addresses").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d_39_slow_readers_from_300_addresses_over_http_2_leave_connections_to_others() {
+    let crowd = Crowd {
+        what: &[Read],
+        ..MANY_HTTP_2
+    };
+    crowd.run("slow readers, HTTP/2, 300 addresses").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d_38_d_39_slow_clients_from_300_addresses_with_300_sessions_leave_connections_to_others() {
+    let crowd = Crowd {
+        who: Who::ManySessions,
+        ..MANY
+    };
+    crowd.run("slow both ways, 300 sessions").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d_38_d_39_300_slow_http_2_streams_of_one_address_leave_connections_to_others() {
+    STREAMS.run("slow both ways, HTTP/2, one address").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d_38_d_39_300_slow_http_2_streams_of_one_session_leave_connections_to_others() {
+    let crowd = Crowd {
+        who: Who::OneSession,
+        ..STREAMS
+    };
+    crowd.run("slow both ways, HTTP/2, one session").await;
 }

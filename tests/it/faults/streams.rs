@@ -1,6 +1,7 @@
 //! Faults that end streams, and faults that must not end streams.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -147,10 +148,14 @@ const NOT_STORED: &str =
 const LIFETIME: u64 = 5;
 const WAIT: &str = "[session]\nrefresh_wait_secs = 60\n";
 
+/// The longest time of a bystander's request that waits for the end of an outage.
+const WAITING: Option<Duration> = Some(Duration::from_secs(15));
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f_03_w_04_streams_continue_while_the_provider_is_down() {
     let plan = Plan {
         token_lifetime: Some(LIFETIME),
+        longest: WAITING,
         rest: WAIT.to_owned(),
         ..Plan::default()
     };
@@ -176,6 +181,7 @@ async fn f_21_streams_continue_while_the_store_fails() {
     let store_folder = StoreFolder::new(folder.path());
     let plan = Plan {
         token_lifetime: Some(LIFETIME),
+        longest: WAITING,
         rest: format!("{WAIT}{}", stored_at(&store_folder, folder.path())),
         ..Plan::default()
     };

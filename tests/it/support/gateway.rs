@@ -2,7 +2,7 @@
 //! code that configures and starts the gateway.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::certificates::Authority;
+use super::hosts::Hosts;
 use super::provider::CLIENT_SECRET;
 use super::wire::PATIENCE;
 
@@ -76,8 +77,13 @@ impl Settings {
     }
 
     /// Makes the gateway listen on all addresses.
-    pub(crate) fn listening_everywhere(mut self) -> Self {
-        self.server = self.server.replace("127.0.0.1:0", "0.0.0.0:0");
+    pub(crate) fn listening_everywhere(self) -> Self {
+        self.listening_at("0.0.0.0:0")
+    }
+
+    /// Makes the gateway listen at another address.
+    pub(crate) fn listening_at(mut self, address: &str) -> Self {
+        self.server = self.server.replace("127.0.0.1:0", address);
         self
     }
 
@@ -280,6 +286,12 @@ impl Process {
         Self::logging(settings, "access = false\n", &[]).await
     }
 
+    /// Like [`Process::start_quietly`]. The program knows only the host names of `hosts`.
+    pub(crate) async fn start_with_hosts(settings: Settings, hosts: &Hosts) -> Self {
+        let settings = settings.with("[log]\nformat = \"json\"\naccess = false\n");
+        Self::run(settings, hosts.shell()).await
+    }
+
     /// Starts the program with these keys of `log`.
     pub(crate) async fn start_with(settings: Settings, keys: &str) -> Self {
         Self::logging(settings, keys, &[]).await
@@ -287,31 +299,19 @@ impl Process {
 
     async fn logging(settings: Settings, keys: &str, variables: &[(&str, &str)]) -> Self {
         let settings = settings.with(&format!("[log]\nformat = \"json\"\n{keys}"));
-        // A write beyond the file size limit of a test must fail. Without the trap, a write beyond
-        // the limit would kill the process.
-        let mut child = Command::new("sh")
-            .args([
-                "-c",
-                "trap '' XFSZ; exec \"$0\" run --config \"$1\"",
-                PROGRAM,
-            ])
-            .arg(settings.write())
-            .envs(variables.iter().copied())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let log = Arc::new(watch::Sender::new(String::new()));
-        tokio::spawn(collect(child.stdout.take().unwrap(), Arc::clone(&log)));
-        tokio::spawn(collect(child.stderr.take().unwrap(), Arc::clone(&log)));
-        let mut changes = log.subscribe();
-        let listening = changes.wait_for(|log| addresses(log).is_some());
-        let found = timeout(PATIENCE, listening).await.ok();
-        let found = found.and_then(|log| addresses(&log.unwrap()));
-        let Some((address, operations)) = found else {
-            panic!("the gateway does not listen:\n{}", *log.borrow());
-        };
+        let mut shell = Command::new("sh");
+        shell.envs(variables.iter().copied());
+        Self::run(settings, shell).await
+    }
+
+    /// Writes the settings file, and starts the program by `shell`.
+    async fn run(settings: Settings, shell: Command) -> Self {
+        let Running {
+            child,
+            address,
+            operations,
+            log,
+        } = Running::start(&settings.write(), shell).await;
         Self {
             child,
             address,
@@ -319,6 +319,19 @@ impl Process {
             log,
             settings,
         }
+    }
+
+    /// Starts the program again at the same public address. The program has ended before.
+    pub(crate) async fn restart(&mut self) {
+        let text = self.settings.text();
+        let port = format!("{}:0", self.address.ip());
+        let text = text.replace(&port, &self.address.to_string());
+        self.settings.write_in_place(&text);
+        let next = Running::start(&self.settings.path(), Command::new("sh")).await;
+        assert_eq!(next.address, self.address);
+        self.child = next.child;
+        self.operations = next.operations;
+        self.log = next.log;
     }
 
     /// The settings file.
@@ -401,6 +414,47 @@ impl Process {
     pub(crate) fn descriptors(&self) -> usize {
         let id = self.id();
         std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().count()
+    }
+}
+
+/// A running program that listens.
+struct Running {
+    child: Child,
+    address: SocketAddr,
+    operations: SocketAddr,
+    log: Arc<watch::Sender<String>>,
+}
+
+impl Running {
+    /// Starts the program by `shell`, and waits until it listens.
+    async fn start(settings: &Path, mut shell: Command) -> Self {
+        // A write beyond the file size limit of a test must fail. Without the trap, the write would
+        // kill the process.
+        let script = "trap '' XFSZ; exec \"$0\" run --config \"$1\"";
+        let mut child = shell
+            .args(["-c", script, PROGRAM])
+            .arg(settings)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let log = Arc::new(watch::Sender::new(String::new()));
+        tokio::spawn(collect(child.stdout.take().unwrap(), Arc::clone(&log)));
+        tokio::spawn(collect(child.stderr.take().unwrap(), Arc::clone(&log)));
+        let mut changes = log.subscribe();
+        let listening = changes.wait_for(|log| addresses(log).is_some());
+        let found = timeout(PATIENCE, listening).await.ok();
+        let found = found.and_then(|log| addresses(&log.unwrap()));
+        let Some((address, operations)) = found else {
+            panic!("the gateway does not listen:\n{}", *log.borrow());
+        };
+        Self {
+            child,
+            address,
+            operations,
+            log,
+        }
     }
 }
 

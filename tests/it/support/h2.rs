@@ -4,9 +4,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::raw::tls;
+use super::raw::{tls, tls_over};
 use super::wire::{PATIENCE, Wire};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -15,9 +16,11 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 
+const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
@@ -42,6 +45,15 @@ impl H2 {
         config: Arc<rustls::ClientConfig>,
     ) -> Self {
         Self::announcing(tls(address, name, config).await, &[]).await
+    }
+
+    /// Like [`H2::connect`], over an open connection.
+    pub(crate) async fn over(
+        stream: TcpStream,
+        name: &str,
+        config: Arc<rustls::ClientConfig>,
+    ) -> Self {
+        Self::announcing(tls_over(stream, name, config).await.unwrap(), &[]).await
     }
 
     /// Connects with TLS and sets the size of the field table to zero (RFC 7541 section 4.2), so
@@ -126,6 +138,31 @@ impl H2 {
         timeout(PATIENCE, reading).await.expect("no data in time")
     }
 
+    /// Collects the bodies of the responses on several streams, until all have ended or the
+    /// connection ends. The flags say which bodies have ended in order.
+    pub(crate) async fn bodies(&mut self, streams: &[u32]) -> Vec<(Vec<u8>, bool)> {
+        let mut bodies = vec![(Vec::new(), false); streams.len()];
+        let mut open = streams.len();
+        let reading = async {
+            while open > 0 {
+                let Some((kind, flags, of, payload)) = self.next_frame().await else {
+                    return;
+                };
+                let Some(at) = streams.iter().position(|stream| *stream == of) else {
+                    continue;
+                };
+                if kind == DATA {
+                    bodies[at].0.extend(payload);
+                }
+                bodies[at].1 |= flags & END_STREAM != 0 && matches!(kind, DATA | HEADERS);
+                open -= usize::from(bodies[at].1 || kind == RST_STREAM);
+            }
+        };
+        let ended = timeout(PATIENCE, reading).await;
+        ended.expect("the responses do not end");
+        bodies
+    }
+
     /// Sends these bytes unchanged.
     pub(crate) async fn bytes(&mut self, bytes: &[u8]) {
         self.wire.write(bytes).await;
@@ -158,14 +195,16 @@ impl H2 {
         }
     }
 
-    /// The next frame: type, flags, stream and payload. Settings are acknowledged.
+    /// The next frame: type, flags, stream and payload. Settings and pings are acknowledged.
     async fn next_frame(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
         let head = self.wire.bytes(9).await?;
         let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
         let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
         let payload = self.wire.bytes(length).await?;
-        if (head[3], head[4]) == (SETTINGS, 0) {
-            self.frame(SETTINGS, 1, 0, &[]).await;
+        match (head[3], head[4]) {
+            (SETTINGS, 0) => self.frame(SETTINGS, ACK, 0, &[]).await,
+            (PING, 0) => self.frame(PING, ACK, 0, &payload).await,
+            _ => {}
         }
         Some((head[3], head[4], stream, payload))
     }

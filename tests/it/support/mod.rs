@@ -9,6 +9,7 @@ pub(crate) mod form;
 pub(crate) mod gateway;
 pub(crate) mod grpc;
 pub(crate) mod h2;
+pub(crate) mod hosts;
 pub(crate) mod http_proxy;
 pub(crate) mod jar;
 pub(crate) mod killed;

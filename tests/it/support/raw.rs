@@ -1,5 +1,6 @@
 //! A client that sends bytes unchanged: malformed, late or in pieces.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +51,11 @@ impl Outcome {
 
 impl Raw {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
+        Self::over(TcpStream::connect(address).await.unwrap())
+    }
+
+    /// Uses an open connection.
+    pub(crate) fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         Self {
             wire: Wire::new(stream),
@@ -62,6 +67,25 @@ impl Raw {
     pub(crate) fn waiting_for(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
+    }
+
+    /// Connects. With a configuration, the connection uses TLS for `localhost`.
+    ///
+    /// # Errors
+    ///
+    /// If the gateway refuses the connection.
+    pub(crate) async fn try_connect(
+        address: SocketAddr,
+        config: Option<Arc<rustls::ClientConfig>>,
+    ) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        let Some(config) = config else {
+            return Ok(Self::over(stream));
+        };
+        Ok(Self {
+            wire: tls_over(stream, "localhost", config).await?,
+            patience: PATIENCE,
+        })
     }
 
     /// Connects with TLS. The configuration contains the offered protocols.
@@ -183,14 +207,19 @@ pub(crate) async fn tls(
     config: Arc<rustls::ClientConfig>,
 ) -> Wire {
     let stream = TcpStream::connect(address).await.unwrap();
+    tls_over(stream, name, config).await.unwrap()
+}
+
+/// A TLS connection over `stream`.
+pub(crate) async fn tls_over(
+    stream: TcpStream,
+    name: &str,
+    config: Arc<rustls::ClientConfig>,
+) -> io::Result<Wire> {
     stream.set_nodelay(true).unwrap();
     let name = ServerName::try_from(name.to_owned()).unwrap();
-    Wire::new(
-        tokio_rustls::TlsConnector::from(config)
-            .connect(name, stream)
-            .await
-            .unwrap(),
-    )
+    let connector = tokio_rustls::TlsConnector::from(config);
+    Ok(Wire::new(connector.connect(name, stream).await?))
 }
 
 /// Sends `bytes` on a new connection. Reads until `enough` final responses have arrived, the

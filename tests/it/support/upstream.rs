@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -61,7 +62,7 @@ pub(crate) struct Answer {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Send(Vec<u8>),
+    Send(Bytes),
     Await(Arc<Notify>),
     Notify(Arc<Notify>),
     Pause(Duration),
@@ -101,7 +102,7 @@ impl Answer {
     /// Exactly these bytes.
     pub(crate) fn raw(bytes: &[u8]) -> Self {
         Self {
-            steps: vec![Step::Send(bytes.to_vec())],
+            steps: vec![Step::Send(Bytes::copy_from_slice(bytes))],
             early: false,
         }
     }
@@ -138,7 +139,7 @@ impl Answer {
 
     /// Adds a step: send more bytes.
     pub(crate) fn then_send(self, bytes: &[u8]) -> Self {
-        self.then(Step::Send(bytes.to_vec()))
+        self.then(Step::Send(Bytes::copy_from_slice(bytes)))
     }
 
     /// Waits for `time` and then calls `decide`. With this step, a slow server can also process the
@@ -211,7 +212,11 @@ impl RecordingUpstream {
 
     /// Starts at `address`.
     pub(crate) async fn at(address: SocketAddr) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+        Self::on(TcpListener::bind(address).await.unwrap())
+    }
+
+    /// Accepts the connections of `listener`, also those that wait already.
+    pub(crate) fn on(listener: TcpListener) -> Self {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(watch::Sender::new(State {
             requests: Vec::new(),

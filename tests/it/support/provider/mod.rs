@@ -21,5 +21,5 @@ mod tokens;
 pub(crate) use super::oauth::{CANARY, CLIENT_SECRET, parameters, token_request};
 pub(crate) use answers::CLIENT;
 pub(crate) use keys::{Keys, hs256, left_half};
-pub(crate) use server::{Endpoint, StandIn};
+pub(crate) use server::{Endpoint, Hold, StandIn};
 pub(crate) use token::{Draft, base64url, unbase64url};

@@ -247,8 +247,19 @@ impl StandIn {
 
     /// Starts the server again, at the same address.
     pub(crate) async fn up(&mut self) {
-        self.server = RecordingUpstream::at(self.server.address()).await;
+        self.up_at(self.server.address()).await;
+    }
+
+    /// Starts the server again, at another address.
+    pub(crate) async fn up_at(&mut self, address: SocketAddr) {
+        self.server = RecordingUpstream::at(address).await;
         self.serve();
+    }
+
+    /// Uses `host` as the host of its issuer and its endpoints from now on.
+    pub(crate) fn take_name(&self, host: &str) {
+        let issuer = format!("http://{host}:{}", self.server.address().port());
+        self.state.send_modify(|state| state.issuer = issuer);
     }
 
     /// Removes all changes of the behaviour.
