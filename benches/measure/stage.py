@@ -147,9 +147,9 @@ class Stage:
         self.provider = Provider(settings)
         return self.provider
 
-    def settings(self, port, app, extra="", access_log=False):
-        """Settings of a gateway on `port` in front of `app`: one worker, all checks, and by default no access log, like
-        the other proxies."""
+    def settings(self, port, app, extra="", app_keys="connections = 20000\n"):
+        """Settings of a gateway on `port` in front of `app`: one worker, all checks, and no access log, like the other
+        proxies."""
         provider = self.provider
         return (
             f"public_url = {json.dumps(provider.public_url)}\n"
@@ -160,7 +160,7 @@ class Stage:
             f"issuer = {json.dumps(provider.issuer)}\n"
             f"client_id = {json.dumps(provider.client_id)}\n"
             f"client_secret_file = {json.dumps(provider.secret_file)}\n"
-            f'[upstreams.app]\nurl = "{app}"\nconnections = 20000\n'
+            f'[upstreams.app]\nurl = "{app}"\n{app_keys}'
         )
 
 
