@@ -17,13 +17,8 @@ use crate::support::raw::Raw;
 use crate::support::upstream::Answer;
 use crate::support::wire::PATIENCE;
 
-/// The number of attempts of each slow client.
-const ROUNDS: usize = 2;
-
-/// The time between two bytes of an upload, and the number of bytes that an attempt sends with this
-/// pause.
+/// The time between two bytes of an upload.
 const PAUSE: Duration = Duration::from_millis(200);
-const PAUSES: u32 = 8;
 
 /// The path of a long answer.
 const LONG_PATH: &str = "/long";
@@ -65,6 +60,9 @@ struct Crowd {
     /// The number of requests at once on each HTTP/2 connection; 0 for HTTP/1.1.
     streams: u32,
     buffers: bool,
+    /// The number of attempts of each slow client, and the length of an attempt in pauses.
+    attempts: usize,
+    pauses: u32,
 }
 
 /// Slow clients with HTTP/1.1 and without buffers. The app has eight connections.
@@ -74,6 +72,8 @@ const FEW: Crowd = Crowd {
     connections: 12,
     streams: 0,
     buffers: false,
+    attempts: 2,
+    pauses: 8,
 };
 
 /// The same with HTTP/2.
@@ -83,11 +83,14 @@ const FEW_HTTP_2: Crowd = Crowd {
     ..FEW
 };
 
-/// 300 slow clients with HTTP/1.1, with the default buffers.
+/// 300 slow clients with HTTP/1.1, with the default buffers. An attempt takes longer than a request of
+/// a bystander may wait for a connection.
 const MANY: Crowd = Crowd {
     who: Who::ManyAddresses,
     connections: 300,
     buffers: true,
+    attempts: 1,
+    pauses: 20,
     ..FEW
 };
 
@@ -109,7 +112,7 @@ struct Connection {
     cookie: Option<String>,
     /// What the request does, or each request of an HTTP/2 connection in turn.
     what: &'static [Slow],
-    streams: u32,
+    crowd: Crowd,
 }
 
 impl Connection {
@@ -124,8 +127,8 @@ impl Connection {
     /// Runs all attempts. Returns the number of attempts that were not ended by the gateway.
     async fn run(self, door: Arc<Door>) -> usize {
         let mut lasted = 0;
-        for _ in 0..ROUNDS {
-            let held = match self.streams {
+        for _ in 0..self.crowd.attempts {
+            let held = match self.crowd.streams {
                 0 => self.over_http_1(&door).await,
                 _ => self.over_http_2(&door).await,
             };
@@ -143,11 +146,11 @@ impl Connection {
         if self.what[0] == Read {
             let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
             slow.send(request).await;
-            sleep(PAUSE * PAUSES).await;
+            sleep(PAUSE * self.crowd.pauses).await;
             return true;
         }
         slow.send(upload(&path, &fields)).await;
-        for _ in 0..PAUSES {
+        for _ in 0..self.crowd.pauses {
             // An answer or the end of the connection ends the attempt.
             if timeout(PAUSE, slow.more()).await.is_ok() {
                 return false;
@@ -160,14 +163,14 @@ impl Connection {
     async fn over_http_2(&self, door: &Door) -> bool {
         let stream = door.connect_from(self.source, SMALL).await;
         let mut slow = H2::over(stream, "localhost", door.http2()).await;
-        let streams = (0..self.streams).map(|number| number * 2 + 1);
+        let streams = (0..self.crowd.streams).map(|number| number * 2 + 1);
         let streams: Vec<_> = streams.zip(self.what.iter().cycle()).collect();
         for (stream, what) in &streams {
             self.open(&mut slow, *stream, **what).await;
         }
         let uploads = streams.iter().filter(|(_, what)| **what == Upload);
         let uploads: Vec<_> = uploads.map(|(stream, _)| *stream).collect();
-        for _ in 0..PAUSES {
+        for _ in 0..self.crowd.pauses {
             sleep(PAUSE).await;
             for stream in &uploads {
                 slow.data(*stream, b"a").await;
@@ -218,7 +221,7 @@ impl Crowd {
                 source,
                 cookie: cookies.get(number % cookies.len().max(1)).cloned(),
                 what,
-                streams: self.streams,
+                crowd: *self,
             }
         });
         connections.collect()
@@ -241,7 +244,7 @@ impl Crowd {
     fn plan(&self) -> Plan {
         Plan {
             bystanders_app: if self.buffers {
-                "slow_client_secs = 1"
+                "slow_client_secs = 1\nqueue_wait_secs = 3"
             } else {
                 "connections = 8\nslow_client_secs = 1"
             },
@@ -276,7 +279,8 @@ impl Crowd {
             timeout(PATIENCE, connecting).await.unwrap();
             let lasted: usize = attacks.join_all().await.iter().sum();
             if self.buffers {
-                assert_eq!(lasted, ROUNDS * self.connections, "the attack ended early");
+                let all = self.attempts * self.connections;
+                assert_eq!(lasted, all, "the attack ended early");
             } else {
                 assert!(
                     evictions(row).await > 0,
