@@ -83,7 +83,7 @@ struct Row {
 }
 
 /// The settings of a row that differ from the defaults.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Plan {
     /// Keys of the route for streams.
     streams: &'static str,

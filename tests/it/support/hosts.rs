@@ -27,8 +27,8 @@ impl Hosts {
         let lines = names
             .iter()
             .map(|(name, address)| format!("{address} {name}\n"));
-        // The mount keeps its file, so the file cannot be replaced.
         let lines: String = lines.collect();
+        // The process sees only this file, so the file is overwritten and not replaced.
         std::fs::write(self.0.path().join("hosts"), lines).unwrap();
     }
 
