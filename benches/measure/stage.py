@@ -147,9 +147,9 @@ class Stage:
         self.provider = Provider(settings)
         return self.provider
 
-    def settings(self, port, app, extra="", app_keys="connections = 20000\n"):
-        """Settings of a gateway on `port` in front of `app`: one worker, all checks, and no access log, like the other
-        proxies."""
+    def settings(self, port, app, extra="", app_keys="connections = 20000\n", access_log=False):
+        """Settings of a gateway on `port` in front of `app`: one worker, all checks, and by default no access log, like
+        the other proxies."""
         provider = self.provider
         return (
             f"public_url = {json.dumps(provider.public_url)}\n"

@@ -58,15 +58,23 @@ pub(super) fn user(settings: UserInLog, identity: &Identity) -> Option<String> {
     if !settings.hashed {
         return Some(text.to_owned());
     }
-    // The same user name at two issuers means two users, so the hash includes the issuer. In the
-    // input of the hash, a line break separates the issuer from the claim, because no issuer
+    let compute = || hash(&identity.issuer, text);
+    let hash = identity
+        .log_hash
+        .with(settings.claim, compute, str::to_owned);
+    Some(hash)
+}
+
+/// Returns the hash of a user's name for the log. The same user name at two issuers means two
+/// users, so the hash includes the issuer.
+fn hash(issuer: &str, name: &str) -> Box<str> {
+    // In the input of the hash, a line break separates the issuer from the name, because no issuer
     // contains a line break.
-    let named = [identity.issuer.as_bytes(), b"\n", text.as_bytes()].concat();
-    let hash = digest(&SHA256, &named);
-    // Eight bytes of a hash are enough to distinguish the users of one gateway. A hash in SHA-256
-    // has 32 bytes, so this function never returns `None` here.
-    let start = hash.as_ref().first_chunk()?;
-    Some(format!("{:016x}", u64::from_be_bytes(*start)))
+    let hash = digest(&SHA256, format!("{issuer}\n{name}").as_bytes());
+    // Eight bytes of a hash are enough to distinguish the users of one gateway. A SHA-256 hash has
+    // 32 bytes, so the default is never used.
+    let start = hash.as_ref().first_chunk().copied().unwrap_or_default();
+    format!("{:016x}", u64::from_be_bytes(start)).into()
 }
 
 #[cfg(test)]

@@ -7,11 +7,13 @@
 //! never become a claim.
 
 mod groups;
+mod log_hash;
 
 use http::HeaderValue;
 
 pub use self::groups::Groups;
 pub(crate) use self::groups::{GroupsForm, GroupsFormat};
+pub use self::log_hash::LogHash;
 
 /// The maximum length of a claim, in bytes. A claim that is longer than `MAX_CLAIM` counts as
 /// absent.
@@ -89,6 +91,8 @@ pub struct Identity {
     /// The additional claims that the settings send to an app, each with its path in the claims of
     /// the provider.
     pub claims: Box<[(Box<str>, Claim)]>,
+    /// The hash that names the user in the log.
+    pub log_hash: LogHash,
 }
 
 impl Identity {
