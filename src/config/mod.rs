@@ -246,10 +246,7 @@ fn build(
     let providers = providers(settings, (&reusable.providers, &environment), reader);
     let upstreams = upstreams(settings, &reusable.upstreams, reader);
     let parsed = (&upstreams, &providers, names.as_ref());
-    let routes = route_table(settings, parsed, &environment, reader);
-    if let Some(routes) = &routes {
-        check_buffers(routes, server.as_ref(), reader);
-    }
+    let routes = route_table(settings, parsed, (server.as_ref(), &environment), reader);
     let spill = server.as_ref().and_then(|server| spill(server, reader));
     let tls = tls(server.as_ref(), operations.as_ref(), reader, clock);
     let login = login.map(|login| login_settings(&login, &providers.names, reader));
@@ -297,13 +294,14 @@ fn build(
 fn route_table(
     settings: &Figment,
     (upstreams, providers, names): (&ParsedUpstreams, &ParsedProviders, Option<&AssertionNames>),
-    environment: &Environment,
+    (server, environment): (Option<&ServerSection>, &Environment),
     reader: &mut Reader<'_>,
 ) -> Option<RouteTable> {
     let table = routes(settings, reader, upstreams, &providers.names)?;
     let names = names.cloned().unwrap_or_default();
     let table = app_fields::write(table, (upstreams, &names), environment, reader);
     check_routes(&table, providers, reader);
+    check_buffers(&table, server, reader);
     app_fields::check(&table, upstreams, &providers.known, reader);
     app_fields::check_claims(&table, (upstreams, &names), &providers.known, reader);
     Some(table)

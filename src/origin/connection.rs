@@ -43,7 +43,7 @@ pub(super) struct Connection {
     pub(super) handovers: u8,
     pub(super) usage: OpenUsage,
     pub(super) dropped_trailers: Arc<DroppedTrailers>,
-    wakes: WakeSwitch,
+    wake_switch: WakeSwitch,
 }
 
 /// The open socket of a connection that has switched from HTTP to another protocol.
@@ -82,8 +82,8 @@ impl Connection {
             .await
             .map_err(Error::Broken)?;
         let passing = Rc::clone(&traffic);
-        let wakes = WakeSwitch::default();
-        let switch = wakes.clone();
+        let wake_switch = WakeSwitch::default();
+        let switch = wake_switch.clone();
         let task = spawn_local(async move {
             // The waker of a task never changes, so one waker is enough for all polls of the
             // connection.
@@ -120,7 +120,7 @@ impl Connection {
             handovers: 0,
             usage: usage(task.abort_handle()),
             dropped_trailers: Arc::clone(connector.dropped_trailers()),
-            wakes,
+            wake_switch,
         }))
     }
 
@@ -129,7 +129,7 @@ impl Connection {
     pub(super) fn take_part<T>(&self, take: impl FnOnce() -> T) -> T {
         // hyper wants the next request only after it has received the complete response.
         if self.sender.is_ready() {
-            self.wakes.ignore_wakes(take)
+            self.wake_switch.ignore_wakes(take)
         } else {
             take()
         }

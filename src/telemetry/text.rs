@@ -164,6 +164,10 @@ impl VisitFmt for TextVisitor<'_> {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::disallowed_types,
+    reason = "no request uses the lock of a test"
+)]
 mod tests {
     use std::sync::{Arc, Mutex};
     use std::time::Duration;

@@ -136,7 +136,7 @@ async fn local(test: impl Future<Output = ()>) {
 async fn wake_twice<S: AsyncRead + AsyncWrite + Unpin>(served: &Served, mut client: Client<S>) {
     assert!(client.get("/").await.ends_with("hello"));
     served.until_phase(Phase::Idle).await;
-    served.pass(DORMANT_AFTER - Duration::from_millis(1));
+    served.pass(DORMANT_AFTER.saturating_sub(Duration::from_millis(1)));
     assert_eq!(served.state().dormancy().stage(), Stage::Awake);
     for _ in 0..2 {
         served.make_dormant().await;
