@@ -437,7 +437,7 @@ fn prepare(context: &mut RequestContext) -> Result<Option<HeaderValue>, Error> {
     // The app gets the canonical authority that the gateway has checked, instead of the authority
     // that the client sent.
     let authority = target.authority_value();
-    if parts.headers.get(header::HOST) != Some(authority) {
+    if !target.is_host_field() {
         parts.headers.insert(header::HOST, authority.clone());
     }
     client.write(&mut parts.headers, authority);

@@ -151,6 +151,8 @@ impl Error {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Target {
     host: Host,
+    /// Whether the field `Host` of the request contains exactly the canonical authority.
+    is_host_field: bool,
     path_and_query: PathAndQuery,
 }
 
@@ -172,7 +174,7 @@ impl Target {
     pub fn from_request(parts: &http::request::Parts) -> Result<Self, Error> {
         check_method(&parts.method)?;
         check_scheme(&parts.uri)?;
-        let host = find_host(parts)?;
+        let (host, is_host_field) = find_host(parts)?;
         let path_and_query = parts.uri.path_and_query().ok_or(Error::WrongForm)?;
         if path_and_query.as_str() == "*" {
             let asked_about_all = parts.method == Method::OPTIONS;
@@ -184,6 +186,7 @@ impl Target {
         }
         Ok(Self {
             host,
+            is_host_field,
             path_and_query: canonical(path_and_query)?,
         })
     }
@@ -199,6 +202,12 @@ impl Target {
     /// reference count.
     pub(crate) fn authority_value(&self) -> &HeaderValue {
         self.host.value()
+    }
+
+    /// Returns true if the field `Host` of the request contains exactly the text of
+    /// [`Target::authority`].
+    pub(crate) fn is_host_field(&self) -> bool {
+        self.is_host_field
     }
 
     /// Returns the canonical path. The path starts with `/`.
@@ -243,7 +252,8 @@ fn check_scheme(uri: &Uri) -> Result<(), Error> {
     }
 }
 
-fn find_host(parts: &http::request::Parts) -> Result<Host, Error> {
+/// Returns the canonical authority, and whether the field `Host` contains exactly this text.
+fn find_host(parts: &http::request::Parts) -> Result<(Host, bool), Error> {
     let mut fields = parts.headers.get_all(HOST).iter();
     let field = fields.next();
     if fields.next().is_some() {
@@ -251,7 +261,9 @@ fn find_host(parts: &http::request::Parts) -> Result<Host, Error> {
     }
     let from_field = field.map(Host::parse).transpose()?;
     let Some(authority) = parts.uri.authority() else {
-        return from_field.ok_or(Error::HostMissing);
+        let host = from_field.ok_or(Error::HostMissing)?;
+        let is_field = field == Some(host.value());
+        return Ok((host, is_field));
     };
     let authority =
         HeaderValue::from_str(authority.as_str()).map_err(|_invalid| Error::HostMalformed)?;
@@ -259,7 +271,7 @@ fn find_host(parts: &http::request::Parts) -> Result<Host, Error> {
     match from_field {
         Some(from_field) if from_field != from_target => Err(Error::AuthorityConflict),
         None if parts.version < Version::HTTP_2 => Err(Error::HostMissing),
-        Some(_) | None => Ok(from_target),
+        Some(_) | None => Ok((from_target, false)),
     }
 }
 

@@ -291,6 +291,7 @@ fn h_21_case_a_trailing_dot_and_default_ports_are_made_canonical() {
         let authority = port.map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"));
         assert_eq!(target.authority(), authority, "{given}");
         assert_eq!(target.authority_value(), &authority, "{given}");
+        assert_eq!(target.is_host_field(), given == authority, "{given}");
     }
 }
 
@@ -323,6 +324,7 @@ fn h_23_http_2_authority_and_host_agree_or_the_request_is_refused() {
     let alone = get_h2("https://gw.test/x", &[]).unwrap();
     assert_eq!((alone.authority(), alone.path()), ("gw.test", "/x"));
     assert_eq!(alone.authority_value(), "gw.test");
+    assert!(!alone.is_host_field());
     assert_eq!(get_h2("/x", &[b"gw.test"]).unwrap().authority(), "gw.test");
     assert!(get_h2("https://GW.test:443/", &[b"gw.test"]).is_ok());
     for (uri, hosts, wanted) in [
