@@ -1,8 +1,8 @@
 //! Sidegate is a reverse proxy that signs users in.
 //!
 //! An app behind Sidegate needs no code for OAuth. Sidegate exchanges the authorization code for a
-//! token set and stores the token set with the session. By default, each request of a signed-in user
-//! to the app contains the access token in the `Authorization` field.
+//! token set and stores the token set with the session. By default, each request of a signed-in
+//! user to the app contains the access token in the `Authorization` field.
 //!
 //! This page describes the structure of the crate. A module may use only modules of a lower layer.
 //! Modules of the same layer may not use each other. A test enforces these rules about modules and
@@ -10,15 +10,16 @@
 //!
 //! | layer | modules | what they contain |
 //! | --- | --- | --- |
-//! | 0 | [`secret`] [`clock`] [`telemetry`] | values that are never printed; the time, as an argument; events, access log and metrics |
-//! | 1 | [`seal`] [`tls`] [`identity`] [`token`] [`fields`] [`target`] [`upload`] [`relay`] | keys and sealed data; certificates; the identity of a user; the token set; HTTP fields; the canonical request target; the body of a forwarded request; bytes between two connections after a switch of protocols |
-//! | 2 | [`origin`] [`server`] | the HTTP client and its pool; listeners, framing, deadlines and drain; these two modules know nothing about authentication |
-//! | 3 | [`provider`] [`session`] [`upstream`] | the authorization server: metadata, keys, tokens, identities; the sessions; the app |
-//! | 4 | [`access`] [`login`] | routes, rules, decisions and refreshes; the code flow, pending logins and sign-out |
-//! | 5 | [`gateway`] [`admin`] | the handling of a request, and its answers; health and metrics |
-//! | 6 | [`config`] | settings file, variables and flags; one error reports all problems; the check over the network |
-//! | 7 | [`instance`] | one running gateway, made from all other modules |
-//! | 8 | [`demo`] | an authorization server and an app inside the program, for demonstrations and for tests |
+//! | 0 | [`secret`] [`clock`] | values that are never printed; the time, as an argument |
+//! | 1 | [`telemetry`] | events, access log and metrics |
+//! | 2 | [`seal`] [`tls`] [`identity`] [`token`] [`fields`] [`target`] [`upload`] [`relay`] | keys and sealed data; certificates; the identity of a user; the token set; HTTP fields; the canonical request target; the body of a forwarded request; bytes between two connections after a switch of protocols |
+//! | 3 | [`origin`] [`server`] | the HTTP client and its pool; listeners, framing, deadlines and drain; these two modules know nothing about authentication |
+//! | 4 | [`provider`] [`session`] [`upstream`] | the authorization server: metadata, keys, tokens, identities; the sessions; the app |
+//! | 5 | [`access`] [`login`] | routes, rules, decisions and refreshes; the code flow, pending logins and sign-out |
+//! | 6 | [`gateway`] [`admin`] | the handling of a request, and its answers; health and metrics |
+//! | 7 | [`config`] | settings file, variables and flags; one error reports all problems; the check over the network |
+//! | 8 | [`instance`] | one running gateway, made from all other modules |
+//! | 9 | [`demo`] | an authorization server and an app inside the program, for demonstrations and for tests |
 //!
 //! # One site
 //!
@@ -69,11 +70,11 @@
 //!
 //! 7. [`access::Permit::exchange`] removes the gateway's cookies, writes the assertion fields and
 //!    the credentials of the route ([`upstream::assertions`]), and sends the request on a pooled
-//!    connection. The client's `Authorization` reaches only an app of a public route.
-//!    Bodies stream in both directions, with buffers of limited size for slow clients. If the app switches to another protocol, such as WebSocket,
-//!    a [`relay::Relay`] forwards bytes in both directions as long as [`access::StreamPermit`]
-//!    allows the stream. If the app refuses the token, the gateway may send the request one more
-//!    time with a new token ([`access::TokenRefusal::recover`]).
+//!    connection. The client's `Authorization` reaches only an app of a public route. Bodies stream
+//!    in both directions, with buffers of limited size for slow clients. If the app switches to
+//!    another protocol, such as WebSocket, a [`relay::Relay`] forwards bytes in both directions as
+//!    long as [`access::StreamPermit`] allows the stream. If the app refuses the token, the gateway
+//!    may send the request one more time with a new token ([`access::TokenRefusal::recover`]).
 //!
 //! 8. [`fields::outbound`] removes unsafe fields from the response. When the answer to a request
 //!    has ended, one function writes the access-log event of the request.

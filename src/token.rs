@@ -211,9 +211,9 @@ impl TokenSet {
     }
 }
 
-/// Creates a field value from secret bytes. `Debug` does not print the value. When the value and all
-/// its clones are dropped, the bytes are overwritten. Returns `None` if a field value cannot contain
-/// the bytes.
+/// Creates a field value from secret bytes. `Debug` does not print the value. When the value and
+/// all its clones are dropped, the bytes are overwritten. Returns `None` if a field value cannot
+/// contain the bytes.
 pub(crate) fn secret_value(bytes: Zeroizing<Vec<u8>>) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(Wiped(bytes))).ok()?;
     value.set_sensitive(true);

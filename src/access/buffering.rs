@@ -8,7 +8,8 @@ const LARGEST: usize = 64 * 1024;
 /// The largest file, in MiB: 1 TiB.
 const LARGEST_FILE: usize = 1024 * 1024;
 
-/// The buffers of each request of a route. The sizes are in bytes. Zero means no buffer, or no file.
+/// The buffers of each request of a route. The sizes are in bytes. Zero means no buffer, or no
+/// file.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct BufferSettings {

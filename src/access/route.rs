@@ -33,8 +33,8 @@ pub struct Route {
     credentials: CredentialSettings,
     /// The fields that the gateway writes into the requests of the route.
     pub(super) fields: AppFields,
-    // This member is private to the module, so that code outside the module can reach the upstream only
-    // through a `Permit`.
+    // This member is private to the module, so that code outside the module can reach the upstream
+    // only through a `Permit`.
     pub(super) upstream: Arc<Upstream>,
 }
 

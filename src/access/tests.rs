@@ -188,8 +188,8 @@ const SIGNED_IN: (bool, Method) = (true, Method::GET);
 const NOBODY: (bool, Method) = (false, Method::GET);
 const PREFLIGHT: (bool, Method) = (false, Method::OPTIONS);
 
-/// Sends a request with `Authorization` fields of the client to a gateway with one route. Returns the
-/// fields that the app gets.
+/// Sends a request with `Authorization` fields of the client to a gateway with one route. Returns
+/// the fields that the app gets.
 fn with_their_credentials(
     fixture: &Fixture,
     route: &serde_json::Value,

@@ -76,7 +76,8 @@ struct Written<'a> {
 }
 
 impl<'a> Written<'a> {
-    /// If the settings of the route name a credential, the credentials of the upstream do not apply.
+    /// If the settings of the route name a credential, the credentials of the upstream do not
+    /// apply.
     fn of(route: &'a Route, upstream: Option<&'a ParsedUpstream>) -> Self {
         let own = route.credentials();
         match upstream {

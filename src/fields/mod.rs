@@ -9,8 +9,8 @@
 //!    [`request_id::from_proxy`] reads the id of the request, if the peer is a trusted proxy.
 //!
 //! 3. [`inbound`] removes the fields that `strip::Strip` lists: hop-by-hop fields, and every field
-//!    that only the gateway may write, in every spelling. The permit of the request decides about the
-//!    client's `Authorization`.
+//!    that only the gateway may write, in every spelling. The permit of the request decides about
+//!    the client's `Authorization`.
 //!
 //! 4. Before the gateway forwards the request, [`cookie::others`], [`forwarded::Client::write`] and
 //!    [`append_via`] write their fields. The gateway also writes the identity of the user, the

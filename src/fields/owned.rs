@@ -55,9 +55,9 @@ const SPELLED_EXACTLY: [&str; 4] = [
 ];
 
 /// The names of all fields that only the gateway may write: the forwarding fields, the usual names
-/// of identity and rewriting fields, the configured assertion fields, and the configured fields with
-/// a token. `Authorization` is not in the list, because the route decides who may write it. A permit
-/// therefore replaces, removes or forwards the client's `Authorization`.
+/// of identity and rewriting fields, the configured assertion fields, and the configured fields
+/// with a token. `Authorization` is not in the list, because the route decides who may write it. A
+/// permit therefore replaces, removes or forwards the client's `Authorization`.
 ///
 /// CGI, WSGI, PHP and Rack turn `X-User` and `X_User` into the same variable. Names are therefore
 /// compared in normalized form: ASCII lower case, with `-` for every character that is not a letter

@@ -105,8 +105,8 @@ impl Reservation {
         }
     }
 
-    /// Returns whether the buffer may store `length` more bytes. `limit` is the limit of this buffer
-    /// in bytes.
+    /// Returns whether the buffer may store `length` more bytes. `limit` is the limit of this
+    /// buffer in bytes.
     pub(super) fn growth(&self, limit: usize, length: usize) -> Growth {
         let used = usize::try_from(self.budget.used.get()).unwrap_or_default();
         let free = self.max.saturating_sub(used);

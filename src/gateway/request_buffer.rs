@@ -66,8 +66,8 @@ impl Worker {
                 return record.refused(&error, &context.parts.headers);
             }
         };
-        // The listener has sent `100 Continue` to the client, because the gateway has read the body.
-        // Therefore the app must not get the field `Expect`.
+        // The listener has sent `100 Continue` to the client, because the gateway has read the
+        // body. Therefore the app must not get the field `Expect`.
         context.parts.headers.remove(header::EXPECT);
         let later = site.clock().now();
         if later.since(now) < REDECIDE_AFTER {

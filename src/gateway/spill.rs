@@ -1,8 +1,8 @@
 //! The part of a buffered body that is in a file.
 //!
 //! The file has no name. So no other program can open the file, and the file system frees the space
-//! of the file when the gateway closes the file, even if the process crashes. A disk can be slow, so
-//! every operation on the file runs on a blocking thread of the runtime.
+//! of the file when the gateway closes the file, even if the process crashes. A disk can be slow,
+//! so every operation on the file runs on a blocking thread of the runtime.
 
 use std::fs::File;
 use std::io;

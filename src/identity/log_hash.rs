@@ -11,8 +11,8 @@ use crate::telemetry::UserClaim;
 pub struct LogHash(OnceLock<Box<(UserClaim, Box<str>)>>);
 
 impl LogHash {
-    /// Passes the hash of `claim` to `then`. `compute` computes the hash. After a reload has changed
-    /// the claim, each call computes the hash.
+    /// Passes the hash of `claim` to `then`. `compute` computes the hash. After a reload has
+    /// changed the claim, each call computes the hash.
     pub(crate) fn with<T>(
         &self,
         claim: UserClaim,

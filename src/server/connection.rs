@@ -166,8 +166,9 @@ pub(super) enum Finished {
     Dormant,
 }
 
-/// Runs a connection until it ends or becomes dormant. Begins the graceful shutdown when [`ConnectionState::close`] is
-/// called. Calls `after_poll` after each poll, to send the bytes that are still buffered.
+/// Runs a connection until it ends or becomes dormant. Begins the graceful shutdown when
+/// [`ConnectionState::close`] is called. Calls `after_poll` after each poll, to send the bytes that
+/// are still buffered.
 pub(super) async fn finish<C: Future<Output = hyper::Result<()>>>(
     state: &ConnectionState,
     mut connection: Pin<&mut C>,

@@ -5,9 +5,9 @@
 //! idle for [`DORMANT_AFTER`]. The client's connection stays open and is called dormant. When bytes
 //! arrive, or when the connection has to close, the gateway creates a new connection of hyper.
 //!
-//! If a worker has more than [`CROWD`] connections, each of its connections becomes dormant directly
-//! after a response. The next request of another connection then uses the freed memory, which is
-//! still in the CPU caches. With few connections, the CPU caches contain the memory of all
+//! If a worker has more than [`CROWD`] connections, each of its connections becomes dormant
+//! directly after a response. The next request of another connection then uses the freed memory,
+//! which is still in the CPU caches. With few connections, the CPU caches contain the memory of all
 //! connections, so a new connection of hyper for each request would only cost instructions.
 //!
 //! The sweep asks a connection to become dormant. The task of the connection then decides, after it

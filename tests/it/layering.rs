@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// The modules by layer, lowest first.
 const LAYERS: &[&[&str]] = &[
-    &["secret", "clock", "telemetry"],
+    &["secret", "clock"],
+    &["telemetry"],
     &[
         "seal", "tls", "identity", "token", "fields", "target", "upload", "relay",
     ],

@@ -89,8 +89,8 @@ impl ClaimMapping {
         Some(identity.with_groups(self.groups(sources, now)))
     }
 
-    /// Returns the additional claims that an app gets, each with its path. A number and a truth value
-    /// are sent as JSON writes them.
+    /// Returns the additional claims that an app gets, each with its path. A number and a truth
+    /// value are sent as JSON writes them.
     fn additional(&self, sources: &[&Object], now: Timestamp) -> Vec<(Box<str>, Claim)> {
         let claim = |path: &str| {
             let value = first(sources, path)?;

@@ -287,7 +287,8 @@ async fn a_drain_closes_dormant_connections_at_once() {
         let mut client = served.client().await;
         client.get("/").await;
         served.make_dormant().await;
-        // A drain calls `close`. No sweep runs in this test, so only `close` can end the connection.
+        // A drain calls `close`. No sweep runs in this test, so only `close` can end the
+        // connection.
         served.state().close();
         assert_eq!(client.rest().await, "");
         served.until_closed().await;

@@ -126,8 +126,8 @@ impl CredentialSettings {
 #[derive(Debug)]
 pub(super) struct ColonInUser;
 
-/// Returns the value of `Authorization` with the scheme `Basic`. Returns `None` if the identity does
-/// not contain the claim with the user name.
+/// Returns the value of `Authorization` with the scheme `Basic`. Returns `None` if the identity
+/// does not contain the claim with the user name.
 pub(super) fn basic(
     user: &FieldValue,
     password: &Secret<String>,

@@ -169,7 +169,8 @@ impl TryFrom<RawNames> for AssertionNames {
 }
 
 impl AssertionNames {
-    /// Refuses two fields with the same normalized name, because many apps read only one of the two.
+    /// Refuses two fields with the same normalized name, because many apps read only one of the
+    /// two.
     fn check_distinct(&self) -> Result<(), NameError> {
         let keyed = [
             ("user", &self.user),

@@ -1,5 +1,6 @@
 //! Apps that fail: down, silent, resetting, slow to accept, or with half an answer. Clients with
-//! HTTP/1.1 and HTTP/2 get an error in time, and after the fault every connection can be used again.
+//! HTTP/1.1 and HTTP/2 get an error in time, and after the fault every connection can be used
+//! again.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,9 +1,9 @@
-//! Faults under load: slow clients, apps and providers that fail, host names that are lost or change,
-//! certificates that are replaced, a store that fails, and a stop of the gateway. Bystanders, who use
-//! the gateway at the same time, must not notice a fault. There are five oracles: a bystander gets a
-//! correct answer to each request, stays signed in, gets no answer of another user, and gets each
-//! answer in time; at the end, the gateway has as many descriptors as at its start, and has nothing
-//! unfinished.
+//! Faults under load: slow clients, apps and providers that fail, host names that are lost or
+//! change, certificates that are replaced, a store that fails, and a stop of the gateway.
+//! Bystanders, who use the gateway at the same time, must not notice a fault. There are five
+//! oracles: a bystander gets a correct answer to each request, stays signed in, gets no answer of
+//! another user, and gets each answer in time; at the end, the gateway has as many descriptors as
+//! at its start, and has nothing unfinished.
 //!
 //! Each test is a row, or a table of rows. A row gives [`run_row`] a function that causes one fault
 //! and checks the effects of the fault. `run_row` starts the gateway and the bystanders, and

@@ -64,8 +64,8 @@ async fn served(client: &mut Raw, cookie: &str) {
     assert_eq!(answer.text(), "alice /named", "{}", answer.status());
 }
 
-/// Fails unless a request that needs a new connection gets 502. The app closes the connection of the
-/// previous request.
+/// Fails unless a request that needs a new connection gets 502. The app closes the connection of
+/// the previous request.
 async fn lost(client: &mut Raw, app: &RecordingUpstream, cookie: &str) {
     app.next(Answer::ok("alice /named").then_close());
     served(client, cookie).await;

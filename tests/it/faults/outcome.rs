@@ -23,7 +23,8 @@ pub(super) struct Outcome {
     pub(super) more_rows: usize,
     seen: Seen,
     pub(super) leaked_descriptors: usize,
-    /// Whatever the gateway still counts as unfinished at the end, and rows that did not end in time.
+    /// Whatever the gateway still counts as unfinished at the end, and rows that did not end in
+    /// time.
     pub(super) stuck: usize,
 }
 

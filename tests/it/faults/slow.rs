@@ -1,6 +1,7 @@
-//! Slow clients of the app that the bystanders use: uploads of one byte after the other, and answers
-//! that nobody reads. Without buffers, the slow clients want more connections than the app has. With
-//! the default buffers, 300 slow clients want more connections than the app has by default.
+//! Slow clients of the app that the bystanders use: uploads of one byte after the other, and
+//! answers that nobody reads. Without buffers, the slow clients want more connections than the app
+//! has. With the default buffers, 300 slow clients want more connections than the app has by
+//! default.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -17,8 +18,8 @@ use crate::support::raw::Raw;
 use crate::support::upstream::Answer;
 use crate::support::wire::PATIENCE;
 
-/// The time between two bytes of an upload, and the number of these times in an attack. An attack takes
-/// longer than a request may wait for a connection.
+/// The time between two bytes of an upload, and the number of these times in an attack. An attack
+/// takes longer than a request may wait for a connection.
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSES: u32 = 20;
 

@@ -56,8 +56,8 @@ async fn working_app() -> RecordingUpstream {
     app
 }
 
-/// Sends one request after the other, until the gateway closes the connection. Returns the number of
-/// answers, each of which must be complete.
+/// Sends one request after the other, until the gateway closes the connection. Returns the number
+/// of answers, each of which must be complete.
 async fn over_http_1(door: Arc<Door>, cookie: String) -> usize {
     let mut client = door.connect().await;
     let mut answered = 0;

@@ -263,7 +263,8 @@ async fn a_route_of_whole_requests_has_whole_calls_and_immediate_handshakes() {
     chunk(&mut client, "two").await;
     assert_eq!(end(&mut client).await.status(), 200);
     assert_whole(&scene.app, "onetwo");
-    // A handshake has no content. A handshake with content is refused (`framing_upgrade_with_body`).
+    // A handshake has no content. A handshake with content is refused
+    // (`framing_upgrade_with_body`).
     let handshake = "GET /public/whole HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
                      Upgrade: other\r\n\r\n";
     let switched = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
