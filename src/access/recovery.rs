@@ -175,7 +175,10 @@ impl Access {
             return Recovery::Pass;
         };
         match wait_for(waiter, self.deadline(), self.refresher.clock()).await {
-            Outcome::Renewed(newest) if newest.version() != session.version() => {
+            Outcome::Renewed(newest)
+                if newest.version() != session.version()
+                    && !(route.fields()).is_same_token(session.tokens(), newest.tokens()) =>
+            {
                 match self.apply_rule(route, newest) {
                     Decision::Permit(permit) => Recovery::Retry(permit),
                     Decision::Challenge(_)

@@ -254,6 +254,10 @@ pub(super) fn check(
             let reason = "has no effect, because the app gets no token here; leave \
                           `on_upstream_401` out, or write bearer = \"access_token\" in the route";
             reader.note(&format!("routes.{}.on_upstream_401", route.index()), reason);
+        } else if route.on_refusal() == OnRefusal::Relogin && route.is_public() {
+            let reason = "\"relogin\" has no effect, because a public route never requires a \
+                          sign-in; write \"refresh_and_retry\", or leave `on_upstream_401` out";
+            reader.note(&format!("routes.{}.on_upstream_401", route.index()), reason);
         }
     }
     for (name, upstream) in upstreams {

@@ -11,6 +11,7 @@ use super::error_response::ErrorCode;
 use super::jwt::signer::{Signer, SigningError};
 use super::settings::{BasicEncoding, ClientAuthentication, Settings};
 use super::token::TokenRequest;
+use super::unused_credentials::refuse_unused;
 use super::{SetupError, TokenCallError, read_text, secret_file, secret_variable, variable};
 use crate::clock::Timestamp;
 use crate::secret::{Environment, Secret, random};
@@ -82,8 +83,8 @@ impl Credentials {
 }
 
 /// The settings that name the private key.
-const PRIVATE_KEY_FILE: &str = "client_assertion.private_key_file";
-const PRIVATE_KEY_ENV: &str = "client_assertion.private_key_env";
+pub(super) const PRIVATE_KEY_FILE: &str = "client_assertion.private_key_file";
+pub(super) const PRIVATE_KEY_ENV: &str = "client_assertion.private_key_env";
 
 /// Creates the error for a credential that has two sources: a file and the variable `name`.
 fn named_twice(key: &'static str, name: &str) -> SetupError {
@@ -92,84 +93,6 @@ fn named_twice(key: &'static str, name: &str) -> SetupError {
         name: name.into(),
         problem: "is named together with a file for the same secret; write only one of the two \
                   settings",
-    }
-}
-
-/// Refuses a setting that the configured authentication method never uses. If the method is `auto`,
-/// the metadata decide later which settings are used.
-fn refuse_unused(settings: &Settings) -> Result<(), SetupError> {
-    use ClientAuthentication as By;
-    let by = settings.client_authentication;
-    if by == By::Auto {
-        return Ok(());
-    }
-    let assertion = &settings.client_assertion;
-    let uses_key = by == By::PrivateKeyJwt;
-    let uses_assertion = uses_key || by == By::ClientSecretJwt;
-    let uses_secret = !uses_key && by != By::None;
-    for (key, is_set, is_used) in [
-        (
-            "client_secret_file",
-            settings.client_secret_file.is_some(),
-            uses_secret,
-        ),
-        (
-            "client_secret_env",
-            settings.client_secret_env.is_some(),
-            uses_secret,
-        ),
-        (
-            PRIVATE_KEY_FILE,
-            assertion.private_key_file.is_some(),
-            uses_key,
-        ),
-        (
-            PRIVATE_KEY_ENV,
-            assertion.private_key_env.is_some(),
-            uses_key,
-        ),
-        (
-            "client_assertion.key_id",
-            assertion.key_id.is_some(),
-            uses_key,
-        ),
-        (
-            "client_assertion.algorithm",
-            assertion.algorithm.is_some(),
-            uses_key,
-        ),
-        (
-            "client_assertion.audience",
-            assertion.audience.is_some(),
-            uses_assertion,
-        ),
-    ] {
-        if is_set && !is_used {
-            return Err(SetupError::Setting {
-                key,
-                problem: unused(by),
-            });
-        }
-    }
-    Ok(())
-}
-
-/// The problem of a setting that the authentication method does not use.
-fn unused(by: ClientAuthentication) -> &'static str {
-    match by {
-        ClientAuthentication::Auto | ClientAuthentication::ClientSecretBasic => {
-            "is given, but client_authentication is \"client_secret_basic\", which does not use it"
-        }
-        ClientAuthentication::ClientSecretPost => {
-            "is given, but client_authentication is \"client_secret_post\", which does not use it"
-        }
-        ClientAuthentication::ClientSecretJwt => {
-            "is given, but client_authentication is \"client_secret_jwt\", which does not use it"
-        }
-        ClientAuthentication::PrivateKeyJwt => {
-            "is given, but client_authentication is \"private_key_jwt\", which does not use it"
-        }
-        ClientAuthentication::None => "is given, but client_authentication is \"none\"",
     }
 }
 

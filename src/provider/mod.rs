@@ -50,6 +50,7 @@ mod schedule;
 pub mod settings;
 mod signed_out;
 mod token;
+mod unused_credentials;
 mod userinfo;
 
 #[cfg(test)]

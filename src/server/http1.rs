@@ -118,10 +118,8 @@ where
         }
         Ok(Finished::Dormant) => {
             let parts = connection.into_parts();
-            return Served::Dormant {
-                stream: parts.io.into_inner().into_inner(),
-                early: parts.read_buf,
-            };
+            let (stream, early) = parts.io.into_inner().into_parts(parts.read_buf);
+            return Served::Dormant { stream, early };
         }
         Ok(Finished::Ended) if !state.is_upgrade_requested() => return Served::Ended,
         Ok(Finished::Ended) => {}
@@ -134,9 +132,10 @@ where
         io.shutdown().await.unwrap_or_default();
         return Served::Ended;
     };
+    let (stream, early) = io.into_parts(parts.read_buf);
     let client = Peer {
-        io: Box::new(io.into_inner()),
-        early: parts.read_buf,
+        io: Box::new(stream),
+        early,
     };
     Served::Switched(tunnel, client)
 }

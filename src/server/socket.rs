@@ -188,9 +188,15 @@ impl<S> Plaintext<S> {
         Self { early, ..self }
     }
 
-    /// Returns the byte stream, so that the stream can be used for another protocol than HTTP.
-    pub(super) fn into_inner(self) -> S {
-        self.inner
+    /// Returns the byte stream, and all bytes that were read from the stream but not processed.
+    /// `read` contains the bytes that hyper has read from this value and has not processed.
+    pub(super) fn into_parts(self, read: Bytes) -> (S, Bytes) {
+        let unprocessed = if self.early.is_empty() {
+            read
+        } else {
+            Bytes::from([&*read, &*self.early].concat())
+        };
+        (self.inner, unprocessed)
     }
 
     fn arrived(&mut self, count: usize) {

@@ -284,7 +284,7 @@ impl<H: Handler> Worker<H> {
 pub(super) struct Registry {
     settings: Settings,
     slots: Arc<Semaphore>,
-    coarse_clock: Rc<CoarseClock>,
+    pub(super) coarse_clock: Rc<CoarseClock>,
     pub(super) connections: RefCell<HashMap<u64, Rc<ConnectionState>>>,
     last: Cell<u64>,
     draining: Cell<bool>,

@@ -307,8 +307,12 @@ impl Upstream {
             && is_http1()
             && !request.headers().contains_key(CONTENT_LENGTH)
         {
-            let chunked = HeaderValue::from_static("chunked");
-            request.headers_mut().insert(TRANSFER_ENCODING, chunked);
+            let length = request.body().size_hint().exact();
+            let (name, value) = match length {
+                Some(length) => (CONTENT_LENGTH, HeaderValue::from(length)),
+                None => (TRANSFER_ENCODING, HeaderValue::from_static("chunked")),
+            };
+            request.headers_mut().insert(name, value);
         }
     }
 }

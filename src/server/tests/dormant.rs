@@ -196,6 +196,51 @@ async fn pipelined_requests_wake_a_dormant_connection_and_all_get_answers() {
 }
 
 #[tokio::test]
+async fn a_long_pipeline_in_a_crowd_loses_no_request() {
+    local(async {
+        let mut served = Served::start(long()).await;
+        let client = served.client().await;
+        served.worker.registry.coarse_clock.set_crowded(true);
+        // hyper reads more bytes at a time after a large body. Later, the new connections of hyper
+        // read fewer bytes at a time than the connection has already read.
+        let body = "x".repeat(200_000);
+        let upload = format!(
+            "POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let requests = (0..300).map(|number| {
+            let padding = "y".repeat(200);
+            format!("GET /{number} HTTP/1.1\r\nHost: a\r\nX-Padding: {padding}\r\n\r\n")
+        });
+        let sent: String = std::iter::once(upload).chain(requests).collect();
+        let (mut reader, mut writer) = tokio::io::split(client.0);
+        let sending = async { writer.write_all(sent.as_bytes()).await.unwrap() };
+        let receiving = async {
+            let mut seen = Vec::new();
+            while seen
+                .windows(15)
+                .filter(|part| *part == b"HTTP/1.1 200 OK")
+                .count()
+                < 301
+            {
+                assert!(soon(reader.read_buf(&mut seen)).await.unwrap() > 0);
+            }
+        };
+        tokio::join!(sending, receiving);
+        let mut entered = Vec::new();
+        while let Ok(event) = served.events.try_recv() {
+            if let Event::Entered(path) = event {
+                entered.push(path);
+            }
+        }
+        let expected = (0..300).map(|number| format!("/{number}"));
+        let expected: Vec<String> = std::iter::once("/count".into()).chain(expected).collect();
+        assert_eq!(entered, expected);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_half_received_head_is_kept_and_has_its_deadline() {
     local(async {
         let mut served = Served::start(Deadlines {

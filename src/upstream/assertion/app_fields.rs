@@ -23,7 +23,7 @@ pub(crate) struct AppFields {
     pub(crate) authorization: Authorization,
     /// The fields whose values are computed from the session. `None` if there are no such fields.
     pub(crate) computed: Option<Arc<ComputedFields>>,
-    sends_token: bool,
+    token: Bearer,
 }
 
 /// The meaning of the field `Authorization` in the requests of one route.
@@ -110,13 +110,22 @@ impl AppFields {
             names,
             authorization,
             computed: computed.map(Arc::new),
-            sends_token: token != Bearer::None,
+            token,
         }
     }
 
     /// Whether the app gets a token of the user.
     pub(crate) fn sends_token(&self) -> bool {
-        self.sends_token
+        self.token != Bearer::None
+    }
+
+    /// Whether the app gets the same token from two token sets. A refresh always returns a new
+    /// access token, but many providers return no new ID token.
+    pub(crate) fn is_same_token(&self, one: &TokenSet, other: &TokenSet) -> bool {
+        match (self.token, one.id_token(), other.id_token()) {
+            (Bearer::IdToken, Some(one), Some(other)) => one.matches(other.expose().as_bytes()),
+            (Bearer::AccessToken | Bearer::IdToken | Bearer::None, ..) => false,
+        }
     }
 }
 

@@ -115,7 +115,7 @@ impl CredentialSettings {
         if token != Bearer::None && self.token_field.is_none() {
             return Err(CredentialError::TwoCredentials);
         }
-        if basic.user.constant().is_some_and(|user| user.contains(':')) {
+        if basic.user.has_colon() {
             return Err(CredentialError::Colon);
         }
         Ok(())

@@ -136,6 +136,16 @@ impl FieldValue {
         matches!(self.source, Source::Claim(_))
     }
 
+    /// Whether a text of the settings contains a colon.
+    pub(super) fn has_colon(&self) -> bool {
+        let texts = [
+            self.constant().unwrap_or_default(),
+            &self.prefix,
+            &self.suffix,
+        ];
+        texts.iter().any(|text| text.contains(':'))
+    }
+
     /// Returns the text of a constant.
     pub(super) fn constant(&self) -> Option<&str> {
         match &self.source {
