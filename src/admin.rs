@@ -40,8 +40,8 @@ impl Readiness {
 
     /// Marks the process as draining.
     pub(crate) fn mark_draining(&self) {
-        // This call does not change a broken process, because `fetch_max` keeps the larger value,
-        // and `BROKEN` is larger than `DRAINING`.
+        // If the state is `BROKEN`, the state stays unchanged, because `fetch_max` keeps the larger
+        // value, and `BROKEN` is larger than `DRAINING`.
         self.0.fetch_max(DRAINING, Ordering::AcqRel);
     }
 

@@ -148,8 +148,8 @@ impl Clock {
         }
     }
 
-    /// Sets a manual clock to `to`, which may be earlier than the current time. `set` has no effect
-    /// on a system clock.
+    /// Sets a manual clock to the time in the argument `to`. This time may be earlier than the
+    /// current time. `set` has no effect on a system clock.
     pub fn set(&self, to: Timestamp) {
         if let Source::Manual(shown) = &self.0 {
             shown.send_replace(to);

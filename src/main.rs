@@ -71,8 +71,8 @@ struct Settings {
 struct Check {
     #[command(flatten)]
     settings: Settings,
-    /// The settings file of the running gateway: list which sessions a reload would end, and which
-    /// settings need a restart
+    /// The settings file of the running gateway; the check also lists which sessions a reload would
+    /// end, and which settings need a restart
     #[arg(long, value_name = "FILE")]
     running: Option<PathBuf>,
     /// Also ask the providers and apps over the network, for at most five seconds, and list what
@@ -243,7 +243,7 @@ fn run(settings: &Settings) -> ExitCode {
 }
 
 /// Starts an instance, serves until a signal arrives, and then drains. A second signal stops the
-/// process at once.
+/// process immediately.
 fn until_signal(start: impl FnOnce() -> Result<Instance, String>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -212,8 +212,8 @@ impl TokenSet {
 }
 
 /// Creates a field value from secret bytes. `Debug` does not print the value. When the value and
-/// all its clones are dropped, the bytes are overwritten. Returns `None` if a field value cannot
-/// contain the bytes.
+/// all its clones are dropped, the bytes are overwritten. Returns `None` if `bytes` contains a byte
+/// that is not allowed in a field value.
 pub(crate) fn secret_value(bytes: Zeroizing<Vec<u8>>) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(Wiped(bytes))).ok()?;
     value.set_sensitive(true);

@@ -5,8 +5,8 @@
 //! content, as in nearly all requests, needs no allocation.
 //!
 //! [`Upload::recorded`] records a body while the body is sent, so that the body can be sent one
-//! more time. The bytes are not copied, because the record and the sender share the memory of the
-//! [`Bytes`].
+//! more time. The bytes are not copied: the recorded [`Bytes`] and the sent [`Bytes`] share their
+//! memory.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -117,7 +117,8 @@ enum Source {
 /// The recorded part of a body.
 #[derive(Default)]
 enum Record {
-    /// The body has not ended. The second value of `Open` is the number of recorded bytes.
+    /// The body has not ended. The second value in the variant `Open` is the number of recorded
+    /// bytes.
     Open(Vec<Bytes>, usize),
     /// The complete body.
     Whole(Vec<Bytes>),
@@ -141,7 +142,7 @@ impl Recording {
 }
 
 impl fmt::Debug for Recording {
-    /// The debug output does not contain the record, because the record may contain forms and
+    /// The debug output does not contain the recorded bytes, because a request body can contain
     /// passwords.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Recording").finish_non_exhaustive()

@@ -133,7 +133,8 @@ impl Backoffs {
     }
 
     /// Postpones the next attempt to `until` but counts no failure, because no request was sent to
-    /// the provider. Only a counted failure makes later pauses of the session longer.
+    /// the provider. Only a failure that the gateway counts makes later pauses of the session
+    /// longer.
     pub(super) fn postpone(
         &self,
         key: &SessionKey,
@@ -184,7 +185,7 @@ fn pause(failures: u32) -> Duration {
 /// Returns a random time between half of the pause and the whole pause. Many refreshes can fail at
 /// the same time. Because the pauses are random, the next attempts start at different times.
 fn jittered(pause: Duration) -> Duration {
-    // If the operating system returns no random bytes, every pause is half of the full pause.
+    // If the operating system returns no random bytes, this function returns half of `pause`.
     let [byte] = random::<1>().unwrap_or_default();
     pause.mul_f64(0.5 + f64::from(byte) / 510.0)
 }

@@ -5,11 +5,11 @@ use serde::{Deserialize, Deserializer};
 /// The largest buffer in memory, in KiB: 64 MiB.
 const LARGEST: usize = 64 * 1024;
 
-/// The largest file, in MiB: 1 TiB.
+/// The maximum of the settings `request_spill_mib` and `answer_spill_mib`: 1 TiB.
 const LARGEST_FILE: usize = 1024 * 1024;
 
-/// The buffers of each request of a route. The sizes are in bytes. Zero means no buffer, or no
-/// file.
+/// The sizes of the buffers that each request to a route gets. The sizes are in bytes. If a size is
+/// zero, the gateway does not use the buffer or the file.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct BufferSettings {
@@ -17,15 +17,16 @@ pub(crate) struct BufferSettings {
     /// app, unless the complete body is smaller.
     #[serde(rename = "request_kib", deserialize_with = "kib")]
     pub(crate) request: usize,
-    /// The part of an answer that the gateway reads while the client does not accept bytes.
+    /// The maximum number of bytes of an answer that the gateway reads into memory while the client
+    /// does not accept bytes.
     #[serde(rename = "answer_kib", deserialize_with = "kib")]
     pub(crate) answer: usize,
     /// Whether the app gets a request only when the whole body has arrived.
     pub(crate) whole_request: bool,
-    /// The part of a request body that may be in a file.
+    /// The maximum number of bytes of a request body that the gateway buffers in a file.
     #[serde(rename = "request_spill_mib", deserialize_with = "mib")]
     pub(crate) request_spill: usize,
-    /// The part of an answer that may be in a file.
+    /// The maximum number of bytes of one answer that the gateway stores in a file.
     #[serde(rename = "answer_spill_mib", deserialize_with = "mib")]
     pub(crate) answer_spill: usize,
 }

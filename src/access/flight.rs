@@ -108,7 +108,7 @@ where
             sender,
             finished: false,
         };
-        // The task is detached, so a waiter cannot stop it.
+        // The spawned task is detached, so a waiter cannot stop the task.
         drop(self.control.spawn(work(leader)));
         Waiter(receiver)
     }

@@ -6,13 +6,15 @@ use super::route::Route;
 use crate::target::{FoldedPath, Target};
 
 /// The index finds the few routes that can match a request, even in a table with thousands of
-/// routes. The index compares normalized prefixes: ASCII lower case, percent-decoded, without
-/// parameters and final dots. A route can match a request if the normalized path begins with the
-/// route's normalized prefix, and if the route is for the request's host or for all hosts.
+/// routes. The index compares normalized prefixes. A normalized prefix is percent-decoded, and has
+/// no capital ASCII letters, no path parameters, and no dots or spaces at the end of a segment. A
+/// route can match a request if the normalized path begins with the route's normalized prefix, and
+/// if the route is for the request's host or for all hosts.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    /// A key is a host and a normalized prefix. The value lists the positions of the routes with
-    /// this key in the table of routes. A key without a host is for a route that serves all hosts.
+    /// A key of the map consists of a host and a normalized prefix. The value lists all routes with
+    /// this key: for each route, its position in the table of routes. If a route serves all hosts,
+    /// its key contains no host.
     positions: BTreeMap<Box<[u8]>, Vec<usize>>,
     /// The number of segments in the longest prefix.
     depth: usize,

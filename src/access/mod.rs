@@ -148,8 +148,7 @@ pub(crate) struct Challenge {
     pub route: Rc<Route>,
     /// The reason why the request has no session that the route accepts.
     pub(crate) cause: Cause,
-    /// The session of the request, if the session is live but the route does not accept its
-    /// provider.
+    /// The live session of the request, if the route does not accept the provider of the session.
     pub(crate) other: Option<Arc<Session>>,
 }
 
@@ -297,8 +296,8 @@ impl Access {
     }
 
     /// Decides about a request that has a session. The token of the session can be fresh, due for a
-    /// refresh, or expired. All waits of one request have the same deadline. If the request has
-    /// already waited, `deadline` is the deadline of its first wait.
+    /// refresh, or expired. All waits of one request have the same deadline. `deadline` is the
+    /// deadline of the request's first wait, or `None` if the request has not waited yet.
     fn decide_for_session(
         self: &Rc<Self>,
         route: &Rc<Route>,
@@ -447,7 +446,8 @@ fn session_id(fields: &(impl View + ?Sized)) -> Result<SessionId, Cause> {
     SessionId::parse(session_cookie(fields)?).ok_or(Cause::Malformed)
 }
 
-/// Returns the value of the session cookie, if the request has exactly one value.
+/// Returns the value of the session cookie. Returns an error if the request has no session cookie,
+/// or session cookies with different values.
 fn session_cookie(fields: &(impl View + ?Sized)) -> Result<&[u8], Cause> {
     match cookies::find(fields, cookie::SESSION.as_bytes()) {
         Found::Absent => Err(Cause::NoCookie),

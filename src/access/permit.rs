@@ -44,8 +44,8 @@ pub(crate) struct RequestClient {
 /// States whether the request's cookies have already been read.
 #[derive(Debug)]
 pub(super) enum Cookies {
-    /// An earlier request on the connection had the same `Cookie` line. `Read` contains this
-    /// `Cookie` line without the gateway's own cookies.
+    /// An earlier request on the connection had the same `Cookie` line. The variant `Read` contains
+    /// the `Cookie` line without the gateway's own cookies.
     Read(Option<HeaderValue>),
     /// The gateway has not read the `Cookie` lines yet. The request can still contain the gateway's
     /// own cookies.
@@ -74,12 +74,13 @@ impl Permit {
     /// gateway can neither send the request again nor let the user sign in again.
     pub(crate) fn sent_request(&self) -> Option<SentRequest> {
         let session = self.session.as_ref()?;
-        // If the app gets no token, the app's answer does not refuse a token.
+        // If the gateway sends no token to the app, the app cannot refuse a token.
         if !self.route.fields.sends_token() {
             return None;
         }
-        // If `on_refusal` is `Pass`, the gateway repeats a request only if the session has a newer
-        // access token. A session without a refresh token never gets a newer access token.
+        // `OnRefusal::Pass` allows a second attempt only with an access token that is newer than
+        // the refused access token. A session without a refresh token never gets a newer access
+        // token.
         let wanted =
             self.route.on_refusal != OnRefusal::Pass || session.tokens().refresh_token().is_some();
         wanted.then(|| SentRequest {
@@ -108,8 +109,8 @@ impl Permit {
     /// `client` is the sender of the request. All clients share the connections to an app.
     ///
     /// `upgrade` is the protocol to which the request asks to switch. If the app switches to the
-    /// protocol in `upgrade`, this function returns a tunnel. If the app does not switch, this
-    /// function returns a response.
+    /// protocol in `upgrade`, this function returns a tunnel. If the app does not switch to the
+    /// protocol in `upgrade`, this function returns the response of the app.
     ///
     /// # Errors
     ///
@@ -235,7 +236,7 @@ impl Permit {
 
 /// The future of the app's answer to a forwarded request.
 pub(crate) enum Exchanging<'p> {
-    /// The future of a request that does not ask for a switch to another protocol.
+    /// The future of the answer to a request that does not ask for a switch to another protocol.
     Response(ResponseFuture),
     /// The future of a request that asks for a switch to another protocol.
     Switch(Pin<Box<dyn Future<Output = Result<Exchange, upstream::Error>> + 'p>>),

@@ -281,8 +281,8 @@ mod tests {
         assert!(!kept(&passing, Content::None, after(last - 1)));
         assert!(kept(&passing, Content::None, after(last)));
         assert!(kept(&passing, Content::Some, NOW));
-        // `claim_refresh` delays the next refresh by a few seconds only. A refresh can still start
-        // before the answer to the request.
+        // `claim_refresh` delays the next refresh by a few seconds only. After this delay, a
+        // refresh can still start before the app has answered the request.
         assert!(session.claim_refresh(after(3000), after(3005)));
         assert!(kept(&passing, Content::None, after(3001)));
         for others in [&["pass", "refresh_and_retry"], &["relogin", "pass"]] {

@@ -55,7 +55,7 @@ const LEAST_PAUSE: Duration = Duration::from_millis(100);
 /// provider, plus the time to store a result.
 pub(super) const DRAIN_WAIT: Duration = Duration::from_secs(65);
 
-/// A failure without a pause: the next attempt may start at once.
+/// A failure without a pause: the next attempt can start immediately.
 const NO_PAUSE: SessionFailure = SessionFailure {
     reason: Reason::at_provider("refresh_slow"),
     retry_after: Duration::ZERO,
@@ -80,7 +80,8 @@ pub(crate) struct Refresher {
 }
 
 impl Refresher {
-    /// Creates a refresher that refreshes `sessions` at `providers` with tasks of `control`.
+    /// Creates a refresher that refreshes the tokens of `sessions` with calls to `providers`. The
+    /// tasks of the refresher run on `control`.
     pub(crate) fn new(
         providers: Arc<Providers>,
         sessions: Arc<Sessions>,
@@ -104,7 +105,7 @@ impl Refresher {
     }
 
     /// Replaces the providers for the refreshes that start after this call. A refresh that is
-    /// already running continues with its old provider.
+    /// already running still uses the provider with which the refresh began.
     pub(crate) fn refresh_at(&self, providers: Arc<Providers>) {
         self.providers.store(providers);
     }
@@ -271,9 +272,10 @@ impl Refresher {
         leader.finish(outcome);
     }
 
-    /// Waits until the pause after earlier failures is over. `least` is the minimum length of the
-    /// pause. The pause ends earlier if the process begins to drain. The pause also ends earlier if
-    /// no request waits and the session has no refresh result that is not stored yet.
+    /// Waits until the pause after earlier failures is over. The argument `least` is the minimum
+    /// length of the pause. The pause ends earlier if the process begins to drain. The pause also
+    /// ends earlier if no request waits, unless the session has a refresh result that is not stored
+    /// yet.
     async fn pause(
         &self,
         session: &Session,
@@ -384,7 +386,7 @@ impl Refresher {
     }
 
     /// If the store has failed to store the result of a refresh, this function keeps the result
-    /// until the next attempt to store it.
+    /// until the next attempt to store the result.
     fn keep_for_retry(&self, session: &Session, copy: Option<RefreshResult>) {
         let used = session.tokens().refresh_token();
         let kept = used
@@ -419,9 +421,9 @@ impl Refresher {
                 log_temporary_failure(&session, &error);
                 class.retry_after.map_or_else(
                     || self.backoffs.next_pause(session.key()),
-                    // Without a minimum, a pause of zero could cause too many requests to the
-                    // provider. Without a maximum, a pause of hours could prevent the user from
-                    // using the app.
+                    // If the provider asks for a pause of zero, the minimum prevents too many
+                    // requests to the provider. If the provider asks for a pause of hours, the
+                    // maximum lets the user use the app again after a shorter time.
                     |asked| asked.clamp(FIRST_PAUSE, LONGEST_ASKED),
                 )
             }
@@ -442,7 +444,7 @@ impl Refresher {
     }
 
     /// Ends the session, because the provider reports that the grant has ended. The provider's
-    /// report concerns the version of the session that was refreshed. If the session has a newer
+    /// report is about the refresh token of this version of the session. If the session has a newer
     /// version now, this function does not end the session.
     async fn end_session(&self, session: Arc<Session>, error: &ExchangeError) -> Attempt {
         let why = EndReason::GrantEnded;

@@ -21,7 +21,7 @@ fn g_14_g_15_an_aborted_refresh_is_reported_to_its_waiters_and_counted() {
     let waiter = control.block_on(async {
         let session = fixture.expired().await;
         let mut waiter = fixture.refresher.join(&session, NOW, MAX_WAIT).unwrap();
-        // The paused shared refresh does not end, because `waiter` still waits for it.
+        // `waiter` still waits for the paused shared refresh, so the shared refresh does not end.
         assert!(matches!(waiter.progress().await, Progress::Paused(_)));
         waiter
     });
@@ -34,7 +34,7 @@ fn g_14_g_15_an_aborted_refresh_is_reported_to_its_waiters_and_counted() {
 }
 
 /// A subscriber that collects events, but panics at the first event with a certain message. The
-/// panic happens inside the code that writes the event.
+/// panic happens while the tested code writes this event to the log.
 struct PanicOnMessage {
     message: &'static str,
     panicked: AtomicBool,

@@ -137,8 +137,8 @@ fn failed(end: &Outcome) -> &'static str {
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// Returns the tokens of the user `person` in the round `round` of the test. A round takes one
-/// millisecond.
+/// Returns the tokens of the user `person` in the round `round` of the test. Each round of the test
+/// takes one millisecond.
 fn tokens_of_round(person: &str, round: u64) -> TokenSet {
     let life = Lifetime {
         expires_at: Some(NOW.plus(Duration::from_millis(round)).plus(MILLISECOND)),
@@ -279,7 +279,7 @@ async fn g_06_an_unstored_result_is_retried_when_nobody_waits() {
     sleep(Duration::from_hours(1)).await;
     assert!(fixture.refresher.under_way(session.key()).is_some());
     assert!(fixture.refresher.unstored.holds(used));
-    // The process can end although the result is not stored.
+    // The drain can end although the result of the refresh is not stored.
     fixture.refresher.drained().await;
     assert!(fixture.refresher.under_way(session.key()).is_none());
 }

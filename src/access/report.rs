@@ -28,8 +28,8 @@ impl Drop for FlightLog<'_> {
     }
 }
 
-/// Logs that a session could not be fetched, stored or ended. Returns the failure with the pause
-/// before the next attempt.
+/// Logs that a session could not be fetched, stored or ended. Returns a `SessionFailure`, which
+/// contains the reason and the pause before the next attempt.
 pub(super) fn store_failure(error: &StoreError, what: &'static str) -> SessionFailure {
     let reason = error.reason();
     tracing::error!(

@@ -84,7 +84,7 @@ impl Route {
     }
 
     /// The providers whose sessions the route accepts. The sign-in page shows the buttons of the
-    /// providers in this order.
+    /// providers in the order of the returned names.
     pub fn providers(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
         self.providers.iter().map(Claim::as_str)
     }
@@ -97,7 +97,7 @@ impl Route {
             .find(|provider| provider.as_value().as_bytes() == name.as_bytes())
     }
 
-    /// Whether the route admits every user with an account at the provider, or every user with a
+    /// Returns true if the rule of the route allows every signed-in user, or every user with a
     /// verified email address.
     pub(crate) fn admits_every_user(&self) -> bool {
         self.rule == Rule::SignedIn || self.rule.admits_every_address()
@@ -221,7 +221,7 @@ pub enum RouteError {
     UnknownUpstream(Box<str>),
 }
 
-/// All routes of a site. Each worker creates its [`super::Access`] from the table.
+/// All routes of a site. Each worker creates its [`super::Access`] from the `RouteTable`.
 #[derive(Debug)]
 pub struct RouteTable {
     routes: Vec<Route>,

@@ -18,8 +18,8 @@ pub struct RouteSettings {
     /// The name of the route in logs and metrics. The default name is the prefix. If the route has
     /// hosts, the default name is the first host followed by the prefix.
     pub name: Option<Box<str>>,
-    /// The hosts to which the route applies. An entry also contains the port if the port is not the
-    /// default port. If the list is empty, the route applies to all hosts.
+    /// The hosts to which the route applies. Each entry is a host name, with the port if the port
+    /// is not the default port. If the list is empty, the route applies to all hosts.
     #[serde(default)]
     pub(crate) hosts: Vec<Box<str>>,
     /// The path prefix: the route is for this path and for all paths below this path.
@@ -40,7 +40,8 @@ pub struct RouteSettings {
     /// The gateway's action after an app has refused a token that the gateway considers valid.
     #[serde(default)]
     pub(crate) on_upstream_401: OnRefusal,
-    /// Whether the answers of the route are streams, whose clients may be silent for any time.
+    /// Whether the answers of the route are streams. The client of a stream may send nothing for
+    /// any length of time.
     #[serde(default)]
     pub(crate) stream: bool,
     /// The settings for connections on which the app has switched to another protocol.
@@ -115,7 +116,7 @@ fn signed_in() -> Rule {
 }
 
 impl RouteSettings {
-    /// Takes the settings of the credentials.
+    /// Removes the settings of the credentials from `self`, and returns the removed settings.
     pub(super) fn take_credentials(&mut self) -> CredentialSettings {
         CredentialSettings {
             bearer: self.bearer.take(),

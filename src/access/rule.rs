@@ -94,7 +94,8 @@ impl<'de> Deserialize<'de> for Table {
     }
 }
 
-/// Lists of users. A user must be on at least one of the lists.
+/// Lists of email addresses, email domains, groups and subjects. A user may use the route if at
+/// least one entry of one list matches the user.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "RawAnyOf")]
 pub(crate) struct AnyOf {
@@ -254,7 +255,7 @@ pub(crate) struct KnownClaims {
     pub(crate) subject: bool,
     pub(crate) groups: bool,
     pub(crate) verified_email: bool,
-    /// Whether the provider sends ID tokens, which are not a claim.
+    /// Whether the identity comes from an ID token. An ID token is not a claim.
     pub(crate) id_token: bool,
 }
 
@@ -336,7 +337,8 @@ impl AnyOf {
 }
 
 /// Returns the domain of an email address, or `None` if the address cannot be compared safely. A
-/// safe address is ASCII and has exactly one `@`, no quotes and no trailing dot.
+/// safe email address consists of ASCII characters and has exactly one `@`, no quotes and no
+/// trailing dot.
 fn address(email: &str) -> Option<&str> {
     let (local, domain) = email.split_once('@')?;
     let plain = |text: &str| {

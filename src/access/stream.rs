@@ -42,9 +42,9 @@ pub(crate) struct StreamSettings {
     /// The longest duration of a stream. 0 means no limit.
     #[serde(default, rename = "total_secs", deserialize_with = "seconds")]
     pub(crate) total: Option<Duration>,
-    /// The maximum number of switched connections of one session, or of one client address without
-    /// a session. Answers that take long do not count, because the connection limit of the upstream
-    /// already limits their number.
+    /// The maximum number of connections with a switched protocol that one session may have. A
+    /// client address without a session has the same maximum. Long answers are not counted here,
+    /// because the connection limit of the upstream already limits the number of long answers.
     #[serde(default = "per_client")]
     pub(crate) per_client: NonZeroUsize,
     /// The maximum number of bytes that the gateway buffers for one side of a switched connection
@@ -103,7 +103,7 @@ fn max_lag() -> usize {
     64 * 1024
 }
 
-/// Reads a number of KiB. Returns the same size as a number of bytes.
+/// Reads a number of KiB. Returns the size in bytes.
 fn kibibytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     match usize::deserialize(deserializer)? {
         kibibytes @ 1..=LARGEST_LAG => Ok(kibibytes.saturating_mul(1024)),

@@ -1,4 +1,4 @@
-//! Results of refreshes that could not be stored.
+//! The results of refreshes that the gateway could not store yet.
 //!
 //! A refresh uses up the old refresh token, so the gateway must not send the old refresh token a
 //! second time. A result is kept in memory until the result is stored or its session has ended.
@@ -12,7 +12,7 @@ use crate::provider::Refreshed;
 use crate::secret::Secret;
 use crate::token::TokenSet;
 
-/// The maximum number of results that [`Unstored`] keeps. `MOST` results contain about ten
+/// The maximum number of results that [`Unstored`] keeps. This number of results contains about ten
 /// megabytes of tokens.
 const MOST: usize = 10_000;
 
@@ -22,7 +22,7 @@ pub(super) enum RefreshResult {
     /// New tokens.
     New(Box<Refreshed>),
     /// The provider's answer contained a new refresh token, but the other parts of the answer are
-    /// unusable. This token set contains the old access token and the new refresh token.
+    /// unusable. The [`TokenSet`] contains the old access token and the new refresh token.
     RefreshTokenOnly(TokenSet),
 }
 
@@ -51,11 +51,11 @@ impl Unstored {
         self.all().remove(&fingerprint(used))
     }
 
-    /// Keeps the result of a refresh. The argument `used` is the refresh token that the gateway
-    /// sent for this refresh.
+    /// Adds the result of a refresh to the map. The argument `used` is the refresh token that the
+    /// gateway sent for this refresh.
     pub(super) fn keep(&self, used: &Secret<String>, result: RefreshResult) -> Kept {
         let mut all = self.all();
-        // If the store fails for a long time, the results in the map must not use up the memory.
+        // If the store fails for a long time, `MOST` limits the memory that the kept results use.
         if all.len() >= MOST {
             return Kept::No;
         }
@@ -63,7 +63,8 @@ impl Unstored {
         Kept::Yes
     }
 
-    /// Whether the map contains a result of a refresh with the refresh token `used`.
+    /// Whether the map contains the result of a refresh. The argument `used` is the refresh token
+    /// that the gateway sent for the refresh.
     pub(super) fn holds(&self, used: &Secret<String>) -> bool {
         self.all().contains_key(&fingerprint(used))
     }
@@ -88,7 +89,8 @@ impl RefreshResult {
 }
 
 impl From<RefreshResult> for Refreshed {
-    /// If the answer is unusable, the gateway does not trust the identity in the answer.
+    /// If only the refresh token in the provider's answer is usable, the gateway does not trust the
+    /// identity in the answer.
     fn from(result: RefreshResult) -> Self {
         match result {
             RefreshResult::New(refreshed) => *refreshed,

@@ -143,8 +143,8 @@ pub(super) async fn wait_for<T: FlightResult>(
             Ok(Progress::Finished(end)) => return end,
             Ok(Progress::Paused(pause)) => {
                 let rest = pause.until.since(clock.now());
-                // The shared task continues only after the deadline of this request, so this
-                // request does not wait for the shared task.
+                // The pause of the shared task ends after the deadline of this request, so this
+                // request stops waiting now.
                 if rest > deadline.saturating_duration_since(clock.instant()) {
                     break (pause.reason, rest);
                 }

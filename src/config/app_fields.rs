@@ -18,8 +18,8 @@ use crate::upstream::{
     additional_claim,
 };
 
-/// Adds the keys of the section `assertions` to the table `assertions` of an upstream. The keys of
-/// the upstream stay.
+/// Adds the keys of the section `assertions` to the table `assertions` of an upstream. A key that
+/// the table of the upstream already contains keeps its value.
 pub(super) fn inherit_assertions(upstream: &mut Value, common: Option<&Value>) {
     if let Value::Dict(_, upstream) = upstream
         && let Some(Value::Dict(_, own)) = upstream.get_mut("assertions")
@@ -69,7 +69,7 @@ fn collect(value: &Value, claims: &mut BTreeSet<Box<str>>, id_token: &mut bool) 
     }
 }
 
-/// The credentials of a route, and the key of the table in which they are written.
+/// The credentials of a route, and the key of the settings table that contains these credentials.
 struct Written<'a> {
     credentials: &'a CredentialSettings,
     key: String,
@@ -190,8 +190,8 @@ fn problem(error: &SetupError) -> String {
     error.problem().map_or_else(|| chain(error), str::to_owned)
 }
 
-/// Refuses a value of a field if no provider gives the claim of the value. `names` are the names in
-/// the section `assertions`.
+/// Refuses a claim as the value of a field or as the user name of a Basic credential if no provider
+/// has an identity source. `names` are the names in the section `assertions`.
 pub(super) fn check_claims(
     routes: &RouteTable,
     (upstreams, names): (&ParsedUpstreams, &AssertionNames),
@@ -214,8 +214,8 @@ pub(super) fn check_claims(
     let mut keys = fields("assertions", names);
     for (name, upstream) in upstreams {
         let Some(upstream) = upstream else { continue };
-        // An upstream inherits the fields of the section `assertions`, so their problem was already
-        // reported.
+        // An upstream can inherit all fields of the section `assertions`. The list `keys` already
+        // contains the keys of these fields.
         let own = upstream.assertions.as_ref();
         let own = own.filter(|own| own.fields != names.fields);
         keys.extend(
@@ -273,7 +273,8 @@ pub(super) fn check(
     }
 }
 
-/// Refuses the ID token on a route that accepts a provider without ID tokens.
+/// Reports a problem if a route sends the ID token to its app and accepts a provider without ID
+/// tokens.
 fn check_id_token(
     route: &Route,
     written: &Written<'_>,

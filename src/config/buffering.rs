@@ -117,7 +117,7 @@ fn useless(route: &Route, buffers: BufferSettings) -> Option<Refused> {
     None
 }
 
-/// Returns a setting that needs `server.spill_dir`.
+/// Returns a setting that needs `server.spill_dir`, or `None` if no setting needs the folder.
 fn without_folder(buffers: BufferSettings) -> Option<Refused> {
     let reason = "needs server.spill_dir, the folder for the files";
     let sizes = [
@@ -128,7 +128,8 @@ fn without_folder(buffers: BufferSettings) -> Option<Refused> {
     set.map(|(name, _size)| (name, reason.to_owned()))
 }
 
-/// Returns a size that the budgets never allow. One client gets at most half of a budget.
+/// Returns the key of a buffer size that is too large for the budget of one client, and the reason.
+/// One client gets at most half of a budget.
 fn too_large(buffers: BufferSettings, server: &ServerSection) -> Option<Refused> {
     let half = server.spill_bytes() / 2;
     let sizes = [

@@ -39,9 +39,9 @@ pub(super) struct SealingKeys {
     pub(super) random: bool,
 }
 
-/// Reads the keys that encrypt data. Without a key file and without a variable, the keys are
-/// random. A reload uses the random login keys in `reusable` again, so that pending logins stay
-/// valid.
+/// Reads the keys that encrypt data. If the settings name neither a key file nor an environment
+/// variable with keys, the keys are random. A reload uses the random login keys in `reusable`
+/// again, so that pending logins stay valid.
 pub(super) fn keys(
     section: Option<&LoginSection>,
     session: Option<&session::Settings>,

@@ -212,8 +212,8 @@ fn read_json(value: &mut Value) {
 
 /// Turns tables from variables into lists: a variable such as `SIDEGATE__ROUTES__0__PREFIX` sets
 /// `prefix` in the first entry of the list `routes`. `below` is the value of the same key in the
-/// lower layers. A table stays a table if its keys are not numbers, or if a number is missing
-/// between its keys.
+/// lower layers. A table stays a table if one of its keys is not a number, or if the new list would
+/// have a gap.
 fn with_lists(value: Value, below: Option<&Value>) -> Value {
     let Value::Dict(tag, table) = value else {
         return value;
@@ -246,7 +246,8 @@ fn with_lists(value: Value, below: Option<&Value>) -> Value {
     Value::Array(tag_of_list, list)
 }
 
-/// Returns `below` with the values of `above`, which take precedence.
+/// Merges the settings `above` into the settings `below`. If both contain the same key, the result
+/// contains the value from `above`.
 fn merged(below: Value, above: Value) -> Value {
     match (below, above) {
         (Value::Dict(tag, mut table), Value::Dict(_, above)) => {
@@ -326,7 +327,7 @@ fn with_profiles(settings: Figment) -> Figment {
                 .extract()
                 .unwrap_or_default();
             let below = Dict::from([(name, Value::from(values))]);
-            // `join` keeps existing values, so the operator's values take precedence.
+            // The method `join` keeps existing values, so the operator's values take precedence.
             settings.join(Layer {
                 metadata: Metadata::named("its profile"),
                 values: Dict::from([("providers".to_owned(), Value::from(below))]),

@@ -202,7 +202,8 @@ impl ServerSection {
         mib.saturating_mul(1024 * 1024)
     }
 
-    /// Refuses the time window of a minimum rate that is 0, because the window then has no effect.
+    /// Refuses a time window if the minimum rate for this window is 0, because the window then has
+    /// no effect.
     pub(super) fn check_windows(&self, reader: &mut Reader<'_>) {
         for (name, rate) in [("body", self.body_rate), ("answer", self.answer_rate)] {
             let key = format!("server.{name}_window_secs");

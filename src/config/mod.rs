@@ -149,7 +149,7 @@ struct LoginSection {
 impl Config {
     /// Reads the settings and all files whose paths are in the settings. If the settings of a
     /// provider, an app or a key have not changed, the function takes this provider, app or key
-    /// from `reusable`. `reusable` is empty when the process starts.
+    /// from `reusable`. At the start of the process, the argument `reusable` is empty.
     ///
     /// # Errors
     ///

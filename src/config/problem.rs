@@ -58,8 +58,8 @@ pub(super) fn source_of(settings: &Figment, key: &str) -> String {
     let Ok(mut value) = settings.find_value(parts.next().unwrap_or_default()) else {
         return "not set".to_owned();
     };
-    // A missing key has no source, so the result is the source of the table that should contain the
-    // key.
+    // A missing key has no source, so the function returns the source of the table that should
+    // contain the key.
     let mut tag = value.tag();
     for part in parts {
         let below = if let Value::Array(_, list) = value {
@@ -123,8 +123,8 @@ fn other_language(text: &str) -> Option<&'static str> {
     }
 }
 
-/// Returns the name of the environment variable from which the value of `key` was read. The value
-/// of this variable can also be a list or a table that contains `key`.
+/// Returns the name of the environment variable from which the value of `key` was read. The
+/// variable sets `key`, or a list or a table that contains `key`.
 fn variable_that_sets(key: &str) -> String {
     let ends = key.match_indices('.').map(|(end, _)| end);
     let shorter = ends.rev().filter_map(|end| key.get(..end));

@@ -19,8 +19,9 @@ use crate::telemetry::chain;
 pub(super) struct ParsedProviders {
     /// The providers that were created from the settings without a problem.
     pub(super) opened: Providers,
-    /// The names of all providers, including providers with a problem. If a provider has a problem,
-    /// a route that names the provider must not cause a second error message.
+    /// The names of all providers, including providers with a problem. If the settings of a
+    /// provider have a problem, a route that names this provider does not cause a second error
+    /// message.
     pub(super) names: Vec<String>,
     /// The names of the providers with `open_registration` and without `anyone`.
     pub(super) open: Vec<String>,
@@ -114,7 +115,8 @@ fn is_allowed_name(key: &str, name: &str, reader: &mut Reader<'_>) -> bool {
     is_allowed_name
 }
 
-/// Reports each file of a provider that cannot be read.
+/// Checks the files that the settings of a provider name, and reports each file that cannot be
+/// opened.
 fn report_unreadable_files(settings: &provider::Settings, key: &str, reader: &mut Reader<'_>) {
     let single = [
         ("client_secret_file", settings.client_secret_file.as_ref()),

@@ -41,7 +41,7 @@ impl RestartOnly {
                 flatten(key.to_owned(), value, &mut values);
             }
         }
-        // The empty `operations` table in the defaults is not a setting.
+        // The defaults contain an empty table `operations`, which is not a setting.
         values.retain(|key, _value| !RELOAD_KEYS.contains(&&**key) && key != "operations");
         // A reload can replace the certificate, but cannot switch the listener between TLS and
         // plain HTTP. To add or remove the certificate, the operator must restart the gateway.

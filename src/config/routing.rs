@@ -180,8 +180,8 @@ pub(super) fn check_routes(
 /// provider. With `anyone = true`, the operator permits every account at the provider to use the
 /// route.
 fn check_open_registration(routes: &RouteTable, open: &[String], reader: &mut Reader<'_>) {
-    // The default route is not written in the settings, so its problem is reported at the key of
-    // the provider.
+    // The default route is not written in the settings, so a problem with the default route is
+    // reported at the key of the provider.
     let written = !reader.is_absent("routes");
     let mut all: Vec<&Route> = routes.iter().collect();
     // The problems are reported in the order of the settings.

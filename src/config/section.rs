@@ -126,8 +126,8 @@ impl<'a> Reader<'a> {
     }
 
     /// If the setting at `path` is a list, splits a text from an environment variable at its
-    /// commas. If the text could mean several lists, returns advice for the operator. A text
-    /// without a comma is a list with one entry.
+    /// commas. If it is not certain where one entry of the list ends, returns advice for the
+    /// operator. A text without a comma is a list with one entry.
     fn list_in_variable(
         &self,
         error: &figment::Error,
@@ -195,14 +195,14 @@ fn list<'a>(entries: impl IntoIterator<Item = &'a str>) -> String {
     format!("[{}]", entries.join(", "))
 }
 
-/// The positions of the entries that were removed from lists because of a problem. The key of the
-/// map is the path of the list.
+/// The positions of the entries that were removed from lists because of a problem. The map finds
+/// the positions by the path of the list.
 #[derive(Default)]
 struct RemovedEntries(BTreeMap<Vec<String>, BTreeSet<usize>>);
 
 impl RemovedEntries {
-    /// Records that the entry at `path` was removed. The indexes in `path` are the indexes in the
-    /// operator's settings.
+    /// Records that the entry at `path` was removed. The indexes in `path` are the positions in the
+    /// lists that the operator wrote, before any entry was removed.
     fn add(&mut self, path: &[String]) {
         if let Some((index, list)) = path.split_last()
             && let Ok(index) = index.parse()
@@ -211,9 +211,8 @@ impl RemovedEntries {
         }
     }
 
-    /// Removing entries from a list changes the indexes of later entries. This function converts
-    /// `path`, which has the changed indexes, to the path with the indexes in the operator's
-    /// settings.
+    /// Removing entries from a list changes the indexes of later entries. This function replaces
+    /// the changed indexes in `path` by the indexes in the operator's settings.
     fn original(&self, path: &[String]) -> Vec<String> {
         let mut original = Vec::new();
         for part in path {
@@ -259,8 +258,8 @@ fn remove_entry(value: &mut Value, path: &[String]) -> bool {
     false
 }
 
-/// Returns the complete path of the key that caused `error`. The path from figment may end before
-/// an unknown or missing key, so this function adds the key.
+/// Returns the complete path of the key that caused `error`. If the path from figment does not
+/// contain the unknown or missing key, this function adds the key.
 fn path_of(error: &figment::Error) -> Vec<String> {
     let mut path = error.path.clone();
     if let Kind::UnknownField(name, _) = &error.kind
@@ -273,9 +272,10 @@ fn path_of(error: &figment::Error) -> Vec<String> {
     path
 }
 
-/// Returns true if the problem at `path` probably exists only because the `Reader` has reset the
-/// key at `reset`. A reset can remove a key, and a table can be invalid if the key is missing. A
-/// message about a missing key would confuse the operator, who has written the key.
+/// Returns true if the `Reader` has probably caused the error at `path` itself, because the
+/// `Reader` has reset the key at `reset`. A reset of a key can remove the key. If a table needs the
+/// removed key, the table is then invalid. A message about a missing key would confuse the
+/// operator, who has written the key.
 fn follows_from(error: &figment::Error, path: &[String], reset: &[String]) -> bool {
     let is_missing = matches!(error.kind, Kind::MissingField(_));
     reset.starts_with(path) && (is_missing || path.len() < reset.len())

@@ -334,7 +334,7 @@ fn a_flag_wins_over_the_file() {
     assert_eq!(config.listen.port(), 2);
 }
 
-/// Returns the settings of a provider for which only the profile and the client id are written.
+/// Returns the settings of a provider whose settings table contains only `profile` and `client_id`.
 fn bare(profile: &str) -> provider::Settings {
     let text = format!("[providers.main]\nprofile = \"{profile}\"\nclient_id = \"me\"\n");
     let written = TestSettings::new(&text);

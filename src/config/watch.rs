@@ -286,8 +286,8 @@ mod tests {
             self.folder.path().join(name)
         }
 
-        /// Calls `watch.poll` ten times, with times that are one second apart. Returns all results
-        /// except [`FileChange::Nothing`].
+        /// Calls `watch.poll` ten times, with times that are one second apart. Returns the results
+        /// that are not [`FileChange::Nothing`].
         fn poll_ten_times(&mut self, watch: &mut Watch) -> Vec<FileChange> {
             let poll = |second| {
                 let now = after(self.now, Duration::from_secs(second));

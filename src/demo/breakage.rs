@@ -129,8 +129,8 @@ impl Middlebox {
         Ok(response)
     }
 
-    /// Sends one more refresh request to the authorization server. The result of the additional
-    /// refresh does not matter.
+    /// Sends one more refresh request to the authorization server. The demo ignores the answer to
+    /// this refresh request.
     async fn refresh_too(self) -> Result<(), CloseConnection> {
         self.call_token_endpoint("grant_type=refresh_token").await
     }

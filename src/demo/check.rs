@@ -62,7 +62,7 @@ pub enum Step {
     Exchange,
     /// The session cookie has all attributes that protect it.
     SessionCookie,
-    /// The app receives a valid token and the signed-in user, but no forged fields of the client.
+    /// The app receives a valid token and the signed-in user, but no forged fields from the client.
     Bearer,
     /// The next requests use the session, and the gateway exchanges no second code.
     Cache,

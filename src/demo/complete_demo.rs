@@ -29,7 +29,7 @@ const CLIENT: &str = "99adb0aa-17fc-4578-8226-e45e4d3e9156";
 /// lifetime of an access token.
 const LIFETIME: Duration = Duration::from_hours(1);
 
-/// The purpose of a demo.
+/// The purpose for which a demo runs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Purpose {
     /// A user tries the demo. The demo uses the system clock.
@@ -60,8 +60,8 @@ impl Purpose {
 #[derive(Debug)]
 pub struct Demo {
     gateway: Instance,
-    /// A proxy in front of the gateway, which breaks one step on purpose. The value is `None` if no
-    /// step is broken or if the broken step needs no proxy.
+    /// A proxy in front of the gateway, which breaks one step on purpose. `middlebox` is `None` if
+    /// no step is broken, or if the broken step needs no proxy.
     middlebox: Option<Server>,
     provider: AuthorizationServer,
     app: App,

@@ -25,8 +25,8 @@ use crate::clock::Timestamp;
 /// The lifetime of an authorization code.
 const CODE_LIFETIME: Duration = Duration::from_mins(10);
 
-/// The content of an encrypted authorization code. The members of `Code` have the same order as in
-/// a code of the real server.
+/// The content of an encrypted authorization code. The members of `Code` have the same order as the
+/// members in a code of the real server.
 #[expect(
     clippy::struct_field_names,
     reason = "the names are those of the real code's JSON"
@@ -138,7 +138,8 @@ struct ParsedTokenRequest {
     basic: Option<(String, String)>,
     /// The value of `WWW-Authenticate` for a refused client. A Passport server sends
     /// `WWW-Authenticate` only if the request has `Authorization`, and uses the same scheme
-    /// (`Bearer` or `Basic`). An OpenID Provider always uses the scheme `Basic`.
+    /// (`Bearer` or `Basic`). In `WWW-Authenticate`, an OpenID Provider always uses the scheme
+    /// `Basic`.
     challenge: Option<&'static str>,
 }
 

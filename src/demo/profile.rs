@@ -87,8 +87,8 @@ pub(crate) async fn bearer<'a>(
     Ok((user.ok_or_else(unverified)?, token))
 }
 
-/// Returns the access token in a posted form (RFC 6750 section 2.2). Only an OpenID Provider
-/// accepts a token in a form.
+/// Returns the access token in a posted form (RFC 6750 section 2.2). The demo server accepts an
+/// access token in a form only if the server is an OpenID Provider.
 fn posted(server: &ServerState, request: &Request<Bytes>) -> Option<String> {
     if server.settings.kind != ProviderKind::OpenId || *request.method() != Method::POST {
         return None;

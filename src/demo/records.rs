@@ -23,7 +23,7 @@ pub(crate) struct LoginSession {
 #[derive(Debug, Default)]
 pub(crate) struct Records {
     clients: Vec<Client>,
-    /// The login sessions, by the value of their cookie.
+    /// The login sessions. Each key is the value of the cookie of the login session.
     logins: HashMap<String, LoginSession>,
     /// The codes that were used, with their expiry. An expired entry can be removed, because an
     /// expired code is refused even without an entry.

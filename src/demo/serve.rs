@@ -189,8 +189,8 @@ async fn collect(request: Request<Incoming>) -> Result<Request<Bytes>, StatusCod
 pub(crate) enum ReplyBody {
     /// The body consists of parts that are known when the body is created.
     Paced(PacedParts),
-    /// The body consists of parts that another task sends. The body ends when this task drops the
-    /// sender.
+    /// The body consists of parts that another task sends. The body ends when the other task drops
+    /// the sender of the channel.
     Live(mpsc::Receiver<Bytes>),
 }
 

@@ -23,8 +23,8 @@ pub enum FramingError {
     /// The request has both `Transfer-Encoding` and `Content-Length` (RFC 9112 section 6.1).
     #[error("the request has both Content-Length and Transfer-Encoding")]
     TwoLengths,
-    /// A request to switch to another protocol has a body. Servers disagree about where the body
-    /// ends and the other protocol begins.
+    /// A request to switch to another protocol has a body. Servers do not agree where the body of
+    /// an upgrade request ends and where the data of the new protocol begins.
     #[error("a request for a protocol upgrade has a body")]
     UpgradeWithBody,
 }
@@ -97,8 +97,8 @@ pub(crate) fn check(parts: &Parts) -> Result<(), FramingError> {
     Ok(())
 }
 
-/// Returns the value of the field `name`, if the field has exactly one line. Returns the error
-/// `several` if the field has more than one line.
+/// Returns the value of the field `name`, if the field has exactly one line. Returns the error in
+/// the argument `several` if the field has more than one line.
 fn one<'a>(
     parts: &'a Parts,
     name: &http::HeaderName,

@@ -138,7 +138,7 @@ pub(crate) fn append_via(headers: &mut HeaderMap, version: Version) -> Result<()
         words.nth(1)
     });
     let ours = received_by.filter(|name| name.eq_ignore_ascii_case(PSEUDONYM.as_bytes()));
-    // `ours` also contains the `Via` entry that the gateway has just appended.
+    // The iterator `ours` also contains the `Via` entry that the gateway has just appended.
     if ours.count() > MAX_PASSES {
         return Err(Loop);
     }

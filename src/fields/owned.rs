@@ -69,8 +69,8 @@ pub struct OwnedFields {
     /// letter. An entry is a bit set: bit `n` is set if the length of a name is `n` modulo 64. The
     /// low five bits of the first letter are the index of the entry.
     lengths: [u64; 32],
-    /// A table like `lengths`, with the names of all fields that may be removed from a request. For
-    /// nearly every field that is kept, one look-up in `may_remove` is enough.
+    /// Has the same form as `lengths`, but for the names of all fields that may have to be removed
+    /// from a request. For nearly every field that is kept, one look-up in `may_remove` is enough.
     may_remove: [u64; 32],
 }
 
@@ -82,7 +82,7 @@ struct OwnedName {
 }
 
 impl OwnedFields {
-    /// Creates the list of the built-in names and the names that the settings have `configured`.
+    /// Creates the list of the built-in names and of the names in the argument `configured`.
     pub fn new<'a>(configured: impl IntoIterator<Item = &'a HeaderName>) -> Self {
         let configured = configured.into_iter().map(|name| {
             let folded = name
@@ -125,8 +125,9 @@ impl OwnedFields {
     }
 
     /// Returns true if a field with this name may have to be removed: an owned field, a hop-by-hop
-    /// field, or `Expect`. If the result is `false`, the field never has to be removed. If the
-    /// result is `true`, the caller has to compare the name with the names of these fields.
+    /// field, or `Expect`. If the function returns `false`, the caller has no reason to remove the
+    /// field. If the result is `true`, the caller has to compare `name` with the names of the owned
+    /// fields, of the hop-by-hop fields and of `Expect`.
     pub(super) fn may_remove(&self, name: &str) -> bool {
         holds(&self.may_remove, name)
     }
@@ -152,8 +153,8 @@ fn row(name: &str) -> usize {
         .map_or(0, |first| usize::from(fold(first) & 31))
 }
 
-/// Returns true if [`PREFIXES`] contains a prefix whose first letter has the index `row` in the
-/// tables.
+/// Returns true if the function `row` returns the index `row` for at least one prefix in
+/// [`PREFIXES`].
 fn is_prefix_row(row: usize) -> bool {
     PREFIXES.iter().any(|prefix| self::row(prefix) == row)
 }

@@ -48,12 +48,12 @@ impl RequestIds {
     }
 }
 
-/// The step: the number that the generator `SplitMix64` adds to its state for each output. The step
+/// The step: the number that the generator `SplitMix64` adds to its state for each output. `STEP`
 /// is odd, so `count` takes every value of a `u64` before a value occurs again.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Returns the output of the generator `SplitMix64` for the state `count`. Two different values of
-/// `count` always give two different outputs.
+/// Returns the output of the generator `SplitMix64` for the state `count`. Two different states
+/// always give two different outputs.
 fn mixed(count: u64) -> u64 {
     let mixed = (count ^ (count >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -68,7 +68,8 @@ fn hex(number: u64) -> [u8; 16] {
         u64::from_ne_bytes([byte; 8])
     }
     let digits = |half: u64| {
-        // Each byte of `spread` gets one hexadecimal digit as a number from 0 to 15.
+        // The following lines store one hexadecimal digit in each byte of `spread`, as a number
+        // from 0 to 15.
         let spread = (half | half << 16) & 0x0000_ffff_0000_ffff;
         let spread = (spread | spread << 8) & 0x00ff_00ff_00ff_00ff;
         let spread = (spread | spread << 4) & every(0x0f);
@@ -134,7 +135,8 @@ mod tests {
 
     #[test]
     fn the_numbers_are_those_of_splitmix64() {
-        // The first numbers of the reference implementation for the seed 1234567.
+        // The expected numbers are the first outputs of the reference implementation with the seed
+        // 1234567.
         let mut count: u64 = 1_234_567;
         for expected in [6_457_827_717_110_365_317, 3_203_168_211_198_807_973] {
             count = count.wrapping_add(STEP);

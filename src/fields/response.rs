@@ -19,8 +19,8 @@ use super::trailers::{self, is_forbidden_in_response};
 /// `Trailer` keeps the names of the trailers that the gateway may forward.
 ///
 /// `is_own_cookie` gets the exact bytes of a cookie name. Browsers accept the prefixes `__Host-`
-/// and `__Secure-` in upper and lower case, so `is_own_cookie` is also called with the usual
-/// spelling of the prefix.
+/// and `__Secure-` in upper and lower case. If a cookie name has another spelling of such a prefix,
+/// `is_own_cookie` is called a second time, with the usual spelling.
 pub(crate) fn outbound(headers: &mut HeaderMap, is_own_cookie: impl Fn(&[u8]) -> bool) {
     let is_removed =
         |name: &HeaderName| is_hop_by_hop(name.as_str()) || acts_for_origin_or_proxy(name);
@@ -95,8 +95,8 @@ fn disables_protection(policy: &[u8]) -> bool {
     })
 }
 
-/// Keeps the lines of one field that satisfy `keep`, in their order. If `keep` returns true for all
-/// lines, this function copies nothing.
+/// Keeps each line of the field `name` for which `keep` returns true, and removes the other lines.
+/// If `keep` returns true for all lines, this function copies nothing.
 fn keep_values(headers: &mut HeaderMap, name: &HeaderName, keep: impl Fn(&HeaderValue) -> bool) {
     let values = headers.get_all(name);
     if values.iter().all(&keep) {

@@ -55,8 +55,8 @@ pub(crate) enum BodyError {
     Upstream(#[source] origin::Error),
 }
 
-/// A function that runs a tunnel. The second argument of the function is the access-log event of
-/// the handshake.
+/// A function that runs a tunnel. The second argument of a `LoggedTunnelFn` is the access-log event
+/// of the handshake.
 pub(super) type LoggedTunnelFn =
     Box<dyn FnOnce(UpgradedClient, Option<Box<RequestLog>>) -> Pin<Box<dyn Future<Output = ()>>>>;
 
@@ -69,8 +69,8 @@ impl fmt::Debug for Switch {
     }
 }
 
-/// A reference to an answer that takes a long time. The client's connection owns this reference,
-/// and drops the reference when the connection stops sending the answer.
+/// A reference to an answer that takes a long time. The client's connection owns the reference to
+/// the answer until the connection stops sending the answer.
 #[derive(Debug)]
 struct Sending(Rc<LongAnswer>);
 
@@ -159,8 +159,8 @@ impl Body {
     }
 
     /// Creates the body of an app's answer, and reads the frame that has arrived with the head.
-    /// Most answers consist of one frame. If one frame contains the whole content, the connection
-    /// to the app is free again, and no task has to watch the answer.
+    /// Most answers consist of one frame. If this frame contains the whole content, the connection
+    /// to the app is already free, and no task has to watch the answer.
     pub(super) fn upstream(mut body: ResponseBody) -> Self {
         if body.is_end_stream() {
             return Self::empty();

@@ -17,19 +17,20 @@ use crate::upstream::Owner;
 /// The memory that a buffer needs for each piece of a body, besides the bytes of the piece.
 const PIECE: usize = 64;
 
-/// The buffer copies a piece of at most this many bytes to the end of the previous piece. Otherwise
-/// a client could send single bytes, and each byte would need the memory of a whole piece.
+/// If a piece has at most this many bytes, the buffer copies these bytes to the end of the previous
+/// piece. If the buffer did not copy small pieces, a client could send single bytes, and each byte
+/// would need the memory of a whole piece.
 const SMALL: usize = 512;
 
-/// The largest piece that consists of copied pieces.
+/// The maximum length of a piece to which the buffer has copied other pieces, in bytes.
 const MERGED: usize = 4096;
 
 /// The sizes of the buffer of one body.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BufferSizes {
-    /// The largest number of bytes in memory.
+    /// The maximum number of bytes that the buffer keeps in memory.
     pub(super) memory: usize,
-    /// The largest number of bytes in the file. Zero means no file.
+    /// The maximum number of bytes that the buffer stores in a file. Zero means no file.
     pub(super) file: usize,
     /// The client to which the body belongs. The budgets count the bytes of each client.
     pub(super) client: Owner,
@@ -41,7 +42,7 @@ pub(super) struct BodyBuffer {
     pieces: VecDeque<Bytes>,
     /// The number of bytes in the buffer.
     bytes: u64,
-    /// The largest number of bytes in memory.
+    /// The maximum number of bytes that the buffer keeps in memory.
     limit: usize,
     memory: Reservation,
     /// `None` if the body may not use a file.
@@ -102,8 +103,8 @@ impl BodyBuffer {
                 return Poll::Ready(growth);
             }
             if self.pieces.is_empty() {
-                // Other buffers use the whole budget of the memory. The next piece is moved to the
-                // file before the buffer stores a further piece.
+                // Other buffers use the whole memory budget. The next piece is moved to the file
+                // before the buffer stores a further piece.
                 return Poll::Ready(Growth::Allowed);
             }
             let pieces = std::mem::take(&mut self.pieces);
@@ -111,7 +112,8 @@ impl BodyBuffer {
         }
     }
 
-    /// Frees the memory of written pieces. If the write has failed, the pieces stay in memory.
+    /// Frees the memory of the pieces that were written to the file. If the write has failed, the
+    /// pieces stay in memory.
     fn written(&mut self, Written { pieces, is_stored }: &Written) {
         if *is_stored {
             for piece in pieces.iter() {
@@ -125,9 +127,9 @@ impl BodyBuffer {
     /// Removes and returns the next bytes. The result is `None` if the buffer is empty. An error
     /// means that bytes of the file are lost.
     ///
-    /// The function may return `Pending` without waking the task while
-    /// [`BodyBuffer::poll_growth`] returns `Pending`. The code that calls `poll_growth` has to wake
-    /// the task.
+    /// While a write to the file is in progress, this function can return `Pending` without
+    /// registering the waker of the task. The caller of `poll_growth` then has to wake the task
+    /// that waits for the next bytes.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         let from_file = match &mut self.spill {
             Some(spill) => ready!(spill.poll_read(cx)),

@@ -11,7 +11,7 @@ use crate::telemetry::Metrics;
 
 const KIB: usize = 1024;
 
-/// The budgets and the folder for the buffers of a test.
+/// The budgets and the folder that the buffers of a test use.
 struct Fixture {
     metrics: Arc<Metrics>,
     budgets: Budgets,
@@ -45,19 +45,19 @@ impl Fixture {
         BodyBuffer::new(4 * KIB, memory, (file > 0).then_some(spill))
     }
 
-    /// The bytes in memory and the bytes in files.
+    /// Returns the number of buffered bytes in memory and the number of buffered bytes in files.
     fn used(&self) -> (i64, i64) {
         (self.metrics.buffered().get(), self.metrics.spilled().get())
     }
 
-    /// The number of bodies that were refused for this reason.
+    /// Returns true if the metric shows one refused body with the reason `reason`.
     fn refused(&self, reason: &str) -> bool {
         let line = format!("sidegate_refused_spills_total{{reason=\"{reason}\"}} 1");
         self.metrics.encode().contains(&line)
     }
 }
 
-/// A piece of 1,000 bytes, different for each number.
+/// Returns a piece of 1,000 bytes. Each `number` gives different bytes.
 fn piece(number: usize) -> Bytes {
     let bytes = number.to_be_bytes();
     bytes.iter().copied().cycle().take(1000).collect()

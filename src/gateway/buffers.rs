@@ -4,11 +4,11 @@
 //! The gateway also buffers an answer if the client reads the answer slowly. The buffers of the
 //! process share one budget for memory and one budget for files.
 //!
-//! The buffers of one client may grow as long as they together use fewer bytes of a budget than are
-//! free. Therefore one client gets at most half of the budget, and the next client finds free
-//! bytes. If several clients fill their buffers, each of them gets an equal part, and one such part
-//! stays free for a new client. If a client has used its share of the budgets, the gateway forwards
-//! the bodies of this client while they arrive.
+//! The buffers of one client may grow while their total size is smaller than the free part of the
+//! budget. Therefore one client gets at most half of the budget, and the next client finds free
+//! bytes. If several clients fill their buffers, all these clients get equal parts of the budget.
+//! Another part of the same size stays free for a new client. If a client has used its share of the
+//! budgets, the gateway forwards the bodies of this client while they arrive.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
@@ -22,8 +22,8 @@ use crate::upstream::Owner;
 /// The number of entries in the table of the clients.
 const ENTRIES: u64 = 4096;
 
-/// The budgets of the buffers. All clones share the same budgets. A reload does not change the
-/// numbers of used bytes.
+/// The budget for buffered bytes in memory, and the budget for buffered bytes in files. All clones
+/// share the same budgets. A reload does not change the numbers of used bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct Budgets {
     memory: Arc<Budget>,
@@ -54,15 +54,16 @@ impl Budgets {
 #[derive(Debug)]
 struct Budget {
     used: Gauge,
-    /// The bytes of each client. The hash of the client selects the entry, so that the workers need
-    /// no lock. Two clients with the same entry count as one client. The hash has a secret key, so
-    /// no client can choose its entry.
+    /// For each client, the number of bytes that the client uses from the budget. The hash of a
+    /// client selects the client's entry in this table, so that the workers need no lock. If the
+    /// hash selects the same entry for two clients, the two clients together get the share of one
+    /// client. The hash has a secret key, so no client can choose its entry.
     clients: Box<[AtomicUsize]>,
     hasher: RandomState,
 }
 
 impl Budget {
-    /// Creates a budget of which no byte is used. `used` shows the number of used bytes.
+    /// Creates a budget of which no byte is used. The gauge `used` shows the number of used bytes.
     fn new(used: &Gauge) -> Arc<Self> {
         Arc::new(Self {
             used: used.clone(),
@@ -76,7 +77,7 @@ impl Budget {
 #[derive(Debug)]
 pub(super) struct Reservation {
     budget: Arc<Budget>,
-    /// The index of the client in the table of the budget.
+    /// The index of the client in the field `clients` of the budget.
     client: usize,
     max: usize,
     bytes: usize,
@@ -89,7 +90,7 @@ pub(super) enum Growth {
     Allowed,
     /// The buffer has reached its limit.
     AtLimit,
-    /// The client has no share of the budget left.
+    /// The client has used its whole part of the budget.
     NoShare,
 }
 
@@ -125,7 +126,7 @@ impl Reservation {
         self.budget.clients.get(self.client)
     }
 
-    /// Uses more bytes of the budget.
+    /// Adds `bytes` to the bytes of the budget that this buffer uses.
     pub(super) fn add(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_add(bytes);
         self.budget.used.inc_by(signed(bytes));
@@ -134,7 +135,7 @@ impl Reservation {
         }
     }
 
-    /// Frees bytes in the budget.
+    /// Returns at most `bytes` reserved bytes to the budget.
     pub(super) fn remove(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
         self.bytes = self.bytes.saturating_sub(bytes);
@@ -185,7 +186,8 @@ mod tests {
         clients.collect::<std::collections::BTreeSet<_>>().len()
     }
 
-    /// A buffer of the client with this address, after it has stored as many pieces as it may.
+    /// Returns the reservation of the client with the address `address`, after the reservation has
+    /// grown to the largest allowed number of pieces.
     fn grown(budget: &Arc<Budget>, address: u8, max: usize, limit: usize) -> Reservation {
         let mut reservation = Reservation::new(budget, client(address), max);
         while reservation.growth(limit, 1) == Growth::Allowed {
@@ -210,8 +212,8 @@ mod tests {
         assert_eq!(attacker[99].bytes, 0);
         let bystander = grown(&budget, 2, max, limit);
         assert!(bystander.bytes >= limit, "{}", bystander.bytes);
-        // While the bystander uses a part of the budget, the attacker cannot replace a buffer by a
-        // buffer of the same size.
+        // The bystander uses a part of the budget, so the share of the attacker is smaller now. If
+        // the attacker drops a buffer, the attacker's next buffer must be smaller.
         let mut attacker = attacker;
         attacker.remove(0);
         assert_eq!(grown(&budget, 1, max, limit).bytes, 25 * PIECE);

@@ -24,8 +24,8 @@ const BUSY_RETRY: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The route needs the whole body of a request, but the buffers of the gateway have no room for
-    /// the body. Responsible: the operator, who set the sizes of the buffers, or the disk. The log
-    /// contains the error of the disk.
+    /// the body. Responsible: the operator, because the operator sets the sizes of the buffers. An
+    /// error of the disk can also be the cause. The log contains the error of the disk.
     #[error("there is no buffer for the request body")]
     BuffersFull,
     /// While a request waited for its app, the gateway ended the request, because of the session,
@@ -94,7 +94,7 @@ pub enum Error {
 /// The party that is responsible for an error.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Responsible {
-    /// The sender of the request.
+    /// The client, which sent the request, caused the error.
     Client,
     /// The gateway process or its settings caused the error.
     Gateway,
@@ -103,7 +103,7 @@ pub(crate) enum Responsible {
 }
 
 impl Error {
-    /// The party that is responsible for the error.
+    /// Returns the party that is responsible for the error.
     pub(crate) fn responsible(&self) -> Responsible {
         match self {
             Self::Cut(_)
@@ -327,7 +327,7 @@ const NO_BUFFER: (&str, &str) = (
      moment.",
 );
 
-/// The title and the text of the page if a buffered request body was lost.
+/// The title and the text of the page that the user gets if a buffered request body was lost.
 const LOST_FILE: (&str, &str) = (
     "Your data was lost",
     "This site could not pass all your data on to the app. Try again.",

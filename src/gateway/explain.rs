@@ -34,7 +34,7 @@ pub(super) fn sign_in_first(
         )
     } else {
         // The sign-in link leads to the page from which the user sent the form. If the page with
-        // the form needs a session, opening the page starts the login.
+        // the form needs a session, a visit to this page starts the login.
         let form = context.referrer(own).unwrap_or_else(ReturnTo::root);
         (
             "You are not signed in, or your session has ended, so the app did not get what you \
@@ -230,7 +230,8 @@ fn failure_page(context: &RequestContext, error: &login::Error, retry_url: &str)
     page
 }
 
-/// Returns the pause before a retry, for a provider that has not asked for a certain pause.
+/// Returns the default value of `Retry-After`, which is used if no other time for the retry is
+/// known.
 fn retry_after(status: StatusCode) -> Option<Duration> {
     match status {
         StatusCode::SERVICE_UNAVAILABLE => Some(DEFAULT_RETRY),

@@ -45,8 +45,8 @@ type BoxedAnswer<'a> = Pin<Box<dyn Future<Output = Response<Body>> + 'a>>;
 enum ForwardOutcome<'a> {
     /// The gateway has the answer that it sends to the client.
     Answered(Response<Body>),
-    /// The app refuses the token, or the request takes long. The future in `Later` sends the
-    /// request again, starts a login, or forwards the answer.
+    /// The answer comes later, because the app has refused the token or because the request takes
+    /// long. The future in `Later` sends the request again, starts a login, or forwards the answer.
     Later(BoxedAnswer<'a>),
 }
 
@@ -77,8 +77,8 @@ pub(super) struct InFlight<'p> {
     /// The client to which the request belongs. The queue for the app's connections distinguishes
     /// requests by client.
     client: RequestClient,
-    /// The value with which the gateway ends the request when the session ends. `None` if the end
-    /// of a session does not end the request and its answer.
+    /// The guard that ends the request when the session ends, or the values from which the gateway
+    /// creates this guard. `None` if the end of a session does not end the request and its answer.
     owner: Option<AnswerOwner>,
 }
 
@@ -187,8 +187,8 @@ fn must_keep(site: &WorkerSite, sent: &SentRequest, body: &ForwardedBody, now: T
 }
 
 impl<'p> InFlight<'p> {
-    /// Waits for the app's answer. The result is `None` if the request takes longer than about a
-    /// second.
+    /// Waits for the app's answer. Returns `None` if the request takes longer than about a second
+    /// and `owner` is not `None`.
     fn poll_answer(
         &mut self,
         timer: &mut SlowTimer<'_>,
@@ -249,9 +249,9 @@ impl<'p> InFlight<'p> {
         })
     }
 
-    /// Returns the answer for the client. If the content of the answer is not complete yet, the
-    /// answer takes `owner` from this request. If the session ends before the answer is complete,
-    /// the gateway ends the answer.
+    /// Returns the answer for the client. If the content of the answer is not complete yet, this
+    /// function moves the field `owner` into the answer. If the session ends before the answer is
+    /// complete, the gateway ends the answer.
     #[inline]
     fn finished(&mut self, worker: &Worker, answer: Answer) -> Response<Body> {
         let mut response = cleaned(answer, self.trailers);
@@ -416,9 +416,9 @@ fn prepare_call(parts: &mut Parts, route: &Route) -> Option<grpc::Protocol> {
     Some(protocol)
 }
 
-/// Whether the client of a gRPC call may pause between its messages. If the app speaks HTTP/2, the
-/// client may pause. If neither the client nor the app sends data, a deadline of the upstream ends
-/// the gRPC call.
+/// Whether the client of a gRPC call may pause between its messages. A client is allowed to pause
+/// only if the app speaks HTTP/2. If neither the client nor the app sends data, a deadline of the
+/// upstream ends the gRPC call.
 pub(super) fn is_streaming_call(protocol: grpc::Protocol, route: &Route) -> bool {
     protocol == grpc::Protocol::Grpc && route.speaks_http2()
 }
@@ -493,7 +493,7 @@ fn cleaned(mut answer: Answer, trailers: TrailerSupport) -> Response<Body> {
     }
     let mut response = answer.map(Body::upstream);
     // The app's answer contains the HTTP version of the connection to the app. The connection to
-    // the client can have another HTTP version.
+    // the client can use a different HTTP version than the connection to the app.
     *response.version_mut() = Version::HTTP_11;
     response
 }

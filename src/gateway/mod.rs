@@ -87,7 +87,8 @@ pub struct Settings {
     pub(crate) body_bytes: u64,
     /// The budget of all buffers for slow clients, in bytes.
     pub(crate) buffer_bytes: usize,
-    /// The settings for buffered bodies in files. `None` if bodies are only in memory.
+    /// The settings for the files that contain buffered bodies. `None` means that bodies are
+    /// buffered only in memory.
     pub(crate) spill: Option<SpillSettings>,
     /// The way in which the log names the user who signs in.
     pub(crate) log_user: UserInLog,
@@ -386,8 +387,8 @@ impl Worker {
 enum Step<'a> {
     /// The request was sent on a connection, or waits for a free connection.
     Sent(InFlight<'a>),
-    /// The remaining work for the request, as a boxed future. Without the box, [`Step`] would be
-    /// larger, and every request would move more memory.
+    /// The remaining work for the request, as a boxed future. If the future were not in a box,
+    /// [`Step`] would be larger, and every request would move more memory.
     Boxed(Pin<Box<dyn Future<Output = Response<Body>> + 'a>>),
 }
 

@@ -106,7 +106,7 @@ pub(super) struct Page {
     pub(super) login_url: Option<String>,
     /// The pause before a retry.
     pub(super) retry_after: Option<Duration>,
-    /// After this number of seconds, the page opens this URL.
+    /// The number of seconds after which the page opens a URL, and the URL.
     pub(super) refresh: Option<(u64, String)>,
 }
 

@@ -36,10 +36,10 @@ struct Begin {
     trailers: Option<HeaderMap>,
 }
 
-/// How much of a body has to be in the buffer.
+/// States how much of a request body must be in the buffer before the gateway forwards the request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Needed {
-    /// As much as the buffer can store.
+    /// The beginning of the body: as many bytes as the buffer can store.
     Begin,
     /// The whole body.
     Whole,

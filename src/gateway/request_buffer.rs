@@ -104,16 +104,16 @@ fn prepare_body(
 }
 
 /// Returns the sizes of the buffer for the body of a request, and how much of the body has to be in
-/// the buffer. `None` means that the body is forwarded while it arrives. On a route without
-/// `whole_request`, the body is forwarded while it arrives if the client may wait for an answer
-/// before it sends the rest of the body, for example in a gRPC call, in a handshake, or after
-/// `Expect`.
+/// the buffer. `None` means that the body is forwarded while it arrives. Some clients wait for an
+/// answer before they send the rest of the body, for example in a gRPC call, in a handshake, or
+/// after `Expect`. On a route without `whole_request`, the bodies of such requests are forwarded
+/// while they arrive.
 fn request_buffer(context: &RequestContext, permit: &Permit) -> Option<(BufferSizes, Needed)> {
     let RequestContext { parts, upgrade, .. } = context;
     let route = permit.route();
     let buffers = route.buffers();
     let (memory, needed) = if buffers.whole_request {
-        // The memory of a body is larger than its content, but at most by an eighth.
+        // In the buffer, a body takes up to an eighth more memory than the length of its content.
         let overhead = buffers.request / 4;
         (buffers.request.saturating_add(overhead), Needed::Whole)
     } else {

@@ -48,8 +48,8 @@ pub(super) struct RequestLog {
     /// Counts the bytes of the request body.
     upload: BodyWatch,
     has_ended: bool,
-    /// The handle by which the gateway controls the answer. If the server ends the answer, the
-    /// handle contains the reason for the end of the answer.
+    /// The handle by which the gateway controls the answer. If the server ends the answer,
+    /// `control` contains the reason for the end of the answer.
     control: Option<AnswerControl>,
 }
 

@@ -71,8 +71,8 @@ impl Site {
     /// Builds a site.
     pub(crate) fn new(parts: Parts, process: ProcessState) -> Self {
         let mut routes: Vec<_> = parts.routes.iter().collect();
-        // The routes are sorted as in the settings, because the position of a route selects its
-        // counter.
+        // The routes have the same order as in the settings, because the position of a route
+        // selects its counter.
         routes.sort_unstable_by_key(|route| route.index());
         let names = routes.into_iter().map(|route| route.name().into());
         let counters = process.metrics.request_counters(names);
@@ -93,7 +93,8 @@ pub(super) struct WorkerSite {
     shared: Arc<Site>,
     pub(super) access: Rc<Access>,
     public_urls: Vec<Rc<PublicUrl>>,
-    /// Whether the drain time of the worker is almost over. All copies of the site share the value.
+    /// Whether the drain time of the worker is almost over. All copies of the site share
+    /// `drain_ends`.
     drain_ends: Rc<Cell<bool>>,
 }
 
@@ -172,13 +173,13 @@ impl WorkerSite {
         &self.shared.counters
     }
 
-    /// Whether the drain time of the worker is almost over. Each request that is dropped after this
-    /// time is dropped because the process ends.
+    /// Whether the drain time of the worker is almost over. If this function returns true, requests
+    /// are dropped only because the process ends.
     pub(super) fn has_drain_ended(&self) -> bool {
         self.drain_ends.get()
     }
 
-    /// Whether a path belongs to the gateway's own endpoints, in any spelling. A request to a path
+    /// Whether a path, in any spelling, belongs to the gateway's own endpoints. A request to a path
     /// of the gateway's own endpoints is never forwarded.
     pub(super) fn is_own(&self, path: &str) -> bool {
         self.login().redirection().is_own_path(path) || self.own().cover(path)
@@ -202,7 +203,7 @@ impl Reloads {
     }
 }
 
-/// The site for the next request of a worker.
+/// The site that a worker uses for its next request.
 #[derive(Debug)]
 pub(super) struct CurrentSite {
     sites: RefCell<watch::Receiver<Arc<Site>>>,
@@ -236,7 +237,7 @@ impl CurrentSite {
         current
     }
 
-    /// Returns a receiver that reports each later site.
+    /// Returns a receiver that gets each site that a later reload creates.
     pub(super) fn reloads(&self) -> Reloads {
         let mut sites = self.sites.borrow().clone();
         sites.mark_unchanged();

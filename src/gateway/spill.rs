@@ -1,8 +1,8 @@
 //! The part of a buffered body that is in a file.
 //!
-//! The file has no name. So no other program can open the file, and the file system frees the space
-//! of the file when the gateway closes the file, even if the process crashes. A disk can be slow,
-//! so every operation on the file runs on a blocking thread of the runtime.
+//! Because the file has no name, no other program can open the file. When the gateway closes the
+//! file or crashes, the file system frees the space of the file. A disk can be slow, so every
+//! operation on the file runs on a blocking thread of the runtime.
 
 use std::fs::File;
 use std::io;
@@ -27,7 +27,7 @@ const PART: usize = 64 * 1024;
 pub(crate) struct SpillSettings {
     /// The folder in which the gateway creates the files.
     pub(crate) folder: Arc<Path>,
-    /// The largest number of bytes in all files of the process.
+    /// The maximum total size, in bytes, of all files with buffered bodies.
     pub(crate) bytes: usize,
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Spill {
     folder: Arc<Path>,
     /// The largest number of bytes in the file.
     limit: usize,
-    /// The part of the budget of all files that this file uses.
+    /// The reservation of this file in the budget for all files.
     room: Reservation,
     metrics: Arc<Metrics>,
     file: Option<Arc<File>>,
@@ -62,7 +62,7 @@ struct Writing {
 /// A write that has ended.
 pub(super) struct Written {
     pub(super) pieces: Arc<[Bytes]>,
-    /// Whether the file contains the pieces.
+    /// True if the write stored all pieces in the file.
     pub(super) is_stored: bool,
 }
 
@@ -107,7 +107,7 @@ impl Spill {
         }
     }
 
-    /// Begins to write the pieces at the end of the file. The previous write must have ended.
+    /// Starts a write that appends the pieces to the file. The previous write must have ended.
     pub(super) fn begin_write(&mut self, pieces: Arc<[Bytes]>) {
         let lengths = pieces.iter().map(Bytes::len);
         let length = lengths.fold(0, usize::saturating_add);
@@ -149,10 +149,12 @@ impl Spill {
         Poll::Ready(Some(Written { pieces, is_stored }))
     }
 
-    /// Reads the next part of the file. The result is `None` if all bytes of the file were read.
+    /// Reads the next part of the file. The result is `None` if the caller has already read all
+    /// bytes of the file.
     ///
-    /// While a write has not ended, the function may return `Pending` without waking the task. The
-    /// code that waits for the write has to wake the task.
+    /// If a write to the file is in progress, `poll_read` can return `Pending` without registering
+    /// the waker of the task. The code that waits for the end of the write then has to wake the
+    /// task that reads the file.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         loop {
             if let Some(reading) = &mut self.reading {
@@ -179,7 +181,7 @@ impl Spill {
         }
     }
 
-    /// Makes the file lose its bytes.
+    /// Truncates the file to zero bytes, to simulate a loss of data.
     #[cfg(test)]
     pub(super) fn lose(&self) {
         if let Some(file) = &self.file {
@@ -192,7 +194,8 @@ impl Spill {
         (self.written, self.read) = (0, 0);
         self.room.clear();
         let file = self.file.take();
-        // To close a large file without a name takes time, because the file system frees its space.
+        // Closing a large file without a name takes time, because the file system then frees the
+        // space of the file.
         if let (Some(file), Ok(runtime)) = (file, Handle::try_current()) {
             drop(runtime.spawn_blocking(move || drop(file)));
         }
@@ -231,7 +234,7 @@ fn read(file: &File, start: u64, length: usize) -> io::Result<Bytes> {
     Ok(part.into())
 }
 
-/// The error of an operation that did not run to its end.
+/// Returns the error of a blocking task that was cancelled or has panicked.
 fn lost<T>(error: JoinError) -> io::Result<T> {
     Err(io::Error::other(error))
 }

@@ -135,7 +135,8 @@ impl Worker {
             };
             let run: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
                 tunnel.run(&stop).await;
-                // The slots of this tunnel become free only after the app's connection was closed.
+                // The slots of this tunnel become free only after the connection to the app is
+                // closed.
                 drop((slot, client_slot));
             });
             run
@@ -182,7 +183,8 @@ struct TunnelRecord {
     open: OpenStream,
     log: Option<Box<RequestLog>>,
     observed: ObservedTunnel,
-    /// The end code for the log. `None` if the client's connection has ended the tunnel.
+    /// The code that states in the log why the tunnel ended. `None` if the client's connection has
+    /// ended the tunnel.
     end: Option<&'static str>,
 }
 
@@ -249,7 +251,8 @@ impl Tunnel {
     }
 }
 
-/// The state of a tunnel. The guard of the tunnel and the record of the tunnel read this state.
+/// The state of a tunnel. The guard of the tunnel and the [`TunnelRecord`] get the state of the
+/// tunnel from this value.
 struct ObservedTunnel {
     byte_counts: ByteCounts,
     stop: TunnelStop,

@@ -49,10 +49,11 @@ impl Default for GroupsForm {
 #[derive(Clone, Default)]
 pub struct Groups {
     names: Box<[Claim]>,
-    /// The groups field, in the form that the settings required at the first call of
-    /// [`Groups::field`]. All requests of the session share the groups field. After a reload has
-    /// changed the form of the groups field, each request creates its own groups field. When the
-    /// session has been decoded again, the requests of the session share one groups field again.
+    /// The groups field that the first call of [`Groups::field`] created, in the form that the
+    /// settings required at that time. All requests of the session use this stored groups field.
+    /// After a reload has changed the form of the groups field, each request creates its own groups
+    /// field. After the session has been decoded again, all requests of the session share a new
+    /// groups field.
     field: OnceLock<(GroupsForm, GroupsField)>,
 }
 
@@ -105,8 +106,8 @@ impl GroupsField {
     fn new(names: &[Claim], form: GroupsForm) -> Self {
         let mut left = form.bytes;
         let mut left_out = 0_usize;
-        // A name that is too long for the rest of the groups field is left out. A shorter name
-        // later in the list can still fit into the field.
+        // A name that is too long for the rest of the groups field is left out. A later name can be
+        // short enough for the rest of the groups field.
         let mut fits = |length: usize| {
             if let Some(rest) = left.checked_sub(length) {
                 left = rest;
@@ -148,8 +149,8 @@ impl GroupsField {
     }
 }
 
-/// Returns a groups field with the single value `text`. If `carries` is false, this function
-/// returns a groups field without a value.
+/// Returns a groups field with the single value `text`. If the argument `carries` is false, this
+/// function returns a groups field without a value.
 fn value(text: &str, carries: bool) -> Box<[HeaderValue]> {
     // The type `Claim` allows no control characters, so the conversion of the names does not fail.
     let value = HeaderValue::from_bytes(text.as_bytes()).ok();
@@ -214,8 +215,8 @@ mod tests {
         GroupsForm { format, bytes }
     }
 
-    /// Returns the values of the groups field, and the number of left-out groups that `field`
-    /// reported.
+    /// Returns the values of the groups field. Also returns the number of left-out groups, if
+    /// `Groups::field` reported a number.
     fn field(names: &[&str], form: GroupsForm) -> (Vec<String>, Option<usize>) {
         let groups = groups(names);
         let mut reported = None;

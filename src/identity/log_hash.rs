@@ -5,14 +5,15 @@ use std::sync::OnceLock;
 
 use crate::telemetry::UserClaim;
 
-/// The hash of the claim that names a user in the log. The first request of a session that is
-/// logged computes the hash, and all later requests of the session use the same hash.
+/// The hash of the claim that names a user in the log. The gateway computes the hash for the first
+/// logged request of a session, and uses the same hash for all later requests of the session.
 #[derive(Clone, Default)]
 pub struct LogHash(OnceLock<Box<(UserClaim, Box<str>)>>);
 
 impl LogHash {
-    /// Passes the hash of `claim` to `then`. `compute` computes the hash. After a reload has
-    /// changed the claim, each call computes the hash.
+    /// Calls the function `then` with the hash of `claim`. `compute` computes the hash. The first
+    /// call stores the hash of its claim. A later call with a different claim computes the hash
+    /// each time.
     pub(crate) fn with<T>(
         &self,
         claim: UserClaim,

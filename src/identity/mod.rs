@@ -88,7 +88,7 @@ pub struct Identity {
     pub name: Option<Claim>,
     /// The groups.
     pub groups: Groups,
-    /// The additional claims that the settings send to an app, each with its path in the claims of
+    /// The additional claims that the settings name for an app, each with its path in the claims of
     /// the provider.
     pub claims: Box<[(Box<str>, Claim)]>,
     /// The hash that names the user in the log.

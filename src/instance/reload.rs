@@ -89,9 +89,9 @@ impl Instance {
     ///
     /// # Cancel safety
     ///
-    /// [`Instance::reload`] is not cancel safe. After a cancellation, sessions of removed providers
-    /// may have ended although the previous settings are still in use. The next reload after a
-    /// cancelled reload applies all new settings.
+    /// [`Instance::reload`] is not cancel safe. If a reload is cancelled, sessions of removed
+    /// providers may have ended although the previous settings are still in use. The next reload
+    /// after a cancelled reload applies all new settings.
     pub async fn reload(&mut self, cause: ReloadCause) -> Result<Reloaded, ReloadError> {
         let reloaded = self.apply(cause).await;
         let metrics = &self.process.site.metrics;
@@ -161,9 +161,9 @@ impl Instance {
     }
 
     /// Loads the settings for a reload. If only keys have changed, `load` uses the current text of
-    /// the settings. A retry uses the text of the failed reload, or reads the settings file if the
-    /// file could not be read before. After a signal or a change of the settings file, `load` reads
-    /// the settings file.
+    /// the settings. A retry uses the settings text that the failed reload has read. If the failed
+    /// reload could not read the settings file, the retry reads the file. After a signal or a
+    /// change of the settings file, `load` reads the settings file.
     async fn load(&mut self, cause: ReloadCause) -> Result<Config, ReloadError> {
         let mut source = self.current.source.clone();
         match cause {

@@ -69,7 +69,7 @@ struct KeyFile {
     /// The digest of the file's new content, which differs from `current`, and the time when the
     /// trigger first saw the new content.
     other: Option<(Digest, Instant)>,
-    /// The digest of the last content for which the trigger has reported that a reload is due.
+    /// The digest of the content for which the trigger last requested a reload.
     asked: Option<Digest>,
 }
 
@@ -83,8 +83,8 @@ impl KeyFile {
         }
     }
 
-    /// Returns true one time for each new content of the key file, after the content has stayed
-    /// unchanged for ten seconds.
+    /// Returns true if the key file has a new content that has stayed unchanged for ten seconds.
+    /// The function returns true only one time for each new content.
     fn has_changed(&mut self, now: Instant) -> bool {
         let content = content_digest(&self.path);
         let Some(other) = content.filter(|_| content != self.current) else {
@@ -143,15 +143,15 @@ impl ReloadTrigger {
         self.track(config);
     }
 
-    /// Records that a reload for `cause` failed. If a file caused the reload, the trigger reports
-    /// the reload again after a pause. Each pause is longer than the previous pause, up to
-    /// [`LONGEST_PAUSE`]. If a signal caused the reload, there is no retry, because the operator
-    /// reads the log.
+    /// Records that a reload for `cause` failed. If a change of a file caused the reload, the
+    /// trigger requests another reload after a pause. Each pause is longer than the previous pause,
+    /// up to [`LONGEST_PAUSE`]. If a signal caused the reload, there is no retry, because the
+    /// operator reads the log.
     pub(super) fn failed(&mut self, cause: ReloadCause) {
         let before = self.retry;
         let cause = match (cause, before.map(|retry| retry.cause)) {
-            // If a retry for new key files is pending, the retry stays, because the failed reload
-            // after the signal has not applied the new keys.
+            // The reload after the signal failed, so the new keys were not applied. Therefore a
+            // pending retry for new key files stays.
             (ReloadCause::Signal, Some(ReloadCause::KeyFile)) => return,
             (ReloadCause::Signal, _) => {
                 self.retry = None;

@@ -36,8 +36,8 @@ pub(crate) fn forget_rounds() -> HeaderValue {
 /// Returns the number of logins in a row that this browser has completed.
 pub(super) fn rounds(headers: &HeaderMap) -> u8 {
     match cookies::find(headers, ROUND.as_bytes()) {
-        // The counter cookie is not encrypted. A user who changes the counter cookie can only make
-        // the error page appear earlier or later.
+        // The cookie that counts the logins of a browser is not encrypted. A user who changes the
+        // counter cookie can only make the error page appear earlier or later.
         Found::One([digit @ b'0'..=b'9']) => digit.saturating_sub(b'0'),
         Found::One(_) | Found::Absent | Found::Conflicting => 0,
     }

@@ -59,10 +59,10 @@ use crate::telemetry::TokenCall;
 /// The longest time that a user waits for a provider that does not answer.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The gateway remembers a used state for this time. The time is the largest value that the setting
-/// `login.timeout_secs` accepts. If used states were remembered only for the current value of
-/// `login.timeout_secs`, a used state could become usable again after a reload that increases the
-/// value.
+/// The time for which the gateway remembers that a `state` has been used. The time is the largest
+/// value that the setting `login.timeout_secs` accepts. If used states were remembered only for the
+/// current value of `login.timeout_secs`, a used state could become usable again after a reload
+/// that increases the value.
 const USED_FOR: Duration = Duration::from_hours(1);
 
 /// The settings of the login flow.
@@ -137,8 +137,8 @@ impl Login {
         Ok(return_to.seal(&self.keys, public_url.origin())?)
     }
 
-    /// Decrypts a return path that [`Login::seal`] encrypted. Returns `None` if [`Login::seal`] did
-    /// not encrypt the value for `public_url`.
+    /// Decrypts a return path that [`Login::seal`] encrypted. Returns `None` if `text` is not a
+    /// return path that [`Login::seal`] encrypted for `public_url`.
     pub(crate) fn unseal(&self, text: &str, public_url: &PublicUrl) -> Option<ReturnTo> {
         ReturnTo::unseal(text, (&self.keys, self.own()), public_url.origin())
     }

@@ -49,7 +49,7 @@ pub enum Completion {
 /// A failed login, with the data for its error page.
 #[derive(Debug)]
 pub struct FailedLogin {
-    /// The reason for the failure.
+    /// The error that made the login fail.
     pub(crate) error: Error,
     /// The page that the user asked for, or `/` if the gateway could not read the state. If the
     /// browser requests the page `retry` again, a new login begins.
@@ -91,7 +91,8 @@ impl FailedLogin {
 
 /// Returns the result for an authorization response whose state is not valid. The user continues
 /// with an existing session of the same provider, because the authorization response is probably a
-/// duplicate or comes from a restored tab. A user who asked to sign in again gets the error page.
+/// duplicate or comes from a restored tab. If the login was a repeated authentication of the user
+/// (`reauthenticate`), the user gets the error page.
 pub(super) fn stale_answer(failure: FailedLogin, callback: &Callback<'_>) -> Completion {
     match &callback.previous_session {
         PreviousSession::Live(_, session)

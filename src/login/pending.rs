@@ -40,9 +40,8 @@ pub(super) struct LoginDetails {
     /// The configured name of the provider.
     pub(super) provider: Box<str>,
     /// A tag that identifies the server of the provider and the gateway's client identifier at this
-    /// server. The pending login contains the tag, because a reload may give the name of the
-    /// provider to a different server or client. A state from an older version of the gateway has
-    /// no tag.
+    /// server. By the tag, the gateway notices that a reload has given the name of the provider to
+    /// a different server or client. A state from an older version of the gateway has no tag.
     pub(super) registration: Option<RegistrationTag>,
     /// The page that the user asked for.
     pub(super) return_to: ReturnTo,
@@ -179,7 +178,8 @@ impl PendingLogin {
         self.derived(b"nonce")
     }
 
-    /// Computes a value from the seed and `purpose`. Each purpose gets a different value.
+    /// Computes a value from the seed and `purpose`. Two different purposes give two different
+    /// values.
     fn derived(&self, purpose: &[u8]) -> String {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.seed.expose());
         URL_SAFE_NO_PAD.encode(hmac::sign(&key, purpose))
@@ -233,8 +233,8 @@ impl PendingLogin {
     }
 }
 
-/// A returned `state` whose first part is decrypted. The second part of the state is not verified
-/// yet.
+/// A returned `state` whose first part is decrypted. The second part of the `state` parameter is
+/// not verified yet.
 #[derive(Debug)]
 pub(super) struct ReturnedState {
     tab: Tab,

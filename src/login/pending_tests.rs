@@ -181,8 +181,8 @@ fn x_16_a_login_comes_back_whatever_year_it_is() {
             Err(StateError::Expired),
             "{seconds}"
         );
-        // The clock may have been set back since the login began. The clock may also have shown the
-        // year 1970 when the login began.
+        // A login stays valid if the clock is set back after the start of the login, even to the
+        // year 1970.
         assert_eq!(at(Timestamp::default()), Ok(()), "{seconds}");
         assert_eq!(at(Timestamp::MAX), Err(StateError::Expired), "{seconds}");
     }
@@ -251,7 +251,8 @@ fn verifier_nonce_and_challenge_match_the_values_of_another_program() {
         seed: Secret::new(std::array::from_fn(|at| u8::try_from(at).unwrap())),
     };
     // The expected values are computed with Python's hmac and hashlib. If a new version of the
-    // gateway computed other values, every login that is pending during the update would fail.
+    // gateway computed different values than the old version, every login that is pending during
+    // the update would fail.
     let verifier = "kHCmA1HljaE5RbrTJDbdh96Nn9l1IpK18XLRsrC_xKw";
     assert_eq!(pending.code_verifier().expose(), verifier);
     assert_eq!(

@@ -59,8 +59,8 @@ impl ProcessState {
 }
 
 impl Login {
-    /// Returns true if the gateway has not logged `hint` today, and notes that `hint` is logged
-    /// now.
+    /// Returns true if the gateway has not logged `hint` today. After this call, `hint` counts as
+    /// logged.
     pub(crate) fn hint_is_due(&self, hint: (&str, &str)) -> bool {
         let now = Duration::from_millis(self.process.clock.now().as_millis());
         self.process.hints.is_due(hint, now)

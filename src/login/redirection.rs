@@ -17,7 +17,7 @@ pub(crate) struct RedirectionEndpoints {
 }
 
 impl RedirectionEndpoints {
-    /// Creates the redirection endpoints. The paths of the redirection endpoints are `path` or
+    /// Creates the redirection endpoints. The path of each redirection endpoint is `path` or a path
     /// below `path`. `providers` are the configured names of all providers.
     pub(crate) fn new<'a>(path: &str, providers: impl IntoIterator<Item = &'a str>) -> Self {
         let mut providers: Vec<Box<str>> = providers.into_iter().map(Into::into).collect();

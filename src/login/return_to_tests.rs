@@ -89,9 +89,10 @@ fn without_dots(path: &str) -> String {
     format!("/{}", kept.join("/"))
 }
 
-/// Checks a return path in two forms with both reference parsers. The first form is our origin
-/// followed by the return path. The second form is the return path without our origin. The second
-/// form is checked because a caller could use the return path without our origin by mistake.
+/// Checks a return path in two forms with both reference parsers. The first form of the return path
+/// is a URL: our origin, followed by the return path. The second form of the return path does not
+/// contain our origin. The second form must also be safe, because a caller could forget to write
+/// our origin before the return path.
 fn assert_stays(return_to: &ReturnTo, given: &str) {
     let location = return_to.absolute(SITE);
     assert!(

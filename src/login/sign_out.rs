@@ -9,8 +9,9 @@ use crate::fields::cookie as cookies;
 use crate::session::{EndReason, Ended, SessionId, cookie};
 
 /// The maximum number of sessions that one request signs out. In most cases, a browser sends one
-/// session cookie. A browser that has session cookies for several paths sends a few session
-/// cookies. `MAX_SIGNED_OUT` protects the store from a request with hundreds of session cookies.
+/// session cookie. If a browser has stored session cookies for different paths, it can send several
+/// session cookies in one request. `MAX_SIGNED_OUT` protects the store from a request with hundreds
+/// of session cookies.
 pub(super) const MAX_SIGNED_OUT: usize = 8;
 
 impl Login {

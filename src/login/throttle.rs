@@ -20,8 +20,8 @@ const MAX_REFUSED: u64 = 10;
 /// number of counters is fixed, so the memory for the counters cannot grow.
 const COUNTERS: usize = 4096;
 
-/// Counts refused codes per client network. Each counter stores the minute and the count in one
-/// 64-bit value.
+/// Counts, for each client network, the authorization codes that the provider has refused. Each
+/// counter stores the minute and the count in one 64-bit value.
 #[derive(Debug)]
 pub(super) struct Throttle {
     counters: Box<[AtomicU64]>,

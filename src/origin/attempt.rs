@@ -86,7 +86,7 @@ impl Attempt {
 
     /// Converts hyper's result into a response. When the body has ended without an error, the
     /// connection is added to the idle connections in `idle`. If `idle` is `None`, the connection
-    /// is closed.
+    /// is closed after the response.
     pub(super) fn into_response(
         mut self,
         answer: Option<Answer>,

@@ -1,4 +1,4 @@
-//! Small calls whose complete answer is collected in memory.
+//! Sends small requests, and collects the complete answer to each request in memory.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -157,8 +157,8 @@ async fn drive<T>(exchange: impl Future<Output = T>, connection: impl Future) ->
         // error.
         _ended = &mut connection => {}
     }
-    // The connection has ended, but `exchange` can still have to process bytes that arrived before
-    // the end.
+    // The connection has ended. The future `exchange` can still process the bytes that arrived
+    // before the end.
     exchange.await
 }
 

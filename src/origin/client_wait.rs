@@ -12,8 +12,9 @@ const PACE: u64 = 16 * 1024;
 
 /// The time for which an exchange has waited for its own client. When the client sends or accepts
 /// [`PACE`] bytes, one second is subtracted from the counted time. If a client sends or accepts
-/// only one byte in each second, the counted time continues to grow. If the client has an ordinary
-/// network connection, the counted waiting time stays short.
+/// only one byte in each second, the waiting time that the gateway counts for the exchange
+/// continues to grow. If the network connection of the client is not slow, the counted time stays
+/// short.
 #[derive(Debug, Default)]
 pub(super) struct ClientWait {
     /// The total time of the earlier waits for the client, minus one second for every [`PACE`]
@@ -78,8 +79,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Returns the waiting time of an exchange whose client sends or accepts `bytes` bytes in each
-    /// second, for ten seconds.
+    /// Simulates an exchange for ten seconds, and returns the waiting time of the exchange. In each
+    /// second, the client sends or accepts `bytes` bytes.
     fn waited_at(bytes: usize) -> Option<Duration> {
         let wait = ClientWait::default();
         let mut now = Clock::system().instant();

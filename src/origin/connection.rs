@@ -55,10 +55,10 @@ pub(super) struct ReleasedSocket {
 }
 
 impl Connection {
-    /// Opens a connection. `permit` is held until the socket is closed. After a 101 response, the
-    /// task of the connection sends the socket to the channel `switched`. The function `usage` gets
-    /// a handle that can abort the task of the connection. `usage` returns the record of the
-    /// exchanges that use the connection.
+    /// Opens a connection. The connection keeps the argument `permit` until the socket is closed.
+    /// After a 101 response, the task of the connection sends the socket to the channel `switched`.
+    /// The function `usage` gets a handle that can abort the task of the connection. `usage`
+    /// returns the record of the exchanges that use the connection.
     ///
     /// # Errors
     ///

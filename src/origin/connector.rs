@@ -44,7 +44,7 @@ impl Connector {
     ///
     /// # Errors
     ///
-    /// [`Error::Unconfigured`] if the origin is `https` and `trust` is `None`.
+    /// Returns [`Error::Unconfigured`] if the origin is `https` and `trust` is `None`.
     pub(crate) fn new(
         origin: Origin,
         trust: Option<Trust>,
@@ -101,7 +101,8 @@ impl Connector {
         self.proxy.is_some()
     }
 
-    /// Adds the name of the proxy to an error of a connection, if the connector has a proxy.
+    /// If the connector has a proxy, and `error` states that the gateway could not connect to the
+    /// proxy, adds the name of the proxy to `error`.
     pub(super) fn explain(&self, error: Error) -> Error {
         match &self.proxy {
             Some(proxy) => proxy.explain(error),
@@ -124,7 +125,8 @@ impl Connector {
         &self.origin
     }
 
-    /// Returns the value that logs an event when the gateway drops trailers to or from this origin.
+    /// Returns the value that logs a warning when the gateway drops trailers of a request to this
+    /// origin or of a response from this origin.
     pub(super) fn dropped_trailers(&self) -> &Arc<DroppedTrailers> {
         &self.dropped_trailers
     }

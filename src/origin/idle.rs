@@ -20,11 +20,12 @@ use super::usage::{OpenUsage, Resource, Usages};
 use crate::clock::Clock;
 
 /// While a request of another worker waits, a worker may give a connection to its own requests at
-/// most this many times. Without this limit, the request of the other worker might never get a
+/// most this many times. Without this limit, a waiting request of another worker might never get a
 /// connection.
 const MAX_HANDOVERS: u8 = 8;
 
-/// The shortest time between two reviews of the exchanges that use connections.
+/// The shortest time between two reviews. In a review, the limit chooses the exchanges that lose
+/// their connections.
 pub(super) const REVIEW_PAUSE: Duration = Duration::from_millis(50);
 
 /// The idle connections of a worker to one origin, and the worker's requests that wait for a
@@ -35,8 +36,8 @@ pub(super) const REVIEW_PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct IdleConnections {
     clock: Clock,
     limit: Arc<Limit>,
-    /// The maximum idle time of a connection. A connection with a longer idle time is not used
-    /// again.
+    /// The maximum idle time of a connection. A connection that has been idle for longer than
+    /// `max_idle` is not used again.
     max_idle: Duration,
     /// The idle connections. The first connection in the list has been idle for the longest time.
     #[expect(
@@ -67,7 +68,7 @@ struct Waiter {
 pub(super) enum Granted {
     /// An open connection that no request uses.
     Connection(Box<Connection>),
-    /// The right to open a connection.
+    /// The request has the right to open a new connection.
     Permit(Permit),
 }
 
@@ -119,7 +120,8 @@ impl IdleConnections {
         None
     }
 
-    /// Waits for the right to open a connection, or for a connection of this worker.
+    /// Waits until the caller gets the right to open a connection, or gets an open connection of
+    /// this worker.
     ///
     /// # Errors
     ///
@@ -142,8 +144,8 @@ impl IdleConnections {
             }
             let first = async {
                 tokio::select! {
-                    // With `biased`, the code prefers an open connection to the right to open a
-                    // connection, because an open connection needs no handshake.
+                    // Because of `biased`, an open connection has priority over the permit to open
+                    // a new connection. An open connection needs no handshake.
                     biased;
                     connection = &mut handed => {
                         let connection = connection.map_err(|_gone| Error::Busy)?;
@@ -169,8 +171,8 @@ impl IdleConnections {
 
     /// Takes back a connection whose exchange has ended cleanly. If a request of this worker waits,
     /// that request gets the connection. If only a request of another worker waits, the connection
-    /// is closed, so that the other worker can open a connection. After [`MAX_HANDOVERS`] handovers
-    /// in a row, a waiting request of another worker has priority.
+    /// is closed, so that the other worker can open a connection. If [`MAX_HANDOVERS`] requests of
+    /// this worker in a row got the connection, a waiting request of another worker has priority.
     fn put_back(&self, mut connection: Box<Connection>) {
         connection.since = self.clock.instant();
         connection.usage.end();
@@ -194,8 +196,8 @@ impl IdleConnections {
         loop {
             let (next, count) = self.limit.next_of(waiters.iter().map(|waiter| waiter.id));
             // `self.limit.wanted()` counts the waiting requests of all workers, and the variable
-            // `count` counts only the waiting requests of this worker. If the limit counts more
-            // waiting requests than `count`, requests of other workers also wait.
+            // `count` counts only the waiting requests of this worker. If `self.limit.wanted()` is
+            // larger than `count`, requests of other workers also wait.
             let elsewhere = self.limit.wanted() > count;
             connection.handovers = if elsewhere {
                 connection.handovers.saturating_add(1)
@@ -218,8 +220,8 @@ impl IdleConnections {
         }
     }
 
-    /// Closes connections that are broken or too old. Then closes one more idle connection for each
-    /// waiting request, even if the request belongs to another worker.
+    /// Closes connections that are broken or too old. For each waiting request of any worker, the
+    /// function then closes one more idle connection.
     fn close_unneeded(&self) {
         let mut connections = self.connections.borrow_mut();
         let now = self.clock.instant();
@@ -277,7 +279,8 @@ async fn maintain(
     }
 }
 
-/// While this guard exists, one waiting request of this worker is counted.
+/// The guard of one waiting request. The number of this worker's waiting requests includes the
+/// request until the guard is dropped.
 pub(super) struct WaitingGuard<'a>(&'a Cell<usize>);
 
 impl<'a> WaitingGuard<'a> {
@@ -328,7 +331,7 @@ impl BorrowedConnection {
         self.connection.take_part(take)
     }
 
-    /// The log of the trailers that the gateway drops for this origin.
+    /// Returns the value that logs warnings about dropped trailers for this origin.
     pub(super) fn dropped_trailers(&self) -> &DroppedTrailers {
         &self.connection.dropped_trailers
     }

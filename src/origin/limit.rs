@@ -21,8 +21,8 @@ use super::share::{Held, Queue, Terms, Verdict};
 /// The time after which the report of a pool is too old to be used.
 const REPORT_LIFETIME: Duration = Duration::from_millis(300);
 
-/// The limit of open connections, and a short queue of waiting requests. All workers share the
-/// limit and the queue.
+/// The limit on the number of open connections, and a short queue of waiting requests. All workers
+/// share the limit and the queue.
 ///
 /// An idle connection counts as open, because some apps use one process or thread for each open
 /// connection. The idle connections of one worker must not block the requests of another worker.
@@ -34,7 +34,7 @@ pub(crate) struct Limit {
     open: Arc<Semaphore>,
     /// The number of waiting requests.
     waiting: AtomicUsize,
-    /// The number of waiting requests that let requests of other clients go first.
+    /// The number of waiting requests that currently let requests of other clients go first.
     held_back: AtomicUsize,
     queue: usize,
     max_wait: Duration,
@@ -63,7 +63,8 @@ impl Shares {
     }
 }
 
-/// The data of the limit that a lock protects: the queue, and the reports of the pools.
+/// The part of the limit that is behind a lock: the queue of waiting requests, and the reports of
+/// the pools.
 struct Contended {
     queue: Queue<oneshot::Sender<Permit>>,
     reports: Vec<Report>,
@@ -73,7 +74,8 @@ struct Contended {
 /// The last report of a pool about its exchanges.
 struct Report {
     pool: u64,
-    /// The time at which the pool made this report. `None` if the pool has not made a report yet.
+    /// The time at which the pool made this report. The value is `None` until the pool makes its
+    /// first report.
     at: Option<Instant>,
     held: Vec<Held>,
     /// The exchanges that the pool has to evict.
@@ -120,12 +122,12 @@ impl Limit {
 
     /// The number of waiting requests of all workers.
     pub(crate) fn waiting(&self) -> usize {
-        // The load in this function and the increment in `queue` have to be sequentially
-        // consistent. If a pool sees that the number of waiting requests is zero, the pool keeps
-        // its idle connection. A request that begins to wait later first increments the number of
-        // waiting requests, and then notifies the pool. When a pool handles the notification, the
-        // list of the pool already contains the idle connection. The pool closes the idle
-        // connection, so that the waiting request can open a new connection.
+        // The atomic load in this function and the atomic increment in the function `queue` have to
+        // be sequentially consistent. If a pool sees that the number of waiting requests is zero,
+        // the pool keeps its idle connection. A request that begins to wait later first increments
+        // the number of waiting requests, and then notifies the pool. When a pool handles the
+        // notification, the list of the pool already contains the idle connection. The pool closes
+        // the idle connection, so that the waiting request can open a new connection.
         self.waiting.load(Ordering::SeqCst)
     }
 
@@ -154,7 +156,8 @@ impl Limit {
         self.open.available_permits()
     }
 
-    /// The number of waiting requests that let requests of other clients go first.
+    /// Returns the number of waiting requests that currently let requests of other clients go
+    /// first.
     #[cfg(test)]
     pub(super) fn held_back(&self) -> usize {
         self.held_back.load(Ordering::SeqCst)
@@ -332,13 +335,14 @@ impl Limit {
         if notify {
             self.demand.send_replace(());
         }
-        // The new report can show that a client no longer has its whole share, so a waiting request
-        // of this client may get a connection.
+        // The pool's report can show that a client no longer has its whole share. A waiting request
+        // of this client may then get a connection.
         self.dispatch();
         own.unwrap_or_default()
     }
 
-    /// Records that an exchange was not evicted although the queue had chosen the exchange.
+    /// Records that an exchange was not evicted, although the queue had chosen this exchange for
+    /// eviction.
     pub(super) fn refund(&self) {
         self.contended().queue.refund();
     }
@@ -384,7 +388,7 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
-    /// Wraps a semaphore permit of a limit that has no queue of waiting requests.
+    /// Creates a `Permit` for a limit that has no queue of waiting requests.
     pub(super) fn without_queue(permit: OwnedSemaphorePermit) -> Self {
         Self {
             permit: Some(permit),
@@ -400,8 +404,9 @@ impl Drop for Permit {
             return;
         };
         // A new request first increments the number of waiting requests, and then looks for a free
-        // permit. Either the new request finds the permit that this function has released, or this
-        // function sees in `waiting` that a request waits.
+        // permit. The fence guarantees one of two results: the new request finds the permit that
+        // this function has released, or this function sees that the number of waiting requests is
+        // not zero.
         fence(Ordering::SeqCst);
         if limit.waiting() > 0 {
             limit.dispatch();

@@ -23,7 +23,7 @@ pub(crate) struct Origin {
 /// The operator has to correct the settings.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum ParseOriginError {
-    /// The text is not `http://` or `https://`, followed by a host.
+    /// The text does not begin with `http://` or `https://` and a host.
     #[error("must be http://host:port or https://host:port")]
     Malformed,
     /// The text contains a path, a query, a fragment or a user, which are not parts of an origin.

@@ -32,7 +32,7 @@ struct Content {
     upload: Upload,
     progress: Rc<UploadProgress>,
     /// The gate that delays the content of a request with `Expect`. The value is `None` if the
-    /// request has no `Expect`, or after the content was released.
+    /// request has no `Expect`, or if the content is not delayed any more.
     gate: Option<ContinueGate>,
     /// Whether the gateway sends the trailers of the body to the origin.
     sends_trailers: bool,
@@ -40,7 +40,8 @@ struct Content {
 }
 
 impl Outgoing {
-    /// Converts the body of the request with the head `parts`. The request is sent over HTTP/1.1.
+    /// Converts the body `upload` of a request. The argument `parts` contains the head of the
+    /// request. The request is sent over HTTP/1.1.
     pub(super) fn http1(
         parts: &mut Parts,
         upload: Upload,

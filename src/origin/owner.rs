@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The client to which an exchange or a stream belongs. Every limit per client counts requests with
-/// the same owner as requests of one client.
+/// The client to which an exchange or a stream belongs. Every limit per client counts all requests
+/// with the same `Owner` value together.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum Owner {
     /// A client with a session. The value in this variant is the session key.
@@ -29,7 +29,7 @@ impl Owner {
     }
 }
 
-/// The data about the sender of a request that the queue of an origin uses.
+/// The data that the queue of an origin needs about the sender of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Requester {
     /// The client to which the request belongs.

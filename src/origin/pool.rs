@@ -32,8 +32,9 @@ pub(crate) struct Times {
     pub(crate) head: Duration,
     /// The longest pause inside a response body. `None` means no limit.
     pub(crate) stall: Option<Duration>,
-    /// The maximum idle time of a connection. A connection with a longer idle time is not used
-    /// again. With an idle time of zero, each request gets a new connection.
+    /// The maximum idle time of a connection. If a connection has been idle for longer than this
+    /// time, the connection is not used again. With an idle time of zero, each request gets a new
+    /// connection.
     pub(crate) idle: Duration,
     /// The pings that detect a dead HTTP/2 connection.
     pub(crate) keep_alive: KeepAlive,

@@ -37,9 +37,9 @@ pub(super) enum ClientPauses {
     Counted,
 }
 
-/// If a request has the extension `StreamingCall`, the client may pause for any time while the
-/// client sends the content. An example is a gRPC call. If neither the client nor the origin sends
-/// data, a deadline of the origin ends the request.
+/// If a request, such as a gRPC call, has the extension `StreamingCall`, the client may pause for
+/// any time while the client sends the content. If neither the client nor the origin sends data, a
+/// deadline of the origin ends the request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StreamingCall;
 
@@ -48,8 +48,8 @@ enum WaitingFor {
     /// The gateway waits for the client. The origin has accepted all bytes that the client has sent
     /// until now.
     Client,
-    /// The gateway waits until the origin accepts bytes or answers. The value in `Origin` is the
-    /// time at which the gateway began to wait for the origin.
+    /// The gateway waits until the origin accepts bytes or answers. The variant `Origin` contains
+    /// the time at which the gateway began to wait for the origin.
     Origin(Instant),
 }
 

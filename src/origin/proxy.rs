@@ -213,7 +213,7 @@ impl fmt::Display for Proxy {
 /// Decides which proxy is used for a URL.
 #[derive(Clone, Debug)]
 pub(crate) enum Proxies {
-    /// The proxy for every URL. `None` if no proxy is used.
+    /// The proxy that is used for every URL. `None` if no proxy is used.
     Fixed(Option<Proxy>),
     /// The proxies that are set in environment variables.
     Variables(ProxyVariables),
@@ -234,7 +234,8 @@ enum Exception {
     All,
     /// A domain and all its subdomains, at one port or at all ports.
     Domain(String, Option<u16>),
-    /// A network, at one port or at all ports. A network can consist of one address.
+    /// All addresses of a network, at one port or at all ports. A network can consist of one
+    /// address.
     Network(IpNet, Option<u16>),
 }
 
@@ -258,8 +259,8 @@ impl Proxies {
         })
     }
 
-    /// Returns the proxy for connections to `url`. If `url` is a URL of this machine, the
-    /// environment variables have no effect.
+    /// Returns the proxy for connections to `url`. If the host of `url` is this machine, the
+    /// function ignores the proxies in the environment variables.
     ///
     /// # Errors
     ///

@@ -40,7 +40,8 @@ where
             return connect(address).await;
         }
         attempts.spawn(connect(address));
-        // After `STAGGER`, this attempt continues, and the gateway also tries the next address.
+        // If the attempt is still running after the time `STAGGER`, the attempt continues, and the
+        // gateway also tries the next address.
         if let Ok(Some(outcome)) = timeout(STAGGER, attempts.join_next()).await {
             match flatten(outcome) {
                 Ok(stream) => return Ok(stream),
@@ -94,7 +95,7 @@ mod tests {
         texts.map(|text| text.parse().unwrap()).to_vec()
     }
 
-    /// The behaviour of a host for one connection attempt.
+    /// The way in which a host reacts to one connection attempt.
     #[derive(Clone, Copy)]
     enum Host {
         /// The host accepts the connection after this number of milliseconds.
@@ -109,7 +110,8 @@ mod tests {
     struct Network {
         hosts: Vec<(SocketAddr, Host)>,
         began: Instant,
-        /// Receives each address that is tried, with the time in milliseconds.
+        /// For each connection attempt, this channel gets the address, and the time of the attempt
+        /// in milliseconds.
         tried: UnboundedSender<(SocketAddr, u128)>,
         /// The number of attempts that are still running.
         running: Arc<AtomicUsize>,
@@ -174,8 +176,8 @@ mod tests {
             }
         }
 
-        /// Connects to the hosts in their order. Returns the result, and the number of milliseconds
-        /// since the start of the test.
+        /// Connects to the hosts in their order. Returns the address of the connected host or the
+        /// error, and the number of milliseconds since the start of the test.
         async fn race(&self) -> (Result<SocketAddr, String>, u128) {
             let addresses = self.hosts.iter().map(|(address, _)| *address).collect();
             let outcome = race(addresses, |address| self.connect(address)).await;

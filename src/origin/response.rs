@@ -232,8 +232,8 @@ impl StallTimer {
         }
         while let Some(timer) = &mut self.timer {
             ready!(timer.as_mut().poll(cx));
-            // The pause is counted again from the time at which the origin last accepted bytes of
-            // the request body.
+            // If the origin accepted bytes of the request body after the start of the timer, the
+            // timer starts again from this time.
             let due = progress.and_then(|progress| progress.waiting_since().checked_add(limit));
             let Some(due) = due.filter(|due| *due > timer.deadline()) else {
                 return Poll::Ready(());

@@ -28,15 +28,15 @@ use super::usage::Eviction;
 /// connection becomes free before a request has waited for `PATIENCE`, so no exchange is evicted.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// If a client has more than its share, an exchange of the client is evicted only after the
-/// exchange has waited for the client for this time. If the client has an ordinary network
-/// connection, the exchange waits for the client for less than `BRIEF_WAIT`.
+/// The shortest time after which an exchange of a client with more than its share can be evicted.
+/// The time counts only while the exchange waits for its client. If the client has an ordinary
+/// network connection, the exchange waits for the client for less than `BRIEF_WAIT`.
 const BRIEF_WAIT: Duration = Duration::from_secs(1);
 
 /// The limit on one client's share applies while a request of another client waits. When no request
-/// of another client waits any more, the limit still applies for the duration `MEMORY`. Without
-/// this time, a client with many waiting requests would take every free connection again as soon as
-/// no request of another client waits.
+/// of another client waits any more, the limit on one client's share still applies for the time
+/// `MEMORY`. Without `MEMORY`, a client with many waiting requests would take every free connection
+/// again as soon as no request of another client waits.
 const MEMORY: Duration = Duration::from_secs(5);
 
 /// The settings of the queue.
@@ -53,8 +53,8 @@ pub(super) struct Terms {
 /// One exchange that uses a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Held {
-    /// The exchange: the number of the connection in its pool, and the number of the exchange on
-    /// the connection.
+    /// Identifies the exchange by two numbers: the number of the connection in its pool, and the
+    /// number of the exchange on the connection.
     pub(super) key: (u64, u64),
     pub(super) owner: Owner,
     pub(super) kind: Kind,
@@ -62,13 +62,14 @@ pub(super) struct Held {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
-    /// An ordinary exchange, with the time for which it has waited for its client.
+    /// An ordinary exchange. `waited` is the time for which the exchange has waited for its client.
     Exchange { waited: Duration },
     /// An exchange that was declared to be a stream, with the time at which the exchange began.
     /// `since` is `None` if the gateway must not evict the stream yet.
     Stream { since: Option<Instant> },
-    /// A connection that may switch to another protocol. The connection counts as a part of its
-    /// client's share, but the gateway never evicts the connection for a waiting request.
+    /// A connection that has switched, or can still switch, to another protocol. The connection
+    /// counts as a part of its client's share, but the gateway never evicts the connection for a
+    /// waiting request.
     Tunnel,
 }
 
@@ -105,9 +106,9 @@ pub(super) struct Queue<T> {
     /// whole share, the queue serves all requests in their order and needs less work.
     any_whole_share: bool,
     /// The two clients whose requests waited most recently, each with the time at which its request
-    /// last waited. The queue does not record a request here while the client of the request has
-    /// its whole share of the connections. With two entries, the queue knows for every client
-    /// whether a different client has waited.
+    /// last waited. While a client has its whole share of the connections, the queue does not
+    /// record the requests of this client in `recent`. At most one of the two entries is about a
+    /// given client, so the other entry shows whether a different client has waited.
     recent: [Option<(Owner, Instant)>; 2],
     /// The time at which the queue was last updated or a request was last added.
     now: Option<Instant>,
@@ -166,7 +167,8 @@ impl<T> Queue<T> {
         self.waiters.len()
     }
 
-    /// The number of waiting requests that let requests of other clients go first.
+    /// Returns the number of waiting requests that currently let requests of other clients go
+    /// first.
     pub(super) fn held_back(&self) -> usize {
         let held_back = self.waiters.iter().filter(|waiter| waiter.held_back);
         held_back.count()
@@ -196,8 +198,8 @@ impl<T> Queue<T> {
         Some(waiter.grant)
     }
 
-    /// Removes each request for which `wanted` returns false. The argument of `wanted` is the field
-    /// `grant` of the request.
+    /// Removes each request for which `wanted` returns false. This function calls `wanted` with the
+    /// field `grant` of each request.
     pub(super) fn retain(&mut self, wanted: impl Fn(&T) -> bool) {
         self.waiters.retain(|waiter| wanted(&waiter.grant));
     }
@@ -208,7 +210,7 @@ impl<T> Queue<T> {
         waiters.into_iter().map(|waiter| waiter.grant)
     }
 
-    /// Whether the queue has a request that may get the next connection.
+    /// Returns true if a request in the queue is allowed to take the next free connection.
     pub(super) fn has_next(&self) -> bool {
         self.waiters.iter().any(|waiter| !waiter.held_back)
     }
@@ -222,10 +224,10 @@ impl<T> Queue<T> {
         Some(grant)
     }
 
-    /// Removes the newest request of a client that holds more than `most` places of the queue, so
-    /// that a request of `owner` can take this place. Returns `None` if no client has more than
-    /// `most` requests in the queue, or if `owner` already has at least `most` requests in the
-    /// queue.
+    /// Removes the newest request of a client that has more than `most` requests in the queue, so
+    /// that a request of `owner` can take the place of the removed request. Returns `None` if no
+    /// client has more than `most` requests in the queue, or if `owner` already has at least `most`
+    /// requests in the queue.
     pub(super) fn crowded_out(&mut self, owner: Owner, most: usize) -> Option<T> {
         let places = |of: Owner| {
             self.waiters
@@ -286,7 +288,7 @@ impl<T> Queue<T> {
         count >= self.terms.most
     }
 
-    /// Decides which requests let requests of other clients go first.
+    /// Determines for each waiting request whether requests of other clients go first.
     pub(super) fn update(&mut self, now: Instant) {
         self.now = Some(now);
         for at in 0..self.waiters.len() {
@@ -375,8 +377,8 @@ struct Rank {
 }
 
 impl Terms {
-    /// Returns `None` if the exchange keeps its connection. `over` states whether the client of the
-    /// exchange has more than its share.
+    /// Returns `None` if the exchange keeps its connection. The argument `over` is true if the
+    /// client of the exchange has more than its share.
     fn rank(&self, kind: Kind, over: bool, now: Instant) -> Option<Rank> {
         let mut is_too_young = false;
         let (eviction, order) = match kind {

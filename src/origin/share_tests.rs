@@ -23,8 +23,8 @@ fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// Returns an exchange of the client `of`. The exchange has waited for this client for the time
-/// `waited`.
+/// Returns an exchange that has waited for its client for the time `waited`. The argument `of` is
+/// the number of the client.
 fn waiting(number: u64, of: u8, waited: Duration) -> Held {
     Held {
         key: (number, 1),
@@ -41,8 +41,8 @@ fn stream(number: u64, of: u8, since: Option<Instant>) -> Held {
     }
 }
 
-/// A queue with one request of each of these clients. Each request has waited long enough to evict
-/// an exchange.
+/// Returns a queue that contains one request for each client in `clients`. Each request has waited
+/// long enough to evict an exchange.
 fn queue(clients: &[u8]) -> (Queue<u8>, Instant) {
     let now = Clock::system().instant() + Duration::from_hours(1);
     (queue_at(now, clients), now)

@@ -35,8 +35,7 @@ pub(crate) struct UpgradedOrigin {
     pub(crate) slot: TunnelSlot,
 }
 
-/// The slot of a switched connection. While this value exists, the connection counts as a
-/// connection of its client.
+/// While a `TunnelSlot` exists, its switched connection counts as a connection of the client.
 pub(crate) struct TunnelSlot {
     _permit: Permit,
     _usage: OpenUsage,
@@ -71,7 +70,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Error::BadSwitch`], and all errors of [`Pool::send_for`] except [`Error::Busy`].
+    /// Returns [`Error::BadSwitch`], or any error of [`Pool::send_for`] except [`Error::Busy`].
     ///
     /// # Cancel safety
     ///
@@ -114,8 +113,8 @@ impl Shared {
         let response = match answer {
             Some(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => response,
             other => {
-                // The connection does not return to the pool, because it counts for the limit of
-                // switched connections, and not for the limit of the pool.
+                // The connection does not return to the pool, because it counts towards the limit
+                // of switched connections, and not towards the limit of the pool.
                 let settled = attempt.into_response(other, None, self.times.stall);
                 return settled
                     .map(Exchange::Response)

@@ -16,15 +16,15 @@ use super::saved_head::field;
 
 /// The record of the reads and writes of a connection for its current request.
 ///
-/// The gateway records a request head as a copy of the bytes that hyper writes. A copy of each
-/// single field would take ten times as long, and the gateway rarely needs the copy of a head.
+/// The gateway records a request head as a copy of the bytes that hyper writes. Copying each field
+/// separately would take ten times as long, and the gateway rarely uses the copy of a request head.
 #[derive(Default)]
 pub(super) struct Traffic {
     response_begun: Cell<bool>,
-    /// Whether the last read found no bytes. In one run, the task of a connection reads from its
-    /// socket several times. The runtime checks its sockets only between the runs of two tasks, so
-    /// no new bytes become available during a run. After a read has found no bytes, this flag
-    /// prevents further read calls during the same run of the task.
+    /// Whether the last read found no bytes. Each time the runtime runs the task of a connection,
+    /// the task reads from its socket several times. The runtime checks its sockets only between
+    /// the runs of two tasks, so no new bytes become available during a run. After a read has found
+    /// no bytes, this flag prevents further read calls during the same run of the task.
     nothing_to_read: Cell<bool>,
     /// The status of the first informational (1xx) response that the origin sent before its final
     /// response.

@@ -1,4 +1,5 @@
-//! Records which exchanges use the connections. The queue of waiting requests reads these records.
+//! Records which exchanges use the connections. From these records, the queue of waiting requests
+//! chooses the exchanges to evict.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -53,8 +54,8 @@ pub(super) struct Usage {
     since: Cell<Option<Instant>>,
     /// Whether the answer has begun.
     answering: Cell<bool>,
-    /// The time for which the exchange has waited for the client to accept the answer. `part` is
-    /// the number of bytes in the last part of the answer.
+    /// The time for which the exchange has waited for the client to accept the answer. The field
+    /// `part` contains the number of bytes in the last part of the answer.
     download: ClientWait,
     part: Cell<usize>,
     upload: RefCell<Option<Rc<UploadProgress>>>,
@@ -210,7 +211,7 @@ impl Usage {
 pub(super) struct OpenUsage(Rc<Usage>);
 
 impl OpenUsage {
-    /// Returns a watch that reports when the current exchange is evicted.
+    /// Returns an [`EvictionWatch`], which reports when the current exchange is evicted.
     pub(super) fn watch(&self) -> EvictionWatch {
         EvictionWatch {
             usage: Rc::clone(&self.0),

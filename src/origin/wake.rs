@@ -1,5 +1,5 @@
-//! The waker of a connection's task. The waker can ignore a call of `wake` that would have no
-//! effect.
+//! The waker of a connection's task. The waker can ignore wakes for which the task would have
+//! nothing to do.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,9 +23,9 @@ impl WakeSwitch {
         }))
     }
 
-    /// Calls `take`, and ignores each wake during the call. The caller must ensure that `take`
-    /// causes only wakes that have no effect. `take` runs on the thread of the connection's task,
-    /// so no other event can wake the task while `take` runs.
+    /// Calls `take`, and ignores each wake during the call. The caller must ensure that the task
+    /// needs none of the wakes that `take` causes. `take` runs on the thread of the connection's
+    /// task, so no other event can wake the task while `take` runs.
     pub(super) fn ignore_wakes<T>(&self, take: impl FnOnce() -> T) -> T {
         self.0.store(true, Ordering::Relaxed);
         let taken = take();
@@ -34,7 +34,7 @@ impl WakeSwitch {
     }
 }
 
-/// A waker that passes wakes to the connection's task while the wakes are switched on.
+/// A waker that wakes the connection's task only while `is_off` is false.
 struct SwitchedWaker {
     task: Waker,
     is_off: Arc<AtomicBool>,

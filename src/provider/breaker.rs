@@ -2,21 +2,21 @@
 //!
 //! After several failed refreshes in a row, no refresh is sent for some time (the open time). Each
 //! failed refresh may have made a refresh token invalid. Many calls at the same time can overload a
-//! provider that is starting again. After the open time, one refresh is sent as a probe. If the
-//! probe succeeds, the breaker allows all refreshes.
+//! provider that is starting again. When the open time has passed, the gateway sends one refresh as
+//! a probe. If the probe succeeds, the breaker allows all refreshes.
 
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 
-/// The number of consecutive failures that open the breaker. A small number would open the breaker
-/// too often, because a few failures are normal at every provider.
+/// The number of consecutive failures that open the breaker. A smaller number would open the
+/// breaker too often, because a few failures are normal at every provider.
 const FAILURES_TO_OPEN: u32 = 10;
 
-/// The maximum open time of the breaker if the breaker has not opened since the last successful
-/// call. Each time the breaker opens again without a success, the maximum open time is doubled, up
-/// to [`MAX_OPEN_TIME`].
+/// The maximum open time when the breaker opens for the first time since the last successful call.
+/// Each time the breaker opens again without a success, the maximum open time is doubled, up to
+/// [`MAX_OPEN_TIME`].
 const FIRST_OPEN_TIME: Duration = Duration::from_secs(2);
 
 /// The longest open time.
@@ -47,8 +47,8 @@ struct State {
     failures: u32,
     /// The number of times that the breaker has opened since the last successful call.
     times_opened: u32,
-    /// The time at which the open time of the breaker ends. While a probe is in progress, `until`
-    /// is the time limit of the probe.
+    /// While the breaker is open, `until` is the time until which the breaker refuses all calls.
+    /// While a probe is in progress, `until` is the time limit of the probe.
     until: Option<Timestamp>,
     /// True if a probe is in progress.
     probing: bool,
@@ -74,8 +74,8 @@ impl Breaker {
         self.state().wait(now).map_or(Ok(()), Err)
     }
 
-    /// Allows a call unless the breaker is open. When the breaker has been open for the open time,
-    /// the breaker allows only one call, as a probe.
+    /// Allows a call unless the breaker is open. An open breaker refuses all calls for some time,
+    /// and then allows only one call, as a probe.
     ///
     /// # Errors
     ///

@@ -109,7 +109,7 @@ impl Dates {
             .ok_or(TokenError::Claim(name))
     }
 
-    /// Returns true if `date` is in the past by at least the leeway.
+    /// Returns true if `date` is earlier than `now` by at least the leeway.
     pub(super) fn is_past(&self, date: Timestamp, now: Timestamp) -> bool {
         date.plus(self.leeway) <= now
     }

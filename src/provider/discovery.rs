@@ -28,8 +28,8 @@ const FILES_INTERVAL: Duration = Duration::from_secs(10);
 /// keys again.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The wait after the first failed attempt to reach a provider. The gateway doubles the wait for
-/// the next attempt after each further failed attempt.
+/// The time between the first failed attempt to reach a provider and the next attempt. The gateway
+/// doubles the wait for the next attempt after each further failed attempt.
 const MIN_BACK_OFF: Duration = Duration::from_secs(1);
 
 /// The maximum wait between two attempts to reach a provider.
@@ -109,8 +109,8 @@ impl Provider {
             cause: Some(Arc::new(error)),
         };
         let read = match (self.info.load_full(), self.settings.discovery) {
-            // `ready` makes one attempt to reach the provider, for this task and for all logins
-            // that wait for the provider.
+            // The method `ready` makes one attempt to reach the provider, for this task and for all
+            // logins that wait for the provider.
             (None, _) | (Some(_), Discovery::None) => self.ready(clock).await,
             (Some(_), Discovery::Oauth2 | Discovery::Openid) => {
                 self.discover().await.map_err(failed)
@@ -157,8 +157,8 @@ impl Provider {
         Ok(self.apply(&credentials, Some(metadata))?)
     }
 
-    /// Combines the settings, the credentials and the metadata. All later requests use the combined
-    /// data.
+    /// Combines the settings, the credentials and the metadata into a new `ProviderInfo`. All later
+    /// requests use the new `ProviderInfo`.
     fn apply(
         &self,
         credentials: &Credentials,

@@ -241,7 +241,7 @@ fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         // The text of `Retry-After` contains only digits here, so parsing fails only if the number
-        // is too large. If the number is too large, the gateway uses `MAX_WAIT`.
+        // is too large. If the number in `Retry-After` is too large, the gateway uses `MAX_WAIT`.
         text.parse().map_or(MAX_WAIT, Duration::from_secs)
     } else {
         let date = httpdate::parse_http_date(text).ok()?;

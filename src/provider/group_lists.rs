@@ -68,7 +68,8 @@ pub(super) fn check(settings: &IdentitySettings) -> Result<(), SetupError> {
 }
 
 impl GroupList {
-    /// Creates the list at `endpoint`, whose URL is `url`.
+    /// Creates the list of groups that the gateway fetches from `endpoint`. The URL of `endpoint`
+    /// is `url`.
     pub(super) fn new(endpoint: Endpoint, url: Url, settings: &GroupsEndpoint) -> Self {
         let name = settings.name.iter().map(|part| part.as_str().into());
         Self {

@@ -296,9 +296,9 @@ impl IdTokenRules {
         Ok(())
     }
 
-    /// Checks the requested properties of the user's authentication. A property that the gateway
-    /// did not request may be wrong. For example, one provider states 1970 as the authentication
-    /// time of every user.
+    /// Checks the requested properties of the user's authentication. The gateway does not check the
+    /// other properties, because some providers state wrong values. For example, one provider
+    /// states 1970 as the authentication time of every user.
     fn check_authentication(
         &self,
         members: &Object,
@@ -333,9 +333,9 @@ impl IdTokenRules {
     }
 }
 
-/// Refuses a logout token, which can have all the claims of an ID token. A logout token must have
-/// `events`, and an ID token never has `events` (OpenID Connect Back-Channel Logout 1.0 section
-/// 2.4).
+/// Refuses a logout token, because a logout token can have all the claims of an ID token. A logout
+/// token must have `events`, and an ID token never has `events` (OpenID Connect Back-Channel Logout
+/// 1.0 section 2.4).
 fn check_not_logout_token(members: &Object) -> Result<(), TokenError> {
     let logout = members.contains_key("events");
     (!logout).then_some(()).ok_or(TokenError::Type)

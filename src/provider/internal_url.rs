@@ -76,8 +76,8 @@ impl InternalUrl {
     ///
     /// If the path of `public` begins with the issuer's path, the path of the internal URL replaces
     /// the issuer's path. If the path of `public` does not begin with the path of the issuer, the
-    /// internal URL must end with the path of the issuer. Then the result is the internal URL, with
-    /// the path of `public` instead of the issuer's path at its end. For example, with the issuer
+    /// internal URL must end with the path of the issuer. In this case, the path of `public`
+    /// replaces the issuer's path at the end of the internal URL. For example, with the issuer
     /// `https://id.example/o/app` and the internal URL `http://id:9000/o/app`, the result for
     /// `https://id.example/o/token` is `http://id:9000/o/token`.
     pub(super) fn of(&self, public: &Url) -> Option<Url> {

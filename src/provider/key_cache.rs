@@ -46,7 +46,7 @@ pub(super) struct FetchedKeySet {
 
 #[derive(Debug, Default)]
 struct History {
-    /// The time when the last fetch for an unknown key ended.
+    /// The time when the last fetch ended that was caused by a token with an unknown key.
     fetched_for_token: Option<Timestamp>,
     /// The time of the last successful fetch.
     last_success: Option<Timestamp>,
@@ -113,8 +113,8 @@ impl KeyCache {
     ///
     /// # Errors
     ///
-    /// The function makes no fetch within a minute after the last fetch for an unknown key. Returns
-    /// [`KeysError::FetchFailedRecently`] if the last fetch failed, and
+    /// After a fetch for an unknown key, the function makes no further fetch for one minute.
+    /// Returns [`KeysError::FetchFailedRecently`] if the last fetch failed, and
     /// [`KeysError::FetchedRecently`] if the last fetch succeeded. If a fetch is allowed and fails,
     /// the function returns the error of the fetch.
     pub(super) async fn newer(

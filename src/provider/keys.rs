@@ -1,7 +1,7 @@
 //! The public keys of a provider, from a JSON Web Key Set (RFC 7517) or from PEM files.
 //!
-//! Each key is read separately. A provider may publish keys for other purposes and of unknown
-//! types. The gateway skips and counts each unusable entry, and uses the remaining keys.
+//! The entries of a key set are read separately. A provider may publish keys for other purposes and
+//! of unknown types. The gateway skips and counts each unusable entry, and uses the remaining keys.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,8 +18,9 @@ use super::{SetupError, read_text};
 /// all keys for a token without a `kid`.
 const MAX_KEYS: usize = 100;
 
-/// The reason why a key set has no keys. If the provider published the key set, the provider has to
-/// correct the key set. If the key set comes from a file, the operator has to correct the file.
+/// The reason why a key set contains no usable key. If the provider published the key set, the
+/// provider has to correct the key set. If the key set comes from a file, the operator has to
+/// correct the file.
 #[derive(Debug, thiserror::Error)]
 pub enum KeySetError {
     /// The text is not a JSON object.
@@ -134,7 +135,8 @@ impl KeySet {
     }
 
     /// Reads PEM files with one key each. Each key has to support one of `algorithms`. Returns
-    /// `None` if there are no files. Reading the small files blocks the calling thread.
+    /// `None` if `paths` is empty. The function blocks the calling thread while it reads the files,
+    /// which are small.
     ///
     /// # Errors
     ///

@@ -18,9 +18,9 @@ const MINUTE: Duration = Duration::from_mins(1);
 /// calls for a day.
 const MAX_PAUSE: Duration = Duration::from_mins(5);
 
-/// Allows `calls` calls in every period of one minute. The limiter allows all `calls` calls even at
-/// the same moment. A token bucket would be wrong, because a full bucket allows up to `2 * calls`
-/// calls in one minute.
+/// Allows `calls` calls in every period of one minute. All of these calls can happen at the same
+/// moment. A token bucket would be wrong, because a full bucket allows up to `2 * calls` calls in
+/// one minute.
 #[derive(Debug)]
 pub(super) struct Limiter {
     /// The maximum number of calls per minute.
@@ -58,8 +58,8 @@ impl Limiter {
         }
     }
 
-    /// Makes this limiter and `predecessor` use one common count of calls. The maximum number of
-    /// calls of each limiter does not change.
+    /// Makes this limiter and `predecessor` use one common count of calls. Each limiter keeps its
+    /// own maximum number of calls.
     pub(super) fn share_with(&mut self, predecessor: &Self) {
         self.calls_made = Arc::clone(&predecessor.calls_made);
     }
@@ -218,7 +218,8 @@ mod tests {
         assert_eq!(wait(REFRESH), Duration::from_secs(36));
         clock.advance(Duration::from_secs(35));
         assert!(limiter.take(LOGIN, clock.now()).is_ok());
-        // The login also counts as a call to the provider, so the refresh has to wait longer.
+        // The login in the line above also counts as a call to the provider, so the next refresh
+        // has to wait.
         assert_eq!(wait(REFRESH), Duration::from_millis(1500));
     }
 

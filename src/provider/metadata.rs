@@ -64,7 +64,8 @@ pub enum MetadataError {
         media_type: Box<str>,
         /// The first characters of the body, without characters that are not printable.
         beginning: Box<str>,
-        /// The problem with the JSON. `source` is `None` if the media type of the body is HTML.
+        /// The reason why the body is not a JSON object. `source` is `None` if the media type of
+        /// the body is HTML.
         #[source]
         source: Option<JsonError>,
     },
@@ -80,7 +81,7 @@ pub enum MetadataError {
         /// The target of the redirect, without its query.
         target: Box<str>,
     },
-    /// The status is not 200.
+    /// The status code of the response is not 200.
     #[error("the provider answered with status {0}")]
     Status(u16),
 }
@@ -106,9 +107,9 @@ pub(super) struct Rules<'a> {
     pub(super) settings: &'a Settings,
 }
 
-/// The members of the metadata that the gateway uses. If the settings contain an endpoint, the
-/// member for the endpoint is `None`. The URLs are unchanged, except that the internal URL can
-/// replace the issuer.
+/// The members of the metadata that the gateway uses. If the settings contain the URL of an
+/// endpoint, the member for this endpoint is `None`. The URLs are copied from the metadata, but a
+/// configured internal URL can replace the issuer in a URL.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Metadata {
     pub(super) authorization_endpoint: Option<String>,
@@ -283,7 +284,8 @@ impl Metadata {
                 None => false,
                 Some(Value::Bool(promises)) => *promises,
                 // If the gateway treated a value of a wrong type as `false`, the gateway would
-                // accept an authorization response without `iss`. This would allow a mix-up attack.
+                // accept an authorization response without `iss`. An authorization response without
+                // `iss` makes a mix-up attack possible.
                 Some(_) => return Err(MetadataError::Member(promises_issuer)),
             },
         })

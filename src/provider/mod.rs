@@ -129,8 +129,8 @@ pub struct Provider {
     issuer: Option<Issuer>,
     internal_url: Option<InternalUrl>,
     call_settings: CallSettings,
-    /// The endpoints and the client authentication. If the settings use metadata, the value is
-    /// `None` until the metadata has been read.
+    /// The endpoints and the client authentication. If the settings use metadata, `info` is `None`
+    /// until the metadata has been read.
     info: ArcSwapOption<ProviderInfo>,
     /// The credentials that the gateway last read from the files. A task must hold the lock on the
     /// credentials while the task replaces `info`.
@@ -209,13 +209,14 @@ impl Provider {
     ///
     /// If the settings have not changed, the function returns `before`, with its metadata and keys.
     ///
-    /// If the settings have changed, but the name and the fingerprint ([`Provider::fingerprint`])
-    /// are the same, `self` uses the breaker and the count of calls of `before`. A reload of the
-    /// settings must not reset the limits on the calls to the provider.
+    /// If the settings have changed, but not the name or the fingerprint
+    /// ([`Provider::fingerprint`]), `self` shares the breaker and the call counter of `before`. A
+    /// reload of the settings must not reset the limits on the calls to the provider.
     ///
-    /// If the URLs for metadata and keys are also the same, `self` copies the metadata and keys of
-    /// `before`. A reload of the settings while the provider is down does not affect signed-in
-    /// users.
+    /// If the new settings also contain the same URLs for metadata and keys, and trust the same
+    /// certificates, `self` copies the metadata and keys of `before`. If the metadata contradicts
+    /// the new settings, `self` copies nothing. A reload of the settings while the provider is down
+    /// does not affect signed-in users.
     pub fn replacing(mut self, before: &Arc<Self>) -> Arc<Self> {
         if before.is_made_from(&self.name, &self.settings) {
             return Arc::clone(before);
@@ -280,8 +281,8 @@ impl Provider {
         let client = Some(&settings.client_id);
         for part in server.into_iter().chain([client]) {
             // Each part of the hashed text begins with its length, so that two different lists of
-            // parts never give the same text. The text contains no length for a missing part, so a
-            // missing part differs from an empty part.
+            // parts never give the same text. For a missing part, the hashed text contains no
+            // length. Therefore a missing part and an empty part give different texts.
             let text = part.map_or_else(String::new, |text| format!("{}:{text}", text.len()));
             context.update(text.as_bytes());
             context.update(b",");
@@ -363,8 +364,8 @@ impl Provider {
     }
 
     /// Exchanges an authorization code for tokens with one call to the token endpoint (RFC 6749
-    /// section 4.1.3). If the identity requires the provider's keys or the userinfo, the function
-    /// also fetches the keys or the userinfo.
+    /// section 4.1.3). If the gateway needs the provider's keys or the userinfo for the identity of
+    /// the user, the function also fetches the keys or the userinfo.
     ///
     /// # Errors
     ///
@@ -432,8 +433,8 @@ impl Provider {
             .map_err(TokenCallError::Call)
             .inspect_err(|_| self.reachability.forget_success())?;
         // A call can take seconds, so the dates in a token are compared with the time at which the
-        // response has arrived. The lifetime of a token is counted from the time before the call,
-        // so that the gateway never uses a token after its expiry.
+        // response has arrived. The gateway counts the lifetime of a token from the time before the
+        // call, so that the gateway never uses a token after its expiry.
         let arrived_at = clock.now();
         let answer = token::read(response, grant, &self.settings.errors, arrived_at);
         let answer = answer.map_err(|error| info.client_auth.explain(error));

@@ -26,8 +26,8 @@ const FAILURE_LIFETIME: Duration = Duration::from_secs(5);
 /// The results of the last attempts to reach the provider.
 #[derive(Debug, Default)]
 pub(super) struct Reachability {
-    /// The time of the last successful attempt, in milliseconds. The value is 0 before the first
-    /// success, and after a failed call.
+    /// The time of the last successful attempt, in milliseconds. `answered` is 0 before the first
+    /// successful attempt, and after a failed call to the provider.
     answered: AtomicU64,
     failed: ArcSwapOption<Failed>,
     /// A task holds this lock while the task tries to reach the provider, so that only one task
@@ -47,10 +47,10 @@ impl Reachability {
     ///
     /// # Errors
     ///
-    /// Returns [`Unreachable`] if the recent attempt failed.
+    /// Returns [`Unreachable`] if the last attempt failed and its result is not too old.
     pub(super) fn recent(&self, now: Timestamp) -> Option<Result<(), Unreachable>> {
-        // If the time of a result is in the future, the clock was set back after the attempt.
-        // Therefore this function ignores the result.
+        // If the time of a result is in the future, the clock was set back after the attempt, so
+        // this function ignores this result.
         let within = |at: Timestamp, time| at <= now && now.since(at) < time;
         // `Relaxed` is sufficient, because no other data depends on `answered`.
         let answered = Timestamp::from_millis(self.answered.load(Ordering::Relaxed));

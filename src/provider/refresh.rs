@@ -183,8 +183,8 @@ impl Provider {
             .format
             .refresh(uri, client_auth, refresh_token, requested_at)?;
         // `admit` must be the last check before the call. If `admit` allows a probe, the breaker
-        // waits for the result of the probe. If a later check prevented the call, the probe would
-        // have no result.
+        // waits for the result of the probe. If a later check prevented the call, the breaker would
+        // get no result for the probe.
         let attempt = self.breaker.admit(requested_at).map_err(breaker_open)?;
         let answer = self
             .call_token_endpoint(info, GrantType::RefreshToken, request, clock)

@@ -19,15 +19,15 @@ const LEAD_TIME: Duration = Duration::from_mins(1);
 const MAX_JITTER: Duration = Duration::from_mins(5);
 
 /// The longest time between the refresh and the expiry of the old access token, if the refresh
-/// revokes the old access token. The gateway refreshes such an access token late, because a request
-/// that still uses the old access token fails after the refresh.
+/// revokes the old access token. The gateway starts the refresh late, because a request that still
+/// uses the old access token fails after the refresh.
 const LATE_LEAD_TIME: Duration = Duration::from_secs(2);
 
 /// The minimum time between two refreshes, if an access token has a long or unknown lifetime.
 pub(super) const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The minimum time between two refreshes, if an access token has a very short lifetime. With a
-/// minimum of zero, a provider that issues expired tokens would cause a refresh at every request.
+/// The minimum time between two refreshes, if an access token has a very short lifetime. If this
+/// minimum were zero, each request would cause a refresh at a provider that issues expired tokens.
 const SHORTEST_REFRESH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// States whether a refresh is sent well before expiry or just before expiry.
@@ -49,8 +49,8 @@ pub(super) fn lifetime(
 ) -> Lifetime {
     let lifetime = expires_at.map(|end| end.since(obtained_at));
     // The minimum time between two refreshes is half of the token's lifetime, but at least 0.5
-    // seconds and at most 10 seconds. The gateway can refresh a token with a short lifetime before
-    // the token expires, but not too often.
+    // seconds and at most 10 seconds. With this minimum, the gateway can refresh even a token with
+    // a short lifetime before the token expires, but does not refresh too often.
     let floor = lifetime.map_or(MIN_REFRESH_INTERVAL, |lifetime| {
         lifetime
             .mul_f64(0.5)
@@ -108,10 +108,10 @@ mod tests {
 
     const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
-    /// Returns three times for a token with the lifetime `lifetime`. Each time is a number of
-    /// milliseconds after `START`. The first value is the time of the earliest planned refresh. The
-    /// second value is the time of the latest planned refresh. No refresh is allowed before the
-    /// third value.
+    /// Returns three points in time for a token with the lifetime `lifetime`. Each time is a number
+    /// of milliseconds after `START`. The first returned value is the time of the earliest planned
+    /// refresh. The second value is the time of the latest planned refresh. The third value is the
+    /// earliest time at which a refresh is allowed.
     fn refresh_times(lifetime: u64, timing: RefreshTiming) -> (u64, u64, u64) {
         let end = START.plus(Duration::from_millis(lifetime));
         let schedule = |fraction| super::lifetime(START, Some(end), Some(timing), fraction);
@@ -161,7 +161,7 @@ mod tests {
         let without_refresh = lifetime(START, Some(end), None, 0.5);
         assert_eq!(without_refresh.refresh_at, None);
         assert_eq!(without_refresh.expires_at, Some(end));
-        // The token expired before the token was requested.
+        // The expiry of the token is earlier than the time of the token request.
         let expired = lifetime(end, Some(START), Some(RefreshTiming::Early), 0.5);
         assert_eq!(expired.refresh_at, Some(START));
         assert!(expired.not_before > end);

@@ -253,7 +253,7 @@ pub(super) fn form<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Zeroi
 }
 
 /// Writes a JSON object of strings. The memory of the object is wiped when the object is dropped.
-/// If the parameter `repeated` has several values, the values become a JSON array.
+/// If `values` contains several values, the member with the name `repeated` becomes a JSON array.
 fn object<'a>(
     pairs: impl Iterator<Item = (&'a str, &'a str)>,
     repeated: &str,

@@ -20,7 +20,7 @@ impl Close {
         }
     }
 
-    /// Returns a short text that the client can log.
+    /// Returns the short text of the close frame, which the client can log.
     fn text(self) -> &'static str {
         match self {
             Self::GoingAway => "the gateway closes this connection",

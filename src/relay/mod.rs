@@ -33,12 +33,12 @@ pub(crate) use self::frames::{Close, FrameTracker};
 const SCRATCH: usize = 64 * 1024;
 
 /// The maximum number of unsent bytes that the kernel keeps for a connection. If the kernel kept
-/// more bytes, the socket of a slow client could accept no bytes for minutes, and the gateway would
-/// treat a working connection as stalled.
+/// more unsent bytes than this number, the socket of a slow client could accept no bytes for
+/// minutes. The gateway would then treat a working connection as stalled.
 pub(crate) const MAX_UNSENT: u32 = 128 * 1024;
 
-/// The maximum number of bytes in one read after the close frame. The relay discards the bytes that
-/// the relay reads after the close frame.
+/// After the close frame, the relay reads at most this number of bytes at a time. The relay
+/// discards the bytes that the relay reads after the close frame.
 const DISCARD: usize = 1024;
 
 thread_local! {
@@ -49,8 +49,8 @@ thread_local! {
 
 /// A connection that a relay can use.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {
-    /// Makes the kernel send a reset when this connection is closed. By the reset, the peer learns
-    /// that it has not received all data.
+    /// Makes the kernel send a reset when this connection is closed. The reset tells the peer that
+    /// the peer has not received all data.
     fn reset_on_close(&self);
 
     /// Limits the number of unsent bytes that the kernel keeps for this connection.
@@ -58,8 +58,8 @@ pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {
 }
 
 /// Implements [`Duplex::limit_unsent`] for a socket. If `bytes` is larger than [`MAX_UNSENT`], the
-/// limit is [`MAX_UNSENT`]. Bytes that were sent and not acknowledged do not count, so the limit
-/// does not slow down a connection with a long round-trip time.
+/// limit is [`MAX_UNSENT`]. Sent bytes that are not acknowledged yet do not count as unsent, so the
+/// limit does not slow down a connection with a long round-trip time.
 pub(crate) fn limit_unsent(socket: &SockRef<'_>, bytes: usize) {
     let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(MAX_UNSENT);
     // If the operating system refuses the socket option, the kernel can keep more unsent bytes, but
@@ -130,7 +130,8 @@ pub(crate) struct Relay {
 struct Direction {
     /// Bytes that were read but that the receiver has not accepted yet.
     pending: VecDeque<u8>,
-    /// The maximum number of pending bytes, not counting the bytes that arrived before the switch.
+    /// The maximum number of pending bytes, without the bytes that arrived before the switch to the
+    /// other protocol.
     max_lag: usize,
     stage: Stage,
     unflushed: bool,
@@ -163,9 +164,9 @@ impl Direction {
         }
     }
 
-    /// The number of bytes that the next read may return. If the space that is left below the limit
-    /// is smaller than a whole read, the number of bytes is zero. A slow receiver therefore does
-    /// not cause many small reads.
+    /// The maximum number of bytes that the next read may return. If a read of full size does not
+    /// fit below the limit for kept bytes, this function returns zero, and the relay does not read.
+    /// A slow receiver therefore does not cause many small reads.
     fn next_read(&self) -> usize {
         let size = self.max_lag.min(SCRATCH);
         let rest = self.max_lag.saturating_sub(self.pending.len());
@@ -342,9 +343,10 @@ impl Relay {
         } = self;
         let (mut up, mut down) = (Poll::Pending, Poll::Pending);
         // The runtime limits how much work a task can do in one poll. A direction that always has
-        // bytes to forward can use up the runtime's limit. Therefore each poll begins with the
-        // direction that was second in the previous poll. Each poll of the relay polls both
-        // directions, so that the task wakes when one of the two directions can continue.
+        // bytes to forward can use up all the work that the runtime allows in one poll. So that
+        // both directions can forward bytes, each poll begins with the direction that was second in
+        // the previous poll. Each poll of the relay polls both directions, so that the task wakes
+        // when one of the two directions can continue.
         for is_to_app in [*to_app_first, !*to_app_first] {
             if is_to_app {
                 up = to_app.poll(cx, &mut **client, &mut **app, |data| {

@@ -22,8 +22,8 @@ use crate::clock::Clock;
 /// The reason why a request body ended too early. Responsible: the client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum BodyFailure {
-    /// The client disconnected, or the framing of the body is invalid. After this failure, the
-    /// gateway cannot send an answer on the connection.
+    /// The client disconnected, or the framing of the body is invalid. The gateway cannot send an
+    /// answer on the connection after `Broken`.
     #[error("the request body broke off")]
     Broken,
     /// The body is longer than [`RequestBody::limit`] allows. The answer is 413.
@@ -68,8 +68,8 @@ impl BodyWatch {
 /// lost.
 pub(crate) struct RequestBody {
     inner: Incoming,
-    /// The data with which the gateway enforces the limits of the body. `None` for a request
-    /// without a body.
+    /// The data with which the gateway enforces the limits of the body. The value is `None` if the
+    /// request has no body.
     open: Option<Box<OpenBody>>,
 }
 
@@ -82,8 +82,8 @@ struct OpenBody {
     trailer_filter: Option<TrailerFilter>,
 }
 
-/// The state of a connection whose client may still send bytes of a request body. Such a connection
-/// does not become dormant.
+/// The state of a connection on which the client can still send bytes of a request body. While this
+/// value exists, the connection does not become dormant.
 struct OpenState(Rc<ConnectionState>);
 
 impl OpenState {
@@ -125,8 +125,8 @@ impl RequestBody {
     ///
     /// # Errors
     ///
-    /// Returns [`BodyFailure::TooLarge`] if the declared length is larger than `bytes`. The check
-    /// of the declared length reads no byte of the body.
+    /// Returns [`BodyFailure::TooLarge`] if the declared length is larger than `bytes`. The
+    /// function checks the declared length without reading the body.
     pub(crate) fn limit(&mut self, bytes: u64) -> Result<(), BodyFailure> {
         let Some(open) = &mut self.open else {
             return Ok(());
@@ -268,7 +268,7 @@ struct RateMeter {
     /// The number of bytes that must arrive in each period `window`.
     least: u64,
     bytes: u64,
-    /// The total time of the earlier waits in this window, without the current wait.
+    /// The total time of the completed waits for data in this window.
     waited: Duration,
     waiting_since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -301,7 +301,8 @@ impl RateMeter {
     }
 
     /// Returns `Ready` if the reader has waited for data for the time `window`, and fewer than
-    /// `least` bytes have arrived in this time. Call this function only when no data is available.
+    /// `least` bytes have arrived in this time. Call this function only when no data of the body is
+    /// available.
     fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let now = self.clock.instant();

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 
 /// A clock that returns the time of the last sweep. The returned time can be up to one sweep
-/// interval in the past. Reading this clock needs no system call. The clock also contains whether
-/// the last sweep found many connections.
+/// interval in the past. Reading this clock needs no system call. The clock also stores whether the
+/// last sweep found many connections.
 #[derive(Debug)]
 pub(super) struct CoarseClock {
     clock: Clock,

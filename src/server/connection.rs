@@ -1,4 +1,4 @@
-//! The handling of one connection, from the accept to the end of the connection.
+//! Serves one connection, from the accept to the end of the connection.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -78,8 +78,8 @@ pub(super) async fn serve<H: Handler>(
     let socket = Socket::new(stream, Rc::clone(&serving.state));
     match tls {
         None => serve_http1(serving, socket).await,
-        // The future of the handshake is in a box of its own, so that its memory is free while the
-        // connection is served, and no connection without TLS needs it.
+        // The future of the TLS handshake has its own box. The memory of the box is freed before
+        // the connection is served, and a connection without TLS does not allocate the box.
         Some(config) => match Box::pin(handshake(&serving, socket, config)).await {
             None => {}
             Some(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {

@@ -30,8 +30,8 @@ impl TunnelStop {
     }
 }
 
-/// A `SlowReader` is an answer. The server informs the `SlowReader` when the client reads the
-/// answer slowly.
+/// A `SlowReader` is an answer that must know whether its client reads slowly. The server informs
+/// the `SlowReader` when the client reads the answer slowly.
 pub(crate) trait SlowReader {
     /// The server calls this function one time, when a sweep finds that the client does not accept
     /// the bytes of the answer immediately.
@@ -81,9 +81,9 @@ impl AnswerControl {
         informed.0.replace(Some(reader));
     }
 
-    /// Ends the answer, even if the client does not read. Over HTTP/1.1, this function closes the
-    /// connection before the end of the answer. Over HTTP/2, this function resets the HTTP/2
-    /// stream.
+    /// Ends the answer, even if the client does not read the answer. Over HTTP/1.1, this function
+    /// closes the connection before the end of the answer. Over HTTP/2, this function resets the
+    /// HTTP/2 stream.
     pub(crate) fn abort(&self) {
         match &self.stream {
             Some(stream) => stream.abort(),

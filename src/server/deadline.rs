@@ -26,8 +26,8 @@ use super::reading::{LowestRate, ReadFailure, ReadMeter, acknowledged};
 use super::stream::{InFlight, Stream};
 use crate::clock::Clock;
 
-/// After the gateway has asked a connection to close, the connection may stay open without activity
-/// for this time.
+/// The maximum time for which a connection without activity stays open after the gateway has asked
+/// the connection to close.
 const CLOSING_GRACE: Duration = Duration::from_secs(1);
 /// The longest time for which the gateway continues to read after the last response. If a socket
 /// with unread input is closed, the kernel sends a reset. A reset can destroy a response that the
@@ -63,7 +63,8 @@ pub(super) enum Protocol {
     Http2,
 }
 
-/// The state of one connection. Only the worker of the connection accesses this state.
+/// The state of one connection. Only the worker that serves the connection accesses the
+/// `ConnectionState`.
 #[derive(Debug)]
 pub(super) struct ConnectionState {
     pub(super) peer: SocketAddr,
@@ -107,7 +108,8 @@ pub(super) struct ConnectionState {
     task: OnceCell<AbortHandle>,
     /// The answer that is being sent over HTTP/1.1.
     informed: Informed,
-    /// The newest HTTP/2 stream. The value is `None` after the task of this stream was spawned.
+    /// The newest HTTP/2 stream. The value is `None` if the task of the newest HTTP/2 stream was
+    /// already spawned.
     unspawned: RefCell<Option<Rc<Stream>>>,
     streams: RefCell<Vec<Rc<Stream>>>,
 }
@@ -155,7 +157,8 @@ impl ConnectionState {
         self.coarse_clock.now()
     }
 
-    /// Whether the worker of this connection has many connections.
+    /// Whether the worker of this connection had more than [`super::dormant::CROWD`] connections at
+    /// the last sweep.
     pub(super) fn is_crowded(&self) -> bool {
         self.coarse_clock.is_crowded()
     }
@@ -399,7 +402,7 @@ impl ConnectionState {
     /// Returns the answers whose clients do not immediately accept all bytes. Over HTTP/1.1, the
     /// socket of a slow client currently accepts no more bytes. Over HTTP/2, the flow control of a
     /// slow client has not yet allowed the gateway to send all bytes of the latest piece of the
-    /// answer. This function returns each answer only one time.
+    /// answer. A later call of this function does not return the same answer again.
     pub(super) fn slow_readers(&self) -> impl Iterator<Item = Rc<dyn SlowReader>> {
         let mut slow = Vec::new();
         if self.stalled.get().is_some() {

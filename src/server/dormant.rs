@@ -1,18 +1,19 @@
 //! Idle HTTP/1.1 connections without the objects of hyper.
 //!
 //! A connection of hyper keeps two buffers of 8 KB and a map of fields, even while no request is in
-//! flight. Therefore the gateway frees the connection of hyper when an HTTP/1.1 connection has been
-//! idle for [`DORMANT_AFTER`]. The client's connection stays open and is called dormant. When bytes
-//! arrive, or when the connection has to close, the gateway creates a new connection of hyper.
+//! flight. Therefore, when an HTTP/1.1 connection has been idle for [`DORMANT_AFTER`], the gateway
+//! frees the connection of hyper. The client's connection stays open and is called dormant. When
+//! bytes arrive, or when the connection has to close, the gateway creates a new connection of
+//! hyper.
 //!
 //! If a worker has more than [`CROWD`] connections, each of its connections becomes dormant
 //! directly after a response. The next request of another connection then uses the freed memory,
 //! which is still in the CPU caches. With few connections, the CPU caches contain the memory of all
 //! connections, so a new connection of hyper for each request would only cost instructions.
 //!
-//! The sweep asks a connection to become dormant. The task of the connection then decides, after it
-//! has polled hyper, because bytes may have arrived since the sweep. A connection of hyper may be
-//! freed only if it is between two requests:
+//! The sweep asks a connection to become dormant. Bytes may have arrived since the sweep, so the
+//! task of the connection polls hyper before the task decides whether the connection becomes
+//! dormant. A connection of hyper may be freed only if it is between two requests:
 //!
 //! - No request is in flight, and the client has accepted all bytes of the last response.
 //! - The last request body was read to its end.
@@ -28,8 +29,9 @@ use std::time::Duration;
 
 use super::deadline::ConnectionState;
 
-/// An HTTP/1.1 connection becomes dormant when it has been idle for this time. The time is long,
-/// because a busy connection must not pay for a new connection of hyper at each request.
+/// An HTTP/1.1 connection becomes dormant when it has been idle for this time. With a much shorter
+/// time, a busy connection would become dormant between two requests, and each request would need a
+/// new connection of hyper.
 pub(super) const DORMANT_AFTER: Duration = Duration::from_secs(1);
 /// If a worker has more connections than this number, a connection becomes dormant directly after a
 /// response.
@@ -48,11 +50,11 @@ pub(super) enum Stage {
     /// The connection has no HTTP/1.1 connection of hyper: it is new, or it uses another protocol.
     #[default]
     Impossible,
-    /// A connection of hyper serves the requests.
+    /// An HTTP/1.1 connection of hyper serves the requests of this connection.
     Awake,
     /// The sweep has asked the connection to become dormant.
     Asked,
-    /// The connection of hyper was freed.
+    /// The gateway has freed the connection of hyper, and the client's connection stays open.
     Dormant,
 }
 

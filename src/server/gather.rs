@@ -36,7 +36,8 @@ struct GatherBuffer<S> {
 }
 
 impl<S: fmt::Debug> fmt::Debug for GatherBuffer<S> {
-    /// Does not print the bytes, because the bytes contain cookies and pages.
+    /// The output of `Debug` does not contain the bytes of the buffer, because these bytes contain
+    /// cookies and pages.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GatherBuffer")
             .field("stream", &self.stream)
@@ -207,7 +208,7 @@ mod tests {
     type Writes = Rc<RefCell<Vec<usize>>>;
 
     /// Returns three values: a [`Gather`] that writes into a pipe of `room` bytes, the list of the
-    /// lengths of these writes, and the other end of the pipe.
+    /// lengths of the writes into the pipe, and the other end of the pipe.
     fn gathering(room: usize) -> (Gather<RecordedStream>, Writes, DuplexStream) {
         let (inner, client) = duplex(room);
         let writes = Writes::default();
@@ -260,7 +261,8 @@ mod tests {
         for _ in 0..5 {
             gather.write_all(&small).await.unwrap();
         }
-        // Four writes fill one TLS record. The fifth write begins a new TLS record.
+        // Four writes of `SMALL` bytes fill one TLS record. The fifth write begins a new TLS
+        // record.
         assert_eq!(*writes.borrow(), [RECORD]);
         gather.write_all(&large).await.unwrap();
         assert_eq!(*writes.borrow(), [RECORD, SMALL, SMALL + 1]);

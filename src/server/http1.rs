@@ -1,4 +1,4 @@
-//! The handling of one HTTP/1.1 connection.
+//! Serves one HTTP/1.1 connection.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -52,8 +52,8 @@ where
                 return tunnel(UpgradedClient { client, stop }).await;
             }
         }
-        // A new connection of hyper gets the early bytes at once, so that the deadline of a head
-        // applies to them.
+        // If bytes have already arrived, the loop gives these bytes to a new connection of hyper
+        // immediately, so that the deadline for the request head applies.
         if early.is_empty() {
             state.dormancy_ended().await;
         }
@@ -124,7 +124,8 @@ where
         Ok(Finished::Ended) if !state.is_upgrade_requested() => return Served::Ended,
         Ok(Finished::Ended) => {}
     }
-    // If a request asked for another protocol, hyper does not close the socket at the end of HTTP.
+    // If a request asked for another protocol, hyper does not close the socket when its HTTP
+    // connection ends.
     let parts = connection.into_parts();
     let mut io = parts.io.into_inner();
     let Some(tunnel) = tunnel.take() else {

@@ -122,7 +122,7 @@ impl Default for Deadlines {
 }
 
 impl Settings {
-    /// The lowest allowed rate at which a client takes an answer.
+    /// Returns the lowest allowed rate at which a client receives an answer.
     fn lowest_answer_rate(&self) -> LowestRate {
         LowestRate::new(self.limits.answer_rate, self.deadlines.answer_window)
     }
@@ -212,7 +212,7 @@ pub(crate) trait Handler: 'static {
     /// this data.
     type PerConnection: 'static;
 
-    /// Creates the data for a new connection.
+    /// Creates the data that the handler stores for a new connection.
     fn connection_opened(&self, connection: Connection) -> Self::PerConnection;
 
     /// Answers one request. Over HTTP/2, several requests of one connection are answered
@@ -252,8 +252,8 @@ pub(crate) trait Content:
 
 impl Content for Full<Bytes> {}
 
-/// A function that runs a tunnel after a 101 response. The argument of the function is the client's
-/// connection. When the returned future ends, the server closes the connection.
+/// A function that runs a tunnel after a 101 response. The argument of a [`TunnelFn`] is the
+/// client's connection. When the returned future ends, the server closes the connection.
 ///
 /// # Cancel safety
 ///

@@ -1,6 +1,6 @@
 //! The kinds of deadlines.
 
-/// The kind of a deadline that has passed.
+/// States which deadline has passed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Overdue {
     FirstByte,

@@ -43,8 +43,8 @@ pub(super) struct LowestRate {
 }
 
 impl LowestRate {
-    /// The number of bytes is rounded up, so that at least one byte is needed even in a window
-    /// shorter than a second.
+    /// Computes the number of bytes for each window. The number is rounded up, so the client has to
+    /// take at least one byte in each window, unless `rate` is zero.
     pub(super) fn new(rate: u64, window: Duration) -> Self {
         let least = u128::from(rate)
             .saturating_mul(window.as_millis())
@@ -62,7 +62,7 @@ impl LowestRate {
 pub(super) struct ReadMeter {
     /// The number of bytes that the client had taken at the latest measurement.
     taken: Cell<u64>,
-    /// The time of the latest measurement at which the client had taken more bytes than before.
+    /// The time of the latest measurement that showed that the client had taken further bytes.
     progress: Cell<Option<Instant>>,
     /// The number of bytes that the client had taken when the current window began.
     taken_at_start: Cell<u64>,

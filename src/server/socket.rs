@@ -168,7 +168,8 @@ pub(super) struct Plaintext<S> {
     protocol: Protocol,
     /// The number of bytes of the HTTP/2 preface that the client still has to send.
     preface: usize,
-    /// Bytes that were already read from `inner`. The next read returns these bytes.
+    /// Bytes that were already read from `inner`. The next read from this stream returns the bytes
+    /// in `early`.
     early: Bytes,
 }
 
@@ -183,7 +184,7 @@ impl<S> Plaintext<S> {
         }
     }
 
-    /// Makes the next read return `early`.
+    /// Makes the next read return the bytes in the argument `early`.
     pub(super) fn rewound(self, early: Bytes) -> Self {
         Self { early, ..self }
     }

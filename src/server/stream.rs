@@ -76,8 +76,8 @@ impl Stream {
 
     /// Returns the reason to end the stream, if the client's flow control has blocked the stream
     /// for too long. `last_stalled` is the latest time at which the socket accepted no bytes. Until
-    /// the time `last_stalled`, the stream waited for the socket, so only the time after
-    /// `last_stalled` counts.
+    /// the time `last_stalled`, the stream waited for the socket and not for the flow control, so
+    /// the measurement does not begin before `last_stalled`.
     pub(super) fn read_failure(
         &self,
         now: Instant,

@@ -30,9 +30,9 @@ use crate::clock::Clock;
 use crate::relay::MAX_UNSENT;
 use crate::tls::Acceptor;
 
-/// The maximum number of socket events that a worker processes before it runs its tasks. This
-/// number is small, so that a worker forwards a request while the data of the request is still in
-/// the processor's cache.
+/// The maximum number of socket events that a worker processes before it runs its tasks. `EVENTS`
+/// is small, so that a worker forwards a request while the data of the request is still in the
+/// processor's cache.
 const EVENTS: usize = 16;
 
 /// The last part of the drain time, during which tunnels may send a close frame.
@@ -203,7 +203,7 @@ fn run<H: Handler>(
             .map(|(listener, tls)| worker.accept(listener, tls, drain.clone()))
             .collect();
         report_start(&ready, Ok(()));
-        // The worker has reported its start, so the worker drops its sender of the channel. If a
+        // The worker has already reported its start, so the worker drops the sender `ready`. If a
         // worker panics before the worker has reported its start, `start` detects the panic only
         // after all senders are dropped.
         drop(ready);
@@ -212,8 +212,8 @@ fn run<H: Handler>(
     });
     // The end of the process must not wait for a blocking call, such as a name look-up.
     runtime.shutdown_background();
-    // If [`Workers`] was dropped before a call of [`Workers::drained`], no code receives the
-    // result.
+    // If [`Workers`] was dropped before [`Workers::drained`] was called, no code receives the
+    // number `cut`.
     report.send(cut).unwrap_or_default();
 }
 

@@ -8,9 +8,9 @@
 //! An answer of [`super::store::Store::get`] may be older than a change that the cache already
 //! contains. For example, the store reads a session just before the sign-out of the session, and
 //! the store answers just after the sign-out. An outdated answer of the store must not put an ended
-//! session into the cache again. [`SessionCache::begin_read`] creates a guard before each read.
-//! Every change of the session makes the guard of the read invalid. [`ReadGuard::finish`] puts the
-//! session into the cache only if the guard is still valid.
+//! session into the cache again. [`SessionCache::begin_read`] creates a guard before each read. If
+//! the session changes after the creation of the guard, the guard becomes invalid.
+//! [`ReadGuard::finish`] puts the session into the cache only if the guard is still valid.
 
 #![expect(
     clippy::disallowed_types,
@@ -74,19 +74,19 @@ pub(super) enum Eviction {
 pub(super) struct SessionCache {
     sessions: Cache<SessionKey, Arc<Stored>>,
     eviction: Eviction,
-    /// The unfinished reads from the store. While a thread writes to the cache, the thread holds
-    /// the lock of `reads`.
+    /// The reads from the store that are in progress. While a thread writes to the cache, the
+    /// thread holds the lock of `reads`.
     reads: Mutex<HashMap<SessionKey, Reads>>,
     notices: mpsc::UnboundedSender<Notice>,
     listeners: Listeners,
     evicted: Arc<AtomicU64>,
 }
 
-/// The reads of one session from the store that have not finished.
+/// The unfinished reads of one session. Each read gets the session from the store.
 #[derive(Debug, Default)]
 struct Reads {
     count: usize,
-    /// How often the session has changed since the oldest unfinished read began.
+    /// The number of changes of the session since the oldest unfinished read began.
     epoch: u64,
     /// Wakes the tasks that wait for the next change of the session.
     waiting: Option<Arc<Notify>>,
@@ -216,7 +216,8 @@ impl SessionCache {
                     session.end();
                 }
                 // This code releases the lock of `reads` first, because the method `tell` takes the
-                // lock of the listeners. No thread holds both locks at the same time.
+                // lock of the listeners. No thread holds the lock of `reads` and the lock of the
+                // listeners at the same time.
                 drop(reads);
                 self.listeners.tell((key, why));
             }
@@ -270,7 +271,7 @@ fn note_change(reads: &mut HashMap<SessionKey, Reads>, key: &SessionKey) {
     }
 }
 
-/// A read of a session from the store that has not finished.
+/// A running read of a session from the store.
 #[derive(Debug)]
 pub(super) struct ReadGuard<'a> {
     cache: &'a SessionCache,
@@ -301,8 +302,8 @@ impl ReadGuard<'_> {
                     return;
                 }
                 // This task holds the lock of `reads` until the call of `notified_owned` has
-                // returned. A change of the session also needs the lock of `reads`, so this task
-                // misses no change.
+                // returned. A task that changes the session must also hold the lock of `reads`, so
+                // this task misses no change.
                 Arc::clone(of_key.waiting.get_or_insert_default()).notified_owned()
             };
             change.await;

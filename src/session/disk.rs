@@ -297,7 +297,7 @@ struct Write<'a> {
     /// The new provider fingerprints, or `None` if no fingerprint changes.
     providers: Option<&'a Registrations>,
     keys: &'a KeyRing,
-    /// The number of this commit.
+    /// The sequence number of this commit.
     commit: u64,
 }
 

@@ -86,7 +86,7 @@ async fn during_the_pause_after_a_failed_commit_reads_and_removals_go_on() {
     disk.commit(&[Change::Remove(key)]).unwrap();
     assert!(disk.load(&key).unwrap().is_none());
     assert!(disk.commit(&used).is_err());
-    // A failed removal starts a separate pause for removals.
+    // After a failed commit of a removal, a separate pause for removals begins.
     fill(&mut disk);
     for _ in 0..2 {
         assert!(disk.commit(&[Change::Remove(key)]).is_err());

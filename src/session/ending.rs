@@ -138,7 +138,7 @@ impl Entry {
 }
 
 /// Reports the end or a new version of one session to all work that is registered for this session.
-/// All work for the same session shares one signal.
+/// The registry of a worker has one signal for each session.
 #[derive(Debug, Default)]
 struct EndSignal {
     why: Cell<Option<EndReason>>,
@@ -195,8 +195,8 @@ impl EndRegistry {
     }
 
     /// Registers the caller, so that the caller learns when `session` ends. Returns `None` if
-    /// `session` is not the current value. If the result is `None`, the caller must look up the
-    /// session again.
+    /// `session` is out of date or has ended. If `watch` returns `None`, the caller must look up
+    /// the session again.
     pub fn watch(&self, session: &Session) -> Option<EndWatch> {
         let (key, stored) = (*session.key(), Arc::clone(session.stored()));
         let end = {
@@ -270,7 +270,7 @@ impl EndWatch {
 
 impl Drop for EndWatch {
     fn drop(&mut self) {
-        // If the reference count is two, only this watch and the registry entry use the signal, so
+        // This watch and the registry entry hold one reference each. If the reference count is two,
         // the session has no other watch.
         if Rc::strong_count(&self.end) == 2 {
             let mut entries = self.registry.entries.borrow_mut();
@@ -282,12 +282,12 @@ impl Drop for EndWatch {
     }
 }
 
-/// Informs a registry of sessions that have ended or passed a deadline. The task runs until the
+/// Informs a registry about sessions that have ended or passed a deadline. The task runs until the
 /// registry is dropped.
 async fn serve(registry: Weak<Registry>, mut ends: mpsc::UnboundedReceiver<End>, clock: Clock) {
     let mut ticks = interval(BETWEEN_SWEEPS);
-    // A busy worker can be too late for one or more sweeps. The worker skips these sweeps, because
-    // the next sweep finds all expired sessions.
+    // A busy worker can miss the times of one or more sweeps. The worker skips these sweeps,
+    // because the next sweep finds all expired sessions.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let end = tokio::select! {
@@ -331,7 +331,8 @@ impl Registry {
                     expired.extend(why.map(|why| (*key, why)));
                 }
                 // The store has a newer value of the session, or the cache has evicted the session.
-                // A request may have used the session, so the registry must look up the session.
+                // It is possible that a request has used the session, so the registry must look up
+                // the session in the store.
                 SessionState::Superseded => away.push(*key),
                 // The session has ended. The sweep ignores an ended session, because the store
                 // sends a message with the reason for the end to the registry.

@@ -334,8 +334,8 @@ async fn a_dropped_watch_leaves_the_registry() {
     let id = open(&sessions, "alice", NOW).await;
     let held = session(&sessions, &id).await;
     let (first, second) = (worker.watch(&held), worker.watch(&held));
-    // Two watches wait for the end of the same session. The test drops the first watch, and the
-    // second watch still reports the end.
+    // `first` and `second` watch the same session for its end. The test drops `first`, and `second`
+    // still reports the end.
     assert_eq!(reason(&first), None);
     drop(first);
     assert_eq!(worker.count(), 1);

@@ -41,9 +41,8 @@ const PRIVATE: u32 = 0o600;
 const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
 
 /// The reason why the session file cannot be used. The operator is responsible for this error.
-/// After a [`FileError`], the sessions in the file are unchanged. The database may have changed
-/// other parts of the file, because the database records a successful check and repairs the file
-/// after a crash.
+/// After a [`FileError`], the sessions in the file are unchanged. The other parts of the file can
+/// have changed, because the database writes to the file after a check or a repair.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The contents of the file are damaged.
@@ -88,7 +87,7 @@ pub enum FileError {
         /// The format version of the file.
         found: u64,
     },
-    /// The operating system has no random bytes for a new file.
+    /// The operating system returned no random bytes, so no new session file can be created.
     #[error("no new session file can be created")]
     NoRandomness(#[from] NoRandomness),
     /// The folder of the file does not exist.
@@ -164,8 +163,8 @@ pub(super) struct Properties {
     pub(super) commit: u64,
 }
 
-/// Creates a new file. The file has a temporary name until the file is complete, so that a crash
-/// never leaves an incomplete session file under `path`.
+/// Creates a new file. The file has a temporary name until the file is complete. Therefore a crash
+/// never leaves an incomplete session file at `path`.
 pub(super) fn create(path: &Path) -> Result<(), FileError> {
     let failed = |source| FileError::Io {
         path: path.to_owned(),
@@ -242,7 +241,8 @@ pub(super) fn open_with(
     backend: impl StorageBackend,
 ) -> Result<(Database, Properties), FileError> {
     // The integrity check is necessary, because the database may panic on a damaged file. The
-    // gateway therefore never opens the file in read-only mode or without the check.
+    // gateway therefore never opens the file without the integrity check, and never opens the file
+    // in read-only mode.
     let open = || {
         let database = Database::builder()
             .set_cache_size(PAGE_CACHE)

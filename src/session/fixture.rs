@@ -172,8 +172,8 @@ impl fmt::Debug for Fixture {
     }
 }
 
-/// Starts two replicas of one store with a file in this folder. The replicas act like two
-/// processes.
+/// Starts two replicas of one store. The session file of the store is in `folder`. The replicas act
+/// like two processes.
 pub(crate) fn two_replicas(
     folder: &Path,
     providers: &Registrations,

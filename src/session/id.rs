@@ -48,7 +48,7 @@ impl StoreTag {
 pub struct SessionId(Secret<[u8; LENGTH]>);
 
 impl SessionId {
-    /// Generates a new id for a session in the store with this tag.
+    /// Generates a new session id. `store_tag` is the tag of the store that keeps the session.
     ///
     /// # Errors
     ///

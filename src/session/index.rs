@@ -63,9 +63,9 @@ pub(super) struct Rank {
 struct Ranked(Arc<Stored>);
 
 /// The number of parts into which a search through all sessions is divided. Each sweep searches one
-/// part, so a search through all sessions takes some minutes.
+/// part of the sessions, so a search through all sessions takes some minutes.
 const PARTS: usize = 256;
-/// The minimum number of sessions in one part of the search.
+/// The minimum number of sessions in the part that one sweep searches.
 const MIN_PART: usize = 4096;
 
 /// The index of all sessions of the store.
@@ -74,8 +74,9 @@ pub(super) struct Index {
     all: BTreeSet<Ranked>,
     /// The records of the sessions that are only in the file.
     file_only: HashMap<SessionKey, Arc<Stored>>,
-    /// The last session that the unfinished search has read. The next sweep continues after this
-    /// session. The value is `None` if no search is unfinished.
+    /// The last session that an unfinished search for expired sessions has read. The next sweep
+    /// continues with the session after `walked`. The value is `None` while no search is in
+    /// progress.
     walked: Option<Rank>,
 }
 
@@ -149,7 +150,8 @@ impl Index {
         keys
     }
 
-    /// Searches the next part of all sessions, and returns at most `max` results of `find`.
+    /// Calls `find` for the next part of all sessions, and returns at most `max` values that `find`
+    /// returned.
     pub(super) fn walk<T>(
         &mut self,
         max: usize,
@@ -194,7 +196,8 @@ impl Index {
 /// The reason why a search of the index has stopped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum WalkEnd {
-    /// The search has checked all sessions of the part that one call of `walk` searches.
+    /// One call of `walk` searches one part of the index. The search has checked all sessions of
+    /// this part.
     PartDone,
     /// The search has found `max` sessions.
     EnoughFound,
@@ -249,7 +252,8 @@ mod tests {
         Arc::new(Stored::new(rank, Timestamp::default(), &contents))
     }
 
-    /// Returns an index of `people` users with `each` sessions per user. The lifetime of each
+    /// Returns an index of the sessions of several users. The argument `people` is the number of
+    /// users, and the argument `each` is the number of sessions of each user. The lifetime of each
     /// session ends at a different time.
     fn index(people: u32, each: u32) -> Index {
         let mut index = Index::default();

@@ -158,8 +158,8 @@ impl Keeper {
                 }
                 Command::Close { answer } => {
                     let closed = self.write_last_uses(Vec::new());
-                    // The file is closed before the answer, so that another process can open the
-                    // file.
+                    // The keeper closes the file before it answers the caller, so that another
+                    // process can then open the file.
                     drop(self);
                     send(answer, closed);
                     return;
@@ -246,9 +246,9 @@ impl Keeper {
     }
 
     /// Processes the notices about all sessions that the caches have evicted. A cache reports an
-    /// eviction only when its housekeeping runs, which can be a moment after the eviction.
-    /// Therefore this function first runs the housekeeping of all caches, and then processes the
-    /// notices.
+    /// eviction only when its housekeeping runs, which can be a moment after the eviction. This
+    /// function first runs the housekeeping of all caches, and then processes the notices about
+    /// evictions.
     pub(super) fn hear_of_evictions(&mut self) {
         self.run_pending_tasks();
         self.take_notices();
@@ -284,7 +284,7 @@ impl Keeper {
 
     /// Notes that a cache now contains a session that was read from the file.
     fn note_entered(&mut self, session: &Arc<Stored>) {
-        // After the cache reported the session, the cache can have evicted or replaced the session.
+        // Since the cache sent this notice, the cache may have evicted or replaced the session.
         let is_held = self.replicas.iter().any(|cache| cache.holds(session));
         if is_held && let Some(away) = self.index.file_only(session.key()) {
             session.note_use_of(away);
@@ -343,8 +343,8 @@ impl Keeper {
     }
 
     /// Returns the reason for the end of a session, if the session has passed a deadline. This
-    /// function also looks into the caches, because another replica may know a later use of the
-    /// session.
+    /// function also checks the caches, because the cache of another replica may contain a later
+    /// time of the last use.
     pub(super) fn expired(
         replicas: &[Arc<SessionCache>],
         session: &Stored,

@@ -179,8 +179,8 @@ impl Leases {
         let end = watch::Sender::new(());
         let granted = Granted { number, until, end };
         // If the table contains an old lease whose time is over, the new lease replaces the old
-        // lease. The replacement drops `end` of the old lease. Then the tasks that wait for the end
-        // of the old lease stop waiting.
+        // lease. The call of `insert` drops the old lease with its channel `end`, which wakes the
+        // tasks that wait for the end of the old lease.
         table.granted.insert(key, granted);
         drop(table);
         let leases = Arc::clone(self);
@@ -199,8 +199,9 @@ impl Leases {
 impl Drop for LocalLease {
     fn drop(&mut self) {
         let mut table = self.leases.table();
-        // After this lease has expired, the table may contain a new lease of another holder. The
-        // entry in the table is removed only if the entry has the number of this lease.
+        // After this lease has expired, the table may contain a new lease of another holder. An
+        // entry is removed from the table of leases only if the entry has the same number as this
+        // lease.
         let granted = table.granted.get(&self.key);
         if granted.is_some_and(|granted| granted.number == self.number) {
             table.granted.remove(&self.key);

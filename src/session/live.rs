@@ -29,7 +29,7 @@ pub struct Session {
 /// The number of apps whose computed fields a [`Session`] remembers.
 const REMEMBERED: usize = 4;
 
-/// The values of computed fields, and the id of these fields.
+/// The id of a set of computed fields, and the values of these fields.
 type ComputedFields = (u64, Box<[Option<HeaderValue>]>);
 
 impl Session {
@@ -81,7 +81,7 @@ impl Session {
         self.contents.version
     }
 
-    /// Returns the state of this value: current, out of date, or ended.
+    /// States whether this value of the session is current, is out of date, or has ended.
     pub(crate) fn state(&self) -> SessionState {
         self.stored.state()
     }
@@ -101,8 +101,9 @@ impl Session {
         &self.contents.tokens
     }
 
-    /// Returns the values of the fields with this id, which depend only on the session. The values
-    /// are computed once and remembered, but not for more than [`REMEMBERED`] ids.
+    /// Returns the values of the computed fields with the id `id`. These values depend only on the
+    /// session. The values are computed once and remembered, but not for more than [`REMEMBERED`]
+    /// ids.
     pub(crate) fn computed_fields(
         &self,
         id: u64,
@@ -145,8 +146,8 @@ impl Session {
         self.stored.claim_refresh(now, self.until(until))
     }
 
-    /// Makes the next refresh due at `until`, or at the expiry of the access token if the access
-    /// token expires earlier.
+    /// Sets the time of the next refresh to the earlier of two times: `until`, and the expiry of
+    /// the access token.
     pub(crate) fn postpone_refresh(&self, until: Timestamp) {
         self.stored.postpone_refresh(self.until(until));
     }

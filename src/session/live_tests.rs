@@ -16,13 +16,13 @@ async fn a_session_can_be_used_without_a_look_up_while_it_is_current_and_only_fo
     let id = open(&sessions, "a", NOW).await;
     let held = session(&sessions, &id).await;
     let still = |held: &Session, found, now| sessions.still(held, found, now);
-    // The method `still` returns true for less than 6 seconds after the look-up of the session. 6
-    // seconds are a tenth of the idle time in this test.
+    // In this test, 6 seconds are a tenth of the idle time. The method `still` returns true for
+    // less than 6 seconds after the look-up of the session.
     assert!(still(&held, NOW, after(5)));
     assert!(!still(&held, NOW, after(6)));
     // The clock was set back.
     assert!(!still(&held, after(1), NOW));
-    // `still` also records a use of the session, so the idle deadline moves.
+    // The function `still` also records a use of the session, so the idle deadline becomes later.
     assert!(still(&held, after(50), after(55)));
     assert!(live(&sessions, &id, after(100)).await);
     assert!(!still(&held, after(170), after(170)));
@@ -88,7 +88,8 @@ async fn computed_fields_are_remembered_for_four_ids_and_for_one_version() {
         });
         assert_eq!(*values, [Some(value), None]);
     }
-    // The fifth id finds no free place.
+    // A session keeps the values for only four ids, so the values for the id 11 are computed at
+    // every call.
     assert_eq!(computed, [7, 8, 9, 10, 11, 11]);
     let replaced = sessions.replace(&held, tokens("token-1"), None).await;
     assert!(matches!(replaced, Ok(Replaced::Stored(_))));

@@ -4,8 +4,8 @@
 //! marks were in the session file, a client could call the callback with invented codes, and each
 //! call could cause a write to the disk. Marks in memory are lost at a restart. After a restart, an
 //! attacker who has the login cookie of a browser tab can use the state of this login a second
-//! time. The attacker gains little, because the provider accepts the authorization code of this
-//! login only one time.
+//! time. A second use of the state gains little for the attacker, because the provider accepts each
+//! authorization code only one time.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -13,12 +13,12 @@ use super::Sessions;
 use super::store::StoreError;
 use crate::clock::Timestamp;
 
-/// A hash of the value that may be used only one time.
+/// The hash of a value that may be used only one time, such as the `state` of a login.
 pub(crate) type Mark = [u8; 32];
 
-/// The maximum number of marks. The gateway creates a mark only if a callback has a valid state and
-/// the login cookie of this state. If there are too many marks, the gateway removes the oldest
-/// mark. Even without the mark, the provider accepts each code only one time.
+/// The maximum number of marks that the store keeps. The gateway creates a mark only if a callback
+/// has a valid state and the login cookie of this state. If there are too many marks, the gateway
+/// removes the oldest mark. Even without the mark, the provider accepts each code only one time.
 const MAX_MARKS: usize = 100_000;
 
 /// The marks of values that have been used. The number and the lifetime of the marks are limited.
@@ -38,7 +38,8 @@ pub(crate) enum Once {
 }
 
 impl Marks {
-    /// Stores a mark for a value, and keeps the mark until the time `until`.
+    /// Adds `mark`, which ends at the time in the argument `until`. Returns `Once::Repeated` if the
+    /// marks already contain `mark`.
     pub(super) fn once(&mut self, mark: Mark, now: Timestamp, until: Timestamp) -> Once {
         while let Some((end, oldest)) = self.order.front() {
             if self.order.len() < MAX_MARKS && *end > now {

@@ -303,8 +303,8 @@ impl Sessions {
 
     /// Creates a session and returns its new id. This function also ends the sessions that the
     /// field `replaces` of `new` lists. If the user has more sessions than the limit allows, the
-    /// oldest sessions of the user end, too. One commit contains the new session and the ends of
-    /// the other sessions. The store completes this commit before this function returns.
+    /// oldest sessions of the user end, too. The store creates the new session and ends the other
+    /// sessions in one commit. This function returns after the commit.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! Runs random steps at the replicas of every kind of store, and compares the results with a small
-//! model of sessions. A replica is a `Sessions` value, which caches the sessions of a store.
+//! Performs random steps on the replicas of every kind of store, and compares the results with a
+//! small model of sessions. A replica is a `Sessions` value, which caches the sessions of a store.
 
 use std::collections::HashMap;
 

@@ -20,7 +20,7 @@ enum Encoding {
     Base64Url = 2,
 }
 
-/// Packs a token of at most 65,535 bytes. Returns `None` for a longer token.
+/// Packs a token. Returns `None` if the token is longer than 65,535 bytes.
 pub(super) fn pack(token: &str) -> Option<Zeroizing<Vec<u8>>> {
     let whole = token.len().checked_add(HEAD)?;
     let parts = token.split('.');
@@ -32,8 +32,8 @@ pub(super) fn pack(token: &str) -> Option<Zeroizing<Vec<u8>>> {
         let (encoding, bytes) = part_bytes(part);
         push(&mut packed, encoding, &bytes)?;
     }
-    // Each encoded part begins with a head. If a token has many short parts, the encoded parts can
-    // therefore be longer than the token.
+    // Each encoded part begins with a head. If a token has many short parts, the heads can make the
+    // encoded parts longer than the token.
     if packed.len() > whole {
         packed.clear();
         push(&mut packed, Encoding::Text, token.as_bytes())?;

@@ -197,8 +197,8 @@ impl Keeper {
         let Some(loaded) = self.backend.load(key)? else {
             return Ok(None);
         };
-        // A refresh may have changed the identity of the session. The session still counts toward
-        // the session limit of the user who signed in.
+        // A refresh may have changed the identity of the session. Even with another identity, the
+        // session counts toward the session limit of the user who signed in.
         let session = Stored::new(*away.rank(), loaded.last_used, &loaded.contents);
         session.note_use_of(&away);
         Ok(Some(Arc::new(session)))

@@ -1,13 +1,13 @@
 //! A preview shows which sessions of a file would end with other settings.
 //!
 //! The preview does not lock the file and does not write to the file, because another process may
-//! be using the file. When the database opens a file, it also writes to the file, because it
-//! repairs the damage of a crash and rebuilds its list of free pages. In a preview, the writes of
-//! the database stay in memory. Another process can commit during the preview. Each commit writes
-//! the head of the file (its first bytes). If a commit frees a page, only a later commit can write
-//! new data to this page. The preview reads a page of the file, and then reads the head of the file
-//! again. If the head of the file is unchanged, no commit has overwritten the page between the read
-//! of the page and the second read of the head.
+//! be using the file. The database writes to a file when the database opens the file, because the
+//! database repairs the damage of a crash and rebuilds its list of free pages. In a preview, the
+//! writes of the database stay in memory. Another process can commit during the preview. Each
+//! commit writes the head of the file (its first bytes). If a commit frees a page, only a later
+//! commit can write new data to this page. The preview reads a page of the file, and then reads the
+//! head of the file again. If the head of the file is unchanged, no commit has overwritten the page
+//! between the read of the page and the second read of the head.
 
 #![expect(
     clippy::disallowed_types,
@@ -34,7 +34,7 @@ use crate::seal::KeyRing;
 /// file during the attempt.
 const ATTEMPTS: usize = 3;
 
-/// The length of the session file's head, in bytes. Every commit writes the head.
+/// The length of the session file's head, in bytes. Every commit writes the head of the file.
 const HEAD: usize = 320;
 
 /// The effect that other settings would have on the sessions of a file.
@@ -110,7 +110,7 @@ fn survey_file(
     Ok(found.ended)
 }
 
-/// A copy-on-write snapshot of a file. All writes stay in memory.
+/// A copy-on-write snapshot of a file. The snapshot keeps all writes in memory.
 #[derive(Debug)]
 struct Snapshot {
     file: File,
@@ -123,11 +123,12 @@ struct Snapshot {
 #[derive(Debug)]
 struct Written {
     len: u64,
-    /// The first `of_file` bytes of the snapshot come from the file. The rest of the data is zeros,
-    /// except for the bytes in `writes`.
+    /// The first `of_file` bytes of the snapshot come from the file. All later bytes of the
+    /// snapshot are zero, except for the bytes in `writes`.
     of_file: u64,
     /// The write operations of the database, each with its offset, in the order in which they
-    /// happened. The list is short, because the database writes little when it opens a file.
+    /// happened. The list is short, because the database makes only a few writes when the database
+    /// opens a file.
     writes: Vec<(u64, Vec<u8>)>,
 }
 
@@ -157,8 +158,8 @@ impl Snapshot {
     fn read_file(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         read_at_most(&self.file, offset, out)?;
         // This function reads the page first, and then reads the head of the file (its first
-        // bytes). Every commit writes the head. If the head is unchanged, no commit has overwritten
-        // the page.
+        // bytes). Every commit changes the head of the file. If the head of the file is unchanged,
+        // no commit has overwritten the page that was read.
         let mut head = vec![0; self.head.len()];
         self.file.read_exact_at(&mut head, 0)?;
         if head == self.head {

@@ -26,7 +26,7 @@ pub(crate) struct Reconfiguration {
     /// The maximum number of sessions of one user. If a reload changes `per_person`, the new value
     /// takes effect for a user at the next login of this user.
     pub per_person: usize,
-    /// New keys for the file. `None` changes no key.
+    /// The new keys for the session file. `None` changes no key.
     pub keys: Option<Arc<KeyRing>>,
     /// The fingerprints of all providers.
     pub registrations: Registrations,
@@ -124,16 +124,17 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The number of sessions that are removed before the cache does its housekeeping. `AT_ONCE` is
-/// small, because a worker that uses the cache may have to do a part of the cache's housekeeping.
+/// The keeper removes ended sessions from the cache in groups of `AT_ONCE` sessions, and lets the
+/// cache do its housekeeping after each group. If `AT_ONCE` were large, a worker that uses the
+/// cache could have to do much of the cache's housekeeping.
 const AT_ONCE: usize = 100;
 
 impl Keeper {
     /// Applies new settings. A session ends if its provider was removed or has changed. One commit
     /// removes the ended sessions and stores the new provider fingerprints.
     ///
-    /// If a provider has changed or a key was removed, the whole file is read. While the file is
-    /// read, requests can use sessions, but no session can be changed.
+    /// If a provider has changed or a key was removed, the store reads the whole session file.
+    /// While the file is read, requests can use sessions, but no session can be changed.
     pub(super) fn reconfigure(
         &mut self,
         new: Reconfiguration,
@@ -212,9 +213,9 @@ impl Keeper {
         }
     }
 
-    /// In one commit, ends the sessions that `over` lists, and replaces the provider fingerprints
-    /// in the file by the fingerprints in `providers`. After this call, new entries are encrypted
-    /// with `keys`.
+    /// In one commit, ends the sessions in the argument `over`, and replaces the provider
+    /// fingerprints in the file by the fingerprints in `providers`. After this call, new entries
+    /// are encrypted with `keys`.
     fn register(
         &mut self,
         over: &[(SessionKey, EndReason)],

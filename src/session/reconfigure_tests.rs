@@ -208,7 +208,7 @@ async fn lifetimes_and_the_bound_on_a_persons_sessions_take_effect_at_once() {
         assert!(live(&sessions, &used, after(300)).await);
         assert!(sessions.still(&held, after(300), after(329)));
         assert_eq!(sessions.cookie_lifetime(), Duration::from_mins(20));
-        // The reload does not change the deadline of a session that was created before.
+        // The reload does not change the deadline of a session that existed before the reload.
         assert!(!live(&sessions, &used, after(600)).await);
         let (first, second) = (
             open(&sessions, "alice", after(600)).await,

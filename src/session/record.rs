@@ -19,7 +19,8 @@ use crate::identity::{Claim, Email, Identity};
 use crate::seal::KeyRing;
 use crate::token::{Authentication, Lifetime, TokenSet};
 
-/// The length of the plaintext part of an entry: a little-endian number of 64 bits.
+/// The length of the plaintext part of an entry, in bytes. The plaintext part is a little-endian
+/// 64-bit number.
 const PLAINTEXT: usize = 8;
 
 /// The data of a session that does not change within one version.
@@ -57,8 +58,8 @@ struct Encoded<'a> {
     opened_at: u64,
 }
 
-/// The values of a session that only some settings need. These values are encoded after
-/// [`Encoded`], and only if there is at least one value.
+/// The optional values of a session. Only some settings need these values. These values are encoded
+/// after [`Encoded`], and only if there is at least one value.
 #[derive(Default, Deserialize, Serialize)]
 struct Additional<'a> {
     /// The ID token is packed with [`pack`].

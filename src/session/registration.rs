@@ -4,8 +4,9 @@
 //! A session contains only the configured name of its provider. Before the next start of the
 //! gateway, the operator may give the name of a provider to another server or client. The
 //! identities of the old sessions have no meaning at another server or client. The file therefore
-//! also contains an encrypted fingerprint of each provider. The file contains the fingerprints from
-//! the settings with which all sessions in the file were created.
+//! also contains an encrypted fingerprint of each provider. If the fingerprint of a provider
+//! changes, the store writes the new fingerprint and removes the sessions of the provider in the
+//! same commit.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -41,9 +42,9 @@ pub(super) fn report(ended: &BTreeMap<Box<str>, u64>) {
     }
 }
 
-/// The table of the encrypted fingerprints. The key of each entry is the name of the provider. The
-/// store writes all fingerprints at each start, and after each change of a fingerprint or a key.
-/// All fingerprints in the file are therefore encrypted with the newest key.
+/// The database table with the encrypted provider fingerprints. The key of each entry is the name
+/// of the provider. The store writes all fingerprints at each start, and after each change of a
+/// fingerprint or a key. All fingerprints in the file are therefore encrypted with the newest key.
 const PROVIDERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("providers");
 
 /// Reads the provider fingerprints from the file. This function skips a fingerprint that cannot be

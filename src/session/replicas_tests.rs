@@ -106,8 +106,8 @@ async fn a_use_in_one_replica_keeps_the_other_from_expiring_the_session() {
             assert!(live(replica, &id, NOW).await);
         }
         assert!(live(using, &id, after(50)).await);
-        // One replica, `using`, has used the session and has not yet reported this use to the
-        // store.
+        // The replica in the variable `using` has used the session, and has not yet reported this
+        // use to the store.
         idle.maintain(after(70)).await.unwrap();
         assert_eq!(first.count(), 1);
         using.maintain(after(70)).await.unwrap();
@@ -241,7 +241,8 @@ impl Store for Slow {
     }
 }
 
-/// A replica with slow reads, so that changes by the other replica happen during a read.
+/// Two replicas of one store. A test can delay the reads of the replica `slow` and change a session
+/// in the replica `first` during a read.
 struct Race {
     first: Sessions,
     slow: Arc<Sessions>,

@@ -14,8 +14,8 @@ pub struct Settings {
     pub absolute: Duration,
     /// The maximum number of bytes of memory for all sessions.
     pub capacity: u64,
-    /// The maximum number of sessions of one user. If the user signs in once more, the user's
-    /// oldest session ends.
+    /// The maximum number of sessions of one user. If a user with this number of sessions signs in
+    /// again, the user's oldest session ends.
     pub per_person: usize,
     /// The longest time that a request waits for the refresh of its session, or for a read of the
     /// session from the store.

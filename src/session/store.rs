@@ -65,8 +65,8 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// is no session to end.
     fn end(&self, which: Which, why: EndReason) -> StoreFuture<'_, Vec<End>>;
 
-    /// Notes the times when sessions were last used. The next [`Store::sweep`] makes the times
-    /// durable.
+    /// Notes the times when sessions were last used. The next [`Store::sweep`] stores the times of
+    /// the last uses durably.
     fn touch(&self, uses: Vec<(SessionKey, Timestamp)>) -> StoreFuture<'_, ()>;
 
     /// Marks a value as used until the time `until`, unless the value is already marked.
@@ -133,7 +133,7 @@ pub(super) enum Replacement {
 /// Selects the session that the store must end.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Which {
-    /// Ends the session with this key, even if the session has a new version.
+    /// Ends the session with this key. The version of the session does not matter.
     Key(SessionKey),
     /// Ends the session with this key only if the session has this version.
     Version(SessionKey, u64),
@@ -162,7 +162,7 @@ pub enum StoreError {
     /// The store was closed because the process ends.
     #[error("the session store is closed")]
     Closed,
-    /// The file cannot be read.
+    /// The session file cannot be read.
     #[error("the session file could not be read")]
     Unreadable(#[source] Arc<dyn StdError + Send + Sync>),
 }

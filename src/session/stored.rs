@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 
 /// The memory that one session needs in addition to its contents, in bytes. This number includes
 /// the memory for the record, the cache entry, the index and the overhead of the allocator. The
-/// benchmark `benches/memory.rs` measures this number with a million sessions.
+/// benchmark `benches/memory.rs` measures `OVERHEAD` with a million sessions.
 pub const OVERHEAD: usize = 492;
 
 /// One version of a session. The contents of the session are encoded as bytes. Fields that can
@@ -70,7 +70,7 @@ impl Stored {
         Self {
             rank: self.rank,
             last_used: AtomicU64::new(self.last_used().as_millis()),
-            // The record has no tokens, so a refresh is never due.
+            // A record without contents has no tokens, so a refresh is never due.
             next_refresh: AtomicU64::new(u64::MAX),
             contents: Zeroizing::default(),
             state: AtomicU8::new(SUPERSEDED),
@@ -156,7 +156,7 @@ impl Stored {
     }
 
     /// Copies the time of the last use from `other`, unless this record already has a later time.
-    /// `other` is another value of the same session.
+    /// `other` is another record of the same session.
     pub(super) fn note_use_of(&self, other: &Self) {
         self.note_use_at(other.last_used());
     }

@@ -41,7 +41,7 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    /// Notes a session whose provider was removed from the settings, or whose provider's name now
+    /// Records a session whose provider was removed from the settings, or whose provider's name now
     /// belongs to another server or client.
     pub(super) fn note_changed_provider(&mut self, key: SessionKey, provider: &str) {
         self.of_changed_providers.push(key);

@@ -168,7 +168,7 @@ async fn evicted_sessions_are_read_from_the_file() {
     }
     assert_eq!(held.state(), SessionState::Superseded);
     // The eviction did not change the version of the session, so `replace` still accepts `held`.
-    // `end` can also end a session that the cache has evicted.
+    // The method `end` can also end a session that the cache has evicted.
     let replaced = sessions.replace(&held, tokens("token-1"), None).await;
     assert!(matches!(replaced, Ok(Replaced::Stored(new)) if new.version() == 1));
     sessions
@@ -191,7 +191,7 @@ async fn a_session_that_is_away_expires_by_its_last_use() {
     let id = open(&sessions, "alice", clock.now()).await;
     clock.advance(Duration::from_secs(40));
     assert!(live(&sessions, &id, clock.now()).await);
-    // The cache evicts the session before the use of the session is written to the file.
+    // The cache evicts the session before the time of its last use is written to the file.
     for number in 0..100 {
         open(&sessions, &number.to_string(), clock.now()).await;
         sessions.cache.run_pending_tasks();
@@ -251,7 +251,7 @@ async fn a_session_is_invalid_after_its_provider_has_changed() {
         assert!(!live(&sessions, &alice, NOW).await);
         assert_eq!(sessions.count(), 0);
         sessions.close().await.unwrap();
-        // The session has ended, and a start with the old provider does not bring the session back.
+        // Even after a start with the settings of the old provider, the session stays ended.
         copy.providers.clone_from(&fixture.providers);
         let sessions = copy.start(NOW);
         assert!(!live(&sessions, &alice, NOW).await);

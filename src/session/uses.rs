@@ -1,4 +1,4 @@
-//! The uses of sessions since the last report to the store.
+//! Notes which sessions were used since the last report to the store.
 
 #![expect(
     clippy::disallowed_types,

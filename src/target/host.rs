@@ -22,10 +22,10 @@ impl Host {
     /// Parses `host [ ":" port ]` (RFC 9110 section 7.2). The host is an IPv6 address in brackets,
     /// or a name. Each label of a name consists of 1 to 63 characters: letters, digits, `-` and
     /// `_`. An IPv4 address has the same syntax as a name. Letters become lower case. A dot at the
-    /// end of the host is removed. The ports 80 and 443 are dropped, with and without TLS, because
-    /// apps treat an authority with the port 80 or 443 as the same site as the authority without a
-    /// port. All other forms of an authority are rejected: user information, percent-encodings,
-    /// zone ids, raw UTF-8, an empty port, and a port with leading zeros.
+    /// end of the host is removed. The ports 80 and 443 are removed, with and without TLS. For an
+    /// app, `example.com`, `example.com:80` and `example.com:443` are the same site. All other
+    /// forms of an authority are rejected: user information, percent-encodings, zone ids, raw
+    /// UTF-8, an empty port, and a port with leading zeros.
     pub(super) fn parse(value: &HeaderValue) -> Result<Self, Error> {
         if is_plain(value.as_bytes()) {
             return Ok(Self(value.clone()));

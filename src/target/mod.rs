@@ -192,13 +192,14 @@ impl Target {
     }
 
     /// Returns the host and the port as one text. The host is a lower-case name without a trailing
-    /// dot, an IPv4 address, or an IPv6 address in brackets. The ports 80 and 443 are omitted.
+    /// dot, an IPv4 address, or an IPv6 address in brackets. The text contains no port if the port
+    /// is 80 or 443.
     pub(crate) fn authority(&self) -> &str {
         self.host.authority()
     }
 
     /// Returns the text of [`Target::authority`] as a value for the fields `Host` and
-    /// `X-Forwarded-Host` of the forwarded request. A clone of the returned value only increments a
+    /// `X-Forwarded-Host` of the forwarded request. Cloning the returned value only increments a
     /// reference count.
     pub(crate) fn authority_value(&self) -> &HeaderValue {
         self.host.value()

@@ -10,8 +10,9 @@ use super::Error;
 ///
 /// Percent-encoded unreserved characters are decoded, and other encodings get upper-case digits.
 /// Characters that are not allowed in a path (non-ASCII characters, and ASCII characters such as
-/// `"` or `|`) are encoded. The function does not change the other allowed characters. For example,
-/// `a%3Bb` and `a;b` stay different, because apps distinguish them.
+/// `"` or `|`) are encoded. Reserved characters that are allowed in a path, such as `;`, are
+/// neither encoded nor decoded. For example, `a%3Bb` and `a;b` stay different, because apps
+/// distinguish them.
 ///
 /// # Errors
 ///
@@ -27,8 +28,9 @@ pub(crate) fn canonical(path: &str) -> Result<Cow<'_, str>, Error> {
     }
 }
 
-/// Checks each byte of a path without its first slash. Returns true if the path is already
-/// canonical, false if the path must be rewritten, or the reason for the rejection.
+/// Checks each byte of a path. The argument `rest` is the path without its first slash. Returns
+/// true if the path is already canonical, false if the path must be rewritten, or the reason for
+/// the rejection.
 fn is_canonical(mut rest: &[u8]) -> Result<bool, Error> {
     let mut check = Check::default();
     let mut canonical = true;
@@ -41,10 +43,10 @@ fn is_canonical(mut rest: &[u8]) -> Result<bool, Error> {
     Ok(canonical)
 }
 
-/// Performs a quick check of a path without its first slash. Returns true if the path is certainly
-/// canonical: it has only unreserved characters, and no segment is empty or begins with a dot. For
-/// nearly all paths, the quick check returns true. If a path fails the quick check, `is_canonical`
-/// checks each byte.
+/// Checks a path quickly. The argument `path` does not contain the first slash of the path. Returns
+/// true if the path is certainly canonical: it has only unreserved characters, and no segment is
+/// empty or begins with a dot. For nearly all paths, the quick check returns true. If a path fails
+/// the quick check, `is_canonical` checks each byte.
 fn is_plain(path: &[u8]) -> bool {
     let mut before = b'/';
     path.iter().all(|byte| {
@@ -96,7 +98,7 @@ struct Unit {
     byte: u8,
     /// The byte is percent-encoded in the path.
     encoded: bool,
-    /// True if the path contains the byte in canonical form.
+    /// True if the spelling of this byte in the path is canonical.
     canonical: bool,
 }
 
@@ -141,8 +143,7 @@ impl Unit {
     }
 }
 
-/// The meaning that a lenient app could give to the part of a segment that the check has already
-/// read.
+/// How a lenient app could interpret the bytes of a segment that the check has already read.
 #[derive(Clone, Copy, Default)]
 enum Segment {
     #[default]
@@ -172,7 +173,8 @@ impl Segment {
             (Self::Dot | Self::DotDot | Self::DotsAndSpace, b';' | b'?' | b'#') => {
                 Err(Error::DotSegment)
             }
-            // Everything after the semicolon is a parameter, so the segment cannot get a name.
+            // Everything after the semicolon is a parameter and does not belong to the name of the
+            // segment.
             (Self::OnlyParameters, _) => Ok(self),
             _ => Ok(Self::Named),
         }

@@ -23,7 +23,7 @@ impl Prefix {
     ///
     /// # Errors
     ///
-    /// Returns the same [`Error`]s as for the path of a request.
+    /// Returns an [`Error`] if `text` is not a valid path for a request.
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         Ok(Self(canonical(text)?.into()))
     }

@@ -29,7 +29,8 @@ fn get_h2(uri: &str, hosts: &[&[u8]]) -> Result<Target, Error> {
     Target::from_request(&head("GET", uri.as_bytes(), hosts, Version::HTTP_2).unwrap())
 }
 
-/// Replaces each `\xNN` and `\\` in a row of a table by the byte that it stands for.
+/// Replaces each `\xNN` and `\\` in a row of a table by the byte that the escape sequence stands
+/// for.
 fn unescape(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
@@ -54,8 +55,8 @@ fn unescape(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// Runs each row of the table for whose id the function `picked` returns true. Returns the number
-/// of rows that were run.
+/// Runs the rows of the table that `picked` selects. `picked` gets the id of a row. Returns the
+/// number of rows that the function has run.
 fn run_table(picked: impl Fn(&str) -> bool) -> usize {
     let table = include_str!("../../tests/data/targets.txt");
     let rows = table.lines().filter(|line| !line.starts_with('#'));
@@ -364,8 +365,8 @@ const TOKENS: [&str; 30] = [
     "=",
 ];
 
-/// Returns the segments that a lenient app may read. The app decodes the path repeatedly, reads
-/// backslashes as slashes, drops parameters, merges slashes and resolves dot segments.
+/// Returns the segments that a lenient app may find in `path`. The app decodes the path repeatedly,
+/// reads backslashes as slashes, drops parameters, merges slashes and resolves dot segments.
 fn lenient(path: &str) -> Vec<String> {
     let mut text = path.as_bytes().to_vec();
     loop {

@@ -100,7 +100,7 @@ impl RequestEvent {
         );
     }
 
-    /// Writes the event at the beginning of a stream.
+    /// Writes the access-log event when a stream begins.
     pub(crate) fn log_stream(&self) {
         tracing::event!(
             target: ACCESS,

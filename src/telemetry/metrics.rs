@@ -301,7 +301,7 @@ impl Metrics {
         GaugeGuard::new(&self.waiting)
     }
 
-    /// The number of bytes of the buffers for slow clients that are in memory.
+    /// The number of bytes in memory that the buffers for slow clients use.
     pub(crate) fn buffered(&self) -> &Gauge {
         &self.buffered
     }

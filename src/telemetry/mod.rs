@@ -50,9 +50,9 @@ impl TryFrom<String> for Level {
 
     fn try_from(text: String) -> Result<Self, String> {
         // The logging library reads a word that is not a level as the name of a module, and logs
-        // only the events of this module. Only directives that end with a level are therefore
-        // accepted. This code refuses an empty text, although the parser of the library would
-        // accept an empty text.
+        // only the events of this module. This code therefore accepts a directive only if the
+        // directive ends with a level. This code refuses an empty text, although the parser of the
+        // library would accept an empty text.
         let is_level = |word: &str| !word.is_empty() && word.trim().parse::<LevelFilter>().is_ok();
         let has_level = |directive: &str| {
             let level = directive.rsplit_once('=').map(|(_target, level)| level);

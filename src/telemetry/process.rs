@@ -76,8 +76,8 @@ impl Times {
         let mut fields = rest.split_ascii_whitespace();
         let mut seconds = |skipped| Some(fields.nth(skipped)?.parse::<f64>().ok()? / TICKS);
         // In `/proc/self/stat`, the first field after the name of the program has the number 3. The
-        // user time has the number 14, the system time has the number 15, and the start time has
-        // the number 22 (proc_pid_stat(5)).
+        // user time is field 14, the system time is field 15, and the start time is field 22
+        // (proc_pid_stat(5)).
         let (user, system, start) = (seconds(11)?, seconds(0)?, seconds(6)?);
         let cpu = user + system;
         Some(Self { cpu, start })

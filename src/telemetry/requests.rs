@@ -18,7 +18,7 @@ pub(crate) enum DecisionLabel {
     Permit,
     /// A login is needed.
     Challenge,
-    /// The user may not use the route.
+    /// The user is not allowed to use the route.
     Forbid,
     /// No route matches, or the host is unknown.
     NoRoute,

@@ -4,7 +4,8 @@ use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The number of slots of a [`Seldom`]. A slot remembers the subject of one reported event.
+/// The number of slots of a [`Seldom`]. Each slot stores one subject (such as a user or a setting)
+/// about which the gateway has reported an event.
 const SLOTS: usize = 1024;
 
 /// Remembers which subjects (such as a user or a setting) the gateway has reported in the current

@@ -40,7 +40,7 @@ impl FormatTime for UtcTime {
     }
 }
 
-/// Writes a number over the zeros at the end of `text`.
+/// Writes the decimal digits of `number` over the zeros at the end of `text`.
 fn write_digits(text: &mut [u8], mut number: u32) {
     for place in text.iter_mut().rev() {
         if number == 0 {
@@ -61,7 +61,7 @@ impl<'a> MakeVisitor<Writer<'a>> for TextFields {
 
     fn make_visitor(&self, writer: Writer<'a>) -> TextVisitor<'a> {
         TextVisitor {
-            // Many events fit into this capacity.
+            // For many events, the text buffer never has to grow.
             text: String::with_capacity(512),
             has_begun: false,
             library: DefaultVisitor::new(writer, true),
@@ -72,7 +72,7 @@ impl<'a> MakeVisitor<Writer<'a>> for TextFields {
 /// Writes the fields of one event. The logging library writes the first field, messages and errors.
 #[derive(Debug)]
 pub(super) struct TextVisitor<'a> {
-    /// Text that `library` has not written yet.
+    /// The text that was not yet written to the writer of `library`.
     text: String,
     /// Whether a field was written. The library writes a space before each field but the first.
     has_begun: bool,
@@ -81,7 +81,7 @@ pub(super) struct TextVisitor<'a> {
 
 impl<'a> TextVisitor<'a> {
     /// Appends the separator, the name of the field and `=` to `text`. Returns `None` if the
-    /// library must write the field.
+    /// logging library must write the field.
     fn begin(&mut self, field: &Field) -> Option<&mut String> {
         let name = field.name();
         if !self.has_begun || name == "message" || name.starts_with("r#") {
@@ -93,10 +93,10 @@ impl<'a> TextVisitor<'a> {
         Some(&mut self.text)
     }
 
-    /// Returns the visitor of the library, after all earlier text was written.
+    /// Writes all earlier text, and then returns the visitor of the logging library.
     fn library(&mut self) -> &mut DefaultVisitor<'a> {
         self.has_begun = true;
-        // An error of the writer stays in the writer, and `finish` writes to the same writer.
+        // The library writes each event into a `String`, so `write_str` never fails.
         self.library
             .writer()
             .write_str(&self.text)
@@ -109,7 +109,8 @@ impl<'a> TextVisitor<'a> {
 /// Whether `{:?}` writes each byte of a text unchanged.
 fn is_plain(text: &str) -> bool {
     let is_special = |byte: u8| !matches!(byte, b' '..=b'~') || byte == b'"' || byte == b'\\';
-    // A loop without an early end is faster for short texts.
+    // For short texts, a loop over all bytes is faster than a loop that stops at the first special
+    // byte.
     !text
         .bytes()
         .fold(false, |special, byte| special | is_special(byte))

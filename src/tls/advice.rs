@@ -6,7 +6,7 @@ use rustls::CertificateError;
 #[derive(Debug, thiserror::Error)]
 #[error("{error}; {advice}")]
 pub(crate) struct AdvisedError {
-    /// The error of the handshake.
+    /// The error of the TLS handshake.
     pub(crate) error: rustls::Error,
     advice: &'static str,
 }

@@ -29,8 +29,9 @@ struct Shared {
 
 struct Loaded {
     config: Arc<ClientConfig>,
-    /// The SHA-256 digest of the file with the certificate authorities. If the authorities come
-    /// from the system, all bytes of the digest are zero.
+    /// The SHA-256 digest of the file with the certificate authorities. If the certificate
+    /// authorities come from the system, there is no such file, and all bytes of `contents` are
+    /// zero.
     contents: [u8; SHA256_OUTPUT_LEN],
 }
 

@@ -429,8 +429,8 @@ impl Pools {
         if let Some(existing) = pools.get(&key) {
             return existing.pool.clone();
         }
-        // A reload can have created `upstream`, so the function removes the pools of replaced
-        // upstreams.
+        // If a reload has created `upstream`, other upstreams may have been replaced. The next line
+        // removes the pools of replaced upstreams.
         pools.retain(|_, existing| existing.upstream.strong_count() > 0);
         let pool = upstream.pool(&self.clock);
         let entry = WorkerPool {

@@ -65,9 +65,9 @@ pub(crate) struct Settings {
     #[serde(default)]
     pub(crate) max_share: Share,
     /// The maximum number of open connections, over all workers, on which the app has switched to
-    /// another protocol, such as WebSocket. If all these connections are in use, further requests
-    /// to switch the protocol get the status 503. For an app with HTTP/2, the gateway refuses
-    /// requests to switch the protocol.
+    /// another protocol, such as WebSocket. When the number of switched connections has reached
+    /// `tunnels`, further requests to switch the protocol get the status 503. For an app with
+    /// HTTP/2, the gateway refuses requests to switch the protocol.
     #[serde(default)]
     pub(crate) tunnels: Option<NonZeroUsize>,
     /// The time limit for name look-up, connection and TLS handshake together.
@@ -78,17 +78,16 @@ pub(crate) struct Settings {
     )]
     pub(crate) connect_timeout: Duration,
     /// The longest time from the end of the request to the complete head of the response. Whenever
-    /// the app accepts a part of the request, the gateway counts this time from the beginning
-    /// again.
+    /// the app accepts a part of the request, this time limit begins again.
     #[serde(
         default = "default_response_timeout",
         rename = "response_timeout_secs",
         deserialize_with = "seconds"
     )]
     pub(crate) response_timeout: Duration,
-    /// The longest pause inside a response body. The value 0 means no limit. If the app sends
-    /// responses that can pause for any time, such as server-sent events, set `body_timeout_secs`
-    /// to 0.
+    /// The longest time for which the app may send no bytes of a response body. The value 0 means
+    /// no limit. If the app sends responses that can pause for any time, such as server-sent
+    /// events, set `body_timeout_secs` to 0.
     #[serde(
         default = "default_body_timeout",
         rename = "body_timeout_secs",
@@ -107,7 +106,8 @@ pub(crate) struct Settings {
     /// Whether the app gets the `Host` of the browser's request instead of the host in `url`.
     #[serde(default = "default_preserve_host")]
     pub(crate) preserve_host: bool,
-    /// The names of the assertion fields. By default, the names in the section `assertions` apply.
+    /// The names of the assertion fields. By default, the upstream uses the names in the section
+    /// `assertions` of the settings.
     #[serde(default)]
     pub(super) assertions: Option<AssertionNames>,
     /// The token that the app gets.
@@ -133,8 +133,9 @@ impl Settings {
         })
     }
 
-    /// Takes the settings of the fields that the app gets. The remaining settings describe only the
-    /// connections to the app. So a change of the fields does not close the connections.
+    /// Takes the settings of the fields that the app gets. The settings that stay in `self`
+    /// describe only the connections to the app. So a change of the fields does not close the
+    /// connections.
     pub(crate) fn take_fields(&mut self) -> (Option<AssertionNames>, CredentialSettings) {
         let credentials = CredentialSettings {
             bearer: self.bearer.take(),

@@ -12,7 +12,7 @@ pub(crate) struct Mismatch {
 /// The result of a step.
 pub(super) type StepResult = Result<(), Mismatch>;
 
-/// Returns a mismatch unless `holds` is true.
+/// Returns a mismatch if the argument `holds` is false.
 pub(super) fn expect(holds: bool, expected: &str, got: impl FnOnce() -> String) -> StepResult {
     if holds {
         return Ok(());

@@ -147,7 +147,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         Ok(())
     }
 
-    /// Posts user and password with the login form of `page`.
+    /// Fills the user name and the password into the login form of `page`, and posts the form.
     async fn submit_login(&mut self, page: &Page) -> Result<Page, Mismatch> {
         let action = attribute(&page.body, "<form ", "action").ok_or_else(missing_answer)?;
         let token = attribute(&page.body, "name=\"_token\"", "value").ok_or_else(missing_answer)?;

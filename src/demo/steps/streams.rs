@@ -16,8 +16,8 @@ use super::{PAGE, Steps, summary};
 use crate::demo::browser::BrowserRequest;
 use crate::demo::check::TokenCalls;
 
-/// The longest time in which a stream must send its next message or end. The app sends a message
-/// each second, and the gateway ends a stream within about a second.
+/// The time within which a stream must send its next message or end. The app sends a message each
+/// second, and the gateway ends a stream within about a second.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The maximum number of requests in one sign-in: the page, the login form, the posted form, the

@@ -7,7 +7,7 @@ use crate::demo::{App, AppSettings, Check, FailedStep, Step, StepReport, TokenCa
 
 const HOUR: Duration = Duration::from_hours(1);
 
-/// The breakages outside the gateway.
+/// The mistakes that a test makes in the settings of the app, of the provider, or of the check.
 #[derive(Clone, Copy, Debug, Default)]
 struct Environment {
     /// The app has the public key of another server.

@@ -134,7 +134,7 @@ async fn s_17_a_content_length_is_one_plain_number() {
     // White space around a value is not a part of the value (RFC 9110 section 5.5).
     assert_answers(&[("Content-Length: 5 \t\r\n\r\nhello", 200)]).await;
     // If a request has two equal `Content-Length` lines, the HTTP/1 parser keeps only one line. The
-    // HTTP/2 parser keeps both lines.
+    // HTTP/2 parser keeps both `Content-Length` lines.
     let twice = Request::post("/")
         .header(CONTENT_LENGTH, "5")
         .header(CONTENT_LENGTH, "5");

@@ -18,7 +18,7 @@ fn owned() -> OwnedFields {
     OwnedFields::new([&OURS])
 }
 
-/// Removes the fields that the gateway removes from a request without content.
+/// Removes hop-by-hop fields and owned fields, as the gateway does for a request without content.
 fn strip(fields: &mut HeaderMap) {
     inbound(fields, &owned(), false);
 }
@@ -92,7 +92,8 @@ fn h_09_h_24_all_spellings_are_removed_and_only_our_line_remains() {
     assert_eq!(fields.get_all(OURS).iter().count(), 1);
 }
 
-/// The permit of the request decides about `Authorization`, because it depends on the route.
+/// The permit of the request decides whether the gateway removes `Authorization`, because this
+/// decision depends on the route.
 #[test]
 fn authorization_is_not_a_field_of_every_route() {
     let mut fields = headers(&[("Authorization", "Basic eA==")]);

@@ -42,7 +42,7 @@ pub(in crate::gateway) enum AnswerOwner {
 }
 
 impl AnswerOwner {
-    /// The permission that the route and the session give.
+    /// Returns the permission for the stream of this answer.
     pub(in crate::gateway) fn stream(&self) -> &StreamPermit {
         match self {
             Self::Guarded(guard) => guard.stream(),
@@ -58,15 +58,15 @@ pub(in crate::gateway) struct LongAnswerSetup {
     /// Counts the bytes of the request body.
     pub(in crate::gateway) uploaded: BodyWatch,
     pub(in crate::gateway) format: AnswerFormat,
-    /// The sizes of the buffer that is used if the client is slow. If the memory is zero, there is
-    /// no buffer.
+    /// The sizes of the buffer that is used if the client is slow. If the size of the memory is
+    /// zero, there is no buffer.
     pub(in crate::gateway) buffer: BufferSizes,
     /// The time at which the head of the answer arrived.
     pub(in crate::gateway) started: Instant,
 }
 
-/// The format of an answer. If the gateway has to end an answer early, the format of the answer
-/// determines how the gateway ends the answer.
+/// The format of an answer, such as gRPC. The format of an answer determines how the gateway ends
+/// the answer early.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(in crate::gateway) enum AnswerFormat {
     /// gRPC over HTTP/2. A cut answer ends with trailers that contain a gRPC status.
@@ -83,8 +83,8 @@ pub(in crate::gateway) enum AnswerFormat {
 pub(in crate::gateway) struct LongAnswer {
     streams: Rc<Streams>,
     source: RefCell<AnswerSource>,
-    /// The sizes of the buffer that is used if the client is slow. If the memory is zero, there is
-    /// no buffer.
+    /// The sizes of the buffer that is used if the client is slow. If the size of the memory is
+    /// zero, there is no buffer.
     buffer: BufferSizes,
     /// `None` if a task already watches the answer, or if the answer is no longer sent.
     owner: RefCell<Option<AnswerOwner>>,
@@ -99,8 +99,8 @@ pub(in crate::gateway) struct LongAnswer {
     /// The reason why the gateway has ended the answer early. `None` if the gateway has not ended
     /// the answer early.
     cut: Cell<Option<&'static str>>,
-    /// The access-log event of the request, until the gateway writes the event. The value is `None`
-    /// if the access log is off.
+    /// The access-log event of the request. `None` if the access log is off, or if the gateway has
+    /// already written the event.
     log: RefCell<Option<Box<RequestLog>>>,
     /// Wakes waiting tasks when `stage` becomes [`Stage::Ended`].
     ended: Notify,
@@ -112,7 +112,7 @@ pub(in crate::gateway) struct LongAnswer {
 enum Stage {
     /// The gateway has cut the answer, and the body reports an error.
     Cut,
-    /// The answer has ended. The value is the end code for the log.
+    /// The answer has ended. `Ended` contains the end code for the log.
     Ended(&'static str),
     Sending,
     /// The gateway has cut the answer, and the body yields the trailers of gRPC.
@@ -228,8 +228,8 @@ impl LongAnswer {
                 if let Some(waker) = self.waker.take() {
                     waker.wake();
                 }
-                // The trailers need a time limit, because the connection of a client that does not
-                // read never polls the body.
+                // Sending the trailers needs a time limit: if the client does not read, the
+                // connection never polls the body of the answer.
                 if timeout(TRAILERS_TIMEOUT, self.ended()).await.is_ok() {
                     return;
                 }
@@ -320,7 +320,8 @@ impl LongAnswer {
         polled
     }
 
-    /// Logs that the file with the answer cannot be read. Returns the end code of the answer.
+    /// Logs that the file with the answer cannot be read. Returns the end code for the log, which
+    /// states why the answer ended.
     fn file_lost(&self, error: &io::Error) -> &'static str {
         let log = self.log.borrow();
         let id = log
@@ -363,8 +364,8 @@ impl LongAnswer {
                 end
             }
         };
-        // `owner` is empty if a task watches the answer. In this case, the task counts the end of
-        // the answer.
+        // The field `owner` is `None` if a task watches the answer. In this case, the task counts
+        // the end of the answer.
         if let Some(AnswerOwner::Unguarded(stream, _target)) = self.owner.take() {
             self.count_broken(stream.route_name(), end);
         }
@@ -435,8 +436,8 @@ async fn evicted(watch: Option<EvictionWatch>) -> Cut {
     Cut { cause, reason }
 }
 
-/// Returns the end code for an answer whose body has failed, or `None` if the app did not cause the
-/// failure.
+/// Returns the end code for an answer whose body has failed with `error`. Returns `None` if the
+/// client has not sent its whole request body.
 pub(in crate::gateway) fn broken_end(error: &origin::Error) -> Option<&'static str> {
     match error {
         // The client has not sent its whole request body.

@@ -30,7 +30,7 @@ pub struct Cut {
     pub(in crate::gateway) reason: &'static str,
 }
 
-/// The kind of the reason why a stream has to end.
+/// The category of a reason to end a stream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(in crate::gateway) enum CutCause {
     /// A time limit has passed, or the gateway cannot read the session at the moment. If the client
@@ -85,12 +85,13 @@ struct Grace {
 
 /// The data that the guard recorded when it last checked the activity of the stream.
 struct Activity {
-    /// The number of bytes that the stream had transferred in both directions.
+    /// The number of bytes in both directions that the stream had transferred at the time of the
+    /// last check.
     bytes: u64,
     /// The time at which the guard last found that the stream had transferred new bytes.
     moved: Instant,
-    /// The number of bytes that the client had sent at the time `used`, when the stream last
-    /// reported a use of the session.
+    /// The number of bytes that the client had sent when the stream last reported a use of the
+    /// session.
     used_at: u64,
     /// The time at which the stream last reported a use of the session.
     used: Timestamp,
@@ -164,8 +165,8 @@ impl StreamGuard {
         }
     }
 
-    /// Begins to follow the session of the stream. After the first successful call, further calls
-    /// do nothing.
+    /// Begins to follow the session of the stream. After `follow` has succeeded, further calls of
+    /// `follow` do nothing.
     async fn follow(&mut self) -> Result<(), Cut> {
         let Following::NotYet = self.following else {
             return Ok(());
@@ -203,8 +204,8 @@ impl StreamGuard {
     fn check_interval(&self) -> Duration {
         let settings = self.stream.settings();
         let limits = [settings.idle, settings.total].into_iter().flatten();
-        // The guard checks the deadlines at least four times within the shortest limit. A stream
-        // ends late by at most a quarter of the shortest limit.
+        // The interval between two checks is at most a quarter of the shortest time limit. A stream
+        // can run longer than its limit, but only by at most a quarter of the shortest limit.
         let quarters = limits.filter_map(|limit| limit.checked_div(4));
         let interval = quarters.fold(MAX_CHECK_INTERVAL, Duration::min);
         let grace = self.grace.map(|grace| grace.until.since(self.clock.now()));

@@ -8,14 +8,14 @@ pub(in crate::gateway) struct StreamBytes {
 }
 
 impl StreamBytes {
-    /// Returns the number of bytes that were transferred in both directions together.
+    /// Returns the total number of bytes that were transferred in the two directions.
     pub(super) fn sum(self) -> u64 {
         self.from_client.saturating_add(self.from_app)
     }
 }
 
-/// A running stream whose numbers of transferred bytes a `StreamGuard` reads.
+/// A running stream. A `StreamGuard` asks the stream how many bytes the stream has transferred.
 pub(in crate::gateway) trait ObservedStream {
-    /// The numbers of bytes that the stream has transferred.
+    /// Returns the number of bytes that the stream has transferred in each direction.
     fn bytes(&self) -> StreamBytes;
 }

@@ -37,7 +37,7 @@ pub(super) struct ReadAhead {
     trailers: Option<HeaderMap>,
     /// The part of the answer that is not in the buffer. `None` after the app's answer has ended.
     rest: Option<UpstreamBody>,
-    /// The failure that follows the bytes in the buffer.
+    /// The failure of the app's answer. The client gets the failure after the bytes in the buffer.
     failure: Option<origin::Error>,
     /// The waker of the task that fills the buffer.
     filler: Option<Waker>,
@@ -91,7 +91,7 @@ impl ReadAhead {
         while let Some(rest) = &mut self.rest {
             match ready!(self.buffer.poll_growth(cx)) {
                 Growth::Allowed => {}
-                // When the client has taken a frame, the task is woken.
+                // The task is woken when the client's connection has taken a frame of the answer.
                 Growth::AtLimit | Growth::NoShare => return Poll::Pending,
             }
             match ready!(rest.poll_frame(cx)) {

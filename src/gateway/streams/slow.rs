@@ -18,9 +18,9 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// The requests and answers of a worker that have begun and are not complete.
 ///
-/// Nearly all requests and answers are complete before the next tick, so the list must add and
-/// remove an entry with only a few instructions. The task that calls [`SlowList::tick`] runs only
-/// while the list has recent entries.
+/// Nearly all requests and answers are complete before the next call of [`SlowList::tick`], so
+/// adding and removing an entry must take only a few instructions. The task that calls
+/// [`SlowList::tick`] runs only while the list has recent entries.
 #[derive(Default)]
 pub(super) struct SlowList {
     entries: RefCell<Entries>,
@@ -46,7 +46,8 @@ enum Entry {
     Slow,
 }
 
-/// The request or the answer that the list informs when its entry becomes slow.
+/// The request or the answer of an entry. The list informs the request or the answer when the entry
+/// becomes slow.
 pub(super) enum Waiter {
     /// The waker of the task that handles a request.
     Request(Waker),
@@ -254,8 +255,8 @@ mod tests {
                 let mut timer = SlowTimer::new(&list);
                 let slow = poll_fn(|cx| timer.poll(cx));
                 assert!(timeout(TICK * 3, slow).await.is_ok());
-                // When the list has no recent entry, the task that makes the ticks ends. The next
-                // entry of the list starts a new task.
+                // The task that calls `tick` ends when the list has no recent entry. When the next
+                // entry is added to the list, a new task for the ticks starts.
                 assert!(!list.ticking.get());
             }
             let mut timer = SlowTimer::new(&list);

@@ -54,7 +54,8 @@ impl Incoming {
         }
     }
 
-    /// Returns the value that logs when trailers to or from this origin are dropped.
+    /// Returns the `DroppedTrailers` of the origin, which logs a warning when the gateway drops
+    /// trailers.
     pub(in crate::origin) fn dropped_trailers(&self) -> &DroppedTrailers {
         self.slot.connections.connector.dropped_trailers()
     }
@@ -86,9 +87,9 @@ impl Body for Incoming {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = self.get_mut();
         // An origin that does not want the rest of a request may reset the stream after its
-        // complete response (RFC 9113 section 8.1). The library h2 reports such a reset only to the
-        // task that sends the request body. An error from `poll_data` always means that the
-        // response is incomplete (no `END_STREAM` flag).
+        // complete response (RFC 9113 section 8.1). The library h2 reports a reset after a complete
+        // response only to the task that sends the request body. An error from `poll_data` always
+        // means that the response is incomplete (no `END_STREAM` flag).
         if this.phase == Phase::Data {
             match ready!(this.stream.poll_data(cx)) {
                 Some(Ok(data)) => {

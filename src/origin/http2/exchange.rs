@@ -32,7 +32,7 @@ use crate::upload::Upload;
 /// The result from h2.
 type Answer = Result<Response<RecvStream>, h2::Error>;
 
-/// The result of the wait for a response head.
+/// The result of waiting for a response head.
 enum Arrived {
     Answer(Answer),
     /// The gateway took the HTTP/2 stream away from this request, because another request waited

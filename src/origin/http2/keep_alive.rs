@@ -15,9 +15,9 @@ pub(crate) struct KeepAlive {
     /// If a request is open and the origin has sent nothing for the time `silence`, the gateway
     /// sends a ping.
     pub(crate) silence: Duration,
-    /// The shortest time between two pings while only answers to pings arrive. A gRPC server allows
-    /// one ping in five minutes. If pings arrive more often, the server closes the connection
-    /// (`too_many_pings`).
+    /// The shortest time between two pings while only answers to pings arrive. By default, a gRPC
+    /// server allows only one ping in five minutes. If pings arrive more often, the server closes
+    /// the connection (`too_many_pings`).
     pub(crate) interval: Duration,
     /// The longest time for the answer to a ping.
     pub(crate) answer: Duration,
@@ -58,7 +58,7 @@ impl Schedule {
         loop {
             self.clock.sleep(self.keep_alive.silence).await;
             // If `unneeded` is true, the pool had already dropped the connection before this sleep.
-            // During the sleep, the connection had time to send GOAWAY.
+            // During this sleep, the task of the connection had time to send GOAWAY.
             if unneeded {
                 return;
             }

@@ -227,8 +227,8 @@ impl Connections {
         self.slots.set(connection.slots().max(1));
         self.open.borrow_mut().push(connection);
         self.serve();
-        // Dropping the senders wakes the requests that still wait for a slot. These requests try
-        // again, and may have to open a further connection.
+        // Dropping the senders wakes the requests that still wait for a slot. Each woken request
+        // tries again to get a slot. If no slot is free, the request can open a further connection.
         drop(self.waiters.borrow_mut().take());
     }
 
@@ -308,7 +308,7 @@ impl Connections {
         }
     }
 
-    /// Whether a request of this client has to let waiting requests of other clients go first.
+    /// Whether waiting requests of other clients have priority over a request of this client.
     fn holds_back(&self, owner: Owner, now: Instant) -> bool {
         let waiters = self.waiters.borrow();
         !waiters.is_empty() && waiters.holds_back(owner, now)

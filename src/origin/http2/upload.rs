@@ -10,9 +10,9 @@ use http_body::{Body as _, Frame};
 
 use crate::origin::outgoing::{Interrupted, Outgoing};
 
-/// Sends `body` on `stream`, as fast as the origin accepts the bytes. Ends when the body was sent,
-/// or when the origin does not want the rest of the body. If the body breaks off, the stream is
-/// reset, so that the origin cannot mistake the body for a complete body.
+/// Sends `body` on `stream`, as fast as the origin accepts the bytes. This function returns when
+/// the body was sent, or when the origin does not want the rest of the body. If the body breaks
+/// off, the stream is reset, so that the origin cannot mistake the body for a complete body.
 ///
 /// # Cancel safety
 ///

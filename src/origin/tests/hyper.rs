@@ -61,8 +61,8 @@ async fn an_origin_that_stops_reading_an_upload_misses_its_deadline() {
         let pool = server.pool_with(Times { head, ..times() });
         let (client, body) = TestBody::new();
         // All pieces together are much larger than the buffers of the sockets and of hyper. After
-        // these pieces, the client sends no more data. The buffers of hyper are full, so hyper does
-        // not poll the body and cannot notice that no more data follows.
+        // the last piece, the client sends no more data. The buffers of hyper are full, so hyper
+        // does not poll the body and cannot notice that no more data follows.
         let piece = Bytes::from(vec![b'a'; 64 * 1024]);
         for _ in 0..1024 {
             client.send(Ok(piece.clone())).unwrap();

@@ -12,9 +12,9 @@ use super::*;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// An app with one process. The process serves a connection until the connection ends, and then
-/// serves the next connection. The app stops when the test's runtime ends. `connections` counts the
-/// accepted connections.
+/// An app that has only one process and serves only one connection at a time. The process serves a
+/// connection until the connection ends, and then serves the next connection. The app stops when
+/// the test's runtime ends. `connections` counts the accepted connections.
 async fn one_process(server: Server, connections: Arc<AtomicUsize>) {
     loop {
         let mut peer = server.accept().await;
@@ -294,7 +294,7 @@ async fn every_end_of_a_connection_frees_its_permit() {
     .await;
 }
 
-/// The client with this number.
+/// Returns the client with the address `192.0.2.number`.
 fn client(number: u8) -> Requester {
     let address = std::net::Ipv4Addr::new(192, 0, 2, number);
     Requester {

@@ -34,7 +34,7 @@ use super::{
 use crate::clock::Clock;
 use crate::upload::Upload;
 
-/// The time limit of a test. A test that takes longer fails.
+/// The time limit of a test. If a test takes longer than this limit, the test fails.
 const WATCHDOG: Duration = Duration::from_secs(30);
 
 /// The rules for slow clients in most tests: with these values, no exchange is evicted.
@@ -141,7 +141,7 @@ impl Server {
 struct Peer(TcpStream);
 
 impl Peer {
-    /// Reads until the text `end` has arrived. Returns all bytes, including `end`.
+    /// Reads until the text `end` has arrived. Returns all received text, including `end`.
     async fn until(&mut self, end: &str) -> String {
         String::from_utf8(self.bytes_until(end).await).unwrap()
     }

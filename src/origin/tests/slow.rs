@@ -33,7 +33,7 @@ fn limit_with(connections: usize, slow_client: Duration) -> Arc<Limit> {
 }
 
 const SHORT: Duration = Duration::from_millis(50);
-/// A time that is long enough for several reviews.
+/// In the time `LONGER`, a pool reviews its exchanges several times.
 const LONGER: Duration = Duration::from_millis(300);
 
 async fn fetch_for(pool: &Pool, requester: Requester) -> Result<String, Error> {
@@ -194,7 +194,8 @@ async fn a_client_with_its_whole_share_leaves_free_connections_to_other_clients(
             () = answering => {}
             own = &mut own => panic!("the request was not held back: {own:?}"),
         }
-        // The connection is free, but the first client does not get the connection.
+        // The connection is idle, but the waiting request of the first client does not get this
+        // connection.
         let held_back = timeout(LONGER, &mut own).await;
         assert!(held_back.is_err(), "{held_back:?}");
         assert_eq!(pool.idle(), 1);

@@ -102,7 +102,8 @@ impl ClaimMapping {
                 Value::Null | Value::Number(_) | Value::Array(_) | Value::Object(_) => None,
             };
             if claim.is_none() && value.as_str() != Some("") {
-                // The operator finds this text in the settings of an app.
+                // The hint names the claim in the same form as the settings of an app, so that the
+                // operator can find the claim in the settings.
                 self.log_form_hint(&format!("claim = \"{path}\""), now);
             }
             Some((path.into(), claim?))
@@ -297,8 +298,8 @@ fn subject(value: &Value) -> Option<Claim> {
 }
 
 /// Finds the values to which a path with `[]` leads. For example, `groups[].name` leads to `name`
-/// in each entry of the list `groups`. Returns `None` if the path has no `[]`. The result is also
-/// `None` if the list before the first `[]` is missing.
+/// in each entry of the list `groups`. Returns `None` if the path has no `[]`. The function also
+/// returns `None` if `members` has no list at the part of the path before the first `[]`.
 fn find_all<'a>(members: &'a Object, path: &str) -> Option<Vec<&'a Value>> {
     let (list, rest) = path.split_once("[]")?;
     let entries = find(members, list)?.as_array()?;
@@ -326,7 +327,7 @@ struct FoundGroups {
 
 /// Reads the groups from an array of strings, from one string, or from the member names of an
 /// object (Zitadel's roles). In an object, only a member whose value is also an object is a group.
-/// For example, a member with the value `false` may name a group to which the user does not belong.
+/// For example, a member with the value `false` can name a group to which the user does not belong.
 fn groups(value: &Value) -> FoundGroups {
     match value {
         Value::Array(groups) => claims(groups.iter().map(Value::as_str)),
@@ -353,8 +354,8 @@ fn claims<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> FoundGroups {
     found
 }
 
-/// Returns true if `value` has the form of a time. A time is a text that begins with a year, or a
-/// number of seconds since the Unix epoch.
+/// Returns true if `value` can be a time. A time is a text that begins with a year, or a number of
+/// seconds since the Unix epoch.
 fn is_time(value: &Value) -> bool {
     match value {
         Value::String(text) => {

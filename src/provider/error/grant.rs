@@ -15,7 +15,7 @@ pub enum GrantError {
     /// wrong.
     #[error("the access token is not valid")]
     AccessToken(#[source] TokenError),
-    /// A list of groups could not be read. The error contains the URL of the list.
+    /// A list of groups could not be read. The error contains the URL of the list of groups.
     #[error("the groups could not be read from {0}")]
     Groups(Box<str>, #[source] UserinfoError),
     /// The ID token is not valid. `client_id`, `issuer` or a clock is wrong, or the ID token

@@ -26,7 +26,7 @@ pub use token_call::TokenCallError;
 pub struct NotReady;
 
 impl NotReady {
-    /// Returns the reason of this error: a stable code for logs, metrics and pages.
+    /// Returns a stable code for this error, for logs, metrics and pages.
     pub fn reason(self) -> &'static str {
         "metadata_missing"
     }
@@ -47,7 +47,7 @@ pub enum ResponseError {
 }
 
 impl ResponseError {
-    /// Returns the reason of this error: a stable code for logs, metrics and pages.
+    /// Returns a stable code for this error, for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Issuer => "response_issuer",
@@ -74,7 +74,7 @@ impl From<NotReady> for ExchangeError {
 }
 
 impl ExchangeError {
-    /// Returns the reason of this error: a stable code for logs, metrics and pages.
+    /// Returns a stable code for this error, for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Call(error) => error.reason(),
@@ -101,7 +101,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Returns the reason of this error: a stable code for logs, metrics and pages.
+    /// Returns a stable code for this error, for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Exchange(error) => error.reason(),

@@ -101,8 +101,8 @@ pub struct Unreachable {
 }
 
 impl Unreachable {
-    /// Creates an error for a provider that has not responded within `waited`. The field
-    /// `retry_after` of the error contains `waited`.
+    /// Creates an error for a provider that has not responded within `waited`. The argument
+    /// `waited` also becomes the field `retry_after` of the error.
     pub fn silent(waited: Duration) -> Self {
         Self {
             retry_after: waited,

@@ -84,8 +84,8 @@ pub enum SetupError {
         key: &'static str,
         /// The name of the variable.
         name: Box<str>,
-        /// The problem with the variable. The text of the problem never contains the value of the
-        /// variable.
+        /// The problem with the environment variable. The text of the problem never contains the
+        /// value of the variable.
         problem: &'static str,
     },
 }

@@ -149,7 +149,8 @@ impl GrantVerifier {
         matches!(self.keys, Keys::Published(_))
     }
 
-    /// Copies the fetched keys of the verifier `before`, if `self` and `before` use published keys.
+    /// If `self` and the verifier `before` use published keys, `self` gets the keys that `before`
+    /// has fetched.
     pub(super) fn take_over_keys(&mut self, before: &Self) {
         if let (Keys::Published(keys), Keys::Published(fetched)) = (&mut self.keys, &before.keys) {
             *keys = Arc::clone(fetched);
@@ -194,7 +195,8 @@ impl GrantVerifier {
         }
     }
 
-    /// Reads the key files again. Reading the small files blocks the calling thread.
+    /// Reads the key files again. The function blocks the calling thread while it reads the files,
+    /// which are small.
     pub(super) fn read_files(settings: &Settings) -> Result<KeyFiles, SetupError> {
         Ok(KeyFiles {
             access_token: AccessTokenVerifier::new(settings)?,
@@ -235,7 +237,8 @@ impl GrantVerifier {
                 };
                 let claims = self.id_claims(&verification, response, redemption).await?;
                 id_token = self.kept_id_token(response);
-                // Only the check of a later refresh needs the nonce and `auth_time`.
+                // The gateway needs the nonce and `auth_time` only to check the ID token of a later
+                // refresh.
                 authentication = refresh_token.map(|_| Authentication {
                     nonce: redemption.nonce.into(),
                     auth_time: rules.auth_time(&claims),
@@ -323,7 +326,8 @@ impl GrantVerifier {
         let expires_in = answer.expires_in.or(default);
         let in_response = expires_in.map(|lifetime| requested_at.plus(lifetime));
         let in_token = claims.map(|claims| claims.expires_at);
-        // The provider may refuse the access token after the earlier of the two expiry times.
+        // The response and the token can state different expiry times. The provider may refuse the
+        // access token after the earlier expiry time.
         let expires_at = in_response.into_iter().chain(in_token).min();
         let timing = if self.settings.refresh.revokes_access_token {
             RefreshTiming::Late
@@ -421,7 +425,8 @@ impl GrantVerifier {
         let failed = |error| GrantError::userinfo(endpoint.uri(), error);
         let members: Object = match self.userinfo(endpoint, tokens).await? {
             Userinfo::Json(members) => members,
-            // If there are no ID tokens, the settings do not state who may sign the userinfo.
+            // If the settings do not use ID tokens, the settings do not state which keys can verify
+            // signed userinfo.
             Userinfo::Signed(_) => return Err(failed(UserinfoError::Signed)),
         };
         let identity = self

@@ -37,7 +37,8 @@ pub enum TokenError {
     /// The token has expired.
     #[error("the token has expired (`exp`)")]
     Expired,
-    /// The hash of the access token or the code is wrong, so the token belongs to another response.
+    /// The hash of the access token or of the code in the ID token is wrong, so the ID token
+    /// belongs to another response.
     #[error("the token belongs to another token response (`{0}`)")]
     Hash(&'static str),
     /// The header has an unsupported member that changes the meaning of the token.

@@ -213,7 +213,7 @@ impl Key {
     /// Returns true if this key made `signature` (in base64url) over `message`.
     pub(super) fn verifies(&self, signature: &str, message: &str, algorithm: Algorithm) -> bool {
         let (message, algorithm) = (message.as_bytes(), algorithm.library());
-        // An error of the library means that this key cannot have made the signature.
+        // If the JWT library returns an error, this key cannot have made the signature.
         crypto::verify(signature, message, &self.decoding, algorithm).unwrap_or(false)
     }
 }

@@ -31,8 +31,8 @@ pub(super) const ACCESS_TOKEN_TYPES: &[&str] = &["jwt", "at+jwt"];
 /// logout tokens and security event tokens are not accepted.
 pub(super) const ID_TOKEN_TYPES: &[&str] = &["jwt"];
 
-/// Unsupported header members that change the meaning of a token. A token with an unsupported
-/// member is refused (RFC 7515 section 4.1.11, RFC 7797, RFC 7516).
+/// Unsupported header members that change the meaning of a token. The gateway refuses a token whose
+/// header contains an unsupported member (RFC 7515 section 4.1.11, RFC 7797, RFC 7516).
 const UNSUPPORTED_MEMBERS: [&str; 5] = ["crit", "b64", "zip", "enc", "cty"];
 
 /// Known algorithms that the gateway never accepts. An error text shows the name of an algorithm

@@ -13,7 +13,7 @@ use crate::provider::settings::Algorithm;
 use crate::secret::{NoRandomness, Secret};
 
 /// The algorithms of an RSA key. If the settings name no algorithm, the gateway uses the first
-/// algorithm.
+/// algorithm of this list.
 const RSA: [Algorithm; 6] = [
     Algorithm::RS256,
     Algorithm::RS384,
@@ -45,7 +45,8 @@ pub enum SigningKeyProblem {
     #[error("it does not fit `client_assertion.algorithm`")]
     WrongAlgorithm,
     /// The key is too weak, not supported or not valid. For example, an RSA key has fewer than 2048
-    /// or more than 8192 bits, or the curve is not P-256, P-384 or Ed25519.
+    /// or more than 8192 bits, or the curve of an elliptic-curve key is not P-256, P-384 or
+    /// Ed25519.
     #[error("it is too short, on an unknown curve, or not a valid key")]
     Weak,
 }
@@ -147,8 +148,8 @@ fn private_key(pem: &str) -> Result<EncodingKey, SigningKeyProblem> {
         .map_err(|_not_ed| SigningKeyProblem::NotPrivatePem)
 }
 
-/// Returns the algorithms with which the key can sign. If the settings name no algorithm, the
-/// gateway uses the first algorithm. Returns `None` if the key is not valid.
+/// Returns the algorithms with which the key can sign, or `None` if the key is not valid. If the
+/// settings name no algorithm, the gateway uses the first returned algorithm.
 fn supported_algorithms(key: &EncodingKey) -> Option<&'static [Algorithm]> {
     let bytes = key.as_bytes();
     match key.family() {

@@ -97,8 +97,9 @@ pub struct ClaimNames {
     /// The display name. Default: `name`.
     pub name: String,
     /// The claim that contains the groups, which are an array of strings, one string, or an object.
-    /// In an object, each member whose value is also an object names a group. A path with `[]`
-    /// names a member in each object of an array (`groups[].name`). Default: `groups`.
+    /// If the claim is an object, the name of each member whose value is an object is the name of a
+    /// group. A path with `[]` names a member in each object of an array (`groups[].name`).
+    /// Default: `groups`.
     pub groups: String,
 }
 

@@ -78,9 +78,9 @@ pub struct Settings {
     /// metadata decides whether the issuer is required.
     #[serde(default)]
     pub require_response_iss: bool,
-    /// True if the gateway may call the provider on another machine without TLS. Without TLS, an
-    /// attacker on the network can read secrets, tokens and personal data, and can change keys.
-    /// Default: no.
+    /// True if the gateway may use plain HTTP (without TLS) to call a provider on another machine.
+    /// Without TLS, an attacker on the network can read secrets, tokens and personal data, and can
+    /// change keys. Default: no.
     #[serde(default)]
     pub plain_http: bool,
     /// True if anybody can create an account at the provider. Some profiles set
@@ -182,8 +182,8 @@ impl Settings {
                 settings.url.clone(),
                 settings.metadata_url.clone(),
                 settings.jwks_uri.clone(),
-                // If the settings contain an endpoint, the gateway does not read the endpoint from
-                // the metadata.
+                // If the settings contain the URL of an endpoint, the gateway does not read this
+                // URL from the metadata.
                 settings.authorization_endpoint.clone(),
                 settings.token_endpoint.clone(),
                 settings.userinfo_endpoint.clone(),

@@ -12,10 +12,11 @@ use super::Algorithm;
 #[serde(rename_all = "snake_case")]
 pub enum ClientAuthentication {
     /// The gateway chooses the first method that the metadata lists and that the configured
-    /// credentials allow. For a private key, the method is `private_key_jwt`. For a secret, the
-    /// order is `client_secret_basic`, `client_secret_post`, `client_secret_jwt`. If the metadata
-    /// has no list, the method is `private_key_jwt` for a private key and `client_secret_basic` for
-    /// a secret. The gateway does not try several methods at the provider.
+    /// credentials allow. For a private key, the method is `private_key_jwt`. For a client secret,
+    /// the gateway prefers `client_secret_basic`, then `client_secret_post`, then
+    /// `client_secret_jwt`. If the metadata has no list, the method is `private_key_jwt` for a
+    /// private key and `client_secret_basic` for a secret. The gateway does not try several methods
+    /// at the provider.
     #[default]
     Auto,
     /// The gateway sends the client identifier and the client secret with the authentication scheme
@@ -94,7 +95,7 @@ pub struct AuthorizationParameters {
 pub struct PassedParameters(Vec<String>);
 
 impl PassedParameters {
-    /// The maximum number of names.
+    /// The maximum number of parameter names.
     pub const MAX: usize = 16;
 
     /// The maximum length of the value of a parameter, in characters.

@@ -3,9 +3,9 @@
 use http::HeaderName;
 use serde::Deserialize;
 
-/// A pattern for responses by which an app refuses an access token. The status 401 needs no
-/// pattern. A response matches the pattern only if the response has all configured values. A
-/// pattern has a `location`, a `field`, or both.
+/// A pattern for responses by which an app refuses an access token. No pattern is needed for a
+/// response with the status 401. A response matches the pattern only if the response has all
+/// configured values. A pattern has a `location`, a `field`, or both.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct SignedOutPattern {

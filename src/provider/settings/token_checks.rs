@@ -11,8 +11,8 @@ use serde::de::{Deserializer, Error as _, Visitor};
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct IdTokenSettings {
-    /// The accepted algorithms. The token cannot choose another algorithm. Default: all supported
-    /// algorithms.
+    /// The accepted algorithms. The gateway refuses a token whose `alg` is not in `algorithms`.
+    /// Default: all supported algorithms.
     pub algorithms: Vec<Algorithm>,
     /// A file with a JSON Web Key Set (RFC 7517). The key set in the file replaces the published
     /// key set.
@@ -59,7 +59,8 @@ fn leeway<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
 pub struct AccessTokenSettings {
     /// PEM files with one public key each. The token may be signed with any of the keys.
     pub public_key_files: Vec<PathBuf>,
-    /// The accepted algorithms. The token cannot choose another algorithm. Default: RS256.
+    /// The accepted algorithms. The gateway refuses a token whose `alg` is not in `algorithms`.
+    /// Default: RS256.
     pub algorithms: Vec<Algorithm>,
     /// The required audience. Default: the client identifier.
     pub audience: Option<String>,

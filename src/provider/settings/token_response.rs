@@ -26,7 +26,7 @@ impl Default for Refresh {
     }
 }
 
-/// A grant type of the token endpoint.
+/// A grant type that the gateway uses at the token endpoint.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum GrantType {

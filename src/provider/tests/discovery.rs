@@ -284,7 +284,7 @@ async fn the_maintenance_ends_when_the_provider_is_dropped() {
 const ENDPOINTS: &str =
     "authorization_endpoint = \"/authorize\"\ntoken_endpoint = \"http://127.0.0.1:1/token\"";
 
-/// Returns the endpoint of the keys at `server`.
+/// Returns the endpoint at which `server` publishes its keys.
 fn jwks_endpoint(server: &Server) -> Endpoint {
     let url = endpoint("jwks_uri", Some(&server.url), "/jwks").unwrap();
     plain_endpoint("jwks_uri", &url)
@@ -297,8 +297,9 @@ async fn d_24_tokens_with_unknown_keys_cause_one_fetch_a_minute() {
     let published = KeyCache::default();
     let first = published.first(&endpoint, &clock).await.unwrap();
     server.next();
-    // The first fetch of the keys was not caused by a token. Only fetches that a token causes are
-    // limited. So a token with an unknown key may cause a fetch immediately after the first fetch.
+    // No token has caused the first fetch of the keys. The limit applies only to a fetch of the
+    // keys that a token causes. The first token with an unknown key may therefore cause a second
+    // fetch immediately.
     let second = published.newer(&first, &endpoint, &clock).await;
     let second = second.unwrap();
     server.next();

@@ -24,8 +24,8 @@ impl<'a> Row<'a> {
         };
         let none = |text: &'a str| if text == "-" { "" } else { text };
         let fields = none(fields).split("; ");
-        // The fields of a row are separated by "; ". The separator also splits a media type from
-        // its parameters, and the parser drops the parameters.
+        // The fields of a row are separated by "; ". The split at this separator also separates a
+        // media type from its parameters, and the parser ignores the parameters.
         let fields = fields.filter_map(|field| field.split_once(": "));
         Self {
             line,
@@ -85,8 +85,8 @@ fn g_07_g_08_f_29_error_responses_of_real_servers_are_classified() {
 #[test]
 fn a_failing_provider_ends_no_session_whatever_its_body_says() {
     for row in rows().filter(|row| row.expected.0 == "fatal") {
-        // Each of the following status codes means a temporary failure. The test combines each of
-        // these status codes with the body of the row.
+        // Each of the following status codes means a temporary failure. For each of these status
+        // codes, the test replaces the status code in the row and keeps the body.
         for status in [408, 425, 429, 500, 502, 503, 504, 599] {
             let error = Row {
                 status,

@@ -34,8 +34,8 @@ fn answered(status: u16, media_type: &str, body: &str) -> Result<Metadata, Metad
     accepted(&response.unwrap(), ISSUER, json!({}))
 }
 
-/// Reads metadata for a provider whose issuer is `of`. The argument `configured` contains the other
-/// settings of the provider.
+/// Reads the metadata in `response` for a provider. The argument `of` is the issuer of the
+/// provider. The argument `configured` contains the other settings of the provider.
 fn accepted(
     response: &Response<Bytes>,
     of: &str,

@@ -52,7 +52,7 @@ use crate::identity::Identity;
 use crate::origin::Proxies;
 use crate::token::{Lifetime, TokenSet};
 
-/// A time that is a few seconds after the issue of the example token.
+/// A time that is a few seconds after the example token was issued.
 const NOW: Timestamp = Timestamp::from_millis(1_689_713_300_000);
 
 /// The keys of the provider and of another provider.

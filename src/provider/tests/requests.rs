@@ -334,7 +334,7 @@ fn a_11_the_challenge_is_sent_whatever_the_metadata_says() {
 }
 
 /// Returns the values of the parameter `name` in an authorization request. The link to the sign-in
-/// endpoint contains `name` with `value`.
+/// endpoint contains the parameter `name` with the value `value`.
 fn passed(further: &str, name: &str, value: &str) -> Vec<String> {
     let request = AuthorizationRequest {
         passed: &[(name.to_owned(), value.to_owned())],

@@ -93,7 +93,8 @@ fn t_10_a_provider_on_another_machine_needs_tls() {
             "identity.groups_endpoints",
         ),
         (&format!("{metadata}metadata_url = {clear}"), "metadata_url"),
-        // Even `plain_http` does not allow keys without TLS for an https issuer.
+        // If the issuer is an https URL, the gateway must not fetch keys without TLS, even with
+        // `plain_http = true`.
         (
             &format!("plain_http = true\n{metadata}metadata_url = {clear}"),
             "metadata_url",
@@ -487,7 +488,8 @@ fn d_26_a_reload_does_not_raise_the_call_rate() {
     };
     assert_eq!(reason(&after), Err("token_calls_limited"));
     assert!(after.breaker.check(NOW).is_err());
-    // A provider with another client identifier or name does not share the limiter or the breaker.
+    // If the client identifier or the name changes, the new provider does not share the limiter or
+    // the breaker of the old provider.
     for other in [
         renewed("op", &changed.replace("\"1\"", "\"2\"")),
         renewed("other", &changed),

@@ -36,7 +36,8 @@ fn signers() -> [(&'static str, &'static Signer); 9] {
     ]
 }
 
-/// Returns the outcome for a token with the header `header`, signed by the RSA key with RS256.
+/// Verifies a token with the header `header`, which the RSA key signs with RS256. Returns the
+/// outcome of the verification.
 fn under(header: &str) -> &'static str {
     outcome(&keys(), &RSA.raw_token("RS256", header, PAYLOAD.as_bytes()))
 }
@@ -403,8 +404,9 @@ fn an_error_has_a_code_for_each_kind_of_token() {
 }
 
 /// Shows that the JWT library accepts claims of a wrong type, and refuses a whole key set because
-/// of one entry. Therefore the module `provider` uses its own code to read keys and claims. If a
-/// test of the library fails, check whether the module `provider` still needs its own code.
+/// of one entry. Therefore the module `provider` uses its own code to read keys and claims. If one
+/// of these tests fails, check whether the module `provider` still needs its own code to read keys
+/// and claims.
 mod probes {
     use std::collections::HashMap;
 

@@ -48,7 +48,8 @@ impl Served {
             handler: Rc::new(Site(probe.clone())),
             registry: Registry::new(with(deadlines), slots, clock.clone()),
         };
-        // Not earlier than the first time of the worker.
+        // `now` is read after the worker has read its clock, so `now` is not earlier than the time
+        // of the worker.
         let now = Cell::new(clock.instant());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         Self {
@@ -349,7 +350,7 @@ async fn a_dormant_connection_over_tls_is_closed_with_a_closing_message() {
         client.get("/").await;
         served.make_dormant().await;
         served.state().close();
-        // Without the closing message of TLS, the client would get an error.
+        // Without the TLS alert `close_notify`, the client would get an error.
         let read = soon(client.0.read(&mut [0])).await.unwrap();
         assert_eq!(read, 0);
         drop(client);

@@ -55,7 +55,7 @@ async fn a_drain_answers_an_unread_request() {
         .send("GET /block HTTP/1.1\r\nHost: a\r\n\r\n")
         .await;
     server.entered("/block").await;
-    // The worker's thread is blocked, so it cannot have read this request.
+    // The worker's thread is blocked, so the worker cannot read the request to `/second` yet.
     used.send("GET /second HTTP/1.1\r\nHost: a\r\n\r\n").await;
     server.workers.begin_drain();
     server.probe.release.add_permits(1);
@@ -221,8 +221,8 @@ async fn two_workers_serve_one_listener() {
 
 #[tokio::test]
 async fn a_panic_while_the_handler_is_made_fails_the_start() {
-    // `good` is the number of workers that do not panic. If `good` is 0, the only worker panics. If
-    // `good` is 2, one of three workers panics.
+    // `good` is the number of workers that do not panic. If `good` is 0, the server has only one
+    // worker, and this worker panics. If `good` is 2, one of three workers panics.
     for good in [0, 2] {
         let listener = Listener::bind(([127, 0, 0, 1], 0).into()).unwrap();
         let (events, _seen) = mpsc::unbounded_channel();

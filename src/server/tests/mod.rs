@@ -37,10 +37,11 @@ mod protocols;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A short deadline, for tests in which the deadline has to pass.
 const SHORT: Duration = Duration::from_millis(120);
-/// A deadline for tests in which the deadline has to pass. Even on a slow machine, the client of
-/// the test is faster than this deadline.
+/// A longer deadline, for tests that wait until the deadline has passed. Even on a slow machine,
+/// the client of the test is faster than this deadline.
 const MODEST: Duration = Duration::from_millis(600);
-/// The pause between two bytes of a slow client. The pause is much shorter than [`SHORT`].
+/// The pause between two bytes of a slow client. The pause between two bytes is much shorter than
+/// the deadline [`SHORT`].
 const DRIP: Duration = Duration::from_millis(20);
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 

@@ -21,7 +21,8 @@ use crate::token::TokenSet;
 pub(crate) struct AppFields {
     pub(crate) names: AssertionNames,
     pub(crate) authorization: Authorization,
-    /// The fields whose values are computed from the session. `None` if there are no such fields.
+    /// The fields whose values are computed from the session. `None` if no value is computed from
+    /// the session.
     pub(crate) computed: Option<Arc<ComputedFields>>,
     token: Bearer,
 }
@@ -31,20 +32,23 @@ pub(crate) struct AppFields {
 pub(crate) enum Authorization {
     /// The gateway replaces the client's `Authorization` with the access token.
     AccessToken,
-    /// The client's `Authorization` is forwarded. Only a public route forwards it.
+    /// The client's `Authorization` is forwarded. Only a public route forwards the client's
+    /// `Authorization`.
     OfClient,
-    /// The gateway removes the client's `Authorization`. A computed field can replace it.
+    /// The gateway removes the client's `Authorization`. A computed field can set a new
+    /// `Authorization`.
     Removed,
 }
 
-/// The password for the scheme `Basic`, and the key of the user name in the settings.
+/// The password for Basic authentication (RFC 7617), and the settings key of the user name.
 #[derive(Clone, Debug)]
 pub(crate) struct BasicPassword {
     pub(crate) password: Secret<String>,
     pub(crate) user_key: Box<str>,
 }
 
-/// Fields whose values are computed from the session. A session remembers the values by the id.
+/// Fields whose values are computed from the session. A session stores the computed values together
+/// with `id`.
 #[derive(Debug)]
 pub(crate) struct ComputedFields {
     id: u64,
@@ -56,12 +60,12 @@ pub(crate) struct ComputedFields {
 #[derive(Debug)]
 enum Computed {
     Value(FieldValue),
-    /// The token after the name of a scheme, or the token alone.
+    /// A token, with the text before the token: the name of a scheme, or an empty text.
     Token(Bearer, &'static str),
     Basic(FieldValue, BasicPassword),
 }
 
-/// The id of the next computed fields.
+/// The id that the next [`ComputedFields`] value gets.
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
 impl AppFields {
@@ -78,7 +82,7 @@ impl AppFields {
             .map(|(name, value)| (name.clone(), Computed::Value(value.clone())))
             .collect();
         // On a public route, the gateway sends a credential only if the settings of the route name
-        // the credential. An app of a public route may not expect any credential.
+        // the credential. It is possible that the app of a public route expects no credential.
         let is_silent = is_public && credentials.keys().next().is_none();
         let token = if is_silent {
             Bearer::None
@@ -138,7 +142,7 @@ impl ComputedFields {
         }
     }
 
-    /// The id by which a session remembers the values.
+    /// Returns the id under which a session remembers the computed values of these fields.
     pub(crate) fn id(&self) -> u64 {
         self.id
     }

@@ -20,14 +20,15 @@ use crate::token::{TokenSet, secret_value};
 pub(crate) enum Bearer {
     /// The access token.
     AccessToken,
-    /// The ID token. The provider must send ID tokens.
+    /// The ID token. The setting `id_token` works only with a provider that sends ID tokens.
     IdToken,
     /// No token.
     None,
 }
 
-/// The settings of the credentials. An upstream and a route have these settings. If a route has at
-/// least one of them, the settings of the upstream do not apply to the route.
+/// The settings of the credentials. The settings of an upstream and the settings of a route can
+/// each contain credential settings. If a route has at least one credential setting, the credential
+/// settings of the upstream do not apply to the route.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct CredentialSettings {
     pub(crate) bearer: Option<Bearer>,
@@ -47,8 +48,8 @@ pub(crate) struct BasicSettings {
     pub(crate) password_env: Option<String>,
 }
 
-/// The reason why the settings of the credentials contradict each other. The message begins after
-/// the key.
+/// The reason why the settings of the credentials contradict each other. The text of each error
+/// follows the name of a key.
 ///
 /// Responsible: the operator.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -65,7 +66,7 @@ pub(crate) enum CredentialError {
 }
 
 impl CredentialError {
-    /// The key with the problem, below the route or the upstream.
+    /// The name of the invalid key, relative to the table of the route or of the upstream.
     pub(crate) fn key(self) -> &'static str {
         match self {
             Self::TwoCredentials => "basic",
@@ -144,7 +145,8 @@ pub(super) fn basic(
     Ok(secret("Basic ", &encoded))
 }
 
-/// Returns the value of a field with the token. Returns `None` if the session has no such token.
+/// Returns a field value that consists of the scheme and the token. Returns `None` if the session
+/// has no such token.
 pub(super) fn token(bearer: Bearer, scheme: &str, tokens: &TokenSet) -> Option<HeaderValue> {
     let token = match bearer {
         Bearer::AccessToken => Some(tokens.access_token()),
@@ -154,8 +156,8 @@ pub(super) fn token(bearer: Bearer, scheme: &str, tokens: &TokenSet) -> Option<H
     secret(scheme, token?)
 }
 
-/// Joins the two texts to a value. The buffer never grows, because growth would leave a copy of the
-/// secret in memory.
+/// Returns a field value that consists of `before` and then `text`. The buffer never grows, because
+/// growth would leave a copy of the secret in memory.
 fn secret(before: &str, text: &str) -> Option<HeaderValue> {
     let length = before.len().saturating_add(text.len());
     let mut buffer = Zeroizing::new(Vec::with_capacity(length));

@@ -40,7 +40,8 @@ const RESERVED: [&str; 27] = [
 #[serde(try_from = "String")]
 pub(crate) struct FieldName(HeaderName);
 
-/// The reason why a text is not the name of such a field. The message begins after the key.
+/// The reason why a text cannot be the name of a field that contains a claim or a token. The
+/// operator sees the settings key, followed by the message of this error.
 ///
 /// Responsible: the operator.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]

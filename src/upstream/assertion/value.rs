@@ -37,7 +37,7 @@ enum ClaimName {
     Path(Box<str>),
 }
 
-/// The table of a value in the settings.
+/// The table in the settings that describes the value of a field.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawValue {
@@ -118,8 +118,8 @@ fn claim_name(name: &str) -> Result<ClaimName, ValueError> {
     }
 }
 
-/// Returns the path of an additional claim that the provider has to keep for a value with the claim
-/// `name`. Every identity contains the claims with a fixed name.
+/// If `name` is the path of an additional claim, returns this path, so that the provider keeps the
+/// claim in the identity. Every identity has a place for the standard claims, such as `email`.
 pub(crate) fn additional_claim(name: &str) -> Option<Box<str>> {
     match claim_name(name) {
         Ok(ClaimName::Path(path)) => Some(path),
@@ -131,7 +131,7 @@ pub(crate) fn additional_claim(name: &str) -> Option<Box<str>> {
 }
 
 impl FieldValue {
-    /// Returns true if the value is a claim.
+    /// Returns true if the value comes from a claim.
     pub(crate) fn is_claim(&self) -> bool {
         matches!(self.source, Source::Claim(_))
     }
@@ -146,7 +146,8 @@ impl FieldValue {
         texts.iter().any(|text| text.contains(':'))
     }
 
-    /// Returns the text of a constant.
+    /// Returns the configured text if the value is a constant, or `None` if the value comes from a
+    /// claim.
     pub(super) fn constant(&self) -> Option<&str> {
         match &self.source {
             Source::Constant(text) => Some(text),
@@ -154,7 +155,8 @@ impl FieldValue {
         }
     }
 
-    /// Returns the value for a user. Returns `None` if the identity does not contain the claim.
+    /// Returns the text that the app gets for the user with the identity `identity`. Returns `None`
+    /// if the identity does not contain the claim.
     pub(super) fn text(&self, identity: &Identity) -> Option<String> {
         let claim = match &self.source {
             Source::Constant(text) => return Some(text.as_ref().to_owned()),

@@ -118,8 +118,9 @@ async fn workers_take_turns_with_the_only_connection() {
             });
             assert_eq!(other.unwrap(), "ok");
             assert_eq!(app.connections.get(), connections);
-            // The connection of the other worker is idle now. The other worker closes its idle
-            // connection, so that this worker can open a connection.
+            // The connection of the other worker is idle now. The worker with the idle connection
+            // closes this connection, so that the worker with the waiting request can open a
+            // connection.
         }
     })
     .await;
@@ -210,8 +211,9 @@ async fn a_stream_that_waits_for_its_client_is_reset_for_a_waiting_request() {
         let watch = unread.eviction().unwrap();
         let (_sender, body) = TestBody::new();
         let upload = pool.send(request(Method::POST, "/slow", body));
-        // The first request for `/fast` evicts the exchange with the unread answer, because this
-        // exchange has waited for its client for longer than the upload.
+        // Both the exchange with the unread answer and the upload wait for their client. The
+        // exchange with the unread answer has waited longer, so the first request for `/fast`
+        // evicts this exchange.
         let (uploaded, ()) = join!(upload, async {
             let first = fetch(&pool, "/fast");
             let (first, evicted) = join!(first, async {

@@ -163,7 +163,7 @@ async fn j_80_a_response_about_another_person_gives_no_tokens() {
         (value!({ "iss": "https://other.example" }), ""),
         (value!({ "iss": "https://id.example/" }), ""),
         // If other claims of the ID token, such as `aud`, are also wrong, the error still states
-        // that the user is another user.
+        // that the ID token is about a different user.
         (value!({ "sub": "mallory", "aud": "other", "exp": 1 }), ""),
         (
             value!({ "sub": "mallory" }),
