@@ -589,7 +589,12 @@ async fn a_public_route_serves_a_session_that_cannot_be_used_as_anonymous() {
     assert_eq!(nobody.head.value("x-forwarded-user"), None);
     scene.provider.refuse_refreshes(None);
     scene.gateway.advance(Duration::from_secs(31));
-    assert_seen(&scene, &browser.fetch(&url("/public/x")).await, 2);
+    let page = browser.fetch(&url("/public/x")).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    let alice = scene.app.last();
+    assert_eq!(alice.head.value("x-forwarded-user"), Some("alice"));
+    // Without a key for a credential, a public route sends no token.
+    assert_eq!(alice.head.value("authorization"), None);
 }
 
 #[tokio::test]
