@@ -592,7 +592,7 @@ async fn a_public_route_serves_a_session_that_cannot_be_used_as_anonymous() {
     let page = browser.fetch(&url("/public/x")).await;
     assert_eq!(page.text(), "seen", "{}", page.describe());
     let alice = scene.app.last();
-    assert_eq!(alice.head.value("x-forwarded-user"), Some("alice"));
+    assert_eq!(alice.head.value("x-forwarded-user").unwrap(), "alice");
     // Without a key for a credential, a public route sends no token.
     assert_eq!(alice.head.value("authorization"), None);
 }
