@@ -103,7 +103,7 @@ fn max_lag() -> usize {
     64 * 1024
 }
 
-/// Reads a number of KiB. Returns the size in bytes.
+/// Parses a setting whose value is a size in KiB. Returns the size in bytes.
 fn kibibytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     match usize::deserialize(deserializer)? {
         kibibytes @ 1..=LARGEST_LAG => Ok(kibibytes.saturating_mul(1024)),

@@ -303,7 +303,8 @@ pub(super) fn check_reach(
     }
 }
 
-/// Returns true if routes with the same prefix as `route` name every host of the gateway.
+/// Returns true if each host of the gateway is in the list of hosts of a route with the same prefix
+/// as `route`.
 fn takes_every_host(routes: &RouteTable, route: &Route, urls: &PublicUrls) -> bool {
     let same = |other: &&Route| other.prefix().eq_ignore_ascii_case(route.prefix());
     let named: Vec<&str> = routes.iter().filter(same).flat_map(Route::hosts).collect();

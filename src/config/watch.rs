@@ -53,8 +53,8 @@ pub(crate) struct Watch {
     events: OwnedFd,
     /// The path with all symbolic links resolved.
     target: Option<PathBuf>,
-    /// A replacement of the file that `poll` has not reported yet, because the file must first stay
-    /// unchanged for [`STABLE`].
+    /// The file was replaced, but `poll` has not reported the replacement yet. The new file must
+    /// first stay unchanged for the time [`STABLE`].
     pending: Option<Pending>,
 }
 

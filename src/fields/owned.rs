@@ -153,8 +153,7 @@ fn row(name: &str) -> usize {
         .map_or(0, |first| usize::from(fold(first) & 31))
 }
 
-/// Returns true if the function `row` returns the index `row` for at least one prefix in
-/// [`PREFIXES`].
+/// Returns true if at least one prefix in [`PREFIXES`] belongs to the row with the index `row`.
 fn is_prefix_row(row: usize) -> bool {
     PREFIXES.iter().any(|prefix| self::row(prefix) == row)
 }

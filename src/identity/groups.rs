@@ -106,8 +106,8 @@ impl GroupsField {
     fn new(names: &[Claim], form: GroupsForm) -> Self {
         let mut left = form.bytes;
         let mut left_out = 0_usize;
-        // A name that is too long for the rest of the groups field is left out. A later name can be
-        // short enough for the rest of the groups field.
+        // A name that does not fit into the remaining space of the groups field is left out. A
+        // later name can be short enough for the rest of the groups field.
         let mut fits = |length: usize| {
             if let Some(rest) = left.checked_sub(length) {
                 left = rest;

@@ -74,8 +74,8 @@ impl ReturnTo {
         (whole.len() <= MAX).then(|| Self(whole.into()))
     }
 
-    /// Encrypts the return path for a link of the gateway on `origin`. The gateway does not trust
-    /// an unencrypted return path in a link.
+    /// Encrypts the return path for use in a link to the gateway. `origin` is the public origin of
+    /// the gateway. The gateway does not trust an unencrypted return path in a link.
     pub(super) fn seal(&self, keys: &KeyRing, origin: &str) -> Result<String, NoRandomness> {
         let sealed = keys.seal(&sealed_for(origin), self.0.as_bytes())?;
         Ok(URL_SAFE_NO_PAD.encode(sealed))

@@ -35,8 +35,8 @@ const BRIEF_WAIT: Duration = Duration::from_secs(1);
 
 /// The limit on one client's share applies while a request of another client waits. When no request
 /// of another client waits any more, the limit on one client's share still applies for the time
-/// `MEMORY`. Without `MEMORY`, a client with many waiting requests would take every free connection
-/// again as soon as no request of another client waits.
+/// `MEMORY`. Without `MEMORY`, a client with many waiting requests would take all free connections
+/// whenever no other client has a waiting request.
 const MEMORY: Duration = Duration::from_secs(5);
 
 /// The settings of the queue.

@@ -53,8 +53,8 @@ impl CallSlots {
     /// Cancel safe.
     pub(super) async fn take(&self, grant: GrantType, patience: Duration) -> Option<CallSlot<'_>> {
         let taking = async {
-            // A refresh first waits for one of the slots that refreshes may use. A waiting refresh
-            // does not occupy a slot that a login could use.
+            // A refresh first waits for a free slot for refreshes. A waiting refresh does not
+            // occupy a slot that a login could use.
             let refreshes = match grant {
                 GrantType::AuthorizationCode => None,
                 GrantType::RefreshToken => Some(self.refreshes.acquire().await?),

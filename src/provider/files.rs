@@ -15,9 +15,9 @@ const MAX_FILE: u64 = 64 * 1024;
 const NOT_ONLY_THE_SECRET: &str =
     "has white space around the secret, or several lines; write only the secret";
 
-/// Reads a file with a secret. The line breaks at the end of the file are not part of the secret.
-/// The gateway refuses a secret that has several lines, or other white space at its start or end,
-/// because the file probably contains a mistake.
+/// Reads a file that contains a secret. The line breaks at the end of the file are not part of the
+/// secret. The gateway refuses a secret that has several lines, or other white space at its start
+/// or end, because the file probably contains a mistake.
 pub(crate) fn secret_file(key: &'static str, path: &Path) -> Result<Secret<String>, SetupError> {
     let text = Zeroizing::new(read_text(key, path)?);
     let Some(secret) = only_secret(&text) else {

@@ -1,9 +1,10 @@
 //! Two layers around the socket of a connection, which record the activity of the connection in
 //! [`ConnectionState`].
 //!
-//! [`Socket`] is below TLS and records whether the client accepts the bytes that the gateway sends.
-//! [`Plaintext`] is above TLS and records where a request head begins. If the client may still be
-//! sending at the end of a connection, [`Plaintext`] continues to read for a short time.
+//! [`Socket`] is the layer below TLS. It records whether the client accepts the bytes that the
+//! gateway sends. [`Plaintext`] is the layer above TLS. It records the place at which a request
+//! head begins. If the client may still be sending at the end of a connection, [`Plaintext`]
+//! continues to read for a short time.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

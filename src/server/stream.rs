@@ -33,7 +33,8 @@ pub(super) struct Stream {
     /// The length in bytes of the latest piece of the response.
     piece: Cell<u64>,
     meter: ReadMeter,
-    /// The reason why the stream was ended, if the client did not take the response fast enough.
+    /// The limit that the client has missed, if the gateway ended the stream because the client
+    /// took the response too slowly.
     failure: Cell<Option<ReadFailure>>,
     informed: Informed,
 }

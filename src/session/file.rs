@@ -188,8 +188,8 @@ pub(super) fn create(path: &Path) -> Result<(), FileError> {
         Err(TryLockError::WouldBlock) => return Err(FileError::Locked(path.to_owned())),
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
-    // This process holds the lock of the new file during the check of `path`, because another
-    // process could otherwise create the file at `path` after the check.
+    // The new file has a temporary name. This process checks `path` while it holds the lock of the
+    // new file. Without the lock, another process could create the file at `path` after the check.
     if std::fs::metadata(path).is_ok_and(|about| about.len() > 0) {
         return Err(FileError::Locked(path.to_owned()));
     }

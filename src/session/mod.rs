@@ -301,10 +301,10 @@ impl Sessions {
         }
     }
 
-    /// Creates a session and returns its new id. This function also ends the sessions that the
-    /// field `replaces` of `new` lists. If the user has more sessions than the limit allows, the
-    /// oldest sessions of the user end, too. The store creates the new session and ends the other
-    /// sessions in one commit. This function returns after the commit.
+    /// Creates a session and returns its new id. This function also ends the sessions in
+    /// `new.replaces`. If the user has more sessions than the limit allows, the oldest sessions of
+    /// the user end, too. The store creates the new session and ends the other sessions in one
+    /// commit. This function returns after the commit.
     ///
     /// # Errors
     ///

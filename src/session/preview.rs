@@ -1,4 +1,4 @@
-//! A preview shows which sessions of a file would end with other settings.
+//! A preview lists the sessions in a file that new settings would end.
 //!
 //! The preview does not lock the file and does not write to the file, because another process may
 //! be using the file. The database writes to a file when the database opens the file, because the

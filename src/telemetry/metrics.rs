@@ -290,7 +290,7 @@ impl Metrics {
         OpenStream::new(route, GaugeGuard::new(&open), self.ended_streams.clone())
     }
 
-    /// Counts an answer of an app that ended before the answer was complete.
+    /// Counts an incomplete answer: an answer of an app that broke off.
     pub(crate) fn broken_answer(&self, route: &str, end: &'static str) {
         let labels = vec![("route", route.to_owned().into()), ("end", end.into())];
         self.broken_answers.get_or_create_owned(&labels).inc();

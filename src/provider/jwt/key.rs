@@ -189,8 +189,9 @@ impl Key {
         })
     }
 
-    /// Returns true if this key can be the key that signed a token with the `kid` in `id`. A key
-    /// without an id can have signed any token. A token without a `kid` can be signed with any key.
+    /// Returns true if this key may have signed a token. `id` contains the `kid` of the token. A
+    /// key without an id can have signed any token. A token without a `kid` can be signed with any
+    /// key.
     pub(in crate::provider) fn matches_id(&self, id: Option<&str>) -> bool {
         match (&self.id, id) {
             (Some(ours), Some(id)) => **ours == *id,
