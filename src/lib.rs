@@ -65,7 +65,7 @@
 //! 6. The [`gateway`] turns the [`access::Decision`] into an answer. If a login is needed, a page
 //!    load (navigation) is redirected to the provider, or to a page where the user chooses a
 //!    provider. A request that is not a page load gets 401 with a `login_url`. A user without
-//!    permission gets 403. A request without a route gets 404. If a session is temporarily
+//!    permission gets 403. A request that matches no route gets 404. If a session is temporarily
 //!    unusable, the client gets 503 with `Retry-After`.
 //!
 //! 7. [`access::Permit::exchange`] removes the gateway's cookies, writes the assertion fields and

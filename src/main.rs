@@ -97,7 +97,8 @@ struct Demo {
     listen: SocketAddr,
 }
 
-/// Parses the name of a step of the demo check. The help text and the error message list all names.
+/// Parses the name of a step of the demo check. The help text and the error message list the names
+/// of all steps.
 fn step_names() -> impl TypedValueParser<Value = demo::Step> {
     let names = PossibleValuesParser::new(demo::Step::ALL.map(demo::Step::name));
     names.try_map(|name| {
@@ -201,8 +202,8 @@ fn check(arguments: &Check) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Prints what the check over the network has found. Returns an exit code as the error if the check
-/// has found a problem.
+/// Prints what the check over the network has found. Returns `Err` with the exit code if the check
+/// has found a problem or could not start.
 fn check_online(config: &Config, clock: &Clock) -> Result<(), ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -176,8 +176,8 @@ impl KeyRing {
         Keys::random()?.ring(Purpose::Logins)
     }
 
-    /// Encrypts `plain` with the newest key. The result consists of the key name, the nonce, the
-    /// cipher text and the tag. [`KeyRing::open`] can decrypt the result only with the same
+    /// Encrypts `plain` with the newest key. The returned bytes consist of the key name, the nonce,
+    /// the cipher text and the tag. [`KeyRing::open`] can decrypt the result only with the same
     /// `context`.
     ///
     /// # Errors

@@ -117,7 +117,7 @@ impl TokenSet {
     ///
     /// # Errors
     ///
-    /// Returns the same errors as [`TokenSet::new`] for the refresh token.
+    /// Returns the errors that [`TokenSet::new`] returns for the refresh token.
     pub(crate) fn with_refresh_token(&self, refresh_token: &str) -> Result<Self, Error> {
         Ok(Self {
             bearer: self.bearer.clone(),

@@ -1,7 +1,7 @@
 //! One attempt to refresh a session.
 //!
 //! If several processes share a store, only the process that has the lease of a session refreshes
-//! the session. If only one process uses the store, this process always gets the lease at once,
+//! the session. If only one process uses the store, this process always gets the lease immediately,
 //! because a process runs at most one refresh of a session at a time.
 
 use std::sync::Arc;
@@ -71,8 +71,8 @@ impl Refresher {
             SessionState::Superseded => match self.sessions.fetch(session.key()).await {
                 Ok(Some(newest)) => {
                     let replaced = newest.version() != session.version();
-                    // Another process may have stored a newer token. If the newer token has also
-                    // expired, this attempt refreshes the newest version of the session.
+                    // Another process may have stored a newer token. If the newest stored token has
+                    // also expired, this attempt refreshes the newest version of the session.
                     if replaced && !newest.tokens().is_expired(now) {
                         return done(Outcome::Renewed(newest));
                     }
@@ -114,8 +114,8 @@ impl Refresher {
             let left = held.until().since(now);
             tokio::select! {
                 () = held.over() => {}
-                // A process that has crashed cannot release its lease, so the wait also ends when
-                // the lease expires.
+                // A process that has crashed cannot release its lease, so this function also stops
+                // waiting when the lease expires.
                 () = self.clock().sleep(left) => {}
                 _draining = draining.wait_for(|draining| *draining) => {
                     return Ok(LeaseResult::Draining);

@@ -224,8 +224,8 @@ mod tests {
         }
         assert!(backoffs.next_pause(&held) <= FIRST_PAUSE);
         assert!(backoffs.find(&held, NOW).is_some());
-        // Each session has its own pauses. After a successful refresh, the next failure causes the
-        // first pause again.
+        // Each session has its own pauses. After a successful refresh, the next failure causes a
+        // pause of at most `FIRST_PAUSE`.
         assert!(backoffs.next_pause(&key(2)) <= FIRST_PAUSE);
         backoffs.forget(&key(1));
         assert!(backoffs.next_pause(&key(1)) <= FIRST_PAUSE);

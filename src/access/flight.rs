@@ -170,7 +170,7 @@ impl<P: Clone, T: Clone> Waiter<P, T> {
 }
 
 impl<K: Copy + Eq + Hash, P, T> Leader<K, P, T> {
-    /// Tells the requests that wait for the shared task that the shared task pauses.
+    /// Informs the waiters that the shared task pauses.
     pub(super) fn pause(&self, why: P) {
         self.sender.send_replace(Progress::Paused(why));
     }

@@ -12,9 +12,9 @@ use crate::target::{FoldedPath, Target};
 /// if the route is for the request's host or for all hosts.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    /// A key of the map consists of a host and a normalized prefix. The value lists all routes with
-    /// this key: for each route, its position in the table of routes. If a route serves all hosts,
-    /// its key contains no host.
+    /// A key of the map consists of a host and a normalized prefix. A value of the map contains the
+    /// positions of all routes with the same key. A position is the index of a route in the table
+    /// of routes. If a route serves all hosts, its key contains no host.
     positions: BTreeMap<Box<[u8]>, Vec<usize>>,
     /// The number of segments in the longest prefix.
     depth: usize,
@@ -47,8 +47,8 @@ impl Index {
         index
     }
 
-    /// Returns the first position in the table whose route matches the target. `matches` gets a
-    /// position and checks the route at this position.
+    /// Returns the first position in the table whose route matches the target. The argument
+    /// `matches` is a function that gets a position and checks the route at this position.
     pub(super) fn first(&self, target: &Target, matches: impl Fn(usize) -> bool) -> Option<usize> {
         let folded = FoldedPath::of(target.path(), self.depth);
         let mut key = Vec::new();

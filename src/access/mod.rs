@@ -101,8 +101,9 @@ use crate::target::Target;
 #[derive(Debug)]
 pub(crate) struct Access {
     routes: WorkerRoutes,
-    /// Whether at least one route lets the gateway refresh a token that an app has refused. A
-    /// refresh after a refusal starts even if the token does not expire soon.
+    /// Whether at least one route lets the gateway refresh a token that an app has refused. After
+    /// an app has refused a token, the gateway starts the refresh even if the token does not expire
+    /// soon.
     refreshes_on_refusal: bool,
     /// The providers of this site.
     providers: Arc<Providers>,
@@ -117,7 +118,7 @@ pub(crate) struct Access {
 pub struct Settings<'a> {
     /// The routes.
     pub routes: &'a RouteTable,
-    /// The providers by their configured names.
+    /// The providers, each with its configured name.
     pub providers: &'a Arc<Providers>,
     /// The longest time that a request waits until its session is refreshed or fetched.
     pub(crate) max_wait: Duration,

@@ -1,4 +1,4 @@
-//! The results of a refresh or a fetch of a session, for the requests that wait for the session.
+//! The result of refreshing or fetching a session, for the requests that wait for the session.
 
 use std::sync::Arc;
 

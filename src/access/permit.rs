@@ -234,7 +234,7 @@ impl Permit {
     }
 }
 
-/// The future of the app's answer to a forwarded request.
+/// The future that returns the app's answer to a forwarded request.
 pub(crate) enum Exchanging<'p> {
     /// The future of the answer to a request that does not ask for a switch to another protocol.
     Response(ResponseFuture),

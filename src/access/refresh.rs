@@ -81,7 +81,7 @@ pub(crate) struct Refresher {
 
 impl Refresher {
     /// Creates a refresher that refreshes the tokens of `sessions` with calls to `providers`. The
-    /// tasks of the refresher run on `control`.
+    /// tasks of the refresher run on the runtime `control`.
     pub(crate) fn new(
         providers: Arc<Providers>,
         sessions: Arc<Sessions>,
@@ -231,8 +231,8 @@ impl Refresher {
             match self.pause(&session, least, &leader).await {
                 PauseEnd::Over => {}
                 PauseEnd::NoWaiters(failure) => {
-                    // During the pause, requests with a valid token must not start a new shared
-                    // refresh.
+                    // During the pause after a failed attempt, requests with a valid token must not
+                    // start a new shared refresh.
                     session.postpone_refresh(began.plus(failure.retry_after));
                     match leader.finish_unwaited(Outcome::Failed(failure)) {
                         FinishUnwaited::Finished => {
@@ -422,8 +422,9 @@ impl Refresher {
                 class.retry_after.map_or_else(
                     || self.backoffs.next_pause(session.key()),
                     // If the provider asks for a pause of zero, the minimum prevents too many
-                    // requests to the provider. If the provider asks for a pause of hours, the
-                    // maximum lets the user use the app again after a shorter time.
+                    // requests to the provider. If the provider asks for a pause of several hours,
+                    // the gateway waits only for the maximum, so the user can use the app again
+                    // sooner.
                     |asked| asked.clamp(FIRST_PAUSE, LONGEST_ASKED),
                 )
             }
@@ -443,8 +444,8 @@ impl Refresher {
             .await
     }
 
-    /// Ends the session, because the provider reports that the grant has ended. The provider's
-    /// report is about the refresh token of this version of the session. If the session has a newer
+    /// Ends the session, because the provider reports that the grant has ended. `session` is the
+    /// version whose refresh token the gateway sent to the provider. If the session has a newer
     /// version now, this function does not end the session.
     async fn end_session(&self, session: Arc<Session>, error: &ExchangeError) -> Attempt {
         let why = EndReason::GrantEnded;
@@ -480,7 +481,7 @@ impl Refresher {
             .add_failure(session.key(), reason, now.plus(wait), now);
     }
 
-    /// Delays the next attempt for a session without counting a failure.
+    /// Delays the next refresh of a session, but does not count a failed refresh.
     pub(super) fn postpone(&self, session: &Session, reason: Reason, wait: Duration) {
         let now = self.clock.now();
         self.backoffs

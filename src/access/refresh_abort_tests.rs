@@ -1,4 +1,4 @@
-//! Refreshes whose task is aborted or panics.
+//! Tests of refreshes whose task is aborted or panics.
 
 use std::fmt::{Debug, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -86,7 +86,7 @@ async fn g_14_a_refresh_that_panics_releases_all_waiters() {
     // If only one subscriber exists, `tracing` asks only the first thread which events are needed.
     // The first thread may run a test without a subscriber, so `tracing` would disable the events
     // for this test. If two subscribers exist, `tracing` asks all subscribers which events are
-    // needed. This test therefore creates a second subscriber.
+    // needed. This test creates a second subscriber, so that `tracing` asks all subscribers.
     let _second = trap("never said");
     let _set = tracing::dispatcher::set_default(&trap("Session refreshed"));
     let fixture = Fixture::new(Handle::current());

@@ -9,7 +9,8 @@ use crate::provider::{ExchangeError, Sent};
 use crate::session::{Session, SessionKey, StoreError};
 use crate::telemetry::{Metrics, chain};
 
-/// Logs an event if a shared refresh was aborted. A `FlightLog` logs the event when it is dropped.
+/// Logs an event if a shared refresh was aborted. A `FlightLog` logs the event when the `FlightLog`
+/// is dropped.
 pub(super) struct FlightLog<'a> {
     pub(super) metrics: &'a Metrics,
     pub(super) provider: Box<str>,

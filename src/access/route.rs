@@ -29,7 +29,7 @@ pub struct Route {
     pub(super) is_stream: bool,
     streams: StreamSettings,
     buffers: BufferSettings,
-    /// The credentials that the settings of the route name.
+    /// The credential settings in the table of the route.
     credentials: CredentialSettings,
     /// The fields that the gateway writes into the requests of the route.
     pub(super) fields: AppFields,
@@ -149,7 +149,7 @@ impl Route {
         self.upstream.name()
     }
 
-    /// The credentials that the settings of the route name.
+    /// Returns the credential settings in the table of the route.
     pub(crate) fn credentials(&self) -> &CredentialSettings {
         &self.credentials
     }

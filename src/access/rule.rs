@@ -225,8 +225,8 @@ fn check_email(email: &str) -> Result<(), String> {
     ))
 }
 
-/// Checks an entry of the list `groups` or `subjects`. An entry that can never equal a claim is
-/// refused, because it would match no user.
+/// Checks an entry of the list `groups` or `subjects`. This function refuses an entry that can
+/// never match a user.
 fn check_name(list: &str, name: &str) -> Result<(), String> {
     if name.contains('*') {
         return Err(format!(
@@ -255,7 +255,7 @@ pub(crate) struct KnownClaims {
     pub(crate) subject: bool,
     pub(crate) groups: bool,
     pub(crate) verified_email: bool,
-    /// Whether the identity comes from an ID token. An ID token is not a claim.
+    /// Whether the identity comes from an ID token.
     pub(crate) id_token: bool,
 }
 

@@ -97,13 +97,12 @@ fn per_client() -> NonZeroUsize {
     NonZeroUsize::MIN.saturating_add(255)
 }
 
-/// The default of `max_lag_kib`: the maximum number of bytes that one read of a switched connection
-/// returns.
+/// Returns the default of the setting `max_lag_kib`, in bytes.
 fn max_lag() -> usize {
     64 * 1024
 }
 
-/// Parses a setting whose value is a size in KiB. Returns the size in bytes.
+/// Parses a setting whose value is a size in KiB. Returns the value of the setting in bytes.
 fn kibibytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     match usize::deserialize(deserializer)? {
         kibibytes @ 1..=LARGEST_LAG => Ok(kibibytes.saturating_mul(1024)),
@@ -151,7 +150,7 @@ impl TryFrom<String> for AllowedOrigin {
 }
 
 impl AllowedOrigin {
-    /// Whether the value `origin` of a browser's `Origin` field equals this origin.
+    /// Whether `origin`, the value of a browser's `Origin` field, is equal to this allowed origin.
     pub(crate) fn is(&self, origin: &[u8]) -> bool {
         self.0.as_bytes() == origin
     }
@@ -207,8 +206,8 @@ impl Permit {
 
     /// Returns a permit with which the gateway can later check again whether the client may receive
     /// the app's answer. Returns `None` for a CORS preflight without a session. The gateway
-    /// forwards such a preflight without a check of a session or a rule, so the gateway has nothing
-    /// to check again.
+    /// forwards this preflight without checking a session or a rule, so there is nothing to check
+    /// again.
     pub(crate) fn answer_stream(&self) -> Option<StreamPermit> {
         let checked = self.session.is_some() || self.route.is_public();
         checked.then(|| self.stream())
@@ -301,8 +300,8 @@ impl StreamPermit {
         check(route, self.session.as_deref())
     }
 
-    /// Sets the session's time of last use to `now`, if the route's settings say that bytes from
-    /// the client are a use of the session.
+    /// Sets the session's time of last use to `now`, if `counts_as_use` is true in the route's
+    /// settings.
     pub(crate) fn mark_used(&self, now: Timestamp) {
         if let Some(session) = &self.session
             && self.settings().counts_as_use

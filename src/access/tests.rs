@@ -183,7 +183,8 @@ async fn a_permit_replaces_forged_fields() {
     }
 }
 
-/// The request of a test: true if the request has a session, and the method of the request.
+/// Describes the request of a test: whether the request has a session, and the method of the
+/// request.
 const SIGNED_IN: (bool, Method) = (true, Method::GET);
 const NOBODY: (bool, Method) = (false, Method::GET);
 const PREFLIGHT: (bool, Method) = (false, Method::OPTIONS);

@@ -1,7 +1,8 @@
 //! The results of refreshes that the gateway could not store yet.
 //!
 //! A refresh uses up the old refresh token, so the gateway must not send the old refresh token a
-//! second time. A result is kept in memory until the result is stored or its session has ended.
+//! second time. The gateway keeps the result of a refresh in memory until the result is stored or
+//! the session has ended.
 
 use std::collections::HashMap;
 use std::sync::{MutexGuard, PoisonError};
@@ -12,7 +13,7 @@ use crate::provider::Refreshed;
 use crate::secret::Secret;
 use crate::token::TokenSet;
 
-/// The maximum number of results that [`Unstored`] keeps. This number of results contains about ten
+/// The maximum number of results that [`Unstored`] keeps. `MOST` results contain about ten
 /// megabytes of tokens.
 const MOST: usize = 10_000;
 
@@ -40,7 +41,7 @@ pub(super) struct Unstored(
 pub(super) enum Kept {
     /// The result is kept until the method `take` removes the result.
     Yes,
-    /// The result is not kept, because the maximum number of results is already kept.
+    /// The result is not kept, because the number of kept results has reached its maximum.
     No,
 }
 

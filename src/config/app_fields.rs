@@ -145,7 +145,7 @@ fn check_credentials(
     true
 }
 
-/// Reads the password of the `Authorization` field.
+/// Reads the password for the `Authorization` field.
 fn password(
     basic: &BasicSettings,
     key: &str,

@@ -35,7 +35,8 @@ pub(super) fn spill(server: &ServerSection, reader: &mut Reader<'_>) -> Option<S
     })
 }
 
-/// Refuses settings of buffers that have no effect, and sizes that the budgets never allow.
+/// Refuses buffer settings that have no effect, and buffer sizes that are too large for the
+/// budgets.
 pub(super) fn check_buffers(
     routes: &RouteTable,
     server: Option<&ServerSection>,
@@ -64,7 +65,7 @@ pub(super) fn check_buffers(
 /// The name of a key in `buffers`, and the reason why its value is refused.
 type Refused = (&'static str, String);
 
-/// Returns a setting that has no effect on this route.
+/// Returns the first buffer setting that has no effect on `route`, if there is one.
 fn useless(route: &Route, buffers: BufferSettings) -> Option<Refused> {
     let refuse = |name, reason: &str| Some((name, reason.to_owned()));
     let default = BufferSettings::default();

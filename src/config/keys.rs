@@ -54,9 +54,9 @@ pub(super) fn keys(
     {
         check_store(session, section, reader);
     }
-    // The digest is computed before the keys are read. If the key file changes just before the keys
-    // are read, the stored digest is the digest of the old content. The next check of the key file
-    // finds a different digest, and the gateway reads the keys again.
+    // The digest of the key file is computed before the keys are read. If the key file changes just
+    // before the keys are read, the stored digest is the digest of the old content. The next check
+    // of the key file finds a different digest, and the gateway reads the keys again.
     let file = section.state_key_file.as_ref().map(|path| KeyFile {
         path: path.clone(),
         content: content_digest(path),

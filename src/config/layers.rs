@@ -56,7 +56,7 @@ pub struct Source {
     /// The content of the file, if the file was already read. If `content` is not `None`, the
     /// gateway does not read the settings file again.
     pub content: Option<FileContent>,
-    /// Selects whether environment variables are read.
+    /// States whether environment variables are read.
     pub variables: Variables,
     /// The settings from the command line.
     pub flags: Flags,
@@ -212,8 +212,8 @@ fn read_json(value: &mut Value) {
 
 /// Turns tables from variables into lists: a variable such as `SIDEGATE__ROUTES__0__PREFIX` sets
 /// `prefix` in the first entry of the list `routes`. `below` is the value of the same key in the
-/// lower layers. A table stays a table if one of its keys is not a number, or if the new list would
-/// have a gap.
+/// lower layers. A table does not become a list if one of its keys is not a number, or if an index
+/// of the list would be missing.
 fn with_lists(value: Value, below: Option<&Value>) -> Value {
     let Value::Dict(tag, table) = value else {
         return value;
@@ -246,8 +246,8 @@ fn with_lists(value: Value, below: Option<&Value>) -> Value {
     Value::Array(tag_of_list, list)
 }
 
-/// Merges the settings `above` into the settings `below`. If both contain the same key, the result
-/// contains the value from `above`.
+/// Merges the settings `above` into the settings `below`. If `above` and `below` contain the same
+/// key, the result contains the value from `above`.
 fn merged(below: Value, above: Value) -> Value {
     match (below, above) {
         (Value::Dict(tag, mut table), Value::Dict(_, above)) => {

@@ -88,7 +88,8 @@ pub struct Config {
     pub(crate) watch: bool,
     /// The file with the keys of pending logins and of sessions on disk.
     pub(crate) key_file: Option<KeyFile>,
-    /// True if the keys of pending logins and of sessions on disk are random.
+    /// True if the settings name no keys for pending logins and sessions on disk, so that the keys
+    /// are random.
     has_random_keys: bool,
     /// The sources from which the settings were read, with the content of the settings file.
     pub(crate) source: Source,

@@ -1,4 +1,5 @@
-//! The command `sidegate check --online`: asks all providers and apps over the network.
+//! The command `sidegate check --online`, which connects to all providers and apps to check the
+//! settings.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -164,7 +164,8 @@ pub(super) fn reason(kind: &Kind) -> String {
     }
 }
 
-/// Replaces the names of Rust types, which the serde library uses and an operator does not know.
+/// Replaces the names of Rust types in the messages of the serde library by words that an operator
+/// knows.
 fn in_plain_words(expected: &str) -> &str {
     match expected {
         "a nonzero u32" | "a nonzero u64" | "a nonzero usize" => "a whole number above 0",

@@ -181,7 +181,7 @@ pub(super) fn check_routes(
 /// route.
 fn check_open_registration(routes: &RouteTable, open: &[String], reader: &mut Reader<'_>) {
     // The default route is not written in the settings, so a problem with the default route is
-    // reported at the key of the provider.
+    // reported at the provider's settings key.
     let written = !reader.is_absent("routes");
     let mut all: Vec<&Route> = routes.iter().collect();
     // The problems are reported in the order of the settings.
@@ -303,8 +303,7 @@ pub(super) fn check_reach(
     }
 }
 
-/// Returns true if each host of the gateway is in the list of hosts of a route with the same prefix
-/// as `route`.
+/// Returns true if the routes with the same prefix as `route` list every host of the gateway.
 fn takes_every_host(routes: &RouteTable, route: &Route, urls: &PublicUrls) -> bool {
     let same = |other: &&Route| other.prefix().eq_ignore_ascii_case(route.prefix());
     let named: Vec<&str> = routes.iter().filter(same).flat_map(Route::hosts).collect();

@@ -125,9 +125,9 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// If the setting at `path` is a list, splits a text from an environment variable at its
-    /// commas. If it is not certain where one entry of the list ends, returns advice for the
-    /// operator. A text without a comma is a list with one entry.
+    /// Splits the text of an environment variable at its commas, if the setting at `path` is a
+    /// list. If the entries of the list are ambiguous, returns advice for the operator. A text
+    /// without a comma is a list with one entry.
     fn list_in_variable(
         &self,
         error: &figment::Error,
@@ -165,9 +165,9 @@ impl<'a> Reader<'a> {
         Some(ListInVariable::Read)
     }
 
-    /// Resets the part of `value` at `path` to its default. `value` is the value of `key`. If the
-    /// part has no default, this function removes the part. Returns true if this function has
-    /// changed `value`.
+    /// Resets the part of `value` at `path` to its default. The argument `value` is the value of
+    /// the setting `key`. If no default exists for `path`, this function removes the value at
+    /// `path`. Returns true if this function has changed `value`.
     fn reset_to_default(&self, key: &str, value: &mut Value, path: &[String]) -> bool {
         let Value::Dict(_, table) = value else {
             return false;
@@ -177,10 +177,9 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The result of converting the text of an environment variable to a list, for a setting that is a
-/// list.
+/// The result of reading a list from the text of an environment variable.
 enum ListInVariable {
-    /// The text of the variable was replaced by a list.
+    /// The text of the variable was converted to a list.
     Read,
     /// Several lists are possible. The message tells the operator what to write.
     Ambiguous(String),
@@ -195,8 +194,8 @@ fn list<'a>(entries: impl IntoIterator<Item = &'a str>) -> String {
     format!("[{}]", entries.join(", "))
 }
 
-/// The positions of the entries that were removed from lists because of a problem. The map finds
-/// the positions by the path of the list.
+/// The positions of the entries that were removed from lists because of a problem. The path of each
+/// list is a key of the map.
 #[derive(Default)]
 struct RemovedEntries(BTreeMap<Vec<String>, BTreeSet<usize>>);
 
@@ -212,7 +211,7 @@ impl RemovedEntries {
     }
 
     /// Removing entries from a list changes the indexes of later entries. This function replaces
-    /// the changed indexes in `path` by the indexes in the operator's settings.
+    /// each changed index in `path` by the index of the same entry in the operator's settings.
     fn original(&self, path: &[String]) -> Vec<String> {
         let mut original = Vec::new();
         for part in path {
@@ -258,7 +257,7 @@ fn remove_entry(value: &mut Value, path: &[String]) -> bool {
     false
 }
 
-/// Returns the complete path of the key that caused `error`. If the path from figment does not
+/// Returns the complete path of the key that caused `error`. If the path in `error` does not
 /// contain the unknown or missing key, this function adds the key.
 fn path_of(error: &figment::Error) -> Vec<String> {
     let mut path = error.path.clone();
@@ -272,9 +271,9 @@ fn path_of(error: &figment::Error) -> Vec<String> {
     path
 }
 
-/// Returns true if the `Reader` has probably caused the error at `path` itself, because the
-/// `Reader` has reset the key at `reset`. A reset of a key can remove the key. If a table needs the
-/// removed key, the table is then invalid. A message about a missing key would confuse the
+/// Returns true if the error at `path` is probably a consequence of the reset of the key at
+/// `reset`. If a key has no default, the `Reader` resets the key by removing it. If a table needs
+/// the removed key, the table is then invalid. A message about a missing key would confuse the
 /// operator, who has written the key.
 fn follows_from(error: &figment::Error, path: &[String], reset: &[String]) -> bool {
     let is_missing = matches!(error.kind, Kind::MissingField(_));
@@ -291,9 +290,9 @@ fn replace(table: &mut Dict, path: &[String], defaults: Option<Dict>) -> bool {
     {
         return replace(below, rest, default.and_then(Value::into_dict));
     }
-    // Here, `first` is the only part of `path`, or the value of `first` is not a table, for example
-    // a list of tables. If one table in a list of tables has a problem, this function resets the
-    // whole list.
+    // Either `first` is the only part of `path`, or the value of `first` is not a table but, for
+    // example, a list of tables. If one table in a list of tables has a problem, this function
+    // resets the whole list.
     let old = table.remove(first);
     // If the wrong value is equal to the default, the key is removed, because the default would
     // cause the same problem.

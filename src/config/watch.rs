@@ -1,11 +1,11 @@
 //! Detects that the settings file was replaced.
 //!
 //! A half-written settings file is often valid TOML, but the last rule of the file may be missing.
-//! Without its rule, a route can be open to more users than the operator intends. A write to the
-//! existing file never starts a reload, because the file can be half-written. A reload starts only
-//! if another file is renamed to the path, or if a symbolic link in the path is changed and leads
-//! to another file. Kubernetes, for example, changes a symbolic link. The reload starts when the
-//! new file has stayed unchanged for the time [`STABLE`].
+//! If the rule of a route is missing, more users than the operator intends can use the route. A
+//! write to the existing file never starts a reload, because the file can be half-written. A reload
+//! starts only if another file is renamed to the path, or if a symbolic link in the path is changed
+//! and leads to another file. Kubernetes, for example, changes a symbolic link. The reload starts
+//! when the new file has stayed unchanged for the time [`STABLE`].
 
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
@@ -86,7 +86,7 @@ impl From<&Metadata> for FileId {
     }
 }
 
-/// Identifies a version of a file. Each replacement and each write changes the version.
+/// Identifies a version of a file. If the file is replaced or written, its `FileVersion` changes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct FileVersion {
     id: FileId,
@@ -286,8 +286,8 @@ mod tests {
             self.folder.path().join(name)
         }
 
-        /// Calls `watch.poll` ten times, with times that are one second apart. Returns the results
-        /// that are not [`FileChange::Nothing`].
+        /// Calls `watch.poll` ten times. The time of each call is one second after the time of the
+        /// previous call. Returns all file changes except [`FileChange::Nothing`].
         fn poll_ten_times(&mut self, watch: &mut Watch) -> Vec<FileChange> {
             let poll = |second| {
                 let now = after(self.now, Duration::from_secs(second));
@@ -371,7 +371,7 @@ mod tests {
             folder.poll_ten_times(&mut watch),
             [FileChange::WrittenInPlace]
         );
-        // Another file is written completely and is then renamed to the path.
+        // The test writes another file completely, and then renames the file to `path`.
         fs::write(&path, "half").unwrap();
         fs::write(folder.path("next"), "whole").unwrap();
         fs::rename(folder.path("next"), &path).unwrap();

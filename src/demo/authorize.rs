@@ -1,7 +1,7 @@
 //! The authorization endpoint (RFC 6749 section 3.1) with its login form.
 //!
-//! A user who is signed in at this server gets a code at once, without a login form. This server
-//! never asks for consent, because all its clients are first-party clients.
+//! A user who is signed in at this server gets a code immediately, without a login form. This
+//! server never asks for consent, because all its clients are first-party clients.
 
 use std::collections::HashMap;
 

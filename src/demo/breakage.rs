@@ -4,8 +4,8 @@
 //! redirection URI that is not registered, a wrong password, a wrong key, or a public route where a
 //! session is needed. To break any other step, the demo uses a middlebox: a proxy in front of the
 //! gateway that changes one thing and forwards everything else. The check does not know which step
-//! is broken. If a middlebox breaks the step, the check gets the address of the middlebox instead
-//! of the gateway's address.
+//! is broken. If a middlebox breaks the step, the check connects to the middlebox instead of the
+//! gateway.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -60,8 +60,8 @@ pub(crate) fn public_key(
     })
 }
 
-/// Returns additional routes of the gateway. To break [`Step::Streams`], the demo makes the route
-/// of the streams public, so that a client without a session can open a stream.
+/// Returns additional routes for the settings file of the gateway. To break [`Step::Streams`], the
+/// demo makes the route `/live` public, so that a client without a session can open a stream.
 pub(crate) fn routes(broken: Option<Step>) -> &'static str {
     match broken {
         Some(Step::Streams) => "\n[[routes]]\nprefix = \"/live\"\naccess = \"public\"\n",
@@ -135,8 +135,7 @@ impl Middlebox {
         self.call_token_endpoint("grant_type=refresh_token").await
     }
 
-    /// Sends one more code exchange to the authorization server, with the code in `query` if
-    /// `query` contains a code.
+    /// Sends one more code exchange to the authorization server, with the parameters in `query`.
     async fn exchange_again(self, query: &str) -> Result<(), CloseConnection> {
         let form = format!("grant_type=authorization_code&{query}");
         self.call_token_endpoint(&form).await

@@ -66,7 +66,7 @@ pub(crate) struct BrowserRequest {
 }
 
 impl BrowserRequest {
-    /// Returns a navigation by GET, like a click on a link.
+    /// Returns a GET request for a page, like the request after a user enters a URL.
     pub(crate) fn navigation(url: &Url) -> Self {
         let request = Self::bare(Method::GET, url)
             .field("accept", "text/html,application/xhtml+xml,*/*;q=0.8")
@@ -341,8 +341,8 @@ pub(crate) async fn exchange(
     Ok(Response::from_parts(parts, body))
 }
 
-/// Sends one request on a new connection and reads the head of the answer. The body of the answer,
-/// or the connection that has switched protocols, stays open.
+/// Sends one request on a new connection and reads the head of the answer. After this function
+/// returns, the body of the answer or the switched connection is still open.
 pub(crate) async fn open(
     address: SocketAddr,
     request: Request<Full<Bytes>>,

@@ -118,7 +118,8 @@ impl Step {
         }
     }
 
-    /// Returns the title for reports, which states what a passed step proves.
+    /// Returns the title of the step for reports. The title states what the step proves if it
+    /// passes.
     const fn title(self) -> &'static str {
         match self {
             Self::Redirect => "redirect to the provider",
@@ -159,7 +160,7 @@ pub struct FailedStep {
     pub got: String,
 }
 
-/// The report of one step. The `Display` output of a report is one line.
+/// The report about one step. The `Display` output of a report is one line.
 #[derive(Clone, Debug)]
 pub struct StepReport {
     /// The reported step.

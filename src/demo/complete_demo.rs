@@ -60,8 +60,8 @@ impl Purpose {
 #[derive(Debug)]
 pub struct Demo {
     gateway: Instance,
-    /// A proxy in front of the gateway, which breaks one step on purpose. `middlebox` is `None` if
-    /// no step is broken, or if the broken step needs no proxy.
+    /// A proxy in front of the gateway. The proxy breaks one step on purpose. `middlebox` is `None`
+    /// if no step is broken, or if the broken step needs no proxy.
     middlebox: Option<Server>,
     provider: AuthorizationServer,
     app: App,

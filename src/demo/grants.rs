@@ -137,9 +137,9 @@ struct ParsedTokenRequest {
     values: BTreeMap<String, Value>,
     basic: Option<(String, String)>,
     /// The value of `WWW-Authenticate` for a refused client. A Passport server sends
-    /// `WWW-Authenticate` only if the request has `Authorization`, and uses the same scheme
-    /// (`Bearer` or `Basic`). In `WWW-Authenticate`, an OpenID Provider always uses the scheme
-    /// `Basic`.
+    /// `WWW-Authenticate` only if the request has `Authorization`. `WWW-Authenticate` then names
+    /// the scheme of `Authorization` (`Bearer` or `Basic`). In `WWW-Authenticate`, an OpenID
+    /// Provider always uses the scheme `Basic`.
     challenge: Option<&'static str>,
 }
 

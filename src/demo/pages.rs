@@ -61,8 +61,8 @@ pub(crate) fn page_with_script(title: &str, body: &str, script: &str) -> Respons
     let hash = STANDARD.encode(digest(&SHA256, script.as_bytes()));
     let policy = format!("{POLICY}; script-src 'sha256-{hash}'; connect-src 'self'");
     // The conversion to a field value does not fail, because the policy contains only ASCII
-    // characters. If the conversion of the policy failed, the response would keep its stricter
-    // policy.
+    // characters. If the policy could not be converted, the response would keep the stricter policy
+    // `POLICY`.
     if let Ok(policy) = HeaderValue::try_from(policy) {
         let fields = response.headers_mut();
         fields.insert(CONTENT_SECURITY_POLICY, policy);

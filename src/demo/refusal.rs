@@ -72,12 +72,12 @@ impl Refusal {
         Self::invalid_request(format!("Check the `{name}` parameter"))
     }
 
-    /// Returns `invalid_request` with a hint.
+    /// Returns the OAuth error `invalid_request` with the given hint.
     pub(crate) fn invalid_request(hint: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request", INVALID_REQUEST).hint(hint)
     }
 
-    /// Returns `invalid_grant` with a hint.
+    /// Returns the OAuth error `invalid_grant` with the given hint.
     pub(crate) fn invalid_grant(hint: &'static str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_grant", INVALID_GRANT).hint(hint)
     }

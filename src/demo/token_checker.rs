@@ -63,7 +63,7 @@ impl ParsedToken {
     /// Returns the subject if the token is valid at `now` for `audience` (RFC 7519 section 4.1).
     /// Returns the reason if the token is invalid.
     pub(crate) fn subject(&self, audience: &str, now: Timestamp) -> Result<&str, &'static str> {
-        // An `f64` represents the milliseconds of every time in this century exactly.
+        // An `f64` is precise enough to distinguish all milliseconds in this century.
         let now = std::time::Duration::from_millis(now.as_millis()).as_secs_f64();
         let date = |name: &str| self.claims.get(name).and_then(Value::as_f64);
         if !self.signed {

@@ -23,8 +23,8 @@ use crate::secret;
 const VERSION: [u8; 4] = [0xde, 0xf5, 0x02, 0x00];
 
 /// The length of the salt in bytes. The version, the salt, the nonce and the tag have 84 bytes in
-/// total, as many as the overhead of league/oauth2-server. Because the total length is equal, an
-/// encrypted value is as long as on the real server.
+/// total, as many as the overhead of league/oauth2-server. An encrypted value of the demo therefore
+/// has the same length as on the real server.
 const SALT: usize = 52;
 
 /// The DER encoding of a 2048-bit `RSAPublicKey` (RFC 8017 appendix A.1.1): the bytes before the
@@ -32,7 +32,7 @@ const SALT: usize = 52;
 const BEFORE_MODULUS: [u8; 9] = [0x30, 0x82, 0x01, 0x0a, 0x02, 0x82, 0x01, 0x01, 0x00];
 const AFTER_MODULUS: [u8; 5] = [0x02, 0x03, 0x01, 0x00, 0x01];
 
-/// The header of a Passport token, which has two members and no `kid`.
+/// The header of a Passport token: the members `typ` and `alg`, but no `kid`.
 const HEADER: &str = r#"{"typ":"JWT","alg":"RS256"}"#;
 
 /// The keys of one authorization server of the demo. The keys are generated when the server starts
@@ -125,8 +125,8 @@ impl Keys {
     /// decrypt the returned text.
     pub(crate) fn seal(&self, value: &impl Serialize) -> Option<String> {
         let mut text = serde_json::to_vec(value).ok()?;
-        // AES-GCM needs no salt. The only purpose of the salt is its length: an encrypted value
-        // must be as long as on the real server.
+        // AES-GCM needs no salt. The salt only makes the encrypted value as long as an encrypted
+        // value of a real server.
         let salt = secret::random::<SALT>().ok()?;
         let nonce = self
             .sealing

@@ -101,7 +101,7 @@ pub fn others(fields: &(impl View + ?Sized), is_own: impl Fn(&[u8]) -> bool) -> 
     if !several && !lines().flat_map(pieces).any(|piece| is_own(&piece)) {
         return Others::Unchanged;
     }
-    // Each line may need two more bytes for its separator.
+    // Each `Cookie` line can need two more bytes for the separator `; `.
     let length = lines().map(|line| line.len().saturating_add(2)).sum();
     let mut kept = BytesMut::with_capacity(length);
     for line in lines() {

@@ -54,8 +54,9 @@ pub use view::View;
 const PSEUDONYM: &str = "sidegate";
 
 /// The maximum number of entries for this gateway in `Via`. Several entries in `Via` are allowed,
-/// because a request may pass several gateways named `sidegate`, such as a gateway and a sidecar. A
-/// request with more entries for this gateway is in a loop.
+/// because a request may pass several gateways named `sidegate`, such as a gateway and a sidecar.
+/// If a request would get more than `MAX_PASSES` entries for this gateway, the request is in a
+/// loop.
 const MAX_PASSES: usize = 5;
 
 /// The result of a check of `Max-Forwards`.

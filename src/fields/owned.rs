@@ -69,8 +69,9 @@ pub struct OwnedFields {
     /// letter. An entry is a bit set: bit `n` is set if the length of a name is `n` modulo 64. The
     /// low five bits of the first letter are the index of the entry.
     lengths: [u64; 32],
-    /// Has the same form as `lengths`, but for the names of all fields that may have to be removed
-    /// from a request. For nearly every field that is kept, one look-up in `may_remove` is enough.
+    /// Contains bit sets like `lengths`, but for the names of all fields that the gateway may have
+    /// to remove from a request. For nearly every field that is kept, one look-up in `may_remove`
+    /// is enough.
     may_remove: [u64; 32],
 }
 
@@ -125,7 +126,7 @@ impl OwnedFields {
     }
 
     /// Returns true if a field with this name may have to be removed: an owned field, a hop-by-hop
-    /// field, or `Expect`. If the function returns `false`, the caller has no reason to remove the
+    /// field, or `Expect`. If the function returns `false`, the caller does not have to remove the
     /// field. If the result is `true`, the caller has to compare `name` with the names of the owned
     /// fields, of the hop-by-hop fields and of `Expect`.
     pub(super) fn may_remove(&self, name: &str) -> bool {
@@ -159,8 +160,8 @@ fn is_prefix_row(row: usize) -> bool {
 }
 
 fn length_bit(name: &str) -> u64 {
-    // If two lengths differ by a multiple of 64, the two lengths have the same bit. If the bit for
-    // the length of a name is set, the caller must also compare the name.
+    // A length has the same bit as the length plus 64. If the bit for the length of a name is set,
+    // the caller must also compare the name.
     let length = u32::try_from(name.len()).unwrap_or(u32::MAX);
     1_u64.wrapping_shl(length)
 }

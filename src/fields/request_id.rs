@@ -41,7 +41,7 @@ impl RequestIds {
         let (first, second) = text.split_at_mut(16);
         first.copy_from_slice(&self.worker);
         second.copy_from_slice(&hex(mixed(count)));
-        // A clone of this value only increments a reference count. Hexadecimal digits are always a
+        // Cloning this value only increments a reference count. Hexadecimal digits are always a
         // valid field value, so the default is never used.
         let value = HeaderValue::from_maybe_shared(Bytes::from_owner(text));
         value.unwrap_or(HeaderValue::from_static("invalid"))

@@ -86,7 +86,8 @@ fn is_listed(owned: &OwnedFields, name: &str) -> bool {
 /// If the client accepts trailers, the request keeps `TE: trailers`. A request with content also
 /// keeps `Expect` and, in `Trailer`, the names of the trailers that the gateway may forward. A
 /// request without content has no trailers, and must not have `Expect` (RFC 9110 section 10.1.1).
-/// The result states which trailers of the response the gateway forwards to an HTTP/1.1 client.
+/// The return value states which trailers of the response the gateway forwards to an HTTP/1.1
+/// client.
 ///
 /// If the request has no field to remove except `Connection: keep-alive`, this function allocates
 /// nothing.

@@ -173,7 +173,7 @@ fn items<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = 
     items.map(<[u8]>::trim_ascii)
 }
 
-/// Returns the value of the field, if the field has exactly one line.
+/// Returns the value of the field `name`, if `headers` contains exactly one line of this field.
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut lines = headers.get_all(name).iter();
     lines.next().filter(|_line| lines.next().is_none())

@@ -44,7 +44,7 @@ enum Source {
 /// The reason why a body breaks off.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
-    /// The gateway has ended the answer early. The log states the reason.
+    /// The gateway has ended the answer early. The log states why the gateway ended the answer.
     #[error("the answer was cut")]
     Cut,
     /// The file with the buffered answer cannot be read. Responsible: the gateway.
@@ -69,8 +69,8 @@ impl fmt::Debug for Switch {
     }
 }
 
-/// A reference to an answer that takes a long time. The client's connection owns the reference to
-/// the answer until the connection stops sending the answer.
+/// A reference to a `LongAnswer`. The client's connection owns the reference to the answer until
+/// the connection stops sending the answer.
 #[derive(Debug)]
 struct Sending(Rc<LongAnswer>);
 
@@ -159,8 +159,8 @@ impl Body {
     }
 
     /// Creates the body of an app's answer, and reads the frame that has arrived with the head.
-    /// Most answers consist of one frame. If this frame contains the whole content, the connection
-    /// to the app is already free, and no task has to watch the answer.
+    /// Most answers consist of one frame. If the first frame contains the whole content, the
+    /// connection to the app is already free, and no task has to watch the answer.
     pub(super) fn upstream(mut body: ResponseBody) -> Self {
         if body.is_end_stream() {
             return Self::empty();
@@ -188,7 +188,7 @@ impl Body {
         Self::new(Source::Long(Sending(answer)))
     }
 
-    /// Writes the access-log event at the end of the answer, or at the end of its tunnel.
+    /// Writes the access-log event at the end of the answer, or at the end of the tunnel.
     pub(super) fn log_at_end(&mut self, log: Box<RequestLog>) {
         match &self.source {
             Source::Complete(_) | Source::Tunnel(_) | Source::Upstream(_) => self.log = Some(log),

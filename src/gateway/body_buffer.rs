@@ -1,4 +1,4 @@
-//! The buffer for a part of one body. The first bytes of a large buffer can be in a file.
+//! A buffer that stores a part of one body. The first bytes of a large buffer can be in a file.
 //!
 //! New pieces of the body are stored in memory. When the memory of the buffer is full, the buffer
 //! moves the pieces to the end of the file. Therefore the file contains the first bytes of the
@@ -22,7 +22,8 @@ const PIECE: usize = 64;
 /// would need the memory of a whole piece.
 const SMALL: usize = 512;
 
-/// The maximum length of a piece to which the buffer has copied other pieces, in bytes.
+/// The buffer appends a small piece to the last piece only if the joined piece has at most `MERGED`
+/// bytes.
 const MERGED: usize = 4096;
 
 /// The sizes of the buffer of one body.
@@ -36,7 +37,7 @@ pub(super) struct BufferSizes {
     pub(super) client: Owner,
 }
 
-/// The buffer for a part of one body.
+/// A buffer that stores a part of one body.
 #[derive(Debug)]
 pub(super) struct BodyBuffer {
     pieces: VecDeque<Bytes>,
@@ -45,7 +46,7 @@ pub(super) struct BodyBuffer {
     /// The maximum number of bytes that the buffer keeps in memory.
     limit: usize,
     memory: Reservation,
-    /// `None` if the body may not use a file.
+    /// `None` if the buffer must not use a file.
     spill: Option<Box<Spill>>,
 }
 
@@ -81,7 +82,7 @@ impl BodyBuffer {
         }
     }
 
-    /// Waits until it is known whether the buffer may store another piece. If the memory of the
+    /// Waits for the decision whether the buffer may store another piece. If the memory of the
     /// buffer is full, the buffer first writes its pieces to the file.
     pub(super) fn poll_growth(&mut self, cx: &mut Context<'_>) -> Poll<Growth> {
         loop {

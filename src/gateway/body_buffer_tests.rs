@@ -57,7 +57,7 @@ impl Fixture {
     }
 }
 
-/// Returns a piece of 1,000 bytes. Each `number` gives different bytes.
+/// Returns a piece of 1,000 bytes. Two different values of `number` give different bytes.
 fn piece(number: usize) -> Bytes {
     let bytes = number.to_be_bytes();
     bytes.iter().copied().cycle().take(1000).collect()
@@ -113,7 +113,7 @@ async fn a_body_larger_than_the_memory_is_in_a_file_in_order() {
     assert_eq!(fill(&mut buffer, 303).await, 303);
     assert_eq!(buffer.bytes(), 303_000);
     assert_eq!(fixture.used(), (3 * 1064, 300_000));
-    // The file has no name.
+    // The file has no name, so the folder is empty.
     assert_eq!(fixture.folder.path().read_dir().unwrap().count(), 0);
     assert_eq!(read(&mut buffer).await, content(303));
     assert_eq!((buffer.bytes(), fixture.used()), (0, (0, 0)));
@@ -124,7 +124,8 @@ async fn a_body_larger_than_the_memory_is_in_a_file_in_order() {
 async fn a_buffer_that_was_read_is_used_again() {
     let fixture = Fixture::new();
     let mut buffer = fixture.buffer(8 * KIB);
-    // Two writes of four pieces fit into the file, and four pieces fit into the memory.
+    // The file has space for eight pieces (two writes of four pieces), and the memory has space for
+    // four pieces.
     for _ in 0..3 {
         assert_eq!(fill(&mut buffer, 100).await, 12);
         assert_eq!(growth(&mut buffer).await, Growth::AtLimit);
@@ -135,7 +136,7 @@ async fn a_buffer_that_was_read_is_used_again() {
 #[tokio::test]
 async fn a_full_budget_of_files_is_counted_and_loses_nothing() {
     let fixture = Fixture::new();
-    // One client may use half of the 16 KiB.
+    // One client can use half of the budget for files, which is 16 KiB.
     let mut buffer = fixture.buffer_in(fixture.folder.path(), 1024 * KIB, 16 * KIB);
     assert_eq!(fill(&mut buffer, 100).await, 12);
     assert!(fixture.refused("full"), "{}", fixture.metrics.encode());

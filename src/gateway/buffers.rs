@@ -6,9 +6,9 @@
 //!
 //! The buffers of one client may grow while their total size is smaller than the free part of the
 //! budget. Therefore one client gets at most half of the budget, and the next client finds free
-//! bytes. If several clients fill their buffers, all these clients get equal parts of the budget.
-//! Another part of the same size stays free for a new client. If a client has used its share of the
-//! budgets, the gateway forwards the bodies of this client while they arrive.
+//! bytes. If several clients fill their buffers, all these clients get equal parts of the budget. A
+//! further part of the budget, of the same size, stays free for a new client. If a client has used
+//! its share of the budgets, the gateway forwards the bodies of this client while they arrive.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::upstream::Owner;
 const ENTRIES: u64 = 4096;
 
 /// The budget for buffered bytes in memory, and the budget for buffered bytes in files. All clones
-/// share the same budgets. A reload does not change the numbers of used bytes.
+/// share the same budgets. A reload does not reset the numbers of used bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct Budgets {
     memory: Arc<Budget>,
@@ -31,7 +31,8 @@ pub(crate) struct Budgets {
 }
 
 impl Budgets {
-    /// Creates budgets of which no byte is used. `metrics` shows the numbers of used bytes.
+    /// Creates budgets with zero used bytes. `metrics` shows how many bytes of each budget are
+    /// used.
     pub(crate) fn new(metrics: &Metrics) -> Self {
         Self {
             memory: Budget::new(metrics.buffered()),
@@ -39,12 +40,14 @@ impl Budgets {
         }
     }
 
-    /// Returns a reservation of memory. `max` is the size of the budget in bytes.
+    /// Creates an empty reservation in the budget for memory. `max` is the size of the budget in
+    /// bytes.
     pub(super) fn memory(&self, client: Owner, max: usize) -> Reservation {
         Reservation::new(&self.memory, client, max)
     }
 
-    /// Returns a reservation of space in files. `max` is the size of the budget in bytes.
+    /// Creates an empty reservation in the budget for files. `max` is the size of the budget in
+    /// bytes.
     pub(super) fn files(&self, client: Owner, max: usize) -> Reservation {
         Reservation::new(&self.files, client, max)
     }
@@ -63,7 +66,7 @@ struct Budget {
 }
 
 impl Budget {
-    /// Creates a budget of which no byte is used. The gauge `used` shows the number of used bytes.
+    /// Creates a budget with zero used bytes. The gauge `used` shows the number of used bytes.
     fn new(used: &Gauge) -> Arc<Self> {
         Arc::new(Self {
             used: used.clone(),
@@ -126,7 +129,7 @@ impl Reservation {
         self.budget.clients.get(self.client)
     }
 
-    /// Adds `bytes` to the bytes of the budget that this buffer uses.
+    /// Adds `bytes` to the number of bytes that this buffer uses from the budget.
     pub(super) fn add(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_add(bytes);
         self.budget.used.inc_by(signed(bytes));
@@ -173,21 +176,21 @@ mod tests {
 
     fn budget() -> Arc<Budget> {
         let mut budget = Budget::new(Metrics::default().buffered());
-        // With this table, the clients of a test have different entries.
+        // The loop ends when the hash selects a different entry for each of the twenty clients.
         while entries(&budget) < 20 {
             budget = Budget::new(Metrics::default().buffered());
         }
         budget
     }
 
-    /// The number of different entries of twenty clients.
+    /// Returns the number of different budget entries that twenty clients get.
     fn entries(budget: &Arc<Budget>) -> usize {
         let clients = (0..20).map(|address| Reservation::new(budget, client(address), 0).client);
         clients.collect::<std::collections::BTreeSet<_>>().len()
     }
 
-    /// Returns the reservation of the client with the address `address`, after the reservation has
-    /// grown to the largest allowed number of pieces.
+    /// Creates a reservation for the client with the address `address`, and adds pieces while the
+    /// reservation may grow.
     fn grown(budget: &Arc<Budget>, address: u8, max: usize, limit: usize) -> Reservation {
         let mut reservation = Reservation::new(budget, client(address), max);
         while reservation.growth(limit, 1) == Growth::Allowed {
@@ -208,12 +211,13 @@ mod tests {
         let attacker: Vec<_> = (0..100).map(|_| grown(&budget, 1, max, limit)).collect();
         let used: usize = attacker.iter().map(|buffer| buffer.bytes).sum();
         assert!((max / 2..max / 2 + 200).contains(&used), "{used}");
-        // The client already has its share, so another buffer stores nothing.
+        // The first buffers of the attacker use the attacker's whole share, so the last buffer
+        // stores nothing.
         assert_eq!(attacker[99].bytes, 0);
         let bystander = grown(&budget, 2, max, limit);
         assert!(bystander.bytes >= limit, "{}", bystander.bytes);
         // The bystander uses a part of the budget, so the share of the attacker is smaller now. If
-        // the attacker drops a buffer, the attacker's next buffer must be smaller.
+        // the attacker drops one buffer and fills another buffer, the new buffer must be smaller.
         let mut attacker = attacker;
         attacker.remove(0);
         assert_eq!(grown(&budget, 1, max, limit).bytes, 25 * PIECE);

@@ -13,7 +13,7 @@ use crate::provider::ResponseMode;
 use crate::server::RequestBody;
 use crate::telemetry::chain;
 
-/// The size limit for an answer that a provider sends by POST, in bytes. The limit is enough for an
+/// The size limit for an answer that a provider sends by POST, in bytes. 32 KiB are enough for an
 /// authorization code and a `state` parameter.
 const LARGEST_ANSWER: u64 = 32 * 1024;
 

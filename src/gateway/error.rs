@@ -24,12 +24,12 @@ const BUSY_RETRY: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The route needs the whole body of a request, but the buffers of the gateway have no room for
-    /// the body. Responsible: the operator, because the operator sets the sizes of the buffers. An
-    /// error of the disk can also be the cause. The log contains the error of the disk.
+    /// the body. Responsible: the operator, because the operator sets the sizes of the buffers. A
+    /// disk error can also be the cause. The log contains the disk error.
     #[error("there is no buffer for the request body")]
     BuffersFull,
-    /// While a request waited for its app, the gateway ended the request, because of the session,
-    /// the access rule or the session store. Responsible: the client.
+    /// While a request waited for its app, the gateway ended the request for the reason in the
+    /// `Cut`. Responsible: the client.
     #[error("the request was cut while it waited for its app")]
     Cut(Cut),
     /// A page of another site tries to open a WebSocket with the user's session. Responsible: the
@@ -44,7 +44,8 @@ pub enum Error {
     #[error("the request's framing is invalid")]
     Framing(#[from] fields::FramingError),
     /// The request uses HTTP without TLS, and its peer is not a trusted proxy. Responsible: the
-    /// client. If the settings do not list the network of the proxy, the operator is responsible.
+    /// client. If the peer is a proxy whose network is missing in `trusted_proxies`, the operator
+    /// is responsible.
     #[error("plain HTTP from a peer that is not a trusted proxy")]
     InsecureTransport,
     /// The request has passed this gateway too often. Responsible: the operator. The upstream of a

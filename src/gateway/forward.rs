@@ -46,7 +46,8 @@ enum ForwardOutcome<'a> {
     /// The gateway has the answer that it sends to the client.
     Answered(Response<Body>),
     /// The answer comes later, because the app has refused the token or because the request takes
-    /// long. The future in `Later` sends the request again, starts a login, or forwards the answer.
+    /// longer than about a second. The future in `Later` sends the request again, starts a login,
+    /// or forwards the answer.
     Later(BoxedAnswer<'a>),
 }
 
@@ -78,7 +79,8 @@ pub(super) struct InFlight<'p> {
     /// requests by client.
     client: RequestClient,
     /// The guard that ends the request when the session ends, or the values from which the gateway
-    /// creates this guard. `None` if the end of a session does not end the request and its answer.
+    /// creates this guard. `None` if the request and its answer can continue after the session has
+    /// ended.
     owner: Option<AnswerOwner>,
 }
 
@@ -219,7 +221,7 @@ impl<'p> InFlight<'p> {
 
     /// Waits for the answer to a request that takes longer than about a second. If the session ends
     /// before the answer begins, the request ends with an error. When the gateway ends the request,
-    /// the gateway also ends an unfinished upload of the client.
+    /// the gateway also ends the client's unfinished upload.
     fn guarded<'e>(&'e mut self, worker: &'p Worker) -> BoxedAnswer<'e> {
         Box::pin(async move {
             let guard = self.owner.take().map(|owner| match owner {
@@ -250,8 +252,8 @@ impl<'p> InFlight<'p> {
     }
 
     /// Returns the answer for the client. If the content of the answer is not complete yet, this
-    /// function moves the field `owner` into the answer. If the session ends before the answer is
-    /// complete, the gateway ends the answer.
+    /// function moves `self.owner` into the returned answer. If the session ends before the answer
+    /// is complete, the gateway ends the answer.
     #[inline]
     fn finished(&mut self, worker: &Worker, answer: Answer) -> Response<Body> {
         let mut response = cleaned(answer, self.trailers);
@@ -393,7 +395,7 @@ impl<'p> InFlight<'p> {
     }
 }
 
-/// Returns the error of a request for which the app gave no answer.
+/// Returns the error for a request to which the app gave no answer.
 fn upload_error(error: upstream::Error) -> Error {
     if let upstream::Error::RequestBody(cause) = error {
         return match cause.downcast() {
@@ -445,8 +447,8 @@ fn prepare(context: &mut RequestContext) -> Result<Option<HeaderValue>, Error> {
     Ok(accept)
 }
 
-/// The upload of a request that the app has not answered yet. The guard of the request reads the
-/// number of uploaded bytes.
+/// The upload of a request that the app has not answered yet. The stream guard of the request gets
+/// the number of uploaded bytes from `WaitingUpload`.
 struct WaitingUpload(BodyWatch);
 
 impl ObservedStream for WaitingUpload {

@@ -70,8 +70,8 @@ impl Protocol {
         })
     }
 
-    /// Returns the answer that reports a failure. `status` is the status code that a client without
-    /// gRPC would get. `retry_after` is the pause before a retry.
+    /// Returns the answer that reports a failure. `status` is the status code that a client would
+    /// get if the client did not use gRPC. `retry_after` is the pause before a retry.
     pub(super) fn answer(
         self,
         status: StatusCode,

@@ -99,7 +99,7 @@ impl Record {
         }
     }
 
-    /// Records the address of the client, after the check for trusted proxies.
+    /// Records the client's address, which a trusted proxy can state in `X-Forwarded-For`.
     pub(super) fn client(&mut self, client: IpAddr) {
         if let Some(log) = &mut self.log {
             log.event.client = client;
@@ -130,7 +130,7 @@ impl Record {
         }
     }
 
-    /// Records how long the request has waited until its session was refreshed or fetched.
+    /// Records how long the request has waited for a refresh or a fetch of its session.
     pub(super) fn waited(&mut self, duration: Duration) {
         if let Some(log) = &mut self.log {
             let before = log.event.waited.unwrap_or_default();
@@ -216,7 +216,8 @@ impl Record {
         self.answered(response)
     }
 
-    /// Counts the request in the metrics, and returns the time until its answer began.
+    /// Counts the request in the metrics, and returns the time from the start of the request to the
+    /// start of its answer.
     fn count(&mut self, status: StatusCode) -> Duration {
         self.is_counted = true;
         let ended = self.answered.unwrap_or_else(|| self.site.clock().instant());

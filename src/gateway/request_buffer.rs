@@ -15,8 +15,8 @@ use crate::fields;
 use crate::server::RequestBody;
 use crate::telemetry::DecisionLabel;
 
-/// If the body of a request arrives later than `REDECIDE_AFTER` after the decision, the gateway
-/// makes a new decision about the request.
+/// If the body of a request arrives later than `REDECIDE_AFTER` after the access decision, the
+/// gateway makes a new access decision.
 const REDECIDE_AFTER: Duration = Duration::from_secs(1);
 
 impl Worker {
@@ -103,11 +103,11 @@ fn prepare_body(
     body.limit(limit).map_err(Error::RequestBody)
 }
 
-/// Returns the sizes of the buffer for the body of a request, and how much of the body has to be in
-/// the buffer. `None` means that the body is forwarded while it arrives. Some clients wait for an
-/// answer before they send the rest of the body, for example in a gRPC call, in a handshake, or
-/// after `Expect`. On a route without `whole_request`, the bodies of such requests are forwarded
-/// while they arrive.
+/// Returns the sizes of the buffer for a request body, and whether the whole body must arrive
+/// before the request is forwarded. `None` means that the body is forwarded while it arrives. Some
+/// clients wait for an answer before they send the rest of the body, for example in a gRPC call, in
+/// a handshake, or after `Expect`. Unless the route sets `whole_request`, the gateway does not
+/// buffer the body of a gRPC call, of a handshake or of a request with `Expect`.
 fn request_buffer(context: &RequestContext, permit: &Permit) -> Option<(BufferSizes, Needed)> {
     let RequestContext { parts, upgrade, .. } = context;
     let route = permit.route();

@@ -12,8 +12,8 @@ use crate::clock::Clock;
 use crate::server::{AnswerControl, BodyWatch};
 use crate::telemetry::{DecisionLabel, RequestEvent, user_agent};
 
-/// The end code in the log for a complete answer. An answer is complete when the client's
-/// connection has taken the whole content.
+/// The value of `end` in the access log for a complete answer. An answer is complete when the
+/// client's connection has taken the whole content.
 pub(super) const COMPLETE: &str = "complete";
 
 /// The end code in the log for an answer or a tunnel that the client has ended.

@@ -173,8 +173,8 @@ impl WorkerSite {
         &self.shared.counters
     }
 
-    /// Whether the drain time of the worker is almost over. If this function returns true, requests
-    /// are dropped only because the process ends.
+    /// Whether the drain time of the worker is almost over. If this function returns true, a
+    /// request is dropped because the process ends, and not because the client has disconnected.
     pub(super) fn has_drain_ended(&self) -> bool {
         self.drain_ends.get()
     }

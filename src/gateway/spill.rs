@@ -45,7 +45,8 @@ pub(super) struct Spill {
     read: u64,
     writing: Option<Writing>,
     reading: Option<JoinHandle<io::Result<Bytes>>>,
-    /// Whether the metrics already count that the budget has no room for this body.
+    /// Whether the gateway has already counted, in the metrics, that the budget has no room for
+    /// this body.
     is_refusal_counted: bool,
     /// Whether a write has failed. After a failed write, the gateway writes nothing more.
     has_failed: bool,
@@ -59,7 +60,7 @@ struct Writing {
     length: usize,
 }
 
-/// A write that has ended.
+/// The result of a write that has ended.
 pub(super) struct Written {
     pub(super) pieces: Arc<[Bytes]>,
     /// True if the write stored all pieces in the file.
@@ -107,7 +108,8 @@ impl Spill {
         }
     }
 
-    /// Starts a write that appends the pieces to the file. The previous write must have ended.
+    /// Starts a write that appends the pieces to the file. Call this function only after the
+    /// previous write has ended.
     pub(super) fn begin_write(&mut self, pieces: Arc<[Bytes]>) {
         let lengths = pieces.iter().map(Bytes::len);
         let length = lengths.fold(0, usize::saturating_add);
@@ -122,7 +124,7 @@ impl Spill {
         });
     }
 
-    /// Waits for the end of the write. The result is `None` if no write has begun.
+    /// Waits for the end of the write. Returns `None` if no write has begun.
     pub(super) fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Option<Written>> {
         let Some(writing) = &mut self.writing else {
             return Poll::Ready(None);
@@ -153,8 +155,8 @@ impl Spill {
     /// bytes of the file.
     ///
     /// If a write to the file is in progress, `poll_read` can return `Pending` without registering
-    /// the waker of the task. The code that waits for the end of the write then has to wake the
-    /// task that reads the file.
+    /// the waker of the task. In this case, the code that waits for the end of the write has to
+    /// wake the task that reads the file.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         loop {
             if let Some(reading) = &mut self.reading {
@@ -189,7 +191,8 @@ impl Spill {
         }
     }
 
-    /// Closes the file, and frees its part of the budget. The next write creates a new file.
+    /// Closes the file, and releases the reservation of the file in the budget for files. The next
+    /// write creates a new file.
     fn close(&mut self) {
         (self.written, self.read) = (0, 0);
         self.room.clear();
@@ -208,8 +211,8 @@ impl Drop for Spill {
     }
 }
 
-/// Writes the pieces to the file, from the position `start`. If there is no file yet, creates the
-/// file.
+/// Writes the pieces to the file, starting at the position `start`. If there is no file yet,
+/// creates the file.
 fn write(
     file: Option<Arc<File>>,
     folder: &Path,

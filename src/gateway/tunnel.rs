@@ -72,8 +72,8 @@ impl Worker {
             }
             Origin::Several => false,
         };
-        // Without a session, the handshake is not sent in the name of a user, so even a page of
-        // another origin may send it.
+        // Without a session, the handshake is not sent for a signed-in user, so the gateway accepts
+        // the handshake even from a page of another origin.
         if permit.has_session() && !expected {
             return Err(Error::ForeignOrigin);
         }

@@ -107,7 +107,7 @@ impl GroupsField {
         let mut left = form.bytes;
         let mut left_out = 0_usize;
         // A name that does not fit into the remaining space of the groups field is left out. A
-        // later name can be short enough for the rest of the groups field.
+        // shorter name later in the list can still fit.
         let mut fits = |length: usize| {
             if let Some(rest) = left.checked_sub(length) {
                 left = rest;

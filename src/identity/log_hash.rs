@@ -12,8 +12,8 @@ pub struct LogHash(OnceLock<Box<(UserClaim, Box<str>)>>);
 
 impl LogHash {
     /// Calls the function `then` with the hash of `claim`. `compute` computes the hash. The first
-    /// call stores the hash of its claim. A later call with a different claim computes the hash
-    /// each time.
+    /// call stores `claim` and its hash. If a later call has a different claim, this call computes
+    /// the hash and does not store it.
     pub(crate) fn with<T>(
         &self,
         claim: UserClaim,

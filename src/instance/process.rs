@@ -1,4 +1,4 @@
-//! The data of the process that a reload does not change, and the function that creates a site.
+//! The process-wide data that a reload does not change, and the function that creates a site.
 
 use std::sync::Arc;
 

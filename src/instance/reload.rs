@@ -119,8 +119,8 @@ impl Instance {
         let failed = self.current.failed.clone();
         let next = CurrentSettings {
             restart_only: self.current.restart_only.clone(),
-            // A reload for new keys does not read the changed settings. An earlier, failed reload
-            // of changed settings still has to be retried.
+            // A reload with the cause `KeyFile` uses the current settings and does not read changed
+            // settings. An earlier, failed reload of changed settings still has to be retried.
             failed: failed.filter(|_failed| cause == ReloadCause::KeyFile),
             ..CurrentSettings::of(&config)
         };
@@ -133,8 +133,8 @@ impl Instance {
             idle: settings.idle,
             absolute: settings.absolute,
             per_person: settings.per_person,
-            // The new settings may use another store, which may need no keys. The current store
-            // needs its own keys until the restart.
+            // The new settings may use another store, which may need no keys. Until the restart,
+            // the gateway uses the current store with its current keys.
             keys: same_store.then(|| Arc::clone(keys)),
             registrations: registrations(&next.reusable.providers),
         };

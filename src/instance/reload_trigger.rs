@@ -150,8 +150,8 @@ impl ReloadTrigger {
     pub(super) fn failed(&mut self, cause: ReloadCause) {
         let before = self.retry;
         let cause = match (cause, before.map(|retry| retry.cause)) {
-            // The reload after the signal failed, so the new keys were not applied. Therefore a
-            // pending retry for new key files stays.
+            // The reload after the signal failed, so the new keys were not applied. The trigger
+            // therefore keeps a pending retry that loads new keys.
             (ReloadCause::Signal, Some(ReloadCause::KeyFile)) => return,
             (ReloadCause::Signal, _) => {
                 self.retry = None;

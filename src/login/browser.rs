@@ -28,7 +28,8 @@ pub(super) fn remember_rounds(rounds: u8) -> HeaderValue {
 }
 
 /// Returns the `Set-Cookie` value that deletes the counter of logins in a row. After
-/// [`super::Error::Loop`], a browser without the counter can try again.
+/// [`super::Error::Loop`], the gateway deletes the counter, so that the user can try to sign in
+/// again.
 pub(crate) fn forget_rounds() -> HeaderValue {
     cookie::clear(ROUND)
 }

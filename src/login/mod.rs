@@ -59,7 +59,7 @@ use crate::telemetry::TokenCall;
 /// The longest time that a user waits for a provider that does not answer.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The time for which the gateway remembers that a `state` has been used. The time is the largest
+/// The time for which the gateway remembers that a `state` has been used. `USED_FOR` is the largest
 /// value that the setting `login.timeout_secs` accepts. If used states were remembered only for the
 /// current value of `login.timeout_secs`, a used state could become usable again after a reload
 /// that increases the value.
@@ -278,7 +278,7 @@ impl Login {
         *details.provider == *provider && details.registration.is_none_or(is_same)
     }
 
-    /// Makes all checks that must succeed before the gateway sends the code to the provider.
+    /// Performs all checks that must succeed before the gateway sends the code to the provider.
     async fn verified(
         &self,
         granted: Granted,

@@ -51,8 +51,8 @@ impl OwnPaths {
     }
 
     /// Returns true if a redirection endpoint at `path` would hide another endpoint of the gateway.
-    /// An endpoint is hidden if its path is `path` or below `path`. If there are several providers,
-    /// the path of each redirection endpoint is below `path`.
+    /// The redirection endpoint hides an endpoint whose path is `path` or below `path`. If there
+    /// are several providers, the path of each redirection endpoint is below `path`.
     pub(crate) fn are_hidden_by(&self, path: &str) -> bool {
         let endpoints = [&self.sign_in, &self.sign_out, &self.signed_out];
         endpoints.into_iter().any(|endpoint| {

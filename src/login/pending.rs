@@ -40,8 +40,9 @@ pub(super) struct LoginDetails {
     /// The configured name of the provider.
     pub(super) provider: Box<str>,
     /// A tag that identifies the server of the provider and the gateway's client identifier at this
-    /// server. By the tag, the gateway notices that a reload has given the name of the provider to
-    /// a different server or client. A state from an older version of the gateway has no tag.
+    /// server. If the tag differs from the tag of the current provider, a reload has given the
+    /// provider's name to a different server or client. A state from an older version of the
+    /// gateway has no tag.
     pub(super) registration: Option<RegistrationTag>,
     /// The page that the user asked for.
     pub(super) return_to: ReturnTo,
@@ -178,8 +179,8 @@ impl PendingLogin {
         self.derived(b"nonce")
     }
 
-    /// Computes a value from the seed and `purpose`. Two different purposes give two different
-    /// values.
+    /// Computes a value from the seed and `purpose`. For different purposes, the values are
+    /// different.
     fn derived(&self, purpose: &[u8]) -> String {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.seed.expose());
         URL_SAFE_NO_PAD.encode(hmac::sign(&key, purpose))

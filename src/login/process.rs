@@ -59,8 +59,8 @@ impl ProcessState {
 }
 
 impl Login {
-    /// Returns true if the gateway has not logged `hint` today. After this call, `hint` counts as
-    /// logged.
+    /// Returns true if the gateway has not logged `hint` today. After this call, the gateway treats
+    /// `hint` as logged today.
     pub(crate) fn hint_is_due(&self, hint: (&str, &str)) -> bool {
         let now = Duration::from_millis(self.process.clock.now().as_millis());
         self.process.hints.is_due(hint, now)

@@ -27,8 +27,8 @@ pub struct Start<'a> {
 }
 
 impl Login {
-    /// Returns true if at least one provider gets the parameter `name` of a sign-in URL with the
-    /// value `value`.
+    /// Returns true if a sign-in URL may pass the parameter `name` with the value `value` to at
+    /// least one provider.
     pub(crate) fn passes(&self, name: &str, value: &str) -> bool {
         let mut providers = self.providers.values();
         providers.any(|provider| provider.passes(name, value))

@@ -87,8 +87,8 @@ impl ReturnTo {
         (keys, own): (&KeyRing, &OwnPaths),
         origin: &str,
     ) -> Option<Self> {
-        // The encrypted form of a path is shorter than twice the maximum, because base64 adds one
-        // third, and the cipher adds fewer than 100 bytes.
+        // The encrypted form of a path is shorter than twice `MAX`, because base64 adds one third,
+        // and the cipher adds fewer than 100 bytes.
         if text.len() > MAX.saturating_mul(2) {
             return None;
         }

@@ -1,4 +1,4 @@
-//! The check for requests that must come from one of our own pages.
+//! The check that a request comes from one of the gateway's own pages.
 
 use http::HeaderMap;
 

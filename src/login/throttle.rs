@@ -2,7 +2,7 @@
 //! wait.
 //!
 //! An attacker can begin a login and then call the redirection endpoint with an invented code. For
-//! each invented code, the gateway calls the token endpoint. A provider may allow only fifty calls
+//! each invented code, the gateway calls the token endpoint. Some providers allow only fifty calls
 //! per minute for all users together. Only refused codes are counted, so normal logins are not
 //! affected.
 

@@ -158,7 +158,7 @@ async fn drive<T>(exchange: impl Future<Output = T>, connection: impl Future) ->
         _ended = &mut connection => {}
     }
     // The connection has ended. The future `exchange` can still process the bytes that arrived
-    // before the end.
+    // before the connection ended.
     exchange.await
 }
 

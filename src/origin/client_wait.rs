@@ -39,8 +39,8 @@ impl ClientWait {
         }
     }
 
-    /// Records that the client has sent or accepted this number of bytes, and that the exchange
-    /// does not wait for its client any more.
+    /// Records that the client has sent or accepted `bytes` bytes, and that the exchange no longer
+    /// waits for its client.
     pub(super) fn end(&self, now: Instant, bytes: usize) {
         if self.is_waiting() {
             self.waited.set(self.waited_until(now));

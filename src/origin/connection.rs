@@ -34,7 +34,7 @@ pub(super) struct Connection {
     _task: AbortOnDrop,
     pub(super) traffic: Rc<Traffic>,
     pub(super) head_timer: HeadTimer,
-    /// The time when the current request or the current idle time began.
+    /// The time when the current request began, or when the connection became idle.
     pub(super) since: Instant,
     /// Whether this connection has already carried a request and its response.
     pub(super) used: bool,
@@ -62,7 +62,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// [`Error::Broken`], and the errors of [`Connector::connect`].
+    /// Returns [`Error::Broken`] or an error of [`Connector::connect`].
     pub(super) async fn open(
         connector: &Connector,
         permit: Permit,
@@ -124,7 +124,7 @@ impl Connection {
         }))
     }
 
-    /// Calls `take`, a function that takes a part of the response. If the connection's task has
+    /// Calls the function `take`, which takes a part of the response. If the connection's task has
     /// already received the complete response, this call does not wake the task.
     pub(super) fn take_part<T>(&self, take: impl FnOnce() -> T) -> T {
         // hyper wants the next request only after it has received the complete response.

@@ -137,7 +137,8 @@ impl Connector {
     /// # Errors
     ///
     /// Returns [`Error::Resolve`], [`Error::Connect`], [`Error::Tls`], [`Error::NoHttp2`] or
-    /// [`Error::ConnectTimeout`]. If the connector has a proxy, also [`Error::Proxy`].
+    /// [`Error::ConnectTimeout`]. If the connector has a proxy, this function can also return
+    /// [`Error::Proxy`].
     ///
     /// # Cancel safety
     ///

@@ -31,8 +31,9 @@ pub enum Error {
     /// error. The gateway also reports this error when it has no free local port (F-28).
     #[error("no address accepted the connection")]
     Connect(#[source] io::Error),
-    /// The connection did not open in time. The time limit for a connection includes name look-up
-    /// and TLS handshake. The upstream or the provider is responsible for this error.
+    /// The connection was not opened before the time limit. The time limit for a connection
+    /// includes name look-up and TLS handshake. The upstream or the provider is responsible for
+    /// this error.
     #[error("connecting took too long")]
     ConnectTimeout,
     /// The gateway ended the exchange, because another request waited for the connection or the

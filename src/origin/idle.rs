@@ -24,8 +24,8 @@ use crate::clock::Clock;
 /// connection.
 const MAX_HANDOVERS: u8 = 8;
 
-/// The shortest time between two reviews. In a review, the limit chooses the exchanges that lose
-/// their connections.
+/// The shortest time between two reviews. In a review, the [`Limit`] chooses the exchanges to
+/// evict.
 pub(super) const REVIEW_PAUSE: Duration = Duration::from_millis(50);
 
 /// The idle connections of a worker to one origin, and the worker's requests that wait for a
@@ -97,7 +97,7 @@ impl IdleConnections {
         self.connections.borrow().len()
     }
 
-    /// Adds a new connection to the list of connections that this worker reports to the limit.
+    /// Adds a new connection to the list of connections that this worker reports to the `Limit`.
     pub(super) fn add_usage(&self, resource: Resource) -> OpenUsage {
         self.usages.add(resource)
     }
@@ -262,7 +262,7 @@ async fn maintain(
     mut demand: watch::Receiver<()>,
     max_idle: Duration,
 ) {
-    // If `max_idle` is zero, the loop must still wait before each iteration.
+    // The idle period is at least one second, so that the loop pauses before each iteration.
     let idle_period = max_idle.max(Duration::from_secs(1));
     let mut period = idle_period;
     loop {
@@ -279,8 +279,8 @@ async fn maintain(
     }
 }
 
-/// The guard of one waiting request. The number of this worker's waiting requests includes the
-/// request until the guard is dropped.
+/// The guard of one waiting request. While the guard exists, its request counts as one of this
+/// worker's waiting requests.
 pub(super) struct WaitingGuard<'a>(&'a Cell<usize>);
 
 impl<'a> WaitingGuard<'a> {
@@ -326,7 +326,8 @@ impl BorrowedConnection {
         &self.connection.usage
     }
 
-    /// Calls `take`, a function that takes a part of the response. See [`Connection::take_part`].
+    /// Calls the function `take`, which takes a part of the response. See
+    /// [`Connection::take_part`].
     pub(super) fn take_part<T>(&self, take: impl FnOnce() -> T) -> T {
         self.connection.take_part(take)
     }

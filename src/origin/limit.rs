@@ -18,7 +18,7 @@ use super::error::Error;
 use super::owner::Owner;
 use super::share::{Held, Queue, Terms, Verdict};
 
-/// The time after which the report of a pool is too old to be used.
+/// The maximum age of a pool's report. The limit ignores older reports.
 const REPORT_LIFETIME: Duration = Duration::from_millis(300);
 
 /// The limit on the number of open connections, and a short queue of waiting requests. All workers
@@ -63,7 +63,7 @@ impl Shares {
     }
 }
 
-/// The part of the limit that is behind a lock: the queue of waiting requests, and the reports of
+/// The part of the limit that a lock protects: the queue of waiting requests, and the reports of
 /// the pools.
 struct Contended {
     queue: Queue<oneshot::Sender<Permit>>,
@@ -131,15 +131,14 @@ impl Limit {
         self.waiting.load(Ordering::SeqCst)
     }
 
-    /// The number of waiting requests, without the requests that have to let requests of other
-    /// clients go first.
+    /// The number of waiting requests that do not have to wait for requests of other clients.
     pub(super) fn wanted(&self) -> usize {
         let held_back = self.held_back.load(Ordering::SeqCst);
         self.waiting().saturating_sub(held_back)
     }
 
-    /// Whether a new request of this client has to let requests of other clients go first. The lock
-    /// is taken only while `held_back` is not zero.
+    /// Whether a new request of this client has to let requests of other clients go first. This
+    /// function takes the lock only if `held_back` is not zero.
     pub(super) fn holds_back(&self, owner: Owner, now: Instant) -> bool {
         let any = self.held_back.load(Ordering::Relaxed) > 0;
         any && self.contended().queue.holds_back(owner, now)
@@ -181,8 +180,8 @@ impl Limit {
     }
 
     /// Takes a place in the queue, and notifies all pools that a request waits. All workers share
-    /// one queue, in the order of arrival. If a client already uses its whole share of the
-    /// connections, requests of other clients get a connection first.
+    /// one queue, which orders the requests by their arrival. If a client already uses its whole
+    /// share of the connections, requests of other clients get a connection first.
     pub(super) fn queue(self: &Arc<Self>, owner: Owner, now: Instant) -> Result<Place<'_>, Error> {
         let (sender, granted) = oneshot::channel();
         let (id, crowded_out) = {
@@ -217,8 +216,8 @@ impl Limit {
 
     /// Gives free connections to waiting requests.
     fn dispatch(self: &Arc<Self>) {
-        // This function releases the lock before it drops a permit, because the drop of a permit
-        // takes the lock.
+        // This function releases the lock before it drops a permit, because dropping a permit takes
+        // the lock.
         let mut left_over = None;
         let mut contended = self.contended();
         while contended.queue.has_next() {
@@ -247,8 +246,8 @@ impl Limit {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the position of the first request in `requests` that may get the next connection,
-    /// and the number of such requests.
+    /// Finds the requests in `requests` that may get the next connection. Returns the position of
+    /// the first of them, and their number.
     pub(super) fn next_of(&self, requests: impl Iterator<Item = u64>) -> (Option<usize>, usize) {
         let contended = self.contended();
         let (mut first, mut count) = (None, 0_usize);
@@ -335,8 +334,8 @@ impl Limit {
         if notify {
             self.demand.send_replace(());
         }
-        // The pool's report can show that a client no longer has its whole share. A waiting request
-        // of this client may then get a connection.
+        // The new report of the pool can show that a client now has less than its whole share. A
+        // waiting request of this client may then get a connection.
         self.dispatch();
         own.unwrap_or_default()
     }
@@ -361,7 +360,8 @@ impl Contended {
         let held = fresh.flat_map(|report| report.held.iter().map(|held| (report.pool, *held)));
         let (pools, held): (Vec<u64>, Vec<Held>) = held.unzip();
         self.queue.survey(held.iter(), now);
-        // A worker that has not reported yet may have the slowest client.
+        // If the report of a worker is missing or too old, the slowest client could be a client of
+        // this worker.
         if !complete && !self.queue.has_waited(REPORT_LIFETIME, now) {
             return false;
         }
@@ -404,9 +404,8 @@ impl Drop for Permit {
             return;
         };
         // A new request first increments the number of waiting requests, and then looks for a free
-        // permit. The fence guarantees one of two results: the new request finds the permit that
-        // this function has released, or this function sees that the number of waiting requests is
-        // not zero.
+        // permit. The memory fence guarantees one of two results: the new request finds the permit
+        // that this function has released, or this function sees that a request waits.
         fence(Ordering::SeqCst);
         if limit.waiting() > 0 {
             limit.dispatch();

@@ -113,8 +113,8 @@ impl FromStr for Origin {
             authority,
         };
         // If the host is not a valid server name, every TLS handshake would fail, because no
-        // certificate can be valid for the host. Therefore this function returns an error, and the
-        // operator sees the mistake when the gateway starts.
+        // certificate can be valid for the host. This function returns an error for a host that is
+        // not a valid server name, so that the operator sees the mistake when the gateway starts.
         if encrypted && origin.server_name().is_none() {
             return Err(ParseOriginError::Malformed);
         }

@@ -36,7 +36,7 @@ pub(crate) struct Times {
     /// time, the connection is not used again. With an idle time of zero, each request gets a new
     /// connection.
     pub(crate) idle: Duration,
-    /// The pings that detect a dead HTTP/2 connection.
+    /// The settings of the pings that detect a dead HTTP/2 connection.
     pub(crate) keep_alive: KeepAlive,
 }
 
@@ -170,7 +170,8 @@ impl Shared {
         let (mut parts, upload) = request.into_parts();
         parts.version = Version::HTTP_11;
         parts.uri = origin_form(parts.uri);
-        // All extensions are removed, because some extensions change how hyper writes a request.
+        // The gateway removes all extensions of the request, because some extensions change how
+        // hyper writes a request.
         parts.extensions.clear();
         let body = Outgoing::http1(&mut parts, upload, &self.clock, &self.connector);
         Request::from_parts(parts, body)

@@ -50,10 +50,10 @@ impl fmt::Display for Finding {
 /// The findings about one provider or one app.
 #[derive(Debug)]
 pub(crate) struct Findings {
-    /// The table of the provider or of the app in the settings.
+    /// The name of the settings table of the provider or of the app.
     table: String,
     list: Vec<Finding>,
-    /// The key and the name of the step that runs now.
+    /// The settings key and the name of the step that runs now.
     step: (&'static str, String),
 }
 
@@ -73,7 +73,7 @@ impl Findings {
         self.step = (key, step.into());
     }
 
-    /// Adds the finding of a check that succeeded.
+    /// Adds a finding about a check that succeeded.
     pub(crate) fn good(&mut self, key: &'static str, text: impl Into<String>) {
         self.add(Grade::Good, key, text.into());
     }
@@ -83,7 +83,7 @@ impl Findings {
         self.add(Grade::Warning, key, text.into());
     }
 
-    /// Adds the finding of a check that failed.
+    /// Adds a finding about a check that failed.
     pub(crate) fn problem(&mut self, key: &'static str, text: impl Into<String>) {
         self.add(Grade::Problem, key, text.into());
     }
@@ -235,8 +235,8 @@ fn refused_certificate(
         );
     };
     // If the operator created a certificate authority again, the new authority has the same name
-    // but another key. If the settings name the certificate of the old authority, a certificate
-    // from the new authority causes the error `BadSignature`.
+    // but another key. If the settings name the certificate of the old certificate authority, a
+    // certificate from the new authority causes the error `BadSignature`.
     if let CertificateError::UnknownIssuer | CertificateError::BadSignature = refusal {
         let text = format!(
             "the certificate of {host} is not trusted; name the certificate of its authority with \

@@ -25,12 +25,12 @@ pub(super) struct UploadProgress {
     failure: RefCell<Option<BoxError>>,
 }
 
-/// States whether the deadlines of the origin count the time during which the gateway waits for the
-/// client.
+/// States whether the time during which the gateway waits for the client counts towards the
+/// deadlines of the origin.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum ClientPauses {
-    /// The deadlines of the origin do not count the pauses of the client, because the listener has
-    /// its own deadlines for slow clients.
+    /// The time during which the gateway waits for the client does not count towards the deadlines
+    /// of the origin, because the listener has its own deadlines for slow clients.
     Ignored,
     /// The time during which the gateway waits for the client counts towards the deadlines of the
     /// origin, because the listener has no deadline for this request. See [`StreamingCall`].
@@ -89,8 +89,8 @@ impl UploadProgress {
         self.client_wait.waited(now)
     }
 
-    /// Returns the time at which the wait for the origin began. If the gateway waits for the
-    /// client, this function returns the current time.
+    /// Returns the time at which the gateway began to wait for the origin. If the gateway waits for
+    /// the client, this function returns the current time.
     pub(super) fn waiting_since(&self) -> Instant {
         match self.waiting_for.get() {
             WaitingFor::Client => self.clock.instant(),

@@ -234,8 +234,8 @@ enum Exception {
     All,
     /// A domain and all its subdomains, at one port or at all ports.
     Domain(String, Option<u16>),
-    /// All addresses of a network, at one port or at all ports. A network can consist of one
-    /// address.
+    /// All addresses of an IP network, at one port (`Some`) or at all ports (`None`). A network can
+    /// consist of one address.
     Network(IpNet, Option<u16>),
 }
 

@@ -232,8 +232,8 @@ impl StallTimer {
         }
         while let Some(timer) = &mut self.timer {
             ready!(timer.as_mut().poll(cx));
-            // If the origin accepted bytes of the request body after the start of the timer, the
-            // timer starts again from this time.
+            // The time limit counts from the start of the last wait for the origin. If this wait
+            // began after the timer started, the timer runs again.
             let due = progress.and_then(|progress| progress.waiting_since().checked_add(limit));
             let Some(due) = due.filter(|due| *due > timer.deadline()) else {
                 return Poll::Ready(());

@@ -8,11 +8,11 @@ use zeroize::Zeroizing;
 
 /// A copy of a request head, which is used to send the request one more time.
 ///
-/// Nearly all copies are dropped without being used, so a copy must be cheap to make, but may be
-/// expensive to use. The fields are stored as lines of one buffer, because a second `HeaderMap`
-/// would be slower. The buffer contains cookies, so the memory of the buffer is wiped when the
-/// buffer is dropped. Values that are marked as sensitive are not copied. For a sensitive value,
-/// the copy refers to the memory of the original value.
+/// Nearly all copies are dropped unused, so making a copy must be cheap, but using a copy can be
+/// expensive. The fields are stored as lines of one buffer, because a second `HeaderMap` would be
+/// slower. The buffer contains cookies, so the memory of the buffer is wiped when the buffer is
+/// dropped. Values that are marked as sensitive are not copied. For a sensitive value, the copy
+/// refers to the memory of the original value.
 pub(crate) struct SavedHead {
     method: Method,
     uri: Uri,

@@ -28,9 +28,10 @@ use super::usage::Eviction;
 /// connection becomes free before a request has waited for `PATIENCE`, so no exchange is evicted.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// The shortest time after which an exchange of a client with more than its share can be evicted.
-/// The time counts only while the exchange waits for its client. If the client has an ordinary
-/// network connection, the exchange waits for the client for less than `BRIEF_WAIT`.
+/// The shortest time after which the queue can evict an exchange of a client that has more than its
+/// share of the connections. Only the time during which the exchange waits for its client counts.
+/// If the client has an ordinary network connection, the exchange waits for the client for less
+/// than `BRIEF_WAIT`.
 const BRIEF_WAIT: Duration = Duration::from_secs(1);
 
 /// The limit on one client's share applies while a request of another client waits. When no request
@@ -78,7 +79,8 @@ pub(super) enum Kind {
 pub(super) struct Verdict {
     pub(super) key: (u64, u64),
     pub(super) eviction: Eviction,
-    /// The exchange may be evicted only if it has waited for its client for at least this time.
+    /// The exchange can be evicted only if the exchange has waited for its client for at least the
+    /// time `least`.
     least: Duration,
 }
 
@@ -107,8 +109,9 @@ pub(super) struct Queue<T> {
     any_whole_share: bool,
     /// The two clients whose requests waited most recently, each with the time at which its request
     /// last waited. While a client has its whole share of the connections, the queue does not
-    /// record the requests of this client in `recent`. At most one of the two entries is about a
-    /// given client, so the other entry shows whether a different client has waited.
+    /// record the requests of this client in `recent`. The two entries belong to two different
+    /// clients. For each client, at least one entry therefore shows whether a different client has
+    /// waited.
     recent: [Option<(Owner, Instant)>; 2],
     /// The time at which the queue was last updated or a request was last added.
     now: Option<Instant>,
@@ -184,7 +187,8 @@ impl<T> Queue<T> {
         others && self.has_whole_share(owner)
     }
 
-    /// Whether the request is in the queue, and does not let requests of other clients go first.
+    /// Whether the request is in the queue, and does not have to wait for requests of other
+    /// clients.
     pub(super) fn may_be_next(&self, id: u64) -> bool {
         let at = self.waiters.binary_search_by_key(&id, |waiter| waiter.id);
         let waiter = at.ok().and_then(|at| self.waiters.get(at));

@@ -30,8 +30,8 @@ pub(crate) struct UpgradedOrigin {
     pub(crate) origin: Peer,
     /// The protocol to which the origin has switched.
     pub(crate) upgrade: Box<UpgradeRequest>,
-    /// The slot of this connection. The number of slots is the maximum number of switched
-    /// connections. Dropping this value frees the slot.
+    /// The slot that this switched connection occupies. The number of slots is the maximum number
+    /// of switched connections. Dropping this value frees the slot.
     pub(crate) slot: TunnelSlot,
 }
 

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::connector::Stream;
 use super::saved_head::field;
 
-/// The record of the reads and writes of a connection for its current request.
+/// Records what is read and written on a connection for the current request.
 ///
 /// The gateway records a request head as a copy of the bytes that hyper writes. Copying each field
 /// separately would take ten times as long, and the gateway rarely uses the copy of a request head.

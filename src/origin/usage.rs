@@ -1,5 +1,5 @@
-//! Records which exchanges use the connections. From these records, the queue of waiting requests
-//! chooses the exchanges to evict.
+//! Records which exchanges use the connections. Among the recorded exchanges, the queue of waiting
+//! requests chooses the exchanges to evict.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -139,7 +139,7 @@ impl Usage {
         }
     }
 
-    /// The eviction of the current exchange, if the exchange was evicted.
+    /// Returns the `Eviction` of the current exchange, or `None` if the exchange was not evicted.
     pub(super) fn eviction(&self) -> Option<Eviction> {
         self.eviction.get()
     }

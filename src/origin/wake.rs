@@ -23,9 +23,9 @@ impl WakeSwitch {
         }))
     }
 
-    /// Calls `take`, and ignores each wake during the call. The caller must ensure that the task
-    /// needs none of the wakes that `take` causes. `take` runs on the thread of the connection's
-    /// task, so no other event can wake the task while `take` runs.
+    /// Calls `take`, and ignores each wake of the connection's task while `take` runs. The caller
+    /// must ensure that the task needs none of the wakes that `take` causes. `take` runs on the
+    /// thread of the connection's task, so no other event can wake the task while `take` runs.
     pub(super) fn ignore_wakes<T>(&self, take: impl FnOnce() -> T) -> T {
         self.0.store(true, Ordering::Relaxed);
         let taken = take();

@@ -1,9 +1,10 @@
 //! The circuit breaker for refreshes.
 //!
-//! After several failed refreshes in a row, no refresh is sent for some time (the open time). Each
-//! failed refresh may have made a refresh token invalid. Many calls at the same time can overload a
-//! provider that is starting again. When the open time has passed, the gateway sends one refresh as
-//! a probe. If the probe succeeds, the breaker allows all refreshes.
+//! After several failed refreshes in a row, the breaker opens for some time (the open time). While
+//! the breaker is open, the gateway sends no refresh. Each failed refresh may have made a refresh
+//! token invalid. Many calls at the same time can overload a provider that is starting again. At
+//! the end of the open time, the gateway sends one refresh as a probe. If the probe succeeds, the
+//! breaker allows all refreshes.
 
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,9 +15,9 @@ use crate::clock::Timestamp;
 /// breaker too often, because a few failures are normal at every provider.
 const FAILURES_TO_OPEN: u32 = 10;
 
-/// The maximum open time when the breaker opens for the first time since the last successful call.
-/// Each time the breaker opens again without a success, the maximum open time is doubled, up to
-/// [`MAX_OPEN_TIME`].
+/// The longest time for which the breaker stays open when it opens for the first time since the
+/// last successful call. Each time the breaker opens again without a success, the maximum open time
+/// is doubled, up to [`MAX_OPEN_TIME`].
 const FIRST_OPEN_TIME: Duration = Duration::from_secs(2);
 
 /// The longest open time.
@@ -123,7 +124,8 @@ impl Breaker {
         let wait = if open_now {
             let doubled = FIRST_OPEN_TIME.saturating_mul(2_u32.saturating_pow(state.times_opened));
             state.times_opened = state.times_opened.saturating_add(1);
-            // The open time is a random time between 50% and 100% of the maximum open time.
+            // The breaker stays open for a random time between 50% and 100% of the maximum open
+            // time.
             doubled.min(MAX_OPEN_TIME).mul_f64(0.5 + fraction * 0.5)
         } else {
             Duration::ZERO

@@ -28,8 +28,8 @@ const FILES_INTERVAL: Duration = Duration::from_secs(10);
 /// keys again.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The time between the first failed attempt to reach a provider and the next attempt. The gateway
-/// doubles the wait for the next attempt after each further failed attempt.
+/// The time between the first failed attempt to reach a provider and the next attempt. After each
+/// further failed attempt, the gateway doubles the time until the next attempt.
 const MIN_BACK_OFF: Duration = Duration::from_secs(1);
 
 /// The maximum wait between two attempts to reach a provider.
@@ -62,7 +62,8 @@ impl Provider {
         let mut reported_reason = None;
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The time of the last attempt to reach the provider, and the wait until the next attempt.
+        // The time of the last attempt to reach the provider, and the duration until the next
+        // attempt.
         let mut last: Option<(Timestamp, Duration)> = None;
         loop {
             ticks.tick().await;

@@ -127,11 +127,12 @@ impl Endpoint {
     }
 }
 
-/// Reads the setting of an endpoint. The setting is an absolute `http` or `https` URL, or a path.
+/// Reads the setting for an endpoint. The setting is an absolute `http` or `https` URL, or a path.
 ///
-/// A path is appended to `base`, and is not resolved as in RFC 3986. For example,
-/// `https://id.example/app` and `/oauth/token` give `https://id.example/app/oauth/token`. If all
-/// endpoints of a provider move to another path, the operator changes only the setting `url`.
+/// The function appends a path to `base`, and does not resolve the path as a relative reference
+/// (RFC 3986 section 5). For example, `https://id.example/app` and `/oauth/token` give
+/// `https://id.example/app/oauth/token`. If all endpoints of a provider move to another path, the
+/// operator changes only the setting `url`.
 pub(super) fn endpoint(
     key: &'static str,
     base: Option<&str>,

@@ -68,8 +68,8 @@ pub(super) fn check(settings: &IdentitySettings) -> Result<(), SetupError> {
 }
 
 impl GroupList {
-    /// Creates the list of groups that the gateway fetches from `endpoint`. The URL of `endpoint`
-    /// is `url`.
+    /// Creates the list of groups that the gateway fetches from `endpoint`. `url` must be the URL
+    /// of `endpoint`.
     pub(super) fn new(endpoint: Endpoint, url: Url, settings: &GroupsEndpoint) -> Self {
         let name = settings.name.iter().map(|part| part.as_str().into());
         Self {
@@ -79,7 +79,7 @@ impl GroupList {
         }
     }
 
-    /// The endpoint of the first page.
+    /// Returns the endpoint from which the gateway reads the list.
     pub(super) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
@@ -130,7 +130,8 @@ impl GroupList {
     }
 }
 
-/// Reads the lists of groups in `lists`. Each request contains the access token in `tokens`.
+/// Fetches the group lists that the argument `lists` describes. Each request contains the access
+/// token in `tokens`.
 ///
 /// # Errors
 ///

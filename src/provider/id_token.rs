@@ -341,9 +341,10 @@ fn check_not_logout_token(members: &Object) -> Result<(), TokenError> {
     (!logout).then_some(()).ok_or(TokenError::Type)
 }
 
-/// Checks the hash in the claim `name`, if the claim is present. The claim must be the left half of
-/// the hash of `value`. The signature algorithm of the token determines the hash function (OpenID
-/// Connect Core 1.0 sections 3.1.3.8 and 3.3.2.11). For Ed25519 the hash function is SHA-512.
+/// Checks the hash in the claim with the name `name`, if the token contains this claim. The claim
+/// must be the left half of the hash of `value`. The signature algorithm of the token determines
+/// the hash function (OpenID Connect Core 1.0 sections 3.1.3.8 and 3.3.2.11). For Ed25519 the hash
+/// function is SHA-512.
 fn check_hash(
     verified: &VerifiedToken,
     name: &'static str,

@@ -12,8 +12,8 @@ use super::settings::Settings;
 /// placeholder.
 const TENANT: &str = "{tenantid}";
 
-/// Path segments that Entra accepts instead of the identifier of a tenant. If the URL of metadata
-/// contains the segment `common`, the metadata is valid for all tenants.
+/// Path segments that Entra accepts instead of the identifier of a tenant. Metadata whose URL
+/// contains the segment `common` is valid for all tenants.
 const SHARED_SEGMENTS: [&str; 3] = ["common", "consumers", "organizations"];
 
 /// The tenant of all personal Microsoft accounts (Microsoft identity platform, "Access tokens",

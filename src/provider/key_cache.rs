@@ -46,7 +46,7 @@ pub(super) struct FetchedKeySet {
 
 #[derive(Debug, Default)]
 struct History {
-    /// The time when the last fetch ended that was caused by a token with an unknown key.
+    /// The time of the last fetch that a token with an unknown key caused.
     fetched_for_token: Option<Timestamp>,
     /// The time of the last successful fetch.
     last_success: Option<Timestamp>,

@@ -35,7 +35,7 @@ pub enum KeySetError {
 }
 
 impl KeySetError {
-    /// Returns the reason of this error: a stable code for logs and metrics.
+    /// Returns the reason code of this error: a stable code for logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Json(_) | Self::Keys => "keys_malformed",
@@ -111,7 +111,8 @@ impl KeySet {
     }
 
     /// Reads the configured keys, which are used instead of the published keys. Returns `None` if
-    /// no key file is configured. Reading the small files blocks the calling thread.
+    /// no key file is configured. While this function reads the key files, the calling thread is
+    /// blocked.
     ///
     /// # Errors
     ///

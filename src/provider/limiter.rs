@@ -75,13 +75,14 @@ impl Limiter {
         let mut state = self.state();
         let pause = state.paused_until.since(now);
         // If a remaining pause is above the maximum, the system clock was set back after the start
-        // of the pause. The limiter then ignores the pause, because the pause could last for years.
+        // of the pause. The limiter ignores a remaining pause above the maximum, because this pause
+        // could last for years.
         if !pause.is_zero() && pause <= MAX_PAUSE {
             return Err(pause);
         }
         let call_times = &mut state.call_times;
-        // If a call time is in the future, the clock was set back after the call. The real age of
-        // the call is unknown, so the limiter sets the call time to the present time.
+        // If the time of a call is in the future, the clock was set back after the call. The real
+        // age of the call is unknown, so the limiter sets the call time to the present time.
         for call in call_times.iter_mut().rev().take_while(|call| **call > now) {
             *call = now;
         }
@@ -136,7 +137,8 @@ mod tests {
         let (mut slower, _clock) = limiter(45);
         slower.share_with(&before);
         assert_eq!(taken(&slower, 100), 5);
-        // The calls of the old and of the new `Provider` are counted together.
+        // The limiter counts the calls of the old `Provider` and the calls of the new `Provider`
+        // together.
         assert_eq!(taken(&before, 100), 5);
         clock.advance(MINUTE);
         assert_eq!(taken(&slower, 100), 45);
@@ -207,7 +209,7 @@ mod tests {
             assert_eq!(taken(LOGIN), logins, "{calls}");
         }
         // When the oldest calls are more than one minute old, the limiter first allows logins
-        // again, and later also refreshes.
+        // again. Later, the limiter also allows refreshes again.
         let (limiter, clock) = limiter(60);
         for _ in 0..60 {
             assert!(limiter.take(LOGIN, clock.now()).is_ok());

@@ -25,7 +25,7 @@ use crate::origin;
 /// The maximum length of a text from the provider in an error, in characters.
 const MAX_SHOWN: usize = 200;
 
-/// The maximum length of the beginning of a body in an error, in characters.
+/// An error shows at most this many characters from the beginning of a response body.
 const MAX_BEGINNING: usize = 60;
 
 /// The reason why metadata cannot be used. Either the metadata or the configured issuer is wrong.
@@ -87,7 +87,7 @@ pub enum MetadataError {
 }
 
 impl MetadataError {
-    /// Returns the reason of this error: a stable code for logs and metrics.
+    /// Returns the reason code of this error: a stable code for logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Call(_) => "metadata_unreachable",
@@ -127,8 +127,8 @@ pub(super) struct Metadata {
 }
 
 /// Returns the URL at which the gateway reads the metadata. Returns `None` if the settings use no
-/// metadata. If `metadata_url` is not set, the result is the standard location, in which the
-/// internal URL replaces the issuer.
+/// metadata. If `metadata_url` is not set, this function returns the standard location for the
+/// issuer. If an internal URL is configured, the internal URL replaces the issuer in this location.
 ///
 /// `/.well-known/openid-configuration` is appended to the issuer (OpenID Connect Discovery 1.0
 /// section 4). `/.well-known/oauth-authorization-server` is inserted between the host and the path
@@ -229,7 +229,7 @@ impl Metadata {
     /// internal services on the gateway's own machine or link.
     ///
     /// An endpoint that the gateway calls may also have the origin of the internal URL. If the
-    /// settings contain an endpoint, the metadata may contain any value for the endpoint.
+    /// settings contain an endpoint, this function ignores the endpoint in the metadata.
     pub(super) fn read(
         response: &Response<Bytes>,
         rules: Rules<'_>,
@@ -346,8 +346,8 @@ fn check_status(response: &Response<Bytes>) -> Result<(), MetadataError> {
     }
 }
 
-/// Returns the target of a redirect for an error text. The query is left out, because the query of
-/// a login page can contain the state of a login.
+/// Returns the target of a redirect, for use in an error text. The query is left out, because the
+/// query of a login page can contain the state of a login.
 fn redirect_target(headers: &HeaderMap) -> Option<Box<str>> {
     let target = headers.get(header::LOCATION)?;
     let target = String::from_utf8_lossy(target.as_bytes());

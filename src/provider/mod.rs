@@ -209,14 +209,14 @@ impl Provider {
     ///
     /// If the settings have not changed, the function returns `before`, with its metadata and keys.
     ///
-    /// If the settings have changed, but not the name or the fingerprint
-    /// ([`Provider::fingerprint`]), `self` shares the breaker and the call counter of `before`. A
-    /// reload of the settings must not reset the limits on the calls to the provider.
+    /// If the settings have changed, but the name and the fingerprint ([`Provider::fingerprint`])
+    /// have not changed, `self` shares the breaker and the call counter of `before`. A reload of
+    /// the settings must not reset the limits on the calls to the provider.
     ///
-    /// If the new settings also contain the same URLs for metadata and keys, and trust the same
-    /// certificates, `self` copies the metadata and keys of `before`. If the metadata contradicts
-    /// the new settings, `self` copies nothing. A reload of the settings while the provider is down
-    /// does not affect signed-in users.
+    /// If the URLs for metadata and keys and the trusted certificates are also unchanged, `self`
+    /// copies the metadata and keys of `before`. If the metadata contradicts the new settings,
+    /// `self` copies nothing. A reload of the settings while the provider is down does not affect
+    /// signed-in users.
     pub fn replacing(mut self, before: &Arc<Self>) -> Arc<Self> {
         if before.is_made_from(&self.name, &self.settings) {
             return Arc::clone(before);
@@ -281,8 +281,9 @@ impl Provider {
         let client = Some(&settings.client_id);
         for part in server.into_iter().chain([client]) {
             // Each part of the hashed text begins with its length, so that two different lists of
-            // parts never give the same text. For a missing part, the hashed text contains no
-            // length. Therefore a missing part and an empty part give different texts.
+            // parts never give the same text. If a part is missing, the hashed text contains no
+            // length for this part. Therefore the hashed text for a missing part differs from the
+            // hashed text for an empty part.
             let text = part.map_or_else(String::new, |text| format!("{}:{text}", text.len()));
             context.update(text.as_bytes());
             context.update(b",");
@@ -298,8 +299,8 @@ impl Provider {
         self.settings.authorization_request.response_mode
     }
 
-    /// Returns the result of the last check whether logins at this provider can begin. Returns
-    /// `None` if the provider was not checked recently. The function returns immediately.
+    /// Returns whether the last check found that logins at this provider can begin. Returns `None`
+    /// if the provider was not checked recently. The function returns immediately.
     ///
     /// # Errors
     ///

@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 use super::{ReachError, Unreachable};
 use crate::clock::{Clock, Timestamp};
 
-/// The time during which a success counts as recent.
+/// The time for which a successful attempt to reach the provider counts as recent.
 const SUCCESS_LIFETIME: Duration = Duration::from_secs(10);
 
 /// The time during which a failure counts as recent. After a recent failure, the gateway makes no

@@ -11,7 +11,8 @@ use crate::clock::Timestamp;
 use crate::secret::random;
 use crate::token::Lifetime;
 
-/// The longest time between the refresh and the expiry of an access token, without the random part.
+/// The longest time between the refresh and the expiry of an access token, before a random time is
+/// added.
 const LEAD_TIME: Duration = Duration::from_mins(1);
 
 /// The maximum random time that is added to the time between the refresh and the expiry of an
@@ -33,7 +34,7 @@ const SHORTEST_REFRESH_INTERVAL: Duration = Duration::from_millis(500);
 /// States whether a refresh is sent well before expiry or just before expiry.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum RefreshTiming {
-    /// The refresh is sent well before expiry.
+    /// The refresh is sent well before the access token expires.
     Early,
     /// The refresh is sent just before expiry, because a refresh revokes the old access token.
     Late,
@@ -59,9 +60,9 @@ pub(super) fn lifetime(
     let not_before = obtained_at.plus(floor);
     let refresh_at = |timing, lifetime: Duration, end: Timestamp| {
         let before_end = lifetime.saturating_sub(lead_time(timing, lifetime, fraction));
-        // If the lifetime is very short, `not_before` may be later than the expiry. The refresh
-        // time must not be later than the expiry, because requests after the expiry have to wait
-        // for the refresh.
+        // If the lifetime of the token is very short, `not_before` can be later than the expiry.
+        // The refresh time must not be later than the expiry, because requests after the expiry
+        // have to wait for the refresh.
         obtained_at.plus(before_end).max(not_before).min(end)
     };
     Lifetime {
@@ -75,7 +76,8 @@ pub(super) fn lifetime(
     }
 }
 
-/// Returns the lead time before expiry, which is always a small part of the lifetime.
+/// Returns how long before its expiry a token is refreshed. This time is always a small part of the
+/// lifetime of the token.
 fn lead_time(timing: RefreshTiming, lifetime: Duration, fraction: f64) -> Duration {
     let fraction = fraction.clamp(0.0, 1.0);
     match timing {
@@ -108,10 +110,11 @@ mod tests {
 
     const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
-    /// Returns three points in time for a token with the lifetime `lifetime`. Each time is a number
-    /// of milliseconds after `START`. The first returned value is the time of the earliest planned
-    /// refresh. The second value is the time of the latest planned refresh. The third value is the
-    /// earliest time at which a refresh is allowed.
+    /// Returns three times from the refresh schedule of a token that is valid for `lifetime`
+    /// milliseconds. Each time is a number of milliseconds after `START`. The first returned value
+    /// is the earliest possible time of the planned refresh. The second value is the latest
+    /// possible time of the planned refresh. The third value is the earliest time at which a
+    /// refresh is allowed.
     fn refresh_times(lifetime: u64, timing: RefreshTiming) -> (u64, u64, u64) {
         let end = START.plus(Duration::from_millis(lifetime));
         let schedule = |fraction| super::lifetime(START, Some(end), Some(timing), fraction);

@@ -6,8 +6,8 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use super::settings::{FieldPattern, SignedOutPattern};
 use super::{Provider, SetupError};
 
-/// The authentication schemes by which an app asks for a password of the app. A challenge that asks
-/// for a password does not show whether the app accepts the access token.
+/// The authentication schemes with which an app asks for a password. A challenge that asks for a
+/// password does not show whether the app accepts the access token.
 const PASSWORD_SCHEMES: [&str; 4] = ["basic", "digest", "negotiate", "ntlm"];
 
 impl Provider {

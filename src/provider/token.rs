@@ -21,7 +21,7 @@ use super::{SetupError, TokenCallError};
 use crate::clock::Timestamp;
 use crate::secret::Secret;
 
-/// The reserved parameters, which settings must not set.
+/// The reserved parameters. The settings must not contain these parameters.
 const RESERVED: [&str; 10] = [
     "grant_type",
     "client_id",
@@ -197,7 +197,7 @@ pub(super) struct TokenRequest<'a> {
 enum ParameterValue<'a> {
     /// A borrowed value. The owner of a secret value wipes the memory of the value.
     Borrowed(&'a str),
-    /// A value that the token request owns.
+    /// An owned value. Dropping the value wipes its memory.
     Owned(Secret<String>),
 }
 

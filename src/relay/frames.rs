@@ -47,8 +47,8 @@ enum Position {
     /// bytes of the head have arrived. Between two frames, the number in `Head` is zero, because no
     /// byte of the next frame's head has arrived.
     Head([u8; LONGEST_HEAD], usize),
-    /// The position is in the payload of a frame. The number in `Payload` states how many bytes of
-    /// the payload have not arrived yet.
+    /// The next byte belongs to the payload of a frame. The number in `Payload` states how many
+    /// bytes of the payload have not arrived yet.
     Payload(u64),
     /// The app has sent a close frame. No frame may follow a close frame.
     Closed,

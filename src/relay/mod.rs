@@ -1,9 +1,9 @@
 //! Forwards bytes between two connections after a switch of protocols (RFC 9110 section 7.8).
 //!
 //! A [`Relay`] forwards bytes in both directions, unchanged. If a receiver does not accept bytes,
-//! the relay keeps these bytes in memory. When the kept bytes have reached a limit, the relay reads
-//! no more bytes from the sender. If one side closes its sending direction, the relay closes the
-//! sending direction to the other side. If one side resets its connection, the relay resets the
+//! the relay keeps these bytes in memory. When the number of kept bytes reaches a limit, the relay
+//! reads no more bytes from the sender. If one side closes its sending direction, the relay closes
+//! the sending direction to the other side. If one side resets its connection, the relay resets the
 //! connection to the other side. All relays of a thread share one buffer for reading. A relay
 //! allocates memory only for bytes that the receiver does not accept immediately.
 //!
@@ -34,7 +34,8 @@ const SCRATCH: usize = 64 * 1024;
 
 /// The maximum number of unsent bytes that the kernel keeps for a connection. If the kernel kept
 /// more unsent bytes than this number, the socket of a slow client could accept no bytes for
-/// minutes. The gateway would then treat a working connection as stalled.
+/// minutes. Without this limit, the gateway would treat the working connection of a slow client as
+/// stalled.
 pub(crate) const MAX_UNSENT: u32 = 128 * 1024;
 
 /// After the close frame, the relay reads at most this number of bytes at a time. The relay
@@ -164,17 +165,17 @@ impl Direction {
         }
     }
 
-    /// The maximum number of bytes that the next read may return. If a read of full size does not
-    /// fit below the limit for kept bytes, this function returns zero, and the relay does not read.
-    /// A slow receiver therefore does not cause many small reads.
+    /// The maximum number of bytes that the next read may return. If the kept bytes and a read of
+    /// full size together exceed `max_lag`, this function returns zero, and the relay does not
+    /// read. Therefore a slow receiver does not cause many small reads.
     fn next_read(&self) -> usize {
         let size = self.max_lag.min(SCRATCH);
         let rest = self.max_lag.saturating_sub(self.pending.len());
         if rest < size { 0 } else { size }
     }
 
-    /// Forwards all available bytes. Returns `Ready` when the relay has closed the sending
-    /// direction to the receiver.
+    /// Forwards all available bytes. Returns `Ready` when the relay has closed `receiver` for
+    /// writing.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,

@@ -22,8 +22,8 @@ use crate::clock::Clock;
 /// The reason why a request body ended too early. Responsible: the client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum BodyFailure {
-    /// The client disconnected, or the framing of the body is invalid. The gateway cannot send an
-    /// answer on the connection after `Broken`.
+    /// The client disconnected, or the framing of the body is invalid. After `BodyFailure::Broken`,
+    /// the gateway cannot send an answer on the connection.
     #[error("the request body broke off")]
     Broken,
     /// The body is longer than [`RequestBody::limit`] allows. The answer is 413.
@@ -146,15 +146,15 @@ impl RequestBody {
         }
     }
 
-    /// Makes the body yield the trailers that the filter does not remove. By default, the body
-    /// drops all trailers. `filter` is called only if the request has a body.
+    /// Makes the body yield its trailers, except the trailers that the `TrailerFilter` removes. By
+    /// default, the body drops all trailers. `filter` is called only if the request has a body.
     pub(crate) fn forward_trailers(&mut self, filter: impl FnOnce() -> TrailerFilter) {
         if let Some(open) = &mut self.open {
             open.trailer_filter = Some(filter());
         }
     }
 
-    /// Returns a handle that reports why this body failed. The caller keeps the handle while
+    /// Returns a handle that reports why the request body failed. The caller keeps the handle while
     /// another part of the gateway forwards the body.
     pub(crate) fn watch(&self) -> BodyWatch {
         BodyWatch(self.open.as_ref().map(|open| Rc::clone(&open.observed)))
@@ -268,7 +268,8 @@ struct RateMeter {
     /// The number of bytes that must arrive in each period `window`.
     least: u64,
     bytes: u64,
-    /// The total time of the completed waits for data in this window.
+    /// The total time for which the server has waited for data in this window, without the wait
+    /// that is in progress.
     waited: Duration,
     waiting_since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,

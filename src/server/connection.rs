@@ -47,7 +47,8 @@ const STREAM_WINDOW: u32 = 128 * 1024;
 /// of the same connection.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// The maximum number of streams that the gateway resets because of errors of the client. If the
-/// errors of a client would cause more resets than this maximum, the gateway closes the connection.
+/// errors of a client would cause more than `LOCAL_RESETS` resets, the gateway closes the
+/// connection.
 const LOCAL_RESETS: usize = 64;
 /// The maximum number of streams that the client has reset and the gateway has not yet processed.
 /// If a client resets more streams than this number, the gateway closes the connection
@@ -157,7 +158,7 @@ where
 #[derive(Debug)]
 pub(super) struct Broken;
 
-/// The reason why [`finish`] returns without an error.
+/// The state of a connection after [`finish`] returns without an error.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Finished {
     /// The connection has ended.

@@ -52,7 +52,7 @@ pub(super) enum Phase {
     Linger,
 }
 
-/// The version of HTTP that a connection uses. The version determines how requests share the
+/// The version of HTTP that a connection uses. The HTTP version determines how requests share the
 /// connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Protocol {
@@ -402,7 +402,7 @@ impl ConnectionState {
     /// Returns the answers whose clients do not immediately accept all bytes. Over HTTP/1.1, the
     /// socket of a slow client currently accepts no more bytes. Over HTTP/2, the flow control of a
     /// slow client has not yet allowed the gateway to send all bytes of the latest piece of the
-    /// answer. A later call of this function does not return the same answer again.
+    /// answer. This function returns each answer only one time.
     pub(super) fn slow_readers(&self) -> impl Iterator<Item = Rc<dyn SlowReader>> {
         let mut slow = Vec::new();
         if self.stalled.get().is_some() {

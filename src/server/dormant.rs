@@ -7,9 +7,9 @@
 //! hyper.
 //!
 //! If a worker has more than [`CROWD`] connections, each of its connections becomes dormant
-//! directly after a response. The next request of another connection then uses the freed memory,
-//! which is still in the CPU caches. With few connections, the CPU caches contain the memory of all
-//! connections, so a new connection of hyper for each request would only cost instructions.
+//! directly after a response. The next request of another connection uses the freed memory, which
+//! is still in the CPU caches. With few connections, the memory of all connections stays in the CPU
+//! caches, so a new connection of hyper for each request would cost instructions and save nothing.
 //!
 //! The sweep asks a connection to become dormant. Bytes may have arrived since the sweep, so the
 //! task of the connection polls hyper before the task decides whether the connection becomes
@@ -41,7 +41,7 @@ pub(super) const CROWD: usize = 1000;
 #[derive(Debug, Default)]
 pub(super) struct Dormancy {
     stage: Cell<Stage>,
-    /// The number of request bodies that were not read to their end and not dropped.
+    /// The number of request bodies that were neither read to the end nor dropped.
     open_bodies: Cell<usize>,
 }
 
@@ -50,7 +50,7 @@ pub(super) enum Stage {
     /// The connection has no HTTP/1.1 connection of hyper: it is new, or it uses another protocol.
     #[default]
     Impossible,
-    /// An HTTP/1.1 connection of hyper serves the requests of this connection.
+    /// hyper serves the requests of this connection over HTTP/1.1.
     Awake,
     /// The sweep has asked the connection to become dormant.
     Asked,

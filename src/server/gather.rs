@@ -17,8 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// The size of the buffer in bytes, which is the maximum length of the data in one TLS record (RFC
 /// 8446 section 5.1).
 const RECORD: usize = 16 * 1024;
-/// The longest write that is buffered. For a longer write, a separate TLS record is cheaper than a
-/// copy into the buffer.
+/// The longest write that is buffered. If a write is longer than `SMALL`, a separate TLS record is
+/// cheaper than a copy into the buffer.
 const SMALL: usize = 4 * 1024;
 
 /// A stream that buffers small writes until [`Gather::poll_release`] sends the buffered bytes.

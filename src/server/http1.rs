@@ -67,13 +67,15 @@ fn builder(limits: &Limits) -> http1::Builder {
         // and drops the handler.
         .half_close(false)
         .keep_alive(true)
-        // The sweep checks the deadline of a head, so hyper needs no timer for each request.
+        // The sweep enforces the time limit for a request head, so hyper needs no timer for each
+        // request.
         .header_read_timeout(None)
         .max_header_size(limits.head_bytes)
         .max_buf_size(limits.head_bytes.max(BUFFER));
     if limits.fields != Limits::default().fields {
-        // By default, hyper allows the same number of fields as our default. If the gateway sets a
-        // number explicitly, hyper allocates memory for the fields of every head.
+        // The default of hyper for the maximum number of fields is equal to the gateway's default.
+        // If the gateway sets a maximum number of fields explicitly, hyper allocates memory for the
+        // fields of every head.
         builder.max_headers(limits.fields);
     }
     builder

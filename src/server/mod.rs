@@ -82,15 +82,15 @@ pub struct Settings {
 /// of a second after the connection has missed a deadline.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Deadlines {
-    /// The time from the acceptance of a connection to the first byte of the connection.
+    /// The time from the acceptance of a connection to the arrival of the first byte.
     pub(crate) first_byte: Duration,
     /// The time from the first byte of a connection to the end of the TLS handshake.
     pub(crate) handshake: Duration,
     /// The time from the first byte to the last byte of a request head. Over HTTP/2, the deadline
     /// of a request head applies to the connection preface.
     pub(crate) head: Duration,
-    /// The longest time between two requests. HTTP/2 frames that belong to no request do not extend
-    /// the idle time.
+    /// The longest time between two requests on one connection. HTTP/2 frames that belong to no
+    /// request do not extend the idle time.
     pub(crate) idle: Duration,
     /// The longest time during which the gateway has bytes to send and the client takes no byte. If
     /// the client takes no byte for this time, the gateway closes the connection or resets the
@@ -257,8 +257,8 @@ impl Content for Full<Bytes> {}
 ///
 /// # Cancel safety
 ///
-/// The server may drop the future at any await: when the client accepts no bytes for too long, or
-/// at the end of a drain.
+/// The server may drop the future at any await if the client accepts no bytes for too long, or at
+/// the end of a drain.
 pub(crate) type TunnelFn = Box<dyn FnOnce(UpgradedClient) -> Pin<Box<dyn Future<Output = ()>>>>;
 
 /// A client's connection after a 101 response.

@@ -43,8 +43,8 @@ pub(super) struct LowestRate {
 }
 
 impl LowestRate {
-    /// Computes the number of bytes for each window. The number is rounded up, so the client has to
-    /// take at least one byte in each window, unless `rate` is zero.
+    /// Computes the number of bytes that the client must take in each window. The number is rounded
+    /// up, so the number is zero only if `rate` is zero.
     pub(super) fn new(rate: u64, window: Duration) -> Self {
         let least = u128::from(rate)
             .saturating_mul(window.as_millis())
@@ -64,7 +64,7 @@ pub(super) struct ReadMeter {
     taken: Cell<u64>,
     /// The time of the latest measurement that showed that the client had taken further bytes.
     progress: Cell<Option<Instant>>,
-    /// The number of bytes that the client had taken when the current window began.
+    /// The number of bytes that the client had taken when the current window of `LowestRate` began.
     taken_at_start: Cell<u64>,
     /// The time for which the gateway has waited for the client in the current window.
     waited: Cell<Duration>,

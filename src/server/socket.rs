@@ -1,8 +1,8 @@
 //! Two layers around the socket of a connection, which record the activity of the connection in
 //! [`ConnectionState`].
 //!
-//! [`Socket`] is the layer below TLS. It records whether the client accepts the bytes that the
-//! gateway sends. [`Plaintext`] is the layer above TLS. It records the place at which a request
+//! [`Socket`] is the layer below TLS. [`Socket`] records whether the client accepts the bytes that
+//! the gateway sends. [`Plaintext`] is the layer above TLS. [`Plaintext`] records when a request
 //! head begins. If the client may still be sending at the end of a connection, [`Plaintext`]
 //! continues to read for a short time.
 

@@ -33,8 +33,7 @@ pub(super) struct Stream {
     /// The length in bytes of the latest piece of the response.
     piece: Cell<u64>,
     meter: ReadMeter,
-    /// The limit that the client has missed, if the gateway ended the stream because the client
-    /// took the response too slowly.
+    /// The reason why the gateway ended the stream, if the client took the response too slowly.
     failure: Cell<Option<ReadFailure>>,
     informed: Informed,
 }
@@ -77,8 +76,8 @@ impl Stream {
 
     /// Returns the reason to end the stream, if the client's flow control has blocked the stream
     /// for too long. `last_stalled` is the latest time at which the socket accepted no bytes. Until
-    /// the time `last_stalled`, the stream waited for the socket and not for the flow control, so
-    /// the measurement does not begin before `last_stalled`.
+    /// the time `last_stalled`, the stream waited for the socket and not for the client's flow
+    /// control. The measurement therefore begins at `last_stalled` or later.
     pub(super) fn read_failure(
         &self,
         now: Instant,
@@ -112,8 +111,8 @@ impl Stream {
         self.abort();
     }
 
-    /// Ends the stream. The runtime drops the task of the stream soon afterwards, and the client
-    /// gets a reset of the stream.
+    /// Ends the stream. Shortly after this call, the runtime drops the task of the stream, and the
+    /// client gets a reset of the stream.
     pub(super) fn abort(&self) {
         if let Some(task) = self.task.get() {
             task.abort();

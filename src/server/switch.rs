@@ -60,8 +60,8 @@ impl Switch {
                 let (Some(upgrade), Some(on_upgrade)) = (upgrade, on_upgrade) else {
                     return Self::No;
                 };
-                // The method becomes GET, because the app gets an HTTP/1.1 handshake. Every check
-                // of the method therefore treats an HTTP/2 handshake as a GET request.
+                // The method becomes GET, because the app gets an HTTP/1.1 handshake. Therefore all
+                // code that checks the method treats an HTTP/2 handshake as a GET request.
                 head.method = Method::GET;
                 head.extensions.insert(upgrade);
                 Self::Stream(on_upgrade)

@@ -1,5 +1,5 @@
 //! The cache of one replica. A replica is a `Sessions` value, which caches the sessions of a store.
-//! Requests find sessions in the cache. The cache informs its listeners when a session ends.
+//! Requests look up sessions in the cache. The cache informs its listeners when a session ends.
 //!
 //! Requests read the cache without a lock. All threads that write to the cache take one lock, so
 //! the writes happen one after another. A store writes its changes to the cache in the order of its
@@ -264,7 +264,7 @@ impl SessionCache {
     }
 }
 
-/// Invalidates the [`ReadGuard`] of each read of the session that has not finished.
+/// Invalidates the [`ReadGuard`] of each running read of the session.
 fn note_change(reads: &mut HashMap<SessionKey, Reads>, key: &SessionKey) {
     if let Some(of_key) = reads.get_mut(key) {
         of_key.note_change();
@@ -303,7 +303,7 @@ impl ReadGuard<'_> {
                 }
                 // This task holds the lock of `reads` until the call of `notified_owned` has
                 // returned. A task that changes the session must also hold the lock of `reads`, so
-                // this task misses no change.
+                // the waiting task misses no change.
                 Arc::clone(of_key.waiting.get_or_insert_default()).notified_owned()
             };
             change.await;

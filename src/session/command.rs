@@ -16,8 +16,8 @@ use super::stored::Stored;
 use super::{Maintained, SessionKey};
 use crate::clock::Timestamp;
 
-/// The maximum number of commands in a batch. Commands that only read are also counted, so that
-/// many reads cannot delay the commit.
+/// The maximum number of commands in a batch. The limit also counts commands that change nothing,
+/// so that many reads cannot delay the commit.
 const MAX_COMMANDS: usize = 256;
 
 /// The channel through which the thread of the store answers a command. The thread executes a

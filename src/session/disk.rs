@@ -291,7 +291,7 @@ impl Disk {
     }
 }
 
-/// The contents of one commit.
+/// The data that one commit writes to the session file.
 struct Write<'a> {
     changes: &'a [Change],
     /// The new provider fingerprints, or `None` if no fingerprint changes.

@@ -107,8 +107,8 @@ impl Listeners {
     }
 }
 
-/// The registry of one worker. For each session, the registry contains the work that lasts longer
-/// than a request. Clones share the registry.
+/// The registry of one worker. For each session, the registry contains the long-running work, such
+/// as a stream. Clones share the registry.
 #[derive(Clone, Debug)]
 pub struct EndRegistry(Rc<Registry>);
 
@@ -118,7 +118,7 @@ struct Registry {
     entries: RefCell<HashMap<SessionKey, Entry>>,
 }
 
-/// The entry of one session in the registry, if work is registered for the session.
+/// The registry's entry for one session for which work is registered.
 #[derive(Debug)]
 struct Entry {
     /// The latest value of the session that the registry knows. The store can already have a newer
@@ -223,8 +223,8 @@ impl EndRegistry {
     }
 }
 
-/// Informs long-running work of the end of its session. When an `EndWatch` is dropped, its work is
-/// removed from the registry.
+/// Informs long-running work of the end of its session. When the last `EndWatch` of a session is
+/// dropped, the entry of the session is removed from the registry.
 #[derive(Debug)]
 #[must_use]
 pub struct EndWatch {
@@ -270,8 +270,8 @@ impl EndWatch {
 
 impl Drop for EndWatch {
     fn drop(&mut self) {
-        // This watch and the registry entry hold one reference each. If the reference count is two,
-        // the session has no other watch.
+        // This watch and the registry entry each hold one reference to `end`. If the reference
+        // count is two, this watch is the last watch of the session.
         if Rc::strong_count(&self.end) == 2 {
             let mut entries = self.registry.entries.borrow_mut();
             let entry = entries.get(&self.key);
@@ -286,7 +286,7 @@ impl Drop for EndWatch {
 /// registry is dropped.
 async fn serve(registry: Weak<Registry>, mut ends: mpsc::UnboundedReceiver<End>, clock: Clock) {
     let mut ticks = interval(BETWEEN_SWEEPS);
-    // A busy worker can miss the times of one or more sweeps. The worker skips these sweeps,
+    // A busy worker can miss the times of one or more sweeps. The worker skips a missed sweep,
     // because the next sweep finds all expired sessions.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -331,8 +331,8 @@ impl Registry {
                     expired.extend(why.map(|why| (*key, why)));
                 }
                 // The store has a newer value of the session, or the cache has evicted the session.
-                // It is possible that a request has used the session, so the registry must look up
-                // the session in the store.
+                // The registry must look up the session in the store, because a request may have
+                // used the session.
                 SessionState::Superseded => away.push(*key),
                 // The session has ended. The sweep ignores an ended session, because the store
                 // sends a message with the reason for the end to the registry.

@@ -75,8 +75,8 @@ pub(super) struct Index {
     /// The records of the sessions that are only in the file.
     file_only: HashMap<SessionKey, Arc<Stored>>,
     /// The last session that an unfinished search for expired sessions has read. The next sweep
-    /// continues with the session after `walked`. The value is `None` while no search is in
-    /// progress.
+    /// continues with the session after the session `walked`. The value is `None` while no search
+    /// is in progress.
     walked: Option<Rank>,
 }
 
@@ -150,8 +150,8 @@ impl Index {
         keys
     }
 
-    /// Calls `find` for the next part of all sessions, and returns at most `max` values that `find`
-    /// returned.
+    /// Calls the function `find` for the next sessions in the index. Returns at most `max` values
+    /// from `find`, each with the key of its session.
     pub(super) fn walk<T>(
         &mut self,
         max: usize,
@@ -196,8 +196,8 @@ impl Index {
 /// The reason why a search of the index has stopped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum WalkEnd {
-    /// One call of `walk` searches one part of the index. The search has checked all sessions of
-    /// this part.
+    /// One call of `walk` searches one part of the index. The search has checked all sessions in
+    /// this part of the index.
     PartDone,
     /// The search has found `max` sessions.
     EnoughFound,
@@ -253,8 +253,8 @@ mod tests {
     }
 
     /// Returns an index of the sessions of several users. The argument `people` is the number of
-    /// users, and the argument `each` is the number of sessions of each user. The lifetime of each
-    /// session ends at a different time.
+    /// users, and the argument `each` is the number of sessions of each user. The sessions reach
+    /// the end of their lifetimes at different times.
     fn index(people: u32, each: u32) -> Index {
         let mut index = Index::default();
         let mut subjects = (0..people).cycle();

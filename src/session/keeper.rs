@@ -12,7 +12,7 @@
 //! of one replica refer to the same value of a session, so the session is in memory only one time.
 //! The cache of another replica contains its own copy of the session. If a session is in no cache
 //! (`Index::file_only`), the index contains only the time of the last use and the time at which the
-//! session ends. Only the file contains the other data of the session.
+//! session ends. The rest of the session record is only in the file.
 
 use std::collections::HashMap;
 use std::mem;
@@ -75,7 +75,7 @@ pub(super) struct Keeper {
     pub(super) commands: mpsc::Receiver<Command>,
     notices: mpsc::UnboundedReceiver<Notice>,
     count: Arc<AtomicU64>,
-    /// The times of last uses that are not committed yet.
+    /// For each session, the time of the last use, if this time is not committed yet.
     pub(super) used: HashMap<SessionKey, Timestamp>,
 }
 
@@ -213,7 +213,8 @@ impl Keeper {
                 cache.put(next);
                 continue;
             }
-            // The cache of another replica may contain a later time of the last use.
+            // The cache of another replica may contain a later time at which the session was last
+            // used.
             if let Some(before) = cache.get(next.key()) {
                 next.note_use_of(&before);
             }
@@ -284,7 +285,7 @@ impl Keeper {
 
     /// Notes that a cache now contains a session that was read from the file.
     fn note_entered(&mut self, session: &Arc<Stored>) {
-        // Since the cache sent this notice, the cache may have evicted or replaced the session.
+        // The cache may have evicted or replaced the session after the cache sent this notice.
         let is_held = self.replicas.iter().any(|cache| cache.holds(session));
         if is_held && let Some(away) = self.index.file_only(session.key()) {
             session.note_use_of(away);
@@ -321,8 +322,8 @@ impl Keeper {
         }
     }
 
-    /// Notes the times of last use that a replica has reported for sessions. This function ignores
-    /// sessions that have ended.
+    /// Records the times at which sessions were last used, as a replica has reported. This function
+    /// ignores sessions that have ended.
     pub(super) fn note_uses(&mut self, uses: Vec<(SessionKey, Timestamp)>) {
         for (key, at) in uses {
             if self.knows(&key) {
@@ -343,8 +344,7 @@ impl Keeper {
     }
 
     /// Returns the reason for the end of a session, if the session has passed a deadline. This
-    /// function also checks the caches, because the cache of another replica may contain a later
-    /// time of the last use.
+    /// function also checks the caches, because another replica may have used the session later.
     pub(super) fn expired(
         replicas: &[Arc<SessionCache>],
         session: &Stored,
@@ -382,7 +382,8 @@ impl Keeper {
         })
     }
 
-    /// Commits the times of the last uses and then the removals of sessions.
+    /// Makes one commit that first stores the times of the last uses and then removes the sessions
+    /// in `removals`.
     fn write_last_uses(&mut self, removals: Vec<Change>) -> Result<(), StoreError> {
         let used = self.used.iter();
         let used = used.map(|(key, at)| Change::Used(*key, *at));
@@ -396,7 +397,7 @@ impl Keeper {
     }
 }
 
-/// The number of the first replica of a local store.
+/// The id of the first replica of a local store.
 pub(super) const FIRST_REPLICA: ReplicaId = ReplicaId(0);
 
 /// Logs a commit that failed.

@@ -107,8 +107,8 @@ impl Sessions {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the store may grant a lease that nobody uses. A lease that nobody
-    /// uses ends at `until`.
+    /// If the future is dropped, the store may grant a lease that nobody uses. A lease that is not
+    /// released ends at the time `until`.
     pub(crate) async fn lease(
         &self,
         key: &SessionKey,

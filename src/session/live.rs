@@ -26,7 +26,7 @@ pub struct Session {
     computed: OnceLock<Box<[OnceLock<ComputedFields>; REMEMBERED]>>,
 }
 
-/// The number of apps whose computed fields a [`Session`] remembers.
+/// The maximum number of apps for which a [`Session`] keeps computed fields.
 const REMEMBERED: usize = 4;
 
 /// The id of a set of computed fields, and the values of these fields.
@@ -101,9 +101,9 @@ impl Session {
         &self.contents.tokens
     }
 
-    /// Returns the values of the computed fields with the id `id`. These values depend only on the
-    /// session. The values are computed once and remembered, but not for more than [`REMEMBERED`]
-    /// ids.
+    /// Returns the values of the computed fields with the id `id`. The values of computed fields
+    /// depend only on the session. The values are computed once and remembered, but not for more
+    /// than [`REMEMBERED`] ids.
     pub(crate) fn computed_fields(
         &self,
         id: u64,

@@ -88,8 +88,8 @@ async fn computed_fields_are_remembered_for_four_ids_and_for_one_version() {
         });
         assert_eq!(*values, [Some(value), None]);
     }
-    // A session keeps the values for only four ids, so the values for the id 11 are computed at
-    // every call.
+    // A session keeps the computed values for only four ids, so the values for the fifth id (11)
+    // are computed at every call.
     assert_eq!(computed, [7, 8, 9, 10, 11, 11]);
     let replaced = sessions.replace(&held, tokens("token-1"), None).await;
     assert!(matches!(replaced, Ok(Replaced::Stored(_))));

@@ -4,7 +4,7 @@
 //! marks were in the session file, a client could call the callback with invented codes, and each
 //! call could cause a write to the disk. Marks in memory are lost at a restart. After a restart, an
 //! attacker who has the login cookie of a browser tab can use the state of this login a second
-//! time. A second use of the state gains little for the attacker, because the provider accepts each
+//! time. An attacker gains little from a second use of the state, because the provider accepts each
 //! authorization code only one time.
 
 use std::collections::{HashSet, VecDeque};
@@ -68,7 +68,8 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// After a [`StoreError`], the caller does not know whether the value was used before.
+    /// After a [`StoreError`], the caller does not know whether the value was already marked as
+    /// used.
     ///
     /// # Cancel safety
     ///
@@ -86,7 +87,7 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// If this function returns a [`StoreError`], the mark of the value was not removed.
+    /// If this function returns a [`StoreError`], the value is still marked as used.
     ///
     /// # Cancel safety
     ///

@@ -12,8 +12,8 @@
 //!
 //! A look-up of a session takes no lock and reads no file. This module calls the store to create,
 //! replace or end a session. The store commits the change and updates the caches before the store
-//! answers. Every change that a request can see is already committed. For example, a refresh just
-//! after a sign-out does not undo the sign-out.
+//! answers. A request sees only committed changes. For example, a refresh just after a sign-out
+//! does not undo the sign-out.
 //!
 //! Every end of a session has a reason ([`EndReason`]). A task that runs longer than its request is
 //! registered in the [`EndRegistry`] of the worker. The registry informs the task when the session

@@ -32,8 +32,8 @@ pub(super) fn pack(token: &str) -> Option<Zeroizing<Vec<u8>>> {
         let (encoding, bytes) = part_bytes(part);
         push(&mut packed, encoding, &bytes)?;
     }
-    // Each encoded part begins with a head. If a token has many short parts, the heads can make the
-    // encoded parts longer than the token.
+    // Each encoded part begins with a head. If a token has many short parts, the heads of the
+    // encoded parts can make the encoding longer than the token.
     if packed.len() > whole {
         packed.clear();
         push(&mut packed, Encoding::Text, token.as_bytes())?;
@@ -123,7 +123,8 @@ mod tests {
         packed.len()
     }
 
-    /// Generates parts of every encoding, and parts that are nearly valid.
+    /// Generates parts of a token: parts in every encoding, and parts that are almost valid in an
+    /// encoding.
     fn part() -> impl Strategy<Value = String> {
         prop_oneof![
             "[0-9a-f]{0,40}",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The error that caused a failure.
+/// The error with which an operation failed.
 pub(super) type Cause = Arc<dyn StdError + Send + Sync>;
 
 /// The pause after the first failure. Each further failure doubles the pause.
@@ -31,7 +31,7 @@ struct Failed {
 }
 
 impl Pause {
-    /// Notes that the operation started at `began` and failed at `now`.
+    /// Records that the operation started at `began` and failed at `now`.
     pub(super) fn note_failure(&mut self, began: Instant, now: Instant, cause: &Cause) {
         let doubled = |failed: &Failed| failed.pause.saturating_mul(2).min(LONGEST);
         let pause = self.0.as_ref().map_or(FIRST, doubled);

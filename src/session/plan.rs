@@ -11,8 +11,8 @@ use super::stored::Stored;
 use super::{SessionKey, record};
 
 impl Keeper {
-    /// Adds the waiting commands to a batch. This function stops at the first command that cannot
-    /// be executed before the batch is committed, and returns this command.
+    /// Adds the waiting commands to a batch. This function stops at the first command that has to
+    /// wait until the batch is committed, and returns this command.
     pub(super) fn gather(&mut self, first: Command, batch: &mut Batch) -> Option<Command> {
         let mut next = Some(first);
         while let Some(command) = next {

@@ -123,8 +123,8 @@ struct Snapshot {
 #[derive(Debug)]
 struct Written {
     len: u64,
-    /// The first `of_file` bytes of the snapshot come from the file. All later bytes of the
-    /// snapshot are zero, except for the bytes in `writes`.
+    /// The first `of_file` bytes of the snapshot come from the file. After the first `of_file`
+    /// bytes, the snapshot contains only zeros, except for the bytes in `writes`.
     of_file: u64,
     /// The write operations of the database, each with its offset, in the order in which they
     /// happened. The list is short, because the database makes only a few writes when the database
@@ -157,9 +157,9 @@ impl Snapshot {
 
     fn read_file(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         read_at_most(&self.file, offset, out)?;
-        // This function reads the page first, and then reads the head of the file (its first
-        // bytes). Every commit changes the head of the file. If the head of the file is unchanged,
-        // no commit has overwritten the page that was read.
+        // This function reads the page at `offset` first, and then reads the head of the file (its
+        // first bytes). Every commit changes the head of the file. If the head of the file is
+        // unchanged, no commit has overwritten the page that was read.
         let mut head = vec![0; self.head.len()];
         self.file.read_exact_at(&mut head, 0)?;
         if head == self.head {

@@ -59,9 +59,9 @@ pub enum ReconfigureError {
     Store(#[from] StoreError),
 }
 
-/// The longest time for which a session may be used without another look-up, in milliseconds. A
-/// full cache removes the least recently used sessions. A session that is in use must be looked up
-/// from time to time, because the cache counts only a look-up as a use.
+/// The longest time between two look-ups of a session that is in use, in milliseconds. A full cache
+/// removes the least recently used sessions. A session that is in use must be looked up from time
+/// to time, because the cache counts only a look-up as a use.
 const LONGEST_WITHOUT_LOOK_UP: u64 = 30_000;
 
 /// The longest time between the use of a session and the report of this use to the store, in
@@ -124,9 +124,9 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The keeper removes ended sessions from the cache in groups of `AT_ONCE` sessions, and lets the
-/// cache do its housekeeping after each group. If `AT_ONCE` were large, a worker that uses the
-/// cache could have to do much of the cache's housekeeping.
+/// The keeper removes ended sessions from the cache in groups of `AT_ONCE` sessions, and runs the
+/// cache's maintenance after each group. If `AT_ONCE` were large, a worker that uses the cache
+/// might have to run much of the maintenance.
 const AT_ONCE: usize = 100;
 
 impl Keeper {

@@ -53,13 +53,13 @@ struct Encoded<'a> {
     expires_at: Option<u64>,
     refresh_at: Option<u64>,
     not_before: u64,
-    /// The nonce, and the time when the user authenticated at the provider.
+    /// The nonce of the login, and the time when the user authenticated at the provider.
     authentication: Option<(&'a str, Option<u64>)>,
     opened_at: u64,
 }
 
-/// The optional values of a session. Only some settings need these values. These values are encoded
-/// after [`Encoded`], and only if there is at least one value.
+/// The optional values of a session. Only some settings need the optional values. These values are
+/// encoded after [`Encoded`], and only if there is at least one value.
 #[derive(Default, Deserialize, Serialize)]
 struct Additional<'a> {
     /// The ID token is packed with [`pack`].

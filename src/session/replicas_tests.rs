@@ -315,7 +315,8 @@ async fn a_read_that_races_a_refresh_returns_the_new_version() {
         panic!("it was read")
     };
     assert_eq!(found.tokens().access_token(), "token-1");
-    // If another session changes during the read, the replica does not repeat the read.
+    // If another session changes while the replica reads a session from the store, the replica does
+    // not repeat the read.
     let bob = open(&race.first, "bob", NOW).await;
     race.slow.store.cache().apply(Event::Lost);
     while race.reads.try_recv().is_ok() {}

@@ -10,7 +10,7 @@ use std::time::Duration;
 pub struct Settings {
     /// A session ends if no request uses the session for this time.
     pub idle: Duration,
-    /// A session ends when this time has passed since the login, even if the session is in use.
+    /// A session ends this long after its login, even if the session is in use.
     pub absolute: Duration,
     /// The maximum number of bytes of memory for all sessions.
     pub capacity: u64,

@@ -133,7 +133,7 @@ pub(super) enum Replacement {
 /// Selects the session that the store must end.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Which {
-    /// Ends the session with this key. The version of the session does not matter.
+    /// Ends the session with this key. The session can have any version.
     Key(SessionKey),
     /// Ends the session with this key only if the session has this version.
     Version(SessionKey, u64),

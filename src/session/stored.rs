@@ -125,7 +125,7 @@ impl Stored {
         let due = self.next_refresh.load(Ordering::Relaxed);
         let order = Ordering::Relaxed;
         due <= now.as_millis()
-            // Several requests may see that the refresh is due, but only one of these requests
+            // Several requests can find that a refresh is due, but only one of these requests
             // changes `next_refresh`.
             && self
                 .next_refresh
@@ -144,8 +144,8 @@ impl Stored {
 
     /// Notes a use. This function writes the time at most once per second, because an idle deadline
     /// needs no more precision. After each write, the other processor cores have to load the
-    /// written cache line again. Frequent writes would therefore make requests slower. Returns the
-    /// time of the previous use if this call has written a new time.
+    /// written cache line again. Frequent writes of the time would make requests slower. Returns
+    /// the time of the previous use if this call has written a new time.
     pub(super) fn note_use(&self, now: Timestamp) -> Option<Timestamp> {
         let before = self.last_used();
         if now.since(before) < Duration::from_secs(1) {

@@ -135,8 +135,8 @@ fn not_opened() -> redb::Error {
     corrupted("an entry cannot be opened")
 }
 
-/// Converts one entry of the file to a loaded session. `used` is the time of the last use, from the
-/// file.
+/// Converts one entry of the file to a loaded session. The argument `used` is the time of the last
+/// use that the file contains.
 pub(super) fn loaded(ends_at: Timestamp, contents: Contents, used: Option<Timestamp>) -> Loaded {
     Loaded {
         ends_at,

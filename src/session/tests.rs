@@ -160,8 +160,8 @@ async fn evicted_sessions_are_read_from_the_file() {
         assert_eq!(subject.as_str(), number.to_string());
         sessions.maintain(NOW).await.unwrap();
     }
-    // These look-ups make the cache evict the session of `held`. After the eviction, the state of
-    // `held` shows that a request must look up the session again.
+    // The following look-ups make the cache evict the session of `held`. After the eviction, the
+    // state of `held` shows that a request must look up the session again.
     for id in &ids[..200] {
         assert!(live(&sessions, id, NOW).await);
         sessions.maintain(NOW).await.unwrap();
@@ -251,7 +251,8 @@ async fn a_session_is_invalid_after_its_provider_has_changed() {
         assert!(!live(&sessions, &alice, NOW).await);
         assert_eq!(sessions.count(), 0);
         sessions.close().await.unwrap();
-        // Even after a start with the settings of the old provider, the session stays ended.
+        // The session stays ended, even if the process starts again with the settings of the old
+        // provider.
         copy.providers.clone_from(&fixture.providers);
         let sessions = copy.start(NOW);
         assert!(!live(&sessions, &alice, NOW).await);

@@ -1,4 +1,4 @@
-//! Notes which sessions were used since the last report to the store.
+//! Collects the sessions that were used since the last report to the store.
 
 #![expect(
     clippy::disallowed_types,

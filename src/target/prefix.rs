@@ -44,8 +44,8 @@ impl Prefix {
 
     /// Returns true if an app may read the canonical `path` as this prefix or as a path below this
     /// prefix. The comparison ignores ASCII case, parameters after `;`, dots and spaces at the end
-    /// of a segment, and a slash at the end of the prefix. If [`Prefix::matches`] is true for a
-    /// path, `covers` is also true. Letters outside ASCII are compared exactly.
+    /// of a segment, and a slash at the end of the prefix. If [`Prefix::matches`] returns true for
+    /// a path, the function `covers` also returns true. Letters outside ASCII are compared exactly.
     pub(crate) fn covers(&self, path: &str) -> bool {
         let is_slash = |byte: &u8| *byte == b'/';
         let wanted = self.0.strip_suffix('/').unwrap_or(&self.0);

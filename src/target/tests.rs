@@ -55,8 +55,8 @@ fn unescape(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// Runs the rows of the table that `picked` selects. `picked` gets the id of a row. Returns the
-/// number of rows that the function has run.
+/// Runs each row of the table for which `picked` returns true. The function calls `picked` with the
+/// id of each row. Returns the number of tested rows.
 fn run_table(picked: impl Fn(&str) -> bool) -> usize {
     let table = include_str!("../../tests/data/targets.txt");
     let rows = table.lines().filter(|line| !line.starts_with('#'));

@@ -39,8 +39,8 @@ pub(crate) enum Format {
     Json,
 }
 
-/// The lowest level of events that are written. Filter directives such as `info,sidegate=debug` are
-/// also allowed.
+/// The log contains only events of this level or of a more severe level. Filter directives such as
+/// `info,sidegate=debug` are also allowed.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "String")]
 pub(crate) struct Level(String);
@@ -49,10 +49,10 @@ impl TryFrom<String> for Level {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        // The logging library reads a word that is not a level as the name of a module, and logs
-        // only the events of this module. This code therefore accepts a directive only if the
-        // directive ends with a level. This code refuses an empty text, although the parser of the
-        // library would accept an empty text.
+        // If a word is not a level, the logging library treats the word as the name of a module,
+        // and logs only the events of this module. This code therefore accepts a log directive,
+        // such as `h2=debug`, only if the directive ends with a level. This code refuses an empty
+        // text, although the parser of the library would accept an empty text.
         let is_level = |word: &str| !word.is_empty() && word.trim().parse::<LevelFilter>().is_ok();
         let has_level = |directive: &str| {
             let level = directive.rsplit_once('=').map(|(_target, level)| level);
@@ -94,7 +94,7 @@ pub(crate) struct UserInLog {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// The lowest level of events that are written.
+    /// The log contains only events of this level or of a more severe level.
     pub(crate) level: Level,
     pub(crate) format: Format,
     /// True if the log contains an access-log event for each request.

@@ -75,8 +75,8 @@ impl Times {
         let (_name, rest) = text.rsplit_once(')')?;
         let mut fields = rest.split_ascii_whitespace();
         let mut seconds = |skipped| Some(fields.nth(skipped)?.parse::<f64>().ok()? / TICKS);
-        // In `/proc/self/stat`, the first field after the name of the program has the number 3. The
-        // user time is field 14, the system time is field 15, and the start time is field 22
+        // In `/proc/self/stat`, the first field after the name of the program is field 3. The user
+        // time is field 14, the system time is field 15, and the start time is field 22
         // (proc_pid_stat(5)).
         let (user, system, start) = (seconds(11)?, seconds(0)?, seconds(6)?);
         let cpu = user + system;

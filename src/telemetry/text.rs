@@ -1,7 +1,7 @@
 //! The text of log lines: the time, and the fields of an event.
 //!
-//! The lines are the same as those of the logging library. This module writes the usual values
-//! directly, because each request has an access-log event with about twenty fields.
+//! The log lines have the same format as the lines of the logging library. This module writes the
+//! usual values directly, because each request has an access-log event with about twenty fields.
 
 use std::fmt::{self, Write as _};
 
@@ -69,12 +69,14 @@ impl<'a> MakeVisitor<Writer<'a>> for TextFields {
     }
 }
 
-/// Writes the fields of one event. The logging library writes the first field, messages and errors.
+/// Writes the fields of one event. The logging library writes the first field, the field `message`,
+/// and fields that contain an error.
 #[derive(Debug)]
 pub(super) struct TextVisitor<'a> {
-    /// The text that was not yet written to the writer of `library`.
+    /// The text that must still be written to the writer of `library`.
     text: String,
-    /// Whether a field was written. The library writes a space before each field but the first.
+    /// Whether at least one field was written. The library writes a space before each field but the
+    /// first.
     has_begun: bool,
     library: DefaultVisitor<'a>,
 }
@@ -93,7 +95,8 @@ impl<'a> TextVisitor<'a> {
         Some(&mut self.text)
     }
 
-    /// Writes all earlier text, and then returns the visitor of the logging library.
+    /// Writes the content of `text` to the library's writer, and then returns the visitor of the
+    /// logging library.
     fn library(&mut self) -> &mut DefaultVisitor<'a> {
         self.has_begun = true;
         // The library writes each event into a `String`, so `write_str` never fails.

@@ -134,7 +134,8 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
             source,
         }
     };
-    // `create_new` fails if another process has created the file after the check of this function.
+    // `create_new` fails if another process has created the file after `development_certificates`
+    // checked that the file is missing.
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)

@@ -122,8 +122,8 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
-    /// A text is not a name for which a certificate can be valid. The operator is responsible for
-    /// this error.
+    /// The configured server name is neither a host name nor an IP address. The operator is
+    /// responsible for this error.
     #[error("`{name}` is not a host name or an IP address")]
     BadServerName {
         /// The text.
@@ -310,9 +310,9 @@ impl Files {
         let certificate = read(&identity.certificate)?;
         let key = Secret::new(read(&identity.key)?);
         let mut context = digest::Context::new(&digest::SHA256);
-        // The digest includes the length of the certificate file. Without this length, two
-        // different pairs of files could have the same digest, because the digest would not show
-        // where the certificate file ends.
+        // The digest includes the length of the certificate file. Without the length of the
+        // certificate file, two different pairs of files could have the same digest, because the
+        // digest would not show where the certificate file ends.
         context.update(&certificate.len().to_be_bytes());
         context.update(&certificate);
         context.update(key.expose());
@@ -421,7 +421,7 @@ fn without_authorities(leaf: &ParsedCertificate<'_>, now: UnixTime) -> Result<()
     )
 }
 
-/// The check over the network warns about a certificate that expires within this number of days.
+/// `sidegate check --online` warns about a certificate that expires within this number of days.
 pub(crate) const WARNING_DAYS: u64 = 14;
 
 /// Returns the number of days within which the certificate expires, or `None` if the certificate is

@@ -36,9 +36,9 @@ struct Loaded {
 }
 
 impl Trust {
-    /// Trusts the authorities of the system. The environment variables `SSL_CERT_FILE` and
-    /// `SSL_CERT_DIR` can select other files. This function blocks the calling thread while the
-    /// function reads some hundred certificates.
+    /// Trusts the certificate authorities of the operating system. The environment variables
+    /// `SSL_CERT_FILE` and `SSL_CERT_DIR` can select other files. This function blocks the calling
+    /// thread while the function reads some hundred certificates.
     ///
     /// # Errors
     ///
@@ -91,15 +91,16 @@ impl Trust {
         Ok(self)
     }
 
-    /// Returns the name that replaces the host of the URL in the check of a certificate.
+    /// Returns the name for which a server's certificate must be valid, if this name is not the
+    /// host of the URL.
     pub(crate) fn server_name(&self) -> Option<&ServerName<'static>> {
         self.server_name.as_ref()
     }
 
     /// Reads the file again, and trusts the certificates in the file if the content of the file has
     /// changed. Symbolic links are followed, because Kubernetes replaces a file by changing a
-    /// symbolic link. Open connections stay open. The gateway never reads the certificate
-    /// authorities of the operating system again. This function blocks the calling thread while the
+    /// symbolic link. Open connections stay open. This function does not read the certificate
+    /// authorities of the operating system. This function blocks the calling thread while the
     /// function reads a small file.
     ///
     /// # Errors

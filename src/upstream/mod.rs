@@ -219,8 +219,8 @@ impl Upstream {
         let once = connected.saturating_add(settings.response_timeout);
         Ok(Self {
             name: name.into(),
-            // The gateway may send the request a second time, so the longest wait is twice the time
-            // of one attempt.
+            // The gateway can send a request a second time, so `longest_wait` is twice the time
+            // limit of one attempt.
             longest_wait: once.saturating_mul(2),
             connector: Arc::new(connector),
             limit: Arc::new(limit),
@@ -351,9 +351,9 @@ pub(crate) struct Pools {
 }
 
 struct WorkerPool {
-    /// The map finds a pool by the memory address of its upstream. While this weak reference
-    /// exists, the memory of the upstream is not freed, so no other upstream can have the same
-    /// memory address.
+    /// The key of a pool in the map is the memory address of the pool's upstream. While this weak
+    /// reference exists, the memory of the upstream is not freed, so no other upstream can have the
+    /// same memory address.
     upstream: Weak<Upstream>,
     pool: Pool,
 }
@@ -375,7 +375,7 @@ impl Pools {
     ///
     /// # Errors
     ///
-    /// All variants of [`Error`], except the errors of [`Upstream::new`].
+    /// Any variant of [`Error`], except the variants that [`Upstream::new`] returns.
     ///
     /// # Cancel safety
     ///

@@ -35,7 +35,7 @@ pub(crate) struct Settings {
     #[serde(default)]
     pub(crate) server_name: Option<String>,
     /// The maximum number of open connections to the app, over all workers. If the app has a fixed
-    /// number of processes or threads, that number is the best value.
+    /// number of processes or threads, set `connections` to this number.
     #[serde(default = "default_connections")]
     pub(crate) connections: NonZeroUsize,
     /// The maximum number of requests that wait for a connection. When the queue is full, further
@@ -60,8 +60,9 @@ pub(crate) struct Settings {
     )]
     pub(crate) slow_client: Duration,
     /// The largest part of the app's connections that one client can hold while requests of other
-    /// clients wait. Requests of one session belong to one client. Requests without a session
-    /// belong to one client if they come from the same IPv4 address or the same IPv6 /64 network.
+    /// clients wait. All requests of a session count as requests of one client. Requests without a
+    /// session belong to one client if they come from the same IPv4 address or the same IPv6 /64
+    /// network.
     #[serde(default)]
     pub(crate) max_share: Share,
     /// The maximum number of open connections, over all workers, on which the app has switched to
@@ -133,9 +134,9 @@ impl Settings {
         })
     }
 
-    /// Takes the settings of the fields that the app gets. The settings that stay in `self`
-    /// describe only the connections to the app. So a change of the fields does not close the
-    /// connections.
+    /// Removes the settings of the fields that the app gets from `self`, and returns these
+    /// settings. The settings that stay in `self` describe only the connections to the app. A
+    /// change of the fields therefore does not close the connections.
     pub(crate) fn take_fields(&mut self) -> (Option<AssertionNames>, CredentialSettings) {
         let credentials = CredentialSettings {
             bearer: self.bearer.take(),

@@ -1,4 +1,4 @@
-//! Tests of the cookies in requests, with a table, and of the cookies that an app may set.
+//! Tests the cookies in requests with a table, and tests which cookies an app may set.
 
 use http::header::SET_COOKIE;
 

@@ -170,7 +170,7 @@ fn x_17_a_network_of_mapped_addresses_is_the_ipv4_network() {
         ("10.0.0.7/32", "::ffff:10.0.0.7", true),
         ("10.0.0.7/32", "::10.0.0.7", false),
         ("::/0", "2001:db8::1", true),
-        // The network of all IPv6 addresses does not contain the IPv4-mapped addresses.
+        // The network `::/0` does not contain the IPv4-mapped addresses.
         ("::/0", "::ffff:10.0.0.7", false),
         ("::ffff:0:0/95", "10.0.0.7", false),
         ("64:ff9b::/96", "10.0.0.7", false),

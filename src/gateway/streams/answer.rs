@@ -42,7 +42,7 @@ pub(in crate::gateway) enum AnswerOwner {
 }
 
 impl AnswerOwner {
-    /// Returns the permission for the stream of this answer.
+    /// Returns the [`StreamPermit`] of this answer.
     pub(in crate::gateway) fn stream(&self) -> &StreamPermit {
         match self {
             Self::Guarded(guard) => guard.stream(),
@@ -88,7 +88,7 @@ pub(in crate::gateway) struct LongAnswer {
     buffer: BufferSizes,
     /// `None` if a task already watches the answer, or if the answer is no longer sent.
     owner: RefCell<Option<AnswerOwner>>,
-    /// The entry of the answer in the list that finds slow answers.
+    /// The entry for this answer in the list that finds slow answers.
     entry: OnceCell<SlowEntry>,
     control: OnceCell<AnswerControl>,
     uploaded: BodyWatch,
@@ -110,12 +110,12 @@ pub(in crate::gateway) struct LongAnswer {
 
 #[derive(Clone, Copy)]
 enum Stage {
-    /// The gateway has cut the answer, and the body reports an error.
+    /// The gateway has ended the answer early, and the body reports an error.
     Cut,
     /// The answer has ended. `Ended` contains the end code for the log.
     Ended(&'static str),
     Sending,
-    /// The gateway has cut the answer, and the body yields the trailers of gRPC.
+    /// The gateway has cut the answer, and the body yields trailers that contain a gRPC status.
     Trailers(CutCause),
 }
 
@@ -364,8 +364,8 @@ impl LongAnswer {
                 end
             }
         };
-        // The field `owner` is `None` if a task watches the answer. In this case, the task counts
-        // the end of the answer.
+        // If a task watches the answer, the field `owner` is `None`, and the task counts the end of
+        // the answer.
         if let Some(AnswerOwner::Unguarded(stream, _target)) = self.owner.take() {
             self.count_broken(stream.route_name(), end);
         }
@@ -401,7 +401,8 @@ impl LongAnswer {
             return Poll::Ready(());
         };
         let polled = ahead.poll_fill(cx);
-        // The client's connection may already wait for the next frame, or for the end.
+        // The client's connection may already be waiting for the next frame, or for the end of the
+        // answer.
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }

@@ -24,7 +24,7 @@ const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(15);
 /// The reason why a stream has to end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Cut {
-    /// The kind of reason for the end of the stream.
+    /// The category of the reason.
     pub(in crate::gateway) cause: CutCause,
     /// The stable code of the reason, for logs and metrics.
     pub(in crate::gateway) reason: &'static str,
@@ -58,8 +58,8 @@ pub(in crate::gateway) struct StreamGuard {
     following: Following,
     reloads: Reloads,
     activity: Activity,
-    /// The time from which the time limits of the route are measured. While `limits_since` is
-    /// `None`, the time limits do not apply.
+    /// The time at which the time limits of the route begin. While `limits_since` is `None`, the
+    /// time limits do not apply.
     limits_since: Option<Instant>,
     /// If the session of the stream has ended, this field states how long the stream may still
     /// continue.

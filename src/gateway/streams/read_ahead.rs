@@ -30,14 +30,15 @@ pub(super) enum AnswerSource {
     Released,
 }
 
-/// An answer with a buffer.
+/// A buffer for the app's answer, and the part of the answer that is not in the buffer yet.
 pub(super) struct ReadAhead {
     buffer: Box<BodyBuffer>,
     /// The trailers of the answer, which follow the bytes in the buffer.
     trailers: Option<HeaderMap>,
     /// The part of the answer that is not in the buffer. `None` after the app's answer has ended.
     rest: Option<UpstreamBody>,
-    /// The failure of the app's answer. The client gets the failure after the bytes in the buffer.
+    /// The failure that interrupted the app's answer. The client first gets the bytes in the
+    /// buffer, and then the failure.
     failure: Option<origin::Error>,
     /// The waker of the task that fills the buffer.
     filler: Option<Waker>,

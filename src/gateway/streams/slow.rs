@@ -41,13 +41,13 @@ enum Entry {
         waiter: Waiter,
         ticked: bool,
     },
-    /// At least two ticks have passed since the entry was added, and the list has informed the
-    /// waiter.
+    /// The entry was added at least two ticks ago, and the list has informed the request or the
+    /// answer of the entry.
     Slow,
 }
 
-/// The request or the answer of an entry. The list informs the request or the answer when the entry
-/// becomes slow.
+/// The request or the answer for which an entry was added. When the entry becomes slow, the list
+/// informs the request or the answer of the entry.
 pub(super) enum Waiter {
     /// The waker of the task that handles a request.
     Request(Waker),

@@ -175,8 +175,8 @@ impl Connection {
         head: Request<()>,
         is_complete: bool,
     ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
-        // Each request uses its own clone of the sender. While the origin's limit of HTTP/2 streams
-        // delays a request, the `SendRequest` value of this request refuses a second request.
+        // Each request uses its own clone of the sender. While a request waits because of the
+        // origin's limit of HTTP/2 streams, a second request needs another `SendRequest` value.
         let mut sender = self.sender.borrow().clone();
         sender.send_request(head, is_complete)
     }

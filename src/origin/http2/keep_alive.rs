@@ -58,7 +58,7 @@ impl Schedule {
         loop {
             self.clock.sleep(self.keep_alive.silence).await;
             // If `unneeded` is true, the pool had already dropped the connection before this sleep.
-            // During this sleep, the task of the connection had time to send GOAWAY.
+            // While this task slept, the task of the connection had time to send GOAWAY.
             if unneeded {
                 return;
             }

@@ -149,8 +149,8 @@ impl Connections {
             let (sender, granted) = oneshot::channel();
             let count = {
                 let mut waiters = self.waiters.borrow_mut();
-                // If a waiting request was dropped, the list still contains the sender of its
-                // closed channel.
+                // If a waiting request was dropped, the channel of this request is closed, but the
+                // list still contains the sender.
                 waiters.retain(|waiter| !waiter.is_closed());
                 waiters.push(owner, now, sender);
                 waiters.len()

@@ -1,5 +1,5 @@
-//! Tests of slow clients: while a request waits for a connection, an exchange that waits for its
-//! own client loses its connection.
+//! Tests of slow clients: if a request waits for a connection, the gateway evicts an exchange that
+//! waits for its client.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -33,7 +33,7 @@ fn limit_with(connections: usize, slow_client: Duration) -> Arc<Limit> {
 }
 
 const SHORT: Duration = Duration::from_millis(50);
-/// In the time `LONGER`, a pool reviews its exchanges several times.
+/// During `LONGER`, a pool calls the function `review` several times.
 const LONGER: Duration = Duration::from_millis(300);
 
 async fn fetch_for(pool: &Pool, requester: Requester) -> Result<String, Error> {

@@ -89,8 +89,8 @@ impl ClaimMapping {
         Some(identity.with_groups(self.groups(sources, now)))
     }
 
-    /// Returns the additional claims that an app gets, each with its path. A number and a truth
-    /// value are sent as JSON writes them.
+    /// Returns the additional claims that an app gets, each with its path. An integer is sent as
+    /// decimal digits, and a boolean is sent as `true` or `false`.
     fn additional(&self, sources: &[&Object], now: Timestamp) -> Vec<(Box<str>, Claim)> {
         let claim = |path: &str| {
             let value = first(sources, path)?;
@@ -195,7 +195,7 @@ impl ClaimMapping {
         Some(Email { address, verified })
     }
 
-    /// Logs a warning that rules and apps do not get the email address. `odd` is true if the claim
+    /// Logs a warning: rules and apps do not get the email address. `odd` is true if the claim
     /// `email_verified` is a string or a number.
     fn log_unverified_hint(&self, odd: bool, now: Timestamp) {
         let setting = "identity.emails_verified";

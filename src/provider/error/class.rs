@@ -25,7 +25,7 @@ pub enum Actor {
     /// The operator of the gateway has to change the settings, a limit of the gateway, or the
     /// gateway's client settings at the provider.
     Operator,
-    /// The authorization server or its operator has to act.
+    /// The authorization server or its operator has to remove the cause of the error.
     Provider,
 }
 

@@ -18,10 +18,10 @@ use crate::provider::{JsonError, Verdict};
 use crate::{origin, tls, token};
 
 /// The classification of an error, in five columns. The first column is the party that is
-/// responsible for the error. The second column states whether the problem is temporary (`passes`
-/// or `stays`). The third column states whether the provider may have seen the code or the token.
-/// The fourth column is the number of seconds until the next attempt. The fifth column is the
-/// consequence for the session if the error occurs in a refresh.
+/// responsible for the error. The second column is the text `passes` if the problem is temporary,
+/// and otherwise the text `stays`. The third column states whether the provider may have seen the
+/// code or the token. The fourth column is the number of seconds until the next attempt. The fifth
+/// column is the consequence for the session if the error occurs in a refresh.
 type Row = (Actor, &'static str, Sent, Option<u64>, Verdict);
 
 fn row(class: Classification) -> Row {

@@ -76,7 +76,7 @@ impl GrantError {
         Self::Userinfo { url, source }
     }
 
-    /// Returns the reason of this error: a stable code for logs, metrics and pages.
+    /// Returns the reason code of this error: a stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::AccessToken(error) => error.reason(TokenKind::AccessToken),

@@ -36,7 +36,7 @@ pub enum KeysError {
 }
 
 impl KeysError {
-    /// Returns the reason of this error: a stable code for logs, metrics and pages.
+    /// Returns the reason code of this error: a stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Call(_)
@@ -75,7 +75,7 @@ pub enum ReachError {
 }
 
 impl ReachError {
-    /// Returns the reason of this error: a stable code for logs, metrics and pages.
+    /// Returns the reason code of this error: a stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Connect(error) if error.may_have_been_processed() => "provider_call_failed",
@@ -110,7 +110,7 @@ impl Unreachable {
         }
     }
 
-    /// Returns the reason of this error: a stable code for logs, metrics and pages.
+    /// Returns the reason code of this error: a stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         let cause = self.cause.as_deref();
         cause.map_or("provider_unreachable", ReachError::reason)

@@ -61,7 +61,7 @@ pub enum SetupError {
         key: &'static str,
         /// The file.
         path: PathBuf,
-        /// The error of the operating system.
+        /// The error that the operating system returned.
         #[source]
         source: io::Error,
     },
@@ -82,7 +82,7 @@ pub enum SetupError {
     Variable {
         /// The setting that names the variable.
         key: &'static str,
-        /// The name of the variable.
+        /// The name of the environment variable.
         name: Box<str>,
         /// The problem with the environment variable. The text of the problem never contains the
         /// value of the variable.
@@ -121,7 +121,7 @@ impl SetupError {
         }
     }
 
-    /// Returns the reason of this error: a stable code for logs and metrics.
+    /// Returns the reason code of this error: a stable code for logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::EmptyFile { .. }

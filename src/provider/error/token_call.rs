@@ -107,7 +107,7 @@ pub enum TokenCallError {
 }
 
 impl TokenCallError {
-    /// Returns the reason of this error: a stable code for logs, metrics and pages.
+    /// Returns the reason code of this error: a stable code for logs, metrics and pages.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::MalformedResponse(_) => "token_response_malformed",

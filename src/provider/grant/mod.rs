@@ -326,8 +326,9 @@ impl GrantVerifier {
         let expires_in = answer.expires_in.or(default);
         let in_response = expires_in.map(|lifetime| requested_at.plus(lifetime));
         let in_token = claims.map(|claims| claims.expires_at);
-        // The response and the token can state different expiry times. The provider may refuse the
-        // access token after the earlier expiry time.
+        // The response and the token can state different expiry times. The gateway uses the earlier
+        // of the two expiry times, because the provider can refuse the access token after this
+        // time.
         let expires_at = in_response.into_iter().chain(in_token).min();
         let timing = if self.settings.refresh.revokes_access_token {
             RefreshTiming::Late

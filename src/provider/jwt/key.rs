@@ -13,8 +13,8 @@ use serde_json::Value;
 use crate::provider::json::Object;
 use crate::provider::settings::Algorithm;
 
-/// The members of a private or a shared key (RFC 7518 section 6). The gateway skips a key with a
-/// private member, because a published private key is no longer secret.
+/// The JWK members that only a private or a shared key contains (RFC 7518 section 6). The gateway
+/// skips a key with a private member, because a published private key is no longer secret.
 const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
 /// The problem with a public key file. The operator has to correct the file.

@@ -1,4 +1,4 @@
-//! The settings of the identity.
+//! The settings that define how the gateway determines the identity of a user.
 
 use serde::Deserialize;
 

@@ -147,8 +147,9 @@ pub struct Settings {
     /// needs no pattern. Default: none.
     #[serde(default)]
     pub signed_out_answers: Vec<SignedOutPattern>,
-    /// The maximum number of token requests in any minute. The gateway may send all requests of a
-    /// minute at the same moment. A fifth of the requests is reserved for logins. Default: 600.
+    /// The maximum number of token requests in any minute. The gateway does not spread the token
+    /// requests evenly over the minute. A fifth of these token requests is reserved for logins.
+    /// Default: 600.
     #[serde(default = "calls_per_minute")]
     pub token_calls_per_minute: NonZeroU32,
     /// The maximum number of concurrent calls to the provider. A fifth of the calls is reserved for

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use serde::Deserialize;
 
-/// The settings of refreshes (RFC 6749 section 6).
+/// The settings for refreshes (RFC 6749 section 6).
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Refresh {
@@ -37,7 +37,7 @@ pub enum GrantType {
 }
 
 /// A pattern that classifies an error response of the token endpoint. Each configured value must be
-/// equal to the value in the response. A value that is not configured matches every response.
+/// equal to the value in the response. An omitted value matches every response.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct ErrorPattern {

@@ -297,9 +297,9 @@ async fn d_24_tokens_with_unknown_keys_cause_one_fetch_a_minute() {
     let published = KeyCache::default();
     let first = published.first(&endpoint, &clock).await.unwrap();
     server.next();
-    // No token has caused the first fetch of the keys. The limit applies only to a fetch of the
-    // keys that a token causes. The first token with an unknown key may therefore cause a second
-    // fetch immediately.
+    // The test makes the first fetch of the keys without a token. The limit applies only to a fetch
+    // that a token with an unknown key causes. The first token with an unknown key may therefore
+    // cause a second fetch immediately.
     let second = published.newer(&first, &endpoint, &clock).await;
     let second = second.unwrap();
     server.next();

@@ -24,8 +24,8 @@ impl<'a> Row<'a> {
         };
         let none = |text: &'a str| if text == "-" { "" } else { text };
         let fields = none(fields).split("; ");
-        // The fields of a row are separated by "; ". The split at this separator also separates a
-        // media type from its parameters, and the parser ignores the parameters.
+        // The fields of a row are separated by "; ". A split at "; " also cuts off the parameters
+        // of a media type, but the parser ignores these parameters.
         let fields = fields.filter_map(|field| field.split_once(": "));
         Self {
             line,
@@ -85,8 +85,8 @@ fn g_07_g_08_f_29_error_responses_of_real_servers_are_classified() {
 #[test]
 fn a_failing_provider_ends_no_session_whatever_its_body_says() {
     for row in rows().filter(|row| row.expected.0 == "fatal") {
-        // Each of the following status codes means a temporary failure. For each of these status
-        // codes, the test replaces the status code in the row and keeps the body.
+        // Each of the following status codes means a temporary failure. The test combines the body
+        // of each row with each of the following status codes.
         for status in [408, 425, 429, 500, 502, 503, 504, 599] {
             let error = Row {
                 status,

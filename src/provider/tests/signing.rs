@@ -126,7 +126,7 @@ pub(super) fn verified_by(
     verify(token, &ExpectedHeader { algorithms, types }, keys)
 }
 
-/// Verifies `token`, with all algorithms accepted. Returns `ok` or the reason code of the error.
+/// Verifies `token`, and accepts all algorithms. Returns `ok` or the reason code of the error.
 pub(super) fn outcome(keys: &KeySet, token: &str) -> &'static str {
     verified_by(keys, &Algorithm::ALL, token)
         .map_or_else(|error| error.reason(TokenKind::IdToken), |_verified| "ok")

@@ -193,7 +193,7 @@ async fn d_06_a_client_that_does_not_read_is_disconnected_and_costs_no_memory() 
 }
 
 /// Begins an endless answer to a client with a small receive buffer. The client reads 2,000 bytes
-/// every 100 milliseconds. This rate is too low to make the server's socket writable again within
+/// every 100 milliseconds. At this rate, the server's socket does not become writable again within
 /// [`MODEST`]. Returns true if the connection stays open for four times the duration [`MODEST`].
 async fn is_open_to_a_slow_reader(server: &mut Server) -> bool {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();

@@ -202,8 +202,8 @@ async fn a_long_pipeline_in_a_crowd_loses_no_request() {
         let mut served = Served::start(long()).await;
         let client = served.client().await;
         served.worker.registry.coarse_clock.set_crowded(true);
-        // hyper reads more bytes at a time after a large body. Later, the new connections of hyper
-        // read fewer bytes at a time than the connection has already read.
+        // hyper reads more bytes at a time after a large body. Later, a new connection of hyper
+        // reads fewer bytes at a time than the previous connection of hyper has already read.
         let body = "x".repeat(200_000);
         let upload = format!(
             "POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}",

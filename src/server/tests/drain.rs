@@ -222,7 +222,8 @@ async fn two_workers_serve_one_listener() {
 #[tokio::test]
 async fn a_panic_while_the_handler_is_made_fails_the_start() {
     // `good` is the number of workers that do not panic. If `good` is 0, the server has only one
-    // worker, and this worker panics. If `good` is 2, one of three workers panics.
+    // worker, and this worker panics. If `good` is 2, the server has three workers, and one worker
+    // panics.
     for good in [0, 2] {
         let listener = Listener::bind(([127, 0, 0, 1], 0).into()).unwrap();
         let (events, _seen) = mpsc::unbounded_channel();

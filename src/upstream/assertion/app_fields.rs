@@ -60,7 +60,8 @@ pub(crate) struct ComputedFields {
 #[derive(Debug)]
 enum Computed {
     Value(FieldValue),
-    /// A token, with the text before the token: the name of a scheme, or an empty text.
+    /// A token and its prefix. The prefix is the name of an authentication scheme, or an empty
+    /// text.
     Token(Bearer, &'static str),
     Basic(FieldValue, BasicPassword),
 }
@@ -82,7 +83,7 @@ impl AppFields {
             .map(|(name, value)| (name.clone(), Computed::Value(value.clone())))
             .collect();
         // On a public route, the gateway sends a credential only if the settings of the route name
-        // the credential. It is possible that the app of a public route expects no credential.
+        // the credential. Some apps expect no credential on a public route.
         let is_silent = is_public && credentials.keys().next().is_none();
         let token = if is_silent {
             Bearer::None
@@ -118,13 +119,13 @@ impl AppFields {
         }
     }
 
-    /// Whether the app gets a token of the user.
+    /// Whether the app gets an access token or an ID token.
     pub(crate) fn sends_token(&self) -> bool {
         self.token != Bearer::None
     }
 
-    /// Whether the app gets the same token from two token sets. A refresh always returns a new
-    /// access token, but many providers return no new ID token.
+    /// Returns true if the app would get the same token for both token sets. A refresh always
+    /// returns a new access token, but many providers return no new ID token.
     pub(crate) fn is_same_token(&self, one: &TokenSet, other: &TokenSet) -> bool {
         match (self.token, one.id_token(), other.id_token()) {
             (Bearer::IdToken, Some(one), Some(other)) => one.matches(other.expose().as_bytes()),

@@ -48,8 +48,8 @@ pub(crate) struct BasicSettings {
     pub(crate) password_env: Option<String>,
 }
 
-/// The reason why the settings of the credentials contradict each other. The text of each error
-/// follows the name of a key.
+/// The reason why the settings of the credentials contradict each other. Each message is shown
+/// after the name of a key.
 ///
 /// Responsible: the operator.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]

@@ -64,8 +64,8 @@ fn percent(text: &str) -> String {
     encoded
 }
 
-/// Returns encoded words with a space between two encoded words. A decoder removes a space between
-/// two encoded words. All bytes of a character are in the same encoded word (RFC 2047 section 5).
+/// Returns encoded words that are separated by spaces. A decoder removes a space between two
+/// encoded words. All bytes of a character are in the same encoded word (RFC 2047 section 5).
 fn encoded_words(text: &str) -> String {
     let mut words = String::with_capacity(text.len().saturating_mul(2));
     let mut rest = text;

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::encoding::Encoding;
 use crate::identity::{Claim, Identity};
 
-/// The value of a field, as the settings describe it.
+/// The configured value of a field.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "RawValue")]
 pub(crate) struct FieldValue {
@@ -15,7 +15,7 @@ pub(crate) struct FieldValue {
     encoding: Encoding,
 }
 
-/// The source of a value.
+/// The claim or the constant from which a value comes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Source {
     Claim(ClaimName),
@@ -33,7 +33,7 @@ enum ClaimName {
     PreferredUsername,
     /// The display name.
     Name,
-    /// The path of any other claim.
+    /// The path of a claim that has no variant of its own.
     Path(Box<str>),
 }
 
@@ -119,7 +119,7 @@ fn claim_name(name: &str) -> Result<ClaimName, ValueError> {
 }
 
 /// If `name` is the path of an additional claim, returns this path, so that the provider keeps the
-/// claim in the identity. Every identity has a place for the standard claims, such as `email`.
+/// claim in the identity. An identity always has fields for the standard claims, such as `email`.
 pub(crate) fn additional_claim(name: &str) -> Option<Box<str>> {
     match claim_name(name) {
         Ok(ClaimName::Path(path)) => Some(path),

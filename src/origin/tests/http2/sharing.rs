@@ -211,9 +211,9 @@ async fn a_stream_that_waits_for_its_client_is_reset_for_a_waiting_request() {
         let watch = unread.eviction().unwrap();
         let (_sender, body) = TestBody::new();
         let upload = pool.send(request(Method::POST, "/slow", body));
-        // Both the exchange with the unread answer and the upload wait for their client. The
-        // exchange with the unread answer has waited longer, so the first request for `/fast`
-        // evicts this exchange.
+        // The exchange with the unread answer waits for its client. The upload also waits for its
+        // client. The exchange with the unread answer has waited longer, so the first request for
+        // `/fast` evicts this exchange.
         let (uploaded, ()) = join!(upload, async {
             let first = fetch(&pool, "/fast");
             let (first, evicted) = join!(first, async {

@@ -287,8 +287,8 @@ async fn g_06_a_refresh_has_a_longer_deadline_than_a_login() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
-        // The first call belongs to a login whose deadline passes. The second call to the server
-        // belongs to the refresh.
+        // A login makes the first call to the server, and the deadline of this login passes. The
+        // refresh makes the second call to the server.
         let (mut login, _peer) = listener.accept().await.unwrap();
         receive(&mut login).await.unwrap();
         let (mut stream, _peer) = listener.accept().await.unwrap();
