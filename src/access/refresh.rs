@@ -35,7 +35,7 @@ use crate::provider::{
 use crate::session::{
     EndReason, EndedVersion, Replaced, Session, SessionKey, Sessions, StoreError,
 };
-use crate::telemetry::{Metrics, Seldom, TokenCall};
+use crate::telemetry::{EventLimiter, Metrics, TokenCall};
 
 /// The pause between attempts for a session that cannot be refreshed until the operator fixes the
 /// cause.
@@ -75,7 +75,7 @@ pub(crate) struct Refresher {
     backoffs: Backoffs,
     pub(super) unstored: Unstored,
     /// The users for whom the log already contains a warning about too many groups.
-    pub(super) groups_reported: Seldom,
+    pub(super) groups_reported: EventLimiter,
     pub(super) draining: watch::Sender<bool>,
 }
 
@@ -99,7 +99,7 @@ impl Refresher {
             control,
             backoffs: Backoffs::default(),
             unstored: Unstored::default(),
-            groups_reported: Seldom::new(Duration::from_hours(1)),
+            groups_reported: EventLimiter::new(Duration::from_hours(1)),
             draining: watch::Sender::new(false),
         }
     }
@@ -402,7 +402,7 @@ impl Refresher {
         let RefreshError {
             error,
             verdict,
-            salvaged,
+            tokens_to_store,
         } = unrefreshed;
         let (name, reason) = (session.provider(), error.reason());
         let class = error.class();
@@ -436,7 +436,7 @@ impl Refresher {
         } else {
             self.note_failure(&session, Reason::at_provider(reason), wait);
         }
-        let Some(tokens) = salvaged else {
+        let Some(tokens) = tokens_to_store else {
             return Attempt::Failed(session);
         };
         // The previous refresh token is used up, so the new refresh token must not be lost.

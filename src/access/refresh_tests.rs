@@ -306,20 +306,20 @@ async fn g_06_an_unstored_result_is_dropped_when_its_session_ends() {
 
 #[tokio::test]
 async fn g_06_a_refresh_token_from_an_unusable_answer_survives_a_store_failure() {
-    let salvaged = |session: &Session| RefreshError {
+    let tokens_to_store = |session: &Session| RefreshError {
         error: GrantError::NoSubject {
             claim: "sub".into(),
         }
         .into(),
         verdict: Verdict::OperatorMustAct,
-        salvaged: Some(Box::new(
+        tokens_to_store: Some(Box::new(
             session.tokens().with_refresh_token("saved").unwrap(),
         )),
     };
     let fixture = Fixture::new(Handle::current());
     let session = fixture.expired().await;
     fixture.sessions.close().await.unwrap();
-    let answer = salvaged(&session);
+    let answer = tokens_to_store(&session);
     let failed = fixture
         .refresher
         .handle_failure(Arc::clone(&session), answer)

@@ -48,7 +48,7 @@ pub(crate) use self::buffers::Budgets;
 pub use self::error::Error;
 use self::forward::InFlight;
 use self::navigation::{is_navigation, is_prefetch, is_subresource, refuse_prefetch};
-use self::page::harden;
+use self::page::add_security_fields;
 use self::record::Record;
 use self::request_body::ForwardedBody;
 pub use self::site::ProcessState;
@@ -459,7 +459,7 @@ fn see_other(location: &str, cookies: impl IntoIterator<Item = HeaderValue>) -> 
     *response.status_mut() = StatusCode::SEE_OTHER;
     let headers = response.headers_mut();
     headers.insert(header::LOCATION, location);
-    harden(headers);
+    add_security_fields(headers);
     headers.insert(header::REFERRER_POLICY, NO_REFERRER);
     set_cookies(headers, cookies);
     response

@@ -184,7 +184,7 @@ impl Page {
             let seconds = HeaderValue::from(after.as_secs().max(1));
             headers.insert(header::RETRY_AFTER, seconds);
         }
-        harden(headers);
+        add_security_fields(headers);
         response
     }
 
@@ -298,7 +298,7 @@ impl Action {
 
 /// Adds the fields that all of the gateway's own answers have. The added fields forbid the browser
 /// to store the answer, to guess its type, and to send its URL to other sites.
-pub(super) fn harden(headers: &mut HeaderMap) {
+pub(super) fn add_security_fields(headers: &mut HeaderMap) {
     for (name, value) in [
         (header::CACHE_CONTROL, "no-store"),
         (header::REFERRER_POLICY, "same-origin"),

@@ -9,7 +9,7 @@ use super::throttle::Throttle;
 use super::{Error, Login};
 use crate::clock::Clock;
 use crate::session::Sessions;
-use crate::telemetry::{Metrics, Seldom};
+use crate::telemetry::{EventLimiter, Metrics};
 
 /// The data of the login flow that stays the same after a reload: sessions, metrics, clock and
 /// throttle.
@@ -21,7 +21,7 @@ pub struct ProcessState {
     control: Handle,
     pub(super) throttle: Throttle,
     /// Remembers which hints about logins the gateway has logged in the current period of 24 hours.
-    pub(super) hints: Seldom,
+    pub(super) hints: EventLimiter,
 }
 
 impl ProcessState {
@@ -39,7 +39,7 @@ impl ProcessState {
             clock,
             control,
             throttle: Throttle::new(),
-            hints: Seldom::new(Duration::from_hours(24)),
+            hints: EventLimiter::new(Duration::from_hours(24)),
         }
     }
 

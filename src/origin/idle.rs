@@ -242,7 +242,7 @@ impl IdleConnections {
         let held = self.usages.held(now);
         for verdict in self.limit.review(self.pool, held, now) {
             if !self.usages.evict(verdict, now) {
-                self.limit.refund();
+                self.limit.eviction_failed();
             }
         }
     }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::error::Error;
 use super::owner::Owner;
-use super::share::{Held, Queue, Terms, Verdict};
+use super::share::{Held, Queue, ShareSettings, Verdict};
 
 /// The maximum age of a pool's report. The limit ignores older reports.
 const REPORT_LIFETIME: Duration = Duration::from_millis(300);
@@ -100,7 +100,7 @@ impl Limit {
         shares: Shares,
     ) -> Self {
         let connections = connections.get().min(Semaphore::MAX_PERMITS);
-        let terms = Terms {
+        let terms = ShareSettings {
             most: shares.most(connections),
             slow_client: shares.slow_client,
         };
@@ -184,22 +184,22 @@ impl Limit {
     /// share of the connections, requests of other clients get a connection first.
     pub(super) fn queue(self: &Arc<Self>, owner: Owner, now: Instant) -> Result<Place<'_>, Error> {
         let (sender, granted) = oneshot::channel();
-        let (id, crowded_out) = {
+        let (id, waiter_to_replace) = {
             let mut contended = self.contended();
             let full = contended.queue.len() >= self.queue;
             let places = self.shares.most(self.queue);
-            let crowded_out = full.then(|| contended.queue.crowded_out(owner, places));
-            if matches!(crowded_out, Some(None)) {
+            let waiter_to_replace = full.then(|| contended.queue.waiter_to_replace(owner, places));
+            if matches!(waiter_to_replace, Some(None)) {
                 return Err(Error::Busy);
             }
             self.waiting.fetch_add(1, Ordering::SeqCst);
             let id = contended.queue.push(owner, now, sender);
             self.count_held_back(&contended);
-            (id, crowded_out)
+            (id, waiter_to_replace)
         };
-        // Dropping `crowded_out` closes the channel of the request that was removed from the queue.
-        // The removed request then fails with [`Error::Busy`].
-        drop(crowded_out);
+        // Dropping `waiter_to_replace` closes the channel of the request that was removed from the
+        // queue. The removed request then fails with [`Error::Busy`].
+        drop(waiter_to_replace);
         // A connection may have been closed before the request was counted as waiting, so
         // `dispatch` now looks for a free permit.
         fence(Ordering::SeqCst);
@@ -342,8 +342,8 @@ impl Limit {
 
     /// Records that an exchange was not evicted, although the queue had chosen this exchange for
     /// eviction.
-    pub(super) fn refund(&self) {
-        self.contended().queue.refund();
+    pub(super) fn eviction_failed(&self) {
+        self.contended().queue.eviction_failed();
     }
 }
 
@@ -359,14 +359,14 @@ impl Contended {
         let fresh = self.reports.iter().filter(|report| fresh(report));
         let held = fresh.flat_map(|report| report.held.iter().map(|held| (report.pool, *held)));
         let (pools, held): (Vec<u64>, Vec<Held>) = held.unzip();
-        self.queue.survey(held.iter(), now);
+        self.queue.count_held(held.iter(), now);
         // If the report of a worker is missing or too old, the slowest client could be a client of
         // this worker.
         if !complete && !self.queue.has_waited(REPORT_LIFETIME, now) {
             return false;
         }
         let mut notify = false;
-        for (at, verdict) in self.queue.victims(&held, now) {
+        for (at, verdict) in self.queue.exchanges_to_evict(&held, now) {
             let of = pools.get(at);
             let mut reports = self.reports.iter_mut();
             if let Some(report) = reports.find(|report| Some(&report.pool) == of) {

@@ -4,8 +4,8 @@
 //! An app has few connections, and a slow client can use a connection for a long time. This module
 //! protects the other clients from a slow client, but only while a request waits for a connection.
 //!
-//! If an exchange has waited for its own client for longer than [`Terms::slow_client`], the queue
-//! may evict the exchange. The exchange that has waited longest is evicted first.
+//! If an exchange has waited for its own client for longer than [`ShareSettings::slow_client`], the
+//! queue may evict the exchange. The exchange that has waited longest is evicted first.
 //!
 //! While requests of other clients wait, one client can have only a limited number of the
 //! connections (the share of the client). If a client already holds its share, the queue serves the
@@ -25,8 +25,9 @@ use super::owner::Owner;
 use super::usage::Eviction;
 
 /// The time that a request waits before an exchange is evicted for the request. In most cases, a
-/// connection becomes free before a request has waited for `PATIENCE`, so no exchange is evicted.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// connection becomes free before a request has waited for `TEST_TIMEOUT`, so no exchange is
+/// evicted.
+const TEST_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The shortest time after which the queue can evict an exchange of a client that has more than its
 /// share of the connections. Only the time during which the exchange waits for its client counts.
@@ -36,13 +37,13 @@ const BRIEF_WAIT: Duration = Duration::from_secs(1);
 
 /// The limit on one client's share applies while a request of another client waits. When no request
 /// of another client waits any more, the limit on one client's share still applies for the time
-/// `MEMORY`. Without `MEMORY`, a client with many waiting requests would take all free connections
-/// whenever no other client has a waiting request.
-const MEMORY: Duration = Duration::from_secs(5);
+/// `SHARE_PERIOD`. Without `SHARE_PERIOD`, a client with many waiting requests would take all free
+/// connections whenever no other client has a waiting request.
+const SHARE_PERIOD: Duration = Duration::from_secs(5);
 
 /// The settings of the queue.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Terms {
+pub(super) struct ShareSettings {
     /// The largest number of connections that one client holds while requests of other clients
     /// wait.
     pub(super) most: usize,
@@ -99,7 +100,7 @@ impl Verdict {
 /// The waiting requests in the order of their arrival. Each waiting request has a value of type
 /// `T`, through which the request gets a connection.
 pub(super) struct Queue<T> {
-    terms: Terms,
+    terms: ShareSettings,
     next: u64,
     waiters: VecDeque<Waiter<T>>,
     /// For each client, the number of its exchanges.
@@ -129,7 +130,7 @@ struct Waiter<T> {
 }
 
 impl<T> Queue<T> {
-    pub(super) fn new(terms: Terms) -> Self {
+    pub(super) fn new(terms: ShareSettings) -> Self {
         Self {
             terms,
             next: 0,
@@ -179,11 +180,9 @@ impl<T> Queue<T> {
 
     /// Whether a new request of this client has to let requests of other clients go first.
     pub(super) fn holds_back(&self, owner: Owner, now: Instant) -> bool {
-        let others = self
-            .recent
-            .iter()
-            .flatten()
-            .any(|(other, at)| *other != owner && now.saturating_duration_since(*at) < MEMORY);
+        let others = self.recent.iter().flatten().any(|(other, at)| {
+            *other != owner && now.saturating_duration_since(*at) < SHARE_PERIOD
+        });
         others && self.has_whole_share(owner)
     }
 
@@ -232,7 +231,7 @@ impl<T> Queue<T> {
     /// that a request of `owner` can take the place of the removed request. Returns `None` if no
     /// client has more than `most` requests in the queue, or if `owner` already has at least `most`
     /// requests in the queue.
-    pub(super) fn crowded_out(&mut self, owner: Owner, most: usize) -> Option<T> {
+    pub(super) fn waiter_to_replace(&mut self, owner: Owner, most: usize) -> Option<T> {
         let places = |of: Owner| {
             self.waiters
                 .iter()
@@ -278,7 +277,7 @@ impl<T> Queue<T> {
     }
 
     /// Counts the exchanges of each client again.
-    pub(super) fn survey<'a>(&mut self, held: impl Iterator<Item = &'a Held>, now: Instant) {
+    pub(super) fn count_held<'a>(&mut self, held: impl Iterator<Item = &'a Held>, now: Instant) {
         self.counts.clear();
         self.any_whole_share = false;
         for held in held {
@@ -311,14 +310,18 @@ impl<T> Queue<T> {
     }
 
     /// Chooses the exchanges that lose their connection, at most one for each waiting request. Call
-    /// [`Queue::survey`] first. For each chosen exchange, this function returns the position of the
-    /// exchange in `held` and a `Verdict`.
-    pub(super) fn victims(&mut self, held: &[Held], now: Instant) -> Vec<(usize, Verdict)> {
+    /// [`Queue::count_held`] first. For each chosen exchange, this function returns the position of
+    /// the exchange in `held` and a `Verdict`.
+    pub(super) fn exchanges_to_evict(
+        &mut self,
+        held: &[Held],
+        now: Instant,
+    ) -> Vec<(usize, Verdict)> {
         let mut candidates: Vec<_> = held.iter().enumerate().collect();
         let mut counts = self.counts.clone();
         let mut verdicts = Vec::new();
         for waiter in &mut self.waiters {
-            let patient = now.saturating_duration_since(waiter.since) >= PATIENCE;
+            let patient = now.saturating_duration_since(waiter.since) >= TEST_TIMEOUT;
             if waiter.spent || waiter.held_back || !patient {
                 continue;
             }
@@ -363,7 +366,7 @@ impl<T> Queue<T> {
 
     /// Allows one more eviction. Call this function if a chosen exchange was not evicted, because
     /// the exchange had ended or had made progress.
-    pub(super) fn refund(&mut self) {
+    pub(super) fn eviction_failed(&mut self) {
         let mut waiters = self.waiters.iter_mut();
         if let Some(waiter) = waiters.find(|waiter| waiter.spent) {
             waiter.spent = false;
@@ -380,7 +383,7 @@ struct Rank {
     is_too_young: bool,
 }
 
-impl Terms {
+impl ShareSettings {
     /// Returns `None` if the exchange keeps its connection. The argument `over` is true if the
     /// client of the exchange has more than its share.
     fn rank(&self, kind: Kind, over: bool, now: Instant) -> Option<Rank> {

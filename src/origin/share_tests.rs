@@ -10,7 +10,7 @@ use super::*;
 use crate::clock::Clock;
 
 const SLOW: Duration = Duration::from_secs(5);
-const TERMS: Terms = Terms {
+const TERMS: ShareSettings = ShareSettings {
     most: 4,
     slow_client: SLOW,
 };
@@ -49,7 +49,7 @@ fn queue(clients: &[u8]) -> (Queue<u8>, Instant) {
 }
 
 fn queue_at(now: Instant, clients: &[u8]) -> Queue<u8> {
-    let (mut queue, start) = (Queue::new(TERMS), now - PATIENCE);
+    let (mut queue, start) = (Queue::new(TERMS), now - TEST_TIMEOUT);
     for of in clients {
         queue.push(client(*of), start, *of);
     }
@@ -58,15 +58,15 @@ fn queue_at(now: Instant, clients: &[u8]) -> Queue<u8> {
 
 /// The exchanges that must give up their connections, so that the waiting requests of `clients` get
 /// these connections.
-fn victims(clients: &[u8], held: &[Held]) -> Vec<(u64, Eviction)> {
+fn exchanges_to_evict(clients: &[u8], held: &[Held]) -> Vec<(u64, Eviction)> {
     let (_, now) = queue(&[]);
     victims_at(now, clients, held)
 }
 
 fn victims_at(now: Instant, clients: &[u8], held: &[Held]) -> Vec<(u64, Eviction)> {
     let mut queue = queue_at(now, clients);
-    queue.survey(held.iter(), now);
-    let verdicts = queue.victims(held, now);
+    queue.count_held(held.iter(), now);
+    let verdicts = queue.exchanges_to_evict(held, now);
     let verdicts = verdicts.into_iter();
     verdicts
         .map(|(_at, verdict)| (verdict.key.0, verdict.eviction))
@@ -83,29 +83,32 @@ fn the_exchange_that_has_waited_longest_for_its_client_is_evicted() {
         waiting(5, 5, Duration::ZERO),
     ];
     let slow = |number| (number, Eviction::SlowClient);
-    assert_eq!(victims(&[9], &held), [slow(2)]);
+    assert_eq!(exchanges_to_evict(&[9], &held), [slow(2)]);
     // Each waiting request evicts one exchange, and the exchanges that have waited longest come
     // first.
-    assert_eq!(victims(&[9, 8], &held), [slow(2), slow(3)]);
-    assert_eq!(victims(&[9, 8, 7, 6], &held), [slow(2), slow(3), slow(1)]);
-    assert_eq!(victims(&[], &held), []);
+    assert_eq!(exchanges_to_evict(&[9, 8], &held), [slow(2), slow(3)]);
+    assert_eq!(
+        exchanges_to_evict(&[9, 8, 7, 6], &held),
+        [slow(2), slow(3), slow(1)]
+    );
+    assert_eq!(exchanges_to_evict(&[], &held), []);
     // The waiting request and the evicted exchange can belong to the same client.
-    assert_eq!(victims(&[2], &held), [slow(2)]);
+    assert_eq!(exchanges_to_evict(&[2], &held), [slow(2)]);
 }
 
 #[test]
 fn a_request_causes_one_eviction_and_only_after_a_short_wait() {
     let held = [waiting(1, 1, SLOW * 2), waiting(2, 2, SLOW * 3)];
     let (mut queue, now) = queue(&[9]);
-    queue.survey(held.iter(), now);
-    assert_eq!(queue.victims(&held, now - millis(1)).len(), 0);
-    assert_eq!(queue.victims(&held, now).len(), 1);
-    assert_eq!(queue.victims(&held, now).len(), 0);
+    queue.count_held(held.iter(), now);
+    assert_eq!(queue.exchanges_to_evict(&held, now - millis(1)).len(), 0);
+    assert_eq!(queue.exchanges_to_evict(&held, now).len(), 1);
+    assert_eq!(queue.exchanges_to_evict(&held, now).len(), 0);
     // The chosen exchange has ended without an eviction.
-    queue.refund();
-    assert_eq!(queue.victims(&held, now).len(), 1);
+    queue.eviction_failed();
+    assert_eq!(queue.exchanges_to_evict(&held, now).len(), 1);
     queue.push(client(8), now, 8);
-    assert_eq!(queue.victims(&held, now + PATIENCE).len(), 1);
+    assert_eq!(queue.exchanges_to_evict(&held, now + TEST_TIMEOUT).len(), 1);
 }
 
 #[test]
@@ -113,19 +116,19 @@ fn exchanges_above_the_share_are_evicted_after_a_shorter_wait() {
     let of_hog = |number| waiting(number, 1, BRIEF_WAIT + millis(number));
     let over = |number| (number, Eviction::OverShare);
     let mut held: Vec<_> = (0..6).map(of_hog).collect();
-    assert_eq!(victims(&[9], &held), [over(5)]);
+    assert_eq!(exchanges_to_evict(&[9], &held), [over(5)]);
     // The client has six exchanges, and its share is four connections.
-    assert_eq!(victims(&[9, 8, 7], &held), [over(5), over(4)]);
+    assert_eq!(exchanges_to_evict(&[9, 8, 7], &held), [over(5), over(4)]);
     // No other client waits.
-    assert_eq!(victims(&[1, 1], &held), []);
+    assert_eq!(exchanges_to_evict(&[1, 1], &held), []);
     // An exchange that has waited for its client for less than `BRIEF_WAIT` is not evicted.
     held[5] = waiting(5, 1, BRIEF_WAIT - millis(1));
-    assert_eq!(victims(&[9], &held), [over(4)]);
+    assert_eq!(exchanges_to_evict(&[9], &held), [over(4)]);
     // If a client has more than its share, its exchanges are evicted before a slow exchange of
     // another client.
     held.push(waiting(6, 2, SLOW * 2));
     assert_eq!(
-        victims(&[9, 8, 7], &held),
+        exchanges_to_evict(&[9, 8, 7], &held),
         [over(4), over(3), (6, Eviction::SlowClient)]
     );
 }
@@ -165,16 +168,16 @@ fn streams_count_but_only_the_newest_streams_above_the_share_are_evicted() {
 fn a_client_with_its_whole_share_waits_until_no_other_client_has_waited_for_some_time() {
     let (mut queue, now) = queue(&[1, 1, 9]);
     let held = [0, 1, 2, 3].map(|number| waiting(number, 1, Duration::ZERO));
-    queue.survey(held.iter(), now);
+    queue.count_held(held.iter(), now);
     assert_eq!(queue.held_back(), 2);
     assert!(queue.has_next() && queue.holds_back(client(1), now));
     assert_eq!(queue.pop(), Some(9));
     assert!(!queue.has_next() && queue.pop().is_none());
-    // Until `MEMORY` has passed, the other client may send a further request, so the limit on one
-    // client's share still applies.
-    queue.survey(held.iter(), now + MEMORY - millis(1));
+    // Until `SHARE_PERIOD` has passed, the other client may send a further request, so the limit on
+    // one client's share still applies.
+    queue.count_held(held.iter(), now + SHARE_PERIOD - millis(1));
     assert_eq!(queue.held_back(), 2);
-    queue.survey(held.iter(), now + MEMORY);
+    queue.count_held(held.iter(), now + SHARE_PERIOD);
     assert_eq!((queue.held_back(), queue.pop()), (0, Some(1)));
 }
 
@@ -182,7 +185,7 @@ fn a_client_with_its_whole_share_waits_until_no_other_client_has_waited_for_some
 fn a_client_below_its_share_is_served_in_its_turn() {
     let (mut queue, now) = queue(&[1, 1, 9, 1]);
     let held = [0, 1, 2].map(|number| waiting(number, 1, Duration::ZERO));
-    queue.survey(held.iter(), now);
+    queue.count_held(held.iter(), now);
     assert_eq!(queue.held_back(), 0);
     // With the first request, the client reaches its share of the connections, so later requests of
     // the client wait.
@@ -190,7 +193,7 @@ fn a_client_below_its_share_is_served_in_its_turn() {
     assert_eq!(order, [1, 9]);
     assert_eq!(queue.len(), 2);
     // The pool now reports one exchange less for the client, so the client gets another connection.
-    queue.survey(held.iter(), now);
+    queue.count_held(held.iter(), now);
     assert_eq!(queue.pop(), Some(1));
     queue.ended(client(1), now);
     queue.granted(client(9));
@@ -202,7 +205,7 @@ fn a_client_below_its_share_is_served_in_its_turn() {
 fn a_client_alone_gets_every_connection() {
     let (mut queue, now) = queue(&[1, 1]);
     let held: Vec<_> = (0..8).map(|n| waiting(n, 1, Duration::ZERO)).collect();
-    queue.survey(held.iter(), now);
+    queue.count_held(held.iter(), now);
     assert_eq!(
         (queue.held_back(), queue.pop(), queue.pop()),
         (0, Some(1), Some(1))
@@ -212,10 +215,10 @@ fn a_client_alone_gets_every_connection() {
 #[test]
 fn a_full_queue_removes_the_newest_request_of_a_client_with_too_many_places() {
     let (mut queue, now) = queue(&[1, 1, 1, 2]);
-    assert_eq!(queue.crowded_out(client(9), 3), None);
-    assert_eq!(queue.crowded_out(client(1), 2), None);
-    assert_eq!(queue.crowded_out(client(9), 2), Some(1));
-    assert_eq!(queue.crowded_out(client(9), 2), None);
+    assert_eq!(queue.waiter_to_replace(client(9), 3), None);
+    assert_eq!(queue.waiter_to_replace(client(1), 2), None);
+    assert_eq!(queue.waiter_to_replace(client(9), 2), Some(1));
+    assert_eq!(queue.waiter_to_replace(client(9), 2), None);
     let id = queue.push(client(9), now, 9);
     let order: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
     assert_eq!(order, [1, 1, 2, 9]);

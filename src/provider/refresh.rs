@@ -48,11 +48,11 @@ pub struct RefreshError {
     pub error: ExchangeError,
     /// The consequence of the failure for the session.
     pub verdict: Verdict,
-    /// A token set that contains the old access token and the new refresh token. `salvaged` is
-    /// present if the response contains a new refresh token, but the other tokens of the response
-    /// cannot be used. The caller has to store `salvaged`, because the old refresh token is no
-    /// longer valid.
-    pub salvaged: Option<Box<TokenSet>>,
+    /// A token set that contains the old access token and the new refresh token. `tokens_to_store`
+    /// is present if the response contains a new refresh token, but the other tokens of the
+    /// response cannot be used. The caller has to store `tokens_to_store`, because the old refresh
+    /// token is no longer valid.
+    pub tokens_to_store: Option<Box<TokenSet>>,
 }
 
 /// States what a failed refresh means for the session.
@@ -80,12 +80,12 @@ impl Verdict {
 }
 
 impl From<TokenCallError> for RefreshError {
-    /// Creates the error without `salvaged`, because the provider sent no new refresh token.
+    /// Creates the error without `tokens_to_store`, because the provider sent no new refresh token.
     fn from(error: TokenCallError) -> Self {
         Self {
             verdict: Verdict::of(error.class()),
             error: error.into(),
-            salvaged: None,
+            tokens_to_store: None,
         }
     }
 }
@@ -108,13 +108,13 @@ impl RefreshError {
         // The provider would probably send the same response again, so the next refresh has to
         // wait.
         let floor = requested_at.plus(schedule::MIN_REFRESH_INTERVAL);
-        let salvaged = kept
+        let tokens_to_store = kept
             .flatten()
             .map(|kept| kept.not_before(floor, requested_at));
         Self {
             verdict,
             error: error.into(),
-            salvaged: salvaged.map(Box::new),
+            tokens_to_store: tokens_to_store.map(Box::new),
         }
     }
 }

@@ -129,7 +129,7 @@ impl Index {
     /// at most `max` sessions after the login. The result is sorted: the session whose lifetime
     /// ends first is at the beginning. The sessions in `ending` do not count toward `max`, because
     /// these sessions are about to end.
-    pub(super) fn surplus(
+    pub(super) fn above_limit(
         &self,
         user: UserHash,
         max: usize,
@@ -145,8 +145,8 @@ impl Index {
         let sessions = self.all.range(first..=last);
         let keys = sessions.map(|Ranked(stored)| *stored.key());
         let mut keys: Vec<_> = keys.filter(|key| !ending.contains(key)).collect();
-        let surplus = keys.len().saturating_add(1).saturating_sub(max);
-        keys.truncate(surplus);
+        let above_limit = keys.len().saturating_add(1).saturating_sub(max);
+        keys.truncate(above_limit);
         keys
     }
 
@@ -366,7 +366,7 @@ mod tests {
                 let session = stored(rank, identity);
                 // In this test, a user may have only one session, so each login ends the earlier
                 // session of the same user.
-                let pushed = index.surplus(user, 1, &[]);
+                let pushed = index.above_limit(user, 1, &[]);
                 for key in &pushed {
                     prop_assert!(index.remove(key, by_key.remove(key)).is_some());
                 }

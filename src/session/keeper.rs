@@ -229,7 +229,7 @@ impl Keeper {
         if known.is_none() {
             // A cache may have evicted the session just now. Until this thread has processed the
             // notice of the eviction, the index lists the session as cached.
-            self.hear_of_evictions();
+            self.process_evictions();
             known = self.index.remove(key, None);
         }
         self.used.remove(key);
@@ -250,7 +250,7 @@ impl Keeper {
     /// eviction only when its housekeeping runs, which can be a moment after the eviction. This
     /// function first runs the housekeeping of all caches, and then processes the notices about
     /// evictions.
-    pub(super) fn hear_of_evictions(&mut self) {
+    pub(super) fn process_evictions(&mut self) {
         self.run_pending_tasks();
         self.take_notices();
     }
@@ -265,7 +265,7 @@ impl Keeper {
         if self.replicas.iter().any(|cache| cache.get(key).is_some()) {
             return true;
         }
-        self.hear_of_evictions();
+        self.process_evictions();
         self.index.file_only(key).is_some()
     }
 
@@ -375,7 +375,7 @@ impl Keeper {
             // still exist.
             self.index.restart_walk();
         }
-        self.hear_of_evictions();
+        self.process_evictions();
         written.map(|()| match end {
             WalkEnd::EnoughFound => Maintained::More,
             WalkEnd::PartDone => Maintained::Done,

@@ -26,7 +26,7 @@ async fn a_start_keeps_no_more_sessions_in_memory_than_the_cache_has_room_for() 
     let (mut keeper, _handle) = Keeper::new(Backend::Disk(Box::new(disk)), settings);
     keeper.restore(NOW).unwrap();
     assert_eq!(keeper.index.len(), 1000);
-    keeper.hear_of_evictions();
+    keeper.process_evictions();
     let (held, _) = keeper
         .index
         .walk(1000, |stored| (!stored.contents().is_empty()).then_some(()));

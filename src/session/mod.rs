@@ -268,8 +268,10 @@ impl Sessions {
         if !self.outlives_cache {
             return;
         }
-        let stretch = self.limits.stretch();
-        if before.as_millis().checked_div(stretch) != now.as_millis().checked_div(stretch) {
+        let report_interval = self.limits.report_interval();
+        if before.as_millis().checked_div(report_interval)
+            != now.as_millis().checked_div(report_interval)
+        {
             self.uses.note(stored);
         }
     }

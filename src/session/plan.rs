@@ -91,7 +91,7 @@ impl Keeper {
         let mut before = opening.replaces;
         before.retain(|key| self.knows(key));
         before.dedup();
-        let mut surplus = Vec::new();
+        let mut above_limit = Vec::new();
         if let Some(user) = session.user() {
             // The index contains the new session only after the commit. Another login of the same
             // user must wait for the commit, because otherwise the new session would not count
@@ -101,12 +101,12 @@ impl Keeper {
             // this batch counted toward the session limit, the login would end too many sessions.
             let going = before.iter().chain(&batch.removed);
             let going: Vec<_> = going.copied().collect();
-            surplus = self.index.surplus(user, opening.per_person, &going);
+            above_limit = self.index.above_limit(user, opening.per_person, &going);
         }
         batch.put(&session);
         let before = before.into_iter().map(|key| (key, EndReason::Replaced));
-        let surplus = surplus.into_iter().map(|key| (key, EndReason::Evicted));
-        let ended: Vec<_> = before.chain(surplus).collect();
+        let above_limit = above_limit.into_iter().map(|key| (key, EndReason::Evicted));
+        let ended: Vec<_> = before.chain(above_limit).collect();
         for (key, _) in &ended {
             batch.remove(*key);
         }
@@ -176,7 +176,7 @@ impl Keeper {
             let version = record::version(cached.contents());
             return version.map(Some).ok_or(StoreError::Damaged);
         }
-        self.hear_of_evictions();
+        self.process_evictions();
         if self.index.file_only(key).is_none() {
             return Ok(None);
         }
@@ -190,7 +190,7 @@ impl Keeper {
         if let Some(cached) = self.live(key) {
             return Ok(Some(Arc::new(cached.copy())));
         }
-        self.hear_of_evictions();
+        self.process_evictions();
         let Some(away) = self.index.file_only(key).map(Arc::clone) else {
             return Ok(None);
         };

@@ -111,7 +111,7 @@ impl Limits {
 
     /// Returns the length of the report interval in milliseconds, which is at least one. In each
     /// interval, a replica reports only the first use of a session to the store.
-    pub(super) fn stretch(&self) -> u64 {
+    pub(super) fn report_interval(&self) -> u64 {
         self.tenth().clamp(1, LONGEST_UNWRITTEN)
     }
 
@@ -147,7 +147,7 @@ impl Keeper {
             keys,
             registrations,
         } = new;
-        self.hear_of_evictions();
+        self.process_evictions();
         let found = self.survey(keys.as_deref(), &registrations, now)?;
         if found.unknown_key > 0 {
             return Err(ReconfigureError::KeyInUse {

@@ -3,11 +3,11 @@
 //! No event contains a query string, a cookie, a token or a code.
 
 mod access;
+mod event_limiter;
 mod histogram;
 mod metrics;
 mod process;
 mod requests;
-mod seldom;
 mod streams;
 mod text;
 
@@ -18,9 +18,9 @@ use tracing_subscriber::filter::LevelFilter;
 pub use self::metrics::{GaugeGuard, Metrics, Reload};
 
 pub(crate) use self::access::{RequestEvent, logs_requests, user_agent};
+pub(crate) use self::event_limiter::EventLimiter;
 pub(crate) use self::metrics::TokenCall;
 pub(crate) use self::requests::{DecisionLabel, RequestCounters};
-pub(crate) use self::seldom::Seldom;
 pub(crate) use self::streams::OpenStream;
 use self::text::{TextFields, UtcTime};
 use crate::clock::Clock;

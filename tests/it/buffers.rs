@@ -11,7 +11,7 @@ use crate::support::h2::{H2, Outcome};
 use crate::support::raw::Raw;
 use crate::support::scene::{self, ORIGIN, SESSION, Scene, url};
 use crate::support::upstream::Answer;
-use crate::support::wire::PATIENCE;
+use crate::support::wire::TEST_TIMEOUT;
 
 /// The number of bytes in the buffers of the process.
 const BUFFERED: &str = "sidegate_buffered_bytes";
@@ -202,7 +202,9 @@ async fn d_41_one_client_leaves_memory_for_the_buffers_of_other_clients() {
                 tokio::task::yield_now().await;
             }
         };
-        timeout(PATIENCE, waiting).await.expect("the body is lost");
+        timeout(TEST_TIMEOUT, waiting)
+            .await
+            .expect("the body is lost");
     }
     let mut client = upload(&scene, "/upload", &bystander).await;
     client.send(&large).await;

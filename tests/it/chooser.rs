@@ -9,7 +9,7 @@ use crate::support::scene::{ORIGIN, SESSION, url};
 use crate::support::two_providers::{SEPARATE_ROUTES, TwoProviders};
 use crate::support::upstream::Answer;
 use crate::support::webdriver::Chromium;
-use crate::support::wire::PATIENCE;
+use crate::support::wire::TEST_TIMEOUT;
 
 /// Every route accepts both providers, except `/main`.
 const EITHER: &str = "[[routes]]\nprovider = [\"main\", \"other\"]\n\
@@ -131,7 +131,7 @@ async fn a_real_browser_shows_the_choice_and_comes_back() {
     let second = "document.querySelectorAll('a')[1].click()";
     browser.run(second).await;
     // The chooser page has the same URL, so the test recognises the app's page by its content.
-    let app = browser.client().wait().at_most(PATIENCE);
+    let app = browser.client().wait().at_most(TEST_TIMEOUT);
     let app = app.for_element(Locator::Id("app")).await.unwrap();
     assert_eq!(app.text().await.unwrap(), "seen");
     let url = browser.run("return location.href").await;

@@ -28,7 +28,7 @@ const ETAG: &str = "\"v1\"";
 const PART: usize = 64 << 10;
 
 /// The longest time for a download on a busy machine.
-const PATIENCE: Duration = Duration::from_mins(2);
+const TEST_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// The byte at a position of the file. The period is a prime number, so the test notices a lost or
 /// repeated part of any usual size.
@@ -138,7 +138,7 @@ async fn read(response: &mut Response<Incoming>, start: usize, end: usize) -> us
             position += data.len();
         }
     };
-    timeout(PATIENCE, reading)
+    timeout(TEST_TIMEOUT, reading)
         .await
         .expect("the download stops");
     position

@@ -10,7 +10,7 @@ use crate::support::raw::Raw;
 use crate::support::scene::{ROUTES, Scene};
 use crate::support::socket::{End, SocketApp};
 use crate::support::upstream::Answer;
-use crate::support::wire::PATIENCE;
+use crate::support::wire::TEST_TIMEOUT;
 use crate::websocket::scene_with;
 
 /// The number of bytes of a long answer. The buffers of the kernel and of the gateway are smaller
@@ -91,7 +91,7 @@ async fn d_39_an_answer_that_nobody_reads_breaks_off_for_a_waiting_request() {
     served(gateway, &cookie).await;
     let evicted = evictions("/public", "response", "slow_client");
     scene.wait_for_figure(&evicted, 1).await;
-    let read = timeout(PATIENCE, slow.wire.until_end()).await;
+    let read = timeout(TEST_TIMEOUT, slow.wire.until_end()).await;
     let (bytes, _error) = read.expect("the connection stays open");
     assert!(bytes.starts_with(b"HTTP/1.1 200") && bytes.len() < LONG);
 }
@@ -147,7 +147,7 @@ async fn open_events(gateway: SocketAddr, app: &SocketApp, request: &str) -> (En
     client.send(request).await;
     let (_head, mut served) = app.accept().await;
     served.send(EVENTS).await;
-    let head = timeout(PATIENCE, client.wire.head()).await.unwrap();
+    let head = timeout(TEST_TIMEOUT, client.wire.head()).await.unwrap();
     assert_eq!(head.unwrap().status(), 200);
     client.expect("5\r\nfirst\r\n").await;
     (client, served)

@@ -18,7 +18,7 @@ use crate::demo::check::TokenCalls;
 
 /// The time within which a stream must send its next message or end. The app sends a message each
 /// second, and the gateway ends a stream within about a second.
-const PATIENCE: Duration = Duration::from_secs(3);
+const TEST_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The maximum number of requests in one sign-in: the page, the login form, the posted form, the
 /// callback, and the page again.
@@ -88,7 +88,7 @@ impl<E: Fn() -> TokenCalls> Steps<'_, E> {
             || status.to_string(),
         )?;
         let mut events = answer.into_body();
-        let event = timeout(PATIENCE, events.frame()).await;
+        let event = timeout(TEST_TIMEOUT, events.frame()).await;
         let event = matches!(event, Ok(Some(Ok(_))));
         expect(event, "an event", || "none".to_owned())?;
         Ok(events)
@@ -104,7 +104,7 @@ impl<E: Fn() -> TokenCalls> Steps<'_, E> {
         })?;
         let switched = hyper::upgrade::on(&mut answer).await;
         let mut socket = TokioIo::new(switched.map_err(|_closed| missing_answer())?);
-        let message = timeout(PATIENCE, next_frame(&mut socket)).await;
+        let message = timeout(TEST_TIMEOUT, next_frame(&mut socket)).await;
         let message = matches!(message, Ok(Frame::Message));
         expect(message, "a message over the WebSocket", || {
             "none".to_owned()
@@ -151,7 +151,7 @@ async fn socket_ends(socket: &mut TokioIo<Upgraded>) -> StepResult {
             }
         }
     };
-    let ended = timeout(PATIENCE, ending).await;
+    let ended = timeout(TEST_TIMEOUT, ending).await;
     let got = ended.unwrap_or_else(|_elapsed| "an open WebSocket".to_owned());
     let expected = "close code 1008 soon after the sign-out in another tab";
     expect(got == "close code 1008", expected, || got)
@@ -161,7 +161,7 @@ async fn socket_ends(socket: &mut TokioIo<Upgraded>) -> StepResult {
 /// error.
 async fn events_end(events: &mut Incoming) -> StepResult {
     let ending = async { while let Some(Ok(_event)) = events.frame().await {} };
-    let ended = timeout(PATIENCE, ending).await.is_ok();
+    let ended = timeout(TEST_TIMEOUT, ending).await.is_ok();
     let expected = "the end of the event stream soon after the sign-out in another tab";
     expect(ended, expected, || "an open event stream".to_owned())
 }

@@ -30,7 +30,7 @@ use super::idle::{REVIEW_PAUSE, WaitingGuard};
 use super::limit::{Limit, Permit};
 use super::owner::Owner;
 use super::pool::Times;
-use super::share::{Queue, Terms};
+use super::share::{Queue, ShareSettings};
 use super::usage::{OpenUsage, Resource, Usages};
 use crate::clock::Clock;
 
@@ -40,7 +40,7 @@ pub(crate) use self::keep_alive::KeepAlive;
 /// After a worker has closed a busy connection, the worker waits at least this time before it
 /// closes another busy connection. A worker closes a busy connection so that a request of another
 /// worker can open a connection.
-const GIVE_UP_INTERVAL: Duration = Duration::from_secs(1);
+const CLOSE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The connections of one worker, and the worker's requests that wait for a slot.
 pub(super) struct Connections {
@@ -62,7 +62,7 @@ pub(super) struct Connections {
     slots: Cell<usize>,
     /// The number of requests of this worker that wait in the queue of [`Limit`].
     waiting: Cell<usize>,
-    gave_up: Cell<Option<Instant>>,
+    last_closed: Cell<Option<Instant>>,
     maintenance: RefCell<Option<AbortOnDrop>>,
 }
 
@@ -90,7 +90,7 @@ impl Connections {
         clock: Clock,
     ) -> Rc<Self> {
         let demand = limit.demand();
-        let terms = Terms {
+        let terms = ShareSettings {
             most: usize::MAX,
             slow_client: limit.shares().slow_client,
         };
@@ -105,7 +105,7 @@ impl Connections {
             opening: Cell::new(0),
             slots: Cell::new(MAX_STREAMS),
             waiting: Cell::new(0),
-            gave_up: Cell::default(),
+            last_closed: Cell::default(),
             maintenance: RefCell::default(),
         });
         let task = spawn_local(maintain(Rc::downgrade(&connections), demand, times.idle));
@@ -297,13 +297,13 @@ impl Connections {
             wanted = wanted.saturating_sub(usize::from(given));
             !given
         });
-        // Without `GIVE_UP_INTERVAL`, the workers would close and open connections all the time if
+        // Without `CLOSE_INTERVAL`, the workers would close and open connections all the time if
         // all workers had waiting requests.
-        let last = self.gave_up.get();
+        let last = self.last_closed.get();
         let may_give_up =
-            last.is_none_or(|last| now.saturating_duration_since(last) >= GIVE_UP_INTERVAL);
+            last.is_none_or(|last| now.saturating_duration_since(last) >= CLOSE_INTERVAL);
         if wanted > 0 && may_give_up && !open.is_empty() {
-            self.gave_up.set(Some(now));
+            self.last_closed.set(Some(now));
             open.remove(0);
         }
     }
@@ -325,8 +325,8 @@ impl Connections {
             let mut waiters = self.waiters.borrow_mut();
             waiters.retain(|waiter| !waiter.is_closed());
             waiters.set_most(self.limit.shares().most(streams));
-            waiters.survey(held.iter(), now);
-            waiters.victims(&held, now)
+            waiters.count_held(held.iter(), now);
+            waiters.exchanges_to_evict(&held, now)
         };
         for (_at, verdict) in verdicts {
             self.usages.evict(verdict, now);

@@ -10,7 +10,7 @@ use super::settings::{ClaimNames, EmailsVerified, IdentitySettings};
 use super::{GrantError, SetupError};
 use crate::clock::Timestamp;
 use crate::identity::{Claim, Email, Identity};
-use crate::telemetry::Seldom;
+use crate::telemetry::EventLimiter;
 
 /// The maximum length of a subject, in characters.
 const MAX_SUBJECT: usize = 255;
@@ -26,7 +26,7 @@ pub(super) struct ClaimMapping {
     /// The paths of the additional claims that an app gets.
     additional: Vec<Box<str>>,
     /// The warnings that were logged in the last 24 hours.
-    hints: Seldom,
+    hints: EventLimiter,
 }
 
 impl ClaimMapping {
@@ -49,7 +49,7 @@ impl ClaimMapping {
             emails_verified: settings.emails_verified,
             asks_for_emails: settings.emails_endpoint.is_some(),
             additional: settings.kept.claims.clone(),
-            hints: Seldom::new(Duration::from_hours(24)),
+            hints: EventLimiter::new(Duration::from_hours(24)),
         })
     }
 

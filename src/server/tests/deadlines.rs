@@ -253,7 +253,7 @@ async fn drip<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Client<S>, bytes: 
     };
     let mut seen = Vec::new();
     tokio::select! {
-        ended = timeout(PATIENCE, reader.read_to_end(&mut seen)) => {
+        ended = timeout(TEST_TIMEOUT, reader.read_to_end(&mut seen)) => {
             assert!(ended.is_ok(), "a slow client was not disconnected");
         }
         () = sending => {}

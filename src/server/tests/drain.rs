@@ -148,7 +148,7 @@ async fn a_drain_serves_connections_that_wait_at_the_limit() {
 #[tokio::test]
 async fn a_connection_without_a_request_does_not_delay_a_drain() {
     let server = Server::start(with(Deadlines {
-        drain: PATIENCE * 2,
+        drain: TEST_TIMEOUT * 2,
         ..long()
     }));
     let mut ahead = server.secure_client(&[]).await;

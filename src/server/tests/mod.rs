@@ -33,8 +33,9 @@ mod drain;
 mod heads;
 mod protocols;
 
-/// The time limit of one step of a test. If a step takes longer than `PATIENCE`, the test fails.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The time limit of one step of a test. If a step takes longer than `TEST_TIMEOUT`, the test
+/// fails.
+const TEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A short deadline, for tests in which the deadline has to pass.
 const SHORT: Duration = Duration::from_millis(120);
 /// A longer deadline, for tests that wait until the deadline has passed. Even on a slow machine,
@@ -357,7 +358,9 @@ impl rustls::time_provider::TimeProvider for TestDay {
 
 /// Fails if `future` takes too long.
 async fn soon<F: Future>(future: F) -> F::Output {
-    timeout(PATIENCE, future).await.expect("it took too long")
+    timeout(TEST_TIMEOUT, future)
+        .await
+        .expect("it took too long")
 }
 
 /// A client that sends exactly the bytes that the test defines.

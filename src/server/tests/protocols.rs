@@ -276,7 +276,7 @@ async fn an_idle_http2_connection_is_closed_in_spite_of_pings() {
         }
     };
     let mut seen = Vec::new();
-    let reading = timeout(PATIENCE, reader.read_to_end(&mut seen));
-    let (_stopped, ended) = tokio::join!(timeout(PATIENCE, pinging), reading);
+    let reading = timeout(TEST_TIMEOUT, reader.read_to_end(&mut seen));
+    let (_stopped, ended) = tokio::join!(timeout(TEST_TIMEOUT, pinging), reading);
     assert!(ended.is_ok(), "the connection was not closed");
 }

@@ -13,7 +13,7 @@ use super::value::FieldValue;
 use crate::clock::Timestamp;
 use crate::identity::Identity;
 use crate::secret::Secret;
-use crate::telemetry::Seldom;
+use crate::telemetry::EventLimiter;
 use crate::token::TokenSet;
 
 /// The fields that the gateway writes into the requests of one route.
@@ -53,7 +53,7 @@ pub(crate) struct BasicPassword {
 pub(crate) struct ComputedFields {
     id: u64,
     fields: Vec<(HeaderName, Computed)>,
-    warnings: Seldom,
+    warnings: EventLimiter,
 }
 
 /// A computed value.
@@ -139,7 +139,7 @@ impl ComputedFields {
         Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             fields,
-            warnings: Seldom::new(Duration::from_hours(1)),
+            warnings: EventLimiter::new(Duration::from_hours(1)),
         }
     }
 

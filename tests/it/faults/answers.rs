@@ -6,7 +6,7 @@ use tokio::time::timeout;
 use super::{Plan, Row, run_row};
 use crate::support::raw::unescape;
 use crate::support::socket::{End, Opening, switching};
-use crate::support::wire::{Framing, PATIENCE};
+use crate::support::wire::{Framing, TEST_TIMEOUT};
 
 const ROWS: &str = include_str!("../../data/broken_streams.txt");
 
@@ -34,10 +34,10 @@ async fn f_09_f_10_f_11_a_stream_that_its_app_breaks_never_ends_cleanly() {
             client.send(request(stream, &cookie)).await;
             let (_head, app) = row.sockets.accept().await;
             let playing = tokio::spawn(play(app, bytes, then));
-            let seen = timeout(PATIENCE, look(&mut client)).await;
+            let seen = timeout(TEST_TIMEOUT, look(&mut client)).await;
             assert_eq!(seen.as_deref(), Ok(sight), "{line}");
             drop(client);
-            let played = timeout(PATIENCE, playing).await;
+            let played = timeout(TEST_TIMEOUT, playing).await;
             played.expect("the gateway keeps a connection").unwrap();
         }
     })

@@ -7,7 +7,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{LOOK, Plan, Row, run_row};
 use crate::support::certificates::Identity;
-use crate::support::wire::PATIENCE;
+use crate::support::wire::TEST_TIMEOUT;
 
 /// The events of the log.
 const REPLACED: &str = "Certificate replaced";
@@ -52,7 +52,7 @@ async fn f_19_a_certificate_is_replaced_by_valid_files_and_kept_after_invalid_fi
                 sleep(LOOK).await;
             }
         };
-        timeout(PATIENCE, replacing).await.unwrap();
+        timeout(TEST_TIMEOUT, replacing).await.unwrap();
     })
     .await;
 }

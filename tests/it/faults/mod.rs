@@ -39,7 +39,7 @@ use crate::support::provider::StandIn;
 use crate::support::scene::{ORIGIN, SESSION, TLS_ORIGIN, figure};
 use crate::support::socket::{End, Opening, SocketApp};
 use crate::support::upstream::{Answer, Recorded, RecordingUpstream};
-use crate::support::wire::PATIENCE;
+use crate::support::wire::TEST_TIMEOUT;
 
 /// The longest time of a row.
 const ROW_PATIENCE: Duration = Duration::from_mins(3);
@@ -162,7 +162,7 @@ async fn run_row(name: &'static str, plan: Plan, fault: impl AsyncFnOnce(&mut Ro
     row.stop_bystanders().await;
     row.outcome.stuck += usize::from(ended.is_err());
     if row.gateway.is_running() {
-        row.count_leaks(PATIENCE).await;
+        row.count_leaks(TEST_TIMEOUT).await;
     }
     drop(unfinished);
     row.outcome.finish(name);
@@ -243,7 +243,7 @@ impl Row {
                 sleep(LOOK).await;
             }
         };
-        let came = timeout(PATIENCE, waiting).await;
+        let came = timeout(TEST_TIMEOUT, waiting).await;
         assert!(came.is_ok(), "{name} is {}", self.figure(name).await);
     }
 

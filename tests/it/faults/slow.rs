@@ -16,7 +16,7 @@ use crate::slow_clients::{answer_of, upload};
 use crate::support::h2::H2;
 use crate::support::raw::Raw;
 use crate::support::upstream::Answer;
-use crate::support::wire::PATIENCE;
+use crate::support::wire::TEST_TIMEOUT;
 
 /// The time between two bytes of an upload, and the number of these times in an attack. An attack
 /// takes longer than a request may wait for a connection.
@@ -266,7 +266,7 @@ impl Crowd {
                     sleep(LOOK).await;
                 }
             };
-            timeout(PATIENCE, connecting).await.unwrap();
+            timeout(TEST_TIMEOUT, connecting).await.unwrap();
             let lasted = attacks.join_all().await;
             if self.buffers {
                 assert_eq!(

@@ -17,7 +17,7 @@ use crate::support::killed::StoreFolder;
 use crate::support::raw::exchange;
 use crate::support::scene::SESSION;
 use crate::support::upstream::{Answer, RecordingUpstream};
-use crate::support::wire::PATIENCE;
+use crate::support::wire::TEST_TIMEOUT;
 
 /// The address of a gateway that is stopped and started again.
 const ADDRESS: Option<&str> = Some("127.0.0.4");
@@ -194,7 +194,7 @@ async fn f_16_sigkill_during_requests_and_logins_signs_nobody_out() {
                 });
             }
             for _ in 0..SIGNED_IN {
-                let login = timeout(PATIENCE, logins.recv()).await.unwrap();
+                let login = timeout(TEST_TIMEOUT, logins.recv()).await.unwrap();
                 signed_in.push(login.unwrap());
             }
             row.door.close();

@@ -15,7 +15,7 @@ use crate::support::raw::{Raw, exchange};
 use crate::support::scene::{ORIGIN, wait_for_figure};
 use crate::support::socket::{End, Opening, SocketApp};
 use crate::support::upstream::{Answer, Recorded};
-use crate::support::wire::PATIENCE;
+use crate::support::wire::TEST_TIMEOUT;
 use crate::websocket::{closed_with, text_frame};
 
 /// Fails unless both sides of a stream get a message of the other side.
@@ -106,7 +106,7 @@ async fn f_14_w_08_a_stop_finishes_requests_and_closes_streams_at_the_end_of_the
         let (mut download, mut upload) = (connect().await, connect().await);
         let mut ordinary = connect().await;
         download.send(head("GET", "/download") + "\r\n").await;
-        timeout(PATIENCE, begun.notified()).await.unwrap();
+        timeout(TEST_TIMEOUT, begun.notified()).await.unwrap();
         let half = "Content-Length: 10\r\n\r\nfirst";
         upload.send(head("POST", "/upload") + half).await;
         ordinary.send(head("GET", "/ordinary") + "\r\n").await;

@@ -10,7 +10,7 @@ use crate::support::raw::Raw;
 use crate::support::scene::{ORIGIN, Scene, wait_for_figure};
 use crate::support::socket::{End, SocketApp};
 use crate::support::upstream::Answer;
-use crate::support::wire::PATIENCE;
+use crate::support::wire::TEST_TIMEOUT;
 use crate::websocket::scene;
 
 #[tokio::test]
@@ -67,7 +67,7 @@ async fn assert_reason(setting: &str, reason: &str) {
     wait_for_figure(gateway.operations(), &open_figure("/"), 1).await;
     let block = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
     let closed = async { while served.wire.write(block.as_bytes()).await {} };
-    timeout(PATIENCE, closed)
+    timeout(TEST_TIMEOUT, closed)
         .await
         .expect("the app still sends");
     wait_for_figure(gateway.operations(), &ended_figure("/", reason), 1).await;
@@ -146,7 +146,7 @@ async fn w_03_an_http_1_0_client_does_not_mistake_a_cut_answer_for_a_complete_an
     client.send(&request).await;
     let (_head, mut served) = app.accept().await;
     served.send(format!("{HEAD}{}", chunk("first"))).await;
-    let head = timeout(PATIENCE, client.wire.head()).await;
+    let head = timeout(TEST_TIMEOUT, client.wire.head()).await;
     assert_eq!(head.unwrap().expect("a head").status(), 200);
     client.expect("first").await;
     scene.wait_for_figure(&open_figure("/any"), 1).await;
@@ -164,7 +164,7 @@ async fn f_09_an_http_1_0_client_does_not_mistake_a_broken_answer_for_a_complete
     client.send(&request).await;
     let (_head, mut served) = app.accept().await;
     served.send(format!("{HEAD}{}", chunk("first"))).await;
-    let head = timeout(PATIENCE, client.wire.head()).await;
+    let head = timeout(TEST_TIMEOUT, client.wire.head()).await;
     assert_eq!(head.unwrap().expect("a head").status(), 200);
     client.expect("first").await;
     drop(served);

@@ -13,7 +13,7 @@ use crate::support::raw::Raw;
 use crate::support::scene::{ORIGIN, SESSION, Scene, TLS_ORIGIN, url, wait_for_figure};
 use crate::support::socket::{End, SocketApp};
 use crate::support::upstream::Answer;
-use crate::support::wire::PATIENCE;
+use crate::support::wire::TEST_TIMEOUT;
 use crate::websocket::ending::SignedInAdmin;
 use crate::websocket::http2::over_tls;
 use crate::websocket::{scene, scene_with};
@@ -41,7 +41,7 @@ async fn begin(gateway: std::net::SocketAddr, app: &SocketApp, request: &str) ->
     client.send(request).await;
     let (_head, mut app) = app.accept().await;
     app.send(HEAD).await;
-    let head = timeout(PATIENCE, client.wire.head()).await;
+    let head = timeout(TEST_TIMEOUT, client.wire.head()).await;
     assert_eq!(head.unwrap().expect("a head").status(), 200);
     pass(&mut app, &mut client, "first").await;
     (client, app)
@@ -304,7 +304,7 @@ async fn w_03_a_download_is_cut_although_its_client_does_not_read() {
     timeout(SOON, reset)
         .await
         .expect("the connection stays open");
-    let received = timeout(PATIENCE, async {
+    let received = timeout(TEST_TIMEOUT, async {
         let mut count = 0;
         while let Some(bytes) = client.wire.bytes(1).await {
             count += bytes.len();

@@ -15,7 +15,7 @@ use crate::support::person::ALICE;
 use crate::support::scene::url;
 use crate::support::servers::{Flows, Server};
 use crate::support::upstream::Recorded;
-use crate::support::wire::PATIENCE;
+use crate::support::wire::TEST_TIMEOUT;
 
 /// The lifetime of an access token in seconds.
 const LIFE: u64 = 4;
@@ -54,7 +54,9 @@ impl LongSession<'_> {
                 sleep(Duration::from_millis(100)).await;
             }
         };
-        timeout(PATIENCE, asking).await.expect("never refreshed")
+        timeout(TEST_TIMEOUT, asking)
+            .await
+            .expect("never refreshed")
     }
 
     /// Whether the server still accepts this access token.

@@ -17,7 +17,7 @@ use crate::support::raw::{Raw, Response};
 use crate::support::scene::{self, ORIGIN, Scene, figure, url, wait_for_figure};
 use crate::support::socket::SocketApp;
 use crate::support::upstream::{Answer, RecordingUpstream};
-use crate::support::wire::PATIENCE;
+use crate::support::wire::TEST_TIMEOUT;
 
 /// The number of bytes in files.
 const SPILLED: &str = "sidegate_spilled_bytes";
@@ -98,7 +98,7 @@ async fn wait_until_spilled(operations: SocketAddr, bytes: usize) {
             tokio::task::yield_now().await;
         }
     };
-    let came = timeout(PATIENCE, waiting).await;
+    let came = timeout(TEST_TIMEOUT, waiting).await;
     assert!(came.is_ok(), "{:?}", figure(operations, SPILLED).await);
 }
 
@@ -378,7 +378,7 @@ async fn a_request_whose_file_is_lost_never_looks_complete() {
         Some(content.len().to_string())
     );
     lose_files(&folder);
-    let reading = timeout(PATIENCE, served.wire.until_end());
+    let reading = timeout(TEST_TIMEOUT, served.wire.until_end());
     let (received, _error) = reading.await.expect("the upload does not end");
     assert!(received.len() < content.len(), "{}", received.len());
     assert!(content.as_bytes().starts_with(&received));

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::support::program::record;
 use crate::support::upstream::Answer;
 use crate::support::webdriver::Chromium;
-use crate::support::wire::PATIENCE;
+use crate::support::wire::TEST_TIMEOUT;
 
 use super::{app, scene_with};
 
@@ -88,7 +88,7 @@ async fn websockify_carries_megabytes_and_both_ends_of_a_tcp_connection() {
         let closing = format!("converse('{url}', 300000, true)");
         let seen = browser.promise(&closing).await;
         assert_eq!(seen, expected("", 300_000), "{url}");
-        let end = timeout(PATIENCE, ends.recv()).await;
+        let end = timeout(TEST_TIMEOUT, ends.recv()).await;
         assert_eq!(
             end.expect("the TCP side stays open"),
             Some(300_000),

@@ -17,7 +17,7 @@ use crate::support::provider::StandIn;
 use crate::support::scene::ORIGIN;
 use crate::support::upstream::RecordingUpstream;
 use crate::support::webdriver::Chromium;
-use crate::support::wire::PATIENCE;
+use crate::support::wire::TEST_TIMEOUT;
 
 use super::{assert_within_two_seconds, sign_out_in_a_new_tab};
 
@@ -102,7 +102,7 @@ async fn wait_for_contents(path: &str, contents: &str) {
             sleep(Duration::from_millis(50)).await;
         }
     };
-    let came = timeout(PATIENCE, waiting).await.is_ok();
+    let came = timeout(TEST_TIMEOUT, waiting).await.is_ok();
     assert!(came, "{path} has {:?}", fs::read_to_string(path));
 }
 

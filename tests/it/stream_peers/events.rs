@@ -7,7 +7,7 @@ use crate::support::program::{Program, record};
 use crate::support::raw::exchange;
 use crate::support::scene::Scene;
 use crate::support::webdriver::Chromium;
-use crate::support::wire::PATIENCE;
+use crate::support::wire::TEST_TIMEOUT;
 
 use super::{app, assert_within_two_seconds, scene_with, sign_out_in_a_new_tab};
 
@@ -68,7 +68,7 @@ async fn w_03_the_events_of_a_page_end_with_the_session_and_return_with_the_next
     let cut = browser.run("return seen.cut").await;
     assert_within_two_seconds(&cut[2], clicked);
     let ended = async { while open_answers(&app).await != "0" {} };
-    let ended = timeout(PATIENCE, ended).await;
+    let ended = timeout(TEST_TIMEOUT, ended).await;
     assert!(ended.is_ok(), "the app's answer stays open");
     // Another tab signs in. The page only tries to connect again.
     client.switch_to_window(other).await.unwrap();

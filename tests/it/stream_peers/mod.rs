@@ -22,7 +22,7 @@ use crate::support::upstream::Answer;
 use crate::support::webdriver::Chromium;
 
 /// The longest time for all conversations of a client on a busy machine.
-const PATIENCE: Duration = Duration::from_mins(3);
+const TEST_TIMEOUT: Duration = Duration::from_mins(3);
 
 /// The close code of the client and of the app for each conversation.
 const OUTCOMES: &str = include_str!("../../data/websocket_peers.txt");
@@ -119,7 +119,7 @@ async fn conversations(name: &str, arguments: &[&str]) -> Output {
         .arg(project(&format!("tests/peers/{name}.py")))
         .args(arguments)
         .kill_on_drop(true);
-    let running = timeout(PATIENCE, command.output()).await;
+    let running = timeout(TEST_TIMEOUT, command.output()).await;
     running.expect("the conversations do not end").unwrap()
 }
 

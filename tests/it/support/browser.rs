@@ -20,7 +20,7 @@ use super::browser_request::BrowserRequest;
 use super::certificates::Authority;
 use super::form::{Form, forms};
 use super::jar::{Cookie, Jar};
-use super::wire::{PATIENCE, Stream};
+use super::wire::{Stream, TEST_TIMEOUT};
 
 /// A browser. Clones are tabs with the same cookie jar.
 #[derive(Clone)]
@@ -260,7 +260,7 @@ impl Browser {
                 http::HeaderValue::from_bytes(value.as_bytes()).unwrap(),
             );
         }
-        let page = timeout(PATIENCE, self.exchange(request, visit)).await;
+        let page = timeout(TEST_TIMEOUT, self.exchange(request, visit)).await;
         let page = page.expect("no answer in time");
         for text in page.set_cookies() {
             self.jar.send_modify(|jar| {

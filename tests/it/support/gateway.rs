@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::certificates::Authority;
 use super::hosts::Hosts;
 use super::provider::CLIENT_SECRET;
-use super::wire::PATIENCE;
+use super::wire::TEST_TIMEOUT;
 
 /// The program that belongs to this test binary.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_sidegate");
@@ -255,7 +255,7 @@ impl Gateway {
 
     /// Stops accepting connections, and finishes the requests in progress.
     pub(crate) async fn drain(self) {
-        timeout(PATIENCE, self.instance.drain())
+        timeout(TEST_TIMEOUT, self.instance.drain())
             .await
             .expect("the drain did not end");
     }
@@ -357,7 +357,7 @@ impl Process {
     /// Waits until the log satisfies `wanted`.
     pub(crate) async fn wait_for_log(&self, wanted: impl Fn(&str) -> bool) {
         let mut changes = self.log.subscribe();
-        let came = timeout(PATIENCE, changes.wait_for(|log| wanted(log)))
+        let came = timeout(TEST_TIMEOUT, changes.wait_for(|log| wanted(log)))
             .await
             .is_ok();
         assert!(came, "the log never says so:\n{}", self.log());
@@ -386,7 +386,7 @@ impl Process {
 
     /// Waits until the program ends.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
-        timeout(PATIENCE, self.child.wait())
+        timeout(TEST_TIMEOUT, self.child.wait())
             .await
             .expect("the gateway did not end")
             .unwrap()
@@ -444,7 +444,7 @@ impl Running {
         tokio::spawn(collect(child.stderr.take().unwrap(), Arc::clone(&log)));
         let mut changes = log.subscribe();
         let listening = changes.wait_for(|log| addresses(log).is_some());
-        let found = timeout(PATIENCE, listening).await.ok();
+        let found = timeout(TEST_TIMEOUT, listening).await.ok();
         let found = found.and_then(|log| addresses(&log.unwrap()));
         let Some((address, operations)) = found else {
             panic!("the gateway does not listen:\n{}", *log.borrow());

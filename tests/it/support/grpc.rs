@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::certificates::Authority;
-use super::wire::PATIENCE;
+use super::wire::TEST_TIMEOUT;
 
 /// The type of an answer to a request without content.
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain");
@@ -138,7 +138,7 @@ impl GrpcApp {
     pub(crate) async fn wait_for_requests(&self, count: usize) {
         let mut heads = self.shared.heads.subscribe();
         let waiting = heads.wait_for(|heads| heads.len() == count);
-        let came = timeout(PATIENCE, waiting).await;
+        let came = timeout(TEST_TIMEOUT, waiting).await;
         drop(came.expect("no request in time").unwrap());
     }
 
@@ -146,7 +146,7 @@ impl GrpcApp {
     pub(crate) async fn wait_for_reset(&self) -> Reason {
         let mut resets = self.shared.resets.subscribe();
         let waiting = resets.wait_for(|resets| !resets.is_empty());
-        let came = timeout(PATIENCE, waiting).await;
+        let came = timeout(TEST_TIMEOUT, waiting).await;
         came.expect("no reset in time").unwrap()[0]
     }
 }
@@ -377,7 +377,7 @@ impl Call {
     /// Waits for the head of the response. Returns the stream of the messages, and the open
     /// request.
     pub(crate) async fn head(self) -> (RecvStream, SendStream<Bytes>) {
-        let head = timeout(PATIENCE, self.response).await.expect("no head");
+        let head = timeout(TEST_TIMEOUT, self.response).await.expect("no head");
         (head.unwrap().into_body(), self.request)
     }
 
@@ -406,13 +406,15 @@ impl Reply {
                 trailers,
             })
         };
-        timeout(PATIENCE, reading).await.expect("no reply in time")
+        timeout(TEST_TIMEOUT, reading)
+            .await
+            .expect("no reply in time")
     }
 }
 
 /// Receives one message of an open call.
 pub(crate) async fn next(messages: &mut RecvStream) -> Option<Bytes> {
-    let next = timeout(PATIENCE, receive(messages));
+    let next = timeout(TEST_TIMEOUT, receive(messages));
     next.await.expect("no message in time")
 }
 

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::raw::{tls, tls_over};
-use super::wire::{PATIENCE, Wire};
+use super::wire::{TEST_TIMEOUT, Wire};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -135,7 +135,9 @@ impl H2 {
             }
             (bytes, false)
         };
-        timeout(PATIENCE, reading).await.expect("no data in time")
+        timeout(TEST_TIMEOUT, reading)
+            .await
+            .expect("no data in time")
     }
 
     /// Collects the bodies of the responses on several streams, until all have ended or the
@@ -158,7 +160,7 @@ impl H2 {
                 open -= usize::from(bodies[at].1 || kind == RST_STREAM);
             }
         };
-        let ended = timeout(PATIENCE, reading).await;
+        let ended = timeout(TEST_TIMEOUT, reading).await;
         ended.expect("the responses do not end");
         bodies
     }
@@ -179,7 +181,7 @@ impl H2 {
     /// Waits for the head of the response on `stream`, still compressed; `None` if there is no
     /// head.
     pub(crate) async fn block(&mut self, stream: u32) -> Option<Vec<u8>> {
-        timeout(PATIENCE, self.read(stream))
+        timeout(TEST_TIMEOUT, self.read(stream))
             .await
             .expect("no answer in time")
     }

@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 /// The longest time for a start while other tests run.
-const PATIENCE: Duration = Duration::from_mins(3);
+const TEST_TIMEOUT: Duration = Duration::from_mins(3);
 
 /// A path in the project.
 pub(crate) fn project(path: &str) -> PathBuf {
@@ -75,7 +75,7 @@ impl Program {
                 .stderr(File::create(&log).unwrap())
                 .kill_on_drop(true);
             let mut process = command.spawn().unwrap();
-            let starting = timeout(PATIENCE, address(&mut process, before_address)).await;
+            let starting = timeout(TEST_TIMEOUT, address(&mut process, before_address)).await;
             if let Ok(Some(address)) = starting {
                 return Self {
                     address,

@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::wire::{Body, Head, PATIENCE, Wire};
+use super::wire::{Body, Head, TEST_TIMEOUT, Wire};
 
 /// One connection.
 pub(crate) struct Raw {
@@ -59,7 +59,7 @@ impl Raw {
         stream.set_nodelay(true).unwrap();
         Self {
             wire: Wire::new(stream),
-            patience: PATIENCE,
+            patience: TEST_TIMEOUT,
         }
     }
 
@@ -84,7 +84,7 @@ impl Raw {
         };
         Ok(Self {
             wire: tls_over(stream, "localhost", config).await?,
-            patience: PATIENCE,
+            patience: TEST_TIMEOUT,
         })
     }
 
@@ -96,7 +96,7 @@ impl Raw {
     ) -> Self {
         Self {
             wire: tls(address, name, config).await,
-            patience: PATIENCE,
+            patience: TEST_TIMEOUT,
         }
     }
 
@@ -144,7 +144,7 @@ impl Raw {
     /// The next head, also of an informational response; `None` if the gateway closes the
     /// connection.
     pub(crate) async fn head(&mut self) -> Option<Head> {
-        timeout(PATIENCE, self.wire.head())
+        timeout(TEST_TIMEOUT, self.wire.head())
             .await
             .expect("no head in time")
     }
@@ -170,7 +170,7 @@ impl Raw {
     /// Panics if the gateway does not close the connection in time.
     pub(crate) async fn closed(&mut self) {
         let reading = async { while self.wire.fill().await {} };
-        timeout(PATIENCE, reading)
+        timeout(TEST_TIMEOUT, reading)
             .await
             .expect("the gateway left the connection open");
     }
@@ -194,7 +194,7 @@ impl Raw {
 
     /// Reads more bytes; `false` at the end of the stream.
     pub(crate) async fn more(&mut self) -> bool {
-        timeout(PATIENCE, self.wire.fill())
+        timeout(TEST_TIMEOUT, self.wire.fill())
             .await
             .expect("nothing arrived in time")
     }

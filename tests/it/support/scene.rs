@@ -10,7 +10,7 @@ use super::gateway::{Gateway, Settings};
 use super::provider::StandIn;
 use super::raw::exchange;
 use super::upstream::RecordingUpstream;
-use super::wire::PATIENCE;
+use super::wire::TEST_TIMEOUT;
 
 /// The public URL. The public URL has the default port, and the browsers know the real address of
 /// the gateway.
@@ -191,7 +191,7 @@ pub(crate) async fn wait_for_figure(operations: SocketAddr, name: &str, value: u
             tokio::task::yield_now().await;
         }
     };
-    let came = timeout(PATIENCE, waiting).await;
+    let came = timeout(TEST_TIMEOUT, waiting).await;
     assert!(
         came.is_ok(),
         "{name} is {:?}",

@@ -10,7 +10,7 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use super::wire::{Head, PATIENCE, Wire};
+use super::wire::{Head, TEST_TIMEOUT, Wire};
 
 /// The key of RFC 6455 section 1.3, and the `Sec-WebSocket-Accept` for this key.
 pub(crate) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -34,7 +34,7 @@ impl SocketApp {
     ///
     /// Panics if no connection or no head arrives in time.
     pub(crate) async fn accept(&self) -> (Head, End) {
-        let accepted = timeout(PATIENCE, async {
+        let accepted = timeout(TEST_TIMEOUT, async {
             let (stream, _peer) = self.0.accept().await.unwrap();
             let mut end = End::new(stream);
             let head = end.wire.head().await.expect("a whole head");
@@ -119,7 +119,7 @@ impl End {
     /// Fails unless exactly these bytes arrive next.
     pub(crate) async fn expect(&mut self, bytes: impl AsRef<[u8]>) {
         let bytes = bytes.as_ref();
-        let came = timeout(PATIENCE, self.wire.bytes(bytes.len())).await;
+        let came = timeout(TEST_TIMEOUT, self.wire.bytes(bytes.len())).await;
         let came = came.expect("nothing came in time");
         let came = came.expect("the connection ended");
         assert_eq!(
@@ -136,14 +136,14 @@ impl End {
                 rest.extend(byte);
             }
         };
-        let ended = timeout(PATIENCE, reading).await;
+        let ended = timeout(TEST_TIMEOUT, reading).await;
         ended.expect("the connection does not end");
         rest
     }
 
     /// Fails unless the connection ends with a reset.
     pub(crate) async fn ends_with_reset(&mut self) {
-        let ended = timeout(PATIENCE, self.wire.until_end()).await;
+        let ended = timeout(TEST_TIMEOUT, self.wire.until_end()).await;
         let (_bytes, error) = ended.expect("the connection does not end");
         assert_eq!(error, Some(std::io::ErrorKind::ConnectionReset));
     }
@@ -205,7 +205,7 @@ impl Opening {
     /// Sends the request and reads the head of the response.
     pub(crate) async fn answer(&self, gateway: SocketAddr) -> (Head, End) {
         let mut end = self.send(gateway).await;
-        let head = timeout(PATIENCE, end.wire.head()).await;
+        let head = timeout(TEST_TIMEOUT, end.wire.head()).await;
         let head = head.expect("no answer in time");
         (head.expect("no whole head"), end)
     }

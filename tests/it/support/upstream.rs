@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::wire::{Framing, Head, PATIENCE, Wire};
+use super::wire::{Framing, Head, TEST_TIMEOUT, Wire};
 
 /// One recorded request.
 #[derive(Clone, Debug)]
@@ -326,7 +326,7 @@ impl RecordingUpstream {
         let mut changes = self.state.subscribe();
         let waiting = changes.wait_for(|state| enough(&state.requests));
         drop(
-            timeout(PATIENCE, waiting)
+            timeout(TEST_TIMEOUT, waiting)
                 .await
                 .expect("the upstream got no such requests")
                 .unwrap(),
@@ -338,7 +338,7 @@ impl RecordingUpstream {
         let mut changes = self.state.subscribe();
         let waiting = changes.wait_for(|state| state.open == 0 && !state.connections.is_empty());
         drop(
-            timeout(PATIENCE, waiting)
+            timeout(TEST_TIMEOUT, waiting)
                 .await
                 .expect("a connection stays open")
                 .unwrap(),

@@ -18,7 +18,7 @@ const DRIVER: &str = "/usr/bin/chromedriver";
 const BROWSER: &str = "/usr/bin/chromium";
 
 /// The longest time for a page, or for the start of the browser, on a busy machine.
-const PATIENCE: Duration = Duration::from_mins(1);
+const TEST_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// One browser with its own profile. The browser, the driver and the profile are removed when the
 /// value is dropped.
@@ -109,14 +109,14 @@ impl Chromium {
             }
             panic!("chromedriver ended before it listened")
         };
-        let port: u16 = timeout(PATIENCE, starting)
+        let port: u16 = timeout(TEST_TIMEOUT, starting)
             .await
             .expect("chromedriver did not start");
         let profile = tempfile::tempdir().unwrap();
         let mut builder = ClientBuilder::new(HttpConnector::new());
         builder.capabilities(capabilities(&profile, rules));
         let url = format!("http://127.0.0.1:{port}");
-        let connecting = timeout(PATIENCE, builder.connect(&url)).await;
+        let connecting = timeout(TEST_TIMEOUT, builder.connect(&url)).await;
         let client = connecting.expect("chromium did not start").unwrap();
         Self {
             client,
@@ -133,7 +133,7 @@ impl Chromium {
 
     /// Opens `url` in the current tab and waits until it is loaded.
     pub(crate) async fn open(&self, url: &str) {
-        timeout(PATIENCE, self.client.goto(url))
+        timeout(TEST_TIMEOUT, self.client.goto(url))
             .await
             .expect("no page in time")
             .unwrap();
@@ -145,7 +145,7 @@ impl Chromium {
         let field = self
             .client
             .wait()
-            .at_most(PATIENCE)
+            .at_most(TEST_TIMEOUT)
             .for_element(login)
             .await
             .unwrap();
@@ -172,7 +172,7 @@ impl Chromium {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        if timeout(PATIENCE, waiting).await.is_err() {
+        if timeout(TEST_TIMEOUT, waiting).await.is_err() {
             let url = self.client.current_url().await;
             panic!("the browser is still at {url:?}:\n{}", self.text().await);
         }
@@ -186,7 +186,7 @@ impl Chromium {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        let came = timeout(PATIENCE, waiting).await.is_ok();
+        let came = timeout(TEST_TIMEOUT, waiting).await.is_ok();
         assert!(
             came,
             "the page never says {wanted:?}:\n{}",
@@ -202,7 +202,7 @@ impl Chromium {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        let came = timeout(PATIENCE, waiting).await.is_ok();
+        let came = timeout(TEST_TIMEOUT, waiting).await.is_ok();
         assert!(came, "the page never has {wanted}:\n{}", self.text().await);
     }
 
@@ -235,7 +235,7 @@ impl Chromium {
              Promise.resolve({expression}).then(done, e => done('failed: ' + e));"
         );
         let running = self.client.execute_async(&script, Vec::new());
-        timeout(PATIENCE, running)
+        timeout(TEST_TIMEOUT, running)
             .await
             .expect("a promise stays open")
             .unwrap()

@@ -15,7 +15,7 @@ use crate::support::torture::fault::Schedule;
 use crate::support::torture::ledger::{Ledger, ProviderBehavior, SharedLedger};
 use crate::support::torture::server::TortureProvider;
 use crate::support::upstream::Answer;
-use crate::support::wire::PATIENCE;
+use crate::support::wire::TEST_TIMEOUT;
 
 const ROWS: &str = include_str!("../../data/refresh_answers.txt");
 
@@ -132,7 +132,7 @@ impl Scene {
         let mut changes = self.shared_ledger.subscribe();
         let called =
             changes.wait_for(|ledger| !ledger.families().last().unwrap().pairs[0].calls.is_empty());
-        assert!(timeout(PATIENCE, called).await.is_ok(), "no refresh");
+        assert!(timeout(TEST_TIMEOUT, called).await.is_ok(), "no refresh");
         self.provider.answer_refreshes(None);
     }
 
@@ -153,7 +153,9 @@ impl Scene {
             }
         }
         let mut changes = self.shared_ledger.subscribe();
-        let again = timeout(PATIENCE, changes.wait_for(refreshed)).await.is_ok();
+        let again = timeout(TEST_TIMEOUT, changes.wait_for(refreshed))
+            .await
+            .is_ok();
         assert!(again, "never refreshed again");
         self.gateway.advance(Duration::from_secs(DUE));
         served(&browser.fetch(&url("/page")).await, 1);
@@ -166,7 +168,7 @@ impl Scene {
                 tokio::task::yield_now().await;
             }
         };
-        timeout(PATIENCE, over)
+        timeout(TEST_TIMEOUT, over)
             .await
             .expect("the session continues");
         served(&browser.visit(&url("/page")).await, 0);

@@ -27,7 +27,7 @@ const LONGEST_PAUSE: u64 = 2000;
 const SHORTEST_PAUSE: u64 = 100;
 
 /// The longest time that a visitor waits for an answer: longer than the gateway waits for a token.
-const PATIENCE: Duration = Duration::from_mins(3);
+const TEST_TIMEOUT: Duration = Duration::from_mins(3);
 
 /// The data that all visitors share.
 pub(super) struct Setup {
@@ -181,7 +181,7 @@ impl Visitor {
             asking.spawn(async move {
                 let mut connection = match connection {
                     Some(connection) => connection,
-                    None => Raw::connect(address).await.waiting_for(PATIENCE),
+                    None => Raw::connect(address).await.waiting_for(TEST_TIMEOUT),
                 };
                 connection.forget();
                 connection.send(request).await;

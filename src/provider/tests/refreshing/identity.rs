@@ -25,7 +25,7 @@ async fn the_identity_follows_the_new_access_token() {
         seen(&unrefreshed),
         (Verdict::GrantEnded, "refresh_of_other_person")
     );
-    assert!(unrefreshed.salvaged.is_none());
+    assert!(unrefreshed.tokens_to_store.is_none());
 }
 
 const ISSUER: &str = "https://id.example";
@@ -177,7 +177,7 @@ async fn j_80_a_response_about_another_person_gives_no_tokens() {
         let unrefreshed = refreshed.expect_err(&changed.to_string());
         let expected = (Verdict::GrantEnded, "refresh_of_other_person");
         assert_eq!(seen(&unrefreshed), expected, "{changed}");
-        assert!(unrefreshed.salvaged.is_none());
+        assert!(unrefreshed.tokens_to_store.is_none());
         server.next();
         assert!(server.has_no_more());
     }

@@ -248,7 +248,7 @@ async fn g_08_f_29_a_refused_grant_ends_the_session_and_a_refused_client_does_no
         assert_eq!(seen(&unrefreshed), expected);
         let named = chain(&unrefreshed).contains("authenticates with none");
         assert_eq!(named, error == "invalid_client", "{}", chain(&unrefreshed));
-        assert!(unrefreshed.salvaged.is_none());
+        assert!(unrefreshed.tokens_to_store.is_none());
         server.next();
         assert!(server.has_no_more());
     }
@@ -362,10 +362,10 @@ async fn a_new_refresh_token_is_kept_when_the_new_access_token_cannot_be_used() 
             seen(&unrefreshed),
             (Verdict::OperatorMustAct, "access_token_audience")
         );
-        let salvaged = unrefreshed.salvaged.unwrap();
-        assert_eq!(salvaged.access_token(), OLD);
+        let tokens_to_store = unrefreshed.tokens_to_store.unwrap();
+        assert_eq!(tokens_to_store.access_token(), OLD);
         assert_eq!(
-            salvaged.refresh_token().unwrap().expose(),
+            tokens_to_store.refresh_token().unwrap().expose(),
             "def50200cdd739b4"
         );
         // The gateway must not send the next refresh before the time `not_before`.
@@ -374,7 +374,7 @@ async fn a_new_refresh_token_is_kept_when_the_new_access_token_cannot_be_used() 
             not_before: NOW.plus(Duration::from_secs(40)),
             ..lifetime()
         };
-        assert_eq!(*salvaged.lifetime(), floor);
+        assert_eq!(*tokens_to_store.lifetime(), floor);
         // If the clock is set back, the time until the next refresh does not become longer.
         assert_eq!(
             floor.wait_before_refresh(clock.now()),
@@ -385,8 +385,8 @@ async fn a_new_refresh_token_is_kept_when_the_new_access_token_cannot_be_used() 
     let broken = value!({ "access_token": "a b", "refresh_token": "next" });
     let server = Server::start([granted(&broken)]).await;
     let unrefreshed = refresh(&plain(&server.url, ""), &clock).await.unwrap_err();
-    let salvaged = unrefreshed.salvaged.unwrap();
-    assert_eq!(salvaged.refresh_token().unwrap().expose(), "next");
+    let tokens_to_store = unrefreshed.tokens_to_store.unwrap();
+    assert_eq!(tokens_to_store.refresh_token().unwrap().expose(), "next");
 }
 
 #[tokio::test]

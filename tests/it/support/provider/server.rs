@@ -16,7 +16,7 @@ use super::token::Draft;
 use super::tokens::TokenState;
 use super::{parameters, token_request};
 use crate::support::upstream::{Answer, Recorded, RecordingUpstream};
-use crate::support::wire::PATIENCE;
+use crate::support::wire::TEST_TIMEOUT;
 
 /// The endpoints of the provider.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -236,7 +236,7 @@ impl StandIn {
         let mut changes = self.state.subscribe();
         let enough = changes
             .wait_for(|state| state.calls.get(&endpoint).copied().unwrap_or_default() >= count);
-        let came = tokio::time::timeout(PATIENCE, enough).await;
+        let came = tokio::time::timeout(TEST_TIMEOUT, enough).await;
         assert!(came.is_ok(), "{endpoint:?} was not called {count} times");
     }
 

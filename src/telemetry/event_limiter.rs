@@ -4,20 +4,20 @@ use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The number of slots of a [`Seldom`]. Each slot stores one subject (such as a user or a setting)
-/// about which the gateway has reported an event.
+/// The number of slots of an [`EventLimiter`]. Each slot stores one subject (such as a user or a
+/// setting) about which the gateway has reported an event.
 const SLOTS: usize = 1024;
 
 /// Remembers which subjects (such as a user or a setting) the gateway has reported in the current
-/// period. A [`Seldom`] has a fixed size and takes no lock. If two subjects share a slot, a subject
-/// can be reported more than once.
+/// period. An [`EventLimiter`] has a fixed size and takes no lock. If two subjects share a slot, a
+/// subject can be reported more than once.
 #[derive(Debug)]
-pub(crate) struct Seldom {
+pub(crate) struct EventLimiter {
     period: Duration,
     slots: Box<[AtomicU64]>,
 }
 
-impl Seldom {
+impl EventLimiter {
     pub(crate) fn new(period: Duration) -> Self {
         let slots = (0..SLOTS).map(|_slot| AtomicU64::new(0));
         Self {
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn a_subject_is_due_once_in_a_period() {
-        let hours = Seldom::new(Duration::from_hours(1));
+        let hours = EventLimiter::new(Duration::from_hours(1));
         let at = Duration::from_secs;
         assert!(hours.is_due(("op", "alice"), at(7200)));
         assert!(!hours.is_due(("op", "alice"), at(7201)));
