@@ -26,8 +26,8 @@
 //! One immutable value, the [`gateway::Site`], contains everything that is made from the settings:
 //! routes and rules, upstreams, providers, the login flow, public URLs, trusted networks, assertion
 //! fields. If any part of a new site cannot be built, the old site stays in use. Each worker has
-//! its own `Rc` of the site, and uses the next site after a reload. A request uses one site until
-//! the request ends, and an [`access::Permit`] owns all data that the permit needs.
+//! its own `Rc` of the site. After a reload, the worker uses the new site. A request uses one site
+//! until the request ends, and an [`access::Permit`] owns all data that the permit needs.
 //! [`gateway::ProcessState`] and [`login::ProcessState`] contain the data that lasts longer than a
 //! site: sessions, used states, refreshes in progress, metrics.
 //!

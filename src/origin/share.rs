@@ -218,8 +218,8 @@ impl<T> Queue<T> {
         self.waiters.iter().any(|waiter| !waiter.held_back)
     }
 
-    /// Removes and returns the next request that gets a connection, and counts the connection as a
-    /// connection of its client.
+    /// Removes the next request that gets a connection, counts this connection for the client that
+    /// sent the request, and returns the request.
     pub(super) fn pop(&mut self) -> Option<T> {
         let at = self.waiters.iter().position(|waiter| !waiter.held_back)?;
         let Waiter { owner, grant, .. } = self.waiters.remove(at)?;

@@ -145,7 +145,8 @@ fn streams_count_but_only_the_newest_streams_above_the_share_are_evicted() {
     assert_eq!(victims_at(now, &[9], &held), []);
     held.push(begun(5, SLOW));
     assert_eq!(victims_at(now, &[9], &held), [over(5)]);
-    // The queue evicts an exchange that waits for its client before the queue evicts a stream.
+    // The queue first evicts the exchanges that wait for their clients, and evicts streams only
+    // afterwards.
     held.push(waiting(6, 1, BRIEF_WAIT));
     assert_eq!(victims_at(now, &[9, 8, 7], &held), [over(6), over(5)]);
     // The newest stream has just begun, so no stream is evicted yet.

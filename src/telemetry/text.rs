@@ -75,8 +75,8 @@ impl<'a> MakeVisitor<Writer<'a>> for TextFields {
 pub(super) struct TextVisitor<'a> {
     /// The text that must still be written to the writer of `library`.
     text: String,
-    /// Whether at least one field was written. The library writes a space before each field but the
-    /// first.
+    /// Whether at least one field was written. The library writes a space before each field except
+    /// the first.
     has_begun: bool,
     library: DefaultVisitor<'a>,
 }

@@ -122,8 +122,9 @@ impl Default for ClaimNames {
 pub enum EmailsVerified {
     /// Every address is verified, because the provider accepts only users with a verified address.
     Always,
-    /// The email address is verified if the claim `email_verified` is `true`. The email address is
-    /// not verified if the claim `email_verified` is the string `"true"` or the number 1.
+    /// The email address is verified if the claim `email_verified` is `true`. The gateway treats
+    /// the email address as unverified if the claim `email_verified` is the string `"true"` or the
+    /// number 1.
     #[default]
     Claim,
     /// The email address is verified if the claim `email_verified` contains a time, as in Laravel's
