@@ -89,6 +89,9 @@ pub(super) struct ConnectionState {
     /// Whether a request body was dropped before its end, so that the socket may contain unread
     /// input.
     unread: Cell<bool>,
+    /// Whether the last read found no bytes. If this is false, TLS or the kernel can still have
+    /// bytes of the client.
+    input_is_empty: Cell<bool>,
     /// The time when the gateway asked the connection to close.
     closing: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
@@ -130,6 +133,7 @@ impl ConnectionState {
             in_flight: Cell::new(0),
             served: Cell::new(false),
             unread: Cell::new(false),
+            input_is_empty: Cell::new(true),
             closing: Cell::new(None),
             waker: RefCell::new(None),
             upgrade_requested: Cell::new(false),
@@ -268,6 +272,16 @@ impl ConnectionState {
     /// Whether the client may still send bytes of a request when the gateway closes the connection.
     pub(super) fn has_unread_input(&self) -> bool {
         self.unread.get() || self.phase.get() == Phase::Head
+    }
+
+    /// Records whether a read found no bytes.
+    pub(super) fn set_input_is_empty(&self, is_empty: bool) {
+        self.input_is_empty.set(is_empty);
+    }
+
+    /// Whether the last read found no bytes.
+    pub(super) fn input_is_empty(&self) -> bool {
+        self.input_is_empty.get()
     }
 
     /// Begins a request. The request is in flight until the returned guard is dropped.

@@ -17,6 +17,8 @@
 //!
 //! - No request is in flight, and the client has accepted all bytes of the last response.
 //! - The last request body was read to its end.
+//! - The last read found no bytes. Otherwise TLS could still have bytes that it has already read
+//!   from the socket, and the socket would never report these bytes.
 //! - The connection is not closing and does not switch to another protocol.
 //!
 //! If hyper has already read a part of the next head, the new connection of hyper gets this part
@@ -116,6 +118,7 @@ impl ConnectionState {
             && !self.is_closing()
             && !self.is_upgrade_requested()
             && !self.has_unread_input()
+            && self.input_is_empty()
             && !self.dormancy().has_open_body()
     }
 

@@ -229,12 +229,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Plaintext<S> {
         if !self.early.is_empty() {
             let count = self.early.len().min(buf.remaining());
             buf.put_slice(&self.early.split_to(count));
+            self.state.set_input_is_empty(false);
             self.arrived(count);
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
         let result = Pin::new(&mut self.inner).poll_read(cx, buf);
         let count = buf.filled().len().saturating_sub(before);
+        self.state.set_input_is_empty(result.is_pending());
         if count > 0 {
             self.arrived(count);
         }

@@ -475,13 +475,14 @@ fn a_connection_that_was_asked_checks_its_state_again() {
 
 #[test]
 fn a_connection_that_is_not_between_two_requests_does_not_become_dormant() {
-    let reasons: [fn(&ConnectionState); 6] = [
+    let reasons: [fn(&ConnectionState); 7] = [
         ConnectionState::close,
         ConnectionState::upgrade_requested,
         ConnectionState::body_left_unread,
         ConnectionState::send_waits,
         ConnectionState::head_begins,
         |state| state.dormancy().body_begins(),
+        |state| state.set_input_is_empty(false),
     ];
     for (number, reason) in reasons.into_iter().enumerate() {
         let state = idle();
