@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 
 use super::buffers::{Growth, Reservation};
-use super::spill::{Spill, Written};
+use super::spill::{Spill, Written, count};
 use crate::upstream::Owner;
 
 /// The memory that a buffer needs for each piece of a body, besides the bytes of the piece.
@@ -163,10 +163,6 @@ fn append(last: &mut Bytes, data: &Bytes) {
 
 fn memory_of(piece: &Bytes) -> usize {
     piece.len().saturating_add(PIECE)
-}
-
-fn count(length: usize) -> u64 {
-    u64::try_from(length).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

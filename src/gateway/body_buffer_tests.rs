@@ -5,8 +5,9 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use super::*;
+use crate::clock::Clock;
 use crate::gateway::buffers::Budgets;
-use crate::gateway::spill::SpillSettings;
+use crate::gateway::spill::{SpillReports, SpillSettings};
 use crate::telemetry::Metrics;
 
 const KIB: usize = 1024;
@@ -40,7 +41,12 @@ impl Fixture {
             bytes: all_files,
         };
         let room = self.budgets.files(client, all_files);
-        let spill = Spill::new(&settings, file, room, Arc::clone(&self.metrics));
+        let reports = SpillReports {
+            metrics: Arc::clone(&self.metrics),
+            disk_warnings: Arc::clone(self.budgets.disk_warnings()),
+            clock: Clock::system(),
+        };
+        let spill = Spill::new(&settings, file, room, reports);
         let memory = self.budgets.memory(client, 1024 * KIB);
         BodyBuffer::new(4 * KIB, memory, (file > 0).then_some(spill))
     }

@@ -13,10 +13,11 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
 
-use crate::telemetry::Metrics;
+use crate::telemetry::{EventLimiter, Metrics};
 use crate::upstream::Owner;
 
 /// The number of entries in the table of the clients.
@@ -28,6 +29,9 @@ const ENTRIES: u64 = 4096;
 pub(crate) struct Budgets {
     memory: Arc<Budget>,
     files: Arc<Budget>,
+    /// Limits the warnings about the disk. Clients decide how many bodies the gateway writes to the
+    /// disk, so clients must not decide how many warnings the log contains.
+    disk_warnings: Arc<EventLimiter>,
 }
 
 impl Budgets {
@@ -37,7 +41,13 @@ impl Budgets {
         Self {
             memory: Budget::new(metrics.buffered()),
             files: Budget::new(metrics.spilled()),
+            disk_warnings: Arc::new(EventLimiter::new(Duration::from_mins(1))),
         }
+    }
+
+    /// Returns the limiter of the warnings about the disk.
+    pub(super) fn disk_warnings(&self) -> &Arc<EventLimiter> {
+        &self.disk_warnings
     }
 
     /// Creates an empty reservation in the budget for memory. `max` is the size of the budget in

@@ -12,7 +12,7 @@ use tokio::task::spawn_local;
 use super::Settings;
 use super::body_buffer::{BodyBuffer, BufferSizes};
 use super::buffers::Budgets;
-use super::spill::Spill;
+use super::spill::{Spill, SpillReports};
 use super::streams::StreamCounts;
 use crate::access::{self, Access, Refresher, RouteTable};
 use crate::clock::Clock;
@@ -156,7 +156,12 @@ impl WorkerSite {
         let spill = settings.spill.as_ref().filter(|_spill| sizes.file > 0);
         let spill = spill.map(|spill| {
             let room = process.buffers.files(sizes.client, spill.bytes);
-            Spill::new(spill, sizes.file, room, Arc::clone(&process.metrics))
+            let reports = SpillReports {
+                metrics: Arc::clone(&process.metrics),
+                disk_warnings: Arc::clone(process.buffers.disk_warnings()),
+                clock: process.clock.clone(),
+            };
+            Spill::new(spill, sizes.file, room, reports)
         });
         BodyBuffer::new(sizes.memory, memory, spill)
     }

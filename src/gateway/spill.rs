@@ -17,7 +17,8 @@ use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use super::buffers::{Growth, Reservation};
-use crate::telemetry::{Metrics, chain};
+use crate::clock::Clock;
+use crate::telemetry::{EventLimiter, Metrics, chain};
 
 /// The number of bytes that one operation reads from the file.
 const PART: usize = 64 * 1024;
@@ -31,6 +32,30 @@ pub(crate) struct SpillSettings {
     pub(crate) bytes: usize,
 }
 
+/// Reports to the operator that a body cannot be written to a file.
+#[derive(Clone, Debug)]
+pub(super) struct SpillReports {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) disk_warnings: Arc<EventLimiter>,
+    pub(super) clock: Clock,
+}
+
+impl SpillReports {
+    /// Counts a body for which the budget of the files has no room.
+    fn no_room(&self) {
+        self.metrics.refused_spill("full");
+    }
+
+    /// Counts a failed write. The log has at most one warning for each folder and minute.
+    fn write_failed(&self, folder: &Path, error: &io::Error) {
+        self.metrics.refused_spill("disk_error");
+        if self.disk_warnings.is_due(folder, self.clock.since_epoch()) {
+            let error = chain(error);
+            tracing::warn!(error, "Bodies cannot be written to server.spill_dir");
+        }
+    }
+}
+
 /// The part of one body that is in a file. The gateway creates the file at the first write.
 #[derive(Debug)]
 pub(super) struct Spill {
@@ -39,7 +64,7 @@ pub(super) struct Spill {
     limit: usize,
     /// The reservation of this file in the budget for all files.
     room: Reservation,
-    metrics: Arc<Metrics>,
+    reports: SpillReports,
     file: Option<Arc<File>>,
     written: u64,
     read: u64,
@@ -73,13 +98,13 @@ impl Spill {
         settings: &SpillSettings,
         limit: usize,
         room: Reservation,
-        metrics: Arc<Metrics>,
+        reports: SpillReports,
     ) -> Self {
         Self {
             folder: Arc::clone(&settings.folder),
             limit,
             room,
-            metrics,
+            reports,
             file: None,
             written: 0,
             read: 0,
@@ -101,7 +126,7 @@ impl Spill {
             Growth::NoShare => {
                 if !self.is_refusal_counted {
                     self.is_refusal_counted = true;
-                    self.metrics.refused_spill("full");
+                    self.reports.no_room();
                 }
                 false
             }
@@ -140,9 +165,7 @@ impl Spill {
                 true
             }
             Err(error) => {
-                let error = chain(&error);
-                tracing::warn!(error, "A body cannot be written to server.spill_dir");
-                self.metrics.refused_spill("disk_error");
+                self.reports.write_failed(&self.folder, &error);
                 self.room.remove(length);
                 self.has_failed = true;
                 false
@@ -242,6 +265,7 @@ fn lost<T>(error: JoinError) -> io::Result<T> {
     Err(io::Error::other(error))
 }
 
-fn count(length: usize) -> u64 {
+/// Converts a length to the type of positions in a file.
+pub(super) fn count(length: usize) -> u64 {
     u64::try_from(length).unwrap_or(u64::MAX)
 }
