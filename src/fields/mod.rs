@@ -41,6 +41,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 pub use framing::FramingError;
 pub(crate) use framing::check as check_framing;
 pub use owned::OwnedFields;
+pub(crate) use owned::fold;
 pub(crate) use response::outbound;
 #[cfg(test)]
 pub(crate) use strip::Strip;

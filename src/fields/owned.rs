@@ -186,7 +186,9 @@ fn begins_with(name: &[u8], folded: &str) -> bool {
             .all(|(byte, wanted)| fold(*byte) == *wanted)
 }
 
-fn fold(byte: u8) -> u8 {
+/// Returns the byte that stands for all bytes that an app behind CGI or WSGI cannot distinguish in
+/// a field name from `byte`: letters in lower case, digits, and `-` for all other bytes.
+pub(crate) fn fold(byte: u8) -> u8 {
     if byte.is_ascii_alphanumeric() {
         byte.to_ascii_lowercase()
     } else {

@@ -47,7 +47,7 @@ impl Encoding {
 }
 
 /// Returns true for a space and for a visible character of ASCII.
-fn is_plain(byte: u8) -> bool {
+pub(super) fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~')
 }
 

@@ -3,6 +3,8 @@
 use http::HeaderName;
 use serde::Deserialize;
 
+use crate::fields;
+
 /// The names of fields that cannot contain a claim or a token, in the normalized form of [`fold`].
 /// Each of these fields already has a meaning for HTTP, for apps or for this gateway.
 const RESERVED: [&str; 27] = [
@@ -81,6 +83,6 @@ impl FieldName {
 /// Converts a field name to the form in which apps behind CGI and WSGI read the name. Apps behind
 /// CGI and WSGI cannot distinguish `-`, `_` and other punctuation characters.
 pub(super) fn fold(name: &HeaderName) -> String {
-    let fold = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
-    name.as_str().chars().map(fold).collect()
+    let bytes = name.as_str().bytes();
+    bytes.map(fields::fold).map(char::from).collect()
 }

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::encoding::Encoding;
+use super::encoding::{self, Encoding};
 use crate::identity::{Claim, Identity};
 
 /// The configured value of a field.
@@ -103,7 +103,7 @@ impl TryFrom<RawValue> for FieldValue {
 }
 
 fn is_plain(text: &str) -> bool {
-    text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+    text.bytes().all(encoding::is_plain)
 }
 
 fn claim_name(name: &str) -> Result<ClaimName, ValueError> {
