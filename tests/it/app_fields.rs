@@ -407,6 +407,36 @@ async fn an_app_gets_the_id_token_of_the_login_and_then_of_a_refresh() {
 }
 
 #[tokio::test]
+async fn a_request_is_not_repeated_with_the_same_id_token() {
+    let clock = Clock::manual(Clock::system().now());
+    let provider = StandIn::at_time_of(&clock).await;
+    provider.give_refresh_tokens();
+    let app = RecordingUpstream::start().await;
+    let settings = openid::settings(&provider.url(), &app.url(), &[]);
+    let settings = settings
+        .app("bearer = \"id_token\"")
+        .with("[[routes]]\nprefix = \"/again\"\nbearer = \"id_token\"\non_upstream_401 = \"refresh_and_retry\"\n");
+    let scene = openid::OpenIdScene {
+        gateway: Gateway::with_clock(settings, clock),
+        provider,
+        app,
+    };
+    let browser = scene.signed_in("alice").await;
+    for (members, attempts, page) in [
+        (json!({}), 2, "seen"),
+        (json!({ "id_token": null }), 1, "dead"),
+    ] {
+        scene.provider.token_members(members);
+        scene.gateway.advance(Duration::from_secs(30));
+        let before = scene.app.count();
+        scene.app.next(Answer::with(401, &[], "dead"));
+        assert_eq!(browser.fetch(&url("/again")).await.text(), page);
+        assert_eq!(scene.app.count() - before, attempts, "{page}");
+    }
+    assert_eq!(scene.provider.refreshes().len(), 2);
+}
+
+#[tokio::test]
 async fn a_reload_changes_the_fields_and_keeps_the_connections() {
     let mut scene = Scene::with(Settings::one_worker).await;
     let cookie = format!("Cookie: {}\r\n", scene.cookie("alice").await);

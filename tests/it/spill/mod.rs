@@ -174,6 +174,23 @@ async fn the_app_gets_a_large_request_when_it_is_whole() {
 }
 
 #[tokio::test]
+async fn the_app_gets_the_length_of_a_whole_get_request() {
+    let spilling = Spilling::new().await;
+    let scene = &spilling.scene;
+    let mut client = Raw::connect(scene.gateway.address()).await;
+    let head =
+        "GET /public/whole HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
+    client.send(head).await;
+    chunk(&mut client, "a query").await;
+    client.send("0\r\n\r\n").await;
+    assert_eq!(
+        client.response("GET").await.expect("an answer").status(),
+        200
+    );
+    assert_whole(&scene.app, "a query");
+}
+
+#[tokio::test]
 async fn a_whole_request_in_single_bytes_fits_into_the_memory() {
     let spilling = Spilling::new().await;
     let scene = &spilling.scene;
