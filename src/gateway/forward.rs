@@ -8,17 +8,17 @@ use std::task::{Context, Poll};
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
-use http_body::Body as _;
 
 use super::request_body::{ForwardedBody, Interrupted};
+use super::retry_copy::{RetryCopy, must_keep, record_for_retry};
 use super::streams::{
     AnswerFormat, AnswerOwner, LongAnswer, LongAnswerSetup, ObservedStream, SlowTimer, StreamBytes,
 };
 use super::tunnel::Handshake;
-use super::{Body, Error, Record, RequestContext, Step, Worker, WorkerSite, grpc, no_content};
+use super::{Body, Error, Record, RequestContext, Step, Worker, grpc, no_content};
 use crate::access::{
-    Content, Exchanging, Permit, Recovery, Replayable, RequestClient, Route, SentRequest,
-    StreamKind, TokenRefusal,
+    Exchanging, Permit, Recovery, Replayable, RequestClient, Route, SentRequest, StreamKind,
+    TokenRefusal,
 };
 use crate::clock::Timestamp;
 use crate::fields::request_id::X_REQUEST_ID;
@@ -26,10 +26,9 @@ use crate::fields::{self, Hops, TrailerSupport};
 use crate::origin;
 use crate::server::BodyWatch;
 use crate::session::cookie;
-use crate::target::Target;
 use crate::telemetry::DecisionLabel;
-use crate::upload::{Recording, Upload};
-use crate::upstream::{self, Exchange, ResponseBody, SavedHead, StreamingCall};
+use crate::upload::Upload;
+use crate::upstream::{self, Exchange, ResponseBody, StreamingCall};
 
 /// The error if an app switches protocols although the request did not ask for a switch.
 const UNREQUESTED: Error =
@@ -49,13 +48,6 @@ enum ForwardOutcome<'a> {
     /// longer than about a second. The future in `Later` sends the request again, starts a login,
     /// or forwards the answer.
     Later(BoxedAnswer<'a>),
-}
-
-/// The parts of a request that are kept for a second attempt.
-struct RetryCopy {
-    context: RequestContext,
-    head: SavedHead,
-    body: Recording,
 }
 
 /// A forwarded request that the app has not answered yet.
@@ -153,39 +145,6 @@ impl Worker {
             owner: stream.map(|stream| AnswerOwner::Unguarded(stream, target)),
         })
     }
-}
-
-/// Returns the request for the first attempt, and a copy for a second attempt. The body of the
-/// first attempt records its bytes for the second attempt.
-fn record_for_retry(
-    mut context: RequestContext,
-    body: ForwardedBody,
-) -> (Request<Upload>, Option<Box<RetryCopy>>, Target) {
-    let (body, notes) = Upload::recorded(body);
-    let head = SavedHead::of(&context.parts);
-    // `RetryCopy::head` contains the fields of the request, so `RetryCopy::context` needs only the
-    // method.
-    let (mut rest, ()) = Request::new(()).into_parts();
-    rest.method = context.parts.method.clone();
-    let parts = std::mem::replace(&mut context.parts, rest);
-    let target = context.target.clone();
-    let retry_copy = RetryCopy {
-        context,
-        head,
-        body: notes,
-    };
-    let request = Request::from_parts(parts, body);
-    (request, Some(Box::new(retry_copy)), target)
-}
-
-/// Whether the gateway has to keep a copy of a request for a second attempt.
-fn must_keep(site: &WorkerSite, sent: &SentRequest, body: &ForwardedBody, now: Timestamp) -> bool {
-    let content = if body.is_end_stream() {
-        Content::None
-    } else {
-        Content::Some
-    };
-    site.access.must_keep(sent, content, now)
 }
 
 impl<'p> InFlight<'p> {

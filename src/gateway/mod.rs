@@ -24,6 +24,7 @@ mod record;
 mod request_body;
 mod request_buffer;
 mod request_log;
+mod retry_copy;
 mod sign_in;
 mod signed_in;
 mod site;

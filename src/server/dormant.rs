@@ -138,3 +138,7 @@ impl ConnectionState {
         poll_fn(ended).await;
     }
 }
+
+#[cfg(test)]
+#[path = "dormant_tests.rs"]
+mod tests;

@@ -10,6 +10,7 @@ mod id_token;
 mod internal_url;
 mod keys;
 mod metadata;
+mod profiles;
 mod redeeming;
 mod refreshing;
 mod requests;
