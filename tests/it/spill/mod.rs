@@ -251,6 +251,14 @@ async fn the_app_never_sees_a_whole_request_that_breaks_off() {
     drop(client);
     scene.wait_for_figure(SPILLED, 0).await;
     assert_eq!(scene.app.count(), 0);
+    // A client with an invalid body stays connected, so the gateway answers it.
+    let mut client = begin(scene.gateway.address(), "/public/whole", "").await;
+    chunk(&mut client, &text(2 * MIB)).await;
+    client.send("no length\r\n").await;
+    let refused = client.response("POST").await.expect("an answer");
+    assert_eq!(refused.status(), 400, "{}", refused.text());
+    scene.wait_for_figure(SPILLED, 0).await;
+    assert_eq!(scene.app.count(), 0);
 }
 
 #[tokio::test]
