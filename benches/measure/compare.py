@@ -1,19 +1,17 @@
 """Compares Sidegate with other proxies: rounds, ratios, report. Started by `benches/side-by-side`."""
 
-import argparse
 import dataclasses
 import json
-import pathlib
 import random
 import statistics
 import subprocess
 import sys
 import time
 
-from . import machine, peers, plots, report
+from . import machine, options, peers, plots, report
 from .browser import session_cookie
 from .load import FIGURES, MOST_FOREIGN, Load
-from .places import DRIVE, PROGRAM, QUICK, RESULTS, TARGET
+from .places import DRIVE, PROGRAM, TARGET
 from .stage import Stage, Wrong
 
 RULE = (
@@ -35,7 +33,6 @@ def main():
     for name in wanted:
         if name not in present:
             print(f"{name}: not on this machine, left out")
-    arguments.output.mkdir(parents=True, exist_ok=True)
     began = time.time()
     with Stage(PROGRAM) as stage:
         run = Run(stage, present, arguments)
@@ -52,18 +49,9 @@ def main():
 
 
 def parse():
-    parser = argparse.ArgumentParser(prog="benches/side-by-side")
-    parser.add_argument("--quick", action="store_true", help="less than ten minutes")
-    parser.add_argument("--rounds", type=int)
-    parser.add_argument("--seconds", type=int, help="how long a window is")
+    parser = options.parser("side-by-side", "less than ten minutes")
     parser.add_argument("--peers", help=",".join(peers.KINDS))
-    parser.add_argument("--output", type=pathlib.Path)
-    arguments = parser.parse_args()
-    rounds, seconds, output = (3, 1, QUICK) if arguments.quick else (11, 2, RESULTS)
-    arguments.rounds = arguments.rounds or rounds
-    arguments.seconds = arguments.seconds or seconds
-    arguments.output = arguments.output or output
-    return arguments
+    return options.read(parser, (3, 1), (11, 2))
 
 
 class Run:

@@ -1,7 +1,6 @@
 """The growth of the cost of a request, and the memory of a session and of an idle connection. Started by
 `benches/scaling`."""
 
-import argparse
 import base64
 import json
 import pathlib
@@ -11,9 +10,9 @@ import subprocess
 import sys
 import time
 
-from . import idle, machine, peers, plots
+from . import idle, machine, options, peers, plots
 from .browser import FIELDS
-from .places import DRIVE, PROGRAM, QUICK, RESULTS
+from .places import DRIVE, PROGRAM
 from .report import table
 from .stage import Stage, Wrong, free_port
 
@@ -43,7 +42,6 @@ STEPS = {
 
 def main():
     arguments = parse()
-    arguments.output.mkdir(parents=True, exist_ok=True)
     machine.allow_many_files()
     began = time.time()
     with Stage(PROGRAM) as stage:
@@ -62,18 +60,10 @@ def main():
 
 
 def parse():
-    parser = argparse.ArgumentParser(prog="benches/scaling")
-    parser.add_argument("--quick", action="store_true", help="up to a hundredth of everything")
-    parser.add_argument("--rounds", type=int)
-    parser.add_argument("--seconds", type=float)
-    parser.add_argument("--output", type=pathlib.Path)
-    arguments = parser.parse_args()
-    rounds, seconds, output = (3, 1, QUICK) if arguments.quick else (7, 3, RESULTS)
-    arguments.rounds = rounds if arguments.rounds is None else arguments.rounds
+    parser = options.parser("scaling", "up to a hundredth of everything", seconds=float)
+    arguments = options.read(parser, (3, 1), (7, 3))
     if arguments.rounds < 2:
         parser.error("--rounds: quartiles are of two rounds or more")
-    arguments.seconds = arguments.seconds or seconds
-    arguments.output = arguments.output or output
     arguments.share = 100 if arguments.quick else 1
     return arguments
 

@@ -1,10 +1,8 @@
 """The cost of slow clients for other users, beside nginx. Started by `benches/slow-clients`."""
 
-import argparse
 import asyncio
 import json
 import os
-import pathlib
 import random
 import ssl
 import statistics
@@ -12,11 +10,11 @@ import subprocess
 import sys
 import time
 
-from . import machine, peers, stream_peers
+from . import machine, options, peers, stream_peers
 from .browser import session_cookie
 from .compare import medians, spread
 from .peers import Peer
-from .places import PROGRAM, QUICK, RESULTS
+from .places import PROGRAM
 from .report import table
 from .stage import Stage, Wrong, free_port
 
@@ -37,7 +35,6 @@ SHORT = 0.2
 
 def main():
     arguments = parse()
-    arguments.output.mkdir(parents=True, exist_ok=True)
     machine.allow_many_files()
     os.sched_setaffinity(0, machine.OTHER_CORES)
     began = time.time()
@@ -54,17 +51,7 @@ def main():
 
 
 def parse():
-    parser = argparse.ArgumentParser(prog="benches/slow-clients")
-    parser.add_argument("--quick", action="store_true", help="about one minute")
-    parser.add_argument("--rounds", type=int)
-    parser.add_argument("--seconds", type=int, help="how long a window is")
-    parser.add_argument("--output", type=pathlib.Path)
-    arguments = parser.parse_args()
-    rounds, seconds, output = (1, 4, QUICK) if arguments.quick else (5, 10, RESULTS)
-    arguments.rounds = arguments.rounds or rounds
-    arguments.seconds = arguments.seconds or seconds
-    arguments.output = arguments.output or output
-    return arguments
+    return options.read(options.parser("slow-clients", "about one minute"), (1, 4), (5, 10))
 
 
 class Run:

@@ -1,9 +1,7 @@
 """The cost of streams compared with nginx. Started by `benches/streams`."""
 
-import argparse
 import dataclasses
 import json
-import pathlib
 import random
 import resource
 import statistics
@@ -11,11 +9,11 @@ import subprocess
 import sys
 import time
 
-from . import machine, peers, stream_peers
+from . import machine, options, peers, stream_peers
 from .browser import session_cookie
 from .compare import medians, spread
 from .load import MOST_FOREIGN, Figure, Load, Seen
-from .places import DRIVE, PROGRAM, QUICK, RESULTS, TARGET
+from .places import DRIVE, PROGRAM, TARGET
 from .report import table
 from .stage import Stage, Wrong
 
@@ -53,7 +51,6 @@ RULE = (
 
 def main():
     arguments = parse()
-    arguments.output.mkdir(parents=True, exist_ok=True)
     machine.allow_many_files()
     began = time.time()
     with Stage(PROGRAM) as stage:
@@ -71,17 +68,7 @@ def main():
 
 
 def parse():
-    parser = argparse.ArgumentParser(prog="benches/streams")
-    parser.add_argument("--quick", action="store_true", help="about two minutes")
-    parser.add_argument("--rounds", type=int)
-    parser.add_argument("--seconds", type=int, help="how long a window is")
-    parser.add_argument("--output", type=pathlib.Path)
-    arguments = parser.parse_args()
-    rounds, seconds, output = (3, 1, QUICK) if arguments.quick else (11, 2, RESULTS)
-    arguments.rounds = arguments.rounds or rounds
-    arguments.seconds = arguments.seconds or seconds
-    arguments.output = arguments.output or output
-    return arguments
+    return options.read(options.parser("streams", "about two minutes"), (3, 1), (11, 2))
 
 
 class StreamLoad(Load):
