@@ -26,7 +26,7 @@ const MAX_HANDOVERS: u8 = 8;
 
 /// The shortest time between two reviews. In a review, the [`Limit`] chooses the exchanges to
 /// evict.
-pub(super) const REVIEW_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const REVIEW_PAUSE: Duration = Duration::from_millis(10);
 
 /// The idle connections of a worker to one origin, and the worker's requests that wait for a
 /// connection.

@@ -25,9 +25,14 @@ use super::owner::Owner;
 use super::usage::Eviction;
 
 /// The time that a request waits before an exchange is evicted for the request. In most cases, a
-/// connection becomes free before a request has waited for `TEST_TIMEOUT`, so no exchange is
+/// connection becomes free before a request has waited for `EVICTION_DELAY`, so no exchange is
 /// evicted.
-const TEST_TIMEOUT: Duration = Duration::from_millis(100);
+const EVICTION_DELAY: Duration = Duration::from_millis(100);
+
+/// The time that a request waits before an exchange of a client with more than its share is evicted
+/// for the request. This shorter time applies only if no exchange has ended since the request began
+/// to wait, because then the clients with slow exchanges probably hold all connections.
+const BLOCKED_DELAY: Duration = Duration::from_millis(10);
 
 /// The shortest time after which the queue can evict an exchange of a client that has more than its
 /// share of the connections. Only the time during which the exchange waits for its client counts.
@@ -116,6 +121,8 @@ pub(super) struct Queue<T> {
     recent: [Option<(Owner, Instant)>; 2],
     /// The time at which the queue was last updated or a request was last added.
     now: Option<Instant>,
+    /// The time at which an exchange last ended while a request was waiting.
+    last_end: Option<Instant>,
 }
 
 struct Waiter<T> {
@@ -139,6 +146,7 @@ impl<T> Queue<T> {
             any_whole_share: false,
             recent: [None; 2],
             now: None,
+            last_end: None,
         }
     }
 
@@ -249,6 +257,7 @@ impl<T> Queue<T> {
     /// Records that an exchange of a client has ended. The client can have less than its whole
     /// share now, so waiting requests of the client can get a connection again.
     pub(super) fn ended(&mut self, owner: Owner, now: Instant) {
+        self.last_end = Some(now);
         if let Some(count) = self.counts.get_mut(&owner) {
             *count = count.saturating_sub(1);
         }
@@ -321,10 +330,11 @@ impl<T> Queue<T> {
         let mut counts = self.counts.clone();
         let mut verdicts = Vec::new();
         for waiter in &mut self.waiters {
-            let patient = now.saturating_duration_since(waiter.since) >= TEST_TIMEOUT;
-            if waiter.spent || waiter.held_back || !patient {
+            let waited = now.saturating_duration_since(waiter.since);
+            if waiter.spent || waiter.held_back || waited < BLOCKED_DELAY {
                 continue;
             }
+            let blocked = self.last_end.is_none_or(|end| end < waiter.since);
             let rank = |held: &Held| {
                 let count = counts.get(&held.owner).copied().unwrap_or_default();
                 let over = held.owner != waiter.owner && count > self.terms.most;
@@ -335,11 +345,15 @@ impl<T> Queue<T> {
             let Some((rank, at)) = ranked.max_by_key(|(rank, _)| rank.order) else {
                 continue;
             };
-            if rank.is_too_young {
+            let eviction = rank.eviction;
+            let delay = match eviction {
+                Eviction::OverShare if blocked => BLOCKED_DELAY,
+                Eviction::OverShare | Eviction::SlowClient => EVICTION_DELAY,
+            };
+            if rank.is_too_young || waited < delay {
                 continue;
             }
             let (position, victim) = candidates.swap_remove(at);
-            let eviction = rank.eviction;
             if let Some(count) = counts.get_mut(&victim.owner) {
                 *count = count.saturating_sub(1);
             }

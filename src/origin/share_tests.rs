@@ -49,7 +49,7 @@ fn queue(clients: &[u8]) -> (Queue<u8>, Instant) {
 }
 
 fn queue_at(now: Instant, clients: &[u8]) -> Queue<u8> {
-    let (mut queue, start) = (Queue::new(TERMS), now - TEST_TIMEOUT);
+    let (mut queue, start) = (Queue::new(TERMS), now - EVICTION_DELAY);
     for of in clients {
         queue.push(client(*of), start, *of);
     }
@@ -108,7 +108,10 @@ fn a_request_causes_one_eviction_and_only_after_a_short_wait() {
     queue.eviction_failed();
     assert_eq!(queue.exchanges_to_evict(&held, now).len(), 1);
     queue.push(client(8), now, 8);
-    assert_eq!(queue.exchanges_to_evict(&held, now + TEST_TIMEOUT).len(), 1);
+    assert_eq!(
+        queue.exchanges_to_evict(&held, now + EVICTION_DELAY).len(),
+        1
+    );
 }
 
 #[test]
@@ -131,6 +134,32 @@ fn exchanges_above_the_share_are_evicted_after_a_shorter_wait() {
         exchanges_to_evict(&[9, 8, 7], &held),
         [over(4), over(3), (6, Eviction::SlowClient)]
     );
+}
+
+#[test]
+fn a_request_waits_only_briefly_if_no_exchange_has_ended() {
+    let start = Clock::system().instant() + Duration::from_hours(1);
+    let hog: Vec<_> = (0..6)
+        .map(|number| waiting(number, 1, BRIEF_WAIT))
+        .collect();
+    let slow = [waiting(6, 2, SLOW * 2)];
+    let evictions = |held: &[Held], end: Option<Duration>, waited| {
+        let mut queue = Queue::new(TERMS);
+        queue.push(client(9), start, 9);
+        if let Some(end) = end {
+            queue.ended(client(3), start + end);
+        }
+        queue.count_held(held.iter(), start + waited);
+        queue.exchanges_to_evict(held, start + waited).len()
+    };
+    assert_eq!(evictions(&hog, None, BLOCKED_DELAY - millis(1)), 0);
+    assert_eq!(evictions(&hog, None, BLOCKED_DELAY), 1);
+    // An exchange has ended while the request waited, so connections become free.
+    assert_eq!(evictions(&hog, Some(millis(5)), BLOCKED_DELAY), 0);
+    assert_eq!(evictions(&hog, Some(millis(5)), EVICTION_DELAY), 1);
+    // The short delay does not apply to a client that has at most its share.
+    assert_eq!(evictions(&slow, None, EVICTION_DELAY - millis(1)), 0);
+    assert_eq!(evictions(&slow, None, EVICTION_DELAY), 1);
 }
 
 #[test]
