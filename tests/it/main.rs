@@ -16,6 +16,7 @@
 
 mod access_log;
 mod app_fields;
+mod apps;
 mod browser;
 mod buffers;
 mod chooser;
@@ -37,7 +38,6 @@ mod hints;
 mod http2;
 mod id_tokens;
 mod layering;
-mod legacy_app;
 mod login;
 mod long_answers;
 mod metadata;

@@ -99,6 +99,12 @@ impl Settings {
         self
     }
 
+    /// Replaces the whole section of the app.
+    pub(crate) fn apps(mut self, toml: &str) -> Self {
+        toml.clone_into(&mut self.app);
+        self
+    }
+
     /// Adds keys of the provider.
     pub(crate) fn of_provider(mut self, toml: &str) -> Self {
         self.provider.push_str(toml);

@@ -19,7 +19,6 @@ pub(crate) mod openid;
 pub(crate) mod person;
 pub(crate) mod program;
 pub(crate) mod provider;
-pub(crate) mod radicale;
 pub(crate) mod raw;
 pub(crate) mod scene;
 pub(crate) mod servers;

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -36,6 +37,20 @@ pub(crate) fn installed(path: &Path) -> &Path {
 /// Python with the packages of `tests/requirements.txt`.
 pub(crate) fn python() -> Command {
     Command::new(installed(&project("tests/.cache/venv/bin/python")))
+}
+
+/// A command whose errors are part of its standard output, for programs that print their address
+/// as an error.
+pub(crate) fn with_errors_in_output(program: &Path) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" \"$@\" 2>&1"]).arg(program);
+    command
+}
+
+/// An address with a port that is free now.
+pub(crate) fn free_address() -> String {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    listener.local_addr().unwrap().to_string()
 }
 
 /// Appends a line to a file whose lines `tests/run` prints.
@@ -76,14 +91,18 @@ impl Program {
                 .kill_on_drop(true);
             let mut process = command.spawn().unwrap();
             let starting = timeout(TEST_TIMEOUT, address(&mut process, before_address)).await;
-            if let Ok(Some(address)) = starting {
-                return Self {
-                    address,
-                    _process: process,
-                    folder,
-                };
-            }
             said = fs::read_to_string(&log).unwrap();
+            match starting {
+                Ok(Ok(address)) => {
+                    return Self {
+                        address,
+                        _process: process,
+                        folder,
+                    };
+                }
+                Ok(Err(printed)) => said.push_str(&printed),
+                Err(_) => {}
+            }
         }
         panic!("the program does not start:\n{said}")
     }
@@ -99,15 +118,18 @@ impl Program {
     }
 }
 
-/// The address that the program prints; `None` if the program ended without an address.
-async fn address(process: &mut Child, before: &str) -> Option<String> {
+/// The address that the program prints, or the whole output of a program that ended without an
+/// address.
+async fn address(process: &mut Child, before: &str) -> Result<String, String> {
     let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    let mut printed = String::new();
     while let Ok(Some(line)) = lines.next_line().await {
         if let Some((_, address)) = line.split_once(before) {
             // The log must be read, because the program blocks when the pipe is full.
             tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-            return Some(address.trim().to_owned());
+            return Ok(address.trim().to_owned());
         }
+        printed.extend([&line, "\n"]);
     }
-    None
+    Err(printed)
 }
