@@ -25,6 +25,7 @@ mod demo;
 mod deployments;
 mod downloads;
 mod durable;
+mod examples;
 mod expectation;
 mod faults;
 mod fields;

@@ -1,12 +1,9 @@
 //! Operation: the operations listener, signals, the log, the settings, and limits during an attack.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::json;
 use sidegate::clock::Clock;
-use sidegate::provider::profile;
 use tokio::process::Command;
 use tokio::task::JoinSet;
 
@@ -437,7 +434,7 @@ async fn program(arguments: &[&str]) -> (Option<i32>, String) {
     said(Command::new(PROGRAM).args(arguments)).await
 }
 
-async fn said(command: &mut Command) -> (Option<i32>, String) {
+pub(crate) async fn said(command: &mut Command) -> (Option<i32>, String) {
     let output = command.output().await.unwrap();
     let text = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(text).unwrap())
@@ -520,51 +517,4 @@ async fn unreadable_files_stop_the_start() {
             "{said}"
         );
     }
-}
-
-/// The files in a folder of `config/`, by their names without the extension.
-fn configurations(folder: &str) -> BTreeMap<String, PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
-    let files = std::fs::read_dir(folder).unwrap();
-    let paths = files.map(|file| file.unwrap().path());
-    let named = paths.map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), path));
-    named.collect()
-}
-
-#[tokio::test]
-async fn every_profile_has_an_example_that_check_accepts_as_it_is() {
-    let examples = configurations("config/examples");
-    let profiles = configurations("config/providers");
-    assert!(examples.keys().eq(profiles.keys()), "{examples:?}");
-    assert!(profile::names().eq(profiles.keys()), "{profiles:?}");
-    let secrets = tempfile::tempdir().unwrap();
-    let secret = secrets.path().join("client_secret");
-    std::fs::write(&secret, "s3cret-canary\n").unwrap();
-    let key = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/data/passport/public_key.pem"
-    );
-    let mut refused = Vec::new();
-    for (name, path) in &examples {
-        let text = std::fs::read_to_string(path).unwrap();
-        let lines = text.lines().filter(|line| !line.starts_with('#'));
-        assert!(lines.count() <= 14, "{name} is long");
-        let profile = format!("profile = \"{name}\"");
-        assert!(text.lines().any(|line| line == profile), "{name}");
-        let mut check = Command::new(PROGRAM);
-        check.arg("check").arg("--config").arg(path);
-        check.env("SIDEGATE__PROVIDERS__MAIN__CLIENT_SECRET_FILE", &secret);
-        if text.contains("public_key_files") {
-            let list = format!("[\"{key}\"]");
-            check.env(
-                "SIDEGATE__PROVIDERS__MAIN__ACCESS_TOKEN__PUBLIC_KEY_FILES",
-                list,
-            );
-        }
-        let (code, said) = said(&mut check).await;
-        if code != Some(0) {
-            refused.push(format!("{name}: {said}"));
-        }
-    }
-    assert!(refused.is_empty(), "{}", refused.join("\n"));
 }

@@ -58,6 +58,18 @@ impl Settings {
         }
     }
 
+    /// A complete settings file.
+    pub(crate) fn whole(text: &str) -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            public_urls: text.to_owned(),
+            server: String::new(),
+            provider: String::new(),
+            app: String::new(),
+            rest: String::new(),
+        }
+    }
+
     /// Sets other public URLs.
     pub(crate) fn public_urls(mut self, urls: &[&str]) -> Self {
         self.public_urls = format!("public_url = {urls:?}\n");
