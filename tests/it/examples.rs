@@ -41,7 +41,8 @@ fn configurations(folder: &str) -> BTreeMap<String, PathBuf> {
 
 /// The variables that replace the paths of secrets in a settings file.
 fn secrets(text: &str, file: &str) -> Vec<(&'static str, String)> {
-    let keys = format!("[{:?}]", project("tests/data/passport/public_key.pem"));
+    let key = project("tests/data/passport/public_key.pem");
+    let keys = format!("[\"{}\"]", key.display());
     let provider = "SIDEGATE__PROVIDERS__MAIN__CLIENT_SECRET_FILE";
     let known = [
         ("client_secret_file", provider, file),

@@ -140,7 +140,7 @@ async fn dokuwiki_knows_the_user_and_the_groups_and_nobody_poses_as_another_user
     let (mallory, page) = front.sign_in("mallory", "/doku.php").await;
     assert_eq!(shown_user(&page), "mallory");
     let request = BrowserRequest::navigation(&url("/doku.php?id=plan"));
-    let requests = forged(request, "X-Remote-User", "alice");
+    let requests = forged(&request, "X-Remote-User", "alice");
     for request in requests.clone() {
         assert_eq!(shown_user(&mallory.send(request).await), "mallory");
     }

@@ -4,6 +4,7 @@
 mod dokuwiki;
 mod radicale;
 mod trac;
+mod verdaccio;
 
 use serde_json::json;
 
@@ -95,7 +96,7 @@ impl Front {
     /// Fails unless `path` needs a login, also with forged fields in several spellings. The field
     /// `name` contains a user.
     async fn assert_needs_a_login(&self, path: &str, name: &str) {
-        for request in forged(BrowserRequest::fetch(&url(path)), name, "alice") {
+        for request in forged(&BrowserRequest::fetch(&url(path)), name, "alice") {
             let page = self.browser().send(request).await;
             assert_eq!(page.status, 401, "{}", page.describe());
             assert!(page.json()["login_url"].is_string(), "{}", page.describe());
@@ -115,7 +116,7 @@ async fn nameless(front: &Front) -> Browser {
 }
 
 /// The request with the name of a user in a field, in several spellings of the field.
-fn forged(request: BrowserRequest, name: &str, user: &str) -> Vec<BrowserRequest> {
+fn forged(request: &BrowserRequest, name: &str, user: &str) -> Vec<BrowserRequest> {
     let spellings = [
         name.to_lowercase(),
         name.to_uppercase(),

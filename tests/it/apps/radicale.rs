@@ -1,4 +1,4 @@
-//! Radicale, a CalDAV server: unusual methods, a field with the user, programs with passwords of
+//! Radicale, a `CalDAV` server: unusual methods, a field with the user, programs with passwords of
 //! their own, and an HTTP/1.0 server with few threads.
 
 use std::fs;
@@ -152,7 +152,7 @@ async fn radicale_is_not_deceived_by_fields_of_the_client() {
     let mallory = calendars.signed_in("mallory").await;
     for name in ["X-Remote-User", "X-Forwarded-User"] {
         let spoofed = request("PROPFIND", "/alice/diary/", "");
-        for spoofed in forged(spoofed, name, "alice") {
+        for spoofed in forged(&spoofed, name, "alice") {
             assert_status(&mallory.send(spoofed).await, 403);
         }
     }
@@ -166,7 +166,7 @@ async fn radicale_is_not_deceived_by_fields_of_the_client() {
     assert_status(&front.browser().send(request).await, 401);
     let nameless = nameless(front).await;
     let spoofed = BrowserRequest::fetch(&url("/alice/diary/"));
-    for spoofed in forged(spoofed, "X-Remote-User", "alice") {
+    for spoofed in forged(&spoofed, "X-Remote-User", "alice") {
         assert_status(&nameless.send(spoofed).await, 403);
     }
     passed("Radicale", "forged fields");
@@ -211,7 +211,7 @@ async fn a_program_needs_its_own_password() {
     let program = calendars.front.browser();
     let path = "/dav/alice/";
     let wrong = with_password(request("PROPFIND", path, ""), "alice", "guess");
-    let mut requests = forged(request("PROPFIND", path, ""), "X-Remote-User", "alice");
+    let mut requests = forged(&request("PROPFIND", path, ""), "X-Remote-User", "alice");
     requests.extend([wrong, request("PROPFIND", path, "")]);
     for request in requests {
         let page = program.send(request).await;
@@ -223,7 +223,7 @@ async fn a_program_needs_its_own_password() {
     let own = request("PROPFIND", "/dav/mallory/", "");
     let own = with_password(own, "mallory", "mallory-password");
     assert_status(&program.send(own).await, 207);
-    for request in forged(mallory, "X-Remote-User", "alice") {
+    for request in forged(&mallory, "X-Remote-User", "alice") {
         assert_status(&program.send(request).await, 403);
     }
 }

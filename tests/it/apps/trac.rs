@@ -84,7 +84,7 @@ async fn trac_knows_a_user_with_any_name_and_nobody_poses_as_another_user() {
     let (mallory, page) = front.sign_in("mallory", "/wiki").await;
     assert_eq!(shown_user(&page), "mallory");
     let request = BrowserRequest::navigation(&url("/wiki"));
-    let requests = forged(request, "X-Forwarded-User", "alice");
+    let requests = forged(&request, "X-Forwarded-User", "alice");
     for request in requests.clone() {
         assert_eq!(shown_user(&mallory.send(request).await), "mallory");
     }
