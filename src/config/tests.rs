@@ -129,6 +129,7 @@ fn the_reference_file_documents_every_key_of_every_table() {
         keys_of_table::<provider::ClaimNames>(),
         keys_of_table::<provider::AccessTokenSettings>(),
         keys_of_table::<provider::Refresh>(),
+        keys_of_table::<provider::SignOutSettings>(),
         keys_of_table::<provider::ErrorPattern>(),
         keys_of_table::<provider::SignedOutPattern>(),
         keys_of_table::<crate::upstream::Settings>(),

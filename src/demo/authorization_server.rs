@@ -21,7 +21,7 @@ use super::serve::{
 };
 use super::token_checker::TokenChecker;
 use super::tokens::Keys;
-use super::{Error, authorize, grants, openid, pages, profile};
+use super::{Error, authorize, end_session, grants, openid, pages, profile};
 use crate::clock::Clock;
 use crate::secret::Secret;
 
@@ -35,6 +35,8 @@ pub struct Client {
     /// The redirection URIs, which are compared byte by byte. A URI with the host `127.0.0.1` or
     /// `[::1]` matches with any port (RFC 8252 section 7.3).
     pub redirect_uris: Vec<String>,
+    /// The URLs to which a sign-out may send the browser, which are compared byte by byte.
+    pub post_logout_redirect_uris: Vec<String>,
 }
 
 /// A user who can sign in.
@@ -358,8 +360,16 @@ async fn openid_endpoint(state: &ServerState, request: &Request<Bytes>) -> Respo
         "/oauth/userinfo" if read || *request.method() == Method::POST => {
             openid::userinfo(state, request).await
         }
+        "/oauth/end_session" if read => end_session::end_session(state, request).await,
+        "/oauth/revoke" if *request.method() == Method::POST => {
+            let revoked = grants::revoke(state, request).await;
+            revoked.unwrap_or_else(|refusal| refusal.response(state.settings.kind))
+        }
+        "/oauth/revoke" => method_not_allowed("POST"),
         "/oauth/userinfo" => method_not_allowed("GET, POST"),
-        "/.well-known/openid-configuration" | "/oauth/jwks" => method_not_allowed("GET"),
+        "/.well-known/openid-configuration" | "/oauth/jwks" | "/oauth/end_session" => {
+            method_not_allowed("GET")
+        }
         _ => pages::not_found(pages::PROVIDER),
     }
 }

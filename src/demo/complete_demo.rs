@@ -114,6 +114,7 @@ impl Demo {
                 id: CLIENT.to_owned(),
                 secret: Some(password),
                 redirect_uris: vec![breakage::redirect_uri(broken, &public_url)],
+                post_logout_redirect_uris: vec![format!("{public_url}/oauth2/signed_out")],
             })
             .await;
         let config = Config::load(&Source::file(path), &Reusable::default(), &clock)?;

@@ -113,6 +113,28 @@ pub(crate) async fn token(
     }
 }
 
+/// Handles one revocation request (RFC 7009 section 2). The response to an unknown token is the same
+/// as to a known token.
+pub(crate) async fn revoke(
+    server: &ServerState,
+    request: &Request<Bytes>,
+) -> Result<Response<ReplyBody>, Refusal> {
+    let parsed = ParsedTokenRequest::new(server, request);
+    let mut records = server.records.lock().await;
+    let client = parsed.client(&records)?.id.clone();
+    let token = parsed.text("token")?;
+    let token = token.ok_or_else(|| Refusal::parameter("token"))?;
+    let token = server.keys.open::<RefreshToken>(&token);
+    if let Some(token) = token.filter(|token| token.client_id == client) {
+        records.revoke(&token.access_token_id, &token.refresh_token_id);
+    }
+    Ok(answer(
+        StatusCode::OK,
+        "text/plain; charset=utf-8",
+        String::new(),
+    ))
+}
+
 /// Returns the parameters of the body, which is JSON or a form according to the content type. If a
 /// parameter occurs more than one time, the last value is used. Parameters in the query are
 /// ignored.

@@ -24,6 +24,7 @@ mod breakage;
 mod browser;
 mod check;
 mod complete_demo;
+mod end_session;
 mod grants;
 mod live;
 mod openid;

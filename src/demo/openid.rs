@@ -53,6 +53,8 @@ pub(crate) fn metadata(server: &ServerState) -> Response<ReplyBody> {
         "token_endpoint": format!("{issuer}/oauth/token"),
         "userinfo_endpoint": format!("{issuer}/oauth/userinfo"),
         "jwks_uri": format!("{issuer}/oauth/jwks"),
+        "end_session_endpoint": format!("{issuer}/oauth/end_session"),
+        "revocation_endpoint": format!("{issuer}/oauth/revoke"),
         "response_types_supported": ["code"],
         "response_modes_supported": ["query"],
         "grant_types_supported": ["authorization_code", "refresh_token"],

@@ -63,6 +63,11 @@ impl Records {
         self.logins.remove(session);
     }
 
+    /// Ends the login session with this `sid` claim.
+    pub(crate) fn log_out_by_sid(&mut self, sid: &str) {
+        self.logins.retain(|_cookie, login| login.sid != sid);
+    }
+
     pub(crate) fn logged_in(&self, session: &str) -> Option<LoginSession> {
         self.logins.get(session).cloned()
     }

@@ -1,14 +1,14 @@
-//! The gateway's own endpoints: callback, sign-in and sign-out.
+//! The gateway's own endpoints. This module contains the callback.
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Response, StatusCode, header};
+use http::{HeaderMap, Method, Response, header};
 use http_body_util::BodyExt as _;
 
-use super::page::Page;
 use super::sign_in::SignInRequest;
+use super::sign_out::confirm_sign_out;
 use super::{Body, Error, Record, RequestContext, WorkerSite, explain};
 use super::{is_prefetch, refuse_prefetch, see_other};
-use crate::login::{Callback, Completion, OwnPaths, PreviousSession, SameOrigin, same_origin};
+use crate::login::{Callback, Completion, PreviousSession};
 use crate::provider::ResponseMode;
 use crate::server::RequestBody;
 use crate::telemetry::chain;
@@ -59,7 +59,7 @@ impl WorkerSite {
             }
             path if path == own.signed_out() => {
                 check_method(method, &[Method::GET, Method::HEAD], "GET, HEAD")?;
-                Ok(signed_out(context, own))
+                Ok(self.signed_out(context))
             }
             _ => Err(Error::NoRoute),
         }
@@ -132,74 +132,6 @@ impl WorkerSite {
             }
         }
     }
-
-    async fn sign_out(&self, context: &RequestContext) -> Response<Body> {
-        let headers = &context.parts.headers;
-        // Without the check of the origin, any site could sign users out (cross-site request
-        // forgery).
-        if same_origin(headers, &context.public_url) == SameOrigin::No {
-            return Page::new(
-                StatusCode::FORBIDDEN,
-                "You are still signed in",
-                "Another site tried to sign you out, so the request was ignored. To sign out, use \
-                 the button on this page.",
-            )
-            .with_reason("cross_origin")
-            .post("Sign out", self.own().sign_out())
-            .link("Go to the start page", "/")
-            .respond(headers);
-        }
-        match self.login().sign_out(headers).await {
-            Ok(cookies) => {
-                let location = [context.public_url.origin(), self.own().signed_out()].concat();
-                see_other(&location, cookies)
-            }
-            Err(error) => {
-                let reason = error.reason();
-                let id = context.request_id();
-                tracing::error!(
-                    request.id = id,
-                    reason,
-                    error = chain(&error),
-                    "Sign-out failed"
-                );
-                Page::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "You are still signed in",
-                    "The gateway could not end your session. Try again. If that does not help, \
-                     tell the administrator of this site, and do not let others use this browser.",
-                )
-                .with_reason(reason)
-                .post("Sign out", self.own().sign_out())
-                .link("Go to the start page", "/")
-                .respond(headers)
-            }
-        }
-    }
-}
-
-fn confirm_sign_out(context: &RequestContext, own: &OwnPaths) -> Response<Body> {
-    Page::new(
-        StatusCode::OK,
-        "Sign out?",
-        "This ends your session with this app in this browser.",
-    )
-    .post("Sign out", own.sign_out())
-    .link("Stay signed in", "/")
-    .respond(&context.parts.headers)
-}
-
-fn signed_out(context: &RequestContext, own: &OwnPaths) -> Response<Body> {
-    Page::new(
-        StatusCode::OK,
-        "You are signed out",
-        "Your session with this app has ended.",
-    )
-    .paragraph("You may still be signed in at the sign-in server itself.")
-    // Without `prompt=login` the provider could sign in the same user again without asking for a
-    // password.
-    .link("Sign in again", format!("{}?prompt=login", own.sign_in()))
-    .respond(&context.parts.headers)
 }
 
 /// Reads an answer that a provider sends by POST (OAuth 2.0 Form Post Response Mode).

@@ -104,6 +104,9 @@ pub(super) struct Page {
     pub(super) reason: Option<&'static str>,
     /// The URL to which a program sends its user for a login.
     pub(super) login_url: Option<String>,
+    /// The URL to which a program sends its user after a sign-out, so that the provider ends the
+    /// user's session.
+    pub(super) end_session_url: Option<String>,
     /// The pause before a retry.
     pub(super) retry_after: Option<Duration>,
     /// The number of seconds after which the page opens a URL, and the URL.
@@ -121,6 +124,7 @@ impl Page {
             layout: Layout::Steps,
             reason: None,
             login_url: None,
+            end_session_url: None,
             retry_after: None,
             refresh: None,
         }
@@ -223,7 +227,7 @@ impl Page {
         for text in &self.text {
             html.extend(["<p>", &escape(text), "</p>\n"]);
         }
-        if self.refresh.is_some() {
+        if matches!(self.refresh, Some((1.., _))) {
             html.push_str("<p>This page tries again by itself.</p>\n");
         }
         if !self.actions.is_empty() {
@@ -261,6 +265,7 @@ impl Page {
             reason: self.reason,
             request_id,
             login_url: self.login_url.as_deref(),
+            end_session_url: self.end_session_url.as_deref(),
         };
         serde_json::to_string(&problem).unwrap_or_default()
     }
@@ -277,6 +282,8 @@ struct Problem<'a> {
     request_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     login_url: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_session_url: Option<&'a str>,
 }
 
 impl Action {

@@ -45,6 +45,7 @@ pub(crate) use self::redirection::RedirectionEndpoints;
 pub use self::request::{Callback, PreviousSession, Start};
 pub use self::return_to::ReturnTo;
 pub(crate) use self::same_origin::{SameOrigin, same_origin};
+pub(crate) use self::sign_out::{AtProvider, SignedOut};
 use self::throttle::ThrottleDecision;
 use crate::clock::Timestamp;
 use crate::fields::cookie::{self as cookies, Found};

@@ -43,6 +43,11 @@ impl ProcessState {
         }
     }
 
+    /// Starts `work` as a task of the control plane, and does not wait for its end.
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        drop(self.control.spawn(work));
+    }
+
     /// Runs `work` as a task of the control plane, so that `work` finishes even when the browser
     /// closes the connection.
     pub(super) async fn on_control_plane<T: Send + 'static>(

@@ -28,6 +28,10 @@ fn login(sessions: &Arc<Sessions>) -> Login {
     Login::new(settings, keys, Arc::default(), Arc::new(process))
 }
 
+fn public_url() -> PublicUrl {
+    PublicUrl::try_from("https://gw.test".to_owned()).unwrap()
+}
+
 fn sessions() -> Arc<Sessions> {
     let settings = session::Settings {
         idle: Duration::from_hours(1),
@@ -73,12 +77,17 @@ async fn a_sign_out_that_cannot_be_stored_does_not_claim_to_have_worked() {
         HeaderMap::from_iter([(header::COOKIE, value)])
     };
     let (first, second) = (open(&sessions).await, open(&sessions).await);
-    login.sign_out(&cookie(&first)).await.unwrap();
+    drop(
+        login
+            .sign_out(&cookie(&first), &public_url())
+            .await
+            .unwrap(),
+    );
     assert!(matches!(sessions.find(&first, NOW), Lookup::Unknown));
     // The test closes the store, because a closed store refuses changes in the same way as a store
     // on a full disk.
     sessions.close().await.unwrap();
-    let failed = login.sign_out(&cookie(&second)).await;
+    let failed = login.sign_out(&cookie(&second), &public_url()).await;
     assert!(matches!(failed, Err(Error::NotStored(StoreError::Closed))));
     assert!(matches!(sessions.find(&second, NOW), Lookup::Live(_)));
 }
@@ -94,7 +103,7 @@ async fn d_26_one_request_signs_out_a_few_sessions_and_not_hundreds() {
     let cookies: Vec<_> = ids.iter().map(cookie_of).collect();
     let value = HeaderValue::from_str(&cookies.join("; ")).unwrap();
     let headers = HeaderMap::from_iter([(header::COOKIE, value)]);
-    login.sign_out(&headers).await.unwrap();
+    drop(login.sign_out(&headers, &public_url()).await.unwrap());
     let live = ids
         .iter()
         .map(|id| matches!(sessions.find(id, NOW), Lookup::Live(_)));

@@ -46,6 +46,7 @@ impl CallSettings {
             &settings.token_endpoint,
             &settings.userinfo_endpoint,
             &settings.jwks_uri,
+            &settings.revocation_endpoint,
             &settings.identity.emails_endpoint,
         ];
         let lists = &settings.identity.groups_endpoints;
@@ -135,6 +136,8 @@ fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
             &settings.identity.emails_endpoint,
         ),
         ("authorization_endpoint", &settings.authorization_endpoint),
+        ("end_session_endpoint", &settings.end_session_endpoint),
+        ("revocation_endpoint", &settings.revocation_endpoint),
     ];
     let configured = configured.into_iter();
     let configured = configured.filter_map(|(key, text)| Some((key, text.as_deref()?)));
@@ -182,6 +185,12 @@ pub(super) struct ProviderInfo {
     pub(super) emails: Option<Endpoint>,
     pub(super) group_lists: Vec<GroupList>,
     pub(super) jwks: Option<Endpoint>,
+    /// The URL to which a sign-out sends the browser. `None` if there is no end-session endpoint, or
+    /// if the settings switch its use off.
+    pub(super) end_session: Option<Url>,
+    /// The endpoint at which a sign-out revokes the refresh token. `None` if there is no revocation
+    /// endpoint, or if the settings switch its use off.
+    pub(super) revocation: Option<Endpoint>,
     pub(super) client_auth: ClientAuth,
     /// True if the provider sends its issuer in every authorization response (RFC 9207 section 3).
     pub(super) promises_iss: bool,
@@ -234,6 +243,18 @@ impl ProviderInfo {
             &settings.jwks_uri,
             read.and_then(|read| read.jwks_uri.as_ref()),
         )?;
+        let end_session = locate(
+            "end_session_endpoint",
+            base,
+            settings.end_session_endpoint.as_ref(),
+            read.and_then(|read| read.end_session_endpoint.as_ref()),
+        )?;
+        let revocation = optional(
+            "revocation_endpoint",
+            &settings.revocation_endpoint,
+            read.and_then(|read| read.revocation_endpoint.as_ref()),
+        )?;
+        let sign_out = settings.sign_out;
         let emails = &settings.identity.emails_endpoint;
         let group_list = |list: &GroupsEndpoint| {
             let url = endpoint(GROUPS, base, &list.endpoint)?;
@@ -249,6 +270,8 @@ impl ProviderInfo {
             emails: optional("identity.emails_endpoint", emails, None)?,
             group_lists: group_lists.collect::<Result<_, SetupError>>()?,
             jwks,
+            end_session: end_session.filter(|_url| sign_out.end_session != Some(false)),
+            revocation: revocation.filter(|_endpoint| sign_out.revoke != Some(false)),
             client_auth: ClientAuth::new(settings, supported, credentials)?,
             promises_iss: read
                 .is_some_and(|read| read.authorization_response_iss_parameter_supported),

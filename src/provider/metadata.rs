@@ -119,9 +119,9 @@ pub(super) struct Metadata {
     pub(super) token_endpoint_auth_methods_supported: Option<Vec<String>>,
     /// The grant types that the provider lists. Only `check --online` reads the grant types.
     pub(super) grant_types_supported: Option<Vec<String>>,
-    /// The end-session endpoint. A very long URL is shortened. Only `check --online` reads the
-    /// end-session endpoint.
+    /// The end-session endpoint, to which browsers are sent.
     pub(super) end_session_endpoint: Option<String>,
+    pub(super) revocation_endpoint: Option<String>,
     /// True if every authorization response contains the issuer (RFC 9207 section 3).
     pub(super) authorization_response_iss_parameter_supported: bool,
 }
@@ -216,6 +216,7 @@ impl Metadata {
             token_endpoint_auth_methods_supported: None,
             grant_types_supported: None,
             end_session_endpoint: None,
+            revocation_endpoint: None,
             authorization_response_iss_parameter_supported: false,
         }
     }
@@ -273,12 +274,13 @@ impl Metadata {
                 &members,
                 "token_endpoint_auth_methods_supported",
             )?,
-            // No login needs the grant types or the end-session endpoint, so a value of a wrong
-            // type is treated as absent.
+            // No login needs the following three members, so a value that is not valid is treated
+            // as absent.
             grant_types_supported: texts(&members, "grant_types_supported").unwrap_or_default(),
-            end_session_endpoint: text(&members, "end_session_endpoint")
-                .unwrap_or_default()
-                .map(|url| url.chars().take(MAX_SHOWN).collect()),
+            end_session_endpoint: endpoint(END_SESSION_ENDPOINT, &settings.end_session_endpoint)
+                .unwrap_or_default(),
+            revocation_endpoint: endpoint("revocation_endpoint", &settings.revocation_endpoint)
+                .unwrap_or_default(),
             authorization_response_iss_parameter_supported: match member(&members, promises_issuer)
             {
                 None => false,
@@ -306,7 +308,7 @@ impl Rules<'_> {
         let Some(internal_url) = self.internal_url else {
             return origin_problem(&url, issuer_url).map_or_else(|| Ok(text.to_owned()), Err);
         };
-        let for_browsers = name == AUTHORIZATION_ENDPOINT;
+        let for_browsers = matches!(name, AUTHORIZATION_ENDPOINT | END_SESSION_ENDPOINT);
         if internal_url.is_at(&url) {
             return if for_browsers {
                 Err(
@@ -331,8 +333,9 @@ impl Rules<'_> {
     }
 }
 
-/// The name of the only endpoint that browsers call.
+/// The names of the two endpoints that browsers call.
 const AUTHORIZATION_ENDPOINT: &str = "authorization_endpoint";
+const END_SESSION_ENDPOINT: &str = "end_session_endpoint";
 
 fn check_status(response: &Response<Bytes>) -> Result<(), MetadataError> {
     let status = response.status();

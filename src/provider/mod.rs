@@ -48,6 +48,7 @@ mod reachability;
 mod refresh;
 mod schedule;
 pub mod settings;
+mod sign_out;
 mod signed_out;
 mod token;
 mod unused_credentials;
@@ -83,6 +84,7 @@ pub use keys::{KeySetError, SkippedKeys};
 pub use metadata::MetadataError;
 pub use refresh::{RefreshError, RefreshRequest, Refreshed, Verdict};
 pub use settings::{ResponseMode, Settings};
+pub(crate) use sign_out::EndSession;
 pub use token::ResponseFormatError;
 pub use userinfo::UserinfoError;
 
@@ -164,6 +166,7 @@ impl Provider {
             return Err(SetupError::Setting { key, problem });
         }
         signed_out::check(&settings.signed_out_answers)?;
+        sign_out::check(settings)?;
         let issuer = Issuer::new(settings)?;
         if settings.require_response_iss && issuer.is_none() {
             let (key, problem) = ("require_response_iss", "is true, but there is no `issuer`");

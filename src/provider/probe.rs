@@ -144,6 +144,7 @@ async fn probe_endpoints(
     let endpoints = [
         ("token_endpoint", Some(&info.token)),
         ("userinfo_endpoint", info.userinfo.as_ref()),
+        ("revocation_endpoint", info.revocation.as_ref()),
         ("identity.emails_endpoint", info.emails.as_ref()),
     ];
     let endpoints = endpoints.into_iter();
@@ -199,11 +200,24 @@ fn check_offers(metadata: &Metadata, findings: &mut Findings) {
             "the provider does not state whether it offers refresh tokens",
         ),
     }
-    findings.good(
-        "issuer",
-        match &metadata.end_session_endpoint {
-            Some(url) => format!("the provider has the end-session endpoint {url:?}"),
-            None => "the provider names no end-session endpoint".to_owned(),
-        },
-    );
+    for (key, endpoint, effect) in [
+        (
+            "end_session_endpoint",
+            &metadata.end_session_endpoint,
+            "a sign-out does not end the session at the provider",
+        ),
+        (
+            "revocation_endpoint",
+            &metadata.revocation_endpoint,
+            "a sign-out does not revoke the refresh token",
+        ),
+    ] {
+        findings.good(
+            key,
+            match endpoint {
+                Some(url) => format!("the provider has the endpoint {url:?}"),
+                None => format!("the metadata has no usable `{key}`; unless it is set, {effect}"),
+            },
+        );
+    }
 }

@@ -173,17 +173,7 @@ impl RequestFormat {
             BodyFormat::Form => (FORM, form(pairs.chain(resources))),
             BodyFormat::Json => ("application/json", object(pairs, resource, &self.resources)),
         };
-        // The buffer is wiped after its last byte was written to the socket.
-        let mut written = Request::new(Full::new(Bytes::from_owner(body)));
-        *written.method_mut() = Method::POST;
-        written.uri_mut().clone_from(uri);
-        let headers = written.headers_mut();
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
-        if let Some(value) = &request.authorization {
-            headers.insert(AUTHORIZATION, value.clone());
-        }
-        written
+        request.post(uri, media_type, body)
     }
 }
 
@@ -202,10 +192,36 @@ enum ParameterValue<'a> {
 }
 
 impl<'a> TokenRequest<'a> {
-    /// Creates a request with a grant type and with client authentication. No other function
-    /// creates a token request, so every token request has client authentication.
+    /// Creates a request with a grant type and with client authentication.
     pub(super) fn new(
         grant_type: &'static str,
+        client_auth: &'a ClientAuth,
+        now: Timestamp,
+    ) -> Result<Self, TokenCallError> {
+        Self::with(&[("grant_type", grant_type)], client_auth, now)
+    }
+
+    /// Creates a request that revokes a refresh token (RFC 7009 section 2.1).
+    pub(super) fn revocation(
+        uri: &Uri,
+        client_auth: &'a ClientAuth,
+        refresh_token: &'a Secret<String>,
+        now: Timestamp,
+    ) -> Result<Request<Full<Bytes>>, TokenCallError> {
+        let parameters = [
+            ("token", refresh_token.expose().as_str()),
+            ("token_type_hint", "refresh_token"),
+        ];
+        let request = Self::with(&parameters, client_auth, now)?;
+        // The closure shortens the lifetime of the names to the lifetime of the values.
+        let pairs = request.parameters().map(|(name, value)| (name, value));
+        Ok(request.post(uri, FORM, form(pairs)))
+    }
+
+    /// Creates a request with the parameters `first` and with client authentication. Only this
+    /// function creates a `TokenRequest`, so every request has client authentication.
+    fn with(
+        first: &[(&'static str, &'a str)],
         client_auth: &'a ClientAuth,
         now: Timestamp,
     ) -> Result<Self, TokenCallError> {
@@ -213,9 +229,31 @@ impl<'a> TokenRequest<'a> {
             authorization: None,
             parameters: Vec::new(),
         };
-        request.push("grant_type", grant_type);
+        for (name, value) in first {
+            request.push(name, value);
+        }
         client_auth.apply(&mut request, now)?;
         Ok(request)
+    }
+
+    /// Creates the HTTP request with the body `body`, which contains the parameters.
+    fn post(
+        &self,
+        uri: &Uri,
+        media_type: &'static str,
+        body: Zeroizing<Vec<u8>>,
+    ) -> Request<Full<Bytes>> {
+        // The buffer is wiped after its last byte was written to the socket.
+        let mut written = Request::new(Full::new(Bytes::from_owner(body)));
+        *written.method_mut() = Method::POST;
+        written.uri_mut().clone_from(uri);
+        let headers = written.headers_mut();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+        if let Some(value) = &self.authorization {
+            headers.insert(AUTHORIZATION, value.clone());
+        }
+        written
     }
 
     pub(super) fn push(&mut self, name: &'static str, value: &'a str) {

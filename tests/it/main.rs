@@ -63,6 +63,7 @@ mod servers;
 mod sessions;
 mod settings_mistakes;
 mod several;
+mod sign_out;
 mod slow_clients;
 mod spill;
 mod stream_peers;

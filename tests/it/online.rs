@@ -112,8 +112,11 @@ async fn each_thing_that_works_is_one_line() {
         "ok providers.main.client_authentication: the provider offers client_secret_basic"
             .to_owned(),
         "ok providers.main.scopes: the provider offers refresh tokens".to_owned(),
-        "ok providers.main.issuer: the provider has the end-session endpoint \
+        "ok providers.main.end_session_endpoint: the provider has the endpoint \
          \"https://id.example/logout\""
+            .to_owned(),
+        "ok providers.main.revocation_endpoint: the metadata has no usable `revocation_endpoint`; \
+         unless it is set, a sign-out does not revoke the refresh token"
             .to_owned(),
         "ok upstreams.app.url: APP accepts connections".to_owned(),
         "ok upstreams.app.url: the app answers GET / with status 200".to_owned(),

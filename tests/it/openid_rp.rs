@@ -281,7 +281,10 @@ async fn oidcc_client_test_client_secret_basic() {
 async fn oidcc_client_test_discovery_openid_config() {
     // Only the issuer is configured, so every called endpoint came from the metadata.
     for scene in signs_in(|_| ()).await {
-        for endpoint in Endpoint::ALL {
+        let of_login = Endpoint::ALL.into_iter();
+        let of_login = of_login
+            .filter(|endpoint| !matches!(endpoint, Endpoint::EndSession | Endpoint::Revocation));
+        for endpoint in of_login {
             assert_eq!(scene.provider.calls(endpoint), 1, "{endpoint:?}");
         }
     }

@@ -27,6 +27,7 @@ fn server(kind: ProviderKind, clock: &Clock) -> AuthorizationServerSettings {
         id: "3".to_owned(),
         secret: Some(Secret::new(CLIENT_SECRET.to_owned())),
         redirect_uris: vec![url("/oauth2/callback")],
+        post_logout_redirect_uris: Vec::new(),
     };
     AuthorizationServerSettings {
         kind,

@@ -287,7 +287,8 @@ fn unusable(endpoint: Endpoint) -> String {
         Endpoint::Jwks => "keys_malformed",
         Endpoint::Token => "token_response_malformed",
         Endpoint::Userinfo => "userinfo_failed",
-        Endpoint::Authorization => panic!("a browser goes there"),
+        Endpoint::Authorization | Endpoint::EndSession => panic!("a browser goes there"),
+        Endpoint::Revocation => panic!("no login goes there"),
     };
     format!("502 {reasons} or 503 {reasons}")
 }
@@ -299,7 +300,8 @@ fn unanswered(endpoint: Endpoint) -> &'static str {
         Endpoint::Jwks => "503 keys_unavailable",
         Endpoint::Token => "503 provider_call_failed",
         Endpoint::Userinfo => "503 userinfo_failed",
-        Endpoint::Authorization => panic!("a browser goes there"),
+        Endpoint::Authorization | Endpoint::EndSession => panic!("a browser goes there"),
+        Endpoint::Revocation => panic!("no login goes there"),
     }
 }
 

@@ -330,7 +330,29 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
             cleared && !kept,
             "an answer that deletes the session cookie",
             || "an answer that does not".to_owned(),
-        )
+        )?;
+        self.sign_out_at_provider(page).await
+    }
+
+    /// Opens the end-session endpoint, as a browser does by itself. Does nothing if the provider has
+    /// no end-session endpoint.
+    async fn sign_out_at_provider(&mut self, mut page: Page) -> StepResult {
+        let refresh = attribute(&page.body, "<meta http-equiv=\"refresh\" ", "content");
+        let Some(target) = refresh
+            .as_deref()
+            .and_then(|content| content.strip_prefix("0;url="))
+        else {
+            return Ok(());
+        };
+        let mut next = Url::parse(target).ok();
+        while let Some(url) = next {
+            page = self.send(BrowserRequest::navigation(&url)).await?;
+            next = page.location();
+        }
+        let ended = page.status == StatusCode::OK && page.body.contains("has ended, too");
+        expect(ended, "a page about the sign-out at the provider", || {
+            summary(&page)
+        })
     }
 
     async fn cookie_dead(&mut self) -> StepResult {

@@ -35,6 +35,7 @@ async fn run(
         id: "3".into(),
         secret: Some(Secret::new(SECRET.into())),
         redirect_uris: vec![redirect_uri.into()],
+        post_logout_redirect_uris: Vec::new(),
     };
     let clock = Clock::manual(Clock::system().now());
     let settings = || AuthorizationServerSettings {

@@ -51,6 +51,7 @@ impl Fixture {
             id: id.into(),
             secret: secret.map(|secret| Secret::new(secret.into())),
             redirect_uris: vec![REDIRECT_URI.into()],
+            post_logout_redirect_uris: Vec::new(),
         };
         let server = AuthorizationServer::start(AuthorizationServerSettings {
             kind,

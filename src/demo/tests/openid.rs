@@ -79,6 +79,8 @@ async fn the_metadata_names_the_issuer_and_the_endpoints() {
             "token_endpoint": fixture.server.token_endpoint(),
             "userinfo_endpoint": fixture.server.userinfo_endpoint(),
             "jwks_uri": format!("{issuer}/oauth/jwks"),
+            "end_session_endpoint": format!("{issuer}/oauth/end_session"),
+            "revocation_endpoint": format!("{issuer}/oauth/revoke"),
             "response_types_supported": ["code"],
             "response_modes_supported": ["query"],
             "grant_types_supported": ["authorization_code", "refresh_token"],

@@ -35,6 +35,7 @@ async fn basic_credentials_are_form_decoded() {
         id: id.into(),
         secret: Some(Secret::new(secret.into())),
         redirect_uris: vec![REDIRECT_URI.into()],
+        post_logout_redirect_uris: Vec::new(),
     };
     fixture.server.register(client).await;
     let redeem = async |authorization: Option<&str>, more: &[(&str, &str)]| {

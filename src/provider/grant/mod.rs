@@ -265,11 +265,16 @@ impl GrantVerifier {
         })
     }
 
-    /// Returns the ID token of a response, if the settings send the ID token to an app. The caller
-    /// has verified the ID token.
+    /// Returns true if sessions keep the ID token: for an app, or for the sign-out at the provider.
+    fn keeps_id_tokens(&self, info: &ProviderInfo) -> bool {
+        self.settings.identity.kept.id_token || info.end_session.is_some()
+    }
+
+    /// Returns the ID token of a response, if sessions keep the ID token. The caller has verified
+    /// the ID token.
     fn kept_id_token<'a>(&self, response: &ResponseContext<'a>) -> Option<&'a str> {
         let id_token = response.answer.id_token.as_ref();
-        let kept = id_token.filter(|_| self.settings.identity.kept.id_token);
+        let kept = id_token.filter(|_| self.keeps_id_tokens(response.info));
         kept.map(|token| token.expose().as_str())
     }
 

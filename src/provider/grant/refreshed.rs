@@ -33,7 +33,7 @@ impl GrantVerifier {
         // An ID token is optional at a refresh, so the session keeps its ID token until a refresh
         // returns a new ID token.
         let old = request.tokens.id_token();
-        let old = old.filter(|_| self.settings.identity.kept.id_token);
+        let old = old.filter(|_| self.keeps_id_tokens(response.info));
         let mut id_token = old.map(|token| token.expose().as_str());
         let identity = match (self.settings.identity.source, &self.id_token) {
             (IdentitySource::IdToken, Some(rules)) => {

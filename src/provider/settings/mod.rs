@@ -6,6 +6,7 @@
 
 mod identity;
 mod request;
+mod sign_out;
 mod signed_out;
 mod token_checks;
 mod token_response;
@@ -25,6 +26,7 @@ pub use self::request::{
     AuthorizationParameters, BasicEncoding, BodyFormat, ClientAssertion, ClientAuthentication,
     PassedParameters, ResponseMode, TokenRequest,
 };
+pub use self::sign_out::SignOutSettings;
 pub use self::signed_out::{FieldName, FieldPattern, SignedOutPattern};
 pub(super) use self::token_checks::advice;
 pub use self::token_checks::{AccessTokenSettings, Algorithm, IdTokenSettings};
@@ -74,6 +76,15 @@ pub struct Settings {
     /// The URL of the provider's keys (RFC 7517), or a path below `url`. Default: from the
     /// metadata.
     pub jwks_uri: Option<String>,
+    /// The end-session endpoint, to which a sign-out sends the browser (OpenID Connect
+    /// RP-Initiated Logout 1.0): a URL, or a path below `url`. Default: from the metadata.
+    pub end_session_endpoint: Option<String>,
+    /// The revocation endpoint (RFC 7009): a URL, or a path below `url`. Default: from the
+    /// metadata.
+    pub revocation_endpoint: Option<String>,
+    /// What a sign-out does at the provider.
+    #[serde(default)]
+    pub sign_out: SignOutSettings,
     /// True if an authorization response must contain the issuer (RFC 9207). By default, the
     /// metadata decides whether the issuer is required.
     #[serde(default)]
@@ -188,6 +199,8 @@ impl Settings {
                 settings.authorization_endpoint.clone(),
                 settings.token_endpoint.clone(),
                 settings.userinfo_endpoint.clone(),
+                settings.end_session_endpoint.clone(),
+                settings.revocation_endpoint.clone(),
             ]
         };
         self.discovery == other.discovery

@@ -439,3 +439,25 @@ fn a_24_an_endpoint_may_be_on_another_host_with_tls() {
         assert_eq!(reason(&read), "metadata_endpoint", "{of} {bad}");
     }
 }
+
+#[test]
+fn an_unusable_endpoint_of_the_sign_out_is_treated_as_absent() {
+    let read = |url: Value| {
+        let further = json!({ "end_session_endpoint": url, "revocation_endpoint": url });
+        let metadata = read(ISSUER, further).unwrap();
+        [metadata.end_session_endpoint, metadata.revocation_endpoint]
+    };
+    let usable = "https://id.example/logout?realm=shop";
+    assert_eq!(
+        read(json!(usable)),
+        [Some(usable.to_owned()), Some(usable.to_owned())]
+    );
+    for unusable in [
+        json!(7),
+        json!("/logout"),
+        json!("javascript:alert(1)"),
+        json!("http://evil.test/"),
+    ] {
+        assert_eq!(read(unusable.clone()), [None, None], "{unusable}");
+    }
+}

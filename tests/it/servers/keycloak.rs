@@ -80,10 +80,22 @@ async fn signing_out(provider: &str, flows: &Flows) {
     browser.follow_all(answer).await;
     assert_eq!(browser.fetch(&url("/api")).await.status, 401);
     flows.passed("sign-out at the gateway");
-    // The session at Keycloak still exists, so there is no login form this time.
+    // The browser has not opened the end-session endpoint, so the session at Keycloak still exists,
+    // and there is no login form this time.
     let page = browser.visit(&url("/start?from=here")).await;
     setup.arrived(&browser, &page);
     flows.passed("single sign-on");
+    let answer = browser.submit(&question, &question.login_form(), &[]).await;
+    let page = browser.visit(&answer.refresh_target()).await;
+    assert!(
+        page.text().contains("has ended, too"),
+        "{}",
+        page.describe()
+    );
+    let page = browser.visit(&url("/start?from=here")).await;
+    let asks = page.login_form().password_field().is_some();
+    assert!(asks, "no password was asked: {}", page.describe());
+    flows.passed("sign-out at the provider");
 }
 
 async fn in_a_real_browser(provider: &str, flows: &Flows) {
@@ -102,4 +114,13 @@ async fn in_a_real_browser(provider: &str, flows: &Flows) {
     browser.picture("keycloak_signed_in").await;
     assert_eq!(browser.run("return document.cookie").await, "");
     flows.passed("in Chromium");
+    browser.open(&url("/oauth2/sign_out")).await;
+    browser
+        .run("document.querySelector('form button').click()")
+        .await;
+    browser.wait_for_text("has ended, too").await;
+    browser.picture("keycloak_signed_out").await;
+    browser.open(&url("/deep/page?x=1")).await;
+    browser.picture("keycloak_login_again").await;
+    flows.passed("sign-out at the provider in Chromium");
 }

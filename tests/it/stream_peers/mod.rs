@@ -278,7 +278,12 @@ async fn the_clocks_of_the_demo_stop_at_a_sign_out_and_start_again_at_a_sign_in(
     browser.open(front).await;
     let sign_out = "document.querySelector('form[action=\"/oauth2/sign_out\"] button').click()";
     browser.run(sign_out).await;
-    browser.wait_for(|url| url.ends_with("signed_out")).await;
+    browser
+        .wait_for(|url| url.contains("/oauth2/signed_out?"))
+        .await;
+    browser
+        .wait_for_text("Your session at demo has ended, too.")
+        .await;
     client.switch_to_window(page.clone()).await.unwrap();
     for clock in CLOCKS {
         browser.wait_for_script(&state(clock, "stopped")).await;
@@ -287,7 +292,9 @@ async fn the_clocks_of_the_demo_stop_at_a_sign_out_and_start_again_at_a_sign_in(
     assert!(text.contains("with close code 1008"), "{text}");
     browser.picture("live_stopped").await;
     client.switch_to_window(other).await.unwrap();
+    // The provider asks for the password again, because the sign-out has also ended its session.
     browser.open(front).await;
+    browser.log_in("alice", "password").await;
     browser.wait_for_text("Hello, alice").await;
     client.switch_to_window(page).await.unwrap();
     for clock in CLOCKS {

@@ -81,6 +81,14 @@ impl Page {
             .map(|location| self.url.join(location).unwrap())
     }
 
+    /// The URL that the page opens by itself.
+    pub(crate) fn refresh_target(&self) -> String {
+        let html = self.text();
+        let (_, rest) = html.split_once("content=\"0;url=").expect("no refresh");
+        let (target, _) = rest.split_once('"').unwrap();
+        target.replace("&amp;", "&")
+    }
+
     /// The first form with a password field, or the first form if no form has a password field.
     pub(crate) fn login_form(&self) -> Form {
         let forms = forms(&self.text());

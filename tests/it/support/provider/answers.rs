@@ -64,6 +64,8 @@ pub(super) fn answer(request: &Recorded, state: &watch::Sender<State>) -> Answer
         Endpoint::Authorization => authorize(request, state),
         Endpoint::Token => token(request, state),
         Endpoint::Userinfo => userinfo(request, &state.borrow()),
+        Endpoint::EndSession => end_session(request),
+        Endpoint::Revocation => Answer::with(200, &[], ""),
     });
     let gate = state.borrow().behavior.held.get(&endpoint).cloned();
     match gate {
@@ -107,6 +109,14 @@ fn jwks(state: &State) -> Answer {
     let mut body = state.keys.jwks();
     change(&mut body, state.behavior.jwks.as_ref());
     honest(state, Endpoint::Jwks, &body)
+}
+
+/// Sends the browser back with the state of the sign-out.
+fn end_session(request: &Recorded) -> Answer {
+    let asked = parameters(url_of(request).query().unwrap_or_default());
+    let state = [("state", &asked["state"])];
+    let back = Url::parse_with_params(&asked["post_logout_redirect_uri"], state).unwrap();
+    Answer::with(303, &[("Location", back.as_str())], "")
 }
 
 fn authorize(request: &Recorded, state: &watch::Sender<State>) -> Answer {

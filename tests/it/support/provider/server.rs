@@ -26,15 +26,21 @@ pub(crate) enum Endpoint {
     Token,
     Userinfo,
     Jwks,
+    /// The end-session endpoint, which the metadata does not contain by default.
+    EndSession,
+    /// The revocation endpoint, which the metadata does not contain by default.
+    Revocation,
 }
 
 impl Endpoint {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Metadata,
         Self::Authorization,
         Self::Token,
         Self::Userinfo,
         Self::Jwks,
+        Self::EndSession,
+        Self::Revocation,
     ];
 
     pub(super) fn path(self) -> &'static str {
@@ -44,6 +50,8 @@ impl Endpoint {
             Self::Token => "/token",
             Self::Userinfo => "/userinfo",
             Self::Jwks => "/jwks",
+            Self::EndSession => "/end_session",
+            Self::Revocation => "/revoke",
         }
     }
 }

@@ -1,0 +1,173 @@
+//! The sign-out at the provider: the end-session endpoint and the revocation of the refresh token.
+
+use std::time::Duration;
+
+use serde_json::json;
+use sidegate::clock::Clock;
+
+use crate::support::browser::{Browser, Page};
+use crate::support::browser_request::BrowserRequest;
+use crate::support::gateway::Process;
+use crate::support::openid::{OpenIdScene, settings};
+use crate::support::provider::{CLIENT, Endpoint, StandIn};
+use crate::support::scene::{ORIGIN, SESSION, url};
+use crate::support::upstream::{Answer, RecordingUpstream};
+
+/// Publishes both endpoints of a sign-out.
+fn publish(provider: &StandIn) {
+    let at = |path: &str| format!("{}{path}", provider.url());
+    let (end_session, revoke) = (at("/end_session"), at("/revoke"));
+    provider.give_refresh_tokens();
+    provider.metadata(move |metadata| {
+        metadata["end_session_endpoint"] = json!(end_session);
+        metadata["revocation_endpoint"] = json!(revoke);
+    });
+}
+
+async fn scene(keys: &[(&str, &str)]) -> OpenIdScene {
+    OpenIdScene::prepared(keys, publish).await
+}
+
+async fn sign_out(browser: &Browser) -> Page {
+    let none: [(&str, &str); 0] = [];
+    let visit = BrowserRequest::navigation(&url("/oauth2/sign_out")).form(&none);
+    browser.send(visit.from(ORIGIN)).await
+}
+
+#[tokio::test]
+async fn c_20_a_sign_out_ends_the_session_at_the_provider_and_revokes_the_refresh_token() {
+    let scene = scene(&[]).await;
+    let browser = scene.signed_in("alice").await;
+    let page = sign_out(&browser).await;
+    assert_eq!(page.status, 200, "{}", page.describe());
+    assert!(page.field("cache-control").unwrap().contains("no-store"));
+    assert_eq!(browser.cookie(ORIGIN, SESSION), None);
+    let target = page.refresh_target();
+    assert!(target.starts_with(&scene.provider.url()), "{target}");
+
+    let back = browser.open(&target).await;
+    let asked = scene.provider.requests(Endpoint::EndSession).pop().unwrap();
+    let asked = url::Url::parse(&format!("http://op.test{}", asked.target())).unwrap();
+    let parameter = |wanted: &str| {
+        let mut pairs = asked.query_pairs().filter(|(name, _)| name == wanted);
+        let first = pairs.next().map(|(_, value)| value.into_owned());
+        assert_eq!(pairs.next(), None, "{wanted} is repeated");
+        first.unwrap_or_default()
+    };
+    assert_eq!(parameter("client_id"), CLIENT);
+    assert_eq!(
+        parameter("post_logout_redirect_uri"),
+        url("/oauth2/signed_out")
+    );
+    assert_eq!(parameter("id_token_hint").split('.').count(), 3);
+
+    let signed_out = browser.follow(&back).await;
+    assert_eq!(signed_out.status, 200, "{}", signed_out.describe());
+    assert!(
+        signed_out
+            .text()
+            .contains("Your session at main has ended, too.")
+    );
+
+    scene.provider.wait_for(Endpoint::Revocation, 1).await;
+    let posted = scene.provider.posted(Endpoint::Revocation);
+    assert_eq!(posted["token_type_hint"], "refresh_token");
+    let revocation = scene.provider.requests(Endpoint::Revocation).pop().unwrap();
+    let authorization = revocation.head.value("authorization").unwrap();
+    assert!(authorization.starts_with("Basic "));
+}
+
+#[tokio::test]
+async fn a_program_gets_the_end_session_url_as_data() {
+    let scene = scene(&[]).await;
+    let browser = scene.signed_in("alice").await;
+    let visit = BrowserRequest::fetch(&url("/oauth2/sign_out"));
+    let none: [(&str, &str); 0] = [];
+    let page = browser.send(visit.form(&none).from(ORIGIN)).await;
+    assert_eq!(page.status, 200, "{}", page.describe());
+    let end_session_url = page.json()["end_session_url"].clone();
+    let expected = format!("{}/end_session?", scene.provider.url());
+    assert!(end_session_url.as_str().unwrap().starts_with(&expected));
+}
+
+#[tokio::test]
+async fn b_21_a_forged_state_does_not_claim_that_the_session_at_the_provider_has_ended() {
+    let scene = scene(&[]).await;
+    let browser = scene.browser();
+    for state in ["", "state=", "state=main", "state=bWFpbg"] {
+        let page = browser
+            .open(&url(&format!("/oauth2/signed_out?{state}")))
+            .await;
+        assert_eq!(page.status, 200, "{}", page.describe());
+        assert!(
+            page.text().contains("You may still be signed in"),
+            "{state}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_settings_switch_both_calls_off() {
+    let keys = [("sign_out", "{ end_session = false, revoke = false }")];
+    let scene = scene(&keys).await;
+    let browser = scene.signed_in("alice").await;
+    let page = sign_out(&browser).await;
+    assert_eq!(page.status, 303, "{}", page.describe());
+    let page = browser.follow(&page).await;
+    assert!(page.text().contains("You may still be signed in"));
+    scene.gateway.drain().await;
+    assert_eq!(scene.provider.calls(Endpoint::Revocation), 0);
+}
+
+#[tokio::test]
+async fn c_20_a_refused_revocation_is_logged_and_the_log_contains_no_token() {
+    let provider = StandIn::start().await;
+    publish(&provider);
+    let refusal = r#"{"error":"unsupported_token_type"}"#;
+    let json = [("Content-Type", "application/json")];
+    provider.next(Endpoint::Revocation, Answer::with(400, &json, refusal));
+    let app = RecordingUpstream::start().await;
+    let gateway = Process::start(settings(&provider.url(), &app.url(), &[])).await;
+    let browser = Browser::new().leading(ORIGIN, gateway.address());
+    let callback = browser.follow(&browser.open(&url("/")).await).await;
+    let page = browser.follow_all(callback).await;
+    assert_eq!(page.status, 200, "{}", page.describe());
+    let page = sign_out(&browser).await;
+    assert_eq!(page.status, 200, "{}", page.describe());
+    let refused = |log: &str| log.contains("Refresh token not revoked");
+    gateway.wait_for_log(refused).await;
+    assert_eq!(provider.calls(Endpoint::Revocation), 1);
+    let log = gateway.log();
+    let target = page.refresh_target();
+    let (_, rest) = target.split_once("id_token_hint=").unwrap();
+    let (id_token, _) = rest.split_once('&').unwrap();
+    let refresh_token = &provider.posted(Endpoint::Revocation)["token"];
+    assert!(
+        !log.contains(id_token) && !log.contains(refresh_token),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn a_provider_that_is_down_does_not_prevent_the_sign_out() {
+    let clock = Clock::manual(Clock::system().now());
+    let provider = StandIn::at_time_of(&clock).await;
+    publish(&provider);
+    let mut scene = OpenIdScene::between(provider, &[], clock).await;
+    let browser = scene.signed_in("alice").await;
+    scene.provider.down().await;
+    scene.gateway.advance(Duration::from_secs(11));
+    // A login of another browser notices that the provider is down.
+    let attempt = scene.browser().open(&url("/")).await;
+    assert_eq!(attempt.status, 503, "{}", attempt.describe());
+    let page = sign_out(&browser).await;
+    assert_eq!(page.status, 200, "{}", page.describe());
+    assert_eq!(browser.cookie(ORIGIN, SESSION), None);
+    let text = page.text();
+    assert!(
+        text.contains("main cannot be reached at the moment"),
+        "{text}"
+    );
+    assert!(text.contains("Sign out at main") && !text.contains("id_token_hint"));
+    assert!(!text.contains("http-equiv"), "{text}");
+}
