@@ -202,6 +202,19 @@ impl Permit {
         session.identity().groups.field(names.groups_form, report)
     }
 
+    /// Returns the value of the `Cookie` field for the app: the cookies of the request without the
+    /// gateway's own cookies. The value is empty if no cookie is left.
+    pub(crate) fn cookies_for_app(&mut self, headers: &HeaderMap) -> HeaderValue {
+        let left = match self.cookies_left(headers) {
+            Others::Line(line) => Some(line),
+            Others::None => None,
+            Others::Unchanged => headers.get(header::COOKIE).cloned(),
+        };
+        let mut left = left.unwrap_or(HeaderValue::from_static(""));
+        left.set_sensitive(true);
+        left
+    }
+
     /// Returns the cookies of the request without the gateway's own cookies.
     pub(super) fn cookies_left(&mut self, fields: &(impl View + ?Sized)) -> Others {
         match std::mem::replace(&mut self.cookies, Cookies::Unread) {

@@ -8,6 +8,7 @@
 //! `config`.
 
 mod app_fields;
+mod auth_check;
 mod buffering;
 mod changes;
 mod habits;
@@ -54,7 +55,7 @@ pub(crate) use self::watch::{FileChange, FileVersion, Watch};
 use crate::access::RouteTable;
 use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
-use crate::gateway::SpillSettings;
+use crate::gateway::{AskingProxies, SpillSettings};
 use crate::login::{self, OwnPaths, PublicUrls, RedirectionEndpoints};
 use crate::provider::Providers;
 use crate::seal::KeyRing;
@@ -209,11 +210,13 @@ fn gateway_settings(
     public_urls: PublicUrls,
     written_fields: Vec<HeaderName>,
     (server, spill): (&ServerSection, Option<SpillSettings>),
+    asking_proxies: AskingProxies,
     log: &telemetry::Settings,
 ) -> gateway::Settings {
     gateway::Settings {
         public_urls,
         trusted: TrustedPeers::new(server.trusted_proxies.iter().map(|network| network.0)),
+        asking_proxies,
         written_fields,
         body_bytes: server.body_bytes(),
         buffer_bytes: server.buffer_bytes(),
@@ -249,6 +252,7 @@ fn build(
     let parsed = (&upstreams, &providers, names.as_ref());
     let routes = route_table(settings, parsed, (server.as_ref(), &environment), reader);
     let spill = server.as_ref().and_then(|server| spill(server, reader));
+    let asking_proxies = auth_check::asking_proxies(reader);
     let tls = tls(server.as_ref(), operations.as_ref(), reader, clock);
     let login = login.map(|login| login_settings(&login, &providers.names, reader));
     if let (Some(urls), Some(login), Some(routes)) = (&public_urls, &login, &routes)
@@ -263,9 +267,17 @@ fn build(
     let (names, log) = (names?, log?);
     let mut warnings = layers::misspelled_variables(settings);
     warnings.extend(unnamed_providers(&routes));
+    let asking_proxies = asking_proxies?;
+    warnings.extend(auth_check::warning(&asking_proxies, login.own.prefix()));
     let written_fields = app_fields::names(&routes, &upstreams, &names);
     let site = SiteConfig {
-        gateway: gateway_settings(public_urls?, written_fields, (&server, spill), &log),
+        gateway: gateway_settings(
+            public_urls?,
+            written_fields,
+            (&server, spill),
+            asking_proxies,
+            &log,
+        ),
         login: (login, keys.logins),
         routes,
         providers: Arc::new(providers.opened),

@@ -8,7 +8,7 @@ use super::problem;
 use super::section::Reader;
 
 /// The top-level keys of a settings file.
-pub(super) const SECTIONS: [&str; 11] = [
+pub(super) const SECTIONS: [&str; 12] = [
     "public_url",
     "watch",
     "server",
@@ -20,6 +20,7 @@ pub(super) const SECTIONS: [&str; 11] = [
     "providers",
     "upstreams",
     "routes",
+    "auth_check",
 ];
 
 /// Refuses unknown top-level keys, placeholders in any value, and more than one session store.

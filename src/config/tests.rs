@@ -137,6 +137,8 @@ fn the_reference_file_documents_every_key_of_every_table() {
         keys_of_table::<ServerSection>(),
         keys_of_table::<OperationsSection>(),
         keys_of_table::<LoginSection>(),
+        keys_of_table::<auth_check::AuthCheckSection>(),
+        keys_of_table::<auth_check::AskingProxy>(),
         keys_of_table::<telemetry::Settings>(),
         keys_of_table::<session::Settings>(),
         keys_of_table::<session::DiskSettings>(),

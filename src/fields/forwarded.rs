@@ -75,7 +75,8 @@ impl Scheme {
         }
     }
 
-    fn parse(text: &[u8]) -> Option<Self> {
+    /// Parses the name of a scheme, in upper or lower case.
+    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         let all = [Self::Http, Self::Https];
         all.into_iter()
             .find(|scheme| text.eq_ignore_ascii_case(scheme.as_str().as_bytes()))

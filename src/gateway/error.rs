@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 
 use super::page::Page;
 use super::streams::{Cut, CutCause};
@@ -23,6 +23,13 @@ const BUSY_RETRY: Duration = Duration::from_secs(5);
 /// The reason why the gateway answers a request with an error page.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// In an auth check, a field with a part of the original request is missing, repeated or
+    /// malformed. Responsible: the operator, who configures the proxy that asks for the auth check.
+    #[error(
+        "the field `{0}` of the auth check is missing, repeated or malformed; check `proxy` in \
+         auth_check, and the settings of the proxy"
+    )]
+    AuthCheckField(HeaderName),
     /// The route needs the whole body of a request, but the buffers of the gateway have no room for
     /// the body. Responsible: the operator, because the operator sets the sizes of the buffers. A
     /// disk error can also be the cause. The log contains the disk error.
@@ -123,7 +130,9 @@ impl Error {
             | Self::Upstream(upstream::Error::Evicted(_) | upstream::Error::RequestBody(_)) => {
                 Responsible::Client
             }
-            Self::BuffersFull | Self::FileLost(_) | Self::Loop(_) => Responsible::Gateway,
+            Self::AuthCheckField(_) | Self::BuffersFull | Self::FileLost(_) | Self::Loop(_) => {
+                Responsible::Gateway
+            }
             Self::Upstream(_) => Responsible::Upstream,
         }
     }
@@ -139,9 +148,10 @@ impl Error {
             Self::BuffersFull => StatusCode::SERVICE_UNAVAILABLE,
             Self::FileLost(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Framing(error) => error.status(),
-            Self::ForeignOrigin | Self::InsecureTransport | Self::UpgradeForbidden => {
-                StatusCode::FORBIDDEN
-            }
+            Self::AuthCheckField(_)
+            | Self::ForeignOrigin
+            | Self::InsecureTransport
+            | Self::UpgradeForbidden => StatusCode::FORBIDDEN,
             Self::Loop(error) => error.status(),
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoForm => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -175,6 +185,7 @@ impl Error {
     /// A stable code for logs and metrics.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
+            Self::AuthCheckField(_) => "auth_check_field",
             Self::BuffersFull => "buffers_full",
             Self::Cut(cut) => cut.reason,
             Self::FileLost(_) => FILE_LOST,
@@ -244,6 +255,11 @@ impl Error {
 
     fn wording(&self) -> (&'static str, &'static str) {
         match self {
+            Self::AuthCheckField(_) => (
+                "This site is not set up correctly",
+                "The proxy of this site does not pass on the whole request. The administrator of \
+                 this site finds details in the log.",
+            ),
             Self::BuffersFull => NO_BUFFER,
             Self::Cut(cut) => cut_wording(cut.cause),
             Self::FileLost(_) => LOST_FILE,

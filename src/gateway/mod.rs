@@ -10,6 +10,7 @@
 //! A [`Site`] contains everything that is made from the settings. A [`Worker`] handles the requests
 //! of one worker thread, with its own copy of the site and its own connections to upstreams.
 
+mod auth_check;
 mod body;
 mod body_buffer;
 mod buffers;
@@ -45,6 +46,8 @@ use http_body::Body as _;
 use tokio::sync::watch;
 use url::Url;
 
+use self::auth_check::AuthCheck;
+pub(crate) use self::auth_check::{AskingProxies, ProxyKind};
 pub(crate) use self::body::Body;
 pub(crate) use self::buffers::Budgets;
 pub use self::error::Error;
@@ -60,7 +63,7 @@ pub(crate) use self::spill::SpillSettings;
 pub use self::streams::Cut;
 pub(crate) use self::streams::StreamCounts;
 use self::streams::Streams;
-use crate::access::{Challenge, Decision, Recent, Wait};
+use crate::access::{Challenge, Decision, Permit, Recent, Wait};
 use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
 use crate::fields::request_id::{self, RequestIds, X_REQUEST_ID};
 use crate::fields::{self, TrailerSupport, UpgradeRequest};
@@ -82,6 +85,8 @@ pub struct Settings {
     pub(crate) public_urls: PublicUrls,
     /// The proxies in front of the gateway whose forwarding fields are trusted.
     pub(crate) trusted: TrustedPeers,
+    /// The proxies that may ask whether they may forward a request.
+    pub(crate) asking_proxies: AskingProxies,
     /// The names of all fields that the gateway writes for an app: assertion fields, and fields
     /// with a token.
     pub(crate) written_fields: Vec<HeaderName>,
@@ -125,6 +130,8 @@ struct RequestContext {
     trailers: TrailerSupport,
     /// The protocol to which the request asks to switch.
     upgrade: Option<Box<UpgradeRequest>>,
+    /// The auth check, if another proxy asks whether it may forward the request.
+    auth_check: Option<AuthCheck>,
 }
 
 impl RequestContext {
@@ -163,7 +170,7 @@ impl WorkerSite {
         &self,
         client_connection: &ClientConnection,
         parts: &mut Parts,
-        has_content: bool,
+        (auth_check, has_content): (Option<AuthCheck>, bool),
         record: &mut Record,
     ) -> Result<(Target, &Rc<PublicUrl>, Client, TrailerSupport), Error> {
         fields::check_framing(parts)?;
@@ -171,7 +178,10 @@ impl WorkerSite {
         record.target(&target);
         let public_url = self.public_url(target.authority());
         let public_url = public_url.ok_or(Error::UnknownHost)?;
-        let scheme = self.scheme(client_connection.connection, public_url)?;
+        let scheme = match auth_check {
+            Some(check) => check.scheme(public_url)?,
+            None => self.scheme(client_connection.connection, public_url)?,
+        };
         let trusted = &self.settings().trusted;
         // The forwarding fields are read here, before the gateway removes them from the request.
         let client = Client::read(&client_connection.peer, scheme, &parts.headers, trusted);
@@ -292,8 +302,14 @@ impl Worker {
         } else {
             parts.extensions.remove::<UpgradeRequest>().map(Box::new)
         };
-        let has_content = !body.is_end_stream();
-        let received = site.receive(client_connection, &mut parts, has_content, &mut record);
+        let auth_check = match site.auth_check(client_connection.peer.address(), &mut parts) {
+            None => None,
+            Some(Ok(check)) => Some(check),
+            Some(Err(error)) => return Step::answered(record.refused(&error, &parts.headers)),
+        };
+        record.auth_check = auth_check;
+        let kind = (auth_check, !body.is_end_stream());
+        let received = site.receive(client_connection, &mut parts, kind, &mut record);
         // The app must get the id that the log contains, and not an id that the client has sent.
         let id = record.request_id().clone();
         parts.headers.insert(X_REQUEST_ID, id);
@@ -307,11 +323,16 @@ impl Worker {
             public_url: Rc::clone(public_url),
             client,
             trailers,
-            upgrade,
+            // The gateway does not forward the request of an auth check, so no protocol is switched.
+            upgrade: upgrade.filter(|_upgrade| auth_check.is_none()),
+            auth_check,
         };
         // The gateway's own endpoints are checked before the routes, so that no route can replace
         // them.
         if site.is_own(context.target.path()) {
+            if auth_check.is_some() {
+                return Step::answered(record.refused(&Error::NoRoute, &context.parts.headers));
+            }
             record.decided = DecisionLabel::Own;
             return Step::boxed(async move {
                 match site.own_endpoint(&context, body, &mut record).await {
@@ -325,6 +346,9 @@ impl Worker {
         let head = (&context.parts.method, &context.parts.headers);
         let (target, recent) = (&context.target, &client_connection.recent);
         match site.access.decide(head, target, recent, now) {
+            Decision::Permit(permit) if auth_check.is_some() => {
+                Step::answered(passed(&context, permit, record))
+            }
             Decision::Permit(permit) if body.is_ready() => {
                 self.forward(context, (permit, now), body, record)
             }
@@ -364,6 +388,9 @@ impl Worker {
                     record.user(Some(forbid.session.identity()));
                     break explain::forbidden((&context, site.own()), forbid.session.identity());
                 }
+                Decision::Permit(permit) if context.auth_check.is_some() => {
+                    return passed(&context, permit, record);
+                }
                 Decision::Permit(permit) => {
                     let permit = (permit, site.clock().now());
                     return self
@@ -379,6 +406,16 @@ impl Worker {
         };
         record.answered(response)
     }
+}
+
+/// Returns the answer to an auth check whose request is permitted.
+fn passed(context: &RequestContext, mut permit: Permit, mut record: Record) -> Response<Body> {
+    record.route(permit.route(), DecisionLabel::Permit);
+    record.user(permit.identity());
+    let response = context
+        .auth_check
+        .map(|check| check.permitted(&mut permit, &context.parts.headers));
+    record.answered(response.unwrap_or_else(no_content))
 }
 
 /// The result of [`Worker::process`] for a request.

@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use tokio::time::Instant;
 
+use super::auth_check::AuthCheck;
 use super::body_buffer::BufferSizes;
 use super::grpc::LoggedStatus;
 use super::page::ShownReason;
@@ -45,6 +46,8 @@ pub(super) struct Record {
     /// itself answers the request.
     answered: Option<Instant>,
     is_counted: bool,
+    /// The auth check, if another proxy asks whether it may forward the request.
+    pub(super) auth_check: Option<AuthCheck>,
     /// The data that only the access log needs. `None` if the access log is off.
     log: Option<Box<RequestLog>>,
 }
@@ -75,6 +78,7 @@ impl Record {
             reason: None,
             answered: None,
             is_counted: false,
+            auth_check: None,
             log,
         }
     }
@@ -183,6 +187,9 @@ impl Record {
     /// Records the answer. Every answer to a client passes through this function.
     #[inline]
     pub(super) fn answered(&mut self, mut response: Response<Body>) -> Response<Body> {
+        if let Some(check) = self.auth_check {
+            check.word(&mut response);
+        }
         let mut status = response.status();
         // Most answers have no extensions, so `remove` is called only if `extensions` is not empty.
         if !response.extensions().is_empty() {

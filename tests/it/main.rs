@@ -17,6 +17,7 @@
 mod access_log;
 mod app_fields;
 mod apps;
+mod auth_check;
 mod browser;
 mod buffers;
 mod chooser;

@@ -1,0 +1,65 @@
+//! The section `auth_check`: the proxies that may ask whether they may forward a request.
+
+use serde::Deserialize;
+
+use super::listening::Network;
+use super::section::Reader;
+use crate::fields::forwarded::TrustedPeers;
+use crate::gateway::{AskingProxies, ProxyKind};
+use crate::target::Prefix;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AuthCheckSection {
+    /// The path of the auth check.
+    path: Prefix,
+    #[serde(default)]
+    proxies: Vec<AskingProxy>,
+}
+
+/// Proxies that may ask for auth checks.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AskingProxy {
+    /// The networks of the proxies.
+    networks: Vec<Network>,
+    /// The kind of the proxies.
+    kind: ProxyKind,
+}
+
+/// Reads the section `auth_check`. The result is `None` if the section has a problem.
+pub(super) fn asking_proxies(reader: &mut Reader<'_>) -> Option<AskingProxies> {
+    let section: AuthCheckSection = reader.read("auth_check")?;
+    let path = section.path.as_str();
+    if path.ends_with('/') {
+        reader.note("auth_check.path", "ends with `/`; write a path without it");
+    }
+    for (index, proxy) in section.proxies.iter().enumerate() {
+        if proxy.networks.is_empty() {
+            let key = format!("auth_check.proxies.{index}.networks");
+            reader.note(
+                &key,
+                "is empty; write the networks of the proxies that may ask",
+            );
+        }
+    }
+    let proxies = section.proxies.iter().map(|proxy| {
+        let networks = proxy.networks.iter().map(|network| network.0);
+        (TrustedPeers::new(networks), proxy.kind)
+    });
+    Some(AskingProxies::new(path, proxies.collect()))
+}
+
+/// Returns a warning if clients can probably reach the auth check. A proxy usually forwards all
+/// requests below the prefix of the gateway's own endpoints. A script in a page of the app could
+/// then read the access token in the answer of the auth check.
+pub(super) fn warning(proxies: &AskingProxies, own_prefix: &str) -> Option<String> {
+    let is_exposed = proxies.may_ask() && proxies.path().starts_with(own_prefix);
+    is_exposed.then(|| {
+        format!(
+            "auth_check.path: `{}` is below login.own_prefix; make sure that the proxy does not \
+             forward this path for clients, because the answer contains the access token",
+            proxies.path()
+        )
+    })
+}
