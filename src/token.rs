@@ -162,7 +162,7 @@ impl TokenSet {
         self
     }
 
-    /// Returns the ID token, if the settings send the ID token to an app.
+    /// Returns the ID token, if the session keeps it.
     pub(crate) fn id_token(&self) -> Option<&Secret<String>> {
         self.id_token.as_ref()
     }

@@ -32,6 +32,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::provider::{
     ExchangeError, Provider, Providers, RefreshError, RefreshRequest, Refreshed, Sent, Verdict,
 };
+use crate::secret::Secret;
 use crate::session::{
     EndReason, EndedVersion, Replaced, Session, SessionKey, Sessions, StoreError,
 };
@@ -353,6 +354,7 @@ impl Refresher {
         let copy = result.copy();
         let refresh_token_only = matches!(result, RefreshResult::RefreshTokenOnly(_));
         let Refreshed { tokens, identity } = result.into();
+        let refresh_token = tokens.refresh_token().cloned();
         let name = session.provider();
         match self.sessions.replace(&session, tokens, identity).await {
             // The session has a new refresh token but no new access token yet, so the refresh
@@ -369,6 +371,10 @@ impl Refresher {
             Ok(Replaced::Ended) => {
                 self.backoffs.forget(session.key());
                 self.metrics.refresh(name, "ended", "signed_out");
+                // The sign-out has revoked the old refresh token, but the provider has replaced it.
+                if let Some(token) = refresh_token {
+                    self.revoke(&session, token);
+                }
                 Attempt::Done(Outcome::Ended)
             }
             Err(error) => {
@@ -379,21 +385,14 @@ impl Refresher {
         }
     }
 
-    /// Returns true if the result of a refresh of the session is not stored yet.
-    fn is_unstored(&self, session: &Session) -> bool {
-        let used = session.tokens().refresh_token();
-        used.is_some_and(|used| self.unstored.holds(used))
-    }
-
-    /// If the store has failed to store the result of a refresh, this function keeps the result
-    /// until the next attempt to store the result.
-    fn keep_for_retry(&self, session: &Session, copy: Option<RefreshResult>) {
-        let used = session.tokens().refresh_token();
-        let kept = used
-            .zip(copy)
-            .map(|(used, copy)| self.unstored.keep(used, copy));
-        if kept != Some(Kept::Yes) {
-            log_tokens_lost(session);
+    /// Starts a task of the control plane that revokes a refresh token of an ended session.
+    fn revoke(&self, session: &Session, token: Secret<String>) {
+        if let Some(provider) = self.provider(session) {
+            let (clock, key) = (self.clock.clone(), session.key().log_prefix());
+            drop(
+                self.control
+                    .spawn(async move { provider.revoke(&token, &clock, &key).await }),
+            );
         }
     }
 

@@ -9,8 +9,11 @@ use std::sync::{MutexGuard, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
+use super::Refresher;
+use super::report::log_tokens_lost;
 use crate::provider::Refreshed;
 use crate::secret::Secret;
+use crate::session::Session;
 use crate::token::TokenSet;
 
 /// The maximum number of results that [`Unstored`] keeps. `MOST` results contain about ten
@@ -115,6 +118,26 @@ fn fingerprint(refresh_token: &Secret<String>) -> [u8; 32] {
     let digest = digest(&SHA256, refresh_token.expose().as_bytes());
     hash.copy_from_slice(digest.as_ref());
     hash
+}
+
+impl Refresher {
+    /// Returns true if the result of a refresh of the session is not stored yet.
+    pub(super) fn is_unstored(&self, session: &Session) -> bool {
+        let used = session.tokens().refresh_token();
+        used.is_some_and(|used| self.unstored.holds(used))
+    }
+
+    /// If the store has failed to store the result of a refresh, this function keeps the result
+    /// until the next attempt to store the result.
+    pub(super) fn keep_for_retry(&self, session: &Session, copy: Option<RefreshResult>) {
+        let used = session.tokens().refresh_token();
+        let kept = used
+            .zip(copy)
+            .map(|(used, copy)| self.unstored.keep(used, copy));
+        if kept != Some(Kept::Yes) {
+            log_tokens_lost(session);
+        }
+    }
 }
 
 #[cfg(test)]

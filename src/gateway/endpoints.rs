@@ -59,7 +59,11 @@ impl WorkerSite {
             }
             path if path == own.signed_out() => {
                 check_method(method, &[Method::GET, Method::HEAD], "GET, HEAD")?;
-                Ok(self.signed_out(context))
+                Ok(self.signed_out(context).await)
+            }
+            path if path == own.end_session() => {
+                check_method(method, &[Method::GET], "GET")?;
+                Ok(self.end_session(context))
             }
             _ => Err(Error::NoRoute),
         }

@@ -32,21 +32,22 @@ impl WorkerSite {
                 cookies,
                 at_provider,
             }) => {
-                let answer = match at_provider {
+                let page = match at_provider {
                     AtProvider::Continues => {
                         let page = self.own().signed_out();
                         return see_other(&[context.public_url.origin(), page].concat(), cookies);
                     }
-                    AtProvider::Ends { provider, url } => {
+                    AtProvider::Ends(provider) => self.ends_at_provider(context, &provider),
+                    AtProvider::Unreachable(provider) => {
                         let name = self.login().display_name(&provider);
-                        ends_at_provider(name, url.expose())
-                    }
-                    AtProvider::Unreachable { provider, url } => {
-                        let name = self.login().display_name(&provider);
-                        unreachable_provider(name, url.as_str())
+                        let text = format!(
+                            "{name} cannot be reached at the moment, so you may still be signed in \
+                             there."
+                        );
+                        self.with_end_session_links(context, signed_out_page().paragraph(text))
                     }
                 };
-                let mut response = answer.respond(headers);
+                let mut response = page.respond(headers);
                 set_cookies(response.headers_mut(), cookies);
                 response
             }
@@ -74,33 +75,94 @@ impl WorkerSite {
         .respond(&context.parts.headers)
     }
 
+    /// Redirects the browser to the end-session endpoint of the provider. Only a browser that has
+    /// just signed out has the cookie for this redirect.
+    pub(super) fn end_session(&self, context: &RequestContext) -> Response<Body> {
+        let headers = &context.parts.headers;
+        match self.login().end_session(headers, &context.public_url) {
+            Some((url, cookie)) => see_other(url.as_str(), [cookie]),
+            None => {
+                let page = self.own().signed_out();
+                see_other(&[context.public_url.origin(), page].concat(), [])
+            }
+        }
+    }
+
     /// Answers a request for the page after a sign-out. If the provider has sent the browser, the
     /// query contains the state of the sign-out.
-    pub(super) fn signed_out(&self, context: &RequestContext) -> Response<Body> {
+    pub(super) async fn signed_out(&self, context: &RequestContext) -> Response<Body> {
+        let headers = &context.parts.headers;
+        let session = self.access.live_session(headers, self.clock().now()).await;
+        if session.is_ok() {
+            return Page::new(
+                StatusCode::OK,
+                "You are signed in",
+                "This browser has a session with this app.",
+            )
+            .post("Sign out", self.own().sign_out())
+            .link("Go to the start page", "/")
+            .respond(headers);
+        }
         let query = context.target.query().unwrap_or_default();
         let mut parameters = form_urlencoded::parse(query.as_bytes());
         let state = parameters.find(|(name, _value)| name == "state");
         let login = self.login();
         let provider =
             state.and_then(|(_name, state)| login.signed_out_at(&state, &context.public_url));
-        let page = Page::new(
-            StatusCode::OK,
-            "You are signed out",
-            "Your session with this app has ended.",
-        );
+        // Without `prompt=login` the provider could sign in the same user again without asking for a
+        // password.
+        let sign_in = format!("{}?prompt=login", self.own().sign_in());
+        let page = signed_out_page();
         let page = match provider {
             Some(provider) => {
                 let name = login.display_name(provider);
                 page.paragraph(format!("Your session at {name} has ended, too."))
+                    .link("Sign in again", sign_in)
             }
-            None => page.paragraph("You may still be signed in at the sign-in server itself."),
+            None => {
+                let text = "You may still be signed in at the sign-in server itself.";
+                let page = page.paragraph(text).link("Sign in again", sign_in);
+                self.with_end_session_links(context, page)
+            }
         };
-        // Without `prompt=login` the provider could sign in the same user again without asking for a
-        // password.
-        let sign_in = format!("{}?prompt=login", self.own().sign_in());
-        page.link("Sign in again", sign_in)
-            .respond(&context.parts.headers)
+        page.respond(headers)
     }
+
+    /// Adds a link to the end-session endpoint of each provider.
+    fn with_end_session_links(&self, context: &RequestContext, mut page: Page) -> Page {
+        let login = self.login();
+        for (provider, url) in login.end_session_links(&context.public_url) {
+            let name = login.display_name(provider);
+            page = page.link(format!("Sign out at {name}"), url);
+        }
+        page
+    }
+
+    /// Returns the page that sends the browser to the provider. The answer to the sign-out is a page
+    /// and not a redirect, because browsers apply the policy `form-action` of the page with the
+    /// sign-out form also to redirects, and most policies allow no other site.
+    fn ends_at_provider(&self, context: &RequestContext, provider: &str) -> Page {
+        let name = self.login().display_name(provider);
+        let own = self.own().end_session();
+        let mut page = Page::new(
+            StatusCode::OK,
+            "Signing out",
+            "Your session with this app has ended.",
+        )
+        .paragraph(format!("The next page ends your session at {name}."))
+        .link(format!("Continue to {name}"), own);
+        page.refresh = Some((0, own.to_owned()));
+        page.end_session_url = Some([context.public_url.origin(), own].concat());
+        page
+    }
+}
+
+fn signed_out_page() -> Page {
+    Page::new(
+        StatusCode::OK,
+        "You are signed out",
+        "Your session with this app has ended.",
+    )
 }
 
 /// Returns the page that asks the user for a confirmation.
@@ -114,33 +176,4 @@ pub(super) fn confirm_sign_out(context: &RequestContext, own: &OwnPaths) -> Resp
     .post("Sign out", own.sign_out())
     .link("Stay signed in", "/")
     .respond(&context.parts.headers)
-}
-
-/// Returns the page that sends the browser to the provider. The answer is a page and not a redirect,
-/// because browsers apply the policy `form-action` of the page with the sign-out form also to
-/// redirects, and most policies allow no other site.
-fn ends_at_provider(name: &str, url: &str) -> Page {
-    let mut page = Page::new(
-        StatusCode::OK,
-        "Signing out",
-        "Your session with this app has ended.",
-    )
-    .paragraph(format!("The next page ends your session at {name}."))
-    .link(format!("Continue to {name}"), url);
-    page.refresh = Some((0, url.to_owned()));
-    page.end_session_url = Some(url.to_owned());
-    page
-}
-
-/// Returns the page for a provider that could not be reached recently.
-fn unreachable_provider(name: &str, url: &str) -> Page {
-    Page::new(
-        StatusCode::OK,
-        "You are signed out",
-        "Your session with this app has ended.",
-    )
-    .paragraph(format!(
-        "{name} cannot be reached at the moment, so you may still be signed in there."
-    ))
-    .link(format!("Sign out at {name}"), url)
 }

@@ -14,6 +14,7 @@ pub(crate) struct OwnPaths {
     sign_in: Box<str>,
     sign_out: Box<str>,
     signed_out: Box<str>,
+    end_session: Box<str>,
 }
 
 impl OwnPaths {
@@ -39,6 +40,12 @@ impl OwnPaths {
         &self.signed_out
     }
 
+    /// Returns the path that redirects the browser to the end-session endpoint of the provider after
+    /// a sign-out.
+    pub(crate) fn end_session(&self) -> &str {
+        &self.end_session
+    }
+
     /// Returns the default path of the redirection endpoint.
     pub(crate) fn default_callback(&self) -> String {
         format!("{}callback", self.prefix())
@@ -54,7 +61,12 @@ impl OwnPaths {
     /// The redirection endpoint hides an endpoint whose path is `path` or below `path`. If there
     /// are several providers, the path of each redirection endpoint is below `path`.
     pub(crate) fn are_hidden_by(&self, path: &str) -> bool {
-        let endpoints = [&self.sign_in, &self.sign_out, &self.signed_out];
+        let endpoints = [
+            &self.sign_in,
+            &self.sign_out,
+            &self.signed_out,
+            &self.end_session,
+        ];
         endpoints.into_iter().any(|endpoint| {
             let below = endpoint.strip_prefix(path);
             below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
@@ -92,6 +104,7 @@ impl TryFrom<String> for OwnPaths {
             sign_in: at("sign_in"),
             sign_out: at("sign_out"),
             signed_out: at("signed_out"),
+            end_session: at("end_session"),
             prefix,
         })
     }
@@ -114,6 +127,7 @@ mod tests {
                 (own.sign_in(), "sign_in"),
                 (own.sign_out(), "sign_out"),
                 (own.signed_out(), "signed_out"),
+                (own.end_session(), "end_session"),
                 (&own.default_callback(), "callback"),
             ] {
                 assert_eq!(path, format!("{prefix}{name}"));

@@ -1,4 +1,10 @@
 //! The sign-out: ends the sessions of a browser, here and at the provider.
+//!
+//! The browser has to open the end-session endpoint of the provider with the ID token of the
+//! session. A script in a page of the app must not be able to read the ID token, so no page and no
+//! data of the gateway contain it. The answer to the sign-out stores the encrypted ID token in a
+//! cookie, and the page of this answer opens an endpoint of the gateway. This endpoint redirects the
+//! browser to the provider.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,16 +12,15 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderValue};
-use tokio::time::sleep;
 use url::Url;
 
 use super::pending::associated_data;
 use super::{Error, Login, PublicUrl, browser};
-use crate::clock::Clock;
-use crate::fields::cookie as cookies;
+use crate::clock::Timestamp;
+use crate::fields::cookie::{self as cookies, Found};
 use crate::provider::{EndSession, Provider};
 use crate::secret::Secret;
-use crate::session::{EndReason, Ended, Session, SessionId, cookie};
+use crate::session::{EndReason, Ended, Session, SessionId, SessionKey, Sessions, cookie};
 use crate::telemetry::chain;
 
 /// The maximum number of sessions that one request signs out. In most cases, a browser sends one
@@ -24,51 +29,48 @@ use crate::telemetry::chain;
 /// of session cookies.
 pub(super) const MAX_SIGNED_OUT: usize = 8;
 
-/// The pauses before the second and each later attempt to revoke a refresh token.
-const PAUSES: [Duration; 3] = [
-    Duration::from_secs(1),
-    Duration::from_secs(10),
-    Duration::from_mins(1),
-];
+/// The cookie with the provider and the ID token of an ended session.
+const END_SESSION: &str = "__Host-sidegate-end";
 
-/// The longest accepted `state` of a sign-out, in bytes. The state contains the encrypted name of a
-/// provider.
+/// The time in which the browser has to open the endpoint that redirects to the provider.
+const END_SESSION_LIFETIME: Duration = Duration::from_mins(2);
+
+/// The longest value of the cookie [`END_SESSION`]. Browsers refuse a longer cookie, and most servers
+/// refuse a longer URL. An ID token that does not fit is left out. The provider then asks the user
+/// for a confirmation.
+const MAX_COOKIE: usize = 4000;
+
+/// The time in which the provider has to send the browser back.
+const STATE_LIFETIME: Duration = Duration::from_mins(10);
+
+/// The longest accepted `state` of a sign-out, in bytes. The state contains the encrypted time and
+/// name of a provider.
 const MAX_STATE: usize = 1024;
 
 /// A completed sign-out.
 #[derive(Debug)]
 pub(crate) struct SignedOut {
-    /// The `Set-Cookie` values that delete the session cookie and the counter of logins in a row.
-    pub(crate) cookies: [HeaderValue; 2],
+    /// The `Set-Cookie` values for the browser.
+    pub(crate) cookies: Vec<HeaderValue>,
     pub(crate) at_provider: AtProvider,
 }
 
-/// What happens to the session of the user at the provider.
-#[derive(Debug)]
+/// What happens to the session of the user at the provider. Each name is the configured name of a
+/// provider.
+#[derive(Debug, Eq, PartialEq)]
 #[must_use]
 pub(crate) enum AtProvider {
     /// The request belonged to no session, or the provider has no end-session endpoint.
     Continues,
-    /// The browser has to open this URL. The provider then ends the session there.
-    Ends {
-        /// The configured name of the provider.
-        provider: Box<str>,
-        /// The URL of the end-session endpoint, with the ID token of the session.
-        url: Secret<String>,
-    },
+    /// The browser has to open [`OwnPaths::end_session`](super::OwnPaths::end_session).
+    Ends(Box<str>),
     /// The provider could not be reached recently, so its session may continue.
-    Unreachable {
-        /// The configured name of the provider.
-        provider: Box<str>,
-        /// The URL of the end-session endpoint, without an ID token.
-        url: Url,
-    },
+    Unreachable(Box<str>),
 }
 
 impl Login {
     /// Ends the sessions whose cookies the browser sent, but at most [`MAX_SIGNED_OUT`] sessions.
-    /// The refresh tokens of the ended sessions are revoked by tasks of the control plane, after
-    /// this function has returned.
+    /// Tasks of the control plane revoke the refresh tokens of the ended sessions.
     ///
     /// # Errors
     ///
@@ -77,24 +79,21 @@ impl Login {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the sign-out continues.
+    /// If the future is dropped, the sign-out continues, and the refresh tokens are revoked.
     pub(crate) async fn sign_out(
-        &self,
+        self: &Arc<Self>,
         headers: &HeaderMap,
         public_url: &PublicUrl,
     ) -> Result<SignedOut, Error> {
         let named = cookies::matching(headers, |name| name == cookie::SESSION.as_bytes());
         let ids = named.filter_map(|(_, value)| SessionId::parse(value));
         let keys: Vec<_> = ids.map(|id| id.key()).take(MAX_SIGNED_OUT).collect();
-        let sessions = Arc::clone(&self.process.sessions);
+        let login = Arc::clone(self);
         let end = async move {
             let mut ended = Vec::new();
             for key in keys {
-                let session = sessions.fetch(&key).await?;
-                if sessions.end(&key, EndReason::SignedOut).await? == Ended::Session {
-                    tracing::info!(session.key = key.log_prefix(), "Signed out");
-                    ended.extend(session);
-                }
+                let session = end(&login.process.sessions, key).await?;
+                ended.extend(session.inspect(|session| login.revoke(session)));
             }
             Ok(ended)
         };
@@ -102,104 +101,170 @@ impl Login {
         // the cookies were deleted first and the store then failed, the session would continue, but
         // the user would have no cookie.
         let ended = self.process.on_control_plane(end).await?;
-        for session in &ended {
-            self.revoke(session);
-        }
-        let mut at_provider = ended
-            .iter()
-            .map(|session| self.at_provider(session, public_url));
-        let ends = |at_provider: &AtProvider| !matches!(at_provider, AtProvider::Continues);
+        let (at_provider, cookie) = self.at_provider(&ended, public_url);
+        let mut cookies = vec![cookie::clear(cookie::SESSION), browser::forget_rounds()];
+        cookies.extend(cookie);
         Ok(SignedOut {
-            cookies: [cookie::clear(cookie::SESSION), browser::forget_rounds()],
-            // The browser can open the end-session endpoint of one provider only.
-            at_provider: at_provider.find(ends).unwrap_or(AtProvider::Continues),
+            cookies,
+            at_provider,
+        })
+    }
+
+    /// Returns what happens at the providers of the ended sessions, and the cookie for the endpoint
+    /// that redirects to the provider. The browser can open the end-session endpoint of one provider
+    /// only, so the function prefers a provider that can be reached.
+    fn at_provider(
+        &self,
+        ended: &[Arc<Session>],
+        public_url: &PublicUrl,
+    ) -> (AtProvider, Option<HeaderValue>) {
+        let mut at_provider = AtProvider::Continues;
+        for session in ended {
+            let provider = self.providers.get(session.provider());
+            let Some(provider) = provider.filter(|provider| provider.ends_sessions()) else {
+                continue;
+            };
+            let recent = provider.recent_readiness(self.process.clock.now());
+            if matches!(recent, Some(Err(_))) {
+                at_provider = AtProvider::Unreachable(session.provider().into());
+            } else if let Some(cookie) = self.end_session_cookie(session, public_url) {
+                return (AtProvider::Ends(session.provider().into()), Some(cookie));
+            }
+        }
+        (at_provider, None)
+    }
+
+    /// Returns the cookie with the provider and the ID token of the session.
+    fn end_session_cookie(&self, session: &Session, public_url: &PublicUrl) -> Option<HeaderValue> {
+        let sealed = |id_token: Option<&Secret<String>>| {
+            let name = session.provider();
+            let id_token = id_token.map_or("", |token| token.expose().as_str());
+            let text = Secret::new(format!("{} {name} {id_token}", self.now_as_millis()));
+            let context = context(b"end_session", public_url);
+            let sealed = self.keys.seal(&context, text.expose().as_bytes()).ok()?;
+            Some(URL_SAFE_NO_PAD.encode(sealed))
+        };
+        let id_token = session.tokens().id_token();
+        let whole = sealed(id_token).filter(|value| value.len() <= MAX_COOKIE);
+        let value = whole.or_else(|| sealed(None))?;
+        Some(cookie::set(END_SESSION, &value, END_SESSION_LIFETIME))
+    }
+
+    /// Returns the URL at which the provider ends the session of the user, and the `Set-Cookie` value
+    /// that deletes the cookie of the sign-out. Returns `None` if the browser has not signed out
+    /// recently.
+    pub(crate) fn end_session(
+        &self,
+        headers: &HeaderMap,
+        public_url: &PublicUrl,
+    ) -> Option<(Url, HeaderValue)> {
+        let Found::One(value) = cookies::find(headers, END_SESSION.as_bytes()) else {
+            return None;
+        };
+        let context = context(b"end_session", public_url);
+        let text = self.unseal_recent(&context, value, END_SESSION_LIFETIME)?;
+        let (name, id_token) = text.expose().split_once(' ')?;
+        let provider = self.providers.get(name)?;
+        let id_token = Secret::new(id_token.to_owned());
+        let url = self.end_session_url(provider, Some(&id_token), public_url)?;
+        Some((url, cookie::clear(END_SESSION)))
+    }
+
+    /// Returns a link for each provider with an end-session endpoint: the configured name of the
+    /// provider, and the URL at which the provider ends the session of the user. The URL contains no
+    /// ID token, so the provider asks the user for a confirmation.
+    pub(crate) fn end_session_links(&self, public_url: &PublicUrl) -> Vec<(&str, Url)> {
+        let providers = self.providers.iter();
+        let links = providers.filter_map(|(name, provider)| {
+            let url = self.end_session_url(provider, None, public_url)?;
+            Some((name.as_ref(), url))
+        });
+        links.collect()
+    }
+
+    fn end_session_url(
+        &self,
+        provider: &Provider,
+        id_token: Option<&Secret<String>>,
+        public_url: &PublicUrl,
+    ) -> Option<Url> {
+        let text = format!("{} {}", self.now_as_millis(), provider.name());
+        let context = context(b"signed_out", public_url);
+        let state = self.keys.seal(&context, text.as_bytes()).ok()?;
+        provider.end_session_url(EndSession {
+            id_token: id_token.filter(|token| !token.expose().is_empty()),
+            return_to: &[public_url.origin(), self.own().signed_out()].concat(),
+            state: &URL_SAFE_NO_PAD.encode(state),
         })
     }
 
     /// Returns the name of the provider at which the user has signed out. `state` is the value with
     /// which the provider sent the browser back. Returns `None` if the gateway did not make `state`
-    /// for `public_url`.
+    /// for `public_url` within the last ten minutes.
     pub(crate) fn signed_out_at(&self, state: &str, public_url: &PublicUrl) -> Option<&str> {
-        let sealed = (state.len() <= MAX_STATE).then(|| URL_SAFE_NO_PAD.decode(state).ok())??;
-        let name = self.keys.open(&sealed_for(public_url), &sealed)?;
-        let (known, _) = self
-            .providers
-            .get_key_value(std::str::from_utf8(&name).ok()?)?;
+        if state.len() > MAX_STATE {
+            return None;
+        }
+        let context = context(b"signed_out", public_url);
+        let name = self.unseal_recent(&context, state.as_bytes(), STATE_LIFETIME)?;
+        let (known, _) = self.providers.get_key_value(name.expose().as_str())?;
         Some(known)
     }
 
-    fn at_provider(&self, session: &Session, public_url: &PublicUrl) -> AtProvider {
-        let Some(provider) = self.providers.get(session.provider()) else {
-            return AtProvider::Continues;
-        };
-        let name: Box<str> = session.provider().into();
-        let Ok(state) = self.keys.seal(&sealed_for(public_url), name.as_bytes()) else {
-            return AtProvider::Continues;
-        };
-        let recent = provider.recent_readiness(self.process.clock.now());
-        let is_unreachable = matches!(recent, Some(Err(_)));
-        let id_token = session.tokens().id_token();
-        let url = provider.end_session_url(EndSession {
-            id_token: id_token.filter(|_token| !is_unreachable),
-            return_to: &[public_url.origin(), self.own().signed_out()].concat(),
-            state: &URL_SAFE_NO_PAD.encode(state),
-        });
-        match url {
-            None => AtProvider::Continues,
-            Some(url) if is_unreachable => AtProvider::Unreachable {
-                provider: name,
-                url,
-            },
-            Some(url) => AtProvider::Ends {
-                provider: name,
-                url: Secret::new(url.into()),
-            },
-        }
+    /// Decrypts a text that begins with the time of its encryption. Returns the rest of the text.
+    /// Returns `None` if the text is older than `lifetime`.
+    fn unseal_recent(
+        &self,
+        context: &[u8],
+        sealed: &[u8],
+        lifetime: Duration,
+    ) -> Option<Secret<String>> {
+        let sealed = URL_SAFE_NO_PAD.decode(sealed).ok()?;
+        let plain = self.keys.open(context, &sealed)?;
+        let (made_at, rest) = std::str::from_utf8(&plain).ok()?.split_once(' ')?;
+        let made_at = Timestamp::from_millis(made_at.parse().ok()?);
+        let now = self.process.clock.now();
+        let is_recent = made_at <= now && now.since(made_at) <= lifetime;
+        is_recent.then(|| Secret::new(rest.to_owned()))
+    }
+
+    fn now_as_millis(&self) -> u64 {
+        self.process.clock.now().as_millis()
     }
 
     /// Starts a task of the control plane that revokes the refresh token of an ended session.
     fn revoke(&self, session: &Session) {
         let provider = self.providers.get(session.provider());
-        let provider = provider.filter(|provider| provider.revokes());
         let (Some(provider), Some(token)) = (provider, session.tokens().refresh_token()) else {
             return;
         };
-        let key = session.key().log_prefix();
         let (provider, token) = (Arc::clone(provider), token.clone());
-        let clock = self.process.clock.clone();
-        self.process.spawn(async move {
-            revoke(&provider, &token, &clock, &key).await;
-        });
+        let (clock, key) = (self.process.clock.clone(), session.key().log_prefix());
+        self.process
+            .spawn(async move { provider.revoke(&token, &clock, &key).await });
     }
 }
 
-/// Revokes a refresh token. After a temporary failure, the function pauses and tries again. The
-/// last failure is logged. If the gateway stops meanwhile, the token is not revoked.
-async fn revoke(provider: &Provider, token: &Secret<String>, clock: &Clock, key: &str) {
-    let mut pauses = PAUSES.into_iter();
-    loop {
-        let Err(error) = provider.revoke(token, clock).await else {
-            tracing::info!(
-                session.key = key,
-                provider = provider.name(),
-                "Refresh token revoked"
-            );
-            return;
-        };
-        let pause = error.retry_after().zip(pauses.next());
-        let Some((asked, pause)) = pause else {
-            tracing::warn!(
-                session.key = key,
-                provider = provider.name(),
-                error = chain(&error),
-                "Refresh token not revoked"
-            );
-            return;
-        };
-        sleep(pause.max(asked)).await;
+/// Ends a session. Returns the ended session. The result is `None` if there was no session, or if
+/// the session could not be read before its end. A session that cannot be read still ends.
+async fn end(sessions: &Sessions, key: SessionKey) -> Result<Option<Arc<Session>>, Error> {
+    let session = sessions.fetch(&key).await.unwrap_or_else(|error| {
+        let key = key.log_prefix();
+        let error = chain(&error);
+        tracing::warn!(
+            session.key = key,
+            error,
+            "Session ends without a sign-out at its provider, because it cannot be read"
+        );
+        None
+    });
+    if sessions.end(&key, EndReason::SignedOut).await? == Ended::Nothing {
+        return Ok(None);
     }
+    tracing::info!(session.key = key.log_prefix(), "Signed out");
+    Ok(session)
 }
 
-fn sealed_for(public_url: &PublicUrl) -> Vec<u8> {
-    associated_data(b"signed_out", &[public_url.origin().as_bytes()])
+fn context(purpose: &[u8], public_url: &PublicUrl) -> Vec<u8> {
+    associated_data(purpose, &[public_url.origin().as_bytes()])
 }

@@ -12,7 +12,7 @@ use crate::token::{Lifetime, TokenSet};
 
 const NOW: Timestamp = Timestamp::from_millis(1);
 
-fn login(sessions: &Arc<Sessions>) -> Login {
+fn login(sessions: &Arc<Sessions>) -> Arc<Login> {
     let settings = Settings {
         own: OwnPaths::try_from("/oauth2/".to_owned()).unwrap(),
         redirection: RedirectionEndpoints::new("/oauth2/callback", []),
@@ -25,7 +25,12 @@ fn login(sessions: &Arc<Sessions>) -> Login {
         Handle::current(),
     );
     let keys = Arc::new(KeyRing::random().unwrap());
-    Login::new(settings, keys, Arc::default(), Arc::new(process))
+    Arc::new(Login::new(
+        settings,
+        keys,
+        Arc::default(),
+        Arc::new(process),
+    ))
 }
 
 fn public_url() -> PublicUrl {

@@ -243,18 +243,7 @@ impl ProviderInfo {
             &settings.jwks_uri,
             read.and_then(|read| read.jwks_uri.as_ref()),
         )?;
-        let end_session = locate(
-            "end_session_endpoint",
-            base,
-            settings.end_session_endpoint.as_ref(),
-            read.and_then(|read| read.end_session_endpoint.as_ref()),
-        )?;
-        let revocation = optional(
-            "revocation_endpoint",
-            &settings.revocation_endpoint,
-            read.and_then(|read| read.revocation_endpoint.as_ref()),
-        )?;
-        let sign_out = settings.sign_out;
+        let sign_out = SignOutEndpoints::new(settings, call_settings, read)?;
         let emails = &settings.identity.emails_endpoint;
         let group_list = |list: &GroupsEndpoint| {
             let url = endpoint(GROUPS, base, &list.endpoint)?;
@@ -270,13 +259,78 @@ impl ProviderInfo {
             emails: optional("identity.emails_endpoint", emails, None)?,
             group_lists: group_lists.collect::<Result<_, SetupError>>()?,
             jwks,
-            end_session: end_session.filter(|_url| sign_out.end_session != Some(false)),
-            revocation: revocation.filter(|_endpoint| sign_out.revoke != Some(false)),
+            end_session: sign_out.end_session,
+            revocation: sign_out.revocation,
             client_auth: ClientAuth::new(settings, supported, credentials)?,
             promises_iss: read
                 .is_some_and(|read| read.authorization_response_iss_parameter_supported),
             metadata,
         })
+    }
+}
+
+/// The endpoints of the sign-out at the provider.
+struct SignOutEndpoints {
+    end_session: Option<Url>,
+    revocation: Option<Endpoint>,
+}
+
+impl SignOutEndpoints {
+    /// Returns the endpoints that the settings do not switch off. No login needs these endpoints, so
+    /// an endpoint in the metadata that cannot be used counts as absent.
+    fn new(
+        settings: &Settings,
+        call_settings: &CallSettings,
+        metadata: Option<&Metadata>,
+    ) -> Result<Self, SetupError> {
+        let base = settings.url.as_deref();
+        let wanted = |wanted: Option<bool>| wanted != Some(false);
+        let published = metadata.and_then(|read| read.end_session_endpoint.as_ref());
+        let published = published.filter(|_url| wanted(settings.sign_out.end_session));
+        let key = "end_session_endpoint";
+        let end_session = locate(key, base, settings.end_session_endpoint.as_ref(), published)?;
+        let key = "revocation_endpoint";
+        let configured = settings.revocation_endpoint.as_ref();
+        let configured = locate(key, base, configured, None)?;
+        let configured = configured.map(|url| call_settings.endpoint(key, &url));
+        let published = metadata.and_then(|read| read.revocation_endpoint.as_ref());
+        let published = published.filter(|_url| wanted(settings.sign_out.revoke));
+        let published = || {
+            let url = locate(key, base, None, published).ok()??;
+            call_settings.endpoint(key, &url).ok()
+        };
+        let endpoints = Self {
+            end_session,
+            revocation: configured.transpose()?.or_else(published),
+        };
+        if metadata.is_some() {
+            endpoints.warn_about_missing(settings);
+        }
+        Ok(endpoints)
+    }
+
+    /// Logs a warning for each endpoint that the settings require and the metadata do not contain.
+    fn warn_about_missing(&self, settings: &Settings) {
+        let sign_out = settings.sign_out;
+        for (setting, is_wanted, is_there) in [
+            (
+                "sign_out.end_session",
+                sign_out.end_session,
+                self.end_session.is_some(),
+            ),
+            (
+                "sign_out.revoke",
+                sign_out.revoke,
+                self.revocation.is_some(),
+            ),
+        ] {
+            if is_wanted == Some(true) && !is_there {
+                tracing::warn!(
+                    setting,
+                    "The setting has no effect, because the metadata contains no usable endpoint"
+                );
+            }
+        }
     }
 }
 

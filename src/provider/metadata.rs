@@ -212,11 +212,11 @@ impl Metadata {
             authorization_endpoint: url.clone(),
             token_endpoint: url.clone(),
             userinfo_endpoint: url.clone(),
-            jwks_uri: url,
+            jwks_uri: url.clone(),
             token_endpoint_auth_methods_supported: None,
             grant_types_supported: None,
-            end_session_endpoint: None,
-            revocation_endpoint: None,
+            end_session_endpoint: url.clone(),
+            revocation_endpoint: url,
             authorization_response_iss_parameter_supported: false,
         }
     }

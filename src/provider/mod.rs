@@ -66,7 +66,7 @@ use aws_lc_rs::digest::{self, SHA256};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 pub use authorization::{AuthorizationRequest, Prompt};
 pub use error::{
@@ -142,6 +142,8 @@ pub struct Provider {
     limiter: Limiter,
     /// Limits the number of concurrent calls.
     call_slots: CallSlots,
+    /// Limits the number of concurrent revocations.
+    revocations: Semaphore,
     breaker: Arc<Breaker>,
     grant_verifier: GrantVerifier,
 }
@@ -195,6 +197,7 @@ impl Provider {
             format: RequestFormat::new(settings)?,
             limiter: Limiter::per_minute(settings.token_calls_per_minute),
             call_slots: CallSlots::new(settings.concurrent_calls),
+            revocations: Semaphore::new(sign_out::MAX_REVOCATIONS),
             breaker: Arc::default(),
             grant_verifier,
         })

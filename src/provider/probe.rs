@@ -50,7 +50,7 @@ impl Provider {
         self.probe_keys(&info, clock, findings).await;
         check_client_authentication(&info, findings);
         if let Some(metadata) = &info.metadata {
-            check_offers(metadata, findings);
+            check_offers(metadata, &self.settings, findings);
         }
     }
 
@@ -187,7 +187,7 @@ fn check_client_authentication(info: &ProviderInfo, findings: &mut Findings) {
 }
 
 /// Reports whether the provider offers refresh tokens and an end-session endpoint.
-fn check_offers(metadata: &Metadata, findings: &mut Findings) {
+fn check_offers(metadata: &Metadata, settings: &super::Settings, findings: &mut Findings) {
     let refreshes = |types: &Vec<String>| types.iter().any(|name| name == "refresh_token");
     match metadata.grant_types_supported.as_ref().map(refreshes) {
         Some(true) => findings.good("scopes", "the provider offers refresh tokens"),
@@ -200,24 +200,29 @@ fn check_offers(metadata: &Metadata, findings: &mut Findings) {
             "the provider does not state whether it offers refresh tokens",
         ),
     }
-    for (key, endpoint, effect) in [
+    let sign_out = settings.sign_out;
+    for (key, configured, published, is_wanted, effect) in [
         (
             "end_session_endpoint",
+            &settings.end_session_endpoint,
             &metadata.end_session_endpoint,
+            sign_out.end_session,
             "a sign-out does not end the session at the provider",
         ),
         (
             "revocation_endpoint",
+            &settings.revocation_endpoint,
             &metadata.revocation_endpoint,
+            sign_out.revoke,
             "a sign-out does not revoke the refresh token",
         ),
     ] {
-        findings.good(
-            key,
-            match endpoint {
-                Some(url) => format!("the provider has the endpoint {url:?}"),
-                None => format!("the metadata has no usable `{key}`; unless it is set, {effect}"),
-            },
-        );
+        let missing = || format!("the metadata has no usable `{key}`, so {effect}");
+        match published {
+            _ if configured.is_some() => {}
+            Some(url) => findings.good(key, format!("the provider has the endpoint {url:?}")),
+            None if is_wanted == Some(true) => findings.warning(key, missing()),
+            None => findings.good(key, missing()),
+        }
     }
 }

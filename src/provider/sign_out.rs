@@ -4,14 +4,30 @@
 use std::time::Duration;
 
 use http::{StatusCode, header};
+use tokio::time::sleep;
 use url::Url;
 
-use super::settings::{Discovery, GrantType, Settings};
+use super::settings::{Discovery, Settings};
 use super::token::TokenRequest;
 use super::{NotReady, Provider, SetupError, TokenCallError};
 use crate::clock::Clock;
 use crate::origin;
 use crate::secret::Secret;
+use crate::telemetry::chain;
+
+/// The largest number of concurrent revocations at one provider. Revocations do not use the slots of
+/// token requests, so a slow revocation endpoint delays no login and no refresh.
+pub(super) const MAX_REVOCATIONS: usize = 4;
+
+/// The time limit of one revocation.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// The pauses before the second and each later attempt to revoke a refresh token.
+const PAUSES: [Duration; 3] = [
+    Duration::from_secs(1),
+    Duration::from_secs(10),
+    Duration::from_mins(1),
+];
 
 /// The longest wait that the gateway accepts from a provider that asks for a later revocation.
 const MAX_WAIT: Duration = Duration::from_mins(1);
@@ -29,7 +45,7 @@ pub(crate) struct EndSession<'a> {
 
 /// The reason why a refresh token was not revoked.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RevocationError {
+enum RevocationError {
     /// The revocation endpoint could not be called.
     #[error("the call failed")]
     Call(#[source] origin::Error),
@@ -42,7 +58,7 @@ pub(crate) enum RevocationError {
     /// The provider refused the request.
     #[error("the provider answered with status {0}")]
     Refused(StatusCode),
-    /// The request could not be created, or all slots for calls are in use.
+    /// The request could not be created.
     #[error(transparent)]
     Request(#[from] TokenCallError),
 }
@@ -50,11 +66,10 @@ pub(crate) enum RevocationError {
 impl RevocationError {
     /// Returns the pause before the next attempt. `None` means that a further attempt would fail,
     /// too.
-    pub(crate) fn retry_after(&self) -> Option<Duration> {
+    fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Call(_) | Self::NotReady(_) => Some(Duration::ZERO),
             Self::Later(wait) => Some(*wait),
-            Self::Request(TokenCallError::Busy) => Some(Duration::ZERO),
             Self::Refused(_) | Self::Request(_) => None,
         }
     }
@@ -87,6 +102,11 @@ pub(super) fn check(settings: &Settings) -> Result<(), SetupError> {
                      end_session_endpoint or revocation_endpoint",
                 );
             }
+            (Some(false), None) if !from_metadata => {
+                let problem = "has no effect, because neither the settings nor metadata name the \
+                               endpoint";
+                return refuse(key, problem);
+            }
             (Some(false), Some(_)) => {
                 return refuse(
                     endpoint_key,
@@ -117,23 +137,56 @@ impl Provider {
         Some(url)
     }
 
+    /// Returns true if the provider has an end-session endpoint, and the settings do not switch its
+    /// use off.
+    pub(crate) fn ends_sessions(&self) -> bool {
+        self.info().is_ok_and(|info| info.end_session.is_some())
+    }
+
     /// Returns true if a sign-out revokes the refresh token at this provider.
-    pub(crate) fn revokes(&self) -> bool {
+    fn revokes(&self) -> bool {
         self.info().is_ok_and(|info| info.revocation.is_some())
     }
 
-    /// Revokes a refresh token with one call to the revocation endpoint (RFC 7009 section 2). Does
-    /// nothing if the provider has no revocation endpoint, or if the settings switch its use off.
-    ///
-    /// # Errors
-    ///
-    /// [`RevocationError`]. The refresh token may still be valid.
+    /// Revokes a refresh token (RFC 7009 section 2). Does nothing if the provider has no revocation
+    /// endpoint, or if the settings switch its use off. After a temporary failure, the function
+    /// pauses and tries again, up to three times. The last failure is logged. `session` is the part
+    /// of the session key that the log contains.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the caller does not know whether the token was revoked. The caller
-    /// may revoke the token again.
+    /// If the future is dropped, the refresh token may still be valid.
     pub(crate) async fn revoke(
+        &self,
+        refresh_token: &Secret<String>,
+        clock: &Clock,
+        session: &str,
+    ) {
+        if !self.revokes() {
+            return;
+        }
+        let mut pauses = PAUSES.into_iter();
+        loop {
+            let provider = self.name();
+            let Err(error) = self.call_revocation(refresh_token, clock).await else {
+                tracing::info!(session.key = session, provider, "Refresh token revoked");
+                return;
+            };
+            let Some((asked, pause)) = error.retry_after().zip(pauses.next()) else {
+                let error = chain(&error);
+                tracing::warn!(
+                    session.key = session,
+                    provider,
+                    error,
+                    "Refresh token not revoked"
+                );
+                return;
+            };
+            sleep(pause.max(asked)).await;
+        }
+    }
+
+    async fn call_revocation(
         &self,
         refresh_token: &Secret<String>,
         clock: &Clock,
@@ -142,10 +195,11 @@ impl Provider {
         let Some(endpoint) = &info.revocation else {
             return Ok(());
         };
-        let _slot = self.call_slot(GrantType::RefreshToken).await?;
+        // The semaphore is never closed.
+        let _slot = self.revocations.acquire().await;
         let (uri, client_auth) = (endpoint.uri(), &info.client_auth);
         let request = TokenRequest::revocation(uri, client_auth, refresh_token, clock.now())?;
-        let response = endpoint.call(request).await;
+        let response = endpoint.call_within(DEADLINE, request).await;
         let response = response.map_err(RevocationError::Call)?;
         match response.status() {
             StatusCode::OK | StatusCode::NO_CONTENT => Ok(()),

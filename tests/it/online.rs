@@ -115,8 +115,8 @@ async fn each_thing_that_works_is_one_line() {
         "ok providers.main.end_session_endpoint: the provider has the endpoint \
          \"https://id.example/logout\""
             .to_owned(),
-        "ok providers.main.revocation_endpoint: the metadata has no usable `revocation_endpoint`; \
-         unless it is set, a sign-out does not revoke the refresh token"
+        "ok providers.main.revocation_endpoint: the metadata has no usable `revocation_endpoint`, \
+         so a sign-out does not revoke the refresh token"
             .to_owned(),
         "ok upstreams.app.url: APP accepts connections".to_owned(),
         "ok upstreams.app.url: the app answers GET / with status 200".to_owned(),

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 use sidegate::clock::Clock;
 
@@ -12,6 +14,14 @@ use crate::support::openid::{OpenIdScene, settings};
 use crate::support::provider::{CLIENT, Endpoint, StandIn};
 use crate::support::scene::{ORIGIN, SESSION, url};
 use crate::support::upstream::{Answer, RecordingUpstream};
+
+/// The subject in an ID token.
+fn subject_of(id_token: &str) -> String {
+    let claims = id_token.split('.').nth(1).unwrap();
+    let claims = URL_SAFE_NO_PAD.decode(claims).unwrap();
+    let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
+    claims["sub"].as_str().unwrap().to_owned()
+}
 
 /// Publishes both endpoints of a sign-out.
 fn publish(provider: &StandIn) {
@@ -42,10 +52,12 @@ async fn c_20_a_sign_out_ends_the_session_at_the_provider_and_revokes_the_refres
     assert_eq!(page.status, 200, "{}", page.describe());
     assert!(page.field("cache-control").unwrap().contains("no-store"));
     assert_eq!(browser.cookie(ORIGIN, SESSION), None);
-    let target = page.refresh_target();
-    assert!(target.starts_with(&scene.provider.url()), "{target}");
+    // No script in a page of the app can read the ID token.
+    assert!(!page.text().contains("id_token_hint"), "{}", page.text());
+    let own = page.refresh_target();
+    assert_eq!(own, "/oauth2/end_session");
 
-    let back = browser.open(&target).await;
+    let signed_out = browser.visit(&url(&own)).await;
     let asked = scene.provider.requests(Endpoint::EndSession).pop().unwrap();
     let asked = url::Url::parse(&format!("http://op.test{}", asked.target())).unwrap();
     let parameter = |wanted: &str| {
@@ -59,19 +71,21 @@ async fn c_20_a_sign_out_ends_the_session_at_the_provider_and_revokes_the_refres
         parameter("post_logout_redirect_uri"),
         url("/oauth2/signed_out")
     );
-    assert_eq!(parameter("id_token_hint").split('.').count(), 3);
-
-    let signed_out = browser.follow(&back).await;
+    assert_eq!(subject_of(&parameter("id_token_hint")), "alice");
     assert_eq!(signed_out.status, 200, "{}", signed_out.describe());
+    let text = signed_out.text();
     assert!(
-        signed_out
-            .text()
-            .contains("Your session at main has ended, too.")
+        text.contains("Your session at main has ended, too."),
+        "{text}"
     );
+    // The redirect to the provider works one time.
+    let again = browser.open(&url(&own)).await;
+    assert_eq!(again.location().unwrap().path(), "/oauth2/signed_out");
 
     scene.provider.wait_for(Endpoint::Revocation, 1).await;
     let posted = scene.provider.posted(Endpoint::Revocation);
     assert_eq!(posted["token_type_hint"], "refresh_token");
+    assert!(posted["token"].starts_with("refresh"), "{posted:?}");
     let revocation = scene.provider.requests(Endpoint::Revocation).pop().unwrap();
     let authorization = revocation.head.value("authorization").unwrap();
     assert!(authorization.starts_with("Basic "));
@@ -85,9 +99,7 @@ async fn a_program_gets_the_end_session_url_as_data() {
     let none: [(&str, &str); 0] = [];
     let page = browser.send(visit.form(&none).from(ORIGIN)).await;
     assert_eq!(page.status, 200, "{}", page.describe());
-    let end_session_url = page.json()["end_session_url"].clone();
-    let expected = format!("{}/end_session?", scene.provider.url());
-    assert!(end_session_url.as_str().unwrap().starts_with(&expected));
+    assert_eq!(page.json()["end_session_url"], url("/oauth2/end_session"));
 }
 
 #[tokio::test]
@@ -137,8 +149,10 @@ async fn c_20_a_refused_revocation_is_logged_and_the_log_contains_no_token() {
     let refused = |log: &str| log.contains("Refresh token not revoked");
     gateway.wait_for_log(refused).await;
     assert_eq!(provider.calls(Endpoint::Revocation), 1);
+    browser.visit(&url("/oauth2/end_session")).await;
+    let asked = provider.requests(Endpoint::EndSession).pop().unwrap();
     let log = gateway.log();
-    let target = page.refresh_target();
+    let target = asked.target();
     let (_, rest) = target.split_once("id_token_hint=").unwrap();
     let (id_token, _) = rest.split_once('&').unwrap();
     let refresh_token = &provider.posted(Endpoint::Revocation)["token"];
@@ -146,6 +160,70 @@ async fn c_20_a_refused_revocation_is_logged_and_the_log_contains_no_token() {
         !log.contains(id_token) && !log.contains(refresh_token),
         "{log}"
     );
+}
+
+#[tokio::test]
+async fn b_21_a_state_is_valid_for_some_minutes_and_not_for_a_signed_in_user() {
+    let scene = scene(&[]).await;
+    let browser = scene.signed_in("alice").await;
+    let page = sign_out(&browser).await;
+    let redirected = browser.open(&url(&page.refresh_target())).await;
+    let back = browser.open(redirected.location().unwrap().as_str()).await;
+    let back = back.location().unwrap();
+    let claims = |page: &Page| page.text().contains("has ended, too");
+    assert!(claims(&scene.browser().open(back.as_str()).await));
+    // The link of an attacker does not deceive a user who is signed in.
+    let victim = scene.signed_in("bob").await;
+    let page = victim.open(back.as_str()).await;
+    assert!(page.text().contains("You are signed in"), "{}", page.text());
+    scene.gateway.advance(Duration::from_mins(11));
+    assert!(!claims(&scene.browser().open(back.as_str()).await));
+}
+
+#[tokio::test]
+async fn a_second_sign_out_offers_the_sign_out_at_the_provider() {
+    let scene = scene(&[]).await;
+    let browser = scene.signed_in("alice").await;
+    // The browser has dropped the first answer.
+    let copy = browser.cookie(ORIGIN, SESSION).unwrap();
+    sign_out(&browser).await;
+    browser.plant(ORIGIN, &format!("{SESSION}={copy}; Path=/; Secure"));
+    browser.forget("__Host-sidegate-end");
+    let page = sign_out(&browser).await;
+    let page = browser.follow(&page).await;
+    let text = page.text();
+    let link = format!("href=\"{}/end_session?client_id=", scene.provider.url());
+    assert!(
+        text.contains("Sign out at main") && text.contains(&link),
+        "{text}"
+    );
+    assert!(!text.contains("id_token_hint"), "{text}");
+}
+
+#[tokio::test]
+async fn an_identity_from_the_userinfo_gives_no_hint() {
+    let keys = [
+        ("identity.source", "\"userinfo\""),
+        ("identity.userinfo", ""),
+    ];
+    let scene = scene(&keys).await;
+    let browser = scene.signed_in("alice").await;
+    let page = sign_out(&browser).await;
+    let page = browser.visit(&url(&page.refresh_target())).await;
+    assert!(page.text().contains("has ended, too"), "{}", page.text());
+    let asked = scene.provider.requests(Endpoint::EndSession).pop().unwrap();
+    assert!(!asked.target().contains("id_token_hint"));
+}
+
+#[tokio::test]
+async fn a_temporary_failure_of_a_revocation_is_tried_again() {
+    let scene = scene(&[]).await;
+    scene
+        .provider
+        .next(Endpoint::Revocation, Answer::with(503, &[], ""));
+    let browser = scene.signed_in("alice").await;
+    sign_out(&browser).await;
+    scene.provider.wait_for(Endpoint::Revocation, 2).await;
 }
 
 #[tokio::test]

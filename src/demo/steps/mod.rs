@@ -344,7 +344,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
         else {
             return Ok(());
         };
-        let mut next = Url::parse(target).ok();
+        let mut next = Some(self.at(target)?);
         while let Some(url) = next {
             page = self.send(BrowserRequest::navigation(&url)).await?;
             next = page.location();

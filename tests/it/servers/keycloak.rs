@@ -86,7 +86,7 @@ async fn signing_out(provider: &str, flows: &Flows) {
     setup.arrived(&browser, &page);
     flows.passed("single sign-on");
     let answer = browser.submit(&question, &question.login_form(), &[]).await;
-    let page = browser.visit(&answer.refresh_target()).await;
+    let page = browser.visit(&url(&answer.refresh_target())).await;
     assert!(
         page.text().contains("has ended, too"),
         "{}",
