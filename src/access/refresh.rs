@@ -25,9 +25,9 @@ use super::flight::{FinishUnwaited, Flights, Leader, Waiter};
 use super::outcome::{Attempt, Fetched, Outcome, PauseEnd, RetryPause};
 use super::report::{
     FlightLog, log_ended, log_operator_must_act, log_refreshed, log_temporary_failure,
-    log_tokens_lost, store_failure,
+    store_failure,
 };
-use super::unstored::{Kept, RefreshResult, Unstored};
+use super::unstored::{RefreshResult, Unstored};
 use crate::clock::{Clock, Timestamp};
 use crate::provider::{
     ExchangeError, Provider, Providers, RefreshError, RefreshRequest, Refreshed, Sent, Verdict,
