@@ -9,6 +9,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Dispatch, Event, Metadata, Subscriber};
 
 use super::*;
+use crate::access::unstored::Kept;
 
 #[test]
 fn g_14_g_15_an_aborted_refresh_is_reported_to_its_waiters_and_counted() {

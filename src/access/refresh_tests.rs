@@ -6,6 +6,7 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::access::flight::Progress;
+use crate::access::unstored::Kept;
 use crate::access::wait::wait_for;
 use crate::access::{self, Access, RouteTable};
 use crate::identity::{Claim, Identity};
