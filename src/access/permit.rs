@@ -202,6 +202,11 @@ impl Permit {
         session.identity().groups.field(names.groups_form, report)
     }
 
+    /// Returns true if the app gets the client's own `Authorization`.
+    pub(crate) fn passes_authorization(&self) -> bool {
+        self.route.fields.authorization == Authorization::OfClient
+    }
+
     /// Returns the value of the `Cookie` field for the app: the cookies of the request without the
     /// gateway's own cookies. The value is empty if no cookie is left.
     pub(crate) fn cookies_for_app(&mut self, headers: &HeaderMap) -> HeaderValue {

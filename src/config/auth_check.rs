@@ -17,6 +17,9 @@ pub(super) struct AuthCheckSection {
     proxies: Vec<AskingProxy>,
 }
 
+/// The default of `auth_check.path`.
+const DEFAULT_PATH: &str = "/_sidegate/auth";
+
 /// Proxies that may ask for auth checks.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,6 +30,18 @@ pub(super) struct AskingProxy {
     kind: ProxyKind,
 }
 
+impl AskingProxy {
+    /// Returns true if at least one address belongs to networks of both entries.
+    fn overlaps(&self, other: &Self) -> bool {
+        self.networks.iter().any(|network| {
+            let mut others = other.networks.iter();
+            others.any(|other| {
+                network.0.contains(&other.0.network()) || other.0.contains(&network.0.network())
+            })
+        })
+    }
+}
+
 /// Reads the section `auth_check`. The result is `None` if the section has a problem.
 pub(super) fn asking_proxies(reader: &mut Reader<'_>) -> Option<AskingProxies> {
     let section: AuthCheckSection = reader.read("auth_check")?;
@@ -35,13 +50,21 @@ pub(super) fn asking_proxies(reader: &mut Reader<'_>) -> Option<AskingProxies> {
         reader.note("auth_check.path", "ends with `/`; write a path without it");
     }
     for (index, proxy) in section.proxies.iter().enumerate() {
+        let key = format!("auth_check.proxies.{index}.networks");
         if proxy.networks.is_empty() {
-            let key = format!("auth_check.proxies.{index}.networks");
-            reader.note(
-                &key,
-                "is empty; write the networks of the proxies that may ask",
-            );
+            let reason = "is empty; write the networks of the proxies that may ask";
+            reader.note(&key, reason);
         }
+        let mut before = section.proxies.iter().take(index);
+        if before.any(|other| other.kind != proxy.kind && other.overlaps(proxy)) {
+            let reason = "overlaps the networks of an earlier entry with another kind, so the kind \
+                          of some proxies would be ambiguous";
+            reader.note(&key, reason);
+        }
+    }
+    if section.proxies.is_empty() && path != DEFAULT_PATH {
+        let reason = "has no effect, because no proxy may ask; add [[auth_check.proxies]]";
+        reader.note("auth_check.path", reason);
     }
     let proxies = section.proxies.iter().map(|proxy| {
         let networks = proxy.networks.iter().map(|network| network.0);

@@ -12,17 +12,37 @@
 
 use std::net::IpAddr;
 
-use http::header::{COOKIE, HOST};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri, Version};
 use serde::Deserialize;
 
 use super::page::{Page, add_security_fields};
-use super::{Body, Error, WorkerSite};
+use super::tunnel::check_switch;
+use super::{Body, Error, RequestContext, WorkerSite};
 use crate::access::Permit;
 use crate::fields::forwarded::{Scheme, TrustedPeers};
 use crate::login::PublicUrl;
+
+/// Fields by which some apps replace the path or the user. A forwarded request never contains such a
+/// field. The other proxy would forward the field, so the gateway refuses an auth check with it.
+const REPLACING: [&str; 9] = [
+    "proxy",
+    "remote-email",
+    "remote-groups",
+    "remote-name",
+    "remote-user",
+    "x-original-url",
+    "x-remote-user",
+    "x-rewrite-url",
+    "x-forwarded-prefix",
+];
+
+/// Marks the answer to a permitted request. An answer without this mark never has a status that the
+/// other proxy understands as a permission.
+#[derive(Clone, Copy)]
+struct Permitted;
 
 const X_ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
 const X_ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
@@ -37,8 +57,6 @@ const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 pub(crate) enum ProxyKind {
     /// Caddy with `forward_auth`.
     Caddy,
-    /// HAProxy with a Lua script.
-    Haproxy,
     /// nginx with `auth_request`.
     Nginx,
     /// Traefik with `forwardAuth`.
@@ -95,7 +113,7 @@ impl ProxyKind {
                 host: None,
                 scheme: None,
             },
-            Self::Caddy | Self::Haproxy | Self::Traefik => FieldNames {
+            Self::Caddy | Self::Traefik => FieldNames {
                 method: X_FORWARDED_METHOD,
                 target: X_FORWARDED_URI,
                 host: Some(X_FORWARDED_HOST),
@@ -157,21 +175,48 @@ impl WorkerSite {
             return None;
         }
         let kind = proxies.kind_of(peer)?;
-        let check = read_original(kind, parts).map(|scheme| AuthCheck {
-            scheme,
+        let read = read_original(kind, parts).and_then(|scheme| {
+            self.check_names(&parts.headers)?;
+            Ok(scheme)
+        });
+        let is_trusted = self.settings().trusted.contains(peer);
+        let check = read.map(|scheme| AuthCheck {
+            // If TLS ends at a proxy before the asking proxy, the asking proxy reports `http`.
+            scheme: scheme.filter(|_scheme| !is_trusted),
             form: match kind {
                 ProxyKind::Nginx if !is_refused => AnswerForm::StatusOnly,
-                ProxyKind::Caddy | ProxyKind::Haproxy | ProxyKind::Nginx | ProxyKind::Traefik => {
-                    AnswerForm::Whole
-                }
+                ProxyKind::Caddy | ProxyKind::Nginx | ProxyKind::Traefik => AnswerForm::Whole,
             },
             is_refused,
         });
         Some(check)
     }
+
+    /// Refuses a field that the app could read instead of a field of the gateway: another spelling
+    /// of a field that only the gateway may write, or a field that replaces the path or the user.
+    fn check_names(&self, headers: &HeaderMap) -> Result<(), Error> {
+        let is_alias = |name: &str| {
+            !name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        };
+        let is_refused = |name: &&HeaderName| {
+            let name = name.as_str();
+            (is_alias(name) && self.owned().contains(name)) || REPLACING.contains(&name)
+        };
+        match headers.keys().find(is_refused) {
+            Some(name) => Err(Error::ForgedField(name.clone())),
+            None => Ok(()),
+        }
+    }
 }
 
 impl AuthCheck {
+    /// Returns true if the other proxy only reads the status of the answer.
+    pub(super) fn wants_only_status(self) -> bool {
+        self.form == AnswerForm::StatusOnly
+    }
+
     /// Returns the scheme of the original request.
     ///
     /// # Errors
@@ -187,7 +232,22 @@ impl AuthCheck {
 
     /// Returns the answer to a permitted request. The answer contains the fields for the app, and the
     /// cookies of the request without the gateway's own cookies.
-    pub(super) fn permitted(self, permit: &mut Permit, asked: &HeaderMap) -> Response<Body> {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UpgradeForbidden`] or [`Error::ForeignOrigin`] if the request asks for a switch to
+    /// another protocol, as for a forwarded request.
+    pub(super) fn permitted(
+        self,
+        permit: &mut Permit,
+        context: &RequestContext,
+    ) -> Result<Response<Body>, Error> {
+        let asked = &context.parts.headers;
+        // Some proxies remove `Upgrade` from the request of the auth check.
+        let is_websocket = asked.contains_key(SEC_WEBSOCKET_KEY);
+        if is_websocket || asked.contains_key(UPGRADE) {
+            check_switch(context, permit, is_websocket)?;
+        }
         if self.is_refused {
             // The first check of the other proxy did not permit the request. Meanwhile, the session
             // was renewed or the settings were changed.
@@ -198,7 +258,7 @@ impl AuthCheck {
             )
             .with_reason("auth_check_outdated");
             page.retry_after = Some(RETRY);
-            return page.respond(asked);
+            return Ok(page.respond(asked));
         }
         let mut response = Response::new(Body::empty());
         let headers = response.headers_mut();
@@ -209,16 +269,25 @@ impl AuthCheck {
         // The field is present even if no cookie is left, so that the other proxy replaces the
         // cookies of the request.
         headers.insert(COOKIE, permit.cookies_for_app(asked));
-        response
+        if let Some(value) = asked
+            .get(AUTHORIZATION)
+            .filter(|_| permit.passes_authorization())
+        {
+            headers.insert(AUTHORIZATION, value.clone());
+        }
+        response.extensions_mut().insert(Permitted);
+        Ok(response)
     }
 
-    /// Changes the status of an answer to a status that the other proxy understands.
+    /// Changes the status of an answer to a status that the other proxy understands. Only the answer
+    /// to a permitted request keeps a successful status.
     pub(super) fn word(self, response: &mut Response<Body>) {
-        if self.form == AnswerForm::Whole {
+        if response.extensions_mut().remove::<Permitted>().is_some() {
             return;
         }
         let status = match response.status() {
-            StatusCode::OK => return,
+            status if status.is_success() => StatusCode::FORBIDDEN,
+            status if self.form == AnswerForm::Whole => status,
             StatusCode::SEE_OTHER | StatusCode::UNAUTHORIZED => StatusCode::UNAUTHORIZED,
             _ => StatusCode::FORBIDDEN,
         };
@@ -246,6 +315,9 @@ fn read_original(kind: ProxyKind, parts: &mut Parts) -> Result<Option<Scheme>, E
         scheme.ok_or_else(|| refuse(&name))
     });
     let scheme = scheme.transpose()?;
+    // The gateway does not forward the request, so the request is never a gRPC call. The answer to a
+    // gRPC call has the status 200 even if the call is refused.
+    parts.headers.remove(CONTENT_TYPE);
     parts.method = method;
     parts.uri = Uri::from(target);
     // The host of the original request is in `Host`, as in HTTP/1.1.
@@ -282,7 +354,7 @@ mod tests {
 
     fn parts(fields: &[(&str, &str)]) -> Parts {
         let mut request = Request::builder()
-            .uri("/oauth2/auth")
+            .uri("/_sidegate/auth")
             .header("host", "gw.test");
         for (name, value) in fields {
             request = request.header(*name, *value);
@@ -316,7 +388,7 @@ mod tests {
         let nginx = Ok("POST - gw.test /a%2Fb?x=1".to_owned());
         assert_eq!(read(ProxyKind::Nginx, &NGINX), nginx);
         assert_eq!(read(ProxyKind::Nginx, &all), nginx);
-        for kind in [ProxyKind::Caddy, ProxyKind::Haproxy, ProxyKind::Traefik] {
+        for kind in [ProxyKind::Caddy, ProxyKind::Traefik] {
             let forwarded = Ok("GET https app.test /a?x=1".to_owned());
             assert_eq!(read(kind, &FORWARDED), forwarded);
             assert_eq!(read(kind, &all), forwarded);

@@ -26,8 +26,8 @@ pub enum Error {
     /// In an auth check, a field with a part of the original request is missing, repeated or
     /// malformed. Responsible: the operator, who configures the proxy that asks for the auth check.
     #[error(
-        "the field `{0}` of the auth check is missing, repeated or malformed; check `proxy` in \
-         auth_check, and the settings of the proxy"
+        "the field `{0}` of the auth check is missing, repeated or malformed; check `kind` in \
+         auth_check.proxies, and the settings of the proxy"
     )]
     AuthCheckField(HeaderName),
     /// The route needs the whole body of a request, but the buffers of the gateway have no room for
@@ -39,6 +39,10 @@ pub enum Error {
     /// `Cut`. Responsible: the client.
     #[error("the request was cut while it waited for its app")]
     Cut(Cut),
+    /// The request of an auth check has a field that the app could read instead of a field of the
+    /// gateway. Responsible: the client.
+    #[error("the request has the field `{0}`, which only the gateway may write")]
+    ForgedField(HeaderName),
     /// A page of another site tries to open a WebSocket with the user's session. Responsible: the
     /// client. The key `origins` in the route's `streams` lists the other sites that may open
     /// a WebSocket.
@@ -116,6 +120,7 @@ impl Error {
         match self {
             Self::Cut(_)
             | Self::ForeignOrigin
+            | Self::ForgedField(_)
             | Self::Framing(_)
             | Self::InsecureTransport
             | Self::MethodNotAllowed(_)
@@ -150,6 +155,7 @@ impl Error {
             Self::Framing(error) => error.status(),
             Self::AuthCheckField(_)
             | Self::ForeignOrigin
+            | Self::ForgedField(_)
             | Self::InsecureTransport
             | Self::UpgradeForbidden => StatusCode::FORBIDDEN,
             Self::Loop(error) => error.status(),
@@ -190,6 +196,7 @@ impl Error {
             Self::Cut(cut) => cut.reason,
             Self::FileLost(_) => FILE_LOST,
             Self::ForeignOrigin => "foreign_origin",
+            Self::ForgedField(_) => "forged_field",
             Self::Framing(error) => error.reason(),
             Self::InsecureTransport => "insecure_transport",
             Self::Loop(error) => error.reason(),
@@ -263,7 +270,7 @@ impl Error {
             Self::BuffersFull => NO_BUFFER,
             Self::Cut(cut) => cut_wording(cut.cause),
             Self::FileLost(_) => LOST_FILE,
-            Self::Framing(_) | Self::Target(_) => (
+            Self::ForgedField(_) | Self::Framing(_) | Self::Target(_) => (
                 "This request cannot be served",
                 "It is malformed or ambiguous, so the app did not get it. If you followed a link, \
                  the link is broken. If you typed the address, check it.",

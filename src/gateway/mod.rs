@@ -229,7 +229,10 @@ impl WorkerSite {
     /// navigation is redirected to the provider, or gets a page on which the user chooses one of
     /// several providers. A request that is not a navigation gets the login URL.
     async fn challenge(&self, context: &RequestContext, challenge: &Challenge) -> Response<Body> {
-        if !context.is_navigation() {
+        // A proxy that only reads the status asks a second time for the whole answer, so the first
+        // answer starts no login.
+        let wants_only_status = context.auth_check.is_some_and(AuthCheck::wants_only_status);
+        if wants_only_status || !context.is_navigation() {
             return explain::sign_in_first(
                 (context, self.own()),
                 challenge,
@@ -307,7 +310,9 @@ impl Worker {
             Some(Ok(check)) => Some(check),
             Some(Err(error)) => return Step::answered(record.refused(&error, &parts.headers)),
         };
-        record.auth_check = auth_check;
+        if auth_check.is_some() {
+            record.auth_check(auth_check, &parts.method);
+        }
         let kind = (auth_check, !body.is_end_stream());
         let received = site.receive(client_connection, &mut parts, kind, &mut record);
         // The app must get the id that the log contains, and not an id that the client has sent.
@@ -412,10 +417,14 @@ impl Worker {
 fn passed(context: &RequestContext, mut permit: Permit, mut record: Record) -> Response<Body> {
     record.route(permit.route(), DecisionLabel::Permit);
     record.user(permit.identity());
-    let response = context
+    let answer = context
         .auth_check
-        .map(|check| check.permitted(&mut permit, &context.parts.headers));
-    record.answered(response.unwrap_or_else(no_content))
+        .map(|check| check.permitted(&mut permit, context));
+    match answer {
+        Some(Ok(response)) => record.answered(response),
+        Some(Err(error)) => record.refused(&error, &context.parts.headers),
+        None => record.refused(&Error::NoRoute, &context.parts.headers),
+    }
 }
 
 /// The result of [`Worker::process`] for a request.

@@ -47,7 +47,7 @@ pub(super) struct Record {
     answered: Option<Instant>,
     is_counted: bool,
     /// The auth check, if another proxy asks whether it may forward the request.
-    pub(super) auth_check: Option<AuthCheck>,
+    auth_check: Option<AuthCheck>,
     /// The data that only the access log needs. `None` if the access log is off.
     log: Option<Box<RequestLog>>,
 }
@@ -93,6 +93,16 @@ impl Record {
 
     pub(super) fn version(&self) -> Version {
         self.version
+    }
+
+    /// Records that the request is an auth check. `method` is the method of the original request.
+    #[cold]
+    pub(super) fn auth_check(&mut self, check: Option<AuthCheck>, method: &Method) {
+        self.auth_check = check;
+        self.method.clone_from(method);
+        if let Some(log) = &mut self.log {
+            log.event.method.clone_from(method);
+        }
     }
 
     /// Records the canonical target.

@@ -28,6 +28,41 @@ use crate::upstream;
 /// `CLOSE_TIMEOUT` does not count as an aborted request.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// Checks whether a permitted request may ask for a switch to another protocol.
+///
+/// # Errors
+///
+/// Returns [`Error::UpgradeForbidden`] if the route does not allow other protocols. Returns
+/// [`Error::ForeignOrigin`] if the handshake comes from a page of an origin that the settings do not
+/// allow.
+pub(super) fn check_switch(
+    context: &RequestContext,
+    permit: &Permit,
+    is_websocket: bool,
+) -> Result<StreamPermit, Error> {
+    let stream = permit.stream();
+    if !stream.may_switch() {
+        return Err(Error::UpgradeForbidden);
+    }
+    // A page of any origin can open a WebSocket to the gateway. The browser adds the gateway's
+    // cookies to the handshake of the WebSocket. A page cannot ask for a protocol other than
+    // WebSocket, so a handshake for another protocol needs no `Origin`.
+    let expected = match Origin::of(context) {
+        Origin::None => !is_websocket,
+        Origin::One(origin) => {
+            let mut others = stream.settings().origins.iter();
+            origin == context.public_url.origin().as_bytes() || others.any(|other| other.is(origin))
+        }
+        Origin::Several => false,
+    };
+    // Without a session, the handshake is not sent for a signed-in user, so the gateway accepts the
+    // handshake even from a page of another origin.
+    if permit.has_session() && !expected {
+        return Err(Error::ForeignOrigin);
+    }
+    Ok(stream)
+}
+
 /// The data that the gateway needs when the app has answered a handshake.
 #[derive(Debug)]
 pub(super) struct Handshake {
@@ -42,9 +77,8 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::UpgradeForbidden`] if the route does not allow other protocols. Returns
-    /// [`Error::UpgradeOverHttp2`] if the app speaks HTTP/2. Returns [`Error::ForeignOrigin`] if
-    /// the handshake comes from a page of an origin that the settings do not allow. Returns
+    /// Returns [`Error::UpgradeOverHttp2`] if the app speaks HTTP/2. Returns the errors of
+    /// [`check_switch`]. Returns
     /// [`Error::TooManyStreams`] if the client has as many open tunnels as the route allows.
     pub(super) fn handshake(
         context: &RequestContext,
@@ -52,31 +86,10 @@ impl Worker {
         upgrade: &UpgradeRequest,
         counts: &StreamCounts,
     ) -> Result<Box<Handshake>, Error> {
-        let stream = permit.stream();
-        if !stream.may_switch() {
-            return Err(Error::UpgradeForbidden);
-        }
         if permit.route().speaks_http2() {
             return Err(Error::UpgradeOverHttp2);
         }
-        // A page of any origin can open a WebSocket to the gateway. The browser adds the gateway's
-        // cookies to the handshake of the WebSocket. A page cannot ask for a protocol other than
-        // WebSocket, so a handshake for another protocol needs no `Origin`.
-        let origin = Origin::of(context);
-        let expected = match origin {
-            Origin::None => !upgrade.is_websocket(),
-            Origin::One(origin) => {
-                let mut others = stream.settings().origins.iter();
-                origin == context.public_url.origin().as_bytes()
-                    || others.any(|other| other.is(origin))
-            }
-            Origin::Several => false,
-        };
-        // Without a session, the handshake is not sent for a signed-in user, so the gateway accepts
-        // the handshake even from a page of another origin.
-        if permit.has_session() && !expected {
-            return Err(Error::ForeignOrigin);
-        }
+        let stream = check_switch(context, permit, upgrade.is_websocket())?;
         let client = context.client.address();
         let client_slot = counts.open(stream.owner(client), stream.settings().per_client.get());
         let client_slot = client_slot.ok_or(Error::TooManyStreams)?;

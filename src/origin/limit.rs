@@ -261,12 +261,17 @@ impl Limit {
     }
 
     /// Records that an exchange of a client has ended. The lock is taken only while requests wait.
-    pub(super) fn ended(self: &Arc<Self>, owner: Owner, now: impl FnOnce() -> Instant) {
+    pub(super) fn ended(
+        self: &Arc<Self>,
+        owner: Owner,
+        is_evicted: bool,
+        now: impl FnOnce() -> Instant,
+    ) {
         if self.waiting() == 0 {
             return;
         }
         let mut contended = self.contended();
-        contended.queue.ended(owner, now());
+        contended.queue.ended(owner, is_evicted, now());
         self.count_held_back(&contended);
         drop(contended);
         // The client of the ended exchange now has fewer connections, so a waiting request of this

@@ -121,7 +121,8 @@ pub(super) struct Queue<T> {
     recent: [Option<(Owner, Instant)>; 2],
     /// The time at which the queue was last updated or a request was last added.
     now: Option<Instant>,
-    /// The time at which an exchange last ended while a request was waiting.
+    /// The time at which an exchange last ended without an eviction while a request was waiting.
+    /// Exchanges of a client with its whole share do not count.
     last_end: Option<Instant>,
 }
 
@@ -256,8 +257,12 @@ impl<T> Queue<T> {
 
     /// Records that an exchange of a client has ended. The client can have less than its whole
     /// share now, so waiting requests of the client can get a connection again.
-    pub(super) fn ended(&mut self, owner: Owner, now: Instant) {
-        self.last_end = Some(now);
+    pub(super) fn ended(&mut self, owner: Owner, is_evicted: bool, now: Instant) {
+        // Neither an evicted exchange nor an exchange of a client with its whole share shows that
+        // connections become free without evictions.
+        if !is_evicted && !self.has_whole_share(owner) {
+            self.last_end = Some(now);
+        }
         if let Some(count) = self.counts.get_mut(&owner) {
             *count = count.saturating_sub(1);
         }

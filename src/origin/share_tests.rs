@@ -147,7 +147,7 @@ fn a_request_waits_only_briefly_if_no_exchange_has_ended() {
         let mut queue = Queue::new(TERMS);
         queue.push(client(9), start, 9);
         if let Some(end) = end {
-            queue.ended(client(3), start + end);
+            queue.ended(client(3), false, start + end);
         }
         queue.count_held(held.iter(), start + waited);
         queue.exchanges_to_evict(held, start + waited).len()
@@ -225,7 +225,7 @@ fn a_client_below_its_share_is_served_in_its_turn() {
     // The pool now reports one exchange less for the client, so the client gets another connection.
     queue.count_held(held.iter(), now);
     assert_eq!(queue.pop(), Some(1));
-    queue.ended(client(1), now);
+    queue.ended(client(1), false, now);
     queue.granted(client(9));
     queue.update(now);
     assert_eq!(queue.pop(), Some(1));

@@ -97,7 +97,8 @@ impl Usage {
     pub(super) fn end(&self) {
         let ended = self.requester.take();
         if let (Some(requester), Some(limit)) = (ended, &self.limit) {
-            limit.ended(requester.owner, || self.clock.instant());
+            let is_evicted = self.eviction.get().is_some();
+            limit.ended(requester.owner, is_evicted, || self.clock.instant());
         }
         self.answering.set(false);
         self.download.clear();

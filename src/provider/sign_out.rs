@@ -138,14 +138,20 @@ impl Provider {
     }
 
     /// Returns true if the provider has an end-session endpoint, and the settings do not switch its
-    /// use off.
+    /// use off. Before the metadata has been read, the function assumes that the metadata contains
+    /// the endpoint.
     pub(crate) fn ends_sessions(&self) -> bool {
-        self.info().is_ok_and(|info| info.end_session.is_some())
+        let is_wanted = self.settings.sign_out.end_session != Some(false);
+        self.info()
+            .map_or(is_wanted, |info| info.end_session.is_some())
     }
 
-    /// Returns true if a sign-out revokes the refresh token at this provider.
+    /// Returns true if a sign-out revokes the refresh token at this provider. Before the metadata has
+    /// been read, the function assumes that the metadata contains the endpoint.
     fn revokes(&self) -> bool {
-        self.info().is_ok_and(|info| info.revocation.is_some())
+        let is_wanted = self.settings.sign_out.revoke != Some(false);
+        self.info()
+            .map_or(is_wanted, |info| info.revocation.is_some())
     }
 
     /// Revokes a refresh token (RFC 7009 section 2). Does nothing if the provider has no revocation
