@@ -36,7 +36,7 @@ mod upgrade;
 mod view;
 
 use http::header::{MAX_FORWARDS, VIA};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 pub use framing::FramingError;
 pub(crate) use framing::check as check_framing;
@@ -49,7 +49,11 @@ pub use strip::inbound;
 pub use trailers::TrailerSupport;
 pub(crate) use trailers::{inbound_trailers, outbound_trailers};
 pub(crate) use upgrade::{UpgradeRequest, websocket_accept};
-pub use view::View;
+pub use view::{OnlyValue, View};
+
+/// The field in which a browser states whether the page that caused a request belongs to the same
+/// origin, to the same site or to another site (Fetch Metadata).
+pub(crate) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The name of this gateway in `Via`.
 const PSEUDONYM: &str = "sidegate";

@@ -11,10 +11,31 @@ pub trait View {
     /// Returns the values of all lines with this name, in their order.
     fn values<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]>;
 
+    /// Returns the value of a field that a client sends at most one time.
+    fn only_value<'a>(&'a self, name: &'a HeaderName) -> OnlyValue<'a> {
+        let mut values = self.values(name);
+        match (values.next(), values.next()) {
+            (None, _) => OnlyValue::Absent,
+            (Some(value), None) => OnlyValue::One(value),
+            (Some(_), Some(_)) => OnlyValue::Several,
+        }
+    }
+
     /// Returns true if at least one line has this name.
     fn has(&self, name: &HeaderName) -> bool {
         self.values(name).next().is_some()
     }
+}
+
+/// The value of a field that a client sends at most one time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum OnlyValue<'a> {
+    /// The message does not have the field.
+    Absent,
+    /// The message has the field one time.
+    One(&'a [u8]),
+    /// The message has the field several times, so its meaning is not clear.
+    Several,
 }
 
 impl View for HeaderMap {

@@ -15,7 +15,7 @@ use super::streams::{
 };
 use super::{Body, Error, RequestContext, Worker};
 use crate::access::{Permit, StreamKind, StreamPermit};
-use crate::fields::{self, UpgradeRequest};
+use crate::fields::{self, OnlyValue, UpgradeRequest, View as _};
 use crate::relay::{ByteCounts, Close, Ended, FrameTracker, Relay};
 use crate::server::{ReadFailure, TunnelStop, UpgradedClient};
 use crate::session::cookie;
@@ -47,13 +47,13 @@ pub(super) fn check_switch(
     // A page of any origin can open a WebSocket to the gateway. The browser adds the gateway's
     // cookies to the handshake of the WebSocket. A page cannot ask for a protocol other than
     // WebSocket, so a handshake for another protocol needs no `Origin`.
-    let expected = match Origin::of(context) {
-        Origin::None => !is_websocket,
-        Origin::One(origin) => {
+    let expected = match context.parts.headers.only_value(&header::ORIGIN) {
+        OnlyValue::Absent => !is_websocket,
+        OnlyValue::One(origin) => {
             let mut others = stream.settings().origins.iter();
             origin == context.public_url.origin().as_bytes() || others.any(|other| other.is(origin))
         }
-        Origin::Several => false,
+        OnlyValue::Several => false,
     };
     // Without a session, the handshake is not sent for a signed-in user, so the gateway accepts the
     // handshake even from a page of another origin.
@@ -162,24 +162,6 @@ impl Worker {
         *response.status_mut() = upgrade.success();
         *response.version_mut() = Version::HTTP_11;
         response
-    }
-}
-
-/// The origin of the page that sent a request.
-enum Origin<'a> {
-    None,
-    One(&'a [u8]),
-    Several,
-}
-
-impl<'a> Origin<'a> {
-    fn of(context: &'a RequestContext) -> Self {
-        let mut values = context.parts.headers.get_all(header::ORIGIN).iter();
-        match (values.next(), values.next()) {
-            (None, _) => Self::None,
-            (Some(origin), None) => Self::One(origin.as_bytes()),
-            (Some(_), Some(_)) => Self::Several,
-        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! The check that a request comes from one of the gateway's own pages.
 
-use http::HeaderMap;
+use http::{HeaderMap, header};
 
 use super::PublicUrl;
+use crate::fields::{OnlyValue, SEC_FETCH_SITE, View as _};
 
 /// Checks whether a request comes from a page of `public_url`. The same-origin check stops
 /// cross-site request forgery.
@@ -12,37 +13,19 @@ use super::PublicUrl;
 /// `Origin` is checked for older browsers, which do not send `Sec-Fetch-Site`. A request with
 /// neither `Sec-Fetch-Site` nor `Origin` is refused.
 pub(crate) fn same_origin(headers: &HeaderMap, public_url: &PublicUrl) -> SameOrigin {
-    let site = single_value(headers, "sec-fetch-site");
-    let same = match site {
-        FieldValue::Value(site) => site == b"same-origin",
+    let same = match headers.only_value(&SEC_FETCH_SITE) {
+        OnlyValue::One(site) => site == b"same-origin",
         // A browser sends only one `Sec-Fetch-Site`. A request with two `Sec-Fetch-Site` values is
         // refused.
-        FieldValue::Several => false,
-        FieldValue::Absent => match single_value(headers, "origin") {
-            FieldValue::Value(origin) => origin == public_url.origin().as_bytes(),
-            FieldValue::Absent | FieldValue::Several => false,
-        },
+        OnlyValue::Several => false,
+        OnlyValue::Absent => {
+            headers.only_value(&header::ORIGIN) == OnlyValue::One(public_url.origin().as_bytes())
+        }
     };
     if same {
         SameOrigin::Yes
     } else {
         SameOrigin::No
-    }
-}
-
-/// The value of a field that may occur at most one time in a request.
-enum FieldValue<'a> {
-    Absent,
-    Value(&'a [u8]),
-    Several,
-}
-
-fn single_value<'a>(headers: &'a HeaderMap, name: &str) -> FieldValue<'a> {
-    let mut values = headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (None, _) => FieldValue::Absent,
-        (Some(value), None) => FieldValue::Value(value.as_bytes()),
-        (Some(_), Some(_)) => FieldValue::Several,
     }
 }
 
@@ -58,7 +41,7 @@ pub(crate) enum SameOrigin {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderValue, header};
+    use http::HeaderValue;
 
     use super::*;
 
