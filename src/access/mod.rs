@@ -48,6 +48,7 @@
 mod attempt;
 mod backoff;
 mod buffering;
+mod cross_site;
 mod flight;
 mod index;
 mod outcome;

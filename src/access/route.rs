@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::buffering::BufferSettings;
+use super::cross_site::CrossSite;
 use super::index::Index;
 use super::route_settings::{OnRefusal, ProviderNames, RouteSettings};
 use super::rule::Rule;
@@ -25,6 +26,8 @@ pub struct Route {
     /// The names of the accepted providers, each as the value of an assertion field.
     providers: Vec<Claim>,
     pub(super) allow_preflight: bool,
+    /// The sites whose pages may send unsafe requests. `None` if the settings do not have the key.
+    pub(super) cross_site: Option<CrossSite>,
     pub(super) on_refusal: OnRefusal,
     pub(super) is_stream: bool,
     streams: StreamSettings,
@@ -63,6 +66,7 @@ impl Route {
             rule: settings.access,
             providers,
             allow_preflight: settings.allow_preflight,
+            cross_site: settings.cross_site,
             on_refusal: settings.on_upstream_401,
             is_stream: settings.stream,
             streams: settings.streams,
@@ -157,6 +161,11 @@ impl Route {
     /// The fields that the gateway writes into the requests of the route.
     pub(crate) fn fields(&self) -> &AppFields {
         &self.fields
+    }
+
+    /// Whether the settings of the route have the key `cross_site`.
+    pub(crate) fn sets_cross_site(&self) -> bool {
+        self.cross_site.is_some()
     }
 
     /// The gateway's action after an app has refused a token.

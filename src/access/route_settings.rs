@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 
 use super::buffering::BufferSettings;
+use super::cross_site::CrossSite;
 use super::rule::Rule;
 use super::stream::StreamSettings;
 use crate::target::Prefix;
@@ -37,6 +38,9 @@ pub struct RouteSettings {
     /// cookies.
     #[serde(default)]
     pub(crate) allow_preflight: bool,
+    /// The sites whose pages may send unsafe requests with a user's session. `None` if the settings
+    /// do not have the key.
+    pub(crate) cross_site: Option<CrossSite>,
     /// The gateway's action after an app has refused a token that the gateway considers valid.
     #[serde(default)]
     pub(crate) on_upstream_401: OnRefusal,
@@ -136,6 +140,7 @@ impl Default for RouteSettings {
             upstream: None,
             provider: None,
             allow_preflight: false,
+            cross_site: None,
             on_upstream_401: OnRefusal::Pass,
             stream: false,
             streams: StreamSettings::default(),

@@ -285,6 +285,23 @@ fn settings_of_streams_that_mean_nothing_are_problems() {
 }
 
 #[test]
+fn c_23_the_guard_against_other_sites_means_nothing_on_a_public_route() {
+    let with = |route: &str| TestSettings::new(&format!("{SMALL}\n[[routes]]\n{route}\n"));
+    for cross_site in ["\"refuse\"", "\"allow\"", "[\"https://a.test\"]"] {
+        let route = format!("access = \"public\"\ncross_site = {cross_site}");
+        let problems = with(&route).problems();
+        assert_eq!(keys_of(&problems), ["routes.0.cross_site"], "{problems:#?}");
+        with(&format!("cross_site = {cross_site}")).load().unwrap();
+    }
+    for cross_site in ["true", "\"off\"", "[]", "[\"*\"]", "\"https://a.test\""] {
+        let problems = with(&format!("cross_site = {cross_site}")).problems();
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        let key = "routes.0.cross_site";
+        assert!(problems[0].starts_with(key), "{cross_site}: {problems:#?}");
+    }
+}
+
+#[test]
 fn settings_of_upgrades_mean_nothing_for_an_app_that_speaks_http_2() {
     let upstream = "url = \"http://127.0.0.1:8080\"";
     assert!(SMALL.contains(upstream), "{SMALL}");

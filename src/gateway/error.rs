@@ -35,6 +35,11 @@ pub enum Error {
     /// disk error can also be the cause. The log contains the disk error.
     #[error("there is no buffer for the request body")]
     BuffersFull,
+    /// A page of another site sends an unsafe request with the user's session. Responsible: the
+    /// client. If the page may send such requests, the operator has to add the origin of the page to
+    /// the key `cross_site` of the route.
+    #[error("a page of another site may not send this request")]
+    CrossSite,
     /// While a request waited for its app, the gateway ended the request for the reason in the
     /// `Cut`. Responsible: the client.
     #[error("the request was cut while it waited for its app")]
@@ -118,7 +123,8 @@ impl Error {
     /// Returns the party that is responsible for the error.
     pub(crate) fn responsible(&self) -> Responsible {
         match self {
-            Self::Cut(_)
+            Self::CrossSite
+            | Self::Cut(_)
             | Self::ForeignOrigin
             | Self::ForgedField(_)
             | Self::Framing(_)
@@ -154,6 +160,7 @@ impl Error {
             Self::FileLost(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Framing(error) => error.status(),
             Self::AuthCheckField(_)
+            | Self::CrossSite
             | Self::ForeignOrigin
             | Self::ForgedField(_)
             | Self::InsecureTransport
@@ -193,6 +200,7 @@ impl Error {
         match self {
             Self::AuthCheckField(_) => "auth_check_field",
             Self::BuffersFull => "buffers_full",
+            Self::CrossSite => "cross_site",
             Self::Cut(cut) => cut.reason,
             Self::FileLost(_) => FILE_LOST,
             Self::ForeignOrigin => "foreign_origin",
@@ -268,6 +276,12 @@ impl Error {
                  this site finds details in the log.",
             ),
             Self::BuffersFull => NO_BUFFER,
+            Self::CrossSite => (
+                "Not from another site",
+                "A page of another site sent this request with your session. The app did not get \
+                 it. To do this, open the app and use its own pages. If the other site should be \
+                 allowed to do this, the administrator of this site has to list it.",
+            ),
             Self::Cut(cut) => cut_wording(cut.cause),
             Self::FileLost(_) => LOST_FILE,
             Self::ForgedField(_) | Self::Framing(_) | Self::Target(_) => (

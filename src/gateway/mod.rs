@@ -354,7 +354,7 @@ impl Worker {
             Decision::Permit(permit) if auth_check.is_some() => {
                 Step::answered(passed(&context, permit, record))
             }
-            Decision::Permit(permit) if body.is_ready() => {
+            Decision::Permit(permit) if body.is_ready() && context.parts.method.is_safe() => {
                 self.forward(context, (permit, now), body, record)
             }
             Decision::Permit(permit) => self.permitted(context, (permit, now), body, record),

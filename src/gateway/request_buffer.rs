@@ -21,7 +21,7 @@ const REDECIDE_AFTER: Duration = Duration::from_secs(1);
 
 impl Worker {
     /// Forwards a permitted request. If the body of the request has not arrived, the gateway first
-    /// buffers the body.
+    /// buffers the body. Refuses an unsafe request that a page of another site caused.
     pub(super) fn permitted(
         &self,
         context: RequestContext,
@@ -29,6 +29,11 @@ impl Worker {
         mut body: ForwardedBody,
         mut record: Record,
     ) -> Step<'_> {
+        if !context.parts.method.is_safe() && is_cross_site(&context, &permit.0) {
+            record.route(permit.0.route(), DecisionLabel::Forbid);
+            record.user(permit.0.identity());
+            return Step::answered(record.refused(&Error::CrossSite, &context.parts.headers));
+        }
         if body.is_ready() {
             return self.forward(context, permit, body, record);
         }
@@ -80,6 +85,14 @@ impl Worker {
         let decision = (site.access).decide(head, &context.target, &Recent::default(), later);
         self.answer(context, decision, body, record).await
     }
+}
+
+/// Whether the route refuses an unsafe request, because a page of another site caused the request.
+/// The setting `streams.origins` of the route decides about the handshake of a WebSocket.
+fn is_cross_site(context: &RequestContext, permit: &Permit) -> bool {
+    let upgrade = context.upgrade.as_ref();
+    !upgrade.is_some_and(|upgrade| upgrade.is_websocket())
+        && permit.refuses_cross_site(&context.parts.headers, context.public_url.origin())
 }
 
 /// Sets the limits and the trailer filter of a request body.

@@ -22,6 +22,7 @@ mod browser;
 mod buffers;
 mod chooser;
 mod coverage;
+mod cross_site;
 mod demo;
 mod deployments;
 mod downloads;
