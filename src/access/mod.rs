@@ -60,6 +60,7 @@ mod report;
 mod route;
 mod route_settings;
 mod rule;
+mod signed;
 mod stream;
 mod unstored;
 mod wait;
@@ -87,6 +88,7 @@ pub(crate) use self::route_settings::OnRefusal;
 pub use self::route_settings::RouteSettings;
 pub(crate) use self::rule::KnownClaims;
 use self::rule::Verdict;
+use self::signed::SignedAssertions;
 pub(crate) use self::stream::{Continues, StreamKind, StreamPermit, StreamSettings, WatchError};
 use self::wait::wait_for;
 pub(crate) use self::wait::{Unavailable, Wait};
@@ -112,6 +114,7 @@ pub(crate) struct Access {
     max_wait: Duration,
     sessions: Arc<Sessions>,
     refresher: Arc<Refresher>,
+    signed: SignedAssertions,
 }
 
 /// The settings of an [`Access`].
@@ -225,6 +228,7 @@ impl Access {
             max_wait: settings.max_wait,
             sessions,
             refresher,
+            signed: SignedAssertions::default(),
         })
     }
 

@@ -128,6 +128,7 @@ impl Permit {
         pools: &Pools,
     ) -> Exchanging<'_> {
         self.write(request.headers_mut());
+        self.write_signed(&mut request);
         let requester = Requester {
             owner: self.owner(client.address),
             stream: client.streams || upgrade.is_some() || self.route.is_stream,
@@ -271,7 +272,11 @@ impl Future for Exchanging<'_> {
     }
 }
 
-fn write_or_remove(headers: &mut HeaderMap, name: &HeaderName, value: Option<HeaderValue>) {
+pub(super) fn write_or_remove(
+    headers: &mut HeaderMap,
+    name: &HeaderName,
+    value: Option<HeaderValue>,
+) {
     match value {
         Some(value) => drop(headers.insert(name, value)),
         None => drop(headers.remove(name)),

@@ -8,6 +8,7 @@ use http::HeaderName;
 
 use super::routing::{ParsedUpstream, ParsedUpstreams};
 use super::section::Reader;
+use super::signing::Signing;
 use crate::access::{KnownClaims, OnRefusal, Route, RouteTable};
 use crate::provider::settings::KeptValues;
 use crate::provider::{SetupError, secret_file, secret_variable};
@@ -97,7 +98,7 @@ impl<'a> Written<'a> {
 pub(super) fn write(
     routes: RouteTable,
     (upstreams, names): (&ParsedUpstreams, &AssertionNames),
-    environment: &Environment,
+    (signing, environment): (Option<&Signing>, &Environment),
     reader: &mut Reader<'_>,
 ) -> RouteTable {
     // Routes with the same credentials and the same app share their computed fields, so that a
@@ -115,7 +116,10 @@ pub(super) fn write(
             let basic = written.credentials.basic.as_ref().filter(|_| is_usable);
             let password =
                 basic.and_then(|basic| password(basic, &written.key, environment, reader));
+            let signed =
+                signing.and_then(|signing| signing.assertion(&names, route.upstream_name()));
             AppFields::new(names, written.credentials, password, route.is_public())
+                .with_signed(signed)
         };
         shared.entry(place).or_insert_with(make).clone()
     })
@@ -190,8 +194,8 @@ fn problem(error: &SetupError) -> String {
     error.problem().map_or_else(|| chain(error), str::to_owned)
 }
 
-/// Refuses a claim as the value of a field or as the user name of a Basic credential if no provider
-/// has an identity source. `names` are the names in the section `assertions`.
+/// Refuses a claim as the value of a field or as the user name of a Basic credential, and a signed
+/// assertion, if no provider has an identity source. `names` are the names in the section `assertions`.
 pub(super) fn check_claims(
     routes: &RouteTable,
     (upstreams, names): (&ParsedUpstreams, &AssertionNames),
@@ -211,13 +215,20 @@ pub(super) fn check_claims(
         let is_claim = basic.is_some_and(|basic| basic.user.is_claim());
         is_claim.then(|| format!("{key}.basic.user"))
     };
+    let signed = |key: &str, names: &AssertionNames| {
+        let is_signed = names.signed.is_some();
+        is_signed.then(|| format!("{key}.signed"))
+    };
     let mut keys = fields("assertions", names);
+    keys.extend(signed("assertions", names));
     for (name, upstream) in upstreams {
         let Some(upstream) = upstream else { continue };
         // An upstream can inherit all fields of the section `assertions`. The list `keys` already
         // contains the keys of these fields.
-        let own = upstream.assertions.as_ref();
-        let own = own.filter(|own| own.fields != names.fields);
+        let assertions = upstream.assertions.as_ref();
+        let own = assertions.filter(|own| own.signed != names.signed);
+        keys.extend(own.and_then(|own| signed(&format!("upstreams.{name}.assertions"), own)));
+        let own = assertions.filter(|own| own.fields != names.fields);
         keys.extend(
             own.map(|own| fields(&format!("upstreams.{name}.assertions"), own))
                 .into_iter()

@@ -22,6 +22,7 @@ mod providers;
 mod restart_only;
 mod routing;
 mod section;
+mod signing;
 mod watch;
 
 use std::net::SocketAddr;
@@ -51,6 +52,7 @@ use self::routing::{
     ParsedUpstreams, check_reach, check_routes, routes, unnamed_providers, upstreams,
 };
 use self::section::Reader;
+use self::signing::{Signing, signing};
 pub(crate) use self::watch::{FileChange, FileVersion, Watch};
 use crate::access::RouteTable;
 use crate::clock::Clock;
@@ -208,7 +210,7 @@ impl Problems {
 /// Returns the settings for requests.
 fn gateway_settings(
     public_urls: PublicUrls,
-    written_fields: Vec<HeaderName>,
+    (written_fields, signing): (Vec<HeaderName>, Option<&Signing>),
     (server, spill): (&ServerSection, Option<SpillSettings>),
     asking_proxies: AskingProxies,
     log: &telemetry::Settings,
@@ -218,6 +220,7 @@ fn gateway_settings(
         trusted: TrustedPeers::new(server.trusted_proxies.iter().map(|network| network.0)),
         asking_proxies,
         written_fields,
+        key_set: signing.map(Signing::key_set),
         body_bytes: server.body_bytes(),
         buffer_bytes: server.buffer_bytes(),
         spill,
@@ -249,8 +252,10 @@ fn build(
     let watch: Option<bool> = reader.read("watch");
     let providers = providers(settings, (&reusable.providers, &environment), reader);
     let upstreams = upstreams(settings, &reusable.upstreams, reader);
+    let signing = signing(public_urls.as_ref(), (&upstreams, names.as_ref()), reader);
     let parsed = (&upstreams, &providers, names.as_ref());
-    let routes = route_table(settings, parsed, (server.as_ref(), &environment), reader);
+    let others = (server.as_ref(), signing.as_ref(), &environment);
+    let routes = route_table(settings, parsed, others, reader);
     let spill = server.as_ref().and_then(|server| spill(server, reader));
     let asking_proxies = auth_check::asking_proxies(reader);
     let tls = tls(server.as_ref(), operations.as_ref(), reader, clock);
@@ -273,7 +278,7 @@ fn build(
     let site = SiteConfig {
         gateway: gateway_settings(
             public_urls?,
-            written_fields,
+            (written_fields, signing.as_ref()),
             (&server, spill),
             asking_proxies,
             &log,
@@ -307,12 +312,12 @@ fn build(
 fn route_table(
     settings: &Figment,
     (upstreams, providers, names): (&ParsedUpstreams, &ParsedProviders, Option<&AssertionNames>),
-    (server, environment): (Option<&ServerSection>, &Environment),
+    (server, signing, environment): (Option<&ServerSection>, Option<&Signing>, &Environment),
     reader: &mut Reader<'_>,
 ) -> Option<RouteTable> {
     let table = routes(settings, reader, upstreams, &providers.names)?;
     let names = names.cloned().unwrap_or_default();
-    let table = app_fields::write(table, (upstreams, &names), environment, reader);
+    let table = app_fields::write(table, (upstreams, &names), (signing, environment), reader);
     check_routes(&table, providers, reader);
     check_buffers(&table, server, reader);
     app_fields::check(&table, upstreams, &providers.known, reader);

@@ -8,7 +8,7 @@ use super::problem;
 use super::section::Reader;
 
 /// The top-level keys of a settings file.
-pub(super) const SECTIONS: [&str; 12] = [
+pub(super) const SECTIONS: [&str; 13] = [
     "public_url",
     "watch",
     "server",
@@ -16,6 +16,7 @@ pub(super) const SECTIONS: [&str; 12] = [
     "session",
     "login",
     "assertions",
+    "signing",
     "log",
     "providers",
     "upstreams",

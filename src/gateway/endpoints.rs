@@ -1,7 +1,7 @@
-//! The gateway's own endpoints. This module contains the callback.
+//! The gateway's own endpoints. This module contains the callback and the public keys.
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Response, header};
 use http_body_util::BodyExt as _;
 
 use super::sign_in::SignInRequest;
@@ -64,6 +64,11 @@ impl WorkerSite {
             path if path == own.end_session() => {
                 check_method(method, &[Method::GET], "GET")?;
                 Ok(self.end_session(context))
+            }
+            path if path == own.jwks() => {
+                let key_set = self.settings().key_set.as_deref().ok_or(Error::NoRoute)?;
+                check_method(method, &[Method::GET, Method::HEAD], "GET, HEAD")?;
+                Ok(published(key_set))
             }
             _ => Err(Error::NoRoute),
         }
@@ -136,6 +141,20 @@ impl WorkerSite {
             }
         }
     }
+}
+
+/// Creates the answer with the public keys of signed assertions (RFC 7517 section 8.5.2). An app may
+/// use the answer for five minutes without asking again.
+fn published(key_set: &str) -> Response<Body> {
+    let mut response = Response::new(Body::own(key_set.to_owned()));
+    let headers = response.headers_mut();
+    let media_type = HeaderValue::from_static("application/jwk-set+json");
+    headers.insert(header::CONTENT_TYPE, media_type);
+    let caching = HeaderValue::from_static("public, max-age=300");
+    headers.insert(header::CACHE_CONTROL, caching);
+    let no_guess = HeaderValue::from_static("nosniff");
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, no_guess);
+    response
 }
 
 /// Reads an answer that a provider sends by POST (OAuth 2.0 Form Post Response Mode).

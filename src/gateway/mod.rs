@@ -90,6 +90,8 @@ pub struct Settings {
     /// The names of all fields that the gateway writes for an app: assertion fields, and fields
     /// with a token.
     pub(crate) written_fields: Vec<HeaderName>,
+    /// The public keys of signed assertions, as JSON. `None` if no app gets a signed assertion.
+    pub(crate) key_set: Option<Arc<str>>,
     /// The size limit of a request body, in bytes.
     pub(crate) body_bytes: u64,
     /// The budget of all buffers for slow clients, in bytes.

@@ -15,6 +15,7 @@ pub(crate) struct OwnPaths {
     sign_out: Box<str>,
     signed_out: Box<str>,
     end_session: Box<str>,
+    jwks: Box<str>,
 }
 
 impl OwnPaths {
@@ -46,6 +47,11 @@ impl OwnPaths {
         &self.end_session
     }
 
+    /// Returns the path of the public keys of signed assertions.
+    pub(crate) fn jwks(&self) -> &str {
+        &self.jwks
+    }
+
     /// Returns the default path of the redirection endpoint.
     pub(crate) fn default_callback(&self) -> String {
         format!("{}callback", self.prefix())
@@ -66,6 +72,7 @@ impl OwnPaths {
             &self.sign_out,
             &self.signed_out,
             &self.end_session,
+            &self.jwks,
         ];
         endpoints.into_iter().any(|endpoint| {
             let below = endpoint.strip_prefix(path);
@@ -105,6 +112,7 @@ impl TryFrom<String> for OwnPaths {
             sign_out: at("sign_out"),
             signed_out: at("signed_out"),
             end_session: at("end_session"),
+            jwks: at("jwks"),
             prefix,
         })
     }
@@ -128,6 +136,7 @@ mod tests {
                 (own.sign_out(), "sign_out"),
                 (own.signed_out(), "signed_out"),
                 (own.end_session(), "end_session"),
+                (own.jwks(), "jwks"),
                 (&own.default_callback(), "callback"),
             ] {
                 assert_eq!(path, format!("{prefix}{name}"));

@@ -46,7 +46,8 @@ pub(crate) use crate::origin::{
 };
 pub(crate) use assertion::{
     AppFields, AssertionNames, Authorization, BasicPassword, BasicSettings, Bearer,
-    CredentialSettings, FieldName, additional_claim, assertions,
+    CredentialSettings, FieldName, SignedAssertion, SignedRequest, SigningKeys, additional_claim,
+    assertions,
 };
 pub(crate) use settings::Settings;
 

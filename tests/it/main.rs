@@ -66,6 +66,7 @@ mod sessions;
 mod settings_mistakes;
 mod several;
 mod sign_out;
+mod signed_assertions;
 mod slow_clients;
 mod spill;
 mod stream_peers;

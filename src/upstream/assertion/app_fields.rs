@@ -7,9 +7,9 @@ use std::time::Duration;
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 
-use super::AssertionNames;
 use super::credentials::{self, Bearer, CredentialSettings};
 use super::value::FieldValue;
+use super::{AssertionNames, SignedAssertion};
 use crate::clock::Timestamp;
 use crate::identity::Identity;
 use crate::secret::Secret;
@@ -24,6 +24,8 @@ pub(crate) struct AppFields {
     /// The fields whose values are computed from the session. `None` if no value is computed from
     /// the session.
     pub(crate) computed: Option<Arc<ComputedFields>>,
+    /// The assertions that the gateway signs. `None` if the app gets no signed assertion.
+    pub(crate) signed: Option<Arc<SignedAssertion>>,
     token: Bearer,
 }
 
@@ -115,7 +117,16 @@ impl AppFields {
             names,
             authorization,
             computed: computed.map(Arc::new),
+            signed: None,
             token,
+        }
+    }
+
+    /// Adds a signed assertion.
+    pub(crate) fn with_signed(self, signed: Option<SignedAssertion>) -> Self {
+        Self {
+            signed: signed.map(Arc::new),
+            ..self
         }
     }
 

@@ -4,6 +4,7 @@ mod app_fields;
 mod credentials;
 mod encoding;
 mod field_name;
+mod signed;
 mod value;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,9 @@ pub(crate) use self::app_fields::{AppFields, Authorization, BasicPassword};
 pub(crate) use self::credentials::{BasicSettings, Bearer, CredentialSettings};
 pub(crate) use self::field_name::FieldName;
 use self::field_name::{FieldNameError, fold};
+use self::signed::RawSigned;
+use self::signed::SignedSettings;
+pub(crate) use self::signed::{SignedAssertion, SignedRequest, SigningKeys};
 use self::value::FieldValue;
 pub(crate) use self::value::additional_claim;
 use crate::identity::{Claim, GroupsForm, GroupsFormat, Identity};
@@ -41,6 +45,8 @@ pub(crate) struct AssertionNames {
     /// The configured name of the provider. An app may need the name of the provider, because two
     /// providers may use the same subject for different users.
     pub(crate) provider: Option<HeaderName>,
+    /// The field with the signed assertion, and the settings of the assertion.
+    pub(crate) signed: Option<SignedSettings>,
     /// Additional fields, each with its value.
     pub(crate) fields: Vec<(HeaderName, FieldValue)>,
 }
@@ -56,8 +62,9 @@ impl AssertionNames {
             &self.groups,
             &self.provider,
         ];
+        let signed = self.signed.iter().map(|signed| &signed.field);
         let fields = self.fields.iter().map(|(name, _)| name);
-        names.into_iter().flatten().chain(fields)
+        names.into_iter().flatten().chain(signed).chain(fields)
     }
 }
 
@@ -83,6 +90,7 @@ impl Default for AssertionNames {
             groups: name("x-forwarded-groups"),
             groups_form: GroupsForm::default(),
             provider: None,
+            signed: None,
             fields: Vec::new(),
         }
     }
@@ -99,6 +107,7 @@ struct RawNames {
     groups_format: GroupsFormat,
     groups_bytes: Option<u32>,
     provider: Option<String>,
+    signed: Option<RawSigned>,
     fields: BTreeMap<String, FieldValue>,
 }
 
@@ -110,6 +119,9 @@ const MAX_GROUPS_BYTES: u32 = 64 * 1024;
 /// The operator is responsible for this error.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum NameError {
+    /// The audience of the signed assertion is an empty text.
+    #[error("signed.audience is empty; leave it out to use the name of the upstream")]
+    Audience,
     /// Two claims have the same field name, or have two names that many apps cannot distinguish
     /// (`X-A` and `X_A`).
     #[error(
@@ -122,6 +134,9 @@ pub(crate) enum NameError {
     /// The maximum length of the groups field is 0 or too large.
     #[error("groups_bytes is not between 1 and {MAX_GROUPS_BYTES}")]
     GroupsBytes,
+    /// The lifetime of the signed assertion is too short or too long.
+    #[error("signed.lifetime_secs is not between 10 and 3600")]
+    Lifetime,
     /// The value is not the name of a field that can contain a claim.
     #[error("{key} {error}")]
     Name {
@@ -130,6 +145,12 @@ pub(crate) enum NameError {
         /// The reason.
         error: FieldNameError,
     },
+    /// The app gets no signed assertion, so the other settings of the assertion have no effect.
+    #[error(
+        "signed.field is \"\", so the app gets no signed assertion; leave the other keys of \
+             `signed` out"
+    )]
+    UnusedSigned,
 }
 
 impl TryFrom<RawNames> for AssertionNames {
@@ -157,6 +178,10 @@ impl TryFrom<RawNames> for AssertionNames {
             )?,
             groups: parse("groups", written.groups, default.groups)?,
             provider: parse("provider", written.provider, default.provider)?,
+            signed: match written.signed {
+                Some(signed) => signed.checked()?,
+                None => None,
+            },
             fields: written
                 .fields
                 .into_iter()
@@ -182,10 +207,12 @@ impl AssertionNames {
         let keyed = keyed
             .into_iter()
             .filter_map(|(key, name)| Some((key.to_owned(), name.as_ref()?)));
+        let signed = self.signed.iter();
+        let signed = signed.map(|signed| ("signed.field".to_owned(), &signed.field));
         let fields = self.fields.iter();
         let fields = fields.map(|(name, _)| (format!("fields.{name}"), name));
         let mut seen = Vec::new();
-        for (key, name) in keyed.chain(fields) {
+        for (key, name) in keyed.chain(signed).chain(fields) {
             let folded = fold(name);
             if seen.contains(&folded) {
                 return Err(NameError::Duplicate { key });

@@ -1,0 +1,197 @@
+//! Reads and checks the keys that sign assertions.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::routing::ParsedUpstreams;
+use super::section::Reader;
+use crate::login::{PublicUrl, PublicUrls};
+use crate::telemetry::chain;
+use crate::upstream::{AssertionNames, SignedAssertion, SigningKeys};
+
+/// The section `signing`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SigningSection {
+    key_files: Vec<PathBuf>,
+}
+
+/// The issuer of signed assertions, and its keys.
+pub(super) struct Signing {
+    issuer: Box<str>,
+    keys: Arc<SigningKeys>,
+}
+
+impl Signing {
+    /// Returns the assertions of the app `upstream` with these names. Returns `None` if the app
+    /// gets no signed assertion.
+    pub(super) fn assertion(
+        &self,
+        names: &AssertionNames,
+        upstream: &str,
+    ) -> Option<SignedAssertion> {
+        let settings = names.signed.as_ref()?;
+        let bytes = names.groups_form.bytes;
+        let issuer = (&*self.issuer, &self.keys);
+        Some(SignedAssertion::new(settings, upstream, bytes, issuer))
+    }
+
+    /// Returns the set of public keys as JSON.
+    pub(super) fn key_set(&self) -> Arc<str> {
+        self.keys.key_set().into()
+    }
+}
+
+/// Reads the key files. Reports keys that no app uses, and signed assertions without a key.
+pub(super) fn signing(
+    public_urls: Option<&PublicUrls>,
+    (upstreams, names): (&ParsedUpstreams, Option<&AssertionNames>),
+    reader: &mut Reader<'_>,
+) -> Option<Signing> {
+    let section: SigningSection = reader.read("signing")?;
+    let own = upstreams.values().flatten();
+    let own = own.filter_map(|upstream| upstream.assertions.as_ref());
+    let is_used = names
+        .into_iter()
+        .chain(own)
+        .any(|names| names.signed.is_some());
+    if let Some(signed) = names.and_then(|names| names.signed.as_ref())
+        && signed.audience.is_some()
+    {
+        let reason = "would be the audience of every app, so an app could use the assertions of \
+                      another app; write the key in [upstreams.NAME.assertions.signed]";
+        reader.note("assertions.signed.audience", reason);
+    }
+    match SigningKeys::from_files(&section.key_files) {
+        Ok(Some(keys)) if is_used => {
+            let issuer = public_urls?.iter().next().map(PublicUrl::origin)?;
+            Some(Signing {
+                issuer: issuer.into(),
+                keys: Arc::new(keys),
+            })
+        }
+        Ok(Some(_)) => {
+            // A problem of `assertions` or of an upstream was already reported, and can hide a
+            // signed assertion.
+            if reader.is_clean("assertions") && reader.is_clean("upstreams") {
+                let reason = "has no effect, because no app gets a signed assertion; write \
+                              assertions.signed.field, or leave `key_files` out";
+                reader.note(KEYS, reason);
+            }
+            None
+        }
+        Ok(None) if is_used => {
+            let reason = "is required, because the settings contain a signed assertion: name a \
+                          file with a private key";
+            reader.note(KEYS, reason);
+            None
+        }
+        Ok(None) => None,
+        Err(errors) => {
+            for (index, error) in errors {
+                reader.note(&format!("{KEYS}.{index}"), chain(&error));
+            }
+            None
+        }
+    }
+}
+
+const KEYS: &str = "signing.key_files";
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::{SMALL, TestSettings, keys_of};
+
+    const KEY: &str = "\n[signing]\nkey_files = [\"@/key\"]\n";
+
+    fn settings(more: &str) -> TestSettings {
+        let settings = TestSettings::new(&format!("{SMALL}{more}"));
+        let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        settings.file("key", &key);
+        settings
+    }
+
+    fn problem(more: &str) -> String {
+        let problems = settings(more).problems();
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        problems[0].clone()
+    }
+
+    #[test]
+    fn a_signed_assertion_needs_a_key_and_a_key_needs_a_signed_assertion() {
+        for used in [
+            "[assertions.signed]",
+            "[upstreams.app.assertions.signed]\naudience = \"wiki\"",
+            "[assertions]\nsigned.field = \"\"\n[upstreams.app.assertions.signed]",
+        ] {
+            let config = settings(&format!("{used}{KEY}")).load().unwrap();
+            let key_set = config.site.gateway.key_set.unwrap();
+            assert!(key_set.contains("\"kid\""), "{used}: {key_set}");
+            let field = "x-sidegate-assertion";
+            let written = config.site.gateway.written_fields;
+            assert!(written.iter().any(|name| name == field), "{used}");
+            let problem = problem(used);
+            assert!(
+                problem.starts_with("signing.key_files: is required"),
+                "{problem}"
+            );
+        }
+        for unused in ["", "[assertions.signed]\nfield = \"\""] {
+            let problem = problem(&format!("{unused}{KEY}"));
+            let expected = "signing.key_files: has no effect";
+            assert!(problem.starts_with(expected), "{problem}");
+        }
+        let config = settings("").load().unwrap();
+        assert_eq!(config.site.gateway.key_set, None);
+    }
+
+    #[test]
+    fn settings_of_signed_assertions_that_mean_nothing_or_too_much_are_problems() {
+        let audience = "[assertions.signed]\naudience = \"all\"";
+        let problem = problem(&format!("{audience}{KEY}"));
+        assert!(
+            problem.starts_with("assertions.signed.audience: would be"),
+            "{problem}"
+        );
+        let absent = KEY.replace("@/key", "@/absent");
+        for (more, key) in [
+            (
+                format!("[assertions.signed]{absent}"),
+                "signing.key_files.0",
+            ),
+            (
+                format!(
+                    "[assertions.signed]{}",
+                    KEY.replace("\"@", "\"@/secret\", \"@")
+                ),
+                "signing.key_files.0",
+            ),
+            (
+                format!("[assertions.signed]{KEY}algorithm = \"RS256\""),
+                "signing.algorithm",
+            ),
+            (
+                format!("[assertions]\nsigned = true{KEY}"),
+                "assertions.signed",
+            ),
+            (
+                format!("[assertions.signed]\nlifetime_secs = 5{KEY}"),
+                "assertions",
+            ),
+        ] {
+            let problems = settings(&more).problems();
+            assert_eq!(keys_of(&problems), [key], "{problems:#?}");
+        }
+        // Without a subject, an assertion would name no user.
+        let nobody = SMALL.replace(
+            "identity.source = \"userinfo\"",
+            "identity.source = \"none\"",
+        );
+        let nobody = nobody.replace("userinfo_endpoint = \"https://id.example.com/user\"", "");
+        let settings = TestSettings::new(&format!("{nobody}[assertions.signed]{KEY}"));
+        settings.file("key", &rcgen::KeyPair::generate().unwrap().serialize_pem());
+        assert_eq!(keys_of(&settings.problems()), ["assertions.signed"]);
+    }
+}

@@ -1,0 +1,348 @@
+//! Signed assertions: short-lived JSON Web Tokens (RFC 7519) that tell an app who is signed in.
+//!
+//! A client that reaches the app without the gateway can write any assertion field. Such a client
+//! cannot create a signed assertion.
+
+mod keys;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::keys::SigningKeys;
+use super::{NameError, parse};
+use crate::clock::Timestamp;
+use crate::identity::{Claim, Identity};
+
+/// The name of the field, if the settings have the table `signed` without the key `field`.
+const DEFAULT_FIELD: HeaderName = HeaderName::from_static("x-sidegate-assertion");
+
+/// The default lifetime of a signed assertion, in seconds.
+const DEFAULT_LIFETIME: u64 = 60;
+
+/// The limits of the lifetime, in seconds.
+const LIFETIMES: std::ops::RangeInclusive<u64> = 10..=3600;
+
+/// The settings of the signed assertion for one app, or for all apps.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct SignedSettings {
+    pub(crate) field: HeaderName,
+    /// The audience. By default, the audience is the name of the upstream.
+    pub(crate) audience: Option<Box<str>>,
+    lifetime: Duration,
+    claims: Vec<SignedClaim>,
+}
+
+/// A claim that the settings can add to a signed assertion.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "snake_case")]
+enum SignedClaim {
+    /// The email address, if the provider has verified it.
+    Email,
+    /// The groups.
+    Groups,
+    /// The display name.
+    Name,
+    /// The user name at the provider.
+    PreferredUsername,
+}
+
+/// The table `signed` in the settings.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawSigned {
+    field: Option<String>,
+    audience: Option<String>,
+    lifetime_secs: Option<u64>,
+    claims: Option<Vec<SignedClaim>>,
+}
+
+impl RawSigned {
+    /// Checks the table. Returns `None` if the field has the name `""`, so that the app gets no
+    /// signed assertion.
+    pub(super) fn checked(self) -> Result<Option<SignedSettings>, NameError> {
+        let Some(field) = parse("signed.field", self.field, Some(DEFAULT_FIELD))? else {
+            let others = self.audience.is_some() || self.lifetime_secs.is_some();
+            return if others || self.claims.is_some() {
+                Err(NameError::UnusedSigned)
+            } else {
+                Ok(None)
+            };
+        };
+        if self.audience.as_deref() == Some("") {
+            return Err(NameError::Audience);
+        }
+        let lifetime = self.lifetime_secs.unwrap_or(DEFAULT_LIFETIME);
+        if !LIFETIMES.contains(&lifetime) {
+            return Err(NameError::Lifetime);
+        }
+        let default = || {
+            vec![
+                SignedClaim::Email,
+                SignedClaim::PreferredUsername,
+                SignedClaim::Groups,
+            ]
+        };
+        Ok(Some(SignedSettings {
+            field,
+            audience: self.audience.map(Into::into),
+            lifetime: Duration::from_secs(lifetime),
+            claims: self.claims.unwrap_or_else(default),
+        }))
+    }
+}
+
+/// The assertions that the gateway signs for one app.
+#[derive(Debug)]
+pub(crate) struct SignedAssertion {
+    id: u64,
+    settings: SignedSettings,
+    /// The first public URL.
+    issuer: Box<str>,
+    audience: Box<str>,
+    /// The maximum length of the names of all groups together.
+    groups_bytes: usize,
+    keys: Arc<SigningKeys>,
+}
+
+/// The id that the next [`SignedAssertion`] value gets.
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+/// The request for which an assertion is signed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SignedRequest<'a> {
+    pub(crate) method: &'a Method,
+    /// The canonical authority of the request.
+    pub(crate) host: &'a HeaderValue,
+    /// The configured name of the provider at which the user signed in.
+    pub(crate) provider: &'a str,
+}
+
+/// The claims of an assertion (RFC 7519 section 4).
+#[derive(Serialize)]
+struct Claims<'a> {
+    iss: &'a str,
+    sub: &'a str,
+    aud: &'a str,
+    iat: u64,
+    exp: u64,
+    provider: &'a str,
+    host: &'a str,
+    method: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    email: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    email_verified: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    preferred_username: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    groups: Option<Vec<&'a str>>,
+}
+
+impl SignedAssertion {
+    /// Creates the assertions of the app with the name `upstream`. `groups_bytes` is the maximum
+    /// length of the names of all groups together.
+    pub(crate) fn new(
+        settings: &SignedSettings,
+        upstream: &str,
+        groups_bytes: usize,
+        (issuer, keys): (&str, &Arc<SigningKeys>),
+    ) -> Self {
+        let audience = settings.audience.as_deref().unwrap_or(upstream);
+        Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            settings: settings.clone(),
+            issuer: issuer.into(),
+            audience: audience.into(),
+            groups_bytes,
+            keys: Arc::clone(keys),
+        }
+    }
+
+    /// Returns a number that no other value of the process has.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The name of the field.
+    pub(crate) fn field(&self) -> &HeaderName {
+        &self.settings.field
+    }
+
+    /// Returns the time until which an assertion that is signed now may be sent again. Every
+    /// assertion that an app gets is valid for at least half of the lifetime.
+    pub(crate) fn reusable_until(&self, now: Timestamp) -> Timestamp {
+        now.plus(self.settings.lifetime / 2)
+    }
+
+    /// Signs an assertion about `identity` for one method and one host. Returns `None` if the
+    /// identity has no subject.
+    pub(crate) fn sign(
+        &self,
+        identity: &Identity,
+        request: SignedRequest<'_>,
+        now: Timestamp,
+    ) -> Option<HeaderValue> {
+        let email = self.claim(SignedClaim::Email, identity.verified_email());
+        let user_name = identity.preferred_username.as_ref();
+        let has_groups = self.settings.claims.contains(&SignedClaim::Groups);
+        let claims = Claims {
+            iss: &self.issuer,
+            sub: identity.subject.as_ref()?.as_str(),
+            aud: &self.audience,
+            iat: now.as_secs(),
+            exp: now.plus(self.settings.lifetime).as_secs(),
+            provider: request.provider,
+            host: request.host.to_str().ok()?,
+            method: request.method.as_str(),
+            email,
+            email_verified: email.is_some().then_some(true),
+            preferred_username: self.claim(SignedClaim::PreferredUsername, user_name),
+            name: self.claim(SignedClaim::Name, identity.name.as_ref()),
+            groups: has_groups.then(|| self.groups(identity)),
+        };
+        self.keys.sign(&claims)
+    }
+
+    /// Returns the text of `claim` if the settings list the claim.
+    fn claim<'a>(&self, listed: SignedClaim, claim: Option<&'a Claim>) -> Option<&'a str> {
+        let claim = claim.filter(|_claim| self.settings.claims.contains(&listed));
+        claim.map(Claim::as_str)
+    }
+
+    /// Returns the names of the groups that fit into the maximum length.
+    fn groups<'a>(&self, identity: &'a Identity) -> Vec<&'a str> {
+        let mut left = self.groups_bytes;
+        let names = identity.groups.iter().map(Claim::as_str);
+        let fitting = names.filter(|name| match left.checked_sub(name.len()) {
+            Some(rest) => {
+                left = rest;
+                true
+            }
+            None => false,
+        });
+        fitting.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::keys::tests::{keys, new_key, verified};
+    use super::*;
+    use crate::identity::Email;
+    use crate::upstream::AssertionNames;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_999);
+
+    fn alice(verified: bool) -> Identity {
+        let claim = |text| Claim::new(text).unwrap();
+        Identity {
+            subject: Some(claim("42")),
+            email: Some(Email {
+                address: claim("alice@example.org"),
+                verified,
+            }),
+            preferred_username: Some(claim("alice")),
+            name: Some(claim("Zoë")),
+            ..Identity::nameless("op")
+        }
+        .with_groups([claim("staff"), claim("a long name"), claim("a,b")])
+    }
+
+    fn settings(json: &str) -> Result<Option<SignedSettings>, String> {
+        let names = serde_json::from_str::<AssertionNames>(&format!(r#"{{"signed": {json}}}"#));
+        names
+            .map(|names| names.signed)
+            .map_err(|error| error.to_string())
+    }
+
+    /// The claims of an assertion about `identity` for a POST request.
+    fn claims(json: &str, identity: &Identity) -> Option<Value> {
+        let keys = Arc::new(keys(&[&new_key()]));
+        let settings = settings(json).unwrap().unwrap();
+        let issuer = ("https://gw.test", &keys);
+        let assertion = SignedAssertion::new(&settings, "wiki", 10, issuer);
+        let request = SignedRequest {
+            method: &Method::POST,
+            host: &HeaderValue::from_static("wiki.test"),
+            provider: "main",
+        };
+        let token = assertion.sign(identity, request, NOW)?;
+        let set: Value = serde_json::from_str(&keys.key_set()).unwrap();
+        Some(verified(&token, &set["keys"][0]).unwrap().1)
+    }
+
+    #[test]
+    fn h_44_an_assertion_is_bound_to_app_host_method_and_time() {
+        let expected = json!({
+            "iss": "https://gw.test", "sub": "42", "aud": "wiki",
+            "iat": 1_800_000_000_u64, "exp": 1_800_000_060_u64,
+            "provider": "main", "host": "wiki.test", "method": "POST",
+            "email": "alice@example.org", "email_verified": true,
+            "preferred_username": "alice",
+            // Together, the names of the groups may have ten bytes.
+            "groups": ["staff", "a,b"],
+        });
+        assert_eq!(claims("{}", &alice(true)).unwrap(), expected);
+        let changed = r#"{"audience": "urn:x", "lifetime_secs": 10, "claims": ["name"]}"#;
+        let expected = json!({
+            "iss": "https://gw.test", "sub": "42", "aud": "urn:x",
+            "iat": 1_800_000_000_u64, "exp": 1_800_000_010_u64,
+            "provider": "main", "host": "wiki.test", "method": "POST", "name": "Zoë",
+        });
+        assert_eq!(claims(changed, &alice(true)).unwrap(), expected);
+    }
+
+    #[test]
+    fn claims_that_a_user_does_not_have_are_left_out() {
+        let unverified = claims("{}", &alice(false)).unwrap();
+        assert_eq!(
+            (&unverified["email"], &unverified["email_verified"]),
+            (&Value::Null, &Value::Null)
+        );
+        let with_subject = Identity {
+            subject: Claim::new("42"),
+            ..Identity::nameless("op")
+        };
+        let few = claims("{}", &with_subject).unwrap();
+        assert_eq!(
+            (&few["preferred_username"], &few["groups"]),
+            (&Value::Null, &json!([]))
+        );
+        // Without a subject, an assertion would name no user.
+        assert_eq!(claims("{}", &Identity::nameless("op")), None);
+    }
+
+    #[test]
+    fn settings_of_a_signed_assertion_are_checked() {
+        let default = settings("{}").unwrap().unwrap();
+        assert_eq!(default.field, "x-sidegate-assertion");
+        assert_eq!(settings(r#"{"field": ""}"#).unwrap(), None);
+        let names = serde_json::from_str::<AssertionNames>("{}").unwrap();
+        assert_eq!(names.signed, None);
+        for (json, said) in [
+            (
+                r#"{"field": "Authorization"}"#,
+                "signed.field names a field",
+            ),
+            (r#"{"field": "X_Forwarded_User"}"#, "has the same field as"),
+            (r#"{"field": "", "audience": "a"}"#, "leave the other keys"),
+            (r#"{"field": "", "claims": []}"#, "leave the other keys"),
+            (r#"{"audience": ""}"#, "signed.audience is empty"),
+            (r#"{"lifetime_secs": 9}"#, "between 10 and 3600"),
+            (r#"{"lifetime_secs": 3601}"#, "between 10 and 3600"),
+            (r#"{"claims": ["mail"]}"#, "unknown variant `mail`"),
+            (r#"{"audiences": "a"}"#, "unknown field `audiences`"),
+        ] {
+            let error = settings(json).unwrap_err();
+            assert!(error.contains(said), "{json}: {error}");
+        }
+    }
+}
