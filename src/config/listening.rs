@@ -10,7 +10,8 @@ use serde::Deserialize;
 
 use super::section::Reader;
 use crate::clock::Clock;
-use crate::server::{self, Deadlines, Limits};
+use crate::fields::forwarded::TrustedPeers;
+use crate::server::{self, Deadlines, Limits, ProxyNetworks};
 use crate::telemetry::chain;
 use crate::tls::{Acceptor, ServerIdentity};
 
@@ -21,6 +22,7 @@ pub(super) struct ServerSection {
     certificate_file: Option<PathBuf>,
     key_file: Option<PathBuf>,
     pub(super) trusted_proxies: Vec<Network>,
+    proxy_protocol: Vec<Network>,
     workers: Bounded<0, 1024>,
     connections: Bounded<1, 1_000_000>,
     head_kib: Bounded<4, 1024>,
@@ -183,6 +185,12 @@ pub(super) fn check_transport(server: &ServerSection, reader: &mut Reader<'_>) {
 }
 
 impl ServerSection {
+    /// The networks whose connections begin with a PROXY header.
+    pub(super) fn proxy_networks(&self) -> ProxyNetworks {
+        let networks = self.proxy_protocol.iter().map(|network| network.0);
+        ProxyNetworks::new(TrustedPeers::new(networks))
+    }
+
     /// The maximum size of a request's body in bytes. The setting `body_mib = 0` means no limit.
     pub(super) fn body_bytes(&self) -> u64 {
         match self.body_mib {

@@ -62,6 +62,7 @@ use crate::login::{self, OwnPaths, PublicUrls, RedirectionEndpoints};
 use crate::provider::Providers;
 use crate::seal::KeyRing;
 use crate::secret::Environment;
+use crate::server::ProxyNetworks;
 use crate::telemetry;
 use crate::tls::Acceptor;
 use crate::upstream::AssertionNames;
@@ -77,6 +78,8 @@ pub struct Config {
     pub(crate) listen: SocketAddr,
     /// The certificate, if the gateway itself terminates TLS.
     pub(crate) tls: Option<Acceptor>,
+    /// The networks whose connections begin with a PROXY header.
+    pub(crate) proxies: ProxyNetworks,
     /// The deadlines and limits of connections.
     pub(crate) server: server::Settings,
     /// The number of threads that serve requests.
@@ -210,7 +213,7 @@ impl Problems {
 /// Returns the settings for requests.
 fn gateway_settings(
     public_urls: PublicUrls,
-    (written_fields, signing): (Vec<HeaderName>, Option<&Signing>),
+    (written_fields, signing): (Vec<HeaderName>, Option<Signing>),
     (server, spill): (&ServerSection, Option<SpillSettings>),
     asking_proxies: AskingProxies,
     log: &telemetry::Settings,
@@ -220,7 +223,7 @@ fn gateway_settings(
         trusted: TrustedPeers::new(server.trusted_proxies.iter().map(|network| network.0)),
         asking_proxies,
         written_fields,
-        key_set: signing.map(Signing::key_set),
+        key_set: signing.as_ref().map(Signing::key_set),
         body_bytes: server.body_bytes(),
         buffer_bytes: server.buffer_bytes(),
         spill,
@@ -260,11 +263,8 @@ fn build(
     let asking_proxies = auth_check::asking_proxies(reader);
     let tls = tls(server.as_ref(), operations.as_ref(), reader, clock);
     let login = login.map(|login| login_settings(&login, &providers.names, reader));
-    if let (Some(urls), Some(login), Some(routes)) = (&public_urls, &login, &routes)
-        && reader.is_clean("login")
-    {
-        check_reach(urls, login, routes, reader);
-    }
+    let parts = (public_urls.as_ref(), login.as_ref(), routes.as_ref());
+    check_reach(parts, reader);
     // All sections are read before the first `?` operator, so that `load` reports the problems of
     // all sections.
     let (login, keys) = (login?, keys?);
@@ -274,11 +274,11 @@ fn build(
     warnings.extend(unnamed_providers(&routes));
     let asking_proxies = asking_proxies?;
     warnings.extend(auth_check::warning(&asking_proxies, login.own.prefix()));
-    let written_fields = app_fields::names(&routes, &upstreams, &names);
+    let fields = app_fields::names(&routes, &upstreams, &names);
     let site = SiteConfig {
         gateway: gateway_settings(
             public_urls?,
-            (written_fields, signing.as_ref()),
+            (fields, signing),
             (&server, spill),
             asking_proxies,
             &log,
@@ -293,6 +293,7 @@ fn build(
         log,
         listen: server.listen.0,
         tls,
+        proxies: server.proxy_networks(),
         server: server.connections(),
         workers: server.workers(),
         operations: operations?.listen.map(|address| address.0),

@@ -272,13 +272,21 @@ fn check_cross_site(routes: &RouteTable, reader: &mut Reader<'_>) {
 
 /// Refuses three kinds of routes that can never match: a route for a host that the gateway does not
 /// serve, a route below the gateway's own paths, and a route for all hosts if other routes with the
-/// same prefix name every host.
+/// same prefix name every host. Checks nothing if a part of the settings has a problem.
 pub(super) fn check_reach(
-    urls: &PublicUrls,
-    login: &login::Settings,
-    routes: &RouteTable,
+    (urls, login, routes): (
+        Option<&PublicUrls>,
+        Option<&login::Settings>,
+        Option<&RouteTable>,
+    ),
     reader: &mut Reader<'_>,
 ) {
+    let (Some(urls), Some(login), Some(routes)) = (urls, login, routes) else {
+        return;
+    };
+    if !reader.is_clean("login") {
+        return;
+    }
     for route in routes.iter() {
         let key = format!("routes.{}", route.index());
         for host in route.hosts().filter(|host| urls.find(host).is_none()) {

@@ -202,7 +202,9 @@ impl WorkerSite {
         if public_url.scheme() == "http" {
             return Ok(Scheme::Http);
         }
-        let address = connection.peer.ip();
+        // The PROXY header does not decide whether the connection is protected, because the bytes
+        // come from the other end of the socket.
+        let address = connection.socket_peer.ip();
         let protected = connection.security == Security::Tls
             || address.to_canonical().is_loopback()
             || self.settings().trusted.contains(address);

@@ -116,10 +116,7 @@ impl Instance {
         }
         handle.spawn(watch_certificates(acceptor.clone(), of_files));
         let metrics = Arc::new(Metrics::default());
-        let endpoint = match acceptor.clone() {
-            Some(acceptor) => Endpoint::tls(listener, acceptor),
-            None => Endpoint::plain(listener),
-        };
+        let endpoint = endpoint(listener, acceptor.clone()).behind(config.proxies);
         let (server, count) = (config.server, config.workers);
         let shared = (Arc::clone(&metrics), clock);
         let providers = &config.site.providers;
@@ -201,6 +198,14 @@ impl Instance {
             "Stopped"
         );
         drained
+    }
+}
+
+/// Creates the public address, with TLS if there is a certificate.
+fn endpoint(listener: Listener, acceptor: Option<Acceptor>) -> Endpoint {
+    match acceptor {
+        Some(acceptor) => Endpoint::tls(listener, acceptor),
+        None => Endpoint::plain(listener),
     }
 }
 

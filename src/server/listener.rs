@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 
 use super::Error;
+use crate::relay::MAX_UNSENT;
 
 /// The maximum number of connections that the kernel queues until the gateway accepts them.
 const BACKLOG: u32 = 1024;
@@ -155,4 +157,20 @@ fn is_client_error(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionRefused
             | io::ErrorKind::Interrupted
     )
+}
+
+/// TCP keepalive detects that a client has disappeared, even if no bytes are sent for hours.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_mins(1))
+    .with_interval(Duration::from_secs(10))
+    .with_retries(6);
+
+/// Sets the options of an accepted socket. Nagle's algorithm is switched off, so that small writes
+/// are sent immediately. Bodies do not need Nagle's algorithm, because they are written in large
+/// pieces.
+pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
+    socket.set_tcp_notsent_lowat(MAX_UNSENT)
 }

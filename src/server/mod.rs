@@ -55,6 +55,7 @@ mod hpack;
 mod http1;
 mod listener;
 mod overdue;
+mod proxy_protocol;
 mod reading;
 mod socket;
 mod stream;
@@ -65,6 +66,7 @@ pub use body::BodyFailure;
 pub(crate) use body::{BodyWatch, RequestBody};
 pub(crate) use control::{AnswerControl, SlowReader, TunnelStop};
 pub(crate) use listener::Listener;
+pub(crate) use proxy_protocol::ProxyNetworks;
 pub(crate) use reading::ReadFailure;
 pub use worker::Drained;
 pub(crate) use worker::Workers;
@@ -187,8 +189,11 @@ impl Default for Limits {
 /// The properties of the connection on which a request has arrived.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Connection {
-    /// The address of the other end of the socket: the client, or a proxy in front of the gateway.
+    /// The address from which the requests come: the client, or a proxy in front of the gateway. A
+    /// load balancer can state this address in a PROXY header.
     pub(crate) peer: SocketAddr,
+    /// The address of the other end of the socket.
+    pub(crate) socket_peer: SocketAddr,
     /// Whether the client uses TLS.
     pub(crate) security: Security,
 }
@@ -287,7 +292,14 @@ pub(crate) struct Setup<'a> {
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     listener: Listener,
+    protocols: Protocols,
+}
+
+/// The protocols below HTTP on the connections of an address.
+#[derive(Clone, Debug, Default)]
+struct Protocols {
     tls: Option<Acceptor>,
+    proxies: ProxyNetworks,
 }
 
 impl Endpoint {
@@ -295,7 +307,7 @@ impl Endpoint {
     pub(crate) fn plain(listener: Listener) -> Self {
         Self {
             listener,
-            tls: None,
+            protocols: Protocols::default(),
         }
     }
 
@@ -304,8 +316,17 @@ impl Endpoint {
     pub(crate) fn tls(listener: Listener, acceptor: Acceptor) -> Self {
         Self {
             listener,
-            tls: Some(acceptor),
+            protocols: Protocols {
+                tls: Some(acceptor),
+                proxies: ProxyNetworks::default(),
+            },
         }
+    }
+
+    /// Sets the networks whose connections begin with a PROXY header.
+    pub(crate) fn behind(mut self, proxies: ProxyNetworks) -> Self {
+        self.protocols.proxies = proxies;
+        self
     }
 }
 

@@ -11,7 +11,6 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::LocalOptions;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
@@ -22,12 +21,12 @@ use super::coarse_clock::CoarseClock;
 use super::connection::{Serving, serve};
 use super::deadline::ConnectionState;
 use super::dormant::CROWD;
-use super::listener::accept;
-use super::overdue::Overdue;
+use super::listener::{accept, prepare};
+use super::overdue::{Overdue, close_longest_idle};
+use super::proxy_protocol::read_header;
 use super::reading::ReadFailure;
-use super::{Connection, Endpoint, Error, Handler, Security, Settings, Setup};
+use super::{Connection, Endpoint, Error, Handler, Protocols, Security, Settings, Setup};
 use crate::clock::Clock;
-use crate::relay::MAX_UNSENT;
 use crate::tls::Acceptor;
 
 /// The maximum number of socket events that a worker processes before it runs its tasks. `EVENTS`
@@ -37,10 +36,6 @@ const EVENTS: usize = 16;
 
 /// The last part of the drain time, during which tunnels may send a close frame.
 const TUNNEL_CLOSE_TIME: Duration = Duration::from_secs(1);
-
-/// When the limit of connections is reached, each sweep closes this fraction (one eighth) of the
-/// idle connections. The connections that have been idle for the longest time are closed first.
-const IDLE_SHARE: usize = 8;
 
 /// The threads that serve connections. Dropping this value starts the drain, and does not wait for
 /// the end of the drain.
@@ -62,7 +57,7 @@ pub struct Drained {
 /// A listening socket of one worker.
 struct WorkerListener {
     listener: std::net::TcpListener,
-    tls: Option<Acceptor>,
+    protocols: Protocols,
 }
 
 /// The arguments of a worker's thread.
@@ -163,7 +158,7 @@ impl WorkerListener {
     fn of(endpoint: &Endpoint) -> Result<Self, Error> {
         Ok(Self {
             listener: endpoint.listener.duplicate()?,
-            tls: endpoint.tls.clone(),
+            protocols: endpoint.protocols.clone(),
         })
     }
 }
@@ -186,7 +181,10 @@ fn run<H: Handler>(
     let cut = runtime.block_on(async {
         let (settings, drain) = (worker_setup.settings, worker_setup.drain);
         let listeners = worker_setup.listeners.into_iter().map(|listener| {
-            Ok::<_, io::Error>((TcpListener::from_std(listener.listener)?, listener.tls))
+            Ok::<_, io::Error>((
+                TcpListener::from_std(listener.listener)?,
+                listener.protocols,
+            ))
         });
         let listeners = match listeners.collect::<Result<Vec<_>, _>>() {
             Ok(listeners) => listeners,
@@ -200,7 +198,7 @@ fn run<H: Handler>(
         let worker = Rc::new(Worker { handler, registry });
         let acceptors = listeners
             .into_iter()
-            .map(|(listener, tls)| worker.accept(listener, tls, drain.clone()))
+            .map(|(listener, protocols)| worker.accept(listener, protocols, drain.clone()))
             .collect();
         report_start(&ready, Ok(()));
         // The worker has already reported its start, so the worker drops the sender `ready`. If a
@@ -232,19 +230,24 @@ impl<H: Handler> Worker<H> {
     fn accept(
         self: &Rc<Self>,
         listener: TcpListener,
-        tls: Option<Acceptor>,
+        protocols: Protocols,
         drain: watch::Receiver<bool>,
     ) -> JoinHandle<()> {
-        let worker = Rc::clone(self);
+        let (worker, protocols) = (Rc::clone(self), Rc::new(protocols));
         tokio::task::spawn_local(accept(listener, drain, move |stream, peer| {
-            let (worker, tls) = (Rc::clone(&worker), tls.clone());
-            async move { worker.open(stream, peer, tls.as_ref()).await }
+            let (worker, protocols) = (Rc::clone(&worker), Rc::clone(&protocols));
+            async move { worker.open(stream, peer, &protocols).await }
         }))
     }
 
     /// Waits until the limit of connections allows one more connection, and then serves the
     /// connection in a task of its own.
-    pub(super) async fn open(&self, stream: TcpStream, peer: SocketAddr, tls: Option<&Acceptor>) {
+    pub(super) async fn open(
+        self: &Rc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        protocols: &Protocols,
+    ) {
         let slots = Arc::clone(&self.registry.slots);
         // The semaphore is never closed, so this call always returns a slot.
         let Ok(slot) = slots.acquire_owned().await else {
@@ -256,27 +259,53 @@ impl<H: Handler> Worker<H> {
         }
         let registration = self.registry.enter(peer, slot);
         let state = Rc::clone(&registration.state);
-        let security = if tls.is_some() {
+        let config = protocols.tls.as_ref().map(Acceptor::config);
+        let task = if protocols.proxies.contain(peer) {
+            let (worker, proxies) = (Rc::clone(self), protocols.proxies.clone());
+            tokio::task::spawn_local(async move {
+                let header = Box::pin(read_header(&registration.state, stream, &proxies));
+                if let Some((stream, stated)) = header.await {
+                    let serving = worker.serving(&registration, stated, config.is_some());
+                    serve(serving, stream, config).await;
+                }
+                drop(registration);
+            })
+        } else {
+            let serving = self.serving(&registration, None, config.is_some());
+            tokio::task::spawn_local(async move {
+                serve(serving, stream, config).await;
+                drop(registration);
+            })
+        };
+        state.spawned(task.abort_handle());
+    }
+
+    /// Creates the data for the requests of a connection. `stated` is the address in the PROXY
+    /// header.
+    fn serving(
+        &self,
+        registration: &Registration,
+        stated: Option<SocketAddr>,
+        is_encrypted: bool,
+    ) -> Rc<Serving<H>> {
+        let state = &registration.state;
+        let security = if is_encrypted {
             Security::Tls
         } else {
             Security::Plain
         };
-        let per_connection = self
-            .handler
-            .connection_opened(Connection { peer, security });
-        let serving = Rc::new(Serving {
+        let per_connection = self.handler.connection_opened(Connection {
+            peer: stated.unwrap_or(state.peer),
+            socket_peer: state.peer,
+            security,
+        });
+        Rc::new(Serving {
             handler: Rc::clone(&self.handler),
             per_connection: Rc::new(per_connection),
-            state: Rc::clone(&state),
+            state: Rc::clone(state),
             settings: self.registry.settings,
             tunnel: Rc::default(),
-        });
-        let config = tls.map(Acceptor::config);
-        let task = tokio::task::spawn_local(async move {
-            serve(serving, stream, config).await;
-            drop(registration);
-        });
-        state.spawned(task.abort_handle());
+        })
     }
 }
 
@@ -456,37 +485,10 @@ impl Registry {
     }
 }
 
-fn close_longest_idle<'a>(connections: impl Iterator<Item = &'a Rc<ConnectionState>>) {
-    let mut idle: Vec<_> = connections
-        .filter_map(|state| state.idle_since().map(|since| (since, state)))
-        .collect();
-    idle.sort_unstable_by_key(|(since, _state)| *since);
-    let share = idle.len().div_ceil(IDLE_SHARE);
-    for (_since, state) in idle.into_iter().take(share) {
-        state.close();
-    }
-}
-
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registry")
             .field("connections", &self.connections.borrow().len())
             .finish_non_exhaustive()
     }
-}
-
-/// TCP keepalive detects that a client has disappeared, even if no bytes are sent for hours.
-const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
-    .with_time(Duration::from_mins(1))
-    .with_interval(Duration::from_secs(10))
-    .with_retries(6);
-
-/// Sets the options of an accepted socket. Nagle's algorithm is switched off, so that small writes
-/// are sent immediately. Bodies do not need Nagle's algorithm, because they are written in large
-/// pieces.
-fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
-    socket.set_tcp_keepalive(&KEEPALIVE)?;
-    socket.set_tcp_notsent_lowat(MAX_UNSENT)
 }

@@ -54,6 +54,7 @@ mod pages;
 mod passport;
 mod provider_answers;
 mod proxies;
+mod proxy_protocol;
 mod recent;
 mod refresh;
 mod refused_tokens;

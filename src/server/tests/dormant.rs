@@ -16,7 +16,7 @@ use crate::server::worker::{Registry, Worker};
 
 /// One worker without a thread of its own.
 struct Served {
-    worker: Worker<Site>,
+    worker: Rc<Worker<Site>>,
     now: Cell<Instant>,
     probe: Probe,
     events: mpsc::UnboundedReceiver<Event>,
@@ -43,10 +43,10 @@ impl Served {
         };
         let clock = Clock::system();
         let slots = Arc::new(Semaphore::new(10));
-        let worker = Worker {
+        let worker = Rc::new(Worker {
             handler: Rc::new(Site(probe.clone())),
             registry: Registry::new(with(deadlines), slots, clock.clone()),
-        };
+        });
         // `now` is read after the worker has read its clock, so `now` is not earlier than the time
         // of the worker.
         let now = Cell::new(clock.instant());
@@ -66,7 +66,11 @@ impl Served {
     /// Accepts the connection of the next client.
     async fn accept(&self, tls: Option<&Acceptor>) {
         let (stream, peer) = self.listener.accept().await.unwrap();
-        self.worker.open(stream, peer, tls).await;
+        let protocols = Protocols {
+            tls: tls.cloned(),
+            ..Protocols::default()
+        };
+        self.worker.open(stream, peer, &protocols).await;
     }
 
     async fn client(&self) -> Client<TcpStream> {
