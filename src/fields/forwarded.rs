@@ -113,17 +113,22 @@ pub(crate) struct Client {
     address: IpAddr,
     scheme: Scheme,
     chain: HeaderValue,
+    /// Whether the nearest proxy has stated another scheme.
+    other_scheme: bool,
 }
 
 impl Client {
-    /// Finds the client of a request. `scheme` is the scheme of the connection from the peer. Call
-    /// this function before [`super::inbound`].
+    /// Finds the client of a request. `scheme` is the scheme of the public URL. Call this function
+    /// before [`super::inbound`].
     ///
     /// If the peer is not in `trusted`, no forwarding field is read. If the peer is in `trusted`,
     /// the client is the right-most address in `X-Forwarded-For` that is not in `trusted`. If all
-    /// addresses are in `trusted`, the client is the left-most address. The scheme is the last
-    /// value of `X-Forwarded-Proto`, because the trusted peer has written this value. If a member
-    /// of `X-Forwarded-For` is not an address, the peer's address is used as the client address.
+    /// addresses are in `trusted`, the client is the left-most address. If a member of
+    /// `X-Forwarded-For` is not an address, the peer's address is used as the client address.
+    ///
+    /// Browsers reach the gateway only at its public URLs, so the public URL decides about the
+    /// scheme. A proxy that states another scheme in the last value of `X-Forwarded-Proto` probably
+    /// has a wrong setting ([`Client::has_other_scheme`]).
     pub(crate) fn read(
         peer: &Peer,
         scheme: Scheme,
@@ -134,6 +139,7 @@ impl Client {
             address: peer.address,
             scheme,
             chain: peer.value.clone(),
+            other_scheme: false,
         };
         if !trusted.contains(peer.address) {
             return client;
@@ -144,7 +150,8 @@ impl Client {
                 .rsplit(|byte| *byte == b',')
                 .next()
                 .unwrap_or_default();
-            client.scheme = Scheme::parse(last.trim_ascii()).unwrap_or(scheme);
+            let stated = Scheme::parse(last.trim_ascii());
+            client.other_scheme = stated.is_some_and(|stated| stated != scheme);
         }
         if let Some(known) = forwarded_chain(headers, trusted) {
             client.address = known.first().copied().unwrap_or(peer.address);
@@ -159,10 +166,9 @@ impl Client {
         self.address
     }
 
-    /// Returns the scheme that the client uses.
-    #[cfg(test)]
-    pub(crate) const fn scheme(&self) -> Scheme {
-        self.scheme
+    /// Returns true if the nearest proxy states another scheme than the public URL.
+    pub(crate) const fn has_other_scheme(&self) -> bool {
+        self.other_scheme
     }
 
     /// Writes `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host` into the forwarded

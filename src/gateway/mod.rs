@@ -188,6 +188,9 @@ impl WorkerSite {
         // The forwarding fields are read here, before the gateway removes them from the request.
         let client = Client::read(&client_connection.peer, scheme, &parts.headers, trusted);
         record.client(client.address());
+        if client.has_other_scheme() {
+            self.warn_about_scheme(client_connection.peer.address(), public_url);
+        }
         let accepted = fields::inbound(&mut parts.headers, self.owned(), has_content);
         let trailers = match parts.version {
             Version::HTTP_2 => TrailerSupport::All,

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::pending;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,10 @@ use crate::fields::OwnedFields;
 use crate::login::{Login, OwnPaths, PublicUrl};
 use crate::provider::Providers;
 use crate::session::Sessions;
-use crate::telemetry::{GaugeGuard, Metrics, RequestCounters};
+use crate::telemetry::{EventLimiter, GaugeGuard, Metrics, RequestCounters};
+
+/// The pause between two warnings that a proxy states another scheme than the public URL.
+const SCHEME_WARNING_PAUSE: Duration = Duration::from_hours(24);
 
 /// The values from which a [`Site`] is built.
 #[derive(Debug)]
@@ -64,6 +68,8 @@ pub(crate) struct Site {
     process: ProcessState,
     owned: OwnedFields,
     counters: RequestCounters,
+    /// The proxies for which the log contains a warning about the scheme.
+    scheme_warnings: EventLimiter,
     _counted: GaugeGuard,
 }
 
@@ -79,6 +85,7 @@ impl Site {
         Self {
             owned: OwnedFields::new(&parts.settings.written_fields),
             counters,
+            scheme_warnings: EventLimiter::new(SCHEME_WARNING_PAUSE),
             _counted: process.metrics.site(),
             parts,
             process,
@@ -172,6 +179,21 @@ impl WorkerSite {
 
     pub(super) fn clock(&self) -> &Clock {
         &self.shared.process.clock
+    }
+
+    /// Logs that a trusted proxy states another scheme than the public URL. The log contains at most
+    /// one warning per day for one proxy.
+    #[cold]
+    pub(super) fn warn_about_scheme(&self, proxy: IpAddr, public_url: &PublicUrl) {
+        let now = self.clock().since_epoch();
+        if self.shared.scheme_warnings.is_due(proxy, now) {
+            tracing::warn!(
+                client.address = %proxy,
+                public_url = public_url.origin(),
+                "A trusted proxy states another scheme in X-Forwarded-Proto than public_url; the \
+                 app gets the scheme of public_url"
+            );
+        }
     }
 
     pub(super) fn counters(&self) -> &RequestCounters {

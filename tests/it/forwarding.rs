@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::support::browser_request::BrowserRequest;
-use crate::support::gateway::{Gateway, Settings};
+use crate::support::gateway::{Gateway, Process, Settings};
 use crate::support::provider::StandIn;
 use crate::support::raw::{Raw, exchange};
-use crate::support::scene::{ORIGIN, Scene, assert_no_canary, url};
-use crate::support::upstream::Answer;
+use crate::support::scene::{ORIGIN, ROUTES, Scene, assert_no_canary, url};
+use crate::support::upstream::{Answer, RecordingUpstream};
 
 #[tokio::test]
 async fn every_method_and_its_body_pass() {
@@ -185,7 +185,7 @@ async fn an_app_that_is_not_there_gives_502_and_keeps_the_session() {
     let address = scene.app.stop().await;
     let page = browser.fetch(&url("/x")).await;
     assert_eq!(page.status, 502, "{}", page.describe());
-    scene.app = crate::support::upstream::RecordingUpstream::at(address).await;
+    scene.app = RecordingUpstream::at(address).await;
     let page = browser.fetch(&url("/x")).await;
     assert_eq!(
         (page.status.as_u16(), page.text()),
@@ -329,4 +329,27 @@ async fn routes_end_at_segments_and_the_longest_wins() {
         assert_eq!(browser.fetch(&url(closed)).await.status, 401, "{closed}");
     }
     assert_eq!(scene.app.count(), before);
+}
+
+#[tokio::test]
+async fn h_17_a_proxy_that_states_another_scheme_is_in_the_log_one_time() {
+    let provider = StandIn::start().await;
+    let app = RecordingUpstream::start().await;
+    let settings = Settings::new(ORIGIN, &provider.url(), &app.url())
+        .server("trusted_proxies = [\"127.0.0.1\"]")
+        .with(ROUTES);
+    let process = Process::start(settings).await;
+    for scheme in ["http", "https", "https"] {
+        let request = format!(
+            "GET /public HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-Proto: {scheme}\r\n\r\n"
+        );
+        let outcome = exchange(process.address(), request.as_bytes(), 1).await;
+        assert_eq!(outcome.statuses(), [200]);
+        let stated = app.last().head.value("x-forwarded-proto");
+        assert_eq!(stated.as_deref(), Some("http"));
+    }
+    let warning = "states another scheme in X-Forwarded-Proto";
+    process.wait_for_log(|log| log.contains(warning)).await;
+    let log = process.log();
+    assert_eq!(log.matches(warning).count(), 1, "{log}");
 }
