@@ -312,6 +312,11 @@ fn settings_of_upgrades_mean_nothing_for_an_app_that_speaks_http_2() {
     for (more, routes, key) in [
         ("tunnels = 10000", "", "upstreams.app.tunnels"),
         (
+            "title_case_fields = true",
+            "",
+            "upstreams.app.title_case_fields",
+        ),
+        (
             "",
             "[[routes]]\nstreams = { per_client = 5 }",
             "routes.0.streams.per_client",

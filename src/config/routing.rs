@@ -60,7 +60,7 @@ pub(super) fn upstreams(
                     return None;
                 }
             };
-            check_tunnels(&upstream, reader);
+            check_http1(&upstream, reader);
             Some(ParsedUpstream {
                 upstream,
                 assertions,
@@ -72,15 +72,22 @@ pub(super) fn upstreams(
     upstreams
 }
 
-/// Refuses the key `tunnels` for an app that speaks HTTP/2, because this app never switches the
-/// protocol.
-fn check_tunnels(upstream: &Upstream, reader: &mut Reader<'_>) {
+/// Refuses keys for HTTP/1.1 if the app speaks HTTP/2. An app that speaks HTTP/2 never switches the
+/// protocol, and field names in HTTP/2 are always in lower case.
+fn check_http1(upstream: &Upstream, reader: &mut Reader<'_>) {
     let settings = upstream.settings();
     if settings.protocol == upstream::Protocol::Http2 && settings.tunnels.is_some() {
         reader.note(
             &format!("upstreams.{}.tunnels", upstream.name()),
             "there are no tunnels here, because an app with protocol = \"http2\" does not switch \
              the protocol; leave `tunnels` out",
+        );
+    }
+    if settings.protocol == upstream::Protocol::Http2 && settings.title_case_fields {
+        reader.note(
+            &format!("upstreams.{}.title_case_fields", upstream.name()),
+            "has no effect, because field names are always in lower case with protocol = \"http2\"; \
+             leave `title_case_fields` out",
         );
     }
 }

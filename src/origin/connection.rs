@@ -78,6 +78,9 @@ impl Connection {
             // buffer, a vectored write is slower than a simple write.
             .writev(false)
             .max_buf_size(MAX_HEAD)
+            .title_case_headers(connector.uses_title_case())
+            // A proxy removes white space before the colon of a field (RFC 9112 section 5.1).
+            .allow_spaces_after_header_name_in_responses(true)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(Error::Broken)?;

@@ -31,6 +31,7 @@ pub(crate) struct Connector {
     tls: Option<(Trust, ServerName<'static>)>,
     deadline: Duration,
     protocol: Protocol,
+    title_case: bool,
     proxy: Option<Proxy>,
     resolver: Resolver,
     dropped_trailers: Arc<DroppedTrailers>,
@@ -65,6 +66,7 @@ impl Connector {
             tls,
             deadline,
             protocol: Protocol::Http1,
+            title_case: false,
             proxy: None,
             resolver: Resolver::default(),
             dropped_trailers,
@@ -75,6 +77,18 @@ impl Connector {
     pub(crate) fn with_protocol(mut self, protocol: Protocol) -> Self {
         self.protocol = protocol;
         self
+    }
+
+    /// Sets whether the field names of HTTP/1.1 requests begin each word with a capital letter. By
+    /// default, field names are in lower case.
+    pub(crate) fn with_title_case(mut self, title_case: bool) -> Self {
+        self.title_case = title_case;
+        self
+    }
+
+    /// Whether the field names of HTTP/1.1 requests begin each word with a capital letter.
+    pub(super) fn uses_title_case(&self) -> bool {
+        self.title_case
     }
 
     /// Sets the proxy through which connections are opened. By default, connections use no proxy.

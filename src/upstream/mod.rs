@@ -206,8 +206,9 @@ impl Upstream {
             trust = Some(unnamed.with_server_name(name).map_err(Error::ServerName)?);
         }
         let (url, timeout) = (settings.url.clone(), settings.connect_timeout);
-        let connector =
-            Connector::new(url, trust.clone(), timeout)?.with_protocol(settings.protocol);
+        let connector = Connector::new(url, trust.clone(), timeout)?
+            .with_protocol(settings.protocol)
+            .with_title_case(settings.title_case_fields);
         let shares = Shares {
             slow_client: settings.slow_client,
             max_thousandths: settings.max_share.thousandths(),

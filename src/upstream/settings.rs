@@ -25,6 +25,10 @@ pub(crate) struct Settings {
     /// The version of HTTP that the app speaks.
     #[serde(default)]
     pub(crate) protocol: Protocol,
+    /// Whether the field names of requests begin each word with a capital letter. Field names are
+    /// case-insensitive (RFC 9110 section 5.1), but some apps compare them in this form only.
+    #[serde(default)]
+    pub(crate) title_case_fields: bool,
     /// A PEM file with the certificates that are trusted for an `https` app: certificate
     /// authorities, or the certificate of the app itself. By default, the gateway trusts the
     /// certificate authorities of the system.
@@ -157,6 +161,7 @@ impl Settings {
         Self {
             url,
             protocol: Protocol::default(),
+            title_case_fields: false,
             ca_file: None,
             server_name: None,
             connections: default_connections(),

@@ -332,6 +332,55 @@ async fn routes_end_at_segments_and_the_longest_wins() {
 }
 
 #[tokio::test]
+async fn s_47_white_space_before_the_colon_of_an_answer_is_removed() {
+    let scene = Scene::new().await;
+    for (answer, body) in [
+        ("Server : old\r\nContent-Length: 4\r\n\r\nbody", "body"),
+        // A field that frames the answer keeps its meaning.
+        ("Server\t: old\r\nContent-Length : 4\r\n\r\nbody", "body"),
+        (
+            "Server : old\r\nTransfer-Encoding : chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
+            "body",
+        ),
+    ] {
+        let answer = format!("HTTP/1.1 200 OK\r\n{answer}");
+        scene.app.next(Answer::raw(answer.as_bytes()));
+        let request = "GET /public HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        let outcome = exchange(scene.gateway.address(), request.as_bytes(), 1).await;
+        assert_eq!(outcome.statuses(), [200], "{answer}");
+        let response = &outcome.responses[0];
+        assert_eq!(response.text(), body, "{answer}");
+        assert_eq!(response.head.value("server").as_deref(), Some("old"));
+        let head = String::from_utf8_lossy(&response.head.bytes).to_lowercase();
+        assert!(!head.contains(" :") && !head.contains("\t:"), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn field_names_begin_with_capital_letters_if_the_app_needs_them() {
+    for (setting, name) in [
+        ("", "\r\nx-forwarded-host: localhost\r\n"),
+        (
+            "title_case_fields = true",
+            "\r\nX-Forwarded-Host: localhost\r\n",
+        ),
+    ] {
+        let scene = Scene::with(|settings| settings.app(setting)).await;
+        let request = "GET /public HTTP/1.1\r\nHost: localhost\r\nx-own: a\r\n\r\n";
+        let outcome = exchange(scene.gateway.address(), request.as_bytes(), 1).await;
+        assert_eq!(outcome.statuses(), [200]);
+        let head = scene.app.last().head;
+        let head = String::from_utf8_lossy(&head.bytes);
+        assert!(head.contains(name), "{head}");
+        assert_eq!(
+            head.contains("\r\nX-Own: a\r\n"),
+            !setting.is_empty(),
+            "{head}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn h_17_a_proxy_that_states_another_scheme_is_in_the_log_one_time() {
     let provider = StandIn::start().await;
     let app = RecordingUpstream::start().await;
