@@ -1,7 +1,7 @@
 //! The header of the PROXY protocol (versions 1 and 2), in which a load balancer in front of the
 //! gateway states the address of the client. The header comes before TLS.
 //!
-//! The specification is `proxy-protocol.txt` of HAProxy. The gateway reads only the addresses. The
+//! The specification is `proxy-protocol.txt` of `HAProxy`. The gateway reads only the addresses. The
 //! reader consumes exactly the bytes of the header, because the next bytes belong to TLS or HTTP.
 
 use std::future::poll_fn;
@@ -158,10 +158,9 @@ async fn read_binary(stream: &mut TcpStream) -> Result<Option<SocketAddr>, Heade
     let read = stream.read_exact(&mut content).await;
     read.map_err(HeaderError::Ended)?;
     match (command, family) {
-        // The command LOCAL: the load balancer itself opened the connection.
-        (0x20, _) => Ok(None),
-        // The command PROXY with an unknown kind of address.
-        (0x21, 0x00) => Ok(None),
+        // The command LOCAL (the load balancer itself opened the connection), or an unknown kind of
+        // address.
+        (0x20, _) | (0x21, 0x00) => Ok(None),
         (0x21, 0x11) => {
             let address = source::<4>(&content, 8);
             address.map(Some).ok_or(HeaderError::Invalid)
@@ -400,6 +399,10 @@ mod tests {
         ] {
             assert_eq!(read(&bytes).await, Err(error.to_string()), "{bytes:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn x_22_a_header_that_is_cut_is_refused() {
         let ended = HeaderError::Ended(io::ErrorKind::UnexpectedEof.into()).to_string();
         let cut = binary(0x21, 0x11, &IPV4);
         for bytes in [

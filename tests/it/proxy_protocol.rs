@@ -7,7 +7,7 @@ use tokio::net::TcpSocket;
 
 use crate::support::gateway::{Process, Settings};
 use crate::support::provider::StandIn;
-use crate::support::raw::{Raw, tls_over};
+use crate::support::raw::{Raw, Response, tls_over};
 use crate::support::scene::{ORIGIN, Scene};
 use crate::support::upstream::RecordingUpstream;
 
@@ -98,7 +98,7 @@ async fn x_19_a_header_from_another_network_is_no_header() {
         let mut raw = from_elsewhere(scene.gateway.address()).await;
         raw.send([header, REQUEST.as_bytes()].concat()).await;
         let responses = raw.until_closed().await;
-        let statuses: Vec<u16> = responses.iter().map(|response| response.status()).collect();
+        let statuses: Vec<u16> = responses.iter().map(Response::status).collect();
         assert_eq!(statuses, [400], "{header:?}");
     }
     assert_eq!(scene.app.count(), 0);

@@ -177,7 +177,7 @@ impl SignedAssertion {
     /// Returns the time until which an assertion that is signed now may be sent again. Every
     /// assertion that an app gets is valid for at least half of the lifetime.
     pub(crate) fn reusable_until(&self, now: Timestamp) -> Timestamp {
-        now.plus(self.settings.lifetime / 2)
+        now.plus(self.settings.lifetime.checked_div(2).unwrap_or_default())
     }
 
     /// Signs an assertion about `identity` for one method and one host. Returns `None` if the
