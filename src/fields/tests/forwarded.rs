@@ -96,6 +96,15 @@ fn h_17_no_field_changes_the_scheme_and_another_scheme_of_a_trusted_peer_is_noti
         assert_eq!(client.has_other_scheme(), other, "{peer} {value}");
         assert_eq!(headers["x-forwarded-proto"], "http", "{peer} {value}");
     }
+    let trusted = TrustedPeers::new(["10.0.0.0/8".parse().unwrap()]);
+    let peer = Peer::new("10.0.0.7".parse().unwrap());
+    for (value, other) in [("http", true), ("https", false)] {
+        let mut fields = headers(&[("x-forwarded-proto", value)]);
+        let client = Client::read(&peer, Scheme::Https, &fields, &trusted);
+        assert_eq!(client.has_other_scheme(), other, "{value}");
+        client.write(&mut fields, &HeaderValue::from_static("gw.test"));
+        assert_eq!(fields["x-forwarded-proto"], "https", "{value}");
+    }
 }
 
 #[test]
