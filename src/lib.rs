@@ -44,8 +44,8 @@
 //!
 //! # One request
 //!
-//! 1. [`server`] accepts the connection, decrypts TLS and reads HTTP. Each phase of a connection
-//!    has a deadline.
+//! 1. [`server`] accepts the connection, reads the PROXY header of a listed load balancer, decrypts
+//!    TLS and reads HTTP. Each phase of a connection has a deadline.
 //!
 //! 2. [`target::Target::from_request`] makes the target canonical. All later steps use the
 //!    canonical bytes of the target to match, authorize, log and forward the request.
@@ -65,8 +65,9 @@
 //! 6. The [`gateway`] turns the [`access::Decision`] into an answer. If a login is needed, a page
 //!    load (navigation) is redirected to the provider, or to a page where the user chooses a
 //!    provider. A request that is not a page load gets 401 with a `login_url`. A user without
-//!    permission gets 403. A request that matches no route gets 404. If a session is temporarily
-//!    unusable, the client gets 503 with `Retry-After`.
+//!    permission gets 403. An unsafe request that a page of another site caused also gets 403. A
+//!    request that matches no route gets 404. If a session is temporarily unusable, the client gets
+//!    503 with `Retry-After`.
 //!
 //! 7. [`access::Permit::exchange`] removes the gateway's cookies, writes the assertion fields and
 //!    the credentials of the route ([`upstream::assertions`]), and sends the request on a pooled
