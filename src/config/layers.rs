@@ -159,8 +159,8 @@ impl Source {
     }
 }
 
-/// Puts `folder` before each relative path. A setting contains a path or a list of paths if its key
-/// ends with `file` or `_files`.
+/// Puts `folder` before each relative path, also in tables of a list, such as `routes`. A setting
+/// contains a path or a list of paths if its key ends with `file` or `_files`.
 fn make_absolute(values: &mut Dict, folder: &Path) {
     let absolute = |value: &mut Value| {
         if let Value::String(_, path) = value
@@ -172,6 +172,14 @@ fn make_absolute(values: &mut Dict, folder: &Path) {
     for (key, value) in values {
         if let Value::Dict(_, table) = value {
             make_absolute(table, folder);
+        } else if let Value::Array(_, list) = value
+            && !key.ends_with("_files")
+        {
+            for entry in list {
+                if let Value::Dict(_, table) = entry {
+                    make_absolute(table, folder);
+                }
+            }
         } else if let Value::Array(_, list) = value
             && key.ends_with("_files")
         {
