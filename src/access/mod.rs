@@ -49,6 +49,7 @@ mod attempt;
 mod backoff;
 mod buffering;
 mod cross_site;
+mod destination;
 mod flight;
 mod index;
 mod outcome;
@@ -61,6 +62,7 @@ mod route;
 mod route_settings;
 mod rule;
 mod signed;
+mod static_answer;
 mod stream;
 mod unstored;
 mod wait;
@@ -75,6 +77,7 @@ use tokio::time::Instant;
 pub(crate) use self::backoff::FailureLocation;
 use self::backoff::SessionFailure;
 pub(crate) use self::buffering::BufferSettings;
+use self::destination::Destination;
 use self::outcome::Fetched;
 use self::permit::Cookies;
 pub use self::permit::Permit;
@@ -89,6 +92,10 @@ pub use self::route_settings::RouteSettings;
 pub(crate) use self::rule::KnownClaims;
 use self::rule::Verdict;
 use self::signed::SignedAssertions;
+pub use self::static_answer::AnswerError;
+#[cfg(test)]
+pub(crate) use self::static_answer::AnswerSettings;
+pub(crate) use self::static_answer::{AnswerContent, StaticAnswer};
 pub(crate) use self::stream::{Continues, StreamKind, StreamPermit, StreamSettings, WatchError};
 use self::wait::wait_for;
 pub(crate) use self::wait::{Unavailable, Wait};
@@ -132,6 +139,8 @@ pub struct Settings<'a> {
 #[derive(Debug)]
 #[must_use]
 pub(crate) enum Decision {
+    /// The client may get the answer of a route without an app.
+    Answer(PermittedAnswer),
     /// The gateway is allowed to forward the request to the app.
     Permit(Permit),
     /// The route needs a session, and the request has no session that the route accepts.
@@ -144,6 +153,17 @@ pub(crate) enum Decision {
     Unavailable(Unavailable),
     /// The decision is possible only after the session is refreshed, or fetched from the store.
     Wait(Wait),
+}
+
+/// A permitted request of a route without an app.
+#[derive(Debug)]
+pub(crate) struct PermittedAnswer {
+    /// The route of the request.
+    pub(crate) route: Rc<Route>,
+    /// The answer of the route.
+    pub(crate) answer: Arc<StaticAnswer>,
+    /// The session of the user, if the request belongs to a session.
+    pub(crate) session: Option<Arc<Session>>,
 }
 
 /// A request whose user must sign in.
@@ -266,7 +286,7 @@ impl Access {
         };
         // A browser sends a preflight without cookies, so there is no session to check.
         if route.allow_preflight && is_preflight(method, fields) {
-            return Decision::Permit(self.permit(route, None));
+            return self.permit(route, None);
         }
         let line = cookies::only_line(fields);
         // If the previous request of the connection had the same `Cookie` line, the line is not
@@ -334,20 +354,28 @@ impl Access {
         }
     }
 
-    /// Creates a permit for the user of `session`, or for a request without a user.
-    fn permit(self: &Rc<Self>, route: &Rc<Route>, session: Option<Arc<Session>>) -> Permit {
-        Permit {
-            access: Rc::clone(self),
-            route: Rc::clone(route),
-            session,
-            cookies: Cookies::Unread,
+    /// Permits the request of the user of `session`, or a request without a user.
+    fn permit(self: &Rc<Self>, route: &Rc<Route>, session: Option<Arc<Session>>) -> Decision {
+        let route = Rc::clone(route);
+        match &route.destination {
+            Destination::App(_) => Decision::Permit(Permit {
+                access: Rc::clone(self),
+                route,
+                session,
+                cookies: Cookies::Unread,
+            }),
+            Destination::Answer(answer) => Decision::Answer(PermittedAnswer {
+                answer: Arc::clone(answer),
+                route,
+                session,
+            }),
         }
     }
 
     /// Decides whether the user of a session may use the route.
     fn apply_rule(self: &Rc<Self>, route: &Rc<Route>, session: Arc<Session>) -> Decision {
         match route.rule.check(session.identity()) {
-            Verdict::Allowed => Decision::Permit(self.permit(route, Some(session))),
+            Verdict::Allowed => self.permit(route, Some(session)),
             Verdict::Refused => {
                 let route = Rc::clone(route);
                 Decision::Forbid(Forbid { route, session })
@@ -363,7 +391,7 @@ impl Access {
         other: Option<Arc<Session>>,
     ) -> Decision {
         if route.is_public() {
-            return Decision::Permit(self.permit(route, None));
+            return self.permit(route, None);
         }
         Decision::Challenge(Challenge {
             route: Rc::clone(route),
@@ -376,7 +404,7 @@ impl Access {
     /// public route, the request is permitted without a user.
     fn unavailable(self: &Rc<Self>, route: &Rc<Route>, failure: SessionFailure) -> Decision {
         if route.is_public() {
-            return Decision::Permit(self.permit(route, None));
+            return self.permit(route, None);
         }
         Decision::Unavailable(Unavailable {
             route: Rc::clone(route),

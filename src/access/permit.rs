@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 
+use super::destination::Destination;
 use super::{Access, OnRefusal, Route, SentRequest};
 use crate::fields::cookie::{self as cookies, Others};
 use crate::fields::{UpgradeRequest, View};
@@ -129,17 +130,22 @@ impl Permit {
     ) -> Exchanging<'_> {
         self.write(request.headers_mut());
         self.write_signed(&mut request);
+        let Destination::App(upstream) = &self.route.destination else {
+            return Exchanging::NoApp;
+        };
         let requester = Requester {
             owner: self.owner(client.address),
             stream: client.streams || upgrade.is_some() || self.route.is_stream,
         };
         match upgrade {
-            None => Exchanging::Response(pools.send(&self.route.upstream, requester, request)),
-            Some(upgrade) => Exchanging::Switch(Box::pin(async move {
-                let upstream = &self.route.upstream;
-                let switching = pools.switch(upstream, requester, request, upgrade);
-                switching.await
-            })),
+            None => Exchanging::Response(pools.send(upstream, requester, request)),
+            Some(upgrade) => {
+                let upstream = Arc::clone(upstream);
+                Exchanging::Switch(Box::pin(async move {
+                    let switching = pools.switch(&upstream, requester, request, upgrade);
+                    switching.await
+                }))
+            }
         }
     }
 
@@ -257,6 +263,8 @@ impl Permit {
 pub(crate) enum Exchanging<'p> {
     /// The future of the answer to a request that does not ask for a switch to another protocol.
     Response(ResponseFuture),
+    /// The route has no app. [`Access`] creates no permit for such a route.
+    NoApp,
     /// The future of a request that asks for a switch to another protocol.
     Switch(Pin<Box<dyn Future<Output = Result<Exchange, upstream::Error>> + 'p>>),
 }
@@ -267,6 +275,7 @@ impl Future for Exchanging<'_> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
             Self::Response(response) => Pin::new(response).poll(cx).map_ok(Exchange::Response),
+            Self::NoApp => Poll::Ready(Err(upstream::Error::NoApp)),
             Self::Switch(switching) => switching.as_mut().poll(cx),
         }
     }

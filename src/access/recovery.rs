@@ -77,7 +77,8 @@ impl Access {
         if sent.route.on_refusal != OnRefusal::Pass || self.refreshes_on_refusal {
             return true;
         }
-        let answered = now.plus(sent.route.upstream.longest_wait());
+        let longest = sent.route.upstream().map(|app| app.longest_wait());
+        let answered = now.plus(longest.unwrap_or_default());
         content == Content::Some || sent.session.is_due(answered)
     }
 
@@ -181,7 +182,8 @@ impl Access {
             {
                 match self.apply_rule(route, newest) {
                     Decision::Permit(permit) => Recovery::Retry(permit),
-                    Decision::Challenge(_)
+                    Decision::Answer(_)
+                    | Decision::Challenge(_)
                     | Decision::Forbid(_)
                     | Decision::NoRoute
                     | Decision::Unavailable(_)
@@ -276,7 +278,13 @@ mod tests {
             access.must_keep(&sent, content, now)
         };
         let passing = access(&fixture, &["pass", "relogin"]);
-        let longest = passing.routes().next().unwrap().upstream.longest_wait();
+        let longest = passing
+            .routes()
+            .next()
+            .unwrap()
+            .upstream()
+            .unwrap()
+            .longest_wait();
         let last = 3000 - longest.as_secs();
         assert!(!kept(&passing, Content::None, after(last - 1)));
         assert!(kept(&passing, Content::None, after(last)));

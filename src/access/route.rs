@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use super::buffering::BufferSettings;
 use super::cross_site::CrossSite;
+use super::destination::{Destination, destination};
 use super::index::Index;
 use super::route_settings::{OnRefusal, ProviderNames, RouteSettings};
 use super::rule::Rule;
+use super::static_answer::{AnswerError, StaticAnswer};
 use super::stream::StreamSettings;
 use crate::identity::Claim;
 use crate::target::{Prefix, Target};
@@ -38,7 +40,7 @@ pub struct Route {
     pub(super) fields: AppFields,
     // This member is private to the module, so that code outside the module can reach the upstream
     // only through a `Permit`.
-    pub(super) upstream: Arc<Upstream>,
+    pub(super) destination: Destination,
 }
 
 impl Route {
@@ -47,7 +49,7 @@ impl Route {
         index: usize,
         mut settings: RouteSettings,
         providers: Vec<Claim>,
-        upstream: Arc<Upstream>,
+        destination: Destination,
     ) -> Self {
         // The authority of a target is in lower case.
         let hosts = settings.hosts.iter();
@@ -73,7 +75,7 @@ impl Route {
             buffers: settings.buffers,
             fields: AppFields::new(names, &credentials, None, is_public),
             credentials,
-            upstream,
+            destination,
         }
     }
 
@@ -148,9 +150,30 @@ impl Route {
         self.rule == Rule::Public
     }
 
-    /// The upstream's name, for logs.
-    pub(crate) fn upstream_name(&self) -> &str {
-        self.upstream.name()
+    /// The app of the route. `None` if the gateway itself answers the requests of the route.
+    pub(super) fn upstream(&self) -> Option<&Arc<Upstream>> {
+        match &self.destination {
+            Destination::App(app) => Some(app),
+            Destination::Answer(_) => None,
+        }
+    }
+
+    /// The upstream's name, for logs. `None` if the route has no app.
+    pub(crate) fn upstream_name(&self) -> Option<&str> {
+        self.upstream().map(|app| app.name())
+    }
+
+    /// The answer of the gateway, if the route has no app.
+    pub(crate) fn answer(&self) -> Option<&StaticAnswer> {
+        match &self.destination {
+            Destination::App(_) => None,
+            Destination::Answer(answer) => Some(answer),
+        }
+    }
+
+    /// Whether the gateway forwards CORS preflights without a session.
+    pub(crate) fn allows_preflight(&self) -> bool {
+        self.allow_preflight
     }
 
     /// Returns the credential settings in the table of the route.
@@ -176,18 +199,23 @@ impl Route {
     /// Whether the app of the route speaks HTTP/2. An HTTP/2 app never switches to another
     /// protocol.
     pub(crate) fn speaks_http2(&self) -> bool {
-        self.upstream.settings().protocol == Protocol::Http2
+        let upstream = self.upstream();
+        upstream.is_some_and(|app| app.settings().protocol == Protocol::Http2)
     }
 
-    /// Returns true if the route serves requests with the target `target`. A public route matches
+    /// Returns true if the route serves requests with the target `target`.
+    pub(super) fn matches(&self, target: &Target) -> bool {
+        self.serves(target.authority(), target.path())
+    }
+
+    /// Returns true if the route serves requests for this canonical path of this host. A public route matches
     /// only paths with the exact spelling of its prefix. A protected route also matches other
     /// spellings of its prefix, because the app may treat upper and lower case as equal.
-    pub(super) fn matches(&self, target: &Target) -> bool {
-        let host =
-            self.hosts.is_empty() || self.hosts.iter().any(|host| **host == *target.authority());
+    pub(super) fn serves(&self, authority: &str, path: &str) -> bool {
+        let host = self.hosts.is_empty() || self.hosts.iter().any(|host| **host == *authority);
         host && match self.rule {
-            Rule::Public => self.prefix.matches(target.path()),
-            Rule::SignedIn | Rule::AnyOf(_) => self.prefix.covers(target.path()),
+            Rule::Public => self.prefix.matches(path),
+            Rule::SignedIn | Rule::AnyOf(_) => self.prefix.covers(path),
         }
     }
 }
@@ -216,6 +244,9 @@ pub enum RouteError {
          write the provider of these subjects as `provider` in the route"
     )]
     AmbiguousSubjects,
+    /// The answer of a route without an app cannot be used.
+    #[error(transparent)]
+    Answer(AnswerError),
     /// Two routes match the same requests.
     #[error("it has the same host and prefix as the route `{0}`; remove one of them")]
     Duplicate(Box<str>),
@@ -225,6 +256,9 @@ pub enum RouteError {
     /// The settings define no provider with this name.
     #[error("there is no provider `{0}`; write the NAME of a table [providers.NAME]")]
     UnknownProvider(Box<str>),
+    /// The route names an upstream, but the gateway itself answers the requests of the route.
+    #[error("has no effect on a route with `answer`, because no app gets a request")]
+    UnusedUpstream,
     /// The settings define no upstream with this name.
     #[error("there is no upstream `{0}`; write the NAME of a table [upstreams.NAME]")]
     UnknownUpstream(Box<str>),
@@ -266,14 +300,14 @@ impl RouteTable {
                     continue;
                 }
             };
-            let upstream = match upstream(settings.upstream.take(), upstreams) {
-                Ok(upstream) => upstream,
+            let destination = match destination(&mut settings, upstreams) {
+                Ok(destination) => destination,
                 Err(error) => {
                     errors.push((index, error));
                     continue;
                 }
             };
-            let route = Route::new(index, settings, providers, upstream);
+            let route = Route::new(index, settings, providers, destination);
             match routes.iter().find(|other| other.shadows(&route)) {
                 Some(other) => errors.push((index, RouteError::Duplicate(other.name.clone()))),
                 None => routes.push(route),
@@ -405,19 +439,4 @@ fn check_lists(rule: &Rule, providers: &[Claim], chosen: bool) -> Result<(), Rou
     } else {
         Ok(())
     }
-}
-
-fn upstream(
-    named: Option<Box<str>>,
-    upstreams: &BTreeMap<Box<str>, Arc<Upstream>>,
-) -> Result<Arc<Upstream>, RouteError> {
-    let mut all = upstreams.values();
-    let found = match (named, all.next(), all.next()) {
-        (Some(name), _, _) => upstreams
-            .get(&name)
-            .ok_or_else(|| RouteError::UnknownUpstream(name.clone()))?,
-        (None, Some(only), None) => only,
-        (None, _, _) => return Err(RouteError::AmbiguousUpstream),
-    };
-    Ok(Arc::clone(found))
 }

@@ -8,6 +8,7 @@ use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use super::buffering::BufferSettings;
 use super::cross_site::CrossSite;
 use super::rule::Rule;
+use super::static_answer::AnswerSettings;
 use super::stream::StreamSettings;
 use crate::target::Prefix;
 use crate::upstream::{BasicSettings, Bearer, CredentialSettings, FieldName};
@@ -31,6 +32,8 @@ pub struct RouteSettings {
     pub(crate) access: Rule,
     /// The name of the upstream. The operator may omit the name if there is only one upstream.
     pub(crate) upstream: Option<Box<str>>,
+    /// The answer of a route without an app.
+    pub(crate) answer: Option<AnswerSettings>,
     /// The names of the providers whose sessions are accepted. By default, the route accepts
     /// sessions of all providers.
     pub(crate) provider: Option<ProviderNames>,
@@ -138,6 +141,7 @@ impl Default for RouteSettings {
             prefix: Prefix::default(),
             access: Rule::SignedIn,
             upstream: None,
+            answer: None,
             provider: None,
             allow_preflight: false,
             cross_site: None,

@@ -290,7 +290,9 @@ impl StreamPermit {
         let Some(route) = access.routes.find(target) else {
             return Continues::No;
         };
-        let (old, new) = (&self.route.upstream, &route.upstream);
+        let (Some(old), Some(new)) = (self.route.upstream(), route.upstream()) else {
+            return Continues::No;
+        };
         let kind_allowed = kind == StreamKind::Answer || route.streams().upgrades;
         if old.name() != new.name() || old.origin() != new.origin() || !kind_allowed {
             return Continues::No;

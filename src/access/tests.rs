@@ -123,7 +123,8 @@ fn kind(decision: &Decision) -> String {
     let text = match decision {
         Decision::Challenge(challenge) => challenge.cause.reason(),
         Decision::Forbid(_) => "Forbid",
-        other @ (Decision::Permit(_)
+        other @ (Decision::Answer(_)
+        | Decision::Permit(_)
         | Decision::NoRoute
         | Decision::Unavailable(_)
         | Decision::Wait(_)) => panic!("{other:?}"),

@@ -107,7 +107,7 @@ pub(super) fn write(
     routes.with_fields(|route| {
         let upstream = upstream_of(route, upstreams);
         let written = Written::of(route, upstream);
-        let app = route.upstream_name().to_owned();
+        let app = route.upstream_name().unwrap_or_default().to_owned();
         let place = (app, written.key.clone(), route.is_public());
         let make = || {
             let own = upstream.and_then(|upstream| upstream.assertions.as_ref());
@@ -116,8 +116,9 @@ pub(super) fn write(
             let basic = written.credentials.basic.as_ref().filter(|_| is_usable);
             let password =
                 basic.and_then(|basic| password(basic, &written.key, environment, reader));
-            let signed =
-                signing.and_then(|signing| signing.assertion(&names, route.upstream_name()));
+            let signed = signing
+                .zip(route.upstream_name())
+                .and_then(|(signing, app)| signing.assertion(&names, app));
             AppFields::new(names, written.credentials, password, route.is_public())
                 .with_signed(signed)
         };
@@ -126,7 +127,7 @@ pub(super) fn write(
 }
 
 fn upstream_of<'a>(route: &Route, upstreams: &'a ParsedUpstreams) -> Option<&'a ParsedUpstream> {
-    upstreams.get(route.upstream_name())?.as_ref()
+    upstreams.get(route.upstream_name()?)?.as_ref()
 }
 
 /// Refuses credentials that contradict each other. Returns true if the credentials can be used.
@@ -257,7 +258,7 @@ pub(super) fn check(
 ) {
     let mut reported = BTreeSet::new();
     let mut used = BTreeSet::new();
-    for route in routes.iter() {
+    for route in routes.iter().filter(|route| route.answer().is_none()) {
         let written = Written::of(route, upstream_of(route, upstreams));
         used.insert(written.key.clone());
         check_id_token(route, &written, known, &mut reported, reader);

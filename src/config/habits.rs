@@ -81,6 +81,11 @@ const ADVICE: &[(&[&str], &str)] = &[
         "Sidegate forwards the path unchanged; let the app serve the path",
     ),
     (
+        &["redirect", "body_file", "return", "static_response"],
+        "write answer = { redirect = \"...\" } or answer = { body_file = \"...\", content_type = \"...\" } \
+         in the route",
+    ),
+    (
         &["proxy_request_buffering", "request_buffering"],
         "write buffers.whole_request in the route",
     ),

@@ -23,6 +23,7 @@ mod restart_only;
 mod routing;
 mod section;
 mod signing;
+mod static_answers;
 mod watch;
 
 use std::net::SocketAddr;
@@ -53,6 +54,7 @@ use self::routing::{
 };
 use self::section::Reader;
 use self::signing::{Signing, signing};
+use self::static_answers::check_static_answers;
 pub(crate) use self::watch::{FileChange, FileVersion, Watch};
 use crate::access::RouteTable;
 use crate::clock::Clock;
@@ -321,6 +323,7 @@ fn route_table(
     let table = app_fields::write(table, (upstreams, &names), (signing, environment), reader);
     check_routes(&table, providers, reader);
     check_buffers(&table, server, reader);
+    check_static_answers(&table, reader);
     app_fields::check(&table, upstreams, &providers.known, reader);
     app_fields::check_claims(&table, (upstreams, &names), &providers.known, reader);
     Some(table)

@@ -165,9 +165,12 @@ fn note_route(
         // The route names a provider whose problem was already reported.
         RouteError::UnknownProvider(name) if providers.contains(&&**name) => return,
         RouteError::AmbiguousGroups | RouteError::AmbiguousSubjects => "access",
-        RouteError::UnknownUpstream(_) | RouteError::AmbiguousUpstream => "upstream",
+        RouteError::AmbiguousUpstream
+        | RouteError::UnknownUpstream(_)
+        | RouteError::UnusedUpstream => "upstream",
         RouteError::UnknownProvider(_) => "provider",
         RouteError::Behind(_) | RouteError::Duplicate(_) => "prefix",
+        RouteError::Answer(error) => &format!("answer.{}", error.key()),
     };
     reader.note(&format!("routes.{index}.{key}"), error.to_string());
 }
@@ -220,7 +223,8 @@ fn check_open_registration(routes: &RouteTable, open: &[String], reader: &mut Re
 /// which provider signed the user in.
 pub(super) fn unnamed_providers(routes: &RouteTable) -> Option<String> {
     let unnamed = |route: &&Route| route.fields().names.provider.is_none();
-    let several = routes.iter().filter(|route| route.providers().len() > 1);
+    let to_app = routes.iter().filter(|route| route.answer().is_none());
+    let several = to_app.filter(|route| route.providers().len() > 1);
     let several = several.filter(unnamed);
     let several: Vec<String> = several.map(|route| format!("`{}`", route.name())).collect();
     (!several.is_empty()).then(|| {
@@ -236,12 +240,15 @@ pub(super) fn unnamed_providers(routes: &RouteTable) -> Option<String> {
 
 /// Refuses a setting of `streams` that can never have an effect.
 fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
-    for route in routes.iter() {
+    for route in routes.iter().filter(|route| route.answer().is_none()) {
         let streams = route.streams();
         let reason = if !streams.upgrades {
             "upgrades = false".to_owned()
         } else if route.speaks_http2() {
-            format!("the app `{}` speaks HTTP/2", route.upstream_name())
+            format!(
+                "the app `{}` speaks HTTP/2",
+                route.upstream_name().unwrap_or_default()
+            )
         } else {
             continue;
         };

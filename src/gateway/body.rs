@@ -150,6 +150,11 @@ impl Body {
         Self::new(Source::Complete(Full::new(text.into())))
     }
 
+    /// Creates a body from bytes that stay in memory.
+    pub(super) fn stored(bytes: Bytes) -> Self {
+        Self::new(Source::Complete(Full::new(bytes)))
+    }
+
     pub(super) fn empty() -> Self {
         Self::new(Source::Complete(Full::default()))
     }

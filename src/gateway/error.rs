@@ -141,9 +141,11 @@ impl Error {
             | Self::Upstream(upstream::Error::Evicted(_) | upstream::Error::RequestBody(_)) => {
                 Responsible::Client
             }
-            Self::AuthCheckField(_) | Self::BuffersFull | Self::FileLost(_) | Self::Loop(_) => {
-                Responsible::Gateway
-            }
+            Self::AuthCheckField(_)
+            | Self::BuffersFull
+            | Self::FileLost(_)
+            | Self::Loop(_)
+            | Self::Upstream(upstream::Error::NoApp) => Responsible::Gateway,
             Self::Upstream(_) => Responsible::Upstream,
         }
     }
@@ -184,6 +186,7 @@ impl Error {
                     StatusCode::GATEWAY_TIMEOUT
                 }
                 upstream::Error::Evicted(_) => StatusCode::REQUEST_TIMEOUT,
+                upstream::Error::NoApp => StatusCode::INTERNAL_SERVER_ERROR,
                 upstream::Error::RequestBody(_) => StatusCode::BAD_REQUEST,
                 upstream::Error::Broken(_)
                 | upstream::Error::Connect(_)
@@ -393,6 +396,7 @@ fn upstream_wording(error: &upstream::Error) -> (&'static str, &'static str) {
         ),
         upstream::Error::Broken(_)
         | upstream::Error::Connect(_)
+        | upstream::Error::NoApp
         | upstream::Error::ServerName(_)
         | upstream::Error::Tls(_)
         | upstream::Error::Trust(_)

@@ -31,6 +31,7 @@ mod sign_out;
 mod signed_in;
 mod site;
 mod spill;
+mod static_answer;
 mod streams;
 mod tunnel;
 
@@ -365,6 +366,7 @@ impl Worker {
                 self.forward(context, (permit, now), body, record)
             }
             Decision::Permit(permit) => self.permitted(context, (permit, now), body, record),
+            Decision::Answer(answer) => Step::answered(record.static_answer(&context, &answer)),
             other @ (Decision::Challenge(_)
             | Decision::Forbid(_)
             | Decision::NoRoute
@@ -386,6 +388,7 @@ impl Worker {
         let response = loop {
             decision = match decision {
                 Decision::Wait(wait) => site.wait(wait, &mut record).await,
+                Decision::Answer(answer) => return record.static_answer(&context, &answer),
                 Decision::NoRoute => {
                     record.decided = DecisionLabel::NoRoute;
                     return record.refused(&Error::NoRoute, &context.parts.headers);

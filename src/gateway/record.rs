@@ -254,7 +254,7 @@ impl Record {
         event.route = route.map(|route| route.name().into());
         // The access-log event names the upstream only if the upstream has answered or failed.
         let upstream = event.upstream_duration.and(route);
-        event.upstream = upstream.map(|route| route.upstream_name().into());
+        event.upstream = upstream.and_then(|route| Some(route.upstream_name()?.into()));
     }
 }
 

@@ -63,6 +63,10 @@ pub enum Error {
     /// at the same time, the operator can increase `connections`.
     #[error("the app has no free connection")]
     Busy,
+    /// The route of the request has no app. The gateway is responsible for this error. The error
+    /// shows a bug, because the gateway itself answers the requests of such a route.
+    #[error("the route has no app")]
+    NoApp,
     /// The app already has the maximum number of connections on which the protocol was switched,
     /// for example to WebSocket. The upstream is responsible for this error. If the app can serve
     /// more switched connections, the operator can increase the setting `tunnels`.
@@ -119,6 +123,7 @@ impl Error {
             Self::ConnectTimeout => "upstream_connect_timeout",
             Self::Evicted(eviction) => eviction.reason(),
             Self::HeadTimeout => "upstream_timeout",
+            Self::NoApp => "route_without_app",
             Self::RequestBody(_) => "request_body_broken",
             Self::Tls(_) => "upstream_tls",
             Self::ServerName(_) | Self::Trust(_) | Self::TrustUnused(_) => "upstream_trust",
@@ -136,6 +141,7 @@ impl Error {
             | Self::ConnectTimeout
             | Self::Evicted(_)
             | Self::HeadTimeout
+            | Self::NoApp
             | Self::RequestBody(_)
             | Self::Tls(_)
             | Self::TooManyTunnels

@@ -70,6 +70,7 @@ mod sign_out;
 mod signed_assertions;
 mod slow_clients;
 mod spill;
+mod static_answers;
 mod stream_peers;
 mod support;
 mod token_endpoint;
