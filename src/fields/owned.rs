@@ -9,16 +9,18 @@ use super::strip::HOP_BY_HOP;
 /// that is not a letter or digit). An app could read these fields for three purposes: to learn who
 /// the client is, to learn where the request comes from, or to replace a part of the request that
 /// the rules have checked, such as the path.
-const NAMES: [&str; 28] = [
+const NAMES: [&str; 31] = [
     "client-cert",
     "client-cert-chain",
     "forwarded",
     "front-end-https",
+    "path-info",
     "proxy",
     "remote-email",
     "remote-groups",
     "remote-name",
     "remote-user",
+    "script-name",
     "ssl-client-cert",
     "ssl-client-s-dn",
     "ssl-client-verify",
@@ -35,6 +37,7 @@ const NAMES: [&str; 28] = [
     "x-request-id",
     "x-rewrite-url",
     "x-scheme",
+    "x-script-name",
     "x-ssl-client-cert",
     "x-ssl-client-verify",
     "x-url-scheme",
