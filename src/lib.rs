@@ -71,14 +71,17 @@
 //!
 //! 7. [`access::Permit::exchange`] removes the gateway's cookies, writes the assertion fields and
 //!    the credentials of the route ([`upstream::assertions`]), and sends the request on a pooled
-//!    connection. The client's `Authorization` reaches only an app of a public route. Bodies stream
-//!    in both directions, with buffers of limited size for slow clients. If the app switches to
-//!    another protocol, such as WebSocket, a [`relay::Relay`] forwards bytes in both directions as
-//!    long as [`access::StreamPermit`] allows the stream. If the app refuses the token, the gateway
-//!    may send the request one more time with a new token ([`access::TokenRefusal::recover`]).
+//!    connection. If the app knows the route by another prefix, the app gets the path with this
+//!    prefix. A route without an app has a static answer, and no permit exists for such a route.
+//!    The client's `Authorization` reaches only an app of a public route. Bodies stream in both
+//!    directions, with buffers of limited size for slow clients. If the app switches to another
+//!    protocol, such as WebSocket, a [`relay::Relay`] forwards bytes in both directions as long as
+//!    [`access::StreamPermit`] allows the stream. If the app refuses the token, the gateway may
+//!    send the request one more time with a new token ([`access::TokenRefusal::recover`]).
 //!
-//! 8. [`fields::outbound`] removes unsafe fields from the response. When the answer to a request
-//!    has ended, one function writes the access-log event of the request.
+//! 8. [`fields::outbound`] removes unsafe fields from the response. On a route with `rewrite`, the
+//!    gateway replaces the app's own addresses in the response. When the answer to a request has
+//!    ended, one function writes the access-log event of the request.
 //!
 //! # One refresh
 //!

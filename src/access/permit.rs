@@ -169,6 +169,9 @@ impl Permit {
                 write_or_remove(headers, name, value);
             }
         }
+        if let Some(rewrite) = &self.route.rewrite {
+            rewrite.write(headers);
+        }
     }
 
     fn names(&self) -> &AssertionNames {

@@ -9,6 +9,7 @@ use super::buffering::BufferSettings;
 use super::cross_site::CrossSite;
 use super::destination::{Destination, destination};
 use super::index::Index;
+use super::rewrite::{Rewrite, RewriteSettings, app_prefix, removed_prefix};
 use super::route_settings::{OnRefusal, ProviderNames, RouteSettings};
 use super::rule::Rule;
 use super::static_answer::{AnswerError, StaticAnswer};
@@ -38,6 +39,8 @@ pub struct Route {
     credentials: CredentialSettings,
     /// The fields that the gateway writes into the requests of the route.
     pub(super) fields: AppFields,
+    rewrite_settings: RewriteSettings,
+    pub(super) rewrite: Option<Box<Rewrite>>,
     // This member is private to the module, so that code outside the module can reach the upstream
     // only through a `Permit`.
     pub(super) destination: Destination,
@@ -57,6 +60,10 @@ impl Route {
         let credentials = settings.take_credentials();
         let names = AssertionNames::default();
         let is_public = settings.access == Rule::Public;
+        let rewrite = match &destination {
+            Destination::App(app) => Rewrite::new(&settings.prefix, &settings.rewrite, app),
+            Destination::Answer(_) => None,
+        };
         Self {
             index,
             name: settings.name.unwrap_or_else(|| {
@@ -75,6 +82,8 @@ impl Route {
             buffers: settings.buffers,
             fields: AppFields::new(names, &credentials, None, is_public),
             credentials,
+            rewrite_settings: settings.rewrite,
+            rewrite: rewrite.map(Box::new),
             destination,
         }
     }
@@ -139,6 +148,11 @@ impl Route {
         self.prefix.as_str()
     }
 
+    /// The path prefix of the route.
+    pub(crate) fn public_prefix(&self) -> &Prefix {
+        &self.prefix
+    }
+
     /// Returns the hosts (with optional ports) to which the route applies. If the route applies to
     /// all hosts, the iterator is empty.
     pub(crate) fn hosts(&self) -> impl Iterator<Item = &str> {
@@ -171,9 +185,34 @@ impl Route {
         }
     }
 
+    /// The settings of the addresses that the gateway replaces.
+    pub(crate) fn rewrite_settings(&self) -> &RewriteSettings {
+        &self.rewrite_settings
+    }
+
+    /// The prefix that the gateway removes from the paths of the route. `None` if the gateway
+    /// removes no prefix.
+    pub(crate) fn removed_prefix(&self) -> Option<&str> {
+        let app = app_prefix(&self.prefix, &self.rewrite_settings, self.upstream()?);
+        removed_prefix(&self.prefix, &app)
+    }
+
     /// Whether the gateway forwards CORS preflights without a session.
     pub(crate) fn allows_preflight(&self) -> bool {
         self.allow_preflight
+    }
+
+    /// The addresses that the gateway replaces. `None` if the app knows its public addresses.
+    pub(crate) fn rewrite(&self) -> Option<&Rewrite> {
+        self.rewrite.as_deref()
+    }
+
+    /// Returns true if everyone who may use this route may also use the route `other`.
+    pub(super) fn is_as_strict_as(&self, other: &Self) -> bool {
+        let mut providers = self.providers();
+        other.is_public()
+            || self.rule.is_as_strict_as(&other.rule)
+                && providers.all(|name| other.provider(name).is_some())
     }
 
     /// Returns the credential settings in the table of the route.

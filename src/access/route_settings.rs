@@ -7,6 +7,7 @@ use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 
 use super::buffering::BufferSettings;
 use super::cross_site::CrossSite;
+use super::rewrite::RewriteSettings;
 use super::rule::Rule;
 use super::static_answer::AnswerSettings;
 use super::stream::StreamSettings;
@@ -34,6 +35,9 @@ pub struct RouteSettings {
     pub(crate) upstream: Option<Box<str>>,
     /// The answer of a route without an app.
     pub(crate) answer: Option<AnswerSettings>,
+    /// The addresses that the gateway replaces, if the app does not know its public address.
+    #[serde(default)]
+    pub(crate) rewrite: RewriteSettings,
     /// The names of the providers whose sessions are accepted. By default, the route accepts
     /// sessions of all providers.
     pub(crate) provider: Option<ProviderNames>,
@@ -142,6 +146,7 @@ impl Default for RouteSettings {
             access: Rule::SignedIn,
             upstream: None,
             answer: None,
+            rewrite: RewriteSettings::default(),
             provider: None,
             allow_preflight: false,
             cross_site: None,

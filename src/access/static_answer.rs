@@ -130,7 +130,7 @@ impl StaticAnswer {
 impl RouteTable {
     /// Returns the hosts that a route serves. The empty text stands for all hosts that no route
     /// names.
-    fn hosts_of<'a>(&'a self, route: &'a Route) -> BTreeSet<&'a str> {
+    pub(super) fn hosts_of<'a>(&'a self, route: &'a Route) -> BTreeSet<&'a str> {
         if route.hosts().next().is_some() {
             return route.hosts().collect();
         }

@@ -77,8 +77,23 @@ const ADVICE: &[(&[&str], &str)] = &[
         "a route is for all methods, because rules do not depend on the method",
     ),
     (
-        &["strip_prefix", "strip_path", "rewrite", "rewrite_target"],
-        "Sidegate forwards the path unchanged; let the app serve the path",
+        &[
+            "strip_prefix",
+            "strip_path",
+            "prefix_rewrite",
+            "replace_prefix",
+            "rewrite_target",
+            "app_prefix",
+        ],
+        "write rewrite.app_prefix = \"/\" in the route, if the app does not know the prefix",
+    ),
+    (
+        &["proxy_redirect", "proxy_pass_reverse"],
+        "write rewrite.locations = true in the route",
+    ),
+    (
+        &["proxy_cookie_path", "proxy_cookie_domain"],
+        "write rewrite.cookies = true in the route",
     ),
     (
         &["redirect", "body_file", "return", "static_response"],

@@ -20,6 +20,7 @@ mod online;
 mod problem;
 mod providers;
 mod restart_only;
+mod rewriting;
 mod routing;
 mod section;
 mod signing;
@@ -48,6 +49,7 @@ use self::names::check_names;
 pub use self::problem::{Problem, Problems};
 use self::providers::{ParsedProviders, providers};
 pub(crate) use self::restart_only::RestartOnly;
+use self::rewriting::check_rewriting;
 pub(crate) use self::routing::Upstreams;
 use self::routing::{
     ParsedUpstreams, check_reach, check_routes, routes, unnamed_providers, upstreams,
@@ -324,6 +326,7 @@ fn route_table(
     check_routes(&table, providers, reader);
     check_buffers(&table, server, reader);
     check_static_answers(&table, reader);
+    check_rewriting(&table, reader);
     app_fields::check(&table, upstreams, &providers.known, reader);
     app_fields::check_claims(&table, (upstreams, &names), &providers.known, reader);
     Some(table)

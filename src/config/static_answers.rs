@@ -1,7 +1,9 @@
 //! Checks the routes without an app.
 
 use super::section::Reader;
-use crate::access::{BufferSettings, OnRefusal, Route, RouteTable, StreamSettings};
+use crate::access::{
+    BufferSettings, OnRefusal, RewriteSettings, Route, RouteTable, StreamSettings,
+};
 
 /// Refuses settings that have no effect on a route without an app, and redirects that lead to
 /// themselves.
@@ -14,6 +16,10 @@ pub(super) fn check_static_answers(routes: &RouteTable, reader: &mut Reader<'_>)
 fn check_answer(routes: &RouteTable, route: &Route, reader: &mut Reader<'_>) {
     let key = format!("routes.{}", route.index());
     for (below, is_set) in [
+        (
+            "rewrite",
+            *route.rewrite_settings() != RewriteSettings::default(),
+        ),
         ("allow_preflight", route.allows_preflight()),
         ("on_upstream_401", route.on_refusal() != OnRefusal::Pass),
         ("stream", route.is_stream()),

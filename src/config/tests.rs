@@ -134,6 +134,7 @@ fn the_reference_file_documents_every_key_of_every_table() {
         keys_of_table::<provider::SignedOutPattern>(),
         keys_of_table::<crate::upstream::Settings>(),
         keys_of_table::<crate::access::RouteSettings>(),
+        keys_of_table::<crate::access::RewriteSettings>(),
         keys_of_table::<crate::access::AnswerSettings>(),
         keys_of_table::<ServerSection>(),
         keys_of_table::<OperationsSection>(),

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, head
 
 use super::request_body::{ForwardedBody, Interrupted};
 use super::retry_copy::{RetryCopy, must_keep, record_for_retry};
+use super::rewriting::{AnswerAddresses, redirect_to_slash};
 use super::streams::{
     AnswerFormat, AnswerOwner, LongAnswer, LongAnswerSetup, ObservedStream, SlowTimer, StreamBytes,
 };
@@ -67,6 +68,9 @@ pub(super) struct InFlight<'p> {
     retry_copy: Option<Box<RetryCopy>>,
     /// The data of the handshake, if the client asks to switch to another protocol.
     handshake: Option<Box<Handshake>>,
+    /// The addresses that the gateway replaces in the answer. `None` if the answer contains no
+    /// addresses that the gateway has to replace.
+    addresses: Option<Box<AnswerAddresses>>,
     /// The client to which the request belongs. The queue for the app's connections distinguishes
     /// requests by client.
     client: RequestClient,
@@ -87,9 +91,8 @@ impl Worker {
     ) -> Step<'_> {
         record.route(permit.route(), DecisionLabel::Permit);
         record.user(permit.identity());
-        // A request whose `Max-Forwards` is 0 must not be forwarded.
-        if fields::count_hop(&context.parts.method, &mut context.parts.headers) == Hops::Answer {
-            return Step::answered(record.answered(no_content()));
+        if let Some(answer) = own_answer(&mut context, permit.route()) {
+            return Step::answered(record.answered(answer));
         }
         let upgrade = context.upgrade.take();
         let checked = upgrade.as_ref().map(|upgrade| {
@@ -103,10 +106,11 @@ impl Worker {
             upgrade.write_request(&mut context.parts.headers);
         }
         let grpc = prepare_call(&mut context.parts, permit.route());
-        let accept = match prepare(&mut context) {
+        let accept = match prepare(&mut context, permit.route()) {
             Ok(accept) => accept,
             Err(error) => return Step::answered(record.refused(&error, &context.parts.headers)),
         };
+        let addresses = AnswerAddresses::of(permit.route(), &context.public_url);
         let (trailers, watch) = (context.trailers, body.watch());
         let address = context.client.address();
         // The gateway never sends a handshake a second time, so the client gets the app's first
@@ -142,6 +146,7 @@ impl Worker {
             sent,
             retry_copy,
             handshake,
+            addresses,
             owner: stream.map(|stream| AnswerOwner::Unguarded(stream, target)),
         })
     }
@@ -216,6 +221,9 @@ impl<'p> InFlight<'p> {
     #[inline]
     fn finished(&mut self, worker: &Worker, answer: Answer) -> Response<Body> {
         let mut response = cleaned(answer, self.trailers);
+        if let Some(addresses) = &self.addresses {
+            addresses.replace(response.headers_mut());
+        }
         if self.owner.is_some()
             && let Some(body) = response.body_mut().take_incomplete()
             && let Some(owner) = self.owner.take()
@@ -275,7 +283,10 @@ impl<'p> InFlight<'p> {
     fn switched(&mut self, worker: &Worker, tunnel: upstream::UpgradedOrigin) -> Response<Body> {
         match self.handshake.take() {
             Some(handshake) => {
-                let response = worker.switched(*handshake, tunnel);
+                let mut response = worker.switched(*handshake, tunnel);
+                if let Some(addresses) = &self.addresses {
+                    addresses.replace(response.headers_mut());
+                }
                 self.record.answered(response)
             }
             // Only an answer to a handshake may open a tunnel.
@@ -368,6 +379,15 @@ fn upload_error(error: upstream::Error) -> Error {
     Error::Upstream(error)
 }
 
+/// Returns the gateway's own answer to a permitted request, if the app must not get the request.
+fn own_answer(context: &mut RequestContext, route: &Route) -> Option<Response<Body>> {
+    // A request whose `Max-Forwards` is 0 must not be forwarded.
+    if fields::count_hop(&context.parts.method, &mut context.parts.headers) == Hops::Answer {
+        return Some(no_content());
+    }
+    redirect_to_slash(context, route)
+}
+
 /// Returns the protocol of a gRPC request.
 fn prepare_call(parts: &mut Parts, route: &Route) -> Option<grpc::Protocol> {
     let protocol = grpc::Protocol::of(&parts.method, &parts.headers)?;
@@ -386,7 +406,7 @@ pub(super) fn is_streaming_call(protocol: grpc::Protocol, route: &Route) -> bool
 
 /// Prepares the head of the request for the app. The permit adds the assertion fields later.
 /// Returns the client's `Accept` field.
-fn prepare(context: &mut RequestContext) -> Result<Option<HeaderValue>, Error> {
+fn prepare(context: &mut RequestContext, route: &Route) -> Result<Option<HeaderValue>, Error> {
     let RequestContext {
         parts,
         target,
@@ -402,7 +422,10 @@ fn prepare(context: &mut RequestContext) -> Result<Option<HeaderValue>, Error> {
         parts.headers.insert(header::HOST, authority.clone());
     }
     client.write(&mut parts.headers, authority);
-    parts.uri = Uri::from(target.path_and_query().clone());
+    parts.uri = Uri::from(match route.rewrite() {
+        None => target.path_and_query().clone(),
+        Some(rewrite) => rewrite.forwarded(target)?,
+    });
     Ok(accept)
 }
 

@@ -26,6 +26,7 @@ mod request_body;
 mod request_buffer;
 mod request_log;
 mod retry_copy;
+mod rewriting;
 mod sign_in;
 mod sign_out;
 mod signed_in;

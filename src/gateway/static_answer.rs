@@ -69,7 +69,11 @@ fn respond(context: &RequestContext, answer: &StaticAnswer) -> Result<Response<B
 
 /// Returns a redirect to a path of the public origin of the request. The redirect contains a
 /// complete URL, so that a browser cannot read the path as a host.
-fn redirect_to_path(status: StatusCode, context: &RequestContext, path: &str) -> Response<Body> {
+pub(super) fn redirect_to_path(
+    status: StatusCode,
+    context: &RequestContext,
+    path: &str,
+) -> Response<Body> {
     let origin = context.public_url.origin();
     let location = HeaderValue::try_from(format!("{origin}{path}"));
     // A path of the gateway contains only characters that a field can contain.

@@ -51,7 +51,7 @@ pub(crate) use connector::Connector;
 pub use error::Error;
 pub(crate) use http2::KeepAlive;
 pub(crate) use limit::{Limit, Shares};
-pub(crate) use name::Origin;
+pub(crate) use name::{Origin, ParseOriginError};
 pub(crate) use owner::{Owner, Requester};
 pub(crate) use pool::{Pool, ResponseFuture, Times};
 pub use probe::{Finding, Grade};

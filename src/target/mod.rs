@@ -12,6 +12,7 @@
 mod host;
 mod path;
 mod prefix;
+mod replace;
 #[cfg(test)]
 mod tests;
 

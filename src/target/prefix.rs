@@ -64,6 +64,48 @@ impl Prefix {
     }
 }
 
+impl Prefix {
+    /// Returns the part of `path` after the segments of this prefix. The returned text is empty, or
+    /// begins with a slash. The caller has checked that this prefix covers the path.
+    pub(crate) fn rest<'p>(&self, path: &'p str) -> &'p str {
+        let mut slashes = path.match_indices('/');
+        let start = slashes.nth(self.segments().count());
+        start
+            .and_then(|(start, _)| path.get(start..))
+            .unwrap_or_default()
+    }
+
+    /// Returns the prefix, followed by `rest`. The argument `rest` is empty, or begins with a
+    /// slash.
+    pub(crate) fn join(&self, rest: &str) -> String {
+        if rest.is_empty() {
+            return self.as_str().to_owned();
+        }
+        format!("{}{rest}", self.without_slash())
+    }
+
+    /// Returns the prefix of the paths that begin with this prefix, followed by `below`.
+    pub(crate) fn append(&self, below: &Self) -> Self {
+        Self(self.join(below.as_str()).into())
+    }
+
+    /// Returns the text of the prefix without the slash at its end. The text of the prefix `/` is
+    /// empty.
+    pub(crate) fn without_slash(&self) -> &str {
+        self.as_str().strip_suffix('/').unwrap_or(self.as_str())
+    }
+
+    fn segments(&self) -> impl Iterator<Item = &str> {
+        self.without_slash().split('/').skip(1)
+    }
+
+    /// Removes the segments of `end` from the end of this prefix. Returns `None` if this prefix does
+    /// not end with these segments.
+    pub(crate) fn before<'p>(&'p self, end: &Self) -> Option<&'p str> {
+        self.without_slash().strip_suffix(end.without_slash())
+    }
+}
+
 /// A normalized path: in ASCII lower case, percent-decoded, without parameters, and without dots
 /// and spaces at the end of each segment. [`Prefix::covers`] ignores these differences. If a prefix
 /// covers a path, the normalized path begins with the normalized prefix.

@@ -19,6 +19,7 @@ mod probe;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod url;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -36,6 +37,7 @@ use tokio::sync::Semaphore;
 use crate::clock::Clock;
 use crate::fields::UpgradeRequest;
 use crate::origin::{self, Connector, KeepAlive, Limit, Origin, Pool, Shares, Times};
+use crate::target::Prefix;
 use crate::tls::{self, Refreshed, Trust};
 use crate::upload::{BoxError, Upload};
 
@@ -200,7 +202,7 @@ impl Upstream {
     /// Returns [`Error::ServerName`] if no certificate can be valid for `server_name`. Returns
     /// [`Error::TrustUnused`] if an `http` app has a `ca_file` or a `server_name`.
     pub(crate) fn new(name: &str, settings: &Settings) -> Result<Self, Error> {
-        let encrypted = settings.url.is_encrypted();
+        let encrypted = settings.url.origin().is_encrypted();
         let mut trust = match &settings.ca_file {
             Some(_) if !encrypted => return Err(Error::TrustUnused("ca_file")),
             Some(file) => Some(Trust::from_file(file).map_err(Error::Trust)?),
@@ -211,7 +213,7 @@ impl Upstream {
             let unnamed = trust.ok_or(Error::TrustUnused("server_name"))?;
             trust = Some(unnamed.with_server_name(name).map_err(Error::ServerName)?);
         }
-        let (url, timeout) = (settings.url.clone(), settings.connect_timeout);
+        let (url, timeout) = (settings.url.origin().clone(), settings.connect_timeout);
         let connector = Connector::new(url, trust.clone(), timeout)?
             .with_protocol(settings.protocol)
             .with_title_case(settings.title_case_fields);
@@ -270,6 +272,11 @@ impl Upstream {
     /// The app's origin.
     pub(crate) fn origin(&self) -> &Origin {
         self.connector.origin()
+    }
+
+    /// The path below which the app is on its server.
+    pub(crate) fn base(&self) -> &Prefix {
+        self.settings.url.base()
     }
 
     /// The longest time from the start of a request without content to the start of its answer,

@@ -13,8 +13,8 @@ use crate::telemetry::chain;
 use crate::upload::Upload;
 
 impl Upstream {
-    /// Connects to the app, sends `GET /` with the `Host` field `host`, and reports the answer. The
-    /// caller has to be in a runtime that can spawn local tasks.
+    /// Connects to the app, sends a GET request for the start page of the app with the `Host` field
+    /// `host`, and reports the answer. The caller has to be in a runtime that can spawn local tasks.
     ///
     /// # Cancel safety
     ///
@@ -31,9 +31,11 @@ impl Upstream {
             return;
         }
         let shown = String::from_utf8_lossy(host.as_bytes()).into_owned();
-        findings.begin("url", "the answer to GET /");
+        let path = format!("{}/", self.base().without_slash());
+        findings.begin("url", format!("the answer to GET {path}"));
         let mut request = Request::new(Upload::empty());
-        *request.uri_mut() = Uri::from_static("/");
+        // The path is canonical, so the conversion never fails.
+        *request.uri_mut() = Uri::try_from(&path).unwrap_or_default();
         let headers = request.headers_mut();
         headers.insert(HOST, host);
         headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
@@ -46,7 +48,7 @@ impl Upstream {
         match pools.send(self, requester, request).await {
             Ok(response) => {
                 let status = response.status();
-                let text = format!("the app answers GET / with status {}", status.as_u16());
+                let text = format!("the app answers GET {path} with status {}", status.as_u16());
                 match status {
                     StatusCode::BAD_REQUEST | StatusCode::MISDIRECTED_REQUEST => findings.warning(
                         "preserve_host",
@@ -62,7 +64,7 @@ impl Upstream {
                     Error::Broken(origin::Error::NoHttp2(_) | origin::Error::Broken(_))
                 );
                 let key = if other_protocol { "protocol" } else { "url" };
-                findings.problem(key, format!("GET / has no answer: {}", chain(&error)));
+                findings.problem(key, format!("GET {path} has no answer: {}", chain(&error)));
             }
         }
     }

@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use super::url::AppUrl;
 use super::{AssertionNames, BasicSettings, Bearer, CredentialSettings, FieldName};
-use crate::origin::{Origin, Protocol};
+#[cfg(test)]
+use crate::origin::Origin;
+use crate::origin::Protocol;
 
 /// The longest duration that the settings may contain: one week. If a duration is longer than one
 /// week, the operator has probably used the wrong unit.
@@ -20,8 +23,9 @@ const DEFAULT_TUNNELS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9_999);
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Settings {
-    /// The app's URL: `http://host:port` or `https://host:port`.
-    pub(crate) url: Origin,
+    /// The app's URL: `http://host:port` or `https://host:port`, and the path below which the app is
+    /// on its server, if this path is not `/`.
+    pub(crate) url: AppUrl,
     /// The version of HTTP that the app speaks.
     #[serde(default)]
     pub(crate) protocol: Protocol,
@@ -159,7 +163,7 @@ impl Settings {
     #[cfg(test)]
     pub(super) fn new(url: Origin) -> Self {
         Self {
-            url,
+            url: url.into(),
             protocol: Protocol::default(),
             title_case_fields: false,
             ca_file: None,
@@ -340,10 +344,7 @@ mod tests {
     fn errors_name_the_setting() {
         for (json, said) in [
             ("{}", "missing field `url`"),
-            (
-                r#"{"url": "http://a/b"}"#,
-                "must end after the host and port",
-            ),
+            (r#"{"url": "http://a/b?c"}"#, "must end after the path"),
             (
                 r#"{"url": "http://a", "conections": 1}"#,
                 "unknown field `conections`",

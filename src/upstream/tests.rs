@@ -313,7 +313,7 @@ async fn t_12_an_app_whose_authorities_cannot_be_read_is_not_set_up() {
     let error = Upstream::new("app", &missing).unwrap_err();
     assert!(matches!(error, Error::Trust(_)), "{error:?}");
     let unused = Settings {
-        url: "http://app".parse().unwrap(),
+        url: "http://app".to_owned().try_into().unwrap(),
         ..missing
     };
     let error = Upstream::new("app", &unused).unwrap_err();

@@ -1,14 +1,14 @@
 //! Auth checks of real proxies, with the configurations of docs/auth-check.md.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 
 use tokio::process::Command;
 
 use crate::support::browser::{Browser, Page};
 use crate::support::browser_request::BrowserRequest;
-use crate::support::program::{Program, installed, project, record};
+use crate::support::program::{Program, free_address, installed, project, record};
 use crate::support::raw::exchange;
 use crate::support::scene::{ORIGIN, SESSION, Scene, url};
 use crate::support::upstream::Answer;
@@ -49,11 +49,6 @@ fn documented(language: &str, scene: &Scene, listen: SocketAddr) -> String {
     block.replace("127.0.0.1:8000", &listen.to_string())
 }
 
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
-}
-
 /// Runs `command` and prints the address as soon as the address accepts connections.
 fn announced(command: &str, folder: &Path, address: SocketAddr) -> Command {
     let port = address.port();
@@ -67,7 +62,7 @@ fn announced(command: &str, folder: &Path, address: SocketAddr) -> Command {
 }
 
 fn nginx(scene: &Scene, folder: &Path) -> Command {
-    let address = free_address();
+    let address: SocketAddr = free_address().parse().unwrap();
     let server = documented("nginx", scene, address);
     let folders = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|name| format!("{name}_temp_path {name};\n"))
@@ -87,7 +82,7 @@ fn nginx(scene: &Scene, folder: &Path) -> Command {
 }
 
 fn caddy(scene: &Scene, folder: &Path) -> Command {
-    let address = free_address();
+    let address: SocketAddr = free_address().parse().unwrap();
     let site = documented("caddyfile", scene, address);
     let text = format!("{{\n\tadmin off\n\tauto_https off\n}}\n{site}");
     // The site is for every host, and listens at one address.
@@ -107,7 +102,7 @@ fn caddy(scene: &Scene, folder: &Path) -> Command {
 }
 
 fn traefik(scene: &Scene, folder: &Path) -> Command {
-    let address = free_address();
+    let address: SocketAddr = free_address().parse().unwrap();
     fs::write(folder.join("dynamic.yaml"), {
         let start = "```yaml\n";
         let (_, rest) = DOCS.split_once(start).unwrap();

@@ -7,7 +7,7 @@ use crate::fields;
 
 /// The names of fields that cannot contain a claim or a token, in the normalized form of [`fold`].
 /// Each of these fields already has a meaning for HTTP, for apps or for this gateway.
-const RESERVED: [&str; 27] = [
+const RESERVED: [&str; 29] = [
     "accept",
     "authorization",
     "connection",
@@ -34,7 +34,9 @@ const RESERVED: [&str; 27] = [
     "via",
     "x-forwarded-for",
     "x-forwarded-host",
+    "x-forwarded-prefix",
     "x-forwarded-proto",
+    "x-script-name",
 ];
 
 /// The name of a field that contains a claim or a token.

@@ -1,0 +1,155 @@
+//! Tests of rules.
+
+use super::*;
+use crate::identity::Email;
+
+fn rule(toml: &str) -> Rule {
+    #[derive(Deserialize)]
+    struct Holder {
+        access: Rule,
+    }
+    use figment::providers::{Format as _, Toml};
+    figment::Figment::from(Toml::string(toml))
+        .extract::<Holder>()
+        .unwrap()
+        .access
+}
+
+fn with_email(address: &str, verified: bool) -> Identity {
+    let email = Claim::new(address).map(|address| Email { address, verified });
+    Identity {
+        email,
+        subject: Claim::new("1"),
+        ..Identity::nameless("op")
+    }
+}
+
+#[test]
+fn rules_as_they_are_written() {
+    assert_eq!(rule("access = 'public'"), Rule::Public);
+    assert_eq!(rule("access = 'signed-in'"), Rule::SignedIn);
+    let listed = rule("access = { any_of = { groups = ['staff'] } }");
+    assert!(matches!(listed, Rule::AnyOf(_)));
+}
+
+#[test]
+fn adv_cve_2021_21411_a_user_without_the_group_is_refused() {
+    let staff = rule("access = { any_of = { groups = ['staff'] } }");
+    let person = |groups: &[&str]| {
+        Identity::nameless("op").with_groups(groups.iter().filter_map(|group| Claim::new(group)))
+    };
+    assert_eq!(staff.check(&person(&["users", "staff"])), Verdict::Allowed);
+    for groups in [&["users"][..], &[], &["Staff"], &["staff2"]] {
+        assert_eq!(staff.check(&person(groups)), Verdict::Refused);
+    }
+}
+
+#[test]
+fn a_listed_email_address_matches_one_user_in_any_case() {
+    let alice = rule("access = { any_of = { emails = ['Alice@company.com'] } }");
+    let check = |address, verified| alice.check(&with_email(address, verified));
+    assert_eq!(check("alice@company.com", true), Verdict::Allowed);
+    assert_eq!(check("ALICE@company.com", true), Verdict::Allowed);
+    assert_eq!(check("alice@company.com", false), Verdict::Refused);
+    for other in ["bob@company.com", "alice@evil.com", "xalice@company.com"] {
+        assert_eq!(check(other, true), Verdict::Refused, "{other}");
+    }
+}
+
+#[test]
+fn adv_cve_2026_40574_only_a_plain_verified_address_of_the_domain_is_accepted() {
+    let company = rule("access = { any_of = { email_domains = ['Company.com'] } }");
+    let check = |address, verified| company.check(&with_email(address, verified));
+    assert_eq!(check("alice@company.com", true), Verdict::Allowed);
+    assert_eq!(check("Alice@COMPANY.com", true), Verdict::Allowed);
+    assert_eq!(check("alice@company.com", false), Verdict::Refused);
+    for bad in [
+        "attacker@evil.com@company.com",
+        "\"a@b\"@company.com",
+        "a@company.com.",
+        "a@сompany.com",
+        "a@evilcompany.com",
+        "a@sub.company.com",
+        "company.com",
+        "@company.com",
+    ] {
+        assert_eq!(check(bad, true), Verdict::Refused, "{bad}");
+    }
+}
+
+#[test]
+fn lists_that_can_match_nobody_are_rejected() {
+    let raw = |emails: &[&str], email_domains: &[&str]| RawAnyOf {
+        emails: emails.iter().map(ToString::to_string).collect(),
+        email_domains: email_domains.iter().map(ToString::to_string).collect(),
+        ..RawAnyOf::default()
+    };
+    for (emails, domains) in [
+        (&[][..], &[][..]),
+        (&["alice"], &[]),
+        (&[], &["@company.com"]),
+        (&[], &[".company.com"]),
+        (&[], &["*company.com"]),
+        (&[], &["*."]),
+        (&[], &["**"]),
+        (&[], &["company.*"]),
+        (&["*"], &[]),
+        (&["*@company.com"], &[]),
+        (&[], &["company.com."]),
+        (&[], &["company..com"]),
+    ] {
+        assert!(AnyOf::try_from(raw(emails, domains)).is_err());
+    }
+}
+
+#[test]
+fn a_star_in_email_domains_stands_for_verified_addresses_only() {
+    let check = |toml: &str, address, verified| rule(toml).check(&with_email(address, verified));
+    let every = "access = { any_of = { email_domains = ['*'] } }";
+    assert_eq!(check(every, "a@x.example", true), Verdict::Allowed);
+    assert_eq!(check(every, "a@x.example", false), Verdict::Refused);
+    assert_eq!(check(every, "a@b@x.example", true), Verdict::Refused);
+    let below = "access = { any_of = { email_domains = ['*.Company.com'] } }";
+    for address in ["a@x.company.com", "a@Y.x.COMPANY.com"] {
+        assert_eq!(check(below, address, true), Verdict::Allowed, "{address}");
+    }
+    for address in [
+        "a@company.com",
+        "a@evilcompany.com",
+        "a@x.company.com.evil",
+        "a@.company.com",
+    ] {
+        assert_eq!(check(below, address, true), Verdict::Refused, "{address}");
+    }
+    assert_eq!(check(below, "a@x.company.com", false), Verdict::Refused);
+}
+
+#[test]
+fn subjects_are_compared_exactly() {
+    let one = rule("access = { any_of = { subjects = ['1'] } }");
+    assert_eq!(one.check(&with_email("a@b.c", false)), Verdict::Allowed);
+    assert_eq!(one.check(&Identity::nameless("op")), Verdict::Refused);
+}
+
+#[test]
+fn a_rule_that_admits_fewer_users_is_stricter() {
+    let public = "access = 'public'";
+    let user = "access = 'signed-in'";
+    let one = "access.any_of.groups = ['a']";
+    let two = "access.any_of = { groups = ['a', 'b'], emails = ['a@b.test'] }";
+    let domain = "access.any_of.email_domains = ['b.test']";
+    let subject = "access.any_of.subjects = ['a']";
+    for (strict, others) in [
+        (public, &[public][..]),
+        (user, &[public, user]),
+        (one, &[public, user, one, two]),
+        (two, &[public, user, two]),
+        (domain, &[public, user, domain]),
+        (subject, &[public, user, subject]),
+    ] {
+        for other in [public, user, one, two, domain, subject] {
+            let found = rule(strict).is_as_strict_as(&rule(other));
+            assert_eq!(found, others.contains(&other), "{strict} {other}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Checks the settings of replaced prefixes and addresses.
+
+use std::collections::BTreeSet;
+
+use super::section::Reader;
+use crate::access::{Route, RouteTable};
+
+/// Refuses replaced addresses that have no effect, and replaced prefixes that lead to a protected
+/// path of an app.
+pub(super) fn check_rewriting(routes: &RouteTable, reader: &mut Reader<'_>) {
+    for route in routes.iter().filter(|route| route.answer().is_none()) {
+        check_addresses(route, reader);
+    }
+    check_bypasses(routes, reader);
+}
+
+/// Refuses settings of `rewrite` that have no effect.
+fn check_addresses(route: &Route, reader: &mut Reader<'_>) {
+    let settings = route.rewrite_settings();
+    let mut refuse = |key: &str, reason: &str| {
+        reader.note(&format!("routes.{}.rewrite.{key}", route.index()), reason);
+    };
+    if settings.app_prefix.as_ref() == Some(route.public_prefix()) {
+        let reason = "has no effect, because it is the prefix of the route; leave `app_prefix` out, \
+                      or write app_prefix = \"/\" to remove the prefix";
+        refuse("app_prefix", reason);
+    }
+    if !settings.prefix_fields.is_empty() {
+        if route.removed_prefix().is_none() {
+            let reason = "has no effect, because no prefix is removed here; leave `prefix_fields` \
+                          out, or write app_prefix = \"/\"";
+            refuse("prefix_fields", reason);
+        }
+        for (key, is_set) in [
+            ("locations", settings.locations),
+            ("cookies", settings.cookies),
+        ] {
+            if is_set {
+                let reason = "the app gets its public prefix in `prefix_fields`, so its answers \
+                              contain public addresses, which must not be replaced; leave one of the \
+                              two out";
+                refuse(key, reason);
+            }
+        }
+    }
+    if !settings.app_origins.is_empty() && !settings.locations && !settings.cookies {
+        let reason = "has no effect without locations = true or cookies = true";
+        refuse("app_origins", reason);
+    }
+    if settings.cookies && route.prefix().contains(';') {
+        let reason =
+            "the path of a cookie cannot contain the `;` of this prefix; leave `cookies` out";
+        refuse("cookies", reason);
+    }
+}
+
+/// Refuses a route whose replaced prefix leads to paths that another route protects with a stricter
+/// rule, unless `bypasses` names the other route.
+fn check_bypasses(routes: &RouteTable, reader: &mut Reader<'_>) {
+    let mut needed = BTreeSet::new();
+    for bypass in routes.bypasses() {
+        let (open, protected) = (bypass.open, bypass.protected.name());
+        needed.insert((open.index(), protected.to_owned()));
+        if open
+            .rewrite_settings()
+            .bypasses
+            .iter()
+            .any(|name| **name == *protected)
+        {
+            continue;
+        }
+        let (path, app_path) = (bypass.public_path, bypass.app_path.as_str());
+        reader.note(
+            &format!("routes.{}.rewrite.bypasses", open.index()),
+            format!(
+                "the path {path} of the route `{}` leads to {app_path} of the app, which the route \
+                 `{protected}` protects with a stricter rule; protect {path} with a route of its own, \
+                 or write bypasses = [\"{protected}\"] in `rewrite` if everyone who may use the route \
+                 `{}` may use this part of the app",
+                open.name(),
+                open.name(),
+            ),
+        );
+    }
+    for route in routes.iter() {
+        for name in &route.rewrite_settings().bypasses {
+            if !needed.contains(&(route.index(), name.to_string())) {
+                let reason = format!(
+                    "has no effect, because this route leads to no path that the route `{name}` \
+                     protects with a stricter rule; remove the name"
+                );
+                reader.note(
+                    &format!("routes.{}.rewrite.bypasses", route.index()),
+                    reason,
+                );
+            }
+        }
+    }
+}

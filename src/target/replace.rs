@@ -1,0 +1,87 @@
+//! Replaces the prefix of a request's path.
+
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+
+use super::{Error, Prefix, Target, canonical};
+
+impl Target {
+    /// Returns the path and the query in which `new` replaces the prefix `old`. The caller has
+    /// checked that `old` covers the path. The function replaces whole segments, so the spelling of
+    /// the prefix in the path does not matter. The query stays unchanged, byte for byte.
+    ///
+    /// # Errors
+    ///
+    /// The function checks the new path in the same way as the path of a request, so any [`Error`]
+    /// about a path is possible. For example, the new path can be too long.
+    pub(crate) fn with_prefix(&self, old: &Prefix, new: &Prefix) -> Result<PathAndQuery, Error> {
+        let mut text = new.join(old.rest(self.path()));
+        if let Some(query) = self.query() {
+            text.push('?');
+            text.push_str(query);
+        }
+        let text = PathAndQuery::from_maybe_shared(Bytes::from(text));
+        canonical(&text.map_err(|_too_long| Error::PathTooLong)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+    use crate::target::MAX_PATH;
+
+    fn prefix(text: &str) -> Prefix {
+        Prefix::parse(text).unwrap()
+    }
+
+    fn target(path: &str) -> Target {
+        let request = Request::get(path).header("host", "gw.test").body(());
+        Target::from_request(&request.unwrap().into_parts().0).unwrap()
+    }
+
+    #[test]
+    fn e_01_e_02_every_row_of_the_table_of_replaced_prefixes_holds() {
+        let table = include_str!("../../tests/data/replaced_prefixes.txt");
+        let mut count = 0;
+        for row in table.lines().filter(|line| !line.starts_with('#')) {
+            let [old, new, path, wanted] = row.split('\t').collect::<Vec<_>>()[..] else {
+                panic!("four columns: {row}");
+            };
+            let (old, new, target) = (prefix(old), prefix(new), target(path));
+            assert!(old.covers(target.path()), "{row}");
+            let replaced = target.with_prefix(&old, &new).unwrap();
+            assert_eq!(replaced.as_str(), wanted, "{row}");
+            count += 1;
+        }
+        assert!(count >= 30, "{count}");
+    }
+
+    #[test]
+    fn e_01_a_path_that_is_too_long_with_its_new_prefix_is_refused() {
+        let (old, new) = (prefix("/a"), prefix("/long/name"));
+        let path = |length| target(&format!("/a/{}", "x".repeat(length)));
+        let most = MAX_PATH - "/long/name/".len();
+        assert!(path(most).with_prefix(&old, &new).is_ok());
+        let refused = path(most + 1).with_prefix(&old, &new);
+        assert_eq!(refused, Err(Error::PathTooLong));
+    }
+
+    #[test]
+    fn e_01_a_target_that_was_never_judged_is_judged_after_the_replacement() {
+        // No request has such a target. The target shows that the new path is checked again.
+        let unjudged = |path: &'static str| Target {
+            path_and_query: PathAndQuery::from_static(path),
+            ..target("/")
+        };
+        for (path, wanted) in [
+            ("/a//evil.test", Error::EmptySegment),
+            ("/a/..", Error::DotSegment),
+            ("/a/%2fevil.test", Error::HiddenSeparator),
+        ] {
+            let replaced = unjudged(path).with_prefix(&prefix("/a"), &prefix("/"));
+            assert_eq!(replaced, Err(wanted), "{path}");
+        }
+    }
+}
