@@ -40,8 +40,10 @@ impl ReturnTo {
     /// - text of more than 1024 bytes, and text with a backslash or with bytes that are not visible
     ///   ASCII;
     /// - a path that [`Target`](crate::target::Target) refuses: a path that does not start with
-    ///   exactly one slash, or that has dot segments, hidden separators or double encodings;
-    /// - control characters after one or two percent-decodings, in the path or the query;
+    ///   exactly one slash, or that has dot segments, hidden separators, control characters or
+    ///   double encodings;
+    /// - control characters other than tabs and line ends in the query, after one or two
+    ///   percent-decodings;
     /// - a first segment that looks like a URL scheme if a program drops the leading slash;
     /// - every path of the gateway's own endpoints, in any spelling, because a return to a login
     ///   endpoint would start an endless loop.
@@ -49,7 +51,7 @@ impl ReturnTo {
         let visible = text
             .bytes()
             .all(|byte| byte.is_ascii_graphic() && byte != b'\\');
-        if text.len() > MAX || !visible || has_control(text) {
+        if text.len() > MAX || !visible {
             return None;
         }
         let local = match text.split_once('#') {
@@ -64,7 +66,7 @@ impl ReturnTo {
         };
         let path = canonical_path(path).ok()?;
         let first_segment = path.split('/').nth(1).unwrap_or_default();
-        if first_segment.ends_with(':') || own.cover(&path) {
+        if first_segment.ends_with(':') || own.cover(&path) || query.is_some_and(has_control) {
             return None;
         }
         let whole = match query {
@@ -120,11 +122,14 @@ impl fmt::Debug for ReturnTo {
     }
 }
 
-/// Returns true when `text` contains a control character after one or two percent-decodings.
-fn has_control(text: &str) -> bool {
-    let once: Vec<u8> = percent_encoding::percent_decode_str(text).collect();
+/// Returns true when `query` contains a control character after one or two percent-decodings. Tabs
+/// and line ends are allowed, because a query may contain a text with several lines. The gateway
+/// never decodes the query, so a line end cannot end the `Location` field.
+fn has_control(query: &str) -> bool {
+    let is_refused = |byte: u8| byte.is_ascii_control() && !b"\t\n\r".contains(&byte);
+    let once: Vec<u8> = percent_encoding::percent_decode_str(query).collect();
     let mut twice = percent_encoding::percent_decode(&once);
-    once.iter().any(u8::is_ascii_control) || twice.any(|byte| byte.is_ascii_control())
+    once.iter().any(|byte| is_refused(*byte)) || twice.any(is_refused)
 }
 
 #[cfg(test)]
