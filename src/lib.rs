@@ -48,7 +48,9 @@
 //!    TLS and reads HTTP. Each phase of a connection has a deadline.
 //!
 //! 2. [`target::Target::from_request`] makes the target canonical. All later steps use the
-//!    canonical bytes of the target to match, authorize, log and forward the request.
+//!    canonical bytes of the target to match, authorize, log and forward the request. A path that
+//!    apps read in different ways is refused, unless the routes allow its unusual forms
+//!    ([`target::Forms`]).
 //!    [`login::PublicUrls`] checks whether the host of the request is a public host of the gateway.
 //!    [`fields::forwarded`] finds the address of the client.
 //!

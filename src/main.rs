@@ -175,6 +175,12 @@ fn check(arguments: &Check) -> ExitCode {
     for route in config.site.routes.iter().filter(|route| route.is_public()) {
         print_line(&format!("open to everybody: {}", route.prefix()));
     }
+    for (route, forms) in config.site.routes.unusual_paths() {
+        print_line(&format!(
+            "unusual paths in the route {}: {forms}",
+            route.name()
+        ));
+    }
     match config.sessions_that_end(clock.now()) {
         Ok(ends) => ends.iter().for_each(|line| print_line(line)),
         Err(error) => return fail_with(CONFIG, &chain(&error)),

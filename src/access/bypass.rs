@@ -53,7 +53,7 @@ impl RouteTable {
             let is_open = |route: &&Route| std::ptr::eq(*route, open.route);
             let mut routes = self.iter();
             let decides = routes.find(|route| {
-                (is_open(route) || !route.is_public()) && route.serves(host, &public_path)
+                (is_open(route) || !route.is_public()) && route.matches(host, &public_path)
             });
             decides.as_ref().is_some_and(is_open)
         });

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::route::Route;
-use crate::target::{FoldedPath, Target};
+use crate::target::FoldedPath;
 
 /// The index finds the few routes that can match a request, even in a table with thousands of
 /// routes. The index compares normalized prefixes. A normalized prefix is percent-decoded, and has
@@ -47,10 +47,14 @@ impl Index {
         index
     }
 
-    /// Returns the first position in the table whose route matches the target. The argument
-    /// `matches` is a function that gets a position and checks the route at this position.
-    pub(super) fn first(&self, target: &Target, matches: impl Fn(usize) -> bool) -> Option<usize> {
-        let folded = FoldedPath::of(target.path(), self.depth);
+    /// Returns the first position in the table whose route matches the authority and the path. The
+    /// argument `matches` is a function that gets a position and checks the route at this position.
+    pub(super) fn first(
+        &self,
+        (authority, path): (&str, &str),
+        matches: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let folded = FoldedPath::of(path, self.depth);
         let mut key = Vec::new();
         let mut best: Option<usize> = None;
         let mut look = |key: &[u8]| {
@@ -68,7 +72,7 @@ impl Index {
             look(prefix);
             if self.by_host {
                 key.clear();
-                key.extend_from_slice(target.authority().as_bytes());
+                key.extend_from_slice(authority.as_bytes());
                 key.extend_from_slice(prefix);
                 look(&key);
             }
@@ -88,6 +92,7 @@ mod tests {
 
     use super::*;
     use crate::access::{RouteSettings, RouteTable};
+    use crate::target::Target;
     use crate::upstream::Upstream;
 
     fn table(wanted: &[(&str, &str, &str)]) -> RouteTable {
@@ -136,7 +141,9 @@ mod tests {
                     for end in ["", "/", "/b", "/b/"] {
                         let path = format!("/{one}/{two}{end}").replace(' ', "%20");
                         let target = target(host, &path);
-                        let each = table.iter().find(|route| route.matches(&target));
+                        let each = table
+                            .iter()
+                            .find(|route| route.matches(host, target.path()));
                         let indexed = table.find(&target);
                         let name = |route: Option<&Rc<Route>>| route.map(|route| route.index());
                         assert_eq!(name(indexed), name(each), "{host}{path}");

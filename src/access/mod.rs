@@ -67,6 +67,7 @@ mod signed;
 mod static_answer;
 mod stream;
 mod unstored;
+mod unusual;
 mod wait;
 
 use std::rc::Rc;

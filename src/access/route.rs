@@ -15,7 +15,7 @@ use super::rule::Rule;
 use super::static_answer::{AnswerError, StaticAnswer};
 use super::stream::StreamSettings;
 use crate::identity::Claim;
-use crate::target::{Prefix, Target};
+use crate::target::{Forms, Prefix, Target};
 use crate::upstream::{AppFields, AssertionNames, CredentialSettings, Protocol, Upstream};
 
 /// One route of the table. Each worker has its own copy of the route.
@@ -24,7 +24,8 @@ pub struct Route {
     index: usize,
     name: Box<str>,
     hosts: Vec<Box<str>>,
-    prefix: Prefix,
+    pub(super) prefix: Prefix,
+    pub(super) allow_in_path: Forms,
     pub(super) rule: Rule,
     /// The names of the accepted providers, each as the value of an assertion field.
     providers: Vec<Claim>,
@@ -72,6 +73,7 @@ impl Route {
             }),
             hosts,
             prefix: settings.prefix,
+            allow_in_path: settings.allow_in_path,
             rule: settings.access,
             providers,
             allow_preflight: settings.allow_preflight,
@@ -242,20 +244,19 @@ impl Route {
         upstream.is_some_and(|app| app.settings().protocol == Protocol::Http2)
     }
 
-    /// Returns true if the route serves requests with the target `target`.
-    pub(super) fn matches(&self, target: &Target) -> bool {
-        self.serves(target.authority(), target.path())
+    /// Returns true if the route serves requests with this authority and this path. A public route
+    /// matches only paths with the exact spelling of its prefix. A protected route also matches
+    /// other spellings of its prefix, because the app may treat upper and lower case as equal.
+    pub(super) fn matches(&self, authority: &str, path: &str) -> bool {
+        self.is_for_host(authority)
+            && match self.rule {
+                Rule::Public => self.prefix.matches(path),
+                Rule::SignedIn | Rule::AnyOf(_) => self.prefix.covers(path),
+            }
     }
 
-    /// Returns true if the route serves requests for this canonical path of this host. A public route matches
-    /// only paths with the exact spelling of its prefix. A protected route also matches other
-    /// spellings of its prefix, because the app may treat upper and lower case as equal.
-    pub(super) fn serves(&self, authority: &str, path: &str) -> bool {
-        let host = self.hosts.is_empty() || self.hosts.iter().any(|host| **host == *authority);
-        host && match self.rule {
-            Rule::Public => self.prefix.matches(path),
-            Rule::SignedIn | Rule::AnyOf(_) => self.prefix.covers(path),
-        }
+    pub(super) fn is_for_host(&self, authority: &str) -> bool {
+        self.hosts.is_empty() || self.hosts.iter().any(|host| **host == *authority)
     }
 }
 
@@ -400,9 +401,22 @@ pub(super) struct WorkerRoutes {
 impl WorkerRoutes {
     /// Finds the route for a request with this target.
     pub(super) fn find(&self, target: &Target) -> Option<&Rc<Route>> {
-        let at = |position: usize| self.routes.get(position);
-        let matches = |position| at(position).is_some_and(|route| route.matches(target));
-        at(self.index.first(target, matches)?)
+        if !target.forms().is_empty() {
+            return self.find_unusual(target);
+        }
+        self.get(self.position(target.authority(), target.path())?)
+    }
+
+    /// Finds the position of the route for requests with this authority and this usual path.
+    pub(super) fn position(&self, authority: &str, path: &str) -> Option<usize> {
+        let at = |position| self.get(position);
+        let matches = |position| at(position).is_some_and(|route| route.matches(authority, path));
+        self.index.first((authority, path), matches)
+    }
+
+    /// Returns the route at a position of the table.
+    pub(super) fn get(&self, position: usize) -> Option<&Rc<Route>> {
+        self.routes.get(position)
     }
 
     /// Returns all routes. The routes are sorted: the most specific route comes first.

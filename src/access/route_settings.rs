@@ -11,7 +11,7 @@ use super::rewrite::RewriteSettings;
 use super::rule::Rule;
 use super::static_answer::AnswerSettings;
 use super::stream::StreamSettings;
-use crate::target::Prefix;
+use crate::target::{Forms, Prefix};
 use crate::upstream::{BasicSettings, Bearer, CredentialSettings, FieldName};
 
 /// The settings of one route.
@@ -28,6 +28,9 @@ pub struct RouteSettings {
     /// The path prefix: the route is for this path and for all paths below this path.
     #[serde(default)]
     pub prefix: Prefix,
+    /// The unusual forms of a path that the route allows.
+    #[serde(default)]
+    pub(super) allow_in_path: Forms,
     /// The condition that a user must meet to use the route.
     #[serde(default = "signed_in")]
     pub(crate) access: Rule,
@@ -143,6 +146,7 @@ impl Default for RouteSettings {
             name: None,
             hosts: Vec::new(),
             prefix: Prefix::default(),
+            allow_in_path: Forms::default(),
             access: Rule::SignedIn,
             upstream: None,
             answer: None,

@@ -99,16 +99,16 @@ impl<'de> Deserialize<'de> for Table {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "RawAnyOf")]
 pub(crate) struct AnyOf {
-    emails: Vec<Box<str>>,
-    email_domains: Vec<Domains>,
-    groups: Vec<Box<str>>,
-    subjects: Vec<Box<str>>,
+    pub(super) emails: Vec<Box<str>>,
+    pub(super) email_domains: Vec<Domains>,
+    pub(super) groups: Vec<Box<str>>,
+    pub(super) subjects: Vec<Box<str>>,
 }
 
 /// The domains of email addresses that one entry of the list `email_domains` allows. The stored
 /// domains are in lower case.
 #[derive(Clone, Debug, Eq, PartialEq)]
-enum Domains {
+pub(super) enum Domains {
     /// `*`: every domain.
     Every,
     /// `*.example.com`: all domains below `example.com`, but not `example.com`. The text in the

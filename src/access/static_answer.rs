@@ -141,7 +141,7 @@ impl RouteTable {
     /// Returns true if a redirect from the route to `path` leads to the same route again.
     pub(crate) fn leads_to_itself(&self, route: &Route, path: &str) -> bool {
         self.hosts_of(route).into_iter().any(|host| {
-            let found = self.iter().find(|found| found.serves(host, path));
+            let found = self.iter().find(|found| found.matches(host, path));
             found.is_some_and(|found| std::ptr::eq(found, route))
         })
     }

@@ -101,6 +101,17 @@ const ADVICE: &[(&[&str], &str)] = &[
          in the route",
     ),
     (
+        &[
+            "allow_encoded_slashes",
+            "allowencodedslashes",
+            "encoded_slashes",
+            "merge_slashes",
+            "lax_paths",
+        ],
+        "write allow_in_path in the route: a list of \"encoded_slash\", \"empty_segment\", \
+         \"backslash\" and \"non_utf8\"",
+    ),
+    (
         &["proxy_request_buffering", "request_buffering"],
         "write buffers.whole_request in the route",
     ),

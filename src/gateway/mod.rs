@@ -35,6 +35,7 @@ mod spill;
 mod static_answer;
 mod streams;
 mod tunnel;
+mod unusual_path;
 
 use std::future::ready;
 use std::net::IpAddr;
@@ -178,7 +179,7 @@ impl WorkerSite {
         record: &mut Record,
     ) -> Result<(Target, &Rc<PublicUrl>, Client, TrailerSupport), Error> {
         fields::check_framing(parts)?;
-        let target = Target::from_request(parts)?;
+        let target = self.target(parts)?;
         record.target(&target);
         let public_url = self.public_url(target.authority());
         let public_url = public_url.ok_or(Error::UnknownHost)?;

@@ -244,6 +244,9 @@ fn announce(config: &Config) {
             "Route is open to everybody"
         );
     }
+    for (route, forms) in config.site.routes.unusual_paths() {
+        tracing::warn!(route = route.name(), forms, "Route allows unusual paths");
+    }
     for url in config.site.gateway.public_urls.iter() {
         for provider in config.site.providers.keys() {
             let redirect_uri = config.site.login.0.redirection.redirect_uri(url, provider);

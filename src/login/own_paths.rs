@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::Login;
-use crate::target::Prefix;
+use crate::target::{Prefix, Reading};
 
 /// The paths of the gateway's own endpoints, which are all below one prefix. Only the redirection
 /// endpoint may have a path that is not below the prefix.
@@ -61,6 +61,12 @@ impl OwnPaths {
     /// written in an unusual way.
     pub(crate) fn cover(&self, path: &str) -> bool {
         self.prefix.covers(path)
+    }
+
+    /// Returns true if an app may read a path as a path below the prefix of the gateway's own
+    /// endpoints.
+    pub(crate) fn may_cover(&self, reading: &Reading) -> bool {
+        reading.may_be_below(&self.prefix)
     }
 
     /// Returns true if a redirection endpoint at `path` would hide another endpoint of the gateway.

@@ -9,7 +9,7 @@ use super::OwnPaths;
 use super::pending::associated_data;
 use crate::seal::KeyRing;
 use crate::secret::NoRandomness;
-use crate::target::canonical_path;
+use crate::target::{Reading, readings_of};
 
 /// The longest return path, in bytes. The length of the return path is limited, because the `state`
 /// parameter contains the encrypted return path.
@@ -39,14 +39,16 @@ impl ReturnTo {
     ///
     /// - text of more than 1024 bytes, and text with a backslash or with bytes that are not visible
     ///   ASCII;
-    /// - a path that [`Target`](crate::target::Target) refuses: a path that does not start with
-    ///   exactly one slash, or that has dot segments, hidden separators, control characters or
-    ///   double encodings;
+    /// - a path that [`Target`](crate::target::Target) always refuses: a path that does not start
+    ///   with exactly one slash, or that has dot segments, control characters or double encodings;
     /// - control characters other than tabs and line ends in the query, after one or two
     ///   percent-decodings;
     /// - a first segment that looks like a URL scheme if a program drops the leading slash;
     /// - every path of the gateway's own endpoints, in any spelling, because a return to a login
     ///   endpoint would start an endless loop.
+    ///
+    /// `parse` accepts the unusual forms of a path that the settings of a route can allow. When the
+    /// browser returns to such a path, the gateway judges the path again.
     pub(crate) fn parse(text: &str, own: &OwnPaths) -> Option<Self> {
         let visible = text
             .bytes()
@@ -64,14 +66,17 @@ impl ReturnTo {
             Some((path, query)) => (path, Some(query)),
             None => (local, None),
         };
-        let path = canonical_path(path).ok()?;
-        let first_segment = path.split('/').nth(1).unwrap_or_default();
-        if first_segment.ends_with(':') || own.cover(&path) || query.is_some_and(has_control) {
+        let (path, readings) = readings_of(path)?;
+        let is_refused = |reading: &Reading| {
+            let first_segment = reading.path().split('/').nth(1).unwrap_or_default();
+            first_segment.ends_with(':') || own.may_cover(reading)
+        };
+        if readings.iter().any(is_refused) || query.is_some_and(has_control) {
             return None;
         }
         let whole = match query {
             Some(query) => format!("{path}?{query}"),
-            None => path.into_owned(),
+            None => path,
         };
         (whole.len() <= MAX).then(|| Self(whole.into()))
     }

@@ -288,6 +288,37 @@ fn a_query_with_several_lines_survives_a_login() {
 }
 
 #[test]
+fn an_unusual_path_survives_a_login() {
+    for (text, taken) in [
+        ("/@scope%2fname?x=//y", "/@scope%2Fname?x=//y"),
+        ("/a//b///c", "/a//b///c"),
+        ("/a%5cb", "/a%5Cb"),
+        ("/caf%e9", "/caf%E9"),
+    ] {
+        let parsed = ReturnTo::parse(text, &own()).unwrap();
+        assert_eq!(parsed.as_str(), taken);
+        assert_stays(&parsed, text);
+    }
+    for text in [
+        "/a\\b",
+        "/a/..%2f/evil.test",
+        "/a%5c..%5c",
+        "/%2f/evil.test",
+        "/%ff/evil.test",
+        "/https:%2f%2fevil.test",
+        "/https:%5cevil.test",
+        "/_auth%2flogin",
+        "/_auth//login",
+        "/_AUTH%5clogin",
+        "/_auth%ff/login",
+        "/_a%ffuth/login",
+        "/_%fduth/login",
+    ] {
+        assert_eq!(ReturnTo::parse(text, &own()), None, "{text}");
+    }
+}
+
+#[test]
 fn the_oracles_detect_open_redirects() {
     for away in [
         "//evil.test",

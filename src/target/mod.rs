@@ -8,10 +8,17 @@
 //! The module implements the syntax of RFC 9110 section 4, RFC 9112 section 3 and RFC 3986. The
 //! module does not use routes, users or upstreams. A [`Prefix`] is a path prefix. A route uses a
 //! prefix to select requests by their paths.
+//!
+//! The settings of a route can allow unusual [`Forms`] of a path, such as encoded slashes. If
+//! [`Target::from_request`] has rejected a target, [`Target::with_unusual_path`] accepts the target
+//! if its path has only allowed forms. An app may read such a path in several ways, so the routes
+//! judge every [`Reading`] of the path.
 
+mod forms;
 mod host;
 mod path;
 mod prefix;
+mod reading;
 mod replace;
 #[cfg(test)]
 mod tests;
@@ -25,9 +32,10 @@ use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
 use host::Host;
 
-pub(crate) use path::canonical as canonical_path;
+pub(crate) use forms::{Form, Forms};
 pub(crate) use prefix::FoldedPath;
 pub use prefix::Prefix;
+pub(crate) use reading::Reading;
 
 /// The maximum length of an accepted path, in received bytes. A longer path gets the status 414.
 pub(crate) const MAX_PATH: usize = 8192;
@@ -154,6 +162,8 @@ pub struct Target {
     host: Host,
     /// Whether the field `Host` of the request contains exactly the canonical authority.
     is_host_field: bool,
+    /// The unusual forms of the path.
+    forms: Forms,
     path_and_query: PathAndQuery,
 }
 
@@ -188,8 +198,46 @@ impl Target {
         Ok(Self {
             host,
             is_host_field,
+            forms: Forms::default(),
             path_and_query: canonical(path_and_query)?,
         })
+    }
+
+    /// Reads the target of a request whose path has unusual forms, and returns all readings of the
+    /// path. Returns `None` if the target has another fault, or if the path has a form that is not
+    /// in `allowed`.
+    ///
+    /// The path of the target has its canonical spelling: an encoded slash is written as `%2F`, a
+    /// backslash as `%5C`, and an octet outside ASCII is percent-encoded.
+    pub(crate) fn with_unusual_path(
+        parts: &http::request::Parts,
+        allowed: Forms,
+    ) -> Option<(Self, Vec<Reading>)> {
+        check_method(&parts.method).ok()?;
+        check_scheme(&parts.uri).ok()?;
+        let received = parts.uri.path_and_query()?;
+        if received.path().len() > MAX_PATH {
+            return None;
+        }
+        let (path, forms, readings) = reading::unusual(received.path(), allowed)?;
+        let (host, is_host_field) = find_host(parts).ok()?;
+        let target = Self {
+            host,
+            is_host_field,
+            forms,
+            path_and_query: with_query(path, received.query()).ok()?,
+        };
+        Some((target, readings))
+    }
+
+    /// The unusual forms of the path. The set is empty if the path is usual.
+    pub(crate) fn forms(&self) -> Forms {
+        self.forms
+    }
+
+    /// Returns all ways in which an app may read the path. A usual path has one reading.
+    pub(crate) fn readings(&self) -> Vec<Reading> {
+        reading::readings(self.path(), self.forms)
     }
 
     /// Returns the host and the port as one text. The host is a lower-case name without a trailing
@@ -277,6 +325,17 @@ fn find_host(parts: &http::request::Parts) -> Result<(Host, bool), Error> {
     }
 }
 
+/// Returns the canonical spelling of a path from which unusual forms may come, and all readings of
+/// the path. Returns `None` if the path is not safe.
+pub(crate) fn readings_of(path: &str) -> Option<(String, Vec<Reading>)> {
+    if let Ok(path) = path::canonical(path) {
+        let readings = reading::readings(&path, Forms::default());
+        return Some((path.into_owned(), readings));
+    }
+    let (path, _forms, readings) = reading::unusual(path, Forms::ALL)?;
+    Some((path, readings))
+}
+
 fn canonical(received: &PathAndQuery) -> Result<PathAndQuery, Error> {
     let path = received.path();
     // The length of the path is checked first, so that the other checks do not have to read a very
@@ -290,8 +349,13 @@ fn canonical(received: &PathAndQuery) -> Result<PathAndQuery, Error> {
     if unchanged {
         return Ok(received.clone());
     }
-    let mut text = path.into_owned();
-    if let Some(query) = received.query() {
+    with_query(path.into_owned(), received.query())
+}
+
+/// Joins a path in canonical spelling and a query.
+fn with_query(path: String, query: Option<&str>) -> Result<PathAndQuery, Error> {
+    let mut text = path;
+    if let Some(query) = query {
         text.push('?');
         text.push_str(query);
     }

@@ -78,23 +78,14 @@ fn rewrite(path: &str) -> String {
     let mut text = String::with_capacity(path.len().saturating_add(16));
     let mut rest = path.as_bytes();
     while let Ok(Some((unit, after))) = Unit::first(rest) {
-        let plain = if unit.encoded {
-            is_unreserved(unit.byte)
-        } else {
-            is_path(unit.byte)
-        };
-        if plain {
-            text.push(char::from(unit.byte));
-        } else {
-            text.push_str(percent_encoding::percent_encode_byte(unit.byte));
-        }
+        unit.spell(&mut text);
         rest = after;
     }
     text
 }
 
 /// One decoded byte of a path, and how the path spells the byte.
-struct Unit {
+pub(super) struct Unit {
     byte: u8,
     /// The byte is percent-encoded in the path.
     encoded: bool,
@@ -105,7 +96,7 @@ struct Unit {
 impl Unit {
     /// Decodes the first byte of a path. Returns the decoded byte and the rest of the path. Returns
     /// `None` at the end of the path.
-    fn first(rest: &[u8]) -> Result<Option<(Self, &[u8])>, Error> {
+    pub(super) fn first(rest: &[u8]) -> Result<Option<(Self, &[u8])>, Error> {
         match rest {
             [] => Ok(None),
             [b'%', high, low, after @ ..] => {
@@ -139,6 +130,20 @@ impl Unit {
                 },
                 after,
             ))),
+        }
+    }
+
+    /// Appends the canonical spelling of the byte to `text`.
+    pub(super) fn spell(&self, text: &mut String) {
+        let plain = if self.encoded {
+            is_unreserved(self.byte)
+        } else {
+            is_path(self.byte)
+        };
+        if plain {
+            text.push(char::from(self.byte));
+        } else {
+            text.push_str(percent_encoding::percent_encode_byte(self.byte));
         }
     }
 }

@@ -4,11 +4,12 @@ use bytes::Bytes;
 use http::request::Parts;
 use proptest::prelude::*;
 
+use super::path::canonical as canonical_path;
 use super::*;
 
 /// Returns a request head as the server parses it. Returns `None` if the server's parser rejects
 /// the target.
-fn head(method: &str, uri: &[u8], hosts: &[&[u8]], version: Version) -> Option<Parts> {
+pub(super) fn head(method: &str, uri: &[u8], hosts: &[&[u8]], version: Version) -> Option<Parts> {
     let uri = Uri::from_maybe_shared(Bytes::copy_from_slice(uri)).ok()?;
     let mut request = http::Request::new(());
     *request.method_mut() = Method::from_bytes(method.as_bytes()).unwrap();
@@ -31,7 +32,7 @@ fn get_h2(uri: &str, hosts: &[&[u8]]) -> Result<Target, Error> {
 
 /// Replaces each `\xNN` and `\\` in a row of a table by the byte that the escape sequence stands
 /// for.
-fn unescape(text: &str) -> Vec<u8> {
+pub(super) fn unescape(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((byte, after)) = rest.split_first() {
@@ -359,7 +360,7 @@ fn a_canonical_target_is_shared_and_not_copied() {
 }
 
 /// The parts that the test combines into paths that are hard to parse.
-const TOKENS: [&str; 30] = [
+pub(super) const TOKENS: [&str; 30] = [
     "/", "/", "/", "a", "admin", "ADMIN", ".", "..", ";", "%2e", "%2E", "%2f", "%5c", "\\", "%25",
     "2e", "2", "e", "%", "%61", "%3b", "%20", "%00", "%c3%a9", "%c3", "\u{e9}", "|", "?", "%23",
     "=",

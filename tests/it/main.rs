@@ -79,4 +79,5 @@ mod token_endpoint;
 mod torture;
 mod trailers;
 mod two_names;
+mod unusual_paths;
 mod websocket;

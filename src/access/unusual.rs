@@ -1,0 +1,158 @@
+//! Finds the route of a request whose path has unusual forms.
+//!
+//! An app may read such a path in several ways, and the readings may belong to different routes.
+//! The request is accepted only if each of these routes allows the forms of the path. The route
+//! with the strictest rule decides about the request. If no rule contains the other rules, the
+//! request is refused.
+
+use std::rc::Rc;
+
+use super::Access;
+use super::cross_site::CrossSite;
+use super::route::{Route, RouteTable, WorkerRoutes};
+use super::rule::Rule;
+use crate::target::{Forms, Reading, Target};
+
+impl Access {
+    /// Returns the unusual forms that at least one route allows.
+    pub(crate) fn allowed_forms(&self) -> Forms {
+        let forms = self.routes.iter().map(|route| route.allowed_forms());
+        forms.fold(Forms::default(), Forms::and)
+    }
+
+    /// Returns true if a route decides about a target with unusual forms. `readings` are the
+    /// readings of the path.
+    pub(crate) fn accepts_unusual(&self, target: &Target, readings: &[Reading]) -> bool {
+        self.routes.decisive(target, readings).is_some()
+    }
+}
+
+impl WorkerRoutes {
+    /// Finds the route that decides about a request with unusual forms.
+    #[cold]
+    pub(super) fn find_unusual(&self, target: &Target) -> Option<&Rc<Route>> {
+        self.decisive(target, &target.readings())
+    }
+
+    /// Returns the strictest of the routes to which the readings belong. Among routes that are
+    /// equally strict, the most specific route decides.
+    fn decisive(&self, target: &Target, readings: &[Reading]) -> Option<&Rc<Route>> {
+        let mut positions = Vec::new();
+        for reading in readings {
+            if reading.has_unknown() {
+                self.add_possible(target, reading, &mut positions)?;
+            } else {
+                positions.push(self.position(target.authority(), reading.path())?);
+            }
+        }
+        positions.sort_unstable();
+        positions.dedup();
+        let routes = positions.iter().map(|position| self.get(*position));
+        let routes: Vec<&Rc<Route>> = routes.collect::<Option<_>>()?;
+        let allows = |route: &&Rc<Route>| route.allowed_forms().include(target.forms());
+        if !routes.iter().all(allows) {
+            return None;
+        }
+        let strictest = |route: &&Rc<Route>| routes.iter().all(|other| route.is_within(other));
+        routes.iter().copied().find(strictest)
+    }
+
+    /// Adds the position of each route to which the reading may belong. An octet whose character
+    /// depends on the app can belong to several prefixes. Returns `None` if the reading may belong
+    /// to no route.
+    fn add_possible(
+        &self,
+        target: &Target,
+        reading: &Reading,
+        positions: &mut Vec<usize>,
+    ) -> Option<()> {
+        for (position, route) in self.iter().enumerate() {
+            let is_certain = route.matches(target.authority(), reading.path());
+            if is_certain || route.may_match(target.authority(), reading) {
+                positions.push(position);
+            }
+            if is_certain {
+                return Some(());
+            }
+        }
+        None
+    }
+}
+
+impl RouteTable {
+    /// Returns each route that allows unusual forms of a path, with the names of the forms.
+    pub fn unusual_paths(&self) -> impl Iterator<Item = (&Route, String)> {
+        let routes = self
+            .iter()
+            .filter(|route| !route.allowed_forms().is_empty());
+        routes.map(|route| (route, route.allowed_forms().to_string()))
+    }
+}
+
+impl Route {
+    /// The unusual forms of a path that the route allows.
+    pub(crate) fn allowed_forms(&self) -> Forms {
+        self.allow_in_path
+    }
+
+    /// Returns true if an app may read the path as a path of this route. A public route gives
+    /// access, so a public route has to match exactly.
+    fn may_match(&self, authority: &str, reading: &Reading) -> bool {
+        self.is_for_host(authority) && !self.is_public() && reading.may_be_below(&self.prefix)
+    }
+
+    /// Returns true if this route refuses the unsafe requests of every other site whose requests
+    /// `other` refuses.
+    fn refuses_sites_of(&self, other: &Self) -> bool {
+        let listed = |guard: &Option<CrossSite>| match guard {
+            None => Some(Vec::new()),
+            Some(CrossSite::Refuse(except)) => Some(except.clone()),
+            Some(CrossSite::Allow) => None,
+        };
+        match (listed(&self.cross_site), listed(&other.cross_site)) {
+            (_, None) => true,
+            (None, Some(_)) => false,
+            (Some(own), Some(others)) => own.iter().all(|origin| others.contains(origin)),
+        }
+    }
+
+    /// Returns true if every request that this route permits would also be permitted by `other`,
+    /// and if both routes have the same app.
+    fn is_within(&self, other: &Self) -> bool {
+        let providers = |name| other.providers().any(|accepted| accepted == name);
+        let origins = &other.streams().origins;
+        self.upstream().is_some()
+            && self.upstream_name() == other.upstream_name()
+            && is_within(&self.rule, &other.rule)
+            && (other.is_public() || self.refuses_sites_of(other))
+            && (other.is_public() || self.providers().all(providers))
+            && (other.is_public() || other.allow_preflight || !self.allow_preflight)
+            && (other.streams().upgrades || !self.streams().upgrades)
+            && self
+                .streams()
+                .origins
+                .iter()
+                .all(|origin| origins.contains(origin))
+    }
+}
+
+/// Returns true if every user who meets `rule` also meets `other`.
+fn is_within(rule: &Rule, other: &Rule) -> bool {
+    fn all_in<T: PartialEq>(some: &[T], all: &[T]) -> bool {
+        some.iter().all(|entry| all.contains(entry))
+    }
+    match (rule, other) {
+        (_, Rule::Public) | (Rule::SignedIn | Rule::AnyOf(_), Rule::SignedIn) => true,
+        (Rule::Public, Rule::SignedIn) | (Rule::Public | Rule::SignedIn, Rule::AnyOf(_)) => false,
+        (Rule::AnyOf(lists), Rule::AnyOf(others)) => {
+            all_in(&lists.emails, &others.emails)
+                && all_in(&lists.email_domains, &others.email_domains)
+                && all_in(&lists.groups, &others.groups)
+                && all_in(&lists.subjects, &others.subjects)
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "unusual_tests.rs"]
+mod tests;

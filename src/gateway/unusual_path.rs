@@ -1,0 +1,37 @@
+//! Targets whose path has unusual forms that the settings allow.
+
+use http::request::Parts;
+
+use super::WorkerSite;
+use crate::target::{Error, Reading, Target};
+
+impl WorkerSite {
+    /// Performs step 2 of the list in the crate documentation: makes the target canonical.
+    ///
+    /// # Errors
+    ///
+    /// The error of [`Target::from_request`]. A path with unusual forms is not an error if the
+    /// routes allow these forms.
+    #[inline]
+    pub(super) fn target(&self, parts: &Parts) -> Result<Target, Error> {
+        match Target::from_request(parts) {
+            Ok(target) => Ok(target),
+            Err(error) => self.with_unusual_path(parts).ok_or(error),
+        }
+    }
+
+    #[cold]
+    fn with_unusual_path(&self, parts: &Parts) -> Option<Target> {
+        let allowed = self.access.allowed_forms();
+        let (target, readings) = Target::with_unusual_path(parts, allowed)?;
+        let is_own = readings.iter().any(|reading| self.may_be_own(reading));
+        let accepted = !is_own && self.access.accepts_unusual(&target, &readings);
+        accepted.then_some(target)
+    }
+
+    /// Returns true if the path may be read as a path of the gateway's own endpoints. No path with
+    /// unusual forms belongs to an endpoint of the gateway, so the gateway refuses the path.
+    fn may_be_own(&self, reading: &Reading) -> bool {
+        self.login().redirection().is_own_path(reading.path()) || self.own().may_cover(reading)
+    }
+}
