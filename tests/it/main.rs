@@ -52,6 +52,7 @@ mod outage;
 mod own_prefix;
 mod pages;
 mod passport;
+mod path_apps;
 mod prefixed_apps;
 mod provider_answers;
 mod proxies;
