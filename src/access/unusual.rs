@@ -53,8 +53,15 @@ impl WorkerRoutes {
         if !routes.iter().all(allows) {
             return None;
         }
-        let strictest = |route: &&Rc<Route>| routes.iter().all(|other| route.is_within(other));
-        routes.iter().copied().find(strictest)
+        let [only] = &*routes else {
+            // With a replaced prefix, the app gets other paths than those that the routes judge.
+            if routes.iter().any(|route| route.rewrite().is_some()) {
+                return None;
+            }
+            let strictest = |route: &&Rc<Route>| routes.iter().all(|other| route.is_within(other));
+            return routes.iter().copied().find(strictest);
+        };
+        Some(only)
     }
 
     /// Adds the position of each route to which the reading may belong. An octet whose character
@@ -117,7 +124,7 @@ impl Route {
     }
 
     /// Returns true if every request that this route permits would also be permitted by `other`,
-    /// and if both routes have the same app.
+    /// and if both routes have the same app and the same credentials for this app.
     fn is_within(&self, other: &Self) -> bool {
         let providers = |name| other.providers().any(|accepted| accepted == name);
         let origins = &other.streams().origins;
@@ -125,6 +132,7 @@ impl Route {
             && self.upstream_name() == other.upstream_name()
             && is_within(&self.rule, &other.rule)
             && (other.is_public() || self.refuses_sites_of(other))
+            && self.credentials() == other.credentials()
             && (other.is_public() || self.providers().all(providers))
             && (other.is_public() || other.allow_preflight || !self.allow_preflight)
             && (other.streams().upgrades || !self.streams().upgrades)

@@ -150,7 +150,8 @@ fn has_overlong_form(path: &str) -> bool {
     octets.windows(2).any(|pair| {
         matches!(
             pair,
-            [0xc0 | 0xc1, 0x80..=0xbf]
+            // Some decoders do not check the second octet.
+            [0xc0 | 0xc1, _]
                 | [0xe0, 0x80..=0x9f]
                 | [0xf0, 0x80..=0x8f]
                 | [0xf8, 0x80..=0x87]
@@ -171,6 +172,8 @@ pub(super) fn readings(path: &str, forms: Forms) -> Vec<Reading> {
     }
     if forms.has(Form::Backslash) {
         add(&mut readings, |path| path.replace("%5C", "/"), has_unknown);
+        // Some apps remove the backslash as an escape character.
+        add(&mut readings, |path| path.replace("%5C", ""), has_unknown);
     }
     // An empty segment can also come from a segment whose octets are all left out.
     add(&mut readings, merged, has_unknown);

@@ -3,25 +3,42 @@
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 
-use super::{Error, Prefix, Target, canonical};
+use super::{Error, MAX_PATH, Prefix, Target, canonical, reading};
 
 impl Target {
-    /// Returns the path and the query in which `new` replaces the prefix `old`. The caller has
-    /// checked that `old` covers the path. The function replaces whole segments, so the spelling of
-    /// the prefix in the path does not matter. The query stays unchanged, byte for byte.
+    /// Returns the path and the query in which `new` replaces the prefix `old`. The function
+    /// replaces whole segments, so the spelling of the prefix in the path does not matter. The query
+    /// stays unchanged, byte for byte.
     ///
     /// # Errors
     ///
-    /// The function checks the new path in the same way as the path of a request, so any [`Error`]
-    /// about a path is possible. For example, the new path can be too long.
+    /// [`Error::HiddenSeparator`] if `old` does not cover the path. The function checks the new path
+    /// in the same way as the path of a request, so any other [`Error`] about a path is possible.
+    /// For example, the new path can be too long. The new path may have the unusual forms that the
+    /// target has.
     pub(crate) fn with_prefix(&self, old: &Prefix, new: &Prefix) -> Result<PathAndQuery, Error> {
-        let mut text = new.join(old.rest(self.path()));
+        // Only a reading of the path may be below the prefix, so that the number of segments of the
+        // prefix differs from that in the path.
+        if !old.covers(self.path()) {
+            return Err(Error::HiddenSeparator);
+        }
+        let path = new.join(old.rest(self.path()));
+        let unusual = reading::unusual(&path, self.forms).map(|(path, ..)| path);
+        let is_usual = unusual.is_none();
+        let mut text = unusual.unwrap_or(path);
         if let Some(query) = self.query() {
             text.push('?');
             text.push_str(query);
         }
         let text = PathAndQuery::from_maybe_shared(Bytes::from(text));
-        canonical(&text.map_err(|_too_long| Error::PathTooLong)?)
+        let text = text.map_err(|_too_long| Error::PathTooLong)?;
+        if is_usual {
+            canonical(&text)
+        } else if text.path().len() > MAX_PATH {
+            Err(Error::PathTooLong)
+        } else {
+            Ok(text)
+        }
     }
 }
 
@@ -30,7 +47,7 @@ mod tests {
     use http::Request;
 
     use super::*;
-    use crate::target::MAX_PATH;
+    use crate::target::Forms;
 
     fn prefix(text: &str) -> Prefix {
         Prefix::parse(text).unwrap()
@@ -66,6 +83,28 @@ mod tests {
         assert!(path(most).with_prefix(&old, &new).is_ok());
         let refused = path(most + 1).with_prefix(&old, &new);
         assert_eq!(refused, Err(Error::PathTooLong));
+    }
+
+    #[test]
+    fn e_01_p_48_only_a_path_below_the_prefix_gets_the_new_prefix() {
+        let unusual = |path: &str| {
+            let request = Request::get(path).header("host", "gw.test").body(());
+            let parts = request.unwrap().into_parts().0;
+            Target::with_unusual_path(&parts, Forms::ALL).unwrap().0
+        };
+        let replace = |path, old, new| {
+            let replaced = unusual(path).with_prefix(&prefix(old), &prefix(new));
+            replaced.map(|replaced| replaced.to_string())
+        };
+        let kept = Ok("/@scope%2Fname?x=%2f".to_owned());
+        assert_eq!(replace("/npm/@scope%2fname?x=%2f", "/npm", "/"), kept);
+        for (path, old) in [("/g%2Fx/admin/users", "/g"), ("/a//b/admin", "/a/b")] {
+            let refused = replace(path, old, "/");
+            assert_eq!(refused, Err(Error::HiddenSeparator), "{path}");
+        }
+        // The new path would begin with two slashes.
+        assert!(replace("/npm//evil.test", "/npm", "/").is_err());
+        assert!(replace("/npm/%2Fevil.test", "/npm", "/").is_err());
     }
 
     #[test]
