@@ -188,6 +188,11 @@ fn p_56_routes_that_differ_in_more_than_the_rule_do_not_share_a_path() {
         // The route `/` is stricter than these routes.
         (with("allow_preflight", json!(true)), "/"),
         (with("streams", json!({"origins": ["https://x.test"]})), "/"),
+        (with("cross_site", json!("allow")), "/"),
+        (with("cross_site", json!(["https://x.test"])), "/"),
+        // The app gets other credentials, or another path.
+        (with("bearer", json!("none")), ""),
+        (with("rewrite", json!({"app_prefix": "/"})), ""),
     ] {
         assert_eq!(
             decided(&table(&[signed_in("/"), route.clone()]), path),
@@ -198,6 +203,11 @@ fn p_56_routes_that_differ_in_more_than_the_rule_do_not_share_a_path() {
     let mut strict = signed_in("/");
     strict["streams"] = json!({"upgrades": false});
     assert_eq!(decided(&table(&[strict, signed_in("/in")]), path), "/");
+    let listed = |site: &str| json!([format!("https://{site}.test")]);
+    let mut other = signed_in("/");
+    other["cross_site"] = listed("y");
+    let route = with("cross_site", listed("x"));
+    assert_eq!(decided(&table(&[other, route]), path), "");
 }
 
 #[test]

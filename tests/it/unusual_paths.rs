@@ -248,3 +248,22 @@ async fn the_log_names_the_routes_that_allow_unusual_paths_and_shows_the_path() 
         process.wait_for_log(|log| log.contains(&shown)).await;
     }
 }
+
+#[tokio::test]
+async fn p_56_e_03_a_replaced_prefix_opens_no_path_to_readings_of_another_route() {
+    let routes = "[[routes]]\naccess = \"public\"\nallow_in_path = [\"encoded_slash\"]\n\
+                  [[routes]]\nprefix = \"/admin\"\naccess.any_of.groups = [\"admins\"]\n\
+                  [[routes]]\nprefix = \"/g\"\naccess = \"public\"\n\
+                  allow_in_path = [\"encoded_slash\"]\nrewrite.app_prefix = \"/\"\n\
+                  [[routes]]\nprefix = \"/g/admin\"\naccess.any_of.groups = [\"admins\"]\n\
+                  rewrite.app_prefix = \"/admin\"\n";
+    let scene = Scene::with_routes(routes, "").await;
+    for path in ["/g%2Fx/admin/users", "/g%2Fx", "/g/x%2F..%2Fadmin"] {
+        let (status, arrived) = ask(&scene, path, "").await;
+        assert_eq!((status, arrived.is_none()), (400, true), "{path}");
+    }
+    // The form survives the replacement of the prefix.
+    let (status, arrived) = ask(&scene, "/g/@scope%2fname", "").await;
+    assert_eq!(status, 200);
+    assert_eq!(arrived.unwrap().target(), "/@scope%2Fname");
+}
