@@ -118,6 +118,22 @@
 //! 4. [`session::Sessions::open`] stores the session and returns its new session id.
 //!
 //! 5. The browser returns to the page that the user asked for ([`login::ReturnTo`]).
+//!
+//! # One sign-out
+//!
+//! A sign-out ends the session on the control plane, and a task revokes the refresh token at the
+//! provider (RFC 7009). If the provider has an end-session endpoint, the browser then opens an
+//! endpoint of the gateway, which redirects the browser to the provider with the ID token of the
+//! session (OpenID Connect RP-Initiated Logout 1.0). The ID token is in an encrypted cookie until
+//! this redirect, so that no script in a page of the app can read the ID token.
+//!
+//! # One auth check
+//!
+//! Another proxy can ask whether it may forward a request. The gateway reads the method, the target
+//! and the host of this request from the fields of the auth check, and performs steps 2 to 6 of the
+//! list above. If the request is permitted, the answer contains the fields that
+//! [`access::Permit::fields`] returns, and the gateway forwards nothing. Only the answer to a
+//! permitted request has a successful status.
 
 /// The allocator is mimalloc, because it reuses freed memory for the next request. The allocator is
 /// declared in the library, so that tests and benches also use it.

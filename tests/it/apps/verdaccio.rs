@@ -126,11 +126,11 @@ async fn npm(folder: &TempDir, arguments: &[&str]) -> (bool, String) {
 }
 
 #[tokio::test]
-async fn npm_publishes_and_installs_a_package_with_its_own_token_only() {
+async fn npm_publishes_and_installs_a_scoped_package_with_its_own_token_only() {
     let registry = Registry::start().await;
     let token = registry.add_user().await;
-    let package = json!({ "name": "sample", "version": "1.0.0" }).to_string();
-    let user = json!({ "name": "user", "dependencies": { "sample": "1.0.0" } }).to_string();
+    let package = json!({ "name": "@acme/sample", "version": "1.0.0" }).to_string();
+    let user = json!({ "name": "user", "dependencies": { "@acme/sample": "1.0.0" } }).to_string();
     for arguments in [["publish", "--no-audit"], ["install", "--no-audit"]] {
         let text = if arguments[0] == "publish" {
             &package
@@ -144,15 +144,15 @@ async fn npm_publishes_and_installs_a_package_with_its_own_token_only() {
         let (succeeded, printed) = npm(&alice, &arguments).await;
         assert!(succeeded, "{printed}");
         if arguments[0] == "install" {
-            let installed = alice.path().join("node_modules/sample/package.json");
+            let installed = alice.path().join("node_modules/@acme/sample/package.json");
             assert!(installed.exists(), "{printed}");
             let lock = fs::read_to_string(alice.path().join("package-lock.json")).unwrap();
-            let archive = registry.url("/sample/-/sample-1.0.0.tgz");
+            let archive = registry.url("/@acme/sample/-/sample-1.0.0.tgz");
             assert!(lock.contains(&archive), "{lock}");
         }
     }
     passed(
         "Verdaccio",
-        "npm publish and install with tokens of Verdaccio",
+        "npm publish and install of a scoped package (%2F)",
     );
 }

@@ -73,7 +73,8 @@ async fn the_wrong_secret(provider: &str, flows: &Flows) {
 
 async fn signing_out(provider: &str, flows: &Flows) {
     // Keycloak ends its session when the gateway revokes the refresh token, even without the browser.
-    let client = basic().with("identity.claims.groups = \"realm_access.roles\"\nsign_out.revoke = false");
+    let client =
+        basic().with("identity.claims.groups = \"realm_access.roles\"\nsign_out.revoke = false");
     let setup = Setup::new(provider, &client).await;
     let browser = setup.browser();
     setup.sign_in_with(&browser, ALICE).await;
