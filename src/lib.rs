@@ -68,8 +68,8 @@
 //!    load (navigation) is redirected to the provider, or to a page where the user chooses a
 //!    provider. A request that is not a page load gets 401 with a `login_url`. A user without
 //!    permission gets 403. An unsafe request that a page of another site caused also gets 403. A
-//!    request that matches no route gets 404. If a session is temporarily unusable, the client gets
-//!    503 with `Retry-After`.
+//!    public route forwards such a request without the session. A request that matches no route
+//!    gets 404. If a session is temporarily unusable, the client gets 503 with `Retry-After`.
 //!
 //! 7. [`access::Permit::exchange`] removes the gateway's cookies, writes the assertion fields and
 //!    the credentials of the route ([`upstream::assertions`]), and sends the request on a pooled

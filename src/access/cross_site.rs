@@ -16,6 +16,9 @@ use crate::fields::{OnlyValue, SEC_FETCH_SITE, View};
 
 /// The sites whose pages may send unsafe requests with a user's session. A request is unsafe if its
 /// method can change data (RFC 9110 section 9.2.1).
+///
+/// A public route serves everybody. A public route forwards an unsafe request of any other page
+/// without the session of the user. A route that is not public refuses such a request.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum CrossSite {
     /// The pages of all sites.
@@ -62,23 +65,23 @@ impl CrossSite {
 }
 
 impl Permit {
-    /// Whether the route of an unsafe request refuses the request, because a page of another site
-    /// caused the request. A public route, and a route with `cross_site = "allow"`, refuse no
-    /// request.
+    /// Applies the guard to an unsafe request. Returns true if the route refuses the request,
+    /// because a page of another site caused the request. If the route is public, the permit loses
+    /// the session instead, so the app gets neither the identity nor the credentials of the user.
     pub(crate) fn refuses_cross_site(
-        &self,
+        &mut self,
         fields: &(impl View + ?Sized),
         public_origin: &str,
     ) -> bool {
         // A request without a session has no rights that a page of another site could use.
-        if self.session.is_none() || self.route.is_public() {
+        if self.session.is_none() || self.route.cross_site.permits(fields, public_origin) {
             return false;
         }
-        let permitted = match &self.route.cross_site {
-            Some(guard) => guard.permits(fields, public_origin),
-            None => CrossSite::default().permits(fields, public_origin),
-        };
-        !permitted
+        if self.route.is_public() {
+            self.session = None;
+            return false;
+        }
+        true
     }
 }
 

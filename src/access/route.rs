@@ -30,8 +30,8 @@ pub struct Route {
     /// The names of the accepted providers, each as the value of an assertion field.
     providers: Vec<Claim>,
     pub(super) allow_preflight: bool,
-    /// The sites whose pages may send unsafe requests. `None` if the settings do not have the key.
-    pub(super) cross_site: Option<CrossSite>,
+    /// The sites whose pages may send unsafe requests with a user's session.
+    pub(super) cross_site: CrossSite,
     pub(super) on_refusal: OnRefusal,
     pub(super) is_stream: bool,
     streams: StreamSettings,
@@ -225,11 +225,6 @@ impl Route {
     /// The fields that the gateway writes into the requests of the route.
     pub(crate) fn fields(&self) -> &AppFields {
         &self.fields
-    }
-
-    /// Whether the settings of the route have the key `cross_site`.
-    pub(crate) fn sets_cross_site(&self) -> bool {
-        self.cross_site.is_some()
     }
 
     /// The gateway's action after an app has refused a token.

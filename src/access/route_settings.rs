@@ -48,9 +48,9 @@ pub struct RouteSettings {
     /// cookies.
     #[serde(default)]
     pub(crate) allow_preflight: bool,
-    /// The sites whose pages may send unsafe requests with a user's session. `None` if the settings
-    /// do not have the key.
-    pub(crate) cross_site: Option<CrossSite>,
+    /// The sites whose pages may send unsafe requests with a user's session.
+    #[serde(default)]
+    pub(crate) cross_site: CrossSite,
     /// The gateway's action after an app has refused a token that the gateway considers valid.
     #[serde(default)]
     pub(crate) on_upstream_401: OnRefusal,
@@ -153,7 +153,7 @@ impl Default for RouteSettings {
             rewrite: RewriteSettings::default(),
             provider: None,
             allow_preflight: false,
-            cross_site: None,
+            cross_site: CrossSite::default(),
             on_upstream_401: OnRefusal::Pass,
             stream: false,
             streams: StreamSettings::default(),

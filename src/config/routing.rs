@@ -183,7 +183,6 @@ pub(super) fn check_routes(
 ) {
     check_open_registration(routes, &providers.open, reader);
     check_streams(routes, reader);
-    check_cross_site(routes, reader);
     check_rules(routes, &providers.known, reader);
 }
 
@@ -268,18 +267,6 @@ fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
                     ),
                 );
             }
-        }
-    }
-}
-
-/// Refuses `cross_site` on a public route, because the guard protects the session of a user, and a
-/// public route does not require a session.
-fn check_cross_site(routes: &RouteTable, reader: &mut Reader<'_>) {
-    for route in routes.iter() {
-        if route.is_public() && route.sets_cross_site() {
-            let reason = "has no effect on a public route, because it applies only to requests \
-                          that need a session; leave `cross_site` out";
-            reader.note(&format!("routes.{}.cross_site", route.index()), reason);
         }
     }
 }

@@ -25,11 +25,11 @@ impl Worker {
     pub(super) fn permitted(
         &self,
         context: RequestContext,
-        permit: (Permit, Timestamp),
+        mut permit: (Permit, Timestamp),
         mut body: ForwardedBody,
         mut record: Record,
     ) -> Step<'_> {
-        if !context.parts.method.is_safe() && is_cross_site(&context, &permit.0) {
+        if is_refused_cross_site(&context, &mut permit.0) {
             record.route(permit.0.route(), DecisionLabel::Forbid);
             record.user(permit.0.identity());
             return Step::answered(record.refused(&Error::CrossSite, &context.parts.headers));
@@ -87,11 +87,13 @@ impl Worker {
     }
 }
 
-/// Whether the route refuses an unsafe request, because a page of another site caused the request.
-/// The setting `streams.origins` of the route decides about the handshake of a WebSocket.
-fn is_cross_site(context: &RequestContext, permit: &Permit) -> bool {
+/// Applies the guard against requests of other sites. Returns true if the route refuses the
+/// request. The setting `streams.origins` of the route decides about the handshake of a WebSocket.
+fn is_refused_cross_site(context: &RequestContext, permit: &mut Permit) -> bool {
     let upgrade = context.upgrade.as_ref();
-    !upgrade.is_some_and(|upgrade| upgrade.is_websocket())
+    let is_websocket = upgrade.is_some_and(|upgrade| upgrade.is_websocket());
+    !context.parts.method.is_safe()
+        && !is_websocket
         && permit.refuses_cross_site(&context.parts.headers, context.public_url.origin())
 }
 

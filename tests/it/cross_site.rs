@@ -22,7 +22,35 @@ cross_site = "allow"
 [[routes]]
 prefix = "/public"
 access = "public"
+[[routes]]
+prefix = "/open"
+access = "public"
+bearer = "access_token"
+[[routes]]
+prefix = "/open/listed"
+access = "public"
+cross_site = ["https://www.example.com"]
+[[routes]]
+prefix = "/open/any"
+access = "public"
+bearer = "access_token"
+cross_site = "allow"
+[assertions]
+signed = {}
+fields.X-Role = { constant = "viewer" }
+[signing]
+key_files = ["KEY"]
 "#;
+
+/// A scene with these routes. The apps get signed assertions.
+async fn scene() -> Scene {
+    Scene::with_settings(|settings| {
+        let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        let key = settings.file("key.pem", &key);
+        settings.with(&ROUTES.replace("KEY", &key))
+    })
+    .await
+}
 
 /// Sends a request with an empty body. Returns the answer.
 async fn answered(scene: &Scene, start: &str, lines: &str) -> Response {
@@ -34,7 +62,7 @@ async fn answered(scene: &Scene, start: &str, lines: &str) -> Response {
 
 #[tokio::test]
 async fn c_23_a_form_of_another_site_never_reaches_the_app() {
-    let scene = Scene::with_routes(ROUTES, "").await;
+    let scene = scene().await;
     let cookie = format!("Cookie: {}\r\n", scene.cookie("alice").await);
     let sibling = "Sec-Fetch-Site: same-site\r\nOrigin: https://www.example.com\r\n";
     let foreign = "Sec-Fetch-Site: cross-site\r\nOrigin: https://evil.test\r\n";
@@ -80,8 +108,50 @@ async fn c_23_a_form_of_another_site_never_reaches_the_app() {
 }
 
 #[tokio::test]
+async fn c_23_a_public_route_forwards_a_form_of_another_site_without_the_user() {
+    let scene = scene().await;
+    let cookie = format!("Cookie: {}; theme=dark\r\n", scene.cookie("alice").await);
+    let sibling = "Sec-Fetch-Site: same-site\r\nOrigin: https://www.example.com\r\n";
+    let foreign = "Sec-Fetch-Site: cross-site\r\nOrigin: https://evil.test\r\n";
+    for (start, lines, has_user) in [
+        ("POST /public", foreign, false),
+        ("POST /public", sibling, false),
+        ("POST /open", foreign, false),
+        ("POST /open", sibling, false),
+        ("POST /open", "Origin: null\r\n", false),
+        ("PUT /open", foreign, false),
+        ("POST /open/listed", foreign, false),
+        ("POST /open/listed", sibling, true),
+        ("POST /open/any", foreign, true),
+        ("POST /open", "", true),
+        ("POST /open", "Sec-Fetch-Site: same-origin\r\n", true),
+        ("GET /open", foreign, true),
+    ] {
+        let response = answered(&scene, start, &format!("{cookie}{lines}")).await;
+        let context = format!("{start} {lines}: {}", response.text());
+        assert_eq!(response.status(), 200, "{context}");
+        let request = scene.app.last();
+        let mut of_user = vec!["x-forwarded-user", "x-sidegate-assertion", "x-role"];
+        if !start.ends_with("/public") && !start.ends_with("/listed") {
+            of_user.push("authorization");
+        }
+        for field in of_user {
+            let value = request.head.value(field);
+            assert_eq!(value.is_some(), has_user, "{field} {value:?} {context}");
+        }
+        // The app gets the cookies of the app itself.
+        assert_eq!(request.head.value("cookie").as_deref(), Some("theme=dark"));
+    }
+    // The app of a public route gets the credentials of the client.
+    let webhook = "Authorization: Basic eA==\r\n";
+    answered(&scene, "POST /public", &format!("{webhook}{foreign}")).await;
+    let authorization = scene.app.last().head.value("authorization");
+    assert_eq!(authorization.as_deref(), Some("Basic eA=="));
+}
+
+#[tokio::test]
 async fn c_23_a_stream_of_another_site_is_refused_before_its_body() {
-    let scene = Scene::with_routes(ROUTES, "").await;
+    let scene = scene().await;
     let cookie = scene.cookie("alice").await;
     let before = scene.app.count();
     let mut raw = Raw::connect(scene.gateway.address()).await;

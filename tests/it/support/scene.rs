@@ -58,10 +58,14 @@ impl Scene {
 
     /// A scene with these routes, and additional keys of the provider.
     pub(crate) async fn with_routes(routes: &str, more: &str) -> Self {
+        Self::with_settings(|settings| settings.of_provider(more).with(routes)).await
+    }
+
+    /// A scene whose settings have no routes before `change`.
+    pub(crate) async fn with_settings(change: impl FnOnce(Settings) -> Settings) -> Self {
         let provider = StandIn::start().await;
         let app = RecordingUpstream::start().await;
-        let settings = Settings::new(ORIGIN, &provider.url(), &app.url());
-        let gateway = Gateway::start(settings.of_provider(more).with(routes));
+        let gateway = Gateway::start(change(Settings::new(ORIGIN, &provider.url(), &app.url())));
         Self {
             gateway,
             provider,
@@ -71,15 +75,7 @@ impl Scene {
 
     /// With other settings.
     pub(crate) async fn with(change: impl FnOnce(Settings) -> Settings) -> Self {
-        let provider = StandIn::start().await;
-        let app = RecordingUpstream::start().await;
-        let settings = Settings::new(ORIGIN, &provider.url(), &app.url()).with(ROUTES);
-        let gateway = Gateway::start(change(settings));
-        Self {
-            gateway,
-            provider,
-            app,
-        }
+        Self::with_settings(|settings| change(settings.with(ROUTES))).await
     }
 
     /// A scene with TLS at the gateway. Also returns the authority that issued the gateway's
