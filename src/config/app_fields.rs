@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use figment::Figment;
-use figment::value::Value;
+use figment::value::{Dict, Value};
 use http::HeaderName;
 
 use super::routing::{ParsedUpstream, ParsedUpstreams};
@@ -20,16 +20,35 @@ use crate::upstream::{
 };
 
 /// Adds the keys of the section `assertions` to the table `assertions` of an upstream. A key that
-/// the table of the upstream already contains keeps its value.
+/// the table of the upstream already contains keeps its value. The keys of the table `signed` are
+/// added in the same way.
 pub(super) fn inherit_assertions(upstream: &mut Value, common: Option<&Value>) {
     if let Value::Dict(_, upstream) = upstream
         && let Some(Value::Dict(_, own)) = upstream.get_mut("assertions")
         && let Some(Value::Dict(_, common)) = common
     {
-        for (key, value) in common {
-            own.entry(key.clone()).or_insert_with(|| value.clone());
+        if let Some(Value::Dict(_, own)) = own.get_mut("signed")
+            && let Some(Value::Dict(_, common)) = common.get("signed")
+            // An empty field name turns the signed assertion off, so the other keys of the table
+            // `signed` would have no effect.
+            && !has_empty_field(own)
+            && !has_empty_field(common)
+        {
+            inherit(own, common);
         }
+        inherit(own, common);
     }
+}
+
+/// Adds the keys of `common` that `own` does not contain.
+fn inherit(own: &mut Dict, common: &Dict) {
+    for (key, value) in common {
+        own.entry(key.clone()).or_insert_with(|| value.clone());
+    }
+}
+
+fn has_empty_field(signed: &Dict) -> bool {
+    signed.get("field").and_then(Value::as_str) == Some("")
 }
 
 /// Returns the values that sessions have to keep, because the settings of an app name these values.

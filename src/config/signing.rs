@@ -102,7 +102,9 @@ const KEYS: &str = "signing.key_files";
 
 #[cfg(test)]
 mod tests {
+    use crate::access::Route;
     use crate::config::tests::{SMALL, TestSettings, keys_of};
+    use crate::upstream::AssertionNames;
 
     const KEY: &str = "\n[signing]\nkey_files = [\"@/key\"]\n";
 
@@ -145,6 +147,49 @@ mod tests {
         }
         let config = settings("").load().unwrap();
         assert_eq!(config.site.gateway.key_set, None);
+    }
+
+    #[test]
+    fn an_app_inherits_each_key_of_its_signed_assertion() {
+        let common =
+            "[assertions.signed]\nfield = \"X-A\"\nlifetime_secs = 15\nclaims = [\"name\"]";
+        let own = "[upstreams.app.assertions.signed]";
+        for (more, expected) in [
+            (
+                format!("{common}\n{own}\naudience = \"wiki\""),
+                r#"{"field": "X-A", "lifetime_secs": 15, "claims": ["name"], "audience": "wiki"}"#,
+            ),
+            (
+                format!("{common}\n{own}\nlifetime_secs = 20\nfield = \"X-B\""),
+                r#"{"field": "X-B", "lifetime_secs": 20, "claims": ["name"]}"#,
+            ),
+            // The common section contains no signed assertion, so nothing is inherited.
+            (
+                format!("[assertions]\nsigned.field = \"\"\n{own}\nclaims = []"),
+                r#"{"claims": []}"#,
+            ),
+        ] {
+            let names = format!(r#"{{"signed": {expected}}}"#);
+            let names: AssertionNames = serde_json::from_str(&names).unwrap();
+            let config = settings(&format!("{more}{KEY}")).load().unwrap();
+            let route = config.site.routes.iter().next().unwrap();
+            assert_eq!(route.fields().names.signed, names.signed, "{more}");
+        }
+        // The app gets no signed assertion, and the other app gets the common one.
+        let without = format!(
+            "{common}\n{own}\nfield = \"\"\n[upstreams.other]\nurl = \"http://127.0.0.1:1\"\n\
+             [[routes]]\nupstream = \"app\"\n[[routes]]\nupstream = \"other\"\nprefix = \"/other\"{KEY}"
+        );
+        let config = settings(&without).load().unwrap();
+        let signed = |route: &Route| route.fields().signed.is_some();
+        let with: Vec<_> = config
+            .site
+            .routes
+            .iter()
+            .filter(|route| signed(route))
+            .collect();
+        assert_eq!(with.len(), 1);
+        assert_eq!(with[0].upstream_name(), "other");
     }
 
     #[test]
