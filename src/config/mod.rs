@@ -259,7 +259,7 @@ fn build(
     let watch: Option<bool> = reader.read("watch");
     let providers = providers(settings, (&reusable.providers, &environment), reader);
     let upstreams = upstreams(settings, &reusable.upstreams, reader);
-    let signing = signing(public_urls.as_ref(), (&upstreams, names.as_ref()), reader);
+    let signing = signing(public_urls.as_ref(), names.as_ref(), reader);
     let parsed = (&upstreams, &providers, names.as_ref());
     let others = (server.as_ref(), signing.as_ref(), &environment);
     let routes = route_table(settings, parsed, others, reader);
@@ -323,6 +323,7 @@ fn route_table(
     let table = routes(settings, reader, upstreams, &providers.names)?;
     let names = names.cloned().unwrap_or_default();
     let table = app_fields::write(table, (upstreams, &names), (signing, environment), reader);
+    signing::check(signing, &table, reader);
     check_routes(&table, providers, reader);
     check_buffers(&table, server, reader);
     check_static_answers(&table, reader);

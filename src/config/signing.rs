@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::routing::ParsedUpstreams;
 use super::section::Reader;
+use crate::access::RouteTable;
 use crate::login::{PublicUrl, PublicUrls};
 use crate::telemetry::chain;
 use crate::upstream::{AssertionNames, SignedAssertion, SigningKeys};
@@ -44,19 +44,13 @@ impl Signing {
     }
 }
 
-/// Reads the key files. Reports keys that no app uses, and signed assertions without a key.
+/// Reads the section `signing` and its key files. Returns `None` if there is no usable key.
 pub(super) fn signing(
     public_urls: Option<&PublicUrls>,
-    (upstreams, names): (&ParsedUpstreams, Option<&AssertionNames>),
+    names: Option<&AssertionNames>,
     reader: &mut Reader<'_>,
 ) -> Option<Signing> {
     let section: SigningSection = reader.read("signing")?;
-    let own = upstreams.values().flatten();
-    let own = own.filter_map(|upstream| upstream.assertions.as_ref());
-    let is_used = names
-        .into_iter()
-        .chain(own)
-        .any(|names| names.signed.is_some());
     if let Some(signed) = names.and_then(|names| names.signed.as_ref())
         && signed.audience.is_some()
     {
@@ -65,36 +59,46 @@ pub(super) fn signing(
         reader.note("assertions.signed.audience", reason);
     }
     match SigningKeys::from_files(&section.key_files) {
-        Ok(Some(keys)) if is_used => {
-            let issuer = public_urls?.iter().next().map(PublicUrl::origin)?;
+        Ok(keys) => {
+            // If the first public URL has a problem, the settings are refused, so nothing is signed
+            // for the empty issuer.
+            let first = public_urls.and_then(|urls| urls.iter().next());
             Some(Signing {
-                issuer: issuer.into(),
-                keys: Arc::new(keys),
+                keys: Arc::new(keys?),
+                issuer: first.map_or("", PublicUrl::origin).into(),
             })
         }
-        Ok(Some(_)) => {
-            // A problem of `assertions` or of an upstream was already reported, and can hide a
-            // signed assertion.
-            if reader.is_clean("assertions") && reader.is_clean("upstreams") {
-                let reason = "has no effect, because no app gets a signed assertion; write \
-                              assertions.signed.field, or leave `key_files` out";
-                reader.note(KEYS, reason);
-            }
-            None
-        }
-        Ok(None) if is_used => {
-            let reason = "is required, because the settings contain a signed assertion: name a \
-                          file with a private key";
-            reader.note(KEYS, reason);
-            None
-        }
-        Ok(None) => None,
         Err(errors) => {
             for (index, error) in errors {
                 reader.note(&format!("{KEYS}.{index}"), chain(&error));
             }
             None
         }
+    }
+}
+
+/// Reports keys that no route uses, and signed assertions without a key.
+pub(super) fn check(signing: Option<&Signing>, routes: &RouteTable, reader: &mut Reader<'_>) {
+    // A problem of one of these sections was already reported. Such a problem can hide a signed
+    // assertion or a key.
+    let sections = ["assertions", "signing", "upstreams"];
+    if !sections.iter().all(|section| reader.is_clean(section)) {
+        return;
+    }
+    let mut routes = routes.iter();
+    let is_used = routes.any(|route| route.fields().names.signed.is_some());
+    match signing {
+        Some(_) if !is_used => {
+            let reason = "has no effect, because no app with a route gets a signed assertion; write \
+                          assertions.signed.field, or leave `key_files` out";
+            reader.note(KEYS, reason);
+        }
+        None if is_used => {
+            let reason = "is required, because the settings contain a signed assertion: name a \
+                          file with a private key";
+            reader.note(KEYS, reason);
+        }
+        Some(_) | None => {}
     }
 }
 
@@ -140,7 +144,14 @@ mod tests {
                 "{problem}"
             );
         }
-        for unused in ["", "[assertions.signed]\nfield = \"\""] {
+        for unused in [
+            "",
+            "[assertions.signed]\nfield = \"\"",
+            "[assertions.signed]\n[upstreams.app.assertions]\nsigned.field = \"\"",
+            // No route leads to the app with the signed assertion.
+            "[upstreams.other]\nurl = \"http://127.0.0.1:1\"\nassertions.signed = {}\n\
+             [[routes]]\nupstream = \"app\"",
+        ] {
             let problem = problem(&format!("{unused}{KEY}"));
             let expected = "signing.key_files: has no effect";
             assert!(problem.starts_with(expected), "{problem}");
