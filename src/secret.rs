@@ -8,6 +8,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read as _};
+use std::path::Path;
 use std::sync::Arc;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -65,6 +68,29 @@ impl<T: Zeroize> fmt::Debug for Secret<T> {
 impl<T: Zeroize> Drop for Secret<T> {
     fn drop(&mut self) {
         self.0.zeroize();
+    }
+}
+
+/// The maximum size of a file with a secret or a key, in bytes.
+const MAX_FILE: u64 = 64 * 1024;
+
+/// Reads a small text file that can contain a secret.
+///
+/// # Errors
+///
+/// An error of the operating system, [`ErrorKind::FileTooLarge`], or [`ErrorKind::InvalidData`] if
+/// the file is not UTF-8.
+pub(crate) fn read_file(path: &Path) -> io::Result<Secret<String>> {
+    let file = File::open(path)?;
+    let mut text = Secret::new(String::new());
+    // If the gateway can read one byte more than the maximum, the file is too large.
+    let length = file
+        .take(MAX_FILE.saturating_add(1))
+        .read_to_string(&mut text.0)?;
+    if u64::try_from(length).is_ok_and(|length| length <= MAX_FILE) {
+        Ok(text)
+    } else {
+        Err(ErrorKind::FileTooLarge.into())
     }
 }
 

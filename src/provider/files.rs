@@ -1,15 +1,11 @@
 //! Reads secrets and keys from the files and the environment variables that the settings name.
 
-use std::fs;
 use std::path::Path;
 
 use zeroize::Zeroizing;
 
 use super::SetupError;
-use crate::secret::{Environment, Secret};
-
-/// The maximum size of a file with a secret or a key, in bytes.
-const MAX_FILE: u64 = 64 * 1024;
+use crate::secret::{Environment, Secret, read_file};
 
 /// The error text for a secret that has other text before or after the secret.
 const NOT_ONLY_THE_SECRET: &str =
@@ -31,30 +27,17 @@ pub(crate) fn secret_file(key: &'static str, path: &Path) -> Result<Secret<Strin
 /// Reads a small text file that must not be empty. Some editors write a byte order mark at the
 /// start of a file. The byte order mark is not part of the text.
 pub(super) fn read_text(key: &'static str, path: &Path) -> Result<String, SetupError> {
-    use std::io::{Error as IoError, ErrorKind, Read as _};
-    let failed = |source| SetupError::Read {
+    let text = read_file(path).map_err(|source| SetupError::Read {
         key,
         path: path.to_owned(),
         source,
-    };
-    let mut text = String::new();
-    let file = fs::File::open(path).map_err(failed)?;
-    // If the gateway can read one byte more than the maximum, the file is too large.
-    let read = file
-        .take(MAX_FILE.saturating_add(1))
-        .read_to_string(&mut text);
-    let length = u64::try_from(read.map_err(failed)?).unwrap_or(u64::MAX);
-    if length > MAX_FILE {
-        return Err(failed(IoError::from(ErrorKind::FileTooLarge)));
-    }
+    })?;
+    let text = text.expose();
     if text.trim().is_empty() {
         let path = path.to_owned();
         return Err(SetupError::EmptyFile { key, path });
     }
-    if text.starts_with('\u{feff}') {
-        text.remove(0);
-    }
-    Ok(text)
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text).to_owned())
 }
 
 /// Returns a secret without the line breaks at its end. Returns `None` if the text has several

@@ -15,6 +15,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use crate::secret::read_file;
+
 /// The number of bytes of a coordinate of the curve P-256.
 const COORDINATE: usize = 32;
 
@@ -133,11 +135,11 @@ impl fmt::Debug for SigningKeys {
 
 impl SigningKey {
     fn from_file(path: &Path) -> Result<Self, SigningKeyError> {
-        let text = std::fs::read_to_string(path).map(Zeroizing::new);
-        let text = text.map_err(|source| SigningKeyError::Read {
+        let text = read_file(path).map_err(|source| SigningKeyError::Read {
             path: path.to_owned(),
             source,
         })?;
+        let text = text.expose();
         if text.contains("ENCRYPTED") {
             return Err(SigningKeyError::Encrypted(path.to_owned()));
         }
@@ -273,8 +275,17 @@ pub(in crate::upstream::assertion) mod tests {
         let encrypted = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
         let cut = key.replace("-----END", "");
         let twice = [&*key, &*new_key()].concat();
-        let (_folder, mut paths) =
-            files(&[&key, &other, certificate, &encrypted, &cut, &twice, &key]);
+        let long = [&*new_key(), &*"\n".repeat(64 * 1024)].concat();
+        let (_folder, mut paths) = files(&[
+            &key,
+            &other,
+            certificate,
+            &encrypted,
+            &cut,
+            &twice,
+            &key,
+            &long,
+        ]);
         paths.push("/does/not/exist".into());
         let errors = SigningKeys::from_files(&paths).unwrap_err();
         let said: Vec<(usize, String)> = errors
@@ -292,6 +303,7 @@ pub(in crate::upstream::assertion) mod tests {
             (5, "is not one private key in PEM"),
             (6, "has the same key as another file"),
             (7, "cannot be read"),
+            (8, "cannot be read"),
         ];
         assert_eq!(said.len(), expected.len(), "{said:#?}");
         for ((index, text), (place, part)) in said.iter().zip(expected) {
