@@ -204,12 +204,15 @@ impl Permit {
         if names.groups.is_none() {
             return Cow::Borrowed(&[]);
         }
-        let report = |left_out| {
-            if left_out > 0 {
-                self.access.refresher.report_groups(session, left_out);
-            }
-        };
+        let report = |left_out| self.report_groups(session, left_out);
         session.identity().groups.field(names.groups_form, report)
+    }
+
+    /// Reports the number of groups that the app does not get.
+    pub(super) fn report_groups(&self, session: &Session, left_out: usize) {
+        if left_out > 0 {
+            self.access.refresher.report_groups(session, left_out);
+        }
     }
 
     /// Returns true if the app gets the client's own `Authorization`.

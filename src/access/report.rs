@@ -112,7 +112,7 @@ pub(super) fn log_ended(session: &Session, error: &ExchangeError) {
 }
 
 impl Refresher {
-    /// Reports that the groups field is too short for all groups of a user.
+    /// Reports that the groups field or a signed assertion is too short for all groups of a user.
     pub(super) fn report_groups(&self, session: &Session, left_out: usize) {
         self.metrics().groups_left_out(session.provider(), left_out);
         let identity = session.identity();

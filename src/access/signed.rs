@@ -109,7 +109,8 @@ impl Permit {
                 host,
                 provider: session.provider(),
             };
-            let value = assertion.sign(session.identity(), signed, now)?;
+            let report = |left_out| self.report_groups(session, left_out);
+            let value = assertion.sign(session.identity(), signed, now, report)?;
             Some((value, assertion.reusable_until(now)))
         })
     }

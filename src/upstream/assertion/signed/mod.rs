@@ -103,7 +103,7 @@ pub(crate) struct SignedAssertion {
     /// The first public URL.
     issuer: Box<str>,
     audience: Box<str>,
-    /// The maximum length of the names of all groups together.
+    /// The maximum length of the list of groups, in bytes of JSON.
     groups_bytes: usize,
     keys: Arc<SigningKeys>,
 }
@@ -146,7 +146,7 @@ struct Claims<'a> {
 
 impl SignedAssertion {
     /// Creates the assertions of the app with the name `upstream`. `groups_bytes` is the maximum
-    /// length of the names of all groups together.
+    /// length of the list of groups, in bytes of JSON.
     pub(crate) fn new(
         settings: &SignedSettings,
         upstream: &str,
@@ -180,20 +180,27 @@ impl SignedAssertion {
         now.plus(self.settings.lifetime.checked_div(2).unwrap_or_default())
     }
 
-    /// Signs an assertion about `identity` for one method and one host. Returns `None` if the
-    /// identity has no subject.
+    /// Signs an assertion about `identity` for one method and one host. Calls `report` with the
+    /// number of groups that the assertion leaves out. Returns `None` if the identity has no
+    /// subject.
     pub(crate) fn sign(
         &self,
         identity: &Identity,
         request: SignedRequest<'_>,
         now: Timestamp,
+        report: impl FnOnce(usize),
     ) -> Option<HeaderValue> {
+        let subject = identity.subject.as_ref()?.as_str();
         let email = self.claim(SignedClaim::Email, identity.verified_email());
         let user_name = identity.preferred_username.as_ref();
         let has_groups = self.settings.claims.contains(&SignedClaim::Groups);
+        let groups = has_groups.then(|| self.groups(identity));
+        if let Some(groups) = &groups {
+            report(identity.groups.iter().len().saturating_sub(groups.len()));
+        }
         let claims = Claims {
             iss: &self.issuer,
-            sub: identity.subject.as_ref()?.as_str(),
+            sub: subject,
             aud: &self.audience,
             iat: now.as_secs(),
             exp: now.plus(self.settings.lifetime).as_secs(),
@@ -204,7 +211,7 @@ impl SignedAssertion {
             email_verified: email.is_some().then_some(true),
             preferred_username: self.claim(SignedClaim::PreferredUsername, user_name),
             name: self.claim(SignedClaim::Name, identity.name.as_ref()),
-            groups: has_groups.then(|| self.groups(identity)),
+            groups,
         };
         self.keys.sign(&claims)
     }
@@ -215,16 +222,17 @@ impl SignedAssertion {
         claim.map(Claim::as_str)
     }
 
-    /// Returns the names of the groups that fit into the maximum length.
+    /// Returns the names of the groups whose JSON array fits into the maximum length.
     fn groups<'a>(&self, identity: &'a Identity) -> Vec<&'a str> {
-        let mut left = self.groups_bytes;
+        // The array needs two bytes for its brackets, and a comma before each name except the first
+        // name.
+        let mut left = self.groups_bytes.saturating_sub(1);
         let names = identity.groups.iter().map(Claim::as_str);
-        let fitting = names.filter(|name| match left.checked_sub(name.len()) {
-            Some(rest) => {
-                left = rest;
-                true
-            }
-            None => false,
+        let fitting = names.filter(|name| {
+            let length = serde_json::to_vec(name).map_or(usize::MAX, |json| json.len());
+            let rest = left.checked_sub(length.saturating_add(1));
+            left = rest.unwrap_or(left);
+            rest.is_some()
         });
         fitting.collect()
     }
@@ -253,7 +261,7 @@ mod tests {
             name: Some(claim("Zoë")),
             ..Identity::nameless("op")
         }
-        .with_groups([claim("staff"), claim("a long name"), claim("a,b")])
+        .with_groups([claim("staff"), claim("a \"b\" \\"), claim("a,b")])
     }
 
     fn settings(json: &str) -> Result<Option<SignedSettings>, String> {
@@ -263,20 +271,58 @@ mod tests {
             .map_err(|error| error.to_string())
     }
 
-    /// The claims of an assertion about `identity` for a POST request.
+    /// The claims of an assertion about `identity` for a POST request. The groups may have 15 bytes.
     fn claims(json: &str, identity: &Identity) -> Option<Value> {
+        claims_with(json, identity, 15).0
+    }
+
+    /// Returns also the reported numbers of left-out groups.
+    fn claims_with(
+        json: &str,
+        identity: &Identity,
+        groups_bytes: usize,
+    ) -> (Option<Value>, Vec<usize>) {
         let keys = Arc::new(keys(&[&new_key()]));
         let settings = settings(json).unwrap().unwrap();
         let issuer = ("https://gw.test", &keys);
-        let assertion = SignedAssertion::new(&settings, "wiki", 10, issuer);
+        let assertion = SignedAssertion::new(&settings, "wiki", groups_bytes, issuer);
         let request = SignedRequest {
             method: &Method::POST,
             host: &HeaderValue::from_static("wiki.test"),
             provider: "main",
         };
-        let token = assertion.sign(identity, request, NOW)?;
+        let mut reported = Vec::new();
+        let token = assertion.sign(identity, request, NOW, |count| reported.push(count));
         let set: Value = serde_json::from_str(&keys.key_set()).unwrap();
-        Some(verified(&token, &set["keys"][0]).unwrap().1)
+        let claims = token.map(|token| verified(&token, &set["keys"][0]).unwrap().1);
+        (claims, reported)
+    }
+
+    #[test]
+    fn the_groups_are_limited_in_bytes_of_json_and_left_out_groups_are_reported() {
+        for (bytes, expected) in [
+            // `["staff","a \"b\" \\","a,b"]`
+            (29, json!(["staff", "a \"b\" \\", "a,b"])),
+            (28, json!(["staff", "a \"b\" \\"])),
+            (23, json!(["staff", "a \"b\" \\"])),
+            (22, json!(["staff", "a,b"])),
+            (15, json!(["staff", "a,b"])),
+            (14, json!(["staff"])),
+            (1, json!([])),
+        ] {
+            let (claims, reported) = claims_with("{}", &alice(true), bytes);
+            let groups = &claims.unwrap()["groups"];
+            assert_eq!(*groups, expected, "{bytes}");
+            let length = groups.to_string().len();
+            assert!(length <= bytes || bytes == 1, "{bytes}: {groups}");
+            let left_out = 3 - expected.as_array().unwrap().len();
+            assert_eq!(reported, [left_out], "{bytes}");
+        }
+        let (claims, reported) = claims_with(r#"{"claims": ["name"]}"#, &alice(true), 1);
+        assert_eq!(
+            (&claims.unwrap()["groups"], reported),
+            (&Value::Null, vec![])
+        );
     }
 
     #[test]
@@ -287,7 +333,6 @@ mod tests {
             "provider": "main", "host": "wiki.test", "method": "POST",
             "email": "alice@example.org", "email_verified": true,
             "preferred_username": "alice",
-            // Together, the names of the groups may have ten bytes.
             "groups": ["staff", "a,b"],
         });
         assert_eq!(claims("{}", &alice(true)).unwrap(), expected);
