@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 
 use super::destination::Destination;
 use super::{Access, OnRefusal, Route, SentRequest};
@@ -90,8 +90,9 @@ impl Permit {
         })
     }
 
-    /// Returns the fields with a value that the gateway writes: assertion fields and credentials.
-    pub fn fields(&self) -> Vec<(HeaderName, HeaderValue)> {
+    /// Returns the fields with a value that the gateway writes: assertion fields, the signed
+    /// assertion and credentials. `request` contains the method and the canonical authority.
+    pub fn fields(&self, request: (&Method, &HeaderValue)) -> Vec<(HeaderName, HeaderValue)> {
         let groups = self.groups();
         let fields = self.assertions(&groups);
         let fields = fields.filter_map(|(name, value)| Some((name.clone(), value?.clone())));
@@ -100,7 +101,11 @@ impl Permit {
         let more = more.filter_map(|value| Some((name?.clone(), value.clone())));
         let computed = self.computed().into_iter();
         let computed = computed.filter_map(|(name, value)| Some((name.clone(), value?)));
-        fields.chain(more).chain(computed).collect()
+        let signed = self.route.fields.signed.iter();
+        let signed = signed.filter_map(|assertion| {
+            Some((assertion.field().clone(), self.signed(assertion, request)?))
+        });
+        fields.chain(more).chain(computed).chain(signed).collect()
     }
 
     /// Writes the assertion fields, removes the gateway's own cookies, and sends the request to the

@@ -149,25 +149,30 @@ impl Permit {
     /// assertion.
     pub(super) fn write_signed<B>(&self, request: &mut Request<B>) {
         if let Some(assertion) = &self.route.fields.signed {
-            let value = self.signed(assertion, request);
+            let host = request.headers().get(header::HOST);
+            let value = host.and_then(|host| self.signed(assertion, (request.method(), host)));
             write_or_remove(request.headers_mut(), assertion.field(), value);
         }
     }
 
-    fn signed<B>(&self, assertion: &SignedAssertion, request: &Request<B>) -> Option<HeaderValue> {
+    /// Returns the signed assertion for a request with this method and this canonical authority.
+    pub(super) fn signed(
+        &self,
+        assertion: &SignedAssertion,
+        (method, host): (&Method, &HeaderValue),
+    ) -> Option<HeaderValue> {
         let session = self.session.as_ref()?;
-        let host = request.headers().get(header::HOST)?;
         let now = self.access.refresher.clock().now();
         let key = Key {
             session: *session.key(),
             version: session.version(),
             assertion: assertion.id(),
-            method: request.method().clone(),
+            method: method.clone(),
             host: host.clone(),
         };
         self.access.signed.get(key, now, || {
             let signed = SignedRequest {
-                method: request.method(),
+                method,
                 host,
                 provider: session.provider(),
             };

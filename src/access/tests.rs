@@ -164,7 +164,7 @@ async fn a_permit_replaces_forged_fields() {
         let Decision::Permit(mut permit) = decision else {
             panic!("{decision:?}");
         };
-        let told = permit.fields();
+        let told = permit.fields((&Method::GET, target.authority_value()));
         permit.write(&mut fields);
         let written: Vec<_> = fields
             .iter()

@@ -19,6 +19,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri
 use serde::Deserialize;
 
 use super::page::{Page, add_security_fields};
+use super::request_buffer::is_refused_cross_site;
 use super::tunnel::check_switch;
 use super::{Body, Error, RequestContext, WorkerSite};
 use crate::access::Permit;
@@ -236,7 +237,7 @@ impl AuthCheck {
     /// # Errors
     ///
     /// [`Error::UpgradeForbidden`] or [`Error::ForeignOrigin`] if the request asks for a switch to
-    /// another protocol, as for a forwarded request.
+    /// another protocol, and [`Error::CrossSite`], as for a forwarded request.
     pub(super) fn permitted(
         self,
         permit: &mut Permit,
@@ -247,6 +248,9 @@ impl AuthCheck {
         let is_websocket = asked.contains_key(SEC_WEBSOCKET_KEY);
         if is_websocket || asked.contains_key(UPGRADE) {
             check_switch(context, permit, is_websocket)?;
+        }
+        if !is_websocket && is_refused_cross_site(context, permit) {
+            return Err(Error::CrossSite);
         }
         if self.is_refused {
             // The first check of the other proxy did not permit the request. Meanwhile, the session
@@ -263,7 +267,8 @@ impl AuthCheck {
         let mut response = Response::new(Body::empty());
         let headers = response.headers_mut();
         add_security_fields(headers);
-        for (name, value) in permit.fields() {
+        let request = (&context.parts.method, context.target.authority_value());
+        for (name, value) in permit.fields(request) {
             headers.append(name, value);
         }
         // The field is present even if no cookie is left, so that the other proxy replaces the

@@ -427,11 +427,16 @@ impl Worker {
 
 /// Returns the answer to an auth check whose request is permitted.
 fn passed(context: &RequestContext, mut permit: Permit, mut record: Record) -> Response<Body> {
-    record.route(permit.route(), DecisionLabel::Permit);
-    record.user(permit.identity());
     let answer = context
         .auth_check
         .map(|check| check.permitted(&mut permit, context));
+    let decision = if matches!(answer, Some(Err(Error::CrossSite))) {
+        DecisionLabel::Forbid
+    } else {
+        DecisionLabel::Permit
+    };
+    record.route(permit.route(), decision);
+    record.user(permit.identity());
     match answer {
         Some(Ok(response)) => record.answered(response),
         Some(Err(error)) => record.refused(&error, &context.parts.headers),

@@ -89,7 +89,7 @@ impl Worker {
 
 /// Applies the guard against requests of other sites. Returns true if the route refuses the
 /// request. The setting `streams.origins` of the route decides about the handshake of a WebSocket.
-fn is_refused_cross_site(context: &RequestContext, permit: &mut Permit) -> bool {
+pub(super) fn is_refused_cross_site(context: &RequestContext, permit: &mut Permit) -> bool {
     let upgrade = context.upgrade.as_ref();
     let is_websocket = upgrade.is_some_and(|upgrade| upgrade.is_websocket());
     !context.parts.method.is_safe()

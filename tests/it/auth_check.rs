@@ -4,19 +4,22 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use serde_json::Value;
 use tokio::process::Command;
 
 use crate::support::browser::{Browser, Page};
 use crate::support::browser_request::BrowserRequest;
 use crate::support::program::{Program, free_address, installed, project, record};
+use crate::support::provider::unbase64url;
 use crate::support::raw::exchange;
-use crate::support::scene::{ORIGIN, SESSION, Scene, url};
+use crate::support::scene::{ORIGIN, SESSION, Scene, refusal, url};
 use crate::support::upstream::Answer;
 
 const DOCS: &str = include_str!("../../docs/auth-check.md");
 
 /// The fields that tell the app who the user is.
-const IDENTITY: [&str; 4] = [
+const IDENTITY: [&str; 5] = [
+    "x-sidegate-assertion",
     "x-forwarded-user",
     "x-forwarded-email",
     "x-forwarded-preferred-username",
@@ -27,7 +30,13 @@ const IDENTITY: [&str; 4] = [
 async fn scene(kind: &str) -> Scene {
     let proxies =
         format!("[[auth_check.proxies]]\nnetworks = [\"127.0.0.1\"]\nkind = \"{kind}\"\n");
-    let scene = Scene::with(|settings| settings.with(&proxies)).await;
+    let scene = Scene::with(|settings| {
+        let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        let key = settings.file("signing.pem", &key);
+        let signing = format!("[assertions]\nsigned = {{}}\n[signing]\nkey_files = [\"{key}\"]\n");
+        settings.with(&signing).with(&proxies)
+    })
+    .await;
     scene.app.answer_by(|request| Answer::ok(&request.target()));
     scene
 }
@@ -183,6 +192,21 @@ impl Asking {
     fn seen(&self, field: &str) -> Option<String> {
         self.scene.app.last().head.value(field)
     }
+
+    /// Fails unless the app's last request has a signed assertion for this method.
+    fn expect_signed(&self, method: &str) {
+        let token = self.seen("x-sidegate-assertion").unwrap();
+        let claims = token.split('.').nth(1).unwrap();
+        let claims: Value = serde_json::from_slice(&unbase64url(claims)).unwrap();
+        for (name, value) in [
+            ("sub", "alice"),
+            ("method", method),
+            ("host", "localhost"),
+            ("aud", "app"),
+        ] {
+            assert_eq!(claims[name], value, "{}: {name}: {claims}", self.kind);
+        }
+    }
 }
 
 #[tokio::test]
@@ -194,6 +218,7 @@ async fn p_44_real_proxies_ask_and_every_row_holds() {
         forged_fields(&asking).await;
         grpc_calls(&asking).await;
         foreign_websockets(&asking).await;
+        foreign_forms(&asking).await;
         sign_out(&asking).await;
         record("auth_checks.txt", &[kind, "passed"]);
     }
@@ -226,6 +251,7 @@ async fn with_a_session(asking: &Asking) {
     assert_eq!(asking.seen("x-forwarded-user").as_deref(), Some("alice"));
     let authorization = asking.seen("authorization").unwrap();
     assert!(authorization.starts_with("Bearer "), "{authorization}");
+    asking.expect_signed("GET");
     browser.plant(ORIGIN, "theme=dark; Path=/");
     browser.fetch(&url("/cookies")).await;
     let cookies = asking.seen("cookie").unwrap();
@@ -236,6 +262,7 @@ async fn with_a_session(asking: &Asking) {
     let page = browser.send(post.from(ORIGIN)).await;
     asking.expect(&page, 200, "a form");
     assert_eq!(asking.scene.app.last().body, b"note=a+%26+b");
+    asking.expect_signed("POST");
     let page = browser.fetch(&url("/admin")).await;
     asking.expect(&page, 403, "a page for another group");
 }
@@ -361,6 +388,32 @@ async fn foreign_websockets(asking: &Asking) {
     let answer = exchange(address, head.as_bytes(), 1).await;
     assert_eq!(answer.statuses(), [403], "{}", asking.kind);
     assert_eq!(asking.scene.app.count(), before, "{}", asking.kind);
+}
+
+/// A page of another site must not send a form with the session of the user.
+async fn foreign_forms(asking: &Asking) {
+    let browser = asking.signed_in("alice").await;
+    let cookie = format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap());
+    let foreign = |path: &str| {
+        let form = BrowserRequest::navigation(&url(path)).form(&[("a", "b")]);
+        form.from("https://evil.test").field("cookie", &cookie)
+    };
+    let before = asking.scene.app.count();
+    let page = browser.send(foreign("/notes")).await;
+    let shown = page.describe();
+    assert_eq!(refusal(&page), "403 cross_site", "{}: {shown}", asking.kind);
+    assert_eq!(asking.scene.app.count(), before, "{}", asking.kind);
+    // A public route forwards the form without the user.
+    let page = browser.send(foreign("/public/hook")).await;
+    asking.expect(&page, 200, "a form on a public route");
+    assert_eq!(asking.scene.app.last().body, b"a=b");
+    for field in IDENTITY {
+        assert_eq!(asking.seen(field), None, "{}: {field}", asking.kind);
+    }
+    let own = BrowserRequest::navigation(&url("/public/hook")).form(&[("a", "b")]);
+    let page = browser.send(own.from(ORIGIN)).await;
+    asking.expect(&page, 200, "a form of the app on a public route");
+    asking.expect_signed("POST");
 }
 
 async fn sign_out(asking: &Asking) {
