@@ -49,6 +49,11 @@ fn new_key() -> String {
 
 impl Signed {
     async fn start() -> Self {
+        Self::with("").await
+    }
+
+    /// With additional keys of the app that verifies assertions.
+    async fn with(app_keys: &str) -> Self {
         let app = Program::start("ready ", |folder| {
             let mut command = python();
             command
@@ -59,7 +64,7 @@ impl Signed {
         .await;
         let (provider, other) = (StandIn::start().await, RecordingUpstream::start().await);
         let address = format!("http://{}", app.address());
-        let settings = Settings::new(ORIGIN, &provider.url(), &address);
+        let settings = Settings::new(ORIGIN, &provider.url(), &address).app(app_keys);
         let key = settings.file("first.pem", &new_key());
         let rest = ROUTES.replace("OTHER", &other.url()).replace("KEY", &key);
         // Each worker keeps its own assertions.
@@ -75,7 +80,8 @@ impl Signed {
                 "lifespan=300",
                 "lifespan=300, headers={\"Host\": \"localhost\"}",
             )
-            .replace("https://app.example.com", ORIGIN);
+            .replace("https://app.example.com", ORIGIN)
+            .replace("app.example.com", "localhost");
         std::fs::write(app.path("verifier.py"), code).unwrap();
         Self {
             gateway,
@@ -193,6 +199,29 @@ async fn h_44_an_assertion_is_valid_for_one_app_and_one_method_only() {
         assert_eq!(answer.status(), 403, "{start}: {}", answer.text());
         assert!(answer.text().contains(error), "{}", answer.text());
     }
+}
+
+#[tokio::test]
+async fn h_44_an_assertion_names_the_public_host_and_not_the_host_of_the_app() {
+    let signed = Signed::with("preserve_host = false").await;
+    let browser = signed.signed_in().await;
+    let page = browser.fetch(&url("/page")).await;
+    assert_eq!(page.status, 200, "{}", page.describe());
+    assert_eq!(page.json()["host"], signed.app.address());
+    assert_eq!(page.json()["claims"]["host"], "localhost");
+    // The app accepts no assertion for another public host.
+    let code = std::fs::read_to_string(signed.app.path("verifier.py")).unwrap();
+    let other = Signed::start().await;
+    let code = code.replace("[\"localhost\"]", "[\"other.test\"]");
+    std::fs::write(other.app.path("verifier.py"), code).unwrap();
+    let token = page.json()["token"].as_str().unwrap().to_owned();
+    let answer = other.directly("GET /page", &token).await;
+    assert_eq!(answer.status(), 403, "{}", answer.text());
+    assert!(
+        answer.text().contains("another request"),
+        "{}",
+        answer.text()
+    );
 }
 
 #[tokio::test]

@@ -24,8 +24,8 @@ class Handler(BaseHTTPRequestHandler):
         tokens = self.headers.get_all("X-Sidegate-Assertion", [])
         try:
             (token,) = tokens or [""]
-            claims = verifier["user_of"](token, self.command, self.headers["Host"])
-            status, content = 200, {"claims": claims, "token": token}
+            claims = verifier["user_of"](token, self.command)
+            status, content = 200, {"claims": claims, "token": token, "host": self.headers["Host"]}
         except (ValueError, verifier["jwt"].PyJWTError) as error:
             status, content = 403, {"error": f"{type(error).__name__}: {error}"}
         body = json.dumps(content).encode()
