@@ -34,6 +34,18 @@ impl Default for CrossSite {
 }
 
 impl CrossSite {
+    /// Returns true if this guard refuses the unsafe requests of every site whose unsafe requests
+    /// `other` refuses.
+    pub(super) fn refuses_all_of(&self, other: &Self) -> bool {
+        match (self, other) {
+            (_, Self::Allow) => true,
+            (Self::Allow, Self::Refuse(_)) => false,
+            (Self::Refuse(own), Self::Refuse(others)) => {
+                own.iter().all(|origin| others.contains(origin))
+            }
+        }
+    }
+
     /// Whether an unsafe request with these fields is permitted. `public_origin` is the origin to
     /// which the request was sent.
     ///

@@ -8,7 +8,6 @@
 use std::rc::Rc;
 
 use super::Access;
-use super::cross_site::CrossSite;
 use super::route::{Route, RouteTable, WorkerRoutes};
 use super::rule::Rule;
 use crate::target::{Forms, Reading, Target};
@@ -108,21 +107,6 @@ impl Route {
         self.is_for_host(authority) && !self.is_public() && reading.may_be_below(&self.prefix)
     }
 
-    /// Returns true if this route refuses the unsafe requests of every other site whose requests
-    /// `other` refuses.
-    fn refuses_sites_of(&self, other: &Self) -> bool {
-        let listed = |guard: &Option<CrossSite>| match guard {
-            None => Some(Vec::new()),
-            Some(CrossSite::Refuse(except)) => Some(except.clone()),
-            Some(CrossSite::Allow) => None,
-        };
-        match (listed(&self.cross_site), listed(&other.cross_site)) {
-            (_, None) => true,
-            (None, Some(_)) => false,
-            (Some(own), Some(others)) => own.iter().all(|origin| others.contains(origin)),
-        }
-    }
-
     /// Returns true if every request that this route permits would also be permitted by `other`,
     /// and if both routes have the same app and the same credentials for this app.
     fn is_within(&self, other: &Self) -> bool {
@@ -131,7 +115,7 @@ impl Route {
         self.upstream().is_some()
             && self.upstream_name() == other.upstream_name()
             && is_within(&self.rule, &other.rule)
-            && (other.is_public() || self.refuses_sites_of(other))
+            && self.cross_site.refuses_all_of(&other.cross_site)
             && self.credentials() == other.credentials()
             && (other.is_public() || self.providers().all(providers))
             && (other.is_public() || other.allow_preflight || !self.allow_preflight)

@@ -200,7 +200,7 @@ mod tests {
             .filter(|route| signed(route))
             .collect();
         assert_eq!(with.len(), 1);
-        assert_eq!(with[0].upstream_name(), "other");
+        assert_eq!(with[0].upstream_name(), Some("other"));
     }
 
     #[test]
