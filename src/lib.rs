@@ -112,6 +112,14 @@
 //! 4. [`session::Sessions::open`] stores the session and returns its new session id.
 //!
 //! 5. The browser returns to the page that the user asked for ([`login::ReturnTo`]).
+//!
+//! # One sign-in for several hosts
+//!
+//! With the setting `login.host`, all logins take place at the login host. At any other host,
+//! [`login::Login::begin`] sends the browser to the login host with a sealed ticket request. The
+//! login host sends the browser back with a ticket, which is valid for one use in one browser tab.
+//! The host redeems the ticket, and sets a cookie with a host id. A host id contains the session
+//! key, sealed for the host. All ids of a session therefore name one session in the store.
 
 /// The allocator is mimalloc, because it reuses freed memory for the next request. The allocator is
 /// declared in the library, so that tests and benches also use it.

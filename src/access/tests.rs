@@ -11,6 +11,7 @@ use super::refresh::tests::{Fixture, NOW};
 use super::*;
 use crate::fields::cookie::Others;
 use crate::fields::{OwnedFields, Strip, inbound};
+use crate::session::SessionId;
 use crate::token::Lifetime;
 use crate::upstream::{AssertionNames, Upstream};
 

@@ -197,9 +197,9 @@ pub(super) fn failed(
     // the requested page, the user can sign in with another account or another provider.
     let passes = error.class().is_some_and(|class| class.passes);
     let start = if passes || failure.reauthenticate {
-        retry_url
+        retry_url.to_owned()
     } else {
-        failure.retry.as_str()
+        failure.retry_link()
     };
     let mut response = page
         .link("Sign in again", start)
@@ -256,31 +256,16 @@ fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
             "This sign-in cannot be finished",
             "The address that led here is incomplete or was changed on its way. Start again.",
         ),
-        login::Error::State(StateError::Expired) => (
-            StatusCode::BAD_REQUEST,
-            "This sign-in took too long",
-            "Too much time has passed since it was started. Start again; you may not even have to \
-             type your password.",
-        ),
-        login::Error::State(StateError::NoCookie) => (
-            StatusCode::BAD_REQUEST,
-            "This sign-in cannot be finished here",
-            "Your browser did not send the cookie that belongs to it. Either cookies are blocked \
-             for this site, or the sign-in was started in another browser or window. Allow cookies \
-             and start again.",
-        ),
-        login::Error::State(
-            StateError::Foreign | StateError::Missing | StateError::OtherBrowser,
-        ) => (
-            StatusCode::BAD_REQUEST,
-            "This sign-in was not started here",
-            "It was started in another browser, or not by this site. If somebody sent you this \
-             link, do not use it. Start again from the app itself.",
-        ),
-        login::Error::Used => (
+        login::Error::State(error) | login::Error::Ticket(error) => state_wording(*error),
+        login::Error::Used | login::Error::TicketUsed => (
             StatusCode::BAD_REQUEST,
             "This sign-in has already been used",
             "Each sign-in works once. Start again; you may not even have to type your password.",
+        ),
+        login::Error::TicketSession => (
+            StatusCode::BAD_REQUEST,
+            "Your session has ended",
+            "You signed out, or your session ended, before this page was opened. Start again.",
         ),
         login::Error::TooManyRefused => (
             StatusCode::TOO_MANY_REQUESTS,
@@ -298,6 +283,31 @@ fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
             StatusCode::SERVICE_UNAVAILABLE,
             "Signing in does not work right now",
             "The gateway has an internal problem or is restarting. Try again in a moment.",
+        ),
+    }
+}
+
+/// Returns the page texts for a state, a ticket or a ticket request that is not valid.
+fn state_wording(error: StateError) -> (StatusCode, &'static str, &'static str) {
+    match error {
+        StateError::Expired => (
+            StatusCode::BAD_REQUEST,
+            "This sign-in took too long",
+            "Too much time has passed since it was started. Start again; you may not even have to \
+             type your password.",
+        ),
+        StateError::NoCookie => (
+            StatusCode::BAD_REQUEST,
+            "This sign-in cannot be finished here",
+            "Your browser did not send the cookie that belongs to it. Either cookies are blocked \
+             for this site, or the sign-in was started in another browser or window. Allow cookies \
+             and start again.",
+        ),
+        StateError::Foreign | StateError::Missing | StateError::OtherBrowser => (
+            StatusCode::BAD_REQUEST,
+            "This sign-in was not started here",
+            "It was started in another browser, or not by this site. If somebody sent you this \
+             link, do not use it. Start again from the app itself.",
         ),
     }
 }

@@ -19,6 +19,7 @@ mod error;
 mod explain;
 mod forward;
 mod grpc;
+mod hosts;
 mod navigation;
 mod page;
 mod record;
@@ -52,7 +53,7 @@ pub(crate) use self::body::Body;
 pub(crate) use self::buffers::Budgets;
 pub use self::error::Error;
 use self::forward::InFlight;
-use self::navigation::{is_navigation, is_prefetch, is_subresource, refuse_prefetch};
+use self::navigation::{is_navigation, is_prefetch, refuse_embedded, refuse_prefetch};
 use self::page::add_security_fields;
 use self::record::Record;
 use self::request_body::ForwardedBody;
@@ -68,7 +69,6 @@ use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
 use crate::fields::request_id::{self, RequestIds, X_REQUEST_ID};
 use crate::fields::{self, TrailerSupport, UpgradeRequest};
 use crate::login::{OwnPaths, PublicUrl, PublicUrls, ReturnTo, Start};
-use crate::provider::Prompt;
 use crate::server::{Connection, Handler, RequestBody, Security};
 use crate::target::{self, Target};
 use crate::telemetry::{DecisionLabel, UserInLog};
@@ -147,6 +147,16 @@ impl RequestContext {
             && grpc::Protocol::of(&self.parts.method, &self.parts.headers).is_none()
     }
 
+    /// Returns the origin and the fields of the request, as the login flow needs them.
+    fn login_origin(&self) -> (&PublicUrl, &HeaderMap) {
+        (&self.public_url, &self.parts.headers)
+    }
+
+    /// Returns the fields and the host of the request, as the look-up of its session needs them.
+    fn session_origin(&self) -> (&HeaderMap, &str) {
+        (&self.parts.headers, self.public_url.authority())
+    }
+
     /// Returns the page in `Referer`, if the page belongs to the same origin.
     fn referrer(&self, own: &OwnPaths) -> Option<ReturnTo> {
         let referrer = self.parts.headers.get(header::REFERER)?.to_str().ok()?;
@@ -172,15 +182,15 @@ impl WorkerSite {
         parts: &mut Parts,
         (auth_check, has_content): (Option<AuthCheck>, bool),
         record: &mut Record,
-    ) -> Result<(Target, &Rc<PublicUrl>, Client, TrailerSupport), Error> {
+    ) -> Result<(Target, Rc<PublicUrl>, Client, TrailerSupport), Error> {
         fields::check_framing(parts)?;
         let target = Target::from_request(parts)?;
         record.target(&target);
         let public_url = self.public_url(target.authority());
         let public_url = public_url.ok_or(Error::UnknownHost)?;
         let scheme = match auth_check {
-            Some(check) => check.scheme(public_url)?,
-            None => self.scheme(client_connection.connection, public_url)?,
+            Some(check) => check.scheme(&public_url)?,
+            None => self.scheme(client_connection.connection, &public_url)?,
         };
         let trusted = &self.settings().trusted;
         // The forwarding fields are read here, before the gateway removes them from the request.
@@ -241,15 +251,9 @@ impl WorkerSite {
         };
         let requested = context.target.path_and_query().as_str();
         let return_to = ReturnTo::parse(requested, self.own());
-        let started = self.login().begin(Start {
-            provider,
-            prompt: Prompt::AsNeeded,
-            passed: &[],
-            return_to: return_to.unwrap_or_else(ReturnTo::root),
-            public_url: &context.public_url,
-            headers: &context.parts.headers,
-        });
-        match started.await {
+        let return_to = return_to.unwrap_or_else(ReturnTo::root);
+        let start = Start::new(provider, return_to, context.login_origin());
+        match self.login().begin(start).await {
             Ok(started) => see_other(&started.location, started.cookies),
             Err(error) => {
                 self.metrics().login("failed", error.reason());
@@ -320,7 +324,7 @@ impl Worker {
         let context = RequestContext {
             parts,
             target,
-            public_url: Rc::clone(public_url),
+            public_url,
             client,
             trailers,
             // The gateway does not forward the request of an auth check, so no protocol is switched.

@@ -5,7 +5,7 @@ use url::form_urlencoded;
 
 use super::page::Page;
 use super::{Body, RequestContext, WorkerSite, explain};
-use super::{is_prefetch, is_subresource, refuse_prefetch, see_other};
+use super::{refuse_embedded, see_other};
 use crate::access::{Challenge, Route};
 use crate::login::{FailedLogin, Login, PublicUrl, ReturnTo, Start};
 use crate::provider::Prompt;
@@ -101,15 +101,8 @@ impl WorkerSite {
     /// Starts a login, or lets the user choose a provider.
     pub(super) async fn sign_in(&self, context: &RequestContext) -> Response<Body> {
         let headers = &context.parts.headers;
-        if is_prefetch(headers) {
-            return refuse_prefetch(headers);
-        }
-        if is_subresource(headers) {
-            // An image on another site must not start a login or set a cookie.
-            let title = "This page cannot be part of another page";
-            return Page::new(StatusCode::FORBIDDEN, title, "Open the page directly.")
-                .with_reason("no_navigation")
-                .respond(headers);
+        if let Some(refusal) = refuse_embedded(headers) {
+            return refusal;
         }
         let mut request = SignInRequest::read(context, self.login());
         let providers = self.providers();
@@ -123,7 +116,10 @@ impl WorkerSite {
         let Some(provider) = chosen.copied() else {
             return self.chooser(context, &request, &providers).respond(headers);
         };
-        let session = self.access.live_session(headers, self.clock().now()).await;
+        let session = self
+            .access
+            .live_session_of(context.session_origin(), self.clock().now())
+            .await;
         let signed_in = session
             .as_ref()
             .is_ok_and(|session| session.provider() == provider);
@@ -131,15 +127,13 @@ impl WorkerSite {
         if request.prompt == Prompt::AsNeeded && signed_in {
             return see_other(&request.return_to.absolute(context.public_url.origin()), []);
         }
-        let started = self.login().begin(Start {
-            provider,
+        let return_to = request.return_to.clone();
+        let start = Start {
             prompt: request.prompt,
             passed: &request.passed,
-            return_to: request.return_to.clone(),
-            public_url: &context.public_url,
-            headers,
-        });
-        match started.await {
+            ..Start::new(provider, return_to, context.login_origin())
+        };
+        match self.login().begin(start).await {
             Ok(started) => see_other(&started.location, started.cookies),
             Err(error) => {
                 self.metrics().login("failed", error.reason());

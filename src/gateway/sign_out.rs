@@ -92,7 +92,11 @@ impl WorkerSite {
     /// query contains the state of the sign-out.
     pub(super) async fn signed_out(&self, context: &RequestContext) -> Response<Body> {
         let headers = &context.parts.headers;
-        let session = self.access.live_session(headers, self.clock().now()).await;
+        let now = self.clock().now();
+        let session = self
+            .access
+            .live_session_of(context.session_origin(), now)
+            .await;
         if session.is_ok() {
             return Page::new(
                 StatusCode::OK,

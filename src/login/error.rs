@@ -44,6 +44,15 @@ pub enum Error {
     /// for this error.
     #[error("the gateway is stopping")]
     Stopped,
+    /// The ticket or the ticket request is not valid. The client is responsible for this error.
+    #[error("the ticket is not valid")]
+    Ticket(#[source] StateError),
+    /// The session of the ticket has ended. The client is responsible for this error.
+    #[error("the session of the ticket has ended")]
+    TicketSession,
+    /// The ticket was already used. The client is responsible for this error.
+    #[error("the ticket was already used")]
+    TicketUsed,
     /// The provider has refused too many codes from this client. The client is responsible for this
     /// error.
     #[error("the provider has refused too many codes from this client")]
@@ -105,6 +114,9 @@ impl Error {
             | Self::Panicked
             | Self::State(_)
             | Self::Stopped
+            | Self::Ticket(_)
+            | Self::TicketSession
+            | Self::TicketUsed
             | Self::TooManyRefused
             | Self::UnknownProvider
             | Self::Used => None,
@@ -138,6 +150,13 @@ impl Error {
             Self::State(StateError::NoCookie) => "state_without_cookie",
             Self::State(StateError::OtherBrowser) => "state_of_other_browser",
             Self::Stopped => "stopping",
+            Self::Ticket(StateError::Expired) => "ticket_expired",
+            Self::Ticket(StateError::Foreign) => "ticket_foreign",
+            Self::Ticket(StateError::Missing) => "ticket_missing",
+            Self::Ticket(StateError::NoCookie) => "ticket_without_cookie",
+            Self::Ticket(StateError::OtherBrowser) => "ticket_of_other_browser",
+            Self::TicketSession => "ticket_session_ended",
+            Self::TicketUsed => "ticket_used",
             Self::TooManyRefused => "too_many_refused_codes",
             Self::UnknownProvider => "unknown_provider",
             Self::Used => "state_used",

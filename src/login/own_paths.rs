@@ -15,6 +15,8 @@ pub(crate) struct OwnPaths {
     sign_out: Box<str>,
     signed_out: Box<str>,
     end_session: Box<str>,
+    ticket: Box<str>,
+    ticket_request: Box<str>,
 }
 
 impl OwnPaths {
@@ -46,6 +48,17 @@ impl OwnPaths {
         &self.end_session
     }
 
+    /// Returns the path of the endpoint at which a host receives a ticket.
+    pub(crate) fn ticket(&self) -> &str {
+        &self.ticket
+    }
+
+    /// Returns the path of the endpoint at which the login host receives the ticket requests of the
+    /// other hosts.
+    pub(crate) fn ticket_request(&self) -> &str {
+        &self.ticket_request
+    }
+
     /// Returns the default path of the redirection endpoint.
     pub(crate) fn default_callback(&self) -> String {
         format!("{}callback", self.prefix())
@@ -66,6 +79,8 @@ impl OwnPaths {
             &self.sign_out,
             &self.signed_out,
             &self.end_session,
+            &self.ticket,
+            &self.ticket_request,
         ];
         endpoints.into_iter().any(|endpoint| {
             let below = endpoint.strip_prefix(path);
@@ -105,6 +120,8 @@ impl TryFrom<String> for OwnPaths {
             sign_out: at("sign_out"),
             signed_out: at("signed_out"),
             end_session: at("end_session"),
+            ticket: at("ticket"),
+            ticket_request: at("ticket_request"),
             prefix,
         })
     }
@@ -128,6 +145,8 @@ mod tests {
                 (own.sign_out(), "sign_out"),
                 (own.signed_out(), "signed_out"),
                 (own.end_session(), "end_session"),
+                (own.ticket(), "ticket"),
+                (own.ticket_request(), "ticket_request"),
                 (&own.default_callback(), "callback"),
             ] {
                 assert_eq!(path, format!("{prefix}{name}"));

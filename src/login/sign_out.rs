@@ -20,7 +20,7 @@ use crate::clock::Timestamp;
 use crate::fields::cookie::{self as cookies, Found};
 use crate::provider::{EndSession, Provider};
 use crate::secret::Secret;
-use crate::session::{EndReason, Ended, Session, SessionId, SessionKey, Sessions, cookie};
+use crate::session::{EndReason, Ended, Session, SessionKey, Sessions, cookie};
 use crate::telemetry::chain;
 
 /// The maximum number of sessions that one request signs out. In most cases, a browser sends one
@@ -85,9 +85,13 @@ impl Login {
         headers: &HeaderMap,
         public_url: &PublicUrl,
     ) -> Result<SignedOut, Error> {
+        let authority = public_url.authority();
         let named = cookies::matching(headers, |name| name == cookie::SESSION.as_bytes());
-        let ids = named.filter_map(|(_, value)| SessionId::parse(value));
-        let keys: Vec<_> = ids.map(|id| id.key()).take(MAX_SIGNED_OUT).collect();
+        let named = named.filter_map(|(_, value)| self.session_ids().read(value, authority));
+        let keys: Vec<_> = named
+            .map(|session| *session.key())
+            .take(MAX_SIGNED_OUT)
+            .collect();
         let login = Arc::clone(self);
         let end = async move {
             let mut ended = Vec::new();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
-use super::SessionId;
+use crate::secret::Secret;
 
 /// The name of the session cookie.
 pub const SESSION: &str = "__Host-sidegate";
@@ -23,9 +23,9 @@ pub fn is_own(name: &[u8]) -> bool {
     name == SESSION.as_bytes() || name.starts_with(OTHERS.as_bytes())
 }
 
-/// Returns the `Set-Cookie` value for the cookie of a session.
-pub(crate) fn session(id: &SessionId, lifetime: Duration) -> HeaderValue {
-    set(SESSION, id.to_text().expose(), lifetime)
+/// Returns the `Set-Cookie` value for the cookie of a session. `id` is a session id or a host id.
+pub(crate) fn session(id: &Secret<String>, lifetime: Duration) -> HeaderValue {
+    set(SESSION, id.expose(), lifetime)
 }
 
 /// Returns the `Set-Cookie` value for a cookie of the gateway. `name` and `value` come from the
@@ -64,12 +64,12 @@ pub(crate) fn clear(name: &str) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::StoreTag;
+    use crate::session::{SessionId, StoreTag};
 
     #[test]
     fn c_01_the_session_cookie_has_every_attribute() {
         let id = SessionId::random(StoreTag::random().unwrap()).unwrap();
-        let field = session(&id, Duration::from_hours(8));
+        let field = session(&id.to_text(), Duration::from_hours(8));
         let text = field.to_str().unwrap();
         let (pair, attributes) = text.split_once("; ").unwrap();
         assert_eq!(

@@ -16,9 +16,10 @@ use crate::clock::Timestamp;
 /// The hash of a value that may be used only one time, such as the `state` of a login.
 pub(crate) type Mark = [u8; 32];
 
-/// The maximum number of marks that the store keeps. The gateway creates a mark only if a callback
-/// has a valid state and the login cookie of this state. If there are too many marks, the gateway
-/// removes the oldest mark. Even without the mark, the provider accepts each code only one time.
+/// The maximum number of marks that the store keeps. The gateway creates a mark only for a valid
+/// state or ticket, and only if the browser sends its login cookie. If there are too many marks, the
+/// gateway removes the oldest mark. Even without the mark, the provider accepts each code only one
+/// time, and the browser has deleted the login cookie.
 const MAX_MARKS: usize = 100_000;
 
 /// The marks of values that have been used. The number and the lifetime of the marks are limited.
