@@ -76,7 +76,11 @@ impl WorkerSite {
                 check_method(method, &[Method::GET], "GET")?;
                 Ok(self.end_session(context))
             }
-            _ => Err(Error::NoRoute),
+            path => {
+                let name = own.saved_page_name(path).ok_or(Error::NoRoute)?;
+                check_method(method, &[Method::GET], "GET")?;
+                Ok(self.saved_page(context, name))
+            }
         }
     }
 

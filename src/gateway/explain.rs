@@ -144,6 +144,16 @@ pub(super) fn login_not_started(
         .respond(headers)
 }
 
+/// Creates the answer to a navigation to a page whose URL is too long for a login. A visit to
+/// `sign_in_url` starts a login that ends at the start page.
+pub(super) fn page_too_long(context: &RequestContext, sign_in_url: &str) -> Response<Body> {
+    let mut response = failure_page(context, &login::Error::PageTooLong, sign_in_url)
+        .link("Sign in", sign_in_url)
+        .respond(&context.parts.headers);
+    sign_in::request_session(response.headers_mut());
+    response
+}
+
 /// Returns the text of the page after three failed logins in a row. The text depends on the reason
 /// why the session was not accepted.
 fn loop_cause(cause: Option<Cause>) -> &'static str {
@@ -272,6 +282,12 @@ fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
             "Too many failed sign-ins",
             "The sign-in server refused several sign-ins from your network. Wait a minute, then \
              start again.",
+        ),
+        login::Error::PageTooLong => (
+            StatusCode::UNAUTHORIZED,
+            "Sign in first",
+            "You are not signed in. The address of this page is too long to be kept during the \
+             sign-in, so you get to the start page after the sign-in. Then open this page again.",
         ),
         login::Error::Provider(error) => provider_wording(error.class()),
         login::Error::Loop

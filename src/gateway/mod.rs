@@ -68,7 +68,7 @@ use crate::access::{Challenge, Decision, Permit, Recent, Wait};
 use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
 use crate::fields::request_id::{self, RequestIds, X_REQUEST_ID};
 use crate::fields::{self, TrailerSupport, UpgradeRequest};
-use crate::login::{OwnPaths, PublicUrl, PublicUrls, ReturnTo, Start};
+use crate::login::{self, OwnPaths, PublicUrl, PublicUrls, ReturnTo, Start};
 use crate::server::{Connection, Handler, RequestBody, Security};
 use crate::target::{self, Target};
 use crate::telemetry::{DecisionLabel, UserInLog};
@@ -246,15 +246,17 @@ impl WorkerSite {
                 self.login_url(context, challenge),
             );
         }
-        let Some(provider) = sign_in::only_provider(&challenge.route) else {
-            return self.choice(context, challenge);
-        };
         let requested = context.target.path_and_query().as_str();
-        let return_to = ReturnTo::parse(requested, self.own());
-        let return_to = return_to.unwrap_or_else(ReturnTo::root);
+        let Ok(return_to) = ReturnTo::requested(requested, self.own()) else {
+            return self.page_too_long(context, sign_in::only_provider(&challenge.route));
+        };
+        let Some(provider) = sign_in::only_provider(&challenge.route) else {
+            return self.choice(context, challenge, return_to);
+        };
         let start = Start::new(provider, return_to, context.login_origin());
         match self.login().begin(start).await {
             Ok(started) => see_other(&started.location, started.cookies),
+            Err(login::Error::PageTooLong) => self.page_too_long(context, Some(provider)),
             Err(error) => {
                 self.metrics().login("failed", error.reason());
                 explain::login_not_started(

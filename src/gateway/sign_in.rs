@@ -5,7 +5,7 @@ use url::form_urlencoded;
 
 use super::page::Page;
 use super::{Body, RequestContext, WorkerSite, explain};
-use super::{refuse_embedded, see_other};
+use super::{is_prefetch, refuse_embedded, refuse_prefetch, see_other, set_cookies};
 use crate::access::{Challenge, Route};
 use crate::login::{FailedLogin, Login, PublicUrl, ReturnTo, Start};
 use crate::provider::Prompt;
@@ -100,11 +100,27 @@ impl SignInRequest {
 impl WorkerSite {
     /// Starts a login, or lets the user choose a provider.
     pub(super) async fn sign_in(&self, context: &RequestContext) -> Response<Body> {
-        let headers = &context.parts.headers;
-        if let Some(refusal) = refuse_embedded(headers) {
+        if let Some(refusal) = refuse_embedded(&context.parts.headers) {
             return refusal;
         }
         let mut request = SignInRequest::read(context, self.login());
+        let return_to = request.return_to.clone();
+        let Ok((return_to, saved)) = self.login().save_page(return_to, context.login_origin())
+        else {
+            return self.page_too_long(context, None);
+        };
+        request.return_to = return_to;
+        let mut response = self.begin_or_choose(context, request).await;
+        set_cookies(response.headers_mut(), saved);
+        response
+    }
+
+    async fn begin_or_choose(
+        &self,
+        context: &RequestContext,
+        mut request: SignInRequest,
+    ) -> Response<Body> {
+        let headers = &context.parts.headers;
         let providers = self.providers();
         let requested = request.provider.take();
         let chosen = match &*providers {
@@ -145,10 +161,17 @@ impl WorkerSite {
 
     /// Returns the answer to a navigation if the route accepts several providers. The status is
     /// 401, so that a program does not mistake the answer for the requested page.
-    pub(super) fn choice(&self, context: &RequestContext, challenge: &Challenge) -> Response<Body> {
-        let requested = context.target.path_and_query().as_str();
-        let requested = ReturnTo::parse(requested, self.own());
-        let request = SignInRequest::to_return(requested.unwrap_or_else(ReturnTo::root));
+    pub(super) fn choice(
+        &self,
+        context: &RequestContext,
+        challenge: &Challenge,
+        return_to: ReturnTo,
+    ) -> Response<Body> {
+        let saved = self.login().save_page(return_to, context.login_origin());
+        let Ok((return_to, saved)) = saved else {
+            return self.page_too_long(context, None);
+        };
+        let request = SignInRequest::to_return(return_to);
         let providers: Vec<&str> = challenge.route.providers().collect();
         let mut page = self.chooser(context, &request, &providers);
         page.status = StatusCode::UNAUTHORIZED;
@@ -161,7 +184,40 @@ impl WorkerSite {
         }
         let mut response = page.respond(&context.parts.headers);
         request_session(response.headers_mut());
+        set_cookies(response.headers_mut(), saved);
         response
+    }
+
+    /// Returns the answer to a navigation to a page whose URL is too long for a login. The link of
+    /// the answer starts a login that ends at the start page.
+    pub(super) fn page_too_long(
+        &self,
+        context: &RequestContext,
+        provider: Option<&str>,
+    ) -> Response<Body> {
+        let request = SignInRequest::to_return(ReturnTo::root());
+        let href = request.at(provider, self.login(), &context.public_url);
+        explain::page_too_long(context, &href)
+    }
+
+    /// Redirects the browser to a saved page.
+    pub(super) fn saved_page(&self, context: &RequestContext, name: &str) -> Response<Body> {
+        let headers = &context.parts.headers;
+        if is_prefetch(headers) {
+            return refuse_prefetch(headers);
+        }
+        match self.login().saved_page(name, context.login_origin()) {
+            Some(page) => see_other(&page.location, page.cookies),
+            None => Page::new(
+                StatusCode::BAD_REQUEST,
+                "The page you asked for is not known any more",
+                "Your browser did not send the cookies with the address of that page. Open the \
+                 page again, or go on at the start page.",
+            )
+            .with_reason("page_not_saved")
+            .link("Go to the start page", "/")
+            .respond(headers),
+        }
     }
 
     /// Creates a page with one link for each provider.

@@ -21,19 +21,29 @@ impl Login {
     ///
     /// Returns [`Error::Loop`] if this browser has just completed three logins and still has no
     /// session. Returns [`Error::Provider`] if the authorization endpoint is not known.
-    /// [`Error::UnknownProvider`]. [`Error::NoRandomness`].
+    /// [`Error::PageTooLong`]. [`Error::UnknownProvider`]. [`Error::NoRandomness`].
     ///
     /// # Cancel safety
     ///
     /// A caller can drop the future at any time, because this method stores nothing.
-    pub async fn begin(&self, start: Start<'_>) -> Result<Started, Error> {
+    pub async fn begin(&self, mut start: Start<'_>) -> Result<Started, Error> {
         let round = browser::rounds(start.headers);
         if round >= browser::MAX_ROUNDS {
             return Err(Error::Loop);
         }
-        if let Some(host) = self.login_host_for(start.public_url) {
-            return self.request_ticket(start, host, round);
-        }
+        let origin = (start.public_url, start.headers);
+        let (return_to, saved) = self.save_page(start.return_to, origin)?;
+        start.return_to = return_to;
+        let mut started = match self.login_host_for(start.public_url) {
+            Some(host) => self.request_ticket(start, host, round)?,
+            None => self.request_authorization(start, round).await?,
+        };
+        started.cookies.extend(saved);
+        Ok(started)
+    }
+
+    /// Begins a login at the provider: returns the redirect to the authorization endpoint.
+    async fn request_authorization(&self, start: Start<'_>, round: u8) -> Result<Started, Error> {
         let client = self.ready(start.provider).await?;
         let mode = client.response_mode();
         let previous_session = match mode {

@@ -29,6 +29,10 @@ pub enum Error {
     /// responsible for this error.
     #[error("the change of the session could not be stored")]
     NotStored(#[from] StoreError),
+    /// The URL of the page that the user asked for is too long, so the login could not return to the
+    /// page. The client is responsible for this error.
+    #[error("the URL of the requested page is too long for a sign-in")]
+    PageTooLong,
     /// The task that exchanges the code panicked, because the gateway has a bug. The gateway is
     /// responsible for this error.
     #[error("the exchange stopped because of a bug")]
@@ -111,6 +115,7 @@ impl Error {
             | Self::Malformed(_)
             | Self::NoRandomness(_)
             | Self::NotStored(_)
+            | Self::PageTooLong
             | Self::Panicked
             | Self::State(_)
             | Self::Stopped
@@ -142,6 +147,7 @@ impl Error {
             Self::Malformed(_) => "malformed_response",
             Self::NoRandomness(_) => "no_randomness",
             Self::NotStored(error) => error.reason(),
+            Self::PageTooLong => "page_too_long",
             Self::Panicked => "exchange_panicked",
             Self::Provider(error) => error.reason(),
             Self::State(StateError::Expired) => "state_expired",

@@ -24,6 +24,7 @@ mod redirection;
 mod request;
 mod return_to;
 mod same_origin;
+mod saved_page;
 mod sign_out;
 mod throttle;
 mod ticket;

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::Login;
+use super::pending::Tab;
 use crate::target::Prefix;
 
 /// The paths of the gateway's own endpoints, which are all below one prefix. Only the redirection
@@ -59,6 +60,16 @@ impl OwnPaths {
         &self.ticket_request
     }
 
+    /// Returns the path of the endpoint that redirects to the saved page of `tab`.
+    pub(super) fn saved_page(&self, tab: &Tab) -> String {
+        format!("{}return/{}", self.prefix(), tab.as_str())
+    }
+
+    /// Returns the name of the saved page whose endpoint has the path `path`.
+    pub(crate) fn saved_page_name<'a>(&self, path: &'a str) -> Option<&'a str> {
+        path.strip_prefix(self.prefix())?.strip_prefix("return/")
+    }
+
     /// Returns the default path of the redirection endpoint.
     pub(crate) fn default_callback(&self) -> String {
         format!("{}callback", self.prefix())
@@ -74,7 +85,9 @@ impl OwnPaths {
     /// The redirection endpoint hides an endpoint whose path is `path` or below `path`. If there
     /// are several providers, the path of each redirection endpoint is below `path`.
     pub(crate) fn are_hidden_by(&self, path: &str) -> bool {
+        let saved_pages = format!("{}return", self.prefix()).into();
         let endpoints = [
+            &saved_pages,
             &self.sign_in,
             &self.sign_out,
             &self.signed_out,

@@ -298,7 +298,7 @@ impl ReturnedState {
             registration,
             // The return path is checked again, because another version of the gateway may have
             // accepted the path with other rules.
-            return_to: ReturnTo::parse(raw.r, own)?,
+            return_to: ReturnTo::from_sealed(raw.r, own)?,
             issued_at: Timestamp::from_millis(raw.t),
             round: raw.n,
             reauthenticate: raw.a,

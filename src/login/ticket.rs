@@ -206,7 +206,7 @@ impl TicketRequest {
         let raw: RawRequest<'_> = serde_json::from_slice(plain).ok()?;
         Some(Self {
             waiting: opening.waiting_tab(&raw.w)?,
-            return_to: ReturnTo::parse(&raw.r, opening.own)?,
+            return_to: ReturnTo::from_sealed(&raw.r, opening.own)?,
             provider: raw.p.into(),
             prompt: if raw.a {
                 Prompt::Login
@@ -262,7 +262,7 @@ impl Ticket {
         Some(Self {
             waiting: opening.waiting_tab(&raw.w)?,
             session: SessionRef::from_bytes(&URL_SAFE_NO_PAD.decode(raw.s).ok()?)?,
-            return_to: ReturnTo::parse(&raw.r, opening.own)?,
+            return_to: ReturnTo::from_sealed(&raw.r, opening.own)?,
             issued_at: Timestamp::from_millis(raw.t),
             fingerprint: sha256(text.as_bytes()),
         })

@@ -31,23 +31,39 @@ pub(crate) fn session(id: &Secret<String>, lifetime: Duration) -> HeaderValue {
 /// Returns the `Set-Cookie` value for a cookie of the gateway. `name` and `value` come from the
 /// gateway and contain only characters that a cookie allows.
 pub(crate) fn set(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
-    written(name, value, lifetime, "Lax")
+    written((name, value), "/", lifetime, "Lax")
 }
 
 /// Returns the `Set-Cookie` value for a cookie that the browser also sends with a form post from
 /// another site. Another site can cause a request with this cookie, so the cookie alone must not
 /// authorize a request.
 pub(crate) fn set_across_sites(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
-    written(name, value, lifetime, "None")
+    written((name, value), "/", lifetime, "None")
 }
 
-fn written(name: &str, value: &str, lifetime: Duration, same_site: &str) -> HeaderValue {
+/// Returns the `Set-Cookie` value for a cookie that the browser sends only to `path` and to the
+/// paths below `path`. The name must not have the prefix `__Host-`.
+pub(crate) fn set_at(path: &str, (name, value): (&str, &str), lifetime: Duration) -> HeaderValue {
+    written((name, value), path, lifetime, "Lax")
+}
+
+/// Returns the `Set-Cookie` value that deletes a cookie that [`set_at`] has set.
+pub(crate) fn clear_at(path: &str, name: &str) -> HeaderValue {
+    set_at(path, (name, ""), Duration::ZERO)
+}
+
+fn written(
+    (name, value): (&str, &str),
+    path: &str,
+    lifetime: Duration,
+    same_site: &str,
+) -> HeaderValue {
     let seconds = lifetime.as_secs();
     let text = format!(
-        "{name}={value}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite={same_site}"
+        "{name}={value}; Path={path}; Max-Age={seconds}; Secure; HttpOnly; SameSite={same_site}"
     );
     // The conversion to a field value does not fail, because names and values of cookies contain
-    // only base64url, digits and hyphens. If the conversion to a field value failed, the field
+    // only base64url, digits and hyphens, and paths contain only visible characters. If the conversion to a field value failed, the field
     // value would be empty, and the browser would store no cookie.
     let mut field = HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""));
     field.set_sensitive(true);

@@ -95,6 +95,16 @@ async fn one_sign_in_serves_all_hosts() {
 }
 
 #[tokio::test]
+async fn a_shared_login_returns_to_a_page_with_a_long_address() {
+    let scene = scene().await;
+    let browser = browser(&scene.gateway);
+    let path = format!("/page?x={}", "a".repeat(5000));
+    let page = browser.visit(&format!("{APP}{path}")).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    assert_eq!(page.url.as_str(), format!("{APP}{path}"));
+}
+
+#[tokio::test]
 async fn the_rules_of_routes_apply_at_every_host() {
     let scene = scene().await;
     let browser = signed_in(&scene, APP, "alice").await;
