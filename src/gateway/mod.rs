@@ -239,6 +239,9 @@ impl WorkerSite {
     /// navigation is redirected to the provider, or gets a page on which the user chooses one of
     /// several providers. A request that is not a navigation gets the login URL.
     async fn challenge(&self, context: &RequestContext, challenge: &Challenge) -> Response<Body> {
+        if navigation::is_in_frame(&context.parts) {
+            return self.sign_in_on_top(context, challenge);
+        }
         if !context.is_navigation() {
             return explain::sign_in_first(
                 (context, self.own()),

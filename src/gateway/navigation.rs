@@ -28,6 +28,18 @@ fn is_subresource(headers: &HeaderMap) -> bool {
     other("sec-fetch-mode", b"navigate") || other("sec-fetch-dest", b"document")
 }
 
+/// Whether a browser loads a page into a frame of another page.
+pub(super) fn is_in_frame(parts: &Parts) -> bool {
+    let sends = |name: &str, values: &[&[u8]]| {
+        let value = parts.headers.get(name);
+        value.is_some_and(|value| values.contains(&value.as_bytes()))
+    };
+    parts.method == Method::GET
+        && !is_prefetch(&parts.headers)
+        && sends("sec-fetch-mode", &[b"navigate"])
+        && sends("sec-fetch-dest", &[b"iframe", b"frame"])
+}
+
 /// Returns the answer that refuses a request which is not a page load in a tab. An image on another
 /// site must not start a login or set a cookie.
 pub(super) fn refuse_embedded(headers: &HeaderMap) -> Option<Response<Body>> {

@@ -188,6 +188,37 @@ impl WorkerSite {
         response
     }
 
+    /// Returns the answer to a page load in a frame. Most providers refuse to be shown in a frame,
+    /// so the link of the answer opens in the whole tab. After the login, the user returns to the
+    /// page that contains the frame.
+    pub(super) fn sign_in_on_top(
+        &self,
+        context: &RequestContext,
+        challenge: &Challenge,
+    ) -> Response<Body> {
+        let requested = context.target.path_and_query().as_str();
+        let page = context.referrer(self.own());
+        let page = page.or_else(|| ReturnTo::parse(requested, self.own()));
+        let page = page.unwrap_or_else(ReturnTo::root);
+        let provider = only_provider(&challenge.route);
+        let Ok((return_to, saved)) = self.login().save_page(page, context.login_origin()) else {
+            return self.page_too_long(context, provider);
+        };
+        let request = SignInRequest::to_return(return_to);
+        let href = request.at(provider, self.login(), &context.public_url);
+        let text = "You are not signed in, or your session has ended. The sign-in opens in the \
+                    whole tab.";
+        let mut page = Page::new(StatusCode::UNAUTHORIZED, "Sign in first", text)
+            .with_reason(challenge.cause.reason())
+            .in_frame()
+            .link("Sign in", href);
+        page.login_url = Some(self.login_url(context, challenge));
+        let mut response = page.respond(&context.parts.headers);
+        request_session(response.headers_mut());
+        set_cookies(response.headers_mut(), saved);
+        response
+    }
+
     /// Returns the answer to a navigation to a page whose URL is too long for a login. The link of
     /// the answer starts a login that ends at the start page.
     pub(super) fn page_too_long(
