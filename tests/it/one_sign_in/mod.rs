@@ -15,6 +15,8 @@ use crate::support::gateway::{Gateway, Settings};
 use crate::support::provider::parameters;
 use crate::support::raw::exchange;
 use crate::support::scene::{ROUTES, SESSION, Scene, refusal};
+use crate::support::upstream::Answer;
+use crate::support::webdriver::Chromium;
 
 /// The login host.
 const LOGIN: &str = "http://localhost";
@@ -91,6 +93,51 @@ async fn one_sign_in_serves_all_hosts() {
             .filter(|name| name.len() > SESSION.len() + 8)
             .collect();
         assert_eq!(others, Vec::<String>::new(), "{host}");
+    }
+}
+
+#[tokio::test]
+async fn one_sign_in_serves_all_hosts_if_the_provider_posts_its_answers() {
+    let key = "[providers.main.authorization_request]\nresponse_mode = \"form_post\"\n";
+    let scene = Scene::with(|settings| shared(settings).with(key)).await;
+    scene.provider.post_answers();
+    let browser = browser(&scene.gateway);
+    let form = browser.visit(&format!("{APP}/page?x=1")).await;
+    let answer = browser.submit(&form, &form.login_form(), &[]).await;
+    let page = browser.follow_all(answer).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    assert_eq!(page.url.as_str(), format!("{APP}/page?x=1"));
+    let page = browser.visit(&format!("{IP}/")).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+}
+
+#[tokio::test]
+async fn a_real_browser_has_one_sign_in_for_all_hosts() {
+    let scene = scene().await;
+    scene.app.answer_by(|request| {
+        let html = [("Content-Type", "text/html")];
+        let host = request.head.value("host").unwrap();
+        let user = request.head.value("x-forwarded-user");
+        Answer::with(200, &html, &format!("<p>{user:?} at {host}"))
+    });
+    let browser = Chromium::leading("*:80", scene.gateway.address()).await;
+    let path = format!("/page?x={}", "a".repeat(5000));
+    for host in [APP, WILD, LOGIN] {
+        browser.open(&format!("{host}{path}")).await;
+        let text = browser.wait_for(|url| url.ends_with(&path)).await;
+        let host = host.trim_start_matches("http://");
+        assert_eq!(text, format!("Some(\"alice\") at {host}"));
+    }
+    assert_eq!(scene.provider.exchanges().len(), 1);
+    browser.open(&format!("{WILD}/oauth2/sign_out")).await;
+    browser
+        .run("document.querySelector('form button').click()")
+        .await;
+    browser.wait_for(|url| url.ends_with("signed_out")).await;
+    for host in [APP, WILD, LOGIN] {
+        browser.open(&format!("{host}/public/after")).await;
+        let status = browser.promise("fetch('/api').then(r => r.status)").await;
+        assert_eq!(status, 401, "{host}");
     }
 }
 
