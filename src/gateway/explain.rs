@@ -144,12 +144,15 @@ pub(super) fn login_not_started(
         .respond(headers)
 }
 
-/// Creates the answer to a navigation to a page whose URL is too long for a login. A visit to
+/// Creates the answer to a navigation to a page to which no login can return. A visit to
 /// `sign_in_url` starts a login that ends at the start page.
-pub(super) fn page_too_long(context: &RequestContext, sign_in_url: &str) -> Response<Body> {
-    let mut response = failure_page(context, &login::Error::PageTooLong, sign_in_url)
-        .link("Sign in", sign_in_url)
-        .respond(&context.parts.headers);
+pub(super) fn page_not_kept(context: &RequestContext, sign_in_url: &str) -> Response<Body> {
+    let mut page =
+        failure_page(context, &login::Error::PageNotKept, sign_in_url).link("Sign in", sign_in_url);
+    if context.is_in_frame() {
+        page = page.in_frame();
+    }
+    let mut response = page.respond(&context.parts.headers);
     sign_in::request_session(response.headers_mut());
     response
 }
@@ -283,11 +286,12 @@ fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
             "The sign-in server refused several sign-ins from your network. Wait a minute, then \
              start again.",
         ),
-        login::Error::PageTooLong => (
+        login::Error::PageNotKept => (
             StatusCode::UNAUTHORIZED,
             "Sign in first",
-            "You are not signed in. The address of this page is too long to be kept during the \
-             sign-in, so you get to the start page after the sign-in. Then open this page again.",
+            "You are not signed in. The address of this page cannot be kept during the sign-in, \
+             because the address is too long or contains characters that are not allowed. After \
+             the sign-in, you get to the start page. Then open this page again.",
         ),
         login::Error::Provider(error) => provider_wording(error.class()),
         login::Error::Loop

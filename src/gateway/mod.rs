@@ -57,6 +57,7 @@ use self::navigation::{is_navigation, is_prefetch, refuse_embedded, refuse_prefe
 use self::page::add_security_fields;
 use self::record::Record;
 use self::request_body::ForwardedBody;
+use self::sign_in::SignInRequest;
 pub use self::site::ProcessState;
 use self::site::{CurrentSite, WorkerSite};
 pub(crate) use self::site::{Parts as SiteParts, Site};
@@ -145,6 +146,11 @@ impl RequestContext {
         self.upgrade.is_none()
             && is_navigation(&self.parts)
             && grpc::Protocol::of(&self.parts.method, &self.parts.headers).is_none()
+    }
+
+    /// Whether a browser loads a page into a frame of another page.
+    fn is_in_frame(&self) -> bool {
+        navigation::is_in_frame(&self.parts)
     }
 
     /// Returns the origin and the fields of the request, as the login flow needs them.
@@ -239,7 +245,7 @@ impl WorkerSite {
     /// navigation is redirected to the provider, or gets a page on which the user chooses one of
     /// several providers. A request that is not a navigation gets the login URL.
     async fn challenge(&self, context: &RequestContext, challenge: &Challenge) -> Response<Body> {
-        if navigation::is_in_frame(&context.parts) {
+        if context.is_in_frame() {
             return self.sign_in_on_top(context, challenge);
         }
         if !context.is_navigation() {
@@ -251,7 +257,8 @@ impl WorkerSite {
         }
         let requested = context.target.path_and_query().as_str();
         let Ok(return_to) = ReturnTo::requested(requested, self.own()) else {
-            return self.page_too_long(context, sign_in::only_provider(&challenge.route));
+            let provider = sign_in::only_provider(&challenge.route);
+            return self.page_not_kept(context, &SignInRequest::at_provider(provider));
         };
         let Some(provider) = sign_in::only_provider(&challenge.route) else {
             return self.choice(context, challenge, return_to);
@@ -259,7 +266,10 @@ impl WorkerSite {
         let start = Start::new(provider, return_to, context.login_origin());
         match self.login().begin(start).await {
             Ok(started) => see_other(&started.location, started.cookies),
-            Err(login::Error::PageTooLong) => self.page_too_long(context, Some(provider)),
+            Err(login::Error::PageNotKept) => {
+                let provider = sign_in::only_provider(&challenge.route);
+                self.page_not_kept(context, &SignInRequest::at_provider(provider))
+            }
             Err(error) => {
                 self.metrics().login("failed", error.reason());
                 explain::login_not_started(

@@ -7,11 +7,11 @@ use super::page::Page;
 use super::{Body, RequestContext, WorkerSite, explain};
 use super::{is_prefetch, refuse_embedded, refuse_prefetch, see_other, set_cookies};
 use crate::access::{Challenge, Route};
-use crate::login::{FailedLogin, Login, PublicUrl, ReturnTo, Start};
+use crate::login::{self, FailedLogin, Login, PublicUrl, ReturnTo, Start};
 use crate::provider::Prompt;
 
 /// The parameters of a request to sign in.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct SignInRequest {
     provider: Option<String>,
     prompt: Prompt,
@@ -56,6 +56,14 @@ impl SignInRequest {
             prompt: Prompt::AsNeeded,
             passed: Vec::new(),
             return_to,
+        }
+    }
+
+    /// Returns the parameters of a login at `provider` that ends at the start page.
+    pub(super) fn at_provider(provider: Option<&str>) -> Self {
+        Self {
+            provider: provider.map(str::to_owned),
+            ..Self::to_return(ReturnTo::root())
         }
     }
 
@@ -105,11 +113,17 @@ impl WorkerSite {
         }
         let mut request = SignInRequest::read(context, self.login());
         let return_to = request.return_to.clone();
-        let Ok((return_to, saved)) = self.login().save_page(return_to, context.login_origin())
-        else {
-            return self.page_too_long(context, None);
+        let saved = match self.login().save_page(return_to, context.login_origin()) {
+            Ok((return_to, saved)) => {
+                request.return_to = return_to;
+                saved
+            }
+            Err(login::Error::PageNotKept) => return self.page_not_kept(context, &request),
+            Err(error) => {
+                let provider = request.provider.as_deref().unwrap_or_default();
+                return explain::login_not_started(context, (provider, &error), None, "/");
+            }
         };
-        request.return_to = return_to;
         let mut response = self.begin_or_choose(context, request).await;
         set_cookies(response.headers_mut(), saved);
         response
@@ -169,7 +183,7 @@ impl WorkerSite {
     ) -> Response<Body> {
         let saved = self.login().save_page(return_to, context.login_origin());
         let Ok((return_to, saved)) = saved else {
-            return self.page_too_long(context, None);
+            return self.page_not_kept(context, &SignInRequest::at_provider(None));
         };
         let request = SignInRequest::to_return(return_to);
         let providers: Vec<&str> = challenge.route.providers().collect();
@@ -190,19 +204,23 @@ impl WorkerSite {
 
     /// Returns the answer to a page load in a frame. Most providers refuse to be shown in a frame,
     /// so the link of the answer opens in the whole tab. After the login, the user returns to the
-    /// page that contains the frame.
+    /// page in `Referer`, which in most cases contains the frame, or to the page of the frame. The
+    /// answer stores no cookies, because one page can contain many frames. An address that the link
+    /// cannot contain is therefore not used.
     pub(super) fn sign_in_on_top(
         &self,
         context: &RequestContext,
         challenge: &Challenge,
     ) -> Response<Body> {
         let requested = context.target.path_and_query().as_str();
-        let page = context.referrer(self.own());
-        let page = page.or_else(|| ReturnTo::parse(requested, self.own()));
-        let page = page.unwrap_or_else(ReturnTo::root);
+        let pages = [
+            context.referrer(self.own()),
+            ReturnTo::parse(requested, self.own()),
+        ];
+        let mut pages = pages.into_iter().flatten();
         let provider = only_provider(&challenge.route);
-        let Ok((return_to, saved)) = self.login().save_page(page, context.login_origin()) else {
-            return self.page_too_long(context, provider);
+        let Some(return_to) = pages.find(ReturnTo::is_short) else {
+            return self.page_not_kept(context, &SignInRequest::at_provider(provider));
         };
         let request = SignInRequest::to_return(return_to);
         let href = request.at(provider, self.login(), &context.public_url);
@@ -215,20 +233,21 @@ impl WorkerSite {
         page.login_url = Some(self.login_url(context, challenge));
         let mut response = page.respond(&context.parts.headers);
         request_session(response.headers_mut());
-        set_cookies(response.headers_mut(), saved);
         response
     }
 
-    /// Returns the answer to a navigation to a page whose URL is too long for a login. The link of
-    /// the answer starts a login that ends at the start page.
-    pub(super) fn page_too_long(
+    /// Returns the answer to a navigation to a page to which no login can return. The link of the
+    /// answer starts the login `request`, but this login ends at the start page.
+    pub(super) fn page_not_kept(
         &self,
         context: &RequestContext,
-        provider: Option<&str>,
+        request: &SignInRequest,
     ) -> Response<Body> {
-        let request = SignInRequest::to_return(ReturnTo::root());
-        let href = request.at(provider, self.login(), &context.public_url);
-        explain::page_too_long(context, &href)
+        let root = SignInRequest {
+            return_to: ReturnTo::root(),
+            ..request.clone()
+        };
+        explain::page_not_kept(context, &root.address(self.login(), &context.public_url))
     }
 
     /// Redirects the browser to a saved page.

@@ -21,7 +21,7 @@ impl Login {
     ///
     /// Returns [`Error::Loop`] if this browser has just completed three logins and still has no
     /// session. Returns [`Error::Provider`] if the authorization endpoint is not known.
-    /// [`Error::PageTooLong`]. [`Error::UnknownProvider`]. [`Error::NoRandomness`].
+    /// [`Error::PageNotKept`]. [`Error::UnknownProvider`]. [`Error::NoRandomness`].
     ///
     /// # Cancel safety
     ///

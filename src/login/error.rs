@@ -29,10 +29,10 @@ pub enum Error {
     /// responsible for this error.
     #[error("the change of the session could not be stored")]
     NotStored(#[from] StoreError),
-    /// The URL of the page that the user asked for is too long, so the login could not return to the
-    /// page. The client is responsible for this error.
-    #[error("the URL of the requested page is too long for a sign-in")]
-    PageTooLong,
+    /// No login may return to the page that the user asked for, or the URL of the page is too long.
+    /// The client is responsible for this error.
+    #[error("a sign-in cannot return to the requested page")]
+    PageNotKept,
     /// The task that exchanges the code panicked, because the gateway has a bug. The gateway is
     /// responsible for this error.
     #[error("the exchange stopped because of a bug")]
@@ -115,7 +115,7 @@ impl Error {
             | Self::Malformed(_)
             | Self::NoRandomness(_)
             | Self::NotStored(_)
-            | Self::PageTooLong
+            | Self::PageNotKept
             | Self::Panicked
             | Self::State(_)
             | Self::Stopped
@@ -147,7 +147,7 @@ impl Error {
             Self::Malformed(_) => "malformed_response",
             Self::NoRandomness(_) => "no_randomness",
             Self::NotStored(error) => error.reason(),
-            Self::PageTooLong => "page_too_long",
+            Self::PageNotKept => "page_not_kept",
             Self::Panicked => "exchange_panicked",
             Self::Provider(error) => error.reason(),
             Self::State(StateError::Expired) => "state_expired",

@@ -77,17 +77,14 @@ impl ReturnTo {
         (whole.len() <= MAX).then(|| Self(whole.into()))
     }
 
-    /// Returns the page that a request asks for, or the start page if no login may return to the
-    /// page.
+    /// Returns the page that a request asks for.
     ///
     /// # Errors
     ///
-    /// Returns [`Error::PageTooLong`] if the URL of the page is too long for a login.
+    /// Returns [`Error::PageNotKept`] if no login may return to the page, or if the URL of the page
+    /// is too long for a login.
     pub(crate) fn requested(text: &str, own: &OwnPaths) -> Result<Self, Error> {
-        if text.len() > MAX {
-            return Err(Error::PageTooLong);
-        }
-        Ok(Self::parse(text, own).unwrap_or_else(Self::root))
+        Self::parse(text, own).ok_or(Error::PageNotKept)
     }
 
     /// Creates the return path that leads to the saved page whose endpoint has the path `path`.
@@ -105,7 +102,7 @@ impl ReturnTo {
     }
 
     /// Returns true if the `state` parameter can contain the return path.
-    pub(super) fn is_short(&self) -> bool {
+    pub(crate) fn is_short(&self) -> bool {
         self.0.len() <= MAX_SHORT
     }
 

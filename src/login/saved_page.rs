@@ -17,8 +17,14 @@ use super::{Error, Login, PublicUrl, ReturnTo};
 use crate::fields::cookie::{self as cookies, Found};
 use crate::session::cookie;
 
-/// The names of the cookies, in the order of their contents.
-const COOKIES: [&str; 2] = ["__Secure-sidegate-page-0", "__Secure-sidegate-page-1"];
+/// The beginning of the names of the cookies. The name of the endpoint and a number follow. The
+/// prefix `__Host-` is not possible, because the cookies have a path. A sibling domain can therefore
+/// set or hide cookies with these names, but the sibling domain does not know the name of the
+/// endpoint.
+const NAME: &str = "__Secure-sidegate-page-";
+
+/// The maximum number of cookies of one saved page.
+const PARTS: u8 = 2;
 
 /// The longest value of one cookie. Browsers accept at most 4096 bytes for name and value together.
 const MAX_VALUE: usize = 4000;
@@ -42,7 +48,7 @@ impl Login {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::PageTooLong`] if the cookies would be too large. [`Error::NoRandomness`].
+    /// Returns [`Error::PageNotKept`] if the cookies would be too large. [`Error::NoRandomness`].
     pub(crate) fn save_page(
         &self,
         page: ReturnTo,
@@ -57,18 +63,21 @@ impl Login {
             .seal(&context(&tab, public_url), page.as_str().as_bytes())?;
         let text = URL_SAFE_NO_PAD.encode(sealed);
         let others = headers.get_all(COOKIE).iter().map(HeaderValue::len);
-        let names = COOKIES.iter().map(|name| name.len());
-        let line = others.chain(names).fold(text.len(), usize::saturating_add);
-        if line > MAX_COOKIE_LINE || text.len() > MAX_VALUE.saturating_mul(COOKIES.len()) {
-            return Err(Error::PageTooLong);
+        let names = names(&tab);
+        let line = others.chain(names.clone().map(|name| name.len()));
+        let line = line.fold(text.len(), usize::saturating_add);
+        if line > MAX_COOKIE_LINE || text.len() > MAX_VALUE.saturating_mul(PARTS.into()) {
+            return Err(Error::PageNotKept);
         }
         let path = self.own().saved_page(&tab);
         let values = text.as_bytes().chunks(MAX_VALUE);
         let values = values.map(|value| std::str::from_utf8(value).unwrap_or_default());
-        let cookies = COOKIES
-            .iter()
+        // After a failed login, the user can start the login again, so the cookies live longer than
+        // one login.
+        let lifetime = self.settings.timeout.saturating_mul(2);
+        let cookies = names
             .zip(values)
-            .map(|(name, value)| cookie::set_at(&path, (name, value), self.settings.timeout));
+            .map(|(name, value)| cookie::set_at(&path, (&name, value), lifetime));
         let cookies = cookies.collect();
         Ok((ReturnTo::saved(&path), cookies))
     }
@@ -81,24 +90,34 @@ impl Login {
         (public_url, headers): (&PublicUrl, &HeaderMap),
     ) -> Option<SavedPage> {
         let tab = Tab::parse(tab)?;
+        let context = context(&tab, public_url);
         let mut text = Vec::new();
-        for name in COOKIES {
-            match cookies::find(headers, name.as_bytes()) {
-                Found::One(value) => text.extend_from_slice(value),
-                Found::Absent => {}
-                Found::Conflicting => return None,
+        let mut opened = None;
+        for name in names(&tab) {
+            if let Found::One(value) = cookies::find(headers, name.as_bytes()) {
+                text.extend_from_slice(value);
+                let sealed = URL_SAFE_NO_PAD.decode(&text).ok();
+                opened = sealed.and_then(|sealed| self.keys.open(&context, &sealed));
+            }
+            // A second cookie that does not belong to the page is ignored.
+            if opened.is_some() {
+                break;
             }
         }
-        let sealed = URL_SAFE_NO_PAD.decode(text).ok()?;
-        let plain = self.keys.open(&context(&tab, public_url), &sealed)?;
+        let plain = opened?;
         let page = ReturnTo::parse(std::str::from_utf8(&plain).ok()?, self.own())?;
         let path = self.own().saved_page(&tab);
-        let cookies = COOKIES.iter().map(|name| cookie::clear_at(&path, name));
+        let cookies = names(&tab).map(|name| cookie::clear_at(&path, &name));
         Some(SavedPage {
             location: page.absolute(public_url.origin()),
             cookies: cookies.collect(),
         })
     }
+}
+
+/// Returns the names of the cookies of a saved page, in the order of their contents.
+fn names(tab: &Tab) -> impl Iterator<Item = String> + Clone {
+    (0..PARTS).map(move |part| format!("{NAME}{}-{part}", tab.as_str()))
 }
 
 fn context(tab: &Tab, public_url: &PublicUrl) -> Vec<u8> {

@@ -13,10 +13,12 @@ use crate::secret::Secret;
 /// The name of the session cookie.
 pub const SESSION: &str = "__Host-sidegate";
 
-/// The names of all other cookies of the gateway begin with this prefix.
+/// The names of all other cookies of the gateway with the path `/` begin with this prefix.
 pub(crate) const OTHERS: &str = "__Host-sidegate-";
 
-/// Returns true if `name` is the name of a cookie of the gateway. The gateway removes its own
+/// Returns true if `name` is the name of a cookie of the gateway that browsers send to an app. The
+/// cookies of saved pages ([`set_at`]) are not included, because browsers send them only to an
+/// endpoint of the gateway. The gateway removes its own
 /// cookies from requests to an upstream. The gateway also removes cookies with its own names from
 /// responses of an upstream.
 pub fn is_own(name: &[u8]) -> bool {
@@ -63,8 +65,9 @@ fn written(
         "{name}={value}; Path={path}; Max-Age={seconds}; Secure; HttpOnly; SameSite={same_site}"
     );
     // The conversion to a field value does not fail, because names and values of cookies contain
-    // only base64url, digits and hyphens, and paths contain only visible characters. If the conversion to a field value failed, the field
-    // value would be empty, and the browser would store no cookie.
+    // only base64url, digits and hyphens, and paths contain only visible characters. If the
+    // conversion to a field value failed, the field value would be empty, and the browser would
+    // store no cookie.
     let mut field = HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""));
     field.set_sensitive(true);
     field

@@ -380,6 +380,29 @@ async fn a_40_a_page_in_a_frame_asks_for_a_sign_in_in_the_whole_tab() {
         assert_eq!(page.url.as_str(), url("/outer?y=%22"));
         browser.forget(SESSION);
     }
+    // The answer of a frame stores no cookies, and a long address is not used.
+    let (long, longer) = (format!("/?x={}", "a".repeat(2000)), "a".repeat(9000));
+    for (inner, to) in [
+        ("/inner?x=1", "/inner?x=1"),
+        (&*long, "/"),
+        (&*format!("/?x={longer}"), "/"),
+    ] {
+        let in_frame = BrowserRequest::navigation(&url(inner))
+            .from(ORIGIN)
+            .field("sec-fetch-dest", "iframe")
+            .field("referer", &url(&long));
+        let page = browser.send(in_frame).await;
+        assert_eq!(page.status, 401, "{}", page.describe());
+        assert_eq!(page.field("x-frame-options"), Some("SAMEORIGIN"));
+        assert_eq!(page.set_cookies(), Vec::<String>::new());
+        let link = links(&page.text()).remove(0);
+        let on_top = BrowserRequest::navigation(&url(&link.href)).from(page.url.as_str());
+        let page = browser.send(on_top).await;
+        let page = browser.follow_all(page).await;
+        assert_eq!(page.url.as_str(), url(to));
+        browser.forget(SESSION);
+        browser.forget("__Host-sidegate-round");
+    }
     // Other kinds of requests get a page that cannot be shown in a frame.
     for dest in ["embed", "object", "empty"] {
         let other = BrowserRequest::navigation(&url("/inner")).field("sec-fetch-dest", dest);

@@ -156,7 +156,7 @@ fn saved(page: &Page) -> (String, Vec<String>) {
         .map(|text| {
             let (pair, attributes) = text.split_once("; Path=").unwrap();
             let (path, rest) = attributes.split_once("; ").unwrap();
-            assert_eq!(rest, "Max-Age=600; Secure; HttpOnly; SameSite=Lax");
+            assert_eq!(rest, "Max-Age=1200; Secure; HttpOnly; SameSite=Lax");
             assert!(pair.len() <= 4096, "{}", pair.len());
             (path.to_owned(), pair.to_owned())
         })
@@ -225,7 +225,7 @@ async fn an_address_that_cannot_be_kept_is_named_on_the_page() {
     }
     for (browser, length) in [(&small, 8193), (&small, 7000), (&large, 1025)] {
         let page = browser.open(&url(&long_path(length))).await;
-        assert_eq!(refusal(&page), "401 page_too_long", "{}", page.describe());
+        assert_eq!(refusal(&page), "401 page_not_kept", "{}", page.describe());
         assert!(page.text().contains("too long"), "{}", page.text());
         assert_eq!(page.set_cookies(), Vec::<String>::new());
         let link = links(&page.text()).remove(0);
@@ -236,6 +236,45 @@ async fn an_address_that_cannot_be_kept_is_named_on_the_page() {
         browser.forget(SESSION);
         browser.forget("__Host-sidegate-round");
     }
+}
+
+#[tokio::test]
+async fn a_repeated_sign_in_with_an_address_that_cannot_be_kept_is_still_repeated() {
+    let scene = Scene::new().await;
+    let browser = scene.browser();
+    let sign_in = BrowserRequest::navigation(&url("/oauth2/sign_in?prompt=login"));
+    let page = browser
+        .send(sign_in.field("referer", &url(&long_path(7000))))
+        .await;
+    assert_eq!(refusal(&page), "401 page_not_kept", "{}", page.describe());
+    let href = links(&page.text()).remove(0).href;
+    assert!(href.contains("prompt=login"), "{href}");
+}
+
+#[tokio::test]
+async fn a_page_to_which_no_login_returns_is_named_before_the_login() {
+    let scene = Scene::new().await;
+    let page = scene.browser().open(&url("/javascript:/x")).await;
+    assert_eq!(refusal(&page), "401 page_not_kept", "{}", page.describe());
+    assert!(page.text().contains("cannot be kept"), "{}", page.text());
+}
+
+#[tokio::test]
+async fn a_50_cookies_of_a_sibling_do_not_hide_a_saved_page() {
+    let scene = Scene::new().await;
+    let browser = scene.browser();
+    let path = long_path(2000);
+    let start = browser.open(&url(&path)).await;
+    let (endpoint, cookies) = saved(&start);
+    let tab = endpoint.rsplit('/').next().unwrap();
+    assert_eq!(cookies.len(), 1);
+    for name in ["0", "1", &format!("{tab}-1")] {
+        let cookie = format!("__Secure-sidegate-page-{name}=x; Path=/; Secure");
+        browser.plant(ORIGIN, &cookie);
+    }
+    let page = browser.follow_all(start).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    assert_eq!(page.url.as_str(), url(&path));
 }
 
 #[tokio::test]
