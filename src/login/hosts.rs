@@ -15,7 +15,7 @@ use super::{
     Error, FailedLogin, Login, PublicUrl, PublicUrls, ReturnTo, Start, Started, StateError, browser,
 };
 use crate::fields::cookie::{self as cookies, Found};
-use crate::session::{EndReason, Once, SessionIds, SessionKey, SessionRef, cookie};
+use crate::session::{EndReason, MarkKind, Once, SessionIds, SessionKey, SessionRef, cookie};
 
 /// The login host, and the hosts that share its sessions.
 #[derive(Clone, Debug)]
@@ -212,7 +212,10 @@ impl Login {
         let (sessions, now) = (&self.process.sessions, self.process.clock.now());
         // If the clock was set back, the ticket may come from the future.
         let until = now.max(ticket.issued_at).plus(TICKET_LIFETIME);
-        match sessions.once(ticket.fingerprint, now, until).await? {
+        match sessions
+            .once((MarkKind::Ticket, ticket.fingerprint), now, until)
+            .await?
+        {
             Once::First => {}
             Once::Repeated => return Err(Error::TicketUsed),
         }

@@ -55,7 +55,9 @@ use crate::clock::Timestamp;
 use crate::fields::cookie::{self as cookies, Found};
 use crate::provider::{Actor, ExchangeError, Grant, Providers, Redemption, ResponseMode, Sent};
 use crate::seal::KeyRing;
-use crate::session::{NewSession, Once, SessionId, SessionIds, SessionKey, SessionRef, cookie};
+use crate::session::{
+    MarkKind, NewSession, Once, SessionId, SessionIds, SessionKey, SessionRef, cookie,
+};
 use crate::telemetry::TokenCall;
 
 /// The time for which the gateway remembers that a `state` has been used. `USED_FOR` is the largest
@@ -288,7 +290,10 @@ impl Login {
             return Err(Error::TooManyRefused);
         }
         let (sessions, state) = (&self.process.sessions, returned.fingerprint());
-        match sessions.once(state, now, now.plus(USED_FOR)).await? {
+        match sessions
+            .once((MarkKind::State, state), now, now.plus(USED_FOR))
+            .await?
+        {
             Once::First => Ok(()),
             Once::Repeated => Err(Error::Used),
         }
@@ -346,7 +351,10 @@ impl Login {
                 if class.is_some_and(|class| class.sent != Sent::Possibly) {
                     // The provider cannot have used the code, so the browser may send the same
                     // authorization response again.
-                    let unmarked = self.process.sessions.unmark(returned.fingerprint());
+                    let unmarked = self
+                        .process
+                        .sessions
+                        .unmark((MarkKind::State, returned.fingerprint()));
                     // If the store fails, the state stays marked as used, and the user must begin a
                     // new login.
                     drop(unmarked.await);

@@ -76,7 +76,7 @@ use self::keeper::KeeperSettings;
 pub(crate) use self::lease::{Lease, Leased};
 pub use self::live::Session;
 use self::local::LocalStore;
-pub(crate) use self::marks::Once;
+pub(crate) use self::marks::{MarkKind, Once};
 pub(crate) use self::outcome::EndedVersion;
 pub use self::outcome::{Ended, Lookup, Maintained, OpenError, Replaced, StartError};
 pub(crate) use self::preview::{Preview, preview};
