@@ -191,6 +191,8 @@ pub(crate) enum Cause {
     RefusedByApp,
     /// The access token has expired, and there is no refresh token.
     TokenExpired,
+    /// The store has not returned the session in time, so nobody knows whether the session is live.
+    Unreachable,
     /// No session has this id: the session has ended, was evicted, or never existed.
     Unknown,
 }
@@ -209,6 +211,7 @@ impl Cause {
             Self::RefusedByApp => "refused_by_app",
             Self::TokenExpired => "token_expired",
             Self::Unknown => "session_unknown",
+            Self::Unreachable => "session_unreachable",
         }
     }
 }
@@ -463,9 +466,8 @@ impl Access {
         let session = match found {
             Lookup::Expired => return Err(Cause::Expired),
             Lookup::OtherInstance => return Err(Cause::OtherInstance),
-            // If the store does not answer, the gateway reports the session as unknown, but the
-            // session does not end.
-            Lookup::Away | Lookup::Unknown => return Err(Cause::Unknown),
+            Lookup::Away => return Err(Cause::Unreachable),
+            Lookup::Unknown => return Err(Cause::Unknown),
             Lookup::Live(session) => session,
         };
         let tokens = session.tokens();

@@ -35,6 +35,11 @@ impl WorkerSite {
             path if self.login().redirection().is_own_path(path) => {
                 let provider = self.login().redirection().provider_at(path);
                 let provider = provider.ok_or(Error::NoRoute)?;
+                // A host that redeems tickets has no sessions of its own. A login that began at this
+                // host before a reload has set `login.host` cannot be finished.
+                if self.login().redeems_tickets(&context.public_url) {
+                    return Err(Error::NoRoute);
+                }
                 let posts = self.login().response_mode(provider) == ResponseMode::FormPost;
                 if posts && method == Method::POST {
                     let form = form(&context.parts.headers, body).await?;
@@ -74,7 +79,7 @@ impl WorkerSite {
             }
             path if path == own.end_session() => {
                 check_method(method, &[Method::GET], "GET")?;
-                Ok(self.end_session(context))
+                Ok(self.end_session(context).await)
             }
             path => {
                 let name = own.saved_page_name(path).ok_or(Error::NoRoute)?;
@@ -153,12 +158,11 @@ impl WorkerSite {
             error = chain(&failure.error),
             "Login failed"
         );
+        let request = SignInRequest::after_failure(&failure);
         let retry_url = match &failure.host {
             // The sign-in endpoint of this host would not lead to the page of the other host.
-            Some(_host) => failure.retry_link(),
-            None => {
-                SignInRequest::after_failure(&failure).address(self.login(), &context.public_url)
-            }
+            Some(host) => [host.origin(), &request.address(self.login(), host)].concat(),
+            None => request.address(self.login(), &context.public_url),
         };
         explain::failed(context, failure, &retry_url)
     }
@@ -170,7 +174,9 @@ impl WorkerSite {
         context: &RequestContext,
     ) -> Option<(SessionKey, Option<Arc<Session>>)> {
         let now = self.clock().now();
-        self.access.session_of(context.session_origin(), now).await
+        let known = self.access.session_of(context.session_origin(), now).await;
+        // The cookie may come from before a reload that has set or removed `login.host`.
+        known.or_else(|| Some((self.login().key_to_end(context.login_origin())?, None)))
     }
 }
 

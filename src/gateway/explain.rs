@@ -81,11 +81,10 @@ pub(super) fn unavailable(
             "You are still signed in, but the sign-in server has to renew your session. It is \
              down, slow or busy, or it refuses to answer.",
         ),
-        FailureLocation::Store => (
-            "Your session cannot be reached right now",
-            "You are still signed in, but this site cannot read or write its stored sessions. The \
-             administrator of this site finds details in the log.",
-        ),
+        FailureLocation::Store => {
+            let (_status, title, text) = SESSION_UNREACHABLE;
+            (title, text)
+        }
     };
     let mut page =
         Page::new(StatusCode::SERVICE_UNAVAILABLE, title, text).with_reason(unavailable.reason);
@@ -189,7 +188,14 @@ fn loop_cause(cause: Option<Cause>) -> &'static str {
             "Your browser sends two different session cookies for this site. Clear this site's \
              cookies and try again."
         }
-        Some(Cause::Expired | Cause::GrantEnded | Cause::Malformed | Cause::Unknown) | None => {
+        Some(
+            Cause::Expired
+            | Cause::GrantEnded
+            | Cause::Malformed
+            | Cause::Unknown
+            | Cause::Unreachable,
+        )
+        | None => {
             "You signed in three times, and each time the session was gone at once. The gateway \
              may have no memory left for sessions. The administrator of this site finds details in \
              the log."
@@ -253,6 +259,14 @@ fn retry_after(status: StatusCode) -> Option<Duration> {
     }
 }
 
+/// The page for a session that the store does not return.
+const SESSION_UNREACHABLE: (StatusCode, &str, &str) = (
+    StatusCode::SERVICE_UNAVAILABLE,
+    "Your session cannot be reached right now",
+    "You are still signed in, but this site cannot read or write its stored sessions. The \
+     administrator of this site finds details in the log.",
+);
+
 /// The page for a provider that rejects every request of this gateway, for all users.
 const REFUSED: (StatusCode, &str, &str) = (
     StatusCode::BAD_GATEWAY,
@@ -280,6 +294,7 @@ fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
             "Your session has ended",
             "You signed out, or your session ended, before this page was opened. Start again.",
         ),
+        login::Error::SessionUnreachable => SESSION_UNREACHABLE,
         login::Error::TooManyRefused => (
             StatusCode::TOO_MANY_REQUESTS,
             "Too many failed sign-ins",

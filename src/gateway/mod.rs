@@ -260,10 +260,19 @@ impl WorkerSite {
             let provider = sign_in::only_provider(&challenge.route);
             return self.page_not_kept(context, &SignInRequest::at_provider(provider));
         };
-        let Some(provider) = sign_in::only_provider(&challenge.route) else {
-            return self.choice(context, challenge, return_to);
+        let providers: Vec<&str> = challenge.route.providers().collect();
+        // The login host may have a session of one of the providers.
+        let asks_login_host =
+            self.login().redeems_tickets(&context.public_url) && challenge.other.is_none();
+        let (provider, alternatives) = match &*providers {
+            [only] => (only, &[][..]),
+            [first, others @ ..] if asks_login_host => (first, others),
+            _ => return self.choice(context, challenge, return_to),
         };
-        let start = Start::new(provider, return_to, context.login_origin());
+        let start = Start {
+            alternatives,
+            ..Start::new(provider, return_to, context.login_origin())
+        };
         match self.login().begin(start).await {
             Ok(started) => see_other(&started.location, started.cookies),
             Err(login::Error::PageNotKept) => {

@@ -7,7 +7,7 @@ use super::page::Page;
 use super::{Body, RequestContext, WorkerSite, explain};
 use super::{is_prefetch, refuse_embedded, refuse_prefetch, see_other, set_cookies};
 use crate::access::{Challenge, Route};
-use crate::login::{self, FailedLogin, Login, PublicUrl, ReturnTo, Start};
+use crate::login::{self, FailedLogin, Login, PublicUrl, ReturnTo, Start, TicketRequest};
 use crate::provider::Prompt;
 
 /// The parameters of a request to sign in.
@@ -78,6 +78,16 @@ impl SignInRequest {
             provider: failure.provider.as_deref().map(str::to_owned),
             prompt,
             ..Self::to_return(failure.retry.clone())
+        }
+    }
+
+    /// Returns the parameters of the login for which another host has sent `request`.
+    pub(super) fn of_ticket_request(request: &TicketRequest) -> Self {
+        Self {
+            provider: request.only_provider().map(str::to_owned),
+            prompt: request.prompt,
+            passed: request.passed.clone(),
+            return_to: request.return_to.clone(),
         }
     }
 
@@ -277,14 +287,22 @@ impl WorkerSite {
         request: &SignInRequest,
         providers: &[&str],
     ) -> Page {
+        let links = providers.iter().map(|name| {
+            let href = request.at(Some(name), self.login(), &context.public_url);
+            (*name, href)
+        });
+        self.choices(links)
+    }
+
+    /// Creates a page with links, each with the configured name of its provider.
+    pub(super) fn choices<'a>(&self, links: impl Iterator<Item = (&'a str, String)>) -> Page {
         let page = Page::new(
             StatusCode::OK,
             "Sign in",
             "Choose where you have an account.",
         )
         .with_choices();
-        providers.iter().fold(page, |page, name| {
-            let href = request.at(Some(name), self.login(), &context.public_url);
+        links.fold(page, |page, (name, href)| {
             page.link(self.login().display_name(name), href)
         })
     }

@@ -41,6 +41,10 @@ pub enum Error {
     /// provider is responsible for this error.
     #[error("signing in at the provider failed")]
     Provider(#[from] provider::Error),
+    /// The store has not returned the session that a ticket or a ticket request needs. The gateway
+    /// is responsible for this error.
+    #[error("the store has not returned the session")]
+    SessionUnreachable,
     /// The state is not valid. The client is responsible for this error.
     #[error("the state of the answer is not valid")]
     State(#[from] StateError),
@@ -117,6 +121,7 @@ impl Error {
             | Self::NotStored(_)
             | Self::PageNotKept
             | Self::Panicked
+            | Self::SessionUnreachable
             | Self::State(_)
             | Self::Stopped
             | Self::Ticket(_)
@@ -150,6 +155,7 @@ impl Error {
             Self::PageNotKept => "page_not_kept",
             Self::Panicked => "exchange_panicked",
             Self::Provider(error) => error.reason(),
+            Self::SessionUnreachable => "session_unreachable",
             Self::State(StateError::Expired) => "state_expired",
             Self::State(StateError::Foreign) => "state_foreign",
             Self::State(StateError::Missing) => "state_missing",

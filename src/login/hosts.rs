@@ -35,6 +35,19 @@ pub(crate) struct Redeemed {
     pub(crate) cookies: Vec<HeaderValue>,
 }
 
+impl Redeemed {
+    fn new(ticket: &Ticket, session: Option<HeaderValue>) -> Self {
+        let others = [
+            browser::remember_rounds(ticket.waiting.round.saturating_add(1)),
+            cookie::clear(&ticket.waiting.tab.cookie()),
+        ];
+        Self {
+            location: ticket.return_to.absolute(ticket.waiting.host.origin()),
+            cookies: session.into_iter().chain(others).collect(),
+        }
+    }
+}
+
 impl Login {
     /// Reads the session cookies of requests.
     pub(crate) fn session_ids(&self) -> &Arc<SessionIds> {
@@ -60,6 +73,10 @@ impl Login {
 
     /// Begins a login at a host that is not the login host: returns the redirect that sends the
     /// browser to the login host with a ticket request.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRandomness`].
     pub(super) fn request_ticket(
         &self,
         start: Start<'_>,
@@ -67,7 +84,8 @@ impl Login {
         round: u8,
     ) -> Result<Started, Error> {
         let now = self.process.clock.now();
-        let (waiting, secret) = WaitingTab::new(start.public_url, round, now)?;
+        let session = self.key_to_end((start.public_url, start.headers));
+        let (waiting, secret) = WaitingTab::new(start.public_url, (round, session), now)?;
         let own = cookie::set(
             &waiting.tab.cookie(),
             secret.expose(),
@@ -76,7 +94,10 @@ impl Login {
         let request = TicketRequest {
             waiting,
             return_to: start.return_to,
-            provider: start.provider.into(),
+            providers: std::iter::once(start.provider)
+                .chain(start.alternatives.iter().copied())
+                .map(Box::from)
+                .collect(),
             prompt: start.prompt,
             passed: start.passed.to_vec(),
             issued_at: now,
@@ -87,6 +108,21 @@ impl Login {
             location: format!("{origin}{path}?request={sealed}"),
             cookies: browser::with_surplus_cleared(own, start.headers),
         })
+    }
+
+    /// Returns a link of the login host that answers `request` with a login at `provider`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRandomness`].
+    pub(crate) fn choose(
+        &self,
+        request: &TicketRequest,
+        provider: &str,
+        public_url: &PublicUrl,
+    ) -> Result<String, Error> {
+        let sealed = request.at(provider).seal(&self.keys, public_url)?;
+        Ok(format!("{}?request={sealed}", self.own().ticket_request()))
     }
 
     /// Reads a ticket request at the login host. `query` is the query of the request.
@@ -147,12 +183,18 @@ impl Login {
         }
     }
 
-    /// Reads the ticket in a request to this host, and checks the cookie of the tab.
+    /// Reads the ticket in a request to this host, and checks the cookie of the tab. A ticket that
+    /// arrives without its cookie is used up. If an attacker has lured a user to the ticket, the
+    /// attacker can then not use the ticket in the tab of the attacker.
     ///
     /// # Errors
     ///
-    /// [`Error::Ticket`].
-    pub(crate) fn read_ticket(
+    /// [`Error::Ticket`], [`Error::TicketUsed`], [`Error::NotStored`].
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the ticket may be used up.
+    pub(crate) async fn read_ticket(
         &self,
         query: &str,
         headers: &HeaderMap,
@@ -167,13 +209,15 @@ impl Login {
             Found::One(value) => Some(value),
             Found::Absent | Found::Conflicting => None,
         };
-        match ticket.verify(secret, self.process.clock.now()) {
-            Ok(()) => Ok(ticket),
-            Err(error) => Err(Box::new(FailedLogin::of_ticket(
-                Error::Ticket(error),
-                ticket,
-            ))),
-        }
+        let error = match ticket.verify(secret, self.process.clock.now()) {
+            Ok(()) => return Ok(ticket),
+            Err(error @ (StateError::NoCookie | StateError::OtherBrowser)) => {
+                let used = self.use_up(&ticket).await;
+                used.err().unwrap_or(Error::Ticket(error))
+            }
+            Err(error) => Error::Ticket(error),
+        };
+        Err(Box::new(FailedLogin::of_ticket(error, ticket)))
     }
 
     /// Uses up a ticket whose session is live, and creates an id of the session for this host. Ends
@@ -192,15 +236,43 @@ impl Login {
         previous: Option<SessionKey>,
     ) -> Result<Redeemed, Box<FailedLogin>> {
         match self.host_id_cookie(&ticket, previous).await {
-            Ok(session) => Ok(Redeemed {
-                location: ticket.return_to.absolute(ticket.waiting.host.origin()),
-                cookies: vec![
-                    session,
-                    browser::remember_rounds(ticket.waiting.round.saturating_add(1)),
-                    cookie::clear(&ticket.waiting.tab.cookie()),
-                ],
-            }),
+            Ok(session) => Ok(Redeemed::new(&ticket, Some(session))),
             Err(error) => Err(Box::new(FailedLogin::of_ticket(error, ticket))),
+        }
+    }
+
+    /// Uses up a ticket, but keeps the session that the browser has at this host.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TicketUsed`], [`Error::NotStored`].
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the ticket may be used up.
+    pub(crate) async fn set_ticket_aside(
+        &self,
+        ticket: Ticket,
+    ) -> Result<Redeemed, Box<FailedLogin>> {
+        match self.use_up(&ticket).await {
+            Ok(()) => Ok(Redeemed::new(&ticket, None)),
+            Err(error) => Err(Box::new(FailedLogin::of_ticket(error, ticket))),
+        }
+    }
+
+    /// Returns the `Set-Cookie` value that counts one more redirect of a signed-in user.
+    pub(crate) fn count_round(headers: &HeaderMap) -> HeaderValue {
+        browser::remember_rounds(browser::rounds(headers).saturating_add(1))
+    }
+
+    async fn use_up(&self, ticket: &Ticket) -> Result<(), Error> {
+        let now = self.process.clock.now();
+        // If the clock was set back, the ticket may come from the future.
+        let until = now.max(ticket.issued_at).plus(TICKET_LIFETIME);
+        let mark = (MarkKind::Ticket, ticket.fingerprint);
+        match self.process.sessions.once(mark, now, until).await? {
+            Once::First => Ok(()),
+            Once::Repeated => Err(Error::TicketUsed),
         }
     }
 
@@ -209,16 +281,8 @@ impl Login {
         ticket: &Ticket,
         previous: Option<SessionKey>,
     ) -> Result<HeaderValue, Error> {
-        let (sessions, now) = (&self.process.sessions, self.process.clock.now());
-        // If the clock was set back, the ticket may come from the future.
-        let until = now.max(ticket.issued_at).plus(TICKET_LIFETIME);
-        match sessions
-            .once((MarkKind::Ticket, ticket.fingerprint), now, until)
-            .await?
-        {
-            Once::First => {}
-            Once::Repeated => return Err(Error::TicketUsed),
-        }
+        self.use_up(ticket).await?;
+        let sessions = &self.process.sessions;
         if let Some(previous) = previous.filter(|key| key != ticket.session.key()) {
             sessions.end(&previous, EndReason::Replaced).await?;
         }
@@ -231,6 +295,34 @@ impl Login {
     pub(super) fn serves(&self, waiting: &WaitingTab) -> bool {
         let host = self.settings.host.as_ref();
         host.is_some_and(|host| waiting.is_served(&host.served))
+    }
+
+    /// Returns the host of the gateway with the origin `origin`, if all hosts share their sessions.
+    pub(super) fn served_host(&self, origin: &str) -> Option<PublicUrl> {
+        let served = &self.settings.host.as_ref()?.served;
+        let url = PublicUrl::from_sealed(origin)?;
+        served.find(url.authority()).filter(|found| *found == url)
+    }
+
+    /// Returns the session that a session cookie names, for the end of the session.
+    pub(super) fn session_to_end(
+        &self,
+        cookie: &[u8],
+        public_url: &PublicUrl,
+    ) -> Option<SessionRef> {
+        SessionRef::to_end(cookie, public_url.authority(), &self.keys)
+    }
+
+    /// Returns the key of the session that the session cookie of a request names, for the end of
+    /// the session. The session may have ended.
+    pub(crate) fn key_to_end(
+        &self,
+        (public_url, headers): (&PublicUrl, &HeaderMap),
+    ) -> Option<SessionKey> {
+        match cookies::find(headers, cookie::SESSION.as_bytes()) {
+            Found::One(value) => Some(*self.session_to_end(value, public_url)?.key()),
+            Found::Absent | Found::Conflicting => None,
+        }
     }
 
     fn opening<'a>(&'a self, public_url: &'a PublicUrl) -> Result<Opening<'a>, Error> {
@@ -247,7 +339,7 @@ impl Login {
 
 /// Returns the value of the parameter `name`, or an empty text if `query` does not contain the
 /// parameter exactly one time.
-fn parameter(query: &str, name: &str) -> String {
+pub(super) fn parameter(query: &str, name: &str) -> String {
     let mut values = form_urlencoded::parse(query.as_bytes()).filter(|(other, _)| other == name);
     match (values.next(), values.next()) {
         (Some((_, value)), None) => value.into_owned(),

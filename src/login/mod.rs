@@ -26,6 +26,7 @@ mod return_to;
 mod same_origin;
 mod saved_page;
 mod sign_out;
+mod sign_out_hosts;
 mod throttle;
 mod ticket;
 
@@ -49,8 +50,10 @@ pub(crate) use self::redirection::RedirectionEndpoints;
 pub use self::request::{Callback, PreviousSession, Start};
 pub use self::return_to::ReturnTo;
 pub(crate) use self::same_origin::{SameOrigin, same_origin};
-pub(crate) use self::sign_out::{AtProvider, SignedOut};
+pub(crate) use self::sign_out::{AtProvider, SignedOut, SignedOutAt};
+pub(crate) use self::sign_out_hosts::SignOutStep;
 use self::throttle::ThrottleDecision;
+pub(crate) use self::ticket::TicketRequest;
 use crate::clock::Timestamp;
 use crate::fields::cookie::{self as cookies, Found};
 use crate::provider::{Actor, ExchangeError, Grant, Providers, Redemption, ResponseMode, Sent};
@@ -315,7 +318,12 @@ impl Login {
                 let refreshable = grant.tokens.refresh_token().is_some();
                 let user = (Box::new(grant.identity.clone()), refreshable);
                 let (login, name) = (Arc::clone(self), details.provider.clone());
-                let previous = (callback.previous_session, details.previous_session);
+                let waiting = details.waiting.as_ref();
+                let remembered = [
+                    details.previous_session,
+                    waiting.and_then(|waiting| waiting.session),
+                ];
+                let previous = (callback.previous_session, remembered);
                 // After the exchange of the code, a task of the control plane creates the session.
                 // If the browser closes the connection during the exchange, this future is dropped,
                 // and no session is created.
@@ -405,7 +413,7 @@ impl Login {
         &self,
         provider: &str,
         grant: Grant,
-        (previous, remembered): (PreviousSession, Option<SessionKey>),
+        (previous, remembered): (PreviousSession, [Option<SessionKey>; 2]),
     ) -> Result<SessionId, Error> {
         let Grant { identity, tokens } = grant;
         let previous = match previous {
@@ -419,7 +427,10 @@ impl Login {
             registration: registered.fingerprint(),
             identity,
             tokens,
-            replaces: previous.into_iter().chain(remembered).collect(),
+            replaces: previous
+                .into_iter()
+                .chain(remembered.into_iter().flatten())
+                .collect(),
         };
         Ok(self
             .process

@@ -3,10 +3,11 @@
 use http::HeaderValue;
 
 use super::pending::{LoginDetails, ReturnedState, StateError};
-use super::ticket::Ticket;
+use super::ticket::{Ticket, TicketRequest};
 use super::{Callback, Error, PreviousSession, PublicUrl, ReturnTo};
 use crate::identity::Identity;
-use crate::session::{SessionKey, cookie};
+use crate::provider::Prompt;
+use crate::session::{SessionKey, SessionRef, cookie};
 
 /// The start of a login: a redirect to the provider.
 #[derive(Debug)]
@@ -61,6 +62,8 @@ pub struct FailedLogin {
     pub(crate) provider: Option<Box<str>>,
     /// True if the browser had a session and the user asked to sign in again.
     pub(crate) reauthenticate: bool,
+    /// The session of the ticket, if the failed request contained a ticket.
+    pub(crate) ticket_session: Option<SessionRef>,
     /// The `Set-Cookie` values of the response.
     pub(crate) cookies: Vec<HeaderValue>,
 }
@@ -76,22 +79,36 @@ impl FailedLogin {
                 .map(|waiting| waiting.host.clone()),
             provider: details.map(|details| details.provider.clone()),
             reauthenticate: details.is_some_and(|details| details.reauthenticate),
+            ticket_session: None,
             cookies: Vec::new(),
         }
         .forgetting(state)
     }
 
-    /// Creates the failure of a request with a ticket. The cookie of the tab is kept if the cookie
-    /// may belong to another ticket, which can still arrive.
+    /// Creates the failure of a request with a ticket. The cookie of the tab is kept if the same
+    /// ticket or another ticket of the tab can still arrive.
     pub(crate) fn of_ticket(error: Error, ticket: Ticket) -> Self {
         let forgets = !matches!(
             error,
-            Error::Ticket(StateError::NoCookie | StateError::OtherBrowser)
+            Error::SessionUnreachable
+                | Error::Ticket(StateError::NoCookie | StateError::OtherBrowser)
         );
         let forgotten = forgets.then(|| cookie::clear(&ticket.waiting.tab.cookie()));
         Self {
             retry: ticket.return_to,
+            ticket_session: Some(ticket.session),
             cookies: forgotten.into_iter().collect(),
+            ..Self::new(error, None)
+        }
+    }
+
+    /// Creates the failure of a ticket request.
+    pub(crate) fn of_ticket_request(error: Error, request: &TicketRequest) -> Self {
+        Self {
+            retry: request.return_to.clone(),
+            host: Some(request.host().clone()),
+            provider: request.only_provider().map(Box::from),
+            reauthenticate: request.prompt == Prompt::Login,
             ..Self::new(error, None)
         }
     }

@@ -25,6 +25,9 @@ pub struct Start<'a> {
     pub public_url: &'a PublicUrl,
     /// The fields of the request, from which the login flow reads the cookies.
     pub headers: &'a HeaderMap,
+    /// Other providers that the page accepts. Only a ticket request contains alternatives, because
+    /// the login host may have a session of one of them.
+    pub(crate) alternatives: &'a [&'a str],
     /// The tab at another host that waits for a ticket.
     pub(crate) waiting: Option<WaitingTab>,
 }
@@ -43,6 +46,7 @@ impl<'a> Start<'a> {
             return_to,
             public_url,
             headers,
+            alternatives: &[],
             waiting: None,
         }
     }
@@ -50,17 +54,14 @@ impl<'a> Start<'a> {
     /// Creates a request to begin the login for which another host has sent `request`.
     pub(crate) fn for_ticket(
         request: &'a TicketRequest,
+        provider: &'a str,
         (public_url, headers): (&'a PublicUrl, &'a HeaderMap),
     ) -> Self {
         Self {
             prompt: request.prompt,
             passed: &request.passed,
             waiting: Some(request.waiting.clone()),
-            ..Self::new(
-                &request.provider,
-                request.return_to.clone(),
-                (public_url, headers),
-            )
+            ..Self::new(provider, request.return_to.clone(), (public_url, headers))
         }
     }
 }

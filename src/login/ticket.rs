@@ -22,7 +22,7 @@ use crate::clock::Timestamp;
 use crate::provider::Prompt;
 use crate::seal::KeyRing;
 use crate::secret::{self, NoRandomness, Secret};
-use crate::session::{Session, SessionRef};
+use crate::session::{Session, SessionKey, SessionRef};
 
 /// The time for which a ticket is valid. A browser follows a redirect at once.
 pub(super) const TICKET_LIFETIME: Duration = Duration::from_mins(1);
@@ -40,6 +40,8 @@ pub(crate) struct WaitingTab {
     secret_hash: [u8; 32],
     /// The number of logins in a row that this browser has completed at the host.
     pub(super) round: u8,
+    /// The session that the browser had at the host. A login of this tab replaces the session.
+    pub(super) session: Option<SessionKey>,
 }
 
 /// The serialized form of a [`WaitingTab`]. The names of the fields are short, because URLs contain
@@ -52,6 +54,8 @@ pub(super) struct RawTab<'a> {
     b: Cow<'a, str>,
     h: String,
     n: u8,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    s: Option<String>,
 }
 
 /// A request of a host to the login host: the page that the user asked for, and the tab that waits
@@ -60,9 +64,9 @@ pub(super) struct RawTab<'a> {
 pub(crate) struct TicketRequest {
     pub(super) waiting: WaitingTab,
     /// The page that the user asked for.
-    pub(super) return_to: ReturnTo,
-    /// The configured name of the provider.
-    pub(crate) provider: Box<str>,
+    pub(crate) return_to: ReturnTo,
+    /// The configured names of the providers that the page accepts. There is at least one provider.
+    pub(crate) providers: Vec<Box<str>>,
     /// States whether the provider must ask the user to sign in again.
     pub(crate) prompt: Prompt,
     /// The parameters for the provider.
@@ -76,8 +80,7 @@ struct RawRequest<'a> {
     w: RawTab<'a>,
     #[serde(borrow)]
     r: Cow<'a, str>,
-    #[serde(borrow)]
-    p: Cow<'a, str>,
+    p: Vec<Box<str>>,
     a: bool,
     x: Vec<(String, String)>,
     t: u64,
@@ -126,7 +129,7 @@ impl WaitingTab {
     /// Creates a tab with a new secret. The secret is the value of the cookie of the tab.
     pub(super) fn new(
         host: &PublicUrl,
-        round: u8,
+        (round, session): (u8, Option<SessionKey>),
         now: Timestamp,
     ) -> Result<(Self, Secret<String>), NoRandomness> {
         let secret = URL_SAFE_NO_PAD.encode(secret::random::<16>()?);
@@ -135,6 +138,7 @@ impl WaitingTab {
             tab: Tab::random(now)?,
             secret_hash: sha256(secret.as_bytes()),
             round,
+            session,
         };
         Ok((waiting, Secret::new(secret)))
     }
@@ -145,16 +149,27 @@ impl WaitingTab {
             b: self.tab.as_str().into(),
             h: URL_SAFE_NO_PAD.encode(self.secret_hash),
             n: self.round,
+            s: self
+                .session
+                .map(|key| URL_SAFE_NO_PAD.encode(key.as_bytes())),
         }
     }
 
     pub(super) fn from_raw(raw: &RawTab<'_>) -> Option<Self> {
         let secret_hash = URL_SAFE_NO_PAD.decode(&raw.h).ok()?;
+        let session = match &raw.s {
+            Some(text) => {
+                let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+                Some(SessionKey::from_bytes(bytes.try_into().ok()?))
+            }
+            None => None,
+        };
         Some(Self {
-            host: PublicUrl::try_from(raw.o.clone().into_owned()).ok()?,
+            host: PublicUrl::from_sealed(&raw.o)?,
             tab: Tab::parse(&raw.b)?,
             secret_hash: secret_hash.try_into().ok()?,
             round: raw.n,
+            session,
         })
     }
 
@@ -175,7 +190,7 @@ impl TicketRequest {
         let raw = RawRequest {
             w: self.waiting.to_raw(),
             r: self.return_to.as_str().into(),
-            p: (&*self.provider).into(),
+            p: self.providers.clone(),
             a: self.prompt == Prompt::Login,
             x: self.passed.clone(),
             t: self.issued_at.as_millis(),
@@ -207,7 +222,7 @@ impl TicketRequest {
         Some(Self {
             waiting: opening.waiting_tab(&raw.w)?,
             return_to: ReturnTo::from_sealed(&raw.r, opening.own)?,
-            provider: raw.p.into(),
+            providers: raw.p,
             prompt: if raw.a {
                 Prompt::Login
             } else {
@@ -220,12 +235,33 @@ impl TicketRequest {
 
     /// Returns true if the user of `session` needs no new login for this request.
     pub(crate) fn accepts(&self, session: &Session) -> bool {
-        self.prompt == Prompt::AsNeeded && *session.provider() == *self.provider
+        let mut providers = self.providers.iter();
+        self.prompt == Prompt::AsNeeded && providers.any(|name| **name == *session.provider())
     }
 
-    /// Returns the URL of the page that the user asked for.
-    pub(crate) fn page(&self) -> String {
-        self.return_to.absolute(self.waiting.host.origin())
+    /// Returns the provider, if the page accepts only one provider.
+    pub(crate) fn only_provider(&self) -> Option<&str> {
+        match &*self.providers {
+            [only] => Some(only),
+            _ => None,
+        }
+    }
+
+    /// Returns the same request with only one provider.
+    pub(super) fn at(&self, provider: &str) -> Self {
+        Self {
+            waiting: self.waiting.clone(),
+            return_to: self.return_to.clone(),
+            providers: vec![provider.into()],
+            prompt: self.prompt,
+            passed: self.passed.clone(),
+            issued_at: self.issued_at,
+        }
+    }
+
+    /// Returns the host that has sent the request.
+    pub(crate) fn host(&self) -> &PublicUrl {
+        &self.waiting.host
     }
 }
 
@@ -308,7 +344,7 @@ fn ticket_context(host: &PublicUrl) -> Vec<u8> {
     associated_data(b"ticket", &[host.origin().as_bytes()])
 }
 
-fn sha256(bytes: &[u8]) -> [u8; 32] {
+pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
     hash

@@ -44,11 +44,12 @@ impl Hosts {
 
     /// A sealed request of `host`.
     fn request(&self, host: &PublicUrl) -> String {
-        let (waiting, _secret) = WaitingTab::new(host, 1, NOW).unwrap();
+        let (waiting, _secret) =
+            WaitingTab::new(host, (1, Some(SessionKey::from_bytes([7; 16]))), NOW).unwrap();
         let request = TicketRequest {
             waiting,
             return_to: self.page(),
-            provider: "main".into(),
+            providers: vec!["main".into(), "other".into()],
             prompt: Prompt::Login,
             passed: vec![("login_hint".to_owned(), "\"ä".to_owned())],
             issued_at: NOW,
@@ -58,7 +59,7 @@ impl Hosts {
 
     /// A sealed ticket for the host `app`, and the secret of its tab.
     fn ticket(&self) -> (String, SessionRef, Secret<String>) {
-        let (waiting, secret) = WaitingTab::new(&self.app, 1, NOW).unwrap();
+        let (waiting, secret) = WaitingTab::new(&self.app, (1, None), NOW).unwrap();
         let id = SessionId::random(StoreTag::random().unwrap()).unwrap();
         let session = SessionRef::from(&id);
         let ticket = Ticket::seal((&waiting, &self.page()), session, &self.keys, NOW);
@@ -67,14 +68,31 @@ impl Hosts {
 }
 
 #[test]
+fn a_host_that_the_url_parser_refuses_gets_a_ticket() {
+    let mut hosts = Hosts::new();
+    let served = r#"["https://login.test", "https://*.apps.test"]"#;
+    hosts.served = serde_json::from_str(served).unwrap();
+    let host = hosts.served.find("xn--a.apps.test").unwrap();
+    assert!(PublicUrl::try_from(host.origin().to_owned()).is_err());
+    let text = hosts.request(&host);
+    let request = TicketRequest::open(&text, hosts.at(&hosts.login), (NOW, TIMEOUT)).unwrap();
+    assert_eq!(request.host(), &host);
+}
+
+#[test]
 fn a_request_opens_to_what_was_sealed() {
     let hosts = Hosts::new();
     let text = hosts.request(&hosts.app);
     let request = TicketRequest::open(&text, hosts.at(&hosts.login), (NOW, TIMEOUT)).unwrap();
-    assert_eq!(request.page(), format!("https://app.test{PAGE}"));
+    assert_eq!(request.host(), &hosts.app);
+    assert_eq!(request.return_to.as_str(), PAGE);
+    let replaced = Some(SessionKey::from_bytes([7; 16]));
+    assert_eq!(request.waiting.session, replaced);
+    let chosen = request.at("other");
+    assert_eq!(chosen.only_provider(), Some("other"));
     assert_eq!(
-        (&*request.provider, request.prompt),
-        ("main", Prompt::Login)
+        (request.only_provider(), request.prompt),
+        (None, Prompt::Login)
     );
     assert_eq!(
         request.passed,

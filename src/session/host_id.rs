@@ -57,6 +57,16 @@ impl SessionRef {
         })
     }
 
+    /// Returns the session that a session cookie names, for the end of the session. The function
+    /// accepts session ids and host ids at each host, because a reload can set or remove
+    /// `login.host`, and a user must be able to end a session that began before the reload.
+    pub(crate) fn to_end(cookie: &[u8], authority: &str, keys: &KeyRing) -> Option<Self> {
+        match SessionId::parse(cookie) {
+            Some(id) => Some(Self::from(&id)),
+            None => open(cookie, authority, keys),
+        }
+    }
+
     /// Creates the host id of this session for the host `authority`.
     ///
     /// # Errors
@@ -169,6 +179,10 @@ mod tests {
         let separate = SessionIds::default();
         assert_eq!(separate.read(text(&own), "app.test"), Some(session));
         assert_eq!(separate.read(text(&host_id), "app.test"), None);
+        let to_end = |cookie, host| SessionRef::to_end(text(cookie), host, &keys);
+        assert_eq!(to_end(&own, "app.test"), Some(session));
+        assert_eq!(to_end(&host_id, "app.test"), Some(session));
+        assert_eq!(to_end(&host_id, "other.test"), None);
     }
 
     #[test]

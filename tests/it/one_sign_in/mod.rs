@@ -1,13 +1,15 @@
 //! One sign-in for several hosts: tickets, host ids and wildcards.
 
+mod providers;
+mod sign_out;
 mod tickets;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::long_answers::sign_out;
 use crate::support::browser::Browser;
 use crate::support::browser_request::BrowserRequest;
 use crate::support::form::links;
@@ -177,25 +179,6 @@ async fn a_program_gets_the_login_url_of_its_own_host() {
 }
 
 #[tokio::test]
-async fn a_sign_out_at_one_host_ends_the_session_at_all_hosts() {
-    for at in HOSTS {
-        let scene = scene().await;
-        let browser = signed_in(&scene, APP, "alice").await;
-        for host in HOSTS {
-            browser.visit(&format!("{host}/")).await;
-        }
-        let ids = HOSTS.map(|host| (host, browser.cookie(host, SESSION).unwrap()));
-        for (host, id) in &ids {
-            assert_eq!(status(&scene, host, id).await, 200, "{host}");
-        }
-        sign_out(&browser, at).await;
-        for (host, id) in &ids {
-            assert_eq!(status(&scene, host, id).await, 401, "{host} after {at}");
-        }
-    }
-}
-
-#[tokio::test]
 async fn all_hosts_share_one_refresh() {
     let scene = scene().await;
     scene.provider.token_members(json!({ "expires_in": 60 }));
@@ -251,41 +234,63 @@ async fn a_failed_sign_in_leads_back_to_the_page_of_the_other_host() {
 }
 
 #[tokio::test]
-async fn host_ids_survive_a_restart() {
-    let folder = tempfile::tempdir().unwrap();
-    let keys = folder.path().join("keys");
+async fn a_failed_repeated_sign_in_leads_back_to_a_repeated_sign_in() {
+    let scene = scene().await;
+    let browser = signed_in(&scene, APP, "alice").await;
+    let start = browser
+        .open(&format!("{APP}/oauth2/sign_in?prompt=login"))
+        .await;
+    let login = browser.follow(&start).await;
+    let asked = parameters(login.location().unwrap().query().unwrap());
+    let refused = format!(
+        "{LOGIN}/oauth2/callback?error=access_denied&state={}",
+        asked["state"]
+    );
+    let page = browser.open(&refused).await;
+    let href = links(&page.text()).remove(0).href;
+    let again = format!("{APP}/oauth2/sign_in?provider=main&prompt=login&to=");
+    assert!(href.starts_with(&again), "{href}");
+    let page = browser.visit(&href).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+}
+
+/// Settings that keep keys and sessions in `folder`.
+fn on_disk(folder: &Path) -> String {
+    let keys = folder.join("keys");
     std::fs::write(&keys, format!("{}=\n", "A".repeat(43))).unwrap();
-    let stored = format!(
+    format!(
         "state_key_file = \"{}\"\n[session.store.disk]\nfile = \"{}\"\n",
         keys.display(),
-        folder.path().join("sessions").display()
-    );
+        folder.join("sessions").display()
+    )
+}
+
+/// Stops the gateway, and starts a gateway with the same settings.
+async fn restarted(scene: Scene, stored: &str) -> Scene {
     let Scene {
         gateway,
         provider,
         app,
-    } = Scene::with(|settings| shared(settings).with(&stored)).await;
-    let before = Scene {
-        gateway,
-        provider,
-        app,
-    };
-    let browser = signed_in(&before, APP, "alice").await;
-    let id = browser.cookie(APP, SESSION).unwrap();
-    let Scene {
-        gateway,
-        provider,
-        app,
-    } = before;
+    } = scene;
     let clock = gateway.clock().clone();
     gateway.drain().await;
     let settings = Settings::new(LOGIN, &provider.url(), &app.url()).with(ROUTES);
-    let gateway = Gateway::with_clock(shared(settings).with(&stored), clock);
-    let after = Scene {
+    let gateway = Gateway::with_clock(shared(settings).with(stored), clock);
+    Scene {
         gateway,
         provider,
         app,
-    };
+    }
+}
+
+#[tokio::test]
+async fn host_ids_survive_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let stored = on_disk(folder.path());
+    let before = Scene::with(|settings| shared(settings).with(&stored)).await;
+    let browser = signed_in(&before, APP, "alice").await;
+    let id = browser.cookie(APP, SESSION).unwrap();
+    let after = restarted(before, &stored).await;
     assert_eq!(status(&after, APP, &id).await, 200);
     assert_eq!(status(&after, IP, &id).await, 401);
 }

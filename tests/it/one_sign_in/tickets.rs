@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{APP, IP, LOGIN, WILD, browser, scene, signed_in};
-use crate::long_answers::sign_out;
+use super::sign_out::sign_out;
+use super::{APP, IP, LOGIN, WILD, browser, scene, signed_in, status};
 use crate::support::browser::{Browser, Page};
 use crate::support::browser_request::BrowserRequest;
 use crate::support::form::links;
@@ -44,16 +44,16 @@ async fn a_41_a_ticket_of_an_attacker_signs_no_victim_in() {
     // A login of the victim that is in progress does not help the attacker.
     victim.open(&format!("{APP}/")).await;
     let page = victim.open(&lure).await;
-    assert_refused(&victim, &page, APP, "400 ticket_without_cookie");
+    assert_refused(&victim, &page, APP, "400 ticket_used");
     // A signed-in victim keeps the own session.
     let alice = signed_in(&scene, APP, "alice").await;
     let page = alice.visit(&lure).await;
     assert_eq!(page.text(), "seen", "{}", page.describe());
     let user = scene.app.last().head.value("x-forwarded-user");
     assert_eq!(user.as_deref(), Some("alice"));
-    // The attacker's own tab can still use the ticket.
+    // The attacker's own tab cannot use the ticket any more.
     let page = mallory.visit(&lure).await;
-    assert_eq!(page.text(), "seen", "{}", page.describe());
+    assert_refused(&mallory, &page, APP, "400 ticket_used");
 }
 
 #[tokio::test]
@@ -66,6 +66,59 @@ async fn a_41_a_ticket_for_the_tab_of_an_attacker_is_refused_in_the_browser_of_t
     let alice = signed_in(&scene, LOGIN, "alice").await;
     let page = alice.visit(&lure).await;
     assert_refused(&alice, &page, APP, "400 ticket_without_cookie");
+    // The ticket for the victim's session is useless in the attacker's tab.
+    let page = mallory.open(page.url.as_str()).await;
+    assert_refused(&mallory, &page, APP, "400 ticket_used");
+}
+
+#[tokio::test]
+async fn an_older_ticket_does_not_end_a_newer_session() {
+    let scene = scene().await;
+    let browser = signed_in(&scene, LOGIN, "alice").await;
+    let older = ticket_url(&browser, APP, "/page").await;
+    browser.plant(LOGIN, &format!("{SESSION}=; Path=/; Secure; Max-Age=0"));
+    scene.gateway.advance(Duration::from_secs(2));
+    browser.visit(&format!("{APP}/")).await;
+    let newer = browser.cookie(APP, SESSION).unwrap();
+    let page = browser.open(&older).await;
+    assert_eq!(page.field("location"), Some("http://app.localhost/page"));
+    assert_eq!(browser.cookie(APP, SESSION), Some(newer.clone()));
+    assert_eq!(status(&scene, APP, &newer).await, 200);
+    assert_eq!(scene.provider.exchanges().len(), 2);
+    // The ticket is used up.
+    let thief = super::browser(&scene.gateway);
+    let page = thief.open(&older).await;
+    assert_refused(&thief, &page, APP, "400 ticket_used");
+}
+
+#[tokio::test]
+async fn a_newer_ticket_replaces_the_session_of_its_host() {
+    let scene = scene().await;
+    let browser = signed_in(&scene, APP, "alice").await;
+    let before = browser.cookie(APP, SESSION).unwrap();
+    browser.plant(LOGIN, &format!("{SESSION}=; Path=/; Secure; Max-Age=0"));
+    scene.gateway.advance(Duration::from_secs(2));
+    // The login replaces the session of the host, although the login host does not know it.
+    let ticket = ticket_url(&browser, APP, "/oauth2/sign_in?prompt=login").await;
+    assert_eq!(status(&scene, APP, &before).await, 401);
+    let page = browser.visit(&ticket).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    scene.wait_for_figure("sidegate_sessions", 1).await;
+}
+
+#[tokio::test]
+async fn a_signed_in_user_sees_why_a_ticket_is_refused() {
+    let scene = scene().await;
+    let browser = signed_in(&scene, APP, "alice").await;
+    for query in ["", "?ticket=x"] {
+        let page = browser.open(&format!("{APP}/oauth2/ticket{query}")).await;
+        let reason = if query.is_empty() {
+            "missing"
+        } else {
+            "foreign"
+        };
+        assert_eq!(refusal(&page), format!("400 ticket_{reason}"));
+    }
 }
 
 #[tokio::test]
@@ -110,6 +163,15 @@ async fn a_43_a_ticket_is_good_for_one_use() {
     // A reload of the URL leads to the page.
     let again = browser.open(&ticket).await;
     assert_eq!(again.field("location"), Some("http://app.localhost/page"));
+    // The redirect counts as a round, so that it cannot be part of an endless loop.
+    let rounds = again.set_cookies().into_iter();
+    let mut rounds = rounds.filter(|text| text.starts_with("__Host-sidegate-round="));
+    assert!(
+        rounds
+            .next()
+            .unwrap()
+            .starts_with("__Host-sidegate-round=2;")
+    );
     assert!(
         !again
             .set_cookies()
