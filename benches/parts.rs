@@ -31,7 +31,7 @@ use sidegate::identity::{Claim, Identity};
 use sidegate::login::{
     self, Callback, Completion, Login, PreviousSession, PublicUrl, ReturnTo, Start,
 };
-use sidegate::provider::{Grant, Prompt, Provider, Redemption, ResponseMode};
+use sidegate::provider::{Grant, Provider, Redemption, ResponseMode};
 use sidegate::seal::{Keys, Purpose};
 use sidegate::secret::Secret;
 use sidegate::session::{
@@ -253,14 +253,9 @@ fn login(runtime: &Runtime) -> (Arc<Login>, PublicUrl) {
 
 /// Sends a browser to the provider. Returns the URL.
 fn sent_out(runtime: &Runtime, login: &Login, public_url: &PublicUrl) -> String {
-    let started = runtime.block_on(login.begin(Start {
-        provider: "main",
-        prompt: Prompt::AsNeeded,
-        passed: &[],
-        return_to: ReturnTo::root(),
-        public_url,
-        headers: &HeaderMap::new(),
-    }));
+    let headers = HeaderMap::new();
+    let start = Start::new("main", ReturnTo::root(), (public_url, &headers));
+    let started = runtime.block_on(login.begin(start));
     started.expect("a login").location
 }
 

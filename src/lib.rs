@@ -134,6 +134,14 @@
 //! list above. If the request is permitted, the answer contains the fields that
 //! [`access::Permit::fields`] returns, and the gateway forwards nothing. Only the answer to a
 //! permitted request has a successful status.
+//!
+//! # One sign-in for several hosts
+//!
+//! With the setting `login.host`, all logins take place at the login host. At any other host,
+//! [`login::Login::begin`] sends the browser to the login host with a sealed ticket request. The
+//! login host sends the browser back with a ticket, which is valid for one use in one browser tab.
+//! The host redeems the ticket, and sets a cookie with a host id. A host id contains the session
+//! key, sealed for the host. All ids of a session therefore name one session in the store.
 
 /// The allocator is mimalloc, because it reuses freed memory for the next request. The allocator is
 /// declared in the library, so that tests and benches also use it.

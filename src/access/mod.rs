@@ -107,7 +107,7 @@ use crate::clock::Timestamp;
 use crate::fields::View;
 use crate::fields::cookie::{self as cookies, Found};
 use crate::provider::{Provider, Providers};
-use crate::session::{Lookup, Session, SessionId, Sessions, cookie};
+use crate::session::{Lookup, Session, SessionIds, SessionKey, SessionRef, Sessions, cookie};
 use crate::target::Target;
 
 /// One worker's copy of a site's routes, with access to sessions. The worker takes no lock to make
@@ -124,6 +124,8 @@ pub(crate) struct Access {
     /// The longest time that a request waits for its session.
     max_wait: Duration,
     sessions: Arc<Sessions>,
+    /// Reads the session cookies of requests.
+    session_ids: Arc<SessionIds>,
     refresher: Arc<Refresher>,
     signed: SignedAssertions,
 }
@@ -137,6 +139,8 @@ pub struct Settings<'a> {
     pub providers: &'a Arc<Providers>,
     /// The longest time that a request waits until its session is refreshed or fetched.
     pub(crate) max_wait: Duration,
+    /// Reads the session cookies of requests.
+    pub(crate) session_ids: &'a Arc<SessionIds>,
 }
 
 /// The decision about a request, with the data that is needed to answer the request.
@@ -203,7 +207,7 @@ pub(crate) enum Cause {
     Expired,
     /// The provider reports that the grant has ended, or the user has just signed out.
     GrantEnded,
-    /// The cookie's value is not a session id.
+    /// The cookie's value is not an id of a session at this host.
     Malformed,
     /// The request has no session cookie.
     NoCookie,
@@ -215,6 +219,8 @@ pub(crate) enum Cause {
     RefusedByApp,
     /// The access token has expired, and there is no refresh token.
     TokenExpired,
+    /// The store has not returned the session in time, so nobody knows whether the session is live.
+    Unreachable,
     /// No session has this id: the session has ended, was evicted, or never existed.
     Unknown,
 }
@@ -233,6 +239,7 @@ impl Cause {
             Self::RefusedByApp => "refused_by_app",
             Self::TokenExpired => "token_expired",
             Self::Unknown => "session_unknown",
+            Self::Unreachable => "session_unreachable",
         }
     }
 }
@@ -250,6 +257,7 @@ impl Access {
             routes: settings.routes.for_worker(),
             providers: Arc::clone(settings.providers),
             max_wait: settings.max_wait,
+            session_ids: Arc::clone(settings.session_ids),
             sessions,
             refresher,
             signed: SignedAssertions::default(),
@@ -293,9 +301,11 @@ impl Access {
             return self.permit(route, None);
         }
         let line = cookies::only_line(fields);
+        let host = self.session_ids.are_shared().then(|| target.authority());
         // If the previous request of the connection had the same `Cookie` line, the line is not
         // parsed again.
-        if let Some(known) = line.and_then(|line| recent.by_line(line, &self.sessions, now)) {
+        if let Some(known) = line.and_then(|line| recent.by_line((line, host), &self.sessions, now))
+        {
             let (session, others) = known;
             let mut decision = self.decide_for_session(route, session, now, None);
             if let Decision::Permit(permit) = &mut decision {
@@ -307,18 +317,18 @@ impl Access {
             Ok(cookie) => cookie,
             Err(cause) => return self.without_session(route, cause, None),
         };
-        if let Some(session) = recent.by_cookie(cookie, &self.sessions, now) {
+        if let Some(session) = recent.by_cookie((cookie, host), &self.sessions, now) {
             return self.decide_for_session(route, session, now, None);
         }
-        let Some(id) = SessionId::parse(cookie) else {
+        let Some(named) = self.session_ids.read(cookie, target.authority()) else {
             return self.without_session(route, Cause::Malformed, None);
         };
-        match self.sessions.find(&id, now) {
+        match self.sessions.find(named, now) {
             Lookup::Live(session) => {
-                recent.note((cookie, line), &session, now);
+                recent.note((cookie, line, host), &session, now);
                 self.decide_for_session(route, session, now, None)
             }
-            Lookup::Away => Wait::for_session(self, route, id),
+            Lookup::Away => Wait::for_session(self, route, named),
             Lookup::Expired => self.without_session(route, Cause::Expired, None),
             Lookup::OtherInstance => self.without_session(route, Cause::OtherInstance, None),
             Lookup::Unknown => self.without_session(route, Cause::Unknown, None),
@@ -418,26 +428,27 @@ impl Access {
         })
     }
 
-    /// Returns the session id in the request's cookie, and the session if the session is live. The
-    /// session can belong to any provider, because this function does not check the provider. A
-    /// session with an expired token is live as long as the token can be refreshed.
+    /// Returns the key of the session that the request's cookie names, and the session if the
+    /// session is live. The session can belong to any provider, because this function does not
+    /// check the provider. A session with an expired token is live as long as the token can be
+    /// refreshed. `authority` is the host of the request.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe.
     pub(crate) async fn session_of(
         &self,
-        fields: &(impl View + ?Sized),
+        (fields, authority): (&(impl View + ?Sized), &str),
         now: Timestamp,
-    ) -> Option<(SessionId, Option<Arc<Session>>)> {
-        let id = session_id(fields).ok()?;
-        let session = self.find_session(&id, now).await.ok();
-        Some((id, session))
+    ) -> Option<(SessionKey, Option<Arc<Session>>)> {
+        let named = self.named_session(fields, authority).ok()?;
+        let session = self.live_session(named, now).await.ok();
+        Some((*named.key(), session))
     }
 
-    /// Returns the live session in the request's cookie. The session can belong to any provider,
-    /// because this function does not check the provider. A session with an expired token is live
-    /// as long as the token can be refreshed.
+    /// Returns the live session that the request's cookie names. The session can belong to any
+    /// provider, because this function does not check the provider. `authority` is the host of the
+    /// request.
     ///
     /// # Errors
     ///
@@ -446,29 +457,54 @@ impl Access {
     /// # Cancel safety
     ///
     /// Cancel safe.
-    pub(crate) async fn live_session(
+    pub(crate) async fn live_session_of(
         &self,
-        fields: &(impl View + ?Sized),
+        (fields, authority): (&(impl View + ?Sized), &str),
         now: Timestamp,
     ) -> Result<Arc<Session>, Cause> {
-        self.find_session(&session_id(fields)?, now).await
+        self.live_session(self.named_session(fields, authority)?, now)
+            .await
     }
 
-    async fn find_session(&self, id: &SessionId, now: Timestamp) -> Result<Arc<Session>, Cause> {
-        let mut found = self.sessions.find(id, now);
+    /// Returns the session that the request's cookie names, if the request names exactly one
+    /// session.
+    fn named_session(
+        &self,
+        fields: &(impl View + ?Sized),
+        authority: &str,
+    ) -> Result<SessionRef, Cause> {
+        let named = self.session_ids.read(session_cookie(fields)?, authority);
+        named.ok_or(Cause::Malformed)
+    }
+
+    /// Returns a session if the session is live. A session with an expired token is live as long as
+    /// the token can be refreshed.
+    ///
+    /// # Errors
+    ///
+    /// The reason why the session is not live.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub(crate) async fn live_session(
+        &self,
+        named: SessionRef,
+        now: Timestamp,
+    ) -> Result<Arc<Session>, Cause> {
+        let mut found = self.sessions.find(named, now);
         if let Lookup::Away = found {
-            let waiter = self.refresher.fetch(id.key());
+            let waiter = self.refresher.fetch(*named.key());
             let fetched = wait_for(waiter, self.deadline(), self.refresher.clock()).await;
             if let Fetched::InMemory = fetched {
-                found = self.sessions.find(id, now);
+                found = self.sessions.find(named, now);
             }
         }
         let session = match found {
             Lookup::Expired => return Err(Cause::Expired),
             Lookup::OtherInstance => return Err(Cause::OtherInstance),
-            // If the store does not answer, the gateway reports the session as unknown, but the
-            // session does not end.
-            Lookup::Away | Lookup::Unknown => return Err(Cause::Unknown),
+            Lookup::Away => return Err(Cause::Unreachable),
+            Lookup::Unknown => return Err(Cause::Unknown),
             Lookup::Live(session) => session,
         };
         let tokens = session.tokens();
@@ -477,11 +513,6 @@ impl Access {
         }
         Ok(session)
     }
-}
-
-/// Returns the session id of a request, if the request has exactly one session id.
-fn session_id(fields: &(impl View + ?Sized)) -> Result<SessionId, Cause> {
-    SessionId::parse(session_cookie(fields)?).ok_or(Cause::Malformed)
 }
 
 /// Returns the value of the session cookie. Returns an error if the request has no session cookie,

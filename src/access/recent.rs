@@ -23,6 +23,8 @@ pub(crate) struct Recent(RefCell<Option<LastUsed>>);
 struct LastUsed {
     cookie: Secret<Box<[u8]>>,
     line: Option<CookieLine>,
+    /// The host of the request, if a session cookie is valid only at one host.
+    host: Option<Box<str>>,
     session: Arc<Session>,
     found_at: Timestamp,
 }
@@ -37,16 +39,17 @@ struct CookieLine {
 
 impl Recent {
     /// Returns the session of a request whose only `Cookie` line is `line`, and returns `line`
-    /// without the gateway's own cookies. Returns `None` if the previous request on the connection
-    /// had a different `Cookie` line, or if the session is no longer valid.
+    /// without the gateway's own cookies. `host` is the host of the request, if a session cookie is
+    /// valid only at one host. Returns `None` if the previous request on the connection had a
+    /// different `Cookie` line or `host`, or if the session is no longer valid.
     pub(super) fn by_line(
         &self,
-        line: &[u8],
+        (line, host): (&[u8], Option<&str>),
         sessions: &Sessions,
         now: Timestamp,
     ) -> Option<(Arc<Session>, Option<HeaderValue>)> {
         let last = self.0.borrow();
-        let last = last.as_ref()?;
+        let last = last.as_ref().filter(|last| last.host.as_deref() == host)?;
         let same = last.line.as_ref();
         let same = same.filter(|same| same.whole.matches(line))?;
         sessions
@@ -54,26 +57,31 @@ impl Recent {
             .then(|| (Arc::clone(&last.session), same.others.clone()))
     }
 
-    /// Returns the session of the session cookie `cookie`. Returns `None` if the previous request
-    /// on the connection had a different session cookie, or if the session is no longer valid.
+    /// Returns the session of the session cookie `cookie`. `host` is the host of the request, if a
+    /// session cookie is valid only at one host. Returns `None` if the previous request on the
+    /// connection had a different session cookie or `host`, or if the session is no longer valid.
     pub(super) fn by_cookie(
         &self,
-        cookie: &[u8],
+        (cookie, host): (&[u8], Option<&str>),
         sessions: &Sessions,
         now: Timestamp,
     ) -> Option<Arc<Session>> {
         let last = self.0.borrow();
-        let last = last.as_ref().filter(|last| last.cookie.matches(cookie))?;
+        let last = last.as_ref().filter(|last| last.host.as_deref() == host)?;
+        if !last.cookie.matches(cookie) {
+            return None;
+        }
         sessions
             .still(&last.session, last.found_at, now)
             .then(|| Arc::clone(&last.session))
     }
 
     /// Stores `session`, which belongs to the session cookie `cookie`. If the request has exactly
-    /// one `Cookie` line, `line` contains this `Cookie` line.
+    /// one `Cookie` line, `line` contains this `Cookie` line. `host` is the host of the request, if
+    /// a session cookie is valid only at one host.
     pub(super) fn note(
         &self,
-        (cookie, line): (&[u8], Option<&[u8]>),
+        (cookie, line, host): (&[u8], Option<&[u8]>, Option<&str>),
         session: &Arc<Session>,
         now: Timestamp,
     ) {
@@ -84,6 +92,7 @@ impl Recent {
         *self.0.borrow_mut() = Some(LastUsed {
             cookie: Secret::new(cookie.into()),
             line,
+            host: host.map(Into::into),
             session: Arc::clone(session),
             found_at: now,
         });

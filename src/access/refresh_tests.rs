@@ -74,6 +74,7 @@ impl Fixture {
             routes,
             providers: &Arc::default(),
             max_wait: MAX_WAIT,
+            session_ids: &Arc::default(),
         };
         let (sessions, refresher) = (Arc::clone(&self.sessions), Arc::clone(&self.refresher));
         Access::new(&settings, sessions, refresher)

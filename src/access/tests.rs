@@ -6,15 +6,24 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use serde_json::json;
+use tokio::runtime::Handle;
 
 use super::refresh::tests::{Fixture, NOW};
 use super::*;
+use crate::clock::Clock;
 use crate::fields::cookie::Others;
 use crate::fields::{OwnedFields, Strip, inbound};
-use crate::token::Lifetime;
+use crate::identity::Identity;
+use crate::session::{NewSession, Registrations, SessionId, two_replicas};
+use crate::telemetry::Metrics;
+use crate::token::{Lifetime, TokenSet};
 use crate::upstream::{AssertionNames, Upstream};
 
 fn access(fixture: &Fixture) -> Rc<Access> {
+    fixture.access(&routes())
+}
+
+fn routes() -> RouteTable {
     let app = serde_json::from_value(json!({"url": "http://127.0.0.1:1"})).unwrap();
     let app = Arc::new(Upstream::new("app", &app).unwrap());
     let route = |settings| serde_json::from_value::<RouteSettings>(settings).unwrap();
@@ -27,8 +36,41 @@ fn access(fixture: &Fixture) -> Rc<Access> {
             route(json!({"prefix": "/staff", "access": {"any_of": {"groups": ["staff"]}}})),
         ),
     ];
-    let routes = RouteTable::new(routes, &[("app".into(), app)].into(), &["main"]).unwrap();
-    fixture.access(&routes)
+    RouteTable::new(routes, &[("app".into(), app)].into(), &["main"]).unwrap()
+}
+
+#[tokio::test]
+async fn a_session_that_the_store_does_not_return_is_not_unknown() {
+    let folder = tempfile::tempdir().unwrap();
+    let registrations = Registrations::from([("main".into(), [0; 32])]);
+    let [first, second] = two_replicas(folder.path(), &registrations, NOW).map(Arc::new);
+    let new = NewSession {
+        provider: "main",
+        registration: [0; 32],
+        identity: Identity::nameless("main"),
+        tokens: TokenSet::new("token", None, Lifetime::default()).unwrap(),
+        replaces: Vec::new(),
+    };
+    let id = first.open(new, NOW).await.unwrap();
+    let metrics = Arc::new(Metrics::default());
+    let control = Handle::current();
+    let refresher = Refresher::new(
+        Arc::default(),
+        Arc::clone(&second),
+        metrics,
+        Clock::manual(NOW),
+        control,
+    );
+    let settings = Settings {
+        routes: &routes(),
+        providers: &Arc::default(),
+        max_wait: Duration::ZERO,
+        session_ids: &Arc::default(),
+    };
+    second.close().await.unwrap();
+    let access = Access::new(&settings, second, Arc::new(refresher));
+    let found = access.live_session(SessionRef::from(&id), NOW).await;
+    assert!(matches!(found, Err(Cause::Unreachable)), "{found:?}");
 }
 
 #[test]
@@ -142,7 +184,7 @@ fn valid() -> Lifetime {
 /// A permit replaces the client's assertion fields, even if no other code has removed them.
 #[tokio::test]
 async fn a_permit_replaces_forged_fields() {
-    let fixture = Fixture::new(tokio::runtime::Handle::current());
+    let fixture = Fixture::new(Handle::current());
     let (id, session) = fixture.opened(valid()).await;
     let access = access(&fixture);
     for path in ["/", "/open"] {
@@ -221,7 +263,7 @@ fn with_their_credentials(
 #[tokio::test]
 async fn h_13_h_14_h_39_authorization_of_the_client_reaches_only_public_routes_without_credentials()
 {
-    let fixture = Fixture::new(tokio::runtime::Handle::current());
+    let fixture = Fixture::new(Handle::current());
     let (id, _session) = fixture.opened(valid()).await;
     let theirs = vec!["Basic eA==", "Bearer x"];
     for (route, (is_signed_in, method), expected) in [
@@ -276,7 +318,7 @@ async fn h_13_h_14_h_39_authorization_of_the_client_reaches_only_public_routes_w
 
 #[tokio::test]
 async fn a_head_in_a_buffer_and_a_map_give_the_same_result() {
-    let fixture = Fixture::new(tokio::runtime::Handle::current());
+    let fixture = Fixture::new(Handle::current());
     let (id, _session) = fixture.opened(valid()).await;
     let access = access(&fixture);
     let ours = format!("__Host-sidegate={}", id.to_text().expose());

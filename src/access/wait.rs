@@ -10,7 +10,7 @@ use super::flight::{Progress, Waiter};
 use super::outcome::{Fetched, FlightResult, Outcome, RetryPause};
 use super::{Access, Cause, Decision, Route};
 use crate::clock::Clock;
-use crate::session::{Lookup, SessionId};
+use crate::session::{Lookup, SessionRef};
 
 /// A request for which no decision is possible yet. The session of the request is not in memory, or
 /// the access token of the session has expired.
@@ -34,7 +34,7 @@ const PUSHED_OUT: SessionFailure = SessionFailure {
 #[derive(Debug)]
 enum Need {
     Refresh(Waiter<RetryPause, Outcome>),
-    Session(SessionId, Waiter<RetryPause, Fetched>),
+    Session(SessionRef, Waiter<RetryPause, Fetched>),
 }
 
 /// A request whose session exists but cannot be used now.
@@ -65,13 +65,17 @@ impl Wait {
         })
     }
 
-    pub(super) fn for_session(access: &Rc<Access>, route: &Rc<Route>, id: SessionId) -> Decision {
-        let waiter = access.refresher.fetch(id.key());
+    pub(super) fn for_session(
+        access: &Rc<Access>,
+        route: &Rc<Route>,
+        named: SessionRef,
+    ) -> Decision {
+        let waiter = access.refresher.fetch(*named.key());
         Decision::Wait(Self {
             deadline: access.deadline(),
             access: Rc::clone(access),
             route: Rc::clone(route),
-            need: Need::Session(id, waiter),
+            need: Need::Session(named, waiter),
         })
     }
 
@@ -103,11 +107,11 @@ impl Wait {
                     Outcome::Failed(failure) => access.unavailable(&route, failure),
                 }
             }
-            Need::Session(id, waiter) => {
+            Need::Session(named, waiter) => {
                 match wait_for(waiter, deadline, access.refresher.clock()).await {
                     Fetched::InMemory => {
                         let now = access.refresher.clock().now();
-                        match access.sessions.find(&id, now) {
+                        match access.sessions.find(named, now) {
                             Lookup::Live(session) => {
                                 access.decide_for_session(&route, session, now, Some(deadline))
                             }
@@ -171,7 +175,7 @@ mod tests {
     use super::*;
     use crate::access::flight::Flights;
     use crate::access::report::store_failure;
-    use crate::session::{SessionKey, StoreError};
+    use crate::session::{SessionId, SessionKey, StoreError, StoreTag};
 
     #[tokio::test]
     async fn store_failures_and_provider_failures_are_distinguished() {
@@ -200,7 +204,7 @@ mod tests {
         ) -> [&'static str; 2] {
             let clock = &Clock::system();
             let flights = Flights::<SessionKey, RetryPause, T>::new(Handle::current());
-            let key = SessionId::random(crate::session::StoreTag::random().unwrap())
+            let key = SessionId::random(StoreTag::random().unwrap())
                 .unwrap()
                 .key();
             let waiter = flights.join(key, |leader| async move {

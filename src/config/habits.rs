@@ -131,6 +131,11 @@ const ADVICE: &[(&[&str], &str)] = &[
         &["redirect_url", "redirect_uri", "callback_url"],
         "the redirect URI is public_url + login.callback_path",
     ),
+    (
+        &["cookie_domain", "cookie_domains", "whitelist_domains"],
+        "write login.host: all hosts of public_url then have one sign-in, without a cookie that \
+         several hosts can read",
+    ),
     (&["callback", "redirect_path"], "write login.callback_path"),
     (
         &["proxy_prefix", "base_path"],

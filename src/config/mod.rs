@@ -15,6 +15,7 @@ mod habits;
 mod keys;
 mod layers;
 mod listening;
+mod login_host;
 mod names;
 mod online;
 mod problem;
@@ -45,6 +46,7 @@ use self::keys::keys;
 pub(crate) use self::keys::{Digest, KeyFile, content_digest};
 pub use self::layers::{FileContent, Flags, Source, Variables};
 use self::listening::{Bounded, ListenAddress, ServerSection, acceptor, check_transport};
+use self::login_host::login_host;
 use self::names::check_names;
 pub use self::problem::{Problem, Problems};
 use self::providers::{ParsedProviders, providers};
@@ -62,7 +64,7 @@ use crate::access::RouteTable;
 use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
 use crate::gateway::{AskingProxies, SpillSettings};
-use crate::login::{self, OwnPaths, PublicUrls, RedirectionEndpoints};
+use crate::login::{self, LoginHost, OwnPaths, PublicUrl, PublicUrls, RedirectionEndpoints};
 use crate::provider::Providers;
 use crate::seal::KeyRing;
 use crate::secret::Environment;
@@ -152,6 +154,7 @@ struct OperationsSection {
 struct LoginSection {
     own_prefix: OwnPaths,
     callback_path: Option<target::Prefix>,
+    host: Option<PublicUrl>,
     timeout_secs: Bounded<10, 3600>,
     state_key_file: Option<PathBuf>,
     state_key_env: Option<String>,
@@ -266,7 +269,9 @@ fn build(
     let spill = server.as_ref().and_then(|server| spill(server, reader));
     let asking_proxies = auth_check::asking_proxies(reader);
     let tls = tls(server.as_ref(), operations.as_ref(), reader, clock);
-    let login = login.map(|login| login_settings(&login, &providers.names, reader));
+    let host = login.as_ref().and_then(|login| login.host.as_ref());
+    let host = login_host(host, public_urls.as_ref(), reader);
+    let login = login.map(|login| login_settings(&login, (host, &providers.names), reader));
     let parts = (public_urls.as_ref(), login.as_ref(), routes.as_ref());
     check_reach(parts, reader);
     // All sections are read before the first `?` operator, so that `load` reports the problems of
@@ -394,7 +399,7 @@ fn entries(settings: &Figment, reader: &mut Reader<'_>, key: &str, what: &str) -
 
 fn login_settings(
     section: &LoginSection,
-    providers: &[String],
+    (host, providers): (Option<LoginHost>, &[String]),
     reader: &mut Reader<'_>,
 ) -> login::Settings {
     let own = section.own_prefix.clone();
@@ -410,6 +415,7 @@ fn login_settings(
         own,
         redirection: RedirectionEndpoints::new(&callback, providers.iter().map(String::as_str)),
         timeout: section.timeout_secs.duration(),
+        host,
     }
 }
 

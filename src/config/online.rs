@@ -33,7 +33,7 @@ impl Config {
                 (order, findings)
             });
         }
-        let host = self.site.gateway.public_urls.iter().next();
+        let host = self.site.gateway.public_urls.listed().next();
         let host = host.map(PublicUrl::authority).unwrap_or_default();
         for (name, upstream) in &self.site.upstreams {
             let mut findings = Findings::new(format!("upstreams.{name}"));

@@ -10,7 +10,7 @@ use super::providers::ParsedProviders;
 use super::section::Reader;
 use super::{app_fields, entries};
 use crate::access::{KnownClaims, Route, RouteError, RouteSettings, RouteTable, StreamSettings};
-use crate::login::{self, PublicUrl, PublicUrls};
+use crate::login::{self, PublicUrls};
 use crate::telemetry::chain;
 use crate::upstream::{self, AssertionNames, CredentialSettings, Upstream};
 
@@ -291,7 +291,7 @@ pub(super) fn check_reach(
     for route in routes.iter() {
         let key = format!("routes.{}", route.index());
         for host in route.hosts().filter(|host| urls.find(host).is_none()) {
-            let served: Vec<&str> = urls.iter().map(PublicUrl::authority).collect();
+            let served: Vec<String> = urls.authorities().collect();
             let advice = if host.contains('*') {
                 "; `*` has no meaning here: write each host"
             } else if host.contains('/') {
@@ -329,7 +329,8 @@ pub(super) fn check_reach(
 fn takes_every_host(routes: &RouteTable, route: &Route, urls: &PublicUrls) -> bool {
     let same = |other: &&Route| other.prefix().eq_ignore_ascii_case(route.prefix());
     let named: Vec<&str> = routes.iter().filter(same).flat_map(Route::hosts).collect();
-    urls.iter().all(|url| named.contains(&url.authority()))
+    let mut listed = urls.listed();
+    !urls.have_wildcard() && listed.all(|url| named.contains(&url.authority()))
 }
 
 /// Refuses a rule that no user can meet, because no accepted provider gives the claims that the

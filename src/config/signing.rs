@@ -62,7 +62,7 @@ pub(super) fn signing(
         Ok(keys) => {
             // If the first public URL has a problem, the settings are refused, so nothing is signed
             // for the empty issuer.
-            let first = public_urls.and_then(|urls| urls.iter().next());
+            let first = public_urls.and_then(|urls| urls.listed().next());
             Some(Signing {
                 keys: Arc::new(keys?),
                 issuer: first.map_or("", PublicUrl::origin).into(),

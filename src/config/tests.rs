@@ -252,7 +252,7 @@ fn several_origins_are_a_list() {
         "[\"https://a.example.com\", \"http://localhost:4180\"]",
     );
     let config = TestSettings::new(&several).load().unwrap();
-    assert_eq!(config.site.gateway.public_urls.iter().count(), 2);
+    assert_eq!(config.site.gateway.public_urls.listed().count(), 2);
 }
 
 #[test]

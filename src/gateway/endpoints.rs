@@ -1,5 +1,7 @@
 //! The gateway's own endpoints. This module contains the callback and the public keys.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, header};
 use http_body_util::BodyExt as _;
@@ -8,9 +10,10 @@ use super::sign_in::SignInRequest;
 use super::sign_out::confirm_sign_out;
 use super::{Body, Error, Record, RequestContext, WorkerSite, explain};
 use super::{is_prefetch, refuse_prefetch, see_other};
-use crate::login::{Callback, Completion, PreviousSession};
+use crate::login::{Callback, Completion, FailedLogin, PreviousSession};
 use crate::provider::ResponseMode;
 use crate::server::RequestBody;
+use crate::session::{Session, SessionKey};
 use crate::telemetry::chain;
 
 /// The size limit for an answer that a provider sends by POST, in bytes. 32 KiB are enough for an
@@ -32,6 +35,11 @@ impl WorkerSite {
             path if self.login().redirection().is_own_path(path) => {
                 let provider = self.login().redirection().provider_at(path);
                 let provider = provider.ok_or(Error::NoRoute)?;
+                // A host that redeems tickets has no sessions of its own. A login that began at this
+                // host before a reload has set `login.host` cannot be finished.
+                if self.login().redeems_tickets(&context.public_url) {
+                    return Err(Error::NoRoute);
+                }
                 let posts = self.login().response_mode(provider) == ResponseMode::FormPost;
                 if posts && method == Method::POST {
                     let form = form(&context.parts.headers, body).await?;
@@ -50,6 +58,14 @@ impl WorkerSite {
                 check_method(method, &[Method::GET], "GET")?;
                 Ok(self.sign_in(context).await)
             }
+            path if path == own.ticket_request() => {
+                check_method(method, &[Method::GET], "GET")?;
+                self.ticket_request(context).await
+            }
+            path if path == own.ticket() => {
+                check_method(method, &[Method::GET], "GET")?;
+                self.ticket(context, record).await
+            }
             path if path == own.sign_out() => {
                 if *method == Method::POST {
                     return Ok(self.sign_out(context).await);
@@ -63,14 +79,18 @@ impl WorkerSite {
             }
             path if path == own.end_session() => {
                 check_method(method, &[Method::GET], "GET")?;
-                Ok(self.end_session(context))
+                Ok(self.end_session(context).await)
             }
             path if path == own.jwks() => {
                 let key_set = self.settings().key_set.as_deref().ok_or(Error::NoRoute)?;
                 check_method(method, &[Method::GET, Method::HEAD], "GET, HEAD")?;
                 Ok(published(key_set))
             }
-            _ => Err(Error::NoRoute),
+            path => {
+                let name = own.saved_page_name(path).ok_or(Error::NoRoute)?;
+                check_method(method, &[Method::GET], "GET")?;
+                Ok(self.saved_page(context, name))
+            }
         }
     }
 
@@ -87,9 +107,9 @@ impl WorkerSite {
         if is_prefetch(headers) {
             return refuse_prefetch(headers);
         }
-        let previous_session = match self.access.session_of(headers, self.clock().now()).await {
-            Some((id, Some(session))) => PreviousSession::Live(id, session),
-            Some((id, None)) => PreviousSession::Stale(id),
+        let previous_session = match self.previous_session(context).await {
+            Some((_, Some(session))) => PreviousSession::Live(session),
+            Some((key, None)) => PreviousSession::Stale(key),
             None => PreviousSession::Nothing,
         };
         let completion = self
@@ -124,22 +144,44 @@ impl WorkerSite {
                 record.reason = Some("already_signed_in");
                 see_other(&location, cookies)
             }
-            Completion::Failed(failure) => {
-                let reason = failure.error.reason();
-                self.metrics().login("failed", reason);
-                let provider = failure.provider.as_deref();
-                tracing::warn!(
-                    request.id = context.request_id(),
-                    reason,
-                    provider,
-                    error = chain(&failure.error),
-                    "Login failed"
-                );
-                let retry_url = SignInRequest::after_failure(&failure)
-                    .address(self.login(), &context.public_url);
-                explain::failed(context, failure, &retry_url)
-            }
+            Completion::Failed(failure) => self.login_failed(context, failure),
         }
+    }
+
+    /// Logs a failed login, and creates its page.
+    pub(super) fn login_failed(
+        &self,
+        context: &RequestContext,
+        failure: FailedLogin,
+    ) -> Response<Body> {
+        let reason = failure.error.reason();
+        self.metrics().login("failed", reason);
+        tracing::warn!(
+            request.id = context.request_id(),
+            reason,
+            provider = failure.provider.as_deref(),
+            error = chain(&failure.error),
+            "Login failed"
+        );
+        let request = SignInRequest::after_failure(&failure);
+        let retry_url = match &failure.host {
+            // The sign-in endpoint of this host would not lead to the page of the other host.
+            Some(host) => [host.origin(), &request.address(self.login(), host)].concat(),
+            None => request.address(self.login(), &context.public_url),
+        };
+        explain::failed(context, failure, &retry_url)
+    }
+
+    /// Returns the key of the session that the browser had before this request, and the session if
+    /// the session is live.
+    pub(super) async fn previous_session(
+        &self,
+        context: &RequestContext,
+    ) -> Option<(SessionKey, Option<Arc<Session>>)> {
+        let now = self.clock().now();
+        let known = self.access.session_of(context.session_origin(), now).await;
+        // The cookie may come from before a reload that has set or removed `login.host`.
+        known.or_else(|| Some((self.login().key_to_end(context.login_origin())?, None)))
     }
 }
 

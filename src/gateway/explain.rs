@@ -81,11 +81,10 @@ pub(super) fn unavailable(
             "You are still signed in, but the sign-in server has to renew your session. It is \
              down, slow or busy, or it refuses to answer.",
         ),
-        FailureLocation::Store => (
-            "Your session cannot be reached right now",
-            "You are still signed in, but this site cannot read or write its stored sessions. The \
-             administrator of this site finds details in the log.",
-        ),
+        FailureLocation::Store => {
+            let (_status, title, text) = SESSION_UNREACHABLE;
+            (title, text)
+        }
     };
     let mut page =
         Page::new(StatusCode::SERVICE_UNAVAILABLE, title, text).with_reason(unavailable.reason);
@@ -144,6 +143,19 @@ pub(super) fn login_not_started(
         .respond(headers)
 }
 
+/// Creates the answer to a navigation to a page to which no login can return. A visit to
+/// `sign_in_url` starts a login that ends at the start page.
+pub(super) fn page_not_kept(context: &RequestContext, sign_in_url: &str) -> Response<Body> {
+    let mut page =
+        failure_page(context, &login::Error::PageNotKept, sign_in_url).link("Sign in", sign_in_url);
+    if context.is_in_frame() {
+        page = page.in_frame();
+    }
+    let mut response = page.respond(&context.parts.headers);
+    sign_in::request_session(response.headers_mut());
+    response
+}
+
 /// Returns the text of the page after three failed logins in a row. The text depends on the reason
 /// why the session was not accepted.
 fn loop_cause(cause: Option<Cause>) -> &'static str {
@@ -176,7 +188,14 @@ fn loop_cause(cause: Option<Cause>) -> &'static str {
             "Your browser sends two different session cookies for this site. Clear this site's \
              cookies and try again."
         }
-        Some(Cause::Expired | Cause::GrantEnded | Cause::Malformed | Cause::Unknown) | None => {
+        Some(
+            Cause::Expired
+            | Cause::GrantEnded
+            | Cause::Malformed
+            | Cause::Unknown
+            | Cause::Unreachable,
+        )
+        | None => {
             "You signed in three times, and each time the session was gone at once. The gateway \
              may have no memory left for sessions. The administrator of this site finds details in \
              the log."
@@ -197,9 +216,9 @@ pub(super) fn failed(
     // the requested page, the user can sign in with another account or another provider.
     let passes = error.class().is_some_and(|class| class.passes);
     let start = if passes || failure.reauthenticate {
-        retry_url
+        retry_url.to_owned()
     } else {
-        failure.retry.as_str()
+        failure.retry_link()
     };
     let mut response = page
         .link("Sign in again", start)
@@ -240,6 +259,14 @@ fn retry_after(status: StatusCode) -> Option<Duration> {
     }
 }
 
+/// The page for a session that the store does not return.
+const SESSION_UNREACHABLE: (StatusCode, &str, &str) = (
+    StatusCode::SERVICE_UNAVAILABLE,
+    "Your session cannot be reached right now",
+    "You are still signed in, but this site cannot read or write its stored sessions. The \
+     administrator of this site finds details in the log.",
+);
+
 /// The page for a provider that rejects every request of this gateway, for all users.
 const REFUSED: (StatusCode, &str, &str) = (
     StatusCode::BAD_GATEWAY,
@@ -256,37 +283,30 @@ fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
             "This sign-in cannot be finished",
             "The address that led here is incomplete or was changed on its way. Start again.",
         ),
-        login::Error::State(StateError::Expired) => (
-            StatusCode::BAD_REQUEST,
-            "This sign-in took too long",
-            "Too much time has passed since it was started. Start again; you may not even have to \
-             type your password.",
-        ),
-        login::Error::State(StateError::NoCookie) => (
-            StatusCode::BAD_REQUEST,
-            "This sign-in cannot be finished here",
-            "Your browser did not send the cookie that belongs to it. Either cookies are blocked \
-             for this site, or the sign-in was started in another browser or window. Allow cookies \
-             and start again.",
-        ),
-        login::Error::State(
-            StateError::Foreign | StateError::Missing | StateError::OtherBrowser,
-        ) => (
-            StatusCode::BAD_REQUEST,
-            "This sign-in was not started here",
-            "It was started in another browser, or not by this site. If somebody sent you this \
-             link, do not use it. Start again from the app itself.",
-        ),
-        login::Error::Used => (
+        login::Error::State(error) | login::Error::Ticket(error) => state_wording(*error),
+        login::Error::Used | login::Error::TicketUsed => (
             StatusCode::BAD_REQUEST,
             "This sign-in has already been used",
             "Each sign-in works once. Start again; you may not even have to type your password.",
         ),
+        login::Error::TicketSession => (
+            StatusCode::BAD_REQUEST,
+            "Your session has ended",
+            "You signed out, or your session ended, before this page was opened. Start again.",
+        ),
+        login::Error::SessionUnreachable => SESSION_UNREACHABLE,
         login::Error::TooManyRefused => (
             StatusCode::TOO_MANY_REQUESTS,
             "Too many failed sign-ins",
             "The sign-in server refused several sign-ins from your network. Wait a minute, then \
              start again.",
+        ),
+        login::Error::PageNotKept => (
+            StatusCode::UNAUTHORIZED,
+            "Sign in first",
+            "You are not signed in. The address of this page cannot be kept during the sign-in, \
+             because the address is too long or contains characters that are not allowed. After \
+             the sign-in, you get to the start page. Then open this page again.",
         ),
         login::Error::Provider(error) => provider_wording(error.class()),
         login::Error::Loop
@@ -298,6 +318,31 @@ fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
             StatusCode::SERVICE_UNAVAILABLE,
             "Signing in does not work right now",
             "The gateway has an internal problem or is restarting. Try again in a moment.",
+        ),
+    }
+}
+
+/// Returns the page texts for a state, a ticket or a ticket request that is not valid.
+fn state_wording(error: StateError) -> (StatusCode, &'static str, &'static str) {
+    match error {
+        StateError::Expired => (
+            StatusCode::BAD_REQUEST,
+            "This sign-in took too long",
+            "Too much time has passed since it was started. Start again; you may not even have to \
+             type your password.",
+        ),
+        StateError::NoCookie => (
+            StatusCode::BAD_REQUEST,
+            "This sign-in cannot be finished here",
+            "Your browser did not send the cookie that belongs to it. Either cookies are blocked \
+             for this site, or the sign-in was started in another browser or window. Allow cookies \
+             and start again.",
+        ),
+        StateError::Foreign | StateError::Missing | StateError::OtherBrowser => (
+            StatusCode::BAD_REQUEST,
+            "This sign-in was not started here",
+            "It was started in another browser, or not by this site. If somebody sent you this \
+             link, do not use it. Start again from the app itself.",
         ),
     }
 }

@@ -19,6 +19,7 @@ mod error;
 mod explain;
 mod forward;
 mod grpc;
+mod hosts;
 mod navigation;
 mod page;
 mod record;
@@ -55,10 +56,11 @@ pub(crate) use self::body::Body;
 pub(crate) use self::buffers::Budgets;
 pub use self::error::Error;
 use self::forward::InFlight;
-use self::navigation::{is_navigation, is_prefetch, is_subresource, refuse_prefetch};
+use self::navigation::{is_navigation, is_prefetch, refuse_embedded, refuse_prefetch};
 use self::page::add_security_fields;
 use self::record::Record;
 use self::request_body::ForwardedBody;
+use self::sign_in::SignInRequest;
 pub use self::site::ProcessState;
 use self::site::{CurrentSite, WorkerSite};
 pub(crate) use self::site::{Parts as SiteParts, Site};
@@ -70,8 +72,7 @@ use crate::access::{Challenge, Decision, Permit, Recent, Wait};
 use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
 use crate::fields::request_id::{self, RequestIds, X_REQUEST_ID};
 use crate::fields::{self, TrailerSupport, UpgradeRequest};
-use crate::login::{OwnPaths, PublicUrl, PublicUrls, ReturnTo, Start};
-use crate::provider::Prompt;
+use crate::login::{self, OwnPaths, PublicUrl, PublicUrls, ReturnTo, Start};
 use crate::server::{Connection, Handler, RequestBody, Security};
 use crate::target::{self, Target};
 use crate::telemetry::{DecisionLabel, UserInLog};
@@ -152,6 +153,21 @@ impl RequestContext {
             && grpc::Protocol::of(&self.parts.method, &self.parts.headers).is_none()
     }
 
+    /// Whether a browser loads a page into a frame of another page.
+    fn is_in_frame(&self) -> bool {
+        navigation::is_in_frame(&self.parts)
+    }
+
+    /// Returns the origin and the fields of the request, as the login flow needs them.
+    fn login_origin(&self) -> (&PublicUrl, &HeaderMap) {
+        (&self.public_url, &self.parts.headers)
+    }
+
+    /// Returns the fields and the host of the request, as the look-up of its session needs them.
+    fn session_origin(&self) -> (&HeaderMap, &str) {
+        (&self.parts.headers, self.public_url.authority())
+    }
+
     /// Returns the page in `Referer`, if the page belongs to the same origin.
     fn referrer(&self, own: &OwnPaths) -> Option<ReturnTo> {
         let referrer = self.parts.headers.get(header::REFERER)?.to_str().ok()?;
@@ -177,22 +193,22 @@ impl WorkerSite {
         parts: &mut Parts,
         (auth_check, has_content): (Option<AuthCheck>, bool),
         record: &mut Record,
-    ) -> Result<(Target, &Rc<PublicUrl>, Client, TrailerSupport), Error> {
+    ) -> Result<(Target, Rc<PublicUrl>, Client, TrailerSupport), Error> {
         fields::check_framing(parts)?;
         let target = self.target(parts)?;
         record.target(&target);
         let public_url = self.public_url(target.authority());
         let public_url = public_url.ok_or(Error::UnknownHost)?;
         let scheme = match auth_check {
-            Some(check) => check.scheme(public_url)?,
-            None => self.scheme(client_connection.connection, public_url)?,
+            Some(check) => check.scheme(&public_url)?,
+            None => self.scheme(client_connection.connection, &public_url)?,
         };
         let trusted = &self.settings().trusted;
         // The forwarding fields are read here, before the gateway removes them from the request.
         let client = Client::read(&client_connection.peer, scheme, &parts.headers, trusted);
         record.client(client.address());
         if client.has_other_scheme() {
-            self.warn_about_scheme(client_connection.peer.address(), public_url);
+            self.warn_about_scheme(client_connection.peer.address(), &public_url);
         }
         let accepted = fields::inbound(&mut parts.headers, self.owned(), has_content);
         let trailers = match parts.version {
@@ -242,6 +258,9 @@ impl WorkerSite {
         // A proxy that only reads the status asks a second time for the whole answer, so the first
         // answer starts no login.
         let wants_only_status = context.auth_check.is_some_and(AuthCheck::wants_only_status);
+        if !wants_only_status && context.is_in_frame() {
+            return self.sign_in_on_top(context, challenge);
+        }
         if wants_only_status || !context.is_navigation() {
             return explain::sign_in_first(
                 (context, self.own()),
@@ -249,21 +268,30 @@ impl WorkerSite {
                 self.login_url(context, challenge),
             );
         }
-        let Some(provider) = sign_in::only_provider(&challenge.route) else {
-            return self.choice(context, challenge);
-        };
         let requested = context.target.path_and_query().as_str();
-        let return_to = ReturnTo::parse(requested, self.own());
-        let started = self.login().begin(Start {
-            provider,
-            prompt: Prompt::AsNeeded,
-            passed: &[],
-            return_to: return_to.unwrap_or_else(ReturnTo::root),
-            public_url: &context.public_url,
-            headers: &context.parts.headers,
-        });
-        match started.await {
+        let Ok(return_to) = ReturnTo::requested(requested, self.own()) else {
+            let provider = sign_in::only_provider(&challenge.route);
+            return self.page_not_kept(context, &SignInRequest::at_provider(provider));
+        };
+        let providers: Vec<&str> = challenge.route.providers().collect();
+        // The login host may have a session of one of the providers.
+        let asks_login_host =
+            self.login().redeems_tickets(&context.public_url) && challenge.other.is_none();
+        let (provider, alternatives) = match &*providers {
+            [only] => (only, &[][..]),
+            [first, others @ ..] if asks_login_host => (first, others),
+            _ => return self.choice(context, challenge, return_to),
+        };
+        let start = Start {
+            alternatives,
+            ..Start::new(provider, return_to, context.login_origin())
+        };
+        match self.login().begin(start).await {
             Ok(started) => see_other(&started.location, started.cookies),
+            Err(login::Error::PageNotKept) => {
+                let provider = sign_in::only_provider(&challenge.route);
+                self.page_not_kept(context, &SignInRequest::at_provider(provider))
+            }
             Err(error) => {
                 self.metrics().login("failed", error.reason());
                 explain::login_not_started(
@@ -335,7 +363,7 @@ impl Worker {
         let context = RequestContext {
             parts,
             target,
-            public_url: Rc::clone(public_url),
+            public_url,
             client,
             trailers,
             // The gateway does not forward the request of an auth check, so no protocol is switched.

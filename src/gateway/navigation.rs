@@ -20,12 +20,38 @@ pub(super) fn is_prefetch(headers: &HeaderMap) -> bool {
 
 /// Whether a browser requests something other than a document, such as an image, a frame, or data.
 /// If the request has no `Sec-Fetch-*` fields, the result is `false`.
-pub(super) fn is_subresource(headers: &HeaderMap) -> bool {
+fn is_subresource(headers: &HeaderMap) -> bool {
     let other = |name: &str, expected: &[u8]| {
         let value = headers.get(name);
         value.is_some_and(|value| value.as_bytes() != expected)
     };
     other("sec-fetch-mode", b"navigate") || other("sec-fetch-dest", b"document")
+}
+
+/// Whether a browser loads a page into a frame of another page.
+pub(super) fn is_in_frame(parts: &Parts) -> bool {
+    let sends = |name: &str, values: &[&[u8]]| {
+        let value = parts.headers.get(name);
+        value.is_some_and(|value| values.contains(&value.as_bytes()))
+    };
+    parts.method == Method::GET
+        && !is_prefetch(&parts.headers)
+        && sends("sec-fetch-mode", &[b"navigate"])
+        && sends("sec-fetch-dest", &[b"iframe", b"frame"])
+}
+
+/// Returns the answer that refuses a request which is not a page load in a tab. An image on another
+/// site must not start a login or set a cookie.
+pub(super) fn refuse_embedded(headers: &HeaderMap) -> Option<Response<Body>> {
+    if is_prefetch(headers) {
+        return Some(refuse_prefetch(headers));
+    }
+    is_subresource(headers).then(|| {
+        let title = "This page cannot be part of another page";
+        Page::new(StatusCode::FORBIDDEN, title, "Open the page directly.")
+            .with_reason("no_navigation")
+            .respond(headers)
+    })
 }
 
 /// Returns the answer that refuses a prefetch. The answer asks the user to open the page directly.

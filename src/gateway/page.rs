@@ -41,14 +41,19 @@ a.button.second,button.second{background:transparent;color:#8fb0ff}\
 /// With this content security policy, the page loads no other resources, cannot be shown in a
 /// frame, and sends forms only to its own origin. Because of the hash in the policy, browsers apply
 /// the style sheet of the page and no other style sheet.
-static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| policy("'none'"));
+
+/// The same content security policy for a page that other pages of its origin can show in a frame.
+static FRAME_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| policy("'self'"));
+
+fn policy(frame_ancestors: &str) -> HeaderValue {
     let hash = STANDARD.encode(digest(&SHA256, STYLE.as_bytes()));
     let policy = format!(
         "default-src 'none'; style-src 'sha256-{hash}'; form-action 'self'; \
-         frame-ancestors 'none'; base-uri 'none'"
+         frame-ancestors {frame_ancestors}; base-uri 'none'"
     );
     HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))
-});
+}
 
 const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
 
@@ -100,6 +105,9 @@ pub(super) struct Page {
     pub(super) text: Vec<String>,
     pub(super) actions: Vec<Action>,
     layout: Layout,
+    /// True if pages of the same origin can show the page in a frame. The links of the page then
+    /// open in the whole tab.
+    in_frame: bool,
     /// The reason code, which is also in the log.
     pub(super) reason: Option<&'static str>,
     /// The URL to which a program sends its user for a login.
@@ -122,6 +130,7 @@ impl Page {
             text,
             actions: Vec::new(),
             layout: Layout::Steps,
+            in_frame: false,
             reason: None,
             login_url: None,
             end_session_url: None,
@@ -133,6 +142,12 @@ impl Page {
     /// Makes all actions of the page look the same.
     pub(super) fn with_choices(mut self) -> Self {
         self.layout = Layout::Choice;
+        self
+    }
+
+    /// Lets pages of the same origin show the page in a frame.
+    pub(super) fn in_frame(mut self) -> Self {
+        self.in_frame = true;
         self
     }
 
@@ -206,8 +221,13 @@ impl Page {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-        headers.insert(header::CONTENT_SECURITY_POLICY, POLICY.clone());
-        headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+        let (policy, framing) = if self.in_frame {
+            (&FRAME_POLICY, "SAMEORIGIN")
+        } else {
+            (&POLICY, "DENY")
+        };
+        headers.insert(header::CONTENT_SECURITY_POLICY, (*policy).clone());
+        headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static(framing));
         // Pages have the field `Cross-Origin-Opener-Policy`, and redirects do not have this field.
         // On a redirect, `Cross-Origin-Opener-Policy` would separate a popup of the app from the
         // window that opened the popup.
@@ -233,7 +253,7 @@ impl Page {
         if !self.actions.is_empty() {
             html.extend(["<div class=\"", self.layout.class(), "\">\n"]);
             for (index, action) in self.actions.iter().enumerate() {
-                html.push_str(&action.html(self.layout.of_action(index)));
+                html.push_str(&action.html(self.layout.of_action(index), self.in_frame));
             }
             html.push_str("</div>\n");
         }
@@ -287,10 +307,11 @@ struct Problem<'a> {
 }
 
 impl Action {
-    fn html(&self, class: &str) -> String {
+    fn html(&self, class: &str, in_frame: bool) -> String {
+        let target = if in_frame { " target=\"_top\"" } else { "" };
         match self {
             Self::Link { href, label } => format!(
-                "<a class=\"button {class}\" href=\"{}\">{}</a>\n",
+                "<a class=\"button {class}\" href=\"{}\"{target}>{}</a>\n",
                 escape(href),
                 escape(label)
             ),

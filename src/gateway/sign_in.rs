@@ -5,13 +5,13 @@ use url::form_urlencoded;
 
 use super::page::Page;
 use super::{Body, RequestContext, WorkerSite, explain};
-use super::{is_prefetch, is_subresource, refuse_prefetch, see_other};
+use super::{is_prefetch, refuse_embedded, refuse_prefetch, see_other, set_cookies};
 use crate::access::{Challenge, Route};
-use crate::login::{FailedLogin, Login, PublicUrl, ReturnTo, Start};
+use crate::login::{self, FailedLogin, Login, PublicUrl, ReturnTo, Start, TicketRequest};
 use crate::provider::Prompt;
 
 /// The parameters of a request to sign in.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct SignInRequest {
     provider: Option<String>,
     prompt: Prompt,
@@ -59,6 +59,14 @@ impl SignInRequest {
         }
     }
 
+    /// Returns the parameters of a login at `provider` that ends at the start page.
+    pub(super) fn at_provider(provider: Option<&str>) -> Self {
+        Self {
+            provider: provider.map(str::to_owned),
+            ..Self::to_return(ReturnTo::root())
+        }
+    }
+
     /// Returns the parameters of a new login after a failed login.
     pub(super) fn after_failure(failure: &FailedLogin) -> Self {
         let prompt = if failure.reauthenticate {
@@ -70,6 +78,16 @@ impl SignInRequest {
             provider: failure.provider.as_deref().map(str::to_owned),
             prompt,
             ..Self::to_return(failure.retry.clone())
+        }
+    }
+
+    /// Returns the parameters of the login for which another host has sent `request`.
+    pub(super) fn of_ticket_request(request: &TicketRequest) -> Self {
+        Self {
+            provider: request.only_provider().map(str::to_owned),
+            prompt: request.prompt,
+            passed: request.passed.clone(),
+            return_to: request.return_to.clone(),
         }
     }
 
@@ -100,18 +118,33 @@ impl SignInRequest {
 impl WorkerSite {
     /// Starts a login, or lets the user choose a provider.
     pub(super) async fn sign_in(&self, context: &RequestContext) -> Response<Body> {
-        let headers = &context.parts.headers;
-        if is_prefetch(headers) {
-            return refuse_prefetch(headers);
-        }
-        if is_subresource(headers) {
-            // An image on another site must not start a login or set a cookie.
-            let title = "This page cannot be part of another page";
-            return Page::new(StatusCode::FORBIDDEN, title, "Open the page directly.")
-                .with_reason("no_navigation")
-                .respond(headers);
+        if let Some(refusal) = refuse_embedded(&context.parts.headers) {
+            return refusal;
         }
         let mut request = SignInRequest::read(context, self.login());
+        let return_to = request.return_to.clone();
+        let saved = match self.login().save_page(return_to, context.login_origin()) {
+            Ok((return_to, saved)) => {
+                request.return_to = return_to;
+                saved
+            }
+            Err(login::Error::PageNotKept) => return self.page_not_kept(context, &request),
+            Err(error) => {
+                let provider = request.provider.as_deref().unwrap_or_default();
+                return explain::login_not_started(context, (provider, &error), None, "/");
+            }
+        };
+        let mut response = self.begin_or_choose(context, request).await;
+        set_cookies(response.headers_mut(), saved);
+        response
+    }
+
+    async fn begin_or_choose(
+        &self,
+        context: &RequestContext,
+        mut request: SignInRequest,
+    ) -> Response<Body> {
+        let headers = &context.parts.headers;
         let providers = self.providers();
         let requested = request.provider.take();
         let chosen = match &*providers {
@@ -123,7 +156,10 @@ impl WorkerSite {
         let Some(provider) = chosen.copied() else {
             return self.chooser(context, &request, &providers).respond(headers);
         };
-        let session = self.access.live_session(headers, self.clock().now()).await;
+        let session = self
+            .access
+            .live_session_of(context.session_origin(), self.clock().now())
+            .await;
         let signed_in = session
             .as_ref()
             .is_ok_and(|session| session.provider() == provider);
@@ -131,15 +167,13 @@ impl WorkerSite {
         if request.prompt == Prompt::AsNeeded && signed_in {
             return see_other(&request.return_to.absolute(context.public_url.origin()), []);
         }
-        let started = self.login().begin(Start {
-            provider,
+        let return_to = request.return_to.clone();
+        let start = Start {
             prompt: request.prompt,
             passed: &request.passed,
-            return_to: request.return_to.clone(),
-            public_url: &context.public_url,
-            headers,
-        });
-        match started.await {
+            ..Start::new(provider, return_to, context.login_origin())
+        };
+        match self.login().begin(start).await {
             Ok(started) => see_other(&started.location, started.cookies),
             Err(error) => {
                 self.metrics().login("failed", error.reason());
@@ -151,10 +185,17 @@ impl WorkerSite {
 
     /// Returns the answer to a navigation if the route accepts several providers. The status is
     /// 401, so that a program does not mistake the answer for the requested page.
-    pub(super) fn choice(&self, context: &RequestContext, challenge: &Challenge) -> Response<Body> {
-        let requested = context.target.path_and_query().as_str();
-        let requested = ReturnTo::parse(requested, self.own());
-        let request = SignInRequest::to_return(requested.unwrap_or_else(ReturnTo::root));
+    pub(super) fn choice(
+        &self,
+        context: &RequestContext,
+        challenge: &Challenge,
+        return_to: ReturnTo,
+    ) -> Response<Body> {
+        let saved = self.login().save_page(return_to, context.login_origin());
+        let Ok((return_to, saved)) = saved else {
+            return self.page_not_kept(context, &SignInRequest::at_provider(None));
+        };
+        let request = SignInRequest::to_return(return_to);
         let providers: Vec<&str> = challenge.route.providers().collect();
         let mut page = self.chooser(context, &request, &providers);
         page.status = StatusCode::UNAUTHORIZED;
@@ -167,7 +208,76 @@ impl WorkerSite {
         }
         let mut response = page.respond(&context.parts.headers);
         request_session(response.headers_mut());
+        set_cookies(response.headers_mut(), saved);
         response
+    }
+
+    /// Returns the answer to a page load in a frame. Most providers refuse to be shown in a frame,
+    /// so the link of the answer opens in the whole tab. After the login, the user returns to the
+    /// page in `Referer`, which in most cases contains the frame, or to the page of the frame. The
+    /// answer stores no cookies, because one page can contain many frames. An address that the link
+    /// cannot contain is therefore not used.
+    pub(super) fn sign_in_on_top(
+        &self,
+        context: &RequestContext,
+        challenge: &Challenge,
+    ) -> Response<Body> {
+        let requested = context.target.path_and_query().as_str();
+        let pages = [
+            context.referrer(self.own()),
+            ReturnTo::parse(requested, self.own()),
+        ];
+        let mut pages = pages.into_iter().flatten();
+        let provider = only_provider(&challenge.route);
+        let Some(return_to) = pages.find(ReturnTo::is_short) else {
+            return self.page_not_kept(context, &SignInRequest::at_provider(provider));
+        };
+        let request = SignInRequest::to_return(return_to);
+        let href = request.at(provider, self.login(), &context.public_url);
+        let text = "You are not signed in, or your session has ended. The sign-in opens in the \
+                    whole tab.";
+        let mut page = Page::new(StatusCode::UNAUTHORIZED, "Sign in first", text)
+            .with_reason(challenge.cause.reason())
+            .in_frame()
+            .link("Sign in", href);
+        page.login_url = Some(self.login_url(context, challenge));
+        let mut response = page.respond(&context.parts.headers);
+        request_session(response.headers_mut());
+        response
+    }
+
+    /// Returns the answer to a navigation to a page to which no login can return. The link of the
+    /// answer starts the login `request`, but this login ends at the start page.
+    pub(super) fn page_not_kept(
+        &self,
+        context: &RequestContext,
+        request: &SignInRequest,
+    ) -> Response<Body> {
+        let root = SignInRequest {
+            return_to: ReturnTo::root(),
+            ..request.clone()
+        };
+        explain::page_not_kept(context, &root.address(self.login(), &context.public_url))
+    }
+
+    /// Redirects the browser to a saved page.
+    pub(super) fn saved_page(&self, context: &RequestContext, name: &str) -> Response<Body> {
+        let headers = &context.parts.headers;
+        if is_prefetch(headers) {
+            return refuse_prefetch(headers);
+        }
+        match self.login().saved_page(name, context.login_origin()) {
+            Some(page) => see_other(&page.location, page.cookies),
+            None => Page::new(
+                StatusCode::BAD_REQUEST,
+                "The page you asked for is not known any more",
+                "Your browser did not send the cookies with the address of that page. Open the \
+                 page again, or go on at the start page.",
+            )
+            .with_reason("page_not_saved")
+            .link("Go to the start page", "/")
+            .respond(headers),
+        }
     }
 
     /// Creates a page with one link for each provider.
@@ -177,14 +287,22 @@ impl WorkerSite {
         request: &SignInRequest,
         providers: &[&str],
     ) -> Page {
+        let links = providers.iter().map(|name| {
+            let href = request.at(Some(name), self.login(), &context.public_url);
+            (*name, href)
+        });
+        self.choices(links)
+    }
+
+    /// Creates a page with links, each with the configured name of its provider.
+    pub(super) fn choices<'a>(&self, links: impl Iterator<Item = (&'a str, String)>) -> Page {
         let page = Page::new(
             StatusCode::OK,
             "Sign in",
             "Choose where you have an account.",
         )
         .with_choices();
-        providers.iter().fold(page, |page, name| {
-            let href = request.at(Some(name), self.login(), &context.public_url);
+        links.fold(page, |page, (name, href)| {
             page.link(self.login().display_name(name), href)
         })
     }

@@ -5,7 +5,9 @@ use url::form_urlencoded;
 
 use super::page::Page;
 use super::{Body, RequestContext, WorkerSite, see_other, set_cookies};
-use crate::login::{AtProvider, Error, OwnPaths, SameOrigin, SignedOut, same_origin};
+use crate::login::{
+    AtProvider, Error, OwnPaths, SameOrigin, SignOutStep, SignedOut, SignedOutAt, same_origin,
+};
 use crate::telemetry::chain;
 
 impl WorkerSite {
@@ -33,6 +35,7 @@ impl WorkerSite {
                 at_provider,
             }) => {
                 let page = match at_provider {
+                    AtProvider::AskLoginHost => self.ends_at_all_hosts(context),
                     AtProvider::Continues => {
                         let page = self.own().signed_out();
                         return see_other(&[context.public_url.origin(), page].concat(), cookies);
@@ -75,16 +78,19 @@ impl WorkerSite {
         .respond(&context.parts.headers)
     }
 
-    /// Redirects the browser to the end-session endpoint of the provider. Only a browser that has
-    /// just signed out has the cookie for this redirect.
-    pub(super) fn end_session(&self, context: &RequestContext) -> Response<Body> {
-        let headers = &context.parts.headers;
-        match self.login().end_session(headers, &context.public_url) {
-            Some((url, cookie)) => see_other(url.as_str(), [cookie]),
-            None => {
+    /// Redirects the browser to the end-session endpoint of the provider. With `login.host`, the
+    /// login host is asked before for the session of the browser. Only a browser that has just
+    /// signed out has the cookie for this redirect.
+    pub(super) async fn end_session(&self, context: &RequestContext) -> Response<Body> {
+        let query = context.target.query().unwrap_or_default();
+        let origin = context.login_origin();
+        match self.login().continue_sign_out(query, origin).await {
+            Ok(Some(SignOutStep { location, cookies })) => see_other(&location, cookies),
+            Ok(None) => {
                 let page = self.own().signed_out();
                 see_other(&[context.public_url.origin(), page].concat(), [])
             }
+            Err(error) => self.not_signed_out(context, &error),
         }
     }
 
@@ -92,7 +98,11 @@ impl WorkerSite {
     /// query contains the state of the sign-out.
     pub(super) async fn signed_out(&self, context: &RequestContext) -> Response<Body> {
         let headers = &context.parts.headers;
-        let session = self.access.live_session(headers, self.clock().now()).await;
+        let now = self.clock().now();
+        let session = self
+            .access
+            .live_session_of(context.session_origin(), now)
+            .await;
         if session.is_ok() {
             return Page::new(
                 StatusCode::OK,
@@ -107,14 +117,18 @@ impl WorkerSite {
         let mut parameters = form_urlencoded::parse(query.as_bytes());
         let state = parameters.find(|(name, _value)| name == "state");
         let login = self.login();
-        let provider =
+        let signed_out =
             state.and_then(|(_name, state)| login.signed_out_at(&state, &context.public_url));
         // Without `prompt=login` the provider could sign in the same user again without asking for a
         // password.
         let sign_in = format!("{}?prompt=login", self.own().sign_in());
         let page = signed_out_page();
-        let page = match provider {
-            Some(provider) => {
+        let page = match signed_out {
+            Some(SignedOutAt {
+                other_host: Some(url),
+                ..
+            }) => return see_other(&url, []),
+            Some(SignedOutAt { provider, .. }) => {
                 let name = login.display_name(provider);
                 page.paragraph(format!("Your session at {name} has ended, too."))
                     .link("Sign in again", sign_in)
@@ -138,19 +152,31 @@ impl WorkerSite {
         page
     }
 
-    /// Returns the page that sends the browser to the provider. The answer to the sign-out is a page
-    /// and not a redirect, because browsers apply the policy `form-action` of the page with the
-    /// sign-out form also to redirects, and most policies allow no other site.
+    /// Returns the page that sends the browser to the login host, which names the session to end.
+    fn ends_at_all_hosts(&self, context: &RequestContext) -> Page {
+        self.continued_sign_out(context)
+            .paragraph("The next page ends your session at the other hosts of this site.")
+            .link("Continue", self.own().end_session())
+    }
+
+    /// Returns the page that sends the browser to the provider.
     fn ends_at_provider(&self, context: &RequestContext, provider: &str) -> Page {
         let name = self.login().display_name(provider);
+        self.continued_sign_out(context)
+            .paragraph(format!("The next page ends your session at {name}."))
+            .link(format!("Continue to {name}"), self.own().end_session())
+    }
+
+    /// Returns the page that continues a sign-out. The answer to the sign-out is a page and not a
+    /// redirect, because browsers apply the policy `form-action` of the page with the sign-out form
+    /// also to redirects, and most policies allow no other site.
+    fn continued_sign_out(&self, context: &RequestContext) -> Page {
         let own = self.own().end_session();
         let mut page = Page::new(
             StatusCode::OK,
             "Signing out",
             "Your session with this app has ended.",
-        )
-        .paragraph(format!("The next page ends your session at {name}."))
-        .link(format!("Continue to {name}"), own);
+        );
         page.refresh = Some((0, own.to_owned()));
         page.end_session_url = Some([context.public_url.origin(), own].concat());
         page

@@ -99,6 +99,7 @@ impl Site {
 pub(super) struct WorkerSite {
     shared: Arc<Site>,
     pub(super) access: Rc<Access>,
+    /// The public URLs without a wildcard.
     public_urls: Vec<Rc<PublicUrl>>,
     /// Whether the drain time of the worker is almost over. All copies of the site share
     /// `drain_ends`.
@@ -112,12 +113,13 @@ impl WorkerSite {
             routes: &parts.routes,
             providers: &parts.providers,
             max_wait: parts.max_wait,
+            session_ids: parts.login.session_ids(),
         };
         let (sessions, refresher) = (
             Arc::clone(&process.sessions),
             Arc::clone(&process.refresher),
         );
-        let public_urls = parts.settings.public_urls.iter();
+        let public_urls = parts.settings.public_urls.listed();
         Rc::new(Self {
             access: Access::new(&settings, sessions, refresher),
             public_urls: public_urls.cloned().map(Rc::new).collect(),
@@ -131,9 +133,13 @@ impl WorkerSite {
     }
 
     /// Returns the public URL that has this canonical authority.
-    pub(super) fn public_url(&self, authority: &str) -> Option<&Rc<PublicUrl>> {
+    pub(super) fn public_url(&self, authority: &str) -> Option<Rc<PublicUrl>> {
         let mut urls = self.public_urls.iter();
-        urls.find(|url| url.authority() == authority)
+        if let Some(listed) = urls.find(|url| url.authority() == authority) {
+            return Some(Rc::clone(listed));
+        }
+        let below_wildcard = self.settings().public_urls.below_wildcard(authority);
+        below_wildcard.map(Rc::new)
     }
 
     pub(super) fn owned(&self) -> &OwnedFields {

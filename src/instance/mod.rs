@@ -247,10 +247,18 @@ fn announce(config: &Config) {
     for (route, forms) in config.site.routes.unusual_paths() {
         tracing::warn!(route = route.name(), forms, "Route allows unusual paths");
     }
-    for url in config.site.gateway.public_urls.iter() {
+    let login = &config.site.login.0;
+    let login_host = login.host.as_ref();
+    // With a login host, all hosts share the redirect URI of the login host.
+    let urls = config.site.gateway.public_urls.listed();
+    for url in urls.filter(|url| login_host.is_none_or(|host| host.url == **url)) {
         for provider in config.site.providers.keys() {
-            let redirect_uri = config.site.login.0.redirection.redirect_uri(url, provider);
+            let redirect_uri = login.redirection.redirect_uri(url, provider);
             tracing::info!(%url, provider = &**provider, redirect_uri, "Serving");
         }
+    }
+    if let Some(host) = login_host {
+        let served: Vec<String> = host.served.names().collect();
+        tracing::info!(login.host = %host.url, served = ?served, "Hosts share one sign-in");
     }
 }

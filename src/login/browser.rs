@@ -53,8 +53,16 @@ pub(super) fn session_key(headers: &HeaderMap) -> Option<SessionKey> {
     }
 }
 
+/// Returns `own`, the `Set-Cookie` value of a new pending login. If the browser has too many login
+/// cookies, also returns the values that delete the cookies of the oldest pending logins. Too many
+/// cookies would exceed the size limit of fields, and every request of this browser would fail.
+pub(super) fn with_surplus_cleared(own: HeaderValue, headers: &HeaderMap) -> Vec<HeaderValue> {
+    let surplus = surplus_tabs(headers).map(|tab| cookie::clear(&tab.cookie()));
+    std::iter::once(own).chain(surplus).collect()
+}
+
 /// If a browser has too many login cookies, returns the oldest pending logins.
-pub(super) fn surplus_tabs(headers: &HeaderMap) -> impl Iterator<Item = Tab> {
+fn surplus_tabs(headers: &HeaderMap) -> impl Iterator<Item = Tab> {
     let mut tabs: Vec<Tab> = cookies::matching(headers, cookie::is_own)
         .filter_map(|(name, _)| Tab::of_cookie(name))
         .collect();

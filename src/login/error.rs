@@ -29,6 +29,10 @@ pub enum Error {
     /// responsible for this error.
     #[error("the change of the session could not be stored")]
     NotStored(#[from] StoreError),
+    /// No login may return to the page that the user asked for, or the URL of the page is too long.
+    /// The client is responsible for this error.
+    #[error("a sign-in cannot return to the requested page")]
+    PageNotKept,
     /// The task that exchanges the code panicked, because the gateway has a bug. The gateway is
     /// responsible for this error.
     #[error("the exchange stopped because of a bug")]
@@ -37,6 +41,10 @@ pub enum Error {
     /// provider is responsible for this error.
     #[error("signing in at the provider failed")]
     Provider(#[from] provider::Error),
+    /// The store has not returned the session that a ticket or a ticket request needs. The gateway
+    /// is responsible for this error.
+    #[error("the store has not returned the session")]
+    SessionUnreachable,
     /// The state is not valid. The client is responsible for this error.
     #[error("the state of the answer is not valid")]
     State(#[from] StateError),
@@ -44,6 +52,15 @@ pub enum Error {
     /// for this error.
     #[error("the gateway is stopping")]
     Stopped,
+    /// The ticket or the ticket request is not valid. The client is responsible for this error.
+    #[error("the ticket is not valid")]
+    Ticket(#[source] StateError),
+    /// The session of the ticket has ended. The client is responsible for this error.
+    #[error("the session of the ticket has ended")]
+    TicketSession,
+    /// The ticket was already used. The client is responsible for this error.
+    #[error("the ticket was already used")]
+    TicketUsed,
     /// The provider has refused too many codes from this client. The client is responsible for this
     /// error.
     #[error("the provider has refused too many codes from this client")]
@@ -102,9 +119,14 @@ impl Error {
             | Self::Malformed(_)
             | Self::NoRandomness(_)
             | Self::NotStored(_)
+            | Self::PageNotKept
             | Self::Panicked
+            | Self::SessionUnreachable
             | Self::State(_)
             | Self::Stopped
+            | Self::Ticket(_)
+            | Self::TicketSession
+            | Self::TicketUsed
             | Self::TooManyRefused
             | Self::UnknownProvider
             | Self::Used => None,
@@ -130,14 +152,23 @@ impl Error {
             Self::Malformed(_) => "malformed_response",
             Self::NoRandomness(_) => "no_randomness",
             Self::NotStored(error) => error.reason(),
+            Self::PageNotKept => "page_not_kept",
             Self::Panicked => "exchange_panicked",
             Self::Provider(error) => error.reason(),
+            Self::SessionUnreachable => "session_unreachable",
             Self::State(StateError::Expired) => "state_expired",
             Self::State(StateError::Foreign) => "state_foreign",
             Self::State(StateError::Missing) => "state_missing",
             Self::State(StateError::NoCookie) => "state_without_cookie",
             Self::State(StateError::OtherBrowser) => "state_of_other_browser",
             Self::Stopped => "stopping",
+            Self::Ticket(StateError::Expired) => "ticket_expired",
+            Self::Ticket(StateError::Foreign) => "ticket_foreign",
+            Self::Ticket(StateError::Missing) => "ticket_missing",
+            Self::Ticket(StateError::NoCookie) => "ticket_without_cookie",
+            Self::Ticket(StateError::OtherBrowser) => "ticket_of_other_browser",
+            Self::TicketSession => "ticket_session_ended",
+            Self::TicketUsed => "ticket_used",
             Self::TooManyRefused => "too_many_refused_codes",
             Self::UnknownProvider => "unknown_provider",
             Self::Used => "state_used",

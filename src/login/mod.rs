@@ -10,55 +10,58 @@
 //! exchange finishes even if the browser closes the connection.
 
 mod authorization;
+mod begin;
 mod browser;
 mod error;
+mod hosts;
 mod outcome;
 mod own_paths;
 mod pending;
 mod process;
 mod public_url;
+mod public_urls;
 mod redirection;
 mod request;
 mod return_to;
 mod same_origin;
+mod saved_page;
 mod sign_out;
+mod sign_out_hosts;
 mod throttle;
+mod ticket;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
-
 use self::authorization::{AuthorizationResponse, Granted, VerifiedResponse};
 pub use self::authorization::{Denial, ErrorCode, MalformedResponse};
 pub(crate) use self::browser::forget_rounds;
 pub use self::error::Error;
+pub(crate) use self::hosts::{LoginHost, Redeemed};
 pub use self::outcome::{Completion, FailedLogin, Started};
 pub(crate) use self::own_paths::OwnPaths;
 pub use self::pending::StateError;
-use self::pending::{LoginDetails, PendingLogin, ReturnedState, registration_tag};
+use self::pending::{LoginDetails, ReturnedState, registration_tag};
 pub use self::process::ProcessState;
 pub use self::public_url::PublicUrl;
-pub(crate) use self::public_url::PublicUrls;
+pub(crate) use self::public_urls::PublicUrls;
 pub(crate) use self::redirection::RedirectionEndpoints;
 pub use self::request::{Callback, PreviousSession, Start};
 pub use self::return_to::ReturnTo;
 pub(crate) use self::same_origin::{SameOrigin, same_origin};
-pub(crate) use self::sign_out::{AtProvider, SignedOut};
+pub(crate) use self::sign_out::{AtProvider, SignedOut, SignedOutAt};
+pub(crate) use self::sign_out_hosts::SignOutStep;
 use self::throttle::ThrottleDecision;
+pub(crate) use self::ticket::TicketRequest;
 use crate::clock::Timestamp;
 use crate::fields::cookie::{self as cookies, Found};
-use crate::provider::{
-    Actor, AuthorizationRequest, ExchangeError, Grant, Prompt, Provider, Providers, Redemption,
-    ResponseMode, Sent, Unreachable,
-};
+use crate::provider::{Actor, ExchangeError, Grant, Providers, Redemption, ResponseMode, Sent};
 use crate::seal::KeyRing;
-use crate::session::{NewSession, Once, SessionId, SessionKey, cookie};
+use crate::session::{
+    MarkKind, NewSession, Once, SessionId, SessionIds, SessionKey, SessionRef, cookie,
+};
 use crate::telemetry::TokenCall;
-
-/// The longest time that a user waits for a provider that does not answer.
-const PROVIDER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The time for which the gateway remembers that a `state` has been used. `USED_FOR` is the largest
 /// value that the setting `login.timeout_secs` accepts. If used states were remembered only for the
@@ -75,6 +78,8 @@ pub struct Settings {
     pub(crate) redirection: RedirectionEndpoints,
     /// The longest time between the start of a login and its callback.
     pub(crate) timeout: Duration,
+    /// The login host, or `None` if each host has its own sessions.
+    pub(crate) host: Option<LoginHost>,
 }
 
 /// The login flow with the providers of one site. All workers share one [`Login`].
@@ -84,6 +89,7 @@ pub struct Login {
     keys: Arc<KeyRing>,
     providers: Arc<Providers>,
     process: Arc<ProcessState>,
+    session_ids: Arc<SessionIds>,
 }
 
 impl Login {
@@ -95,7 +101,12 @@ impl Login {
         providers: Arc<Providers>,
         process: Arc<ProcessState>,
     ) -> Self {
+        let session_ids = settings
+            .host
+            .as_ref()
+            .map(|host| SessionIds::shared(host.url.authority(), Arc::clone(&keys)));
         Self {
+            session_ids: Arc::new(session_ids.unwrap_or_default()),
             settings,
             keys,
             providers,
@@ -142,71 +153,6 @@ impl Login {
     /// return path that [`Login::seal`] encrypted for `public_url`.
     pub(crate) fn unseal(&self, text: &str, public_url: &PublicUrl) -> Option<ReturnTo> {
         ReturnTo::unseal(text, (&self.keys, self.own()), public_url.origin())
-    }
-
-    /// Starts a login: returns the redirect that sends the browser to the provider.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`Error::Loop`] if this browser has just completed three logins and still has no
-    /// session. Returns [`Error::Provider`] if the authorization endpoint is not known.
-    /// [`Error::UnknownProvider`]. [`Error::NoRandomness`].
-    ///
-    /// # Cancel safety
-    ///
-    /// A caller can drop the future at any time, because this method stores nothing.
-    pub async fn begin(&self, start: Start<'_>) -> Result<Started, Error> {
-        let round = browser::rounds(start.headers);
-        if round >= browser::MAX_ROUNDS {
-            return Err(Error::Loop);
-        }
-        let client = self.ready(start.provider).await?;
-        let mode = client.response_mode();
-        let previous_session = match mode {
-            // The provider's form post is a cross-site request, so the browser sends the form post
-            // without the session cookie. The state therefore contains the session key in the
-            // response mode `form_post`.
-            ResponseMode::FormPost => browser::session_key(start.headers),
-            ResponseMode::Query => None,
-        };
-        let details = LoginDetails {
-            provider: start.provider.into(),
-            registration: Some(registration_tag(&client.fingerprint())),
-            return_to: start.return_to,
-            issued_at: self.process.clock.now(),
-            round,
-            reauthenticate: start.prompt == Prompt::Login,
-            previous_session,
-        };
-        let pending = PendingLogin::new(details)?;
-        let sealed = pending.seal(&self.keys, start.public_url.origin())?;
-        let request = AuthorizationRequest {
-            redirect_uri: &self
-                .redirection()
-                .redirect_uri(start.public_url, start.provider),
-            state: &sealed.state,
-            code_challenge: &pending.code_challenge(),
-            nonce: &pending.nonce(),
-            passed: start.passed,
-            prompt: start.prompt,
-        };
-        let location = client.authorization_url(&request)?;
-        let (name, secret) = (sealed.tab.cookie(), sealed.browser_secret.expose());
-        // In the response mode `form_post`, the provider's answer is a cross-site request, so the
-        // browser sends no cookie that has `SameSite=Lax`.
-        let own = match mode {
-            ResponseMode::FormPost => {
-                cookie::set_across_sites(&name, secret, self.settings.timeout)
-            }
-            ResponseMode::Query => cookie::set(&name, secret, self.settings.timeout),
-        };
-        // Too many cookies would exceed the size limit of fields, and every request of this browser
-        // would fail.
-        let surplus = browser::surplus_tabs(start.headers).map(|tab| cookie::clear(&tab.cookie()));
-        Ok(Started {
-            location,
-            cookies: std::iter::once(own).chain(surplus).collect(),
-        })
     }
 
     /// Handles the answer of the authorization server: verifies the state, exchanges the code and
@@ -267,8 +213,8 @@ impl Login {
     }
 
     /// Returns true if the name `provider` still belongs to the server and the client with which
-    /// the login began. After a reload, the name of the provider may belong to another server or
-    /// another client.
+    /// the login began, and if the gateway still serves the host that waits for the login. After a
+    /// reload, the name of the provider may belong to another server or another client.
     fn was_sent_to(&self, details: &LoginDetails, provider: &str) -> bool {
         let is_same = |tag| {
             let now = self.providers.get(provider);
@@ -276,7 +222,9 @@ impl Login {
         };
         // A state from an older version of the gateway contains no tag, so only the name of the
         // provider is compared.
-        *details.provider == *provider && details.registration.is_none_or(is_same)
+        *details.provider == *provider
+            && details.registration.is_none_or(is_same)
+            && details.waiting.as_ref().is_none_or(|tab| self.serves(tab))
     }
 
     /// Performs all checks that must succeed before the gateway sends the code to the provider.
@@ -345,7 +293,10 @@ impl Login {
             return Err(Error::TooManyRefused);
         }
         let (sessions, state) = (&self.process.sessions, returned.fingerprint());
-        match sessions.once(state, now, now.plus(USED_FOR)).await? {
+        match sessions
+            .once((MarkKind::State, state), now, now.plus(USED_FOR))
+            .await?
+        {
             Once::First => Ok(()),
             Once::Repeated => Err(Error::Used),
         }
@@ -367,7 +318,12 @@ impl Login {
                 let refreshable = grant.tokens.refresh_token().is_some();
                 let user = (Box::new(grant.identity.clone()), refreshable);
                 let (login, name) = (Arc::clone(self), details.provider.clone());
-                let previous = (callback.previous_session, details.previous_session);
+                let waiting = details.waiting.as_ref();
+                let remembered = [
+                    details.previous_session,
+                    waiting.and_then(|waiting| waiting.session),
+                ];
+                let previous = (callback.previous_session, remembered);
                 // After the exchange of the code, a task of the control plane creates the session.
                 // If the browser closes the connection during the exchange, this future is dropped,
                 // and no session is created.
@@ -380,9 +336,9 @@ impl Login {
         let forget = cookie::clear(&returned.tab().cookie());
         match opened {
             Ok((id, (identity, refreshable))) => Completion::SignedIn {
-                location: details.return_to.absolute(callback.public_url.origin()),
+                location: self.destination(details, SessionRef::from(&id), callback.public_url),
                 cookies: vec![
-                    cookie::session(&id, self.process.sessions.cookie_lifetime()),
+                    cookie::session(&id.to_text(), self.process.sessions.cookie_lifetime()),
                     browser::remember_rounds(details.round.saturating_add(1)),
                     forget,
                 ],
@@ -403,7 +359,10 @@ impl Login {
                 if class.is_some_and(|class| class.sent != Sent::Possibly) {
                     // The provider cannot have used the code, so the browser may send the same
                     // authorization response again.
-                    let unmarked = self.process.sessions.unmark(returned.fingerprint());
+                    let unmarked = self
+                        .process
+                        .sessions
+                        .unmark((MarkKind::State, returned.fingerprint()));
                     // If the store fails, the state stays marked as used, and the user must begin a
                     // new login.
                     drop(unmarked.await);
@@ -411,24 +370,6 @@ impl Login {
                 }
                 Completion::Failed(failure)
             }
-        }
-    }
-
-    /// Waits until the provider `name` is ready for requests, but not longer than
-    /// [`PROVIDER_TIMEOUT`]. This method does not wait if the gateway has checked recently whether
-    /// the provider is ready.
-    async fn ready(&self, name: &str) -> Result<Arc<Provider>, Error> {
-        let provider = self.providers.get(name).ok_or(Error::UnknownProvider)?;
-        if let Some(readiness) = provider.recent_readiness(self.process.clock.now()) {
-            return Ok(readiness.map(|()| Arc::clone(provider))?);
-        }
-        let (shared, clock) = (Arc::clone(provider), self.process.clock.clone());
-        let asking = self
-            .process
-            .on_control_plane(async move { Ok(shared.ready(&clock).await?) });
-        match timeout(PROVIDER_TIMEOUT, asking).await {
-            Ok(ready) => ready.map(|()| Arc::clone(provider)),
-            Err(_elapsed) => Err(Unreachable::silent(PROVIDER_TIMEOUT).into()),
         }
     }
 
@@ -472,11 +413,12 @@ impl Login {
         &self,
         provider: &str,
         grant: Grant,
-        (previous, remembered): (PreviousSession, Option<SessionKey>),
+        (previous, remembered): (PreviousSession, [Option<SessionKey>; 2]),
     ) -> Result<SessionId, Error> {
         let Grant { identity, tokens } = grant;
         let previous = match previous {
-            PreviousSession::Live(id, _) | PreviousSession::Stale(id) => Some(id.key()),
+            PreviousSession::Live(session) => Some(*session.key()),
+            PreviousSession::Stale(key) => Some(key),
             PreviousSession::Nothing => None,
         };
         let registered = self.providers.get(provider).ok_or(Error::UnknownProvider)?;
@@ -485,7 +427,10 @@ impl Login {
             registration: registered.fingerprint(),
             identity,
             tokens,
-            replaces: previous.into_iter().chain(remembered).collect(),
+            replaces: previous
+                .into_iter()
+                .chain(remembered.into_iter().flatten())
+                .collect(),
         };
         Ok(self
             .process

@@ -3,9 +3,11 @@
 use http::HeaderValue;
 
 use super::pending::{LoginDetails, ReturnedState, StateError};
+use super::ticket::{Ticket, TicketRequest};
 use super::{Callback, Error, PreviousSession, PublicUrl, ReturnTo};
 use crate::identity::Identity;
-use crate::session::{SessionKey, cookie};
+use crate::provider::Prompt;
+use crate::session::{SessionKey, SessionRef, cookie};
 
 /// The start of a login: a redirect to the provider.
 #[derive(Debug)]
@@ -54,10 +56,14 @@ pub struct FailedLogin {
     /// The page that the user asked for, or `/` if the gateway could not read the state. If the
     /// browser requests the page `retry` again, a new login begins.
     pub(crate) retry: ReturnTo,
+    /// The host of the page `retry`, if this host is not the host of the failed request.
+    pub(crate) host: Option<PublicUrl>,
     /// The configured name of the provider, if the gateway could read the state.
     pub(crate) provider: Option<Box<str>>,
     /// True if the browser had a session and the user asked to sign in again.
     pub(crate) reauthenticate: bool,
+    /// The session of the ticket, if the failed request contained a ticket.
+    pub(crate) ticket_session: Option<SessionRef>,
     /// The `Set-Cookie` values of the response.
     pub(crate) cookies: Vec<HeaderValue>,
 }
@@ -68,11 +74,57 @@ impl FailedLogin {
         Self {
             error,
             retry: details.map_or_else(ReturnTo::root, |details| details.return_to.clone()),
+            host: details
+                .and_then(|details| details.waiting.as_ref())
+                .map(|waiting| waiting.host.clone()),
             provider: details.map(|details| details.provider.clone()),
             reauthenticate: details.is_some_and(|details| details.reauthenticate),
+            ticket_session: None,
             cookies: Vec::new(),
         }
         .forgetting(state)
+    }
+
+    /// Creates the failure of a request with a ticket. The cookie of the tab is kept if the same
+    /// ticket or another ticket of the tab can still arrive.
+    pub(crate) fn of_ticket(error: Error, ticket: Ticket) -> Self {
+        let forgets = !matches!(
+            error,
+            Error::SessionUnreachable
+                | Error::Ticket(StateError::NoCookie | StateError::OtherBrowser)
+        );
+        let forgotten = forgets.then(|| cookie::clear(&ticket.waiting.tab.cookie()));
+        Self {
+            retry: ticket.return_to,
+            ticket_session: Some(ticket.session),
+            cookies: forgotten.into_iter().collect(),
+            ..Self::new(error, None)
+        }
+    }
+
+    /// Creates the failure of a ticket request.
+    pub(crate) fn of_ticket_request(error: Error, request: &TicketRequest) -> Self {
+        Self {
+            retry: request.return_to.clone(),
+            host: Some(request.host().clone()),
+            provider: request.only_provider().map(Box::from),
+            reauthenticate: request.prompt == Prompt::Login,
+            ..Self::new(error, None)
+        }
+    }
+
+    /// Returns the URL of the page `retry`. `public_url` is the host of the failed request.
+    pub(crate) fn retry_url(&self, public_url: &PublicUrl) -> String {
+        let host = self.host.as_ref().unwrap_or(public_url);
+        self.retry.absolute(host.origin())
+    }
+
+    /// Returns a link to the page `retry`. A link to a page of the same host is only a path.
+    pub(crate) fn retry_link(&self) -> String {
+        match &self.host {
+            Some(host) => self.retry.absolute(host.origin()),
+            None => self.retry.as_str().to_owned(),
+        }
     }
 
     /// Deletes the cookie of the pending login, except after a manipulated response or a response
@@ -95,12 +147,12 @@ impl FailedLogin {
 /// (`reauthenticate`), the user gets the error page.
 pub(super) fn stale_answer(failure: FailedLogin, callback: &Callback<'_>) -> Completion {
     match &callback.previous_session {
-        PreviousSession::Live(_, session)
+        PreviousSession::Live(session)
             if session.provider() == callback.provider && !failure.reauthenticate =>
         {
             already_signed_in(&failure, callback.public_url)
         }
-        PreviousSession::Live(..) | PreviousSession::Nothing | PreviousSession::Stale(_) => {
+        PreviousSession::Live(_) | PreviousSession::Nothing | PreviousSession::Stale(_) => {
             Completion::Failed(failure)
         }
     }
@@ -108,7 +160,7 @@ pub(super) fn stale_answer(failure: FailedLogin, callback: &Callback<'_>) -> Com
 
 pub(super) fn already_signed_in(failure: &FailedLogin, public_url: &PublicUrl) -> Completion {
     Completion::AlreadySignedIn {
-        location: failure.retry.absolute(public_url.origin()),
+        location: failure.retry_url(public_url),
         cookies: failure.cookies.clone(),
     }
 }
@@ -118,7 +170,7 @@ pub(super) fn already_signed_in(failure: &FailedLogin, public_url: &PublicUrl) -
 /// code of this login.
 pub(super) fn signed_in_meanwhile(details: &LoginDetails, previous: &PreviousSession) -> bool {
     match previous {
-        PreviousSession::Live(_, session) => {
+        PreviousSession::Live(session) => {
             !details.reauthenticate
                 && *session.provider() == *details.provider
                 && session.opened_at() >= details.issued_at

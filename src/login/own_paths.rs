@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::Login;
+use super::pending::Tab;
 use crate::target::{Prefix, Reading};
 
 /// The paths of the gateway's own endpoints, which are all below one prefix. Only the redirection
@@ -16,6 +17,8 @@ pub(crate) struct OwnPaths {
     signed_out: Box<str>,
     end_session: Box<str>,
     jwks: Box<str>,
+    ticket: Box<str>,
+    ticket_request: Box<str>,
 }
 
 impl OwnPaths {
@@ -52,6 +55,27 @@ impl OwnPaths {
         &self.jwks
     }
 
+    /// Returns the path of the endpoint at which a host receives a ticket.
+    pub(crate) fn ticket(&self) -> &str {
+        &self.ticket
+    }
+
+    /// Returns the path of the endpoint at which the login host receives the ticket requests of the
+    /// other hosts.
+    pub(crate) fn ticket_request(&self) -> &str {
+        &self.ticket_request
+    }
+
+    /// Returns the path of the endpoint that redirects to the saved page of `tab`.
+    pub(super) fn saved_page(&self, tab: &Tab) -> String {
+        format!("{}return/{}", self.prefix(), tab.as_str())
+    }
+
+    /// Returns the name of the saved page whose endpoint has the path `path`.
+    pub(crate) fn saved_page_name<'a>(&self, path: &'a str) -> Option<&'a str> {
+        path.strip_prefix(self.prefix())?.strip_prefix("return/")
+    }
+
     /// Returns the default path of the redirection endpoint.
     pub(crate) fn default_callback(&self) -> String {
         format!("{}callback", self.prefix())
@@ -73,12 +97,16 @@ impl OwnPaths {
     /// The redirection endpoint hides an endpoint whose path is `path` or below `path`. If there
     /// are several providers, the path of each redirection endpoint is below `path`.
     pub(crate) fn are_hidden_by(&self, path: &str) -> bool {
+        let saved_pages = format!("{}return", self.prefix()).into();
         let endpoints = [
+            &saved_pages,
             &self.sign_in,
             &self.sign_out,
             &self.signed_out,
             &self.end_session,
             &self.jwks,
+            &self.ticket,
+            &self.ticket_request,
         ];
         endpoints.into_iter().any(|endpoint| {
             let below = endpoint.strip_prefix(path);
@@ -119,6 +147,8 @@ impl TryFrom<String> for OwnPaths {
             signed_out: at("signed_out"),
             end_session: at("end_session"),
             jwks: at("jwks"),
+            ticket: at("ticket"),
+            ticket_request: at("ticket_request"),
             prefix,
         })
     }
@@ -143,6 +173,8 @@ mod tests {
                 (own.signed_out(), "signed_out"),
                 (own.end_session(), "end_session"),
                 (own.jwks(), "jwks"),
+                (own.ticket(), "ticket"),
+                (own.ticket_request(), "ticket_request"),
                 (&own.default_callback(), "callback"),
             ] {
                 assert_eq!(path, format!("{prefix}{name}"));

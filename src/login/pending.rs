@@ -16,6 +16,7 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use super::ticket::{RawTab, WaitingTab};
 use super::{OwnPaths, ReturnTo};
 use crate::clock::Timestamp;
 use crate::seal::KeyRing;
@@ -55,6 +56,9 @@ pub(super) struct LoginDetails {
     /// The session that the browser had when the login began. The session key is present only in
     /// the response mode `form_post`, in which the callback arrives without the session cookie.
     pub(super) previous_session: Option<SessionKey>,
+    /// The tab at another host that waits for a ticket. Only a login at the login host can have a
+    /// waiting tab.
+    pub(super) waiting: Option<WaitingTab>,
 }
 
 /// The first 16 bytes of the fingerprint of a provider.
@@ -79,6 +83,8 @@ struct RawDetails<'a> {
     g: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     s: Option<String>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    w: Option<RawTab<'a>>,
 }
 
 /// An encrypted pending login: the `state`, and the login cookie with the secret for the second
@@ -125,7 +131,7 @@ pub(super) struct Tab(Box<str>);
 const TAB: usize = 16;
 
 impl Tab {
-    fn random(now: Timestamp) -> Result<Self, NoRandomness> {
+    pub(super) fn random(now: Timestamp) -> Result<Self, NoRandomness> {
         // The bit mask shortens the number of seconds, so that the number fits into eight
         // hexadecimal digits.
         let seconds = now.as_secs() & 0xffff_ffff;
@@ -133,10 +139,15 @@ impl Tab {
         Ok(Self(format!("{seconds:08x}{noise:08x}").into()))
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let hexadecimal = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
         let valid = text.len() == TAB && text.bytes().all(hexadecimal);
         valid.then(|| Self(text.into()))
+    }
+
+    /// Returns the name as text.
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
     }
 
     /// Returns the name of the cookie of this pending login.
@@ -212,6 +223,7 @@ impl PendingLogin {
                 .details
                 .previous_session
                 .map(|key| URL_SAFE_NO_PAD.encode(key.as_bytes())),
+            w: self.details.waiting.as_ref().map(WaitingTab::to_raw),
         };
         // Serialization does not fail, because all fields are strings, numbers and booleans.
         let plain = serde_json::to_vec(&raw).unwrap_or_default();
@@ -277,16 +289,21 @@ impl ReturnedState {
             Some(text) => Some(URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?),
             None => None,
         };
+        let waiting = match &raw.w {
+            Some(raw) => Some(WaitingTab::from_raw(raw)?),
+            None => None,
+        };
         let details = LoginDetails {
             provider: raw.p.into(),
             registration,
             // The return path is checked again, because another version of the gateway may have
             // accepted the path with other rules.
-            return_to: ReturnTo::parse(raw.r, own)?,
+            return_to: ReturnTo::from_sealed(raw.r, own)?,
             issued_at: Timestamp::from_millis(raw.t),
             round: raw.n,
             reauthenticate: raw.a,
             previous_session: previous_session.flatten(),
+            waiting,
         };
         Some(Self {
             tab,

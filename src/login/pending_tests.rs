@@ -18,6 +18,7 @@ fn details(return_to: &str) -> LoginDetails {
         round: 2,
         reauthenticate: false,
         previous_session: Some(SessionKey::from_bytes([7; 16])),
+        waiting: None,
     }
 }
 

@@ -3,7 +3,6 @@
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, SeqAccess, Visitor, value::SeqAccessDeserializer};
 use url::{Host, Url};
 
 /// One configured origin.
@@ -48,6 +47,27 @@ impl PublicUrl {
             "http"
         }
     }
+
+    /// Reads an origin that the gateway has sealed. The text is not parsed as a URL, because a
+    /// wildcard also stands for hosts that the URL parser refuses, such as `xn--a.example.com`.
+    pub(super) fn from_sealed(origin: &str) -> Option<Self> {
+        let (scheme, _authority) = origin.split_once("://")?;
+        Some(Self {
+            origin: origin.into(),
+            authority_at: scheme.len().saturating_add(3),
+        })
+    }
+
+    /// Returns the origin with the canonical authority `authority`, if the host of `authority` has
+    /// exactly one label more than the host of `self`. Scheme and port of both origins are equal.
+    pub(super) fn child(&self, authority: &str) -> Option<Self> {
+        let label = authority.strip_suffix(self.authority())?;
+        let label = label.strip_suffix('.')?;
+        (!label.is_empty() && !label.contains('.')).then(|| Self {
+            origin: [self.scheme(), "://", authority].concat().into(),
+            authority_at: self.authority_at,
+        })
+    }
 }
 
 impl fmt::Display for PublicUrl {
@@ -78,8 +98,8 @@ impl TryFrom<String> for PublicUrl {
         };
         if url.host_str().is_some_and(|host| host.contains('*')) {
             return Err(format!(
-                "`{text}` would match no host, because `*` has no meaning here; write a list with \
-                 the origin of each host"
+                "`{text}` would match no host, because `*` has a meaning only in `public_url`, as \
+                 the whole first label; write a list with the origin of each host"
             ));
         }
         match url.scheme() {
@@ -121,66 +141,6 @@ impl TryFrom<String> for PublicUrl {
             origin: origin.into(),
             authority_at,
         })
-    }
-}
-
-/// The configured origins. The list contains at least one origin. No two origins in the list have
-/// the same authority.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct PublicUrls(Vec<PublicUrl>);
-
-impl PublicUrls {
-    /// Returns the origin with the given canonical authority (lower case, no default port).
-    pub(crate) fn find(&self, authority: &str) -> Option<&PublicUrl> {
-        self.0.iter().find(|url| url.authority() == authority)
-    }
-
-    /// Returns all public origins of the gateway, in the order of the settings.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &PublicUrl> {
-        self.0.iter()
-    }
-}
-
-impl TryFrom<Vec<PublicUrl>> for PublicUrls {
-    type Error = String;
-
-    fn try_from(urls: Vec<PublicUrl>) -> Result<Self, String> {
-        if urls.is_empty() {
-            return Err("at least one origin is required".to_owned());
-        }
-        let mut authorities: Vec<&str> = urls.iter().map(PublicUrl::authority).collect();
-        authorities.sort_unstable();
-        let mut pairs = authorities.iter().zip(authorities.iter().skip(1));
-        if let Some((authority, _)) = pairs.find(|(one, other)| one == other) {
-            return Err(format!("`{authority}` is listed twice"));
-        }
-        Ok(Self(urls))
-    }
-}
-
-/// Accepts one origin as a string, or several origins as a list.
-impl<'de> Deserialize<'de> for PublicUrls {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OneOrSeveral;
-        impl<'de> Visitor<'de> for OneOrSeveral {
-            type Value = Vec<PublicUrl>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an origin such as \"https://app.example.com\", or a list of origins")
-            }
-
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
-                PublicUrl::try_from(text.to_owned())
-                    .map(|url| vec![url])
-                    .map_err(E::custom)
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<Self::Value, A::Error> {
-                Deserialize::deserialize(SeqAccessDeserializer::new(items))
-            }
-        }
-        let urls = deserializer.deserialize_any(OneOrSeveral)?;
-        Self::try_from(urls).map_err(serde::de::Error::custom)
     }
 }
 
@@ -238,19 +198,5 @@ mod tests {
         assert_eq!((url.authority(), url.scheme()), ("[::1]:4180", "http"));
         let url = parse("https://APP.example.com").unwrap();
         assert_eq!(url.authority(), "app.example.com");
-    }
-
-    #[test]
-    fn two_origins_cannot_share_an_authority() {
-        let urls = vec![
-            parse("https://localhost:1").unwrap(),
-            parse("http://localhost:1").unwrap(),
-        ];
-        assert!(
-            PublicUrls::try_from(urls)
-                .unwrap_err()
-                .contains("localhost:1")
-        );
-        assert!(PublicUrls::try_from(Vec::new()).is_err());
     }
 }

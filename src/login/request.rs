@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
+use super::ticket::{TicketRequest, WaitingTab};
 use super::{Login, PublicUrl, ReturnTo};
 use crate::provider::{Prompt, ResponseMode};
-use crate::session::{Session, SessionId};
+use crate::session::{Session, SessionKey};
 
 /// A request to begin a login.
 #[derive(Debug)]
@@ -24,6 +25,45 @@ pub struct Start<'a> {
     pub public_url: &'a PublicUrl,
     /// The fields of the request, from which the login flow reads the cookies.
     pub headers: &'a HeaderMap,
+    /// Other providers that the page accepts. Only a ticket request contains alternatives, because
+    /// the login host may have a session of one of them.
+    pub(crate) alternatives: &'a [&'a str],
+    /// The tab at another host that waits for a ticket.
+    pub(crate) waiting: Option<WaitingTab>,
+}
+
+impl<'a> Start<'a> {
+    /// Creates a request to begin a login for a page of `public_url`.
+    pub fn new(
+        provider: &'a str,
+        return_to: ReturnTo,
+        (public_url, headers): (&'a PublicUrl, &'a HeaderMap),
+    ) -> Self {
+        Self {
+            provider,
+            prompt: Prompt::AsNeeded,
+            passed: &[],
+            return_to,
+            public_url,
+            headers,
+            alternatives: &[],
+            waiting: None,
+        }
+    }
+
+    /// Creates a request to begin the login for which another host has sent `request`.
+    pub(crate) fn for_ticket(
+        request: &'a TicketRequest,
+        provider: &'a str,
+        (public_url, headers): (&'a PublicUrl, &'a HeaderMap),
+    ) -> Self {
+        Self {
+            prompt: request.prompt,
+            passed: &request.passed,
+            waiting: Some(request.waiting.clone()),
+            ..Self::new(provider, request.return_to.clone(), (public_url, headers))
+        }
+    }
 }
 
 impl Login {
@@ -59,9 +99,9 @@ pub struct Callback<'a> {
 #[derive(Debug)]
 pub enum PreviousSession {
     /// A live session.
-    Live(SessionId, Arc<Session>),
+    Live(Arc<Session>),
     /// The browser sent no session cookie.
     Nothing,
     /// The session has ended, or the session is not valid on this site.
-    Stale(SessionId),
+    Stale(SessionKey),
 }

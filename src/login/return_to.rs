@@ -5,15 +5,18 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::OwnPaths;
-use super::pending::associated_data;
+use super::pending::{Tab, associated_data};
+use super::{Error, OwnPaths};
 use crate::seal::KeyRing;
 use crate::secret::NoRandomness;
 use crate::target::{Reading, readings_of};
 
-/// The longest return path, in bytes. The length of the return path is limited, because the `state`
-/// parameter contains the encrypted return path.
-const MAX: usize = 1024;
+/// The longest return path, in bytes. Many servers and proxies accept request lines of at most 8 KB.
+const MAX: usize = 8192;
+
+/// The longest return path in the `state` parameter, in bytes. A longer page is saved in cookies
+/// ([`super::Login::save_page`]).
+const MAX_SHORT: usize = 1024;
 
 /// A path on our own origin, with an optional query. After a login, the gateway sends the browser
 /// to this path.
@@ -37,7 +40,7 @@ impl ReturnTo {
 
     /// Accepts a path with an optional query, and removes a fragment. `parse` returns `None` for:
     ///
-    /// - text of more than 1024 bytes, and text with a backslash or with bytes that are not visible
+    /// - text of more than 8192 bytes, and text with a backslash or with bytes that are not visible
     ///   ASCII;
     /// - a path that [`Target`](crate::target::Target) always refuses: a path that does not start
     ///   with exactly one slash, or that has dot segments, control characters or double encodings;
@@ -81,6 +84,35 @@ impl ReturnTo {
         (whole.len() <= MAX).then(|| Self(whole.into()))
     }
 
+    /// Returns the page that a request asks for.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::PageNotKept`] if no login may return to the page, or if the URL of the page
+    /// is too long for a login.
+    pub(crate) fn requested(text: &str, own: &OwnPaths) -> Result<Self, Error> {
+        Self::parse(text, own).ok_or(Error::PageNotKept)
+    }
+
+    /// Creates the return path that leads to the saved page whose endpoint has the path `path`.
+    pub(super) fn saved(path: &str) -> Self {
+        Self(path.into())
+    }
+
+    /// Reads a return path from encrypted data. In encrypted data, a return path can also be the
+    /// endpoint of a saved page.
+    pub(super) fn from_sealed(text: &str, own: &OwnPaths) -> Option<Self> {
+        match own.saved_page_name(text).and_then(Tab::parse) {
+            Some(_tab) => Some(Self::saved(text)),
+            None => Self::parse(text, own),
+        }
+    }
+
+    /// Returns true if the `state` parameter can contain the return path.
+    pub(crate) fn is_short(&self) -> bool {
+        self.0.len() <= MAX_SHORT
+    }
+
     /// Encrypts the return path for use in a link to the gateway. `origin` is the public origin of
     /// the gateway. The gateway does not trust an unencrypted return path in a link.
     pub(super) fn seal(&self, keys: &KeyRing, origin: &str) -> Result<String, NoRandomness> {
@@ -94,14 +126,14 @@ impl ReturnTo {
         (keys, own): (&KeyRing, &OwnPaths),
         origin: &str,
     ) -> Option<Self> {
-        // The encrypted form of a path is shorter than twice `MAX`, because base64 adds one third,
-        // and the cipher adds fewer than 100 bytes.
-        if text.len() > MAX.saturating_mul(2) {
+        // The encrypted form of a short path is shorter than twice `MAX_SHORT`, because base64 adds
+        // one third, and the cipher adds fewer than 100 bytes.
+        if text.len() > MAX_SHORT.saturating_mul(2) {
             return None;
         }
         let sealed = URL_SAFE_NO_PAD.decode(text).ok()?;
         let plain = keys.open(&sealed_for(origin), &sealed)?;
-        Self::parse(std::str::from_utf8(&plain).ok()?, own)
+        Self::from_sealed(std::str::from_utf8(&plain).ok()?, own)
     }
 
     /// The path and query.

@@ -20,7 +20,7 @@ use crate::clock::Timestamp;
 use crate::fields::cookie::{self as cookies, Found};
 use crate::provider::{EndSession, Provider};
 use crate::secret::Secret;
-use crate::session::{EndReason, Ended, Session, SessionId, SessionKey, Sessions, cookie};
+use crate::session::{EndReason, Ended, Session, SessionKey, Sessions, cookie};
 use crate::telemetry::chain;
 
 /// The maximum number of sessions that one request signs out. In most cases, a browser sends one
@@ -30,10 +30,10 @@ use crate::telemetry::chain;
 pub(super) const MAX_SIGNED_OUT: usize = 8;
 
 /// The cookie with the provider and the ID token of an ended session.
-const END_SESSION: &str = "__Host-sidegate-end";
+pub(super) const END_SESSION: &str = "__Host-sidegate-end";
 
 /// The time in which the browser has to open the endpoint that redirects to the provider.
-const END_SESSION_LIFETIME: Duration = Duration::from_mins(2);
+pub(super) const END_SESSION_LIFETIME: Duration = Duration::from_mins(2);
 
 /// The longest value of the cookie [`END_SESSION`]. Browsers refuse a longer cookie, and most servers
 /// refuse a longer URL. An ID token that does not fit is left out. The provider then asks the user
@@ -60,12 +60,24 @@ pub(crate) struct SignedOut {
 #[derive(Debug, Eq, PartialEq)]
 #[must_use]
 pub(crate) enum AtProvider {
+    /// The browser has to open [`OwnPaths::end_session`](super::OwnPaths::end_session), which asks
+    /// the login host for the session of the browser.
+    AskLoginHost,
     /// The request belonged to no session, or the provider has no end-session endpoint.
     Continues,
     /// The browser has to open [`OwnPaths::end_session`](super::OwnPaths::end_session).
     Ends(Box<str>),
     /// The provider could not be reached recently, so its session may continue.
     Unreachable(Box<str>),
+}
+
+/// The provider at which a user has signed out.
+#[derive(Debug)]
+pub(crate) struct SignedOutAt<'a> {
+    /// The configured name of the provider.
+    pub(crate) provider: &'a str,
+    /// The URL of the page after the sign-out, if the user has signed out at another host.
+    pub(crate) other_host: Option<String>,
 }
 
 impl Login {
@@ -86,8 +98,37 @@ impl Login {
         public_url: &PublicUrl,
     ) -> Result<SignedOut, Error> {
         let named = cookies::matching(headers, |name| name == cookie::SESSION.as_bytes());
-        let ids = named.filter_map(|(_, value)| SessionId::parse(value));
-        let keys: Vec<_> = ids.map(|id| id.key()).take(MAX_SIGNED_OUT).collect();
+        let named = named.filter_map(|(_, value)| self.session_to_end(value, public_url));
+        let keys = named.map(|session| *session.key());
+        // The cookies are deleted only after the store has committed the end of the sessions. If
+        // the cookies were deleted first and the store then failed, the session would continue, but
+        // the user would have no cookie.
+        let ended = self
+            .end_sessions(keys.take(MAX_SIGNED_OUT).collect())
+            .await?;
+        let (mut at_provider, mut cookie) = self.at_provider(&ended, public_url);
+        if self.redeems_tickets(public_url) {
+            at_provider = AtProvider::AskLoginHost;
+            cookie = cookie.or_else(|| self.end_session_cookie(("", None), public_url));
+        }
+        let mut cookies = vec![cookie::clear(cookie::SESSION), browser::forget_rounds()];
+        cookies.extend(cookie);
+        Ok(SignedOut {
+            cookies,
+            at_provider,
+        })
+    }
+
+    /// Ends sessions. Returns the ended sessions. Tasks of the control plane revoke the refresh
+    /// tokens of the ended sessions.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the sessions end, and the refresh tokens are revoked.
+    pub(super) async fn end_sessions(
+        self: &Arc<Self>,
+        keys: Vec<SessionKey>,
+    ) -> Result<Vec<Arc<Session>>, Error> {
         let login = Arc::clone(self);
         let end = async move {
             let mut ended = Vec::new();
@@ -97,17 +138,7 @@ impl Login {
             }
             Ok(ended)
         };
-        // The cookies are deleted only after the store has committed the end of the sessions. If
-        // the cookies were deleted first and the store then failed, the session would continue, but
-        // the user would have no cookie.
-        let ended = self.process.on_control_plane(end).await?;
-        let (at_provider, cookie) = self.at_provider(&ended, public_url);
-        let mut cookies = vec![cookie::clear(cookie::SESSION), browser::forget_rounds()];
-        cookies.extend(cookie);
-        Ok(SignedOut {
-            cookies,
-            at_provider,
-        })
+        self.process.on_control_plane(end).await
     }
 
     /// Returns what happens at the providers of the ended sessions, and the cookie for the endpoint
@@ -127,24 +158,28 @@ impl Login {
             let recent = provider.recent_readiness(self.process.clock.now());
             if matches!(recent, Some(Err(_))) {
                 at_provider = AtProvider::Unreachable(session.provider().into());
-            } else if let Some(cookie) = self.end_session_cookie(session, public_url) {
+                continue;
+            }
+            let ended = (session.provider(), session.tokens().id_token());
+            if let Some(cookie) = self.end_session_cookie(ended, public_url) {
                 return (AtProvider::Ends(session.provider().into()), Some(cookie));
             }
         }
         (at_provider, None)
     }
 
-    /// Returns the cookie with the provider and the ID token of the session.
-    fn end_session_cookie(&self, session: &Session, public_url: &PublicUrl) -> Option<HeaderValue> {
+    /// Returns the cookie with the provider and the ID token of an ended session. The name of the
+    /// provider is empty if no session has ended.
+    fn end_session_cookie(
+        &self,
+        (name, id_token): (&str, Option<&Secret<String>>),
+        public_url: &PublicUrl,
+    ) -> Option<HeaderValue> {
         let sealed = |id_token: Option<&Secret<String>>| {
-            let name = session.provider();
             let id_token = id_token.map_or("", |token| token.expose().as_str());
-            let text = Secret::new(format!("{} {name} {id_token}", self.now_as_millis()));
-            let context = context(b"end_session", public_url);
-            let sealed = self.keys.seal(&context, text.expose().as_bytes()).ok()?;
-            Some(URL_SAFE_NO_PAD.encode(sealed))
+            let text = Secret::new(format!("{name} {id_token}"));
+            self.seal_now(&context(b"end_session", public_url), text.expose())
         };
-        let id_token = session.tokens().id_token();
         let whole = sealed(id_token).filter(|value| value.len() <= MAX_COOKIE);
         let value = whole.or_else(|| sealed(None))?;
         Some(cookie::set(END_SESSION, &value, END_SESSION_LIFETIME))
@@ -161,13 +196,24 @@ impl Login {
         let Found::One(value) = cookies::find(headers, END_SESSION.as_bytes()) else {
             return None;
         };
-        let context = context(b"end_session", public_url);
-        let text = self.unseal_recent(&context, value, END_SESSION_LIFETIME)?;
-        let (name, id_token) = text.expose().split_once(' ')?;
-        let provider = self.providers.get(name)?;
-        let id_token = Secret::new(id_token.to_owned());
-        let url = self.end_session_url(provider, Some(&id_token), public_url)?;
+        let (name, id_token) = self.ended_at_provider(value, public_url)?;
+        let provider = self.providers.get(&*name)?;
+        let url = self.end_session_url(provider, Some(&id_token), (public_url, public_url))?;
         Some((url, cookie::clear(END_SESSION)))
+    }
+
+    /// Reads the provider and the ID token from the value of the cookie [`END_SESSION`]. Returns
+    /// `None` if no session has ended.
+    pub(super) fn ended_at_provider(
+        &self,
+        cookie: &[u8],
+        public_url: &PublicUrl,
+    ) -> Option<(String, Secret<String>)> {
+        let context = context(b"end_session", public_url);
+        let text = self.unseal_recent(&context, cookie, END_SESSION_LIFETIME)?;
+        let (name, id_token) = text.expose().split_once(' ')?;
+        let id_token = Secret::new(id_token.to_owned());
+        (!name.is_empty()).then(|| (name.to_owned(), id_token))
     }
 
     /// Returns a link for each provider with an end-session endpoint: the configured name of the
@@ -175,45 +221,65 @@ impl Login {
     /// ID token, so the provider asks the user for a confirmation.
     pub(crate) fn end_session_links(&self, public_url: &PublicUrl) -> Vec<(&str, Url)> {
         let providers = self.providers.iter();
+        let host = self.login_host_for(public_url);
+        let host = host.map_or(public_url, |host| &host.url);
         let links = providers.filter_map(|(name, provider)| {
-            let url = self.end_session_url(provider, None, public_url)?;
+            let url = self.end_session_url(provider, None, (public_url, host))?;
             Some((name.as_ref(), url))
         });
         links.collect()
     }
 
-    fn end_session_url(
+    /// Returns the URL at which `provider` ends the session of the user. The user has signed out at
+    /// `public_url`, and the provider sends the browser back to `host`.
+    pub(super) fn end_session_url(
         &self,
         provider: &Provider,
         id_token: Option<&Secret<String>>,
-        public_url: &PublicUrl,
+        (public_url, host): (&PublicUrl, &PublicUrl),
     ) -> Option<Url> {
-        let text = format!("{} {}", self.now_as_millis(), provider.name());
-        let context = context(b"signed_out", public_url);
-        let state = self.keys.seal(&context, text.as_bytes()).ok()?;
+        let text = format!("{} {}", provider.name(), public_url.origin());
+        let state = self.seal_now(&context(b"signed_out", host), &text)?;
         provider.end_session_url(EndSession {
             id_token: id_token.filter(|token| !token.expose().is_empty()),
-            return_to: &[public_url.origin(), self.own().signed_out()].concat(),
-            state: &URL_SAFE_NO_PAD.encode(state),
+            return_to: &[host.origin(), self.own().signed_out()].concat(),
+            state: &state,
         })
     }
 
-    /// Returns the name of the provider at which the user has signed out. `state` is the value with
-    /// which the provider sent the browser back. Returns `None` if the gateway did not make `state`
-    /// for `public_url` within the last ten minutes.
-    pub(crate) fn signed_out_at(&self, state: &str, public_url: &PublicUrl) -> Option<&str> {
+    /// Returns the provider at which the user has signed out. `state` is the value with which the
+    /// provider sent the browser back. Returns `None` if the gateway did not make `state` for
+    /// `public_url` within the last ten minutes.
+    pub(crate) fn signed_out_at(
+        &self,
+        state: &str,
+        public_url: &PublicUrl,
+    ) -> Option<SignedOutAt<'_>> {
         if state.len() > MAX_STATE {
             return None;
         }
-        let context = context(b"signed_out", public_url);
-        let name = self.unseal_recent(&context, state.as_bytes(), STATE_LIFETIME)?;
-        let (known, _) = self.providers.get_key_value(name.expose().as_str())?;
-        Some(known)
+        let text = self.unseal_recent(
+            &context(b"signed_out", public_url),
+            state.as_bytes(),
+            STATE_LIFETIME,
+        )?;
+        let (name, origin) = text.expose().split_once(' ')?;
+        let (provider, _) = self.providers.get_key_value(name)?;
+        let host = (origin != public_url.origin()).then(|| self.served_host(origin));
+        let other_host = host.flatten().and_then(|host| {
+            let text = format!("{name} {origin}");
+            let state = self.seal_now(&context(b"signed_out", &host), &text)?;
+            Some(format!("{origin}{}?state={state}", self.own().signed_out()))
+        });
+        Some(SignedOutAt {
+            provider,
+            other_host,
+        })
     }
 
     /// Decrypts a text that begins with the time of its encryption. Returns the rest of the text.
     /// Returns `None` if the text is older than `lifetime`.
-    fn unseal_recent(
+    pub(super) fn unseal_recent(
         &self,
         context: &[u8],
         sealed: &[u8],
@@ -228,8 +294,12 @@ impl Login {
         is_recent.then(|| Secret::new(rest.to_owned()))
     }
 
-    fn now_as_millis(&self) -> u64 {
-        self.process.clock.now().as_millis()
+    /// Encrypts a text together with the current time.
+    pub(super) fn seal_now(&self, context: &[u8], text: &str) -> Option<String> {
+        let now = self.process.clock.now().as_millis();
+        let text = Secret::new(format!("{now} {text}"));
+        let sealed = self.keys.seal(context, text.expose().as_bytes()).ok()?;
+        Some(URL_SAFE_NO_PAD.encode(sealed))
     }
 
     /// Starts a task of the control plane that revokes the refresh token of an ended session.
@@ -265,6 +335,6 @@ async fn end(sessions: &Sessions, key: SessionKey) -> Result<Option<Arc<Session>
     Ok(session)
 }
 
-fn context(purpose: &[u8], public_url: &PublicUrl) -> Vec<u8> {
+pub(super) fn context(purpose: &[u8], public_url: &PublicUrl) -> Vec<u8> {
     associated_data(purpose, &[public_url.origin().as_bytes()])
 }

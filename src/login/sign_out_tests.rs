@@ -17,6 +17,7 @@ fn login(sessions: &Arc<Sessions>) -> Arc<Login> {
         own: OwnPaths::try_from("/oauth2/".to_owned()).unwrap(),
         redirection: RedirectionEndpoints::new("/oauth2/callback", []),
         timeout: Duration::from_mins(10),
+        host: None,
     };
     let process = ProcessState::new(
         Arc::clone(sessions),

@@ -8,47 +8,66 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
-use super::SessionId;
+use crate::secret::Secret;
 
 /// The name of the session cookie.
 pub const SESSION: &str = "__Host-sidegate";
 
-/// The names of all other cookies of the gateway begin with this prefix.
+/// The names of all other cookies of the gateway with the path `/` begin with this prefix.
 pub(crate) const OTHERS: &str = "__Host-sidegate-";
 
-/// Returns true if `name` is the name of a cookie of the gateway. The gateway removes its own
+/// Returns true if `name` is the name of a cookie of the gateway that browsers send to an app. The
+/// cookies of saved pages ([`set_at`]) are not included, because browsers send them only to an
+/// endpoint of the gateway. The gateway removes its own
 /// cookies from requests to an upstream. The gateway also removes cookies with its own names from
 /// responses of an upstream.
 pub fn is_own(name: &[u8]) -> bool {
     name == SESSION.as_bytes() || name.starts_with(OTHERS.as_bytes())
 }
 
-/// Returns the `Set-Cookie` value for the cookie of a session.
-pub(crate) fn session(id: &SessionId, lifetime: Duration) -> HeaderValue {
-    set(SESSION, id.to_text().expose(), lifetime)
+/// Returns the `Set-Cookie` value for the cookie of a session. `id` is a session id or a host id.
+pub(crate) fn session(id: &Secret<String>, lifetime: Duration) -> HeaderValue {
+    set(SESSION, id.expose(), lifetime)
 }
 
 /// Returns the `Set-Cookie` value for a cookie of the gateway. `name` and `value` come from the
 /// gateway and contain only characters that a cookie allows.
 pub(crate) fn set(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
-    written(name, value, lifetime, "Lax")
+    written((name, value), "/", lifetime, "Lax")
 }
 
 /// Returns the `Set-Cookie` value for a cookie that the browser also sends with a form post from
 /// another site. Another site can cause a request with this cookie, so the cookie alone must not
 /// authorize a request.
 pub(crate) fn set_across_sites(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
-    written(name, value, lifetime, "None")
+    written((name, value), "/", lifetime, "None")
 }
 
-fn written(name: &str, value: &str, lifetime: Duration, same_site: &str) -> HeaderValue {
+/// Returns the `Set-Cookie` value for a cookie that the browser sends only to `path` and to the
+/// paths below `path`. The name must not have the prefix `__Host-`.
+pub(crate) fn set_at(path: &str, (name, value): (&str, &str), lifetime: Duration) -> HeaderValue {
+    written((name, value), path, lifetime, "Lax")
+}
+
+/// Returns the `Set-Cookie` value that deletes a cookie that [`set_at`] has set.
+pub(crate) fn clear_at(path: &str, name: &str) -> HeaderValue {
+    set_at(path, (name, ""), Duration::ZERO)
+}
+
+fn written(
+    (name, value): (&str, &str),
+    path: &str,
+    lifetime: Duration,
+    same_site: &str,
+) -> HeaderValue {
     let seconds = lifetime.as_secs();
     let text = format!(
-        "{name}={value}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite={same_site}"
+        "{name}={value}; Path={path}; Max-Age={seconds}; Secure; HttpOnly; SameSite={same_site}"
     );
     // The conversion to a field value does not fail, because names and values of cookies contain
-    // only base64url, digits and hyphens. If the conversion to a field value failed, the field
-    // value would be empty, and the browser would store no cookie.
+    // only base64url, digits and hyphens, and paths contain only visible characters. If the
+    // conversion to a field value failed, the field value would be empty, and the browser would
+    // store no cookie.
     let mut field = HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""));
     field.set_sensitive(true);
     field
@@ -64,12 +83,12 @@ pub(crate) fn clear(name: &str) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::StoreTag;
+    use crate::session::{SessionId, StoreTag};
 
     #[test]
     fn c_01_the_session_cookie_has_every_attribute() {
         let id = SessionId::random(StoreTag::random().unwrap()).unwrap();
-        let field = session(&id, Duration::from_hours(8));
+        let field = session(&id.to_text(), Duration::from_hours(8));
         let text = field.to_str().unwrap();
         let (pair, attributes) = text.split_once("; ").unwrap();
         assert_eq!(

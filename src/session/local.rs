@@ -23,7 +23,7 @@ use super::disk::Disk;
 use super::ending::{End, EndReason};
 use super::keeper::{FIRST_REPLICA, Keeper, KeeperSettings};
 use super::lease::{Leases, StoreLease};
-use super::marks::{Mark, Marks, Once};
+use super::marks::{AllMarks, Mark, MarkKind, Once};
 use super::reconfigure::{Reconfiguration, ReconfigureError, Reconfigured};
 use super::store::{Opened, Opening, Replacement, Store, StoreError, StoreFuture, Which};
 use super::stored::Stored;
@@ -40,7 +40,7 @@ pub(super) struct LocalStore {
     count: Arc<AtomicU64>,
     store_tag: StoreTag,
     is_durable: bool,
-    marks: Arc<Mutex<Marks>>,
+    marks: Arc<Mutex<AllMarks>>,
     leases: Arc<Leases>,
 }
 
@@ -112,7 +112,7 @@ impl LocalStore {
         }
     }
 
-    fn marks(&self) -> MutexGuard<'_, Marks> {
+    fn marks(&self) -> MutexGuard<'_, AllMarks> {
         // A thread may have panicked while the thread held the lock of the marks. The table of
         // marks can still be used, because a panic leaves at most one unneeded mark in the table.
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
@@ -175,13 +175,18 @@ impl Store for LocalStore {
         Box::pin(self.ask(move |answer| Command::Touch { uses, answer }))
     }
 
-    fn once(&self, mark: Mark, now: Timestamp, until: Timestamp) -> StoreFuture<'_, Once> {
-        let once = self.marks().once(mark, now, until);
+    fn once(
+        &self,
+        (kind, mark): (MarkKind, Mark),
+        now: Timestamp,
+        until: Timestamp,
+    ) -> StoreFuture<'_, Once> {
+        let once = self.marks().of(kind).once(mark, now, until);
         Box::pin(ready(Ok(once)))
     }
 
-    fn unmark(&self, mark: Mark) -> StoreFuture<'_, ()> {
-        self.marks().unmark(&mark);
+    fn unmark(&self, (kind, mark): (MarkKind, Mark)) -> StoreFuture<'_, ()> {
+        self.marks().of(kind).unmark(&mark);
         Box::pin(ready(Ok(())))
     }
 

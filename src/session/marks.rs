@@ -1,11 +1,15 @@
-//! Marks: records of values that may be used only one time, such as the `state` of a login.
+//! Marks: records of values that may be used only one time: the `state` of a login, and a ticket.
 //!
 //! A store of one process keeps its marks in memory, even if its sessions are in a file. If the
 //! marks were in the session file, a client could call the callback with invented codes, and each
 //! call could cause a write to the disk. Marks in memory are lost at a restart. After a restart, an
-//! attacker who has the login cookie of a browser tab can use the state of this login a second
-//! time. An attacker gains little from a second use of the state, because the provider accepts each
-//! authorization code only one time.
+//! attacker who has the login cookie of a browser tab can use the state or the ticket of this tab a
+//! second time. An attacker gains little from a second use of the state, because the provider
+//! accepts each authorization code only one time. A ticket is valid for only 60 seconds.
+//!
+//! States and tickets have separate marks. A client can create tickets without a login, because a
+//! signed-in client gets a ticket for each ticket request. The marks of tickets therefore must not
+//! remove the marks of states.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -16,10 +20,37 @@ use crate::clock::Timestamp;
 /// The hash of a value that may be used only one time, such as the `state` of a login.
 pub(crate) type Mark = [u8; 32];
 
-/// The maximum number of marks that the store keeps. The gateway creates a mark only if a callback
-/// has a valid state and the login cookie of this state. If there are too many marks, the gateway
-/// removes the oldest mark. Even without the mark, the provider accepts each code only one time.
+/// The kind of a value that may be used only one time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum MarkKind {
+    /// The `state` of a login.
+    State,
+    /// A ticket, with which a host gets an id of a session.
+    Ticket,
+}
+
+/// The maximum number of marks of one kind that the store keeps. The gateway creates a mark only for
+/// a value that the gateway has sealed. If there are too many marks, the gateway removes the oldest
+/// mark. Without the mark of a state, the provider still accepts the code only one time. Without the
+/// mark of a ticket, the ticket is still valid only in its tab, and only for 60 seconds.
 const MAX_MARKS: usize = 100_000;
+
+/// The marks of all kinds.
+#[derive(Debug, Default)]
+pub(super) struct AllMarks {
+    states: Marks,
+    tickets: Marks,
+}
+
+impl AllMarks {
+    /// Returns the marks of one kind.
+    pub(super) fn of(&mut self, kind: MarkKind) -> &mut Marks {
+        match kind {
+            MarkKind::State => &mut self.states,
+            MarkKind::Ticket => &mut self.tickets,
+        }
+    }
+}
 
 /// The marks of values that have been used. The number and the lifetime of the marks are limited.
 #[derive(Debug, Default)]
@@ -64,7 +95,7 @@ impl Marks {
 }
 
 impl Sessions {
-    /// Marks a value, such as the state of a login, as used until the time `until`.
+    /// Marks a value as used until the time `until`.
     ///
     /// # Errors
     ///
@@ -76,7 +107,7 @@ impl Sessions {
     /// If the future is dropped, the caller does not know whether the value is marked as used.
     pub(crate) async fn once(
         &self,
-        mark: Mark,
+        mark: (MarkKind, Mark),
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Once, StoreError> {
@@ -92,7 +123,7 @@ impl Sessions {
     /// # Cancel safety
     ///
     /// If the future is dropped, the caller does not know whether the mark is removed.
-    pub(crate) async fn unmark(&self, mark: Mark) -> Result<(), StoreError> {
+    pub(crate) async fn unmark(&self, mark: (MarkKind, Mark)) -> Result<(), StoreError> {
         self.store.unmark(mark).await
     }
 }
@@ -124,6 +155,17 @@ mod tests {
         assert_eq!(once(&mut marks, 2, NOW), Once::First);
         marks.unmark(&mark(1));
         assert_eq!(once(&mut marks, 1, NOW), Once::First);
+    }
+
+    #[test]
+    fn a_43_the_marks_of_tickets_do_not_remove_the_mark_of_a_state() {
+        let mut marks = AllMarks::default();
+        let mut use_up = |kind, number| once(marks.of(kind), number, NOW);
+        assert_eq!(use_up(MarkKind::State, 1), Once::First);
+        for number in 0..=MAX_MARKS {
+            assert_eq!(use_up(MarkKind::Ticket, number), Once::First);
+        }
+        assert_eq!(use_up(MarkKind::State, 1), Once::Repeated);
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub mod cookie;
 mod disk;
 mod ending;
 mod file;
+mod host_id;
 mod id;
 mod index;
 mod keeper;
@@ -66,6 +67,8 @@ pub use self::file::FileError;
 pub(crate) use self::file::inspect;
 #[cfg(test)]
 pub(crate) use self::fixture::two_replicas;
+pub(crate) use self::host_id::SessionIds;
+pub use self::host_id::SessionRef;
 pub(crate) use self::id::StoreTag;
 pub use self::id::{SessionId, SessionKey};
 use self::index::{Rank, UserHash};
@@ -73,7 +76,7 @@ use self::keeper::KeeperSettings;
 pub(crate) use self::lease::{Lease, Leased};
 pub use self::live::Session;
 use self::local::LocalStore;
-pub(crate) use self::marks::Once;
+pub(crate) use self::marks::{MarkKind, Once};
 pub(crate) use self::outcome::EndedVersion;
 pub use self::outcome::{Ended, Lookup, Maintained, OpenError, Replaced, StartError};
 pub(crate) use self::preview::{Preview, preview};
@@ -190,17 +193,17 @@ impl Sessions {
         self.store.reconfigure(new, now).await
     }
 
-    /// Finds the session with the given id, and records that the session was used.
-    pub fn find(&self, id: &SessionId, now: Timestamp) -> Lookup {
-        let key = id.key();
+    /// Finds a session, and records that the session was used.
+    pub fn find(&self, session: impl Into<SessionRef>, now: Timestamp) -> Lookup {
+        let SessionRef { store_tag, key } = session.into();
         let Some(mut stored) = self.cache.get(&key) else {
-            return self.absent(id);
+            return self.absent(store_tag);
         };
         if stored.state() == SessionState::Superseded {
             // The session was replaced or evicted just after the first read of the cache, so the
             // cache is read again.
             let Some(again) = self.cache.get(&key) else {
-                return self.absent(id);
+                return self.absent(store_tag);
             };
             stored = again;
         }
@@ -249,9 +252,10 @@ impl Sessions {
         let _is_live = self.note_use(newest.as_ref().unwrap_or_else(|| session.stored()), now);
     }
 
-    /// Returns the result of a look-up of `id`. The cache does not contain the session.
-    fn absent(&self, id: &SessionId) -> Lookup {
-        if id.store_tag() != self.store_tag {
+    /// Returns the result of a look-up of a session that the cache does not contain. `store_tag` is
+    /// the tag of the store that created the session.
+    fn absent(&self, store_tag: StoreTag) -> Lookup {
+        if store_tag != self.store_tag {
             return Lookup::OtherInstance;
         }
         if self.outlives_cache {
@@ -467,6 +471,14 @@ impl Sessions {
     /// the cached sessions, plus [`OVERHEAD`] for each session.
     pub fn weight(&self) -> u64 {
         self.cache.weighted_size()
+    }
+
+    /// Returns the reference to a session of this store.
+    pub(crate) fn reference(&self, session: &Session) -> SessionRef {
+        SessionRef {
+            store_tag: self.store_tag,
+            key: *session.key(),
+        }
     }
 
     /// Returns the longest lifetime of a session cookie.

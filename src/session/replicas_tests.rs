@@ -9,7 +9,7 @@ use crate::session::cache::{Event, SessionCache};
 use crate::session::ending::End;
 use crate::session::fixture::{Fixture, NOW, live, open, session, tokens};
 use crate::session::lease::StoreLease;
-use crate::session::marks::Mark;
+use crate::session::marks::{Mark, MarkKind};
 use crate::session::store::StoreFuture;
 use crate::session::*;
 
@@ -146,12 +146,13 @@ async fn d_23_the_bound_of_a_person_counts_the_logins_at_both_replicas() {
 async fn a_04_a_state_that_one_replica_has_marked_is_used_up_in_the_other() {
     let fixture = Fixture::disk();
     let [first, second] = fixture.start_two(NOW);
-    let once = first.once([1; 32], NOW, after(60)).await;
+    let mark = (MarkKind::State, [1; 32]);
+    let once = first.once(mark, NOW, after(60)).await;
     assert_eq!(once.unwrap(), Once::First);
-    let once = second.once([1; 32], NOW, after(60)).await;
+    let once = second.once(mark, NOW, after(60)).await;
     assert_eq!(once.unwrap(), Once::Repeated);
-    second.unmark([1; 32]).await.unwrap();
-    let once = first.once([1; 32], NOW, after(60)).await;
+    second.unmark(mark).await.unwrap();
+    let once = first.once(mark, NOW, after(60)).await;
     assert_eq!(once.unwrap(), Once::First);
 }
 
@@ -207,11 +208,16 @@ impl Store for Slow {
         self.store.touch(uses)
     }
 
-    fn once(&self, mark: Mark, now: Timestamp, until: Timestamp) -> StoreFuture<'_, Once> {
+    fn once(
+        &self,
+        mark: (MarkKind, Mark),
+        now: Timestamp,
+        until: Timestamp,
+    ) -> StoreFuture<'_, Once> {
         self.store.once(mark, now, until)
     }
 
-    fn unmark(&self, mark: Mark) -> StoreFuture<'_, ()> {
+    fn unmark(&self, mark: (MarkKind, Mark)) -> StoreFuture<'_, ()> {
         self.store.unmark(mark)
     }
 

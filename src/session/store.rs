@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::cache::SessionCache;
 use super::ending::{End, EndReason};
 use super::lease::StoreLease;
-use super::marks::{Mark, Once};
+use super::marks::{Mark, MarkKind, Once};
 use super::reconfigure::{Reconfiguration, ReconfigureError, Reconfigured};
 use super::registration::Registration;
 use super::stored::Stored;
@@ -70,10 +70,15 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     fn touch(&self, uses: Vec<(SessionKey, Timestamp)>) -> StoreFuture<'_, ()>;
 
     /// Marks a value as used until the time `until`, unless the value is already marked.
-    fn once(&self, mark: Mark, now: Timestamp, until: Timestamp) -> StoreFuture<'_, Once>;
+    fn once(
+        &self,
+        mark: (MarkKind, Mark),
+        now: Timestamp,
+        until: Timestamp,
+    ) -> StoreFuture<'_, Once>;
 
     /// Removes a mark.
-    fn unmark(&self, mark: Mark) -> StoreFuture<'_, ()>;
+    fn unmark(&self, mark: (MarkKind, Mark)) -> StoreFuture<'_, ()>;
 
     /// Gives the caller the lease of a session until the time `until`, unless another holder has
     /// the lease.

@@ -144,6 +144,38 @@ async fn a_page_of_another_site_can_neither_sign_out_nor_frame_us() {
     assert_eq!(scene.provider.exchanges().len(), 1);
 }
 
+#[tokio::test]
+async fn a_frame_without_a_session_leads_to_a_sign_in_in_the_whole_tab() {
+    let scene = Scene::new().await;
+    scene.app.answer_by(|request| {
+        let html = [("Content-Type", "text/html")];
+        let body = match request.target().as_str() {
+            "/public/outer" => "<iframe src='/inner'></iframe>",
+            _ => "<p>inside the frame",
+        };
+        Answer::with(200, &html, body)
+    });
+    let browser = chromium(&scene).await;
+    let shown = "return frames[0].document.body?.innerText ?? ''";
+    browser.open("http://localhost/public/outer").await;
+    browser
+        .wait_for_script("frames[0].document.querySelector('a')")
+        .await;
+    let text = browser.run(shown).await;
+    assert!(
+        text.as_str().unwrap().starts_with("Sign in first"),
+        "{text}"
+    );
+    browser
+        .run("frames[0].document.querySelector('a').click()")
+        .await;
+    browser
+        .wait_for_script("frames[0]?.document.body?.innerText === 'inside the frame'")
+        .await;
+    let url = browser.run("return location.href").await;
+    assert_eq!(url, "http://localhost/public/outer");
+}
+
 /// Takes screenshots of the gateway's own pages, for people to look at. The screenshots are stored
 /// with the build results.
 #[tokio::test]

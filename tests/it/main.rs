@@ -45,6 +45,7 @@ mod login;
 mod long_answers;
 mod metadata;
 mod misuse;
+mod one_sign_in;
 mod online;
 mod openid_rp;
 mod operations;

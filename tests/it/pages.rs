@@ -2,8 +2,9 @@
 
 use crate::support::browser::Page;
 use crate::support::browser_request::BrowserRequest;
+use crate::support::form::links;
 use crate::support::raw::exchange;
-use crate::support::scene::{ORIGIN, Scene, assert_no_canary, url};
+use crate::support::scene::{ORIGIN, SESSION, Scene, assert_no_canary, refusal, url};
 
 /// The fields that every page and every redirect of the gateway must have.
 fn assert_hardened(page: &Page) {
@@ -76,7 +77,7 @@ async fn requests_other_than_navigations_get_401_with_the_login_url() {
         BrowserRequest::fetch(&url("/manifest.json")).field("sec-fetch-dest", "manifest"),
         BrowserRequest::fetch(&url("/worker.js")).field("sec-fetch-dest", "serviceworker"),
         BrowserRequest::navigation(&url("/page")).field("sec-purpose", "prefetch"),
-        BrowserRequest::navigation(&url("/frame")).field("sec-fetch-dest", "iframe"),
+        BrowserRequest::navigation(&url("/frame")).field("sec-fetch-dest", "object"),
         BrowserRequest::navigation(&url("/form"))
             .form(&[("a", "b")])
             .from(ORIGIN),
@@ -350,4 +351,64 @@ async fn c_24_preflights_from_other_origins_get_no_credentials() {
         assert_eq!(page.field(name), None, "{name}");
     }
     assert_eq!(scene.app.count(), before);
+}
+
+#[tokio::test]
+async fn a_40_a_page_in_a_frame_asks_for_a_sign_in_in_the_whole_tab() {
+    let scene = Scene::new().await;
+    let browser = scene.browser();
+    for dest in ["iframe", "frame"] {
+        let in_frame = BrowserRequest::navigation(&url("/inner?x=1"))
+            .from(&url("/outer?y=%22"))
+            .field("sec-fetch-dest", dest)
+            .field("referer", &url("/outer?y=%22"));
+        let page = browser.send(in_frame).await;
+        assert_eq!(refusal(&page), "401 no_cookie", "{}", page.describe());
+        let policy = page.field("content-security-policy").unwrap();
+        assert!(policy.contains("default-src 'none'"), "{policy}");
+        assert!(policy.contains("frame-ancestors 'self'"), "{policy}");
+        assert_eq!(page.field("x-frame-options"), Some("SAMEORIGIN"));
+        assert!(
+            page.text().contains(" target=\"_top\">Sign in</a>"),
+            "{}",
+            page.text()
+        );
+        let link = links(&page.text()).remove(0);
+        let on_top = BrowserRequest::navigation(&url(&link.href)).from(page.url.as_str());
+        let page = browser.send(on_top).await;
+        let page = browser.follow_all(page).await;
+        assert_eq!(page.url.as_str(), url("/outer?y=%22"));
+        browser.forget(SESSION);
+    }
+    // The answer of a frame stores no cookies, and a long address is not used.
+    let (long, longer) = (format!("/?x={}", "a".repeat(2000)), "a".repeat(9000));
+    for (inner, to) in [
+        ("/inner?x=1", "/inner?x=1"),
+        (&*long, "/"),
+        (&*format!("/?x={longer}"), "/"),
+    ] {
+        let in_frame = BrowserRequest::navigation(&url(inner))
+            .from(ORIGIN)
+            .field("sec-fetch-dest", "iframe")
+            .field("referer", &url(&long));
+        let page = browser.send(in_frame).await;
+        assert_eq!(page.status, 401, "{}", page.describe());
+        assert_eq!(page.field("x-frame-options"), Some("SAMEORIGIN"));
+        assert_eq!(page.set_cookies(), Vec::<String>::new());
+        let link = links(&page.text()).remove(0);
+        let on_top = BrowserRequest::navigation(&url(&link.href)).from(page.url.as_str());
+        let page = browser.send(on_top).await;
+        let page = browser.follow_all(page).await;
+        assert_eq!(page.url.as_str(), url(to));
+        browser.forget(SESSION);
+        browser.forget("__Host-sidegate-round");
+    }
+    // Other kinds of requests get a page that cannot be shown in a frame.
+    for dest in ["embed", "object", "empty"] {
+        let other = BrowserRequest::navigation(&url("/inner")).field("sec-fetch-dest", dest);
+        let page = browser.send(other).await;
+        assert_eq!(page.status, 401, "{}", page.describe());
+        assert_hardened(&page);
+        assert_eq!(page.field("x-frame-options"), Some("DENY"));
+    }
 }

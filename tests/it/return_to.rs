@@ -1,8 +1,12 @@
 //! The page after a login: the requested page, and never another origin.
 
+use crate::support::browser::Page;
+use crate::support::browser_request::BrowserRequest;
+use crate::support::form::links;
 use crate::support::provider::parameters;
 use crate::support::raw::exchange;
-use crate::support::scene::{ORIGIN, Scene, url};
+use crate::support::scene::{ORIGIN, SESSION, Scene, refusal, url};
+use crate::support::two_providers::TwoProviders;
 
 #[tokio::test]
 async fn a_36_parameters_of_a_sign_in_change_nothing_of_the_request() {
@@ -136,4 +140,171 @@ async fn r_paths_that_browsers_read_as_other_hosts_never_lead_to_another_origin(
         logins,
         ["/redirect?u=//evil.test", "/a?x=https://evil.test", "/"]
     );
+}
+
+/// A path with a query of this length in total.
+fn long_path(length: usize) -> String {
+    let start = "/page?x=";
+    format!("{start}{}", "a".repeat(length - start.len()))
+}
+
+/// The `Path` of the cookies that save a page, and the cookies as `NAME=VALUE`.
+fn saved(page: &Page) -> (String, Vec<String>) {
+    let cookies = page.set_cookies().into_iter();
+    let saved: Vec<_> = cookies
+        .filter(|text| text.starts_with("__Secure-sidegate-page-"))
+        .map(|text| {
+            let (pair, attributes) = text.split_once("; Path=").unwrap();
+            let (path, rest) = attributes.split_once("; ").unwrap();
+            assert_eq!(rest, "Max-Age=1200; Secure; HttpOnly; SameSite=Lax");
+            assert!(pair.len() <= 4096, "{}", pair.len());
+            (path.to_owned(), pair.to_owned())
+        })
+        .collect();
+    let path = saved.first().unwrap().0.clone();
+    assert!(saved.iter().all(|(other, _)| *other == path), "{saved:?}");
+    (path, saved.into_iter().map(|(_, pair)| pair).collect())
+}
+
+#[tokio::test]
+async fn a_login_returns_to_a_page_with_a_long_address() {
+    let scene = Scene::new().await;
+    for length in [1024, 1025, 2900, 3100, 5800] {
+        let (browser, path) = (scene.browser(), long_path(length));
+        let start = browser.open(&url(&path)).await;
+        let location = start.location().unwrap();
+        assert!(location.as_str().len() < 2500, "{length}: {location}");
+        let page = browser.follow_all(start).await;
+        assert_eq!(page.text(), "seen", "{length}: {}", page.describe());
+        assert_eq!(page.url.as_str(), url(&path));
+        let seen = scene.app.last();
+        assert_eq!(seen.target(), path);
+        assert_eq!(seen.head.value("cookie"), None);
+    }
+}
+
+#[tokio::test]
+async fn two_tabs_with_long_addresses_return_to_their_own_pages() {
+    let scene = Scene::new().await;
+    let browser = scene.browser();
+    let paths = [2000, 4000].map(long_path);
+    let mut starts = Vec::new();
+    for path in &paths {
+        starts.push(browser.open(&url(path)).await);
+    }
+    for (start, path) in starts.into_iter().zip(&paths) {
+        let (own, _) = saved(&start);
+        let page = browser.follow_all(start).await;
+        assert_eq!(page.url.as_str(), url(path));
+        // Only the session cookie and the counter of logins remain.
+        let left = browser.cookies(&url(&own)).into_iter();
+        let left: Vec<_> = left.filter(|c| c.name.starts_with("__Secure-")).collect();
+        assert_eq!(left, []);
+    }
+}
+
+#[tokio::test]
+async fn a_user_with_a_long_address_can_choose_a_provider() {
+    let routes = "[[routes]]\nprovider = [\"main\", \"other\"]\n";
+    let two = TwoProviders::start(routes).await;
+    let (browser, path) = (two.browser(), long_path(5000));
+    let page = browser.open(&url(&path)).await;
+    assert_eq!(page.status, 401, "{}", page.describe());
+    let link = links(&page.text()).remove(0);
+    assert!(link.href.len() < 1000, "{}", link.href);
+    let page = browser.visit(&url(&link.href)).await;
+    assert_eq!(page.url.as_str(), url(&path));
+}
+
+#[tokio::test]
+async fn an_address_that_cannot_be_kept_is_named_on_the_page() {
+    let scene = Scene::new().await;
+    let (small, large) = (scene.browser(), scene.browser());
+    for name in ["one", "two"] {
+        large.plant(ORIGIN, &format!("{name}={}; Path=/", "x".repeat(3900)));
+    }
+    for (browser, length) in [(&small, 8193), (&small, 7000), (&large, 1025)] {
+        let page = browser.open(&url(&long_path(length))).await;
+        assert_eq!(refusal(&page), "401 page_not_kept", "{}", page.describe());
+        assert!(page.text().contains("too long"), "{}", page.text());
+        assert_eq!(page.set_cookies(), Vec::<String>::new());
+        let link = links(&page.text()).remove(0);
+        let sign_in = BrowserRequest::navigation(&url(&link.href)).from(page.url.as_str());
+        let start = browser.send(sign_in).await;
+        let page = browser.follow_all(start).await;
+        assert_eq!(page.url.as_str(), url("/"));
+        browser.forget(SESSION);
+        browser.forget("__Host-sidegate-round");
+    }
+}
+
+#[tokio::test]
+async fn a_repeated_sign_in_with_an_address_that_cannot_be_kept_is_still_repeated() {
+    let scene = Scene::new().await;
+    let browser = scene.browser();
+    let sign_in = BrowserRequest::navigation(&url("/oauth2/sign_in?prompt=login"));
+    let page = browser
+        .send(sign_in.field("referer", &url(&long_path(7000))))
+        .await;
+    assert_eq!(refusal(&page), "401 page_not_kept", "{}", page.describe());
+    let href = links(&page.text()).remove(0).href;
+    assert!(href.contains("prompt=login"), "{href}");
+}
+
+#[tokio::test]
+async fn a_page_to_which_no_login_returns_is_named_before_the_login() {
+    let scene = Scene::new().await;
+    let page = scene.browser().open(&url("/javascript:/x")).await;
+    assert_eq!(refusal(&page), "401 page_not_kept", "{}", page.describe());
+    assert!(page.text().contains("cannot be kept"), "{}", page.text());
+}
+
+#[tokio::test]
+async fn a_50_cookies_of_a_sibling_do_not_hide_a_saved_page() {
+    let scene = Scene::new().await;
+    let browser = scene.browser();
+    let path = long_path(2000);
+    let start = browser.open(&url(&path)).await;
+    let (endpoint, cookies) = saved(&start);
+    let tab = endpoint.rsplit('/').next().unwrap();
+    assert_eq!(cookies.len(), 1);
+    for name in ["0", "1", &format!("{tab}-1")] {
+        let cookie = format!("__Secure-sidegate-page-{name}=x; Path=/; Secure");
+        browser.plant(ORIGIN, &cookie);
+    }
+    let page = browser.follow_all(start).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    assert_eq!(page.url.as_str(), url(&path));
+}
+
+#[tokio::test]
+async fn a_50_a_saved_page_of_another_tab_or_host_is_refused() {
+    const OTHER: &str = "http://other.localhost";
+    let scene = Scene::with(|settings| settings.public_urls(&[ORIGIN, OTHER])).await;
+    let starts = [scene.browser(), scene.browser()]
+        .map(|browser| async move { saved(&browser.open(&url(&long_path(2000))).await) });
+    let [one, two] = starts;
+    let ((one, cookies), (two, _)) = (one.await, two.await);
+    let planted = |origin: &str, path: &str| {
+        let browser = scene.browser().leading(OTHER, scene.gateway.address());
+        for cookie in &cookies {
+            browser.plant(origin, &format!("{cookie}; Path={path}; Secure"));
+        }
+        browser
+    };
+    let page = planted(ORIGIN, &one).open(&url(&one)).await;
+    assert_eq!(page.field("location"), Some(&*url(&long_path(2000))));
+    for (origin, path) in [
+        (ORIGIN, two.as_str()),
+        (OTHER, &one),
+        (ORIGIN, "/oauth2/return/0000000000000000"),
+        (ORIGIN, "/oauth2/return/x"),
+        (ORIGIN, "/oauth2/return/"),
+    ] {
+        let page = planted(origin, path).open(&format!("{origin}{path}")).await;
+        assert_eq!(refusal(&page), "400 page_not_saved", "{origin}{path}");
+        assert_eq!(page.field("location"), None);
+    }
+    let page = scene.browser().open(&url(&one)).await;
+    assert_eq!(refusal(&page), "400 page_not_saved", "{}", page.describe());
 }

@@ -22,6 +22,14 @@ pub(crate) struct TwoProviders {
 impl TwoProviders {
     /// With these routes.
     pub(crate) async fn start(routes: &str) -> Self {
+        Self::start_with(routes, |settings| settings).await
+    }
+
+    /// With these routes and with other settings.
+    pub(crate) async fn start_with(
+        routes: &str,
+        change: impl FnOnce(Settings) -> Settings,
+    ) -> Self {
         let (main, other) = (StandIn::start().await, StandIn::start().await);
         main.response_iss(Some(&main.url()));
         let app = RecordingUpstream::start().await;
@@ -43,7 +51,8 @@ impl TwoProviders {
             provider("other", &other, name),
             provider("third", &other, ""),
         ];
-        let gateway = Gateway::start(settings.provider(&providers.concat()).with(routes));
+        let settings = settings.provider(&providers.concat()).with(routes);
+        let gateway = Gateway::start(change(settings));
         Self {
             gateway,
             main,
