@@ -43,8 +43,7 @@ pub(super) struct SealingKeys {
 /// variable with keys, the keys are random. A reload uses the random login keys in `reusable`
 /// again, so that pending logins stay valid.
 pub(super) fn keys(
-    section: Option<&LoginSection>,
-    session: Option<&session::Settings>,
+    (section, session): (Option<&LoginSection>, Option<&session::Settings>),
     (reusable, environment): (&Reusable, &Environment),
     reader: &mut Reader<'_>,
 ) -> Option<SealingKeys> {

@@ -219,10 +219,9 @@ impl Problems {
 
 /// Returns the settings for requests.
 fn gateway_settings(
-    public_urls: PublicUrls,
+    (public_urls, asking_proxies): (PublicUrls, AskingProxies),
     (written_fields, signing): (Vec<HeaderName>, Option<Signing>),
     (server, spill): (&ServerSection, Option<SpillSettings>),
-    asking_proxies: AskingProxies,
     log: &telemetry::Settings,
 ) -> gateway::Settings {
     gateway::Settings {
@@ -251,12 +250,8 @@ fn build(
     let session: Option<session::Settings> = reader.read("session");
     let login: Option<LoginSection> = reader.read("login");
     let environment = source.environment();
-    let keys = keys(
-        login.as_ref(),
-        session.as_ref(),
-        (reusable, &environment),
-        reader,
-    );
+    let sections = (login.as_ref(), session.as_ref());
+    let keys = keys(sections, (reusable, &environment), reader);
     let names: Option<AssertionNames> = reader.read("assertions");
     let log: Option<telemetry::Settings> = reader.read("log");
     let watch: Option<bool> = reader.read("watch");
@@ -269,27 +264,29 @@ fn build(
     let spill = server.as_ref().and_then(|server| spill(server, reader));
     let asking_proxies = auth_check::asking_proxies(reader);
     let tls = tls(server.as_ref(), operations.as_ref(), reader, clock);
-    let host = login.as_ref().and_then(|login| login.host.as_ref());
-    let host = login_host(host, public_urls.as_ref(), reader);
-    let login = login.map(|login| login_settings(&login, (host, &providers.names), reader));
-    let parts = (public_urls.as_ref(), login.as_ref(), routes.as_ref());
-    check_reach(parts, reader);
+    let login = login.map(|login| {
+        let host = login_host(login.host.as_ref(), public_urls.as_ref(), reader);
+        login_settings(&login, (host, &providers.names), reader)
+    });
+    check_reach(
+        (public_urls.as_ref(), login.as_ref(), routes.as_ref()),
+        reader,
+    );
     // All sections are read before the first `?` operator, so that `load` reports the problems of
     // all sections.
     let (login, keys) = (login?, keys?);
     let (server, session, routes) = (server?, session?, routes?);
     let (names, log) = (names?, log?);
+    let asking_proxies = asking_proxies?;
     let mut warnings = layers::misspelled_variables(settings);
     warnings.extend(unnamed_providers(&routes));
-    let asking_proxies = asking_proxies?;
     warnings.extend(auth_check::warning(&asking_proxies, login.own.prefix()));
     let fields = app_fields::names(&routes, &upstreams, &names);
     let site = SiteConfig {
         gateway: gateway_settings(
-            public_urls?,
+            (public_urls?, asking_proxies),
             (fields, signing),
             (&server, spill),
-            asking_proxies,
             &log,
         ),
         login: (login, keys.logins),

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 
 /// The constant for `Sec-WebSocket-Accept` in RFC 6455 section 1.3.
 const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -34,6 +34,15 @@ pub(crate) struct UpgradeRequest {
 }
 
 impl UpgradeRequest {
+    /// Removes the requested protocol from the extensions of a request.
+    pub(crate) fn take(extensions: &mut Extensions) -> Option<Box<Self>> {
+        // Most requests have no extensions. Then the look-up is not necessary.
+        if extensions.is_empty() {
+            return None;
+        }
+        extensions.remove::<Self>().map(Box::new)
+    }
+
     /// Reads the requested protocol from a request whose fields have not been stripped yet. Returns
     /// `None` if the request asks for no other protocol, or only for versions of HTTP or TLS.
     ///

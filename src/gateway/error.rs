@@ -279,19 +279,10 @@ impl Error {
                  this site finds details in the log.",
             ),
             Self::BuffersFull => NO_BUFFER,
-            Self::CrossSite => (
-                "Not from another site",
-                "A page of another site sent this request with your session. The app did not get \
-                 it. To do this, open the app and use its own pages. If the other site should be \
-                 allowed to do this, the administrator of this site has to list it.",
-            ),
+            Self::CrossSite => CROSS_SITE,
             Self::Cut(cut) => cut_wording(cut.cause),
             Self::FileLost(_) => LOST_FILE,
-            Self::ForgedField(_) | Self::Framing(_) | Self::Target(_) => (
-                "This request cannot be served",
-                "It is malformed or ambiguous, so the app did not get it. If you followed a link, \
-                 the link is broken. If you typed the address, check it.",
-            ),
+            Self::ForgedField(_) | Self::Framing(_) | Self::Target(_) => MALFORMED,
             Self::ForeignOrigin => (
                 "Not from another site",
                 "A page of another site tried to open a connection to this app with your session. \
@@ -360,6 +351,21 @@ fn cut_wording(cause: CutCause) -> (&'static str, &'static str) {
         ),
     }
 }
+
+/// The title and the text of the page if a page of another site caused the request.
+const CROSS_SITE: (&str, &str) = (
+    "Not from another site",
+    "A page of another site sent this request with your session. The app did not get \
+     it. To do this, open the app and use its own pages. If the other site should be \
+     allowed to do this, the administrator of this site has to list it.",
+);
+
+/// The title and the text of the page for a request that two programs could read in two ways.
+const MALFORMED: (&str, &str) = (
+    "This request cannot be served",
+    "It is malformed or ambiguous, so the app did not get it. If you followed a link, \
+     the link is broken. If you typed the address, check it.",
+);
 
 /// The title and the text of the page if no buffer is free for a request body.
 const NO_BUFFER: (&str, &str) = (

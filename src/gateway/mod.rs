@@ -336,13 +336,7 @@ impl Worker {
         mut record: Record,
     ) -> Step<'a> {
         let site = Rc::clone(record.site());
-        // Most requests have no extensions, so `remove` is called only if `extensions` is not
-        // empty.
-        let upgrade = if parts.extensions.is_empty() {
-            None
-        } else {
-            parts.extensions.remove::<UpgradeRequest>().map(Box::new)
-        };
+        let upgrade = UpgradeRequest::take(&mut parts.extensions);
         let auth_check = match site.auth_check(client_connection.peer.address(), &mut parts) {
             None => None,
             Some(Ok(check)) => Some(check),

@@ -213,9 +213,7 @@ impl<'a> TokenRequest<'a> {
             ("token_type_hint", "refresh_token"),
         ];
         let request = Self::with(&parameters, client_auth, now)?;
-        // The closure shortens the lifetime of the names to the lifetime of the values.
-        let pairs = request.parameters().map(|(name, value)| (name, value));
-        Ok(request.post(uri, FORM, form(pairs)))
+        Ok(request.post(uri, FORM, form(request.parameters())))
     }
 
     /// Creates a request with the parameters `first` and with client authentication. Only this
@@ -285,7 +283,7 @@ pub(super) const FORM: &str = "application/x-www-form-urlencoded";
 const BUFFER_CAPACITY: usize = 16 * 1024;
 
 /// Writes a form. The memory of the form is wiped when the form is dropped.
-pub(super) fn form<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Zeroizing<Vec<u8>> {
+pub(super) fn form<'a, 'b>(pairs: impl Iterator<Item = (&'a str, &'b str)>) -> Zeroizing<Vec<u8>> {
     let mut form = form_urlencoded::Serializer::new(String::with_capacity(BUFFER_CAPACITY));
     Zeroizing::new(form.extend_pairs(pairs).finish().into_bytes())
 }

@@ -322,7 +322,11 @@ async fn forged_fields(asking: &Asking) {
         asking.kind
     );
     refused_fields(asking).await;
-    // A client cannot reach the auth check through the proxy.
+    forged_check(asking).await;
+}
+
+/// A client cannot reach the auth check through the proxy.
+async fn forged_check(asking: &Asking) {
     let signed_in = asking.signed_in("alice").await;
     let check = BrowserRequest::fetch(&url("/_sidegate/auth"))
         .field("x-original-uri", "/")
