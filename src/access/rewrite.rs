@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use url::Url;
 
-use crate::fields::{Addresses, Replaced, ReplacedFields};
+use super::addresses::{Addresses, Replaced, ReplacedFields};
 use crate::origin::Origin;
 use crate::target::{self, Prefix, Target};
 use crate::upstream::Upstream;
@@ -84,13 +84,14 @@ impl Rewrite {
         let is_replaced = app != *public;
         let (locations, cookies) = (settings.locations, settings.cookies);
         let addresses = (locations || cookies).then(|| {
-            let text = |prefix: &Prefix| {
-                let text = prefix.without_slash();
-                Box::from(if is_replaced { text } else { "" })
+            // Without a replaced prefix, the paths of all addresses stay unchanged.
+            let replaced_prefix = |prefix: &Prefix| {
+                let prefix = is_replaced.then(|| prefix.clone());
+                prefix.unwrap_or_default()
             };
             let replaced = Replaced {
-                app: text(&app),
-                public: text(public),
+                app: replaced_prefix(&app),
+                public: replaced_prefix(public),
             };
             let url = |origin: &Origin| Url::parse(&origin.to_string()).ok();
             let others = settings.app_origins.iter().filter_map(url);
