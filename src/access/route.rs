@@ -9,7 +9,7 @@ use super::buffering::BufferSettings;
 use super::cross_site::CrossSite;
 use super::destination::{Destination, destination};
 use super::index::Index;
-use super::rewrite::{Rewrite, RewriteSettings, app_prefix, removed_prefix};
+use super::rewrite::{Rewrite, RewriteSettings};
 use super::route_settings::{OnRefusal, ProviderNames, RouteSettings};
 use super::rule::Rule;
 use super::static_answer::{AnswerError, StaticAnswer};
@@ -192,21 +192,9 @@ impl Route {
         &self.rewrite_settings
     }
 
-    /// The prefix that the gateway removes from the paths of the route. `None` if the gateway
-    /// removes no prefix.
-    pub(crate) fn removed_prefix(&self) -> Option<&str> {
-        let app = app_prefix(&self.prefix, &self.rewrite_settings, self.upstream()?);
-        removed_prefix(&self.prefix, &app)
-    }
-
     /// Whether the gateway forwards CORS preflights without a session.
     pub(crate) fn allows_preflight(&self) -> bool {
         self.allow_preflight
-    }
-
-    /// The addresses that the gateway replaces. `None` if the app knows its public addresses.
-    pub(crate) fn rewrite(&self) -> Option<&Rewrite> {
-        self.rewrite.as_deref()
     }
 
     /// Returns true if everyone who may use this route may also use the route `other`.

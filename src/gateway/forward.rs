@@ -422,10 +422,7 @@ fn prepare(context: &mut RequestContext, route: &Route) -> Result<Option<HeaderV
         parts.headers.insert(header::HOST, authority.clone());
     }
     client.write(&mut parts.headers, authority);
-    parts.uri = Uri::from(match route.rewrite() {
-        None => target.path_and_query().clone(),
-        Some(rewrite) => rewrite.forwarded(target)?,
-    });
+    parts.uri = Uri::from(route.forwarded(target)?);
     Ok(accept)
 }
 
