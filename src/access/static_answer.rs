@@ -105,13 +105,17 @@ impl StaticAnswer {
             return Err(AnswerError::new("retry_after_secs", reason));
         }
         let retry_after = settings.retry_after_secs.map(u64::from);
-        let is_permanent = !status.is_redirection()
-            || matches!(
+        let is_always_the_same = match &content {
+            AnswerContent::Body { .. } => status != StatusCode::SERVICE_UNAVAILABLE,
+            // A page depends on the request: it contains the request id.
+            AnswerContent::Page => false,
+            AnswerContent::Path(_) | AnswerContent::Url(_) => matches!(
                 status,
                 StatusCode::MOVED_PERMANENTLY | StatusCode::PERMANENT_REDIRECT
-            );
+            ),
+        };
         Ok(Self {
-            is_cacheable: is_public && is_permanent && status != StatusCode::SERVICE_UNAVAILABLE,
+            is_cacheable: is_public && is_always_the_same,
             status,
             content,
             retry_after: retry_after.map(Duration::from_secs),
@@ -387,5 +391,10 @@ mod tests {
         let pause = answer(json!({ "status": 503, "retry_after_secs": 60 })).unwrap();
         assert_eq!(pause.retry_after, Some(Duration::from_mins(1)));
         assert!(!pause.is_cacheable);
+        // A page contains the request id.
+        for status in [404, 410] {
+            let page = answer(json!({ "status": status })).unwrap();
+            assert!(!page.is_cacheable, "{status}");
+        }
     }
 }
