@@ -371,9 +371,10 @@ fn public_urls(settings: &Figment, reader: &mut Reader<'_>) -> Option<PublicUrls
     }
 }
 
-/// Returns the entries of the table `key`, such as `providers`. Reports a problem if the table
-/// `key` is missing or empty.
-fn entries(settings: &Figment, reader: &mut Reader<'_>, key: &str, what: &str) -> Dict {
+/// Returns the entries of the table `key`, such as `providers`. `required` states what an entry is.
+/// If the table `key` is missing or empty, the function reports a problem, unless `required` is
+/// `None`.
+fn entries(settings: &Figment, reader: &mut Reader<'_>, key: &str, required: Option<&str>) -> Dict {
     let entries = match settings.find_value(key) {
         Ok(Value::Dict(_, entries)) => entries,
         Ok(_) => {
@@ -382,7 +383,7 @@ fn entries(settings: &Figment, reader: &mut Reader<'_>, key: &str, what: &str) -
         }
         Err(_missing) => Dict::new(),
     };
-    if entries.is_empty() {
+    if let Some(what) = required.filter(|_| entries.is_empty()) {
         reader.note(
             key,
             format!("no {what} is configured; add a table such as [{key}.main]"),
