@@ -122,11 +122,21 @@ impl StaticAnswer {
         })
     }
 
-    /// Returns the path of the public origin to which the answer redirects.
-    pub(crate) fn redirect_path(&self) -> Option<&str> {
+    /// Returns the authority and the path to which the answer redirects. `authority` is the
+    /// authority of the request. Returns `None` for an answer that is not a redirect.
+    fn redirects_to(&self, authority: &str) -> Option<(String, String)> {
         match &self.content {
-            AnswerContent::Path(target) => target.split(['?', '#']).next(),
-            AnswerContent::Body { .. } | AnswerContent::Page | AnswerContent::Url(_) => None,
+            AnswerContent::Path(target) => {
+                let path = target.split(['?', '#']).next()?;
+                Some((authority.to_owned(), path.to_owned()))
+            }
+            AnswerContent::Url(target) => {
+                let url = Url::parse(target.to_str().ok()?).ok()?;
+                let port = url.port().map(|port| format!(":{port}"));
+                let authority = format!("{}{}", url.host_str()?, port.unwrap_or_default());
+                Some((authority, url.path().to_owned()))
+            }
+            AnswerContent::Body { .. } | AnswerContent::Page => None,
         }
     }
 }
@@ -142,11 +152,31 @@ impl RouteTable {
         named.chain([""]).collect()
     }
 
-    /// Returns true if a redirect from the route to `path` leads to the same route again.
-    pub(crate) fn leads_to_itself(&self, route: &Route, path: &str) -> bool {
-        self.hosts_of(route).into_iter().any(|host| {
-            let found = self.iter().find(|found| found.matches(host, path));
-            found.is_some_and(|found| std::ptr::eq(found, route))
+    /// Follows the redirects of a route. Returns the first route that a browser reaches for the
+    /// second time. Returns `None` if the redirects end. `hosts` are the public hosts of the
+    /// gateway, with their ports.
+    pub(crate) fn endless_redirect<'a>(
+        &'a self,
+        route: &'a Route,
+        hosts: &[&str],
+    ) -> Option<&'a Route> {
+        let mut hosts_of_route = hosts.iter().filter(|host| route.is_for_host(host));
+        hosts_of_route.find_map(|host| {
+            let mut host = (*host).to_owned();
+            let mut reached = vec![(host.clone(), route)];
+            loop {
+                let (_, last) = reached.last()?;
+                let (next, path) = last.answer()?.redirects_to(&host)?;
+                let is_public = hosts.contains(&next.as_str());
+                let mut routes = self.iter().filter(|_| is_public);
+                let found = routes.find(|found| found.matches(&next, &path))?;
+                let mut before = reached.iter();
+                if before.any(|(host, route)| *host == next && std::ptr::eq(*route, found)) {
+                    return Some(found);
+                }
+                host.clone_from(&next);
+                reached.push((next, found));
+            }
         })
     }
 }
@@ -299,7 +329,6 @@ mod tests {
         }
         let moved = answer(json!({ "redirect": "/a", "status": 308 })).unwrap();
         assert!(moved.is_cacheable);
-        assert_eq!(moved.redirect_path(), Some("/a"));
     }
 
     #[test]

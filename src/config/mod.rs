@@ -56,13 +56,13 @@ use self::routing::{
 };
 use self::section::Reader;
 use self::signing::{Signing, signing};
-use self::static_answers::check_static_answers;
+use self::static_answers::{check_redirects, check_static_answers};
 pub(crate) use self::watch::{FileChange, FileVersion, Watch};
 use crate::access::RouteTable;
 use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
 use crate::gateway::{AskingProxies, SpillSettings};
-use crate::login::{self, OwnPaths, PublicUrls, RedirectionEndpoints};
+use crate::login::{self, OwnPaths, PublicUrl, PublicUrls, RedirectionEndpoints};
 use crate::provider::Providers;
 use crate::seal::KeyRing;
 use crate::secret::Environment;
@@ -269,6 +269,7 @@ fn build(
     let login = login.map(|login| login_settings(&login, &providers.names, reader));
     let parts = (public_urls.as_ref(), login.as_ref(), routes.as_ref());
     check_reach(parts, reader);
+    check_paths(public_urls.as_ref(), routes.as_ref(), reader);
     // All sections are read before the first `?` operator, so that `load` reports the problems of
     // all sections.
     let (login, keys) = (login?, keys?);
@@ -330,6 +331,14 @@ fn route_table(
     app_fields::check(&table, upstreams, &providers.known, reader);
     app_fields::check_claims(&table, (upstreams, &names), &providers.known, reader);
     Some(table)
+}
+
+/// Refuses redirects that never end. Checks nothing if a part of the settings has a problem.
+fn check_paths(urls: Option<&PublicUrls>, routes: Option<&RouteTable>, reader: &mut Reader<'_>) {
+    if let (Some(urls), Some(routes)) = (urls, routes) {
+        let hosts: Vec<&str> = urls.iter().map(PublicUrl::authority).collect();
+        check_redirects(routes, &hosts, reader);
+    }
 }
 
 /// Reads the certificate of the gateway, if a certificate is configured, and reports problems with
