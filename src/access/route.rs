@@ -27,6 +27,8 @@ pub struct Route {
     pub(super) prefix: Prefix,
     pub(super) allow_in_path: Forms,
     pub(super) rule: Rule,
+    /// Whether the route keeps users away from its paths, by its rule or by its answer.
+    pub(super) protects: bool,
     /// The names of the accepted providers, each as the value of an assertion field.
     providers: Vec<Claim>,
     pub(super) allow_preflight: bool,
@@ -61,9 +63,12 @@ impl Route {
         let credentials = settings.take_credentials();
         let names = AssertionNames::default();
         let is_public = settings.access == Rule::Public;
-        let rewrite = match &destination {
-            Destination::App(app) => Rewrite::new(&settings.prefix, &settings.rewrite, app),
-            Destination::Answer(_) => None,
+        let (rewrite, denies) = match &destination {
+            Destination::App(app) => {
+                let rewrite = Rewrite::new(&settings.prefix, &settings.rewrite, app);
+                (rewrite, false)
+            }
+            Destination::Answer(answer) => (None, answer.denies()),
         };
         Self {
             index,
@@ -75,6 +80,7 @@ impl Route {
             prefix: settings.prefix,
             allow_in_path: settings.allow_in_path,
             rule: settings.access,
+            protects: denies || !is_public,
             providers,
             allow_preflight: settings.allow_preflight,
             cross_site: settings.cross_site,
@@ -197,14 +203,6 @@ impl Route {
         self.allow_preflight
     }
 
-    /// Returns true if everyone who may use this route may also use the route `other`.
-    pub(super) fn is_as_strict_as(&self, other: &Self) -> bool {
-        let mut providers = self.providers();
-        other.is_public()
-            || self.rule.is_as_strict_as(&other.rule)
-                && providers.all(|name| other.provider(name).is_some())
-    }
-
     /// Returns the credential settings in the table of the route.
     pub(crate) fn credentials(&self) -> &CredentialSettings {
         &self.credentials
@@ -232,14 +230,16 @@ impl Route {
         upstream.is_some_and(|app| app.settings().protocol == Protocol::Http2)
     }
 
-    /// Returns true if the route serves requests with this authority and this path. A public route
-    /// matches only paths with the exact spelling of its prefix. A protected route also matches
-    /// other spellings of its prefix, because the app may treat upper and lower case as equal.
+    /// Returns true if the route serves requests with this authority and this path. A route that
+    /// gives access to everybody matches only paths with the exact spelling of its prefix. A route
+    /// that keeps users away from its paths also matches other spellings of its prefix, because the
+    /// app may treat upper and lower case as equal.
     pub(super) fn matches(&self, authority: &str, path: &str) -> bool {
         self.is_for_host(authority)
-            && match self.rule {
-                Rule::Public => self.prefix.matches(path),
-                Rule::SignedIn | Rule::AnyOf(_) => self.prefix.covers(path),
+            && if self.protects {
+                self.prefix.covers(path)
+            } else {
+                self.prefix.matches(path)
             }
     }
 
@@ -423,7 +423,7 @@ impl Route {
         let hosts = every_host
             || (!other.hosts.is_empty()
                 && other.hosts.iter().all(|host| self.hosts.contains(host)));
-        hosts && self.rule != Rule::Public && self.prefix.covers(other.prefix.as_str())
+        hosts && self.protects && self.prefix.covers(other.prefix.as_str())
     }
 
     /// Returns true if a request can match both routes: both routes serve the same host, and their

@@ -1,7 +1,6 @@
 //! The answer of a route without an app: a file, a redirect, or a page that states why nothing is
 //! there.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -122,6 +121,14 @@ impl StaticAnswer {
         })
     }
 
+    /// Returns true if the answer tells every client that there is nothing at the address.
+    pub(super) fn denies(&self) -> bool {
+        matches!(
+            self.status,
+            StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::SERVICE_UNAVAILABLE
+        )
+    }
+
     /// Returns the authority and the path to which the answer redirects. `authority` is the
     /// authority of the request. Returns `None` for an answer that is not a redirect.
     fn redirects_to(&self, authority: &str) -> Option<(String, String)> {
@@ -142,16 +149,6 @@ impl StaticAnswer {
 }
 
 impl RouteTable {
-    /// Returns the hosts that a route serves. The empty text stands for all hosts that no route
-    /// names.
-    pub(super) fn hosts_of<'a>(&'a self, route: &'a Route) -> BTreeSet<&'a str> {
-        if route.hosts().next().is_some() {
-            return route.hosts().collect();
-        }
-        let named = self.iter().flat_map(Route::hosts);
-        named.chain([""]).collect()
-    }
-
     /// Follows the redirects of a route. Returns the first route that a browser reaches for the
     /// second time. Returns `None` if the redirects end. `hosts` are the public hosts of the
     /// gateway, with their ports.

@@ -49,7 +49,7 @@ use self::names::check_names;
 pub use self::problem::{Problem, Problems};
 use self::providers::{ParsedProviders, providers};
 pub(crate) use self::restart_only::RestartOnly;
-use self::rewriting::check_rewriting;
+use self::rewriting::{check_bypasses, check_rewriting};
 pub(crate) use self::routing::Upstreams;
 use self::routing::{
     ParsedUpstreams, check_reach, check_routes, routes, unnamed_providers, upstreams,
@@ -333,11 +333,13 @@ fn route_table(
     Some(table)
 }
 
-/// Refuses redirects that never end. Checks nothing if a part of the settings has a problem.
+/// Refuses redirects that never end, and routes that lead to protected paths of an app. Checks
+/// nothing if a part of the settings has a problem.
 fn check_paths(urls: Option<&PublicUrls>, routes: Option<&RouteTable>, reader: &mut Reader<'_>) {
     if let (Some(urls), Some(routes)) = (urls, routes) {
         let hosts: Vec<&str> = urls.iter().map(PublicUrl::authority).collect();
         check_redirects(routes, &hosts, reader);
+        check_bypasses(routes, &hosts, reader);
     }
 }
 
