@@ -87,7 +87,7 @@ impl RouteTable {
             let is_open = |route: &&Route| std::ptr::eq(*route, open.route);
             let mut routes = self.iter();
             let decides = routes.find(|route| {
-                (is_open(route) || route.protects) && route.matches(host, &public_path)
+                (is_open(route) || route.protects()) && route.matches(host, &public_path)
             });
             decides.as_ref().is_some_and(is_open)
         });
@@ -103,7 +103,7 @@ impl RouteTable {
     /// broader route with an app would serve the path.
     fn protected_by_answer<'a>(&'a self, route: &'a Route, hosts: &[&str]) -> Vec<OnApp<'a>> {
         let mut found: Vec<OnApp<'a>> = Vec::new();
-        if route.answer().is_none() || !route.protects {
+        if route.answer().is_none() || !route.protects() {
             return found;
         }
         for host in hosts.iter().filter(|host| route.is_for_host(host)) {
@@ -298,17 +298,6 @@ mod tests {
                     "answer": { "redirect": "/admin" } }]),
                 vec![bypass],
             ),
-            // Another spelling of the host of the app.
-            (
-                json!([{ "prefix": "/pub", "access": "public", "upstream": "localhost",
-                    "rewrite": { "app_prefix": "/" } }, admins]),
-                vec![bypass],
-            ),
-            (
-                json!([{ "prefix": "/pub", "access": "public", "upstream": "every",
-                    "rewrite": { "app_prefix": "/" } }, admins]),
-                vec![bypass],
-            ),
             // The users of another provider are other users.
             (
                 json!([{ "prefix": "/a", "provider": "main" },
@@ -412,6 +401,18 @@ mod tests {
             json!([all, block("/metrics"), replaced("/m", &open, "/metrics/")]),
         ] {
             assert_eq!(bypasses(&routes), Vec::<String>::new(), "{routes}");
+        }
+    }
+
+    #[test]
+    fn e_03_another_spelling_of_the_host_of_an_app_is_the_same_app() {
+        for upstream in ["localhost", "every"] {
+            let routes = json!([
+                { "prefix": "/pub", "access": "public", "upstream": upstream,
+                    "rewrite": { "app_prefix": "/" } },
+                { "prefix": "/admin" },
+            ]);
+            assert_eq!(bypasses(&routes), ["/pub /admin /pub/admin /admin"]);
         }
     }
 

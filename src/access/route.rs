@@ -27,8 +27,7 @@ pub struct Route {
     pub(super) prefix: Prefix,
     pub(super) allow_in_path: Forms,
     pub(super) rule: Rule,
-    /// Whether the route keeps users away from its paths, by its rule or by its answer.
-    pub(super) protects: bool,
+    effect: Effect,
     /// The names of the accepted providers, each as the value of an assertion field.
     providers: Vec<Claim>,
     pub(super) allow_preflight: bool,
@@ -47,6 +46,15 @@ pub struct Route {
     // This member is private to the module, so that code outside the module can reach the upstream
     // only through a `Permit`.
     pub(super) destination: Destination,
+}
+
+/// The effect of a route on its paths.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Effect {
+    /// Everybody may use the paths.
+    Opens,
+    /// The rule or the answer of the route keeps users away from the paths.
+    Protects,
 }
 
 impl Route {
@@ -80,7 +88,11 @@ impl Route {
             prefix: settings.prefix,
             allow_in_path: settings.allow_in_path,
             rule: settings.access,
-            protects: denies || !is_public,
+            effect: if denies || !is_public {
+                Effect::Protects
+            } else {
+                Effect::Opens
+            },
             providers,
             allow_preflight: settings.allow_preflight,
             cross_site: settings.cross_site,
@@ -236,11 +248,15 @@ impl Route {
     /// app may treat upper and lower case as equal.
     pub(super) fn matches(&self, authority: &str, path: &str) -> bool {
         self.is_for_host(authority)
-            && if self.protects {
-                self.prefix.covers(path)
-            } else {
-                self.prefix.matches(path)
+            && match self.effect {
+                Effect::Opens => self.prefix.matches(path),
+                Effect::Protects => self.prefix.covers(path),
             }
+    }
+
+    /// Whether the rule or the answer of the route keeps users away from its paths.
+    pub(super) fn protects(&self) -> bool {
+        self.effect == Effect::Protects
     }
 
     pub(super) fn is_for_host(&self, authority: &str) -> bool {
@@ -423,7 +439,7 @@ impl Route {
         let hosts = every_host
             || (!other.hosts.is_empty()
                 && other.hosts.iter().all(|host| self.hosts.contains(host)));
-        hosts && self.protects && self.prefix.covers(other.prefix.as_str())
+        hosts && self.protects() && self.prefix.covers(other.prefix.as_str())
     }
 
     /// Returns true if a request can match both routes: both routes serve the same host, and their

@@ -98,7 +98,7 @@ impl Route {
     /// Returns true if an app may read the path as a path of this route. A route that gives access
     /// to everybody has to match exactly.
     fn may_match(&self, authority: &str, reading: &Reading) -> bool {
-        self.is_for_host(authority) && self.protects && reading.may_be_below(&self.prefix)
+        self.is_for_host(authority) && self.protects() && reading.may_be_below(&self.prefix)
     }
 
     /// Returns true if this route refuses the unsafe requests of every other site whose requests
