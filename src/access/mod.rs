@@ -45,6 +45,7 @@
 //! }
 //! ```
 
+mod addresses;
 mod attempt;
 mod backoff;
 mod buffering;

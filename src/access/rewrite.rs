@@ -10,7 +10,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use url::Url;
 
-use crate::fields::{Addresses, Replaced, ReplacedFields};
+use super::addresses::{Addresses, Replaced, ReplacedFields};
+use super::route::Route;
 use crate::origin::Origin;
 use crate::target::{self, Prefix, Target};
 use crate::upstream::Upstream;
@@ -84,13 +85,14 @@ impl Rewrite {
         let is_replaced = app != *public;
         let (locations, cookies) = (settings.locations, settings.cookies);
         let addresses = (locations || cookies).then(|| {
-            let text = |prefix: &Prefix| {
-                let text = prefix.without_slash();
-                Box::from(if is_replaced { text } else { "" })
+            // Without a replaced prefix, the paths of all addresses stay unchanged.
+            let replaced_prefix = |prefix: &Prefix| {
+                let prefix = is_replaced.then(|| prefix.clone());
+                prefix.unwrap_or_default()
             };
             let replaced = Replaced {
-                app: text(&app),
-                public: text(public),
+                app: replaced_prefix(&app),
+                public: replaced_prefix(public),
             };
             let url = |origin: &Origin| Url::parse(&origin.to_string()).ok();
             let others = settings.app_origins.iter().filter_map(url);
@@ -106,12 +108,7 @@ impl Rewrite {
         (path.is_some() || addresses.is_some()).then_some(Self { path, addresses })
     }
 
-    /// Returns the path and the query that the app gets.
-    ///
-    /// # Errors
-    ///
-    /// [`target::Error`], if the path is not a valid path with the prefix of the app.
-    pub(crate) fn forwarded(&self, target: &Target) -> Result<PathAndQuery, target::Error> {
+    fn forwarded(&self, target: &Target) -> Result<PathAndQuery, target::Error> {
         match &self.path {
             Some(path) => target.with_prefix(&path.public, &path.app),
             None => Ok(target.path_and_query().clone()),
@@ -142,6 +139,36 @@ impl Rewrite {
     /// The addresses that the gateway replaces in the answers of the app.
     pub(crate) fn addresses(&self) -> Option<&Addresses> {
         self.addresses.as_ref()
+    }
+}
+
+impl Route {
+    /// The addresses that the gateway replaces. `None` if the app knows its public addresses.
+    pub(crate) fn rewrite(&self) -> Option<&Rewrite> {
+        self.rewrite.as_deref()
+    }
+
+    /// Returns the path and the query that the app gets for a request with this target.
+    ///
+    /// # Errors
+    ///
+    /// [`target::Error`], if the path is not a valid path with the prefix of the app.
+    pub(crate) fn forwarded(&self, target: &Target) -> Result<PathAndQuery, target::Error> {
+        match self.rewrite() {
+            Some(rewrite) => rewrite.forwarded(target),
+            None => Ok(target.path_and_query().clone()),
+        }
+    }
+
+    /// The prefix that the gateway removes from the paths of the route. `None` if the gateway
+    /// removes no prefix.
+    pub(crate) fn removed_prefix(&self) -> Option<&str> {
+        let app = app_prefix(
+            self.public_prefix(),
+            self.rewrite_settings(),
+            self.upstream()?,
+        );
+        removed_prefix(self.public_prefix(), &app)
     }
 }
 

@@ -9,7 +9,7 @@ use super::buffering::BufferSettings;
 use super::cross_site::CrossSite;
 use super::destination::{Destination, destination};
 use super::index::Index;
-use super::rewrite::{Rewrite, RewriteSettings, app_prefix, removed_prefix};
+use super::rewrite::{Rewrite, RewriteSettings};
 use super::route_settings::{OnRefusal, ProviderNames, RouteSettings};
 use super::rule::Rule;
 use super::static_answer::{AnswerError, StaticAnswer};
@@ -27,6 +27,7 @@ pub struct Route {
     pub(super) prefix: Prefix,
     pub(super) allow_in_path: Forms,
     pub(super) rule: Rule,
+    effect: Effect,
     /// The names of the accepted providers, each as the value of an assertion field.
     providers: Vec<Claim>,
     pub(super) allow_preflight: bool,
@@ -47,6 +48,15 @@ pub struct Route {
     pub(super) destination: Destination,
 }
 
+/// The effect of a route on its paths.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Effect {
+    /// Everybody may use the paths.
+    Opens,
+    /// The rule or the answer of the route keeps users away from the paths.
+    Protects,
+}
+
 impl Route {
     /// Creates a route with the default names of the assertion fields.
     fn new(
@@ -61,9 +71,12 @@ impl Route {
         let credentials = settings.take_credentials();
         let names = AssertionNames::default();
         let is_public = settings.access == Rule::Public;
-        let rewrite = match &destination {
-            Destination::App(app) => Rewrite::new(&settings.prefix, &settings.rewrite, app),
-            Destination::Answer(_) => None,
+        let (rewrite, denies) = match &destination {
+            Destination::App(app) => {
+                let rewrite = Rewrite::new(&settings.prefix, &settings.rewrite, app);
+                (rewrite, false)
+            }
+            Destination::Answer(answer) => (None, answer.denies()),
         };
         Self {
             index,
@@ -75,6 +88,11 @@ impl Route {
             prefix: settings.prefix,
             allow_in_path: settings.allow_in_path,
             rule: settings.access,
+            effect: if denies || !is_public {
+                Effect::Protects
+            } else {
+                Effect::Opens
+            },
             providers,
             allow_preflight: settings.allow_preflight,
             cross_site: settings.cross_site,
@@ -192,29 +210,9 @@ impl Route {
         &self.rewrite_settings
     }
 
-    /// The prefix that the gateway removes from the paths of the route. `None` if the gateway
-    /// removes no prefix.
-    pub(crate) fn removed_prefix(&self) -> Option<&str> {
-        let app = app_prefix(&self.prefix, &self.rewrite_settings, self.upstream()?);
-        removed_prefix(&self.prefix, &app)
-    }
-
     /// Whether the gateway forwards CORS preflights without a session.
     pub(crate) fn allows_preflight(&self) -> bool {
         self.allow_preflight
-    }
-
-    /// The addresses that the gateway replaces. `None` if the app knows its public addresses.
-    pub(crate) fn rewrite(&self) -> Option<&Rewrite> {
-        self.rewrite.as_deref()
-    }
-
-    /// Returns true if everyone who may use this route may also use the route `other`.
-    pub(super) fn is_as_strict_as(&self, other: &Self) -> bool {
-        let mut providers = self.providers();
-        other.is_public()
-            || self.rule.is_as_strict_as(&other.rule)
-                && providers.all(|name| other.provider(name).is_some())
     }
 
     /// Returns the credential settings in the table of the route.
@@ -239,15 +237,21 @@ impl Route {
         upstream.is_some_and(|app| app.settings().protocol == Protocol::Http2)
     }
 
-    /// Returns true if the route serves requests with this authority and this path. A public route
-    /// matches only paths with the exact spelling of its prefix. A protected route also matches
-    /// other spellings of its prefix, because the app may treat upper and lower case as equal.
+    /// Returns true if the route serves requests with this authority and this path. A route that
+    /// gives access to everybody matches only paths with the exact spelling of its prefix. A route
+    /// that keeps users away from its paths also matches other spellings of its prefix, because the
+    /// app may treat upper and lower case as equal.
     pub(super) fn matches(&self, authority: &str, path: &str) -> bool {
         self.is_for_host(authority)
-            && match self.rule {
-                Rule::Public => self.prefix.matches(path),
-                Rule::SignedIn | Rule::AnyOf(_) => self.prefix.covers(path),
+            && match self.effect {
+                Effect::Opens => self.prefix.matches(path),
+                Effect::Protects => self.prefix.covers(path),
             }
+    }
+
+    /// Whether the rule or the answer of the route keeps users away from its paths.
+    pub(super) fn protects(&self) -> bool {
+        self.effect == Effect::Protects
     }
 
     pub(super) fn is_for_host(&self, authority: &str) -> bool {
@@ -430,7 +434,7 @@ impl Route {
         let hosts = every_host
             || (!other.hosts.is_empty()
                 && other.hosts.iter().all(|host| self.hosts.contains(host)));
-        hosts && self.rule != Rule::Public && self.prefix.covers(other.prefix.as_str())
+        hosts && self.protects() && self.prefix.covers(other.prefix.as_str())
     }
 
     /// Returns true if a request can match both routes: both routes serve the same host, and their

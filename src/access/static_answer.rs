@@ -1,7 +1,6 @@
 //! The answer of a route without an app: a file, a redirect, or a page that states why nothing is
 //! there.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -105,44 +104,76 @@ impl StaticAnswer {
             return Err(AnswerError::new("retry_after_secs", reason));
         }
         let retry_after = settings.retry_after_secs.map(u64::from);
-        let is_permanent = !status.is_redirection()
-            || matches!(
+        let is_always_the_same = match &content {
+            AnswerContent::Body { .. } => status != StatusCode::SERVICE_UNAVAILABLE,
+            // A page depends on the request: it contains the request id.
+            AnswerContent::Page => false,
+            AnswerContent::Path(_) | AnswerContent::Url(_) => matches!(
                 status,
                 StatusCode::MOVED_PERMANENTLY | StatusCode::PERMANENT_REDIRECT
-            );
+            ),
+        };
         Ok(Self {
-            is_cacheable: is_public && is_permanent && status != StatusCode::SERVICE_UNAVAILABLE,
+            is_cacheable: is_public && is_always_the_same,
             status,
             content,
             retry_after: retry_after.map(Duration::from_secs),
         })
     }
 
-    /// Returns the path of the public origin to which the answer redirects.
-    pub(crate) fn redirect_path(&self) -> Option<&str> {
+    /// Returns true if the answer tells every client that there is nothing at the address.
+    pub(super) fn denies(&self) -> bool {
+        matches!(
+            self.status,
+            StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::SERVICE_UNAVAILABLE
+        )
+    }
+
+    /// Returns the authority and the path to which the answer redirects. `authority` is the
+    /// authority of the request. Returns `None` for an answer that is not a redirect.
+    fn redirects_to(&self, authority: &str) -> Option<(String, String)> {
         match &self.content {
-            AnswerContent::Path(target) => target.split(['?', '#']).next(),
-            AnswerContent::Body { .. } | AnswerContent::Page | AnswerContent::Url(_) => None,
+            AnswerContent::Path(target) => {
+                let path = target.split(['?', '#']).next()?;
+                Some((authority.to_owned(), path.to_owned()))
+            }
+            AnswerContent::Url(target) => {
+                let url = Url::parse(target.to_str().ok()?).ok()?;
+                let port = url.port().map(|port| format!(":{port}"));
+                let authority = format!("{}{}", url.host_str()?, port.unwrap_or_default());
+                Some((authority, url.path().to_owned()))
+            }
+            AnswerContent::Body { .. } | AnswerContent::Page => None,
         }
     }
 }
 
 impl RouteTable {
-    /// Returns the hosts that a route serves. The empty text stands for all hosts that no route
-    /// names.
-    pub(super) fn hosts_of<'a>(&'a self, route: &'a Route) -> BTreeSet<&'a str> {
-        if route.hosts().next().is_some() {
-            return route.hosts().collect();
-        }
-        let named = self.iter().flat_map(Route::hosts);
-        named.chain([""]).collect()
-    }
-
-    /// Returns true if a redirect from the route to `path` leads to the same route again.
-    pub(crate) fn leads_to_itself(&self, route: &Route, path: &str) -> bool {
-        self.hosts_of(route).into_iter().any(|host| {
-            let found = self.iter().find(|found| found.matches(host, path));
-            found.is_some_and(|found| std::ptr::eq(found, route))
+    /// Follows the redirects of a route. Returns the first route that a browser reaches for the
+    /// second time. Returns `None` if the redirects end. `hosts` are the public hosts of the
+    /// gateway, with their ports.
+    pub(crate) fn endless_redirect<'a>(
+        &'a self,
+        route: &'a Route,
+        hosts: &[&str],
+    ) -> Option<&'a Route> {
+        let mut hosts_of_route = hosts.iter().filter(|host| route.is_for_host(host));
+        hosts_of_route.find_map(|host| {
+            let mut host = (*host).to_owned();
+            let mut reached = vec![(host.clone(), route)];
+            loop {
+                let (_, last) = reached.last()?;
+                let (next, path) = last.answer()?.redirects_to(&host)?;
+                let is_public = hosts.contains(&next.as_str());
+                let mut routes = self.iter().filter(|_| is_public);
+                let found = routes.find(|found| found.matches(&next, &path))?;
+                let mut before = reached.iter();
+                if before.any(|(host, route)| *host == next && std::ptr::eq(*route, found)) {
+                    return Some(found);
+                }
+                host.clone_from(&next);
+                reached.push((next, found));
+            }
         })
     }
 }
@@ -295,7 +326,6 @@ mod tests {
         }
         let moved = answer(json!({ "redirect": "/a", "status": 308 })).unwrap();
         assert!(moved.is_cacheable);
-        assert_eq!(moved.redirect_path(), Some("/a"));
     }
 
     #[test]
@@ -387,5 +417,10 @@ mod tests {
         let pause = answer(json!({ "status": 503, "retry_after_secs": 60 })).unwrap();
         assert_eq!(pause.retry_after, Some(Duration::from_mins(1)));
         assert!(!pause.is_cacheable);
+        // A page contains the request id.
+        for status in [404, 410] {
+            let page = answer(json!({ "status": status })).unwrap();
+            assert!(!page.is_cacheable, "{status}");
+        }
     }
 }

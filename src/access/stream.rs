@@ -280,7 +280,8 @@ impl StreamPermit {
     }
 
     /// Checks whether the stream may continue with the routes of a new site. The stream may
-    /// continue only if the route that the new site has for `target` leads to the same app.
+    /// continue only if the route that the new site has for `target` leads to the same path of the
+    /// same app.
     pub(crate) fn reloaded(
         &mut self,
         access: &Rc<Access>,
@@ -293,8 +294,10 @@ impl StreamPermit {
         let (Some(old), Some(new)) = (self.route.upstream(), route.upstream()) else {
             return Continues::No;
         };
+        let is_same_app = old.name() == new.name() && old.origin() == new.origin();
+        let is_same_path = self.route.forwarded(target) == route.forwarded(target);
         let kind_allowed = kind == StreamKind::Answer || route.streams().upgrades;
-        if old.name() != new.name() || old.origin() != new.origin() || !kind_allowed {
+        if !is_same_app || !is_same_path || !kind_allowed {
             return Continues::No;
         }
         self.access = Rc::clone(access);

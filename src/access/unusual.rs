@@ -101,10 +101,10 @@ impl Route {
         self.allow_in_path
     }
 
-    /// Returns true if an app may read the path as a path of this route. A public route gives
-    /// access, so a public route has to match exactly.
+    /// Returns true if an app may read the path as a path of this route. A route that gives access
+    /// to everybody has to match exactly.
     fn may_match(&self, authority: &str, reading: &Reading) -> bool {
-        self.is_for_host(authority) && !self.is_public() && reading.may_be_below(&self.prefix)
+        self.is_for_host(authority) && self.protects() && reading.may_be_below(&self.prefix)
     }
 
     /// Returns true if every request that this route permits would also be permitted by `other`,

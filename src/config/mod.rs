@@ -51,20 +51,20 @@ use self::names::check_names;
 pub use self::problem::{Problem, Problems};
 use self::providers::{ParsedProviders, providers};
 pub(crate) use self::restart_only::RestartOnly;
-use self::rewriting::check_rewriting;
+use self::rewriting::{check_bypasses, check_rewriting};
 pub(crate) use self::routing::Upstreams;
 use self::routing::{
     ParsedUpstreams, check_reach, check_routes, routes, unnamed_providers, upstreams,
 };
 use self::section::Reader;
 use self::signing::{Signing, signing};
-use self::static_answers::check_static_answers;
+use self::static_answers::{check_redirects, check_static_answers};
 pub(crate) use self::watch::{FileChange, FileVersion, Watch};
 use crate::access::RouteTable;
 use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
 use crate::gateway::{AskingProxies, SpillSettings};
-use crate::login::{self, LoginHost, OwnPaths, PublicUrl, PublicUrls, RedirectionEndpoints};
+use crate::login::{self, OwnPaths, PublicUrl, PublicUrls, RedirectionEndpoints};
 use crate::provider::Providers;
 use crate::seal::KeyRing;
 use crate::secret::Environment;
@@ -264,23 +264,15 @@ fn build(
     let spill = server.as_ref().and_then(|server| spill(server, reader));
     let asking_proxies = auth_check::asking_proxies(reader);
     let tls = tls(server.as_ref(), operations.as_ref(), reader, clock);
-    let login = login.map(|login| {
-        let host = login_host(login.host.as_ref(), public_urls.as_ref(), reader);
-        login_settings(&login, (host, &providers.names), reader)
-    });
-    check_reach(
-        (public_urls.as_ref(), login.as_ref(), routes.as_ref()),
-        reader,
-    );
+    let parts = (public_urls.as_ref(), routes.as_ref(), &*providers.names);
+    let login = login.map(|section| login_settings(&section, parts, reader));
     // All sections are read before the first `?` operator, so that `load` reports the problems of
     // all sections.
     let (login, keys) = (login?, keys?);
     let (server, session, routes) = (server?, session?, routes?);
     let (names, log) = (names?, log?);
     let asking_proxies = asking_proxies?;
-    let mut warnings = layers::misspelled_variables(settings);
-    warnings.extend(unnamed_providers(&routes));
-    warnings.extend(auth_check::warning(&asking_proxies, login.own.prefix()));
+    let warnings = warnings(settings, &routes, (&asking_proxies, &login));
     let fields = app_fields::names(&routes, &upstreams, &names);
     let site = SiteConfig {
         gateway: gateway_settings(
@@ -335,6 +327,15 @@ fn route_table(
     Some(table)
 }
 
+/// Refuses redirects that never end, and routes that lead to protected paths of an app. Checks
+/// nothing if a part of the settings has a problem.
+fn check_paths(urls: &PublicUrls, routes: &RouteTable, reader: &mut Reader<'_>) {
+    let hosts: Vec<String> = urls.authorities().collect();
+    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    check_redirects(routes, &hosts, reader);
+    check_bypasses(routes, &hosts, reader);
+}
+
 /// Reads the certificate of the gateway, if a certificate is configured, and reports problems with
 /// the listening addresses.
 fn tls(
@@ -374,9 +375,10 @@ fn public_urls(settings: &Figment, reader: &mut Reader<'_>) -> Option<PublicUrls
     }
 }
 
-/// Returns the entries of the table `key`, such as `providers`. Reports a problem if the table
-/// `key` is missing or empty.
-fn entries(settings: &Figment, reader: &mut Reader<'_>, key: &str, what: &str) -> Dict {
+/// Returns the entries of the table `key`, such as `providers`. `required` states what an entry is.
+/// If the table `key` is missing or empty, the function reports a problem, unless `required` is
+/// `None`.
+fn entries(settings: &Figment, reader: &mut Reader<'_>, key: &str, required: Option<&str>) -> Dict {
     let entries = match settings.find_value(key) {
         Ok(Value::Dict(_, entries)) => entries,
         Ok(_) => {
@@ -385,7 +387,7 @@ fn entries(settings: &Figment, reader: &mut Reader<'_>, key: &str, what: &str) -
         }
         Err(_missing) => Dict::new(),
     };
-    if entries.is_empty() {
+    if let Some(what) = required.filter(|_| entries.is_empty()) {
         reader.note(
             key,
             format!("no {what} is configured; add a table such as [{key}.main]"),
@@ -394,11 +396,26 @@ fn entries(settings: &Figment, reader: &mut Reader<'_>, key: &str, what: &str) -
     entries
 }
 
+/// Returns the warnings about settings that are valid, but that are mistakes in most cases.
+fn warnings(
+    settings: &Figment,
+    routes: &RouteTable,
+    (asking_proxies, login): (&AskingProxies, &login::Settings),
+) -> Vec<String> {
+    let mut warnings = layers::misspelled_variables(settings);
+    warnings.extend(unnamed_providers(routes));
+    warnings.extend(auth_check::warning(asking_proxies, login.own.prefix()));
+    warnings
+}
+
+/// Returns the settings of the logins, and reports the problems that the public URLs, the login
+/// settings and the routes have only together.
 fn login_settings(
     section: &LoginSection,
-    (host, providers): (Option<LoginHost>, &[String]),
+    (urls, routes, providers): (Option<&PublicUrls>, Option<&RouteTable>, &[String]),
     reader: &mut Reader<'_>,
 ) -> login::Settings {
+    let host = login_host(section.host.as_ref(), urls, reader);
     let own = section.own_prefix.clone();
     let callback = match &section.callback_path {
         Some(path) => path.as_str().to_owned(),
@@ -408,12 +425,17 @@ fn login_settings(
         let reason = format!("`{callback}` cannot be used; choose a path such as /auth/callback");
         reader.note("login.callback_path", reason);
     }
-    login::Settings {
+    let login = login::Settings {
         own,
         redirection: RedirectionEndpoints::new(&callback, providers.iter().map(String::as_str)),
         timeout: section.timeout_secs.duration(),
         host,
+    };
+    if let (Some(urls), Some(routes)) = (urls, routes) {
+        check_reach(urls, &login, routes, reader);
+        check_paths(urls, routes, reader);
     }
+    login
 }
 
 #[cfg(test)]

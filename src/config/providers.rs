@@ -36,7 +36,7 @@ pub(super) fn providers(
     (opened, environment): (&Providers, &Environment),
     reader: &mut Reader<'_>,
 ) -> ParsedProviders {
-    let entries = entries(settings, reader, "providers", "provider");
+    let entries = entries(settings, reader, "providers", Some("provider"));
     let names = entries.keys().cloned().collect();
     let (mut providers, mut open) = (Providers::new(), Vec::new());
     let mut known = BTreeMap::new();

@@ -5,13 +5,11 @@ use std::collections::BTreeSet;
 use super::section::Reader;
 use crate::access::{Route, RouteTable};
 
-/// Refuses replaced addresses that have no effect, and replaced prefixes that lead to a protected
-/// path of an app.
+/// Refuses replaced addresses that have no effect.
 pub(super) fn check_rewriting(routes: &RouteTable, reader: &mut Reader<'_>) {
     for route in routes.iter().filter(|route| route.answer().is_none()) {
         check_addresses(route, reader);
     }
-    check_bypasses(routes, reader);
 }
 
 /// Refuses settings of `rewrite` that have no effect.
@@ -54,11 +52,12 @@ fn check_addresses(route: &Route, reader: &mut Reader<'_>) {
     }
 }
 
-/// Refuses a route whose replaced prefix leads to paths that another route protects with a stricter
-/// rule, unless `bypasses` names the other route.
-fn check_bypasses(routes: &RouteTable, reader: &mut Reader<'_>) {
+/// Refuses a route that leads to paths of an app that another route protects, because a prefix is
+/// replaced, unless `bypasses` names the other route. `hosts` are the public hosts of the gateway,
+/// with their ports.
+pub(super) fn check_bypasses(routes: &RouteTable, hosts: &[&str], reader: &mut Reader<'_>) {
     let mut needed = BTreeSet::new();
-    for bypass in routes.bypasses() {
+    for bypass in routes.bypasses(hosts) {
         let (open, protected) = (bypass.open, bypass.protected.name());
         needed.insert((open.index(), protected.to_owned()));
         if open
@@ -74,26 +73,41 @@ fn check_bypasses(routes: &RouteTable, reader: &mut Reader<'_>) {
             &format!("routes.{}.rewrite.bypasses", open.index()),
             format!(
                 "the path {path} of the route `{}` leads to {app_path} of the app, which the route \
-                 `{protected}` protects with a stricter rule; protect {path} with a route of its own, \
+                 `{protected}` protects with {}; protect {path} with a route of its own, \
                  or write bypasses = [\"{protected}\"] in `rewrite` if everyone who may use the route \
                  `{}` may use this part of the app",
                 open.name(),
+                protection(bypass.protected),
                 open.name(),
             ),
         );
     }
+    let names: Vec<&str> = routes.iter().map(Route::name).collect();
     for route in routes.iter() {
         for name in &route.rewrite_settings().bypasses {
-            if !needed.contains(&(route.index(), name.to_string())) {
-                let reason = format!(
+            let reason = if names.iter().filter(|other| ***other == **name).count() > 1 {
+                format!("`{name}` is the name of several routes; give each route its own `name`")
+            } else if !needed.contains(&(route.index(), name.to_string())) {
+                format!(
                     "has no effect, because this route leads to no path that the route `{name}` \
-                     protects with a stricter rule; remove the name"
-                );
-                reader.note(
-                    &format!("routes.{}.rewrite.bypasses", route.index()),
-                    reason,
-                );
-            }
+                     protects with a stricter rule or an answer; remove the name"
+                )
+            } else {
+                continue;
+            };
+            reader.note(
+                &format!("routes.{}.rewrite.bypasses", route.index()),
+                reason,
+            );
         }
+    }
+}
+
+/// Returns the way in which a route protects its paths.
+fn protection(route: &Route) -> &'static str {
+    if route.answer().is_some() {
+        "its answer"
+    } else {
+        "a stricter rule"
     }
 }

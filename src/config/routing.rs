@@ -37,7 +37,8 @@ pub(super) fn upstreams(
     before: &Upstreams,
     reader: &mut Reader<'_>,
 ) -> ParsedUpstreams {
-    let entries = entries(settings, reader, "upstreams", "upstream");
+    let required = needs_upstream(settings).then_some("upstream");
+    let entries = entries(settings, reader, "upstreams", required);
     let mut upstreams = ParsedUpstreams::new();
     let common = settings.find_value("assertions").ok();
     let common = common.filter(|_common| reader.is_clean("assertions"));
@@ -70,6 +71,20 @@ pub(super) fn upstreams(
         upstreams.insert(name.into(), opened);
     }
     upstreams
+}
+
+/// Returns true if a route needs an app. Without a configured route, the gateway sends all requests
+/// to the only app.
+fn needs_upstream(settings: &Figment) -> bool {
+    match settings.find_value("routes") {
+        Ok(Value::Array(_, routes)) => {
+            let mut routes_to_apps = routes
+                .iter()
+                .filter(|route| route.find_ref("answer").is_none());
+            routes.is_empty() || routes_to_apps.next().is_some()
+        }
+        Ok(_) | Err(_) => true,
+    }
 }
 
 /// Refuses keys for HTTP/1.1 if the app speaks HTTP/2. An app that speaks HTTP/2 never switches the
@@ -275,16 +290,11 @@ fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
 /// serve, a route below the gateway's own paths, and a route for all hosts if other routes with the
 /// same prefix name every host. Checks nothing if a part of the settings has a problem.
 pub(super) fn check_reach(
-    (urls, login, routes): (
-        Option<&PublicUrls>,
-        Option<&login::Settings>,
-        Option<&RouteTable>,
-    ),
+    urls: &PublicUrls,
+    login: &login::Settings,
+    routes: &RouteTable,
     reader: &mut Reader<'_>,
 ) {
-    let (Some(urls), Some(login), Some(routes)) = (urls, login, routes) else {
-        return;
-    };
     if !reader.is_clean("login") {
         return;
     }

@@ -5,15 +5,14 @@ use crate::access::{
     BufferSettings, OnRefusal, RewriteSettings, Route, RouteTable, StreamSettings,
 };
 
-/// Refuses settings that have no effect on a route without an app, and redirects that lead to
-/// themselves.
+/// Refuses settings that have no effect on a route without an app.
 pub(super) fn check_static_answers(routes: &RouteTable, reader: &mut Reader<'_>) {
     for route in routes.iter().filter(|route| route.answer().is_some()) {
-        check_answer(routes, route, reader);
+        check_answer(route, reader);
     }
 }
 
-fn check_answer(routes: &RouteTable, route: &Route, reader: &mut Reader<'_>) {
+fn check_answer(route: &Route, reader: &mut Reader<'_>) {
     let key = format!("routes.{}", route.index());
     for (below, is_set) in [
         (
@@ -35,9 +34,17 @@ fn check_answer(routes: &RouteTable, route: &Route, reader: &mut Reader<'_>) {
         let reason = "has no effect on a route with `answer`, because no app gets a request";
         reader.note(&format!("{key}.{below}"), reason);
     }
-    let target = route.answer().and_then(|answer| answer.redirect_path());
-    if let Some(path) = target.filter(|path| routes.leads_to_itself(route, path)) {
-        let reason = format!("{path} belongs to this route, so the redirect would never end");
-        reader.note(&format!("{key}.answer.redirect"), reason);
+}
+
+/// Refuses redirects that never end.
+pub(super) fn check_redirects(routes: &RouteTable, hosts: &[&str], reader: &mut Reader<'_>) {
+    for route in routes.iter() {
+        if let Some(again) = routes.endless_redirect(route, hosts) {
+            let reason = format!(
+                "never ends, because the redirects lead to the route `{}` again",
+                again.name()
+            );
+            reader.note(&format!("routes.{}.answer.redirect", route.index()), reason);
+        }
     }
 }

@@ -134,7 +134,7 @@ pub fn others(fields: &(impl View + ?Sized), is_own: impl Fn(&[u8]) -> bool) -> 
 /// name is the text before the first `=`, without spaces and tabs at both ends. Only the text
 /// before the first `;` is read. If a cookie has no name, a browser sends only its value, so this
 /// function also looks for a name in the value.
-pub(super) fn name_set_by(value: &[u8]) -> &[u8] {
+pub(crate) fn name_set_by(value: &[u8]) -> &[u8] {
     let mut pair = trim(pieces(value).next().unwrap_or_default());
     while let Some(nameless) = pair.strip_prefix(b"=") {
         pair = trim(nameless);

@@ -110,7 +110,7 @@ impl Worker {
             Ok(accept) => accept,
             Err(error) => return Step::answered(record.refused(&error, &context.parts.headers)),
         };
-        let addresses = AnswerAddresses::of(permit.route(), &context.public_url);
+        let addresses = AnswerAddresses::of(record.site(), permit.route(), &context.public_url);
         let (trailers, watch) = (context.trailers, body.watch());
         let address = context.client.address();
         // The gateway never sends a handshake a second time, so the client gets the app's first
@@ -422,10 +422,7 @@ fn prepare(context: &mut RequestContext, route: &Route) -> Result<Option<HeaderV
         parts.headers.insert(header::HOST, authority.clone());
     }
     client.write(&mut parts.headers, authority);
-    parts.uri = Uri::from(match route.rewrite() {
-        None => target.path_and_query().clone(),
-        Some(rewrite) => rewrite.forwarded(target)?,
-    });
+    parts.uri = Uri::from(route.forwarded(target)?);
     Ok(accept)
 }
 

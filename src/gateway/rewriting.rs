@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use http::{HeaderMap, Method, Response, StatusCode};
 
+use super::site::WorkerSite;
 use super::static_answer::redirect_to_path;
 use super::{Body, RequestContext};
 use crate::access::Route;
@@ -12,15 +13,21 @@ use crate::login::PublicUrl;
 /// The data with which the gateway replaces the addresses in the answer to a request.
 #[derive(Debug)]
 pub(super) struct AnswerAddresses {
+    site: Rc<WorkerSite>,
     route: Rc<Route>,
     public_url: Rc<PublicUrl>,
 }
 
 impl AnswerAddresses {
     /// Returns `None` if the answers of the route stay unchanged.
-    pub(super) fn of(route: &Rc<Route>, public_url: &Rc<PublicUrl>) -> Option<Box<Self>> {
+    pub(super) fn of(
+        site: &Rc<WorkerSite>,
+        route: &Rc<Route>,
+        public_url: &Rc<PublicUrl>,
+    ) -> Option<Box<Self>> {
         route.rewrite()?.addresses()?;
         Some(Box::new(Self {
+            site: Rc::clone(site),
             route: Rc::clone(route),
             public_url: Rc::clone(public_url),
         }))
@@ -30,7 +37,8 @@ impl AnswerAddresses {
     pub(super) fn replace(&self, headers: &mut HeaderMap) {
         let rewrite = self.route.rewrite();
         if let Some(addresses) = rewrite.and_then(|rewrite| rewrite.addresses()) {
-            addresses.replace(headers, self.public_url.origin());
+            let is_own = |path: &str| self.site.is_own(path);
+            addresses.replace(headers, self.public_url.origin(), is_own);
         }
     }
 }

@@ -166,6 +166,8 @@ async fn e_05_e_06_e_07_a_browser_gets_public_addresses_and_no_cookie_of_the_gat
         (&format!("{app}/login"), url("/blog/login")),
         ("http://blog.internal/login", url("/blog/login")),
         ("https://localhost/login", url("/blog/login")),
+        ("/oauth2/sign_out", "/oauth2/sign_out".to_owned()),
+        (&url("/blog/login"), url("/blog/login")),
         ("login", "login".to_owned()),
         ("//evil.test/", "//evil.test/".to_owned()),
         ("https://evil.test/", "https://evil.test/".to_owned()),
@@ -259,7 +261,7 @@ async fn a_handshake_has_the_path_of_the_app_and_public_addresses() {
         assert_eq!(answer.status(), 101);
         assert_eq!(
             answer.values("set-cookie"),
-            ["a=1; Path=/chat", "b=1; Path=/"]
+            ["a=1; Path=/chat", "b=1; Path=/chat"]
         );
     }
 }

@@ -271,6 +271,28 @@ async fn a_reload_closes_only_the_sockets_that_its_rules_forbid() {
 }
 
 #[tokio::test]
+async fn a_reload_closes_a_socket_whose_path_at_the_app_changes() {
+    let (mut scene, sockets) = scene().await;
+    let cookie = scene.cookie("alice").await;
+    let before = scene.gateway.settings().text();
+    let any = "prefix = \"/any\"\nupstream = \"sockets\"\n";
+    assert_eq!(before.matches(any).count(), 1);
+    let with = |rewrite: &str| before.replace(any, &format!("{any}rewrite.{rewrite}\n"));
+    let (mut client, mut app) = open(&scene, &sockets, &cookie).await;
+    scene
+        .gateway
+        .reload(&with("locations = true"))
+        .await
+        .unwrap();
+    app.send(text_frame("same")).await;
+    client.expect(text_frame("same")).await;
+    let other = with("app_prefix = \"/other\"");
+    scene.gateway.reload(&other).await.unwrap();
+    closed_with(&mut client, 1008).await;
+    assert_eq!(app.rest().await, b"");
+}
+
+#[tokio::test]
 async fn w_04_a_refresh_during_a_handshake_counts_for_it() {
     let user = SignedInAdmin::start().await;
     let opening = Opening::at("/admin/ws").of_browser(&user.cookie);
