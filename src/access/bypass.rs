@@ -23,9 +23,9 @@ use crate::upstream::Upstream;
 /// A route whose users can reach paths that another route protects.
 #[derive(Debug)]
 pub(crate) struct Bypass<'a> {
-    /// The route with the less strict rule.
+    /// The less strict route.
     pub(crate) open: &'a Route,
-    /// The route with the stricter rule, or with an answer.
+    /// The stricter route, or a route with an answer.
     pub(crate) protected: &'a Route,
     /// A public path of the route `open`.
     pub(crate) public_path: String,
@@ -119,12 +119,17 @@ impl RouteTable {
 }
 
 impl Route {
-    /// Returns true if everyone who may use this route may also use the route `other`.
+    /// Returns true if every request that this route permits would also be permitted by the route
+    /// `other`.
     fn is_as_strict_as(&self, other: &Self) -> bool {
+        !other.answer().is_some_and(StaticAnswer::denies)
+            && self.admits_only_users_of(other)
+            && self.has_guards_of(other)
+    }
+
+    /// Returns true if everyone who may use this route may also use the route `other`.
+    pub(crate) fn admits_only_users_of(&self, other: &Self) -> bool {
         let mut providers = self.providers();
-        if other.answer().is_some_and(StaticAnswer::denies) {
-            return false;
-        }
         other.is_public()
             || self.rule.is_as_strict_as(&other.rule)
                 && providers.all(|name| other.provider(name).is_some())

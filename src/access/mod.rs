@@ -81,6 +81,7 @@ use tokio::time::Instant;
 pub(crate) use self::backoff::FailureLocation;
 use self::backoff::SessionFailure;
 pub(crate) use self::buffering::BufferSettings;
+pub(crate) use self::bypass::Bypass;
 use self::destination::Destination;
 use self::outcome::Fetched;
 use self::permit::Cookies;

@@ -111,20 +111,23 @@ impl Route {
     /// and if both routes have the same app and the same credentials for this app.
     fn is_within(&self, other: &Self) -> bool {
         let providers = |name| other.providers().any(|accepted| accepted == name);
-        let origins = &other.streams().origins;
         self.upstream().is_some()
             && self.upstream_name() == other.upstream_name()
             && is_within(&self.rule, &other.rule)
-            && self.cross_site.refuses_all_of(&other.cross_site)
             && self.credentials() == other.credentials()
             && (other.is_public() || self.providers().all(providers))
+            && self.has_guards_of(other)
+    }
+
+    /// Returns true if this route refuses all requests of other sites, all preflights and all
+    /// switches of protocols that `other` refuses.
+    pub(super) fn has_guards_of(&self, other: &Self) -> bool {
+        let (streams, others) = (self.streams(), other.streams());
+        let mut origins = streams.origins.iter();
+        self.cross_site.refuses_all_of(&other.cross_site)
             && (other.is_public() || other.allow_preflight || !self.allow_preflight)
-            && (other.streams().upgrades || !self.streams().upgrades)
-            && self
-                .streams()
-                .origins
-                .iter()
-                .all(|origin| origins.contains(origin))
+            && (others.upgrades || !streams.upgrades)
+            && origins.all(|origin| others.origins.contains(origin))
     }
 }
 

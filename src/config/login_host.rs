@@ -33,6 +33,16 @@ pub(super) fn login_host(
         let reason = "has no effect, because public_url has no other origin; remove login.host";
         reader.note("login.host", reason);
     }
+    if let Some((one, other)) = served.same_host() {
+        reader.note(
+            "public_url",
+            format!(
+                "`{one}` and `{other}` contain the same host with different ports; browsers send a \
+                 cookie to all ports of a host, so with login.host the sessions of these origins \
+                 would replace each other"
+            ),
+        );
+    }
     Some(LoginHost {
         url: host.clone(),
         served: served.clone(),

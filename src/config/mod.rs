@@ -28,6 +28,7 @@ mod signing;
 mod static_answers;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -60,7 +61,7 @@ use self::section::Reader;
 use self::signing::{Signing, signing};
 use self::static_answers::{check_redirects, check_static_answers};
 pub(crate) use self::watch::{FileChange, FileVersion, Watch};
-use crate::access::RouteTable;
+use crate::access::{Route, RouteTable};
 use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
 use crate::gateway::{AskingProxies, SpillSettings};
@@ -330,8 +331,11 @@ fn route_table(
 /// Refuses redirects that never end, and routes that lead to protected paths of an app. Checks
 /// nothing if a part of the settings has a problem.
 fn check_paths(urls: &PublicUrls, routes: &RouteTable, reader: &mut Reader<'_>) {
-    let hosts: Vec<String> = urls.authorities().collect();
-    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    // A wildcard stands for all hosts that no route names.
+    let authorities: Vec<String> = urls.authorities().collect();
+    let listed = authorities.iter().map(String::as_str);
+    let hosts: BTreeSet<&str> = listed.chain(routes.iter().flat_map(Route::hosts)).collect();
+    let hosts: Vec<&str> = hosts.into_iter().collect();
     check_redirects(routes, &hosts, reader);
     check_bypasses(routes, &hosts, reader);
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::section::Reader;
-use crate::access::{Route, RouteTable};
+use crate::access::{Bypass, Route, RouteTable};
 
 /// Refuses replaced addresses that have no effect.
 pub(super) fn check_rewriting(routes: &RouteTable, reader: &mut Reader<'_>) {
@@ -68,7 +68,7 @@ pub(super) fn check_bypasses(routes: &RouteTable, hosts: &[&str], reader: &mut R
         {
             continue;
         }
-        let (path, app_path) = (bypass.public_path, bypass.app_path.as_str());
+        let (path, app_path) = (&bypass.public_path, bypass.app_path.as_str());
         reader.note(
             &format!("routes.{}.rewrite.bypasses", open.index()),
             format!(
@@ -77,7 +77,7 @@ pub(super) fn check_bypasses(routes: &RouteTable, hosts: &[&str], reader: &mut R
                  or write bypasses = [\"{protected}\"] in `rewrite` if everyone who may use the route \
                  `{}` may use this part of the app",
                 open.name(),
-                protection(bypass.protected),
+                protection(&bypass),
                 open.name(),
             ),
         );
@@ -90,7 +90,7 @@ pub(super) fn check_bypasses(routes: &RouteTable, hosts: &[&str], reader: &mut R
             } else if !needed.contains(&(route.index(), name.to_string())) {
                 format!(
                     "has no effect, because this route leads to no path that the route `{name}` \
-                     protects with a stricter rule or an answer; remove the name"
+                     protects with stricter settings or an answer; remove the name"
                 )
             } else {
                 continue;
@@ -103,10 +103,12 @@ pub(super) fn check_bypasses(routes: &RouteTable, hosts: &[&str], reader: &mut R
     }
 }
 
-/// Returns the way in which a route protects its paths.
-fn protection(route: &Route) -> &'static str {
-    if route.answer().is_some() {
+/// Returns the way in which the protected route of a bypass protects its paths.
+fn protection(bypass: &Bypass<'_>) -> &'static str {
+    if bypass.protected.answer().is_some() {
         "its answer"
+    } else if bypass.open.admits_only_users_of(bypass.protected) {
+        "stricter values of `cross_site`, `allow_preflight` or `streams`"
     } else {
         "a stricter rule"
     }

@@ -12,7 +12,9 @@
 
 use std::net::IpAddr;
 
-use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, COOKIE, HOST, SEC_WEBSOCKET_KEY, UPGRADE,
+};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri, Version};
@@ -28,16 +30,19 @@ use crate::login::PublicUrl;
 
 /// Fields by which some apps replace the path or the user. A forwarded request never contains such a
 /// field. The other proxy would forward the field, so the gateway refuses an auth check with it.
-const REPLACING: [&str; 9] = [
+const REPLACING: [&str; 12] = [
+    "path-info",
     "proxy",
     "remote-email",
     "remote-groups",
     "remote-name",
     "remote-user",
+    "script-name",
+    "x-forwarded-prefix",
     "x-original-url",
     "x-remote-user",
     "x-rewrite-url",
-    "x-forwarded-prefix",
+    "x-script-name",
 ];
 
 /// Marks the answer to a permitted request. An answer without this mark never has a status that the
@@ -291,7 +296,12 @@ impl AuthCheck {
             return;
         }
         let status = match response.status() {
-            status if status.is_success() => StatusCode::FORBIDDEN,
+            status if status.is_success() => {
+                // A cache must not keep the refusal of a page that caches may keep.
+                let no_store = HeaderValue::from_static("no-store");
+                response.headers_mut().insert(CACHE_CONTROL, no_store);
+                StatusCode::FORBIDDEN
+            }
             status if self.form == AnswerForm::Whole => status,
             StatusCode::SEE_OTHER | StatusCode::UNAUTHORIZED => StatusCode::UNAUTHORIZED,
             _ => StatusCode::FORBIDDEN,

@@ -135,12 +135,18 @@ impl Login {
         query: &str,
         public_url: &PublicUrl,
     ) -> Result<TicketRequest, Box<FailedLogin>> {
-        let time = (self.process.clock.now(), self.settings.timeout);
         let opened = self.opening(public_url).and_then(|opening| {
             let text = parameter(query, "request");
-            TicketRequest::open(&text, opening, time).map_err(Error::Ticket)
+            TicketRequest::open(&text, opening).map_err(Error::Ticket)
         });
-        opened.map_err(|error| Box::new(FailedLogin::new(error, None)))
+        let request = opened.map_err(|error| Box::new(FailedLogin::new(error, None)))?;
+        match request.check_age(self.process.clock.now(), self.settings.timeout) {
+            Ok(()) => Ok(request),
+            Err(error) => {
+                let error = Error::Ticket(error);
+                Err(Box::new(FailedLogin::of_ticket_request(error, &request)))
+            }
+        }
     }
 
     /// Returns the URL that sends the browser back to its host, with a ticket for `session`.

@@ -63,7 +63,9 @@ impl PublicUrl {
     pub(super) fn child(&self, authority: &str) -> Option<Self> {
         let label = authority.strip_suffix(self.authority())?;
         let label = label.strip_suffix('.')?;
-        (!label.is_empty() && !label.contains('.')).then(|| Self {
+        let is_label = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
+        let is_valid = (1..=63).contains(&label.len()) && label.bytes().all(is_label);
+        is_valid.then(|| Self {
             origin: [self.scheme(), "://", authority].concat().into(),
             authority_at: self.authority_at,
         })

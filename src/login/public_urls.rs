@@ -57,9 +57,41 @@ impl PublicUrls {
         listed.chain(wildcards.map(|url| format!("*.{}", url.authority())))
     }
 
+    /// Returns two entries that contain the same host with different ports. Browsers send a cookie
+    /// to all ports of a host (RFC 6265 section 8.5), so such origins share their cookies.
+    pub(crate) fn same_host(&self) -> Option<(String, String)> {
+        let entries: Vec<_> = self.names().zip(self.authorities()).collect();
+        for (index, (name, authority)) in entries.iter().enumerate() {
+            let (host, port) = host_and_port(authority);
+            let mut others = entries.iter().skip(index);
+            let other = others.find(|(_, other)| {
+                let (other_host, other_port) = host_and_port(other);
+                // The wildcards follow the origins, so only `other_host` can be a wildcard that
+                // contains `host`.
+                let parent = other_host.strip_prefix('*');
+                let label = parent.and_then(|parent| host.strip_suffix(parent));
+                let is_below = label.is_some_and(|label| !label.contains('.'));
+                (host == other_host || is_below) && port != other_port
+            });
+            if let Some((other, _)) = other {
+                return Some((name.clone(), other.clone()));
+            }
+        }
+        None
+    }
+
     /// Returns true if an entry is a wildcard.
     pub(crate) fn have_wildcard(&self) -> bool {
         !self.parents.is_empty()
+    }
+}
+
+/// Splits an authority. The port is empty if it is the default port.
+fn host_and_port(authority: &str) -> (&str, &str) {
+    match authority.rsplit_once(':') {
+        // An address of IPv6 contains colons, and ends with a bracket.
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (authority, ""),
     }
 }
 
@@ -155,6 +187,25 @@ mod tests {
         }
         assert!(parse(&["https://a.test", "https://*.a.test"]).is_ok());
         assert_eq!(parse(&[]).unwrap_err(), "at least one origin is required");
+    }
+
+    #[test]
+    fn origins_that_differ_only_in_the_port_share_their_cookies() {
+        let same = |entries: &[&str]| parse(entries).unwrap().same_host().is_some();
+        for (one, other, expected) in [
+            ("https://a.test", "https://a.test:8443", true),
+            ("https://[::1]:1", "https://[::1]", true),
+            ("https://[::1]", "https://[::2]", false),
+            ("https://x.a.test:1", "https://*.a.test", true),
+            ("https://x.a.test", "https://*.a.test", false),
+            ("https://x.y.a.test:1", "https://*.a.test", false),
+            ("https://a.test:1", "https://*.a.test", false),
+            ("https://*.a.test:1", "https://*.a.test", true),
+            ("https://a.test:1", "https://b.test:2", false),
+        ] {
+            assert_eq!(same(&[one, other]), expected, "{one} {other}");
+            assert_eq!(same(&[other, one]), expected, "{other} {one}");
+        }
     }
 
     #[test]

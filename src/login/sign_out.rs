@@ -35,10 +35,13 @@ pub(super) const END_SESSION: &str = "__Host-sidegate-end";
 /// The time in which the browser has to open the endpoint that redirects to the provider.
 pub(super) const END_SESSION_LIFETIME: Duration = Duration::from_mins(2);
 
-/// The longest value of the cookie [`END_SESSION`]. Browsers refuse a longer cookie, and most servers
-/// refuse a longer URL. An ID token that does not fit is left out. The provider then asks the user
-/// for a confirmation.
+/// The longest value of the cookie [`END_SESSION`]. Browsers refuse a longer cookie. An ID token that
+/// does not fit is left out. The provider then asks the user for a confirmation.
 const MAX_COOKIE: usize = 4000;
+
+/// The longest ID token in a URL. Most servers refuse a much longer URL. A longer ID token is left
+/// out.
+const MAX_ID_TOKEN: usize = MAX_COOKIE / 4 * 3;
 
 /// The time in which the provider has to send the browser back.
 const STATE_LIFETIME: Duration = Duration::from_mins(10);
@@ -69,6 +72,13 @@ pub(crate) enum AtProvider {
     Ends(Box<str>),
     /// The provider could not be reached recently, so its session may continue.
     Unreachable(Box<str>),
+}
+
+/// The provider of an ended session, and the ID token of this session. The ID token is empty if the
+/// session had none.
+pub(super) struct AtEnded {
+    pub(super) provider: String,
+    pub(super) id_token: Secret<String>,
 }
 
 /// The provider at which a user has signed out.
@@ -142,30 +152,46 @@ impl Login {
     }
 
     /// Returns what happens at the providers of the ended sessions, and the cookie for the endpoint
-    /// that redirects to the provider. The browser can open the end-session endpoint of one provider
-    /// only, so the function prefers a provider that can be reached.
+    /// that redirects to the provider.
     fn at_provider(
         &self,
         ended: &[Arc<Session>],
         public_url: &PublicUrl,
     ) -> (AtProvider, Option<HeaderValue>) {
-        let mut at_provider = AtProvider::Continues;
+        let session = match self.to_end_at_provider(ended) {
+            Ok(session) => session,
+            Err(provider) => return (AtProvider::Unreachable(provider.into()), None),
+        };
+        let known = session.and_then(|session| {
+            let ended = (session.provider(), session.tokens().id_token());
+            let cookie = self.end_session_cookie(ended, public_url)?;
+            Some((AtProvider::Ends(session.provider().into()), Some(cookie)))
+        });
+        known.unwrap_or((AtProvider::Continues, None))
+    }
+
+    /// Returns the session that its provider has to end, too. The browser can open the end-session
+    /// endpoint of one provider only, so the function prefers a provider that can be reached.
+    ///
+    /// # Errors
+    ///
+    /// The name of the provider, if no such provider could be reached recently.
+    pub(super) fn to_end_at_provider<'a>(
+        &self,
+        ended: &'a [Arc<Session>],
+    ) -> Result<Option<&'a Session>, &'a str> {
+        let mut unreachable = None;
         for session in ended {
             let provider = self.providers.get(session.provider());
             let Some(provider) = provider.filter(|provider| provider.ends_sessions()) else {
                 continue;
             };
-            let recent = provider.recent_readiness(self.process.clock.now());
-            if matches!(recent, Some(Err(_))) {
-                at_provider = AtProvider::Unreachable(session.provider().into());
-                continue;
-            }
-            let ended = (session.provider(), session.tokens().id_token());
-            if let Some(cookie) = self.end_session_cookie(ended, public_url) {
-                return (AtProvider::Ends(session.provider().into()), Some(cookie));
+            match provider.recent_readiness(self.process.clock.now()) {
+                Some(Err(_)) => unreachable = Some(session.provider()),
+                _ => return Ok(Some(session)),
             }
         }
-        (at_provider, None)
+        unreachable.map_or(Ok(None), Err)
     }
 
     /// Returns the cookie with the provider and the ID token of an ended session. The name of the
@@ -196,24 +222,30 @@ impl Login {
         let Found::One(value) = cookies::find(headers, END_SESSION.as_bytes()) else {
             return None;
         };
-        let (name, id_token) = self.ended_at_provider(value, public_url)?;
-        let provider = self.providers.get(&*name)?;
-        let url = self.end_session_url(provider, Some(&id_token), (public_url, public_url))?;
+        let (_, ended) = self.read_sign_out(value, public_url)?;
+        let ended = ended?;
+        let provider = self.providers.get(&*ended.provider)?;
+        let url =
+            self.end_session_url(provider, Some(&ended.id_token), (public_url, public_url))?;
         Some((url, cookie::clear(END_SESSION)))
     }
 
-    /// Reads the provider and the ID token from the value of the cookie [`END_SESSION`]. Returns
-    /// `None` if no session has ended.
-    pub(super) fn ended_at_provider(
+    /// Reads the value of the cookie [`END_SESSION`]. Returns the time of the sign-out, and the
+    /// provider and the ID token of the ended session. The provider is `None` if no session has
+    /// ended. The result is `None` if the user has not signed out recently.
+    pub(super) fn read_sign_out(
         &self,
         cookie: &[u8],
         public_url: &PublicUrl,
-    ) -> Option<(String, Secret<String>)> {
+    ) -> Option<(Timestamp, Option<AtEnded>)> {
         let context = context(b"end_session", public_url);
-        let text = self.unseal_recent(&context, cookie, END_SESSION_LIFETIME)?;
-        let (name, id_token) = text.expose().split_once(' ')?;
-        let id_token = Secret::new(id_token.to_owned());
-        (!name.is_empty()).then(|| (name.to_owned(), id_token))
+        let (signed_out_at, text) = self.unseal_recent(&context, cookie, END_SESSION_LIFETIME)?;
+        let (provider, id_token) = text.expose().split_once(' ')?;
+        let ended = (!provider.is_empty()).then(|| AtEnded {
+            provider: provider.to_owned(),
+            id_token: Secret::new(id_token.to_owned()),
+        });
+        Some((signed_out_at, ended))
     }
 
     /// Returns a link for each provider with an end-session endpoint: the configured name of the
@@ -241,7 +273,7 @@ impl Login {
         let text = format!("{} {}", provider.name(), public_url.origin());
         let state = self.seal_now(&context(b"signed_out", host), &text)?;
         provider.end_session_url(EndSession {
-            id_token: id_token.filter(|token| !token.expose().is_empty()),
+            id_token: id_token.filter(|token| (1..=MAX_ID_TOKEN).contains(&token.expose().len())),
             return_to: &[host.origin(), self.own().signed_out()].concat(),
             state: &state,
         })
@@ -258,7 +290,7 @@ impl Login {
         if state.len() > MAX_STATE {
             return None;
         }
-        let text = self.unseal_recent(
+        let (_, text) = self.unseal_recent(
             &context(b"signed_out", public_url),
             state.as_bytes(),
             STATE_LIFETIME,
@@ -277,21 +309,21 @@ impl Login {
         })
     }
 
-    /// Decrypts a text that begins with the time of its encryption. Returns the rest of the text.
-    /// Returns `None` if the text is older than `lifetime`.
+    /// Decrypts a text that begins with the time of its encryption. Returns this time and the rest
+    /// of the text. Returns `None` if the text is older than `lifetime`. A time in the future is
+    /// accepted, because the clock of the machine may have been set back.
     pub(super) fn unseal_recent(
         &self,
         context: &[u8],
         sealed: &[u8],
         lifetime: Duration,
-    ) -> Option<Secret<String>> {
+    ) -> Option<(Timestamp, Secret<String>)> {
         let sealed = URL_SAFE_NO_PAD.decode(sealed).ok()?;
         let plain = self.keys.open(context, &sealed)?;
         let (made_at, rest) = std::str::from_utf8(&plain).ok()?.split_once(' ')?;
         let made_at = Timestamp::from_millis(made_at.parse().ok()?);
-        let now = self.process.clock.now();
-        let is_recent = made_at <= now && now.since(made_at) <= lifetime;
-        is_recent.then(|| Secret::new(rest.to_owned()))
+        let is_recent = self.process.clock.now().since(made_at) <= lifetime;
+        is_recent.then(|| (made_at, Secret::new(rest.to_owned())))
     }
 
     /// Encrypts a text together with the current time.

@@ -17,12 +17,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderValue};
 
 use super::hosts::{LoginHost, parameter};
-use super::sign_out::{END_SESSION, END_SESSION_LIFETIME, context};
+use super::sign_out::{AtEnded, END_SESSION, END_SESSION_LIFETIME, context};
 use super::ticket::sha256;
 use super::{Error, Login, PublicUrl};
+use crate::clock::Timestamp;
 use crate::fields::cookie::{self as cookies, Found};
 use crate::secret::Secret;
-use crate::session::{Session, SessionRef, cookie};
+use crate::session::{SessionKey, SessionRef, cookie};
 
 /// A step of a sign-out: a redirect.
 #[derive(Debug)]
@@ -37,8 +38,9 @@ pub(crate) struct SignOutStep {
 struct Answer {
     /// The session that the login host has named.
     session: Option<SessionRef>,
-    /// The provider and the ID token of the session that this host has ended.
-    provider: Option<(String, Secret<String>)>,
+    signed_out_at: Timestamp,
+    /// The session that this host has ended.
+    ended: Option<AtEnded>,
 }
 
 impl Login {
@@ -105,7 +107,7 @@ impl Login {
         public_url: &PublicUrl,
     ) -> Option<SignOutStep> {
         let context_of_request = context(b"sign_out request", public_url);
-        let text = self.unseal_recent(
+        let (_, text) = self.unseal_recent(
             &context_of_request,
             request.as_bytes(),
             END_SESSION_LIFETIME,
@@ -137,25 +139,40 @@ impl Login {
         let Some(answer) = self.read_answer(answer, headers, public_url) else {
             return Ok(None);
         };
-        let keys = answer.session.iter().map(|named| *named.key()).collect();
-        let ended = self.end_sessions(keys).await?;
-        let provider_of = |session: &Arc<Session>| {
-            let id_token = session.tokens().id_token();
-            let id_token = id_token.map_or_else(String::new, |token| token.expose().clone());
-            (session.provider().to_owned(), Secret::new(id_token))
+        let named = answer.session.as_ref().map(SessionRef::key);
+        let key = match named {
+            Some(key) if !self.began_after(key, answer.signed_out_at).await => Some(*key),
+            _ => None,
         };
-        let known = ended.first().map(provider_of);
-        let known = answer.provider.or(known);
-        let url = known.and_then(|(name, id_token)| {
-            let provider = self.providers.get(&*name)?;
+        let ended = self.end_sessions(key.into_iter().collect()).await?;
+        let known = answer.ended.or_else(|| {
+            let session = self.to_end_at_provider(&ended).ok()??;
+            let id_token = session.tokens().id_token();
+            Some(AtEnded {
+                provider: session.provider().to_owned(),
+                id_token: id_token
+                    .cloned()
+                    .unwrap_or_else(|| Secret::new(String::new())),
+            })
+        });
+        let url = known.and_then(|known| {
+            let provider = self.providers.get(&*known.provider)?;
             let hosts = (public_url, &host.url);
-            self.end_session_url(provider, Some(&id_token), hosts)
+            self.end_session_url(provider, Some(&known.id_token), hosts)
         });
         let page = [public_url.origin(), self.own().signed_out()].concat();
         Ok(Some(SignOutStep {
             location: url.map_or(page, String::from),
             cookies: vec![cookie::clear(END_SESSION)],
         }))
+    }
+
+    /// Returns true if the session `key` began after `signed_out_at`. A sign-out that was not
+    /// completed must not end the session of a later login. A session that cannot be read did not
+    /// begin later.
+    async fn began_after(&self, key: &SessionKey, signed_out_at: Timestamp) -> bool {
+        let session = self.process.sessions.fetch(key).await.ok().flatten();
+        session.is_some_and(|session| session.opened_at() > signed_out_at)
     }
 
     /// Reads the answer of the login host and the cookie of the sign-out. Returns `None` if the
@@ -167,15 +184,17 @@ impl Login {
         public_url: &PublicUrl,
     ) -> Option<Answer> {
         let sealed_for = context(b"sign_out answer", public_url);
-        let text = self.unseal_recent(&sealed_for, answer.as_bytes(), END_SESSION_LIFETIME)?;
+        let (_, text) = self.unseal_recent(&sealed_for, answer.as_bytes(), END_SESSION_LIFETIME)?;
         let (hash, session) = text.expose().split_once(' ')?;
         let cookie = sign_out_cookie(headers)?;
         let hash = URL_SAFE_NO_PAD.decode(hash).ok()?;
         verify_slices_are_equal(&sha256(cookie), &hash).ok()?;
         let named = URL_SAFE_NO_PAD.decode(session).ok()?;
+        let (signed_out_at, ended) = self.read_sign_out(cookie, public_url)?;
         Some(Answer {
             session: SessionRef::from_bytes(&named),
-            provider: self.ended_at_provider(cookie, public_url),
+            signed_out_at,
+            ended,
         })
     }
 }

@@ -198,23 +198,28 @@ impl TicketRequest {
         seal(&raw, keys, &request_context(login_host))
     }
 
-    /// Decrypts a request that another host has sealed for the login host.
+    /// Decrypts a request that another host has sealed for the login host. The request may be too
+    /// old ([`TicketRequest::check_age`]).
     ///
     /// # Errors
     ///
-    /// [`StateError::Missing`], [`StateError::Foreign`] or [`StateError::Expired`].
-    pub(super) fn open(
-        text: &str,
-        opening: Opening<'_>,
-        (now, timeout): (Timestamp, Duration),
-    ) -> Result<Self, StateError> {
+    /// [`StateError::Missing`] or [`StateError::Foreign`].
+    pub(super) fn open(text: &str, opening: Opening<'_>) -> Result<Self, StateError> {
         let context = request_context(opening.public_url);
         let plain = open(text, opening.keys, &context)?;
-        let request = Self::decode(&plain, opening).ok_or(StateError::Foreign)?;
-        if request.issued_at.plus(timeout) <= now {
+        Self::decode(&plain, opening).ok_or(StateError::Foreign)
+    }
+
+    /// Checks that the request is younger than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::Expired`].
+    pub(super) fn check_age(&self, now: Timestamp, timeout: Duration) -> Result<(), StateError> {
+        if self.issued_at.plus(timeout) <= now {
             return Err(StateError::Expired);
         }
-        Ok(request)
+        Ok(())
     }
 
     fn decode(plain: &[u8], opening: Opening<'_>) -> Option<Self> {

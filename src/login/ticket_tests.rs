@@ -75,7 +75,7 @@ fn a_host_that_the_url_parser_refuses_gets_a_ticket() {
     let host = hosts.served.find("xn--a.apps.test").unwrap();
     assert!(PublicUrl::try_from(host.origin().to_owned()).is_err());
     let text = hosts.request(&host);
-    let request = TicketRequest::open(&text, hosts.at(&hosts.login), (NOW, TIMEOUT)).unwrap();
+    let request = TicketRequest::open(&text, hosts.at(&hosts.login)).unwrap();
     assert_eq!(request.host(), &host);
 }
 
@@ -83,7 +83,7 @@ fn a_host_that_the_url_parser_refuses_gets_a_ticket() {
 fn a_request_opens_to_what_was_sealed() {
     let hosts = Hosts::new();
     let text = hosts.request(&hosts.app);
-    let request = TicketRequest::open(&text, hosts.at(&hosts.login), (NOW, TIMEOUT)).unwrap();
+    let request = TicketRequest::open(&text, hosts.at(&hosts.login)).unwrap();
     assert_eq!(request.host(), &hosts.app);
     assert_eq!(request.return_to.as_str(), PAGE);
     let replaced = Some(SessionKey::from_bytes([7; 16]));
@@ -109,7 +109,9 @@ fn a_46_a_request_is_valid_at_the_login_host_for_a_served_host_and_a_limited_tim
     let hosts = Hosts::new();
     let text = hosts.request(&hosts.app);
     let refused = |text: &str, at: &PublicUrl, now| {
-        TicketRequest::open(text, hosts.at(at), (now, TIMEOUT)).unwrap_err()
+        let opened = TicketRequest::open(text, hosts.at(at));
+        let checked = opened.and_then(|request| request.check_age(now, TIMEOUT));
+        checked.unwrap_err()
     };
     assert_eq!(refused("", &hosts.login, NOW), StateError::Missing);
     assert_eq!(refused(&text, &hosts.app, NOW), StateError::Foreign);

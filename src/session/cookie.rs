@@ -18,9 +18,8 @@ pub(crate) const OTHERS: &str = "__Host-sidegate-";
 
 /// Returns true if `name` is the name of a cookie of the gateway that browsers send to an app. The
 /// cookies of saved pages ([`set_at`]) are not included, because browsers send them only to an
-/// endpoint of the gateway. The gateway removes its own
-/// cookies from requests to an upstream. The gateway also removes cookies with its own names from
-/// responses of an upstream.
+/// endpoint of the gateway. The gateway removes its own cookies from requests to an upstream. The
+/// gateway also removes cookies with its own names from responses of an upstream.
 pub fn is_own(name: &[u8]) -> bool {
     name == SESSION.as_bytes() || name.starts_with(OTHERS.as_bytes())
 }

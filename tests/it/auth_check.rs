@@ -348,7 +348,10 @@ async fn refused_fields(asking: &Asking) {
         "x-original-url",
         "x-rewrite-url",
         "remote-user",
+        "path-info",
+        "script-name",
         "x-forwarded-prefix",
+        "x-script-name",
     ] {
         let forged = BrowserRequest::fetch(&url("/public/x")).field(name, "/admin");
         let page = asking.browser().send(forged).await;
