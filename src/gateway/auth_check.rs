@@ -12,9 +12,7 @@
 
 use std::net::IpAddr;
 
-use http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, COOKIE, HOST, SEC_WEBSOCKET_KEY, UPGRADE,
-};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, COOKIE, HOST, SEC_WEBSOCKET_KEY};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri, Version};
@@ -251,7 +249,7 @@ impl AuthCheck {
         let asked = &context.parts.headers;
         // Some proxies remove `Upgrade` from the request of the auth check.
         let is_websocket = asked.contains_key(SEC_WEBSOCKET_KEY);
-        if is_websocket || asked.contains_key(UPGRADE) {
+        if is_websocket || context.upgrade.is_some() {
             check_switch(context, permit, is_websocket)?;
         }
         if !is_websocket && is_refused_cross_site(context, permit) {

@@ -360,8 +360,7 @@ impl Worker {
             public_url,
             client,
             trailers,
-            // The gateway does not forward the request of an auth check, so no protocol is switched.
-            upgrade: upgrade.filter(|_upgrade| auth_check.is_none()),
+            upgrade,
             auth_check,
         };
         // The gateway's own endpoints are checked before the routes, so that no route can replace

@@ -184,8 +184,12 @@ impl StreamGuard {
     }
 
     fn check_rule(&mut self) -> Result<(), Cut> {
-        let access = &self.site.get().access;
-        allowed(self.stream.reloaded(access, &self.target, self.kind))
+        let site = self.site.get();
+        // A reload may have removed the host of the stream.
+        if site.public_url(self.target.authority()).is_none() {
+            return Err(RULE);
+        }
+        allowed(self.stream.reloaded(&site.access, &self.target, self.kind))
     }
 
     fn session_ended(&mut self, why: EndReason) -> Result<(), Cut> {

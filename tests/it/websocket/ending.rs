@@ -293,6 +293,20 @@ async fn a_reload_closes_a_socket_whose_path_at_the_app_changes() {
 }
 
 #[tokio::test]
+async fn a_reload_closes_a_socket_whose_host_is_not_served_any_more() {
+    let (mut scene, sockets) = scene().await;
+    let cookie = scene.cookie("alice").await;
+    let (mut client, mut app) = open(&scene, &sockets, &cookie).await;
+    let before = scene.gateway.settings().text();
+    let mut lines: Vec<_> = before.lines().collect();
+    let public_url = lines.iter_mut().find(|line| line.starts_with("public_url"));
+    *public_url.unwrap() = "public_url = \"http://other.localhost\"";
+    scene.gateway.reload(&lines.join("\n")).await.unwrap();
+    closed_with(&mut client, 1008).await;
+    assert_eq!(app.rest().await, b"");
+}
+
+#[tokio::test]
 async fn w_04_a_refresh_during_a_handshake_counts_for_it() {
     let user = SignedInAdmin::start().await;
     let opening = Opening::at("/admin/ws").of_browser(&user.cookie);
