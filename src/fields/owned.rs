@@ -5,15 +5,11 @@ use http::header::EXPECT;
 
 use super::strip::HOP_BY_HOP;
 
-/// Names that clients may never send, in normalized form (lower case, with `-` for every character
-/// that is not a letter or digit). An app could read these fields for three purposes: to learn who
-/// the client is, to learn where the request comes from, or to replace a part of the request that
-/// the rules have checked, such as the path.
-const NAMES: [&str; 31] = [
-    "client-cert",
-    "client-cert-chain",
-    "forwarded",
-    "front-end-https",
+/// Names that clients may never send, because an app could read these fields to replace the method,
+/// the path or the user of a request after the rules have checked the request. No proxy writes these
+/// fields for its own use. The names are in normalized form (lower case, with `-` for every character
+/// that is not a letter or digit).
+pub(crate) const REPLACING: [&str; 14] = [
     "path-info",
     "proxy",
     "remote-email",
@@ -21,23 +17,32 @@ const NAMES: [&str; 31] = [
     "remote-name",
     "remote-user",
     "script-name",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-url",
+    "x-remote-user",
+    "x-rewrite-url",
+    "x-script-name",
+];
+
+/// Further names that clients may never send, in normalized form. An app could read these fields to
+/// learn who the client is, or where the request comes from. A proxy may write these fields.
+const NAMES: [&str; 17] = [
+    "client-cert",
+    "client-cert-chain",
+    "forwarded",
+    "front-end-https",
     "ssl-client-cert",
     "ssl-client-s-dn",
     "ssl-client-verify",
     "x-client-cert",
     "x-client-ip",
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
     "x-original-method",
     "x-original-uri",
-    "x-original-url",
     "x-real-ip",
-    "x-remote-user",
     "x-request-id",
-    "x-rewrite-url",
     "x-scheme",
-    "x-script-name",
     "x-ssl-client-cert",
     "x-ssl-client-verify",
     "x-url-scheme",
@@ -105,7 +110,7 @@ impl OwnedFields {
                 passes_as_spelled,
             }
         };
-        let built_in = NAMES.iter().map(owning(false));
+        let built_in = REPLACING.iter().chain(&NAMES).map(owning(false));
         let names: Box<[OwnedName]> = built_in
             .chain(SPELLED_EXACTLY.iter().map(owning(true)))
             .chain(configured)

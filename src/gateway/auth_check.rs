@@ -23,25 +23,9 @@ use super::request_buffer::is_refused_cross_site;
 use super::tunnel::check_switch;
 use super::{Body, Error, RequestContext, WorkerSite};
 use crate::access::Permit;
+use crate::fields::REPLACING;
 use crate::fields::forwarded::{Scheme, TrustedPeers};
 use crate::login::PublicUrl;
-
-/// Fields by which some apps replace the path or the user. A forwarded request never contains such a
-/// field. The other proxy would forward the field, so the gateway refuses an auth check with it.
-const REPLACING: [&str; 12] = [
-    "path-info",
-    "proxy",
-    "remote-email",
-    "remote-groups",
-    "remote-name",
-    "remote-user",
-    "script-name",
-    "x-forwarded-prefix",
-    "x-original-url",
-    "x-remote-user",
-    "x-rewrite-url",
-    "x-script-name",
-];
 
 /// Marks the answer to a permitted request. An answer without this mark never has a status that the
 /// other proxy understands as a permission.
@@ -197,7 +181,9 @@ impl WorkerSite {
     }
 
     /// Refuses a field that the app could read instead of a field of the gateway: another spelling
-    /// of a field that only the gateway may write, or a field that replaces the path or the user.
+    /// of a field that only the gateway may write, or a field that replaces the method, the path or
+    /// the user. A forwarded request never contains such a field, but the other proxy would forward
+    /// the field.
     fn check_names(&self, headers: &HeaderMap) -> Result<(), Error> {
         let is_alias = |name: &str| {
             !name
@@ -206,7 +192,10 @@ impl WorkerSite {
         };
         let is_refused = |name: &&HeaderName| {
             let name = name.as_str();
-            (is_alias(name) && self.owned().contains(name)) || REPLACING.contains(&name)
+            // An app reads the removed prefix of the path from `X-Forwarded-Prefix`.
+            (is_alias(name) && self.owned().contains(name))
+                || REPLACING.contains(&name)
+                || name == "x-forwarded-prefix"
         };
         match headers.keys().find(is_refused) {
             Some(name) => Err(Error::ForgedField(name.clone())),

@@ -351,6 +351,9 @@ async fn refused_fields(asking: &Asking) {
         "path-info",
         "script-name",
         "x-forwarded-prefix",
+        "x-http-method",
+        "x-http-method-override",
+        "x-method-override",
         "x-script-name",
     ] {
         let forged = BrowserRequest::fetch(&url("/public/x")).field(name, "/admin");
