@@ -72,14 +72,13 @@ const SPELLED_EXACTLY: [&str; 4] = [
 /// or digit. A percent-encoded spelling such as `X%2DUser` is a different name.
 #[derive(Clone, Debug)]
 pub struct OwnedFields {
-    names: Box<[OwnedName]>,
-    /// One entry for each possible first letter, with the lengths of the names that begin with this
-    /// letter. An entry is a bit set: bit `n` is set if the length of a name is `n` modulo 64. The
-    /// low five bits of the first letter are the index of the entry.
-    lengths: [u64; 32],
-    /// Contains bit sets like `lengths`, but for the names of all fields that the gateway may have
-    /// to remove from a request. For nearly every field that is kept, one look-up in `may_remove`
-    /// is enough.
+    /// One row for each possible first letter, with the names that begin with this letter. The low
+    /// five bits of the first letter are the index of the row.
+    names: [Box<[OwnedName]>; 32],
+    /// One entry for each row, with the lengths of the names of all fields that the gateway may
+    /// have to remove from a request. An entry is a bit set: bit `n` is set if the length of a name
+    /// is `n` modulo 64. For nearly every field that is kept, one look-up in `may_remove` is
+    /// enough.
     may_remove: [u64; 32],
 }
 
@@ -111,15 +110,17 @@ impl OwnedFields {
             }
         };
         let built_in = REPLACING.iter().chain(&NAMES).map(owning(false));
-        let names: Box<[OwnedName]> = built_in
+        let names = built_in
             .chain(SPELLED_EXACTLY.iter().map(owning(true)))
-            .chain(configured)
-            .collect();
-        let mut lengths = [0; 32];
-        for name in &names {
-            add(&mut lengths, &name.folded, length_bit(&name.folded));
+            .chain(configured);
+        let mut rows: [Vec<OwnedName>; 32] = std::array::from_fn(|_| Vec::new());
+        let mut may_remove = [0; 32];
+        for name in names {
+            add(&mut may_remove, &name.folded, length_bit(&name.folded));
+            if let Some(row) = rows.get_mut(row(&name.folded)) {
+                row.push(name);
+            }
         }
-        let mut may_remove = lengths;
         for name in HOP_BY_HOP.iter().chain([&EXPECT.as_str()]) {
             add(&mut may_remove, name, length_bit(name));
         }
@@ -127,8 +128,7 @@ impl OwnedFields {
             add(&mut may_remove, prefix, u64::MAX);
         }
         Self {
-            names,
-            lengths,
+            names: rows.map(Vec::into_boxed_slice),
             may_remove,
         }
     }
@@ -144,15 +144,15 @@ impl OwnedFields {
     /// Returns true if only the gateway may write a field whose name has this spelling. The
     /// comparison ignores the case of letters.
     pub(crate) fn contains(&self, name: &str) -> bool {
-        let bytes = name.as_bytes();
-        let listed = holds(&self.lengths, name)
-            && self.names.iter().any(|owned| {
-                let same = owned.folded.len() == name.len() && begins_with(bytes, &owned.folded);
-                same && !(owned.passes_as_spelled && owned.folded.eq_ignore_ascii_case(name))
-            });
-        listed
-            || (is_prefix_row(row(name))
-                && PREFIXES.iter().any(|prefix| begins_with(bytes, prefix)))
+        let (bytes, row) = (name.as_bytes(), row(name));
+        let mut same_row = self.names.get(row).into_iter().flatten();
+        let listed = same_row.any(|owned| {
+            let is_standard = || owned.folded.eq_ignore_ascii_case(name);
+            owned.folded.len() == name.len()
+                && !(owned.passes_as_spelled && is_standard())
+                && begins_with(bytes, &owned.folded)
+        });
+        listed || (is_prefix_row(row) && PREFIXES.iter().any(|prefix| begins_with(bytes, prefix)))
     }
 }
 
