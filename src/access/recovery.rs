@@ -33,13 +33,14 @@ pub(crate) struct TokenRefusal {
     sent: SentRequest,
 }
 
-/// Whether a request has content, as far as the gateway knows before the body arrives.
+/// Whether the gateway has the complete body of a request before the gateway sends the request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Content {
-    /// The request has no body.
-    None,
-    /// The request has a body, or the gateway does not know yet whether the request has a body.
-    Some,
+    /// The gateway has the complete body, in this number of pieces. A request without a body has no
+    /// pieces.
+    Complete(usize),
+    /// A part of the body has not arrived, or is in a file.
+    Incomplete,
 }
 
 /// States whether a request can be sent again.
@@ -71,15 +72,20 @@ impl Access {
     /// On a route that forwards refusals to the browser, the gateway sends a request again only if
     /// the session was refreshed during the request. If a route of the site uses
     /// `refresh_and_retry`, a refresh can start at any time. If no route uses `refresh_and_retry`,
-    /// a refresh starts only when the refresh is due. A request with a body can take a long time,
-    /// so a refresh can become due during the request.
+    /// a refresh starts only when the refresh is due. A client can send an incomplete body slowly,
+    /// so a refresh can become due during the request. The deadline for the answer begins again
+    /// when the app accepts a piece of the body.
     pub(crate) fn must_keep(&self, sent: &SentRequest, content: Content, now: Timestamp) -> bool {
         if sent.route.on_refusal != OnRefusal::Pass || self.refreshes_on_refusal {
             return true;
         }
-        let longest = sent.route.upstream().map(|app| app.longest_wait());
-        let answered = now.plus(longest.unwrap_or_default());
-        content == Content::Some || sent.session.is_due(answered)
+        let Content::Complete(pieces) = content else {
+            return true;
+        };
+        let wait = sent.route.upstream().map(|app| app.longest_wait());
+        let waits = u32::try_from(pieces).unwrap_or(u32::MAX).saturating_add(1);
+        let answered = now.plus(wait.unwrap_or_default().saturating_mul(waits));
+        sent.session.is_due(answered)
     }
 
     /// Returns a [`TokenRefusal`] if the app's answer refuses the token of the request.
@@ -286,16 +292,25 @@ mod tests {
             .unwrap()
             .longest_wait();
         let last = 3000 - longest.as_secs();
-        assert!(!kept(&passing, Content::None, after(last - 1)));
-        assert!(kept(&passing, Content::None, after(last)));
-        assert!(kept(&passing, Content::Some, NOW));
+        let without_body = Content::Complete(0);
+        assert!(!kept(&passing, without_body, after(last - 1)));
+        assert!(kept(&passing, without_body, after(last)));
+        let with_a_piece = last - longest.as_secs();
+        assert!(!kept(
+            &passing,
+            Content::Complete(1),
+            after(with_a_piece - 1)
+        ));
+        assert!(kept(&passing, Content::Complete(1), after(with_a_piece)));
+        assert!(kept(&passing, Content::Complete(usize::MAX), NOW));
+        assert!(kept(&passing, Content::Incomplete, NOW));
         // `claim_refresh` delays the next refresh by a few seconds only. After this delay, a
         // refresh can still start before the app has answered the request.
         assert!(session.claim_refresh(after(3000), after(3005)));
-        assert!(kept(&passing, Content::None, after(3001)));
+        assert!(kept(&passing, without_body, after(3001)));
         for others in [&["pass", "refresh_and_retry"], &["relogin", "pass"]] {
             assert!(
-                kept(&access(&fixture, others), Content::None, NOW),
+                kept(&access(&fixture, others), without_body, NOW),
                 "{others:?}"
             );
         }

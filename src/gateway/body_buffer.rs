@@ -67,6 +67,11 @@ impl BodyBuffer {
         self.bytes
     }
 
+    /// Returns the number of pieces, if no byte of the body can be in a file.
+    pub(super) fn pieces_in_memory(&self) -> Option<usize> {
+        self.spill.is_none().then_some(self.pieces.len())
+    }
+
     /// Stores a piece. Call [`BodyBuffer::poll_growth`] first.
     pub(super) fn push(&mut self, data: Bytes) {
         self.bytes = self.bytes.saturating_add(count(data.len()));

@@ -476,6 +476,8 @@ enum Step<'a> {
     /// The remaining work for the request, as a boxed future. If the future were not in a box,
     /// [`Step`] would be larger, and every request would move more memory.
     Boxed(Pin<Box<dyn Future<Output = Response<Body>> + 'a>>),
+    /// The request waits for its body. The future yields the next step of the request.
+    Later(Pin<Box<dyn Future<Output = Step<'a>> + 'a>>),
 }
 
 impl<'a> Step<'a> {
@@ -494,9 +496,12 @@ impl<'a> Step<'a> {
     )]
     fn finish(mut self, worker: &'a Worker) -> impl Future<Output = Response<Body>> + use<'a> {
         async move {
-            match &mut self {
-                Self::Boxed(rest) => rest.await,
-                Self::Sent(in_flight) => in_flight.arrive(worker).await,
+            loop {
+                self = match &mut self {
+                    Self::Boxed(rest) => return rest.await,
+                    Self::Sent(in_flight) => return in_flight.arrive(worker).await,
+                    Self::Later(next) => next.await,
+                };
             }
         }
     }

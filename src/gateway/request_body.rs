@@ -80,6 +80,15 @@ impl ForwardedBody {
         self.is_ready
     }
 
+    /// Returns the number of pieces of the body, if the gateway has the complete body in memory.
+    pub(super) fn complete_pieces(&self) -> Option<usize> {
+        match &self.begin {
+            _ if !self.rest.is_end_stream() => None,
+            None => Some(0),
+            Some(begin) => begin.buffer.pieces_in_memory(),
+        }
+    }
+
     /// The part of the body that is not buffered.
     pub(super) fn rest_mut(&mut self) -> &mut RequestBody {
         &mut self.rest
@@ -96,7 +105,7 @@ impl ForwardedBody {
         self
     }
 
-    /// Reads the body until it is complete, or until the buffer is full.
+    /// Reads the body until it is complete, or until the buffer is full. Then the body is ready.
     ///
     /// # Errors
     ///
@@ -104,12 +113,12 @@ impl ForwardedBody {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the body is lost.
-    pub(super) async fn buffered(
-        mut self,
+    /// If the future is dropped, the part of the body that the future has read is lost.
+    pub(super) async fn buffer(
+        &mut self,
         buffer: BodyBuffer,
         needed: Needed,
-    ) -> Result<Self, NotBuffered> {
+    ) -> Result<(), NotBuffered> {
         let mut begin = Box::new(Begin {
             buffer,
             trailers: None,
@@ -133,7 +142,8 @@ impl ForwardedBody {
             }
         }
         self.begin = Some(begin);
-        Ok(self.streaming())
+        self.is_ready = true;
+        Ok(())
     }
 }
 

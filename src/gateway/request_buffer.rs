@@ -3,12 +3,12 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{Response, header};
+use http::header;
 
 use super::body_buffer::{BodyBuffer, BufferSizes};
 use super::forward::is_streaming_call;
 use super::request_body::{ForwardedBody, Needed, NotBuffered};
-use super::{Body, Error, Record, RequestContext, Step, Worker, WorkerSite, grpc};
+use super::{Error, Record, RequestContext, Step, Worker, WorkerSite, grpc};
 use crate::access::{Permit, Recent, Route};
 use crate::clock::Timestamp;
 use crate::fields;
@@ -38,53 +38,72 @@ impl Worker {
             return self.forward(context, permit, body, record);
         }
         let route = permit.0.route();
-        let prepared = prepare_body(record.site(), (&context, route), body.rest_mut());
+        let grpc = grpc::Protocol::of(&context.parts.method, &context.parts.headers);
+        let prepared = prepare_body(record.site(), (grpc, route), body.rest_mut());
         if let Err(error) = prepared {
             record.route(route, DecisionLabel::Permit);
             return Step::answered(record.refused(&error, &context.parts.headers));
         }
-        let buffered = request_buffer(&context, &permit.0);
+        let buffered = request_buffer((&context, grpc), &permit.0);
         let Some((buffer, needed)) = buffered else {
             return self.forward(context, permit, body.streaming(), record);
         };
-        let body = (body, record.site().buffer(buffer), needed);
-        Step::boxed(self.forward_buffered(context, permit, body, record))
+        let buffer = record.site().buffer(buffer);
+        let waiting = Box::new(Waiting {
+            context,
+            permit,
+            body,
+            record,
+        });
+        Step::Later(Box::pin(self.forward_buffered(waiting, buffer, needed)))
     }
 
     /// Waits for the body of a request, and then forwards the request.
     async fn forward_buffered(
         &self,
-        mut context: RequestContext,
-        (permit, now): (Permit, Timestamp),
-        (body, buffer, needed): (ForwardedBody, BodyBuffer, Needed),
-        mut record: Record,
-    ) -> Response<Body> {
-        record.route(permit.route(), DecisionLabel::Permit);
-        let site = Rc::clone(record.site());
-        let body = match body.buffered(buffer, needed).await {
-            Ok(body) => body,
-            Err(failure) => {
-                let error = match failure {
-                    NotBuffered::Failed(failure) => Error::RequestBody(failure),
-                    NotBuffered::Full => Error::BuffersFull,
-                };
-                return record.refused(&error, &context.parts.headers);
-            }
-        };
+        mut waiting: Box<Waiting>,
+        buffer: BodyBuffer,
+        needed: Needed,
+    ) -> Step<'_> {
+        waiting
+            .record
+            .route(waiting.permit.0.route(), DecisionLabel::Permit);
+        let buffered = waiting.body.buffer(buffer, needed).await;
+        let Waiting {
+            mut context,
+            permit: (permit, now),
+            body,
+            mut record,
+        } = *waiting;
+        if let Err(failure) = buffered {
+            let error = match failure {
+                NotBuffered::Failed(failure) => Error::RequestBody(failure),
+                NotBuffered::Full => Error::BuffersFull,
+            };
+            return Step::answered(record.refused(&error, &context.parts.headers));
+        }
         // The listener has sent `100 Continue` to the client, because the gateway has read the
         // body. Therefore the app must not get the field `Expect`.
         context.parts.headers.remove(header::EXPECT);
+        let site = Rc::clone(record.site());
         let later = site.clock().now();
         if later.since(now) < REDECIDE_AFTER {
-            let sent = self.forward(context, (permit, now), body, record);
-            return sent.finish(self).await;
+            return self.forward(context, (permit, now), body, record);
         }
         // During a long wait, the session may have ended, or its access token may have expired.
         drop(permit);
         let head = (&context.parts.method, &context.parts.headers);
         let decision = (site.access).decide(head, &context.target, &Recent::default(), later);
-        self.answer(context, decision, body, record).await
+        Step::boxed(self.answer(context, decision, body, record))
     }
+}
+
+/// A permitted request whose body the gateway buffers.
+struct Waiting {
+    context: RequestContext,
+    permit: (Permit, Timestamp),
+    body: ForwardedBody,
+    record: Record,
 }
 
 /// Applies the guard against requests of other sites. Returns true if the route refuses the
@@ -100,11 +119,10 @@ pub(super) fn is_refused_cross_site(context: &RequestContext, permit: &mut Permi
 /// Sets the limits and the trailer filter of a request body.
 fn prepare_body(
     site: &Rc<WorkerSite>,
-    (context, route): (&RequestContext, &Route),
+    (grpc, route): (Option<grpc::Protocol>, &Route),
     body: &mut RequestBody,
 ) -> Result<(), Error> {
-    let protocol = grpc::Protocol::of(&context.parts.method, &context.parts.headers);
-    if protocol.is_some_and(|protocol| is_streaming_call(protocol, route)) {
+    if grpc.is_some_and(|protocol| is_streaming_call(protocol, route)) {
         body.allow_pauses();
     }
     body.forward_trailers(|| {
@@ -123,7 +141,10 @@ fn prepare_body(
 /// clients wait for an answer before they send the rest of the body, for example in a gRPC call, in
 /// a handshake, or after `Expect`. Unless the route sets `whole_request`, the gateway does not
 /// buffer the body of a gRPC call, of a handshake or of a request with `Expect`.
-fn request_buffer(context: &RequestContext, permit: &Permit) -> Option<(BufferSizes, Needed)> {
+fn request_buffer(
+    (context, grpc): (&RequestContext, Option<grpc::Protocol>),
+    permit: &Permit,
+) -> Option<(BufferSizes, Needed)> {
     let RequestContext { parts, upgrade, .. } = context;
     let route = permit.route();
     let buffers = route.buffers();
@@ -137,8 +158,8 @@ fn request_buffer(context: &RequestContext, permit: &Permit) -> Option<(BufferSi
     let may_wait = || {
         route.is_stream()
             || upgrade.is_some()
+            || grpc.is_some()
             || parts.headers.contains_key(header::EXPECT)
-            || grpc::Protocol::of(&parts.method, &parts.headers).is_some()
     };
     if buffers.request == 0 || (needed == Needed::Begin && may_wait()) {
         return None;

@@ -2,7 +2,6 @@
 //! second time if the app has refused the token of the first attempt.
 
 use http::Request;
-use http_body::Body as _;
 
 use super::request_body::ForwardedBody;
 use super::{RequestContext, WorkerSite};
@@ -49,10 +48,6 @@ pub(super) fn must_keep(
     body: &ForwardedBody,
     now: Timestamp,
 ) -> bool {
-    let content = if body.is_end_stream() {
-        Content::None
-    } else {
-        Content::Some
-    };
+    let content = (body.complete_pieces()).map_or(Content::Incomplete, Content::Complete);
     site.access.must_keep(sent, content, now)
 }
