@@ -12,7 +12,7 @@ import time
 
 from . import idle, machine, options, peers, plots
 from .browser import FIELDS
-from .places import DRIVE, PROGRAM
+from .places import DRIVE, PROGRAM, RESULTS
 from .report import table
 from .stage import Stage, Wrong, free_port
 
@@ -38,6 +38,8 @@ STEPS = {
     "routes": [1, 10, 100, 1000],
     "workers": [1, 2],
 }
+# With --quick, these axes end at a hundredth.
+SHORTENED = ("connections", "sessions")
 
 
 def main():
@@ -47,7 +49,8 @@ def main():
     with Stage(PROGRAM) as stage:
         scaling = Scaling(stage, arguments)
         scaling.prepare()
-        scaling.measure_idle()
+        if arguments.only in (None, "connections"):
+            scaling.measure_idle()
         for number in range(arguments.rounds):
             scaling.round(number)
             print(f"round {number + 1}: {time.time() - began:.0f} s", flush=True)
@@ -55,13 +58,17 @@ def main():
     text = json.dumps(results, indent=1)
     (arguments.output / "scaling.json").write_text(text + "\n", encoding="utf-8")
     (arguments.output / "scaling.md").write_text(markdown(results), encoding="utf-8")
-    plots.scaling(results, arguments.output / "scaling.svg")
+    if not arguments.only:
+        plots.scaling(results, arguments.output / "scaling.svg")
     print(markdown(results))
 
 
 def parse():
     parser = options.parser("scaling", "up to a hundredth of everything", seconds=float)
+    parser.add_argument("--only", choices=STEPS, help="measures only this axis, and draws no plot")
     arguments = options.read(parser, (3, 1), (7, 3))
+    if arguments.only and arguments.output == RESULTS:
+        parser.error("--only: needs --output, because benches/results contains all axes")
     if arguments.rounds < 2:
         parser.error("--rounds: quartiles are of two rounds or more")
     arguments.share = 100 if arguments.quick else 1
@@ -126,11 +133,11 @@ class Scaling:
         for step in self.steps("sessions"):
             started = self.gateway(f"sessions-{step}", step)
             self.points.append(Point("sessions", step, *started, CONNECTIONS, "/"))
-        for step in STEPS["routes"]:
+        for step in self.steps("routes"):
             started = self.gateway(f"routes-{step}", SESSIONS, routes=step)
             path = f"/part-{step // 2}/items"
             self.points.append(Point("routes", step, *started, CONNECTIONS, path))
-        for step in STEPS["workers"]:
+        for step in self.steps("workers"):
             started = self.gateway(f"workers-{step}", SESSIONS, workers=step)
             self.points.append(Point("workers", step, *started, CONNECTIONS, "/"))
 
@@ -169,7 +176,11 @@ class Scaling:
             self.stage.stop(f"nginx-{name}")
 
     def steps(self, axis):
-        most = max(STEPS[axis]) // self.arguments.share
+        if self.arguments.only not in (None, axis):
+            return []
+        most = max(STEPS[axis])
+        if axis in SHORTENED:
+            most //= self.arguments.share
         return [step for step in STEPS[axis] if step <= most]
 
     def gateway(self, name, people, workers=1, routes=1):
@@ -255,10 +266,7 @@ class Scaling:
             "machine": machine.description(),
             "version": machine.said(PROGRAM, "--version"),
             "scaling": scaling,
-            "ratios": {
-                f"{axis}.last_vs_first": round(points[-1]["cpu_us"] / points[0]["cpu_us"], 3)
-                for axis, points in scaling.items()
-            },
+            "ratios": {f"{axis}.last_vs_first": self.growth(axis) for axis in scaling},
             "memory": {
                 "sessions": people,
                 "payload_bytes": PAYLOAD,
@@ -266,6 +274,12 @@ class Scaling:
             },
             "idle_connection": self.idle,
         }
+
+    def growth(self, axis):
+        """The quartiles of the cost of the last step over the cost of the first step of the same round."""
+        points = [point for point in self.points if point.of == axis]
+        ratios = [last / first for first, last in zip(points[0].costs, points[-1].costs)]
+        return [round(quartile, 3) for quartile in statistics.quantiles(ratios, n=4)]
 
 
 def request(path, cookie):
@@ -293,19 +307,22 @@ def markdown(results):
             for point in points
         ]
         parts.append(table(head, [["CPU per request, us", *cells]]))
-    parts.append(
-        f"A session with {memory['payload_bytes']:,} bytes of tokens takes "
-        f"{memory['resident_bytes_beyond_payload']:,} more resident bytes than its tokens, at "
-        f"{memory['sessions']:,} sessions."
-    )
-    kinds = list(results["idle_connection"]["nginx"])
+    # Few sessions take less memory than the process has reserved for them.
+    if "sessions" in results["scaling"]:
+        parts.append(
+            f"A session with {memory['payload_bytes']:,} bytes of tokens takes "
+            f"{memory['resident_bytes_beyond_payload']:,} more resident bytes than its tokens, at "
+            f"{memory['sessions']:,} sessions."
+        )
+    for proxy, taken in results["idle_connection"].items():
+        each = ", ".join(f"{size:,} bytes {kind}" for kind, size in taken.items())
+        parts.append(f"An idle connection of {proxy} takes {each}.")
+    head = ["CPU per request of the last step over that of the first step", "median", "quartiles"]
     rows = [
-        [proxy, *(f"{taken[kind]:,}" for kind in kinds)]
-        for proxy, taken in results["idle_connection"].items()
+        [ratio.removesuffix(".last_vs_first"), f"**{middle:.2f}**", f"{low:.2f}-{high:.2f}"]
+        for ratio, (low, middle, high) in results["ratios"].items()
     ]
-    parts.append(table(["resident bytes of an idle connection", *kinds], rows))
-    growth = results["ratios"]["connections.last_vs_first"]
-    parts.append(f"With the most connections, a request takes {growth:.2f} times the CPU of the fewest.")
+    parts.append(table(head, rows))
     return "\n\n".join(parts) + "\n"
 
 
