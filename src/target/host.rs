@@ -6,12 +6,16 @@ use std::net::Ipv6Addr;
 use http::HeaderValue;
 
 use super::Error;
+use super::byte_set::ByteSet;
 
 /// The maximum length of a host name as text, without the dot at the end (RFC 1035 section 2.3.4).
 const MAX_NAME: usize = 253;
 
 /// The maximum length of a label in a name, in bytes.
 const MAX_LABEL: usize = 63;
+
+/// The characters of a label in canonical form.
+static LABEL: ByteSet = ByteSet::alphanumeric_and(b"-_").without_upper_case();
 
 /// A canonical authority. The authority is stored as a field value, so that the forwarded request
 /// needs no copy.
@@ -68,7 +72,7 @@ fn is_plain(authority: &[u8]) -> bool {
     let mut end = None;
     for (at, byte) in authority.iter().enumerate() {
         match byte {
-            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => label = label.saturating_add(1),
+            byte if LABEL.contains(*byte) => label = label.saturating_add(1),
             b'.' | b':' if !(1..=MAX_LABEL).contains(&label) => return false,
             b'.' => label = 0,
             b':' => {

@@ -14,6 +14,7 @@
 //! if its path has only allowed forms. An app may read such a path in several ways, so the routes
 //! judge every [`Reading`] of the path.
 
+mod byte_set;
 mod forms;
 mod host;
 mod path;

@@ -3,6 +3,10 @@
 use std::borrow::Cow;
 
 use super::Error;
+use super::byte_set::ByteSet;
+
+/// The unreserved characters (RFC 3986 section 2.3).
+static UNRESERVED: ByteSet = ByteSet::alphanumeric_and(b"-._~");
 
 /// Converts a path to its canonical form (RFC 3986 section 6.2.2), or rejects the path. A path that
 /// is already canonical is returned as [`Cow::Borrowed`]. A second conversion of a path changes
@@ -315,7 +319,7 @@ fn hex(digit: u8) -> Option<u8> {
 
 /// Returns true if a byte is `unreserved` (RFC 3986 section 2.3).
 fn is_unreserved(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+    UNRESERVED.contains(byte)
 }
 
 /// Returns true if a byte is a slash or a `pchar` (RFC 3986 section 3.3) outside a
