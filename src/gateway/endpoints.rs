@@ -81,6 +81,11 @@ impl WorkerSite {
                 check_method(method, &[Method::GET], "GET")?;
                 Ok(self.end_session(context).await)
             }
+            path if path == own.back_channel_logout() => {
+                check_method(method, &[Method::POST], "POST")?;
+                let form = form(&context.parts.headers, body).await?;
+                Ok(self.back_channel_logout(context, &form).await)
+            }
             path if path == own.jwks() => {
                 let key_set = self.settings().key_set.as_deref().ok_or(Error::NoRoute)?;
                 check_method(method, &[Method::GET, Method::HEAD], "GET, HEAD")?;

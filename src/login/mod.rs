@@ -10,6 +10,7 @@
 //! exchange finishes even if the browser closes the connection.
 
 mod authorization;
+mod back_channel;
 mod begin;
 mod browser;
 mod error;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::authorization::{AuthorizationResponse, Granted, VerifiedResponse};
+pub(crate) use self::back_channel::LogoutRefusal;
 pub use self::authorization::{Denial, ErrorCode, MalformedResponse};
 pub(crate) use self::browser::forget_rounds;
 pub use self::error::Error;

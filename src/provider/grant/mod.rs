@@ -1,14 +1,16 @@
 //! Verifies the tokens of a token response, and reads the identity from the tokens.
 
+mod logout;
 mod refreshed;
 mod unverified;
+mod verification;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use self::unverified::Unverified;
+use self::verification::Verification;
 use super::access_token::{self, AccessTokenVerifier};
 use super::claim_mapping::ClaimMapping;
 use super::claims;
@@ -18,7 +20,7 @@ use super::id_token::{IdClaims, IdTokenRules, LoginContext};
 use super::info::ProviderInfo;
 use super::issuer::Issuer;
 use super::json::Object;
-use super::jwt::{self, TokenError, TokenKind, VerifiedToken};
+use super::jwt::TokenKind;
 use super::key_cache::KeyCache;
 use super::keys::KeySet;
 use super::schedule::{self, RefreshTiming};
@@ -82,14 +84,6 @@ pub(super) struct ResponseContext<'a> {
     pub(super) requested_at: Timestamp,
 }
 
-/// The data that is needed to verify an ID token or a signed userinfo response.
-#[derive(Clone, Copy, Debug)]
-struct Verification<'a> {
-    rules: &'a IdTokenRules,
-    info: &'a ProviderInfo,
-    clock: &'a Clock,
-}
-
 impl GrantVerifier {
     /// Reads the key files and checks the settings.
     pub(super) fn new(
@@ -147,6 +141,11 @@ impl GrantVerifier {
             | IdentitySource::None
             | IdentitySource::Userinfo => Ok(()),
         }
+    }
+
+    /// Returns true if identities come from ID tokens.
+    pub(super) fn uses_id_tokens(&self) -> bool {
+        self.id_token.is_some()
     }
 
     fn uses_published_keys(&self) -> bool {
@@ -471,40 +470,5 @@ impl GrantVerifier {
         let bearer = self.settings.identity.userinfo_bearer;
         let fetched = userinfo::fetch(endpoint, tokens, bearer).await;
         fetched.map_err(|error| GrantError::userinfo(endpoint.uri(), error))
-    }
-
-    /// Verifies a signature. If the key is unknown or the signature is wrong, the function fetches
-    /// the keys again and verifies the signature a second time.
-    async fn verified(
-        &self,
-        token: &str,
-        verification: &Verification<'_>,
-    ) -> Result<VerifiedToken, Unverified> {
-        let expected = &verification.rules.expected();
-        let clock = verification.clock;
-        let published = match &self.keys {
-            Keys::Given(set) => {
-                return jwt::verify(token, expected, &set.load()).map_err(Unverified::Token);
-            }
-            Keys::Published(published) => published,
-        };
-        let Some(endpoint) = &verification.info.jwks else {
-            return Err(Unverified::Token(TokenError::UnknownKey));
-        };
-        let seen = published.first(endpoint, clock).await;
-        let seen = seen.map_err(Unverified::Keys)?;
-        let error = match jwt::verify(token, expected, &seen.keys) {
-            Err(error) if error.new_keys_may_help() => error,
-            verified => return verified.map_err(Unverified::Token),
-        };
-        match published.newer(&seen, endpoint, clock).await {
-            Ok(newer) => jwt::verify(token, expected, &newer.keys).map_err(Unverified::Token),
-            // The key is known, and only the signature is wrong, so the token would probably also
-            // be invalid with newer keys.
-            Err(KeysError::FetchedRecently { .. }) if !matches!(error, TokenError::UnknownKey) => {
-                Err(Unverified::Token(error))
-            }
-            Err(error) => Err(Unverified::Keys(error)),
-        }
     }
 }
