@@ -1,4 +1,5 @@
-//! The endpoints at which a provider ends sessions (OpenID Connect Back-Channel Logout 1.0).
+//! The endpoints at which other programs end sessions: the provider (OpenID Connect Back-Channel
+//! Logout 1.0), and an app (the webhook).
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -6,8 +7,11 @@ use serde_json::json;
 use url::form_urlencoded;
 
 use super::{Body, RequestContext, WorkerSite};
-use crate::login::LogoutRefusal;
+use crate::login::{LogoutRefusal, RevocationRequest};
 use crate::telemetry::chain;
+
+/// The field with the signature of a request to the webhook.
+const SIGNATURE: &str = "x-sidegate-signature";
 
 /// The pause after which a provider may send the same logout token again, in seconds.
 const RETRY_SECS: &str = "5";
@@ -26,6 +30,19 @@ impl WorkerSite {
         let client = context.client.address();
         let ended = self.login().back_channel_logout(token, client).await;
         answer(context, ended)
+    }
+
+    /// Answers a request to the webhook of an app.
+    pub(super) async fn revoke(&self, context: &RequestContext, body: Bytes) -> Response<Body> {
+        let mut fields = context.parts.headers.get_all(SIGNATURE).iter();
+        let field = fields.next().filter(|_| fields.next().is_none());
+        let signature = field.and_then(|field| field.to_str().ok());
+        let request = RevocationRequest {
+            signature: signature.map(str::to_owned),
+            body,
+        };
+        let client = context.client.address();
+        answer(context, self.login().revoke_sessions(request, client).await)
     }
 }
 
@@ -57,7 +74,8 @@ pub(super) fn answer(
             response
         }
         LogoutRefusal::TooMany => refused(StatusCode::TOO_MANY_REQUESTS, &error),
-        LogoutRefusal::Invalid(_) | LogoutRefusal::OtherIssuer => {
+        LogoutRefusal::Repeated => refused(StatusCode::CONFLICT, &error),
+        LogoutRefusal::Invalid(_) | LogoutRefusal::OtherIssuer | LogoutRefusal::Webhook(_) => {
             tracing::warn!(request.id = id, reason, error, "Request to end sessions refused");
             refused(StatusCode::BAD_REQUEST, &error)
         }

@@ -9,6 +9,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::revocation::WebhookError;
 use super::throttle::ThrottleDecision;
 use super::{Error, Login, USED_FOR};
 use crate::provider::{LogoutClaims, LogoutTokenError, Provider, unverified_issuer};
@@ -24,6 +25,9 @@ pub(crate) enum LogoutRefusal {
     /// for this error.
     #[error("no provider of the settings has the issuer of the logout token")]
     OtherIssuer,
+    /// The same request has already had its effect. The caller is responsible for this error.
+    #[error("the same request has already had its effect")]
+    Repeated,
     /// The client has sent too many invalid requests.
     #[error("the client has sent too many invalid requests")]
     TooMany,
@@ -33,6 +37,9 @@ pub(crate) enum LogoutRefusal {
     /// The keys of the provider cannot be reached. The caller should try again.
     #[error("the logout token could not be verified")]
     Unverified(#[source] LogoutTokenError),
+    /// The request to the webhook is not valid. The caller is responsible for this error.
+    #[error("the request is not valid")]
+    Webhook(#[from] WebhookError),
 }
 
 impl LogoutRefusal {
@@ -41,8 +48,10 @@ impl LogoutRefusal {
         match self {
             Self::Invalid(error) | Self::Unverified(error) => error.reason(),
             Self::OtherIssuer => "logout_token_issuer",
+            Self::Repeated => "repeated",
             Self::TooMany => "too_many_logouts_refused",
             Self::Failed(error) => error.reason(),
+            Self::Webhook(error) => error.reason(),
         }
     }
 }
@@ -95,7 +104,10 @@ impl Login {
         }
         let done = self.process.on_control_plane(async move { Ok(work.await) });
         let done = done.await.map_err(LogoutRefusal::Failed)?;
-        if let Err(LogoutRefusal::Invalid(_) | LogoutRefusal::OtherIssuer) = &done {
+        if let Err(
+            LogoutRefusal::Invalid(_) | LogoutRefusal::OtherIssuer | LogoutRefusal::Webhook(_),
+        ) = &done
+        {
             throttle.note_refused(client, now);
         }
         done
@@ -137,7 +149,10 @@ impl Login {
             },
         };
         let why = EndReason::SignedOutAtProvider;
-        self.end_once(provider, (of, claims.id), why).await
+        // The provider gets the same answer to a repeated token.
+        let ended = self.end_once(provider, (of, claims.id), why).await?;
+        let (EndedAll::Ended(_) | EndedAll::Repeated) = ended;
+        Ok(())
     }
 
     /// Ends a group of sessions, unless the notice with the hash `id` has already had its effect.
@@ -146,7 +161,7 @@ impl Login {
         provider: &Provider,
         (of, id): (SessionsOf<'_>, [u8; 32]),
         why: EndReason,
-    ) -> Result<(), LogoutRefusal> {
+    ) -> Result<EndedAll, LogoutRefusal> {
         let now = self.process.clock.now();
         let notice = LogoutNotice {
             mark: id,
@@ -155,13 +170,14 @@ impl Login {
         let ended = self.process.sessions.end_all(of, why, (Some(notice), now));
         let ended = ended.await.map_err(Error::from);
         let provider = provider.name();
-        match ended.map_err(LogoutRefusal::Failed)? {
+        let ended = ended.map_err(LogoutRefusal::Failed)?;
+        match &ended {
             EndedAll::Ended(keys) => {
                 let (sessions, reason) = (keys.len(), why.reason());
                 tracing::info!(provider, sessions, reason, "Sessions ended by request");
             }
             EndedAll::Repeated => tracing::info!(provider, "Repeated request to end sessions"),
         }
-        Ok(())
+        Ok(ended)
     }
 }

@@ -143,6 +143,11 @@ impl GrantVerifier {
         }
     }
 
+    /// Returns the issuer for identities from a source that names no issuer.
+    pub(super) fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
     /// Returns true if identities come from ID tokens.
     pub(super) fn uses_id_tokens(&self) -> bool {
         self.id_token.is_some()
