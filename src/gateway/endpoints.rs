@@ -86,6 +86,10 @@ impl WorkerSite {
                 let form = form(&context.parts.headers, body).await?;
                 Ok(self.back_channel_logout(context, &form).await)
             }
+            path if path == own.front_channel_logout() => {
+                check_method(method, &[Method::GET], "GET")?;
+                Ok(self.front_channel_logout(context).await)
+            }
             path if path == own.revoke() => {
                 if !self.login().has_webhook() {
                     return Err(Error::NoRoute);

@@ -1,13 +1,16 @@
 //! The endpoints at which other programs end sessions: the provider (OpenID Connect Back-Channel
-//! Logout 1.0), and an app (the webhook).
+//! Logout 1.0), and an app (the webhook). The module also contains the endpoint that a page of the
+//! provider loads in a frame (OpenID Connect Front-Channel Logout 1.0).
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 use url::form_urlencoded;
 
-use super::{Body, RequestContext, WorkerSite};
-use crate::login::{LogoutRefusal, RevocationRequest};
+use super::{Body, NO_REFERRER, RequestContext, WorkerSite};
+use super::{is_prefetch, refuse_prefetch, set_cookies};
+use crate::login::{FrontChannelLogout, LogoutRefusal, RevocationRequest};
+use crate::session::cookie;
 use crate::telemetry::chain;
 
 /// The field with the signature of a request to the webhook.
@@ -30,6 +33,34 @@ impl WorkerSite {
         let client = context.client.address();
         let ended = self.login().back_channel_logout(token, client).await;
         answer(context, ended)
+    }
+
+    /// Answers a logout request that a page of the provider causes in the browser of the user. The
+    /// answer does not tell whether the browser has a session.
+    pub(super) async fn front_channel_logout(&self, context: &RequestContext) -> Response<Body> {
+        let headers = &context.parts.headers;
+        if is_prefetch(headers) {
+            return refuse_prefetch(headers);
+        }
+        let query = context.target.query().unwrap_or_default();
+        let Some(logout) = FrontChannelLogout::parse(query) else {
+            return refused(
+                StatusCode::BAD_REQUEST,
+                "`iss` or `sid` is missing or repeated",
+            );
+        };
+        let Some((_, Some(session))) = self.previous_session(context).await else {
+            return in_frame(None);
+        };
+        match self.login().front_channel_logout(logout, &session).await {
+            Ok(true) => {
+                let key = session.key().log_prefix();
+                tracing::info!(session.key = key, "Signed out by a page of the provider");
+                in_frame(Some(cookie::clear(cookie::SESSION)))
+            }
+            Ok(false) => in_frame(None),
+            Err(error) => answer(context, Err(LogoutRefusal::Failed(error))),
+        }
     }
 
     /// Answers a request to the webhook of an app.
@@ -56,10 +87,7 @@ fn only_parameter(form: &[u8], name: &str) -> Option<String> {
 
 /// Returns the answer to a program that asks for the end of sessions (OpenID Connect Back-Channel
 /// Logout 1.0 section 2.8).
-pub(super) fn answer(
-    context: &RequestContext,
-    ended: Result<(), LogoutRefusal>,
-) -> Response<Body> {
+pub(super) fn answer(context: &RequestContext, ended: Result<(), LogoutRefusal>) -> Response<Body> {
     let Err(refusal) = ended else {
         return with_status(StatusCode::OK, Body::empty());
     };
@@ -76,10 +104,29 @@ pub(super) fn answer(
         LogoutRefusal::TooMany => refused(StatusCode::TOO_MANY_REQUESTS, &error),
         LogoutRefusal::Repeated => refused(StatusCode::CONFLICT, &error),
         LogoutRefusal::Invalid(_) | LogoutRefusal::OtherIssuer | LogoutRefusal::Webhook(_) => {
-            tracing::warn!(request.id = id, reason, error, "Request to end sessions refused");
+            tracing::warn!(
+                request.id = id,
+                reason,
+                error,
+                "Request to end sessions refused"
+            );
             refused(StatusCode::BAD_REQUEST, &error)
         }
     }
+}
+
+/// Returns an empty page that a page of another site may load in a frame. No other page of the
+/// gateway may be loaded in a frame.
+fn in_frame(forgotten: Option<HeaderValue>) -> Response<Body> {
+    let mut response = with_status(StatusCode::OK, Body::empty());
+    let headers = response.headers_mut();
+    let html = HeaderValue::from_static("text/html; charset=utf-8");
+    headers.insert(header::CONTENT_TYPE, html);
+    let policy = HeaderValue::from_static("default-src 'none'");
+    headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    headers.insert(header::REFERRER_POLICY, NO_REFERRER);
+    set_cookies(headers, forgotten);
+    response
 }
 
 fn refused(status: StatusCode, description: &str) -> Response<Body> {

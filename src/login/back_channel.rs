@@ -143,7 +143,7 @@ impl Login {
         let of = match (&claims.sid, &claims.subject) {
             // A `sid` is more exact than a `sub`: the other sessions of the user continue.
             (Some(sid), _) => SessionsOf::ProviderSession { issuer, sid },
-            (None, subject) => SessionsOf::Person {
+            (None, subject) => SessionsOf::User {
                 issuer,
                 subject: subject.as_deref().unwrap_or_default(),
             },
