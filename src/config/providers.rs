@@ -134,7 +134,9 @@ fn report_unreadable_files(settings: &provider::Settings, key: &str, reader: &mu
     let keys = keys.map(|path| ("access_token.public_key_files", path));
     let more = settings.id_token.public_key_files.iter();
     let more = more.map(|path| ("id_token.public_key_files", path));
-    for (below, path) in single.chain(keys).chain(more) {
+    let webhook = settings.sign_out.webhook_key_files.iter();
+    let webhook = webhook.map(|path| ("sign_out.webhook_key_files", path));
+    for (below, path) in single.chain(keys).chain(more).chain(webhook) {
         if let Err(error) = std::fs::File::open(path) {
             let reason = format!("{} cannot be read: {error}", path.display());
             reader.note(&format!("{key}.{below}"), reason);

@@ -81,6 +81,23 @@ impl WorkerSite {
                 check_method(method, &[Method::GET], "GET")?;
                 Ok(self.end_session(context).await)
             }
+            path if path == own.back_channel_logout() => {
+                check_method(method, &[Method::POST], "POST")?;
+                let form = form(&context.parts.headers, body).await?;
+                Ok(self.back_channel_logout(context, &form).await)
+            }
+            path if path == own.front_channel_logout() => {
+                check_method(method, &[Method::GET], "GET")?;
+                Ok(self.front_channel_logout(context).await)
+            }
+            path if path == own.revoke() => {
+                if !self.login().has_webhook() {
+                    return Err(Error::NoRoute);
+                }
+                check_method(method, &[Method::POST], "POST")?;
+                let body = whole(body).await?;
+                Ok(self.revoke(context, body).await)
+            }
             path if path == own.jwks() => {
                 let key_set = self.settings().key_set.as_deref().ok_or(Error::NoRoute)?;
                 check_method(method, &[Method::GET, Method::HEAD], "GET, HEAD")?;
@@ -200,7 +217,7 @@ fn published(key_set: &str) -> Response<Body> {
 }
 
 /// Reads an answer that a provider sends by POST (OAuth 2.0 Form Post Response Mode).
-async fn form(headers: &HeaderMap, mut body: RequestBody) -> Result<Bytes, Error> {
+async fn form(headers: &HeaderMap, body: RequestBody) -> Result<Bytes, Error> {
     let mut kinds = headers.get_all(header::CONTENT_TYPE).iter();
     // A request with two `Content-Type` fields is ambiguous, so the gateway rejects it.
     let kind = kinds.next().filter(|_| kinds.next().is_none());
@@ -212,6 +229,11 @@ async fn form(headers: &HeaderMap, mut body: RequestBody) -> Result<Bytes, Error
     if !is_form {
         return Err(Error::NoForm);
     }
+    whole(body).await
+}
+
+/// Reads the whole body of a request to one of the gateway's own endpoints.
+async fn whole(mut body: RequestBody) -> Result<Bytes, Error> {
     body.limit(LARGEST_ANSWER).map_err(Error::RequestBody)?;
     let read = body.collect().await.map_err(Error::RequestBody)?;
     Ok(read.to_bytes())

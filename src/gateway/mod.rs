@@ -20,6 +20,7 @@ mod explain;
 mod forward;
 mod grpc;
 mod hosts;
+mod logout;
 mod navigation;
 mod page;
 mod record;

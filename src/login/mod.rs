@@ -10,9 +10,11 @@
 //! exchange finishes even if the browser closes the connection.
 
 mod authorization;
+mod back_channel;
 mod begin;
 mod browser;
 mod error;
+mod front_channel;
 mod hosts;
 mod outcome;
 mod own_paths;
@@ -23,6 +25,7 @@ mod public_urls;
 mod redirection;
 mod request;
 mod return_to;
+mod revocation;
 mod same_origin;
 mod saved_page;
 mod sign_out;
@@ -36,8 +39,10 @@ use std::time::Duration;
 
 use self::authorization::{AuthorizationResponse, Granted, VerifiedResponse};
 pub use self::authorization::{Denial, ErrorCode, MalformedResponse};
+pub(crate) use self::back_channel::LogoutRefusal;
 pub(crate) use self::browser::forget_rounds;
 pub use self::error::Error;
+pub(crate) use self::front_channel::FrontChannelLogout;
 pub(crate) use self::hosts::{LoginHost, Redeemed};
 pub use self::outcome::{Completion, FailedLogin, Started};
 pub(crate) use self::own_paths::OwnPaths;
@@ -49,6 +54,7 @@ pub(crate) use self::public_urls::PublicUrls;
 pub(crate) use self::redirection::RedirectionEndpoints;
 pub use self::request::{Callback, PreviousSession, Start};
 pub use self::return_to::ReturnTo;
+pub(crate) use self::revocation::RevocationRequest;
 pub(crate) use self::same_origin::{SameOrigin, same_origin};
 pub(crate) use self::sign_out::{AtProvider, SignedOut, SignedOutAt};
 pub(crate) use self::sign_out_hosts::SignOutStep;
@@ -318,6 +324,7 @@ impl Login {
                 let refreshable = grant.tokens.refresh_token().is_some();
                 let user = (Box::new(grant.identity.clone()), refreshable);
                 let (login, name) = (Arc::clone(self), details.provider.clone());
+                let begun_at = details.issued_at;
                 let waiting = details.waiting.as_ref();
                 let remembered = [
                     details.previous_session,
@@ -327,7 +334,7 @@ impl Login {
                 // After the exchange of the code, a task of the control plane creates the session.
                 // If the browser closes the connection during the exchange, this future is dropped,
                 // and no session is created.
-                let open = async move { login.open(&name, grant, previous).await };
+                let open = async move { login.open((&name, begun_at), grant, previous).await };
                 let opened = self.process.on_control_plane(open).await;
                 opened.map(|id| (id, user))
             }
@@ -411,11 +418,15 @@ impl Login {
     /// login never continues the session of another user.
     async fn open(
         &self,
-        provider: &str,
+        (provider, begun_at): (&str, Timestamp),
         grant: Grant,
         (previous, remembered): (PreviousSession, [Option<SessionKey>; 2]),
     ) -> Result<SessionId, Error> {
-        let Grant { identity, tokens } = grant;
+        let Grant {
+            identity,
+            tokens,
+            sid,
+        } = grant;
         let previous = match previous {
             PreviousSession::Live(session) => Some(*session.key()),
             PreviousSession::Stale(key) => Some(key),
@@ -431,6 +442,8 @@ impl Login {
                 .into_iter()
                 .chain(remembered.into_iter().flatten())
                 .collect(),
+            sid,
+            begun_at,
         };
         Ok(self
             .process

@@ -15,6 +15,9 @@ pub(crate) struct OwnPaths {
     sign_in: Box<str>,
     sign_out: Box<str>,
     signed_out: Box<str>,
+    back_channel_logout: Box<str>,
+    front_channel_logout: Box<str>,
+    revoke: Box<str>,
     end_session: Box<str>,
     jwks: Box<str>,
     ticket: Box<str>,
@@ -48,6 +51,23 @@ impl OwnPaths {
     /// a sign-out.
     pub(crate) fn end_session(&self) -> &str {
         &self.end_session
+    }
+
+    /// Returns the path of the endpoint to which providers send logout tokens (OpenID Connect
+    /// Back-Channel Logout 1.0).
+    pub(crate) fn back_channel_logout(&self) -> &str {
+        &self.back_channel_logout
+    }
+
+    /// Returns the path of the endpoint that a page of the provider loads in a frame to end the
+    /// session of the browser (OpenID Connect Front-Channel Logout 1.0).
+    pub(crate) fn front_channel_logout(&self) -> &str {
+        &self.front_channel_logout
+    }
+
+    /// Returns the path of the endpoint at which an app ends the sessions of a user.
+    pub(crate) fn revoke(&self) -> &str {
+        &self.revoke
     }
 
     /// Returns the path of the public keys of signed assertions.
@@ -104,6 +124,9 @@ impl OwnPaths {
             &self.sign_out,
             &self.signed_out,
             &self.end_session,
+            &self.back_channel_logout,
+            &self.front_channel_logout,
+            &self.revoke,
             &self.jwks,
             &self.ticket,
             &self.ticket_request,
@@ -146,6 +169,9 @@ impl TryFrom<String> for OwnPaths {
             sign_out: at("sign_out"),
             signed_out: at("signed_out"),
             end_session: at("end_session"),
+            back_channel_logout: at("backchannel_logout"),
+            front_channel_logout: at("frontchannel_logout"),
+            revoke: at("revoke"),
             jwks: at("jwks"),
             ticket: at("ticket"),
             ticket_request: at("ticket_request"),
@@ -172,6 +198,9 @@ mod tests {
                 (own.sign_out(), "sign_out"),
                 (own.signed_out(), "signed_out"),
                 (own.end_session(), "end_session"),
+                (own.back_channel_logout(), "backchannel_logout"),
+                (own.front_channel_logout(), "frontchannel_logout"),
+                (own.revoke(), "revoke"),
                 (own.jwks(), "jwks"),
                 (own.ticket(), "ticket"),
                 (own.ticket_request(), "ticket_request"),

@@ -20,6 +20,8 @@ pub struct ProcessState {
     pub(super) clock: Clock,
     control: Handle,
     pub(super) throttle: Throttle,
+    /// Counts the invalid requests to end sessions, which come from other programs.
+    pub(super) refused_ends: Throttle,
     /// Remembers which hints about logins the gateway has logged in the current period of 24 hours.
     pub(super) hints: EventLimiter,
 }
@@ -39,6 +41,7 @@ impl ProcessState {
             clock,
             control,
             throttle: Throttle::new(),
+            refused_ends: Throttle::new(),
             hints: EventLimiter::new(Duration::from_hours(24)),
         }
     }

@@ -1,10 +1,11 @@
-//! Limits the number of refused codes per client: a client that has sent many refused codes must
-//! wait.
+//! Limits the number of refused codes and the number of refused logout tokens per client: a client
+//! that has sent many refused values must wait.
 //!
 //! An attacker can begin a login and then call the redirection endpoint with an invented code. For
 //! each invented code, the gateway calls the token endpoint. Some providers allow only fifty calls
 //! per minute for all users together. Only refused codes are counted, so normal logins are not
-//! affected.
+//! affected. The verification of a forged logout token costs time of the processor. Refused codes
+//! and refused logout tokens have separate counters.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;

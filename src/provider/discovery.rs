@@ -16,6 +16,7 @@ use super::internal_url::InternalUrl;
 use super::issuer::Issuer;
 use super::metadata::{self, Metadata, Rules};
 use super::settings::{Discovery, Settings};
+use super::webhook::WebhookKeys;
 use super::{Provider, ReachError, SetupError, Unreachable};
 use crate::clock::{Clock, Timestamp};
 use crate::telemetry::chain;
@@ -228,7 +229,11 @@ impl Provider {
     ) {
         let files = Credentials::read(&self.settings, &self.environment).and_then(|credentials| {
             let keys = GrantVerifier::read_files(&self.settings)?;
-            Ok(Files { credentials, keys })
+            Ok(Files {
+                credentials,
+                keys,
+                webhook_keys: WebhookKeys::from_files(&self.settings)?,
+            })
         });
         let trusted = match &self.call_settings.trust {
             Some(trust) => trust.refresh().map_err(SetupError::Trust),
@@ -239,6 +244,7 @@ impl Provider {
 
     async fn use_files(&self, files: Files) -> Result<(), SetupError> {
         self.grant_verifier.use_files(files.keys);
+        self.webhook_keys.store(Arc::new(files.webhook_keys));
         self.replace_credentials(files.credentials).await
     }
 
@@ -273,6 +279,7 @@ impl Provider {
 struct Files {
     credentials: Credentials,
     keys: KeyFiles,
+    webhook_keys: WebhookKeys,
 }
 
 /// Reports an error of a periodic check only if the previous check had no error.

@@ -46,13 +46,32 @@ pub(super) struct FetchedKeySet {
 
 #[derive(Debug, Default)]
 struct History {
-    /// The time of the last fetch that a token with an unknown key caused.
+    /// The time of the last fetch that a logout token with an unknown key caused.
+    fetched_for_logout: Option<Timestamp>,
+    /// The time of the last fetch that a token of a token response caused.
     fetched_for_token: Option<Timestamp>,
     /// The time of the last successful fetch.
     last_success: Option<Timestamp>,
     /// The time of the last failed fetch. `last_failure` is `None` if a fetch has succeeded since
     /// the last failed fetch.
     last_failure: Option<Timestamp>,
+}
+
+/// The origin of a token whose key is unknown. Each origin has its own limit of fetches. Anybody can
+/// send a forged logout token, and forged logout tokens must not delay the fetch for a login.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum TokenOrigin {
+    LogoutRequest,
+    TokenResponse,
+}
+
+impl History {
+    fn fetched_for(&mut self, origin: TokenOrigin) -> &mut Option<Timestamp> {
+        match origin {
+            TokenOrigin::LogoutRequest => &mut self.fetched_for_logout,
+            TokenOrigin::TokenResponse => &mut self.fetched_for_token,
+        }
+    }
 }
 
 impl KeyCache {
@@ -113,13 +132,14 @@ impl KeyCache {
     ///
     /// # Errors
     ///
-    /// After a fetch for an unknown key, the function makes no further fetch for one minute.
+    /// After a fetch for an unknown key of a token from `origin`, the function makes no further fetch
+    /// for this origin for one minute.
     /// Returns [`KeysError::FetchFailedRecently`] if the last fetch failed, and
     /// [`KeysError::FetchedRecently`] if the last fetch succeeded. If a fetch is allowed and fails,
     /// the function returns the error of the fetch.
     pub(super) async fn newer(
         &self,
-        seen: &Arc<FetchedKeySet>,
+        (seen, origin): (&Arc<FetchedKeySet>, TokenOrigin),
         endpoint: &Endpoint,
         clock: &Clock,
     ) -> Result<Arc<FetchedKeySet>, KeysError> {
@@ -130,7 +150,7 @@ impl KeyCache {
             return Ok(newest);
         }
         let now = clock.now();
-        if let Some(at) = history.fetched_for_token
+        if let Some(at) = *history.fetched_for(origin)
             && is_recent(Some(at), now, MIN_INTERVAL_FOR_TOKENS)
         {
             return Err(if history.last_failure.is_some() {
@@ -144,7 +164,7 @@ impl KeyCache {
         let fetched = self.fetch(&mut history, endpoint, clock).await;
         // The limit also counts failed fetches, because forged tokens must not cause many failing
         // fetches.
-        history.fetched_for_token = Some(clock.now());
+        *history.fetched_for(origin) = Some(clock.now());
         fetched
     }
 

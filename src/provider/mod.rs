@@ -41,6 +41,7 @@ mod jwt;
 mod key_cache;
 mod keys;
 mod limiter;
+mod logout;
 mod metadata;
 mod probe;
 pub mod profile;
@@ -53,6 +54,7 @@ mod signed_out;
 mod token;
 mod unused_credentials;
 mod userinfo;
+mod webhook;
 
 #[cfg(test)]
 mod tests;
@@ -61,7 +63,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use aws_lc_rs::digest::{self, SHA256};
 use bytes::Bytes;
 use http::Request;
@@ -77,16 +79,20 @@ pub(crate) use error_response::printable;
 pub use error_response::{ErrorCode, Refusal};
 pub(crate) use files::{secret_file, secret_variable};
 pub use grant::Grant;
+pub(crate) use id_token::LogoutClaims;
 pub use json::JsonError;
 pub use jwt::signer::{SigningError, SigningKeyProblem};
 pub use jwt::{KeyProblem, TokenError, TokenKind};
 pub use keys::{KeySetError, SkippedKeys};
+pub use logout::LogoutTokenError;
+pub(crate) use logout::unverified_issuer;
 pub use metadata::MetadataError;
 pub use refresh::{RefreshError, RefreshRequest, Refreshed, Verdict};
 pub use settings::{ResponseMode, Settings};
 pub(crate) use sign_out::EndSession;
 pub use token::ResponseFormatError;
 pub use userinfo::UserinfoError;
+pub(crate) use webhook::SignedRequest;
 
 use crate::clock::{Clock, Timestamp};
 use crate::secret::{Environment, Secret};
@@ -102,6 +108,7 @@ use limiter::Limiter;
 use reachability::Reachability;
 use settings::{ErrorPattern, GrantType};
 use token::{CodeGrant, RequestFormat, TokenResponse};
+use webhook::WebhookKeys;
 
 /// An authorization code, and the values of the authorization request that led to the code.
 #[derive(Debug)]
@@ -146,6 +153,7 @@ pub struct Provider {
     revocations: Semaphore,
     breaker: Arc<Breaker>,
     grant_verifier: GrantVerifier,
+    webhook_keys: ArcSwap<WebhookKeys>,
 }
 
 impl Provider {
@@ -170,6 +178,7 @@ impl Provider {
         signed_out::check(&settings.signed_out_answers)?;
         sign_out::check(settings)?;
         let issuer = Issuer::new(settings)?;
+        webhook::check(settings, issuer.as_ref())?;
         if settings.require_response_iss && issuer.is_none() {
             let (key, problem) = ("require_response_iss", "is true, but there is no `issuer`");
             return Err(SetupError::Setting { key, problem });
@@ -200,6 +209,7 @@ impl Provider {
             revocations: Semaphore::new(sign_out::MAX_REVOCATIONS),
             breaker: Arc::default(),
             grant_verifier,
+            webhook_keys: ArcSwap::from_pointee(WebhookKeys::from_files(settings)?),
         })
     }
 

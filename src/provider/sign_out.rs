@@ -78,7 +78,7 @@ impl RevocationError {
 /// Refuses a sign-out setting that can never have an effect.
 pub(super) fn check(settings: &Settings) -> Result<(), SetupError> {
     let from_metadata = settings.discovery != Discovery::None;
-    let sign_out = settings.sign_out;
+    let sign_out = &settings.sign_out;
     for (key, wanted, endpoint_key, endpoint) in [
         (
             "sign_out.end_session",

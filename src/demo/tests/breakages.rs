@@ -3,7 +3,9 @@
 
 use super::fake_gateway::{Breakage, FakeGateway};
 use super::*;
-use crate::demo::{App, AppSettings, Check, FailedStep, Step, StepReport, TokenCalls, User};
+use crate::demo::{
+    App, AppSettings, Check, FailedStep, LogoutEndpoints, Step, StepReport, TokenCalls, User,
+};
 
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -36,6 +38,7 @@ async fn run(
         secret: Some(Secret::new(SECRET.into())),
         redirect_uris: vec![redirect_uri.into()],
         post_logout_redirect_uris: Vec::new(),
+        logout: None,
     };
     let clock = Clock::manual(Clock::system().now());
     let settings = || AuthorizationServerSettings {
@@ -58,6 +61,16 @@ async fn run(
     let fake = FakeGateway::new(breakage, servers, clock.clone());
     let public_url = fake.public_url.clone();
     let gateway = fake.start().await;
+    let logout = LogoutEndpoints {
+        address: gateway.address(),
+        host: "localhost".into(),
+        webhook_key: Secret::new(SECRET.into()),
+    };
+    let client = Client {
+        logout: Some(logout),
+        ..client
+    };
+    server.register(client).await;
     let check = Check {
         gateway: gateway.address(),
         public_url,
@@ -140,6 +153,7 @@ async fn each_breakage_of_the_gateway_fails_the_step_that_must_detect_it() {
         (Breakage::RefreshForEachRequest, Step::Refresh),
         (Breakage::SocketsOutliveTheSession, Step::Streams),
         (Breakage::EventsOutliveTheSession, Step::Streams),
+        (Breakage::LogoutIsIgnored, Step::Logout),
     ];
     for (breakage, step) in expected {
         assert_eq!(

@@ -1,23 +1,26 @@
 //! Verifies the tokens of a token response, and reads the identity from the tokens.
 
+mod logout;
 mod refreshed;
 mod unverified;
+mod verification;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use self::unverified::Unverified;
+use self::verification::Verification;
 use super::access_token::{self, AccessTokenVerifier};
 use super::claim_mapping::ClaimMapping;
+use super::claims;
 use super::endpoint::Endpoint;
 use super::group_lists;
 use super::id_token::{IdClaims, IdTokenRules, LoginContext};
 use super::info::ProviderInfo;
 use super::issuer::Issuer;
 use super::json::Object;
-use super::jwt::{self, TokenError, TokenKind, VerifiedToken};
+use super::jwt::TokenKind;
 use super::key_cache::KeyCache;
 use super::keys::KeySet;
 use super::schedule::{self, RefreshTiming};
@@ -38,6 +41,9 @@ pub struct Grant {
     pub identity: Identity,
     /// The tokens.
     pub tokens: TokenSet,
+    /// The id of the session of the user at the provider (claim `sid` of the ID token). `None` if
+    /// the provider has sent no usable `sid`.
+    pub sid: Option<Box<str>>,
 }
 
 /// Verifies token responses and reads the identity from a token response.
@@ -76,14 +82,6 @@ pub(super) struct ResponseContext<'a> {
     pub(super) answer: &'a TokenResponse,
     /// The time when the token request was sent.
     pub(super) requested_at: Timestamp,
-}
-
-/// The data that is needed to verify an ID token or a signed userinfo response.
-#[derive(Clone, Copy, Debug)]
-struct Verification<'a> {
-    rules: &'a IdTokenRules,
-    info: &'a ProviderInfo,
-    clock: &'a Clock,
 }
 
 impl GrantVerifier {
@@ -143,6 +141,16 @@ impl GrantVerifier {
             | IdentitySource::None
             | IdentitySource::Userinfo => Ok(()),
         }
+    }
+
+    /// Returns the issuer for identities from a source that names no issuer.
+    pub(super) fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// Returns true if identities come from ID tokens.
+    pub(super) fn uses_id_tokens(&self) -> bool {
+        self.id_token.is_some()
     }
 
     fn uses_published_keys(&self) -> bool {
@@ -227,7 +235,7 @@ impl GrantVerifier {
         if refresh_token.is_none() {
             self.log_refresh_token_hint(clock.now());
         }
-        let (mut authentication, mut id_token) = (None, None);
+        let (mut authentication, mut id_token, mut sid) = (None, None, None);
         let identity = match (self.settings.identity.source, &self.id_token) {
             (IdentitySource::IdToken, Some(rules)) => {
                 let verification = Verification {
@@ -237,6 +245,7 @@ impl GrantVerifier {
                 };
                 let claims = self.id_claims(&verification, response, redemption).await?;
                 id_token = self.kept_id_token(response);
+                sid = claims::sid(&claims.members).map(Into::into);
                 // The gateway needs the nonce and `auth_time` only to check the ID token of a later
                 // refresh.
                 authentication = refresh_token.map(|_| Authentication {
@@ -262,6 +271,7 @@ impl GrantVerifier {
             tokens: tokens
                 .with_authentication(authentication)
                 .with_id_token(id_token),
+            sid,
         })
     }
 
@@ -465,40 +475,5 @@ impl GrantVerifier {
         let bearer = self.settings.identity.userinfo_bearer;
         let fetched = userinfo::fetch(endpoint, tokens, bearer).await;
         fetched.map_err(|error| GrantError::userinfo(endpoint.uri(), error))
-    }
-
-    /// Verifies a signature. If the key is unknown or the signature is wrong, the function fetches
-    /// the keys again and verifies the signature a second time.
-    async fn verified(
-        &self,
-        token: &str,
-        verification: &Verification<'_>,
-    ) -> Result<VerifiedToken, Unverified> {
-        let expected = &verification.rules.expected();
-        let clock = verification.clock;
-        let published = match &self.keys {
-            Keys::Given(set) => {
-                return jwt::verify(token, expected, &set.load()).map_err(Unverified::Token);
-            }
-            Keys::Published(published) => published,
-        };
-        let Some(endpoint) = &verification.info.jwks else {
-            return Err(Unverified::Token(TokenError::UnknownKey));
-        };
-        let seen = published.first(endpoint, clock).await;
-        let seen = seen.map_err(Unverified::Keys)?;
-        let error = match jwt::verify(token, expected, &seen.keys) {
-            Err(error) if error.new_keys_may_help() => error,
-            verified => return verified.map_err(Unverified::Token),
-        };
-        match published.newer(&seen, endpoint, clock).await {
-            Ok(newer) => jwt::verify(token, expected, &newer.keys).map_err(Unverified::Token),
-            // The key is known, and only the signature is wrong, so the token would probably also
-            // be invalid with newer keys.
-            Err(KeysError::FetchedRecently { .. }) if !matches!(error, TokenError::UnknownKey) => {
-                Err(Unverified::Token(error))
-            }
-            Err(error) => Err(Unverified::Keys(error)),
-        }
     }
 }

@@ -15,7 +15,9 @@ impl Unverified {
         match (self, kind) {
             (Self::Keys(error), _) => error.into(),
             (Self::Token(error), TokenKind::AccessToken) => GrantError::AccessToken(error),
-            (Self::Token(error), TokenKind::IdToken) => GrantError::IdToken(error),
+            (Self::Token(error), TokenKind::IdToken | TokenKind::LogoutToken) => {
+                GrantError::IdToken(error)
+            }
             (Self::Token(error), TokenKind::Userinfo) => GrantError::SignedUserinfo(error),
         }
     }

@@ -10,6 +10,8 @@ pub enum TokenKind {
     AccessToken,
     /// An ID token (OpenID Connect Core 1.0 section 2).
     IdToken,
+    /// A logout token (OpenID Connect Back-Channel Logout 1.0 section 2.4).
+    LogoutToken,
     /// A signed userinfo response (OpenID Connect Core 1.0 section 5.3.2).
     Userinfo,
 }
@@ -86,10 +88,11 @@ pub enum TokenError {
 impl TokenError {
     /// Returns the reason code of this error. Logs and metrics contain this stable code.
     pub fn reason(&self, token: TokenKind) -> &'static str {
-        let [of_access_token, of_id_token, of_userinfo] = self.reasons();
+        let [of_access_token, of_id_token, of_logout_token, of_userinfo] = self.reasons();
         match token {
             TokenKind::AccessToken => of_access_token,
             TokenKind::IdToken => of_id_token,
+            TokenKind::LogoutToken => of_logout_token,
             TokenKind::Userinfo => of_userinfo,
         }
     }
@@ -100,13 +103,15 @@ impl TokenError {
         matches!(self, Self::Signature | Self::UnknownKey)
     }
 
-    /// Returns the reason codes for an access token, for an ID token and for a userinfo response.
-    fn reasons(&self) -> [&'static str; 3] {
+    /// Returns the reason codes for an access token, an ID token, a logout token and a userinfo
+    /// response.
+    fn reasons(&self) -> [&'static str; 4] {
         macro_rules! codes {
             ($fault:literal) => {
                 [
                     concat!("access_token_", $fault),
                     concat!("id_token_", $fault),
+                    concat!("logout_token_", $fault),
                     concat!("userinfo_", $fault),
                 ]
             };

@@ -30,6 +30,9 @@ pub(super) const ACCESS_TOKEN_TYPES: &[&str] = &["jwt", "at+jwt"];
 /// The accepted types of an ID token or a userinfo response. The types of access tokens (`at+jwt`),
 /// logout tokens and security event tokens are not accepted.
 pub(super) const ID_TOKEN_TYPES: &[&str] = &["jwt"];
+/// The accepted types of a logout token (OpenID Connect Back-Channel Logout 1.0 section 2.4). Some
+/// providers use the type of ID tokens.
+pub(super) const LOGOUT_TOKEN_TYPES: &[&str] = &["jwt", "logout+jwt"];
 
 /// Unsupported header members that change the meaning of a token. The gateway refuses a token whose
 /// header contains an unsupported member (RFC 7515 section 4.1.11, RFC 7797, RFC 7516).
@@ -108,6 +111,17 @@ pub(super) fn verify(
         algorithm,
         key_issuer: key.issuer().map(Into::into),
     })
+}
+
+/// Returns the text of a claim without the verification of the token. The caller may use the text
+/// only to select the keys for the verification.
+pub(super) fn unverified_claim(token: &str, name: &str) -> Option<String> {
+    if token.len() > MAX_TOKEN_LENGTH {
+        return None;
+    }
+    let payload = decode(token.split('.').nth(1)?).ok()?;
+    let members = json::object(&payload).ok()?;
+    Some(members.get(name)?.as_str()?.to_owned())
 }
 
 impl ExpectedHeader<'_> {

@@ -6,6 +6,7 @@ use tokio::task::JoinSet;
 use super::signing::*;
 use super::*;
 use crate::provider::key_cache::KeyCache;
+use crate::provider::key_cache::TokenOrigin;
 use crate::provider::settings::GrantType;
 use crate::provider::token::TokenRequest;
 
@@ -300,12 +301,16 @@ async fn d_24_tokens_with_unknown_keys_cause_one_fetch_a_minute() {
     // The test makes the first fetch of the keys without a token. The limit applies only to a fetch
     // that a token with an unknown key causes. The first token with an unknown key may therefore
     // cause a second fetch immediately.
-    let second = published.newer(&first, &endpoint, &clock).await;
+    let second = published
+        .newer((&first, TokenOrigin::TokenResponse), &endpoint, &clock)
+        .await;
     let second = second.unwrap();
     server.next();
     for (wait, left) in [(0, 60), (1, 59), (30, 29), (28, 1)] {
         clock.advance(Duration::from_secs(wait));
-        let newer = published.newer(&second, &endpoint, &clock).await;
+        let newer = published
+            .newer((&second, TokenOrigin::TokenResponse), &endpoint, &clock)
+            .await;
         let Err(KeysError::FetchedRecently { retry_after }) = newer else {
             panic!("{newer:?} after {wait} s");
         };
@@ -313,10 +318,14 @@ async fn d_24_tokens_with_unknown_keys_cause_one_fetch_a_minute() {
     }
     assert!(server.has_no_more());
     // A caller with the older key set gets the newer key set from the cache, without a fetch.
-    let given = published.newer(&first, &endpoint, &clock).await;
+    let given = published
+        .newer((&first, TokenOrigin::TokenResponse), &endpoint, &clock)
+        .await;
     assert!(Arc::ptr_eq(&given.unwrap(), &second));
     clock.advance(Duration::from_secs(1));
-    let third = published.newer(&second, &endpoint, &clock).await;
+    let third = published
+        .newer((&second, TokenOrigin::TokenResponse), &endpoint, &clock)
+        .await;
     assert!(!Arc::ptr_eq(&third.unwrap(), &second));
     server.next();
 }
@@ -391,7 +400,9 @@ async fn d_24_a_fetch_that_failed_is_not_repeated_for_every_token() {
     for _ in 0..20 {
         // The token is neither accepted nor refused, because the gateway does not know whether
         // there is a newer key set.
-        let newer = published.newer(&first, &endpoint, &clock).await;
+        let newer = published
+            .newer((&first, TokenOrigin::TokenResponse), &endpoint, &clock)
+            .await;
         assert_eq!(newer.unwrap_err().reason(), "keys_unavailable");
         clock.advance(Duration::from_secs(2));
     }

@@ -5,12 +5,15 @@
 //! [`IdTokenRules::expected`]. Some claims are required. An optional claim is checked only if the
 //! claim is present. If a claim has an unexpected type, the token is invalid.
 
+mod logout;
+
 use std::time::Duration;
 
 use aws_lc_rs::digest::{self, SHA256, SHA384, SHA512};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+pub(crate) use self::logout::LogoutClaims;
 use super::SetupError;
 use super::claims::{self, Dates};
 use super::issuer::{self, Issuer};
@@ -268,6 +271,17 @@ impl IdTokenRules {
     /// configured. If there are several audiences, `azp` must state that the provider issued the
     /// token to the gateway.
     fn check_audience(&self, members: &Object) -> Result<(), TokenError> {
+        let audiences = self.trusted_audiences(members)?;
+        match claims::text(members, "azp")? {
+            Some(party) if party != self.client_id => Err(TokenError::AuthorizedParty),
+            None if audiences.len() > 1 => Err(TokenError::Claim("azp")),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Returns the audiences of a token. Checks that `aud` contains the gateway's client identifier,
+    /// and that all other audiences are configured.
+    fn trusted_audiences<'a>(&self, members: &'a Object) -> Result<Vec<&'a str>, TokenError> {
         let ours = &*self.client_id;
         let audiences = claims::audiences(members)?;
         if !audiences.contains(&ours) {
@@ -279,11 +293,7 @@ impl IdTokenRules {
         if !audiences.iter().all(trusted) {
             return Err(TokenError::UntrustedAudience);
         }
-        match claims::text(members, "azp")? {
-            Some(party) if party != ours => Err(TokenError::AuthorizedParty),
-            None if audiences.len() > 1 => Err(TokenError::Claim("azp")),
-            Some(_) | None => Ok(()),
-        }
+        Ok(audiences)
     }
 
     fn check_dates(&self, members: &Object, now: Timestamp) -> Result<(), TokenError> {

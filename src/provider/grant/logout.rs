@@ -1,0 +1,40 @@
+//! Verifies the logout tokens of a provider.
+
+use super::unverified::Unverified;
+use super::{GrantVerifier, Verification};
+use crate::clock::Clock;
+use crate::provider::id_token::LogoutClaims;
+use crate::provider::info::ProviderInfo;
+use crate::provider::jwt::TokenError;
+use crate::provider::key_cache::TokenOrigin;
+use crate::provider::{KeysError, LogoutTokenError};
+
+impl GrantVerifier {
+    /// Verifies a logout token: the signature and every claim.
+    ///
+    /// # Errors
+    ///
+    /// [`LogoutTokenError`].
+    pub(in crate::provider) async fn logout_claims(
+        &self,
+        token: &str,
+        info: &ProviderInfo,
+        clock: &Clock,
+    ) -> Result<LogoutClaims, LogoutTokenError> {
+        let rules = self.id_token.as_ref();
+        let rules = rules.ok_or(LogoutTokenError::NoIdTokens)?;
+        let verification = Verification { rules, info, clock };
+        let expected = (&rules.expected_of_logout(), TokenOrigin::LogoutRequest);
+        let verified = self.verified_as(expected, token, &verification).await;
+        let verified = verified.map_err(|unverified| match unverified {
+            Unverified::Token(error) => LogoutTokenError::Token(error),
+            // The gateway has fetched the keys of the provider less than one minute ago, and the
+            // key of the token was not among these keys.
+            Unverified::Keys(KeysError::FetchedRecently { .. }) => {
+                LogoutTokenError::Token(TokenError::UnknownKey)
+            }
+            Unverified::Keys(error) => LogoutTokenError::Keys(error),
+        })?;
+        Ok(rules.check_logout(&verified, clock.now())?)
+    }
+}
