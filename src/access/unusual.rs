@@ -9,7 +9,6 @@ use std::rc::Rc;
 
 use super::Access;
 use super::route::{Route, RouteTable, WorkerRoutes};
-use super::rule::Rule;
 use crate::target::{Forms, Reading, Target};
 
 impl Access {
@@ -113,7 +112,7 @@ impl Route {
         let providers = |name| other.providers().any(|accepted| accepted == name);
         self.upstream().is_some()
             && self.upstream_name() == other.upstream_name()
-            && is_within(&self.rule, &other.rule)
+            && self.rule.is_as_strict_as(&other.rule)
             && self.credentials() == other.credentials()
             && (other.is_public() || self.providers().all(providers))
             && self.has_guards_of(other)
@@ -128,23 +127,6 @@ impl Route {
             && (other.is_public() || other.allow_preflight || !self.allow_preflight)
             && (others.upgrades || !streams.upgrades)
             && origins.all(|origin| others.origins.contains(origin))
-    }
-}
-
-/// Returns true if every user who meets `rule` also meets `other`.
-fn is_within(rule: &Rule, other: &Rule) -> bool {
-    fn all_in<T: PartialEq>(some: &[T], all: &[T]) -> bool {
-        some.iter().all(|entry| all.contains(entry))
-    }
-    match (rule, other) {
-        (_, Rule::Public) | (Rule::SignedIn | Rule::AnyOf(_), Rule::SignedIn) => true,
-        (Rule::Public, Rule::SignedIn) | (Rule::Public | Rule::SignedIn, Rule::AnyOf(_)) => false,
-        (Rule::AnyOf(lists), Rule::AnyOf(others)) => {
-            all_in(&lists.emails, &others.emails)
-                && all_in(&lists.email_domains, &others.email_domains)
-                && all_in(&lists.groups, &others.groups)
-                && all_in(&lists.subjects, &others.subjects)
-        }
     }
 }
 
