@@ -264,6 +264,9 @@ fn build(
     let routes = route_table(settings, parsed, others, reader);
     let spill = server.as_ref().and_then(|server| spill(server, reader));
     let asking_proxies = auth_check::asking_proxies(reader);
+    if let (Some(routes), Some(proxies)) = (&routes, &asking_proxies) {
+        auth_check::check_routes(routes, proxies, reader);
+    }
     let tls = tls(server.as_ref(), operations.as_ref(), reader, clock);
     let parts = (public_urls.as_ref(), routes.as_ref(), &*providers.names);
     let login = login.map(|section| login_settings(&section, parts, reader));
