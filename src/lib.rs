@@ -74,7 +74,8 @@
 //! 7. [`access::Permit::exchange`] removes the gateway's cookies, writes the assertion fields and
 //!    the credentials of the route ([`upstream::assertions`]), and sends the request on a pooled
 //!    connection. If the app knows the route by another prefix, the app gets the path with this
-//!    prefix. A route without an app has a static answer, and no permit exists for such a route.
+//!    prefix. A route with a static answer has no app, and no permit exists for such a route.
+//!    The gateway forwards no request of a route that only answers auth checks.
 //!    The client's `Authorization` reaches only an app of a public route. Bodies stream in both
 //!    directions, with buffers of limited size for slow clients. If the app switches to another
 //!    protocol, such as WebSocket, a [`relay::Relay`] forwards bytes in both directions as long as
@@ -142,6 +143,12 @@
 //! list above. If the request is permitted, the answer contains the fields that
 //! [`access::Permit::fields`] returns, and the gateway forwards nothing. Only the answer to a
 //! permitted request has a successful status.
+//!
+//! # One explanation
+//!
+//! [`gateway::Explanation`] states what the gateway would do with a request that nobody has sent.
+//! The explanation comes from the code of steps 2 to 7 of the list above, with an imagined session
+//! ([`instance::Explainer`]).
 //!
 //! # One sign-in for several hosts
 //!

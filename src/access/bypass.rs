@@ -14,7 +14,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::rewrite::app_prefix;
-use super::route::{Route, RouteTable};
+use super::route::Route;
+use super::route_table::RouteTable;
 use super::static_answer::StaticAnswer;
 use crate::origin::Origin;
 use crate::target::Prefix;
@@ -308,6 +309,12 @@ mod tests {
                 json!([{ "prefix": "/a", "provider": "main" },
                     { "prefix": "/b", "rewrite": { "app_prefix": "/a" } }]),
                 vec!["/b /a /b /a"],
+            ),
+            // The rule of the open route is not enforced.
+            (
+                json!([{ "prefix": "/x", "access": groups(&["a"]), "enforce": false,
+                    "provider": "main", "rewrite": { "app_prefix": "/" } }, admins]),
+                vec!["/x /admin /x/admin /admin"],
             ),
             // A member of only one of the groups may use the open route.
             (

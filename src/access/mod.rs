@@ -51,8 +51,10 @@ mod backoff;
 mod buffering;
 mod bypass;
 mod cross_site;
+mod decision;
 mod destination;
 mod flight;
+mod imagined;
 mod index;
 mod outcome;
 mod permit;
@@ -63,7 +65,9 @@ mod report;
 mod rewrite;
 mod route;
 mod route_settings;
+mod route_table;
 mod rule;
+mod rule_text;
 mod signed;
 mod static_answer;
 mod stream;
@@ -82,6 +86,9 @@ pub(crate) use self::backoff::FailureLocation;
 use self::backoff::SessionFailure;
 pub(crate) use self::buffering::BufferSettings;
 pub(crate) use self::bypass::Bypass;
+pub(crate) use self::decision::{
+    Cause, Challenge, Decision, Forbid, PermittedAnswer, REFUSED_BY_RULE,
+};
 use self::destination::Destination;
 use self::outcome::Fetched;
 use self::permit::Cookies;
@@ -91,10 +98,11 @@ pub(crate) use self::recent::Recent;
 pub(crate) use self::recovery::{Content, Recovery, Replayable, SentRequest, TokenRefusal};
 pub(crate) use self::refresh::Refresher;
 pub(crate) use self::rewrite::RewriteSettings;
-use self::route::WorkerRoutes;
-pub use self::route::{Route, RouteError, RouteTable};
+pub use self::route::Route;
 pub(crate) use self::route_settings::OnRefusal;
 pub use self::route_settings::RouteSettings;
+use self::route_table::WorkerRoutes;
+pub use self::route_table::{RouteError, RouteTable};
 pub(crate) use self::rule::KnownClaims;
 use self::rule::Verdict;
 use self::signed::SignedAssertions;
@@ -143,107 +151,6 @@ pub struct Settings<'a> {
     pub(crate) max_wait: Duration,
     /// Reads the session cookies of requests.
     pub(crate) session_ids: &'a Arc<SessionIds>,
-}
-
-/// The decision about a request, with the data that is needed to answer the request.
-#[derive(Debug)]
-#[must_use]
-pub(crate) enum Decision {
-    /// The client may get the answer of a route without an app.
-    Answer(PermittedAnswer),
-    /// The gateway is allowed to forward the request to the app.
-    Permit(Permit),
-    /// The route needs a session, and the request has no session that the route accepts.
-    Challenge(Challenge),
-    /// The user is signed in but may not use the route.
-    Forbid(Forbid),
-    /// No route matches the request.
-    NoRoute,
-    /// The session exists but cannot be used now.
-    Unavailable(Unavailable),
-    /// The decision is possible only after the session is refreshed, or fetched from the store.
-    Wait(Wait),
-}
-
-/// A permitted request of a route without an app.
-#[derive(Debug)]
-pub(crate) struct PermittedAnswer {
-    /// The route of the request.
-    pub(crate) route: Rc<Route>,
-    /// The answer of the route.
-    pub(crate) answer: Arc<StaticAnswer>,
-    /// The session of the user, if the request belongs to a session.
-    pub(crate) session: Option<Arc<Session>>,
-}
-
-/// A request whose user must sign in.
-#[derive(Debug)]
-pub(crate) struct Challenge {
-    /// The route of the request.
-    pub route: Rc<Route>,
-    /// The reason why the request has no session that the route accepts.
-    pub(crate) cause: Cause,
-    /// The live session of the request, if the route does not accept the provider of the session.
-    pub(crate) other: Option<Arc<Session>>,
-}
-
-/// The reason code for a user whom the rule of a route refuses.
-pub(crate) const REFUSED_BY_RULE: &str = "rule";
-
-/// A request of a user who may not use the route.
-#[derive(Debug)]
-pub(crate) struct Forbid {
-    /// The route of the request.
-    pub route: Rc<Route>,
-    /// The session of the user.
-    pub(crate) session: Arc<Session>,
-}
-
-/// The reason why a request has no session that the route accepts.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Cause {
-    /// The request has two session cookies with different values. The gateway does not know which
-    /// of the two session cookies the gateway wrote.
-    Conflicting,
-    /// The session has passed its idle or absolute deadline.
-    Expired,
-    /// The provider reports that the grant has ended, or the user has just signed out.
-    GrantEnded,
-    /// The cookie's value is not an id of a session at this host.
-    Malformed,
-    /// The request has no session cookie.
-    NoCookie,
-    /// Another process created the session, or this process created the session before a restart.
-    OtherInstance,
-    /// The session belongs to a provider that the route does not accept.
-    OtherProvider,
-    /// The app refused the session's access token.
-    RefusedByApp,
-    /// The access token has expired, and there is no refresh token.
-    TokenExpired,
-    /// The store has not returned the session in time, so nobody knows whether the session is live.
-    Unreachable,
-    /// No session has this id: the session has ended, was evicted, or never existed.
-    Unknown,
-}
-
-impl Cause {
-    /// Returns a stable code for logs.
-    pub(crate) fn reason(self) -> &'static str {
-        match self {
-            Self::Conflicting => "conflicting_cookies",
-            Self::Expired => "session_expired",
-            Self::GrantEnded => "grant_ended",
-            Self::Malformed => "malformed_cookie",
-            Self::NoCookie => "no_cookie",
-            Self::OtherInstance => "session_of_other_instance",
-            Self::OtherProvider => "session_of_other_provider",
-            Self::RefusedByApp => "refused_by_app",
-            Self::TokenExpired => "token_expired",
-            Self::Unknown => "session_unknown",
-            Self::Unreachable => "session_unreachable",
-        }
-    }
 }
 
 impl Access {
@@ -295,6 +202,20 @@ impl Access {
         recent: &Recent,
         now: Timestamp,
     ) -> Decision {
+        self.on_route((method, fields), target, |route| {
+            self.decide_by_cookie(route, fields, (target, recent), now)
+        })
+    }
+
+    /// Finds the route of a request. If the decision depends on the session of the request, `then`
+    /// makes the decision.
+    #[inline]
+    fn on_route(
+        self: &Rc<Self>,
+        (method, fields): (&Method, &(impl View + ?Sized)),
+        target: &Target,
+        then: impl FnOnce(&Rc<Route>) -> Decision,
+    ) -> Decision {
         let Some(route) = self.routes.find(target) else {
             return Decision::NoRoute;
         };
@@ -302,6 +223,18 @@ impl Access {
         if route.allow_preflight && is_preflight(method, fields) {
             return self.permit(route, None);
         }
+        then(route)
+    }
+
+    /// Decides about a request with the session that the cookie of the request names.
+    #[inline]
+    fn decide_by_cookie(
+        self: &Rc<Self>,
+        route: &Rc<Route>,
+        fields: &(impl View + ?Sized),
+        (target, recent): (&Target, &Recent),
+        now: Timestamp,
+    ) -> Decision {
         let line = cookies::only_line(fields);
         let host = self.session_ids.are_shared().then(|| target.authority());
         // If the previous request of the connection had the same `Cookie` line, the line is not
@@ -374,7 +307,7 @@ impl Access {
     fn permit(self: &Rc<Self>, route: &Rc<Route>, session: Option<Arc<Session>>) -> Decision {
         let route = Rc::clone(route);
         match &route.destination {
-            Destination::App(_) => Decision::Permit(Permit {
+            Destination::App(_) | Destination::AskingProxy => Decision::Permit(Permit {
                 access: Rc::clone(self),
                 route,
                 session,
@@ -391,7 +324,12 @@ impl Access {
     /// Decides whether the user of a session may use the route.
     fn apply_rule(self: &Rc<Self>, route: &Rc<Route>, session: Arc<Session>) -> Decision {
         match route.rule.check(session.identity()) {
-            Verdict::Allowed => self.permit(route, Some(session)),
+            Verdict::Allowed => {
+                if route.would_refuse(&session) {
+                    self.refresher.report_unenforced(route, &session);
+                }
+                self.permit(route, Some(session))
+            }
             Verdict::Refused => {
                 let route = Rc::clone(route);
                 Decision::Forbid(Forbid { route, session })

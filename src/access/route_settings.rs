@@ -34,7 +34,13 @@ pub struct RouteSettings {
     /// The condition that a user must meet to use the route.
     #[serde(default = "signed_in")]
     pub(crate) access: Rule,
-    /// The name of the upstream. The operator may omit the name if there is only one upstream.
+    /// Whether the gateway refuses the users who do not meet the rule. If the value is false, the
+    /// gateway only reports these users.
+    #[serde(default = "yes")]
+    pub(super) enforce: bool,
+    /// The name of the upstream. The operator may omit the name if there is only one upstream. With
+    /// the name `""`, or if there is no upstream, only a proxy that asks for auth checks can use the
+    /// route.
     pub(crate) upstream: Option<Box<str>>,
     /// The answer of a route without an app.
     pub(crate) answer: Option<AnswerSettings>,
@@ -129,6 +135,10 @@ fn signed_in() -> Rule {
     Rule::SignedIn
 }
 
+fn yes() -> bool {
+    true
+}
+
 impl RouteSettings {
     /// Removes the settings of the credentials from `self`, and returns the removed settings.
     pub(super) fn take_credentials(&mut self) -> CredentialSettings {
@@ -148,6 +158,7 @@ impl Default for RouteSettings {
             prefix: Prefix::default(),
             allow_in_path: Forms::default(),
             access: Rule::SignedIn,
+            enforce: true,
             upstream: None,
             answer: None,
             rewrite: RewriteSettings::default(),

@@ -8,8 +8,8 @@
 use std::rc::Rc;
 
 use super::Access;
-use super::route::{Route, RouteTable, WorkerRoutes};
-use super::rule::Rule;
+use super::route::Route;
+use super::route_table::{RouteTable, WorkerRoutes};
 use crate::target::{Forms, Reading, Target};
 
 impl Access {
@@ -23,6 +23,17 @@ impl Access {
     /// readings of the path.
     pub(crate) fn accepts_unusual(&self, target: &Target, readings: &[Reading]) -> bool {
         self.routes.decisive(target, readings).is_some()
+    }
+
+    /// Returns the routes to which a reading of the target may belong. Each of these routes must
+    /// allow the forms of the target.
+    pub(crate) fn routes_of(&self, target: &Target, reading: &Reading) -> Vec<&Route> {
+        let mut positions = Vec::new();
+        let belongs = self.routes.add_routes(target, reading, &mut positions);
+        let routes = positions
+            .iter()
+            .filter_map(|position| self.routes.get(*position));
+        belongs.map_or_else(Vec::new, |()| routes.map(|route| &**route).collect())
     }
 }
 
@@ -38,11 +49,7 @@ impl WorkerRoutes {
     fn decisive(&self, target: &Target, readings: &[Reading]) -> Option<&Rc<Route>> {
         let mut positions = Vec::new();
         for reading in readings {
-            if reading.has_unknown() {
-                self.add_possible(target, reading, &mut positions)?;
-            } else {
-                positions.push(self.position(target.authority(), reading.path())?);
-            }
+            self.add_routes(target, reading, &mut positions)?;
         }
         positions.sort_unstable();
         positions.dedup();
@@ -66,12 +73,16 @@ impl WorkerRoutes {
     /// Adds the position of each route to which the reading may belong. An octet whose character
     /// depends on the app can belong to several prefixes. Returns `None` if the reading may belong
     /// to no route.
-    fn add_possible(
+    fn add_routes(
         &self,
         target: &Target,
         reading: &Reading,
         positions: &mut Vec<usize>,
     ) -> Option<()> {
+        if !reading.has_unknown() {
+            positions.push(self.position(target.authority(), reading.path())?);
+            return Some(());
+        }
         for (position, route) in self.iter().enumerate() {
             let is_certain = route.matches(target.authority(), reading.path());
             if is_certain || route.may_match(target.authority(), reading) {
@@ -113,7 +124,7 @@ impl Route {
         let providers = |name| other.providers().any(|accepted| accepted == name);
         self.upstream().is_some()
             && self.upstream_name() == other.upstream_name()
-            && is_within(&self.rule, &other.rule)
+            && self.rule.is_as_strict_as(&other.rule)
             && self.credentials() == other.credentials()
             && (other.is_public() || self.providers().all(providers))
             && self.has_guards_of(other)
@@ -128,23 +139,6 @@ impl Route {
             && (other.is_public() || other.allow_preflight || !self.allow_preflight)
             && (others.upgrades || !streams.upgrades)
             && origins.all(|origin| others.origins.contains(origin))
-    }
-}
-
-/// Returns true if every user who meets `rule` also meets `other`.
-fn is_within(rule: &Rule, other: &Rule) -> bool {
-    fn all_in<T: PartialEq>(some: &[T], all: &[T]) -> bool {
-        some.iter().all(|entry| all.contains(entry))
-    }
-    match (rule, other) {
-        (_, Rule::Public) | (Rule::SignedIn | Rule::AnyOf(_), Rule::SignedIn) => true,
-        (Rule::Public, Rule::SignedIn) | (Rule::Public | Rule::SignedIn, Rule::AnyOf(_)) => false,
-        (Rule::AnyOf(lists), Rule::AnyOf(others)) => {
-            all_in(&lists.emails, &others.emails)
-                && all_in(&lists.email_domains, &others.email_domains)
-                && all_in(&lists.groups, &others.groups)
-                && all_in(&lists.subjects, &others.subjects)
-        }
     }
 }
 

@@ -55,7 +55,8 @@ pub(crate) use self::restart_only::RestartOnly;
 use self::rewriting::{check_bypasses, check_rewriting};
 pub(crate) use self::routing::Upstreams;
 use self::routing::{
-    ParsedUpstreams, check_reach, check_routes, routes, unnamed_providers, upstreams,
+    ParsedUpstreams, check_reach, check_routes, routes, unenforced_rules, unnamed_providers,
+    upstreams,
 };
 use self::section::Reader;
 use self::signing::{Signing, signing};
@@ -264,6 +265,9 @@ fn build(
     let routes = route_table(settings, parsed, others, reader);
     let spill = server.as_ref().and_then(|server| spill(server, reader));
     let asking_proxies = auth_check::asking_proxies(reader);
+    if let (Some(routes), Some(proxies)) = (&routes, &asking_proxies) {
+        auth_check::check_routes(routes, proxies, reader);
+    }
     let tls = tls(server.as_ref(), operations.as_ref(), reader, clock);
     let parts = (public_urls.as_ref(), routes.as_ref(), &*providers.names);
     let login = login.map(|section| login_settings(&section, parts, reader));
@@ -408,6 +412,7 @@ fn warnings(
 ) -> Vec<String> {
     let mut warnings = layers::misspelled_variables(settings);
     warnings.extend(unnamed_providers(routes));
+    warnings.extend(unenforced_rules(routes));
     warnings.extend(auth_check::warning(asking_proxies, login.own.prefix()));
     warnings
 }

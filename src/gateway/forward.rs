@@ -27,7 +27,6 @@ use crate::fields::{self, Hops, TrailerSupport};
 use crate::origin;
 use crate::server::BodyWatch;
 use crate::session::cookie;
-use crate::telemetry::DecisionLabel;
 use crate::upload::Upload;
 use crate::upstream::{self, Exchange, ResponseBody, StreamingCall};
 
@@ -89,7 +88,7 @@ impl Worker {
         body: ForwardedBody,
         mut record: Record,
     ) -> Step<'_> {
-        record.route(permit.route(), DecisionLabel::Permit);
+        record.route(permit.route(), permit.label());
         record.user(permit.identity());
         if let Some(answer) = own_answer(&mut context, permit.route()) {
             return Step::answered(record.answered(answer));
@@ -380,7 +379,7 @@ fn upload_error(error: upstream::Error) -> Error {
 }
 
 /// Returns the gateway's own answer to a permitted request, if the app must not get the request.
-fn own_answer(context: &mut RequestContext, route: &Route) -> Option<Response<Body>> {
+pub(super) fn own_answer(context: &mut RequestContext, route: &Route) -> Option<Response<Body>> {
     // A request whose `Max-Forwards` is 0 must not be forwarded.
     if fields::count_hop(&context.parts.method, &mut context.parts.headers) == Hops::Answer {
         return Some(no_content());
@@ -406,7 +405,10 @@ pub(super) fn is_streaming_call(protocol: grpc::Protocol, route: &Route) -> bool
 
 /// Prepares the head of the request for the app. The permit adds the assertion fields later.
 /// Returns the client's `Accept` field.
-fn prepare(context: &mut RequestContext, route: &Route) -> Result<Option<HeaderValue>, Error> {
+pub(super) fn prepare(
+    context: &mut RequestContext,
+    route: &Route,
+) -> Result<Option<HeaderValue>, Error> {
     let RequestContext {
         parts,
         target,

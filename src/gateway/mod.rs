@@ -17,6 +17,7 @@ mod buffers;
 mod endpoints;
 mod error;
 mod explain;
+mod explanation;
 mod forward;
 mod grpc;
 mod hosts;
@@ -56,6 +57,8 @@ pub(crate) use self::auth_check::{AskingProxies, ProxyKind};
 pub(crate) use self::body::Body;
 pub(crate) use self::buffers::Budgets;
 pub use self::error::Error;
+pub(crate) use self::explanation::explain_request;
+pub use self::explanation::{Explanation, Question, QuestionError};
 use self::forward::InFlight;
 use self::navigation::{is_navigation, is_prefetch, refuse_embedded, refuse_prefetch};
 use self::page::add_security_fields;
@@ -455,7 +458,7 @@ fn passed(context: &RequestContext, mut permit: Permit, mut record: Record) -> R
     let decision = if matches!(answer, Some(Err(Error::CrossSite))) {
         DecisionLabel::Forbid
     } else {
-        DecisionLabel::Permit
+        permit.label()
     };
     record.route(permit.route(), decision);
     record.user(permit.identity());

@@ -41,7 +41,7 @@ impl Worker {
         let grpc = grpc::Protocol::of(&context.parts.method, &context.parts.headers);
         let prepared = prepare_body(record.site(), (grpc, route), body.rest_mut());
         if let Err(error) = prepared {
-            record.route(route, DecisionLabel::Permit);
+            record.route(route, permit.0.label());
             return Step::answered(record.refused(&error, &context.parts.headers));
         }
         let buffered = request_buffer((&context, grpc), &permit.0);
@@ -67,7 +67,7 @@ impl Worker {
     ) -> Step<'_> {
         waiting
             .record
-            .route(waiting.permit.0.route(), DecisionLabel::Permit);
+            .route(waiting.permit.0.route(), waiting.permit.0.label());
         let buffered = waiting.body.buffer(buffer, needed).await;
         let Waiting {
             mut context,

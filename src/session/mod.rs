@@ -36,6 +36,7 @@ mod file;
 mod groups;
 mod host_id;
 mod id;
+mod imagined;
 mod index;
 mod keeper;
 mod lease;
