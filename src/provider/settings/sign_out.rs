@@ -19,4 +19,23 @@ pub struct SignOutSettings {
     /// the keys may have signed a request. Without a key, the gateway has no webhook.
     #[serde(default)]
     pub webhook_key_files: Vec<PathBuf>,
+    /// The claim of the ID token that a sign-out sends as `logout_hint` (OpenID Connect
+    /// RP-Initiated Logout 1.0 section 2). Default: a sign-out sends no `logout_hint`.
+    pub logout_hint: Option<String>,
+    /// How a user who signs out to use another account gets to another account. By default, the
+    /// provider ends its session if it has an end-session endpoint, and otherwise the next login
+    /// asks for a password.
+    pub another_account: Option<AnotherAccount>,
+}
+
+/// What happens at the provider when a user wants to use another account.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub enum AnotherAccount {
+    /// The end-session endpoint ends the session at the provider.
+    EndSession,
+    /// The next login sends `prompt=login`.
+    Login,
+    /// The next login sends `prompt=select_account`.
+    SelectAccount,
 }

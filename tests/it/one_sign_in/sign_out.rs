@@ -12,7 +12,7 @@ use crate::support::scene::{SESSION, Scene};
 use crate::webhook::{revoke, with_key};
 
 /// Presses the button of the sign-out page of `host`.
-async fn press(browser: &Browser, host: &str) -> Page {
+pub(crate) async fn press(browser: &Browser, host: &str) -> Page {
     let none: [(&str, &str); 0] = [];
     let visit = BrowserRequest::navigation(&format!("{host}/oauth2/sign_out")).form(&none);
     browser.send(visit.from(host)).await
