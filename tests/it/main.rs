@@ -90,5 +90,6 @@ mod torture;
 mod trailers;
 mod two_names;
 mod unusual_paths;
+mod userinfo;
 mod webhook;
 mod websocket;
