@@ -57,7 +57,7 @@ impl WorkerSite {
         now: Timestamp,
     ) -> Response<Body> {
         let identity = session.identity();
-        let lists = |claim| self.settings().userinfo_claims.contains(&claim);
+        let lists = |claim| self.login().userinfo_claims().contains(&claim);
         let email = identity.email.as_ref();
         let email = email.filter(|_| lists(ListedClaim::Email));
         let user_name = identity.preferred_username.as_ref();

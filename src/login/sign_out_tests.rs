@@ -19,6 +19,7 @@ fn login(sessions: &Arc<Sessions>) -> Arc<Login> {
         timeout: Duration::from_mins(10),
         host: None,
         clear_site_data: None,
+        userinfo_claims: Vec::new(),
     };
     let process = ProcessState::new(
         Arc::clone(sessions),
@@ -68,6 +69,7 @@ async fn open(sessions: &Sessions) -> SessionId {
         tokens: TokenSet::new("token", None, Lifetime::default()).unwrap(),
         replaces: Vec::new(),
         sid: None,
+        device: None,
         begun_at: NOW,
     };
     sessions.open(new, NOW).await.unwrap()

@@ -23,6 +23,7 @@ impl Session {
             provider: provider.into(),
             identity,
             sid: None,
+            device: None,
             tokens: tokens.with_id_token(Some("id-token")),
             opened_at: now,
         };
