@@ -53,7 +53,7 @@ impl CrossSite {
     /// hides its origin (`Origin: null`), so `Origin` decides only about a request without
     /// `Sec-Fetch-Site`. A request without both fields is permitted: browsers send at least one of
     /// the two fields with an unsafe request, so the sender is a program and not a page.
-    fn permits(&self, fields: &(impl View + ?Sized), public_origin: &str) -> bool {
+    pub(super) fn permits(&self, fields: &(impl View + ?Sized), public_origin: &str) -> bool {
         let Self::Refuse(except) = self else {
             return true;
         };

@@ -46,6 +46,7 @@
 //! ```
 
 mod addresses;
+mod app_sign_out;
 mod attempt;
 mod backoff;
 mod buffering;

@@ -34,6 +34,7 @@ pub struct Route {
     /// The sites whose pages may send unsafe requests with a user's session.
     pub(super) cross_site: CrossSite,
     pub(super) on_refusal: OnRefusal,
+    app_sign_out: Option<Box<str>>,
     pub(super) is_stream: bool,
     streams: StreamSettings,
     buffers: BufferSettings,
@@ -97,6 +98,7 @@ impl Route {
             allow_preflight: settings.allow_preflight,
             cross_site: settings.cross_site,
             on_refusal: settings.on_upstream_401,
+            app_sign_out: settings.app_sign_out,
             is_stream: settings.stream,
             streams: settings.streams,
             buffers: settings.buffers,
@@ -228,6 +230,11 @@ impl Route {
     /// The gateway's action after an app has refused a token.
     pub(crate) fn on_refusal(&self) -> OnRefusal {
         self.on_refusal
+    }
+
+    /// The path of the app's own sign-out.
+    pub(crate) fn app_sign_out(&self) -> Option<&str> {
+        self.app_sign_out.as_deref()
     }
 
     /// Whether the app of the route speaks HTTP/2. An HTTP/2 app never switches to another

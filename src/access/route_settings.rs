@@ -54,6 +54,10 @@ pub struct RouteSettings {
     /// The gateway's action after an app has refused a token that the gateway considers valid.
     #[serde(default)]
     pub(crate) on_upstream_401: OnRefusal,
+    /// The path of the app's own sign-out. When the app has answered a request for this path, the
+    /// session of the gateway ends, too.
+    #[serde(default)]
+    pub(crate) app_sign_out: Option<Box<str>>,
     /// Whether the answers of the route are streams. The client of a stream may send nothing for
     /// any length of time.
     #[serde(default)]
@@ -155,6 +159,7 @@ impl Default for RouteSettings {
             allow_preflight: false,
             cross_site: CrossSite::default(),
             on_upstream_401: OnRefusal::Pass,
+            app_sign_out: None,
             stream: false,
             streams: StreamSettings::default(),
             buffers: BufferSettings::default(),

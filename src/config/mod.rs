@@ -25,6 +25,7 @@ mod rewriting;
 mod routing;
 mod section;
 mod signing;
+mod site_data;
 mod static_answers;
 mod watch;
 
@@ -59,6 +60,7 @@ use self::routing::{
 };
 use self::section::Reader;
 use self::signing::{Signing, signing};
+use self::site_data::{SiteData, clear_site_data};
 use self::static_answers::{check_redirects, check_static_answers};
 pub(crate) use self::watch::{FileChange, FileVersion, Watch};
 use crate::access::{Route, RouteTable};
@@ -157,6 +159,7 @@ struct LoginSection {
     callback_path: Option<target::Prefix>,
     host: Option<PublicUrl>,
     timeout_secs: Bounded<10, 3600>,
+    clear_site_data: Vec<SiteData>,
     state_key_file: Option<PathBuf>,
     state_key_env: Option<String>,
 }
@@ -434,6 +437,7 @@ fn login_settings(
         redirection: RedirectionEndpoints::new(&callback, providers.iter().map(String::as_str)),
         timeout: section.timeout_secs.duration(),
         host,
+        clear_site_data: clear_site_data(&section.clear_site_data),
     };
     if let (Some(urls), Some(routes)) = (urls, routes) {
         check_reach(urls, &login, routes, reader);

@@ -11,6 +11,7 @@ use super::section::Reader;
 use super::{app_fields, entries};
 use crate::access::{KnownClaims, Route, RouteError, RouteSettings, RouteTable, StreamSettings};
 use crate::login::{self, PublicUrls};
+use crate::target::readings_of;
 use crate::telemetry::chain;
 use crate::upstream::{self, AssertionNames, CredentialSettings, Upstream};
 
@@ -198,6 +199,7 @@ pub(super) fn check_routes(
 ) {
     check_open_registration(routes, &providers.open, reader);
     check_streams(routes, reader);
+    check_app_sign_outs(routes, reader);
     check_rules(routes, &providers.known, reader);
 }
 
@@ -283,6 +285,25 @@ fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
                 );
             }
         }
+    }
+}
+
+/// Refuses the path of an app's own sign-out that no request of the route can have.
+fn check_app_sign_outs(routes: &RouteTable, reader: &mut Reader<'_>) {
+    for route in routes.iter() {
+        let Some(path) = route.app_sign_out() else {
+            continue;
+        };
+        let canonical = readings_of(path).is_some_and(|(canonical, _)| canonical == path);
+        let problem = if !canonical || path.contains(['?', '#']) {
+            "is not a path; write the path as browsers request it, such as \"/logout\""
+        } else if !route.public_prefix().matches(path) {
+            "is not below the prefix of the route; write the path as browsers request it"
+        } else {
+            continue;
+        };
+        let key = format!("routes.{}.app_sign_out", route.index());
+        reader.note(&key, format!("`{path}` {problem}"));
     }
 }
 

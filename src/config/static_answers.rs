@@ -21,6 +21,7 @@ fn check_answer(route: &Route, reader: &mut Reader<'_>) {
         ),
         ("allow_preflight", route.allows_preflight()),
         ("on_upstream_401", route.on_refusal() != OnRefusal::Pass),
+        ("app_sign_out", route.app_sign_out().is_some()),
         ("stream", route.is_stream()),
         ("streams", *route.streams() != StreamSettings::default()),
         ("buffers", route.buffers() != BufferSettings::default()),

@@ -7,7 +7,6 @@ use http::{HeaderMap, HeaderValue, Method, Response, header};
 use http_body_util::BodyExt as _;
 
 use super::sign_in::SignInRequest;
-use super::sign_out::confirm_sign_out;
 use super::{Body, Error, Record, RequestContext, WorkerSite, explain};
 use super::{is_prefetch, refuse_prefetch, see_other};
 use crate::login::{Callback, Completion, FailedLogin, PreviousSession};
@@ -71,7 +70,7 @@ impl WorkerSite {
                     return Ok(self.sign_out(context).await);
                 }
                 check_method(method, &[Method::GET, Method::HEAD], "GET, HEAD, POST")?;
-                Ok(confirm_sign_out(context, own))
+                Ok(self.confirm_sign_out(context))
             }
             path if path == own.signed_out() => {
                 check_method(method, &[Method::GET, Method::HEAD], "GET, HEAD")?;

@@ -10,7 +10,7 @@ use super::page::Page;
 use super::{Body, NO_REFERRER, RequestContext, set_cookies, sign_in};
 use crate::access::{Cause, Challenge, FailureLocation, REFUSED_BY_RULE, Unavailable};
 use crate::identity::Identity;
-use crate::login::{self, ErrorCode, FailedLogin, OwnPaths, ReturnTo, StateError};
+use crate::login::{self, AfterSignOut, ErrorCode, FailedLogin, OwnPaths, ReturnTo, StateError};
 use crate::provider::{Actor, Classification, Sent};
 use crate::telemetry::chain;
 
@@ -61,10 +61,13 @@ pub(super) fn forbidden(
         || "You are signed in, but this account may not use this page.".to_owned(),
         |name| format!("You are signed in as {name}, but this account may not use this page."),
     );
+    let requested = context.target.path_and_query().as_str();
+    let page = ReturnTo::parse(requested, own).filter(|_page| context.is_navigation());
+    let after = AfterSignOut::another_account(page);
     Page::new(StatusCode::FORBIDDEN, "You may not use this page", who)
-        .paragraph("If you have another account, sign out and sign in with that one.")
+        .paragraph("If you have another account, you can sign out and sign in with that account.")
         .with_reason(REFUSED_BY_RULE)
-        .post("Use another account", own.sign_out())
+        .post("Sign out and use another account", after.link(own))
         .link("Go to the start page", "/")
         .respond_to(&context.parts.method, &context.parts.headers)
 }

@@ -10,6 +10,7 @@
 //! A [`Site`] contains everything that is made from the settings. A [`Worker`] handles the requests
 //! of one worker thread, with its own copy of the site and its own connections to upstreams.
 
+mod app_sign_out;
 mod auth_check;
 mod body;
 mod body_buffer;
@@ -385,6 +386,9 @@ impl Worker {
             Decision::Permit(permit) if auth_check.is_some() => {
                 Step::answered(passed(&context, permit, record))
             }
+            Decision::Permit(permit) if permit.route().app_sign_out().is_some() => {
+                Step::boxed(self.with_app_sign_out(context, (permit, now), body, record))
+            }
             Decision::Permit(permit) if body.is_ready() && context.parts.method.is_safe() => {
                 self.forward(context, (permit, now), body, record)
             }
@@ -431,10 +435,7 @@ impl Worker {
                 }
                 Decision::Permit(permit) => {
                     let permit = (permit, site.clock().now());
-                    return self
-                        .permitted(context, permit, body, record)
-                        .finish(self)
-                        .await;
+                    return self.with_app_sign_out(context, permit, body, record).await;
                 }
                 Decision::Unavailable(unavailable) => {
                     record.route(&unavailable.route, DecisionLabel::Unavailable);

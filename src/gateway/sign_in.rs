@@ -7,7 +7,9 @@ use super::page::Page;
 use super::{Body, RequestContext, WorkerSite, explain};
 use super::{is_prefetch, refuse_embedded, refuse_prefetch, see_other, set_cookies};
 use crate::access::{Challenge, Route};
-use crate::login::{self, FailedLogin, Login, PublicUrl, ReturnTo, Start, TicketRequest};
+use crate::login::{
+    self, FailedLogin, Login, PublicUrl, ReturnTo, SignInLink, Start, TicketRequest,
+};
 use crate::provider::Prompt;
 
 /// The parameters of a request to sign in.
@@ -31,7 +33,7 @@ impl SignInRequest {
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
                 "provider" => request.provider = Some(value.into_owned()),
-                "prompt" if value == "login" => request.prompt = Prompt::Login,
+                "prompt" => request.prompt = Prompt::in_link(&value),
                 "to" => sealed = login.unseal(&value, &context.public_url),
                 name if login.passes(name, &value) => request.pass(name, value.into_owned()),
                 _ => {}
@@ -94,19 +96,13 @@ impl SignInRequest {
     /// Returns the URL of a link to the sign-in endpoint, with the parameters of `self`, but with
     /// the provider `provider`.
     fn at(&self, provider: Option<&str>, login: &Login, public_url: &PublicUrl) -> String {
-        let Ok(sealed) = login.seal(&self.return_to, public_url) else {
-            // Without random bytes from the system, no login can start, so the link leads directly
-            // to the return path.
-            return self.return_to.as_str().to_owned();
+        let link = SignInLink {
+            provider,
+            prompt: self.prompt,
+            passed: &self.passed,
+            return_to: &self.return_to,
         };
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        query.extend_pairs(provider.map(|name| ("provider", name)));
-        if self.prompt == Prompt::Login {
-            query.append_pair("prompt", "login");
-        }
-        query.extend_pairs(&self.passed);
-        query.append_pair("to", &sealed);
-        format!("{}?{}", login.own().sign_in(), query.finish())
+        login.sign_in_link(&link, public_url)
     }
 
     /// Returns the URL of a link to the sign-in endpoint, with the parameters of `self`.

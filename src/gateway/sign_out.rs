@@ -1,20 +1,25 @@
 //! The sign-out endpoint, and the page after a sign-out.
 
-use http::{Response, StatusCode};
+use http::{HeaderMap, HeaderName, Response, StatusCode};
 use url::form_urlencoded;
 
 use super::page::Page;
 use super::{Body, RequestContext, WorkerSite, see_other, set_cookies};
+use crate::fields::request_id;
 use crate::login::{
-    AtProvider, Error, OwnPaths, SameOrigin, SignOutStep, SignedOut, SignedOutAt, same_origin,
+    AfterSignOut, AtProvider, Error, SameOrigin, SignOutStep, SignedOut, SignedOutAt, same_origin,
 };
 use crate::telemetry::chain;
+
+/// The field with which the browser deletes the data that the app has stored in the browser.
+const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 
 impl WorkerSite {
     /// Ends the session of the browser, and sends the browser to the provider, which ends its own
     /// session.
     pub(super) async fn sign_out(&self, context: &RequestContext) -> Response<Body> {
         let headers = &context.parts.headers;
+        let after = self.after_sign_out(context);
         // Without the check of the origin, any site could sign users out (cross-site request
         // forgery).
         if same_origin(headers, &context.public_url) == SameOrigin::No {
@@ -25,56 +30,82 @@ impl WorkerSite {
                  the button on this page.",
             )
             .with_reason("cross_origin")
-            .post("Sign out", self.own().sign_out())
+            .post("Sign out", after.link(self.own()))
             .link("Go to the start page", "/")
             .respond(headers);
         }
-        match self.login().sign_out(headers, &context.public_url).await {
-            Ok(SignedOut {
-                cookies,
-                at_provider,
-            }) => {
-                let page = match at_provider {
-                    AtProvider::AskLoginHost => self.ends_at_all_hosts(context),
-                    AtProvider::Continues => {
-                        let page = self.own().signed_out();
-                        return see_other(&[context.public_url.origin(), page].concat(), cookies);
-                    }
-                    AtProvider::Ends(provider) => self.ends_at_provider(context, &provider),
-                    AtProvider::Unreachable(provider) => {
-                        let name = self.login().display_name(&provider);
-                        let text = format!(
-                            "{name} cannot be reached at the moment, so you may still be signed in \
-                             there."
-                        );
-                        self.with_end_session_links(context, signed_out_page().paragraph(text))
-                    }
-                };
-                let mut response = page.respond(headers);
-                set_cookies(response.headers_mut(), cookies);
-                response
+        let signed_out = (self.login())
+            .sign_out(headers, &context.public_url, after.clone())
+            .await;
+        match signed_out {
+            Ok(signed_out) => self.next_step(context, signed_out, &after),
+            Err(error) => {
+                log_failure(headers, &error);
+                Page::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "You are still signed in",
+                    "The gateway could not end your session. Try again. If that does not help, \
+                     tell the administrator of this site, and do not let others use this browser.",
+                )
+                .with_reason(error.reason())
+                .post("Sign out", after.link(self.own()))
+                .link("Go to the start page", "/")
+                .respond(headers)
             }
-            Err(error) => self.not_signed_out(context, &error),
         }
     }
 
-    fn not_signed_out(&self, context: &RequestContext, error: &Error) -> Response<Body> {
-        let reason = error.reason();
-        tracing::error!(
-            request.id = context.request_id(),
-            reason,
-            error = chain(error),
-            "Sign-out failed"
-        );
+    /// Returns the page or the redirect after the session has ended.
+    fn next_step(
+        &self,
+        context: &RequestContext,
+        SignedOut {
+            cookies,
+            at_provider,
+        }: SignedOut,
+        after: &AfterSignOut,
+    ) -> Response<Body> {
+        let page = match at_provider {
+            AtProvider::AskLoginHost => Some(self.ends_at_all_hosts(context)),
+            AtProvider::Continues => None,
+            AtProvider::Ends(provider) => Some(self.ends_at_provider(context, &provider)),
+            AtProvider::SignsIn(link) => Some(signs_in_again(context, link)),
+            AtProvider::Unreachable(provider) => {
+                let name = self.login().display_name(&provider);
+                let text = format!(
+                    "{name} cannot be reached at the moment, so you may still be signed in there."
+                );
+                let page = signed_out_page().paragraph(text);
+                Some(self.with_end_session_links(context, page))
+            }
+        };
+        let mut response = match page {
+            Some(page) => page.respond(&context.parts.headers),
+            None => see_other(&after.location(&context.public_url, self.own()), []),
+        };
+        let headers = response.headers_mut();
+        set_cookies(headers, cookies);
+        add_clear_site_data(self, headers);
+        response
+    }
+
+    /// Reads what the browser does after the sign-out.
+    fn after_sign_out(&self, context: &RequestContext) -> AfterSignOut {
+        let query = context.target.query().unwrap_or_default();
+        AfterSignOut::read(query, &context.public_url, self.own())
+    }
+
+    /// Returns the page that asks the user for a confirmation.
+    pub(super) fn confirm_sign_out(&self, context: &RequestContext) -> Response<Body> {
+        let after = self.after_sign_out(context);
         Page::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "You are still signed in",
-            "The gateway could not end your session. Try again. If that does not help, tell the \
-             administrator of this site, and do not let others use this browser.",
+            StatusCode::OK,
+            "Sign out?",
+            "This ends your session with this app in this browser. If your sign-in server allows \
+             it, your session there ends, too.",
         )
-        .with_reason(reason)
-        .post("Sign out", self.own().sign_out())
-        .link("Go to the start page", "/")
+        .post("Sign out", after.link(self.own()))
+        .link("Stay signed in", "/")
         .respond(&context.parts.headers)
     }
 
@@ -90,7 +121,19 @@ impl WorkerSite {
                 let page = self.own().signed_out();
                 see_other(&[context.public_url.origin(), page].concat(), [])
             }
-            Err(error) => self.not_signed_out(context, &error),
+            Err(error) => {
+                log_failure(&context.parts.headers, &error);
+                Page::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "You are not signed out everywhere",
+                    "Your session at this host has ended, but the gateway could not end your \
+                     session at the other hosts of this site. Try again. If that does not help, \
+                     tell the administrator of this site, and do not let others use this browser.",
+                )
+                .with_reason(error.reason())
+                .link("Try again", self.own().end_session())
+                .respond(&context.parts.headers)
+            }
         }
     }
 
@@ -128,6 +171,10 @@ impl WorkerSite {
                 other_host: Some(url),
                 ..
             }) => return see_other(&url, []),
+            Some(SignedOutAt {
+                return_to: Some(page),
+                ..
+            }) => return see_other(&page.absolute(context.public_url.origin()), []),
             Some(SignedOutAt { provider, .. }) => {
                 let name = login.display_name(provider);
                 page.paragraph(format!("Your session at {name} has ended, too."))
@@ -191,15 +238,34 @@ fn signed_out_page() -> Page {
     )
 }
 
-/// Returns the page that asks the user for a confirmation.
-pub(super) fn confirm_sign_out(context: &RequestContext, own: &OwnPaths) -> Response<Body> {
-    Page::new(
+/// Returns the page that lets the user sign in with another account. The answer to the sign-out is a
+/// page and not a redirect, for the same reason as in [`WorkerSite::continued_sign_out`].
+fn signs_in_again(context: &RequestContext, link: String) -> Page {
+    let mut page = Page::new(
         StatusCode::OK,
-        "Sign out?",
-        "This ends your session with this app in this browser. If your sign-in server allows it, \
-         your session there ends, too.",
+        "Signing out",
+        "Your session with this app has ended. The next page lets you sign in with another account.",
     )
-    .post("Sign out", own.sign_out())
-    .link("Stay signed in", "/")
-    .respond(&context.parts.headers)
+    .link("Continue", &*link);
+    page.login_url = Some([context.public_url.origin(), &link].concat());
+    page.refresh = Some((0, link));
+    page
+}
+
+/// Adds the field with which the browser deletes the data of the app, if the settings contain
+/// `login.clear_site_data`.
+pub(super) fn add_clear_site_data(site: &WorkerSite, headers: &mut HeaderMap) {
+    if let Some(value) = site.login().clear_site_data() {
+        headers.insert(CLEAR_SITE_DATA, value.clone());
+    }
+}
+
+/// Logs that a session could not be ended. `headers` are the fields of the request.
+pub(super) fn log_failure(headers: &HeaderMap, error: &Error) {
+    tracing::error!(
+        request.id = request_id::of(headers).unwrap_or_default(),
+        reason = error.reason(),
+        error = chain(error),
+        "Sign-out failed"
+    );
 }

@@ -180,8 +180,10 @@ impl Instance {
         self.readiness.mark_draining();
         tracing::info!("Draining");
         let drained = self.workers.drained().await;
-        // The results of running refreshes have to be stored before the store closes.
-        self.process.site.refresher.drained().await;
+        // The results of running refreshes have to be stored before the store closes. The
+        // revocations of sign-outs end at the same time.
+        let refreshes = self.process.site.refresher.drained();
+        tokio::join!(refreshes, self.process.login.drained());
         // The operations listener stops after the workers, so that the metrics and the readiness
         // can be read during the drain.
         if let Some(operations) = self.operations {

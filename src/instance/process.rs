@@ -18,7 +18,7 @@ use crate::telemetry::Metrics;
 #[derive(Debug)]
 pub(super) struct ProcessState {
     pub(super) site: gateway::ProcessState,
-    login: Arc<login::ProcessState>,
+    pub(super) login: Arc<login::ProcessState>,
 }
 
 impl ProcessState {

@@ -59,7 +59,7 @@ impl Login {
             return_to: start.return_to,
             issued_at: self.process.clock.now(),
             round,
-            reauthenticate: start.prompt == Prompt::Login,
+            reauthenticate: start.prompt != Prompt::AsNeeded,
             previous_session,
             waiting: start.waiting,
         };

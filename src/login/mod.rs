@@ -25,7 +25,9 @@ mod request;
 mod return_to;
 mod same_origin;
 mod saved_page;
+mod sign_in_link;
 mod sign_out;
+mod sign_out_cookie;
 mod sign_out_hosts;
 mod throttle;
 mod ticket;
@@ -33,6 +35,8 @@ mod ticket;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+use http::HeaderValue;
 
 use self::authorization::{AuthorizationResponse, Granted, VerifiedResponse};
 pub use self::authorization::{Denial, ErrorCode, MalformedResponse};
@@ -50,7 +54,9 @@ pub(crate) use self::redirection::RedirectionEndpoints;
 pub use self::request::{Callback, PreviousSession, Start};
 pub use self::return_to::ReturnTo;
 pub(crate) use self::same_origin::{SameOrigin, same_origin};
+pub(crate) use self::sign_in_link::SignInLink;
 pub(crate) use self::sign_out::{AtProvider, SignedOut, SignedOutAt};
+pub(crate) use self::sign_out_cookie::AfterSignOut;
 pub(crate) use self::sign_out_hosts::SignOutStep;
 use self::throttle::ThrottleDecision;
 pub(crate) use self::ticket::TicketRequest;
@@ -80,6 +86,8 @@ pub struct Settings {
     pub(crate) timeout: Duration,
     /// The login host, or `None` if each host has its own sessions.
     pub(crate) host: Option<LoginHost>,
+    /// The value of `Clear-Site-Data` in the answer to a sign-out.
+    pub(crate) clear_site_data: Option<HeaderValue>,
 }
 
 /// The login flow with the providers of one site. All workers share one [`Login`].

@@ -108,7 +108,7 @@ impl FailedLogin {
             retry: request.return_to.clone(),
             host: Some(request.host().clone()),
             provider: request.only_provider().map(Box::from),
-            reauthenticate: request.prompt == Prompt::Login,
+            reauthenticate: request.prompt != Prompt::AsNeeded,
             ..Self::new(error, None)
         }
     }

@@ -4,12 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::throttle::Throttle;
 use super::{Error, Login};
 use crate::clock::Clock;
 use crate::session::Sessions;
 use crate::telemetry::{EventLimiter, Metrics};
+
+/// The longest time that a drain waits for revocations: one call to the provider, the first pause,
+/// and one more call.
+const REVOCATION_WAIT: Duration = Duration::from_secs(11);
 
 /// The data of the login flow that stays the same after a reload: sessions, metrics, clock and
 /// throttle.
@@ -19,6 +25,8 @@ pub struct ProcessState {
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Clock,
     control: Handle,
+    /// The number of running revocations.
+    revocations: watch::Sender<usize>,
     pub(super) throttle: Throttle,
     /// Remembers which hints about logins the gateway has logged in the current period of 24 hours.
     pub(super) hints: EventLimiter,
@@ -38,14 +46,36 @@ impl ProcessState {
             metrics,
             clock,
             control,
+            revocations: watch::Sender::default(),
             throttle: Throttle::new(),
             hints: EventLimiter::new(Duration::from_hours(24)),
         }
     }
 
-    /// Starts `work` as a task of the control plane, and does not wait for its end.
-    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        drop(self.control.spawn(work));
+    /// Starts the revocation `work` as a task of the control plane, and does not wait for its end.
+    pub(super) fn revoke(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+        let running = Revocation::begin(self);
+        drop(self.control.spawn(async move {
+            work.await;
+            drop(running);
+        }));
+    }
+
+    /// Waits until all revocations have ended, but not longer than [`REVOCATION_WAIT`].
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, running revocations continue.
+    pub(crate) async fn drained(&self) {
+        let mut count = self.revocations.subscribe();
+        let ended = timeout(REVOCATION_WAIT, count.wait_for(|count| *count == 0)).await;
+        if ended.is_err() {
+            let running = *self.revocations.borrow();
+            tracing::warn!(
+                running,
+                "Refresh tokens are not revoked, because the process ends"
+            );
+        }
     }
 
     /// Runs `work` as a task of the control plane, so that `work` finishes even when the browser
@@ -60,6 +90,24 @@ impl ProcessState {
             // The task was cancelled, because the runtime is shutting down.
             Err(_stopping) => Err(Error::Stopped),
         }
+    }
+}
+
+/// Counts a running revocation until the value is dropped.
+struct Revocation(Arc<ProcessState>);
+
+impl Revocation {
+    fn begin(process: &Arc<ProcessState>) -> Self {
+        let increase = |count: &mut usize| *count = count.saturating_add(1);
+        process.revocations.send_modify(increase);
+        Self(Arc::clone(process))
+    }
+}
+
+impl Drop for Revocation {
+    fn drop(&mut self) {
+        let decrease = |count: &mut usize| *count = count.saturating_sub(1);
+        self.0.revocations.send_modify(decrease);
     }
 }
 

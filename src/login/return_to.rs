@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::pending::{Tab, associated_data};
-use super::{Error, OwnPaths};
+use super::{Error, OwnPaths, PublicUrl};
 use crate::seal::KeyRing;
 use crate::secret::NoRandomness;
 use crate::target::{Reading, readings_of};
@@ -92,6 +92,17 @@ impl ReturnTo {
     /// is too long for a login.
     pub(crate) fn requested(text: &str, own: &OwnPaths) -> Result<Self, Error> {
         Self::parse(text, own).ok_or(Error::PageNotKept)
+    }
+
+    /// Accepts a return address in a link that the gateway does not trust: a return path, or an
+    /// absolute URL of `public_url`.
+    pub(crate) fn in_link(text: &str, public_url: &PublicUrl, own: &OwnPaths) -> Option<Self> {
+        let local = match text.strip_prefix(public_url.origin()) {
+            Some("") => "/",
+            Some(rest) => rest,
+            None => text,
+        };
+        Self::parse(local, own)
     }
 
     /// Creates the return path that leads to the saved page whose endpoint has the path `path`.

@@ -15,10 +15,12 @@ use http::{HeaderMap, HeaderValue};
 use url::Url;
 
 use super::pending::associated_data;
-use super::{Error, Login, PublicUrl, browser};
+use super::sign_in_link::SignInLink;
+use super::sign_out_cookie::{AfterSignOut, END_SESSION, EndedSession, SignOutData};
+use super::{Error, Login, PublicUrl, ReturnTo, browser};
 use crate::clock::Timestamp;
 use crate::fields::cookie::{self as cookies, Found};
-use crate::provider::{EndSession, Provider};
+use crate::provider::{EndSession, Prompt};
 use crate::secret::Secret;
 use crate::session::{EndReason, Ended, Session, SessionKey, Sessions, cookie};
 use crate::telemetry::chain;
@@ -29,26 +31,16 @@ use crate::telemetry::chain;
 /// of session cookies.
 pub(super) const MAX_SIGNED_OUT: usize = 8;
 
-/// The cookie with the provider and the ID token of an ended session.
-pub(super) const END_SESSION: &str = "__Host-sidegate-end";
-
-/// The time in which the browser has to open the endpoint that redirects to the provider.
-pub(super) const END_SESSION_LIFETIME: Duration = Duration::from_mins(2);
-
-/// The longest value of the cookie [`END_SESSION`]. Browsers refuse a longer cookie. An ID token that
-/// does not fit is left out. The provider then asks the user for a confirmation.
-const MAX_COOKIE: usize = 4000;
-
-/// The longest ID token in a URL. Most servers refuse a much longer URL. A longer ID token is left
-/// out.
-const MAX_ID_TOKEN: usize = MAX_COOKIE / 4 * 3;
+/// The longest ID token in a URL, in bytes. Most servers refuse a much longer URL. A longer ID token
+/// is left out.
+const MAX_ID_TOKEN: usize = 3000;
 
 /// The time in which the provider has to send the browser back.
 const STATE_LIFETIME: Duration = Duration::from_mins(10);
 
-/// The longest accepted `state` of a sign-out, in bytes. The state contains the encrypted time and
-/// name of a provider.
-const MAX_STATE: usize = 1024;
+/// The longest accepted `state` of a sign-out, in bytes. The state contains the encrypted time, the
+/// name of a provider, an origin and a return path.
+const MAX_STATE: usize = 2048;
 
 /// A completed sign-out.
 #[derive(Debug)]
@@ -70,15 +62,11 @@ pub(crate) enum AtProvider {
     Continues,
     /// The browser has to open [`OwnPaths::end_session`](super::OwnPaths::end_session).
     Ends(Box<str>),
+    /// The session at the provider continues, and the user wants to use another account. The browser
+    /// has to open this link to the sign-in endpoint.
+    SignsIn(String),
     /// The provider could not be reached recently, so its session may continue.
     Unreachable(Box<str>),
-}
-
-/// The provider of an ended session, and the ID token of this session. The ID token is empty if the
-/// session had none.
-pub(super) struct AtEnded {
-    pub(super) provider: String,
-    pub(super) id_token: Secret<String>,
 }
 
 /// The provider at which a user has signed out.
@@ -88,6 +76,8 @@ pub(crate) struct SignedOutAt<'a> {
     pub(crate) provider: &'a str,
     /// The URL of the page after the sign-out, if the user has signed out at another host.
     pub(crate) other_host: Option<String>,
+    /// The page that the browser opens after the sign-out.
+    pub(crate) return_to: Option<ReturnTo>,
 }
 
 impl Login {
@@ -106,6 +96,7 @@ impl Login {
         self: &Arc<Self>,
         headers: &HeaderMap,
         public_url: &PublicUrl,
+        after: AfterSignOut,
     ) -> Result<SignedOut, Error> {
         let named = cookies::matching(headers, |name| name == cookie::SESSION.as_bytes());
         let named = named.filter_map(|(_, value)| self.session_to_end(value, public_url));
@@ -116,13 +107,16 @@ impl Login {
         let ended = self
             .end_sessions(keys.take(MAX_SIGNED_OUT).collect())
             .await?;
-        let (mut at_provider, mut cookie) = self.at_provider(&ended, public_url);
-        if self.redeems_tickets(public_url) {
-            at_provider = AtProvider::AskLoginHost;
-            cookie = cookie.or_else(|| self.end_session_cookie(("", None), public_url));
-        }
+        let at_provider = if self.redeems_tickets(public_url) {
+            AtProvider::AskLoginHost
+        } else {
+            self.at_provider(&ended, &after, public_url)
+        };
         let mut cookies = vec![cookie::clear(cookie::SESSION), browser::forget_rounds()];
-        cookies.extend(cookie);
+        if let AtProvider::AskLoginHost | AtProvider::Ends(_) = at_provider {
+            let ended = self.ended_session(&ended);
+            cookies.extend(self.sign_out_cookie(&SignOutData { ended, after }, public_url));
+        }
         Ok(SignedOut {
             cookies,
             at_provider,
@@ -151,23 +145,81 @@ impl Login {
         self.process.on_control_plane(end).await
     }
 
-    /// Returns what happens at the providers of the ended sessions, and the cookie for the endpoint
-    /// that redirects to the provider.
+    /// Ends a session after its user has signed out at the app. Returns the `Set-Cookie` values for
+    /// the browser. A task of the control plane revokes the refresh token.
+    ///
+    /// # Errors
+    ///
+    /// After [`Error::NotStored`], [`Error::Stopped`] or [`Error::Panicked`], the session may
+    /// continue.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the session ends, and the refresh token is revoked.
+    pub(crate) async fn end_after_app(
+        self: &Arc<Self>,
+        session: SessionKey,
+    ) -> Result<Vec<HeaderValue>, Error> {
+        let _ended = self.end_sessions(vec![session]).await?;
+        Ok(vec![cookie::clear(cookie::SESSION), browser::forget_rounds()])
+    }
+
+    /// Returns what happens at the providers of the ended sessions.
     fn at_provider(
         &self,
         ended: &[Arc<Session>],
+        after: &AfterSignOut,
         public_url: &PublicUrl,
-    ) -> (AtProvider, Option<HeaderValue>) {
+    ) -> AtProvider {
         let session = match self.to_end_at_provider(ended) {
             Ok(session) => session,
-            Err(provider) => return (AtProvider::Unreachable(provider.into()), None),
+            Err(provider) => return AtProvider::Unreachable(provider.into()),
         };
-        let known = session.and_then(|session| {
-            let ended = (session.provider(), session.tokens().id_token());
-            let cookie = self.end_session_cookie(ended, public_url)?;
-            Some((AtProvider::Ends(session.provider().into()), Some(cookie)))
-        });
-        known.unwrap_or((AtProvider::Continues, None))
+        let first = session.or(ended.first().map(Arc::as_ref));
+        let provider = first.map(Session::provider);
+        if let Some(link) = self.other_account_link(provider, after, public_url) {
+            return AtProvider::SignsIn(link);
+        }
+        match session {
+            Some(session) => AtProvider::Ends(session.provider().into()),
+            None => AtProvider::Continues,
+        }
+    }
+
+    /// Returns the link to a login with another account. `provider` is the configured name of the
+    /// provider of the ended session. Returns `None` if the user does not want to use another
+    /// account, or if the end-session endpoint ends the session at the provider.
+    pub(super) fn other_account_link(
+        &self,
+        provider: Option<&str>,
+        after: &AfterSignOut,
+        public_url: &PublicUrl,
+    ) -> Option<String> {
+        if !after.another_account {
+            return None;
+        }
+        let known = provider.and_then(|name| self.providers.get(name));
+        let prompt = match known {
+            Some(provider) => provider.prompt_for_another_account()?,
+            None => Prompt::Login,
+        };
+        let link = SignInLink {
+            provider: provider.filter(|_name| known.is_some()),
+            prompt,
+            passed: &[],
+            return_to: &after.return_to.clone().unwrap_or_else(ReturnTo::root),
+        };
+        Some(self.sign_in_link(&link, public_url))
+    }
+
+    /// Returns the values of the session that its provider has to end, too. If there is no such
+    /// session, returns the values of the first session. The result is `None` if no session has
+    /// ended, or if the provider could not be reached recently.
+    pub(super) fn ended_session(&self, ended: &[Arc<Session>]) -> Option<EndedSession> {
+        let to_end = self.to_end_at_provider(ended).ok()?;
+        let session = to_end.or(ended.first().map(Arc::as_ref))?;
+        let provider = self.providers.get(session.provider());
+        Some(EndedSession::of(session, provider.map(Arc::as_ref)))
     }
 
     /// Returns the session that its provider has to end, too. The browser can open the end-session
@@ -194,23 +246,6 @@ impl Login {
         unreachable.map_or(Ok(None), Err)
     }
 
-    /// Returns the cookie with the provider and the ID token of an ended session. The name of the
-    /// provider is empty if no session has ended.
-    fn end_session_cookie(
-        &self,
-        (name, id_token): (&str, Option<&Secret<String>>),
-        public_url: &PublicUrl,
-    ) -> Option<HeaderValue> {
-        let sealed = |id_token: Option<&Secret<String>>| {
-            let id_token = id_token.map_or("", |token| token.expose().as_str());
-            let text = Secret::new(format!("{name} {id_token}"));
-            self.seal_now(&context(b"end_session", public_url), text.expose())
-        };
-        let whole = sealed(id_token).filter(|value| value.len() <= MAX_COOKIE);
-        let value = whole.or_else(|| sealed(None))?;
-        Some(cookie::set(END_SESSION, &value, END_SESSION_LIFETIME))
-    }
-
     /// Returns the URL at which the provider ends the session of the user, and the `Set-Cookie` value
     /// that deletes the cookie of the sign-out. Returns `None` if the browser has not signed out
     /// recently.
@@ -222,30 +257,10 @@ impl Login {
         let Found::One(value) = cookies::find(headers, END_SESSION.as_bytes()) else {
             return None;
         };
-        let (_, ended) = self.read_sign_out(value, public_url)?;
-        let ended = ended?;
-        let provider = self.providers.get(&*ended.provider)?;
-        let url =
-            self.end_session_url(provider, Some(&ended.id_token), (public_url, public_url))?;
+        let (_, data) = self.read_sign_out(value, public_url)?;
+        let hosts = (public_url, public_url);
+        let url = self.end_session_url(&data.ended?, &data.after, hosts)?;
         Some((url, cookie::clear(END_SESSION)))
-    }
-
-    /// Reads the value of the cookie [`END_SESSION`]. Returns the time of the sign-out, and the
-    /// provider and the ID token of the ended session. The provider is `None` if no session has
-    /// ended. The result is `None` if the user has not signed out recently.
-    pub(super) fn read_sign_out(
-        &self,
-        cookie: &[u8],
-        public_url: &PublicUrl,
-    ) -> Option<(Timestamp, Option<AtEnded>)> {
-        let context = context(b"end_session", public_url);
-        let (signed_out_at, text) = self.unseal_recent(&context, cookie, END_SESSION_LIFETIME)?;
-        let (provider, id_token) = text.expose().split_once(' ')?;
-        let ended = (!provider.is_empty()).then(|| AtEnded {
-            provider: provider.to_owned(),
-            id_token: Secret::new(id_token.to_owned()),
-        });
-        Some((signed_out_at, ended))
     }
 
     /// Returns a link for each provider with an end-session endpoint: the configured name of the
@@ -255,28 +270,51 @@ impl Login {
         let providers = self.providers.iter();
         let host = self.login_host_for(public_url);
         let host = host.map_or(public_url, |host| &host.url);
-        let links = providers.filter_map(|(name, provider)| {
-            let url = self.end_session_url(provider, None, (public_url, host))?;
+        let links = providers.filter_map(|(name, _provider)| {
+            let unknown = EndedSession {
+                provider: name.to_string(),
+                logout_hint: None,
+                id_token: None,
+            };
+            let hosts = (public_url, host);
+            let url = self.end_session_url(&unknown, &AfterSignOut::default(), hosts)?;
             Some((name.as_ref(), url))
         });
         links.collect()
     }
 
-    /// Returns the URL at which `provider` ends the session of the user. The user has signed out at
-    /// `public_url`, and the provider sends the browser back to `host`.
+    /// Returns the URL at which the provider of `ended` ends its session of the user. The user has
+    /// signed out at `public_url`, and the provider sends the browser back to `host`. Returns `None`
+    /// if the provider has no end-session endpoint.
     pub(super) fn end_session_url(
         &self,
-        provider: &Provider,
-        id_token: Option<&Secret<String>>,
+        ended: &EndedSession,
+        after: &AfterSignOut,
         (public_url, host): (&PublicUrl, &PublicUrl),
     ) -> Option<Url> {
-        let text = format!("{} {}", provider.name(), public_url.origin());
-        let state = self.seal_now(&context(b"signed_out", host), &text)?;
+        let provider = self.providers.get(&*ended.provider)?;
+        let return_to = after.return_to.as_ref();
+        let state = self.signed_out_state(&ended.provider, return_to, (public_url, host))?;
+        let id_token = ended.id_token.as_ref();
         provider.end_session_url(EndSession {
             id_token: id_token.filter(|token| (1..=MAX_ID_TOKEN).contains(&token.expose().len())),
+            logout_hint: ended.logout_hint.as_deref(),
             return_to: &[host.origin(), self.own().signed_out()].concat(),
             state: &state,
         })
+    }
+
+    /// Returns the `state` with which the browser opens the page after the sign-out at `host`. The
+    /// user has signed out at `public_url`.
+    fn signed_out_state(
+        &self,
+        provider: &str,
+        return_to: Option<&ReturnTo>,
+        (public_url, host): (&PublicUrl, &PublicUrl),
+    ) -> Option<String> {
+        let return_to = return_to.map_or("", ReturnTo::as_str);
+        let text = format!("{provider} {} {return_to}", public_url.origin());
+        self.seal_now(&context(b"signed_out", host), &text)
     }
 
     /// Returns the provider at which the user has signed out. `state` is the value with which the
@@ -295,18 +333,26 @@ impl Login {
             state.as_bytes(),
             STATE_LIFETIME,
         )?;
-        let (name, origin) = text.expose().split_once(' ')?;
+        let mut parts = text.expose().splitn(3, ' ');
+        let (name, origin) = (parts.next()?, parts.next()?);
+        let page = parts.next().unwrap_or_default();
+        let return_to = ReturnTo::from_sealed(page, self.own());
         let (provider, _) = self.providers.get_key_value(name)?;
         let host = (origin != public_url.origin()).then(|| self.served_host(origin));
         let other_host = host.flatten().and_then(|host| {
-            let text = format!("{name} {origin}");
-            let state = self.seal_now(&context(b"signed_out", &host), &text)?;
+            let state = self.signed_out_state(name, return_to.as_ref(), (&host, &host))?;
             Some(format!("{origin}{}?state={state}", self.own().signed_out()))
         });
         Some(SignedOutAt {
             provider,
             other_host,
+            return_to,
         })
+    }
+
+    /// Returns the value of `Clear-Site-Data` in the answer to a sign-out.
+    pub(crate) fn clear_site_data(&self) -> Option<&HeaderValue> {
+        self.settings.clear_site_data.as_ref()
     }
 
     /// Decrypts a text that begins with the time of its encryption. Returns this time and the rest
@@ -343,7 +389,7 @@ impl Login {
         let (provider, token) = (Arc::clone(provider), token.clone());
         let (clock, key) = (self.process.clock.clone(), session.key().log_prefix());
         self.process
-            .spawn(async move { provider.revoke(&token, &clock, &key).await });
+            .revoke(async move { provider.revoke(&token, &clock, &key).await });
     }
 }
 

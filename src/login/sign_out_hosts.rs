@@ -17,12 +17,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderValue};
 
 use super::hosts::{LoginHost, parameter};
-use super::sign_out::{AtEnded, END_SESSION, END_SESSION_LIFETIME, context};
+use super::sign_out::context;
+use super::sign_out_cookie::{END_SESSION, END_SESSION_LIFETIME, SignOutData};
 use super::ticket::sha256;
 use super::{Error, Login, PublicUrl};
 use crate::clock::Timestamp;
 use crate::fields::cookie::{self as cookies, Found};
-use crate::secret::Secret;
 use crate::session::{SessionKey, SessionRef, cookie};
 
 /// A step of a sign-out: a redirect.
@@ -39,8 +39,8 @@ struct Answer {
     /// The session that the login host has named.
     session: Option<SessionRef>,
     signed_out_at: Timestamp,
-    /// The session that this host has ended.
-    ended: Option<AtEnded>,
+    /// The data of the sign-out at this host.
+    data: SignOutData,
 }
 
 impl Login {
@@ -145,24 +145,20 @@ impl Login {
             _ => None,
         };
         let ended = self.end_sessions(key.into_iter().collect()).await?;
-        let known = answer.ended.or_else(|| {
-            let session = self.to_end_at_provider(&ended).ok()??;
-            let id_token = session.tokens().id_token();
-            Some(AtEnded {
-                provider: session.provider().to_owned(),
-                id_token: id_token
-                    .cloned()
-                    .unwrap_or_else(|| Secret::new(String::new())),
-            })
-        });
-        let url = known.and_then(|known| {
-            let provider = self.providers.get(&*known.provider)?;
+        let SignOutData { ended: here, after } = answer.data;
+        let known: Vec<_> = here.into_iter().chain(self.ended_session(&ended)).collect();
+        let provider = known.first().map(|ended| &*ended.provider);
+        let another_account = self.other_account_link(provider, &after, public_url);
+        let location = if let Some(link) = another_account {
+            [public_url.origin(), &link].concat()
+        } else {
             let hosts = (public_url, &host.url);
-            self.end_session_url(provider, Some(&known.id_token), hosts)
-        });
-        let page = [public_url.origin(), self.own().signed_out()].concat();
+            let mut known = known.iter();
+            let url = known.find_map(|ended| self.end_session_url(ended, &after, hosts));
+            url.map_or_else(|| after.location(public_url, self.own()), String::from)
+        };
         Ok(Some(SignOutStep {
-            location: url.map_or(page, String::from),
+            location,
             cookies: vec![cookie::clear(END_SESSION)],
         }))
     }
@@ -190,11 +186,11 @@ impl Login {
         let hash = URL_SAFE_NO_PAD.decode(hash).ok()?;
         verify_slices_are_equal(&sha256(cookie), &hash).ok()?;
         let named = URL_SAFE_NO_PAD.decode(session).ok()?;
-        let (signed_out_at, ended) = self.read_sign_out(cookie, public_url)?;
+        let (signed_out_at, data) = self.read_sign_out(cookie, public_url)?;
         Some(Answer {
             session: SessionRef::from_bytes(&named),
             signed_out_at,
-            ended,
+            data,
         })
     }
 }

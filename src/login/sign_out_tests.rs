@@ -18,6 +18,7 @@ fn login(sessions: &Arc<Sessions>) -> Arc<Login> {
         redirection: RedirectionEndpoints::new("/oauth2/callback", []),
         timeout: Duration::from_mins(10),
         host: None,
+        clear_site_data: None,
     };
     let process = ProcessState::new(
         Arc::clone(sessions),
@@ -85,7 +86,7 @@ async fn a_sign_out_that_cannot_be_stored_does_not_claim_to_have_worked() {
     let (first, second) = (open(&sessions).await, open(&sessions).await);
     drop(
         login
-            .sign_out(&cookie(&first), &public_url())
+            .sign_out(&cookie(&first), &public_url(), AfterSignOut::default())
             .await
             .unwrap(),
     );
@@ -93,7 +94,10 @@ async fn a_sign_out_that_cannot_be_stored_does_not_claim_to_have_worked() {
     // The test closes the store, because a closed store refuses changes in the same way as a store
     // on a full disk.
     sessions.close().await.unwrap();
-    let failed = login.sign_out(&cookie(&second), &public_url()).await;
+    let after = AfterSignOut::default();
+    let failed = login
+        .sign_out(&cookie(&second), &public_url(), after)
+        .await;
     assert!(matches!(failed, Err(Error::NotStored(StoreError::Closed))));
     assert!(matches!(sessions.find(&second, NOW), Lookup::Live(_)));
 }
@@ -109,7 +113,8 @@ async fn d_26_one_request_signs_out_a_few_sessions_and_not_hundreds() {
     let cookies: Vec<_> = ids.iter().map(cookie_of).collect();
     let value = HeaderValue::from_str(&cookies.join("; ")).unwrap();
     let headers = HeaderMap::from_iter([(header::COOKIE, value)]);
-    drop(login.sign_out(&headers, &public_url()).await.unwrap());
+    let after = AfterSignOut::default();
+    drop(login.sign_out(&headers, &public_url(), after).await.unwrap());
     let live = ids
         .iter()
         .map(|id| matches!(sessions.find(id, NOW), Lookup::Live(_)));

@@ -82,6 +82,8 @@ struct RawRequest<'a> {
     r: Cow<'a, str>,
     p: Vec<Box<str>>,
     a: bool,
+    #[serde(default)]
+    c: bool,
     x: Vec<(String, String)>,
     t: u64,
 }
@@ -192,6 +194,7 @@ impl TicketRequest {
             r: self.return_to.as_str().into(),
             p: self.providers.clone(),
             a: self.prompt == Prompt::Login,
+            c: self.prompt == Prompt::SelectAccount,
             x: self.passed.clone(),
             t: self.issued_at.as_millis(),
         };
@@ -228,10 +231,10 @@ impl TicketRequest {
             waiting: opening.waiting_tab(&raw.w)?,
             return_to: ReturnTo::from_sealed(&raw.r, opening.own)?,
             providers: raw.p,
-            prompt: if raw.a {
-                Prompt::Login
-            } else {
-                Prompt::AsNeeded
+            prompt: match (raw.a, raw.c) {
+                (true, _) => Prompt::Login,
+                (false, true) => Prompt::SelectAccount,
+                (false, false) => Prompt::AsNeeded,
             },
             passed: raw.x,
             issued_at: Timestamp::from_millis(raw.t),

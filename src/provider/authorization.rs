@@ -71,6 +71,27 @@ pub enum Prompt {
     /// Sends `prompt=login`. The user has to authenticate even if the user already has a session at
     /// the provider.
     Login,
+    /// Sends `prompt=select_account`. The user has to choose an account even if the user already has
+    /// a session at the provider.
+    SelectAccount,
+}
+
+impl Prompt {
+    /// Returns the value of the parameter `prompt`. `None` means that the configured value is sent.
+    pub(crate) fn value(self) -> Option<&'static str> {
+        match self {
+            Self::AsNeeded => None,
+            Self::Login => Some("login"),
+            Self::SelectAccount => Some("select_account"),
+        }
+    }
+
+    /// Reads the parameter `prompt` of a link. A value that a link must not choose counts as absent.
+    pub(crate) fn in_link(value: &str) -> Self {
+        let mut known = [Self::Login, Self::SelectAccount].into_iter();
+        let known = known.find(|prompt| prompt.value() == Some(value));
+        known.unwrap_or(Self::AsNeeded)
+    }
 }
 
 impl Provider {
@@ -146,10 +167,7 @@ impl AuthorizationEndpoint {
     pub(super) fn url(&self, request: &AuthorizationRequest<'_>) -> String {
         let mut url = self.url.clone();
         let mut query = url.query_pairs_mut();
-        let prompt = match request.prompt {
-            Prompt::AsNeeded => None,
-            Prompt::Login => Some(("prompt", "login")),
-        };
+        let prompt = request.prompt.value().map(|value| ("prompt", value));
         let passed = request
             .passed
             .iter()

@@ -311,7 +311,7 @@ impl SignOutEndpoints {
 
     /// Logs a warning for each endpoint that the settings require and the metadata do not contain.
     fn warn_about_missing(&self, settings: &Settings) {
-        let sign_out = settings.sign_out;
+        let sign_out = &settings.sign_out;
         for (setting, is_wanted, is_there) in [
             (
                 "sign_out.end_session",

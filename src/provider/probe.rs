@@ -200,7 +200,7 @@ fn check_offers(metadata: &Metadata, settings: &super::Settings, findings: &mut 
             "the provider does not state whether it offers refresh tokens",
         ),
     }
-    let sign_out = settings.sign_out;
+    let sign_out = &settings.sign_out;
     for (key, configured, published, is_wanted, effect) in [
         (
             "end_session_endpoint",

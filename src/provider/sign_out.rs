@@ -3,11 +3,15 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{StatusCode, header};
 use tokio::time::sleep;
 use url::Url;
 
-use super::settings::{Discovery, Settings};
+use super::authorization::Prompt;
+use super::json;
+use super::settings::{AnotherAccount, Discovery, IdentitySource, Settings};
 use super::token::TokenRequest;
 use super::{NotReady, Provider, SetupError, TokenCallError};
 use crate::clock::Clock;
@@ -32,11 +36,17 @@ const PAUSES: [Duration; 3] = [
 /// The longest wait that the gateway accepts from a provider that asks for a later revocation.
 const MAX_WAIT: Duration = Duration::from_mins(1);
 
+/// The longest `logout_hint`, in bytes. A longer claim is not sent, because the URL would become too
+/// long.
+const MAX_LOGOUT_HINT: usize = 256;
+
 /// The parameters of a request to the end-session endpoint that differ between sign-outs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EndSession<'a> {
     /// The last ID token of the session. The provider accepts an expired ID token.
     pub(crate) id_token: Option<&'a Secret<String>>,
+    /// The claim that tells the provider which user signs out ([`Provider::logout_hint`]).
+    pub(crate) logout_hint: Option<&'a str>,
     /// The absolute URL to which the provider sends the browser after the sign-out.
     pub(crate) return_to: &'a str,
     /// The opaque value that the provider sends back.
@@ -78,7 +88,7 @@ impl RevocationError {
 /// Refuses a sign-out setting that can never have an effect.
 pub(super) fn check(settings: &Settings) -> Result<(), SetupError> {
     let from_metadata = settings.discovery != Discovery::None;
-    let sign_out = settings.sign_out;
+    let sign_out = &settings.sign_out;
     for (key, wanted, endpoint_key, endpoint) in [
         (
             "sign_out.end_session",
@@ -116,6 +126,35 @@ pub(super) fn check(settings: &Settings) -> Result<(), SetupError> {
             (None | Some(_), _) => {}
         }
     }
+    check_end_session(settings)
+}
+
+/// Refuses settings of the end-session endpoint that can never have an effect.
+fn check_end_session(settings: &Settings) -> Result<(), SetupError> {
+    let sign_out = &settings.sign_out;
+    let known = settings.discovery != Discovery::None || settings.end_session_endpoint.is_some();
+    let is_used = known && sign_out.end_session != Some(false);
+    let refuse = |key, problem| Err(SetupError::Setting { key, problem });
+    if sign_out.another_account == Some(AnotherAccount::EndSession) && !is_used {
+        let problem = "is \"end_session\", but a sign-out uses no end-session endpoint";
+        return refuse("sign_out.another_account", problem);
+    }
+    if sign_out.logout_hint.is_none() {
+        return Ok(());
+    }
+    let key = "sign_out.logout_hint";
+    if sign_out.logout_hint.as_deref() == Some("") {
+        return refuse(key, "is empty; write the name of a claim of the ID token");
+    }
+    if !is_used {
+        let problem = "has no effect, because a sign-out uses no end-session endpoint";
+        return refuse(key, problem);
+    }
+    if settings.identity.source != IdentitySource::IdToken {
+        let problem = "has no effect, because identity.source is not \"id_token\", so sessions keep \
+                       no ID token";
+        return refuse(key, problem);
+    }
     Ok(())
 }
 
@@ -128,6 +167,9 @@ impl Provider {
         let mut query = url.query_pairs_mut();
         if let Some(id_token) = request.id_token {
             query.append_pair("id_token_hint", id_token.expose());
+        }
+        if let Some(logout_hint) = request.logout_hint {
+            query.append_pair("logout_hint", logout_hint);
         }
         query
             .append_pair("client_id", &self.settings.client_id)
@@ -144,6 +186,32 @@ impl Provider {
         let is_wanted = self.settings.sign_out.end_session != Some(false);
         self.info()
             .map_or(is_wanted, |info| info.end_session.is_some())
+    }
+
+    /// Returns the value of the parameter `logout_hint` for the user of an ID token. Returns `None`
+    /// if the settings name no claim, or if the ID token does not contain the claim as a text.
+    pub(crate) fn logout_hint(&self, id_token: Option<&Secret<String>>) -> Option<String> {
+        let claim = self.settings.sign_out.logout_hint.as_deref()?;
+        // The login has verified the ID token.
+        let payload = id_token?.expose().split('.').nth(1)?;
+        let payload = URL_SAFE_NO_PAD.decode(payload).ok()?;
+        let claims = json::object(&payload).ok()?;
+        let hint = claims.get(claim)?.as_str()?;
+        (1..=MAX_LOGOUT_HINT)
+            .contains(&hint.len())
+            .then(|| hint.to_owned())
+    }
+
+    /// Returns the `prompt` of the next login of a user who wants to use another account. Returns
+    /// `None` if the provider ends its session instead.
+    pub(crate) fn prompt_for_another_account(&self) -> Option<Prompt> {
+        match self.settings.sign_out.another_account {
+            Some(AnotherAccount::Login) => Some(Prompt::Login),
+            Some(AnotherAccount::SelectAccount) => Some(Prompt::SelectAccount),
+            None | Some(AnotherAccount::EndSession) => {
+                (!self.ends_sessions()).then_some(Prompt::Login)
+            }
+        }
     }
 
     /// Returns true if a sign-out revokes the refresh token at this provider. Before the metadata has

@@ -15,6 +15,7 @@
 )]
 
 mod access_log;
+mod after_sign_out;
 mod app_fields;
 mod apps;
 mod auth_check;

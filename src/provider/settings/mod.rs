@@ -26,7 +26,7 @@ pub use self::request::{
     AuthorizationParameters, BasicEncoding, BodyFormat, ClientAssertion, ClientAuthentication,
     PassedParameters, ResponseMode, TokenRequest,
 };
-pub use self::sign_out::SignOutSettings;
+pub use self::sign_out::{AnotherAccount, SignOutSettings};
 pub use self::signed_out::{FieldName, FieldPattern, SignedOutPattern};
 pub(super) use self::token_checks::advice;
 pub use self::token_checks::{AccessTokenSettings, Algorithm, IdTokenSettings};

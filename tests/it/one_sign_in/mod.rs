@@ -1,10 +1,11 @@
 //! One sign-in for several hosts: tickets, host ids and wildcards.
 
 mod providers;
-mod sign_out;
+pub(crate) mod sign_out;
 mod tickets;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,17 +22,17 @@ use crate::support::upstream::Answer;
 use crate::support::webdriver::Chromium;
 
 /// The login host.
-const LOGIN: &str = "http://localhost";
+pub(crate) const LOGIN: &str = "http://localhost";
 /// Hosts that share the sessions of the login host. The hosts `IP` and `LOGIN` have no common
 /// domain.
 const APP: &str = "http://app.localhost";
-const IP: &str = "http://127.0.0.1";
+pub(crate) const IP: &str = "http://127.0.0.1";
 /// A host of the wildcard.
 const WILD: &str = "http://one.apps.localhost";
 
-const HOSTS: [&str; 4] = [LOGIN, APP, IP, WILD];
+pub(crate) const HOSTS: [&str; 4] = [LOGIN, APP, IP, WILD];
 
-fn shared(settings: Settings) -> Settings {
+pub(crate) fn shared(settings: Settings) -> Settings {
     let urls = [LOGIN, APP, IP, "http://*.apps.localhost"];
     let settings = settings.public_urls(&urls);
     settings.with(&format!("[login]\nhost = \"{LOGIN}\"\n"))
@@ -43,7 +44,11 @@ async fn scene() -> Scene {
 
 /// A browser that reaches the gateway at all its hosts.
 fn browser(gateway: &Gateway) -> Browser {
-    let address = gateway.address();
+    browser_at(gateway.address())
+}
+
+/// A browser that reaches the gateway at `address` at all its hosts.
+fn browser_at(address: SocketAddr) -> Browser {
     HOSTS.iter().fold(Browser::new(), |browser, host| {
         browser.leading(host, address)
     })
@@ -51,8 +56,18 @@ fn browser(gateway: &Gateway) -> Browser {
 
 /// A browser whose user is signed in at the host `at`.
 async fn signed_in(scene: &Scene, at: &str, user: &str) -> Browser {
-    let browser = browser(&scene.gateway);
-    browser.plant(&scene.provider.url(), &format!("user={user}; Path=/"));
+    let addresses = (scene.gateway.address(), &*scene.provider.url());
+    signed_in_at(at, addresses, user).await
+}
+
+/// A browser whose user is signed in at the host `at`. `provider` is the URL of the provider.
+pub(crate) async fn signed_in_at(
+    at: &str,
+    (gateway, provider): (SocketAddr, &str),
+    user: &str,
+) -> Browser {
+    let browser = browser_at(gateway);
+    browser.plant(provider, &format!("user={user}; Path=/"));
     let page = browser.visit(&format!("{at}/")).await;
     assert_eq!(page.text(), "seen", "{}", page.describe());
     browser

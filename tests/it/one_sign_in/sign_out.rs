@@ -11,7 +11,7 @@ use crate::support::provider::parameters;
 use crate::support::scene::{SESSION, Scene};
 
 /// Presses the button of the sign-out page of `host`.
-async fn press(browser: &Browser, host: &str) -> Page {
+pub(crate) async fn press(browser: &Browser, host: &str) -> Page {
     let none: [(&str, &str); 0] = [];
     let visit = BrowserRequest::navigation(&format!("{host}/oauth2/sign_out")).form(&none);
     browser.send(visit.from(host)).await
