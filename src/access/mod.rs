@@ -469,6 +469,26 @@ impl Access {
             .await
     }
 
+    /// Returns the live session that the request's cookie names, like
+    /// [`Access::live_session_of`]. The look-up does not count as a use of the session.
+    ///
+    /// # Errors
+    ///
+    /// The reason why the request has no live session.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub(crate) async fn observed_session_of(
+        &self,
+        (fields, authority): (&(impl View + ?Sized), &str),
+        now: Timestamp,
+    ) -> Result<Arc<Session>, Cause> {
+        let named = self.named_session(fields, authority)?;
+        let look_up = || self.sessions.observe(named, now);
+        self.looked_up(named, look_up, now).await
+    }
+
     /// Returns the session that the request's cookie names, if the request names exactly one
     /// session.
     fn named_session(
@@ -495,12 +515,24 @@ impl Access {
         named: SessionRef,
         now: Timestamp,
     ) -> Result<Arc<Session>, Cause> {
-        let mut found = self.sessions.find(named, now);
+        let look_up = || self.sessions.find(named, now);
+        self.looked_up(named, look_up, now).await
+    }
+
+    /// Returns the result of `look_up` if the session `named` is live. If the session is not in
+    /// memory, fetches the session and calls `look_up` again.
+    async fn looked_up(
+        &self,
+        named: SessionRef,
+        look_up: impl Fn() -> Lookup,
+        now: Timestamp,
+    ) -> Result<Arc<Session>, Cause> {
+        let mut found = look_up();
         if let Lookup::Away = found {
             let waiter = self.refresher.fetch(*named.key());
             let fetched = wait_for(waiter, self.deadline(), self.refresher.clock()).await;
             if let Fetched::InMemory = fetched {
-                found = self.sessions.find(named, now);
+                found = look_up();
             }
         }
         let session = match found {

@@ -67,6 +67,7 @@ use crate::access::{Route, RouteTable};
 use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
 use crate::gateway::{AskingProxies, SpillSettings};
+use crate::identity::ListedClaim;
 use crate::login::{self, OwnPaths, PublicUrl, PublicUrls, RedirectionEndpoints};
 use crate::provider::Providers;
 use crate::seal::KeyRing;
@@ -160,6 +161,7 @@ struct LoginSection {
     host: Option<PublicUrl>,
     timeout_secs: Bounded<10, 3600>,
     clear_site_data: Vec<SiteData>,
+    userinfo_claims: Vec<ListedClaim>,
     state_key_file: Option<PathBuf>,
     state_key_env: Option<String>,
 }
@@ -226,7 +228,7 @@ fn gateway_settings(
     (public_urls, asking_proxies): (PublicUrls, AskingProxies),
     (written_fields, signing): (Vec<HeaderName>, Option<Signing>),
     (server, spill): (&ServerSection, Option<SpillSettings>),
-    log: &telemetry::Settings,
+    (log, userinfo_claims): (&telemetry::Settings, Vec<ListedClaim>),
 ) -> gateway::Settings {
     gateway::Settings {
         public_urls,
@@ -238,6 +240,7 @@ fn gateway_settings(
         buffer_bytes: server.buffer_bytes(),
         spill,
         log_user: log.user(),
+        userinfo_claims,
     }
 }
 
@@ -269,6 +272,7 @@ fn build(
     let asking_proxies = auth_check::asking_proxies(reader);
     let tls = tls(server.as_ref(), operations.as_ref(), reader, clock);
     let parts = (public_urls.as_ref(), routes.as_ref(), &*providers.names);
+    let userinfo_claims = login.as_ref().map(|section| section.userinfo_claims.clone());
     let login = login.map(|section| login_settings(&section, parts, reader));
     // All sections are read before the first `?` operator, so that `load` reports the problems of
     // all sections.
@@ -283,7 +287,7 @@ fn build(
             (public_urls?, asking_proxies),
             (fields, signing),
             (&server, spill),
-            &log,
+            (&log, userinfo_claims?),
         ),
         login: (login, keys.logins),
         routes,

@@ -53,7 +53,7 @@ impl WorkerSite {
                 let answer = (ResponseMode::Query, query.as_bytes());
                 Ok(self.callback(provider, answer, context, record).await)
             }
-            path if path == own.sign_in() => {
+            path if path == own.sign_in() || path == own.start() => {
                 check_method(method, &[Method::GET], "GET")?;
                 Ok(self.sign_in(context).await)
             }
@@ -79,6 +79,10 @@ impl WorkerSite {
             path if path == own.end_session() => {
                 check_method(method, &[Method::GET], "GET")?;
                 Ok(self.end_session(context).await)
+            }
+            path if path == own.userinfo() => {
+                check_method(method, &[Method::GET, Method::HEAD], "GET, HEAD")?;
+                Ok(self.userinfo(context).await)
             }
             path if path == own.jwks() => {
                 let key_set = self.settings().key_set.as_deref().ok_or(Error::NoRoute)?;

@@ -38,6 +38,7 @@ mod static_answer;
 mod streams;
 mod tunnel;
 mod unusual_path;
+mod userinfo;
 
 use std::future::ready;
 use std::net::IpAddr;
@@ -73,6 +74,7 @@ use crate::access::{Challenge, Decision, Permit, Recent, Wait};
 use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
 use crate::fields::request_id::{self, RequestIds, X_REQUEST_ID};
 use crate::fields::{self, TrailerSupport, UpgradeRequest};
+use crate::identity::ListedClaim;
 use crate::login::{self, OwnPaths, PublicUrl, PublicUrls, ReturnTo, Start};
 use crate::server::{Connection, Handler, RequestBody, Security};
 use crate::target::{self, Target};
@@ -106,6 +108,8 @@ pub struct Settings {
     pub(crate) spill: Option<SpillSettings>,
     /// The way in which the log names the user who signs in.
     pub(crate) log_user: UserInLog,
+    /// The claims that the userinfo endpoint returns.
+    pub(crate) userinfo_claims: Vec<ListedClaim>,
 }
 
 /// The request handler of one worker thread, with its own copy of the site and its own connections

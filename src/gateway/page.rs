@@ -190,7 +190,12 @@ impl Page {
 
     /// Returns HTML for browsers, and problem details for other clients.
     pub(super) fn respond(&self, headers: &HeaderMap) -> Response<Body> {
-        self.finish(self.respond_over_http(headers))
+        self.finish(self.respond_over_http(headers, wants_html(headers)))
+    }
+
+    /// Returns problem details to every client.
+    pub(super) fn respond_as_data(&self, headers: &HeaderMap) -> Response<Body> {
+        self.finish(self.respond_over_http(headers, false))
     }
 
     fn finish(&self, mut response: Response<Body>) -> Response<Body> {
@@ -207,12 +212,12 @@ impl Page {
         response
     }
 
-    fn respond_over_http(&self, headers: &HeaderMap) -> Response<Body> {
+    fn respond_over_http(&self, headers: &HeaderMap, as_html: bool) -> Response<Body> {
         // Only a page about a failure shows the id of the request. The user can tell the id of the
         // request to the administrator.
         let is_failure = self.status.is_client_error() || self.status.is_server_error();
         let request_id = request_id::of(headers).filter(|_id| is_failure);
-        let (body, kind) = if wants_html(headers) {
+        let (body, kind) = if as_html {
             (self.html(request_id), "text/html; charset=utf-8")
         } else {
             (self.problem(request_id), "application/problem+json")

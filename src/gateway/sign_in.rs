@@ -24,22 +24,28 @@ pub(super) struct SignInRequest {
 
 impl SignInRequest {
     /// Reads the query of a request to sign in. The gateway's own links contain the return path in
-    /// encrypted form. If the query contains no valid return path, the return path is the page in
-    /// `Referer`. The return path is always a page of this site.
+    /// encrypted form. Links of an app to the endpoint [`OwnPaths::start`](login::OwnPaths::start)
+    /// contain a return address. If the query contains no return path, the return path is the page
+    /// in `Referer`. The return path is always a page of this site.
     fn read(context: &RequestContext, login: &Login) -> Self {
         let mut request = Self::to_return(ReturnTo::root());
-        let mut sealed = None;
+        let is_start = context.target.path() == login.own().start();
+        let mut return_to = None;
         let query = context.target.query().unwrap_or_default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
                 "provider" => request.provider = Some(value.into_owned()),
                 "prompt" => request.prompt = Prompt::in_link(&value),
-                "to" => sealed = login.unseal(&value, &context.public_url),
+                "to" => return_to = login.unseal(&value, &context.public_url),
+                "rd" | "return_to" if is_start => {
+                    let page = ReturnTo::in_link(&value, &context.public_url, login.own());
+                    return_to = Some(page.unwrap_or_else(ReturnTo::root));
+                }
                 name if login.passes(name, &value) => request.pass(name, value.into_owned()),
                 _ => {}
             }
         }
-        if let Some(return_to) = sealed.or_else(|| context.referrer(login.own())) {
+        if let Some(return_to) = return_to.or_else(|| context.referrer(login.own())) {
             request.return_to = return_to;
         }
         request

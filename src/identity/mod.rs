@@ -10,6 +10,7 @@ mod groups;
 mod log_hash;
 
 use http::HeaderValue;
+use serde::Deserialize;
 
 pub use self::groups::Groups;
 pub(crate) use self::groups::{GroupsForm, GroupsFormat};
@@ -58,6 +59,21 @@ impl Claim {
     pub(crate) fn as_value(&self) -> &HeaderValue {
         &self.0
     }
+}
+
+/// A claim that the settings can list for a signed assertion or for the userinfo endpoint of the
+/// gateway.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ListedClaim {
+    /// The email address.
+    Email,
+    /// The groups.
+    Groups,
+    /// The display name.
+    Name,
+    /// The user name at the provider.
+    PreferredUsername,
 }
 
 /// An email address, and whether the provider has verified the address.

@@ -19,6 +19,8 @@ pub(crate) struct OwnPaths {
     jwks: Box<str>,
     ticket: Box<str>,
     ticket_request: Box<str>,
+    userinfo: Box<str>,
+    start: Box<str>,
 }
 
 impl OwnPaths {
@@ -66,6 +68,17 @@ impl OwnPaths {
         &self.ticket_request
     }
 
+    /// Returns the path of the endpoint that tells a script who is signed in.
+    pub(crate) fn userinfo(&self) -> &str {
+        &self.userinfo
+    }
+
+    /// Returns the path of the endpoint that starts a login. After the login, the user returns to
+    /// the page that the query names.
+    pub(crate) fn start(&self) -> &str {
+        &self.start
+    }
+
     /// Returns the path of the endpoint that redirects to the saved page of `tab`.
     pub(super) fn saved_page(&self, tab: &Tab) -> String {
         format!("{}return/{}", self.prefix(), tab.as_str())
@@ -107,6 +120,8 @@ impl OwnPaths {
             &self.jwks,
             &self.ticket,
             &self.ticket_request,
+            &self.userinfo,
+            &self.start,
         ];
         endpoints.into_iter().any(|endpoint| {
             let below = endpoint.strip_prefix(path);
@@ -149,6 +164,8 @@ impl TryFrom<String> for OwnPaths {
             jwks: at("jwks"),
             ticket: at("ticket"),
             ticket_request: at("ticket_request"),
+            userinfo: at("userinfo"),
+            start: at("start"),
             prefix,
         })
     }
@@ -175,6 +192,8 @@ mod tests {
                 (own.jwks(), "jwks"),
                 (own.ticket(), "ticket"),
                 (own.ticket_request(), "ticket_request"),
+                (own.userinfo(), "userinfo"),
+                (own.start(), "start"),
                 (&own.default_callback(), "callback"),
             ] {
                 assert_eq!(path, format!("{prefix}{name}"));

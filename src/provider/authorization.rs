@@ -36,7 +36,7 @@ const RESERVED: [&str; 15] = [
 
 /// The parameters that the gateway itself reads from a sign-in URL. `pass_parameters` must not
 /// contain one of the parameters that the gateway itself reads.
-const OF_THE_SIGN_IN_ENDPOINT: [&str; 3] = ["prompt", "provider", "to"];
+const OF_THE_SIGN_IN_ENDPOINT: [&str; 5] = ["prompt", "provider", "rd", "return_to", "to"];
 
 /// The maximum length of a name in `pass_parameters`, in bytes.
 const MAX_NAME: usize = 64;

@@ -77,7 +77,7 @@ pub(crate) use self::lease::{Lease, Leased};
 pub use self::live::Session;
 use self::local::LocalStore;
 pub(crate) use self::marks::{MarkKind, Once};
-pub(crate) use self::outcome::EndedVersion;
+pub(crate) use self::outcome::{Deadlines, EndedVersion};
 pub use self::outcome::{Ended, Lookup, Maintained, OpenError, Replaced, StartError};
 pub(crate) use self::preview::{Preview, preview};
 use self::reconfigure::Limits;
@@ -195,7 +195,21 @@ impl Sessions {
 
     /// Finds a session, and records that the session was used.
     pub fn find(&self, session: impl Into<SessionRef>, now: Timestamp) -> Lookup {
-        let SessionRef { store_tag, key } = session.into();
+        self.look_up(session.into(), |stored| self.note_use(stored, now))
+    }
+
+    /// Finds a session. This look-up does not count as a use of the session.
+    pub(crate) fn observe(&self, session: SessionRef, now: Timestamp) -> Lookup {
+        self.look_up(session, |stored| stored.deadline(self.limits.idle()) > now)
+    }
+
+    /// Finds a session. `is_live` returns false if the session has passed a deadline.
+    #[inline]
+    fn look_up(
+        &self,
+        SessionRef { store_tag, key }: SessionRef,
+        is_live: impl FnOnce(&Arc<Stored>) -> bool,
+    ) -> Lookup {
         let Some(mut stored) = self.cache.get(&key) else {
             return self.absent(store_tag);
         };
@@ -210,12 +224,21 @@ impl Sessions {
         if stored.state() == SessionState::Ended {
             return Lookup::Unknown;
         }
-        if !self.note_use(&stored, now) {
+        if !is_live(&stored) {
             return Lookup::Expired;
         }
         match Session::of(stored) {
             Some(session) => Lookup::Live(Arc::new(session)),
             None => Lookup::Unknown,
+        }
+    }
+
+    /// Returns the times at which a session ends.
+    pub(crate) fn deadlines(&self, session: &Session) -> Deadlines {
+        let stored = session.stored();
+        Deadlines {
+            idle: stored.deadline(self.limits.idle()),
+            latest: stored.ends_at(),
         }
     }
 

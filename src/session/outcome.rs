@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{FileError, Session, StoreError};
+use crate::clock::Timestamp;
 use crate::secret::NoRandomness;
 
 /// The result of a look-up of a session id.
@@ -21,6 +22,15 @@ pub enum Lookup {
     OtherInstance,
     /// No session has this id: the session has ended, was evicted, or never existed.
     Unknown,
+}
+
+/// The times at which a session ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Deadlines {
+    /// The session ends at this time if no request uses the session.
+    pub(crate) idle: Timestamp,
+    /// The session ends at this time at the latest.
+    pub(crate) latest: Timestamp,
 }
 
 /// The result of replacing a session.

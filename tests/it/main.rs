@@ -83,4 +83,5 @@ mod torture;
 mod trailers;
 mod two_names;
 mod unusual_paths;
+mod userinfo;
 mod websocket;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::keys::SigningKeys;
 use super::{NameError, parse};
 use crate::clock::Timestamp;
-use crate::identity::{Claim, Identity};
+use crate::identity::{Claim, Identity, ListedClaim};
 
 /// The name of the field, if the settings have the table `signed` without the key `field`.
 const DEFAULT_FIELD: HeaderName = HeaderName::from_static("x-sidegate-assertion");
@@ -33,21 +33,7 @@ pub(crate) struct SignedSettings {
     /// The audience. By default, the audience is the name of the upstream.
     pub(crate) audience: Option<Box<str>>,
     lifetime: Duration,
-    claims: Vec<SignedClaim>,
-}
-
-/// A claim that the settings can add to a signed assertion.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
-#[serde(rename_all = "snake_case")]
-enum SignedClaim {
-    /// The email address, if the provider has verified it.
-    Email,
-    /// The groups.
-    Groups,
-    /// The display name.
-    Name,
-    /// The user name at the provider.
-    PreferredUsername,
+    claims: Vec<ListedClaim>,
 }
 
 /// The table `signed` in the settings.
@@ -57,7 +43,7 @@ pub(super) struct RawSigned {
     field: Option<String>,
     audience: Option<String>,
     lifetime_secs: Option<u64>,
-    claims: Option<Vec<SignedClaim>>,
+    claims: Option<Vec<ListedClaim>>,
 }
 
 impl RawSigned {
@@ -81,9 +67,9 @@ impl RawSigned {
         }
         let default = || {
             vec![
-                SignedClaim::Email,
-                SignedClaim::PreferredUsername,
-                SignedClaim::Groups,
+                ListedClaim::Email,
+                ListedClaim::PreferredUsername,
+                ListedClaim::Groups,
             ]
         };
         Ok(Some(SignedSettings {
@@ -191,9 +177,9 @@ impl SignedAssertion {
         report: impl FnOnce(usize),
     ) -> Option<HeaderValue> {
         let subject = identity.subject.as_ref()?.as_str();
-        let email = self.claim(SignedClaim::Email, identity.verified_email());
+        let email = self.claim(ListedClaim::Email, identity.verified_email());
         let user_name = identity.preferred_username.as_ref();
-        let has_groups = self.settings.claims.contains(&SignedClaim::Groups);
+        let has_groups = self.settings.claims.contains(&ListedClaim::Groups);
         let groups = has_groups.then(|| self.groups(identity));
         if let Some(groups) = &groups {
             report(identity.groups.iter().len().saturating_sub(groups.len()));
@@ -209,15 +195,15 @@ impl SignedAssertion {
             method: request.method.as_str(),
             email,
             email_verified: email.is_some().then_some(true),
-            preferred_username: self.claim(SignedClaim::PreferredUsername, user_name),
-            name: self.claim(SignedClaim::Name, identity.name.as_ref()),
+            preferred_username: self.claim(ListedClaim::PreferredUsername, user_name),
+            name: self.claim(ListedClaim::Name, identity.name.as_ref()),
             groups,
         };
         self.keys.sign(&claims)
     }
 
     /// Returns the text of `claim` if the settings list the claim.
-    fn claim<'a>(&self, listed: SignedClaim, claim: Option<&'a Claim>) -> Option<&'a str> {
+    fn claim<'a>(&self, listed: ListedClaim, claim: Option<&'a Claim>) -> Option<&'a str> {
         let claim = claim.filter(|_claim| self.settings.claims.contains(&listed));
         claim.map(Claim::as_str)
     }

@@ -1,0 +1,111 @@
+//! The userinfo endpoint of the gateway, which tells a script of an app who is signed in.
+
+use http::{HeaderValue, Response, StatusCode, header};
+use serde::Serialize;
+
+use super::page::{Page, add_security_fields};
+use super::{Body, RequestContext, WorkerSite, sign_in};
+use crate::access::Cause;
+use crate::clock::Timestamp;
+use crate::identity::{Claim, ListedClaim};
+use crate::session::Session;
+
+/// The answer of the userinfo endpoint. The answer contains no token.
+#[derive(Serialize)]
+struct Userinfo<'a> {
+    provider: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sub: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    email: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    email_verified: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    preferred_username: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    groups: Option<Vec<&'a str>>,
+    /// The number of seconds after which the session ends if no request uses the session.
+    idle_ends_in: u64,
+    /// The number of seconds after which the session ends at the latest.
+    ends_in: u64,
+    /// Whether the gateway can refresh the access token.
+    renewable: bool,
+    login_url: String,
+    logout_url: String,
+}
+
+impl WorkerSite {
+    /// Answers a request to the userinfo endpoint. A script may ask often, so the request does not
+    /// count as a use of the session.
+    pub(super) async fn userinfo(&self, context: &RequestContext) -> Response<Body> {
+        let now = self.clock().now();
+        let found = self.access.observed_session_of(context.session_origin(), now);
+        match found.await {
+            Ok(session) => self.describe(context, &session, now),
+            Err(cause) => self.nobody(context, cause),
+        }
+    }
+
+    fn describe(
+        &self,
+        context: &RequestContext,
+        session: &Session,
+        now: Timestamp,
+    ) -> Response<Body> {
+        let identity = session.identity();
+        let lists = |claim| self.settings().userinfo_claims.contains(&claim);
+        let email = identity.email.as_ref();
+        let email = email.filter(|_| lists(ListedClaim::Email));
+        let user_name = identity.preferred_username.as_ref();
+        let user_name = user_name.filter(|_| lists(ListedClaim::PreferredUsername));
+        let name = identity.name.as_ref();
+        let name = name.filter(|_| lists(ListedClaim::Name));
+        let groups = lists(ListedClaim::Groups);
+        let groups = groups.then(|| identity.groups.iter().map(Claim::as_str).collect());
+        let deadlines = self.sessions().deadlines(session);
+        let origin = context.public_url.origin();
+        let answer = Userinfo {
+            provider: session.provider(),
+            sub: identity.subject.as_ref().map(Claim::as_str),
+            email: email.map(|email| email.address.as_str()),
+            email_verified: email.map(|email| email.verified),
+            preferred_username: user_name.map(Claim::as_str),
+            name: name.map(Claim::as_str),
+            groups,
+            idle_ends_in: deadlines.idle.since(now).as_secs(),
+            ends_in: deadlines.latest.since(now).as_secs(),
+            renewable: session.tokens().refresh_token().is_some(),
+            login_url: [origin, self.own().sign_in()].concat(),
+            logout_url: [origin, self.own().sign_out()].concat(),
+        };
+        // Serialization does not fail, because all fields are texts, numbers and truth values.
+        let body = serde_json::to_string(&answer).unwrap_or_default();
+        let mut response = Response::new(Body::own(body));
+        let headers = response.headers_mut();
+        let json = HeaderValue::from_static("application/json");
+        headers.insert(header::CONTENT_TYPE, json);
+        add_security_fields(headers);
+        response
+    }
+
+    fn nobody(&self, context: &RequestContext, cause: Cause) -> Response<Body> {
+        let origin = context.public_url.origin();
+        let headers = &context.parts.headers;
+        if cause == Cause::Unreachable {
+            let title = "Your session cannot be read right now";
+            let text = "You may still be signed in. Try again in a moment.";
+            return Page::new(StatusCode::SERVICE_UNAVAILABLE, title, text)
+                .with_reason(cause.reason())
+                .respond_as_data(headers);
+        }
+        let text = "You are not signed in, or your session has ended.";
+        let mut page = Page::new(StatusCode::UNAUTHORIZED, "Sign in first", text)
+            .with_reason(cause.reason());
+        page.login_url = Some([origin, self.own().sign_in()].concat());
+        let mut response = page.respond_as_data(headers);
+        sign_in::request_session(response.headers_mut());
+        response
+    }
+}
