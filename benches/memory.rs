@@ -154,6 +154,8 @@ impl UserHash {
             identity: identity.with_groups(groups.split(',').map(claim)),
             tokens: tokens.expect("tokens"),
             replaces: Vec::new(),
+            sid: None,
+            begun_at: NOW,
         }
     }
 }

@@ -85,6 +85,8 @@ fn store(sessions: u32) -> (Sessions, Vec<SessionId>) {
                 identity,
                 tokens,
                 replaces: Vec::new(),
+                sid: None,
+                begun_at: NOW,
             };
             let opened = runtime.block_on(store.open(new, NOW));
             opened.expect("random bytes")

@@ -107,6 +107,8 @@ impl Processes {
             identity: Identity::nameless("op"),
             tokens: TokenSet::new("old", Some("first"), life).unwrap(),
             replaces: Vec::new(),
+            sid: None,
+            begun_at: NOW,
         };
         let key = replicas[0].open(new, NOW).await.unwrap().key();
         let sessions = [

@@ -98,6 +98,8 @@ impl Fixture {
             identity: Identity::nameless("op"),
             tokens: tokens("old", life),
             replaces: Vec::new(),
+            sid: None,
+            begun_at: NOW,
         };
         let id = self.sessions.open(new, NOW).await.unwrap();
         let Lookup::Live(session) = self.sessions.find(&id, NOW) else {
@@ -191,6 +193,8 @@ async fn g_10_two_users_refreshed_at_the_same_time_never_mix() {
             identity,
             tokens: tokens_of_round(person, 0),
             replaces: Vec::new(),
+            sid: None,
+            begun_at: NOW,
         };
         let id = fixture.sessions.open(new, NOW).await.unwrap();
         people.push((person, Arc::new(id)));

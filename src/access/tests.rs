@@ -50,6 +50,8 @@ async fn a_session_that_the_store_does_not_return_is_not_unknown() {
         identity: Identity::nameless("main"),
         tokens: TokenSet::new("token", None, Lifetime::default()).unwrap(),
         replaces: Vec::new(),
+        sid: None,
+        begun_at: NOW,
     };
     let id = first.open(new, NOW).await.unwrap();
     let metrics = Arc::new(Metrics::default());

@@ -297,6 +297,12 @@ fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
             "Your session has ended",
             "You signed out, or your session ended, before this page was opened. Start again.",
         ),
+        login::Error::EndedMeanwhile => (
+            StatusCode::BAD_REQUEST,
+            "You were signed out",
+            "You signed out, or your session at the sign-in server ended, while this sign-in was in \
+             progress. Start again.",
+        ),
         login::Error::SessionUnreachable => SESSION_UNREACHABLE,
         login::Error::TooManyRefused => (
             StatusCode::TOO_MANY_REQUESTS,

@@ -14,6 +14,10 @@ pub enum Error {
     /// unless the user has refused the sign-in.
     #[error("the authorization server refused the sign-in")]
     Denied(#[source] Denial),
+    /// The provider has ended the session of the user during the login, or all sessions of the user
+    /// have ended during the login.
+    #[error("the sessions of the user have ended since this sign-in began")]
+    EndedMeanwhile,
     /// The browser has completed three logins in a row and still has no usable session. A login
     /// loop can have many causes, so the gateway does not know who is responsible for the loop.
     #[error("repeated sign-ins did not lead to a session")]
@@ -78,6 +82,7 @@ pub enum Error {
 impl From<OpenError> for Error {
     fn from(error: OpenError) -> Self {
         match error {
+            OpenError::EndedMeanwhile => Self::EndedMeanwhile,
             OpenError::NoRandomness(error) => Self::NoRandomness(error),
             OpenError::Store(error) => Self::NotStored(error),
             OpenError::UnknownProvider => Self::UnknownProvider,
@@ -115,6 +120,7 @@ impl Error {
         match self {
             Self::Provider(error) => Some(error.class()),
             Self::Denied(_)
+            | Self::EndedMeanwhile
             | Self::Loop
             | Self::Malformed(_)
             | Self::NoRandomness(_)
@@ -148,6 +154,7 @@ impl Error {
                 ErrorCode::UnsupportedResponseType => "unsupported_response_type",
                 ErrorCode::Unrecognized => "unrecognized_error",
             },
+            Self::EndedMeanwhile => "ended_during_login",
             Self::Loop => "login_loop",
             Self::Malformed(_) => "malformed_response",
             Self::NoRandomness(_) => "no_randomness",

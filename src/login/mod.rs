@@ -326,6 +326,7 @@ impl Login {
                 let refreshable = grant.tokens.refresh_token().is_some();
                 let user = (Box::new(grant.identity.clone()), refreshable);
                 let (login, name) = (Arc::clone(self), details.provider.clone());
+                let begun_at = details.issued_at;
                 let waiting = details.waiting.as_ref();
                 let remembered = [
                     details.previous_session,
@@ -335,7 +336,7 @@ impl Login {
                 // After the exchange of the code, a task of the control plane creates the session.
                 // If the browser closes the connection during the exchange, this future is dropped,
                 // and no session is created.
-                let open = async move { login.open(&name, grant, previous).await };
+                let open = async move { login.open((&name, begun_at), grant, previous).await };
                 let opened = self.process.on_control_plane(open).await;
                 opened.map(|id| (id, user))
             }
@@ -419,11 +420,15 @@ impl Login {
     /// login never continues the session of another user.
     async fn open(
         &self,
-        provider: &str,
+        (provider, begun_at): (&str, Timestamp),
         grant: Grant,
         (previous, remembered): (PreviousSession, [Option<SessionKey>; 2]),
     ) -> Result<SessionId, Error> {
-        let Grant { identity, tokens } = grant;
+        let Grant {
+            identity,
+            tokens,
+            sid,
+        } = grant;
         let previous = match previous {
             PreviousSession::Live(session) => Some(*session.key()),
             PreviousSession::Stale(key) => Some(key),
@@ -439,6 +444,8 @@ impl Login {
                 .into_iter()
                 .chain(remembered.into_iter().flatten())
                 .collect(),
+            sid,
+            begun_at,
         };
         Ok(self
             .process

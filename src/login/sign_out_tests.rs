@@ -67,6 +67,8 @@ async fn open(sessions: &Sessions) -> SessionId {
         identity: Identity::nameless("main"),
         tokens: TokenSet::new("token", None, Lifetime::default()).unwrap(),
         replaces: Vec::new(),
+        sid: None,
+        begun_at: NOW,
     };
     sessions.open(new, NOW).await.unwrap()
 }

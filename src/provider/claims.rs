@@ -14,6 +14,8 @@ use crate::clock::Timestamp;
 const LAST_DATE: f64 = 253_402_300_799.0;
 /// The maximum length of a subject, in characters (OpenID Connect Core 1.0 section 2).
 const MAX_SUBJECT: usize = 255;
+/// The maximum length of a `sid`, in bytes. The store keeps the `sid` with the session.
+const MAX_SID: usize = 512;
 
 /// The optional claims for which the value null means that the claim is absent. Some providers
 /// write null for each unused claim.
@@ -56,6 +58,14 @@ pub(super) fn subject(members: &Object) -> Result<&str, TokenError> {
         .filter(|subject| !subject.is_empty() && !subject.contains(char::is_control))
         .filter(|subject| subject.chars().count() <= MAX_SUBJECT)
         .ok_or(TokenError::Claim("sub"))
+}
+
+/// Returns the id of the session of the user at the provider (OpenID Connect Back-Channel Logout 1.0
+/// section 2.1). The function ignores a `sid` that is not a string, is empty or is too long, because
+/// a login needs no `sid`.
+pub(super) fn sid(members: &Object) -> Option<&str> {
+    let sid = members.get("sid").and_then(Value::as_str);
+    sid.filter(|sid| (1..=MAX_SID).contains(&sid.len()))
 }
 
 /// The rules for the dates in the tokens of one provider.

@@ -9,7 +9,9 @@ use super::backend::Change;
 #[cfg(test)]
 use super::cache::SessionCache;
 use super::ending::{End, EndReason};
+use super::groups::{EndAll, EndedAll, Group, ProviderSessionHash};
 use super::index::UserHash;
+use super::marks::Mark;
 use super::reconfigure::{Reconfiguration, ReconfigureError, Reconfigured};
 use super::store::{Opened, Opening, Replacement, StoreError, Which};
 use super::stored::Stored;
@@ -52,6 +54,14 @@ pub(super) enum Command {
         why: EndReason,
         answer: Answer<Vec<End>>,
     },
+    EndAll {
+        order: EndAll,
+        answer: Answer<EndedAll>,
+    },
+    List {
+        group: Group,
+        answer: Answer<Vec<SessionKey>>,
+    },
     Touch {
         uses: Vec<(SessionKey, Timestamp)>,
         answer: Answer<()>,
@@ -87,6 +97,12 @@ pub(super) struct Batch {
     /// The sessions that end when this batch is committed.
     pub(super) removed: Vec<SessionKey>,
     pub(super) users: HashSet<UserHash>,
+    /// The notices whose groups end when this batch is committed.
+    pub(super) notices: HashSet<Mark>,
+    /// True if this batch creates or replaces a session.
+    has_puts: bool,
+    /// True if this batch ends a group of sessions.
+    pub(super) ends_group: bool,
 }
 
 /// A change to the index and the caches. The thread of the store makes this change after it has
@@ -95,6 +111,7 @@ pub(super) struct Batch {
 pub(super) enum Effect {
     Opened {
         session: Arc<Stored>,
+        provider_session: Option<ProviderSessionHash>,
         ended: Vec<End>,
         replica: ReplicaId,
         answer: Answer<Opened>,
@@ -108,10 +125,16 @@ pub(super) enum Effect {
         end: End,
         answer: Answer<Vec<End>>,
     },
+    EndedAll {
+        order: EndAll,
+        keys: Vec<SessionKey>,
+        answer: Answer<EndedAll>,
+    },
 }
 
 impl Batch {
     pub(super) fn put(&mut self, session: &Arc<Stored>) {
+        self.has_puts = true;
         self.sessions.insert(*session.key());
         self.changes.push(Change::Put(Arc::clone(session)));
     }
@@ -120,6 +143,11 @@ impl Batch {
         self.sessions.insert(key);
         self.removed.push(key);
         self.changes.push(Change::Remove(key));
+    }
+
+    /// Returns true if this batch changes the session with this key.
+    pub(super) fn changes_session(&self, key: &SessionKey) -> bool {
+        self.sessions.contains(key)
     }
 
     /// Returns true if a command cannot be executed before this batch is committed, for example
@@ -131,14 +159,24 @@ impl Batch {
             } => {
                 let user = session.user();
                 let mut replaces = opening.replaces.iter();
+                // The new session could belong to a group that this batch ends.
                 self.is_full()
+                    || self.ends_group
                     || user.is_some_and(|user| self.users.contains(&user))
                     || replaces.any(|key| self.sessions.contains(key))
             }
             Command::Replace { next, .. } => self.is_full() || self.sessions.contains(next.key()),
             Command::End { which, .. } => self.is_full() || self.sessions.contains(which.key()),
+            // The index contains a new session only after the commit.
+            Command::EndAll { order, .. } => {
+                let notice = order.notice.as_ref();
+                self.is_full()
+                    || self.has_puts
+                    || notice.is_some_and(|notice| self.notices.contains(&notice.mark))
+            }
             Command::Get { key, .. } => self.is_full() || self.sessions.contains(key),
-            Command::Touch { .. }
+            Command::List { .. }
+            | Command::Touch { .. }
             | Command::Sweep { .. }
             | Command::Reconfigure { .. }
             | Command::Close { .. } => true,
@@ -158,6 +196,7 @@ impl Effect {
             Self::Opened { answer, .. } => send(answer, Err(error.clone())),
             Self::Replaced { answer, .. } => send(answer, Err(error.clone())),
             Self::Ended { answer, .. } => send(answer, Err(error.clone())),
+            Self::EndedAll { answer, .. } => send(answer, Err(error.clone())),
         }
     }
 }

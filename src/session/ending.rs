@@ -47,8 +47,12 @@ pub enum EndReason {
     RefusedByApp,
     /// The same browser has signed in again.
     Replaced,
+    /// An app or an administrator has ended the session.
+    Revoked,
     /// The user has signed out.
     SignedOut,
+    /// The provider has reported that the session of the user at the provider has ended.
+    SignedOutAtProvider,
 }
 
 impl EndReason {
@@ -62,7 +66,9 @@ impl EndReason {
             Self::Evicted => "session_pushed_out",
             Self::RefusedByApp => "refused_by_app",
             Self::Replaced => "session_replaced",
+            Self::Revoked => "session_revoked",
             Self::SignedOut => "signed_out",
+            Self::SignedOutAtProvider => "signed_out_at_provider",
         }
     }
 }

@@ -212,6 +212,8 @@ pub(super) fn login(subject: &str) -> NewSession<'static> {
         identity: user(subject),
         tokens: tokens("token-0"),
         replaces: Vec::new(),
+        sid: None,
+        begun_at: NOW,
     }
 }
 

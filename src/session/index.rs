@@ -15,9 +15,8 @@ use std::num::NonZeroU64;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{self, SHA256};
-
 use super::SessionKey;
+use super::groups::{Group, ProviderSessionHash, ProviderSessions, digest_of};
 use super::stored::Stored;
 use crate::clock::Timestamp;
 use crate::identity::Identity;
@@ -36,17 +35,16 @@ impl UserHash {
     /// has no subject, because the gateway cannot distinguish users without a subject.
     pub(super) fn of(identity: &Identity) -> Option<Self> {
         let subject = identity.subject.as_ref()?;
-        let mut hash = digest::Context::new(&SHA256);
-        // The hashed bytes contain the length of the issuer, so that no other pair of issuer and
-        // subject has the same bytes.
-        let length = u64::try_from(identity.issuer.len()).unwrap_or(u64::MAX);
-        hash.update(&length.to_be_bytes());
-        hash.update(identity.issuer.as_bytes());
-        hash.update(subject.as_str().as_bytes());
-        let hash = hash.finish();
-        let (first, rest) = hash.as_ref().split_first_chunk()?;
-        let first = NonZeroU64::new(u64::from_be_bytes(*first)).unwrap_or(NonZeroU64::MIN);
-        Some(Self(first, u64::from_be_bytes(*rest.first_chunk()?)))
+        Some(Self::of_subject(&identity.issuer, subject.as_str()))
+    }
+
+    /// Returns the hash of the user with this subject.
+    pub(super) fn of_subject(issuer: &str, subject: &str) -> Self {
+        let hash = digest_of(issuer, subject);
+        let mut halves = hash.as_ref().as_chunks().0.iter();
+        let mut half = || halves.next().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        let first = NonZeroU64::new(half()).unwrap_or(NonZeroU64::MIN);
+        Self(first, half())
     }
 }
 
@@ -78,11 +76,20 @@ pub(super) struct Index {
     /// continues with the session after the session `walked`. The value is `None` while no search
     /// is in progress.
     walked: Option<Rank>,
+    provider_sessions: ProviderSessions,
 }
 
 impl Index {
-    /// Adds a session.
-    pub(super) fn insert(&mut self, stored: Arc<Stored>) {
+    /// Adds a session. `provider_session` is the session at the provider to which the session
+    /// belongs, if the provider has sent its id.
+    pub(super) fn insert(
+        &mut self,
+        stored: Arc<Stored>,
+        provider_session: Option<ProviderSessionHash>,
+    ) {
+        if let Some(of) = provider_session {
+            self.provider_sessions.insert(*stored.key(), of);
+        }
         self.all.insert(Ranked(stored));
     }
 
@@ -122,7 +129,33 @@ impl Index {
     ) -> Option<Arc<Stored>> {
         let stored = self.file_only.remove(key).or(in_memory)?;
         self.all.remove(stored.rank());
+        self.provider_sessions.remove(key);
         Some(stored)
+    }
+
+    /// Returns the keys of the sessions of a group. For [`Group::Keys`], the function returns all
+    /// keys of the group, even if there is no session with the key.
+    pub(super) fn keys_of(&self, group: &Group) -> Vec<SessionKey> {
+        match group {
+            Group::All => self.all().map(|stored| *stored.key()).collect(),
+            Group::Keys(keys) => keys.clone(),
+            Group::ProviderSession(of) => self.provider_sessions.find(*of),
+            Group::User(user) => self.of_user(*user).collect(),
+        }
+    }
+
+    /// Returns the keys of the sessions of a user. The key of the session whose lifetime ends first
+    /// is at the beginning.
+    fn of_user(&self, user: UserHash) -> impl Iterator<Item = SessionKey> {
+        let rank = |ends_at, key| Rank {
+            user: Some(user),
+            ends_at,
+            key,
+        };
+        let first = rank(Timestamp::default(), SessionKey::FIRST);
+        let last = rank(Timestamp::MAX, SessionKey::LAST);
+        let sessions = self.all.range(first..=last);
+        sessions.map(|Ranked(stored)| *stored.key())
     }
 
     /// Returns the user's sessions that must end before the user's next login, so that the user has
@@ -135,15 +168,7 @@ impl Index {
         max: usize,
         ending: &[SessionKey],
     ) -> Vec<SessionKey> {
-        let rank = |ends_at, key| Rank {
-            user: Some(user),
-            ends_at,
-            key,
-        };
-        let first = rank(Timestamp::default(), SessionKey::FIRST);
-        let last = rank(Timestamp::MAX, SessionKey::LAST);
-        let sessions = self.all.range(first..=last);
-        let keys = sessions.map(|Ranked(stored)| *stored.key());
+        let keys = self.of_user(user);
         let mut keys: Vec<_> = keys.filter(|key| !ending.contains(key)).collect();
         let above_limit = keys.len().saturating_add(1).saturating_sub(max);
         keys.truncate(above_limit);
@@ -248,6 +273,7 @@ mod tests {
             identity,
             tokens: tokens("token"),
             opened_at: Timestamp::default(),
+            sid: None,
         };
         Arc::new(Stored::new(rank, Timestamp::default(), &contents))
     }
@@ -267,7 +293,7 @@ mod tests {
                 ends_at: Timestamp::from_millis(number.into()),
                 key: SessionKey::from_bytes(key),
             };
-            index.insert(stored(rank, identity));
+            index.insert(stored(rank, identity), None);
         }
         index
     }
@@ -371,7 +397,7 @@ mod tests {
                     prop_assert!(index.remove(key, by_key.remove(key)).is_some());
                 }
                 by_key.insert(id.key(), Arc::clone(&session));
-                index.insert(session);
+                index.insert(session, None);
                 let before = known.insert((issuer, subject_text), id.key());
                 prop_assert_eq!(pushed, Vec::from_iter(before));
             }

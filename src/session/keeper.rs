@@ -27,6 +27,7 @@ use super::cache::{Event, Eviction, Notice, SessionCache};
 use super::command::{Batch, Command, ReplicaId, send};
 use super::ending::EndReason;
 use super::file::FileError;
+use super::groups::{EndedGroups, ProviderSessionHash};
 use super::index::{Index, WalkEnd};
 use super::reconfigure::Limits;
 use super::registration::Registrations;
@@ -77,6 +78,8 @@ pub(super) struct Keeper {
     count: Arc<AtomicU64>,
     /// For each session, the time of the last use, if this time is not committed yet.
     pub(super) used: HashMap<SessionKey, Timestamp>,
+    /// The groups of sessions that have ended, and the notices that asked for these ends.
+    pub(super) ended: EndedGroups,
 }
 
 impl Keeper {
@@ -100,6 +103,7 @@ impl Keeper {
             notices,
             count: Arc::clone(&count),
             used: HashMap::new(),
+            ended: EndedGroups::default(),
         };
         let handle = KeeperHandle {
             commands,
@@ -122,7 +126,9 @@ impl Keeper {
         let restored = match &mut backend {
             Backend::Memory => Ok(()),
             Backend::Disk(disk) => disk.restore((idle, now), &registrations, |key, loaded| {
-                self.remember(&loaded.into_stored(key), FIRST_REPLICA);
+                let provider_session = ProviderSessionHash::of_contents(&loaded.contents);
+                let stored = loaded.into_stored(key);
+                self.remember((&stored, provider_session), FIRST_REPLICA);
                 // While the keeper reads the file, the cache reports the sessions that the cache
                 // evicts and the times at which sessions were last used. The reports of the cache
                 // are discarded, so that they do not fill the memory. The file already contains the
@@ -143,6 +149,10 @@ impl Keeper {
         while let Some(first) = waiting.take().or_else(|| self.commands.blocking_recv()) {
             self.take_notices();
             match first {
+                Command::List { group, answer } => {
+                    let keys = self.keys_of(&group);
+                    send(answer, Ok(keys));
+                }
                 Command::Touch { uses, answer } => {
                     self.note_uses(uses);
                     send(answer, Ok(()));
@@ -173,6 +183,7 @@ impl Keeper {
                 Command::Open { .. }
                 | Command::Replace { .. }
                 | Command::End { .. }
+                | Command::EndAll { .. }
                 | Command::Get { .. } => {
                     let mut batch = Batch::default();
                     waiting = self.gather(first, &mut batch);
@@ -194,9 +205,14 @@ impl Keeper {
         self.count.store(sessions, Ordering::Relaxed);
     }
 
-    /// Adds a session that `replica` has created.
-    pub(super) fn remember(&mut self, session: &Arc<Stored>, replica: ReplicaId) {
-        self.index.insert(Arc::clone(session));
+    /// Adds a session that `replica` has created, with the session at the provider to which the
+    /// session belongs.
+    pub(super) fn remember(
+        &mut self,
+        (session, provider_session): (&Arc<Stored>, Option<ProviderSessionHash>),
+        replica: ReplicaId,
+    ) {
+        self.index.insert(Arc::clone(session), provider_session);
         if let Some(cache) = self.replicas.get(replica.0) {
             cache.put(session);
         }

@@ -71,6 +71,7 @@ fn of_alice(seconds: u8) -> Arc<Stored> {
         identity,
         tokens: tokens("token"),
         opened_at: NOW,
+        sid: None,
     };
     Arc::new(Stored::new(rank, NOW, &contents))
 }
@@ -80,7 +81,7 @@ fn a_session_that_ends_in_the_same_commit_makes_room_for_another() {
     let (mut keeper, handle) = Keeper::new(Backend::Memory, Fixture::memory().keeper_settings());
     let sessions = [1, 2, 3].map(of_alice);
     for session in &sessions[..2] {
-        keeper.remember(session, FIRST_REPLICA);
+        keeper.remember((session, None), FIRST_REPLICA);
     }
     let (answer, mut opened) = oneshot::channel();
     let open = Command::Open {
@@ -89,6 +90,8 @@ fn a_session_that_ends_in_the_same_commit_makes_room_for_another() {
             registration: [0; 32],
             replaces: Vec::new(),
             per_person: 2,
+            provider_session: None,
+            begun_at: NOW,
         },
         replica: FIRST_REPLICA,
         answer,

@@ -62,6 +62,7 @@ impl Session {
             identity: identity.unwrap_or_else(|| self.contents.identity.clone()),
             tokens,
             opened_at: self.contents.opened_at,
+            sid: self.contents.sid.clone(),
         };
         Self::new(*self.stored.rank(), self.stored.last_used(), contents)
     }
@@ -89,6 +90,11 @@ impl Session {
     /// Returns the configured name of the provider at which the user signed in.
     pub(crate) fn provider(&self) -> &str {
         &self.contents.provider
+    }
+
+    /// Returns the id of the session of the user at the provider (claim `sid` of the ID token).
+    pub(crate) fn sid(&self) -> Option<&str> {
+        self.contents.sid.as_deref()
     }
 
     /// Returns the identity of the signed-in user.

@@ -21,6 +21,7 @@ use super::cache::SessionCache;
 use super::command::{Answer, Command, ReplicaId};
 use super::disk::Disk;
 use super::ending::{End, EndReason};
+use super::groups::{EndAll, EndedAll, Group};
 use super::keeper::{FIRST_REPLICA, Keeper, KeeperSettings};
 use super::lease::{Leases, StoreLease};
 use super::marks::{AllMarks, Mark, MarkKind, Once};
@@ -169,6 +170,14 @@ impl Store for LocalStore {
 
     fn end(&self, which: Which, why: EndReason) -> StoreFuture<'_, Vec<End>> {
         Box::pin(self.ask(move |answer| Command::End { which, why, answer }))
+    }
+
+    fn end_all(&self, order: EndAll) -> StoreFuture<'_, EndedAll> {
+        Box::pin(self.ask(move |answer| Command::EndAll { order, answer }))
+    }
+
+    fn list(&self, group: Group) -> StoreFuture<'_, Vec<SessionKey>> {
+        Box::pin(self.ask(move |answer| Command::List { group, answer }))
     }
 
     fn touch(&self, uses: Vec<(SessionKey, Timestamp)>) -> StoreFuture<'_, ()> {

@@ -72,6 +72,23 @@ impl Marks {
     /// Adds `mark`, which ends at the time in the argument `until`. Returns `Once::Repeated` if the
     /// marks already contain `mark`.
     pub(super) fn once(&mut self, mark: Mark, now: Timestamp, until: Timestamp) -> Once {
+        self.make_room(now);
+        if !self.known.insert(mark) {
+            return Once::Repeated;
+        }
+        self.order.push_back((until, mark));
+        Once::First
+    }
+
+    /// Returns true if the marks contain `mark`.
+    pub(super) fn is_marked(&mut self, mark: &Mark, now: Timestamp) -> bool {
+        self.make_room(now);
+        self.known.contains(mark)
+    }
+
+    /// Removes the marks that have ended. If there are too many marks, the function also removes
+    /// the oldest marks.
+    fn make_room(&mut self, now: Timestamp) {
         while let Some((end, oldest)) = self.order.front() {
             if self.order.len() < MAX_MARKS && *end > now {
                 break;
@@ -79,11 +96,6 @@ impl Marks {
             self.known.remove(oldest);
             self.order.pop_front();
         }
-        if !self.known.insert(mark) {
-            return Once::Repeated;
-        }
-        self.order.push_back((until, mark));
-        Once::First
     }
 
     /// Removes the mark of a value, so that the value can be used again.

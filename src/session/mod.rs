@@ -33,6 +33,7 @@ pub mod cookie;
 mod disk;
 mod ending;
 mod file;
+mod groups;
 mod host_id;
 mod id;
 mod index;
@@ -41,6 +42,7 @@ mod lease;
 mod live;
 mod local;
 mod marks;
+mod new_session;
 mod outcome;
 mod packed;
 mod pause;
@@ -67,6 +69,8 @@ pub use self::file::FileError;
 pub(crate) use self::file::inspect;
 #[cfg(test)]
 pub(crate) use self::fixture::two_replicas;
+use self::groups::ProviderSessionHash;
+pub(crate) use self::groups::{EndedAll, LogoutNotice, SessionsOf};
 pub(crate) use self::host_id::SessionIds;
 pub use self::host_id::SessionRef;
 pub(crate) use self::id::StoreTag;
@@ -77,6 +81,7 @@ pub(crate) use self::lease::{Lease, Leased};
 pub use self::live::Session;
 use self::local::LocalStore;
 pub(crate) use self::marks::{MarkKind, Once};
+pub use self::new_session::NewSession;
 pub(crate) use self::outcome::{Deadlines, EndedVersion};
 pub use self::outcome::{Ended, Lookup, Maintained, OpenError, Replaced, StartError};
 pub(crate) use self::preview::{Preview, preview};
@@ -96,24 +101,6 @@ use crate::clock::Timestamp;
 use crate::identity::Identity;
 use crate::seal::KeyRing;
 use crate::token::TokenSet;
-
-/// A login that has succeeded.
-#[derive(Debug)]
-pub struct NewSession<'a> {
-    /// The configured name of the provider.
-    pub provider: &'a str,
-    /// A fingerprint of the URL and the client id that the provider had when the login began. A
-    /// different fingerprint shows that the name of the provider now belongs to another server or
-    /// client. If the provider has a different fingerprint when the login ends, no session is
-    /// created.
-    pub registration: Registration,
-    /// The identity of the user.
-    pub identity: Identity,
-    /// The tokens of the grant.
-    pub tokens: TokenSet,
-    /// The earlier sessions of the same browser, which end when the new session is created.
-    pub replaces: Vec<SessionKey>,
-}
 
 /// A replica, which caches the sessions of a store. All workers of a process share one replica. A
 /// look-up of a session takes no lock.
@@ -355,15 +342,19 @@ impl Sessions {
             identity: new.identity,
             tokens: new.tokens,
             opened_at: now,
+            sid: new.sid,
         };
         let session = Arc::new(Stored::new(rank, now, &contents));
         let opening = Opening {
             registration: new.registration,
             replaces: new.replaces,
             per_person: self.limits.per_person(),
+            provider_session: ProviderSessionHash::of_contents(&contents),
+            begun_at: new.begun_at,
         };
         match self.store.open(session, opening).await? {
             Opened::Stored => Ok(id),
+            Opened::EndedMeanwhile => Err(OpenError::EndedMeanwhile),
             Opened::NoProvider => Err(OpenError::UnknownProvider),
         }
     }

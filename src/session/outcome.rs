@@ -93,6 +93,10 @@ pub enum StartError {
 /// The reason why no session was created. The gateway is responsible for this error.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// All sessions of the user, or all sessions that belong to the same session at the provider,
+    /// have ended during the login.
+    #[error("the sessions of this sign-in have ended since it began")]
+    EndedMeanwhile,
     /// The operating system does not return random bytes.
     #[error("no session id could be generated")]
     NoRandomness(#[from] NoRandomness),

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::command::{Answer, Batch, Command, Effect, ReplicaId, send};
 use super::ending::EndReason;
+use super::groups::{EndAll, EndedAll, Group};
 use super::keeper::Keeper;
+use super::reconfigure::AT_ONCE;
 use super::store::{Opened, Opening, Replacement, StoreError, Which};
 use super::stored::Stored;
 use super::{SessionKey, record};
@@ -39,6 +41,10 @@ impl Keeper {
                 if registration != Some(&opening.registration) {
                     return send(answer, Ok(Opened::NoProvider));
                 }
+                let (group, begun_at) = (opening.provider_session, opening.begun_at);
+                if self.ended.have_ended(&session, group, begun_at) {
+                    return send(answer, Ok(Opened::EndedMeanwhile));
+                }
                 self.plan_open(session, opening, (replica, answer), batch);
             }
             Command::Replace {
@@ -69,10 +75,11 @@ impl Keeper {
                 Ok(false) => send(answer, Ok(Vec::new())),
                 Err(error) => send(answer, Err(error)),
             },
+            Command::EndAll { order, answer } => self.plan_end_all(order, answer, batch),
             Command::Get { key, answer } => send(answer, self.read(&key)),
-            // The thread never executes `Touch`, `Sweep`, `Reconfigure` or `Close` as a part of a
-            // batch.
-            Command::Touch { .. }
+            // The thread never executes these commands as a part of a batch.
+            Command::List { .. }
+            | Command::Touch { .. }
             | Command::Sweep { .. }
             | Command::Reconfigure { .. }
             | Command::Close { .. } => {}
@@ -112,10 +119,43 @@ impl Keeper {
         }
         batch.effects.push(Effect::Opened {
             session,
+            provider_session: opening.provider_session,
             ended,
             replica,
             answer,
         });
+    }
+
+    fn plan_end_all(&mut self, order: EndAll, answer: Answer<EndedAll>, batch: &mut Batch) {
+        if let Some(notice) = &order.notice {
+            if self.ended.knows(notice, order.now) {
+                return send(answer, Ok(EndedAll::Repeated));
+            }
+            batch.notices.insert(notice.mark);
+        }
+        batch.ends_group = true;
+        let mut keys = self.keys_of(&order.group);
+        // An earlier command of this batch already ends some of the sessions.
+        keys.retain(|key| !batch.changes_session(key));
+        for key in &keys {
+            batch.remove(*key);
+        }
+        batch.effects.push(Effect::EndedAll {
+            order,
+            keys,
+            answer,
+        });
+    }
+
+    /// Returns the keys of the sessions of a group.
+    pub(super) fn keys_of(&mut self, group: &Group) -> Vec<SessionKey> {
+        let mut keys = self.index.keys_of(group);
+        if matches!(group, Group::Keys(_)) {
+            keys.sort_unstable();
+            keys.dedup();
+            keys.retain(|key| self.knows(key));
+        }
+        keys
     }
 
     /// Commits a batch. After the commit, this function applies the change of each command to the
@@ -137,6 +177,7 @@ impl Keeper {
         match effect {
             Effect::Opened {
                 session,
+                provider_session,
                 ended,
                 replica,
                 answer,
@@ -144,7 +185,7 @@ impl Keeper {
                 for (key, why) in &ended {
                     self.forget(key, *why);
                 }
-                self.remember(&session, replica);
+                self.remember((&session, provider_session), replica);
                 self.count();
                 send(answer, Ok(Opened::Stored));
             }
@@ -159,6 +200,20 @@ impl Keeper {
             Effect::Ended { end, answer } => {
                 self.forget(&end.0, end.1);
                 send(answer, Ok(vec![end]));
+            }
+            Effect::EndedAll {
+                order,
+                keys,
+                answer,
+            } => {
+                for some in keys.chunks(AT_ONCE) {
+                    for key in some {
+                        self.forget(key, order.why);
+                    }
+                    self.run_pending_tasks();
+                }
+                self.ended.note(order);
+                send(answer, Ok(EndedAll::Ended(keys)));
             }
         }
     }

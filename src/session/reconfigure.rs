@@ -127,7 +127,7 @@ fn millis(duration: Duration) -> u64 {
 /// The keeper removes ended sessions from the cache in groups of `AT_ONCE` sessions, and runs the
 /// cache's maintenance after each group. If `AT_ONCE` were large, a worker that uses the cache
 /// might have to run much of the maintenance.
-const AT_ONCE: usize = 100;
+pub(super) const AT_ONCE: usize = 100;
 
 impl Keeper {
     /// Applies new settings. A session ends if its provider was removed or has changed. One commit

@@ -31,6 +31,8 @@ pub(super) struct Contents {
     pub(super) identity: Identity,
     pub(super) tokens: TokenSet,
     pub(super) opened_at: Timestamp,
+    /// The id of the session at the provider (claim `sid` of the ID token).
+    pub(super) sid: Option<Box<str>>,
 }
 
 /// The encoded form of the contents of a session. If this structure changes, the format of the file
@@ -67,6 +69,13 @@ struct Additional<'a> {
     /// The additional claims of the identity, each with its path.
     #[serde(borrow)]
     claims: Vec<(&'a str, &'a str)>,
+}
+
+/// The id of the session at the provider, if the provider has sent this id. The id is encoded after
+/// [`Additional`]. Older versions of the gateway ignore the id, and wrote no id.
+#[derive(Deserialize, Serialize)]
+struct ProviderSession<'a> {
+    sid: &'a str,
 }
 
 /// The error for an entry of the file that cannot be decoded.
@@ -171,7 +180,9 @@ fn encoded(contents: &Contents) -> Option<Vec<u8>> {
             .map(|(path, claim)| (&**path, claim.as_str()))
             .collect(),
     };
-    if additional.id_token.is_none() && additional.claims.is_empty() {
+    if let Some(sid) = &contents.sid {
+        to_bytes(&(plain, additional, ProviderSession { sid }))
+    } else if additional.id_token.is_none() && additional.claims.is_empty() {
         to_bytes(&plain)
     } else {
         to_bytes(&(plain, additional))
@@ -191,8 +202,12 @@ fn to_bytes(value: &impl Serialize) -> Option<Vec<u8>> {
 pub(super) fn decode(bytes: &[u8]) -> Option<Contents> {
     let (plain, rest) = postcard::take_from_bytes::<Encoded<'_>>(bytes).ok()?;
     let (mut identity, mut tokens) = (plain.identity().ok()?, plain.tokens()?);
+    let mut sid = None;
     if !rest.is_empty() {
-        let additional: Additional<'_> = postcard::from_bytes(rest).ok()?;
+        let (additional, rest) = postcard::take_from_bytes::<Additional<'_>>(rest).ok()?;
+        if !rest.is_empty() {
+            sid = Some(postcard::from_bytes::<ProviderSession<'_>>(rest).ok()?.sid);
+        }
         let claims = additional.claims.into_iter();
         let claims = claims.map(|(path, text)| Some((path.into(), Claim::new(text)?)));
         identity = identity.with_claims(claims.collect::<Option<Vec<_>>>()?);
@@ -208,6 +223,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Contents> {
         tokens,
         provider: plain.provider.into(),
         opened_at: Timestamp::from_millis(plain.opened_at),
+        sid: sid.map(Into::into),
     })
 }
 

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use crate::session::cache::{Event, SessionCache};
 use crate::session::ending::End;
 use crate::session::fixture::{Fixture, NOW, live, open, session, tokens};
+use crate::session::groups::{EndAll, EndedAll, Group};
 use crate::session::lease::StoreLease;
 use crate::session::marks::{Mark, MarkKind};
 use crate::session::store::StoreFuture;
@@ -202,6 +203,14 @@ impl Store for Slow {
 
     fn end(&self, which: Which, why: EndReason) -> StoreFuture<'_, Vec<End>> {
         self.store.end(which, why)
+    }
+
+    fn end_all(&self, order: EndAll) -> StoreFuture<'_, EndedAll> {
+        self.store.end_all(order)
+    }
+
+    fn list(&self, group: Group) -> StoreFuture<'_, Vec<SessionKey>> {
+        self.store.list(group)
     }
 
     fn touch(&self, uses: Vec<(SessionKey, Timestamp)>) -> StoreFuture<'_, ()> {

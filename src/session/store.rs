@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::cache::SessionCache;
 use super::ending::{End, EndReason};
+use super::groups::{EndAll, EndedAll, Group, ProviderSessionHash};
 use super::lease::StoreLease;
 use super::marks::{Mark, MarkKind, Once};
 use super::reconfigure::{Reconfiguration, ReconfigureError, Reconfigured};
@@ -65,6 +66,14 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// is no session to end.
     fn end(&self, which: Which, why: EndReason) -> StoreFuture<'_, Vec<End>>;
 
+    /// Ends the sessions of a group, and marks the notice of the order as used, in one commit. If
+    /// the notice is already marked, the store changes nothing. The store remembers for at least
+    /// one hour that the group has ended at `order.now`, unless the group is [`Group::Keys`].
+    fn end_all(&self, order: EndAll) -> StoreFuture<'_, EndedAll>;
+
+    /// Returns the keys of the sessions of a group.
+    fn list(&self, group: Group) -> StoreFuture<'_, Vec<SessionKey>>;
+
     /// Notes the times when sessions were last used. The next [`Store::sweep`] stores the times of
     /// the last uses durably.
     fn touch(&self, uses: Vec<(SessionKey, Timestamp)>) -> StoreFuture<'_, ()>;
@@ -112,6 +121,12 @@ pub(super) struct Opening {
     pub(super) replaces: Vec<SessionKey>,
     /// The maximum number of sessions of the user, including the new session.
     pub(super) per_person: usize,
+    /// The session at the provider to which the new session belongs. `None` if the provider has
+    /// sent no `sid`.
+    pub(super) provider_session: Option<ProviderSessionHash>,
+    /// The time when the login began. If a group of the new session has ended after this time, the
+    /// store must answer [`Opened::EndedMeanwhile`].
+    pub(super) begun_at: Timestamp,
 }
 
 /// The result of [`Store::open`].
@@ -119,6 +134,9 @@ pub(super) struct Opening {
 #[must_use]
 pub(super) enum Opened {
     Stored,
+    /// All sessions of the user, or all sessions that belong to the same session at the provider,
+    /// have ended during the login.
+    EndedMeanwhile,
     /// The provider was removed from the settings, or the name of the provider now belongs to
     /// another server or client.
     NoProvider,

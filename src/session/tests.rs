@@ -41,6 +41,8 @@ fn everything() -> NewSession<'static> {
             .with_authentication(Some(authentication))
             .with_id_token(Some("e30.canary-id-token.e30")),
         replaces: Vec::new(),
+        sid: Some("canary-sid".into()),
+        begun_at: NOW,
     }
 }
 
@@ -70,6 +72,7 @@ async fn a_session_outlives_the_process_and_the_file_contains_no_readable_part_o
     );
     let refresh = after.tokens().refresh_token().unwrap();
     assert!(refresh.matches(b"canary\"refresh\\"));
+    assert_eq!(after.sid(), Some("canary-sid"));
     assert_eq!(before.opened_at(), after.opened_at());
     assert_eq!(before.stored().ends_at(), after.stored().ends_at());
     let file = std::fs::read(fixture.file()).unwrap();
@@ -326,4 +329,23 @@ async fn an_entry_that_was_moved_or_changed_does_not_open() {
         assert!(opened(&alice, &changed).is_none(), "byte {position}");
         assert!(opened(&alice, &sealed[..position]).is_none());
     }
+}
+
+#[tokio::test]
+async fn an_older_version_can_read_an_entry_with_a_provider_session() {
+    let fixture = Fixture::memory();
+    let sessions = fixture.start(NOW);
+    let without = NewSession {
+        sid: None,
+        ..everything()
+    };
+    let mut entries = Vec::new();
+    for new in [everything(), without] {
+        let id = sessions.open(new, NOW).await.unwrap();
+        let session = session(&sessions, &id).await;
+        entries.push(session.stored().contents().to_vec());
+    }
+    // Older versions read the bytes of `without`, and ignore the bytes after them.
+    assert!(entries[0].len() > entries[1].len() && entries[0].starts_with(&entries[1]));
+    assert_eq!(record::decode(&entries[1]).unwrap().sid, None);
 }

@@ -262,7 +262,9 @@ fn grace(why: EndReason, of_route: Option<Duration>) -> Option<Duration> {
         | EndReason::Evicted
         | EndReason::RefusedByApp
         | EndReason::Replaced
-        | EndReason::SignedOut => None,
+        | EndReason::Revoked
+        | EndReason::SignedOut
+        | EndReason::SignedOutAtProvider => None,
     }
 }
 
@@ -290,7 +292,9 @@ mod tests {
             EndReason::Evicted,
             EndReason::RefusedByApp,
             EndReason::Replaced,
+            EndReason::Revoked,
             EndReason::SignedOut,
+            EndReason::SignedOutAtProvider,
         ] {
             assert_eq!(grace(why, of_route), None, "{why:?}");
         }

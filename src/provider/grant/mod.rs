@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use self::unverified::Unverified;
 use super::access_token::{self, AccessTokenVerifier};
 use super::claim_mapping::ClaimMapping;
+use super::claims;
 use super::endpoint::Endpoint;
 use super::group_lists;
 use super::id_token::{IdClaims, IdTokenRules, LoginContext};
@@ -38,6 +39,9 @@ pub struct Grant {
     pub identity: Identity,
     /// The tokens.
     pub tokens: TokenSet,
+    /// The id of the session of the user at the provider (claim `sid` of the ID token). `None` if
+    /// the provider has sent no usable `sid`.
+    pub sid: Option<Box<str>>,
 }
 
 /// Verifies token responses and reads the identity from a token response.
@@ -227,7 +231,7 @@ impl GrantVerifier {
         if refresh_token.is_none() {
             self.log_refresh_token_hint(clock.now());
         }
-        let (mut authentication, mut id_token) = (None, None);
+        let (mut authentication, mut id_token, mut sid) = (None, None, None);
         let identity = match (self.settings.identity.source, &self.id_token) {
             (IdentitySource::IdToken, Some(rules)) => {
                 let verification = Verification {
@@ -237,6 +241,7 @@ impl GrantVerifier {
                 };
                 let claims = self.id_claims(&verification, response, redemption).await?;
                 id_token = self.kept_id_token(response);
+                sid = claims::sid(&claims.members).map(Into::into);
                 // The gateway needs the nonce and `auth_time` only to check the ID token of a later
                 // refresh.
                 authentication = refresh_token.map(|_| Authentication {
@@ -262,6 +267,7 @@ impl GrantVerifier {
             tokens: tokens
                 .with_authentication(authentication)
                 .with_id_token(id_token),
+            sid,
         })
     }
 
