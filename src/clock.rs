@@ -157,6 +157,18 @@ impl Clock {
     }
 }
 
+/// Returns a duration in words, with the largest unit that fits: `3 minutes`.
+pub(crate) fn in_words(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let units = [(86_400, "day"), (3600, "hour"), (60, "minute")];
+    let fits = units.into_iter().find(|(length, _)| seconds >= *length);
+    let (length, unit) = fits.unwrap_or((1, "second"));
+    match seconds.checked_div(length).unwrap_or_default() {
+        1 => format!("1 {unit}"),
+        number => format!("{number} {unit}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,7 +16,7 @@
 //! | 3 | [`origin`] [`server`] | the HTTP client and its pool; listeners, framing, deadlines and drain; these two modules know nothing about authentication |
 //! | 4 | [`provider`] [`session`] [`upstream`] | the authorization server: metadata, keys, tokens, identities; the sessions; the app |
 //! | 5 | [`access`] [`login`] | routes, rules, decisions and refreshes; the code flow, pending logins and sign-out |
-//! | 6 | [`gateway`] [`admin`] | the handling of a request, and its answers; health and metrics |
+//! | 6 | [`gateway`] [`admin`] | the handling of a request, and its answers; health, metrics and the admin socket |
 //! | 7 | [`config`] | settings file, variables and flags; one error reports all problems; the check over the network |
 //! | 8 | [`instance`] | one running gateway, made from all other modules |
 //! | 9 | [`demo`] | an authorization server and an app inside the program, for demonstrations and for tests |

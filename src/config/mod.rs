@@ -64,6 +64,7 @@ use self::site_data::{SiteData, clear_site_data};
 use self::static_answers::{check_redirects, check_static_answers};
 pub(crate) use self::watch::{FileChange, FileVersion, Watch};
 use crate::access::{Route, RouteTable};
+use crate::admin::MAX_PATH;
 use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
 use crate::gateway::{AskingProxies, SpillSettings};
@@ -96,6 +97,8 @@ pub struct Config {
     pub(crate) workers: NonZeroUsize,
     /// The address of the operations listener, or `None` without an operations listener.
     pub(crate) operations: Option<SocketAddr>,
+    /// The path of the admin socket, or `None` without an admin socket.
+    pub admin_socket: Option<PathBuf>,
     /// The session settings, and the keys that encrypt sessions on disk.
     pub(crate) session: (session::Settings, Arc<KeyRing>),
     /// The settings that need a restart.
@@ -151,6 +154,7 @@ pub struct Reusable {
 #[serde(deny_unknown_fields)]
 struct OperationsSection {
     listen: Option<ListenAddress>,
+    admin_socket_file: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -271,6 +275,7 @@ fn build(
     let spill = server.as_ref().and_then(|server| spill(server, reader));
     let asking_proxies = auth_check::asking_proxies(reader);
     let tls = tls(server.as_ref(), operations.as_ref(), reader, clock);
+    check_admin_socket(operations.as_ref(), reader);
     let parts = (public_urls.as_ref(), routes.as_ref(), &*providers.names);
     let userinfo_claims = login.as_ref().map(|section| section.userinfo_claims.clone());
     let login = login.map(|section| login_settings(&section, parts, reader));
@@ -278,6 +283,7 @@ fn build(
     // all sections.
     let (login, keys) = (login?, keys?);
     let (server, session, routes) = (server?, session?, routes?);
+    let operations = operations?;
     let (names, log) = (names?, log?);
     let asking_proxies = asking_proxies?;
     let warnings = warnings(settings, &routes, (&asking_proxies, &login));
@@ -302,7 +308,8 @@ fn build(
         proxies: server.proxy_networks(),
         server: server.connections(),
         workers: server.workers(),
-        operations: operations?.listen.map(|address| address.0),
+        operations: operations.listen.map(|address| address.0),
+        admin_socket: operations.admin_socket_file,
         restart_only: RestartOnly::of(settings),
         watch: watch?,
         key_file: keys.file,
@@ -365,6 +372,15 @@ fn tls(
         reader.note("operations.listen", reason);
     }
     acceptor
+}
+
+/// Refuses a path of the admin socket that the operating system does not accept.
+fn check_admin_socket(operations: Option<&OperationsSection>, reader: &mut Reader<'_>) {
+    let path = operations.and_then(|section| section.admin_socket_file.as_ref());
+    if path.is_some_and(|path| path.as_os_str().len() > MAX_PATH) {
+        let reason = format!("is longer than {MAX_PATH} bytes, which is the limit for a socket");
+        reader.note("operations.admin_socket_file", reason);
+    }
 }
 
 /// Returns true if the two addresses conflict, so that one process cannot listen on both.

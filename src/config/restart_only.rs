@@ -95,6 +95,10 @@ mod tests {
             ("server.workers = 3", "server.workers"),
             ("server.drain_secs = 7", "server.drain_secs"),
             ("operations.listen = '127.0.0.1:2'", "operations.listen"),
+            (
+                "operations.admin_socket_file = '/run/a'",
+                "operations.admin_socket_file",
+            ),
             ("session.capacity_mib = 1", "session.capacity_mib"),
             ("log.level = 'debug'", "log.level"),
             (

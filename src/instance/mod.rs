@@ -23,7 +23,7 @@ use self::reload::CurrentSettings;
 pub use self::reload::{ReloadError, Reloaded};
 pub use self::reload_trigger::ReloadCause;
 use self::reload_trigger::ReloadTrigger;
-use crate::admin::{Admin, Readiness};
+use crate::admin::{Admin, AdminSocket, Readiness, SocketError};
 use crate::clock::Clock;
 use crate::config::{Config, Upstreams};
 use crate::gateway::{Site, Worker};
@@ -42,6 +42,9 @@ pub enum Error {
     /// The threads of the control plane did not start.
     #[error("the control plane cannot start")]
     Control(#[source] std::io::Error),
+    /// The admin socket was not created.
+    #[error("the admin socket cannot be used")]
+    AdminSocket(#[from] SocketError),
     /// A listener or a worker did not start.
     #[error("the server cannot start")]
     Server(#[from] server::Error),
@@ -58,6 +61,7 @@ pub struct Instance {
     operations_address: Option<SocketAddr>,
     workers: Workers,
     operations: Option<Workers>,
+    admin_socket: Option<AdminSocket>,
     readiness: Readiness,
     acceptor: Option<Acceptor>,
     process: ProcessState,
@@ -137,6 +141,11 @@ impl Instance {
         let operations = operations
             .map(|listener| start_operations(listener, admin, clock))
             .transpose()?;
+        let shared = (Arc::clone(&process.site.sessions), clock.clone());
+        let admin_socket = config.admin_socket.as_deref();
+        let admin_socket = admin_socket
+            .map(|path| AdminSocket::start(path, shared, &handle))
+            .transpose()?;
         readiness.mark_ready();
         // The event `Listening` is logged last, because an earlier step, such as reading the
         // session file, can fail.
@@ -147,6 +156,7 @@ impl Instance {
             operations_address,
             workers,
             operations,
+            admin_socket,
             readiness,
             acceptor,
             process,
@@ -189,6 +199,7 @@ impl Instance {
         if let Some(operations) = self.operations {
             operations.drained().await;
         }
+        drop(self.admin_socket);
         if let Err(error) = self.process.site.sessions.close().await {
             let reason = error.reason();
             tracing::error!(reason, error = chain(&error), "Sessions not closed");

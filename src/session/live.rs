@@ -133,6 +133,11 @@ impl Session {
         Cow::Owned(values.into_vec())
     }
 
+    /// Returns the time of the last use, as far as this replica knows it.
+    pub(crate) fn last_used(&self) -> Timestamp {
+        self.stored.last_used()
+    }
+
     /// Returns the time of the login.
     pub(crate) fn opened_at(&self) -> Timestamp {
         self.contents.opened_at

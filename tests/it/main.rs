@@ -15,6 +15,7 @@
 )]
 
 mod access_log;
+mod admin;
 mod after_sign_out;
 mod app_fields;
 mod apps;

@@ -1,0 +1,110 @@
+//! The messages of the admin socket. The client sends one request, and the gateway sends replies.
+//! Each message is one line of JSON. The last reply is [`Reply::Done`] or [`Reply::Failed`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::identity::{Claim, Identity};
+
+/// A request of the client.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Request {
+    pub(super) command: Command,
+    pub(super) of: Selection,
+}
+
+/// What happens to the selected sessions.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// The sessions end.
+    End,
+    /// The reply describes the sessions.
+    List,
+}
+
+/// The sessions to which a command applies.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Selection {
+    /// All sessions.
+    All,
+    /// The sessions of the users whose subject, user name or email address is this text.
+    Person(String),
+}
+
+impl Selection {
+    /// Returns true if the selection contains the sessions of this user. Upper and lower case of an
+    /// email address are equal.
+    pub(super) fn contains(&self, identity: &Identity) -> bool {
+        let Self::Person(wanted) = self else {
+            return true;
+        };
+        let is = |claim: &Option<Claim>| claim.as_ref().is_some_and(|it| it.as_str() == wanted);
+        let email = identity.email.as_ref();
+        is(&identity.subject)
+            || is(&identity.preferred_username)
+            || email.is_some_and(|email| email.address.as_str().eq_ignore_ascii_case(wanted))
+    }
+}
+
+/// A reply of the gateway.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Reply {
+    Session(SessionLine),
+    /// The command has succeeded. `sessions` is the number of sessions that the command has listed
+    /// or ended.
+    Done {
+        sessions: u64,
+    },
+    /// The command has failed, for this reason.
+    Failed(String),
+}
+
+/// The description of a session. The description contains no token and no session id.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct SessionLine {
+    /// The part of the session key that the log also contains.
+    pub(super) key: String,
+    pub(super) provider: String,
+    pub(super) subject: Option<String>,
+    pub(super) user_name: Option<String>,
+    pub(super) email: Option<String>,
+    /// The number of seconds since the login.
+    pub(super) opened_ago: u64,
+    /// The number of seconds since the last use.
+    pub(super) used_ago: u64,
+    /// The number of seconds until the session ends, if no request uses the session.
+    pub(super) ends_in: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Email;
+
+    #[test]
+    fn a_person_is_selected_by_subject_user_name_or_address() {
+        let alice = Identity {
+            subject: Claim::new("42"),
+            preferred_username: Claim::new("alice"),
+            email: Claim::new("Alice@example.org").map(|address| Email {
+                address,
+                verified: false,
+            }),
+            name: Claim::new("Alice A"),
+            ..Identity::nameless("op")
+        };
+        let selects = |text: &str| Selection::Person(text.to_owned()).contains(&alice);
+        for text in ["42", "alice", "alice@EXAMPLE.org"] {
+            assert!(selects(text), "{text}");
+        }
+        for text in ["", "4", "Alice", "Alice A", "alice@example", "op"] {
+            assert!(!selects(text), "{text}");
+        }
+        let nameless = Identity::nameless("op");
+        assert!(Selection::All.contains(&nameless));
+        assert!(!Selection::Person("op".to_owned()).contains(&nameless));
+    }
+}

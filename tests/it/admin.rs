@@ -1,0 +1,207 @@
+//! The admin socket, and the command `sidegate sessions`.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::process::Command;
+
+use crate::durable::stored_at;
+use crate::support::gateway::{Gateway, PROGRAM, Settings};
+use crate::support::killed::StoreFolder;
+use crate::support::scene::{ORIGIN, ROUTES, SESSION, Scene, url};
+
+/// The line belongs to the table `operations`.
+const SOCKET: &str = "admin_socket_file = \"admin.sock\"\n";
+
+async fn scene() -> Scene {
+    Scene::with_settings(|settings| settings.with(SOCKET).with(ROUTES)).await
+}
+
+/// The path of a file in the folder of the settings file.
+fn beside(gateway: &Gateway, name: &str) -> PathBuf {
+    PathBuf::from(gateway.settings().file(name, ""))
+}
+
+fn settings_file(gateway: &Gateway) -> PathBuf {
+    beside(gateway, "unused").with_file_name("sidegate.toml")
+}
+
+fn socket_of(gateway: &Gateway) -> PathBuf {
+    beside(gateway, "unused").with_file_name("admin.sock")
+}
+
+/// Runs `sidegate sessions`. Returns the exit code, the output and the error output.
+async fn sessions(gateway: &Gateway, arguments: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(PROGRAM);
+    command.arg("sessions").args(arguments);
+    command.arg("--config").arg(settings_file(gateway));
+    let output = command.output().await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code().unwrap(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[tokio::test]
+async fn an_operator_lists_and_ends_sessions() {
+    let scene = scene().await;
+    scene.provider.user_members(json!({
+        "email": "Person@example.com",
+        "email_verified": true,
+    }));
+    let alice = scene.cookie("alice").await;
+    let bob = scene.signed_in("bob").await;
+    scene.gateway.advance(Duration::from_mins(3));
+    assert_eq!(bob.fetch(&url("/")).await.status, 200);
+    let (code, listed, errors) = sessions(&scene.gateway, &["list", "--all"]).await;
+    assert_eq!((code, &*errors), (0, ""));
+    let lines: Vec<&str> = listed.lines().collect();
+    assert_eq!(lines.len(), 3, "{listed}");
+    assert_eq!(lines[2], "2 sessions listed");
+    let line_of = |name: &str| {
+        let found = lines.iter().find(|line| line.contains(name));
+        *found.unwrap_or_else(|| panic!("{name}: {listed}"))
+    };
+    let ends = "signed in 3 minutes ago, used 0 seconds ago, ends in 8 hours";
+    assert!(line_of(" bob ").ends_with(ends), "{listed}");
+    assert!(
+        line_of(" alice ").contains("used 3 minutes ago"),
+        "{listed}"
+    );
+    assert!(line_of(" bob ").contains("Person@example.com"), "{listed}");
+    assert!(line_of(" bob ").contains("  main  "), "{listed}");
+    // The list contains no session id and no token.
+    let id = alice.split_once('=').unwrap().1;
+    assert!(
+        !listed.contains(id) && !listed.contains(&id[..12]),
+        "{listed}"
+    );
+    assert!(!listed.contains("access"), "{listed}");
+
+    let (code, ended, _) = sessions(&scene.gateway, &["end", "--person", "bob"]).await;
+    assert_eq!((code, &*ended), (0, "1 session ended\n"));
+    assert_eq!(bob.fetch(&url("/")).await.status, 401);
+    let (_, listed, _) = sessions(&scene.gateway, &["list", "--person", "alice"]).await;
+    assert!(listed.ends_with("\n1 session listed\n"), "{listed}");
+    let (code, ended, _) = sessions(&scene.gateway, &["end", "--person", "nobody"]).await;
+    assert_eq!((code, &*ended), (0, "0 sessions ended\n"));
+    // The two users have the same address.
+    scene.cookie("carol").await;
+    let person = ["end", "--person", "person@EXAMPLE.com"];
+    let (_, ended, _) = sessions(&scene.gateway, &person).await;
+    assert_eq!(ended, "2 sessions ended\n");
+    scene.wait_for_figure("sidegate_sessions", 0).await;
+}
+
+#[tokio::test]
+async fn an_operator_ends_all_sessions() {
+    let scene = scene().await;
+    let browsers = [scene.signed_in("alice").await, scene.signed_in("bob").await];
+    let (code, ended, _) = sessions(&scene.gateway, &["end", "--all"]).await;
+    assert_eq!((code, &*ended), (0, "2 sessions ended\n"));
+    for browser in browsers {
+        assert_eq!(browser.fetch(&url("/")).await.status, 401);
+        // A new login works.
+        let page = browser.visit(&url("/")).await;
+        assert_eq!(page.text(), "seen", "{}", page.describe());
+    }
+}
+
+#[tokio::test]
+async fn a_command_needs_one_selection_and_a_running_gateway_with_a_socket() {
+    let scene = scene().await;
+    for arguments in [
+        &["list"][..],
+        &["end"],
+        &["end", "--all", "--person", "bob"],
+        &["list", "--all", "--user", "bob"],
+    ] {
+        let (code, _, errors) = sessions(&scene.gateway, arguments).await;
+        assert_eq!(code, 64, "{arguments:?}: {errors}");
+    }
+    let without = Scene::new().await;
+    let (code, _, errors) = sessions(&without.gateway, &["list", "--all"]).await;
+    assert_eq!(code, 78);
+    assert!(errors.contains("admin_socket_file is not set"), "{errors}");
+    std::fs::remove_file(socket_of(&scene.gateway)).unwrap();
+    let (code, _, errors) = sessions(&scene.gateway, &["list", "--all"]).await;
+    assert_eq!(code, 1);
+    assert!(errors.contains("admin.sock"), "{errors}");
+    assert!(
+        errors.contains("the admin socket cannot be used"),
+        "{errors}"
+    );
+}
+
+#[tokio::test]
+async fn only_the_user_of_the_gateway_can_use_the_socket() {
+    let scene = scene().await;
+    let socket = socket_of(&scene.gateway);
+    let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    scene.gateway.drain().await;
+    assert!(!socket.exists());
+}
+
+#[tokio::test]
+async fn a_socket_that_a_killed_process_left_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("admin.sock");
+    drop(UnixListener::bind(&socket).unwrap());
+    assert!(socket.exists());
+    let key = format!("admin_socket_file = \"{}\"\n", socket.display());
+    let settings = || Settings::new(ORIGIN, "http://127.0.0.1:9", "http://127.0.0.1:9").with(&key);
+    let gateway = Gateway::start(settings());
+    let (code, listed, errors) = sessions(&gateway, &["list", "--all"]).await;
+    assert_eq!((code, &*listed, &*errors), (0, "0 sessions listed\n", ""));
+    // A second gateway does not take the socket of a running gateway.
+    let other = settings();
+    let mut second = Command::new(PROGRAM);
+    second.arg("run").arg("--config").arg(other.write());
+    let output = second.output().await.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("another process listens"), "{errors}");
+    let (_, listed, _) = sessions(&gateway, &["list", "--all"]).await;
+    assert_eq!(listed, "0 sessions listed\n");
+    gateway.drain().await;
+    // Another file is never removed.
+    std::fs::write(&socket, "precious").unwrap();
+    let mut third = Command::new(PROGRAM);
+    third.arg("run").arg("--config").arg(other.write());
+    let output = third.output().await.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(std::fs::read_to_string(&socket).unwrap(), "precious");
+}
+
+#[tokio::test]
+async fn sessions_in_a_file_that_are_not_in_memory_are_listed_and_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let store_folder = StoreFolder::new(folder.path());
+    let stored = stored_at(&store_folder, folder.path());
+    // The cache contains only a few sessions.
+    let small = "[session]\ncapacity_mib = 1\n";
+    let scene = Scene::with_settings(|settings| {
+        settings.with(SOCKET).with(ROUTES).with(&stored).with(small)
+    })
+    .await;
+    let first = scene.signed_in("first").await;
+    let refresh = "~".repeat(16_000);
+    scene
+        .provider
+        .token_members(json!({ "refresh_token": refresh }));
+    for number in 0..70 {
+        scene.cookie(&format!("user-{number}")).await;
+    }
+    let (_, listed, _) = sessions(&scene.gateway, &["list", "--all"]).await;
+    assert!(listed.ends_with("\n71 sessions listed\n"), "{listed}");
+    let (_, ended, _) = sessions(&scene.gateway, &["end", "--person", "first"]).await;
+    assert_eq!(ended, "1 session ended\n");
+    assert!(first.cookie(ORIGIN, SESSION).is_some());
+    assert_eq!(first.fetch(&url("/")).await.status, 401);
+}
