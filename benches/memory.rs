@@ -155,6 +155,7 @@ impl UserHash {
             tokens: tokens.expect("tokens"),
             replaces: Vec::new(),
             sid: None,
+            device: None,
             begun_at: NOW,
         }
     }

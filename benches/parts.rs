@@ -86,6 +86,7 @@ fn store(sessions: u32) -> (Sessions, Vec<SessionId>) {
                 tokens,
                 replaces: Vec::new(),
                 sid: None,
+                device: None,
                 begun_at: NOW,
             };
             let opened = runtime.block_on(store.open(new, NOW));

@@ -108,6 +108,7 @@ impl Processes {
             tokens: TokenSet::new("old", Some("first"), life).unwrap(),
             replaces: Vec::new(),
             sid: None,
+            device: None,
             begun_at: NOW,
         };
         let key = replicas[0].open(new, NOW).await.unwrap().key();

@@ -99,6 +99,7 @@ impl Fixture {
             tokens: tokens("old", life),
             replaces: Vec::new(),
             sid: None,
+            device: None,
             begun_at: NOW,
         };
         let id = self.sessions.open(new, NOW).await.unwrap();
@@ -194,6 +195,7 @@ async fn g_10_two_users_refreshed_at_the_same_time_never_mix() {
             tokens: tokens_of_round(person, 0),
             replaces: Vec::new(),
             sid: None,
+            device: None,
             begun_at: NOW,
         };
         let id = fixture.sessions.open(new, NOW).await.unwrap();

@@ -51,6 +51,7 @@ async fn a_session_that_the_store_does_not_return_is_not_unknown() {
         tokens: TokenSet::new("token", None, Lifetime::default()).unwrap(),
         replaces: Vec::new(),
         sid: None,
+        device: None,
         begun_at: NOW,
     };
     let id = first.open(new, NOW).await.unwrap();

@@ -64,10 +64,11 @@ fn describe(session: &SessionLine) -> String {
     let names = [&session.subject, &session.user_name, &session.email];
     let names: Vec<&str> = names.into_iter().flatten().map(String::as_str).collect();
     format!(
-        "{}  {}  {}  signed in {} ago, used {} ago, ends in {}",
+        "{}  {}  {}  {}  signed in {} ago, used {} ago, ends in {}",
         session.key,
         session.provider,
         names.join(" "),
+        session.device.as_deref().unwrap_or("unknown device"),
         words(session.opened_ago),
         words(session.used_ago),
         words(session.ends_in),

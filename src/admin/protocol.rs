@@ -71,6 +71,8 @@ pub(super) struct SessionLine {
     pub(super) subject: Option<String>,
     pub(super) user_name: Option<String>,
     pub(super) email: Option<String>,
+    /// The browser, the system and the network at the login.
+    pub(super) device: Option<String>,
     /// The number of seconds since the login.
     pub(super) opened_ago: u64,
     /// The number of seconds since the last use.

@@ -251,6 +251,9 @@ impl Service {
             subject: identity.subject.as_ref().map(text),
             user_name: identity.preferred_username.as_ref().map(text),
             email: email.map(text),
+            device: session
+                .device()
+                .map(|device| format!("{} at {}", device.name(), device.network())),
             opened_ago: now.since(session.opened_at()).as_secs(),
             used_ago: now.since(session.last_used()).as_secs(),
             ends_in: self.sessions.deadlines(session).idle.since(now).as_secs(),

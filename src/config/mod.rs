@@ -232,7 +232,7 @@ fn gateway_settings(
     (public_urls, asking_proxies): (PublicUrls, AskingProxies),
     (written_fields, signing): (Vec<HeaderName>, Option<Signing>),
     (server, spill): (&ServerSection, Option<SpillSettings>),
-    (log, userinfo_claims): (&telemetry::Settings, Vec<ListedClaim>),
+    log: &telemetry::Settings,
 ) -> gateway::Settings {
     gateway::Settings {
         public_urls,
@@ -244,7 +244,6 @@ fn gateway_settings(
         buffer_bytes: server.buffer_bytes(),
         spill,
         log_user: log.user(),
-        userinfo_claims,
     }
 }
 
@@ -275,16 +274,13 @@ fn build(
     let spill = server.as_ref().and_then(|server| spill(server, reader));
     let asking_proxies = auth_check::asking_proxies(reader);
     let tls = tls(server.as_ref(), operations.as_ref(), reader, clock);
-    check_admin_socket(operations.as_ref(), reader);
     let parts = (public_urls.as_ref(), routes.as_ref(), &*providers.names);
-    let userinfo_claims = login.as_ref().map(|section| section.userinfo_claims.clone());
     let login = login.map(|section| login_settings(&section, parts, reader));
     // All sections are read before the first `?` operator, so that `load` reports the problems of
     // all sections.
     let (login, keys) = (login?, keys?);
     let (server, session, routes) = (server?, session?, routes?);
-    let operations = operations?;
-    let (names, log) = (names?, log?);
+    let (names, log, operations) = (names?, log?, operations?);
     let asking_proxies = asking_proxies?;
     let warnings = warnings(settings, &routes, (&asking_proxies, &login));
     let fields = app_fields::names(&routes, &upstreams, &names);
@@ -293,7 +289,7 @@ fn build(
             (public_urls?, asking_proxies),
             (fields, signing),
             (&server, spill),
-            (&log, userinfo_claims?),
+            &log,
         ),
         login: (login, keys.logins),
         routes,
@@ -366,6 +362,7 @@ fn tls(
     let acceptor = acceptor(server, reader, clock);
     check_transport(server, reader);
     server.check_windows(reader);
+    check_admin_socket(operations, reader);
     let operations = operations.and_then(|section| section.listen);
     if operations.is_some_and(|operations| overlap(operations.0, server.listen.0)) {
         let reason = "conflicts with server.listen: both use the same port";
@@ -458,6 +455,7 @@ fn login_settings(
         timeout: section.timeout_secs.duration(),
         host,
         clear_site_data: clear_site_data(&section.clear_site_data),
+        userinfo_claims: section.userinfo_claims.clone(),
     };
     if let (Some(urls), Some(routes)) = (urls, routes) {
         check_reach(urls, &login, routes, reader);

@@ -80,9 +80,24 @@ impl WorkerSite {
                 check_method(method, &[Method::GET], "GET")?;
                 Ok(self.end_session(context).await)
             }
+            _ => self.other_endpoint(context).await,
+        }
+    }
+
+    /// Answers requests to the endpoints that do not change the session of the browser.
+    async fn other_endpoint(&self, context: &RequestContext) -> Result<Response<Body>, Error> {
+        let (method, own) = (&context.parts.method, self.own());
+        match context.target.path() {
             path if path == own.userinfo() => {
                 check_method(method, &[Method::GET, Method::HEAD], "GET, HEAD")?;
                 Ok(self.userinfo(context).await)
+            }
+            path if path == own.sessions() => {
+                if *method == Method::POST {
+                    return Ok(self.end_own_sessions(context).await);
+                }
+                check_method(method, &[Method::GET, Method::HEAD], "GET, HEAD, POST")?;
+                Ok(self.own_sessions(context).await)
             }
             path if path == own.jwks() => {
                 let key_set = self.settings().key_set.as_deref().ok_or(Error::NoRoute)?;

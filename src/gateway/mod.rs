@@ -22,6 +22,7 @@ mod forward;
 mod grpc;
 mod hosts;
 mod navigation;
+mod own_sessions;
 mod page;
 mod record;
 mod request_body;
@@ -71,10 +72,10 @@ pub use self::streams::Cut;
 pub(crate) use self::streams::StreamCounts;
 use self::streams::Streams;
 use crate::access::{Challenge, Decision, Permit, Recent, Wait};
+use crate::clock::Timestamp;
 use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
 use crate::fields::request_id::{self, RequestIds, X_REQUEST_ID};
 use crate::fields::{self, TrailerSupport, UpgradeRequest};
-use crate::identity::ListedClaim;
 use crate::login::{self, OwnPaths, PublicUrl, PublicUrls, ReturnTo, Start};
 use crate::server::{Connection, Handler, RequestBody, Security};
 use crate::target::{self, Target};
@@ -108,8 +109,6 @@ pub struct Settings {
     pub(crate) spill: Option<SpillSettings>,
     /// The way in which the log names the user who signs in.
     pub(crate) log_user: UserInLog,
-    /// The claims that the userinfo endpoint returns.
-    pub(crate) userinfo_claims: Vec<ListedClaim>,
 }
 
 /// The request handler of one worker thread, with its own copy of the site and its own connections
@@ -390,13 +389,7 @@ impl Worker {
             Decision::Permit(permit) if auth_check.is_some() => {
                 Step::answered(passed(&context, permit, record))
             }
-            Decision::Permit(permit) if permit.route().app_sign_out().is_some() => {
-                Step::boxed(self.with_app_sign_out(context, (permit, now), body, record))
-            }
-            Decision::Permit(permit) if body.is_ready() && context.parts.method.is_safe() => {
-                self.forward(context, (permit, now), body, record)
-            }
-            Decision::Permit(permit) => self.permitted(context, (permit, now), body, record),
+            Decision::Permit(permit) => self.begin(context, (permit, now), body, record),
             Decision::Answer(answer) => Step::answered(record.static_answer(&context, &answer)),
             other @ (Decision::Challenge(_)
             | Decision::Forbid(_)
@@ -404,6 +397,24 @@ impl Worker {
             | Decision::Unavailable(_)
             | Decision::Wait(_)) => Step::boxed(self.answer(context, other, body, record)),
         }
+    }
+
+    /// Begins to forward a permitted request. Most requests have no body, and need no preparation.
+    #[inline]
+    fn begin(
+        &self,
+        context: RequestContext,
+        permit: (Permit, Timestamp),
+        body: ForwardedBody,
+        record: Record,
+    ) -> Step<'_> {
+        if permit.0.route().app_sign_out().is_some() {
+            return Step::boxed(self.with_app_sign_out(context, permit, body, record));
+        }
+        if body.is_ready() && context.parts.method.is_safe() {
+            return self.forward(context, permit, body, record);
+        }
+        self.permitted(context, permit, body, record)
     }
 
     /// Performs steps 6 to 8 of the list in the crate documentation, for a request that has to wait

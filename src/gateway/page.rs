@@ -31,12 +31,22 @@ background:#2456c7;color:#fff}\
 a.button.second,button.second{background:transparent;color:#2456c7}\
 a.button:focus-visible,button:focus-visible{outline:3px solid #9db8f5;outline-offset:2px}\
 .code{margin:1.6rem 0 0;font-size:.82rem;color:#677185}\
+.list{list-style:none;margin:1.2rem 0 0;padding:0;border-bottom:1px solid #dfe3ea}\
+.list li{display:flex;flex-wrap:wrap;gap:.6rem 1rem;align-items:center;\
+justify-content:space-between;padding:.9rem 0;border-top:1px solid #dfe3ea}\
+.list div{flex:1 1 14rem}\
+.list p{margin:.1rem 0 0;font-size:.88rem;color:#677185}\
+.list button{padding:.3rem .8rem;font-size:.9rem}\
+.mark{margin-left:.25rem;padding:.1rem .55rem;border-radius:99px;font-size:.78rem;\
+background:#e4ecfd;color:#2456c7;white-space:nowrap}\
 @media(prefers-color-scheme:dark){\
 body{background:#12151b;color:#e6e9ef}\
 main{background:#1b2029;border-color:#2e3542;box-shadow:none}\
 a.button,button{background:#8fb0ff;border-color:#8fb0ff;color:#10131a}\
 a.button.second,button.second{background:transparent;color:#8fb0ff}\
-.code{color:#97a1b3}}";
+.code,.list p{color:#97a1b3}\
+.list,.list li{border-color:#2e3542}\
+.mark{background:#26344f;color:#b9ceff}}";
 
 /// With this content security policy, the page loads no other resources, cannot be shown in a
 /// frame, and sends forms only to its own origin. Because of the hash in the policy, browsers apply
@@ -68,6 +78,32 @@ pub(super) enum Action {
     Link { href: String, label: String },
     /// A form with one button, sent by POST.
     Post { action: String, label: &'static str },
+}
+
+/// An entry of the list on a page.
+#[derive(Clone, Debug)]
+pub(super) struct Item {
+    pub(super) title: String,
+    /// A short text that distinguishes the entry.
+    pub(super) mark: Option<&'static str>,
+    /// The lines below the title.
+    pub(super) details: Vec<String>,
+    pub(super) action: Action,
+}
+
+impl Item {
+    fn html(&self) -> String {
+        let mut html = format!("<li>\n<div>\n<strong>{}</strong>", escape(&self.title));
+        if let Some(mark) = self.mark {
+            html.extend([" <span class=\"mark\">", &escape(mark), "</span>"]);
+        }
+        html.push('\n');
+        for line in &self.details {
+            html.extend(["<p>", &escape(line), "</p>\n"]);
+        }
+        html.extend(["</div>\n", &self.action.html("second", false), "</li>\n"]);
+        html
+    }
 }
 
 /// The layout of the actions (links and buttons) on a page.
@@ -103,6 +139,8 @@ pub(super) struct Page {
     pub(super) status: StatusCode,
     pub(super) title: &'static str,
     pub(super) text: Vec<String>,
+    /// The list between the text and the actions.
+    pub(super) items: Vec<Item>,
     pub(super) actions: Vec<Action>,
     layout: Layout,
     /// True if pages of the same origin can show the page in a frame. The links of the page then
@@ -128,6 +166,7 @@ impl Page {
             status,
             title,
             text,
+            items: Vec::new(),
             actions: Vec::new(),
             layout: Layout::Steps,
             in_frame: false,
@@ -251,6 +290,11 @@ impl Page {
         );
         for text in &self.text {
             html.extend(["<p>", &escape(text), "</p>\n"]);
+        }
+        if !self.items.is_empty() {
+            html.push_str("<ul class=\"list\">\n");
+            html.extend(self.items.iter().map(Item::html));
+            html.push_str("</ul>\n");
         }
         if matches!(self.refresh, Some((1.., _))) {
             html.push_str("<p>This page tries again by itself.</p>\n");

@@ -106,6 +106,7 @@ impl WorkerSite {
         )
         .post("Sign out", after.link(self.own()))
         .link("Stay signed in", "/")
+        .link("All your sessions", self.own().sessions())
         .respond(&context.parts.headers)
     }
 

@@ -41,7 +41,9 @@ impl WorkerSite {
     /// count as a use of the session.
     pub(super) async fn userinfo(&self, context: &RequestContext) -> Response<Body> {
         let now = self.clock().now();
-        let found = self.access.observed_session_of(context.session_origin(), now);
+        let found = self
+            .access
+            .observed_session_of(context.session_origin(), now);
         match found.await {
             Ok(session) => self.describe(context, &session, now),
             Err(cause) => self.nobody(context, cause),
@@ -55,7 +57,7 @@ impl WorkerSite {
         now: Timestamp,
     ) -> Response<Body> {
         let identity = session.identity();
-        let lists = |claim| self.settings().userinfo_claims.contains(&claim);
+        let lists = |claim| self.login().userinfo_claims().contains(&claim);
         let email = identity.email.as_ref();
         let email = email.filter(|_| lists(ListedClaim::Email));
         let user_name = identity.preferred_username.as_ref();
@@ -101,8 +103,8 @@ impl WorkerSite {
                 .respond_as_data(headers);
         }
         let text = "You are not signed in, or your session has ended.";
-        let mut page = Page::new(StatusCode::UNAUTHORIZED, "Sign in first", text)
-            .with_reason(cause.reason());
+        let mut page =
+            Page::new(StatusCode::UNAUTHORIZED, "Sign in first", text).with_reason(cause.reason());
         page.login_url = Some([origin, self.own().sign_in()].concat());
         let mut response = page.respond_as_data(headers);
         sign_in::request_session(response.headers_mut());

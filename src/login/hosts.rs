@@ -345,7 +345,7 @@ impl Login {
 
 /// Returns the value of the parameter `name`, or an empty text if `query` does not contain the
 /// parameter exactly one time.
-pub(super) fn parameter(query: &str, name: &str) -> String {
+pub(crate) fn parameter(query: &str, name: &str) -> String {
     let mut values = form_urlencoded::parse(query.as_bytes()).filter(|(other, _)| other == name);
     match (values.next(), values.next()) {
         (Some((_, value)), None) => value.into_owned(),

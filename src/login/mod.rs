@@ -42,7 +42,7 @@ use self::authorization::{AuthorizationResponse, Granted, VerifiedResponse};
 pub use self::authorization::{Denial, ErrorCode, MalformedResponse};
 pub(crate) use self::browser::forget_rounds;
 pub use self::error::Error;
-pub(crate) use self::hosts::{LoginHost, Redeemed};
+pub(crate) use self::hosts::{LoginHost, Redeemed, parameter};
 pub use self::outcome::{Completion, FailedLogin, Started};
 pub(crate) use self::own_paths::OwnPaths;
 pub use self::pending::StateError;
@@ -62,10 +62,11 @@ use self::throttle::ThrottleDecision;
 pub(crate) use self::ticket::TicketRequest;
 use crate::clock::Timestamp;
 use crate::fields::cookie::{self as cookies, Found};
+use crate::identity::ListedClaim;
 use crate::provider::{Actor, ExchangeError, Grant, Providers, Redemption, ResponseMode, Sent};
 use crate::seal::KeyRing;
 use crate::session::{
-    MarkKind, NewSession, Once, SessionId, SessionIds, SessionKey, SessionRef, cookie,
+    Device, MarkKind, NewSession, Once, SessionId, SessionIds, SessionKey, SessionRef, cookie,
 };
 use crate::telemetry::TokenCall;
 
@@ -88,6 +89,8 @@ pub struct Settings {
     pub(crate) host: Option<LoginHost>,
     /// The value of `Clear-Site-Data` in the answer to a sign-out.
     pub(crate) clear_site_data: Option<HeaderValue>,
+    /// The claims that the userinfo endpoint returns.
+    pub(crate) userinfo_claims: Vec<ListedClaim>,
 }
 
 /// The login flow with the providers of one site. All workers share one [`Login`].
@@ -125,6 +128,11 @@ impl Login {
     /// The redirection endpoints, where providers send their answers.
     pub(crate) fn redirection(&self) -> &RedirectionEndpoints {
         &self.settings.redirection
+    }
+
+    /// The claims that the userinfo endpoint returns.
+    pub(crate) fn userinfo_claims(&self) -> &[ListedClaim] {
+        &self.settings.userinfo_claims
     }
 
     /// The configured names of all providers, sorted.
@@ -327,6 +335,7 @@ impl Login {
                 let user = (Box::new(grant.identity.clone()), refreshable);
                 let (login, name) = (Arc::clone(self), details.provider.clone());
                 let begun_at = details.issued_at;
+                let device = callback.device();
                 let waiting = details.waiting.as_ref();
                 let remembered = [
                     details.previous_session,
@@ -336,7 +345,8 @@ impl Login {
                 // After the exchange of the code, a task of the control plane creates the session.
                 // If the browser closes the connection during the exchange, this future is dropped,
                 // and no session is created.
-                let open = async move { login.open((&name, begun_at), grant, previous).await };
+                let open =
+                    async move { login.open((&name, begun_at, device), grant, previous).await };
                 let opened = self.process.on_control_plane(open).await;
                 opened.map(|id| (id, user))
             }
@@ -420,7 +430,7 @@ impl Login {
     /// login never continues the session of another user.
     async fn open(
         &self,
-        (provider, begun_at): (&str, Timestamp),
+        (provider, begun_at, device): (&str, Timestamp, Device),
         grant: Grant,
         (previous, remembered): (PreviousSession, [Option<SessionKey>; 2]),
     ) -> Result<SessionId, Error> {
@@ -445,6 +455,7 @@ impl Login {
                 .chain(remembered.into_iter().flatten())
                 .collect(),
             sid,
+            device: Some(device),
             begun_at,
         };
         Ok(self

@@ -21,6 +21,7 @@ pub(crate) struct OwnPaths {
     ticket_request: Box<str>,
     userinfo: Box<str>,
     start: Box<str>,
+    sessions: Box<str>,
 }
 
 impl OwnPaths {
@@ -79,6 +80,12 @@ impl OwnPaths {
         &self.start
     }
 
+    /// Returns the path of the page with a user's own sessions. A POST request to the page ends
+    /// sessions.
+    pub(crate) fn sessions(&self) -> &str {
+        &self.sessions
+    }
+
     /// Returns the path of the endpoint that redirects to the saved page of `tab`.
     pub(super) fn saved_page(&self, tab: &Tab) -> String {
         format!("{}return/{}", self.prefix(), tab.as_str())
@@ -122,6 +129,7 @@ impl OwnPaths {
             &self.ticket_request,
             &self.userinfo,
             &self.start,
+            &self.sessions,
         ];
         endpoints.into_iter().any(|endpoint| {
             let below = endpoint.strip_prefix(path);
@@ -166,6 +174,7 @@ impl TryFrom<String> for OwnPaths {
             ticket_request: at("ticket_request"),
             userinfo: at("userinfo"),
             start: at("start"),
+            sessions: at("sessions"),
             prefix,
         })
     }
@@ -194,6 +203,7 @@ mod tests {
                 (own.ticket_request(), "ticket_request"),
                 (own.userinfo(), "userinfo"),
                 (own.start(), "start"),
+                (own.sessions(), "sessions"),
                 (&own.default_callback(), "callback"),
             ] {
                 assert_eq!(path, format!("{prefix}{name}"));

@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, header};
 
 use super::ticket::{TicketRequest, WaitingTab};
 use super::{Login, PublicUrl, ReturnTo};
 use crate::provider::{Prompt, ResponseMode};
-use crate::session::{Session, SessionKey};
+use crate::session::{Device, Session, SessionKey};
 
 /// A request to begin a login.
 #[derive(Debug)]
@@ -93,6 +93,15 @@ pub struct Callback<'a> {
     pub client: IpAddr,
     /// The session that the browser had before this login.
     pub previous_session: PreviousSession,
+}
+
+impl Callback<'_> {
+    /// Describes the device of the client.
+    pub(super) fn device(&self) -> Device {
+        let user_agent = self.headers.get(header::USER_AGENT);
+        let user_agent = user_agent.and_then(|value| value.to_str().ok());
+        Device::new(user_agent.unwrap_or_default(), self.client)
+    }
 }
 
 /// The session that a browser had before a login.

@@ -161,7 +161,28 @@ impl Login {
         session: SessionKey,
     ) -> Result<Vec<HeaderValue>, Error> {
         let _ended = self.end_sessions(vec![session]).await?;
-        Ok(vec![cookie::clear(cookie::SESSION), browser::forget_rounds()])
+        Ok(vec![
+            cookie::clear(cookie::SESSION),
+            browser::forget_rounds(),
+        ])
+    }
+
+    /// Ends other sessions of a user. Tasks of the control plane revoke the refresh tokens. The
+    /// caller must make sure that the sessions belong to the user.
+    ///
+    /// # Errors
+    ///
+    /// After [`Error::NotStored`], [`Error::Stopped`] or [`Error::Panicked`], some of the sessions
+    /// may continue.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the sessions end, and the refresh tokens are revoked.
+    pub(crate) async fn end_own_sessions(
+        self: &Arc<Self>,
+        sessions: Vec<SessionKey>,
+    ) -> Result<(), Error> {
+        self.end_sessions(sessions).await.map(drop)
     }
 
     /// Returns what happens at the providers of the ended sessions.
@@ -175,7 +196,7 @@ impl Login {
             Ok(session) => session,
             Err(provider) => return AtProvider::Unreachable(provider.into()),
         };
-        let first = session.or(ended.first().map(Arc::as_ref));
+        let first = session.or_else(|| ended.first().map(Arc::as_ref));
         let provider = first.map(Session::provider);
         if let Some(link) = self.other_account_link(provider, after, public_url) {
             return AtProvider::SignsIn(link);
@@ -217,7 +238,7 @@ impl Login {
     /// ended, or if the provider could not be reached recently.
     pub(super) fn ended_session(&self, ended: &[Arc<Session>]) -> Option<EndedSession> {
         let to_end = self.to_end_at_provider(ended).ok()?;
-        let session = to_end.or(ended.first().map(Arc::as_ref))?;
+        let session = to_end.or_else(|| ended.first().map(Arc::as_ref))?;
         let provider = self.providers.get(session.provider());
         Some(EndedSession::of(session, provider.map(Arc::as_ref)))
     }

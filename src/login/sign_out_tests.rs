@@ -19,6 +19,7 @@ fn login(sessions: &Arc<Sessions>) -> Arc<Login> {
         timeout: Duration::from_mins(10),
         host: None,
         clear_site_data: None,
+        userinfo_claims: Vec::new(),
     };
     let process = ProcessState::new(
         Arc::clone(sessions),
@@ -68,6 +69,7 @@ async fn open(sessions: &Sessions) -> SessionId {
         tokens: TokenSet::new("token", None, Lifetime::default()).unwrap(),
         replaces: Vec::new(),
         sid: None,
+        device: None,
         begun_at: NOW,
     };
     sessions.open(new, NOW).await.unwrap()
@@ -97,9 +99,7 @@ async fn a_sign_out_that_cannot_be_stored_does_not_claim_to_have_worked() {
     // on a full disk.
     sessions.close().await.unwrap();
     let after = AfterSignOut::default();
-    let failed = login
-        .sign_out(&cookie(&second), &public_url(), after)
-        .await;
+    let failed = login.sign_out(&cookie(&second), &public_url(), after).await;
     assert!(matches!(failed, Err(Error::NotStored(StoreError::Closed))));
     assert!(matches!(sessions.find(&second, NOW), Lookup::Live(_)));
 }
@@ -116,7 +116,12 @@ async fn d_26_one_request_signs_out_a_few_sessions_and_not_hundreds() {
     let value = HeaderValue::from_str(&cookies.join("; ")).unwrap();
     let headers = HeaderMap::from_iter([(header::COOKIE, value)]);
     let after = AfterSignOut::default();
-    drop(login.sign_out(&headers, &public_url(), after).await.unwrap());
+    drop(
+        login
+            .sign_out(&headers, &public_url(), after)
+            .await
+            .unwrap(),
+    );
     let live = ids
         .iter()
         .map(|id| matches!(sessions.find(id, NOW), Lookup::Live(_)));

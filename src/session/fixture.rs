@@ -213,6 +213,7 @@ pub(super) fn login(subject: &str) -> NewSession<'static> {
         tokens: tokens("token-0"),
         replaces: Vec::new(),
         sid: None,
+        device: None,
         begun_at: NOW,
     }
 }

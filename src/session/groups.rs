@@ -200,13 +200,6 @@ impl Sessions {
     /// # Cancel safety
     ///
     /// Cancel safe.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "the admin socket and the page of sessions will use it"
-        )
-    )]
     pub(crate) async fn list(&self, of: SessionsOf<'_>) -> Result<Vec<Arc<Session>>, StoreError> {
         let mut sessions = Vec::new();
         for key in self.keys_of(of).await? {

@@ -274,6 +274,7 @@ mod tests {
             tokens: tokens("token"),
             opened_at: Timestamp::default(),
             sid: None,
+            device: None,
         };
         Arc::new(Stored::new(rank, Timestamp::default(), &contents))
     }

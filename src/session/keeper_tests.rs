@@ -72,6 +72,7 @@ fn of_alice(seconds: u8) -> Arc<Stored> {
         tokens: tokens("token"),
         opened_at: NOW,
         sid: None,
+        device: None,
     };
     Arc::new(Stored::new(rank, NOW, &contents))
 }

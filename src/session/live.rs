@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use http::HeaderValue;
 
+use super::device::Device;
 use super::index::Rank;
 use super::record::{self, Contents};
 use super::stored::Stored;
@@ -63,6 +64,7 @@ impl Session {
             tokens,
             opened_at: self.contents.opened_at,
             sid: self.contents.sid.clone(),
+            device: self.contents.device.clone(),
         };
         Self::new(*self.stored.rank(), self.stored.last_used(), contents)
     }
@@ -95,6 +97,12 @@ impl Session {
     /// Returns the id of the session of the user at the provider (claim `sid` of the ID token).
     pub(crate) fn sid(&self) -> Option<&str> {
         self.contents.sid.as_deref()
+    }
+
+    /// Returns the device with which the user has signed in. `None` if an older version of the
+    /// gateway has created the session.
+    pub(crate) fn device(&self) -> Option<&Device> {
+        self.contents.device.as_ref()
     }
 
     /// Returns the identity of the signed-in user.

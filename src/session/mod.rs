@@ -30,6 +30,7 @@ mod backend;
 mod cache;
 mod command;
 pub mod cookie;
+mod device;
 mod disk;
 mod ending;
 mod file;
@@ -41,6 +42,7 @@ mod keeper;
 mod lease;
 mod live;
 mod local;
+mod look_up;
 mod marks;
 mod new_session;
 mod outcome;
@@ -63,6 +65,7 @@ use std::time::Duration;
 use moka::sync::Cache;
 
 use self::cache::Read;
+pub use self::device::Device;
 pub(crate) use self::ending::SessionEvent;
 pub use self::ending::{EndReason, EndRegistry, EndWatch};
 pub use self::file::FileError;
@@ -180,116 +183,6 @@ impl Sessions {
         self.store.reconfigure(new, now).await
     }
 
-    /// Finds a session, and records that the session was used.
-    pub fn find(&self, session: impl Into<SessionRef>, now: Timestamp) -> Lookup {
-        self.look_up(session.into(), |stored| self.note_use(stored, now))
-    }
-
-    /// Finds a session. This look-up does not count as a use of the session.
-    pub(crate) fn observe(&self, session: SessionRef, now: Timestamp) -> Lookup {
-        self.look_up(session, |stored| stored.deadline(self.limits.idle()) > now)
-    }
-
-    /// Finds a session. `is_live` returns false if the session has passed a deadline.
-    #[inline]
-    fn look_up(
-        &self,
-        SessionRef { store_tag, key }: SessionRef,
-        is_live: impl FnOnce(&Arc<Stored>) -> bool,
-    ) -> Lookup {
-        let Some(mut stored) = self.cache.get(&key) else {
-            return self.absent(store_tag);
-        };
-        if stored.state() == SessionState::Superseded {
-            // The session was replaced or evicted just after the first read of the cache, so the
-            // cache is read again.
-            let Some(again) = self.cache.get(&key) else {
-                return self.absent(store_tag);
-            };
-            stored = again;
-        }
-        if stored.state() == SessionState::Ended {
-            return Lookup::Unknown;
-        }
-        if !is_live(&stored) {
-            return Lookup::Expired;
-        }
-        match Session::of(stored) {
-            Some(session) => Lookup::Live(Arc::new(session)),
-            None => Lookup::Unknown,
-        }
-    }
-
-    /// Returns the times at which a session ends.
-    pub(crate) fn deadlines(&self, session: &Session) -> Deadlines {
-        let stored = session.stored();
-        Deadlines {
-            idle: stored.deadline(self.limits.idle()),
-            latest: stored.ends_at(),
-        }
-    }
-
-    /// Records a use of a session. Returns false if the session has passed a deadline.
-    fn note_use(&self, stored: &Arc<Stored>, now: Timestamp) -> bool {
-        if stored.deadline(self.limits.idle()) <= now {
-            return false;
-        }
-        if let Some(before) = stored.note_use(now) {
-            self.tell_of_use(stored, before, now);
-        }
-        true
-    }
-
-    /// Records another use of a session. `found_at` is the time at which the caller looked up the
-    /// session. Returns false if `session` is not current, if the session has passed a deadline, or
-    /// if too much time has passed since `found_at`. If this function returns false, the caller
-    /// must look up the session again.
-    pub(crate) fn still(&self, session: &Session, found_at: Timestamp, now: Timestamp) -> bool {
-        let is_recent = found_at <= now && now.since(found_at) < self.limits.without_look_up();
-        is_recent && session.state() == SessionState::Live && self.note_use(session.stored(), now)
-    }
-
-    /// Records that a session was used. The value `session` may be an old version of the session,
-    /// and the cache may have evicted the session.
-    pub(crate) fn mark_used(&self, session: &Session, now: Timestamp) {
-        let newest = match session.state() {
-            SessionState::Live => None,
-            SessionState::Superseded => self.cache.get(session.key()),
-            SessionState::Ended => return,
-        };
-        // This code ignores whether the session has passed a deadline, because the next look-up
-        // checks the deadlines.
-        let _is_live = self.note_use(newest.as_ref().unwrap_or_else(|| session.stored()), now);
-    }
-
-    /// Returns the result of a look-up of a session that the cache does not contain. `store_tag` is
-    /// the tag of the store that created the session.
-    fn absent(&self, store_tag: StoreTag) -> Lookup {
-        if store_tag != self.store_tag {
-            return Lookup::OtherInstance;
-        }
-        if self.outlives_cache {
-            Lookup::Away
-        } else {
-            Lookup::Unknown
-        }
-    }
-
-    /// Records that a session was used. The next call of `tell_uses` reports the use to the store.
-    /// The store needs only the first use in each time interval, so this function ignores later
-    /// uses in the same interval.
-    fn tell_of_use(&self, stored: &Arc<Stored>, before: Timestamp, now: Timestamp) {
-        if !self.outlives_cache {
-            return;
-        }
-        let report_interval = self.limits.report_interval();
-        if before.as_millis().checked_div(report_interval)
-            != now.as_millis().checked_div(report_interval)
-        {
-            self.uses.note(stored);
-        }
-    }
-
     /// Reads a session from the store, and puts the session into the cache. Returns `None` if the
     /// session does not exist. The caller must check the deadlines of the session with
     /// [`Sessions::find`].
@@ -343,6 +236,7 @@ impl Sessions {
             tokens: new.tokens,
             opened_at: now,
             sid: new.sid,
+            device: new.device,
         };
         let session = Arc::new(Stored::new(rank, now, &contents));
         let opening = Opening {

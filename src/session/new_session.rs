@@ -1,6 +1,7 @@
 //! The data with which a login creates a session.
 
 use super::SessionKey;
+use super::device::Device;
 use super::registration::Registration;
 use crate::clock::Timestamp;
 use crate::identity::Identity;
@@ -25,6 +26,8 @@ pub struct NewSession<'a> {
     /// The id of the session of the user at the provider: the claim `sid` of the ID token (OpenID
     /// Connect Back-Channel Logout 1.0 section 2.1).
     pub sid: Option<Box<str>>,
+    /// The device of the user.
+    pub device: Option<Device>,
     /// The time when the login began. If the provider ends the session of the user after this time,
     /// no session is created.
     pub begun_at: Timestamp,

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::SessionKey;
+use super::device::Device;
 use super::packed::{pack, unpack};
 use super::stored::Stored;
 use crate::clock::Timestamp;
@@ -33,6 +34,8 @@ pub(super) struct Contents {
     pub(super) opened_at: Timestamp,
     /// The id of the session at the provider (claim `sid` of the ID token).
     pub(super) sid: Option<Box<str>>,
+    /// The device with which the user has signed in.
+    pub(super) device: Option<Device>,
 }
 
 /// The encoded form of the contents of a session. If this structure changes, the format of the file
@@ -71,11 +74,47 @@ struct Additional<'a> {
     claims: Vec<(&'a str, &'a str)>,
 }
 
-/// The id of the session at the provider, if the provider has sent this id. The id is encoded after
-/// [`Additional`]. Older versions of the gateway ignore the id, and wrote no id.
+/// The id of the session at the provider. The id is empty if the provider has sent no id. The id is
+/// encoded after [`Additional`]. Older versions of the gateway ignore the id, and wrote no id.
 #[derive(Deserialize, Serialize)]
 struct ProviderSession<'a> {
     sid: &'a str,
+}
+
+/// The device with which the user has signed in. The device is encoded after [`ProviderSession`].
+/// Older versions of the gateway ignore the device, and wrote no device.
+#[derive(Deserialize, Serialize)]
+struct EncodedDevice<'a> {
+    name: &'a str,
+    network: &'a str,
+}
+
+/// The values that are encoded after [`Additional`].
+#[derive(Default)]
+struct Later {
+    sid: Option<Box<str>>,
+    device: Option<Device>,
+}
+
+impl Later {
+    /// Decodes the bytes after [`Additional`].
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        if bytes.is_empty() {
+            return Some(Self::default());
+        }
+        let (ProviderSession { sid }, rest) = postcard::take_from_bytes(bytes).ok()?;
+        let device = if rest.is_empty() {
+            None
+        } else {
+            let device: EncodedDevice<'_> = postcard::from_bytes(rest).ok()?;
+            Some(Device::stored(device.name, device.network)?)
+        };
+        let sid = Some(sid).filter(|sid| !sid.is_empty());
+        Some(Self {
+            sid: sid.map(Into::into),
+            device,
+        })
+    }
 }
 
 /// The error for an entry of the file that cannot be decoded.
@@ -180,8 +219,15 @@ fn encoded(contents: &Contents) -> Option<Vec<u8>> {
             .map(|(path, claim)| (&**path, claim.as_str()))
             .collect(),
     };
-    if let Some(sid) = &contents.sid {
-        to_bytes(&(plain, additional, ProviderSession { sid }))
+    let sid = contents.sid.as_deref();
+    let provider_session = ProviderSession {
+        sid: sid.unwrap_or_default(),
+    };
+    if let Some(Device { name, network }) = &contents.device {
+        let device = EncodedDevice { name, network };
+        to_bytes(&(plain, additional, provider_session, device))
+    } else if sid.is_some() {
+        to_bytes(&(plain, additional, provider_session))
     } else if additional.id_token.is_none() && additional.claims.is_empty() {
         to_bytes(&plain)
     } else {
@@ -202,12 +248,10 @@ fn to_bytes(value: &impl Serialize) -> Option<Vec<u8>> {
 pub(super) fn decode(bytes: &[u8]) -> Option<Contents> {
     let (plain, rest) = postcard::take_from_bytes::<Encoded<'_>>(bytes).ok()?;
     let (mut identity, mut tokens) = (plain.identity().ok()?, plain.tokens()?);
-    let mut sid = None;
+    let mut later = Later::default();
     if !rest.is_empty() {
         let (additional, rest) = postcard::take_from_bytes::<Additional<'_>>(rest).ok()?;
-        if !rest.is_empty() {
-            sid = Some(postcard::from_bytes::<ProviderSession<'_>>(rest).ok()?.sid);
-        }
+        later = Later::decode(rest)?;
         let claims = additional.claims.into_iter();
         let claims = claims.map(|(path, text)| Some((path.into(), Claim::new(text)?)));
         identity = identity.with_claims(claims.collect::<Option<Vec<_>>>()?);
@@ -223,7 +267,8 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Contents> {
         tokens,
         provider: plain.provider.into(),
         opened_at: Timestamp::from_millis(plain.opened_at),
-        sid: sid.map(Into::into),
+        sid: later.sid,
+        device: later.device,
     })
 }
 

@@ -42,6 +42,7 @@ fn everything() -> NewSession<'static> {
             .with_id_token(Some("e30.canary-id-token.e30")),
         replaces: Vec::new(),
         sid: Some("canary-sid".into()),
+        device: Some(Device::new("canary-agent", [192, 0, 2, 1].into())),
         begun_at: NOW,
     }
 }
@@ -331,12 +332,44 @@ async fn an_entry_that_was_moved_or_changed_does_not_open() {
     }
 }
 
+#[test]
+fn an_entry_has_a_device_and_an_entry_of_an_older_version_has_none() {
+    let device = Device::new("curl/8", [192, 0, 2, 1].into());
+    for (sid, device) in [
+        (None, None),
+        (Some("sid"), None),
+        (None, Some(&device)),
+        (Some("sid"), Some(&device)),
+    ] {
+        let contents = Contents {
+            version: 3,
+            provider: "op".into(),
+            identity: everything().identity,
+            tokens: everything().tokens,
+            opened_at: NOW,
+            sid: sid.map(Into::into),
+            device: device.cloned(),
+        };
+        let bytes = record::encode(&contents);
+        let read = record::decode(&bytes).unwrap();
+        assert_eq!(read.sid.as_deref(), sid);
+        assert_eq!(read.device.as_ref(), device);
+        assert_eq!(read.identity, contents.identity);
+        assert!(read.tokens.id_token().is_some());
+        // A damaged device makes the entry unreadable.
+        if device.is_some() {
+            assert!(record::decode(&bytes[..bytes.len() - 1]).is_none());
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_older_version_can_read_an_entry_with_a_provider_session() {
     let fixture = Fixture::memory();
     let sessions = fixture.start(NOW);
     let without = NewSession {
         sid: None,
+        device: None,
         ..everything()
     };
     let mut entries = Vec::new();

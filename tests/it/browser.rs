@@ -176,6 +176,32 @@ async fn a_frame_without_a_session_leads_to_a_sign_in_in_the_whole_tab() {
     assert_eq!(url, "http://localhost/public/outer");
 }
 
+#[tokio::test]
+async fn a_person_ends_the_session_of_another_browser() {
+    let scene = Scene::new().await;
+    let other = scene.signed_in("alice").await;
+    show_user_in_app(&scene);
+    let browser = chromium(&scene).await;
+    browser.open("http://localhost/page").await;
+    browser.wait_for(|url| url.ends_with("/page")).await;
+    browser.open("http://localhost/oauth2/sessions").await;
+    let text = browser.text().await;
+    assert!(text.contains("Chrome on Linux This browser"), "{text}");
+    assert!(text.contains("A browser on Linux"), "{text}");
+    for (name, width) in [("sessions", 1200), ("sessions_narrow", 360)] {
+        browser.client().set_window_size(width, 900).await.unwrap();
+        browser.picture(name).await;
+        // Nothing is wider than the window.
+        let overflows = "return document.documentElement.scrollWidth > innerWidth";
+        assert_eq!(browser.run(overflows).await, false, "{name}");
+    }
+    browser
+        .run("document.querySelector('li:nth-child(2) button').click()")
+        .await;
+    browser.wait_for_text("only in this browser").await;
+    assert_eq!(other.fetch("http://localhost/").await.status, 401);
+}
+
 /// Takes screenshots of the gateway's own pages, for people to look at. The screenshots are stored
 /// with the build results.
 #[tokio::test]

@@ -53,6 +53,7 @@ mod openid_rp;
 mod operations;
 mod outage;
 mod own_prefix;
+mod own_sessions;
 mod pages;
 mod passport;
 mod path_apps;

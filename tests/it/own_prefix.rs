@@ -51,7 +51,9 @@ async fn every_page_and_link_of_the_gateway_has_the_prefix() {
     let forbidden = browser.open(&url("/admin")).await;
     assert_eq!(forbidden.status, 403);
     assert!(
-        forbidden.text().contains("\"/_gw/sign_out?another_account=1&amp;"),
+        forbidden
+            .text()
+            .contains("\"/_gw/sign_out?another_account=1&amp;"),
         "{}",
         forbidden.text()
     );

@@ -89,7 +89,7 @@ async fn a_script_learns_when_the_session_ends_and_does_not_prolong_it() {
         (seconds("idle_ends_in"), seconds("ends_in"))
     };
     assert_eq!(ends().await, (100, 1000));
-    scene.gateway.advance(Duration::from_secs(60));
+    scene.gateway.advance(Duration::from_mins(1));
     assert_eq!(ends().await, (40, 940));
     scene.gateway.advance(Duration::from_secs(30));
     assert_eq!(ends().await, (10, 910));

@@ -79,6 +79,7 @@ pub(crate) fn login(person: &str, version: u64) -> NewSession<'static> {
         tokens: TokenSet::new(&access, Some(&refresh), Lifetime::default()).unwrap(),
         replaces: Vec::new(),
         sid: None,
+        device: None,
         begun_at: Clock::system().now(),
     }
 }
