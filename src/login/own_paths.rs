@@ -17,6 +17,7 @@ pub(crate) struct OwnPaths {
     signed_out: Box<str>,
     end_session: Box<str>,
     jwks: Box<str>,
+    auth: Box<str>,
     ticket: Box<str>,
     ticket_request: Box<str>,
 }
@@ -53,6 +54,11 @@ impl OwnPaths {
     /// Returns the path of the public keys of signed assertions.
     pub(crate) fn jwks(&self) -> &str {
         &self.jwks
+    }
+
+    /// Returns the path at which a proxy that is configured for oauth2-proxy asks for an auth check.
+    pub(crate) fn auth(&self) -> &str {
+        &self.auth
     }
 
     /// Returns the path of the endpoint at which a host receives a ticket.
@@ -105,6 +111,7 @@ impl OwnPaths {
             &self.signed_out,
             &self.end_session,
             &self.jwks,
+            &self.auth,
             &self.ticket,
             &self.ticket_request,
         ];
@@ -147,6 +154,7 @@ impl TryFrom<String> for OwnPaths {
             signed_out: at("signed_out"),
             end_session: at("end_session"),
             jwks: at("jwks"),
+            auth: at("auth"),
             ticket: at("ticket"),
             ticket_request: at("ticket_request"),
             prefix,
@@ -173,6 +181,7 @@ mod tests {
                 (own.signed_out(), "signed_out"),
                 (own.end_session(), "end_session"),
                 (own.jwks(), "jwks"),
+                (own.auth(), "auth"),
                 (own.ticket(), "ticket"),
                 (own.ticket_request(), "ticket_request"),
                 (&own.default_callback(), "callback"),

@@ -45,6 +45,7 @@ mod login;
 mod long_answers;
 mod metadata;
 mod misuse;
+mod oauth2_auth;
 mod one_sign_in;
 mod online;
 mod openid_rp;
