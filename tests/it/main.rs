@@ -40,6 +40,7 @@ mod grpc;
 mod hints;
 mod http2;
 mod id_tokens;
+mod import;
 mod layering;
 mod login;
 mod long_answers;
