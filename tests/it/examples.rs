@@ -21,7 +21,7 @@ use crate::support::provider::{CLIENT, CLIENT_SECRET, StandIn};
 use crate::support::upstream::{Answer, RecordingUpstream};
 
 const ROWS: &str = include_str!("../data/examples.txt");
-const PAGE: &str = include_str!("../../docs/oauth2-proxy.md");
+const PAGE: &str = include_str!("../../docs/migrate.md");
 
 /// The origins of the examples.
 const ORIGINS: [&str; 3] = [
