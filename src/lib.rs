@@ -17,7 +17,7 @@
 //! | 4 | [`provider`] [`session`] [`upstream`] | the authorization server: metadata, keys, tokens, identities; the sessions; the app |
 //! | 5 | [`access`] [`login`] | routes, rules, decisions and refreshes; the code flow, pending logins and sign-out |
 //! | 6 | [`gateway`] [`admin`] | the handling of a request, and its answers; health, metrics and the admin socket |
-//! | 7 | [`config`] | settings file, variables and flags; one error reports all problems; the check over the network |
+//! | 7 | [`config`] [`import`] | settings file, variables and flags; one error reports all problems; the check over the network; the conversion of the settings of oauth2-proxy |
 //! | 8 | [`instance`] | one running gateway, made from all other modules |
 //! | 9 | [`demo`] | an authorization server and an app inside the program, for demonstrations and for tests |
 //!
@@ -171,6 +171,7 @@ pub mod demo;
 pub mod fields;
 pub mod gateway;
 pub mod identity;
+pub mod import;
 pub mod instance;
 pub mod login;
 pub mod origin;

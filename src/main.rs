@@ -9,11 +9,12 @@ use std::process::ExitCode;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use sidegate::admin::{self, Selection};
 use sidegate::clock::Clock;
 use sidegate::config::{Config, Flags, Reusable, Source, Variables};
 use sidegate::demo;
+use sidegate::import;
 use sidegate::instance::{Instance, ReloadCause};
 use sidegate::origin::Grade;
 use sidegate::telemetry::{self, chain};
@@ -21,6 +22,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Exit code: the command failed.
 const FAILURE: u8 = 1;
+/// Exit code: the imported settings differ from the original settings.
+const DIFFERENT: u8 = 2;
 /// Exit code: the command line is not valid (`EX_USAGE` in `sysexits.h`).
 const USAGE: u8 = 64;
 /// Exit code: the settings have problems (`EX_CONFIG` in `sysexits.h`).
@@ -32,9 +35,9 @@ const CONFIG: u8 = 78;
 #[command(
     version,
     about,
-    after_help = "Exit codes: 0 success; 1 failure; 2 the request of `explain` is not permitted; 64 \
-                  the command line is not valid; 78 the settings have problems, or `check --online` \
-                  has found a problem."
+    after_help = "Exit codes: 0 success; 1 failure; 2 the request of `explain` is not permitted, or \
+                  the imported settings differ from the original settings; 64 the command line is \
+                  not valid; 78 the settings have problems, or `check --online` has found a problem."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -61,6 +64,33 @@ enum Command {
         /// The folder for the files; it is created if it does not exist
         dir: PathBuf,
     },
+    /// Convert the settings of another gateway, and list what the new settings do not express
+    #[command(subcommand)]
+    Import(Import),
+}
+
+#[derive(Subcommand)]
+enum Import {
+    /// Convert the settings of oauth2-proxy; the new settings go to the standard output
+    #[command(name = "oauth2-proxy")]
+    Oauth2Proxy(Oauth2Proxy),
+}
+
+#[derive(Args)]
+#[command(group = ArgGroup::new("source").args(["files", "env", "flags"]).required(true).multiple(true))]
+struct Oauth2Proxy {
+    /// Settings files (TOML), or the alpha configuration if the name ends with .yaml or .yml
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// A file with the environment variables of oauth2-proxy, one NAME=VALUE in each line
+    #[arg(long, value_name = "FILE")]
+    env: Option<PathBuf>,
+    /// The origin at which browsers reach the app; by default from --redirect-url
+    #[arg(long, value_name = "URL")]
+    public_url: Option<String>,
+    /// The flags of oauth2-proxy, which override the variables and the files
+    #[arg(last = true, value_name = "FLAGS")]
+    flags: Vec<String>,
 }
 
 #[derive(Args)]
@@ -180,6 +210,7 @@ fn main() -> ExitCode {
         Command::Demo(demo) => run_demo(&demo),
         Command::Sessions { command } => sessions(command),
         Command::DevCerts { dir } => dev_certs(&dir),
+        Command::Import(Import::Oauth2Proxy(from)) => import_oauth2_proxy(from),
     }
 }
 
@@ -474,6 +505,29 @@ fn dev_certs(dir: &Path) -> ExitCode {
                 written.authority.display()
             ));
             ExitCode::SUCCESS
+        }
+        Err(error) => fail(&chain(&error)),
+    }
+}
+
+fn import_oauth2_proxy(from: Oauth2Proxy) -> ExitCode {
+    let imported = import::oauth2_proxy(&import::Input {
+        files: from.files,
+        variables: from.env,
+        flags: from.flags,
+        public_url: from.public_url,
+    });
+    match imported {
+        Ok(imported) => {
+            print_line(imported.settings.trim_end());
+            for remark in &imported.remarks {
+                print_error(&remark.to_string());
+            }
+            if imported.is_complete() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(DIFFERENT)
+            }
         }
         Err(error) => fail(&chain(&error)),
     }

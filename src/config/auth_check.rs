@@ -16,6 +16,9 @@ pub(super) struct AuthCheckSection {
     path: Prefix,
     #[serde(default)]
     proxies: Vec<AskingProxy>,
+    /// The networks of the proxies that are configured for oauth2-proxy.
+    #[serde(default)]
+    oauth2_proxy: Vec<Network>,
 }
 
 /// The default of `auth_check.path`.
@@ -43,8 +46,9 @@ impl AskingProxy {
     }
 }
 
-/// Reads the section `auth_check`. The result is `None` if the section has a problem.
-pub(super) fn asking_proxies(reader: &mut Reader<'_>) -> Option<AskingProxies> {
+/// Reads the section `auth_check`: the proxies of each kind, and the proxies that are configured for
+/// oauth2-proxy. The result is `None` if the section has a problem.
+pub(super) fn asking_proxies(reader: &mut Reader<'_>) -> Option<(AskingProxies, TrustedPeers)> {
     let section: AuthCheckSection = reader.read("auth_check")?;
     let path = section.path.as_str();
     if path.ends_with('/') {
@@ -71,7 +75,11 @@ pub(super) fn asking_proxies(reader: &mut Reader<'_>) -> Option<AskingProxies> {
         let networks = proxy.networks.iter().map(|network| network.0);
         (TrustedPeers::new(networks), proxy.kind)
     });
-    Some(AskingProxies::new(path, proxies.collect()))
+    let oauth2_proxies = section.oauth2_proxy.iter().map(|network| network.0);
+    Some((
+        AskingProxies::new(path, proxies.collect()),
+        TrustedPeers::new(oauth2_proxies),
+    ))
 }
 
 /// Refuses a route without an app that can never have an effect, and the settings that have no

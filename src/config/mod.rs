@@ -230,7 +230,7 @@ impl Problems {
 
 /// Returns the settings for requests.
 fn gateway_settings(
-    (public_urls, asking_proxies): (PublicUrls, AskingProxies),
+    (public_urls, asking_proxies, oauth2_proxies): (PublicUrls, AskingProxies, TrustedPeers),
     (written_fields, signing): (Vec<HeaderName>, Option<Signing>),
     (server, spill): (&ServerSection, Option<SpillSettings>),
     log: &telemetry::Settings,
@@ -239,6 +239,7 @@ fn gateway_settings(
         public_urls,
         trusted: TrustedPeers::new(server.trusted_proxies.iter().map(|network| network.0)),
         asking_proxies,
+        oauth2_proxies,
         written_fields,
         key_set: signing.as_ref().map(Signing::key_set),
         body_bytes: server.body_bytes(),
@@ -274,7 +275,7 @@ fn build(
     let routes = route_table(settings, parsed, others, reader);
     let spill = server.as_ref().and_then(|server| spill(server, reader));
     let asking_proxies = auth_check::asking_proxies(reader);
-    if let (Some(routes), Some(proxies)) = (&routes, &asking_proxies) {
+    if let (Some(routes), Some((proxies, _))) = (&routes, &asking_proxies) {
         auth_check::check_routes(routes, proxies, reader);
     }
     let tls = tls(server.as_ref(), operations.as_ref(), reader, clock);
@@ -285,12 +286,12 @@ fn build(
     let (login, keys) = (login?, keys?);
     let (server, session, routes) = (server?, session?, routes?);
     let (names, log, operations) = (names?, log?, operations?);
-    let asking_proxies = asking_proxies?;
+    let (asking_proxies, oauth2_proxies) = asking_proxies?;
     let warnings = warnings(settings, &routes, (&asking_proxies, &login));
     let fields = app_fields::names(&routes, &upstreams, &names);
     let site = SiteConfig {
         gateway: gateway_settings(
-            (public_urls?, asking_proxies),
+            (public_urls?, asking_proxies, oauth2_proxies),
             (fields, signing),
             (&server, spill),
             &log,

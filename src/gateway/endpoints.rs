@@ -1,5 +1,6 @@
 //! The gateway's own endpoints. This module contains the callback and the public keys.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -20,10 +21,25 @@ use crate::telemetry::chain;
 const LARGEST_ANSWER: u64 = 32 * 1024;
 
 impl WorkerSite {
+    /// Answers a request to the gateway's own endpoints. `peer` is the address at the other end of
+    /// the connection, which can be a proxy that asks for an auth check.
+    pub(super) async fn own_answer(
+        &self,
+        context: &RequestContext,
+        (peer, body): (IpAddr, RequestBody),
+        record: &mut Record,
+    ) -> Result<Response<Body>, Error> {
+        if context.target.path() == self.own().auth() {
+            self.oauth2_auth(context, peer, record).await
+        } else {
+            self.own_endpoint(context, body, record).await
+        }
+    }
+
     /// Performs step 4 of the list in the crate documentation: answers requests to the gateway's
     /// own endpoints. An endpoint has exactly one path. The answer for any other path below the
     /// gateway's own prefix is 404.
-    pub(super) async fn own_endpoint(
+    async fn own_endpoint(
         &self,
         context: &RequestContext,
         body: RequestBody,

@@ -24,6 +24,7 @@ mod grpc;
 mod hosts;
 mod logout;
 mod navigation;
+mod oauth2_auth;
 mod own_sessions;
 mod page;
 mod record;
@@ -99,6 +100,8 @@ pub struct Settings {
     pub(crate) trusted: TrustedPeers,
     /// The proxies that may ask whether they may forward a request.
     pub(crate) asking_proxies: AskingProxies,
+    /// The proxies that may ask for auth checks in the form of oauth2-proxy.
+    pub(crate) oauth2_proxies: TrustedPeers,
     /// The names of all fields that the gateway writes for an app: assertion fields, and fields
     /// with a token.
     pub(crate) written_fields: Vec<HeaderName>,
@@ -378,8 +381,9 @@ impl Worker {
                 return Step::answered(record.refused(&Error::NoRoute, &context.parts.headers));
             }
             record.decided = DecisionLabel::Own;
+            let peer = client_connection.peer.address();
             return Step::boxed(async move {
-                match site.own_endpoint(&context, body, &mut record).await {
+                match site.own_answer(&context, (peer, body), &mut record).await {
                     Ok(response) => record.answered(response),
                     Err(error) => record.refused(&error, &context.parts.headers),
                 }

@@ -20,6 +20,7 @@ pub(crate) struct OwnPaths {
     revoke: Box<str>,
     end_session: Box<str>,
     jwks: Box<str>,
+    auth: Box<str>,
     ticket: Box<str>,
     ticket_request: Box<str>,
     userinfo: Box<str>,
@@ -76,6 +77,11 @@ impl OwnPaths {
     /// Returns the path of the public keys of signed assertions.
     pub(crate) fn jwks(&self) -> &str {
         &self.jwks
+    }
+
+    /// Returns the path at which a proxy that is configured for oauth2-proxy asks for an auth check.
+    pub(crate) fn auth(&self) -> &str {
+        &self.auth
     }
 
     /// Returns the path of the endpoint at which a host receives a ticket.
@@ -148,6 +154,7 @@ impl OwnPaths {
             &self.front_channel_logout,
             &self.revoke,
             &self.jwks,
+            &self.auth,
             &self.ticket,
             &self.ticket_request,
             &self.userinfo,
@@ -196,6 +203,7 @@ impl TryFrom<String> for OwnPaths {
             front_channel_logout: at("frontchannel_logout"),
             revoke: at("revoke"),
             jwks: at("jwks"),
+            auth: at("auth"),
             ticket: at("ticket"),
             ticket_request: at("ticket_request"),
             userinfo: at("userinfo"),
@@ -228,6 +236,7 @@ mod tests {
                 (own.front_channel_logout(), "frontchannel_logout"),
                 (own.revoke(), "revoke"),
                 (own.jwks(), "jwks"),
+                (own.auth(), "auth"),
                 (own.ticket(), "ticket"),
                 (own.ticket_request(), "ticket_request"),
                 (own.userinfo(), "userinfo"),

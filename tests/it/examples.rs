@@ -21,7 +21,7 @@ use crate::support::provider::{CLIENT, CLIENT_SECRET, StandIn};
 use crate::support::upstream::{Answer, RecordingUpstream};
 
 const ROWS: &str = include_str!("../data/examples.txt");
-const PAGE: &str = include_str!("../../docs/oauth2-proxy.md");
+const PAGE: &str = include_str!("../../docs/migrate.md");
 
 /// The origins of the examples.
 const ORIGINS: [&str; 3] = [
@@ -31,7 +31,7 @@ const ORIGINS: [&str; 3] = [
 ];
 
 /// The files in a folder of `config/`, by their names without the extension.
-fn configurations(folder: &str) -> BTreeMap<String, PathBuf> {
+pub(crate) fn configurations(folder: &str) -> BTreeMap<String, PathBuf> {
     let paths = fs::read_dir(project(folder)).unwrap();
     let paths = paths.map(|entry| entry.unwrap().path());
     let files = paths.filter(|path| path.is_file());
@@ -46,7 +46,12 @@ fn secrets(text: &str, file: &str) -> Vec<(&'static str, String)> {
     let provider = "SIDEGATE__PROVIDERS__MAIN__CLIENT_SECRET_FILE";
     let known = [
         ("client_secret_file", provider, file),
-        ("client_secret_env", "CLIENT_SECRET", CLIENT_SECRET),
+        ("\"CLIENT_SECRET\"", "CLIENT_SECRET", CLIENT_SECRET),
+        (
+            "OAUTH2_PROXY_CLIENT_SECRET",
+            "OAUTH2_PROXY_CLIENT_SECRET",
+            CLIENT_SECRET,
+        ),
         (
             "public_key_files",
             "SIDEGATE__PROVIDERS__MAIN__ACCESS_TOKEN__PUBLIC_KEY_FILES",
@@ -119,7 +124,7 @@ async fn every_example_from_oauth2_proxy_is_accepted_as_it_is_and_listed() {
 }
 
 /// A running gateway with the settings of an example, a provider, and an app for each upstream.
-struct Example {
+pub(crate) struct Example {
     process: Process,
     provider: StandIn,
     /// The lists of GitHub.
@@ -164,7 +169,7 @@ fn endpoints(text: &str, provider: &StandIn, api: &RecordingUpstream) -> Vec<(St
 impl Example {
     /// Starts the gateway with the text of an example. Variables replace the addresses of the
     /// servers, the client, and the paths of the secrets.
-    async fn start(text: &str) -> Self {
+    pub(crate) async fn start(text: &str) -> Self {
         let (provider, api) = (StandIn::start().await, RecordingUpstream::start().await);
         let (files, authority) = (tempfile::tempdir().unwrap(), Authority::new());
         let secret = files.path().join("secret");
@@ -234,12 +239,13 @@ impl Example {
     }
 
     /// The answer to a request, in the form of the table. `expected` names the fields of interest.
-    async fn answer(&self, claims: &str, request: &str, expected: &str) -> String {
+    pub(crate) async fn answer(&self, claims: &str, request: &str, expected: &str) -> String {
         let user: Option<Value> = (claims != "-").then(|| serde_json::from_str(claims).unwrap());
         let browser = self.browser(user.as_ref().unwrap_or(&Value::Null));
         let (purpose, url) = request.split_once(' ').unwrap();
         if user.is_some() {
-            browser.visit(url).await;
+            let page = if purpose == "check" { ORIGINS[0] } else { url };
+            browser.visit(page).await;
         }
         let counts: Vec<_> = self.apps.values().map(RecordingUpstream::count).collect();
         let fetch = BrowserRequest::fetch(url);
@@ -250,6 +256,7 @@ impl Example {
                 browser.send(own).await
             }
             "socket" => browser.send(handshake(fetch, url)).await,
+            "check" => return checked(&browser, url, expected).await,
             _ => panic!("{request}"),
         };
         let mut reached = self.apps.iter().zip(counts);
@@ -287,6 +294,20 @@ fn handshake(request: BrowserRequest, url: &str) -> BrowserRequest {
     ]
     .into_iter()
     .fold(request, |request, (name, value)| request.field(name, value))
+}
+
+/// The answer to an auth check of nginx: the status, and the expected fields.
+async fn checked(browser: &Browser, url: &str, expected: &str) -> String {
+    let check = BrowserRequest::navigation(url).field("x-forwarded-uri", "/page");
+    let answer = browser.send(check).await;
+    let fields = expected.split("; ").skip(1);
+    let fields = fields.map(|field| {
+        let (name, _) = field.split_once(':').unwrap();
+        format!("{name}: {}", answer.field(name).unwrap_or_default())
+    });
+    let status = answer.status.as_u16().to_string();
+    let parts: Vec<_> = [status].into_iter().chain(fields).collect();
+    parts.join("; ")
 }
 
 /// A field of the last request of an app. The result is the expected field if the value is as

@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["provider", "session", "upstream"],
     &["access", "login"],
     &["gateway", "admin"],
-    &["config"],
+    &["config", "import"],
     &["instance"],
     &["demo"],
 ];

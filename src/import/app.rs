@@ -1,0 +1,259 @@
+//! Converts the upstreams.
+
+use url::Url;
+
+use super::convert::{Import, seconds};
+use super::document::Value;
+use super::{Grade, alpha, skip};
+
+/// An app behind the gateway.
+#[derive(Clone, Debug)]
+pub(super) struct App {
+    /// The name of the upstream.
+    pub(super) name: String,
+    pub(super) prefix: String,
+    /// The prefix of the route as the app knows it, if this prefix differs.
+    pub(super) new_prefix: Option<String>,
+    /// False if the app must not switch to WebSocket.
+    pub(super) websockets: bool,
+    /// The keys of the upstream, with the names of their options.
+    pub(super) keys: Vec<(String, Value, String)>,
+    /// The name of the option.
+    pub(super) from: String,
+}
+
+/// The apps, and whether another proxy asks for auth checks.
+#[derive(Clone, Debug)]
+pub(super) struct Apps {
+    pub(super) list: Vec<App>,
+    /// True if oauth2-proxy forwards no request, because it only answers another proxy.
+    pub(super) only_checks: bool,
+    /// True if the other proxy can still ask at the path of oauth2-proxy.
+    pub(super) keeps_auth_path: bool,
+}
+
+/// An upstream of oauth2-proxy, from a flag or from the alpha configuration.
+struct Source {
+    uri: String,
+    path: String,
+    new_prefix: Option<String>,
+    pass_host: bool,
+    websockets: bool,
+    timeout: Option<String>,
+    /// The names of the options: the upstream, its host, its timeout.
+    from: [String; 3],
+}
+
+/// The result for one upstream.
+enum Found {
+    App(App),
+    /// The upstream answers with a fixed status. Such an upstream serves auth checks.
+    Static,
+    Nothing,
+}
+
+pub(super) fn apps(import: &mut Import) -> Apps {
+    let sources = sources(import);
+    let is_empty = sources.is_empty();
+    let mut found = Apps {
+        list: Vec::new(),
+        only_checks: false,
+        keeps_auth_path: false,
+    };
+    let mut has_static = is_empty;
+    for source in sources {
+        match convert(import, source, &found.list) {
+            Found::App(app) => found.list.push(app),
+            Found::Static => has_static = true,
+            Found::Nothing => {}
+        }
+    }
+    found.only_checks = has_static && found.list.is_empty();
+    found.keeps_auth_path = found.only_checks && can_keep_auth_path(import);
+    if found.list.is_empty() {
+        let from = if found.only_checks {
+            "auth checks do not use the app"
+        } else {
+            "CHANGE THIS: the address of the app"
+        };
+        found.list.push(App {
+            name: "app".to_owned(),
+            prefix: "/".to_owned(),
+            new_prefix: None,
+            websockets: true,
+            keys: vec![(
+                "url".to_owned(),
+                Value::text("http://127.0.0.1:8080"),
+                from.to_owned(),
+            )],
+            from: import.written("upstream"),
+        });
+    }
+    found
+}
+
+/// Returns true if an auth check at the path of oauth2-proxy can have the same answer. At this path,
+/// Sidegate sends no tokens, no passwords and no fields with other names, and permits no request
+/// without a session.
+fn can_keep_auth_path(import: &Import) -> bool {
+    let credentials = [
+        "set-authorization-header",
+        "set-basic-auth",
+        "pass-access-token",
+    ];
+    let sends_credentials = credentials.iter().any(|name| import.flag(name, false));
+    let mut public = ["skip-auth-route", "skip-auth-regex"].into_iter();
+    let has_public = public.any(|name| !import.list(name).is_empty());
+    !sends_credentials && !has_public && import.given.alpha.response_headers.is_empty()
+}
+
+fn sources(import: &mut Import) -> Vec<Source> {
+    let from = [
+        import.written("upstream"),
+        import.written("pass-host-header"),
+        import.written("upstream-timeout"),
+    ];
+    let mut sources = Vec::new();
+    for uri in import.list("upstream") {
+        let path = Url::parse(&uri).map(|url| url.path().to_owned());
+        sources.push(Source {
+            path: path
+                .ok()
+                .filter(|path| !path.is_empty())
+                .unwrap_or_else(|| "/".to_owned()),
+            uri,
+            new_prefix: None,
+            pass_host: import.flag("pass-host-header", true),
+            websockets: import.flag("proxy-websockets", true),
+            timeout: import.text("upstream-timeout").map(|(text, _)| text),
+            from: from.clone(),
+        });
+    }
+    for upstream in std::mem::take(&mut import.given.alpha.upstreams) {
+        sources.extend(of_alpha(import, upstream));
+    }
+    sources
+}
+
+/// Converts an upstream of the alpha configuration.
+fn of_alpha(import: &mut Import, upstream: alpha::Upstream) -> Option<Source> {
+    let from = format!("upstream {}", upstream.id);
+    if upstream.insecure_skip_tls_verify {
+        let text = "Sidegate always verifies the certificate of an https app. Name the certificate \
+                    authority with ca_file of the upstream.";
+        import.remark(&from, Grade::Safe, text);
+    }
+    if upstream.disable_keep_alives {
+        let text = "Sidegate keeps unused connections open for idle_timeout_secs of the upstream.";
+        import.remark(&from, Grade::Lost, text);
+    }
+    let uri = if upstream.is_static {
+        format!("static://{}", upstream.static_code.unwrap_or(200))
+    } else {
+        upstream.uri
+    };
+    let Some((path, new_prefix)) = mount(&upstream.path, &upstream.rewrite_target) else {
+        let text = "A route has a path prefix, and rewrite.app_prefix can replace the whole prefix. \
+                    The import cannot express this path and this rewriteTarget.";
+        import.remark(&from, Grade::Lost, text);
+        return None;
+    };
+    Some(Source {
+        uri,
+        path,
+        new_prefix,
+        pass_host: upstream.pass_host_header.unwrap_or(true),
+        websockets: upstream.proxy_web_sockets.unwrap_or(true),
+        timeout: upstream.timeout,
+        from: [from.clone(), from.clone(), from],
+    })
+}
+
+/// Returns the path prefix of an upstream, and the prefix as the app knows it. Returns `None` if a
+/// route cannot express the path.
+fn mount(path: &str, rewrite_target: &str) -> Option<(String, Option<String>)> {
+    let is_pattern = path.contains(['^', '$', '(', '*']);
+    if !is_pattern && rewrite_target.is_empty() {
+        return Some((path.to_owned(), None));
+    }
+    if rewrite_target.is_empty() {
+        let found = skip::expression_to_prefixes(path).ok()?;
+        let [prefix] = &*found.prefixes else {
+            return None;
+        };
+        let is_exact = found.difference.is_none();
+        return is_exact.then(|| (prefix.clone(), None));
+    }
+    // `^/baz/(.*)$` with the target `/foo/$1`.
+    let prefix = path.strip_prefix('^')?.strip_suffix("(.*)$")?;
+    let target = rewrite_target.strip_suffix("$1")?;
+    let is_plain = |text: &str| {
+        text.starts_with('/') && text.ends_with('/') && !text.contains(['$', '(', '*', '?'])
+    };
+    (is_plain(prefix) && is_plain(target)).then(|| (prefix.to_owned(), Some(target.to_owned())))
+}
+
+fn convert(import: &mut Import, source: Source, before: &[App]) -> Found {
+    let [from, host_from, timeout_from] = source.from;
+    let (scheme, rest) = source.uri.split_once("://").unwrap_or(("", &source.uri));
+    match scheme {
+        "http" | "https" => {}
+        "static" => return Found::Static,
+        "file" if rest == "/dev/null" => return Found::Static,
+        "file" => {
+            let text = "Sidegate serves no folder of files. Let a web server serve the files, and \
+                        write its address into `url` of an upstream.";
+            import.remark(from, Grade::Lost, text);
+            return Found::Nothing;
+        }
+        _ => {
+            let text = "Sidegate forwards requests to a host and a port. Make the app listen on a \
+                        loopback address.";
+            import.remark(from, Grade::Lost, text);
+            return Found::Nothing;
+        }
+    }
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let authority = authority.rsplit('@').next().unwrap_or_default();
+    let url = format!("{scheme}://{authority}");
+    if !source.path.ends_with('/') {
+        let text = "oauth2-proxy forwards only the path itself. A route has a path prefix, so the \
+                    route also forwards the paths below.";
+        import.remark(&from, Grade::Changed, text);
+    }
+    let mut keys = vec![("url".to_owned(), Value::Text(url), from.clone())];
+    if !source.pass_host {
+        keys.push(("preserve_host".to_owned(), Value::Flag(false), host_from));
+    }
+    match source.timeout.as_deref().map(seconds) {
+        Some(Some(timeout @ 1..=604_800)) => {
+            let key = "response_timeout_secs".to_owned();
+            keys.push((key, Value::Number(timeout), timeout_from));
+        }
+        Some(Some(_) | None) => {
+            let text = "response_timeout_secs of the upstream is between one second and one week.";
+            import.remark(timeout_from, Grade::Lost, text);
+        }
+        None => {}
+    }
+    Found::App(App {
+        name: name(&source.path, before),
+        prefix: source.path,
+        new_prefix: source.new_prefix,
+        websockets: source.websockets,
+        keys,
+        from,
+    })
+}
+
+/// Returns a name for an upstream that no other upstream has.
+fn name(path: &str, before: &[App]) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let first = path.split('/').find(|segment| !segment.is_empty());
+    let first = first.filter(|segment| segment.chars().all(is_plain));
+    let base = first.unwrap_or("app").to_ascii_lowercase();
+    let is_free = |name: &String| before.iter().all(|app| app.name != *name);
+    let numbered = (2..).map(|number: u32| format!("{base}{number}"));
+    let mut names = std::iter::once(base.clone()).chain(numbered);
+    names.find(is_free).unwrap_or(base)
+}
