@@ -310,12 +310,6 @@ mod tests {
                     { "prefix": "/b", "rewrite": { "app_prefix": "/a" } }]),
                 vec!["/b /a /b /a"],
             ),
-            // The rule of the open route is not enforced.
-            (
-                json!([{ "prefix": "/x", "access": groups(&["a"]), "enforce": false,
-                    "provider": "main", "rewrite": { "app_prefix": "/" } }, admins]),
-                vec!["/x /admin /x/admin /admin"],
-            ),
             // A member of only one of the groups may use the open route.
             (
                 json!([replaced("/x", &groups(&["a", "b"]), "/"), admins]),
@@ -324,6 +318,18 @@ mod tests {
         ] {
             assert_eq!(bypasses(&routes), wanted, "{routes}");
         }
+    }
+
+    #[test]
+    fn a_rule_that_is_not_enforced_protects_nothing() {
+        let admins = json!({ "prefix": "/admin", "access": groups(&["a"]), "provider": "main" });
+        let mut open = replaced("/x", &groups(&["a"]), "/");
+        assert_eq!(bypasses(&json!([open, admins])), Vec::<String>::new());
+        open["enforce"] = json!(false);
+        assert_eq!(
+            bypasses(&json!([open, admins])),
+            ["/x /admin /x/admin /admin"]
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::buffering::BufferSettings;
 use super::cross_site::CrossSite;
 use super::destination::Destination;
 use super::rewrite::{Rewrite, RewriteSettings};
-use super::route_settings::{OnRefusal, RouteSettings};
+use super::route_settings::{Enforcement, OnRefusal, RouteSettings};
 use super::rule::{Rule, Verdict};
 use super::static_answer::StaticAnswer;
 use super::stream::StreamSettings;
@@ -72,10 +72,9 @@ impl Route {
         let credentials = settings.take_credentials();
         let names = AssertionNames::default();
         let is_public = settings.access == Rule::Public;
-        let (rule, unenforced) = if settings.enforce {
-            (settings.access, None)
-        } else {
-            (Rule::SignedIn, Some(settings.access))
+        let (rule, unenforced) = match settings.enforce {
+            Enforcement::Refuse => (settings.access, None),
+            Enforcement::Report => (Rule::SignedIn, Some(settings.access)),
         };
         let (rewrite, denies) = match &destination {
             Destination::App(app) => {

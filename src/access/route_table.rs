@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::destination::destination;
 use super::index::Index;
 use super::route::Route;
-use super::route_settings::{ProviderNames, RouteSettings};
+use super::route_settings::{Enforcement, ProviderNames, RouteSettings};
 use super::rule::Rule;
 use super::static_answer::AnswerError;
 use crate::identity::Claim;
@@ -224,9 +224,9 @@ fn accepted_providers(
 
 /// Refuses `enforce = false` if the rule refuses no user who is signed in.
 fn check_enforced(settings: &RouteSettings) -> Result<(), RouteError> {
-    match settings.access {
-        Rule::Public | Rule::SignedIn if !settings.enforce => Err(RouteError::NothingToEnforce),
-        Rule::Public | Rule::SignedIn | Rule::AnyOf(_) => Ok(()),
+    match (settings.enforce, &settings.access) {
+        (Enforcement::Report, Rule::Public | Rule::SignedIn) => Err(RouteError::NothingToEnforce),
+        (Enforcement::Report, Rule::AnyOf(_)) | (Enforcement::Refuse, _) => Ok(()),
     }
 }
 

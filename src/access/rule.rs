@@ -339,11 +339,11 @@ impl AnyOf {
         if let Some(subject) = by_subject {
             return Some(Entry::Subject(subject));
         }
-        let is_member = |listed: &&Box<str>| {
+        let is_member = |listed: &str| {
             let mut groups = identity.groups.iter();
-            groups.any(|group| ***listed == *group.as_str())
+            groups.any(|group| group.as_str() == listed)
         };
-        if let Some(group) = self.groups.iter().find(is_member) {
+        if let Some(group) = self.groups.iter().find(|listed| is_member(listed)) {
             return Some(Entry::Group(group));
         }
         self.entry_of_email(identity)

@@ -47,8 +47,11 @@ impl AskingProxy {
 }
 
 /// Reads the section `auth_check`: the proxies of each kind, and the proxies that are configured for
-/// oauth2-proxy. The result is `None` if the section has a problem.
-pub(super) fn asking_proxies(reader: &mut Reader<'_>) -> Option<(AskingProxies, TrustedPeers)> {
+/// oauth2-proxy. Checks the routes without an app. The result is `None` if the section has a problem.
+pub(super) fn asking_proxies(
+    routes: Option<&RouteTable>,
+    reader: &mut Reader<'_>,
+) -> Option<(AskingProxies, TrustedPeers)> {
     let section: AuthCheckSection = reader.read("auth_check")?;
     let path = section.path.as_str();
     if path.ends_with('/') {
@@ -76,15 +79,16 @@ pub(super) fn asking_proxies(reader: &mut Reader<'_>) -> Option<(AskingProxies, 
         (TrustedPeers::new(networks), proxy.kind)
     });
     let oauth2_proxies = section.oauth2_proxy.iter().map(|network| network.0);
-    Some((
-        AskingProxies::new(path, proxies.collect()),
-        TrustedPeers::new(oauth2_proxies),
-    ))
+    let proxies = AskingProxies::new(path, proxies.collect());
+    if let Some(routes) = routes {
+        check_routes(routes, &proxies, reader);
+    }
+    Some((proxies, TrustedPeers::new(oauth2_proxies)))
 }
 
 /// Refuses a route without an app that can never have an effect, and the settings that have no
 /// effect on a route without an app.
-pub(super) fn check_routes(routes: &RouteTable, proxies: &AskingProxies, reader: &mut Reader<'_>) {
+fn check_routes(routes: &RouteTable, proxies: &AskingProxies, reader: &mut Reader<'_>) {
     if !reader.is_clean("upstreams") {
         return;
     }

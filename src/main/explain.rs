@@ -19,7 +19,7 @@ const NOT_PERMITTED: u8 = 2;
 pub(super) struct Arguments {
     #[command(flatten)]
     settings: Settings,
-    /// The URL of the request, or a path for the first URL of public_url
+    /// The URL of the request, or only a path for the first public URL
     url: String,
     /// The method of the request
     #[arg(long, value_name = "METHOD", default_value = "GET")]

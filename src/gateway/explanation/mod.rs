@@ -188,7 +188,8 @@ impl WorkerSite {
         let head = (&context.parts.method, &context.parts.headers);
         let (target, now) = (&context.target, self.clock().now());
         let decision = self.access.decide_as(head, target, session, now);
-        explanation.route = self.access.route_of(target).map(|r| ExplainedRoute::new(r));
+        let route = self.access.route_of(target);
+        explanation.route = route.map(|route| ExplainedRoute::new(route));
         match decision {
             Decision::Permit(permit) => self.explain_permit(context, permit, explanation),
             Decision::Answer(answer) => explain_answer(&context, &answer, explanation),
