@@ -74,7 +74,8 @@
 //! 7. [`access::Permit::exchange`] removes the gateway's cookies, writes the assertion fields and
 //!    the credentials of the route ([`upstream::assertions`]), and sends the request on a pooled
 //!    connection. If the app knows the route by another prefix, the app gets the path with this
-//!    prefix. A route without an app has a static answer, and no permit exists for such a route.
+//!    prefix. A route with a static answer has no app, and no permit exists for such a route.
+//!    The gateway forwards no request of a route that only answers auth checks.
 //!    The client's `Authorization` reaches only an app of a public route. Bodies stream in both
 //!    directions, with buffers of limited size for slow clients. If the app switches to another
 //!    protocol, such as WebSocket, a [`relay::Relay`] forwards bytes in both directions as long as

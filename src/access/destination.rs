@@ -1,4 +1,4 @@
-//! The app of a route, or the answer of a route without an app.
+//! The app of a route, the answer of a route without an app, or the proxy that asks about a route.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,10 +15,12 @@ pub(super) enum Destination {
     App(Arc<Upstream>),
     /// The gateway itself answers all requests in the same way.
     Answer(Arc<StaticAnswer>),
+    /// The proxy that asks for auth checks forwards the requests. The gateway forwards no request.
+    AskingProxy,
 }
 
-/// Returns the app of a route, or the answer of a route without an app. Blocks the thread while the
-/// function reads the file with the answer.
+/// Returns the destination of a route. Blocks the thread while the function reads the file with the
+/// answer.
 pub(super) fn destination(
     settings: &mut RouteSettings,
     upstreams: &BTreeMap<Box<str>, Arc<Upstream>>,
@@ -31,21 +33,15 @@ pub(super) fn destination(
         let answer = StaticAnswer::new(answer, is_public).map_err(RouteError::Answer)?;
         return Ok(Destination::Answer(Arc::new(answer)));
     }
-    upstream(settings.upstream.take(), upstreams).map(Destination::App)
-}
-
-/// Returns the app of a route.
-fn upstream(
-    named: Option<Box<str>>,
-    upstreams: &BTreeMap<Box<str>, Arc<Upstream>>,
-) -> Result<Arc<Upstream>, RouteError> {
     let mut all = upstreams.values();
-    let found = match (named, all.next(), all.next()) {
+    let app = match (settings.upstream.take(), all.next(), all.next()) {
+        (Some(name), _, _) if name.is_empty() => return Ok(Destination::AskingProxy),
         (Some(name), _, _) => upstreams
             .get(&name)
             .ok_or_else(|| RouteError::UnknownUpstream(name.clone()))?,
+        (None, None, _) => return Ok(Destination::AskingProxy),
         (None, Some(only), None) => only,
-        (None, _, _) => return Err(RouteError::AmbiguousUpstream),
+        (None, Some(_), Some(_)) => return Err(RouteError::AmbiguousUpstream),
     };
-    Ok(Arc::clone(found))
+    Ok(Destination::App(Arc::clone(app)))
 }

@@ -277,7 +277,7 @@ impl Access {
     fn permit(self: &Rc<Self>, route: &Rc<Route>, session: Option<Arc<Session>>) -> Decision {
         let route = Rc::clone(route);
         match &route.destination {
-            Destination::App(_) => Decision::Permit(Permit {
+            Destination::App(_) | Destination::AskingProxy => Decision::Permit(Permit {
                 access: Rc::clone(self),
                 route,
                 session,

@@ -274,7 +274,7 @@ impl Permit {
 pub(crate) enum Exchanging<'p> {
     /// The future of the answer to a request that does not ask for a switch to another protocol.
     Response(ResponseFuture),
-    /// The route has no app. [`Access`] creates no permit for such a route.
+    /// The route has no app, because another proxy forwards the requests of the route.
     NoApp,
     /// The future of a request that asks for a switch to another protocol.
     Switch(Pin<Box<dyn Future<Output = Result<Exchange, upstream::Error>> + 'p>>),

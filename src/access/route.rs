@@ -77,6 +77,7 @@ impl Route {
                 (rewrite, false)
             }
             Destination::Answer(answer) => (None, answer.denies()),
+            Destination::AskingProxy => (None, false),
         };
         Self {
             index,
@@ -184,12 +185,23 @@ impl Route {
         self.rule == Rule::Public
     }
 
-    /// The app of the route. `None` if the gateway itself answers the requests of the route.
+    /// The app of the route. `None` if the gateway forwards no request of the route.
     pub(super) fn upstream(&self) -> Option<&Arc<Upstream>> {
         match &self.destination {
             Destination::App(app) => Some(app),
-            Destination::Answer(_) => None,
+            Destination::Answer(_) | Destination::AskingProxy => None,
         }
+    }
+
+    /// Whether the proxy that asks for auth checks forwards the requests of the route. The gateway
+    /// forwards no request of such a route.
+    pub(crate) fn is_for_auth_checks(&self) -> bool {
+        matches!(self.destination, Destination::AskingProxy)
+    }
+
+    /// Whether the gateway forwards the requests of the route to an app.
+    pub(crate) fn has_app(&self) -> bool {
+        self.upstream().is_some()
     }
 
     /// The upstream's name, for logs. `None` if the route has no app.
@@ -197,10 +209,10 @@ impl Route {
         self.upstream().map(|app| app.name())
     }
 
-    /// The answer of the gateway, if the route has no app.
+    /// The answer of the gateway, if the gateway itself answers the requests of the route.
     pub(crate) fn answer(&self) -> Option<&StaticAnswer> {
         match &self.destination {
-            Destination::App(_) => None,
+            Destination::App(_) | Destination::AskingProxy => None,
             Destination::Answer(answer) => Some(answer),
         }
     }

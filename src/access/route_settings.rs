@@ -34,7 +34,9 @@ pub struct RouteSettings {
     /// The condition that a user must meet to use the route.
     #[serde(default = "signed_in")]
     pub(crate) access: Rule,
-    /// The name of the upstream. The operator may omit the name if there is only one upstream.
+    /// The name of the upstream. The operator may omit the name if there is only one upstream. With
+    /// the name `""`, or if there is no upstream, only a proxy that asks for auth checks can use the
+    /// route.
     pub(crate) upstream: Option<Box<str>>,
     /// The answer of a route without an app.
     pub(crate) answer: Option<AnswerSettings>,

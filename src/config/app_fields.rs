@@ -135,14 +135,21 @@ pub(super) fn write(
             let basic = written.credentials.basic.as_ref().filter(|_| is_usable);
             let password =
                 basic.and_then(|basic| password(basic, &written.key, environment, reader));
+            let gets_fields = route.answer().is_none();
             let signed = signing
-                .zip(route.upstream_name())
-                .and_then(|(signing, app)| signing.assertion(&names, app));
+                .filter(|_| gets_fields)
+                .and_then(|signing| signing.assertion(&names, app_name(route)));
             AppFields::new(names, written.credentials, password, route.is_public())
                 .with_signed(signed)
         };
         shared.entry(place).or_insert_with(make).clone()
     })
+}
+
+/// Returns the name of the app of a route. If the gateway does not know the app, the name of the
+/// route is the name of the app.
+fn app_name(route: &Route) -> &str {
+    route.upstream_name().unwrap_or_else(|| route.name())
 }
 
 fn upstream_of<'a>(route: &Route, upstreams: &'a ParsedUpstreams) -> Option<&'a ParsedUpstream> {

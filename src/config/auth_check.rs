@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use super::listening::Network;
 use super::section::Reader;
+use crate::access::{BufferSettings, OnRefusal, RewriteSettings, RouteTable, StreamSettings};
 use crate::fields::forwarded::TrustedPeers;
 use crate::gateway::{AskingProxies, ProxyKind};
 use crate::target::Prefix;
@@ -42,8 +43,12 @@ impl AskingProxy {
     }
 }
 
-/// Reads the section `auth_check`. The result is `None` if the section has a problem.
-pub(super) fn asking_proxies(reader: &mut Reader<'_>) -> Option<AskingProxies> {
+/// Reads the section `auth_check`, and checks the routes without an app. The result is `None` if the
+/// section has a problem.
+pub(super) fn asking_proxies(
+    routes: Option<&RouteTable>,
+    reader: &mut Reader<'_>,
+) -> Option<AskingProxies> {
     let section: AuthCheckSection = reader.read("auth_check")?;
     let path = section.path.as_str();
     if path.ends_with('/') {
@@ -70,7 +75,55 @@ pub(super) fn asking_proxies(reader: &mut Reader<'_>) -> Option<AskingProxies> {
         let networks = proxy.networks.iter().map(|network| network.0);
         (TrustedPeers::new(networks), proxy.kind)
     });
-    Some(AskingProxies::new(path, proxies.collect()))
+    let proxies = AskingProxies::new(path, proxies.collect());
+    if let Some(routes) = routes {
+        check_routes(routes, &proxies, reader);
+    }
+    Some(proxies)
+}
+
+/// Refuses a route without an app that can never have an effect, and the settings that have no
+/// effect on a route without an app.
+fn check_routes(routes: &RouteTable, proxies: &AskingProxies, reader: &mut Reader<'_>) {
+    if !reader.is_clean("upstreams") {
+        return;
+    }
+    for route in routes.iter().filter(|route| route.is_for_auth_checks()) {
+        let key = format!("routes.{}", route.index());
+        if !proxies.may_ask() {
+            let reason = "is \"\", so the route only answers auth checks, but no proxy may ask; name \
+                          an upstream, or add [[auth_check.proxies]]";
+            reader.note(&format!("{key}.upstream"), reason);
+        }
+        let (streams, default) = (route.streams(), StreamSettings::default());
+        for (below, is_set) in [
+            (
+                "rewrite",
+                *route.rewrite_settings() != RewriteSettings::default(),
+            ),
+            ("on_upstream_401", route.on_refusal() != OnRefusal::Pass),
+            ("stream", route.is_stream()),
+            ("buffers", route.buffers() != BufferSettings::default()),
+            ("streams.idle_secs", streams.idle != default.idle),
+            ("streams.total_secs", streams.total != default.total),
+            (
+                "streams.per_client",
+                streams.per_client != default.per_client,
+            ),
+            ("streams.max_lag_kib", streams.max_lag != default.max_lag),
+            (
+                "streams.counts_as_use",
+                streams.counts_as_use != default.counts_as_use,
+            ),
+            ("streams.grace_secs", streams.grace != default.grace),
+        ] {
+            if is_set {
+                let reason = "has no effect on a route without an upstream, because another proxy \
+                              forwards its requests";
+                reader.note(&format!("{key}.{below}"), reason);
+            }
+        }
+    }
 }
 
 /// Returns a warning if clients can probably reach the auth check. A proxy usually forwards all

@@ -44,7 +44,7 @@ pub(super) fn check_buffers(
 ) {
     let has_folder = server.is_some_and(|server| server.spill_dir.is_some());
     let mut needs_folder = false;
-    for route in routes.iter().filter(|route| route.answer().is_none()) {
+    for route in routes.iter().filter(|route| route.has_app()) {
         let buffers = route.buffers();
         needs_folder |= buffers.request_spill > 0 || buffers.answer_spill > 0;
         let refused = useless(route, buffers)

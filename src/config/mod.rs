@@ -263,7 +263,7 @@ fn build(
     let others = (server.as_ref(), signing.as_ref(), &environment);
     let routes = route_table(settings, parsed, others, reader);
     let spill = server.as_ref().and_then(|server| spill(server, reader));
-    let asking_proxies = auth_check::asking_proxies(reader);
+    let asking_proxies = auth_check::asking_proxies(routes.as_ref(), reader);
     let tls = tls(server.as_ref(), operations.as_ref(), reader, clock);
     let parts = (public_urls.as_ref(), routes.as_ref(), &*providers.names);
     let login = login.map(|section| login_settings(&section, parts, reader));

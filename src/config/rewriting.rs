@@ -7,7 +7,7 @@ use crate::access::{Bypass, Route, RouteTable};
 
 /// Refuses replaced addresses that have no effect.
 pub(super) fn check_rewriting(routes: &RouteTable, reader: &mut Reader<'_>) {
-    for route in routes.iter().filter(|route| route.answer().is_none()) {
+    for route in routes.iter().filter(|route| route.has_app()) {
         check_addresses(route, reader);
     }
 }

@@ -37,7 +37,7 @@ pub(super) fn upstreams(
     before: &Upstreams,
     reader: &mut Reader<'_>,
 ) -> ParsedUpstreams {
-    let required = needs_upstream(settings).then_some("upstream");
+    let required = needs_upstream(settings, reader).then_some("upstream");
     let entries = entries(settings, reader, "upstreams", required);
     let mut upstreams = ParsedUpstreams::new();
     let common = settings.find_value("assertions").ok();
@@ -74,13 +74,17 @@ pub(super) fn upstreams(
 }
 
 /// Returns true if a route needs an app. Without a configured route, the gateway sends all requests
-/// to the only app.
-fn needs_upstream(settings: &Figment) -> bool {
+/// to the only app. No route needs an app if another proxy asks for auth checks.
+fn needs_upstream(settings: &Figment, reader: &Reader<'_>) -> bool {
+    if !reader.is_absent("auth_check.proxies") {
+        return false;
+    }
     match settings.find_value("routes") {
         Ok(Value::Array(_, routes)) => {
-            let mut routes_to_apps = routes
-                .iter()
-                .filter(|route| route.find_ref("answer").is_none());
+            let mut routes_to_apps = routes.iter().filter(|route| {
+                let upstream = route.find_ref("upstream").and_then(Value::as_str);
+                route.find_ref("answer").is_none() && upstream != Some("")
+            });
             routes.is_empty() || routes_to_apps.next().is_some()
         }
         Ok(_) | Err(_) => true,
@@ -115,8 +119,8 @@ pub(super) fn valid_upstreams(upstreams: ParsedUpstreams) -> Upstreams {
         .collect()
 }
 
-/// Reads the route table. Without a configured route, the table has one route, which sends all
-/// requests to the only upstream and requires a signed-in user.
+/// Reads the route table. Without a configured route, the table has one route for all requests,
+/// which requires a signed-in user and uses the only upstream, if there is an upstream.
 pub(super) fn routes(
     settings: &Figment,
     reader: &mut Reader<'_>,
@@ -151,6 +155,9 @@ pub(super) fn routes(
         routes.push((0, RouteSettings::default()));
     }
     let opened = valid_upstreams(upstreams.clone());
+    // If no upstream is usable, the routes would have no app. The problems of the upstreams were
+    // already reported.
+    let complete = complete && (upstreams.is_empty() || !opened.is_empty());
     let names: Vec<&str> = providers.iter().map(String::as_str).collect();
     match RouteTable::new(routes, &opened, &names) {
         Ok(table) => complete.then_some(table),
@@ -174,9 +181,6 @@ fn note_route(
     let key = match error {
         // The route names an upstream whose problem was already reported.
         RouteError::UnknownUpstream(name) if upstreams.contains_key(name) => return,
-        // The settings have no upstream, or their only upstream has a problem. An earlier check has
-        // already reported that no usable upstream exists.
-        RouteError::AmbiguousUpstream if upstreams.len() < 2 => return,
         // The route names a provider whose problem was already reported.
         RouteError::UnknownProvider(name) if providers.contains(&&**name) => return,
         RouteError::AmbiguousGroups | RouteError::AmbiguousSubjects => "access",

@@ -1,4 +1,4 @@
-//! Checks the routes without an app.
+//! Checks the routes with an answer.
 
 use super::section::Reader;
 use crate::access::{
@@ -13,8 +13,7 @@ pub(super) fn check_static_answers(routes: &RouteTable, reader: &mut Reader<'_>)
 }
 
 fn check_answer(route: &Route, reader: &mut Reader<'_>) {
-    let key = format!("routes.{}", route.index());
-    for (below, is_set) in [
+    let keys = [
         (
             "rewrite",
             *route.rewrite_settings() != RewriteSettings::default(),
@@ -24,15 +23,13 @@ fn check_answer(route: &Route, reader: &mut Reader<'_>) {
         ("stream", route.is_stream()),
         ("streams", *route.streams() != StreamSettings::default()),
         ("buffers", route.buffers() != BufferSettings::default()),
-    ] {
-        if is_set {
-            let reason = "has no effect on a route with `answer`, because no app gets a request";
-            reader.note(&format!("{key}.{below}"), reason);
-        }
-    }
-    for below in route.credentials().keys() {
+    ];
+    let set = keys
+        .into_iter()
+        .filter_map(|(key, is_set)| is_set.then_some(key));
+    for key in set.chain(route.credentials().keys()) {
         let reason = "has no effect on a route with `answer`, because no app gets a request";
-        reader.note(&format!("{key}.{below}"), reason);
+        reader.note(&format!("routes.{}.{key}", route.index()), reason);
     }
 }
 

@@ -186,7 +186,7 @@ impl Error {
                     StatusCode::GATEWAY_TIMEOUT
                 }
                 upstream::Error::Evicted(_) => StatusCode::REQUEST_TIMEOUT,
-                upstream::Error::NoApp => StatusCode::INTERNAL_SERVER_ERROR,
+                upstream::Error::NoApp => StatusCode::NOT_FOUND,
                 upstream::Error::RequestBody(_) => StatusCode::BAD_REQUEST,
                 upstream::Error::Broken(_)
                 | upstream::Error::Connect(_)
@@ -400,9 +400,13 @@ fn upstream_wording(error: &upstream::Error) -> (&'static str, &'static str) {
             "Your sign-in is not affected. Try again in a moment. The app may or may not have \
              processed what you sent.",
         ),
+        upstream::Error::NoApp => (
+            "There is no app at this address",
+            "This server only checks the requests for an app, and does not forward them. The \
+             administrator of this site finds details in the log.",
+        ),
         upstream::Error::Broken(_)
         | upstream::Error::Connect(_)
-        | upstream::Error::NoApp
         | upstream::Error::ServerName(_)
         | upstream::Error::Tls(_)
         | upstream::Error::Trust(_)

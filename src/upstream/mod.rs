@@ -65,9 +65,13 @@ pub enum Error {
     /// at the same time, the operator can increase `connections`.
     #[error("the app has no free connection")]
     Busy,
-    /// The route of the request has no app. The gateway is responsible for this error. The error
-    /// shows a bug, because the gateway itself answers the requests of such a route.
-    #[error("the route has no app")]
+    /// The route of the request has no app, because another proxy forwards the requests of the
+    /// route. The operator is responsible for this error: the other proxy must not forward these
+    /// requests to the gateway.
+    #[error(
+        "the route has no upstream; the proxy in auth_check.proxies has to forward the request to \
+         the app, or the route has to name an upstream"
+    )]
     NoApp,
     /// The app already has the maximum number of connections on which the protocol was switched,
     /// for example to WebSocket. The upstream is responsible for this error. If the app can serve

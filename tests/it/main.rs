@@ -20,6 +20,7 @@ mod apps;
 mod auth_check;
 mod browser;
 mod buffers;
+mod checked_routes;
 mod chooser;
 mod coverage;
 mod cross_site;
