@@ -14,7 +14,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::rewrite::app_prefix;
-use super::route::{Route, RouteTable};
+use super::route::Route;
+use super::route_table::RouteTable;
 use super::static_answer::StaticAnswer;
 use crate::origin::Origin;
 use crate::target::Prefix;
@@ -317,6 +318,18 @@ mod tests {
         ] {
             assert_eq!(bypasses(&routes), wanted, "{routes}");
         }
+    }
+
+    #[test]
+    fn a_rule_that_is_not_enforced_protects_nothing() {
+        let admins = json!({ "prefix": "/admin", "access": groups(&["a"]), "provider": "main" });
+        let mut open = replaced("/x", &groups(&["a"]), "/");
+        assert_eq!(bypasses(&json!([open, admins])), Vec::<String>::new());
+        open["enforce"] = json!(false);
+        assert_eq!(
+            bypasses(&json!([open, admins])),
+            ["/x /admin /x/admin /admin"]
+        );
     }
 
     #[test]

@@ -3,9 +3,11 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::permit::label;
 use super::static_answer::StaticAnswer;
 use super::{Permit, Route, Unavailable, Wait};
 use crate::session::Session;
+use crate::telemetry::DecisionLabel;
 
 /// The decision about a request, with the data that is needed to answer the request.
 #[derive(Debug)]
@@ -36,6 +38,13 @@ pub(crate) struct PermittedAnswer {
     pub(crate) answer: Arc<StaticAnswer>,
     /// The session of the user, if the request belongs to a session.
     pub(crate) session: Option<Arc<Session>>,
+}
+
+impl PermittedAnswer {
+    /// The decision about the request, as a label of metrics and events.
+    pub(crate) fn label(&self) -> DecisionLabel {
+        label(&self.route, self.session.as_deref())
+    }
 }
 
 /// A request whose user must sign in.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::route::RouteError;
 use super::route_settings::RouteSettings;
+use super::route_table::RouteError;
 use super::rule::Rule;
 use super::static_answer::StaticAnswer;
 use crate::upstream::Upstream;

@@ -64,6 +64,7 @@ mod report;
 mod rewrite;
 mod route;
 mod route_settings;
+mod route_table;
 mod rule;
 mod signed;
 mod static_answer;
@@ -95,10 +96,11 @@ pub(crate) use self::recent::Recent;
 pub(crate) use self::recovery::{Content, Recovery, Replayable, SentRequest, TokenRefusal};
 pub(crate) use self::refresh::Refresher;
 pub(crate) use self::rewrite::RewriteSettings;
-use self::route::WorkerRoutes;
-pub use self::route::{Route, RouteError, RouteTable};
+pub use self::route::Route;
 pub(crate) use self::route_settings::OnRefusal;
 pub use self::route_settings::RouteSettings;
+use self::route_table::WorkerRoutes;
+pub use self::route_table::{RouteError, RouteTable};
 pub(crate) use self::rule::KnownClaims;
 use self::rule::Verdict;
 use self::signed::SignedAssertions;
@@ -294,7 +296,12 @@ impl Access {
     /// Decides whether the user of a session may use the route.
     fn apply_rule(self: &Rc<Self>, route: &Rc<Route>, session: Arc<Session>) -> Decision {
         match route.rule.check(session.identity()) {
-            Verdict::Allowed => self.permit(route, Some(session)),
+            Verdict::Allowed => {
+                if route.would_refuse(&session) {
+                    self.refresher.report_unenforced(route, &session);
+                }
+                self.permit(route, Some(session))
+            }
             Verdict::Refused => {
                 let route = Rc::clone(route);
                 Decision::Forbid(Forbid { route, session })

@@ -15,6 +15,7 @@ use crate::fields::cookie::{self as cookies, Others};
 use crate::fields::{UpgradeRequest, View};
 use crate::identity::Identity;
 use crate::session::{Session, cookie};
+use crate::telemetry::DecisionLabel;
 use crate::upload::Upload;
 use crate::upstream::{
     self, AssertionNames, Authorization, Exchange, Owner, Pools, Requester, ResponseFuture,
@@ -57,6 +58,11 @@ impl Permit {
     /// The route of the request.
     pub fn route(&self) -> &Rc<Route> {
         &self.route
+    }
+
+    /// The decision about the request, as a label of metrics and events.
+    pub(crate) fn label(&self) -> DecisionLabel {
+        label(&self.route, self.session.as_deref())
     }
 
     /// The identity of the user, if the request belongs to a session.
@@ -289,6 +295,15 @@ impl Future for Exchanging<'_> {
             Self::NoApp => Poll::Ready(Err(upstream::Error::NoApp)),
             Self::Switch(switching) => switching.as_mut().poll(cx),
         }
+    }
+}
+
+/// Returns the label of the decision that permits a request of `route`.
+pub(super) fn label(route: &Route, session: Option<&Session>) -> DecisionLabel {
+    if session.is_some_and(|session| route.would_refuse(session)) {
+        DecisionLabel::WouldForbid
+    } else {
+        DecisionLabel::Permit
     }
 }
 

@@ -77,6 +77,8 @@ pub(crate) struct Refresher {
     pub(super) unstored: Unstored,
     /// The users for whom the log already contains a warning about too many groups.
     pub(super) groups_reported: EventLimiter,
+    /// The sessions and routes for which the log contains an event about a rule that is not enforced.
+    pub(super) unenforced_reported: EventLimiter,
     pub(super) draining: watch::Sender<bool>,
 }
 
@@ -101,6 +103,7 @@ impl Refresher {
             backoffs: Backoffs::default(),
             unstored: Unstored::default(),
             groups_reported: EventLimiter::new(Duration::from_hours(1)),
+            unenforced_reported: EventLimiter::new(Duration::from_hours(1)),
             draining: watch::Sender::new(false),
         }
     }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::Refresher;
 use super::backoff::{FIRST_PAUSE, Reason, SessionFailure};
+use super::{REFUSED_BY_RULE, Refresher, Route};
 use crate::identity::Claim;
 use crate::provider::{ExchangeError, Sent};
 use crate::session::{Session, SessionKey, StoreError};
@@ -129,6 +129,23 @@ impl Refresher {
                 left_out,
                 setting = "assertions.groups_format, assertions.groups_bytes",
                 "The field to the app cannot carry all groups of a user"
+            );
+        }
+    }
+
+    /// Reports that the rule of a route would refuse a user, but that the gateway does not enforce
+    /// the rule. The log contains at most one event per session, route and hour.
+    #[cold]
+    pub(super) fn report_unenforced(&self, route: &Route, session: &Session) {
+        let (name, key) = (route.name(), session.key().log_prefix());
+        let now = Duration::from_millis(self.clock().now().as_millis());
+        if self.unenforced_reported.is_due((name, &key), now) {
+            tracing::info!(
+                route = name,
+                provider = session.provider(),
+                session.key = key,
+                reason = REFUSED_BY_RULE,
+                "The rule would refuse the user, but enforce = false"
             );
         }
     }

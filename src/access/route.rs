@@ -1,21 +1,18 @@
-//! Routes, and the table that finds the route of a request.
+//! The routes.
 
-use std::cmp::Reverse;
-use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use super::buffering::BufferSettings;
 use super::cross_site::CrossSite;
-use super::destination::{Destination, destination};
-use super::index::Index;
+use super::destination::Destination;
 use super::rewrite::{Rewrite, RewriteSettings};
-use super::route_settings::{OnRefusal, ProviderNames, RouteSettings};
-use super::rule::Rule;
-use super::static_answer::{AnswerError, StaticAnswer};
+use super::route_settings::{Enforcement, OnRefusal, RouteSettings};
+use super::rule::{Rule, Verdict};
+use super::static_answer::StaticAnswer;
 use super::stream::StreamSettings;
 use crate::identity::Claim;
-use crate::target::{Forms, Prefix, Target};
+use crate::session::Session;
+use crate::target::{Forms, Prefix};
 use crate::upstream::{AppFields, AssertionNames, CredentialSettings, Protocol, Upstream};
 
 /// One route of the table. Each worker has its own copy of the route.
@@ -26,7 +23,10 @@ pub struct Route {
     hosts: Vec<Box<str>>,
     pub(super) prefix: Prefix,
     pub(super) allow_in_path: Forms,
+    /// The rule that the gateway enforces.
     pub(super) rule: Rule,
+    /// The rule in the settings, if the gateway does not enforce this rule.
+    unenforced: Option<Rule>,
     effect: Effect,
     /// The names of the accepted providers, each as the value of an assertion field.
     providers: Vec<Claim>,
@@ -59,7 +59,7 @@ enum Effect {
 
 impl Route {
     /// Creates a route with the default names of the assertion fields.
-    fn new(
+    pub(super) fn new(
         index: usize,
         mut settings: RouteSettings,
         providers: Vec<Claim>,
@@ -71,6 +71,10 @@ impl Route {
         let credentials = settings.take_credentials();
         let names = AssertionNames::default();
         let is_public = settings.access == Rule::Public;
+        let (rule, unenforced) = match settings.enforce {
+            Enforcement::Refuse => (settings.access, None),
+            Enforcement::Report => (Rule::SignedIn, Some(settings.access)),
+        };
         let (rewrite, denies) = match &destination {
             Destination::App(app) => {
                 let rewrite = Rewrite::new(&settings.prefix, &settings.rewrite, app);
@@ -88,7 +92,8 @@ impl Route {
             hosts,
             prefix: settings.prefix,
             allow_in_path: settings.allow_in_path,
-            rule: settings.access,
+            rule,
+            unenforced,
             effect: if denies || !is_public {
                 Effect::Protects
             } else {
@@ -133,20 +138,32 @@ impl Route {
             .find(|provider| provider.as_value().as_bytes() == name.as_bytes())
     }
 
-    /// Returns true if the rule of the route allows every signed-in user, or every user with a
-    /// verified email address.
+    /// Returns true if the route admits every signed-in user, or every user with a verified email
+    /// address.
     pub(crate) fn admits_every_user(&self) -> bool {
         self.rule == Rule::SignedIn || self.rule.admits_every_address()
     }
 
     /// Whether the rule of the route lists groups of this provider.
     pub(crate) fn lists_groups_of(&self, provider: &str) -> bool {
-        self.rule.lists_groups() && self.provider(provider).is_some()
+        self.written_rule().lists_groups() && self.provider(provider).is_some()
     }
 
-    /// The rule of the route.
-    pub(crate) fn rule(&self) -> &Rule {
-        &self.rule
+    /// The rule in the settings of the route.
+    pub(crate) fn written_rule(&self) -> &Rule {
+        self.unenforced.as_ref().unwrap_or(&self.rule)
+    }
+
+    /// Whether the gateway enforces the rule in the settings.
+    pub(crate) fn is_enforced(&self) -> bool {
+        self.unenforced.is_none()
+    }
+
+    /// Returns true if the rule in the settings would refuse the user of `session`, but the gateway
+    /// does not enforce this rule.
+    pub(super) fn would_refuse(&self, session: &Session) -> bool {
+        let refuses = |rule: &Rule| rule.check(session.identity()) == Verdict::Refused;
+        self.unenforced.as_ref().is_some_and(refuses)
     }
 
     /// The settings for the streams of the route.
@@ -269,179 +286,12 @@ impl Route {
     pub(super) fn is_for_host(&self, authority: &str) -> bool {
         self.hosts.is_empty() || self.hosts.iter().any(|host| **host == *authority)
     }
-}
 
-/// The reason why a route cannot be added to the table. Each error is returned with the position of
-/// the route in the settings.
-///
-/// Responsible: the operator.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum RouteError {
-    /// The settings define several upstreams, and the route names none of them.
-    #[error("there are several upstreams; the route has to name one")]
-    AmbiguousUpstream,
-    /// The rule lists groups, and the route accepts several providers, but the settings do not
-    /// state that a group means the same at each of these providers.
-    #[error(
-        "several providers are accepted, and a group may mean something else at each of them; \
-         write `provider` in the route: the provider of these groups, or a list of the providers \
-         where they mean the same"
-    )]
-    AmbiguousGroups,
-    /// The rule lists subjects, and the route accepts several providers. The same subject at two
-    /// providers identifies two different users.
-    #[error(
-        "several providers are accepted, and the same subject at another provider is another user; \
-         write the provider of these subjects as `provider` in the route"
-    )]
-    AmbiguousSubjects,
-    /// The answer of a route without an app cannot be used.
-    #[error(transparent)]
-    Answer(AnswerError),
-    /// Two routes match the same requests.
-    #[error("it has the same host and prefix as the route `{0}`; remove one of them")]
-    Duplicate(Box<str>),
-    /// Another route is tried first and matches all requests that this route could match.
-    #[error("it never matches, because the route `{0}` takes all its requests; remove one of them")]
-    Behind(Box<str>),
-    /// The settings define no provider with this name.
-    #[error("there is no provider `{0}`; write the NAME of a table [providers.NAME]")]
-    UnknownProvider(Box<str>),
-    /// The route names an upstream, but the gateway itself answers the requests of the route.
-    #[error("has no effect on a route with `answer`, because no app gets a request")]
-    UnusedUpstream,
-    /// The settings define no upstream with this name.
-    #[error("there is no upstream `{0}`; write the NAME of a table [upstreams.NAME]")]
-    UnknownUpstream(Box<str>),
-}
-
-/// All routes of a site. Each worker creates its [`super::Access`] from the `RouteTable`.
-#[derive(Debug)]
-pub struct RouteTable {
-    routes: Vec<Route>,
-    index: Arc<Index>,
-}
-
-impl RouteTable {
-    /// Builds the table from the routes and their positions in the settings. Routes with longer
-    /// prefixes are tried first. Among routes with equal prefixes, the routes that name a host are
-    /// tried first.
-    ///
-    /// # Errors
-    ///
-    /// Returns the position of each route that cannot be added, with the reason.
-    pub fn new(
-        settings: Vec<(usize, RouteSettings)>,
-        upstreams: &BTreeMap<Box<str>, Arc<Upstream>>,
-        providers: &[&str],
-    ) -> Result<Self, Vec<(usize, RouteError)>> {
-        let mut routes: Vec<Route> = Vec::with_capacity(settings.len());
-        // All errors are collected, so that the operator can correct all errors together.
-        let mut errors = Vec::new();
-        for (index, mut settings) in settings {
-            let chosen = settings.provider.is_some();
-            let counted =
-                accepted_providers(settings.provider.take(), providers).and_then(|counted| {
-                    check_lists(&settings.access, &counted, chosen).map(|()| counted)
-                });
-            let providers = match counted {
-                Ok(providers) => providers,
-                Err(error) => {
-                    errors.push((index, error));
-                    continue;
-                }
-            };
-            let destination = match destination(&mut settings, upstreams) {
-                Ok(destination) => destination,
-                Err(error) => {
-                    errors.push((index, error));
-                    continue;
-                }
-            };
-            let route = Route::new(index, settings, providers, destination);
-            match routes.iter().find(|other| other.shadows(&route)) {
-                Some(other) => errors.push((index, RouteError::Duplicate(other.name.clone()))),
-                None => routes.push(route),
-            }
-        }
-        if !errors.is_empty() {
-            return Err(errors);
-        }
-        // The order of the routes matters, because the first route that matches is used.
-        routes.sort_by_key(|route| (Reverse(route.prefix.as_str().len()), route.hosts.is_empty()));
-        let hidden = hidden(&routes);
-        if !hidden.is_empty() {
-            return Err(hidden);
-        }
-        let index = Arc::new(Index::new(&routes));
-        Ok(Self { routes, index })
-    }
-
-    /// Sets the fields that the gateway writes into the requests of each route. Without a call of
-    /// this function, each route has the assertion fields with their default names.
-    #[must_use]
-    pub(crate) fn with_fields(mut self, mut fields: impl FnMut(&Route) -> AppFields) -> Self {
-        for route in &mut self.routes {
-            route.fields = fields(route);
-        }
-        self
-    }
-
-    /// Creates a copy of the table for one worker. Only one worker uses the copy, so the reference
-    /// counts of the copy are not atomic.
-    pub(super) fn for_worker(&self) -> WorkerRoutes {
-        WorkerRoutes {
-            routes: self.routes.iter().cloned().map(Rc::new).collect(),
-            index: Arc::clone(&self.index),
-        }
-    }
-
-    /// Returns all routes. The routes are sorted: the most specific route comes first.
-    pub fn iter(&self) -> impl Iterator<Item = &Route> {
-        self.routes.iter()
-    }
-}
-
-/// One worker's copy of a [`RouteTable`].
-#[derive(Debug)]
-pub(super) struct WorkerRoutes {
-    routes: Vec<Rc<Route>>,
-    index: Arc<Index>,
-}
-
-impl WorkerRoutes {
-    /// Finds the route for a request with this target.
-    pub(super) fn find(&self, target: &Target) -> Option<&Rc<Route>> {
-        if !target.forms().is_empty() {
-            return self.find_unusual(target);
-        }
-        self.get(self.position(target.authority(), target.path())?)
-    }
-
-    /// Finds the position of the route for requests with this authority and this usual path.
-    pub(super) fn position(&self, authority: &str, path: &str) -> Option<usize> {
-        let at = |position| self.get(position);
-        let matches = |position| at(position).is_some_and(|route| route.matches(authority, path));
-        self.index.first((authority, path), matches)
-    }
-
-    /// Returns the route at a position of the table.
-    pub(super) fn get(&self, position: usize) -> Option<&Rc<Route>> {
-        self.routes.get(position)
-    }
-
-    /// Returns all routes. The routes are sorted: the most specific route comes first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Rc<Route>> {
-        self.routes.iter()
-    }
-}
-
-impl Route {
     /// Returns true if `self` matches all requests that `other` could match. The gateway tries
     /// `self` before `other`, so the prefix of `self` is at least as long as the prefix of `other`.
     /// `self` hides `other` only if both prefixes are spellings of one path, such as `/a/` and
     /// `/a`.
-    fn hides(&self, other: &Self) -> bool {
+    pub(super) fn hides(&self, other: &Self) -> bool {
         let every_host = self.hosts.is_empty();
         let hosts = every_host
             || (!other.hosts.is_empty()
@@ -451,56 +301,12 @@ impl Route {
 
     /// Returns true if a request can match both routes: both routes serve the same host, and their
     /// prefixes differ at most in case.
-    fn shadows(&self, other: &Self) -> bool {
+    pub(super) fn shadows(&self, other: &Self) -> bool {
         let prefix = self
             .prefix
             .as_str()
             .eq_ignore_ascii_case(other.prefix.as_str());
         let both_any = self.hosts.is_empty() && other.hosts.is_empty();
         prefix && (both_any || self.hosts.iter().any(|host| other.hosts.contains(host)))
-    }
-}
-
-/// Returns an error for each route that can never match a request, because an earlier route matches
-/// the same requests. The gateway tries the routes in the order of this list.
-fn hidden(routes: &[Route]) -> Vec<(usize, RouteError)> {
-    let routes = routes.iter().enumerate();
-    let hidden = routes.clone().filter_map(|(position, route)| {
-        let mut before = routes.clone().take(position);
-        let (_, first) = before.find(|(_, first)| first.hides(route))?;
-        Some((route.index, RouteError::Behind(first.name.clone())))
-    });
-    hidden.collect()
-}
-
-/// Returns the accepted providers of a route: the providers in its settings, or all providers.
-fn accepted_providers(
-    written: Option<ProviderNames>,
-    providers: &[&str],
-) -> Result<Vec<Claim>, RouteError> {
-    let names = match written {
-        Some(ProviderNames(names)) => names,
-        None => providers.iter().map(|name| (*name).into()).collect(),
-    };
-    names
-        .into_iter()
-        .map(|name| {
-            let claim = Claim::new(&name).filter(|_claim| providers.contains(&&*name));
-            claim.ok_or(RouteError::UnknownProvider(name))
-        })
-        .collect()
-}
-
-/// Checks that each group and subject in the rule has the same meaning at all accepted providers. A
-/// subject identifies a user at one provider only. If the settings of the route name several
-/// providers, a group is treated as the same group at all of these providers.
-fn check_lists(rule: &Rule, providers: &[Claim], chosen: bool) -> Result<(), RouteError> {
-    let several = providers.len() > 1;
-    if several && rule.lists_subjects() {
-        Err(RouteError::AmbiguousSubjects)
-    } else if several && !chosen && rule.lists_groups() {
-        Err(RouteError::AmbiguousGroups)
-    } else {
-        Ok(())
     }
 }

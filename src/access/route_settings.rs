@@ -34,6 +34,9 @@ pub struct RouteSettings {
     /// The condition that a user must meet to use the route.
     #[serde(default = "signed_in")]
     pub(crate) access: Rule,
+    /// Whether the gateway refuses the users who do not meet the rule.
+    #[serde(default)]
+    pub(super) enforce: Enforcement,
     /// The name of the upstream. The operator may omit the name if there is only one upstream. With
     /// the name `""`, or if there is no upstream, only a proxy that asks for auth checks can use the
     /// route.
@@ -75,6 +78,23 @@ pub struct RouteSettings {
     /// The user name and the password that the app gets.
     #[serde(default)]
     pub(super) basic: Option<BasicSettings>,
+}
+
+/// What the gateway does with the users who do not meet the rule of a route.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(from = "bool")]
+pub(super) enum Enforcement {
+    /// The gateway refuses the users.
+    #[default]
+    Refuse,
+    /// The gateway only reports the users.
+    Report,
+}
+
+impl From<bool> for Enforcement {
+    fn from(enforce: bool) -> Self {
+        if enforce { Self::Refuse } else { Self::Report }
+    }
 }
 
 /// The gateway's action when an app refuses the user's access token.
@@ -150,6 +170,7 @@ impl Default for RouteSettings {
             prefix: Prefix::default(),
             allow_in_path: Forms::default(),
             access: Rule::SignedIn,
+            enforce: Enforcement::default(),
             upstream: None,
             answer: None,
             rewrite: RewriteSettings::default(),

@@ -11,7 +11,8 @@ use http::{HeaderValue, StatusCode, Uri};
 use serde::Deserialize;
 use url::Url;
 
-use super::route::{Route, RouteTable};
+use super::route::Route;
+use super::route_table::RouteTable;
 use crate::target::Prefix;
 
 /// The maximum size of a body: 1 MiB. Each body stays in memory.

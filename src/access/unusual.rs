@@ -8,7 +8,8 @@
 use std::rc::Rc;
 
 use super::Access;
-use super::route::{Route, RouteTable, WorkerRoutes};
+use super::route::Route;
+use super::route_table::{RouteTable, WorkerRoutes};
 use crate::target::{Forms, Reading, Target};
 
 impl Access {

@@ -55,7 +55,8 @@ pub(crate) use self::restart_only::RestartOnly;
 use self::rewriting::{check_bypasses, check_rewriting};
 pub(crate) use self::routing::Upstreams;
 use self::routing::{
-    ParsedUpstreams, check_reach, check_routes, routes, unnamed_providers, upstreams,
+    ParsedUpstreams, check_reach, check_routes, routes, unenforced_rules, unnamed_providers,
+    upstreams,
 };
 use self::section::Reader;
 use self::signing::{Signing, signing};
@@ -408,6 +409,7 @@ fn warnings(
 ) -> Vec<String> {
     let mut warnings = layers::misspelled_variables(settings);
     warnings.extend(unnamed_providers(routes));
+    warnings.extend(unenforced_rules(routes));
     warnings.extend(auth_check::warning(asking_proxies, login.own.prefix()));
     warnings
 }

@@ -189,6 +189,7 @@ fn note_route(
         | RouteError::UnusedUpstream => "upstream",
         RouteError::UnknownProvider(_) => "provider",
         RouteError::Behind(_) | RouteError::Duplicate(_) => "prefix",
+        RouteError::NothingToEnforce => "enforce",
         RouteError::Answer(error) => &format!("answer.{}", error.key()),
     };
     reader.note(&format!("routes.{index}.{key}"), error.to_string());
@@ -220,21 +221,43 @@ fn check_open_registration(routes: &RouteTable, open: &[String], reader: &mut Re
             .providers()
             .filter(|name| open.iter().any(|open| open == name))
         {
-            let key = if written {
-                format!("routes.{}.access", route.index())
+            let (key, advice) = if !route.is_enforced() {
+                (
+                    format!("routes.{}.enforce", route.index()),
+                    "write enforce = true",
+                )
+            } else if written {
+                (format!("routes.{}.access", route.index()), WRITE_A_RULE)
             } else {
-                format!("providers.{name}.anyone")
+                (format!("providers.{name}.anyone"), WRITE_A_RULE)
             };
             reader.note(
                 &key,
                 format!(
-                    "anyone can create an account at `{name}`, so the rule admits everyone; \
-                     write access = {{ any_of = {{ email_domains = [\"example.com\"] }} }} in the \
-                     route, or providers.{name}.anyone = true if everyone may use the route"
+                    "anyone can create an account at `{name}`, so the route admits everyone; \
+                     {advice}, or providers.{name}.anyone = true if everyone may use the route"
                 ),
             );
         }
     }
+}
+
+/// The advice for a route that admits everyone.
+const WRITE_A_RULE: &str =
+    "write access = { any_of = { email_domains = [\"example.com\"] } } in the route";
+
+/// Returns a warning for each route whose rule is not enforced.
+pub(super) fn unenforced_rules(routes: &RouteTable) -> impl Iterator<Item = String> {
+    let mut unenforced: Vec<&Route> = routes.iter().filter(|route| !route.is_enforced()).collect();
+    unenforced.sort_by_key(|route| route.index());
+    unenforced.into_iter().map(|route| {
+        format!(
+            "routes.{}.enforce: the rule of the route `{}` refuses nobody, so every user who is \
+             signed in may use the route",
+            route.index(),
+            route.name()
+        )
+    })
 }
 
 /// Returns a warning if a route accepts several providers but no assertion field tells the app
@@ -363,7 +386,7 @@ fn check_rules(
         };
         if !providers
             .iter()
-            .any(|known| route.rule().can_be_met(**known))
+            .any(|known| route.written_rule().can_be_met(**known))
         {
             let reason = "nobody can meet this rule, because the provider's settings give no claim \
                           that it compares; see identity.source, identity.claims and \

@@ -27,7 +27,6 @@ use crate::fields::{self, Hops, TrailerSupport};
 use crate::origin;
 use crate::server::BodyWatch;
 use crate::session::cookie;
-use crate::telemetry::DecisionLabel;
 use crate::upload::Upload;
 use crate::upstream::{self, Exchange, ResponseBody, StreamingCall};
 
@@ -89,7 +88,7 @@ impl Worker {
         body: ForwardedBody,
         mut record: Record,
     ) -> Step<'_> {
-        record.route(permit.route(), DecisionLabel::Permit);
+        record.route(permit.route(), permit.label());
         record.user(permit.identity());
         if let Some(answer) = own_answer(&mut context, permit.route()) {
             return Step::answered(record.answered(answer));

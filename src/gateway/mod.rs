@@ -454,7 +454,7 @@ fn passed(context: &RequestContext, mut permit: Permit, mut record: Record) -> R
     let decision = if matches!(answer, Some(Err(Error::CrossSite))) {
         DecisionLabel::Forbid
     } else {
-        DecisionLabel::Permit
+        permit.label()
     };
     record.route(permit.route(), decision);
     record.user(permit.identity());

@@ -40,7 +40,7 @@ impl Worker {
         let route = permit.0.route();
         let prepared = prepare_body(record.site(), (&context, route), body.rest_mut());
         if let Err(error) = prepared {
-            record.route(route, DecisionLabel::Permit);
+            record.route(route, permit.0.label());
             return Step::answered(record.refused(&error, &context.parts.headers));
         }
         let buffered = request_buffer(&context, &permit.0);
@@ -59,7 +59,7 @@ impl Worker {
         (body, buffer, needed): (ForwardedBody, BodyBuffer, Needed),
         mut record: Record,
     ) -> Response<Body> {
-        record.route(permit.route(), DecisionLabel::Permit);
+        record.route(permit.route(), permit.label());
         let site = Rc::clone(record.site());
         let body = match body.buffered(buffer, needed).await {
             Ok(body) => body,

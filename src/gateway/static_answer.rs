@@ -8,7 +8,6 @@ use super::page::{Page, add_security_fields};
 use super::{Body, Error, Record, RequestContext};
 use crate::access::{AnswerContent, PermittedAnswer, StaticAnswer};
 use crate::session::Session;
-use crate::telemetry::DecisionLabel;
 
 /// The time for which a cache may store the answer of a public route.
 const CACHED: HeaderValue = HeaderValue::from_static("public, max-age=300");
@@ -23,7 +22,7 @@ impl Record {
         context: &RequestContext,
         decided: &PermittedAnswer,
     ) -> Response<Body> {
-        self.route(&decided.route, DecisionLabel::Permit);
+        self.route(&decided.route, decided.label());
         self.user(decided.session.as_deref().map(Session::identity));
         match respond(context, &decided.answer) {
             Ok(response) => self.answered(response),

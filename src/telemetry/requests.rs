@@ -28,9 +28,12 @@ pub(crate) enum DecisionLabel {
     Refuse,
     /// The session exists but cannot be used now.
     Unavailable,
+    /// The request was forwarded, although the rule of the route refuses the user. The settings do
+    /// not enforce the rule.
+    WouldForbid,
 }
 
-const DECISIONS: [DecisionLabel; 7] = [
+const DECISIONS: [DecisionLabel; 8] = [
     DecisionLabel::Permit,
     DecisionLabel::Challenge,
     DecisionLabel::Forbid,
@@ -38,6 +41,7 @@ const DECISIONS: [DecisionLabel; 7] = [
     DecisionLabel::Own,
     DecisionLabel::Refuse,
     DecisionLabel::Unavailable,
+    DecisionLabel::WouldForbid,
 ];
 
 impl DecisionLabel {
@@ -51,6 +55,7 @@ impl DecisionLabel {
             Self::Own => "own",
             Self::Refuse => "refuse",
             Self::Unavailable => "unavailable",
+            Self::WouldForbid => "would_forbid",
         }
     }
 }

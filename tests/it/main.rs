@@ -28,6 +28,7 @@ mod demo;
 mod deployments;
 mod downloads;
 mod durable;
+mod enforce;
 mod examples;
 mod expectation;
 mod faults;
