@@ -136,6 +136,12 @@
 //! [`access::Permit::fields`] returns, and the gateway forwards nothing. Only the answer to a
 //! permitted request has a successful status.
 //!
+//! # One explanation
+//!
+//! [`gateway::Explanation`] states what the gateway would do with a request that nobody has sent.
+//! The explanation comes from the code of steps 2 to 7 of the list above, with an imagined session
+//! ([`instance::Explainer`]).
+//!
 //! # One sign-in for several hosts
 //!
 //! With the setting `login.host`, all logins take place at the login host. At any other host,

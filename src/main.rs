@@ -1,5 +1,8 @@
 //! The command line of Sidegate.
 
+#[path = "main/explain.rs"]
+mod explain;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -28,8 +31,9 @@ const CONFIG: u8 = 78;
 #[command(
     version,
     about,
-    after_help = "Exit codes: 0 success; 1 failure; 64 the command line is not valid; 78 the \
-                  settings have problems, or `check --online` has found a problem."
+    after_help = "Exit codes: 0 success; 1 failure; 2 the request of `explain` is not permitted; 64 \
+                  the command line is not valid; 78 the settings have problems, or `check --online` \
+                  has found a problem."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -42,6 +46,8 @@ enum Command {
     Run(Settings),
     /// Check the settings and list all problems, without serving requests
     Check(Check),
+    /// Explain what Sidegate would do with a request, and why, without sending the request
+    Explain(explain::Arguments),
     /// Run a demo on loopback: authorization server, legacy app and gateway in one process
     Demo(Demo),
     /// Create a certificate authority and a certificate for localhost, for development
@@ -136,6 +142,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Run(settings) => run(&settings),
         Command::Check(arguments) => check(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
         Command::Demo(demo) => run_demo(&demo),
         Command::DevCerts { dir } => dev_certs(&dir),
     }

@@ -54,6 +54,7 @@ mod cross_site;
 mod decision;
 mod destination;
 mod flight;
+mod imagined;
 mod index;
 mod outcome;
 mod permit;
@@ -66,6 +67,7 @@ mod route;
 mod route_settings;
 mod route_table;
 mod rule;
+mod rule_text;
 mod signed;
 mod static_answer;
 mod stream;
@@ -200,6 +202,20 @@ impl Access {
         recent: &Recent,
         now: Timestamp,
     ) -> Decision {
+        self.on_route((method, fields), target, |route| {
+            self.decide_by_cookie(route, fields, (target, recent), now)
+        })
+    }
+
+    /// Finds the route of a request. If the decision depends on the session of the request, `then`
+    /// makes the decision.
+    #[inline]
+    fn on_route(
+        self: &Rc<Self>,
+        (method, fields): (&Method, &(impl View + ?Sized)),
+        target: &Target,
+        then: impl FnOnce(&Rc<Route>) -> Decision,
+    ) -> Decision {
         let Some(route) = self.routes.find(target) else {
             return Decision::NoRoute;
         };
@@ -207,6 +223,18 @@ impl Access {
         if route.allow_preflight && is_preflight(method, fields) {
             return self.permit(route, None);
         }
+        then(route)
+    }
+
+    /// Decides about a request with the session that the cookie of the request names.
+    #[inline]
+    fn decide_by_cookie(
+        self: &Rc<Self>,
+        route: &Rc<Route>,
+        fields: &(impl View + ?Sized),
+        (target, recent): (&Target, &Recent),
+        now: Timestamp,
+    ) -> Decision {
         let line = cookies::only_line(fields);
         let host = self.session_ids.are_shared().then(|| target.authority());
         // If the previous request of the connection had the same `Cookie` line, the line is not

@@ -160,7 +160,9 @@ impl Permit {
         }
     }
 
-    pub(super) fn write(&mut self, headers: &mut HeaderMap) {
+    /// Writes the fields of the gateway into a request, except signed assertions, and removes the
+    /// gateway's own cookies.
+    pub(crate) fn write(&mut self, headers: &mut HeaderMap) {
         match self.cookies_left(headers) {
             Others::Unchanged => {}
             Others::Line(line) => write_or_remove(headers, &header::COOKIE, Some(line)),

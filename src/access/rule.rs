@@ -324,40 +324,53 @@ impl Rule {
     pub(super) fn check(&self, identity: &Identity) -> Verdict {
         match self {
             Self::Public | Self::SignedIn => Verdict::Allowed,
-            Self::AnyOf(lists) if lists.name(identity) => Verdict::Allowed,
+            Self::AnyOf(lists) if lists.entry_of(identity).is_some() => Verdict::Allowed,
             Self::AnyOf(_) => Verdict::Refused,
         }
     }
 }
 
 impl AnyOf {
-    fn name(&self, identity: &Identity) -> bool {
+    /// Returns the first entry that names the user.
+    pub(super) fn entry_of(&self, identity: &Identity) -> Option<Entry<'_>> {
         let subject = identity.subject.as_ref().map(Claim::as_str);
         let by_subject =
-            subject.is_some_and(|subject| self.subjects.iter().any(|s| **s == *subject));
-        let by_group = identity
-            .groups
-            .iter()
-            .any(|group| self.groups.iter().any(|listed| **listed == *group.as_str()));
-        by_subject || by_group || self.by_email(identity)
+            subject.and_then(|subject| self.subjects.iter().find(|listed| ***listed == *subject));
+        if let Some(subject) = by_subject {
+            return Some(Entry::Subject(subject));
+        }
+        let is_member = |listed: &str| {
+            let mut groups = identity.groups.iter();
+            groups.any(|group| group.as_str() == listed)
+        };
+        if let Some(group) = self.groups.iter().find(|listed| is_member(listed)) {
+            return Some(Entry::Group(group));
+        }
+        self.entry_of_email(identity)
     }
 
     /// An email address is compared with the lists only if the provider has verified the address,
     /// and if all programs read the address in the same way.
-    fn by_email(&self, identity: &Identity) -> bool {
-        let verified = identity.email.as_ref().filter(|email| email.verified);
-        let Some(email) = verified.map(|email| email.address.as_str().to_ascii_lowercase()) else {
-            return false;
-        };
-        let Some(domain) = address(&email) else {
-            return false;
-        };
-        self.emails.iter().any(|listed| **listed == *email)
-            || self
-                .email_domains
-                .iter()
-                .any(|listed| listed.contain(domain))
+    fn entry_of_email(&self, identity: &Identity) -> Option<Entry<'_>> {
+        let verified = identity.verified_email()?;
+        let email = verified.as_str().to_ascii_lowercase();
+        let domain = address(&email)?;
+        if let Some(listed) = self.emails.iter().find(|listed| ***listed == *email) {
+            return Some(Entry::Email(listed));
+        }
+        let mut domains = self.email_domains.iter();
+        let listed = domains.find(|listed| listed.contain(domain))?;
+        Some(Entry::Domains(listed))
     }
+}
+
+/// An entry of a rule that names a user.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Entry<'a> {
+    Domains(&'a Domains),
+    Email(&'a str),
+    Group(&'a str),
+    Subject(&'a str),
 }
 
 /// Returns the domain of an email address, or `None` if the address cannot be compared safely. A

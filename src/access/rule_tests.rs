@@ -153,3 +153,45 @@ fn a_rule_that_admits_fewer_users_is_stricter() {
         }
     }
 }
+
+#[test]
+fn the_text_of_a_rule_names_its_entries() {
+    let shown =
+        rule("access = { any_of = { groups = ['a', 'b'], email_domains = ['*.x.example', '*'] } }");
+    let lists = "{ email_domains = [\"*.x.example\", \"*\"], groups = [\"a\", \"b\"] }";
+    assert_eq!(shown.to_string(), format!("any_of {lists}"));
+    assert_eq!(rule("access = 'public'").to_string(), "public");
+    assert_eq!(rule("access = 'signed-in'").to_string(), "signed-in");
+}
+
+#[test]
+fn the_entry_that_names_a_user_is_found() {
+    let Rule::AnyOf(lists) = rule(
+        "access = { any_of = { groups = ['a', 'b'], emails = ['m@x.example'], \
+         email_domains = ['y.example'], subjects = ['7'] } }",
+    ) else {
+        panic!("any_of is a rule with lists")
+    };
+    let entry = |identity: &Identity| lists.entry_of(identity).map(|entry| entry.to_string());
+    let subject = Identity {
+        subject: Claim::new("7"),
+        ..Identity::nameless("op")
+    };
+    let group = Identity::nameless("op").with_groups([Claim::new("b").unwrap()]);
+    for (identity, expected) in [
+        (subject, Some("subjects `7`")),
+        (group, Some("groups `b`")),
+        (
+            with_email("M@x.example", true),
+            Some("emails `m@x.example`"),
+        ),
+        (
+            with_email("n@y.example", true),
+            Some("email_domains `y.example`"),
+        ),
+        (with_email("n@y.example", false), None),
+        (with_email("n@x.example", true), None),
+    ] {
+        assert_eq!(entry(&identity).as_deref(), expected);
+    }
+}

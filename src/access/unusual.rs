@@ -24,6 +24,17 @@ impl Access {
     pub(crate) fn accepts_unusual(&self, target: &Target, readings: &[Reading]) -> bool {
         self.routes.decisive(target, readings).is_some()
     }
+
+    /// Returns the routes to which a reading of the target may belong. Each of these routes must
+    /// allow the forms of the target.
+    pub(crate) fn routes_of(&self, target: &Target, reading: &Reading) -> Vec<&Route> {
+        let mut positions = Vec::new();
+        let belongs = self.routes.add_routes(target, reading, &mut positions);
+        let routes = positions
+            .iter()
+            .filter_map(|position| self.routes.get(*position));
+        belongs.map_or_else(Vec::new, |()| routes.map(|route| &**route).collect())
+    }
 }
 
 impl WorkerRoutes {
@@ -38,11 +49,7 @@ impl WorkerRoutes {
     fn decisive(&self, target: &Target, readings: &[Reading]) -> Option<&Rc<Route>> {
         let mut positions = Vec::new();
         for reading in readings {
-            if reading.has_unknown() {
-                self.add_possible(target, reading, &mut positions)?;
-            } else {
-                positions.push(self.position(target.authority(), reading.path())?);
-            }
+            self.add_routes(target, reading, &mut positions)?;
         }
         positions.sort_unstable();
         positions.dedup();
@@ -66,12 +73,16 @@ impl WorkerRoutes {
     /// Adds the position of each route to which the reading may belong. An octet whose character
     /// depends on the app can belong to several prefixes. Returns `None` if the reading may belong
     /// to no route.
-    fn add_possible(
+    fn add_routes(
         &self,
         target: &Target,
         reading: &Reading,
         positions: &mut Vec<usize>,
     ) -> Option<()> {
+        if !reading.has_unknown() {
+            positions.push(self.position(target.authority(), reading.path())?);
+            return Some(());
+        }
         for (position, route) in self.iter().enumerate() {
             let is_certain = route.matches(target.authority(), reading.path());
             if is_certain || route.may_match(target.authority(), reading) {

@@ -1,5 +1,7 @@
 //! The names of the fields that only the gateway may write.
 
+use std::collections::BTreeSet;
+
 use http::HeaderName;
 use http::header::EXPECT;
 
@@ -131,6 +133,17 @@ impl OwnedFields {
             lengths,
             may_remove,
         }
+    }
+
+    /// Returns the names of the fields that are removed from every request, in alphabetical order. A
+    /// name with `*` stands for all names with this prefix.
+    pub(crate) fn removed_names(&self) -> BTreeSet<String> {
+        let is_below = |name: &str| PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+        let owned = self.names.iter().filter(|name| !name.passes_as_spelled);
+        let owned = owned.map(|name| &*name.folded);
+        let names = owned.chain(HOP_BY_HOP).filter(|name| !is_below(name));
+        let prefixes = PREFIXES.iter().map(|prefix| format!("{prefix}*"));
+        names.map(str::to_owned).chain(prefixes).collect()
     }
 
     /// Returns true if a field with this name may have to be removed: an owned field, a hop-by-hop

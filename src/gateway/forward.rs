@@ -379,7 +379,7 @@ fn upload_error(error: upstream::Error) -> Error {
 }
 
 /// Returns the gateway's own answer to a permitted request, if the app must not get the request.
-fn own_answer(context: &mut RequestContext, route: &Route) -> Option<Response<Body>> {
+pub(super) fn own_answer(context: &mut RequestContext, route: &Route) -> Option<Response<Body>> {
     // A request whose `Max-Forwards` is 0 must not be forwarded.
     if fields::count_hop(&context.parts.method, &mut context.parts.headers) == Hops::Answer {
         return Some(no_content());
@@ -405,7 +405,10 @@ pub(super) fn is_streaming_call(protocol: grpc::Protocol, route: &Route) -> bool
 
 /// Prepares the head of the request for the app. The permit adds the assertion fields later.
 /// Returns the client's `Accept` field.
-fn prepare(context: &mut RequestContext, route: &Route) -> Result<Option<HeaderValue>, Error> {
+pub(super) fn prepare(
+    context: &mut RequestContext,
+    route: &Route,
+) -> Result<Option<HeaderValue>, Error> {
     let RequestContext {
         parts,
         target,

@@ -107,7 +107,7 @@ pub(super) struct WorkerSite {
 }
 
 impl WorkerSite {
-    fn new(shared: Arc<Site>, drain_ends: &Rc<Cell<bool>>) -> Rc<Self> {
+    pub(super) fn new(shared: Arc<Site>, drain_ends: &Rc<Cell<bool>>) -> Rc<Self> {
         let (parts, process) = (&shared.parts, &shared.process);
         let settings = access::Settings {
             routes: &parts.routes,
@@ -140,6 +140,10 @@ impl WorkerSite {
         }
         let below_wildcard = self.settings().public_urls.below_wildcard(authority);
         below_wildcard.map(Rc::new)
+    }
+
+    pub(super) fn all_providers(&self) -> &Providers {
+        &self.shared.parts.providers
     }
 
     pub(super) fn owned(&self) -> &OwnedFields {

@@ -37,7 +37,10 @@ impl Record {
 ///
 /// [`Error::MethodNotAllowed`], if the request would change a file. A page about a missing resource
 /// or about maintenance answers all methods, because a request of any method is in vain.
-fn respond(context: &RequestContext, answer: &StaticAnswer) -> Result<Response<Body>, Error> {
+pub(super) fn respond(
+    context: &RequestContext,
+    answer: &StaticAnswer,
+) -> Result<Response<Body>, Error> {
     let method = &context.parts.method;
     if answer.status == StatusCode::OK && !matches!(*method, Method::GET | Method::HEAD) {
         return Err(Error::MethodNotAllowed("GET, HEAD"));

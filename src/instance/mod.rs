@@ -5,6 +5,7 @@
 //! current-thread runtime. The result of the start is a handle that can reload the settings and
 //! drain the gateway.
 
+mod explainer;
 mod housekeeping;
 mod process;
 mod reload;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 
+pub use self::explainer::Explainer;
 use self::housekeeping::{maintain_sessions, watch_certificates};
 use self::process::ProcessState;
 use self::reload::CurrentSettings;

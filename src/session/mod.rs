@@ -35,6 +35,7 @@ mod ending;
 mod file;
 mod host_id;
 mod id;
+mod imagined;
 mod index;
 mod keeper;
 mod lease;

@@ -75,6 +75,11 @@ impl Forms {
     }
 
     /// Returns the set with `form`, if `present` is true.
+    /// Returns the forms of `self` that are not in `other`.
+    pub(crate) const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     pub(super) const fn with(self, form: Form, present: bool) -> Self {
         if present {
             Self(self.0 | form.bit())

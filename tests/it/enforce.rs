@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::support::browser::Browser;
 use crate::support::gateway::{Process, Settings};
 use crate::support::raw::exchange;
 use crate::support::scene::{ORIGIN, SESSION, Scene, url};
@@ -102,7 +103,7 @@ async fn the_log_names_the_rules_that_are_not_enforced_and_whom_they_would_refus
     let scene = scene("").await;
     let settings = Settings::new(ORIGIN, &scene.provider.url(), &scene.app.url()).with(ROUTES);
     let process = Process::start(settings).await;
-    let browser = scene.browser_of("alice").leading(ORIGIN, process.address());
+    let browser = Browser::new().leading(ORIGIN, process.address());
     browser.visit(&url("/admin/x")).await;
     browser.fetch(&url("/admin/y")).await;
     browser.fetch(&url("/staff/y")).await;

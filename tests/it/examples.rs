@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use sidegate::provider::profile;
@@ -332,5 +332,89 @@ async fn every_example_from_oauth2_proxy_decides_as_the_table_states() {
         assert!(made > before, "{name} has no row");
     }
     assert_eq!(made, rows.len(), "a row names no example");
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// What `sidegate explain` says about a row of the table, in the form of the table. A refusal is
+/// `sign-in` or `401` if the user has to sign in.
+async fn explained(path: &Path, files: &Path, row: [&str; 3]) -> String {
+    let [claims, request, expected] = row;
+    let (_, url) = request.split_once(' ').unwrap();
+    let text = fs::read_to_string(path).unwrap();
+    let secret = files.join("secret");
+    let mut explain = Command::new(PROGRAM);
+    explain
+        .args(["explain", "--json", url, "--config"])
+        .arg(path);
+    explain.envs(secrets(&text, secret.to_str().unwrap()));
+    if claims != "-" {
+        let mut all = json!({ "sub": "alice", "id": 1, "email_verified": true });
+        let own: Value = serde_json::from_str(claims).unwrap();
+        let all = all.as_object_mut().unwrap();
+        all.extend(own.as_object().unwrap().clone());
+        // The claims of the command contain the lists of GitHub as groups.
+        if let Some(teams) = all.remove("teams") {
+            all.insert("groups".to_owned(), teams);
+        }
+        let file = files.join("claims.json");
+        fs::write(&file, json!(all).to_string()).unwrap();
+        explain.arg("--as").arg(file);
+    }
+    let output = explain.output().await.unwrap();
+    assert!(!String::from_utf8_lossy(&output.stdout).contains(CLIENT_SECRET));
+    let explained: Value = serde_json::from_slice(&output.stdout).unwrap();
+    match explained["decision"].as_str().unwrap() {
+        "challenge" if expected == "401" => "401".to_owned(),
+        "challenge" => "sign-in".to_owned(),
+        "permit" => {
+            let upstream = explained["route"]["upstream"].as_str().unwrap().to_owned();
+            let fields = expected.split("; ").skip(1);
+            let fields = fields.map(|field| explained_field(&explained["app_request"], field));
+            [upstream]
+                .into_iter()
+                .chain(fields)
+                .collect::<Vec<_>>()
+                .join("; ")
+        }
+        _ => explained["status"].to_string(),
+    }
+}
+
+/// Returns the expected field if the explanation says the same about the field. The explanation
+/// contains no secret and no field of the client.
+fn explained_field(app_request: &Value, expected: &str) -> String {
+    let (name, value) = expected.split_once(':').unwrap();
+    let (name, value) = (name.to_lowercase(), value.trim_start());
+    let mut written = app_request["written_fields"].as_array().unwrap().iter();
+    let field = written.find(|field| field["name"] == name);
+    let as_expected = match field {
+        // The row with this value is about a field of the client, or about a handshake.
+        None => value.is_empty() || value == "Basic b3duOmtleQ==" || name == "upgrade",
+        Some(field) if field["values"].is_null() => !value.is_empty(),
+        Some(field) => field["values"] == json!([value]),
+    };
+    if as_expected {
+        expected.to_owned()
+    } else {
+        format!("{name}: {field:?}")
+    }
+}
+
+#[tokio::test]
+async fn explain_decides_as_the_table_of_the_examples_states() {
+    let files = tempfile::tempdir().unwrap();
+    fs::write(files.path().join("secret"), format!("{CLIENT_SECRET}\n")).unwrap();
+    let configurations = configurations("config/examples/oauth2-proxy");
+    let mut wrong = Vec::new();
+    for row in ROWS.lines().filter(|line| !line.starts_with('#')) {
+        let [name, claims, request, expected] = row.split('\t').collect::<Vec<_>>()[..] else {
+            panic!("not four columns: {row:?}")
+        };
+        let path = &configurations[name];
+        let said = explained(path, files.path(), [claims, request, expected]).await;
+        if said != expected {
+            wrong.push(format!("{name} {claims} {request}: {said}, not {expected}"));
+        }
+    }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }

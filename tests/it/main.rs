@@ -31,6 +31,7 @@ mod durable;
 mod enforce;
 mod examples;
 mod expectation;
+mod explain;
 mod faults;
 mod fields;
 mod form_post;

@@ -1,5 +1,6 @@
 //! Verifies the tokens of a token response, and reads the identity from the tokens.
 
+mod imagined;
 mod refreshed;
 mod unverified;
 

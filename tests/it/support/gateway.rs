@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sidegate::clock::{Clock, Timestamp};
 use sidegate::config::{Config, Reusable, Source};
-use sidegate::instance::{Instance, ReloadCause, ReloadError, Reloaded};
+use sidegate::instance::{Explainer, Instance, ReloadCause, ReloadError, Reloaded};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
@@ -242,6 +242,11 @@ impl Gateway {
     /// The settings file.
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// Explains what the gateway would do with a request.
+    pub(crate) fn explainer(&self) -> Explainer {
+        self.instance.explainer()
     }
 
     /// The public address.
