@@ -63,7 +63,6 @@ use self::static_answers::{check_redirects, check_static_answers};
 pub(crate) use self::watch::{FileChange, FileVersion, Watch};
 use crate::access::{Route, RouteTable};
 use crate::clock::Clock;
-use crate::fields::forwarded::TrustedPeers;
 use crate::gateway::{AskingProxies, SpillSettings};
 use crate::login::{self, OwnPaths, PublicUrl, PublicUrls, RedirectionEndpoints};
 use crate::provider::Providers;
@@ -227,7 +226,7 @@ fn gateway_settings(
 ) -> gateway::Settings {
     gateway::Settings {
         public_urls,
-        trusted: TrustedPeers::new(server.trusted_proxies.iter().map(|network| network.0)),
+        trusted: server.trusted_peers(),
         asking_proxies,
         written_fields,
         key_set: signing.as_ref().map(Signing::key_set),
@@ -273,7 +272,8 @@ fn build(
     let (server, session, routes) = (server?, session?, routes?);
     let (names, log) = (names?, log?);
     let asking_proxies = asking_proxies?;
-    let warnings = warnings(settings, &routes, (&asking_proxies, &login));
+    let sections = (&asking_proxies, &login);
+    let warnings = warnings(settings, (&routes, &server), sections);
     let fields = app_fields::names(&routes, &upstreams, &names);
     let site = SiteConfig {
         gateway: gateway_settings(
@@ -403,12 +403,14 @@ fn entries(settings: &Figment, reader: &mut Reader<'_>, key: &str, required: Opt
 /// Returns the warnings about settings that are valid, but that are mistakes in most cases.
 fn warnings(
     settings: &Figment,
-    routes: &RouteTable,
+    (routes, server): (&RouteTable, &ServerSection),
     (asking_proxies, login): (&AskingProxies, &login::Settings),
 ) -> Vec<String> {
     let mut warnings = layers::misspelled_variables(settings);
     warnings.extend(unnamed_providers(routes));
     warnings.extend(auth_check::warning(asking_proxies, login.own.prefix()));
+    let trusted = server.trusted_peers();
+    warnings.extend(auth_check::untrusted(asking_proxies, &trusted));
     warnings
 }
 

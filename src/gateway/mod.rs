@@ -342,8 +342,8 @@ impl Worker {
             Some(Ok(check)) => Some(check),
             Some(Err(error)) => return Step::answered(record.refused(&error, &parts.headers)),
         };
-        if auth_check.is_some() {
-            record.auth_check(auth_check, &parts.method);
+        if let Some(check) = auth_check {
+            record.auth_check(check, &parts.method);
         }
         let kind = (auth_check, !body.is_end_stream());
         let received = site.receive(client_connection, &mut parts, kind, &mut record);
@@ -448,9 +448,11 @@ impl Worker {
 
 /// Returns the answer to an auth check whose request is permitted.
 fn passed(context: &RequestContext, mut permit: Permit, mut record: Record) -> Response<Body> {
+    let site = Rc::clone(record.site());
+    let written = &site.settings().written_fields;
     let answer = context
         .auth_check
-        .map(|check| check.permitted(&mut permit, context));
+        .map(|check| check.permitted(&mut permit, context, written));
     let decision = if matches!(answer, Some(Err(Error::CrossSite))) {
         DecisionLabel::Forbid
     } else {

@@ -97,11 +97,12 @@ impl Record {
 
     /// Records that the request is an auth check. `method` is the method of the original request.
     #[cold]
-    pub(super) fn auth_check(&mut self, check: Option<AuthCheck>, method: &Method) {
-        self.auth_check = check;
+    pub(super) fn auth_check(&mut self, check: AuthCheck, method: &Method) {
+        self.auth_check = Some(check);
         self.method.clone_from(method);
         if let Some(log) = &mut self.log {
             log.event.method.clone_from(method);
+            log.event.auth_check = Some(check.kind_name());
         }
     }
 

@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["access", "login"],
     &["gateway", "admin"],
     &["config"],
-    &["instance"],
+    &["instance", "snippet"],
     &["demo"],
 ];
 

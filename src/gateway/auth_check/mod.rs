@@ -1,23 +1,29 @@
 //! The auth check: another proxy asks whether it may forward a request.
 //!
-//! The other proxy sends a request to the endpoint of the auth check. Fields of this request contain
-//! the method, the target and the host of the request that the other proxy has received from its
-//! client. The gateway makes the same decision as for a forwarded request, but does not forward the
+//! The other proxy sends a request to the endpoint of the auth check. This request contains the
+//! method, the target and the host of the request that the other proxy has received from its client.
+//! The gateway makes the same decision as for a forwarded request, but does not forward the
 //! request. If the request is permitted, the answer contains the fields that the app needs.
 //!
 //! The settings name the kind of proxy for each network. The gateway reads only the fields that this
-//! kind of proxy writes, and each field must occur exactly one time. If the gateway read other
-//! fields, a client could choose the target of the check with a field that its proxy forwards
+//! kind of proxy writes, and each field must occur exactly one time. Envoy writes no fields, but
+//! sends the original method, and the original path after the path of the auth check. If the gateway
+//! read other fields, a client could choose the target of the check with a field that its proxy forwards
 //! unchanged (GHSA-7x63-xv5r-3p2x).
+
+mod original;
 
 use std::net::IpAddr;
 
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, COOKIE, HOST, SEC_WEBSOCKET_KEY};
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, COOKIE, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
+};
 use http::request::Parts;
-use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri, Version};
-use serde::Deserialize;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use ipnet::IpNet;
 
+pub(crate) use self::original::ProxyKind;
+use self::original::read_original;
 use super::page::{Page, add_security_fields};
 use super::request_buffer::is_refused_cross_site;
 use super::tunnel::check_switch;
@@ -32,24 +38,10 @@ use crate::login::PublicUrl;
 #[derive(Clone, Copy)]
 struct Permitted;
 
-const X_ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
-const X_ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
-
-/// A proxy that asks for auth checks.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum ProxyKind {
-    /// Caddy with `forward_auth`.
-    Caddy,
-    /// nginx with `auth_request`.
-    Nginx,
-    /// Traefik with `forwardAuth`.
-    Traefik,
-}
+/// The names of the fields that Envoy removes from the request of the client. Envoy keeps a field of
+/// the client if the answer of the auth check neither replaces the field nor lists its name here.
+const X_ENVOY_AUTH_HEADERS_TO_REMOVE: HeaderName =
+    HeaderName::from_static("x-envoy-auth-headers-to-remove");
 
 /// The networks whose proxies may ask for auth checks, each with the kind of its proxies. By
 /// default, no proxy may ask.
@@ -73,42 +65,15 @@ enum AnswerForm {
     StatusOnly,
 }
 
-/// An auth check. The gateway has read the original request from the fields of the other proxy.
+/// An auth check. The gateway has read the original request from the request of the other proxy.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AuthCheck {
-    /// The scheme that the client of the other proxy used. nginx does not report the scheme.
+    kind: ProxyKind,
+    /// The scheme that the client of the other proxy used. Only Caddy and Traefik report the scheme.
     scheme: Option<Scheme>,
     form: AnswerForm,
     /// Whether the other proxy asks for the answer to a request that was not permitted.
     is_refused: bool,
-}
-
-/// The names of the fields in which a kind of proxy reports the original request.
-struct FieldNames {
-    method: HeaderName,
-    target: HeaderName,
-    /// `None` if the proxy reports the host in `Host`.
-    host: Option<HeaderName>,
-    scheme: Option<HeaderName>,
-}
-
-impl ProxyKind {
-    fn field_names(self) -> FieldNames {
-        match self {
-            Self::Nginx => FieldNames {
-                method: X_ORIGINAL_METHOD,
-                target: X_ORIGINAL_URI,
-                host: None,
-                scheme: None,
-            },
-            Self::Caddy | Self::Traefik => FieldNames {
-                method: X_FORWARDED_METHOD,
-                target: X_FORWARDED_URI,
-                host: Some(X_FORWARDED_HOST),
-                scheme: Some(X_FORWARDED_PROTO),
-            },
-        }
-    }
 }
 
 impl AskingProxies {
@@ -129,6 +94,18 @@ impl AskingProxies {
     /// Returns true if at least one proxy may ask for auth checks.
     pub(crate) fn may_ask(&self) -> bool {
         !self.proxies.is_empty()
+    }
+
+    /// Returns the first network whose proxies may ask, although their forwarding fields are not
+    /// trusted.
+    pub(crate) fn first_untrusted(&self, trusted: &TrustedPeers) -> Option<IpNet> {
+        let mut proxies = self.proxies.iter();
+        proxies.find_map(|(networks, _kind)| networks.first_outside(trusted))
+    }
+
+    /// Returns true if at least one proxy of this kind may ask for auth checks.
+    pub(crate) fn has_kind(&self, kind: ProxyKind) -> bool {
+        self.proxies.iter().any(|(_networks, other)| *other == kind)
     }
 
     /// Returns the kind of the proxy at this address. The first network that contains the address
@@ -158,22 +135,31 @@ impl WorkerSite {
             return None;
         }
         let path = parts.uri.path();
-        let is_refused = path == &*proxies.answer_path;
-        if !is_refused && path != &*proxies.path {
+        if !path.starts_with(&*proxies.path) {
             return None;
         }
         let kind = proxies.kind_of(peer)?;
-        let read = read_original(kind, parts).and_then(|scheme| {
+        let has_original_path = kind == ProxyKind::Envoy;
+        let is_refused = !has_original_path && path == &*proxies.answer_path;
+        if !has_original_path && !is_refused && path != &*proxies.path {
+            return None;
+        }
+        let read = read_original(kind, &proxies.path, parts).and_then(|scheme| {
             self.check_names(&parts.headers)?;
             Ok(scheme)
         });
         let is_trusted = self.settings().trusted.contains(peer);
         let check = read.map(|scheme| AuthCheck {
+            kind,
             // If TLS ends at a proxy before the asking proxy, the asking proxy reports `http`.
             scheme: scheme.filter(|_scheme| !is_trusted),
             form: match kind {
                 ProxyKind::Nginx if !is_refused => AnswerForm::StatusOnly,
-                ProxyKind::Caddy | ProxyKind::Nginx | ProxyKind::Traefik => AnswerForm::Whole,
+                ProxyKind::Caddy
+                | ProxyKind::Envoy
+                | ProxyKind::Haproxy
+                | ProxyKind::Nginx
+                | ProxyKind::Traefik => AnswerForm::Whole,
             },
             is_refused,
         });
@@ -210,6 +196,11 @@ impl AuthCheck {
         self.form == AnswerForm::StatusOnly
     }
 
+    /// The name of the kind of the other proxy.
+    pub(super) fn kind_name(self) -> &'static str {
+        self.kind.name()
+    }
+
     /// Returns the scheme of the original request.
     ///
     /// # Errors
@@ -224,7 +215,8 @@ impl AuthCheck {
     }
 
     /// Returns the answer to a permitted request. The answer contains the fields for the app, and the
-    /// cookies of the request without the gateway's own cookies.
+    /// cookies of the request without the gateway's own cookies. `written` are the names of all
+    /// fields that the gateway writes for an app.
     ///
     /// # Errors
     ///
@@ -234,10 +226,13 @@ impl AuthCheck {
         self,
         permit: &mut Permit,
         context: &RequestContext,
+        written: &[HeaderName],
     ) -> Result<Response<Body>, Error> {
         let asked = &context.parts.headers;
-        // Some proxies remove `Upgrade` from the request of the auth check.
-        let is_websocket = asked.contains_key(SEC_WEBSOCKET_KEY);
+        // Some proxies remove `Upgrade` from the request of the auth check. Over HTTP/2, a handshake
+        // has no `Sec-WebSocket-Key` (RFC 8441 section 5).
+        let is_websocket =
+            asked.contains_key(SEC_WEBSOCKET_KEY) || asked.contains_key(SEC_WEBSOCKET_VERSION);
         if is_websocket || context.upgrade.is_some() {
             check_switch(context, permit, is_websocket)?;
         }
@@ -272,6 +267,10 @@ impl AuthCheck {
         {
             headers.insert(AUTHORIZATION, value.clone());
         }
+        if self.kind == ProxyKind::Envoy {
+            let left_out = left_out(written, headers);
+            headers.insert(X_ENVOY_AUTH_HEADERS_TO_REMOVE, left_out);
+        }
         response.extensions_mut().insert(Permitted);
         Ok(response)
     }
@@ -300,136 +299,11 @@ impl AuthCheck {
 /// The pause before a retry of a request that is permitted after all.
 const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Writes the original request into `parts`. Returns the scheme of the original request, if the
-/// proxy reports the scheme.
-fn read_original(kind: ProxyKind, parts: &mut Parts) -> Result<Option<Scheme>, Error> {
-    let names = kind.field_names();
-    let method = only(&parts.headers, &names.method)?;
-    let method = Method::from_bytes(method.as_bytes()).map_err(|_invalid| refuse(&names.method))?;
-    let target = original_target(only(&parts.headers, &names.target)?);
-    let target = target.ok_or_else(|| refuse(&names.target))?;
-    if let Some(name) = &names.host {
-        let host = only(&parts.headers, name)?.clone();
-        parts.headers.insert(HOST, host);
-    }
-    let scheme = names.scheme.map(|name| {
-        let scheme = Scheme::parse(only(&parts.headers, &name)?.as_bytes());
-        scheme.ok_or_else(|| refuse(&name))
-    });
-    let scheme = scheme.transpose()?;
-    // The gateway does not forward the request, so the request is never a gRPC call. The answer to a
-    // gRPC call has the status 200 even if the call is refused.
-    parts.headers.remove(CONTENT_TYPE);
-    parts.method = method;
-    parts.uri = Uri::from(target);
-    // The host of the original request is in `Host`, as in HTTP/1.1.
-    parts.version = Version::HTTP_11;
-    Ok(scheme)
-}
-
-/// Returns the target of the original request: a path with an optional query.
-fn original_target(value: &HeaderValue) -> Option<PathAndQuery> {
-    let text = value.to_str().ok()?;
-    // The parser of `PathAndQuery` would silently remove a fragment.
-    let is_path = text.starts_with('/') && !text.contains('#');
-    text.parse().ok().filter(|_target| is_path)
-}
-
-/// Returns the only value of a field.
-fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a HeaderValue, Error> {
-    let mut values = headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (Some(value), None) => Ok(value),
-        (None, _) | (Some(_), Some(_)) => Err(refuse(name)),
-    }
-}
-
-fn refuse(name: &HeaderName) -> Error {
-    Error::AuthCheckField(name.clone())
-}
-
-#[cfg(test)]
-mod tests {
-    use http::Request;
-
-    use super::*;
-
-    fn parts(fields: &[(&str, &str)]) -> Parts {
-        let mut request = Request::builder()
-            .uri("/_sidegate/auth")
-            .header("host", "gw.test");
-        for (name, value) in fields {
-            request = request.header(*name, *value);
-        }
-        request.body(()).unwrap().into_parts().0
-    }
-
-    fn read(kind: ProxyKind, fields: &[(&str, &str)]) -> Result<String, String> {
-        let mut parts = parts(fields);
-        let scheme = read_original(kind, &mut parts);
-        let scheme = scheme.map_err(|error| error.to_string())?;
-        let host = parts.headers[HOST].to_str().unwrap();
-        let scheme = scheme.map_or("-", Scheme::as_str);
-        Ok(format!("{} {scheme} {host} {}", parts.method, parts.uri))
-    }
-
-    const NGINX: [(&str, &str); 2] = [
-        ("x-original-method", "POST"),
-        ("x-original-uri", "/a%2Fb?x=1"),
-    ];
-    const FORWARDED: [(&str, &str); 4] = [
-        ("x-forwarded-method", "GET"),
-        ("x-forwarded-proto", "https"),
-        ("x-forwarded-host", "app.test"),
-        ("x-forwarded-uri", "/a?x=1"),
-    ];
-
-    #[test]
-    fn each_kind_of_proxy_has_its_own_fields() {
-        let all: Vec<_> = NGINX.into_iter().chain(FORWARDED).collect();
-        let nginx = Ok("POST - gw.test /a%2Fb?x=1".to_owned());
-        assert_eq!(read(ProxyKind::Nginx, &NGINX), nginx);
-        assert_eq!(read(ProxyKind::Nginx, &all), nginx);
-        for kind in [ProxyKind::Caddy, ProxyKind::Traefik] {
-            let forwarded = Ok("GET https app.test /a?x=1".to_owned());
-            assert_eq!(read(kind, &FORWARDED), forwarded);
-            assert_eq!(read(kind, &all), forwarded);
-        }
-    }
-
-    #[test]
-    fn h_20_a_field_of_another_kind_of_proxy_is_never_read() {
-        assert!(read(ProxyKind::Nginx, &FORWARDED).is_err());
-        assert!(read(ProxyKind::Traefik, &NGINX).is_err());
-    }
-
-    #[test]
-    fn p_44_a_missing_repeated_or_malformed_field_is_refused() {
-        for (kind, fields) in [
-            (ProxyKind::Nginx, &NGINX[..]),
-            (ProxyKind::Traefik, &FORWARDED[..]),
-        ] {
-            for (at, (name, _)) in fields.iter().enumerate() {
-                let mut without = fields.to_vec();
-                without.remove(at);
-                let error = read(kind, &without).unwrap_err();
-                assert!(error.contains(name), "{error}");
-                let mut doubled = fields.to_vec();
-                doubled.push(fields[at]);
-                let error = read(kind, &doubled).unwrap_err();
-                assert!(error.contains(name), "{error}");
-            }
-        }
-        for target in ["", "*", "a", "http://evil.test/", "/a#b", "/a b", "/\u{e4}"] {
-            let fields = [NGINX[0], ("x-original-uri", target)];
-            assert!(read(ProxyKind::Nginx, &fields).is_err(), "{target}");
-        }
-        let wrong = [
-            FORWARDED[0],
-            ("x-forwarded-proto", "ftp"),
-            FORWARDED[2],
-            FORWARDED[3],
-        ];
-        assert!(read(ProxyKind::Caddy, &wrong).is_err());
-    }
+/// Returns the names of the fields for the app that have no value in `answer`, as a list. `written`
+/// are the names of all fields that the gateway writes for an app, except `Authorization`.
+fn left_out(written: &[HeaderName], answer: &HeaderMap) -> HeaderValue {
+    let names = written.iter().chain([&AUTHORIZATION]);
+    let absent = names.filter(|name| !answer.contains_key(*name));
+    let names: Vec<&str> = absent.map(HeaderName::as_str).collect();
+    HeaderValue::try_from(names.join(",")).unwrap_or(HeaderValue::from_static(""))
 }
