@@ -24,12 +24,16 @@ const APP: (&str, u16) = ("127.0.0.1", 8080);
 pub enum Snippet {
     /// A `Caddyfile` with `forward_auth`.
     Caddy,
+    /// A configuration of Envoy with `ext_authz` over gRPC.
+    Envoy,
     /// A configuration of Envoy with `ext_authz` over HTTP.
     EnvoyHttp,
     /// A configuration of HAProxy.
     Haproxy,
     /// The Lua action that the configuration of HAProxy loads.
     HaproxyLua,
+    /// Objects of Istio, whose gateway asks with `ext_authz` over gRPC.
+    Istio,
     /// A server block of nginx with `auth_request`.
     Nginx,
     /// A dynamic configuration of Traefik with `forwardAuth`.
@@ -59,22 +63,26 @@ pub enum Error {
 
 impl Snippet {
     /// All snippets.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Nginx,
         Self::Traefik,
         Self::Caddy,
         Self::Haproxy,
         Self::HaproxyLua,
+        Self::Envoy,
         Self::EnvoyHttp,
+        Self::Istio,
     ];
 
     /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Caddy => "caddy",
+            Self::Envoy => "envoy",
             Self::EnvoyHttp => "envoy-http",
             Self::Haproxy => "haproxy",
             Self::HaproxyLua => "haproxy-lua",
+            Self::Istio => "istio",
             Self::Nginx => "nginx",
             Self::Traefik => "traefik",
         }
@@ -84,7 +92,7 @@ impl Snippet {
     fn kind(self) -> ProxyKind {
         match self {
             Self::Caddy => ProxyKind::Caddy,
-            Self::EnvoyHttp => ProxyKind::Envoy,
+            Self::Envoy | Self::EnvoyHttp | Self::Istio => ProxyKind::Envoy,
             Self::Haproxy | Self::HaproxyLua => ProxyKind::Haproxy,
             Self::Nginx => ProxyKind::Nginx,
             Self::Traefik => ProxyKind::Traefik,
@@ -94,9 +102,10 @@ impl Snippet {
     fn template(self) -> &'static str {
         match self {
             Self::Caddy => include_str!("../../config/snippets/Caddyfile"),
-            Self::EnvoyHttp => include_str!("../../config/snippets/envoy.yaml"),
+            Self::Envoy | Self::EnvoyHttp => include_str!("../../config/snippets/envoy.yaml"),
             Self::Haproxy => include_str!("../../config/snippets/haproxy.cfg"),
             Self::HaproxyLua => include_str!("../../config/snippets/sidegate.lua"),
+            Self::Istio => include_str!("../../config/snippets/istio.yaml"),
             Self::Nginx => include_str!("../../config/snippets/nginx.conf"),
             Self::Traefik => include_str!("../../config/snippets/traefik.yaml"),
         }
@@ -105,6 +114,16 @@ impl Snippet {
     /// The lines that replace a placeholder which is alone in its line.
     fn parts(self) -> &'static [(&'static str, &'static str)] {
         match self {
+            Self::Envoy => &[
+                (
+                    "service",
+                    include_str!("../../config/snippets/envoy-grpc-service.yaml"),
+                ),
+                (
+                    "protocol",
+                    include_str!("../../config/snippets/envoy-grpc-protocol.yaml"),
+                ),
+            ],
             Self::EnvoyHttp => &[
                 (
                     "service",
@@ -112,7 +131,12 @@ impl Snippet {
                 ),
                 ("protocol", ""),
             ],
-            Self::Caddy | Self::Haproxy | Self::HaproxyLua | Self::Nginx | Self::Traefik => &[],
+            Self::Caddy
+            | Self::Haproxy
+            | Self::HaproxyLua
+            | Self::Istio
+            | Self::Nginx
+            | Self::Traefik => &[],
         }
     }
 
@@ -128,7 +152,9 @@ impl Snippet {
             (Self::Nginx, _) => format!("~ ^({})", each("", "", "|").replace('.', "\\.")),
             (Self::Caddy, _) => each("", "*", " "),
             (Self::Traefik, _) => each("PathPrefix(`", "`)", " || "),
-            (Self::EnvoyHttp | Self::Haproxy | Self::HaproxyLua, _) => each("", "", " "),
+            (Self::Envoy | Self::EnvoyHttp | Self::Haproxy | Self::HaproxyLua | Self::Istio, _) => {
+                each("", "", " ")
+            }
         }
     }
 }
@@ -164,7 +190,9 @@ pub fn print(snippet: Snippet, config: &Config) -> Result<String, Error> {
     for field in &fields {
         check(field.as_str(), "-")?;
     }
+    let public_host = gateway.public_urls.authorities().next();
     let values = Values {
+        public_host: &public_host.unwrap_or_default(),
         gateway: address_of_gateway(config.listen),
         app: address_of_app(config),
         check_path: proxies.path(),

@@ -14,6 +14,8 @@ pub(super) struct Values<'a> {
     pub(super) gateway: SocketAddr,
     /// The host and the port of the app.
     pub(super) app: (String, u16),
+    /// The host in the first public URL.
+    pub(super) public_host: &'a str,
     /// The path of the auth check.
     pub(super) check_path: &'a str,
     /// The prefixes of the gateway's own paths.
@@ -86,6 +88,7 @@ impl Values<'_> {
             ("gateway_host", self.gateway.ip().to_string()),
             ("gateway_port", self.gateway.port().to_string()),
             ("own_paths", self.matcher.clone()),
+            ("public_host", self.public_host.to_owned()),
         ];
         values.iter().fold(line.to_owned(), |line, (name, value)| {
             line.replace(&placeholder(name), value)
@@ -115,6 +118,7 @@ mod tests {
         let values = Values {
             gateway: SocketAddr::from(([127, 0, 0, 1], 4180)),
             app: ("::1".to_owned(), 8080),
+            public_host: "app.test",
             check_path: "/check",
             own_paths: &["/a/", "/b"],
             matcher: "/a/|/b".to_owned(),

@@ -11,9 +11,12 @@
 //! read other fields, a client could choose the target of the check with a field that its proxy forwards
 //! unchanged (GHSA-7x63-xv5r-3p2x).
 
+mod call;
+mod messages;
 mod original;
 
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, COOKIE, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
@@ -24,14 +27,18 @@ use ipnet::IpNet;
 
 pub(crate) use self::original::ProxyKind;
 use self::original::read_original;
+use super::grpc::Protocol;
 use super::page::{Page, add_security_fields};
+use super::record::Record;
 use super::request_buffer::is_refused_cross_site;
 use super::tunnel::check_switch;
-use super::{Body, Error, RequestContext, WorkerSite};
+use super::{Body, ClientConnection, Error, RequestContext, Worker, WorkerSite};
 use crate::access::Permit;
 use crate::fields::REPLACING;
 use crate::fields::forwarded::{Scheme, TrustedPeers};
 use crate::login::PublicUrl;
+use crate::server::{Connection, RequestBody};
+use crate::telemetry::DecisionLabel;
 
 /// Marks the answer to a permitted request. An answer without this mark never has a status that the
 /// other proxy understands as a permission.
@@ -63,6 +70,17 @@ enum AnswerForm {
     /// Only a status code. nginx understands only 2xx, 401 and 403. Other status codes become the
     /// status 500.
     StatusOnly,
+}
+
+/// What a request asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Asked {
+    /// The request is not an auth check, or the peer must not ask for auth checks.
+    Nothing,
+    /// The request is an auth check. The gateway has read the original request.
+    Check(AuthCheck),
+    /// The request is an auth check over gRPC. The original request is in the message of the call.
+    Call,
 }
 
 /// An auth check. The gateway has read the original request from the request of the other proxy.
@@ -108,6 +126,11 @@ impl AskingProxies {
         self.proxies.iter().any(|(_networks, other)| *other == kind)
     }
 
+    /// Returns true if the proxy at this address may ask over gRPC.
+    pub(crate) fn may_call(&self, address: IpAddr) -> bool {
+        self.kind_of(address) == Some(ProxyKind::Envoy)
+    }
+
     /// Returns the kind of the proxy at this address. The first network that contains the address
     /// decides. Returns `None` if the proxy must not ask for auth checks.
     fn kind_of(&self, address: IpAddr) -> Option<ProxyKind> {
@@ -119,37 +142,37 @@ impl AskingProxies {
 
 impl WorkerSite {
     /// Replaces the method, the target and the host of an auth check with the values of the original
-    /// request. Returns `None` if the request is not an auth check, or if the peer must not ask for
-    /// auth checks.
+    /// request.
     ///
     /// # Errors
     ///
     /// [`Error::AuthCheckField`].
-    pub(super) fn auth_check(
-        &self,
-        peer: IpAddr,
-        parts: &mut Parts,
-    ) -> Option<Result<AuthCheck, Error>> {
+    pub(super) fn auth_check(&self, peer: IpAddr, parts: &mut Parts) -> Result<Asked, Error> {
         let proxies = &self.settings().asking_proxies;
         if !proxies.may_ask() {
-            return None;
+            return Ok(Asked::Nothing);
         }
         let path = parts.uri.path();
-        if !path.starts_with(&*proxies.path) {
-            return None;
+        if path == call::PATH && proxies.may_call(peer) {
+            let protocol = Protocol::of(&parts.method, &parts.headers);
+            let is_call = protocol == Some(Protocol::Grpc);
+            return Ok(if is_call { Asked::Call } else { Asked::Nothing });
         }
-        let kind = proxies.kind_of(peer)?;
+        let Some(kind) = proxies
+            .kind_of(peer)
+            .filter(|_| path.starts_with(&*proxies.path))
+        else {
+            return Ok(Asked::Nothing);
+        };
         let has_original_path = kind == ProxyKind::Envoy;
         let is_refused = !has_original_path && path == &*proxies.answer_path;
         if !has_original_path && !is_refused && path != &*proxies.path {
-            return None;
+            return Ok(Asked::Nothing);
         }
-        let read = read_original(kind, &proxies.path, parts).and_then(|scheme| {
-            self.check_names(&parts.headers)?;
-            Ok(scheme)
-        });
+        let scheme = read_original(kind, &proxies.path, parts)?;
+        self.check_names(&parts.headers)?;
         let is_trusted = self.settings().trusted.contains(peer);
-        let check = read.map(|scheme| AuthCheck {
+        Ok(Asked::Check(AuthCheck {
             kind,
             // If TLS ends at a proxy before the asking proxy, the asking proxy reports `http`.
             scheme: scheme.filter(|_scheme| !is_trusted),
@@ -162,8 +185,18 @@ impl WorkerSite {
                 | ProxyKind::Traefik => AnswerForm::Whole,
             },
             is_refused,
-        });
-        Some(check)
+        }))
+    }
+
+    /// Returns the auth check of a call whose message contains the original request `parts`.
+    fn check_of_call(&self, parts: &Parts) -> Result<AuthCheck, Error> {
+        self.check_names(&parts.headers)?;
+        Ok(AuthCheck {
+            kind: ProxyKind::Envoy,
+            scheme: None,
+            form: AnswerForm::Whole,
+            is_refused: false,
+        })
     }
 
     /// Refuses a field that the app could read instead of a field of the gateway: another spelling
@@ -187,6 +220,32 @@ impl WorkerSite {
             Some(name) => Err(Error::ForgedField(name.clone())),
             None => Ok(()),
         }
+    }
+}
+
+impl Worker {
+    /// Answers an auth check over gRPC.
+    pub(super) async fn answer_call(
+        &self,
+        connection: Connection,
+        (parts, mut body): (Parts, RequestBody),
+        mut record: Record,
+    ) -> Response<Body> {
+        let site = Rc::clone(record.site());
+        let read = call::read(&mut body).await.and_then(|original| {
+            let check = site.check_of_call(&original)?;
+            Ok((original, check))
+        });
+        let (original, check) = match read {
+            Ok(read) => read,
+            // Envoy forwards no request if a call fails.
+            Err(error) => return record.refused(&error, &parts.headers),
+        };
+        let client_connection = ClientConnection::new(connection);
+        let asked = (None, Some(check));
+        let step = self.decide(&client_connection, (original, body), asked, record);
+        let answer = step.finish(self).await;
+        call::response(answer, &site.settings().written_fields).await
     }
 }
 
@@ -306,4 +365,29 @@ fn left_out(written: &[HeaderName], answer: &HeaderMap) -> HeaderValue {
     let absent = names.filter(|name| !answer.contains_key(*name));
     let names: Vec<&str> = absent.map(HeaderName::as_str).collect();
     HeaderValue::try_from(names.join(",")).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// Returns the answer to an auth check whose request is permitted.
+pub(super) fn passed(
+    context: &RequestContext,
+    mut permit: Permit,
+    mut record: Record,
+) -> Response<Body> {
+    let site = Rc::clone(record.site());
+    let written = &site.settings().written_fields;
+    let answer = context
+        .auth_check
+        .map(|check| check.permitted(&mut permit, context, written));
+    let decision = if matches!(answer, Some(Err(Error::CrossSite))) {
+        DecisionLabel::Forbid
+    } else {
+        DecisionLabel::Permit
+    };
+    record.route(permit.route(), decision);
+    record.user(permit.identity());
+    match answer {
+        Some(Ok(response)) => record.answered(response),
+        Some(Err(error)) => record.refused(&error, &context.parts.headers),
+        None => record.refused(&Error::NoRoute, &context.parts.headers),
+    }
 }

@@ -10,8 +10,10 @@ use serde::Deserialize;
 use crate::fields::forwarded::Scheme;
 use crate::gateway::Error;
 
-/// Stands in log lines for the path of an auth check of Envoy. The path is not a field.
-const PATH: HeaderName = HeaderName::from_static("path");
+/// The names of parts of an auth check of Envoy that are not fields, for log lines.
+pub(super) const HOST_MEMBER: HeaderName = HeaderName::from_static("host");
+pub(super) const METHOD_MEMBER: HeaderName = HeaderName::from_static("method");
+pub(super) const PATH_MEMBER: HeaderName = HeaderName::from_static("path");
 const X_ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
 const X_ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -96,7 +98,7 @@ pub(super) fn read_original(
         Report::Request => {
             let whole = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
             let target = whole.strip_prefix(path).and_then(original_target);
-            write_target(parts, target.ok_or_else(|| refuse(&PATH))?);
+            write_target(parts, target.ok_or_else(|| refuse(&PATH_MEMBER))?);
             return Ok(None);
         }
     };
@@ -137,7 +139,7 @@ fn write_target(parts: &mut Parts, target: PathAndQuery) {
 }
 
 /// Returns the target of the original request: a path with an optional query.
-fn original_target(text: &str) -> Option<PathAndQuery> {
+pub(super) fn original_target(text: &str) -> Option<PathAndQuery> {
     // The parser of `PathAndQuery` would silently remove a fragment.
     let is_path = text.starts_with('/') && !text.contains('#');
     text.parse().ok().filter(|_target| is_path)
@@ -152,7 +154,7 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a HeaderValue
     }
 }
 
-fn refuse(name: &HeaderName) -> Error {
+pub(super) fn refuse(name: &HeaderName) -> Error {
     Error::AuthCheckField(name.clone())
 }
 

@@ -6,12 +6,14 @@ use crate::support::gateway::Settings;
 const DOCS: &str = include_str!("../../../docs/auth-check.md");
 
 /// Each printed text, with its heading and its position among the code blocks below the heading.
-const BLOCKS: [(&str, &str, usize); 6] = [
+const BLOCKS: [(&str, &str, usize); 8] = [
     ("nginx", "\n## nginx\n", 0),
     ("caddy", "\n## Caddy\n", 0),
     ("traefik", "\n## Traefik\n", 0),
     ("haproxy", "\n## HAProxy\n", 0),
     ("haproxy-lua", "\n## HAProxy\n", 1),
+    ("envoy", "\n## Envoy\n", 0),
+    ("istio", "\n## Istio\n", 0),
     ("envoy-http", "\n## Envoy with ext_authz over HTTP\n", 0),
 ];
 

@@ -51,6 +51,13 @@ pub(super) const HAPROXY: Front = Front {
     prepare: haproxy,
 };
 
+pub(super) const ENVOY: Front = Front {
+    name: "Envoy-gRPC",
+    kind: "envoy",
+    forwards_errors: true,
+    prepare: envoy_grpc,
+};
+
 pub(super) const ENVOY_HTTP: Front = Front {
     name: "Envoy-HTTP",
     kind: "envoy",
@@ -157,6 +164,10 @@ fn haproxy(scene: &Scene, folder: &Path) -> Command {
     fs::write(folder.join("sidegate.lua"), lua).unwrap();
     let program = installed(Path::new("/usr/sbin/haproxy")).display();
     announced(&format!("{program} -db -f haproxy.cfg"), folder, address)
+}
+
+fn envoy_grpc(scene: &Scene, folder: &Path) -> Command {
+    envoy("envoy", scene, folder)
 }
 
 fn envoy_http(scene: &Scene, folder: &Path) -> Command {

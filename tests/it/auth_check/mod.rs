@@ -1,5 +1,6 @@
 //! Auth checks of real proxies.
 
+mod attacks;
 mod documented;
 mod fronts;
 mod streams;
@@ -11,13 +12,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use self::fronts::{CADDY, ENVOY_HTTP, Front, HAPROXY, NGINX, TRAEFIK};
+use self::fronts::{CADDY, ENVOY, ENVOY_HTTP, Front, HAPROXY, NGINX, TRAEFIK};
 use crate::support::browser::{Browser, Page};
 use crate::support::browser_request::BrowserRequest;
 use crate::support::program::{Program, record};
 use crate::support::provider::unbase64url;
-use crate::support::raw::exchange;
-use crate::support::scene::{ORIGIN, SESSION, Scene, refusal, url};
+use crate::support::raw::{Raw, exchange};
+use crate::support::scene::{ORIGIN, SESSION, Scene, url};
 use crate::support::upstream::Answer;
 
 /// The fields that tell the app who the user is.
@@ -145,12 +146,22 @@ type Row = for<'a> fn(&'a Asking) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 const ROWS: [(&str, Row); 13] = [
     ("no session", |asking| Box::pin(without_a_session(asking))),
     ("session", |asking| Box::pin(with_a_session(asking))),
-    ("forged request", |asking| Box::pin(forged_request(asking))),
-    ("other paths", |asking| Box::pin(other_paths(asking))),
-    ("forged user", |asking| Box::pin(forged_user(asking))),
-    ("forged check", |asking| Box::pin(forged_check(asking))),
-    ("gRPC", |asking| Box::pin(grpc_calls(asking))),
-    ("foreign pages", |asking| Box::pin(foreign_pages(asking))),
+    ("forged request", |asking| {
+        Box::pin(attacks::forged_request(asking))
+    }),
+    ("other paths", |asking| {
+        Box::pin(attacks::other_paths(asking))
+    }),
+    ("forged user", |asking| {
+        Box::pin(attacks::forged_user(asking))
+    }),
+    ("forged check", |asking| {
+        Box::pin(attacks::forged_check(asking))
+    }),
+    ("gRPC", |asking| Box::pin(attacks::grpc_calls(asking))),
+    ("foreign pages", |asking| {
+        Box::pin(attacks::foreign_pages(asking))
+    }),
     ("WebSocket", |asking| Box::pin(streams::websockets(asking))),
     ("event stream", |asking| {
         Box::pin(streams::event_streams(asking))
@@ -187,6 +198,11 @@ async fn p_44_every_row_holds_with_traefik() {
 #[tokio::test]
 async fn p_44_every_row_holds_with_haproxy() {
     every_row(&HAPROXY).await;
+}
+
+#[tokio::test]
+async fn p_44_every_row_holds_with_envoy_over_grpc() {
+    every_row(&ENVOY).await;
 }
 
 #[tokio::test]
@@ -241,232 +257,6 @@ async fn with_a_session(asking: &Asking) {
     asking.expect(&page, 403, "a page for another group");
 }
 
-/// Fields of a client that must not change the request of the check.
-async fn forged_request(asking: &Asking) {
-    let browser = asking.browser();
-    let before = asking.scene.app.count();
-    for (name, value) in [
-        ("x-forwarded-uri", "/public/x"),
-        ("x-original-uri", "/public/x"),
-        ("x-original-method", "OPTIONS"),
-        ("x-forwarded-method", "OPTIONS"),
-        ("forwarded", "path=/public/x"),
-        ("x-forwarded-for", "127.0.0.1"),
-        ("x-real-ip", "127.0.0.1"),
-        ("x-envoy-original-path", "/public/x"),
-        // CVE-2026-34457: a health check must not pass.
-        ("user-agent", "GoogleHC/1.0"),
-        ("user-agent", "kube-probe/1.30"),
-        ("user-agent", "ELB-HealthChecker/2.0"),
-        // CVE-2026-25748: a malformed cookie must not pass.
-        ("cookie", "__Host-sidegate=evil"),
-        ("cookie", "__Host-sidegate="),
-        ("cookie", "__Host-sidegate"),
-        ("cookie", "__Host-sidegate=\"\"; __Host-sidegate=%00"),
-    ] {
-        let forged = BrowserRequest::fetch(&url("/private")).field(name, value);
-        let page = browser.send(forged).await;
-        asking.expect(&page, 401, name);
-    }
-    assert_eq!(asking.scene.app.count(), before, "{}", asking.name());
-}
-
-/// Paths that must not pass as a public path.
-async fn other_paths(asking: &Asking) {
-    let before = asking.scene.app.count();
-    for path in [
-        "/public/../private",
-        "/public/%2e%2e/private",
-        "/public%2f..%2fprivate",
-        "/publicity",
-        "/PUBLIC/x",
-        // CVE-2026-41059 and CVE-2025-54576.
-        "/private%23/public",
-        "/private%3f/public",
-        "/private?x=/public/x",
-        "/private#/public",
-        "/oauth2/../private",
-        "//private",
-    ] {
-        let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        let address = asking.address();
-        let answer = exchange(address, head.as_bytes(), 1).await;
-        let passed = asking.scene.app.requests().into_iter().skip(before);
-        let paths: Vec<_> = passed.map(|request| request.target()).collect();
-        assert!(
-            paths.is_empty(),
-            "{}: {path} -> {paths:?} {answer:?}",
-            asking.name()
-        );
-    }
-}
-
-/// Fields of a client with which an app could take the client for another user.
-async fn forged_user(asking: &Asking) {
-    let browser = asking.browser();
-    let forged = |path: &str| {
-        let request = BrowserRequest::fetch(&url(path));
-        IDENTITY
-            .into_iter()
-            .fold(request, |request, field| request.field(field, "root"))
-    };
-    let page = browser.send(forged("/public/x")).await;
-    asking.expect(&page, 200, "forged fields on a public page");
-    for field in IDENTITY {
-        assert_eq!(asking.seen(field), None, "{}: {field}", asking.name());
-    }
-    let page = asking.signed_in("alice").await.send(forged("/page")).await;
-    asking.expect(&page, 200, "forged fields of a signed-in user");
-    for field in IDENTITY {
-        let values = asking.scene.app.last().head.values(field);
-        let is_forged = values.iter().any(|value| value.contains("root"));
-        assert!(!is_forged, "{}: {field}: {values:?}", asking.name());
-    }
-    hop_by_hop_names(asking).await;
-    // A webhook has its own credentials.
-    let webhook = BrowserRequest::fetch(&url("/public/hook")).field("authorization", "Basic eA==");
-    let page = browser.send(webhook).await;
-    asking.expect(&page, 200, "a webhook");
-    let authorization = asking.seen("authorization");
-    assert_eq!(
-        authorization.as_deref(),
-        Some("Basic eA=="),
-        "{}",
-        asking.name()
-    );
-    refused_fields(asking).await;
-}
-
-/// A client cannot reach the auth check through the proxy.
-async fn forged_check(asking: &Asking) {
-    let signed_in = asking.signed_in("alice").await;
-    let check = BrowserRequest::fetch(&url("/_sidegate/auth"))
-        .field("x-original-uri", "/")
-        .field("x-original-method", "GET")
-        .field("x-forwarded-uri", "/")
-        .field("x-forwarded-method", "GET");
-    let page = signed_in.send(check).await;
-    assert_eq!(page.field("authorization"), None, "{}", asking.name());
-    assert_eq!(page.field("x-forwarded-user"), None, "{}", asking.name());
-}
-
-/// A client cannot remove the fields of the gateway with `Connection` (CVE-2026-29054).
-async fn hop_by_hop_names(asking: &Asking) {
-    let browser = asking.signed_in("alice").await;
-    let cookie = browser.cookie(ORIGIN, SESSION).unwrap();
-    let before = asking.scene.app.count();
-    let head = format!(
-        "GET /page HTTP/1.1\r\nHost: localhost\r\nCookie: {SESSION}={cookie}\r\n\
-         Connection: close, X-Forwarded-User, x-forwarded-groups\r\n\r\n"
-    );
-    exchange(asking.address(), head.as_bytes(), 1).await;
-    if asking.scene.app.count() > before {
-        let user = asking.seen("x-forwarded-user");
-        assert_eq!(user.as_deref(), Some("alice"), "{}", asking.name());
-    }
-}
-
-/// Fields that an app could read instead of the fields of the gateway never reach the app.
-async fn refused_fields(asking: &Asking) {
-    let before = asking.scene.app.count();
-    for name in [
-        "x_forwarded_user",
-        "x.forwarded.user",
-        "x-forwarded_groups",
-        "x-original-url",
-        "x-rewrite-url",
-        "remote-user",
-        "path-info",
-        "script-name",
-        "x-forwarded-prefix",
-        "x-http-method",
-        "x-http-method-override",
-        "x-method-override",
-        "x-script-name",
-    ] {
-        let forged = BrowserRequest::fetch(&url("/public/x")).field(name, "/admin");
-        let page = asking.browser().send(forged).await;
-        let passed = asking.scene.app.requests().into_iter().skip(before);
-        let reached = passed.filter(|request| request.head.value(name).is_some());
-        // nginx removes names with an underscore or a dot, so it may forward the request.
-        let count = reached.count();
-        assert_eq!(count, 0, "{}: {name}: {}", asking.name(), page.status);
-    }
-}
-
-/// A refused gRPC call gets the HTTP status 200, which a proxy must not take for a permission.
-async fn grpc_calls(asking: &Asking) {
-    let signed_in = asking.signed_in("alice").await;
-    let before = asking.scene.app.count();
-    for kind in [
-        "application/grpc",
-        "application/grpc+proto",
-        "application/grpc-web",
-    ] {
-        for (browser, path) in [(&asking.browser(), "/private"), (&signed_in, "/admin")] {
-            let call = BrowserRequest::fetch(&url(path)).method("POST");
-            let page = browser.send(call.body(kind, b"x").from(ORIGIN)).await;
-            // Envoy itself turns each refusal of a gRPC call into a status of gRPC.
-            let status = page.field("grpc-status").unwrap_or("0");
-            let is_refused = !page.status.is_success() || status != "0";
-            assert!(is_refused, "{}: {kind} {path}", asking.name());
-        }
-    }
-    assert_eq!(asking.scene.app.count(), before, "{}", asking.name());
-}
-
-async fn foreign_pages(asking: &Asking) {
-    foreign_websockets(asking).await;
-    foreign_forms(asking).await;
-}
-
-/// A page of another origin must not open a WebSocket with the session of the user.
-async fn foreign_websockets(asking: &Asking) {
-    let browser = asking.signed_in("alice").await;
-    let cookie = browser.cookie(ORIGIN, SESSION).unwrap();
-    let before = asking.scene.app.count();
-    let head = format!(
-        "GET /socket HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.test\r\n\
-         Cookie: {SESSION}={cookie}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    );
-    let address = asking.address();
-    let answer = exchange(address, head.as_bytes(), 1).await;
-    assert_eq!(answer.statuses(), [403], "{}", asking.name());
-    assert_eq!(asking.scene.app.count(), before, "{}", asking.name());
-}
-
-/// A page of another site must not send a form with the session of the user.
-async fn foreign_forms(asking: &Asking) {
-    let browser = asking.signed_in("alice").await;
-    let cookie = format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap());
-    let foreign = |path: &str| {
-        let form = BrowserRequest::navigation(&url(path)).form(&[("a", "b")]);
-        form.from("https://evil.test").field("cookie", &cookie)
-    };
-    let before = asking.scene.app.count();
-    let page = browser.send(foreign("/notes")).await;
-    let shown = page.describe();
-    assert_eq!(
-        refusal(&page),
-        "403 cross_site",
-        "{}: {shown}",
-        asking.name()
-    );
-    assert_eq!(asking.scene.app.count(), before, "{}", asking.name());
-    // A public route forwards the form without the user.
-    let page = browser.send(foreign("/public/hook")).await;
-    asking.expect(&page, 200, "a form on a public route");
-    assert_eq!(asking.scene.app.last().body, b"a=b");
-    for field in IDENTITY {
-        assert_eq!(asking.seen(field), None, "{}: {field}", asking.name());
-    }
-    let own = BrowserRequest::navigation(&url("/public/hook")).form(&[("a", "b")]);
-    let page = browser.send(own.from(ORIGIN)).await;
-    asking.expect(&page, 200, "a form of the app on a public route");
-    asking.expect_signed("POST");
-}
-
 async fn sign_out(asking: &Asking) {
     let browser = asking.signed_in("alice").await;
     let session = browser.cookie(ORIGIN, SESSION).unwrap();
@@ -509,4 +299,36 @@ async fn p_44_a_proxy_that_is_not_listed_gets_no_check() {
     let answer = exchange(scene.gateway.address(), ask.as_bytes(), 1).await;
     // The path is an ordinary path of the app, so the request needs a session.
     assert_eq!(answer.statuses(), [401], "{answer:?}");
+}
+
+#[tokio::test]
+async fn only_a_listed_envoy_may_speak_http2_without_tls() {
+    const PREFACE: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    // An empty SETTINGS frame (RFC 9113 section 6.5).
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let envoy = scene("envoy").await;
+    let mut client = Raw::connect(envoy.gateway.address()).await;
+    client.drip(PREFACE).await;
+    client.send(SETTINGS).await;
+    while client.seen().len() < SETTINGS.len() {
+        assert!(client.more().await, "{:?}", client.seen());
+    }
+    // The gateway begins with its own SETTINGS frame.
+    assert_eq!(client.seen()[3], 4, "{:?}", client.seen());
+    // The same proxy may also speak HTTP/1.1, even if its first bytes are those of the preface.
+    let mut client = Raw::connect(envoy.gateway.address()).await;
+    client
+        .drip("PROPFIND /public/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
+    assert_eq!(client.response("PROPFIND").await.unwrap().status(), 200);
+    let nginx = scene("nginx").await;
+    let mut client = Raw::connect(nginx.gateway.address()).await;
+    client.send(PREFACE).await;
+    client.send(SETTINGS).await;
+    client.closed().await;
+    assert!(
+        !client.seen().starts_with(&SETTINGS[..3]),
+        "{:?}",
+        client.seen()
+    );
 }
