@@ -375,7 +375,7 @@ impl Worker {
     ) -> Step<'a> {
         let site = Rc::clone(record.site());
         if let Some(check) = auth_check {
-            record.auth_check(check, &parts.method);
+            record.auth_check(check, &parts);
         }
         let kind = (auth_check, !body.is_end_stream());
         let received = site.receive(client_connection, &mut parts, kind, &mut record);

@@ -32,6 +32,8 @@ pub enum Snippet {
     Haproxy,
     /// The Lua action that the configuration of HAProxy loads.
     HaproxyLua,
+    /// Objects of Kubernetes for the ingress controller "ingress-nginx".
+    IngressNginx,
     /// Objects of Istio, whose gateway asks with `ext_authz` over gRPC.
     Istio,
     /// A server block of nginx with `auth_request`.
@@ -63,8 +65,9 @@ pub enum Error {
 
 impl Snippet {
     /// All snippets.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Nginx,
+        Self::IngressNginx,
         Self::Traefik,
         Self::Caddy,
         Self::Haproxy,
@@ -82,6 +85,7 @@ impl Snippet {
             Self::EnvoyHttp => "envoy-http",
             Self::Haproxy => "haproxy",
             Self::HaproxyLua => "haproxy-lua",
+            Self::IngressNginx => "ingress-nginx",
             Self::Istio => "istio",
             Self::Nginx => "nginx",
             Self::Traefik => "traefik",
@@ -94,6 +98,7 @@ impl Snippet {
             Self::Caddy => ProxyKind::Caddy,
             Self::Envoy | Self::EnvoyHttp | Self::Istio => ProxyKind::Envoy,
             Self::Haproxy | Self::HaproxyLua => ProxyKind::Haproxy,
+            Self::IngressNginx => ProxyKind::IngressNginx,
             Self::Nginx => ProxyKind::Nginx,
             Self::Traefik => ProxyKind::Traefik,
         }
@@ -105,6 +110,7 @@ impl Snippet {
             Self::Envoy | Self::EnvoyHttp => include_str!("../../config/snippets/envoy.yaml"),
             Self::Haproxy => include_str!("../../config/snippets/haproxy.cfg"),
             Self::HaproxyLua => include_str!("../../config/snippets/sidegate.lua"),
+            Self::IngressNginx => include_str!("../../config/snippets/ingress-nginx.yaml"),
             Self::Istio => include_str!("../../config/snippets/istio.yaml"),
             Self::Nginx => include_str!("../../config/snippets/nginx.conf"),
             Self::Traefik => include_str!("../../config/snippets/traefik.yaml"),
@@ -134,6 +140,7 @@ impl Snippet {
             Self::Caddy
             | Self::Haproxy
             | Self::HaproxyLua
+            | Self::IngressNginx
             | Self::Istio
             | Self::Nginx
             | Self::Traefik => &[],
@@ -152,9 +159,15 @@ impl Snippet {
             (Self::Nginx, _) => format!("~ ^({})", each("", "", "|").replace('.', "\\.")),
             (Self::Caddy, _) => each("", "*", " "),
             (Self::Traefik, _) => each("PathPrefix(`", "`)", " || "),
-            (Self::Envoy | Self::EnvoyHttp | Self::Haproxy | Self::HaproxyLua | Self::Istio, _) => {
-                each("", "", " ")
-            }
+            (
+                Self::Envoy
+                | Self::EnvoyHttp
+                | Self::Haproxy
+                | Self::HaproxyLua
+                | Self::IngressNginx
+                | Self::Istio,
+                _,
+            ) => each("", "", " "),
         }
     }
 }
@@ -192,6 +205,7 @@ pub fn print(snippet: Snippet, config: &Config) -> Result<String, Error> {
     }
     let public_host = gateway.public_urls.authorities().next();
     let values = Values {
+        sign_in: login.own.sign_in(),
         public_host: &public_host.unwrap_or_default(),
         gateway: address_of_gateway(config.listen),
         app: address_of_app(config),

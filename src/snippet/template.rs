@@ -16,6 +16,8 @@ pub(super) struct Values<'a> {
     pub(super) app: (String, u16),
     /// The host in the first public URL.
     pub(super) public_host: &'a str,
+    /// The path of the sign-in endpoint.
+    pub(super) sign_in: &'a str,
     /// The path of the auth check.
     pub(super) check_path: &'a str,
     /// The prefixes of the gateway's own paths.
@@ -49,8 +51,7 @@ impl Values<'_> {
     /// Adds a line with its values, one time or several times.
     fn add(&self, filled: &mut String, line: &str) {
         let mut push = |line: &str| filled.extend([&*self.replaced(line), "\n"]);
-        if line.contains("{{field") && !line.contains("{{fields}}") || line.contains("{{variable}}")
-        {
+        if line.contains("{{field") && !line.contains("{{fields") || line.contains("{{variable}}") {
             for field in self.fields {
                 let name = field.as_str();
                 let line = line.replace("{{field}}", &standard_spelling(name));
@@ -83,12 +84,14 @@ impl Values<'_> {
             ("app_host", host.clone()),
             ("app_port", port.to_string()),
             ("check", self.check_path.to_owned()),
-            ("fields", fields.collect::<Vec<_>>().join(" ")),
+            ("fields", fields.clone().collect::<Vec<_>>().join(" ")),
+            ("fields_list", fields.collect::<Vec<_>>().join(",")),
             ("gateway", self.gateway.to_string()),
             ("gateway_host", self.gateway.ip().to_string()),
             ("gateway_port", self.gateway.port().to_string()),
             ("own_paths", self.matcher.clone()),
             ("public_host", self.public_host.to_owned()),
+            ("sign_in", self.sign_in.to_owned()),
         ];
         values.iter().fold(line.to_owned(), |line, (name, value)| {
             line.replace(&placeholder(name), value)
@@ -119,6 +122,7 @@ mod tests {
             gateway: SocketAddr::from(([127, 0, 0, 1], 4180)),
             app: ("::1".to_owned(), 8080),
             public_host: "app.test",
+            sign_in: "/a/sign_in",
             check_path: "/check",
             own_paths: &["/a/", "/b"],
             matcher: "/a/|/b".to_owned(),

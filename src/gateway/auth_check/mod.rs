@@ -177,10 +177,11 @@ impl WorkerSite {
             // If TLS ends at a proxy before the asking proxy, the asking proxy reports `http`.
             scheme: scheme.filter(|_scheme| !is_trusted),
             form: match kind {
-                ProxyKind::Nginx if !is_refused => AnswerForm::StatusOnly,
+                ProxyKind::IngressNginx | ProxyKind::Nginx if !is_refused => AnswerForm::StatusOnly,
                 ProxyKind::Caddy
                 | ProxyKind::Envoy
                 | ProxyKind::Haproxy
+                | ProxyKind::IngressNginx
                 | ProxyKind::Nginx
                 | ProxyKind::Traefik => AnswerForm::Whole,
             },

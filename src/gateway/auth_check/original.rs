@@ -16,6 +16,7 @@ pub(super) const METHOD_MEMBER: HeaderName = HeaderName::from_static("method");
 pub(super) const PATH_MEMBER: HeaderName = HeaderName::from_static("path");
 const X_ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
 const X_ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
+const X_ORIGINAL_URL: HeaderName = HeaderName::from_static("x-original-url");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -31,6 +32,8 @@ pub(crate) enum ProxyKind {
     Envoy,
     /// HAProxy with the Lua action that `sidegate snippet` prints.
     Haproxy,
+    /// The ingress controller of Kubernetes "ingress-nginx", with the annotation `auth-url`.
+    IngressNginx,
     /// nginx with `auth_request`.
     Nginx,
     /// Traefik with `forwardAuth`.
@@ -44,6 +47,9 @@ enum Report {
     Request,
     /// The proxy reports the request in these fields.
     Fields(FieldNames),
+    /// The proxy reports the method in `X-Original-Method`, and the scheme, the host and the target
+    /// in `X-Original-URL`.
+    Url,
 }
 
 /// The names of the fields in which a kind of proxy reports the original request.
@@ -62,6 +68,7 @@ impl ProxyKind {
             Self::Caddy => "caddy",
             Self::Envoy => "envoy",
             Self::Haproxy => "haproxy",
+            Self::IngressNginx => "ingress_nginx",
             Self::Nginx => "nginx",
             Self::Traefik => "traefik",
         }
@@ -76,6 +83,7 @@ impl ProxyKind {
                 host: None,
                 scheme: None,
             }),
+            Self::IngressNginx => Report::Url,
             Self::Caddy | Self::Traefik => Report::Fields(FieldNames {
                 method: X_FORWARDED_METHOD,
                 target: X_FORWARDED_URI,
@@ -95,6 +103,7 @@ pub(super) fn read_original(
 ) -> Result<Option<Scheme>, Error> {
     let names = match kind.report() {
         Report::Fields(names) => names,
+        Report::Url => return read_url(parts).map(Some),
         Report::Request => {
             let whole = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
             let target = whole.strip_prefix(path).and_then(original_target);
@@ -102,8 +111,7 @@ pub(super) fn read_original(
             return Ok(None);
         }
     };
-    let method = only(&parts.headers, &names.method)?;
-    let method = Method::from_bytes(method.as_bytes()).map_err(|_invalid| refuse(&names.method))?;
+    let method = original_method(&parts.headers, &names.method)?;
     let target = only(&parts.headers, &names.target)?.to_str().ok();
     let target = target.and_then(original_target);
     let target = target.ok_or_else(|| refuse(&names.target))?;
@@ -119,6 +127,39 @@ pub(super) fn read_original(
     parts.method = method;
     write_target(parts, target);
     Ok(scheme)
+}
+
+/// Reads the original request from `X-Original-Method` and `X-Original-URL`.
+fn read_url(parts: &mut Parts) -> Result<Scheme, Error> {
+    let method = original_method(&parts.headers, &X_ORIGINAL_METHOD)?;
+    let url = only(&parts.headers, &X_ORIGINAL_URL)?.to_str().ok();
+    let (scheme, host, target) = url
+        .and_then(split_url)
+        .ok_or_else(|| refuse(&X_ORIGINAL_URL))?;
+    // The controller has replaced the value of the client, so the field is not a forged field.
+    parts.headers.remove(X_ORIGINAL_URL);
+    parts.headers.insert(HOST, host);
+    parts.method = method;
+    write_target(parts, target);
+    Ok(scheme)
+}
+
+/// Returns the scheme, the host and the target of a URL.
+fn split_url(url: &str) -> Option<(Scheme, HeaderValue, PathAndQuery)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let (host, target) = rest.split_at_checked(rest.find('/')?)?;
+    let host = HeaderValue::from_str(host).ok()?;
+    Some((
+        Scheme::parse(scheme.as_bytes())?,
+        host,
+        original_target(target)?,
+    ))
+}
+
+/// Returns the method in the field `name`.
+fn original_method(headers: &HeaderMap, name: &HeaderName) -> Result<Method, Error> {
+    let method = only(headers, name)?;
+    Method::from_bytes(method.as_bytes()).map_err(|_invalid| refuse(name))
 }
 
 /// Replaces the target of the auth check with the original target.
@@ -191,6 +232,10 @@ mod tests {
         ("x-original-method", "POST"),
         ("x-original-uri", "/a%2Fb?x=1"),
     ];
+    const URL: [(&str, &str); 2] = [
+        ("x-original-method", "POST"),
+        ("x-original-url", "https://app.test/a?x=1"),
+    ];
     const FORWARDED: [(&str, &str); 4] = [
         ("x-forwarded-method", "GET"),
         ("x-forwarded-proto", "https"),
@@ -211,6 +256,10 @@ mod tests {
             assert_eq!(read(kind, &FORWARDED), forwarded);
             assert_eq!(read(kind, &all), forwarded);
         }
+        let all: Vec<_> = all.into_iter().chain([URL[1]]).collect();
+        let url = Ok("POST https app.test /a?x=1".to_owned());
+        assert_eq!(read(ProxyKind::IngressNginx, &URL), url);
+        assert_eq!(read(ProxyKind::IngressNginx, &all), url);
         let envoy = Ok("GET - gw.test /a%2Fb?x=1".to_owned());
         let uri = "/_sidegate/auth/a%2Fb?x=1";
         assert_eq!(read_at(uri, ProxyKind::Envoy, &[]), envoy);
@@ -233,6 +282,7 @@ mod tests {
         assert!(read(ProxyKind::Nginx, &FORWARDED).is_err());
         assert!(read(ProxyKind::Haproxy, &FORWARDED).is_err());
         assert!(read(ProxyKind::Traefik, &ORIGINAL).is_err());
+        assert!(read(ProxyKind::IngressNginx, &ORIGINAL).is_err());
         assert!(read(ProxyKind::Envoy, &ORIGINAL).is_err());
         assert!(read(ProxyKind::Envoy, &FORWARDED).is_err());
     }
@@ -241,6 +291,7 @@ mod tests {
     fn p_44_a_missing_repeated_or_malformed_field_is_refused() {
         for (kind, fields) in [
             (ProxyKind::Haproxy, &ORIGINAL[..]),
+            (ProxyKind::IngressNginx, &URL[..]),
             (ProxyKind::Nginx, &ORIGINAL[..]),
             (ProxyKind::Traefik, &FORWARDED[..]),
         ] {
@@ -258,6 +309,18 @@ mod tests {
         for target in ["", "*", "a", "http://evil.test/", "/a#b", "/a b", "/\u{e4}"] {
             let fields = [ORIGINAL[0], ("x-original-uri", target)];
             assert!(read(ProxyKind::Nginx, &fields).is_err(), "{target}");
+        }
+        for url in [
+            "",
+            "/a",
+            "app.test/a",
+            "https://app.test",
+            "https://app.test?/a",
+            "ftp://app.test/a",
+            "https://app.test/a#b",
+        ] {
+            let fields = [URL[0], ("x-original-url", url)];
+            assert!(read(ProxyKind::IngressNginx, &fields).is_err(), "{url}");
         }
         let wrong = [
             FORWARDED[0],

@@ -6,8 +6,9 @@ use crate::support::gateway::Settings;
 const DOCS: &str = include_str!("../../../docs/auth-check.md");
 
 /// Each printed text, with its heading and its position among the code blocks below the heading.
-const BLOCKS: [(&str, &str, usize); 8] = [
+const BLOCKS: [(&str, &str, usize); 9] = [
     ("nginx", "\n## nginx\n", 0),
+    ("ingress-nginx", "\n## ingress-nginx\n", 0),
     ("caddy", "\n## Caddy\n", 0),
     ("traefik", "\n## Traefik\n", 0),
     ("haproxy", "\n## HAProxy\n", 0),
@@ -19,7 +20,14 @@ const BLOCKS: [(&str, &str, usize); 8] = [
 
 /// Settings with one network for each kind of proxy, and with a signed assertion.
 fn settings() -> Settings {
-    let kinds = ["nginx", "caddy", "traefik", "haproxy", "envoy"];
+    let kinds = [
+        "nginx",
+        "ingress_nginx",
+        "caddy",
+        "traefik",
+        "haproxy",
+        "envoy",
+    ];
     let proxies = kinds.iter().enumerate().map(|(index, kind)| {
         format!("[[auth_check.proxies]]\nnetworks = [\"10.0.0.{index}\"]\nkind = \"{kind}\"\n")
     });
