@@ -3,7 +3,7 @@
 
 use http::header::{CONTENT_TYPE, HOST};
 use http::request::Parts;
-use http::uri::PathAndQuery;
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 use serde::Deserialize;
 
@@ -148,7 +148,9 @@ fn read_url(parts: &mut Parts) -> Result<Scheme, Error> {
 fn split_url(url: &str) -> Option<(Scheme, HeaderValue, PathAndQuery)> {
     let (scheme, rest) = url.split_once("://")?;
     let (host, target) = rest.split_at_checked(rest.find('/')?)?;
-    let host = HeaderValue::from_str(host).ok()?;
+    // An authority ends before a query.
+    let host: Authority = host.parse().ok()?;
+    let host = HeaderValue::from_str(host.as_str()).ok()?;
     Some((
         Scheme::parse(scheme.as_bytes())?,
         host,
