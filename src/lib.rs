@@ -18,7 +18,7 @@
 //! | 5 | [`access`] [`login`] | routes, rules, decisions and refreshes; the code flow, pending logins and sign-out |
 //! | 6 | [`gateway`] [`admin`] | the handling of a request, and its answers; health, metrics and the admin socket |
 //! | 7 | [`config`] [`import`] | settings file, variables and flags; one error reports all problems; the check over the network; the conversion of the settings of oauth2-proxy |
-//! | 8 | [`instance`] | one running gateway, made from all other modules |
+//! | 8 | [`instance`] [`snippet`] | one running gateway, made from all other modules; the configuration of another proxy that asks for auth checks |
 //! | 9 | [`demo`] | an authorization server and an app inside the program, for demonstrations and for tests |
 //!
 //! # One site
@@ -181,6 +181,7 @@ pub mod seal;
 pub mod secret;
 pub mod server;
 pub mod session;
+pub mod snippet;
 pub mod target;
 pub mod telemetry;
 pub mod tls;

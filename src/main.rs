@@ -17,6 +17,7 @@ use sidegate::demo;
 use sidegate::import;
 use sidegate::instance::{Instance, ReloadCause};
 use sidegate::origin::Grade;
+use sidegate::snippet::{self, Snippet};
 use sidegate::telemetry::{self, chain};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -52,6 +53,14 @@ enum Command {
     Check(Check),
     /// Explain what Sidegate would do with a request, and why, without sending the request
     Explain(explain::Arguments),
+    /// Print the configuration with which another proxy asks Sidegate about each request
+    Snippet {
+        /// The proxy
+        #[arg(value_name = "PROXY", value_parser = snippet_names())]
+        snippet: Snippet,
+        #[command(flatten)]
+        settings: Settings,
+    },
     /// Run a demo on loopback: authorization server, legacy app and gateway in one process
     Demo(Demo),
     /// List or end the sessions of a running gateway, over its admin socket
@@ -187,6 +196,16 @@ fn provider_names() -> impl TypedValueParser<Value = demo::ProviderKind> {
     })
 }
 
+/// Parses the name of a snippet. The help text and the error message list the names of all snippets.
+fn snippet_names() -> impl TypedValueParser<Value = Snippet> {
+    let names = PossibleValuesParser::new(Snippet::ALL.map(Snippet::name));
+    names.try_map(|name| {
+        let mut snippets = Snippet::ALL.into_iter();
+        let found = snippets.find(|snippet| snippet.name() == name);
+        found.ok_or("unknown proxy")
+    })
+}
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -207,6 +226,7 @@ fn main() -> ExitCode {
         Command::Run(settings) => run(&settings),
         Command::Check(arguments) => check(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Snippet { snippet, settings } => print_snippet(snippet, &settings),
         Command::Demo(demo) => run_demo(&demo),
         Command::Sessions { command } => sessions(command),
         Command::DevCerts { dir } => dev_certs(&dir),
@@ -304,6 +324,20 @@ fn check(arguments: &Check) -> ExitCode {
     let path = settings.config.display();
     print_line(&format!("{path}: the settings are good"));
     ExitCode::SUCCESS
+}
+
+fn print_snippet(snippet: Snippet, settings: &Settings) -> ExitCode {
+    let config = match load(&settings.source(), &Clock::system()) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    match snippet::print(snippet, &config) {
+        Ok(text) => {
+            print_line(text.trim_end());
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail_with(CONFIG, &chain(&error)),
+    }
 }
 
 /// Prints what the check over the network has found. Returns `Err` with the exit code if the check

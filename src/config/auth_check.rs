@@ -130,6 +130,15 @@ fn check_routes(routes: &RouteTable, proxies: &AskingProxies, reader: &mut Reade
     }
 }
 
+/// Returns a warning if the forwarding fields of a proxy that may ask are not trusted.
+pub(super) fn untrusted(proxies: &AskingProxies, trusted: &TrustedPeers) -> Option<String> {
+    let network = proxies.first_untrusted(trusted)?;
+    Some(format!(
+        "auth_check.proxies: `{network}` is not in server.trusted_proxies, so all clients of this \
+         proxy have the address of the proxy in the log and share the limits of one client"
+    ))
+}
+
 /// Returns a warning if clients can probably reach the auth check. A proxy usually forwards all
 /// requests below the prefix of the gateway's own endpoints. A script in a page of the app could
 /// then read the access token in the answer of the auth check.

@@ -185,6 +185,11 @@ pub(super) fn check_transport(server: &ServerSection, reader: &mut Reader<'_>) {
 }
 
 impl ServerSection {
+    /// The proxies whose forwarding fields are trusted.
+    pub(super) fn trusted_peers(&self) -> TrustedPeers {
+        TrustedPeers::new(self.trusted_proxies.iter().map(|network| network.0))
+    }
+
     /// The networks whose connections begin with a PROXY header.
     pub(super) fn proxy_networks(&self) -> ProxyNetworks {
         let networks = self.proxy_protocol.iter().map(|network| network.0);

@@ -334,3 +334,20 @@ fn settings_of_upgrades_mean_nothing_for_an_app_that_speaks_http_2() {
         with("", routes).load().unwrap();
     }
 }
+
+#[test]
+fn a_proxy_that_asks_and_is_not_trusted_causes_a_warning() {
+    let warnings = |server: &str| {
+        let asking = "[[auth_check.proxies]]\nnetworks = ['10.0.0.0/24']\nkind = 'haproxy'\n";
+        let settings = TestSettings::new(&format!("{SMALL}\n{server}\n{asking}"));
+        settings.load().unwrap().warnings
+    };
+    let trusted = |network: &str| format!("[server]\ntrusted_proxies = ['{network}']\n");
+    assert_eq!(warnings(&trusted("10.0.0.0/8")), [""; 0]);
+    for server in [String::new(), trusted("10.0.0.0/25"), trusted("10.0.0.1")] {
+        let said = warnings(&server);
+        assert_eq!(said.len(), 1, "{server}: {said:?}");
+        let start = "auth_check.proxies: `10.0.0.0/24` is not in server.trusted_proxies";
+        assert!(said[0].starts_with(start), "{server}: {said:?}");
+    }
+}

@@ -237,7 +237,7 @@ fn gateway_settings(
 ) -> gateway::Settings {
     gateway::Settings {
         public_urls,
-        trusted: TrustedPeers::new(server.trusted_proxies.iter().map(|network| network.0)),
+        trusted: server.trusted_peers(),
         asking_proxies,
         oauth2_proxies,
         written_fields,
@@ -284,7 +284,8 @@ fn build(
     let (server, session, routes) = (server?, session?, routes?);
     let (names, log, operations) = (names?, log?, operations?);
     let (asking_proxies, oauth2_proxies) = asking_proxies?;
-    let warnings = warnings(settings, &routes, (&asking_proxies, &login));
+    let sections = (&asking_proxies, &login);
+    let warnings = warnings(settings, (&routes, &server), sections);
     let fields = app_fields::names(&routes, &upstreams, &names);
     let site = SiteConfig {
         gateway: gateway_settings(
@@ -425,13 +426,15 @@ fn entries(settings: &Figment, reader: &mut Reader<'_>, key: &str, required: Opt
 /// Returns the warnings about settings that are valid, but that are mistakes in most cases.
 fn warnings(
     settings: &Figment,
-    routes: &RouteTable,
+    (routes, server): (&RouteTable, &ServerSection),
     (asking_proxies, login): (&AskingProxies, &login::Settings),
 ) -> Vec<String> {
     let mut warnings = layers::misspelled_variables(settings);
     warnings.extend(unnamed_providers(routes));
     warnings.extend(unenforced_rules(routes));
     warnings.extend(auth_check::warning(asking_proxies, login.own.prefix()));
+    let trusted = server.trusted_peers();
+    warnings.extend(auth_check::untrusted(asking_proxies, &trusted));
     warnings
 }
 

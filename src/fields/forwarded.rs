@@ -32,6 +32,12 @@ impl TrustedPeers {
         self.0.is_empty()
     }
 
+    /// Returns the first network that is not inside a network of `other`.
+    pub(crate) fn first_outside(&self, other: &Self) -> Option<IpNet> {
+        let is_inside = |inner: &IpNet| other.0.iter().any(|outer| outer.contains(inner));
+        self.0.iter().find(|network| !is_inside(network)).copied()
+    }
+
     /// Returns true if forwarding fields from `address` are trusted. An IPv4-mapped IPv6 address is
     /// handled as the IPv4 address.
     pub(crate) fn contains(&self, address: IpAddr) -> bool {

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::Full;
 
@@ -33,12 +34,28 @@ enum Source {
     /// The app has not sent the whole content. When the session of the answer ends, the gateway
     /// ends the answer.
     Long(Sending),
+    /// The complete content, followed by trailers.
+    Trailed(Box<Trailed>),
     /// The response has no content, because the connection switches to another protocol after the
     /// response.
     Tunnel(Switch),
     /// The app has not sent the whole content. The answer continues even if its session ends or a
     /// reload changes the settings.
     Upstream(Box<UpstreamBody>),
+}
+
+/// A complete content with trailers. `None` means that the part was sent.
+#[derive(Debug)]
+struct Trailed {
+    content: Option<Bytes>,
+    trailers: Option<HeaderMap>,
+}
+
+impl Trailed {
+    fn next(&mut self) -> Option<Frame<Bytes>> {
+        let content = self.content.take().map(Frame::data);
+        content.or_else(|| self.trailers.take().map(Frame::trailers))
+    }
 }
 
 /// The reason why a body breaks off.
@@ -155,6 +172,14 @@ impl Body {
         Self::new(Source::Complete(Full::new(bytes)))
     }
 
+    /// Creates a body with trailers.
+    pub(super) fn with_trailers(content: Bytes, trailers: HeaderMap) -> Self {
+        Self::new(Source::Trailed(Box::new(Trailed {
+            content: Some(content),
+            trailers: Some(trailers),
+        })))
+    }
+
     pub(super) fn empty() -> Self {
         Self::new(Source::Complete(Full::default()))
     }
@@ -196,7 +221,9 @@ impl Body {
     /// Writes the access-log event at the end of the answer, or at the end of the tunnel.
     pub(super) fn log_at_end(&mut self, log: Box<RequestLog>) {
         match &self.source {
-            Source::Complete(_) | Source::Tunnel(_) | Source::Upstream(_) => self.log = Some(log),
+            Source::Complete(_) | Source::Trailed(_) | Source::Tunnel(_) | Source::Upstream(_) => {
+                self.log = Some(log)
+            }
             Source::Long(sending) => sending.0.log_at_end(log),
         }
     }
@@ -209,7 +236,7 @@ impl Body {
         };
         match std::mem::replace(&mut self.source, Source::Complete(Full::default())) {
             Source::Upstream(body) => Some(*body),
-            Source::Complete(_) | Source::Long(_) | Source::Tunnel(_) => None,
+            Source::Complete(_) | Source::Long(_) | Source::Trailed(_) | Source::Tunnel(_) => None,
         }
     }
 }
@@ -219,6 +246,7 @@ impl Source {
         match self {
             Self::Complete(body) => body.is_end_stream(),
             Self::Long(sending) => sending.0.is_end_stream(),
+            Self::Trailed(body) => body.content.is_none() && body.trailers.is_none(),
             Self::Tunnel(_) => true,
             Self::Upstream(body) => body.is_end_stream(),
         }
@@ -244,7 +272,9 @@ impl Drop for Body {
 impl Content for Body {
     fn take_tunnel(&mut self) -> Option<TunnelFn> {
         match &mut self.source {
-            Source::Complete(_) | Source::Long(_) | Source::Upstream(_) => None,
+            Source::Complete(_) | Source::Long(_) | Source::Trailed(_) | Source::Upstream(_) => {
+                None
+            }
             Source::Tunnel(switch) => {
                 let run = switch.0.take()?;
                 let log = self.log.take();
@@ -276,6 +306,7 @@ impl http_body::Body for Body {
                 .poll_frame(context)
                 .map_err(|never| match never {}),
             Source::Long(sending) => sending.0.poll_frame(context),
+            Source::Trailed(body) => Poll::Ready(body.next().map(Ok)),
             Source::Tunnel(_) => Poll::Ready(None),
             Source::Upstream(body) => body.poll_frame(context).map_err(BodyError::Upstream),
         };
@@ -299,6 +330,7 @@ impl http_body::Body for Body {
         match &self.source {
             Source::Complete(body) => body.size_hint(),
             Source::Long(sending) => sending.0.size_hint(),
+            Source::Trailed(_) => SizeHint::default(),
             Source::Tunnel(_) => SizeHint::with_exact(0),
             Source::Upstream(body) => body.size_hint(),
         }

@@ -56,7 +56,7 @@ use http_body::Body as _;
 use tokio::sync::watch;
 use url::Url;
 
-use self::auth_check::AuthCheck;
+use self::auth_check::{Asked, AuthCheck, passed};
 pub(crate) use self::auth_check::{AskingProxies, ProxyKind};
 pub(crate) use self::body::Body;
 pub(crate) use self::buffers::Budgets;
@@ -134,6 +134,16 @@ pub(crate) struct ClientConnection {
     connection: Connection,
     peer: Peer,
     recent: Recent,
+}
+
+impl ClientConnection {
+    fn new(connection: Connection) -> Self {
+        Self {
+            connection,
+            peer: Peer::new(connection.peer.ip()),
+            recent: Recent::default(),
+        }
+    }
 }
 
 /// A request that has passed the checks, with the results of the checks.
@@ -349,12 +359,34 @@ impl Worker {
         let site = Rc::clone(record.site());
         let upgrade = UpgradeRequest::take(&mut parts.extensions);
         let auth_check = match site.auth_check(client_connection.peer.address(), &mut parts) {
-            None => None,
-            Some(Ok(check)) => Some(check),
-            Some(Err(error)) => return Step::answered(record.refused(&error, &parts.headers)),
+            Ok(Asked::Nothing) => None,
+            Ok(Asked::Check(check)) => Some(check),
+            Ok(Asked::Call) => {
+                let connection = client_connection.connection;
+                return Step::boxed(self.answer_call(connection, (parts, body), record));
+            }
+            Err(error) => return Step::answered(record.refused(&error, &parts.headers)),
         };
-        if auth_check.is_some() {
-            record.auth_check(auth_check, &parts.method);
+        self.decide(
+            client_connection,
+            (parts, body),
+            (upgrade, auth_check),
+            record,
+        )
+    }
+
+    /// Checks a request, or the original request of an auth check, and handles the request up to the
+    /// point at which the request has to wait.
+    fn decide<'a>(
+        &'a self,
+        client_connection: &ClientConnection,
+        (mut parts, body): (Parts, RequestBody),
+        (upgrade, auth_check): (Option<Box<UpgradeRequest>>, Option<AuthCheck>),
+        mut record: Record,
+    ) -> Step<'a> {
+        let site = Rc::clone(record.site());
+        if let Some(check) = auth_check {
+            record.auth_check(check, &parts);
         }
         let kind = (auth_check, !body.is_end_stream());
         let received = site.receive(client_connection, &mut parts, kind, &mut record);
@@ -470,25 +502,6 @@ impl Worker {
     }
 }
 
-/// Returns the answer to an auth check whose request is permitted.
-fn passed(context: &RequestContext, mut permit: Permit, mut record: Record) -> Response<Body> {
-    let answer = context
-        .auth_check
-        .map(|check| check.permitted(&mut permit, context));
-    let decision = if matches!(answer, Some(Err(Error::CrossSite))) {
-        DecisionLabel::Forbid
-    } else {
-        permit.label()
-    };
-    record.route(permit.route(), decision);
-    record.user(permit.identity());
-    match answer {
-        Some(Ok(response)) => record.answered(response),
-        Some(Err(error)) => record.refused(&error, &context.parts.headers),
-        None => record.refused(&Error::NoRoute, &context.parts.headers),
-    }
-}
-
 /// The result of [`Worker::process`] for a request.
 #[expect(
     clippy::large_enum_variant,
@@ -536,11 +549,13 @@ impl Handler for Worker {
     type PerConnection = ClientConnection;
 
     fn connection_opened(&self, connection: Connection) -> ClientConnection {
-        ClientConnection {
-            connection,
-            peer: Peer::new(connection.peer.ip()),
-            recent: Recent::default(),
-        }
+        ClientConnection::new(connection)
+    }
+
+    fn accepts_http2(&self, client_connection: &ClientConnection) -> bool {
+        let site = self.site.get();
+        let proxies = &site.settings().asking_proxies;
+        proxies.may_call(client_connection.peer.address())
     }
 
     fn handle(

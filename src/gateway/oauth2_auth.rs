@@ -47,7 +47,7 @@ impl WorkerSite {
         }
         let status = match decision {
             Decision::Permit(permit) => {
-                record.route(permit.route(), DecisionLabel::Permit);
+                record.route(permit.route(), permit.label());
                 match permit.identity() {
                     Some(identity) => {
                         record.user(Some(identity));

@@ -21,7 +21,7 @@ use crate::identity::Identity;
 use crate::origin::Informational;
 use crate::server::RequestBody;
 use crate::target::Target;
-use crate::telemetry::{self, DecisionLabel};
+use crate::telemetry::{self, DecisionLabel, user_agent};
 use crate::upstream::{Eviction, Owner};
 
 const NO_ID: HeaderValue = HeaderValue::from_static("");
@@ -95,13 +95,15 @@ impl Record {
         self.version
     }
 
-    /// Records that the request is an auth check. `method` is the method of the original request.
+    /// Records that the request is an auth check for the request `original`.
     #[cold]
-    pub(super) fn auth_check(&mut self, check: Option<AuthCheck>, method: &Method) {
-        self.auth_check = check;
-        self.method.clone_from(method);
+    pub(super) fn auth_check(&mut self, check: AuthCheck, original: &Parts) {
+        self.auth_check = Some(check);
+        self.method.clone_from(&original.method);
         if let Some(log) = &mut self.log {
-            log.event.method.clone_from(method);
+            log.event.method.clone_from(&original.method);
+            log.event.user_agent = user_agent(&original.headers);
+            log.event.auth_check = Some(check.kind_name());
         }
     }
 

@@ -70,6 +70,7 @@ impl RequestLog {
                 user: None,
                 user_agent: user_agent(&parts.headers),
                 upgrade: None,
+                auth_check: None,
                 client,
                 status: StatusCode::OK,
                 route: None,

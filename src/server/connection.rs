@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
@@ -20,7 +21,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -39,6 +40,8 @@ use super::{Content, Handler, Settings, TunnelFn};
 /// per stream (HTTP/2). If the settings allow a request head longer than `BUFFER`, an HTTP/1.1
 /// connection may buffer a head of the allowed length.
 pub(super) const BUFFER: usize = 64 * 1024;
+/// The HTTP/2 connection preface (RFC 9113 section 3.4).
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The maximum number of bytes that the gateway has received on one HTTP/2 stream and has not yet
 /// read.
 const STREAM_WINDOW: u32 = 128 * 1024;
@@ -78,7 +81,10 @@ pub(super) async fn serve<H: Handler>(
 ) {
     let socket = Socket::new(stream, Rc::clone(&serving.state));
     match tls {
-        None => serve_http1(serving, socket).await,
+        None if serving.handler.accepts_http2(&serving.per_connection) => {
+            Box::pin(serve_by_preface(serving, socket)).await;
+        }
+        None => serve_http1(serving, socket, Bytes::new()).await,
         // The future of the TLS handshake has its own box. The memory of the box is freed before
         // the connection is served, and a connection without TLS does not allocate the box.
         Some(config) => match Box::pin(handshake(&serving, socket, config)).await {
@@ -87,13 +93,29 @@ pub(super) async fn serve<H: Handler>(
                 // An HTTP/2 client has to send the connection preface first. The deadline of a
                 // request head also applies to the preface.
                 serving.state.enter(Phase::Head);
-                Box::pin(http2(serving, stream)).await;
+                Box::pin(http2(serving, stream, Bytes::new())).await;
             }
             Some(stream) => {
                 serving.state.enter(Phase::Idle);
-                serve_http1(serving, stream).await;
+                serve_http1(serving, stream, Bytes::new()).await;
             }
         },
+    }
+}
+
+/// Serves HTTP/2 if the client begins with the connection preface, and HTTP/1.1 otherwise.
+async fn serve_by_preface<H: Handler>(serving: Rc<Serving<H>>, mut socket: Socket) {
+    let mut early = BytesMut::with_capacity(PREFACE.len());
+    while early.len() < PREFACE.len() && PREFACE.starts_with(&early) {
+        // If the client disconnects, the connection ends without an answer.
+        let Ok(1..) = socket.read_buf(&mut early).await else {
+            return;
+        };
+    }
+    if early.starts_with(PREFACE) {
+        Box::pin(http2(serving, socket, early.freeze())).await;
+    } else {
+        serve_http1(serving, socket, early.freeze()).await;
     }
 }
 
@@ -114,7 +136,8 @@ async fn handshake<H: Handler>(
     }
 }
 
-async fn http2<H, S>(serving: Rc<Serving<H>>, stream: S)
+/// Serves HTTP/2. `early` contains bytes that were already read from the stream.
+async fn http2<H, S>(serving: Rc<Serving<H>>, stream: S, early: Bytes)
 where
     H: Handler,
     S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -139,7 +162,8 @@ where
         .max_local_error_reset_streams(LOCAL_RESETS);
     let stream = Gather::new(stream);
     let gathered = stream.clone();
-    let io = TokioIo::new(Plaintext::new(stream, Rc::clone(&state), Protocol::Http2));
+    let stream = Plaintext::new(stream, Rc::clone(&state), Protocol::Http2);
+    let io = TokioIo::new(stream.rewound(early));
     let service = service_fn(move |request| answer(&serving, request, Protocol::Http2));
     let connection = pin!(builder.serve_connection(io, service));
     finish(

@@ -31,13 +31,12 @@ enum Served<S> {
 /// Serves HTTP/1.1, and then the tunnel if the connection has switched to another protocol. The
 /// future of [`serve_requests`] is in a box, so that its memory is free while the connection is
 /// dormant and while the tunnel is open.
-pub(super) async fn serve_http1<H, S>(serving: Rc<Serving<H>>, mut stream: S)
+pub(super) async fn serve_http1<H, S>(serving: Rc<Serving<H>>, mut stream: S, mut early: Bytes)
 where
     H: Handler,
     S: Duplex + 'static,
 {
     let state = Rc::clone(&serving.state);
-    let mut early = Bytes::new();
     loop {
         let served = Box::pin(serve_requests(Rc::clone(&serving), stream, early)).await;
         match served {

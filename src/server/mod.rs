@@ -13,9 +13,9 @@
 //!   the socket's descriptor, so all workers share one queue of connections, and a drain loses no
 //!   queued connection.
 //!
-//! - Over TLS, only ALPN selects the protocol. A listener without TLS supports only HTTP/1.1. If a
-//!   server selected the protocol by the first bytes, a client that sends no bytes could stay
-//!   connected forever.
+//! - Over TLS, only ALPN selects the protocol. Without TLS, a connection uses HTTP/1.1. Only if the
+//!   handler allows it for the peer, the first bytes select the protocol. The deadlines for the first
+//!   byte and for the head also apply to these bytes.
 //! - An HTTP/1.1 connection that has been idle for a second keeps no object of hyper, so an idle
 //!   connection needs little memory.
 //! - Each worker checks the deadlines of all its connections in one sweep. A single request needs a
@@ -219,6 +219,12 @@ pub(crate) trait Handler: 'static {
 
     /// Creates the data that the handler stores for a new connection.
     fn connection_opened(&self, connection: Connection) -> Self::PerConnection;
+
+    /// Returns true if the peer of a connection without TLS may begin with the HTTP/2 connection
+    /// preface (RFC 9113 section 3.3). By default, a connection without TLS uses HTTP/1.1.
+    fn accepts_http2(&self, _per_connection: &Self::PerConnection) -> bool {
+        false
+    }
 
     /// Answers one request. Over HTTP/2, several requests of one connection are answered
     /// concurrently.

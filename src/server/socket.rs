@@ -20,11 +20,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use super::connection::PREFACE;
 use super::deadline::{ConnectionState, Phase, Protocol};
 use crate::relay::{self, Duplex};
 
-/// The length of the HTTP/2 connection preface (RFC 9113 section 3.4).
-const PREFACE: usize = 24;
 /// The size of the buffer for bytes that are read and discarded after the last response.
 const DISCARD: usize = 4096;
 
@@ -180,7 +179,7 @@ impl<S> Plaintext<S> {
             inner,
             state,
             protocol,
-            preface: PREFACE,
+            preface: PREFACE.len(),
             early: Bytes::new(),
         }
     }

@@ -36,6 +36,9 @@ pub(crate) struct RequestEvent {
     pub(crate) user_agent: Option<Box<str>>,
     /// The protocol to which client and app have switched.
     pub(crate) upgrade: Option<Box<str>>,
+    /// The kind of the proxy that has asked whether it may forward the request. `None` if the
+    /// request is not an auth check.
+    pub(crate) auth_check: Option<&'static str>,
     /// The address of the client after the check for trusted proxies.
     pub(crate) client: IpAddr,
     /// The status of the response.
@@ -81,6 +84,7 @@ impl RequestEvent {
             network.protocol.name = "http",
             network.protocol.version = version(self.version),
             upgrade = self.upgrade.as_deref(),
+            auth_check = self.auth_check,
             client.address = %self.client,
             enduser.id = self.user.as_deref(),
             user_agent.original = self.user_agent.as_deref(),

@@ -22,7 +22,7 @@ impl Logged {
         Self::with("").await
     }
 
-    /// Starts a gateway with more settings of the section `[server]`.
+    /// Starts a gateway with more settings, which begin in the section `[server]`.
     async fn with(server: &str) -> Self {
         let provider = StandIn::start().await;
         let app = RecordingUpstream::start().await;
@@ -359,4 +359,27 @@ async fn the_reason_in_the_log_is_the_reason_on_the_page() {
         let event = logged.event(id).await;
         assert_eq!(event["reason"], reason, "{event}");
     }
+}
+
+#[tokio::test]
+async fn an_auth_check_is_marked_in_the_log() {
+    let logged =
+        Logged::with("[[auth_check.proxies]]\nnetworks = [\"127.0.0.1\"]\nkind = \"nginx\"\n")
+            .await;
+    let ask = "GET /_sidegate/auth HTTP/1.1\r\nHost: localhost\r\nX-Original-Method: PUT\r\n\
+               X-Original-URI: /public/asked\r\n\r\n";
+    let mut client = logged.send(ask).await;
+    assert_eq!(client.head().await.unwrap().status(), 200);
+    let event = logged.event("/public/asked").await;
+    let marks = [
+        ("auth_check", json!("nginx")),
+        ("http.request.method", json!("PUT")),
+        ("decision", json!("permit")),
+    ];
+    assert_fields(&event, &marks);
+    logged.browser().fetch(&url("/public/plain")).await;
+    assert_eq!(
+        logged.event("/public/plain").await["auth_check"],
+        Value::Null
+    );
 }

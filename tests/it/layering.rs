@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["access", "login"],
     &["gateway", "admin"],
     &["config", "import"],
-    &["instance"],
+    &["instance", "snippet"],
     &["demo"],
 ];
 
