@@ -222,7 +222,7 @@ impl Body {
     pub(super) fn log_at_end(&mut self, log: Box<RequestLog>) {
         match &self.source {
             Source::Complete(_) | Source::Trailed(_) | Source::Tunnel(_) | Source::Upstream(_) => {
-                self.log = Some(log)
+                self.log = Some(log);
             }
             Source::Long(sending) => sending.0.log_at_end(log),
         }
