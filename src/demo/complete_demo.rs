@@ -110,35 +110,19 @@ impl Demo {
         let mut settings = settings(listen, (&public_url, &app), &section, folder.path());
         settings.push_str(breakage::routes(broken));
         let path = write(folder.path(), "sidegate.toml", &settings)?;
+        let logout = logout_endpoints(listen, webhook_key);
         provider
             .register(Client {
                 id: CLIENT.to_owned(),
                 secret: Some(password),
                 redirect_uris: vec![breakage::redirect_uri(broken, &public_url)],
                 post_logout_redirect_uris: vec![format!("{public_url}/oauth2/signed_out")],
-                logout: breakage::tells_clients(broken).then(|| LogoutEndpoints {
-                    address: listen,
-                    host: format!("localhost:{}", listen.port()),
-                    webhook_key,
-                }),
+                logout: breakage::tells_clients(broken).then_some(logout),
             })
             .await;
         let config = Config::load(&Source::file(path), &Reusable::default(), &clock)?;
         let gateway = Instance::start(config, &clock)?;
-        let middlebox = match broken {
-            // A middlebox forwards an answer only after the middlebox has read the whole answer, so
-            // a middlebox cannot forward a stream. A middlebox does not see a logout.
-            None | Some(Step::Streams | Step::Logout) => None,
-            Some(broken) => {
-                let (gateway, provider) = (gateway.address(), provider.address());
-                let middlebox = Middlebox {
-                    broken,
-                    gateway,
-                    provider,
-                };
-                Some(middlebox.start().await?)
-            }
-        };
+        let middlebox = middlebox(broken, (gateway.address(), provider.address())).await?;
         let public_url =
             Url::parse(&public_url).map_err(|_invalid| Error::NotLoopback { address: listen })?;
         Ok(Self {
@@ -231,6 +215,36 @@ impl Demo {
     /// Drains the gateway, and then stops the app and the authorization server.
     pub async fn stop(self) {
         self.gateway.drain().await;
+    }
+}
+
+/// Returns the endpoints that the provider tells about the end of a login session.
+fn logout_endpoints(listen: SocketAddr, webhook_key: Secret<String>) -> LogoutEndpoints {
+    LogoutEndpoints {
+        address: listen,
+        host: format!("localhost:{}", listen.port()),
+        webhook_key,
+    }
+}
+
+/// Starts the proxy that breaks a step. Returns `None` if no step is broken, or if the broken step
+/// needs no proxy.
+async fn middlebox(
+    broken: Option<Step>,
+    (gateway, provider): (SocketAddr, SocketAddr),
+) -> Result<Option<Server>, Error> {
+    match broken {
+        // A middlebox forwards an answer only after the middlebox has read the whole answer, so a
+        // middlebox cannot forward a stream. A middlebox does not see a logout.
+        None | Some(Step::Streams | Step::Logout) => Ok(None),
+        Some(broken) => {
+            let middlebox = Middlebox {
+                broken,
+                gateway,
+                provider,
+            };
+            Ok(Some(middlebox.start().await?))
+        }
     }
 }
 

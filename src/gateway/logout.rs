@@ -3,13 +3,15 @@
 //! provider loads in a frame (OpenID Connect Front-Channel Logout 1.0).
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 use serde_json::json;
 use url::form_urlencoded;
 
-use super::{Body, NO_REFERRER, RequestContext, WorkerSite};
+use super::endpoints::{check_method, form, whole};
+use super::{Body, Error, NO_REFERRER, RequestContext, WorkerSite};
 use super::{is_prefetch, refuse_prefetch, set_cookies};
 use crate::login::{FrontChannelLogout, LogoutRefusal, RevocationRequest};
+use crate::server::RequestBody;
 use crate::session::cookie;
 use crate::telemetry::chain;
 
@@ -20,12 +22,32 @@ const SIGNATURE: &str = "x-sidegate-signature";
 const RETRY_SECS: &str = "5";
 
 impl WorkerSite {
-    /// Answers a logout request of a provider. `form` is the body of the request.
-    pub(super) async fn back_channel_logout(
+    /// Answers a request to one of the endpoints for which [`OwnPaths::is_logout`] is true.
+    ///
+    /// [`OwnPaths::is_logout`]: crate::login::OwnPaths::is_logout
+    pub(super) async fn logout(
         &self,
         context: &RequestContext,
-        form: &Bytes,
-    ) -> Response<Body> {
+        body: RequestBody,
+    ) -> Result<Response<Body>, Error> {
+        let (parts, path, own) = (&context.parts, context.target.path(), self.own());
+        if path == own.front_channel_logout() {
+            check_method(&parts.method, &[Method::GET], "GET")?;
+            return Ok(self.front_channel_logout(context).await);
+        }
+        if path == own.revoke() && !self.login().has_webhook() {
+            return Err(Error::NoRoute);
+        }
+        check_method(&parts.method, &[Method::POST], "POST")?;
+        if path == own.revoke() {
+            return Ok(self.revoke(context, whole(body).await?).await);
+        }
+        let form = form(&parts.headers, body).await?;
+        Ok(self.back_channel_logout(context, &form).await)
+    }
+
+    /// Answers a logout request of a provider. `form` is the body of the request.
+    async fn back_channel_logout(&self, context: &RequestContext, form: &Bytes) -> Response<Body> {
         let Some(token) = only_parameter(form, "logout_token") else {
             let text = "the parameter `logout_token` is missing or repeated";
             return refused(StatusCode::BAD_REQUEST, text);
@@ -37,7 +59,7 @@ impl WorkerSite {
 
     /// Answers a logout request that a page of the provider causes in the browser of the user. The
     /// answer does not tell whether the browser has a session.
-    pub(super) async fn front_channel_logout(&self, context: &RequestContext) -> Response<Body> {
+    async fn front_channel_logout(&self, context: &RequestContext) -> Response<Body> {
         let headers = &context.parts.headers;
         if is_prefetch(headers) {
             return refuse_prefetch(headers);
@@ -64,7 +86,7 @@ impl WorkerSite {
     }
 
     /// Answers a request to the webhook of an app.
-    pub(super) async fn revoke(&self, context: &RequestContext, body: Bytes) -> Response<Body> {
+    async fn revoke(&self, context: &RequestContext, body: Bytes) -> Response<Body> {
         let mut fields = context.parts.headers.get_all(SIGNATURE).iter();
         let field = fields.next().filter(|_| fields.next().is_none());
         let signature = field.and_then(|field| field.to_str().ok());
@@ -87,7 +109,7 @@ fn only_parameter(form: &[u8], name: &str) -> Option<String> {
 
 /// Returns the answer to a program that asks for the end of sessions (OpenID Connect Back-Channel
 /// Logout 1.0 section 2.8).
-pub(super) fn answer(context: &RequestContext, ended: Result<(), LogoutRefusal>) -> Response<Body> {
+fn answer(context: &RequestContext, ended: Result<(), LogoutRefusal>) -> Response<Body> {
     let Err(refusal) = ended else {
         return with_status(StatusCode::OK, Body::empty());
     };

@@ -85,7 +85,8 @@ impl Login {
     ) -> Result<(), LogoutRefusal> {
         let login = Arc::clone(self);
         self.limited(client, async move {
-            let (provider, claims) = login.verified_logout(&token).await?;
+            // The future is boxed, because the fetch of the keys makes it large.
+            let (provider, claims) = Box::pin(login.verified_logout(&token)).await?;
             login.end_named(&provider, &claims).await
         })
         .await
@@ -128,6 +129,8 @@ impl Login {
             }
             match provider.logout_claims(token, &self.process.clock).await {
                 Ok(claims) => return Ok((Arc::clone(provider), claims)),
+                // One of the providers cannot be reached, so the same token may be valid later.
+                Err(_) if matches!(refusal, LogoutRefusal::Unverified(_)) => {}
                 Err(error) => refusal = error.into(),
             }
         }

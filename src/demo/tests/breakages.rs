@@ -3,6 +3,7 @@
 
 use super::fake_gateway::{Breakage, FakeGateway};
 use super::*;
+use crate::demo::serve::Server;
 use crate::demo::{
     App, AppSettings, Check, FailedStep, LogoutEndpoints, Step, StepReport, TokenCalls, User,
 };
@@ -61,16 +62,7 @@ async fn run(
     let fake = FakeGateway::new(breakage, servers, clock.clone());
     let public_url = fake.public_url.clone();
     let gateway = fake.start().await;
-    let logout = LogoutEndpoints {
-        address: gateway.address(),
-        host: "localhost".into(),
-        webhook_key: Secret::new(SECRET.into()),
-    };
-    let client = Client {
-        logout: Some(logout),
-        ..client
-    };
-    server.register(client).await;
+    server.register(told_of_logouts(client, &gateway)).await;
     let check = Check {
         gateway: gateway.address(),
         public_url,
@@ -95,6 +87,19 @@ async fn run(
     let mut report = |step: StepReport| lines.push(step.to_string());
     let outcome = check.run(&mut report).await;
     (lines, outcome)
+}
+
+/// Returns the client with the endpoints of the gateway.
+fn told_of_logouts(client: Client, gateway: &Server) -> Client {
+    let logout = LogoutEndpoints {
+        address: gateway.address(),
+        host: "localhost".into(),
+        webhook_key: Secret::new(SECRET.into()),
+    };
+    Client {
+        logout: Some(logout),
+        ..client
+    }
 }
 
 async fn failed(breakage: Breakage, environment: Environment) -> Step {
