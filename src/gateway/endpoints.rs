@@ -81,30 +81,21 @@ impl WorkerSite {
                 check_method(method, &[Method::GET], "GET")?;
                 Ok(self.end_session(context).await)
             }
-            path if path == own.back_channel_logout() => {
-                check_method(method, &[Method::POST], "POST")?;
-                let form = form(&context.parts.headers, body).await?;
-                Ok(self.back_channel_logout(context, &form).await)
-            }
-            path if path == own.revoke() => {
-                if !self.login().has_webhook() {
-                    return Err(Error::NoRoute);
-                }
-                check_method(method, &[Method::POST], "POST")?;
-                let body = whole(body).await?;
-                Ok(self.revoke(context, body).await)
-            }
-            path if path == own.jwks() => {
-                let key_set = self.settings().key_set.as_deref().ok_or(Error::NoRoute)?;
-                check_method(method, &[Method::GET, Method::HEAD], "GET, HEAD")?;
-                Ok(published(key_set))
-            }
+            path if own.is_logout(path) => self.logout(context, body).await,
+            path if path == own.jwks() => self.key_set(method),
             path => {
                 let name = own.saved_page_name(path).ok_or(Error::NoRoute)?;
                 check_method(method, &[Method::GET], "GET")?;
                 Ok(self.saved_page(context, name))
             }
         }
+    }
+
+    /// Answers a request for the public keys of signed assertions.
+    fn key_set(&self, method: &Method) -> Result<Response<Body>, Error> {
+        let key_set = self.settings().key_set.as_deref().ok_or(Error::NoRoute)?;
+        check_method(method, &[Method::GET, Method::HEAD], "GET, HEAD")?;
+        Ok(published(key_set))
     }
 
     /// Answers a request to the redirection endpoint (RFC 6749 section 3.1.2).
@@ -213,7 +204,7 @@ fn published(key_set: &str) -> Response<Body> {
 }
 
 /// Reads an answer that a provider sends by POST (OAuth 2.0 Form Post Response Mode).
-async fn form(headers: &HeaderMap, body: RequestBody) -> Result<Bytes, Error> {
+pub(super) async fn form(headers: &HeaderMap, body: RequestBody) -> Result<Bytes, Error> {
     let mut kinds = headers.get_all(header::CONTENT_TYPE).iter();
     // A request with two `Content-Type` fields is ambiguous, so the gateway rejects it.
     let kind = kinds.next().filter(|_| kinds.next().is_none());
@@ -229,7 +220,7 @@ async fn form(headers: &HeaderMap, body: RequestBody) -> Result<Bytes, Error> {
 }
 
 /// Reads the whole body of a request to one of the gateway's own endpoints.
-async fn whole(mut body: RequestBody) -> Result<Bytes, Error> {
+pub(super) async fn whole(mut body: RequestBody) -> Result<Bytes, Error> {
     body.limit(LARGEST_ANSWER).map_err(Error::RequestBody)?;
     let read = body.collect().await.map_err(Error::RequestBody)?;
     Ok(read.to_bytes())
@@ -237,7 +228,11 @@ async fn whole(mut body: RequestBody) -> Result<Bytes, Error> {
 
 /// Rejects a method that the endpoint does not accept. The redirection endpoint also rejects HEAD,
 /// because a HEAD request must not use up a code.
-fn check_method(method: &Method, allowed: &[Method], methods: &'static str) -> Result<(), Error> {
+pub(super) fn check_method(
+    method: &Method,
+    allowed: &[Method],
+    methods: &'static str,
+) -> Result<(), Error> {
     if allowed.contains(method) {
         Ok(())
     } else {

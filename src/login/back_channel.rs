@@ -85,7 +85,8 @@ impl Login {
     ) -> Result<(), LogoutRefusal> {
         let login = Arc::clone(self);
         self.limited(client, async move {
-            let (provider, claims) = login.verified_logout(&token).await?;
+            // The future is boxed, because the fetch of the keys makes it large.
+            let (provider, claims) = Box::pin(login.verified_logout(&token)).await?;
             login.end_named(&provider, &claims).await
         })
         .await
@@ -143,7 +144,7 @@ impl Login {
         let of = match (&claims.sid, &claims.subject) {
             // A `sid` is more exact than a `sub`: the other sessions of the user continue.
             (Some(sid), _) => SessionsOf::ProviderSession { issuer, sid },
-            (None, subject) => SessionsOf::Person {
+            (None, subject) => SessionsOf::User {
                 issuer,
                 subject: subject.as_deref().unwrap_or_default(),
             },

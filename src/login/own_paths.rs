@@ -70,6 +70,16 @@ impl OwnPaths {
         &self.revoke
     }
 
+    /// Returns true if `path` is the path of an endpoint at which a provider or an app ends sessions.
+    pub(crate) fn is_logout(&self, path: &str) -> bool {
+        let endpoints = [
+            self.back_channel_logout(),
+            self.front_channel_logout(),
+            self.revoke(),
+        ];
+        endpoints.contains(&path)
+    }
+
     /// Returns the path of the public keys of signed assertions.
     pub(crate) fn jwks(&self) -> &str {
         &self.jwks

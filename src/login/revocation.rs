@@ -8,8 +8,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::back_channel::LogoutRefusal;
 use super::Login;
+use super::back_channel::LogoutRefusal;
 use crate::provider::{Provider, SignedRequest};
 use crate::session::{EndReason, EndedAll, SessionKey, SessionsOf, StoreError};
 
@@ -102,7 +102,8 @@ impl Login {
         if !signed.is_recent(self.process.clock.now()) {
             return Err(WebhookError::Time.into());
         }
-        let named = serde_json::from_slice(&request.body).map_err(|_invalid| WebhookError::Body)?;
+        let named: Named =
+            serde_json::from_slice(&request.body).map_err(|_invalid| WebhookError::Body)?;
         let (issuer, keys): (&str, Vec<SessionKey>);
         let of = match &named {
             Named::Email(email) => {
@@ -116,7 +117,7 @@ impl Login {
             }
             Named::Subject(subject) => {
                 issuer = provider.identity_issuer();
-                SessionsOf::Person { issuer, subject }
+                SessionsOf::User { issuer, subject }
             }
         };
         let ended = self.end_once(provider, (of, id(provider, &signature)), EndReason::Revoked);
@@ -194,7 +195,14 @@ mod tests {
     fn the_signature_field_has_a_time_and_a_hexadecimal_signature() {
         assert_eq!(parse("t=5,v1=00fF"), Some(("5", vec![0, 255])));
         for bad in [
-            "", "t=5", "v1=00,t=5", "t=5,v1=0", "t=5,v1=0g", "t=5,v1=+1", "t=5, v1=00", "t=5,v0=00",
+            "",
+            "t=5",
+            "v1=00,t=5",
+            "t=5,v1=0",
+            "t=5,v1=0g",
+            "t=5,v1=+1",
+            "t=5, v1=00",
+            "t=5,v0=00",
         ] {
             assert_eq!(parse(bad), None, "{bad}");
         }

@@ -1,0 +1,141 @@
+//! The webhook: an app ends sessions of its users with a signed request.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::back_channel::is_signed_in;
+use crate::support::browser::Page;
+use crate::support::browser_request::BrowserRequest;
+use crate::support::gateway::{Gateway, Settings};
+use crate::support::provider::{StandIn, hs256};
+use crate::support::scene::{ORIGIN, ROUTES, Scene, url};
+use crate::support::upstream::RecordingUpstream;
+
+const KEY: &str = "0123456789abcdef0123456789abcdef";
+
+/// A provider like Laravel Passport, and a gateway with the key of the webhook.
+async fn scene() -> Scene {
+    let provider = StandIn::start().await;
+    let app = RecordingUpstream::start().await;
+    let settings = Settings::new(ORIGIN, &provider.url(), &app.url()).with(ROUTES);
+    let key = settings.file("webhook_key", &format!("{KEY}\n"));
+    let settings = settings.of_provider(&format!("sign_out.webhook_key_files = [\"{key}\"]"));
+    let gateway = Gateway::start(settings);
+    Scene {
+        gateway,
+        provider,
+        app,
+    }
+}
+
+fn signature(key: &str, time: u64, body: &str) -> String {
+    let signature = hs256(key.as_bytes(), format!("{time}.{body}").as_bytes());
+    let hex: String = signature.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("t={time},v1={hex}")
+}
+
+async fn post(scene: &Scene, signature: Option<&str>, body: &str) -> Page {
+    let mut visit = BrowserRequest::fetch(&url("/oauth2/revoke")).method("POST");
+    if let Some(signature) = signature {
+        visit = visit.field("x-sidegate-signature", signature);
+    }
+    let visit = visit.body("application/json", body.as_bytes());
+    scene.browser().send(visit).await
+}
+
+async fn revoke(scene: &Scene, body: &Value) -> Page {
+    let (body, now) = (body.to_string(), scene.gateway.clock().now().as_secs());
+    post(scene, Some(&signature(KEY, now, &body)), &body).await
+}
+
+#[tokio::test]
+async fn an_app_ends_the_sessions_of_a_user_by_subject_or_address() {
+    for named in [
+        json!({ "subject": "alice" }),
+        json!({ "email": "Alice@example.com" }),
+    ] {
+        let scene = scene().await;
+        let browsers = [scene.signed_in("alice").await, scene.signed_in("alice").await];
+        let bystander = scene.signed_in("bob").await;
+        let page = revoke(&scene, &named).await;
+        assert_eq!(page.status, 200, "{named}: {}", page.describe());
+        for browser in &browsers {
+            assert!(!is_signed_in(browser).await, "{named}");
+        }
+        assert!(is_signed_in(&bystander).await, "{named}");
+    }
+}
+
+#[tokio::test]
+async fn an_unsigned_or_old_request_ends_nothing() {
+    let scene = scene().await;
+    let browser = scene.signed_in("alice").await;
+    let body = json!({ "subject": "alice" }).to_string();
+    let now = scene.gateway.clock().now().as_secs();
+    let signed = signature(KEY, now, &body);
+    for (signature, what) in [
+        (None, "no signature"),
+        (Some("t=1,v1=".to_owned()), "an empty signature"),
+        (Some(signed.replace("v1=", "v0=")), "another version"),
+        (Some(signature("another key of more than 32 bytes", now, &body)), "another key"),
+        (Some(signature(KEY, now, "{}")), "another body"),
+        (Some(signed.replacen(&now.to_string(), &(now + 1).to_string(), 1)), "another time"),
+        (Some(signature(KEY, now - 302, &body)), "too old"),
+        (Some(signature(KEY, now + 302, &body)), "in the future"),
+    ] {
+        let page = post(&scene, signature.as_deref(), &body).await;
+        assert_eq!(page.status, 400, "{what}: {}", page.describe());
+        assert_eq!(page.json()["error"], "invalid_request", "{what}");
+        assert!(is_signed_in(&browser).await, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_names_nobody_or_too_much_is_refused() {
+    let scene = scene().await;
+    let browser = scene.signed_in("alice").await;
+    for body in [
+        json!({}),
+        json!({ "subject": "alice", "email": "alice@example.com" }),
+        json!({ "subject": 5 }),
+        json!({ "user": "alice" }),
+        json!(["alice"]),
+    ] {
+        let page = revoke(&scene, &body).await;
+        assert_eq!(page.status, 400, "{body}: {}", page.describe());
+    }
+    assert!(is_signed_in(&browser).await);
+}
+
+#[tokio::test]
+async fn a_signed_request_has_one_effect() {
+    let scene = scene().await;
+    let browser = scene.signed_in("alice").await;
+    let body = json!({ "subject": "alice" }).to_string();
+    let signed = signature(KEY, scene.gateway.clock().now().as_secs(), &body);
+    assert_eq!(post(&scene, Some(&signed), &body).await.status, 200);
+    assert!(!is_signed_in(&browser).await);
+    scene.gateway.advance(Duration::from_secs(1));
+    let browser = scene.signed_in("alice").await;
+    assert_eq!(post(&scene, Some(&signed), &body).await.status, 409);
+    assert!(is_signed_in(&browser).await);
+}
+
+#[tokio::test]
+async fn guesses_of_a_signature_are_limited() {
+    let scene = scene().await;
+    let mut statuses = Vec::new();
+    for _ in 0..12 {
+        statuses.push(post(&scene, Some("t=1,v1=00"), "{}").await.status.as_u16());
+    }
+    assert_eq!(statuses[..10], [400; 10]);
+    assert_eq!(statuses[10..], [429; 2]);
+}
+
+#[tokio::test]
+async fn without_a_key_there_is_no_webhook() {
+    let scene = Scene::new().await;
+    let page = revoke(&scene, &json!({ "subject": "alice" })).await;
+    assert_eq!(page.status, 404, "{}", page.describe());
+}
