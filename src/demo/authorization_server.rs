@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use url::Url;
 
+use super::logout::LogoutEndpoints;
 use super::provider_kind::ProviderKind;
 use super::records::Records;
 use super::serve::{
@@ -37,6 +38,8 @@ pub struct Client {
     pub redirect_uris: Vec<String>,
     /// The URLs to which a sign-out may send the browser, which are compared byte by byte.
     pub post_logout_redirect_uris: Vec<String>,
+    /// The endpoints that the server tells about the end of a login session.
+    pub logout: Option<LogoutEndpoints>,
 }
 
 /// A user who can sign in.

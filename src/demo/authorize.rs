@@ -11,6 +11,7 @@ use http::{HeaderValue, Request, Response, StatusCode};
 
 use super::authorization_server::{ServerState, User};
 use super::grants::{Code, is_code_verifier, split_scopes};
+use super::logout;
 use super::openid::{self, SignIn};
 use super::pages;
 use super::provider_kind::ProviderKind;
@@ -109,7 +110,8 @@ pub(crate) async fn submit(server: &ServerState, request: &Request<Bytes>) -> Re
     };
     {
         let mut records = server.records.lock().await;
-        records.log_out(&session);
+        // The browser continues as the same or as another user, so no client is told.
+        let _before = records.log_out(&session);
         records.log_in(fresh.clone(), login.clone());
     }
     let mut response = grant(server, &authorization, &login);
@@ -126,7 +128,7 @@ pub(crate) async fn home(server: &ServerState, request: &Request<Bytes>) -> Resp
     pages::provider_home(user.zip(token.as_deref()))
 }
 
-/// Handles `POST /logout`. Ends the login session at this server.
+/// Handles `POST /logout`. Ends the login session at this server, and tells the clients.
 pub(crate) async fn sign_out(
     server: &ServerState,
     request: &Request<Bytes>,
@@ -134,7 +136,10 @@ pub(crate) async fn sign_out(
     let Some((session, _fields)) = posted(server, request) else {
         return pages::page_expired();
     };
-    server.records.lock().await.log_out(&session);
+    let ended = server.records.lock().await.log_out(&session);
+    if let Some(ended) = ended {
+        logout::tell_clients(server, &ended).await;
+    }
     let mut response = plain(StatusCode::SEE_OTHER, "signed out\n");
     let home = HeaderValue::from_static("/");
     response.headers_mut().insert(LOCATION, home);

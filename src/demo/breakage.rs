@@ -1,8 +1,8 @@
 //! Breaks one step of the demo on purpose, to show that the check can fail.
 //!
-//! To break one of four steps, the demo makes a mistake that also occurs in real settings: a
-//! redirection URI that is not registered, a wrong password, a wrong key, or a public route where a
-//! session is needed. To break any other step, the demo uses a middlebox: a proxy in front of the
+//! To break one of five steps, the demo makes a mistake that also occurs in real settings: a
+//! redirection URI that is not registered, a wrong password, a wrong key, a public route where a
+//! session is needed, or an endpoint for logouts that is not registered. To break any other step, the demo uses a middlebox: a proxy in front of the
 //! gateway that changes one thing and forwards everything else. The check does not know which step
 //! is broken. If a middlebox breaks the step, the check connects to the middlebox instead of the
 //! gateway.
@@ -67,6 +67,12 @@ pub(crate) fn routes(broken: Option<Step>) -> &'static str {
         Some(Step::Streams) => "\n[[routes]]\nprefix = \"/live\"\naccess = \"public\"\n",
         Some(_) | None => "",
     }
+}
+
+/// Returns true if the server tells the gateway about logouts. To break [`Step::Logout`], the demo
+/// does not register the endpoints of the gateway.
+pub(crate) fn tells_clients(broken: Option<Step>) -> bool {
+    broken != Some(Step::Logout)
 }
 
 /// A proxy on a free loopback port, which breaks one step and forwards everything else unchanged.

@@ -79,11 +79,13 @@ pub enum Step {
     /// A sign-out in another tab ends the streams of a page. Until the next sign-in, a request for
     /// a new stream gets 401.
     Streams,
+    /// A sign-out at the provider ends the session at the gateway.
+    Logout,
 }
 
 impl Step {
     /// All steps, in order.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Redirect,
         Self::LoginForm,
         Self::Code,
@@ -97,6 +99,7 @@ impl Step {
         Self::SignOut,
         Self::CookieDead,
         Self::Streams,
+        Self::Logout,
     ];
 
     /// Returns the stable name, for the command line and for error messages.
@@ -115,6 +118,7 @@ impl Step {
             Self::SignOut => "sign-out",
             Self::CookieDead => "cookie-dead",
             Self::Streams => "streams",
+            Self::Logout => "logout",
         }
     }
 
@@ -135,6 +139,7 @@ impl Step {
             Self::SignOut => "sign-out clears the cookie",
             Self::CookieDead => "old cookie is refused",
             Self::Streams => "streams end with the session",
+            Self::Logout => "logout at the provider",
         }
     }
 }

@@ -16,7 +16,7 @@ use url::Url;
 use super::breakage::{self, Middlebox};
 use super::serve::Server;
 use super::{App, AppSettings, AuthorizationServer, Check, Client, Error, ProviderKind, Step};
-use super::{AuthorizationServerSettings, TokenCalls, User};
+use super::{AuthorizationServerSettings, LogoutEndpoints, TokenCalls, User};
 use crate::clock::Clock;
 use crate::config::{Config, Reusable, Source};
 use crate::instance::Instance;
@@ -105,34 +105,24 @@ impl Demo {
         let public_url = format!("http://localhost:{}", listen.port());
         let password = new_secret()?;
         write(folder.path(), "client_secret", password.expose())?;
-        let section = provider_section(kind, &provider, folder.path())?;
+        let webhook_key = new_secret()?;
+        let section = provider_section(kind, &provider, (folder.path(), &webhook_key))?;
         let mut settings = settings(listen, (&public_url, &app), &section, folder.path());
         settings.push_str(breakage::routes(broken));
         let path = write(folder.path(), "sidegate.toml", &settings)?;
+        let logout = logout_endpoints(listen, webhook_key);
         provider
             .register(Client {
                 id: CLIENT.to_owned(),
                 secret: Some(password),
                 redirect_uris: vec![breakage::redirect_uri(broken, &public_url)],
                 post_logout_redirect_uris: vec![format!("{public_url}/oauth2/signed_out")],
+                logout: breakage::tells_clients(broken).then_some(logout),
             })
             .await;
         let config = Config::load(&Source::file(path), &Reusable::default(), &clock)?;
         let gateway = Instance::start(config, &clock)?;
-        let middlebox = match broken {
-            // A middlebox forwards an answer only after the middlebox has read the whole answer, so
-            // a middlebox cannot forward a stream.
-            None | Some(Step::Streams) => None,
-            Some(broken) => {
-                let (gateway, provider) = (gateway.address(), provider.address());
-                let middlebox = Middlebox {
-                    broken,
-                    gateway,
-                    provider,
-                };
-                Some(middlebox.start().await?)
-            }
-        };
+        let middlebox = middlebox(broken, (gateway.address(), provider.address())).await?;
         let public_url =
             Url::parse(&public_url).map_err(|_invalid| Error::NotLoopback { address: listen })?;
         Ok(Self {
@@ -228,6 +218,36 @@ impl Demo {
     }
 }
 
+/// Returns the endpoints that the provider tells about the end of a login session.
+fn logout_endpoints(listen: SocketAddr, webhook_key: Secret<String>) -> LogoutEndpoints {
+    LogoutEndpoints {
+        address: listen,
+        host: format!("localhost:{}", listen.port()),
+        webhook_key,
+    }
+}
+
+/// Starts the proxy that breaks a step. Returns `None` if no step is broken, or if the broken step
+/// needs no proxy.
+async fn middlebox(
+    broken: Option<Step>,
+    (gateway, provider): (SocketAddr, SocketAddr),
+) -> Result<Option<Server>, Error> {
+    match broken {
+        // A middlebox forwards an answer only after the middlebox has read the whole answer, so a
+        // middlebox cannot forward a stream. A middlebox does not see a logout.
+        None | Some(Step::Streams | Step::Logout) => Ok(None),
+        Some(broken) => {
+            let middlebox = Middlebox {
+                broken,
+                gateway,
+                provider,
+            };
+            Ok(Some(middlebox.start().await?))
+        }
+    }
+}
+
 /// Returns the address, with a free port instead of port 0. The settings contain the public URL, so
 /// the port must be known before the gateway listens.
 async fn free(address: SocketAddr) -> Result<SocketAddr, Error> {
@@ -246,13 +266,14 @@ async fn free(address: SocketAddr) -> Result<SocketAddr, Error> {
 fn provider_section(
     kind: ProviderKind,
     provider: &AuthorizationServer,
-    folder: &Path,
+    (folder, webhook_key): (&Path, &Secret<String>),
 ) -> Result<String, Error> {
     Ok(match kind {
         ProviderKind::OpenId => openid_section(provider),
         ProviderKind::Passport12 | ProviderKind::Passport13 => {
             let key = write(folder, "public_key.pem", provider.public_key_pem())?;
-            passport_section(kind, provider, &key)
+            let webhook_key = write(folder, "webhook_key", webhook_key.expose())?;
+            passport_section(kind, provider, (&key, &webhook_key))
         }
     })
 }
@@ -268,12 +289,18 @@ fn openid_section(provider: &AuthorizationServer) -> String {
     )
 }
 
-/// Returns the settings of a Passport server: its URL and the public key for its access tokens.
-fn passport_section(kind: ProviderKind, provider: &AuthorizationServer, key: &Path) -> String {
+/// Returns the settings of a Passport server: its URL, the public key for its access tokens, and the
+/// key of the webhook.
+fn passport_section(
+    kind: ProviderKind,
+    provider: &AuthorizationServer,
+    (key, webhook_key): (&Path, &Path),
+) -> String {
     format!(
         "profile = \"{}\"\n\
          url = \"{}\"\n\
          access_token.public_key_files = [\"{}\"]\n\
+         sign_out.webhook_key_files = [\"{}\"]\n\
          # The access token contains only the id of the user. Name and email come from userinfo.\n\
          userinfo_endpoint = \"/api/user\"\n\
          identity.source = \"userinfo\"\n\
@@ -282,7 +309,8 @@ fn passport_section(kind: ProviderKind, provider: &AuthorizationServer, key: &Pa
          identity.claims.email_verified = \"email_verified_at\"\n",
         kind.profile(),
         provider.base_url(),
-        key.display()
+        key.display(),
+        webhook_key.display()
     )
 }
 
@@ -357,7 +385,9 @@ mod tests {
         };
         let provider = AuthorizationServer::start(settings).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let section = provider_section(ProviderKind::OpenId, &provider, folder.path()).unwrap();
+        let key = new_secret().unwrap();
+        let folder_and_key = (folder.path(), &key);
+        let section = provider_section(ProviderKind::OpenId, &provider, folder_and_key).unwrap();
         let issuer = provider.base_url();
         assert_eq!(
             section,

@@ -9,6 +9,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::authorization_server::ServerState;
+use super::logout;
 use super::serve::{ReplyBody, plain};
 
 /// Handles `GET /oauth/end_session`. If the request has an ID token of this server, the function
@@ -29,10 +30,10 @@ pub(crate) async fn end_session(
         let claims = &id_token.as_ref()?.claims;
         claims.get(name).and_then(Value::as_str)
     };
-    let mut back = None;
+    let (mut back, mut ended) = (None, None);
     if let (Some(client), Some(sid)) = (claim("aud"), claim("sid")) {
         let mut records = server.records.lock().await;
-        records.log_out_by_sid(sid);
+        ended = records.log_out_by_sid(sid);
         let registered = records
             .client(client)
             .map_or(&[][..], |client| &client.post_logout_redirect_uris);
@@ -40,6 +41,9 @@ pub(crate) async fn end_session(
         back = wanted
             .filter(|wanted| registered.contains(wanted))
             .and_then(|wanted| Url::parse(wanted).ok());
+    }
+    if let Some(ended) = &ended {
+        logout::tell_clients(server, ended).await;
     }
     if let (Some(back), Some(state)) = (&mut back, query.get("state")) {
         back.query_pairs_mut().append_pair("state", state);

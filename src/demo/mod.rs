@@ -27,6 +27,7 @@ mod complete_demo;
 mod end_session;
 mod grants;
 mod live;
+mod logout;
 mod openid;
 mod pages;
 mod profile;
@@ -50,6 +51,7 @@ pub use authorization_server::{
 };
 pub use check::{Check, FailedStep, Step, StepReport, TokenCalls};
 pub use complete_demo::{Demo, Purpose};
+pub use logout::LogoutEndpoints;
 pub use provider_kind::ProviderKind;
 
 use crate::config::Problems;

@@ -71,6 +71,8 @@ pub(crate) fn metadata(server: &ServerState) -> Response<ReplyBody> {
         // omitted.
         "request_uri_parameter_supported": false,
         "authorization_response_iss_parameter_supported": true,
+        "backchannel_logout_supported": true,
+        "backchannel_logout_session_supported": true,
     }))
 }
 

@@ -51,6 +51,10 @@ impl Records {
         self.clients.push(client);
     }
 
+    pub(crate) fn clients(&self) -> &[Client] {
+        &self.clients
+    }
+
     pub(crate) fn client(&self, id: &str) -> Option<&Client> {
         self.clients.iter().find(|client| client.id == id)
     }
@@ -59,13 +63,17 @@ impl Records {
         self.logins.insert(session, login);
     }
 
-    pub(crate) fn log_out(&mut self, session: &str) {
-        self.logins.remove(session);
+    /// Ends a login session, and returns it.
+    pub(crate) fn log_out(&mut self, session: &str) -> Option<LoginSession> {
+        self.logins.remove(session)
     }
 
-    /// Ends the login session with this `sid` claim.
-    pub(crate) fn log_out_by_sid(&mut self, sid: &str) {
-        self.logins.retain(|_cookie, login| login.sid != sid);
+    /// Ends the login session with this `sid` claim, and returns it.
+    pub(crate) fn log_out_by_sid(&mut self, sid: &str) -> Option<LoginSession> {
+        let mut logins = self.logins.iter();
+        let (session, _) = logins.find(|(_cookie, login)| login.sid == sid)?;
+        let session = session.clone();
+        self.logins.remove(&session)
     }
 
     pub(crate) fn logged_in(&self, session: &str) -> Option<LoginSession> {

@@ -204,7 +204,7 @@ fn pem(label: &str, der: &[u8]) -> String {
     text
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len().saturating_mul(2));
     for byte in bytes {
         // Writing to a `String` does not fail.

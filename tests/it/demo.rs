@@ -13,7 +13,7 @@ use crate::support::gateway::PROGRAM;
 
 /// The steps of the check, in order. `--break` accepts the name of a step, and a failure prints the
 /// name.
-const STEPS: [&str; 13] = [
+const STEPS: [&str; 14] = [
     "redirect",
     "login-form",
     "code",
@@ -27,6 +27,7 @@ const STEPS: [&str; 13] = [
     "sign-out",
     "cookie-dead",
     "streams",
+    "logout",
 ];
 
 /// Runs `sidegate demo` with these arguments. Returns exit code, standard output and standard

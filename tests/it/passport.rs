@@ -28,6 +28,7 @@ fn server(kind: ProviderKind, clock: &Clock) -> AuthorizationServerSettings {
         secret: Some(Secret::new(CLIENT_SECRET.to_owned())),
         redirect_uris: vec![url("/oauth2/callback")],
         post_logout_redirect_uris: Vec::new(),
+        logout: None,
     };
     AuthorizationServerSettings {
         kind,

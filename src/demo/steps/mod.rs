@@ -1,5 +1,6 @@
 //! The steps of the check: the requests of each step, and the expected results.
 
+mod logout;
 mod mismatch;
 mod streams;
 
@@ -59,6 +60,7 @@ impl<'a, E: Fn() -> TokenCalls> Steps<'a, E> {
             Step::SignOut => self.sign_out().await,
             Step::CookieDead => self.cookie_dead().await,
             Step::Streams => self.streams().await,
+            Step::Logout => self.logout().await,
         }
     }
 

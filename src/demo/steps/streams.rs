@@ -1,4 +1,4 @@
-//! The last step of the check. The streams of a page end when another tab signs out, and the page
+//! The step that checks streams. The streams of a page end when another tab signs out, and the page
 //! can open new streams after the next sign-in.
 
 use std::time::Duration;
@@ -49,7 +49,7 @@ impl<E: Fn() -> TokenCalls> Steps<'_, E> {
 
     /// Signs in again and returns to the app. The provider either shows its login form or
     /// immediately redirects the browser.
-    async fn sign_in(&mut self) -> StepResult {
+    pub(super) async fn sign_in(&mut self) -> StepResult {
         let wanted = self.at(PAGE)?;
         let mut page = self.send(BrowserRequest::navigation(&wanted)).await?;
         for _request in 1..SIGN_IN_REQUESTS {

@@ -3,7 +3,10 @@
 
 use super::fake_gateway::{Breakage, FakeGateway};
 use super::*;
-use crate::demo::{App, AppSettings, Check, FailedStep, Step, StepReport, TokenCalls, User};
+use crate::demo::serve::Server;
+use crate::demo::{
+    App, AppSettings, Check, FailedStep, LogoutEndpoints, Step, StepReport, TokenCalls, User,
+};
 
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -36,6 +39,7 @@ async fn run(
         secret: Some(Secret::new(SECRET.into())),
         redirect_uris: vec![redirect_uri.into()],
         post_logout_redirect_uris: Vec::new(),
+        logout: None,
     };
     let clock = Clock::manual(Clock::system().now());
     let settings = || AuthorizationServerSettings {
@@ -58,6 +62,7 @@ async fn run(
     let fake = FakeGateway::new(breakage, servers, clock.clone());
     let public_url = fake.public_url.clone();
     let gateway = fake.start().await;
+    server.register(told_of_logouts(client, &gateway)).await;
     let check = Check {
         gateway: gateway.address(),
         public_url,
@@ -82,6 +87,19 @@ async fn run(
     let mut report = |step: StepReport| lines.push(step.to_string());
     let outcome = check.run(&mut report).await;
     (lines, outcome)
+}
+
+/// Returns the client with the endpoints of the gateway.
+fn told_of_logouts(client: Client, gateway: &Server) -> Client {
+    let logout = LogoutEndpoints {
+        address: gateway.address(),
+        host: "localhost".into(),
+        webhook_key: Secret::new(SECRET.into()),
+    };
+    Client {
+        logout: Some(logout),
+        ..client
+    }
 }
 
 async fn failed(breakage: Breakage, environment: Environment) -> Step {
@@ -140,6 +158,7 @@ async fn each_breakage_of_the_gateway_fails_the_step_that_must_detect_it() {
         (Breakage::RefreshForEachRequest, Step::Refresh),
         (Breakage::SocketsOutliveTheSession, Step::Streams),
         (Breakage::EventsOutliveTheSession, Step::Streams),
+        (Breakage::LogoutIsIgnored, Step::Logout),
     ];
     for (breakage, step) in expected {
         assert_eq!(

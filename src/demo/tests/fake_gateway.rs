@@ -47,6 +47,7 @@ pub(super) enum Breakage {
     ExchangeForEachRequest,
     ExchangeTwice,
     ExpiredTokenPasses,
+    LogoutIsIgnored,
     NoBearer,
     NoPkce,
     NoState,
@@ -133,6 +134,12 @@ impl FakeGateway {
                 let dead = [Breakage::SignOutIsDead, Breakage::SignOutLeavesTheCookie];
                 let cookie = (!dead.contains(&self.breakage)).then_some(cleared);
                 return Ok(redirect("/", cookie));
+            }
+            "/oauth2/revoke" => {
+                if !self.is(Breakage::LogoutIsIgnored) {
+                    self.sessions.lock().await.clear();
+                }
+                return Ok(answer(StatusCode::OK, "text/plain", ""));
             }
             _ => {}
         }

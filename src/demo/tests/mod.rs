@@ -52,6 +52,7 @@ impl Fixture {
             secret: secret.map(|secret| Secret::new(secret.into())),
             redirect_uris: vec![REDIRECT_URI.into()],
             post_logout_redirect_uris: Vec::new(),
+            logout: None,
         };
         let server = AuthorizationServer::start(AuthorizationServerSettings {
             kind,

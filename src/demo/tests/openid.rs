@@ -95,6 +95,8 @@ async fn the_metadata_names_the_issuer_and_the_endpoints() {
             ],
             "request_uri_parameter_supported": false,
             "authorization_response_iss_parameter_supported": true,
+            "backchannel_logout_supported": true,
+            "backchannel_logout_session_supported": true,
         })
     );
     assert!(

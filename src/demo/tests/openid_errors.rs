@@ -36,6 +36,7 @@ async fn basic_credentials_are_form_decoded() {
         secret: Some(Secret::new(secret.into())),
         redirect_uris: vec![REDIRECT_URI.into()],
         post_logout_redirect_uris: Vec::new(),
+        logout: None,
     };
     fixture.server.register(client).await;
     let redeem = async |authorization: Option<&str>, more: &[(&str, &str)]| {

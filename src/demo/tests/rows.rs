@@ -270,6 +270,7 @@ async fn the_reference_request_is_answered_with_a_token_like_the_reference_token
         secret: Some(Secret::new(parameter("client_secret"))),
         redirect_uris: vec![parameter("redirect_uri")],
         post_logout_redirect_uris: Vec::new(),
+        logout: None,
     };
     fixture.server.register(registered).await;
     let mut authorization = url::form_urlencoded::Serializer::new(String::new());
