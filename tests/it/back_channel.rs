@@ -1,20 +1,26 @@
 //! Back-channel logout: a provider ends sessions with a logout token (OpenID Connect Back-Channel
 //! Logout 1.0).
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
+use sidegate::clock::{Clock, Timestamp};
 
+use crate::durable::stored_at;
 use crate::support::browser::{Browser, Page};
 use crate::support::browser_request::BrowserRequest;
 use crate::support::gateway::{Gateway, Process, Settings};
+use crate::support::killed::StoreFolder;
+use crate::support::limits::limit_file_size;
 use crate::support::openid::{OpenIdScene, settings};
-use crate::support::provider::{CLIENT, CLIENT_SECRET, Draft, Endpoint, StandIn};
+use crate::support::provider::{CLIENT, Draft, Endpoint, StandIn};
 use crate::support::raw::exchange;
 use crate::support::scene::{ORIGIN, SESSION, url};
 use crate::support::upstream::RecordingUpstream;
+use crate::support::wire::TEST_TIMEOUT;
 
-const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
+pub(crate) const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 
 /// A scene whose provider names its session of a user in ID tokens: `sid-of-` and the user.
 pub(crate) async fn scene() -> OpenIdScene {
@@ -29,11 +35,15 @@ fn name_sessions(provider: &StandIn) {
 
 /// A logout token for the session of `user` at the provider, as the standard describes it.
 pub(crate) fn draft(scene: &OpenIdScene, user: &str) -> Draft {
-    let (keys, now) = (scene.provider.keys(), scene.gateway.clock().now().as_secs());
+    draft_of(&scene.provider, scene.gateway.clock().now(), user)
+}
+
+pub(crate) fn draft_of(provider: &StandIn, now: Timestamp, user: &str) -> Draft {
+    let (keys, now) = (provider.keys(), now.as_secs());
     Draft {
         header: json!({ "alg": "RS256", "kid": keys.kid("RS256"), "typ": "logout+jwt" }),
         claims: json!({
-            "iss": scene.provider.url(), "aud": CLIENT, "iat": now, "exp": now + 120,
+            "iss": provider.url(), "aud": CLIENT, "iat": now, "exp": now + 120,
             "jti": uuid(), "events": { EVENT: {} }, "sub": user, "sid": format!("sid-of-{user}"),
         }),
         keys,
@@ -51,12 +61,12 @@ fn uuid() -> String {
 
 /// Sends a logout token to the gateway, as a provider does.
 pub(crate) async fn send(scene: &OpenIdScene, token: &str) -> Page {
-    send_form(scene, &[("logout_token", token)]).await
+    send_form(scene.gateway.address(), &[("logout_token", token)]).await
 }
 
-async fn send_form(scene: &OpenIdScene, form: &[(&str, &str)]) -> Page {
+pub(crate) async fn send_form(gateway: SocketAddr, form: &[(&str, &str)]) -> Page {
     let visit = BrowserRequest::fetch(&url("/oauth2/backchannel_logout")).form(form);
-    scene.browser().send(visit).await
+    Browser::new().leading(ORIGIN, gateway).send(visit).await
 }
 
 /// Fails unless the gateway has accepted the token.
@@ -69,7 +79,11 @@ pub(crate) fn assert_accepted(page: &Page) {
 
 pub(crate) async fn is_signed_in(browser: &Browser) -> bool {
     let page = browser.fetch(&url("/api")).await;
-    assert!([200, 401].contains(&page.status.as_u16()), "{}", page.describe());
+    assert!(
+        [200, 401].contains(&page.status.as_u16()),
+        "{}",
+        page.describe()
+    );
     page.status == 200
 }
 
@@ -89,27 +103,13 @@ pub(crate) async fn assert_refused(what: &str, change: impl FnOnce(&mut Draft) -
     assert!(!is_signed_in(&browser).await, "{what}");
 }
 
-/// Fails unless the gateway refuses a logout token with each of these changes of a claim. The value
-/// null removes the claim.
-async fn refuses_claims(changes: &[(&str, Value)]) {
-    for (name, value) in changes {
-        assert_refused(&format!("{name} {value}"), |draft| {
-            let claims = draft.claims.as_object_mut().unwrap();
-            if value.is_null() {
-                claims.remove(*name);
-            } else {
-                claims.insert((*name).to_owned(), value.clone());
-            }
-            None
-        })
-        .await;
-    }
-}
-
 #[tokio::test]
 async fn b_01_a_logout_token_ends_the_sessions_of_one_session_at_the_provider() {
     let scene = scene().await;
-    let browsers = [scene.signed_in("alice").await, scene.signed_in("alice").await];
+    let browsers = [
+        scene.signed_in("alice").await,
+        scene.signed_in("alice").await,
+    ];
     let bystander = scene.signed_in("bob").await;
     assert_accepted(&send(&scene, &draft(&scene, "alice").signed()).await);
     for browser in &browsers {
@@ -137,161 +137,6 @@ async fn b_02_a_logout_token_without_sid_ends_all_sessions_of_the_user() {
 }
 
 #[tokio::test]
-async fn b_03_a_logout_token_without_a_signature_is_refused() {
-    for alg in ["none", "None", "nOnE", ""] {
-        assert_refused(alg, |draft| {
-            draft.header["alg"] = alg.into();
-            let token = draft.signed_by(draft.keys, "RS256");
-            let (signed, _) = token.rsplit_once('.').unwrap();
-            Some(format!("{signed}."))
-        })
-        .await;
-    }
-}
-
-#[tokio::test]
-async fn b_04_a_logout_token_with_another_algorithm_or_key_is_refused() {
-    assert_refused("HS256", |draft| {
-        draft.header["alg"] = "HS256".into();
-        Some(draft.signed_with_secret(CLIENT_SECRET.as_bytes()))
-    })
-    .await;
-    assert_refused("RS512", |draft| {
-        draft.header["alg"] = "RS512".into();
-        None
-    })
-    .await;
-    assert_refused("the key of an attacker", |draft| {
-        Some(draft.signed_by(draft.keys.of_an_attacker(), "RS256"))
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn b_05_a_logout_token_for_another_client_is_refused() {
-    refuses_claims(&[
-        ("aud", Value::Null),
-        ("aud", "another-client".into()),
-        ("aud", json!(["another-client"])),
-        ("aud", json!([CLIENT, "another-client"])),
-        ("aud", json!([CLIENT, 5])),
-        ("aud", 5.into()),
-    ])
-    .await;
-}
-
-#[tokio::test]
-async fn b_06_a_logout_token_of_another_issuer_is_refused() {
-    refuses_claims(&[
-        ("iss", Value::Null),
-        ("iss", "https://other.example".into()),
-        ("iss", json!(["https://other.example"])),
-        ("iss", 5.into()),
-    ])
-    .await;
-}
-
-#[tokio::test]
-async fn b_07_b_08_a_logout_token_without_its_event_is_refused() {
-    refuses_claims(&[
-        ("events", Value::Null),
-        ("events", json!({})),
-        ("events", json!([EVENT])),
-        ("events", EVENT.into()),
-        ("events", json!({ "http://schemas.openid.net/event/other": {} })),
-        ("events", json!({ EVENT: Value::Null })),
-        ("events", json!({ EVENT: "logout" })),
-        ("events", json!({ EVENT: [] })),
-    ])
-    .await;
-}
-
-#[tokio::test]
-async fn b_09_a_logout_token_with_a_nonce_is_refused() {
-    refuses_claims(&[("nonce", "n".into()), ("nonce", 5.into())]).await;
-}
-
-#[tokio::test]
-async fn b_10_a_logout_token_without_iat_or_an_old_one_is_refused() {
-    let now = sidegate::clock::Clock::system().now().as_secs();
-    refuses_claims(&[
-        ("iat", Value::Null),
-        ("iat", now.to_string().into()),
-        ("iat", (now - 200).into()),
-        ("iat", (now + 200).into()),
-        ("exp", (now - 200).into()),
-        ("exp", "never".into()),
-        ("nbf", (now + 200).into()),
-    ])
-    .await;
-}
-
-#[tokio::test]
-async fn b_11_a_logout_token_is_good_for_one_use() {
-    refuses_claims(&[("jti", Value::Null), ("jti", "".into()), ("jti", 5.into())]).await;
-    let scene = scene().await;
-    let browser = scene.signed_in("alice").await;
-    let token = draft(&scene, "alice").signed();
-    assert_accepted(&send(&scene, &token).await);
-    assert!(!is_signed_in(&browser).await);
-    scene.gateway.advance(Duration::from_secs(1));
-    let browser = scene.signed_in("alice").await;
-    assert_accepted(&send(&scene, &token).await);
-    assert!(is_signed_in(&browser).await);
-}
-
-#[tokio::test]
-async fn b_12_a_logout_token_that_names_nobody_is_refused() {
-    assert_refused("neither sub nor sid", |draft| {
-        let claims = draft.claims.as_object_mut().unwrap();
-        claims.remove("sub");
-        claims.remove("sid");
-        None
-    })
-    .await;
-    refuses_claims(&[
-        ("sub", "".into()),
-        ("sub", 5.into()),
-        ("sid", "".into()),
-        ("sid", 5.into()),
-    ])
-    .await;
-}
-
-#[tokio::test]
-async fn b_13_a_token_of_another_type_is_not_a_logout_token() {
-    for typ in ["at+jwt", "secevent+jwt", "dpop+jwt"] {
-        assert_refused(typ, |draft| {
-            draft.header["typ"] = typ.into();
-            None
-        })
-        .await;
-    }
-    assert_refused("an ID token", |draft| {
-        let claims = draft.claims.as_object_mut().unwrap();
-        claims.remove("events");
-        claims.insert("nonce".to_owned(), "n".into());
-        draft.header["typ"] = "JWT".into();
-        None
-    })
-    .await;
-    // Some providers use the type of ID tokens, or no type, and some send no `exp`.
-    for typ in [json!("JWT"), json!("application/logout+jwt"), Value::Null] {
-        let scene = scene().await;
-        let browser = scene.signed_in("alice").await;
-        let mut other = draft(&scene, "alice");
-        other.claims.as_object_mut().unwrap().remove("exp");
-        let header = other.header.as_object_mut().unwrap();
-        header.remove("typ");
-        if !typ.is_null() {
-            header.insert("typ".to_owned(), typ.clone());
-        }
-        assert_accepted(&send(&scene, &other.signed()).await);
-        assert!(!is_signed_in(&browser).await, "{typ}");
-    }
-}
-
-#[tokio::test]
 async fn b_15_only_a_form_with_one_logout_token_is_read() {
     let scene = scene().await;
     let browser = scene.signed_in("alice").await;
@@ -299,27 +144,38 @@ async fn b_15_only_a_form_with_one_logout_token_is_read() {
     for (form, what) in [
         (&[][..], "no token"),
         (&[("LOGOUT_TOKEN", &*token)], "another name"),
-        (&[("logout_token", &*token), ("logout_token", &*token)], "two"),
+        (
+            &[("logout_token", &*token), ("logout_token", &*token)],
+            "two",
+        ),
         (&[("logout_token", "")], "an empty token"),
         (&[("logout_token", "a.b.c")], "no JWT"),
     ] {
-        let page = send_form(&scene, form).await;
+        let page = send_form(scene.gateway.address(), form).await;
         assert_eq!(page.status, 400, "{what}: {}", page.describe());
     }
     let path = "/oauth2/backchannel_logout";
-    let get = browser.open(&url(&format!("{path}?logout_token={token}"))).await;
+    let get = browser
+        .open(&url(&format!("{path}?logout_token={token}")))
+        .await;
     assert_eq!(get.status, 405, "{}", get.describe());
     assert_eq!(get.field("allow"), Some("POST"));
     let huge = "x".repeat(1_000_000);
-    let page = send_form(&scene, &[("logout_token", &huge)]).await;
+    let page = send_form(scene.gateway.address(), &[("logout_token", &huge)]).await;
     assert_eq!(page.status, 413, "{}", page.describe());
     let visit = BrowserRequest::fetch(&url(path)).method("POST");
     let json = json!({ "logout_token": token }).to_string();
-    let page = browser.send(visit.body("application/json", json.as_bytes())).await;
+    let page = browser
+        .send(visit.body("application/json", json.as_bytes()))
+        .await;
     assert_eq!(page.status, 415, "{}", page.describe());
     assert!(is_signed_in(&browser).await);
     // Other parameters are ignored.
-    let page = send_form(&scene, &[("x", "y"), ("logout_token", &token)]).await;
+    let page = send_form(
+        scene.gateway.address(),
+        &[("x", "y"), ("logout_token", &token)],
+    )
+    .await;
     assert_accepted(&page);
     assert!(!is_signed_in(&browser).await);
 }
@@ -369,6 +225,8 @@ async fn b_18_a_flood_of_forged_tokens_is_limited_and_valid_tokens_go_on_later()
 #[tokio::test]
 async fn b_18_forged_tokens_do_not_delay_a_login_after_a_rotation_of_keys() {
     let scene = scene().await;
+    // The login makes sure that the gateway has read the metadata.
+    scene.signed_in("bob").await;
     let mut forged = draft(&scene, "alice");
     forged.header["kid"] = "another".into();
     let forged = forged.signed_by(forged.keys.of_an_attacker(), "RS256");
@@ -413,7 +271,11 @@ async fn a_login_under_way_opens_no_session_after_its_own_logout() {
     assert_accepted(&send(&scene, &draft(&scene, "alice").signed()).await);
     let page = browser.follow(&callback).await;
     assert_eq!(page.status, 400, "{}", page.describe());
-    assert!(page.text().contains("You were signed out"), "{}", page.describe());
+    assert!(
+        page.text().contains("You were signed out"),
+        "{}",
+        page.describe()
+    );
     assert_eq!(browser.cookie(ORIGIN, SESSION), None);
     // A new login works, even if the provider uses the same `sid` again.
     scene.signed_in("alice").await;
@@ -424,33 +286,27 @@ async fn of_two_clients_of_one_issuer_the_audience_decides() {
     let provider = StandIn::start().await;
     name_sessions(&provider);
     let app = RecordingUpstream::start().await;
-    let first = settings(&provider.url(), &app.url(), &[]);
-    let second = first.text().split("[providers.main]").nth(1).unwrap().to_owned();
-    let (second, _) = second.split_once("\n[").unwrap_or((&second, ""));
-    let second = second.replace(&format!("client_id = \"{CLIENT}\""), "client_id = \"other\"");
-    let text = format!("[providers.another]{second}\n");
-    let gateway = Gateway::start(first.with(&text));
-    let browser = Browser::new().leading(ORIGIN, gateway.address());
-    let post = |token: String| {
-        let visit = BrowserRequest::fetch(&url("/oauth2/backchannel_logout"));
-        browser.send(visit.form(&[("logout_token", token)]))
-    };
-    let (keys, now) = (provider.keys(), gateway.clock().now().as_secs());
-    let token = |audience: &str| {
-        Draft {
-            header: json!({ "alg": "RS256", "kid": keys.kid("RS256") }),
-            claims: json!({
-                "iss": provider.url(), "aud": audience, "iat": now, "jti": uuid(),
-                "events": { EVENT: {} }, "sid": "any",
-            }),
-            keys,
-            access_token: String::new(),
-            code: String::new(),
-        }
-        .signed()
-    };
+    let settings = settings(&provider.url(), &app.url(), &[]);
+    let (issuer, secret) = (provider.url(), settings.file("other_secret", "secret"));
+    let gateway = Gateway::start(settings.with(&format!(
+        "[providers.another]\nprofile = \"oidc\"\nissuer = \"{issuer}\"\n\
+         client_id = \"other\"\nclient_secret_file = \"{secret}\"\n"
+    )));
     for (audience, status) in [(CLIENT, 200), ("other", 200), ("third", 400)] {
-        let page = post(token(audience)).await;
+        let mut draft = draft_of(&provider, gateway.clock().now(), "alice");
+        draft.claims["aud"] = audience.into();
+        let token = draft.signed();
+        let form = [("logout_token", &*token)];
+        // The answer is 503 until the gateway has read the metadata.
+        let answered = async {
+            loop {
+                let page = send_form(gateway.address(), &form).await;
+                if page.status != 503 {
+                    return page;
+                }
+            }
+        };
+        let page = tokio::time::timeout(TEST_TIMEOUT, answered).await.unwrap();
         assert_eq!(page.status, status, "{audience}: {}", page.describe());
     }
 }
@@ -474,28 +330,52 @@ async fn the_log_names_the_number_of_ended_sessions_and_contains_no_token() {
     name_sessions(&provider);
     let app = RecordingUpstream::start().await;
     let gateway = Process::start(settings(&provider.url(), &app.url(), &[])).await;
-    let browser = Browser::new().leading(ORIGIN, gateway.address());
-    let callback = browser.follow(&browser.open(&url("/")).await).await;
-    browser.follow_all(callback).await;
-    let (keys, now) = (provider.keys(), sidegate::clock::Clock::system().now().as_secs());
-    let token = Draft {
-        header: json!({ "alg": "RS256", "kid": keys.kid("RS256") }),
-        claims: json!({
-            "iss": provider.url(), "aud": CLIENT, "iat": now, "jti": "canary-jti",
-            "events": { EVENT: {} }, "sid": "sid-of-alice",
-        }),
-        keys,
-        access_token: String::new(),
-        code: String::new(),
-    }
-    .signed();
-    let visit = BrowserRequest::fetch(&url("/oauth2/backchannel_logout"));
-    let page = browser.send(visit.form(&[("logout_token", &token)])).await;
+    signed_in(&gateway).await;
+    let mut draft = draft_of(&provider, Clock::system().now(), "alice");
+    draft.claims["jti"] = "canary-jti".into();
+    let token = draft.signed();
+    let page = send_form(gateway.address(), &[("logout_token", &token)]).await;
     assert_accepted(&page);
     let ended = |log: &str| log.contains("Sessions ended by request");
     gateway.wait_for_log(ended).await;
     let log = gateway.log();
     let (signed, _) = token.rsplit_once('.').unwrap();
     assert!(log.contains("signed_out_at_provider"), "{log}");
-    assert!(!log.contains(signed) && !log.contains("canary-jti"), "{log}");
+    assert!(
+        !log.contains(signed) && !log.contains("canary-jti"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn b_19_while_the_store_fails_the_provider_should_try_again() {
+    let provider = StandIn::start().await;
+    name_sessions(&provider);
+    let app = RecordingUpstream::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let stored = stored_at(&StoreFolder::new(folder.path()), folder.path());
+    let settings = settings(&provider.url(), &app.url(), &[]).with(&stored);
+    let gateway = Process::start(settings).await;
+    let browser = signed_in(&gateway).await;
+    limit_file_size(gateway.id(), "1");
+    let token = draft_of(&provider, Clock::system().now(), "alice").signed();
+    let form = [("logout_token", &*token)];
+    let page = send_form(gateway.address(), &form).await;
+    assert_eq!(page.status, 503, "{}", page.describe());
+    assert_eq!(page.field("cache-control"), Some("no-store"));
+    assert!(is_signed_in(&browser).await);
+    limit_file_size(gateway.id(), "unlimited");
+    // The store pauses after a failed write. The provider then sends the same token again.
+    let accepted = async { while send_form(gateway.address(), &form).await.status != 200 {} };
+    tokio::time::timeout(TEST_TIMEOUT, accepted).await.unwrap();
+    assert!(!is_signed_in(&browser).await);
+}
+
+/// A browser in which Alice is signed in.
+async fn signed_in(gateway: &Process) -> Browser {
+    let browser = Browser::new().leading(ORIGIN, gateway.address());
+    let callback = browser.follow(&browser.open(&url("/")).await).await;
+    let page = browser.follow_all(callback).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    browser
 }

@@ -24,7 +24,10 @@ async fn logout(scene: &OpenIdScene, browser: &Browser, user: &str) -> Page {
 async fn b_20_a_frame_ends_only_the_session_that_it_names() {
     let scene = scene().await;
     let browser = scene.signed_in("alice").await;
-    let (issuer, calls) = (scene.provider.url(), scene.provider.calls(Endpoint::Revocation));
+    let (issuer, calls) = (
+        scene.provider.url(),
+        scene.provider.calls(Endpoint::Revocation),
+    );
     for parameters in [
         [("iss", &*issuer), ("sid", "sid-of-bob")],
         [("iss", "https://other.example"), ("sid", "sid-of-alice")],

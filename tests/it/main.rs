@@ -44,6 +44,7 @@ mod http2;
 mod id_tokens;
 mod layering;
 mod login;
+mod logout_tokens;
 mod long_answers;
 mod metadata;
 mod misuse;

@@ -64,7 +64,10 @@ fn every_test_of_the_list_is_here() {
     for line in lines {
         let (plan, name) = line.split_once('\t').unwrap();
         let test = format!("#[tokio::test]\nasync fn {}() {{", name.replace('-', "_"));
-        let files = [include_str!("openid_rp.rs"), include_str!("openid_logout.rs")];
+        let files = [
+            include_str!("openid_rp.rs"),
+            include_str!("openid_logout.rs"),
+        ];
         assert!(files.iter().any(|file| file.contains(&test)), "{name}");
         plans.insert(plan);
         count += 1;

@@ -7,26 +7,21 @@ use serde_json::{Value, json};
 use crate::back_channel::is_signed_in;
 use crate::support::browser::Page;
 use crate::support::browser_request::BrowserRequest;
-use crate::support::gateway::{Gateway, Settings};
-use crate::support::provider::{StandIn, hs256};
-use crate::support::scene::{ORIGIN, ROUTES, Scene, url};
-use crate::support::upstream::RecordingUpstream;
+use crate::support::gateway::Settings;
+use crate::support::provider::hs256;
+use crate::support::scene::{Scene, url};
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 
 /// A provider like Laravel Passport, and a gateway with the key of the webhook.
 async fn scene() -> Scene {
-    let provider = StandIn::start().await;
-    let app = RecordingUpstream::start().await;
-    let settings = Settings::new(ORIGIN, &provider.url(), &app.url()).with(ROUTES);
+    Scene::with(with_key).await
+}
+
+/// Adds the key of the webhook.
+pub(crate) fn with_key(settings: Settings) -> Settings {
     let key = settings.file("webhook_key", &format!("{KEY}\n"));
-    let settings = settings.of_provider(&format!("sign_out.webhook_key_files = [\"{key}\"]"));
-    let gateway = Gateway::start(settings);
-    Scene {
-        gateway,
-        provider,
-        app,
-    }
+    settings.of_provider(&format!("sign_out.webhook_key_files = [\"{key}\"]\n"))
 }
 
 fn signature(key: &str, time: u64, body: &str) -> String {
@@ -44,7 +39,7 @@ async fn post(scene: &Scene, signature: Option<&str>, body: &str) -> Page {
     scene.browser().send(visit).await
 }
 
-async fn revoke(scene: &Scene, body: &Value) -> Page {
+pub(crate) async fn revoke(scene: &Scene, body: &Value) -> Page {
     let (body, now) = (body.to_string(), scene.gateway.clock().now().as_secs());
     post(scene, Some(&signature(KEY, now, &body)), &body).await
 }
@@ -56,7 +51,10 @@ async fn an_app_ends_the_sessions_of_a_user_by_subject_or_address() {
         json!({ "email": "Alice@example.com" }),
     ] {
         let scene = scene().await;
-        let browsers = [scene.signed_in("alice").await, scene.signed_in("alice").await];
+        let browsers = [
+            scene.signed_in("alice").await,
+            scene.signed_in("alice").await,
+        ];
         let bystander = scene.signed_in("bob").await;
         let page = revoke(&scene, &named).await;
         assert_eq!(page.status, 200, "{named}: {}", page.describe());
@@ -78,9 +76,15 @@ async fn an_unsigned_or_old_request_ends_nothing() {
         (None, "no signature"),
         (Some("t=1,v1=".to_owned()), "an empty signature"),
         (Some(signed.replace("v1=", "v0=")), "another version"),
-        (Some(signature("another key of more than 32 bytes", now, &body)), "another key"),
+        (
+            Some(signature("another key of more than 32 bytes", now, &body)),
+            "another key",
+        ),
         (Some(signature(KEY, now, "{}")), "another body"),
-        (Some(signed.replacen(&now.to_string(), &(now + 1).to_string(), 1)), "another time"),
+        (
+            Some(signed.replacen(&now.to_string(), &(now + 1).to_string(), 1)),
+            "another time",
+        ),
         (Some(signature(KEY, now - 302, &body)), "too old"),
         (Some(signature(KEY, now + 302, &body)), "in the future"),
     ] {

@@ -10,6 +10,7 @@
 // A test can control the server on the same port:
 //   POST /_ctl/fault {"path": "/token", "status": 503, "count": 1}   gives the next requests this answer
 //   POST /_ctl/rotate-keys   new signing keys; the old ones leave the key set
+//   POST /_ctl/backchannel {"client": "public", "url": "http://..."}   sends logout tokens of this client to this URL
 //   GET  /_ctl/hits          requests for each path so far
 import * as crypto from 'node:crypto';
 import * as fs from 'node:fs';
@@ -97,7 +98,10 @@ const configuration = () => ({
   pkce: { required: () => true },
   enabledJWA: { idTokenSigningAlgValues: ALGORITHMS, userinfoSigningAlgValues: ALGORITHMS },
   extraTokenClaims: (ctx, token) => padding(token.clientId),
+  // By default the provider opens no connection to a loopback address.
+  fetch: (url, { dispatcher, ...options }) => globalThis.fetch(url, options),
   features: {
+    backchannelLogout: { enabled: true },
     claimsParameter: { enabled: true },
     devInteractions: { enabled: true },
     jwtUserinfo: { enabled: true },
@@ -150,6 +154,13 @@ async function control(name, request) {
     keys = ALGORITHMS.map(newKey);
     provide();
     return keys.map((key) => key.kid);
+  }
+  if (name === 'backchannel') {
+    const { client: id, url } = JSON.parse(text);
+    const changed = CLIENTS.find((one) => one.client_id === id);
+    Object.assign(changed, { backchannel_logout_uri: url, backchannel_logout_session_required: true });
+    provide();
+    return changed.client_id;
   }
   throw new Error(`no control ${name}`);
 }

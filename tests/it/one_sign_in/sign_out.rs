@@ -9,6 +9,7 @@ use crate::support::browser::{Browser, Page};
 use crate::support::browser_request::BrowserRequest;
 use crate::support::provider::parameters;
 use crate::support::scene::{SESSION, Scene};
+use crate::webhook::{revoke, with_key};
 
 /// Presses the button of the sign-out page of `host`.
 async fn press(browser: &Browser, host: &str) -> Page {
@@ -51,6 +52,21 @@ async fn a_sign_out_at_one_host_ends_the_session_at_all_hosts() {
         for (host, id) in &ids {
             assert_eq!(status(&scene, host, id).await, 401, "{host} after {at}");
         }
+    }
+}
+
+#[tokio::test]
+async fn the_webhook_of_an_app_ends_the_session_at_all_hosts() {
+    let scene = Scene::with(|settings| with_key(shared(settings))).await;
+    let browser = signed_in(&scene, APP, "alice").await;
+    for host in HOSTS {
+        browser.visit(&format!("{host}/")).await;
+    }
+    let ids = HOSTS.map(|host| (host, browser.cookie(host, SESSION).unwrap()));
+    let page = revoke(&scene, &json!({ "subject": "alice" })).await;
+    assert_eq!(page.status, 200, "{}", page.describe());
+    for (host, id) in &ids {
+        assert_eq!(status(&scene, host, id).await, 401, "{host}");
     }
 }
 

@@ -11,6 +11,7 @@ mod spring;
 use crate::support::browser::{Browser, Page};
 use crate::support::gateway::{Process, Settings};
 use crate::support::person::Person;
+use crate::support::program::free_address;
 use crate::support::scene::{ORIGIN, ROUTES, SESSION, url};
 use crate::support::servers::Server;
 use crate::support::upstream::RecordingUpstream;
@@ -98,6 +99,20 @@ impl Setup {
     /// A gateway with one provider, for the client. `server` contains the settings of the server.
     async fn new(server: &str, client: &Client<'_>) -> Self {
         Self::with(ROUTES, |settings| client.section(settings, "main", server)).await
+    }
+
+    /// A gateway to which the server can connect. The second result is the origin of the gateway for
+    /// the server.
+    async fn reachable(server: &str, client: &Client<'_>) -> (Self, String) {
+        let (address, app) = (free_address(), RecordingUpstream::start().await);
+        let origin = format!("http://{address}");
+        let settings = Settings::new(ORIGIN, "http://unused.test", &app.url());
+        let settings = settings
+            .public_urls(&[ORIGIN, &origin])
+            .listening_at(&address);
+        let provider = client.section(&settings, "main", server);
+        let gateway = Process::start(settings.provider(&provider).with(ROUTES)).await;
+        (Self { gateway, app }, origin)
     }
 
     /// A gateway with these routes, and with the providers that `providers` writes.

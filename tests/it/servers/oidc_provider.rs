@@ -44,6 +44,7 @@ async fn people_sign_in_at_oidc_provider() {
     down_and_up_again(&server, &provider, &flows).await;
     other_keys_while_the_gateway_runs(&server, &provider, &flows).await;
     an_answer_by_form_post(&server, &provider, &flows).await;
+    a_session_ends_at_the_provider(&server, &provider, &flows).await;
 }
 
 async fn every_client_authentication(server: &Server, provider: &str, flows: &Flows) {
@@ -135,6 +136,35 @@ async fn an_answer_by_form_post(server: &Server, provider: &str, flows: &Flows) 
     let setup = Setup::new(provider, &client("client_secret_basic", &secret, &more)).await;
     assert_eq!(setup.sign_in(ALICE).await.person(), EXPECTED);
     flows.passed("form_post");
+}
+
+async fn a_session_ends_at_the_provider(server: &Server, provider: &str, flows: &Flows) {
+    let secret = server.file("client_secret");
+    let client = client("client_secret_post", &secret, SCOPES);
+    let client = Client {
+        authentication: "client_secret_post",
+        ..client
+    };
+    let (setup, origin) = Setup::reachable(provider, &client).await;
+    let url_of_logout = format!("{origin}/oauth2/backchannel_logout");
+    let change = json!({ "client": client.id, "url": url_of_logout });
+    control(server, "backchannel", &change).await;
+    let browser = setup.browser();
+    setup.sign_in_with(&browser, ALICE).await;
+    assert_eq!(browser.fetch(&url("/api")).await.status, 200);
+    // The user ends the session at the provider's own page.
+    let end = format!("{}/session/end", server.issuer());
+    let page = browser.open(&end).await;
+    let text = page.text();
+    let (_, rest) = text.split_once("name=\"xsrf\" value=\"").unwrap();
+    let (xsrf, _) = rest.split_once('"').unwrap();
+    let visit = BrowserRequest::navigation(&format!("{end}/confirm")).from(&end);
+    let answer = browser
+        .send(visit.form(&[("xsrf", xsrf), ("logout", "yes")]))
+        .await;
+    assert!(answer.status.is_redirection(), "{}", answer.describe());
+    assert_eq!(browser.fetch(&url("/api")).await.status, 401);
+    flows.passed("back-channel logout");
 }
 
 /// RFC 9207: both servers name their issuer in their answers.

@@ -7,6 +7,7 @@ use sidegate::clock::Clock;
 use tokio::join;
 
 use super::{closed_with, open, scene, scene_with, text_frame};
+use crate::back_channel::{assert_accepted, draft_of, send_form};
 use crate::support::browser::Browser;
 use crate::support::browser_request::BrowserRequest;
 use crate::support::gateway::{Gateway, Process, Settings};
@@ -243,6 +244,23 @@ async fn w_03_w_04_a_refresh_that_removes_a_group_closes_only_the_sockets_of_its
     wait_for_figure(user.gateway.operations(), ended, 2).await;
     any.1.send(text_frame("on")).await;
     any.0.expect(text_frame("on")).await;
+}
+
+#[tokio::test]
+async fn w_03_a_logout_at_the_provider_closes_the_sockets_of_the_user() {
+    let user = SignedInAdmin::start().await;
+    let mut of_alice = user.open("/ws").await;
+    let (_bob, cookie) = sign_in(&user.gateway, &user.provider, &user.sockets, "bob").await;
+    let mut of_bob = open_at("/ws", &user.gateway, &user.sockets, &cookie).await;
+    let mut token = draft_of(&user.provider, user.gateway.clock().now(), "alice");
+    token.claims.as_object_mut().unwrap().remove("sid");
+    let page = send_form(user.gateway.address(), &[("logout_token", &token.signed())]).await;
+    assert_accepted(&page);
+    closed_with(&mut of_alice.0, 1008).await;
+    let ended = "sidegate_streams_ended_total{route=\"/\",reason=\"signed_out_at_provider\"}";
+    wait_for_figure(user.gateway.operations(), ended, 1).await;
+    of_bob.1.send(text_frame("on")).await;
+    of_bob.0.expect(text_frame("on")).await;
 }
 
 #[tokio::test]
