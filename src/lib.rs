@@ -127,6 +127,14 @@
 //! session (OpenID Connect RP-Initiated Logout 1.0). The ID token is in an encrypted cookie until
 //! this redirect, so that no script in a page of the app can read the ID token.
 //!
+//! # One logout at the provider
+//!
+//! A provider that ends its session of a user sends a logout token (OpenID Connect Back-Channel
+//! Logout 1.0), which [`provider::Provider`] verifies like an ID token. One commit of the store ends
+//! all sessions that the token names, and marks the token as used. A login that began before the
+//! logout opens no session. A provider can also use a page in the browser of the user (front-channel
+//! logout), and an app of a provider without logout tokens can send a signed request (the webhook).
+//!
 //! # One auth check
 //!
 //! Another proxy can ask whether it may forward a request. The gateway reads the method, the target
