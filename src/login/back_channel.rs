@@ -129,6 +129,8 @@ impl Login {
             }
             match provider.logout_claims(token, &self.process.clock).await {
                 Ok(claims) => return Ok((Arc::clone(provider), claims)),
+                // One of the providers cannot be reached, so the same token may be valid later.
+                Err(_) if matches!(refusal, LogoutRefusal::Unverified(_)) => {}
                 Err(error) => refusal = error.into(),
             }
         }

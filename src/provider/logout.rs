@@ -79,6 +79,10 @@ impl Provider {
         token: &str,
         clock: &Clock,
     ) -> Result<LogoutClaims, LogoutTokenError> {
+        if self.info().is_err() {
+            // A logout token can arrive before the gateway has read the metadata.
+            drop(self.ready(clock).await);
+        }
         let info = self.info()?;
         let verifier = &self.grant_verifier;
         let claims = verifier.logout_claims(token, &info, clock).await?;
