@@ -106,20 +106,19 @@ fn flatten(path: &str, value: &Value, lines: &mut BTreeSet<String>) {
             format!("{path}.{name}")
         }
     };
-    match value {
-        Value::Object(table) if !table.is_empty() => {
-            for (name, value) in table {
-                flatten(&below(name), value, lines);
-            }
+    let list = value
+        .as_array()
+        .filter(|list| list.iter().any(Value::is_object));
+    if let Some(table) = value.as_object().filter(|table| !table.is_empty()) {
+        for (name, value) in table {
+            flatten(&below(name), value, lines);
         }
-        Value::Array(list) if list.iter().any(Value::is_object) => {
-            for (index, value) in list.iter().enumerate() {
-                flatten(&below(&index.to_string()), value, lines);
-            }
+    } else if let Some(list) = list {
+        for (index, value) in list.iter().enumerate() {
+            flatten(&below(&index.to_string()), value, lines);
         }
-        value => {
-            lines.insert(format!("{path} = {value}"));
-        }
+    } else {
+        lines.insert(format!("{path} = {value}"));
     }
 }
 
