@@ -37,7 +37,7 @@ use std::time::Duration;
 use self::authorization::{AuthorizationResponse, Granted, VerifiedResponse};
 pub use self::authorization::{Denial, ErrorCode, MalformedResponse};
 pub(crate) use self::browser::forget_rounds;
-pub use self::error::Error;
+pub use self::error::{Error, LostSession};
 pub(crate) use self::hosts::{LoginHost, Redeemed};
 pub use self::outcome::{Completion, FailedLogin, Started};
 pub(crate) use self::own_paths::OwnPaths;
