@@ -198,6 +198,7 @@ pub(super) fn check_routes(
 ) {
     check_open_registration(routes, &providers.open, reader);
     check_streams(routes, reader);
+    check_fragments(routes, reader);
     check_rules(routes, &providers.known, reader);
 }
 
@@ -282,6 +283,17 @@ fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
                     ),
                 );
             }
+        }
+    }
+}
+
+/// Refuses `keep_fragment` on a route that never requires a sign-in.
+fn check_fragments(routes: &RouteTable, reader: &mut Reader<'_>) {
+    for route in routes.iter() {
+        if route.keeps_fragment() && route.is_public() {
+            let reason = "has no effect, because a public route never requires a sign-in; leave \
+                          `keep_fragment` out";
+            reader.note(&format!("routes.{}.keep_fragment", route.index()), reason);
         }
     }
 }

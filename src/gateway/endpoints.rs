@@ -16,9 +16,9 @@ use crate::server::RequestBody;
 use crate::session::{Session, SessionKey};
 use crate::telemetry::chain;
 
-/// The size limit for an answer that a provider sends by POST, in bytes. 32 KiB are enough for an
-/// authorization code and a `state` parameter.
-const LARGEST_ANSWER: u64 = 32 * 1024;
+/// The size limit for a form, in bytes. 32 KiB are enough for an authorization code and a `state`
+/// parameter, and for a saved page.
+const LARGEST_FORM: u64 = 32 * 1024;
 
 impl WorkerSite {
     /// Performs step 4 of the list in the crate documentation: answers requests to the gateway's
@@ -86,12 +86,29 @@ impl WorkerSite {
                 check_method(method, &[Method::GET, Method::HEAD], "GET, HEAD")?;
                 Ok(published(key_set))
             }
-            path => {
-                let name = own.saved_page_name(path).ok_or(Error::NoRoute)?;
-                check_method(method, &[Method::GET], "GET")?;
-                Ok(self.saved_page(context, name))
-            }
+            _ => self.page_endpoint(context, body).await,
         }
+    }
+
+    /// Answers a request to an endpoint of a saved page.
+    async fn page_endpoint(
+        &self,
+        context: &RequestContext,
+        body: RequestBody,
+    ) -> Result<Response<Body>, Error> {
+        let (method, path) = (&context.parts.method, context.target.path());
+        if let Some(name) = self.own().tab_page_name(path) {
+            check_method(method, &[Method::GET], "GET")?;
+            return self.restore_page(context, name).ok_or(Error::NoRoute);
+        }
+        let name = self.own().saved_page_name(path).ok_or(Error::NoRoute)?;
+        check_method(method, &[Method::GET, Method::POST], "GET, POST")?;
+        let form = if *method == Method::POST {
+            Some(form(&context.parts.headers, body).await?)
+        } else {
+            None
+        };
+        Ok(self.saved_page(context, name, form.as_deref()))
     }
 
     /// Answers a request to the redirection endpoint (RFC 6749 section 3.1.2).
@@ -199,7 +216,8 @@ fn published(key_set: &str) -> Response<Body> {
     response
 }
 
-/// Reads an answer that a provider sends by POST (OAuth 2.0 Form Post Response Mode).
+/// Reads a form: an answer that a provider sends by POST (OAuth 2.0 Form Post Response Mode), or a
+/// saved page.
 async fn form(headers: &HeaderMap, mut body: RequestBody) -> Result<Bytes, Error> {
     let mut kinds = headers.get_all(header::CONTENT_TYPE).iter();
     // A request with two `Content-Type` fields is ambiguous, so the gateway rejects it.
@@ -212,7 +230,7 @@ async fn form(headers: &HeaderMap, mut body: RequestBody) -> Result<Bytes, Error
     if !is_form {
         return Err(Error::NoForm);
     }
-    body.limit(LARGEST_ANSWER).map_err(Error::RequestBody)?;
+    body.limit(LARGEST_FORM).map_err(Error::RequestBody)?;
     let read = body.collect().await.map_err(Error::RequestBody)?;
     Ok(read.to_bytes())
 }

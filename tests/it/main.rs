@@ -33,6 +33,7 @@ mod faults;
 mod fields;
 mod form_post;
 mod forwarding;
+mod fragments;
 mod framing;
 mod group_lists;
 mod groups;
