@@ -46,6 +46,7 @@ mod login;
 mod long_answers;
 mod metadata;
 mod misuse;
+mod modes;
 mod one_sign_in;
 mod online;
 mod openid_rp;
