@@ -119,7 +119,7 @@ use crate::fields::View;
 use crate::fields::cookie::{self as cookies, Found};
 use crate::provider::{Provider, Providers};
 use crate::session::{Lookup, Session, SessionIds, SessionKey, SessionRef, Sessions, cookie};
-use crate::target::Target;
+use crate::target::{Forms, Target};
 
 /// One worker's copy of a site's routes, with access to sessions. The worker takes no lock to make
 /// a decision.
@@ -130,6 +130,8 @@ pub(crate) struct Access {
     /// an app has refused a token, the gateway starts the refresh even if the token does not expire
     /// soon.
     refreshes_on_refusal: bool,
+    /// The unusual forms of a path that at least one route allows.
+    allowed_forms: Forms,
     /// The providers of this site.
     providers: Arc<Providers>,
     /// The longest time that a request waits for its session.
@@ -164,6 +166,7 @@ impl Access {
         let mut on_refusal = settings.routes.iter().map(|route| route.on_refusal);
         Rc::new(Self {
             refreshes_on_refusal: on_refusal.any(|what| what == OnRefusal::RefreshAndRetry),
+            allowed_forms: settings.routes.allowed_forms(),
             routes: settings.routes.for_worker(),
             providers: Arc::clone(settings.providers),
             max_wait: settings.max_wait,

@@ -6,7 +6,7 @@ use super::buffering::BufferSettings;
 use super::cross_site::CrossSite;
 use super::destination::Destination;
 use super::rewrite::{Rewrite, RewriteSettings};
-use super::route_settings::{Enforcement, OnRefusal, RouteSettings};
+use super::route_settings::{Enforcement, Fragment, OnRefusal, RouteSettings};
 use super::rule::{Rule, Verdict};
 use super::static_answer::StaticAnswer;
 use super::stream::StreamSettings;
@@ -31,6 +31,8 @@ pub struct Route {
     /// The names of the accepted providers, each as the value of an assertion field.
     providers: Vec<Claim>,
     pub(super) allow_preflight: bool,
+    /// What a login does with the fragment of the requested address.
+    fragment: Fragment,
     /// The sites whose pages may send unsafe requests with a user's session.
     pub(super) cross_site: CrossSite,
     pub(super) on_refusal: OnRefusal,
@@ -102,6 +104,7 @@ impl Route {
             },
             providers,
             allow_preflight: settings.allow_preflight,
+            fragment: settings.keep_fragment,
             cross_site: settings.cross_site,
             on_refusal: settings.on_upstream_401,
             app_sign_out: settings.app_sign_out,
@@ -244,6 +247,11 @@ impl Route {
     /// Whether the gateway forwards CORS preflights without a session.
     pub(crate) fn allows_preflight(&self) -> bool {
         self.allow_preflight
+    }
+
+    /// Whether a login keeps the fragment of the requested address.
+    pub(crate) fn keeps_fragment(&self) -> bool {
+        self.fragment == Fragment::Kept
     }
 
     /// Returns the credential settings in the table of the route.

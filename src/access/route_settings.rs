@@ -46,6 +46,9 @@ pub struct RouteSettings {
     /// The addresses that the gateway replaces, if the app does not know its public address.
     #[serde(default)]
     pub(crate) rewrite: RewriteSettings,
+    /// What a login does with the fragment of the requested address.
+    #[serde(default)]
+    pub(super) keep_fragment: Fragment,
     /// The names of the providers whose sessions are accepted. By default, the route accepts
     /// sessions of all providers.
     pub(crate) provider: Option<ProviderNames>,
@@ -114,6 +117,23 @@ pub(crate) enum OnRefusal {
     Relogin,
 }
 
+/// What a login does with the fragment of the requested address: the part after `#`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(from = "bool")]
+pub(super) enum Fragment {
+    /// A script keeps the fragment in the storage of the browser tab.
+    Kept,
+    /// The provider and the gateway never get the fragment, so the fragment is lost.
+    #[default]
+    Lost,
+}
+
+impl From<bool> for Fragment {
+    fn from(keep: bool) -> Self {
+        if keep { Self::Kept } else { Self::Lost }
+    }
+}
+
 /// The name of one provider, or the names of several providers from which the user can choose.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct ProviderNames(pub(super) Vec<Box<str>>);
@@ -178,6 +198,7 @@ impl Default for RouteSettings {
             upstream: None,
             answer: None,
             rewrite: RewriteSettings::default(),
+            keep_fragment: Fragment::Lost,
             provider: None,
             allow_preflight: false,
             cross_site: CrossSite::default(),

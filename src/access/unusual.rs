@@ -15,8 +15,7 @@ use crate::target::{Forms, Reading, Target};
 impl Access {
     /// Returns the unusual forms that at least one route allows.
     pub(crate) fn allowed_forms(&self) -> Forms {
-        let forms = self.routes.iter().map(|route| route.allowed_forms());
-        forms.fold(Forms::default(), Forms::and)
+        self.allowed_forms
     }
 
     /// Returns true if a route decides about a target with unusual forms. `readings` are the
@@ -97,6 +96,12 @@ impl WorkerRoutes {
 }
 
 impl RouteTable {
+    /// Returns the unusual forms that at least one route allows.
+    pub(super) fn allowed_forms(&self) -> Forms {
+        let forms = self.iter().map(Route::allowed_forms);
+        forms.fold(Forms::default(), Forms::and)
+    }
+
     /// Returns each route that allows unusual forms of a path, with the names of the forms.
     pub fn unusual_paths(&self) -> impl Iterator<Item = (&Route, String)> {
         let routes = self

@@ -205,6 +205,7 @@ pub(super) fn check_routes(
     check_open_registration(routes, &providers.open, reader);
     check_streams(routes, reader);
     check_app_sign_outs(routes, reader);
+    check_fragments(routes, reader);
     check_rules(routes, &providers.known, reader);
 }
 
@@ -331,6 +332,17 @@ fn check_app_sign_outs(routes: &RouteTable, reader: &mut Reader<'_>) {
         };
         let key = format!("routes.{}.app_sign_out", route.index());
         reader.note(&key, format!("`{path}` {problem}"));
+    }
+}
+
+/// Refuses `keep_fragment` on a route that never requires a sign-in.
+fn check_fragments(routes: &RouteTable, reader: &mut Reader<'_>) {
+    for route in routes.iter() {
+        if route.keeps_fragment() && route.is_public() {
+            let reason = "has no effect, because a public route never requires a sign-in; leave \
+                          `keep_fragment` out";
+            reader.note(&format!("routes.{}.keep_fragment", route.index()), reason);
+        }
     }
 }
 

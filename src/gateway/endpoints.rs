@@ -16,9 +16,9 @@ use crate::server::RequestBody;
 use crate::session::{Session, SessionKey};
 use crate::telemetry::chain;
 
-/// The size limit for an answer that a provider sends by POST, in bytes. 32 KiB are enough for an
-/// authorization code and a `state` parameter.
-const LARGEST_ANSWER: u64 = 32 * 1024;
+/// The size limit for a form, in bytes. 32 KiB are enough for an authorization code and a `state`
+/// parameter, and for a saved page.
+const LARGEST_FORM: u64 = 32 * 1024;
 
 impl WorkerSite {
     /// Answers a request to the gateway's own endpoints. `peer` is the address at the other end of
@@ -97,12 +97,16 @@ impl WorkerSite {
                 Ok(self.end_session(context).await)
             }
             path if own.is_logout(path) => self.logout(context, body).await,
-            _ => self.other_endpoint(context).await,
+            _ => self.other_endpoint(context, body).await,
         }
     }
 
     /// Answers requests to the endpoints that are not steps of a login or of a sign-out.
-    async fn other_endpoint(&self, context: &RequestContext) -> Result<Response<Body>, Error> {
+    async fn other_endpoint(
+        &self,
+        context: &RequestContext,
+        body: RequestBody,
+    ) -> Result<Response<Body>, Error> {
         let (method, own) = (&context.parts.method, self.own());
         match context.target.path() {
             path if path == own.userinfo() => {
@@ -117,12 +121,29 @@ impl WorkerSite {
                 Ok(self.own_sessions(context).await)
             }
             path if path == own.jwks() => self.key_set(method),
-            path => {
-                let name = own.saved_page_name(path).ok_or(Error::NoRoute)?;
-                check_method(method, &[Method::GET], "GET")?;
-                Ok(self.saved_page(context, name))
-            }
+            _ => self.page_endpoint(context, body).await,
         }
+    }
+
+    /// Answers a request to an endpoint of a saved page.
+    async fn page_endpoint(
+        &self,
+        context: &RequestContext,
+        body: RequestBody,
+    ) -> Result<Response<Body>, Error> {
+        let (method, path) = (&context.parts.method, context.target.path());
+        if let Some(name) = self.own().tab_page_name(path) {
+            check_method(method, &[Method::GET], "GET")?;
+            return self.restore_page(context, name).ok_or(Error::NoRoute);
+        }
+        let name = self.own().saved_page_name(path).ok_or(Error::NoRoute)?;
+        check_method(method, &[Method::GET, Method::POST], "GET, POST")?;
+        let form = if *method == Method::POST {
+            Some(form(&context.parts.headers, body).await?)
+        } else {
+            None
+        };
+        Ok(self.saved_page(context, name, form.as_deref()))
     }
 
     /// Answers a request for the public keys of signed assertions.
@@ -237,7 +258,8 @@ fn published(key_set: &str) -> Response<Body> {
     response
 }
 
-/// Reads an answer that a provider sends by POST (OAuth 2.0 Form Post Response Mode).
+/// Reads a form: an answer that a provider sends by POST (OAuth 2.0 Form Post Response Mode), a
+/// logout token, or a saved page.
 pub(super) async fn form(headers: &HeaderMap, body: RequestBody) -> Result<Bytes, Error> {
     let mut kinds = headers.get_all(header::CONTENT_TYPE).iter();
     // A request with two `Content-Type` fields is ambiguous, so the gateway rejects it.
@@ -255,7 +277,7 @@ pub(super) async fn form(headers: &HeaderMap, body: RequestBody) -> Result<Bytes
 
 /// Reads the whole body of a request to one of the gateway's own endpoints.
 pub(super) async fn whole(mut body: RequestBody) -> Result<Bytes, Error> {
-    body.limit(LARGEST_ANSWER).map_err(Error::RequestBody)?;
+    body.limit(LARGEST_FORM).map_err(Error::RequestBody)?;
     let read = body.collect().await.map_err(Error::RequestBody)?;
     Ok(read.to_bytes())
 }

@@ -10,7 +10,9 @@ use super::page::Page;
 use super::{Body, NO_REFERRER, RequestContext, set_cookies, sign_in};
 use crate::access::{Cause, Challenge, FailureLocation, REFUSED_BY_RULE, Unavailable};
 use crate::identity::Identity;
-use crate::login::{self, AfterSignOut, ErrorCode, FailedLogin, OwnPaths, ReturnTo, StateError};
+use crate::login::{
+    self, AfterSignOut, ErrorCode, FailedLogin, LostSession, OwnPaths, ReturnTo, StateError,
+};
 use crate::provider::{Actor, Classification, Sent};
 use crate::telemetry::chain;
 
@@ -292,11 +294,7 @@ fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
             "This sign-in has already been used",
             "Each sign-in works once. Start again; you may not even have to type your password.",
         ),
-        login::Error::TicketSession => (
-            StatusCode::BAD_REQUEST,
-            "Your session has ended",
-            "You signed out, or your session ended, before this page was opened. Start again.",
-        ),
+        login::Error::TicketSession(lost) => lost_session_wording(*lost),
         login::Error::EndedMeanwhile => (
             StatusCode::BAD_REQUEST,
             "You were signed out",
@@ -327,6 +325,31 @@ fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
             StatusCode::SERVICE_UNAVAILABLE,
             "Signing in does not work right now",
             "The gateway has an internal problem or is restarting. Try again in a moment.",
+        ),
+    }
+}
+
+/// Returns the page texts for a ticket whose session cannot be used.
+fn lost_session_wording(lost: LostSession) -> (StatusCode, &'static str, &'static str) {
+    match lost {
+        LostSession::Ended => (
+            StatusCode::BAD_REQUEST,
+            "Your session has ended",
+            "You signed out, or your session ended, before this page was opened. Start again.",
+        ),
+        LostSession::OtherInstance => (
+            StatusCode::BAD_REQUEST,
+            "Your session is not known here",
+            "This request reached another copy of this gateway, or the gateway has been restarted. \
+             Start again. If it happens again, the administrator of this site has to run one \
+             replica, or send each user to the same replica.",
+        ),
+        LostSession::TokenExpired => (
+            StatusCode::BAD_REQUEST,
+            "Your access token has expired",
+            "The access token of your session expired before this page was opened, and the sign-in \
+             server gave no token for a refresh. Start again. If it happens again, the \
+             administrator of this site has to check the lifetime of the tokens.",
         ),
     }
 }

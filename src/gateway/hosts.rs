@@ -6,7 +6,9 @@ use http::Response;
 use super::sign_in::SignInRequest;
 use super::{Body, Error, Record, RequestContext, WorkerSite, explain, refuse_embedded, see_other};
 use crate::access::Cause;
-use crate::login::{self, FailedLogin, Login, Redeemed, Start, StateError, TicketRequest};
+use crate::login::{
+    self, FailedLogin, Login, LostSession, Redeemed, Start, StateError, TicketRequest,
+};
 
 impl WorkerSite {
     /// Answers a ticket request at the login host: sends the browser back with a ticket, or begins
@@ -157,11 +159,7 @@ impl WorkerSite {
         let session = match self.access.live_session(ticket.session, now).await {
             Ok(session) => session,
             Err(cause) => {
-                let error = if cause == Cause::Unreachable {
-                    login::Error::SessionUnreachable
-                } else {
-                    login::Error::TicketSession
-                };
+                let error = lost_session(cause);
                 return Err(Box::new(FailedLogin::of_ticket(error, ticket)));
             }
         };
@@ -184,5 +182,22 @@ impl WorkerSite {
             "Ticket redeemed"
         );
         Ok(redeemed)
+    }
+}
+
+/// Returns the error of a ticket whose session is not live because of `cause`.
+fn lost_session(cause: Cause) -> login::Error {
+    match cause {
+        Cause::Unreachable => login::Error::SessionUnreachable,
+        Cause::OtherInstance => login::Error::TicketSession(LostSession::OtherInstance),
+        Cause::TokenExpired => login::Error::TicketSession(LostSession::TokenExpired),
+        Cause::Conflicting
+        | Cause::Expired
+        | Cause::GrantEnded
+        | Cause::Malformed
+        | Cause::NoCookie
+        | Cause::OtherProvider
+        | Cause::RefusedByApp
+        | Cause::Unknown => login::Error::TicketSession(LostSession::Ended),
     }
 }

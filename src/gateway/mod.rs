@@ -33,6 +33,7 @@ mod request_buffer;
 mod request_log;
 mod retry_copy;
 mod rewriting;
+mod script;
 mod sign_in;
 mod sign_out;
 mod signed_in;
@@ -40,6 +41,7 @@ mod site;
 mod spill;
 mod static_answer;
 mod streams;
+mod tab_page;
 mod tunnel;
 mod unusual_path;
 mod userinfo;
@@ -294,6 +296,10 @@ impl WorkerSite {
             let provider = sign_in::only_provider(&challenge.route);
             return self.page_not_kept(context, &SignInRequest::at_provider(provider));
         };
+        let tab_page = self.tab_page(context, challenge, &return_to);
+        let return_to = tab_page
+            .as_ref()
+            .map_or(return_to, |page| page.return_to.clone());
         let providers: Vec<&str> = challenge.route.providers().collect();
         // The login host may have a session of one of the providers.
         let asks_login_host =
@@ -301,14 +307,17 @@ impl WorkerSite {
         let (provider, alternatives) = match &*providers {
             [only] => (only, &[][..]),
             [first, others @ ..] if asks_login_host => (first, others),
-            _ => return self.choice(context, challenge, return_to),
+            _ => return self.choice(context, challenge, (return_to, tab_page)),
         };
         let start = Start {
             alternatives,
             ..Start::new(provider, return_to, context.login_origin())
         };
         match self.login().begin(start).await {
-            Ok(started) => see_other(&started.location, started.cookies),
+            Ok(started) => match tab_page {
+                Some(tab_page) => self.sign_in_from_tab(context, challenge, tab_page, started),
+                None => see_other(&started.location, started.cookies),
+            },
             Err(login::Error::PageNotKept) => {
                 let provider = sign_in::only_provider(&challenge.route);
                 self.page_not_kept(context, &SignInRequest::at_provider(provider))

@@ -1,5 +1,5 @@
-//! The gateway's own pages, as plain HTML without scripts, and as problem details for programs (RFC
-//! 9457).
+//! The gateway's own pages, as plain HTML, and as problem details for programs (RFC 9457). Only the
+//! pages in `tab_page` have a script.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 
+use super::script::Script;
 use super::{Body, grpc};
 use crate::fields::request_id;
 
@@ -51,18 +52,23 @@ a.button.second,button.second{background:transparent;color:#8fb0ff}\
 /// With this content security policy, the page loads no other resources, cannot be shown in a
 /// frame, and sends forms only to its own origin. Because of the hash in the policy, browsers apply
 /// the style sheet of the page and no other style sheet.
-static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| policy("'none'"));
+static POLICY: LazyLock<HeaderValue> =
+    LazyLock::new(|| policy("form-action 'self'; frame-ancestors 'none'"));
 
 /// The same content security policy for a page that other pages of its origin can show in a frame.
-static FRAME_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| policy("'self'"));
+static FRAME_POLICY: LazyLock<HeaderValue> =
+    LazyLock::new(|| policy("form-action 'self'; frame-ancestors 'self'"));
 
-fn policy(frame_ancestors: &str) -> HeaderValue {
-    let hash = STANDARD.encode(digest(&SHA256, STYLE.as_bytes()));
-    let policy = format!(
-        "default-src 'none'; style-src 'sha256-{hash}'; form-action 'self'; \
-         frame-ancestors {frame_ancestors}; base-uri 'none'"
-    );
+pub(super) fn policy(more: &str) -> HeaderValue {
+    let hash = hash(STYLE);
+    let policy = format!("default-src 'none'; style-src {hash}; {more}; base-uri 'none'");
     HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))
+}
+
+/// Returns the source expression that allows exactly `text` as an inline style or script.
+pub(super) fn hash(text: &str) -> String {
+    let hash = STANDARD.encode(digest(&SHA256, text.as_bytes()));
+    format!("'sha256-{hash}'")
 }
 
 const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
@@ -157,6 +163,9 @@ pub(super) struct Page {
     pub(super) retry_after: Option<Duration>,
     /// The number of seconds after which the page opens a URL, and the URL.
     pub(super) refresh: Option<(u64, String)>,
+    pub(super) script: Option<Script>,
+    /// True if the page stands for a redirect.
+    stands_for_redirect: bool,
 }
 
 impl Page {
@@ -175,7 +184,15 @@ impl Page {
             end_session_url: None,
             retry_after: None,
             refresh: None,
+            script: None,
+            stands_for_redirect: false,
         }
+    }
+
+    /// Marks the page as a page that stands for a redirect.
+    pub(super) fn instead_of_redirect(mut self) -> Self {
+        self.stands_for_redirect = true;
+        self
     }
 
     /// Makes all actions of the page look the same.
@@ -265,17 +282,19 @@ impl Page {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-        let (policy, framing) = if self.in_frame {
-            (&FRAME_POLICY, "SAMEORIGIN")
-        } else {
-            (&POLICY, "DENY")
+        let (policy, framing) = match &self.script {
+            Some(script) => (script.policy(), "DENY"),
+            None if self.in_frame => (FRAME_POLICY.clone(), "SAMEORIGIN"),
+            None => (POLICY.clone(), "DENY"),
         };
-        headers.insert(header::CONTENT_SECURITY_POLICY, (*policy).clone());
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
         headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static(framing));
         // Pages have the field `Cross-Origin-Opener-Policy`, and redirects do not have this field.
         // On a redirect, `Cross-Origin-Opener-Policy` would separate a popup of the app from the
         // window that opened the popup.
-        headers.insert(OPENER_POLICY, HeaderValue::from_static("same-origin"));
+        if !self.stands_for_redirect {
+            headers.insert(OPENER_POLICY, HeaderValue::from_static("same-origin"));
+        }
         response
     }
 
@@ -314,16 +333,26 @@ impl Page {
         if !codes.is_empty() {
             html.extend(["<p class=\"code\">", &codes.join("<br>\n"), "</p>\n"]);
         }
-        html.push_str("</main>\n</body>\n</html>\n");
+        html.push_str("</main>\n");
+        html.extend(self.script.as_ref().map(Script::html));
+        html.push_str("</body>\n</html>\n");
         html
     }
 
     fn refresh_html(&self) -> String {
-        let Some((seconds, url)) = &self.refresh else {
-            return String::new();
+        let refresh = |seconds: u64, url: &str| {
+            let url = escape(url);
+            format!("<meta http-equiv=\"refresh\" content=\"{seconds};url={url}\">\n")
         };
-        let url = escape(url);
-        format!("<meta http-equiv=\"refresh\" content=\"{seconds};url={url}\">\n")
+        let script = self.script.as_ref();
+        match (
+            &self.refresh,
+            script.and_then(|script| script.otherwise.as_ref()),
+        ) {
+            (Some((seconds, url)), _) => refresh(*seconds, url),
+            (None, Some(url)) => format!("<noscript>{}</noscript>\n", refresh(0, url)),
+            (None, None) => String::new(),
+        }
     }
 
     fn problem(&self, request_id: Option<&str>) -> String {
@@ -398,7 +427,7 @@ pub(super) fn wants_html(headers: &HeaderMap) -> bool {
 }
 
 /// Escapes text for HTML text and attribute values.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
@@ -437,6 +466,22 @@ mod tests {
             "{html}"
         );
         assert!(html.contains("href=\"/?a=&quot;&gt;&lt;x\""), "{html}");
+    }
+
+    #[test]
+    fn l_11_the_values_for_a_script_cannot_become_markup() {
+        let mut page = Page::new(StatusCode::OK, "Title", "Text");
+        page.script = Some(Script {
+            source: "fixed()",
+            data: vec![("next", "/?a=\"><script>'".to_owned())],
+            otherwise: Some("/?a=\"><x".to_owned()),
+        });
+        let html = page.html(None);
+        let script = "<script data-next=\"/?a=&quot;&gt;&lt;script&gt;&#39;\">fixed()</script>";
+        assert!(html.contains(script), "{html}");
+        let refresh = "<noscript><meta http-equiv=\"refresh\" \
+                       content=\"0;url=/?a=&quot;&gt;&lt;x\">\n</noscript>";
+        assert!(html.contains(refresh), "{html}");
     }
 
     #[test]

@@ -4,11 +4,12 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use url::form_urlencoded;
 
 use super::page::Page;
+use super::tab_page::keep_page;
 use super::{Body, RequestContext, WorkerSite, explain};
 use super::{is_prefetch, refuse_embedded, refuse_prefetch, see_other, set_cookies};
 use crate::access::{Challenge, Route};
 use crate::login::{
-    self, FailedLogin, Login, PublicUrl, ReturnTo, SignInLink, Start, TicketRequest,
+    self, FailedLogin, Login, PublicUrl, ReturnTo, SignInLink, Start, TabPage, TicketRequest,
 };
 use crate::provider::Prompt;
 
@@ -186,12 +187,13 @@ impl WorkerSite {
     }
 
     /// Returns the answer to a navigation if the route accepts several providers. The status is
-    /// 401, so that a program does not mistake the answer for the requested page.
+    /// 401, so that a program does not mistake the answer for the requested page. If the route keeps
+    /// fragments, the browser saves `tab_page`.
     pub(super) fn choice(
         &self,
         context: &RequestContext,
         challenge: &Challenge,
-        return_to: ReturnTo,
+        (return_to, tab_page): (ReturnTo, Option<TabPage>),
     ) -> Response<Body> {
         let saved = self.login().save_page(return_to, context.login_origin());
         let Ok((return_to, saved)) = saved else {
@@ -208,9 +210,14 @@ impl WorkerSite {
                 "You are signed in with {name}, but this page needs another sign-in."
             ));
         }
+        if let Some(tab_page) = &tab_page {
+            page = keep_page(page, tab_page, None);
+        }
         let mut response = page.respond(&context.parts.headers);
         request_session(response.headers_mut());
-        set_cookies(response.headers_mut(), saved);
+        let in_tab = tab_page.map(|page| page.cookies);
+        let cookies = in_tab.into_iter().flatten().chain(saved);
+        set_cookies(response.headers_mut(), cookies);
         response
     }
 
@@ -262,13 +269,23 @@ impl WorkerSite {
         explain::page_not_kept(context, &root.address(self.login(), &context.public_url))
     }
 
-    /// Redirects the browser to a saved page.
-    pub(super) fn saved_page(&self, context: &RequestContext, name: &str) -> Response<Body> {
+    /// Redirects the browser to a saved page. `form` is the body of a request by which a script
+    /// sends the page.
+    pub(super) fn saved_page(
+        &self,
+        context: &RequestContext,
+        name: &str,
+        form: Option<&[u8]>,
+    ) -> Response<Body> {
         let headers = &context.parts.headers;
         if is_prefetch(headers) {
             return refuse_prefetch(headers);
         }
-        match self.login().saved_page(name, context.login_origin()) {
+        let page = match form {
+            Some(form) => self.login().posted_page(name, form, &context.public_url),
+            None => self.login().saved_page(name, context.login_origin()),
+        };
+        match page {
             Some(page) => see_other(&page.location, page.cookies),
             None => Page::new(
                 StatusCode::BAD_REQUEST,

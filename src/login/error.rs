@@ -59,9 +59,9 @@ pub enum Error {
     /// The ticket or the ticket request is not valid. The client is responsible for this error.
     #[error("the ticket is not valid")]
     Ticket(#[source] StateError),
-    /// The session of the ticket has ended. The client is responsible for this error.
-    #[error("the session of the ticket has ended")]
-    TicketSession,
+    /// The session of the ticket cannot be used. [`LostSession`] states who is responsible.
+    #[error("the session of the ticket cannot be used")]
+    TicketSession(#[source] LostSession),
     /// The ticket was already used. The client is responsible for this error.
     #[error("the ticket was already used")]
     TicketUsed,
@@ -77,6 +77,23 @@ pub enum Error {
     /// this error.
     #[error("the answer was already used")]
     Used,
+}
+
+/// The reason why the session of a ticket cannot be used.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum LostSession {
+    /// The user has signed out, or the session has passed a deadline, or its grant has ended. The
+    /// client is responsible for this error.
+    #[error("the session has ended")]
+    Ended,
+    /// Another process created the session, or this process created the session before a restart.
+    /// The operator is responsible for this error.
+    #[error("the session belongs to another instance of the gateway")]
+    OtherInstance,
+    /// The access token of the session has expired, and there is no refresh token. The provider is
+    /// responsible for this error.
+    #[error("the access token of the session has expired")]
+    TokenExpired,
 }
 
 impl From<OpenError> for Error {
@@ -131,7 +148,7 @@ impl Error {
             | Self::State(_)
             | Self::Stopped
             | Self::Ticket(_)
-            | Self::TicketSession
+            | Self::TicketSession(_)
             | Self::TicketUsed
             | Self::TooManyRefused
             | Self::UnknownProvider
@@ -174,7 +191,9 @@ impl Error {
             Self::Ticket(StateError::Missing) => "ticket_missing",
             Self::Ticket(StateError::NoCookie) => "ticket_without_cookie",
             Self::Ticket(StateError::OtherBrowser) => "ticket_of_other_browser",
-            Self::TicketSession => "ticket_session_ended",
+            Self::TicketSession(LostSession::Ended) => "ticket_session_ended",
+            Self::TicketSession(LostSession::OtherInstance) => "ticket_session_of_other_instance",
+            Self::TicketSession(LostSession::TokenExpired) => "ticket_token_expired",
             Self::TicketUsed => "ticket_used",
             Self::TooManyRefused => "too_many_refused_codes",
             Self::UnknownProvider => "unknown_provider",

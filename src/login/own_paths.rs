@@ -132,6 +132,16 @@ impl OwnPaths {
         path.strip_prefix(self.prefix())?.strip_prefix("return/")
     }
 
+    /// Returns the path of the endpoint that restores the page of `tab` with its fragment.
+    pub(super) fn tab_page(&self, tab: &Tab) -> String {
+        format!("{}restore/{}", self.prefix(), tab.as_str())
+    }
+
+    /// Returns the name of the tab whose page is restored by the endpoint with the path `path`.
+    pub(crate) fn tab_page_name<'a>(&self, path: &'a str) -> Option<&'a str> {
+        path.strip_prefix(self.prefix())?.strip_prefix("restore/")
+    }
+
     /// Returns the default path of the redirection endpoint.
     pub(crate) fn default_callback(&self) -> String {
         format!("{}callback", self.prefix())
@@ -154,8 +164,10 @@ impl OwnPaths {
     /// are several providers, the path of each redirection endpoint is below `path`.
     pub(crate) fn are_hidden_by(&self, path: &str) -> bool {
         let saved_pages = format!("{}return", self.prefix()).into();
+        let tab_pages = format!("{}restore", self.prefix()).into();
         let endpoints = [
             &saved_pages,
+            &tab_pages,
             &self.sign_in,
             &self.sign_out,
             &self.signed_out,

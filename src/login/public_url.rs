@@ -48,25 +48,23 @@ impl PublicUrl {
         }
     }
 
-    /// Reads an origin that the gateway has sealed. The text is not parsed as a URL, because a
-    /// wildcard also stands for hosts that the URL parser refuses, such as `xn--a.example.com`.
-    pub(super) fn from_sealed(origin: &str) -> Option<Self> {
-        let (scheme, _authority) = origin.split_once("://")?;
-        Some(Self {
-            origin: origin.into(),
-            authority_at: scheme.len().saturating_add(3),
-        })
-    }
-
     /// Returns the origin with the canonical authority `authority`, if the host of `authority` has
     /// exactly one label more than the host of `self`. Scheme and port of both origins are equal.
+    /// Browsers refuse labels that are not valid Punycode, such as `xn--a`.
     pub(super) fn child(&self, authority: &str) -> Option<Self> {
         let label = authority.strip_suffix(self.authority())?;
         let label = label.strip_suffix('.')?;
         let is_label = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
-        let is_valid = (1..=63).contains(&label.len()) && label.bytes().all(is_label);
-        is_valid.then(|| Self {
-            origin: [self.scheme(), "://", authority].concat().into(),
+        if !(1..=63).contains(&label.len()) || !label.bytes().all(is_label) {
+            return None;
+        }
+        let origin = [self.scheme(), "://", authority].concat();
+        if label.starts_with("xn--") {
+            let parsed = Self::try_from(origin.clone()).ok()?;
+            return (*parsed.origin == *origin).then_some(parsed);
+        }
+        Some(Self {
+            origin: origin.into(),
             authority_at: self.authority_at,
         })
     }

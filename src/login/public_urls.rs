@@ -230,10 +230,15 @@ mod tests {
             "one.apps.example.com:84430",
             "one.apps.example.com:8443.evil.test",
             "login.test.apps.example.com",
+            // Browsers refuse labels that are not valid Punycode.
+            "xn--a.apps.example.com:8443",
+            "xn--abc-.apps.example.com:8443",
             "",
         ] {
             assert_eq!(urls.find(other), None, "{other}");
         }
+        let bucher = "xn--bcher-kva.apps.example.com:8443";
+        assert_eq!(urls.find(bucher).unwrap().authority(), bucher);
         assert_eq!(urls.listed().count(), 1);
         let names: Vec<_> = urls.names().collect();
         assert_eq!(

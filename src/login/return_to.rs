@@ -105,7 +105,8 @@ impl ReturnTo {
         Self::parse(local, own)
     }
 
-    /// Creates the return path that leads to the saved page whose endpoint has the path `path`.
+    /// Creates the return path that leads to a saved page. `path` is the path of the endpoint of
+    /// the page.
     pub(super) fn saved(path: &str) -> Self {
         Self(path.into())
     }
@@ -113,7 +114,9 @@ impl ReturnTo {
     /// Reads a return path from encrypted data. In encrypted data, a return path can also be the
     /// endpoint of a saved page.
     pub(super) fn from_sealed(text: &str, own: &OwnPaths) -> Option<Self> {
-        match own.saved_page_name(text).and_then(Tab::parse) {
+        let name = own.saved_page_name(text);
+        let name = name.or_else(|| own.tab_page_name(text));
+        match name.and_then(Tab::parse) {
             Some(_tab) => Some(Self::saved(text)),
             None => Self::parse(text, own),
         }

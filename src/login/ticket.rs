@@ -167,7 +167,7 @@ impl WaitingTab {
             None => None,
         };
         Some(Self {
-            host: PublicUrl::from_sealed(&raw.o)?,
+            host: PublicUrl::try_from(raw.o.to_string()).ok()?,
             tab: Tab::parse(&raw.b)?,
             secret_hash: secret_hash.try_into().ok()?,
             round: raw.n,

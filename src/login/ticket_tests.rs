@@ -68,18 +68,6 @@ impl Hosts {
 }
 
 #[test]
-fn a_host_that_the_url_parser_refuses_gets_a_ticket() {
-    let mut hosts = Hosts::new();
-    let served = r#"["https://login.test", "https://*.apps.test"]"#;
-    hosts.served = serde_json::from_str(served).unwrap();
-    let host = hosts.served.find("xn--a.apps.test").unwrap();
-    assert!(PublicUrl::try_from(host.origin().to_owned()).is_err());
-    let text = hosts.request(&host);
-    let request = TicketRequest::open(&text, hosts.at(&hosts.login)).unwrap();
-    assert_eq!(request.host(), &host);
-}
-
-#[test]
 fn a_request_opens_to_what_was_sealed() {
     let hosts = Hosts::new();
     let text = hosts.request(&hosts.app);

@@ -1,5 +1,8 @@
 //! Sign-in, session and sign-out in a real browser.
 
+use serde_json::{Value, json};
+
+use crate::fragments::{KEEPS, attribute, long_path};
 use crate::support::scene::Scene;
 use crate::support::upstream::Answer;
 use crate::support::webdriver::Chromium;
@@ -200,6 +203,88 @@ async fn a_person_ends_the_session_of_another_browser() {
         .await;
     browser.wait_for_text("only in this browser").await;
     assert_eq!(other.fetch("http://localhost/").await.status, 401);
+}
+
+#[tokio::test]
+async fn a_fragment_and_a_long_address_survive_the_sign_in() {
+    let scene = Scene::with_routes(KEEPS, "").await;
+    show_user_in_app(&scene);
+    let browser = chromium(&scene).await;
+    // A form of the provider leads to the next page, so the browser forgets the fragment.
+    scene.provider.ask_first();
+    for (path, fragment) in [
+        ("/page".to_owned(), "#/deep/link?a=b&c=%22%3E#2"),
+        (long_path(8100), "#x"),
+        (long_path(8192), ""),
+        ("/page?x=1".to_owned(), "#//evil.test/<script>"),
+    ] {
+        browser.open("http://localhost/public/start").await;
+        browser.client().delete_all_cookies().await.unwrap();
+        let address = format!("http://localhost{path}{fragment}");
+        browser.open(&address).await;
+        browser.wait_for(|url| url.contains("/authorize")).await;
+        browser.run("document.getElementById('go').click()").await;
+        browser.wait_for(|url| url.contains("localhost/page")).await;
+        let expected = address.replace('<', "%3C").replace('>', "%3E");
+        assert_eq!(browser.run("return location.href").await, expected);
+        assert_eq!(browser.run("return sessionStorage.length").await, 0);
+        // The user can go back to the page of the provider, past the pages with the scripts.
+        browser.run("history.back()").await;
+        browser.wait_for(|url| url.contains("/authorize")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_50_values_in_the_storage_of_a_tab_never_lead_to_another_origin() {
+    let scene = Scene::with_routes(KEEPS, "").await;
+    show_user_in_app(&scene);
+    let browser = chromium(&scene).await;
+    // The attacker has a valid name and a valid sealed page.
+    let first = scene.browser().open("http://localhost/page?x=1").await;
+    let [name, page] = ["name", "page"].map(|name| attribute(&first, name).unwrap());
+    browser.open("http://localhost/page").await;
+    browser.wait_for(|url| url.ends_with("/page")).await;
+    let restored = |fragment: &str| format!("http://localhost/page?x=1{fragment}");
+    let return_path = format!("http://localhost/oauth2/return/{name}");
+    let own =
+        |page: &str, fragment: Value| json!({"name": name, "page": page, "fragment": fragment});
+    for (stored, expected) in [
+        (own(&page, json!("//evil.test/")), restored("#//evil.test/")),
+        (own(&page, json!("@evil.test")), restored("#@evil.test")),
+        (
+            own(&page, json!("javascript:window.evil=1")),
+            restored("#javascript:window.evil=1"),
+        ),
+        (
+            own(&page, json!("\t\n\u{0}\\\\evil.test")),
+            restored("#%00\\\\evil.test"),
+        ),
+        (own(&page, json!(["//evil.test"])), restored("#//evil.test")),
+        (
+            own("https://evil.test/", json!("x")),
+            format!("{return_path}#x"),
+        ),
+        (
+            own("javascript:window.evil=1", json!("")),
+            return_path.clone(),
+        ),
+        (json!({"name": "x", "page": page}), return_path.clone()),
+        (json!("https://evil.test/"), return_path.clone()),
+        (json!(null), return_path.clone()),
+    ] {
+        browser.open("http://localhost/page").await;
+        let text = serde_json::to_string(&stored.to_string()).unwrap();
+        browser
+            .run(&format!("sessionStorage.setItem('sidegate-page', {text})"))
+            .await;
+        browser
+            .open(&format!("http://localhost/oauth2/restore/{name}"))
+            .await;
+        browser.wait_for(|url| !url.contains("/restore/")).await;
+        let address = browser.run("return location.href").await;
+        assert_eq!(address, expected, "{stored}");
+        assert_eq!(browser.run("return window.evil ?? 0").await, 0, "{stored}");
+    }
 }
 
 /// Takes screenshots of the gateway's own pages, for people to look at. The screenshots are stored

@@ -79,18 +79,29 @@ async fn protects(app: &Program) {
             hidden.insert(path);
         }
     }
-    for mode in MODES {
+    let start = |mode: &str| {
         let routes = format!(
             "[[routes]]\naccess = \"public\"\nallow_in_path = [{mode}]\n\
              [[routes]]\nprefix = \"/admin\"\nallow_in_path = [{mode}]\n"
         );
-        let settings = Settings::new(ORIGIN, &provider.url(), app.address()).with(&routes);
-        let gateway = Gateway::start(settings);
+        Gateway::start(Settings::new(ORIGIN, &provider.url(), app.address()).with(&routes))
+    };
+    // The paths that the gateway refuses if no route allows unusual forms.
+    let mut unusual = BTreeSet::new();
+    let gateway = start("");
+    for path in corpus() {
+        if get(gateway.address(), &path).await.unwrap().status() == 400 {
+            unusual.insert(path);
+        }
+    }
+    gateway.drain().await;
+    for mode in MODES {
+        let gateway = start(mode);
         let (mut forwarded, mut protected) = (0, 0);
         for path in corpus() {
             let response = get(gateway.address(), &path).await.unwrap();
             assert!(!is_admin(&response), "{mode}: {path}");
-            let unusual = path.contains("//") || path.contains(['%', '\\']);
+            let unusual = unusual.contains(&path);
             match response.status() {
                 401 if hidden.contains(&path) => protected += usize::from(unusual),
                 400 | 401 => {}

@@ -1,5 +1,8 @@
 //! The page after a login: the requested page, and never another origin.
 
+use std::time::Duration;
+
+use crate::fragments::long_path;
 use crate::support::browser::Page;
 use crate::support::browser_request::BrowserRequest;
 use crate::support::form::links;
@@ -142,17 +145,13 @@ async fn r_paths_that_browsers_read_as_other_hosts_never_lead_to_another_origin(
     );
 }
 
-/// A path with a query of this length in total.
-fn long_path(length: usize) -> String {
-    let start = "/page?x=";
-    format!("{start}{}", "a".repeat(length - start.len()))
-}
-
 /// The `Path` of the cookies that save a page, and the cookies as `NAME=VALUE`.
 fn saved(page: &Page) -> (String, Vec<String>) {
     let cookies = page.set_cookies().into_iter();
     let saved: Vec<_> = cookies
         .filter(|text| text.starts_with("__Secure-sidegate-page-"))
+        // The cookies of the oldest saved pages are deleted.
+        .filter(|text| !text.contains("Max-Age=0"))
         .map(|text| {
             let (pair, attributes) = text.split_once("; Path=").unwrap();
             let (path, rest) = attributes.split_once("; ").unwrap();
@@ -201,6 +200,33 @@ async fn two_tabs_with_long_addresses_return_to_their_own_pages() {
         let left: Vec<_> = left.filter(|c| c.name.starts_with("__Secure-")).collect();
         assert_eq!(left, []);
     }
+}
+
+#[tokio::test]
+async fn c_12_a_browser_keeps_at_most_twenty_saved_pages() {
+    let scene = Scene::new().await;
+    let browser = scene.browser();
+    let mut endpoints = Vec::new();
+    for number in 0..25 {
+        // The oldest page is the page whose login has begun first.
+        scene.gateway.advance(Duration::from_secs(1));
+        let start = browser
+            .open(&url(&format!("{}{number}", long_path(2000))))
+            .await;
+        endpoints.push(saved(&start).0);
+    }
+    let is_saved = |endpoint: &String| {
+        let cookies = browser.cookies(&url(endpoint)).into_iter();
+        cookies
+            .filter(|cookie| cookie.name.starts_with("__Secure-"))
+            .count()
+            == 1
+    };
+    let expected = [[false; 5].as_slice(), &[true; 20]].concat();
+    assert_eq!(endpoints.iter().map(is_saved).collect::<Vec<_>>(), expected);
+    let markers = browser.cookies(ORIGIN).into_iter();
+    let markers = markers.filter(|cookie| cookie.name.starts_with("__Host-sidegate-page-"));
+    assert_eq!(markers.count(), 20);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use tokio::process::Command;
 use crate::support::gateway::{PROGRAM, Process, Settings};
 use crate::support::raw::exchange;
 use crate::support::scene::{ORIGIN, SESSION, Scene, url};
+use crate::support::two_providers::TwoProviders;
 use crate::support::upstream::{Answer, Recorded};
 
 /// One path for each form, as a client sends the path and as the app gets the path.
@@ -122,6 +123,58 @@ async fn p_57_an_unusual_path_never_reaches_the_gateways_own_endpoints() {
     ] {
         let (status, arrived) = ask(&scene, path, "").await;
         assert_eq!((status, arrived.is_none()), (400, true), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn p_57_an_unusual_path_never_reaches_a_redirection_endpoint_with_another_path() {
+    let login = "[login]\ncallback_path = \"/app/signed-in\"\n";
+    let scene = Scene::with_routes(&format!("{login}{}", routes(ALL)), "").await;
+    for path in [
+        "/app%2Fsigned-in?code=a&state=b",
+        "/app//signed-in?code=a&state=b",
+        "/app\\signed-in",
+        "/app%5Csigned%2Din",
+        "/app/signed-in%FF",
+        "/%FFapp/signed-in?code=a&state=b",
+    ] {
+        let (status, arrived) = ask(&scene, path, "").await;
+        assert_eq!((status, arrived.is_none()), (400, true), "{path}");
+    }
+    // The paths of the app stay paths of the app, and the endpoint stays the gateway's.
+    for path in [
+        "/app/signed-in/x",
+        "/app/signed-in%2Fx",
+        "/app/signed-inx%FF",
+        "/app",
+    ] {
+        let (status, arrived) = ask(&scene, path, "").await;
+        assert_eq!((status, arrived.is_some()), (200, true), "{path}");
+    }
+    for path in ["/app/signed-in?code=a&state=b", "/app/signed%2Din?code=a"] {
+        let (status, arrived) = ask(&scene, path, "").await;
+        assert_eq!((status, arrived.is_none()), (400, true), "{path}");
+    }
+    let (status, arrived) = ask(&scene, "/app/signed-in?error=access_denied", "").await;
+    assert_eq!((status, arrived.is_none()), (403, true));
+}
+
+#[tokio::test]
+async fn p_57_each_path_below_the_redirection_endpoint_of_several_providers_is_reserved() {
+    let login = "[login]\ncallback_path = \"/app/signed-in\"\n";
+    let routes = format!("{login}[[routes]]\naccess = \"public\"\n{ALL}");
+    let two = TwoProviders::start(&routes).await;
+    for path in [
+        "/app/signed-in%2Fmain?code=a&state=b",
+        "/app/signed-in//main?code=a&state=b",
+        "/app%2Fsigned-in/main",
+        "/app/signed-in\\main",
+        "/app/signed-in/main%FF",
+        "/app/signed-in/caf%E9",
+    ] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let outcome = exchange(two.gateway.address(), request.as_bytes(), 1).await;
+        assert_eq!((outcome.statuses()[0], two.app.count()), (400, 0), "{path}");
     }
 }
 

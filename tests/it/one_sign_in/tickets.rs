@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use super::sign_out::sign_out;
-use super::{APP, IP, LOGIN, WILD, browser, scene, signed_in, status};
+use serde_json::json;
+
+use super::{APP, IP, LOGIN, WILD, browser, restarted, scene, shared, signed_in, status};
 use crate::support::browser::{Browser, Page};
 use crate::support::browser_request::BrowserRequest;
 use crate::support::form::links;
-use crate::support::scene::{SESSION, assert_no_canary, refusal};
+use crate::support::scene::{SESSION, Scene, assert_no_canary, refusal};
 
 /// Follows redirects until a redirect leads to the ticket endpoint of `host`. Returns the URL with
 /// the ticket.
@@ -208,6 +210,43 @@ async fn a_45_a_ticket_is_refused_after_the_sign_out() {
     sign_out(&browser, LOGIN).await;
     let page = browser.open(&ticket).await;
     assert_refused(&browser, &page, APP, "400 ticket_session_ended");
+}
+
+#[tokio::test]
+async fn a_45_the_page_names_the_reason_why_the_session_of_a_ticket_cannot_be_used() {
+    let scene = scene().await;
+    let members = json!({ "expires_in": 30, "refresh_token": null });
+    scene.provider.token_members(members);
+    let browser = signed_in(&scene, LOGIN, "alice").await;
+    let ticket = ticket_url(&browser, APP, "/").await;
+    scene.gateway.advance(Duration::from_secs(45));
+    let page = browser.open(&ticket).await;
+    assert_refused(&browser, &page, APP, "400 ticket_token_expired");
+}
+
+#[tokio::test]
+async fn a_45_a_ticket_for_a_session_of_another_instance_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys");
+    std::fs::write(&keys, format!("{}=\n", "A".repeat(43))).unwrap();
+    let settings = format!("state_key_file = \"{}\"\n", keys.display());
+    let before = Scene::with(|start| shared(start).with(&settings)).await;
+    let browser = signed_in(&before, LOGIN, "alice").await;
+    let ticket = ticket_url(&browser, APP, "/").await;
+    // The sessions are in memory, so the next gateway does not know them.
+    let after = restarted(before, &settings).await;
+    let returned = super::browser(&after.gateway);
+    for cookie in browser.cookies(APP) {
+        let planted = format!("{}={}; Path=/; Secure", cookie.name, cookie.value);
+        returned.plant(APP, &planted);
+    }
+    let page = returned.open(&ticket).await;
+    assert_refused(
+        &returned,
+        &page,
+        APP,
+        "400 ticket_session_of_other_instance",
+    );
 }
 
 #[tokio::test]

@@ -17,9 +17,14 @@ pub(crate) struct OpenIdScene {
     pub(crate) app: RecordingUpstream,
 }
 
-/// Settings with one OpenID Provider. `keys` are keys of the provider with their TOML values. An
+/// Settings with one OpenID Provider and the routes of every scene. `keys` are keys of the provider with their TOML values. An
 /// empty value removes a key.
 pub(crate) fn settings(issuer: &str, app: &str, keys: &[(&str, &str)]) -> Settings {
+    settings_without_routes(issuer, app, keys).with(ROUTES)
+}
+
+/// Settings like [`settings`], without routes.
+pub(crate) fn settings_without_routes(issuer: &str, app: &str, keys: &[(&str, &str)]) -> Settings {
     let settings = Settings::new(ORIGIN, issuer, app);
     let secret = settings.file("client_secret", &format!("{CLIENT_SECRET}\n"));
     let mut all: BTreeMap<&str, String> = BTreeMap::from([
@@ -42,7 +47,7 @@ pub(crate) fn settings(issuer: &str, app: &str, keys: &[(&str, &str)]) -> Settin
     for (key, value) in all.iter().filter(|(_, value)| !value.is_empty()) {
         section.extend([key, " = ", value, "\n"]);
     }
-    settings.provider(&section).with(ROUTES)
+    settings.provider(&section)
 }
 
 impl OpenIdScene {
