@@ -284,8 +284,7 @@ fn build(
     let (server, session, routes) = (server?, session?, routes?);
     let (names, log, operations) = (names?, log?, operations?);
     let (asking_proxies, oauth2_proxies) = asking_proxies?;
-    let sections = (&asking_proxies, &login);
-    let warnings = warnings(settings, (&routes, &server), sections);
+    let warnings = warnings(settings, (&routes, &server), (&asking_proxies, &login));
     let fields = app_fields::names(&routes, &upstreams, &names);
     let site = SiteConfig {
         gateway: gateway_settings(

@@ -523,7 +523,7 @@ enum Step<'a> {
     /// [`Step`] would be larger, and every request would move more memory.
     Boxed(Pin<Box<dyn Future<Output = Response<Body>> + 'a>>),
     /// The request waits for its body. The future yields the next step of the request.
-    Later(Pin<Box<dyn Future<Output = Step<'a>> + 'a>>),
+    Later(Pin<Box<dyn Future<Output = Self> + 'a>>),
 }
 
 impl<'a> Step<'a> {

@@ -177,8 +177,8 @@ fn compare_fields(explained: &Value, arrived: &Recorded, context: &str) {
         "x-forwarded-groups",
     ] {
         let is_written = written.iter().any(|field| field["name"] == name);
-        let arrives = !arrived.head.values(name).is_empty();
-        assert_eq!(is_written, arrives, "{name}: {context}");
+        let is_received = !arrived.head.values(name).is_empty();
+        assert_eq!(is_written, is_received, "{name}: {context}");
     }
 }
 

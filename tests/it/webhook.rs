@@ -1,5 +1,7 @@
 //! The webhook: an app ends sessions of its users with a signed request.
 
+use std::fmt::Write as _;
+
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -26,7 +28,10 @@ pub(crate) fn with_key(settings: Settings) -> Settings {
 
 fn signature(key: &str, time: u64, body: &str) -> String {
     let signature = hs256(key.as_bytes(), format!("{time}.{body}").as_bytes());
-    let hex: String = signature.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = signature.iter().fold(String::new(), |mut hex, byte| {
+        write!(hex, "{byte:02x}").unwrap();
+        hex
+    });
     format!("t={time},v1={hex}")
 }
 

@@ -31,7 +31,7 @@ const IDENTITY: [&str; 5] = [
 ];
 
 /// The lifetime of an access token.
-const LIFETIME: Duration = Duration::from_mins(60);
+const LIFETIME: Duration = Duration::from_hours(1);
 
 /// A scene whose gateway answers the auth checks of proxies of this kind.
 async fn scene(kind: &str) -> Scene {
@@ -174,7 +174,6 @@ const ROWS: [(&str, Row); 13] = [
 async fn every_row(front: &'static Front) {
     let asking = Asking::start(front).await;
     for (name, row) in ROWS {
-        println!("{}: {name}", front.name);
         row(&asking).await;
         record("auth_checks.txt", &[front.name, name]);
     }

@@ -1,4 +1,4 @@
-//! WebSockets, event streams and large uploads through a proxy that asks for auth checks.
+//! `WebSockets`, event streams and large uploads through a proxy that asks for auth checks.
 
 use std::sync::Arc;
 
