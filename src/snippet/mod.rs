@@ -1,4 +1,4 @@
-//! Prints the configuration with which another proxy asks for auth checks ([`print`]).
+//! Prints the configuration with which another proxy asks for auth checks ([`print()`]).
 //!
 //! The texts are templates in the folder `config/snippets`. [`template`] fills a template with the
 //! values of the settings. The page `docs/auth-check.md` shows the same texts, and the tests run
