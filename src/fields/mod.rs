@@ -41,7 +41,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 pub use framing::FramingError;
 pub(crate) use framing::check as check_framing;
 pub use owned::OwnedFields;
-pub(crate) use owned::{REPLACING, fold};
+pub(crate) use owned::{DESCRIBING, REPLACING, fold};
 pub(crate) use response::outbound;
 #[cfg(test)]
 pub(crate) use strip::Strip;
