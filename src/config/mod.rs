@@ -56,8 +56,8 @@ pub(crate) use self::restart_only::RestartOnly;
 use self::rewriting::{check_bypasses, check_rewriting};
 pub(crate) use self::routing::Upstreams;
 use self::routing::{
-    ParsedUpstreams, check_reach, check_routes, routes, unenforced_rules, unnamed_providers,
-    upstreams,
+    ParsedUpstreams, check_app_sign_out_reach, check_reach, check_routes, routes, unenforced_rules,
+    unnamed_providers, upstreams,
 };
 use self::section::Reader;
 use self::signing::{Signing, signing};
@@ -341,14 +341,20 @@ fn route_table(
     Some(table)
 }
 
-/// Refuses redirects that never end, and routes that lead to protected paths of an app. Checks
-/// nothing if a part of the settings has a problem.
-fn check_paths(urls: &PublicUrls, routes: &RouteTable, reader: &mut Reader<'_>) {
+/// Refuses the sign-outs of apps that no request reaches, redirects that never end, and routes that
+/// lead to protected paths of an app. Checks nothing if a part of the settings has a problem.
+fn check_paths(
+    urls: &PublicUrls,
+    login: &login::Settings,
+    routes: &RouteTable,
+    reader: &mut Reader<'_>,
+) {
     // A wildcard stands for all hosts that no route names.
     let authorities: Vec<String> = urls.authorities().collect();
     let listed = authorities.iter().map(String::as_str);
     let hosts: BTreeSet<&str> = listed.chain(routes.iter().flat_map(Route::hosts)).collect();
     let hosts: Vec<&str> = hosts.into_iter().collect();
+    check_app_sign_out_reach(&hosts, login, routes, reader);
     check_redirects(routes, &hosts, reader);
     check_bypasses(routes, &hosts, reader);
 }
@@ -465,7 +471,7 @@ fn login_settings(
     };
     if let (Some(urls), Some(routes)) = (urls, routes) {
         check_reach(urls, &login, routes, reader);
-        check_paths(urls, routes, reader);
+        check_paths(urls, &login, routes, reader);
     }
     login
 }
