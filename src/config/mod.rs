@@ -383,10 +383,12 @@ fn tls(
 /// Refuses a path of the admin socket that the operating system does not accept.
 fn check_admin_socket(operations: Option<&OperationsSection>, reader: &mut Reader<'_>) {
     let path = operations.and_then(|section| section.admin_socket_file.as_ref());
-    if path.is_some_and(|path| path.as_os_str().len() > MAX_PATH) {
-        let reason = format!("is longer than {MAX_PATH} bytes, which is the limit for a socket");
-        reader.note("operations.admin_socket_file", reason);
-    }
+    let reason = match path.map_or(1, |path| path.as_os_str().len()) {
+        0 => "is empty; leave it out, so that there is no admin socket".to_owned(),
+        1..=MAX_PATH => return,
+        _ => format!("is longer than {MAX_PATH} bytes, which is the limit for a socket"),
+    };
+    reader.note("operations.admin_socket_file", reason);
 }
 
 /// Returns true if the two addresses conflict, so that one process cannot listen on both.
