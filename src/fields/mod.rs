@@ -55,6 +55,9 @@ pub use view::{OnlyValue, View};
 /// origin, to the same site or to another site (Fetch Metadata).
 pub(crate) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
+/// The field in which a browser states for what the page uses the answer, such as `image`.
+pub(crate) const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+
 /// The name of this gateway in `Via`.
 const PSEUDONYM: &str = "sidegate";
 

@@ -113,11 +113,11 @@ impl ProcessState {
     }
 }
 
-/// Counts a running revocation until the value is dropped.
-struct Revocation(Arc<ProcessState>);
+/// Counts a running revocation, or a task that may start revocations, until the value is dropped.
+pub(super) struct Revocation(Arc<ProcessState>);
 
 impl Revocation {
-    fn begin(process: &Arc<ProcessState>) -> Self {
+    pub(super) fn begin(process: &Arc<ProcessState>) -> Self {
         let increase = |count: &mut usize| *count = count.saturating_add(1);
         process.revocations.send_modify(increase);
         Self(Arc::clone(process))

@@ -217,8 +217,8 @@ impl Sessions {
         Ok(keys)
     }
 
-    /// Returns the sessions of a group. The function does not put the sessions into the cache and
-    /// does not count as a use of the sessions. The result can contain sessions that have passed a
+    /// Returns the sessions of a group, without sessions that are damaged. The function does not put
+    /// the sessions into the cache and does not count as a use of the sessions. The result can contain sessions that have passed a
     /// deadline, and does not contain sessions that end during the call. For
     /// [`SessionsOf::Everyone`], [`Sessions::keys_of`] needs much less memory.
     ///
@@ -232,7 +232,11 @@ impl Sessions {
     pub(crate) async fn list(&self, of: SessionsOf<'_>) -> Result<Vec<Arc<Session>>, StoreError> {
         let mut sessions = Vec::new();
         for key in self.keys_of(of).await? {
-            sessions.extend(self.peek(key).await?);
+            match self.peek(key).await {
+                // The other sessions must stay visible to their user.
+                Err(StoreError::Damaged) => {}
+                read => sessions.extend(read?),
+            }
         }
         Ok(sessions)
     }
