@@ -119,7 +119,7 @@ fn file_at(path: &Path) -> Option<(u64, u64)> {
 /// Refuses a folder in which every user can replace the socket.
 fn check_folder(path: &Path) -> Result<(), SocketError> {
     let folder = path.parent().filter(|folder| *folder != Path::new(""));
-    let mode = fs::metadata(folder.unwrap_or(Path::new(".")))?.mode();
+    let mode = fs::metadata(folder.unwrap_or_else(|| Path::new(".")))?.mode();
     if mode & WRITABLE_BY_ALL != 0 && mode & STICKY == 0 {
         return Err(SocketError::OpenFolder);
     }
