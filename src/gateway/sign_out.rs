@@ -282,10 +282,10 @@ fn signs_in_again(context: &RequestContext, link: String) -> Page {
 }
 
 /// Adds the field with which the browser deletes the data of the app, if the settings contain
-/// `login.clear_site_data`. A browser also deletes the data that the app itself lists in this field.
+/// `login.clear_site_data`.
 pub(super) fn add_clear_site_data(site: &WorkerSite, headers: &mut HeaderMap) {
     if let Some(value) = site.login().clear_site_data() {
-        headers.append(CLEAR_SITE_DATA, value.clone());
+        headers.insert(CLEAR_SITE_DATA, value.clone());
     }
 }
 

@@ -333,18 +333,3 @@ async fn a_slow_answer_of_an_app_that_signs_out_is_complete() {
     assert_eq!(page.text(), "firstlast");
     assert_eq!(browser.cookie(ORIGIN, SESSION), None);
 }
-
-#[tokio::test]
-async fn the_site_data_that_an_app_clears_is_cleared_too() {
-    let route = "[[routes]]\napp_sign_out = \"/bye\"\n";
-    let setting = "[login]\nclear_site_data = [\"cache\"]\n";
-    let scene = Scene::with_settings(|settings| settings.with(route).with(setting)).await;
-    let browser = scene.browser_of("alice");
-    browser.visit(&url("/")).await;
-    let clears = [("Location", "/after"), ("Clear-Site-Data", "\"storage\"")];
-    scene.app.next(Answer::with(302, &clears, ""));
-    let visit = BrowserRequest::navigation(&url("/bye"));
-    let page = browser.send(visit.from(ORIGIN)).await;
-    let cleared: Vec<_> = page.fields.get_all("clear-site-data").iter().collect();
-    assert_eq!(cleared, ["\"storage\"", "\"cache\""]);
-}
