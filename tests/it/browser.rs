@@ -201,7 +201,7 @@ async fn a_person_ends_the_session_of_another_browser() {
     browser
         .run("document.querySelector('li:nth-child(2) button').click()")
         .await;
-    browser.wait_for_text("only in this browser").await;
+    browser.wait_for_text("knows no other session of").await;
     assert_eq!(other.fetch("http://localhost/").await.status, 401);
 }
 
