@@ -29,56 +29,55 @@ pub(super) fn convert(import: &mut Import, apps: &Apps) {
     let rule = rule(import);
     let public = public_prefixes(import, apps);
     convert_return_hosts(import);
-    let preflight = import.flag("skip-auth-preflight", false);
-    let preflight_from = import.written("skip-auth-preflight");
-    let has_several = apps.list.len() > 1;
     for app in &apps.list {
-        let mut lines = Vec::new();
-        let mut add = |key: &str, value: Value, from: &str| {
-            lines.push((key.to_owned(), value, from.to_owned()));
-        };
-        add("prefix", Value::text(&app.prefix), &app.from);
-        if has_several {
-            add("upstream", Value::text(&app.name), &app.from);
-        }
-        add("access", rule.0.clone(), &rule.1);
-        if let Some(prefix) = &app.new_prefix {
-            add("rewrite.app_prefix", Value::text(prefix), &app.from);
-        }
-        if preflight {
-            add("allow_preflight", Value::Flag(true), &preflight_from);
-        }
-        if !app.websockets {
-            let from = import.written("proxy-websockets");
-            add("streams.upgrades", Value::Flag(false), &from);
-        }
-        import.document.add_table("[routes]", lines);
+        add_route(import, apps, app, (&app.prefix, &app.from), &rule);
     }
     for (prefix, app, from) in public {
-        let mut lines = Vec::new();
-        let mut add = |key: &str, value: Value, from: &str| {
-            lines.push((key.to_owned(), value, from.to_owned()));
-        };
-        add("prefix", Value::text(&prefix), &from);
-        if has_several {
-            add("upstream", Value::text(&app.name), &from);
-        }
-        add("access", Value::text("public"), &from);
-        if let Some(new_prefix) = &app.new_prefix {
-            let below = below(&app.prefix, &prefix).unwrap_or_default();
-            let new_prefix = format!("{}{below}", new_prefix.trim_end_matches('/'));
-            add("rewrite.app_prefix", Value::Text(new_prefix), &app.from);
-        }
-        if !app.websockets {
-            let from = import.written("proxy-websockets");
-            add("streams.upgrades", Value::Flag(false), &from);
-        }
-        import.document.add_table("[routes]", lines);
+        let rule = (Value::text("public"), from.clone());
+        add_route(import, apps, app, (&prefix, &from), &rule);
     }
     close_prefixes(import, apps, &rule);
     if apps.only_checks {
         convert_auth_check(import, apps.keeps_auth_path);
     }
+}
+
+/// Writes the route of an app for a prefix. The prefix has the name of its option.
+fn add_route(
+    import: &mut Import,
+    apps: &Apps,
+    app: &App,
+    (prefix, from): (&str, &str),
+    (access, access_from): &Rule,
+) {
+    let mut lines = Vec::new();
+    let mut add = |key: &str, value: Value, from: &str| {
+        lines.push((key.to_owned(), value, from.to_owned()));
+    };
+    add("prefix", Value::text(prefix), from);
+    if apps.list.len() > 1 || apps.only_checks {
+        add("upstream", Value::text(&app.name), &app.from);
+    }
+    add("access", access.clone(), access_from);
+    if apps.only_checks {
+        for (key, value, from) in &app.keys {
+            add(key, value.clone(), from);
+        }
+    }
+    if let Some(new_prefix) = &app.new_prefix {
+        let below = below(&app.prefix, prefix).unwrap_or_default();
+        let new_prefix = format!("{}{below}", new_prefix.trim_end_matches('/'));
+        add("rewrite.app_prefix", Value::Text(new_prefix), &app.from);
+    }
+    if import.flag("skip-auth-preflight", false) && *access != Value::text("public") {
+        let from = import.written("skip-auth-preflight");
+        add("allow_preflight", Value::Flag(true), &from);
+    }
+    if !app.websockets {
+        let from = import.written("proxy-websockets");
+        add("streams.upgrades", Value::Flag(false), &from);
+    }
+    import.document.add_table("[routes]", lines);
 }
 
 /// Writes a route without an app for the prefix of each upstream that is not carried over. Without
@@ -118,29 +117,11 @@ fn rule(import: &mut Import) -> Rule {
     if let Some(option) = restriction(import) {
         return nobody(&option);
     }
-    if groups_from.len() > 1 {
-        let from = groups_from.join(" and ");
-        let text = "A rule of Sidegate permits the members of each listed group. The import does not \
-                    combine several options about groups, because oauth2-proxy can require all of \
-                    them. Write the groups who may pass into `access`. Until then, nobody may pass.";
-        import.remark(&from, Grade::Lost, text);
-        return nobody(&from);
-    }
     if !groups.is_empty() {
         // A file that the import cannot read also restricts the addresses.
         let has_file = import.text("authenticated-emails-file").is_some();
-        let lists_addresses = !domains.is_empty() || has_file;
-        if lists_addresses && !is_everybody {
-            let text = "oauth2-proxy requires both the address and the group. A rule of Sidegate \
-                        compares one of them. If all members of the groups may pass, write the \
-                        groups into `access`. Until then, nobody may pass.";
-            import.remark(&from, Grade::Lost, text);
-            return nobody(&from);
-        }
-        return any_of(
-            vec![("groups", Value::List(groups))],
-            &groups_from.join(", "),
-        );
+        let needs_address = !is_everybody && (has_file || !domains.is_empty());
+        return rule_of_groups(import, groups, &groups_from, needs_address);
     }
     if is_everybody && provider::is_open(import) {
         let text = "Anybody can create an account at this provider, so the rule would admit \
@@ -175,6 +156,33 @@ fn rule(import: &mut Import) -> Rule {
         import.remark(&from, Grade::ToDo, text);
     }
     any_of(lists, &sources.join(", "))
+}
+
+/// Returns the rule for the members of groups. `needs_address` states that oauth2-proxy also compares
+/// the address.
+fn rule_of_groups(
+    import: &mut Import,
+    groups: Vec<String>,
+    from: &[String],
+    needs_address: bool,
+) -> Rule {
+    if from.len() > 1 {
+        let from = from.join(" and ");
+        let text = "A rule of Sidegate permits the members of each listed group. The import does not \
+                    combine several options about groups, because oauth2-proxy can require all of \
+                    them. Write the groups who may pass into `access`. Until then, nobody may pass.";
+        import.remark(&from, Grade::Lost, text);
+        return nobody(&from);
+    }
+    if needs_address {
+        let from = import.written("email-domain");
+        let text = "oauth2-proxy requires both the address and the group. A rule of Sidegate \
+                    compares one of them. If all members of the groups may pass, write the \
+                    groups into `access`. Until then, nobody may pass.";
+        import.remark(&from, Grade::Lost, text);
+        return nobody(&from);
+    }
+    any_of(vec![("groups", Value::List(groups))], &from.join(", "))
 }
 
 /// Returns true if every address may pass, and the domains whose addresses may pass.

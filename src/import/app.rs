@@ -9,14 +9,14 @@ use super::{Grade, alpha, skip};
 /// An app behind the gateway.
 #[derive(Clone, Debug)]
 pub(super) struct App {
-    /// The name of the upstream.
+    /// The name of the upstream. The name is empty if the routes only answer auth checks.
     pub(super) name: String,
     pub(super) prefix: String,
     /// The prefix of the route as the app knows it, if this prefix differs.
     pub(super) new_prefix: Option<String>,
     /// False if the app must not switch to WebSocket.
     pub(super) websockets: bool,
-    /// The keys of the upstream, with the names of their options.
+    /// The keys of the upstream, or of the route for auth checks, with the names of their options.
     pub(super) keys: Vec<(String, Value, String)>,
     /// The name of the option.
     pub(super) from: String,
@@ -83,21 +83,23 @@ pub(super) fn apps(import: &mut Import) -> Apps {
     }
     found.keeps_auth_path = found.only_checks && can_keep_auth_path(import);
     if found.list.is_empty() {
-        let from = if found.only_checks {
-            "auth checks do not use the app"
-        } else {
-            "CHANGE THIS: the address of the app"
-        };
+        let url = Value::text("http://127.0.0.1:8080");
+        let url = (
+            "url".to_owned(),
+            url,
+            "CHANGE THIS: the address of the app".to_owned(),
+        );
+        // A route for auth checks has no app.
+        let name = if found.only_checks { "" } else { "app" };
         found.list.push(App {
-            name: "app".to_owned(),
+            name: name.to_owned(),
             prefix: "/".to_owned(),
             new_prefix: None,
             websockets: true,
-            keys: vec![(
-                "url".to_owned(),
-                Value::text("http://127.0.0.1:8080"),
-                from.to_owned(),
-            )],
+            keys: Some(url)
+                .into_iter()
+                .filter(|_| !found.only_checks)
+                .collect(),
             from: import.written("upstream"),
         });
     }

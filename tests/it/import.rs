@@ -306,7 +306,7 @@ fn the_alpha_configuration_is_imported() {
     let files = Files::new();
     let alpha = include_str!("../data/oauth2_proxy_alpha.yaml");
     fs::write(files.path().join("alpha.yaml"), files.fill(alpha)).unwrap();
-    let core = "email_domains = [\"example.com\"]\nredirect_url = \"https://app.example.com/oauth2/callback\"\n";
+    let core = "email_domains = [\"example.com\"]\nskip_auth_routes = [\"^/wiki/pub/\", \"^/old/pub/\"]\nredirect_url = \"https://app.example.com/oauth2/callback\"\n";
     fs::write(files.path().join("core.cfg"), core).unwrap();
     let input = Input {
         files: vec![
