@@ -2,6 +2,8 @@
 
 #[path = "main/explain.rs"]
 mod explain;
+#[path = "main/sessions.rs"]
+mod sessions;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,7 +12,6 @@ use std::process::ExitCode;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{ArgGroup, Args, Parser, Subcommand};
-use sidegate::admin::{self, Selection};
 use sidegate::clock::Clock;
 use sidegate::config::{Config, Flags, Reusable, Source, Variables};
 use sidegate::demo;
@@ -66,7 +67,7 @@ enum Command {
     /// List or end the sessions of a running gateway, over its admin socket
     Sessions {
         #[command(subcommand)]
-        command: SessionsCommand,
+        command: sessions::Command,
     },
     /// Create a certificate authority and a certificate for localhost, for development
     DevCerts {
@@ -130,34 +131,6 @@ struct Check {
     /// would fail; no token is requested
     #[arg(long)]
     online: bool,
-}
-
-#[derive(Subcommand)]
-enum SessionsCommand {
-    /// List sessions: key, provider, user and times
-    List(SelectedSessions),
-    /// End sessions at once, without a sign-out at the provider
-    End(SelectedSessions),
-}
-
-#[derive(Args)]
-struct SelectedSessions {
-    /// The settings file of the running gateway, which names the admin socket
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-    #[command(flatten)]
-    of: OneOrAll,
-}
-
-#[derive(Args)]
-#[group(required = true, multiple = false)]
-struct OneOrAll {
-    /// The sessions of the users with this subject, user name or email address
-    #[arg(long, value_name = "TEXT")]
-    person: Option<String>,
-    /// All sessions
-    #[arg(long)]
-    all: bool,
 }
 
 #[derive(Args)]
@@ -228,34 +201,9 @@ fn main() -> ExitCode {
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Snippet { snippet, settings } => print_snippet(snippet, &settings),
         Command::Demo(demo) => run_demo(&demo),
-        Command::Sessions { command } => sessions(command),
+        Command::Sessions { command } => sessions::run(command),
         Command::DevCerts { dir } => dev_certs(&dir),
         Command::Import(Import::Oauth2Proxy(from)) => import_oauth2_proxy(from),
-    }
-}
-
-fn sessions(command: SessionsCommand) -> ExitCode {
-    let (command, SelectedSessions { config, of }) = match command {
-        SessionsCommand::List(selected) => (admin::Command::List, selected),
-        SessionsCommand::End(selected) => (admin::Command::End, selected),
-    };
-    let source = Source {
-        path: config,
-        content: None,
-        variables: Variables::Read,
-        flags: Flags::default(),
-    };
-    let config = match load(&source, &Clock::system()) {
-        Ok(config) => config,
-        Err(code) => return code,
-    };
-    let Some(socket) = config.admin_socket else {
-        return fail_with(CONFIG, "operations.admin_socket_file is not set");
-    };
-    let of = of.person.map_or(Selection::All, Selection::Person);
-    match admin::client::run(&socket, (command, of), &mut print_line) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&format!("{}: {}", socket.display(), chain(&error))),
     }
 }
 

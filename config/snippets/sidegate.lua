@@ -32,6 +32,17 @@ local function ask(txn)
     }
 end
 
+local function count(values)
+    local number = 0
+    for _, value in pairs(values or {}) do
+        if value ~= "" then
+            number = number + 1
+        end
+    end
+    return number
+end
+
+-- Without the variable, HAProxy refuses the request.
 local function permit(txn, answer)
     for _, name in ipairs(fields) do
         txn.http:req_del_header(name)
@@ -41,6 +52,14 @@ local function permit(txn, answer)
             end
         end
     end
+    -- HAProxy does not add a field that is too large for the buffer.
+    local headers = txn.http:req_get_headers()
+    for _, name in ipairs(fields) do
+        if count(headers[name]) ~= count(answer.headers[name]) then
+            return
+        end
+    end
+    txn:set_var("txn.sidegate_permitted", true)
 end
 
 local function refuse(txn, answer)

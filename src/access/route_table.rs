@@ -156,6 +156,11 @@ impl RouteTable {
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
         self.routes.iter()
     }
+
+    /// Returns the route that serves requests with this authority and this usual path.
+    pub(crate) fn serving(&self, authority: &str, path: &str) -> Option<&Route> {
+        self.iter().find(|route| route.matches(authority, path))
+    }
 }
 
 /// One worker's copy of a [`RouteTable`].

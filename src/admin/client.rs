@@ -1,6 +1,7 @@
 //! The client of the admin socket: the command `sidegate sessions`.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::ops::RangeInclusive;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -26,6 +27,20 @@ pub enum Error {
     Closed,
 }
 
+/// The characters that have no width, or that change the line or the direction of the text after them.
+const INVISIBLE: [RangeInclusive<char>; 5] = [
+    '\u{061c}'..='\u{061c}',
+    '\u{200b}'..='\u{200f}',
+    '\u{2028}'..='\u{202e}',
+    '\u{2060}'..='\u{206f}',
+    '\u{feff}'..='\u{feff}',
+];
+
+/// The hint after a command that was to end the sessions of a person, but has found no session.
+const NOBODY_FOUND: &str = "No session belongs to this person, so no login in progress is refused. If \
+                            this person is signing in now, run the command again after the login, or \
+                            end all sessions with --all.";
+
 /// Sends a command to the gateway that listens at `socket`. Calls `print` for each line of the
 /// result. Blocks the calling thread.
 ///
@@ -38,6 +53,7 @@ pub fn run(
     print: &mut impl FnMut(&str),
 ) -> Result<(), Error> {
     let mut stream = UnixStream::connect(socket)?;
+    let names_a_person = matches!(of, Selection::Person(_));
     let mut request = serde_json::to_string(&Request { command, of }).map_err(io::Error::from)?;
     request.push('\n');
     stream.write_all(request.as_bytes())?;
@@ -52,6 +68,9 @@ pub fn run(
                 };
                 let noun = if sessions == 1 { "session" } else { "sessions" };
                 print(&format!("{sessions} {noun} {verb}"));
+                if sessions == 0 && names_a_person && command == Command::End {
+                    print(NOBODY_FOUND);
+                }
                 return Ok(());
             }
         }
@@ -67,10 +86,31 @@ fn describe(session: &SessionLine) -> String {
         "{}  {}  {}  {}  signed in {} ago, used {} ago, ends in {}",
         session.key,
         session.provider,
-        names.join(" "),
+        visible(&names.join(" ")),
         session.device.as_deref().unwrap_or("unknown device"),
         words(session.opened_ago),
         words(session.used_ago),
         words(session.ends_in),
     )
+}
+
+/// Replaces control characters, and the characters of [`INVISIBLE`]. The names come from the provider,
+/// and users can often choose their names.
+fn visible(text: &str) -> String {
+    let is_invisible = |c| INVISIBLE.iter().any(|range| range.contains(&c));
+    text.replace(|c: char| c.is_control() || is_invisible(c), "\u{fffd}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_change_the_rest_of_the_line() {
+        assert_eq!(
+            visible("a\u{202e}b\u{2066}c\u{1b}[2K"),
+            "a\u{fffd}b\u{fffd}c\u{fffd}[2K"
+        );
+        assert_eq!(visible("Zoë 山田 \\ \""), "Zoë 山田 \\ \"");
+    }
 }

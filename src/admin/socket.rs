@@ -1,7 +1,9 @@
 //! The admin socket: a Unix socket at which an operator lists and ends sessions.
 //!
 //! The file of the socket has the mode 0600. The gateway also asks the operating system for the user
-//! of each client, because the file has other permissions for a moment after its creation.
+//! of each client, because the file has other permissions for a moment after its creation. If every
+//! user could replace files in the folder of the socket, another program could pretend to be the
+//! gateway, so the gateway refuses such a folder.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
@@ -12,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::geteuid;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Handle;
@@ -29,8 +32,15 @@ pub(crate) const MAX_PATH: usize = 107;
 /// The longest request, in bytes.
 const MAX_REQUEST: u64 = 8192;
 
-/// The time limit of one connection.
-const DEADLINE: Duration = Duration::from_mins(2);
+/// The time limit of the request, and of each reply that the client has to read. The execution of a
+/// command has no time limit, because a store can contain many sessions.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The permission bit of a folder in which every user may create files.
+const WRITABLE_BY_ALL: u32 = 0o002;
+
+/// The permission bit of a folder in which only the owner of a file may replace the file.
+const STICKY: u32 = 0o1000;
 
 /// The pause before the next attempt to accept a connection after a failure.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
@@ -44,6 +54,9 @@ pub enum SocketError {
     /// The path belongs to a file that is not a socket.
     #[error("the path of the admin socket belongs to another file")]
     OtherFile,
+    /// Every user can replace the socket.
+    #[error("every user can replace files in the folder of the admin socket")]
+    OpenFolder,
     /// The operating system refuses the socket.
     #[error("the admin socket cannot be created")]
     System(#[from] io::Error),
@@ -54,6 +67,8 @@ pub enum SocketError {
 #[derive(Debug)]
 pub(crate) struct AdminSocket {
     path: PathBuf,
+    /// The device and the inode of the file. `None` if the file cannot be examined.
+    file: Option<(u64, u64)>,
     task: AbortHandle,
 }
 
@@ -69,14 +84,16 @@ impl AdminSocket {
         control: &Handle,
     ) -> Result<Self, SocketError> {
         let _entered = control.enter();
+        check_folder(path)?;
         remove_unused(path)?;
         let listener = UnixListener::bind(path)?;
         fs::set_permissions(path, Permissions::from_mode(0o600))?;
-        let owner = fs::metadata(path)?.uid();
         let service = Service { sessions, clock };
-        let task = control.spawn(accept(listener, owner, service));
+        let user = geteuid().as_raw();
+        let task = control.spawn(accept(listener, user, service));
         Ok(Self {
             path: path.to_owned(),
+            file: file_at(path),
             task: task.abort_handle(),
         })
     }
@@ -85,9 +102,28 @@ impl AdminSocket {
 impl Drop for AdminSocket {
     fn drop(&mut self) {
         self.task.abort();
-        // A file that is left over does not prevent the next start.
-        drop(fs::remove_file(&self.path));
+        // Another process may have replaced the file by its own socket.
+        if self.file.is_some() && self.file == file_at(&self.path) {
+            // A file that is left over does not prevent the next start.
+            drop(fs::remove_file(&self.path));
+        }
     }
+}
+
+/// Returns the device and the inode of the file at `path`.
+fn file_at(path: &Path) -> Option<(u64, u64)> {
+    let file = fs::symlink_metadata(path).ok()?;
+    Some((file.dev(), file.ino()))
+}
+
+/// Refuses a folder in which every user can replace the socket.
+fn check_folder(path: &Path) -> Result<(), SocketError> {
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    let mode = fs::metadata(folder.unwrap_or_else(|| Path::new(".")))?.mode();
+    if mode & WRITABLE_BY_ALL != 0 && mode & STICKY == 0 {
+        return Err(SocketError::OpenFolder);
+    }
+    Ok(())
 }
 
 /// Removes the file of a socket at which no process listens.
@@ -107,19 +143,19 @@ fn remove_unused(path: &Path) -> Result<(), SocketError> {
     }
 }
 
-/// Serves clients until the task is aborted. Only the user `owner` and `root` are served.
-async fn accept(listener: UnixListener, owner: u32, service: Service) {
+/// Serves clients until the task is aborted. Only the user `gateway` and `root` are served.
+async fn accept(listener: UnixListener, gateway: u32, service: Service) {
     loop {
         let Ok((stream, _address)) = listener.accept().await else {
             sleep(ACCEPT_PAUSE).await;
             continue;
         };
         let user = stream.peer_cred().map(|peer| peer.uid());
-        if user.is_ok_and(|user| user == owner || user == 0) {
+        if user.is_ok_and(|user| user == gateway || user == 0) {
             let service = service.clone();
             drop(tokio::spawn(async move {
                 // If the client disconnects, nobody needs the rest of the answer.
-                drop(timeout(DEADLINE, service.serve(stream)).await);
+                drop(service.serve(stream).await);
             }));
         }
     }
@@ -145,7 +181,7 @@ impl Service {
     async fn serve(&self, mut stream: UnixStream) -> Result<(), Failure> {
         let mut line = String::new();
         let mut reader = BufReader::new((&mut stream).take(MAX_REQUEST));
-        reader.read_line(&mut line).await?;
+        timely(reader.read_line(&mut line)).await?;
         let done = match serde_json::from_str::<Request>(&line) {
             Err(_invalid) => Reply::Failed("the request is not valid".to_owned()),
             Ok(request) => match self.run(request, &mut stream).await {
@@ -264,5 +300,11 @@ impl Service {
 async fn send(stream: &mut UnixStream, reply: &Reply) -> io::Result<()> {
     let mut line = serde_json::to_string(reply)?;
     line.push('\n');
-    stream.write_all(line.as_bytes()).await
+    timely(stream.write_all(line.as_bytes())).await
+}
+
+/// Waits for the client, but not longer than [`DEADLINE`].
+async fn timely<T>(exchange: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let late = |_elapsed| io::Error::from(io::ErrorKind::TimedOut);
+    timeout(DEADLINE, exchange).await.map_err(late)?
 }

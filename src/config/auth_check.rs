@@ -107,6 +107,7 @@ fn check_routes(routes: &RouteTable, may_ask: bool, reader: &mut Reader<'_>) {
                 *route.rewrite_settings() != RewriteSettings::default(),
             ),
             ("on_upstream_401", route.on_refusal() != OnRefusal::Pass),
+            ("app_sign_out", route.app_sign_out().is_some()),
             ("stream", route.is_stream()),
             ("buffers", route.buffers() != BufferSettings::default()),
             ("streams.idle_secs", streams.idle != default.idle),

@@ -56,8 +56,8 @@ pub(crate) use self::restart_only::RestartOnly;
 use self::rewriting::{check_bypasses, check_rewriting};
 pub(crate) use self::routing::Upstreams;
 use self::routing::{
-    ParsedUpstreams, check_reach, check_routes, routes, unenforced_rules, unnamed_providers,
-    upstreams,
+    ParsedUpstreams, check_app_sign_out_reach, check_reach, check_routes, routes, unenforced_rules,
+    unnamed_providers, upstreams,
 };
 use self::section::Reader;
 use self::signing::{Signing, signing};
@@ -340,14 +340,20 @@ fn route_table(
     Some(table)
 }
 
-/// Refuses redirects that never end, and routes that lead to protected paths of an app. Checks
-/// nothing if a part of the settings has a problem.
-fn check_paths(urls: &PublicUrls, routes: &RouteTable, reader: &mut Reader<'_>) {
+/// Refuses the sign-outs of apps that no request reaches, redirects that never end, and routes that
+/// lead to protected paths of an app. Checks nothing if a part of the settings has a problem.
+fn check_paths(
+    urls: &PublicUrls,
+    login: &login::Settings,
+    routes: &RouteTable,
+    reader: &mut Reader<'_>,
+) {
     // A wildcard stands for all hosts that no route names.
     let authorities: Vec<String> = urls.authorities().collect();
     let listed = authorities.iter().map(String::as_str);
     let hosts: BTreeSet<&str> = listed.chain(routes.iter().flat_map(Route::hosts)).collect();
     let hosts: Vec<&str> = hosts.into_iter().collect();
+    check_app_sign_out_reach(&hosts, login, routes, reader);
     check_redirects(routes, &hosts, reader);
     check_bypasses(routes, &hosts, reader);
 }
@@ -376,10 +382,12 @@ fn tls(
 /// Refuses a path of the admin socket that the operating system does not accept.
 fn check_admin_socket(operations: Option<&OperationsSection>, reader: &mut Reader<'_>) {
     let path = operations.and_then(|section| section.admin_socket_file.as_ref());
-    if path.is_some_and(|path| path.as_os_str().len() > MAX_PATH) {
-        let reason = format!("is longer than {MAX_PATH} bytes, which is the limit for a socket");
-        reader.note("operations.admin_socket_file", reason);
-    }
+    let reason = match path.map_or(1, |path| path.as_os_str().len()) {
+        0 => "is empty; leave it out, so that there is no admin socket".to_owned(),
+        1..=MAX_PATH => return,
+        _ => format!("is longer than {MAX_PATH} bytes, which is the limit for a socket"),
+    };
+    reader.note("operations.admin_socket_file", reason);
 }
 
 /// Returns true if the two addresses conflict, so that one process cannot listen on both.
@@ -464,7 +472,7 @@ fn login_settings(
     };
     if let (Some(urls), Some(routes)) = (urls, routes) {
         check_reach(urls, &login, routes, reader);
-        check_paths(urls, routes, reader);
+        check_paths(urls, &login, routes, reader);
     }
     login
 }

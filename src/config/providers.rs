@@ -62,6 +62,15 @@ pub(super) fn providers(
         }
         match Provider::new(&name, &settings, environment) {
             Ok(provider) => {
+                let mut others = providers.values();
+                if let Some(other) = others.find(|other| other.shares_webhook_key(&provider)) {
+                    let reason = format!(
+                        "names a file with a key of the provider `{}`; each provider needs its own \
+                         key",
+                        other.name()
+                    );
+                    reader.note(&format!("{key}.sign_out.webhook_key_files"), reason);
+                }
                 known.insert(name.clone(), known_claims(&settings));
                 let provider = match opened.get(&*name) {
                     Some(before) => provider.replacing(before),

@@ -316,7 +316,7 @@ fn check_streams(routes: &RouteTable, reader: &mut Reader<'_>) {
     }
 }
 
-/// Refuses the path of an app's own sign-out that no request of the route can have.
+/// Refuses the path of an app's own sign-out that is not a path below the prefix of the route.
 fn check_app_sign_outs(routes: &RouteTable, reader: &mut Reader<'_>) {
     for route in routes.iter() {
         let Some(path) = route.app_sign_out() else {
@@ -392,6 +392,39 @@ pub(super) fn check_reach(
                           in public_url; remove it, or the `hosts` of another route";
             reader.note(&format!("{key}.prefix"), reason);
         }
+    }
+}
+
+/// Refuses the path of an app's own sign-out for which the app never gets a request, because the
+/// gateway itself or another route answers this path at each host of the route.
+pub(super) fn check_app_sign_out_reach(
+    hosts: &[&str],
+    login: &login::Settings,
+    routes: &RouteTable,
+    reader: &mut Reader<'_>,
+) {
+    for route in routes.iter() {
+        let Some(path) = route.app_sign_out() else {
+            continue;
+        };
+        let key = format!("routes.{}.app_sign_out", route.index());
+        if !reader.is_clean(&key) {
+            continue;
+        }
+        let is_own = login.own.cover(path) || login.redirection.is_own_path(path);
+        let serving = hosts.iter().filter_map(|host| routes.serving(host, path));
+        let serving: Vec<&Route> = serving.collect();
+        let is_reached = serving.iter().any(|other| other.index() == route.index());
+        let problem = match serving.first() {
+            _ if is_own => "has no effect, because Sidegate itself answers this path".to_owned(),
+            Some(other) if !is_reached => format!(
+                "has no effect, because the route `{}` takes the requests for this path; write the \
+                 key into that route",
+                other.name()
+            ),
+            Some(_) | None => continue,
+        };
+        reader.note(&key, format!("`{path}` {problem}"));
     }
 }
 

@@ -41,7 +41,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 pub use framing::FramingError;
 pub(crate) use framing::check as check_framing;
 pub use owned::OwnedFields;
-pub(crate) use owned::{REPLACING, fold};
+pub(crate) use owned::{DESCRIBING, REPLACING, fold};
 pub(crate) use response::outbound;
 #[cfg(test)]
 pub(crate) use strip::Strip;
@@ -54,6 +54,9 @@ pub use view::{OnlyValue, View};
 /// The field in which a browser states whether the page that caused a request belongs to the same
 /// origin, to the same site or to another site (Fetch Metadata).
 pub(crate) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// The field in which a browser states for what the page uses the answer, such as `image`.
+pub(crate) const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// The name of this gateway in `Via`.
 const PSEUDONYM: &str = "sidegate";

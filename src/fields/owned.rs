@@ -30,7 +30,7 @@ pub(crate) const REPLACING: [&str; 14] = [
 
 /// Further names that clients may never send, in normalized form. An app could read these fields to
 /// learn who the client is, or where the request comes from. A proxy may write these fields.
-const NAMES: [&str; 17] = [
+pub(crate) const DESCRIBING: [&str; 17] = [
     "client-cert",
     "client-cert-chain",
     "forwarded",
@@ -51,7 +51,7 @@ const NAMES: [&str; 17] = [
 ];
 
 /// Clients may never send a field whose name begins with one of these prefixes. The prefixes are in
-/// the normalized form of [`NAMES`].
+/// the normalized form of [`DESCRIBING`].
 const PREFIXES: [&str; 4] = ["proxy-", "x-auth-request-", "x-envoy-", "x-forwarded-"];
 
 /// Names of fields that are forwarded only in their standard spelling. CGI turns both
@@ -111,7 +111,7 @@ impl OwnedFields {
                 passes_as_spelled,
             }
         };
-        let built_in = REPLACING.iter().chain(&NAMES).map(owning(false));
+        let built_in = REPLACING.iter().chain(&DESCRIBING).map(owning(false));
         let names = built_in
             .chain(SPELLED_EXACTLY.iter().map(owning(true)))
             .chain(configured);

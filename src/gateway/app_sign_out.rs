@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use http::{Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 
 use super::navigation::is_prefetch;
 use super::page::Page;
@@ -14,8 +14,8 @@ use crate::clock::Timestamp;
 
 impl Worker {
     /// Forwards a permitted request of a route whose app has its own sign-out. If the request is the
-    /// app's own sign-out and the app does not answer with an error, ends the session. The client
-    /// gets the app's answer with the `Set-Cookie` values that delete the session cookie.
+    /// app's own sign-out and the app has signed the user out, ends the session. The client gets the
+    /// app's answer with the `Set-Cookie` values that delete the session cookie.
     pub(super) async fn with_app_sign_out(
         &self,
         context: RequestContext,
@@ -36,14 +36,16 @@ impl Worker {
                 .await;
         };
         let (site, headers) = (Rc::clone(record.site()), headers.clone());
+        let method = context.parts.method.clone();
         let mut response = self
             .permitted(context, permit, body, record)
             .finish(self)
             .await;
-        let status = response.status();
-        if !status.is_success() && !status.is_redirection() {
+        if !is_signed_out(&method, response.status()) {
             return response;
         }
+        // The body of the answer belongs to the session, and would otherwise end with the session.
+        response.body().outlive_session();
         match site.login().end_after_app(session).await {
             Ok(cookies) => {
                 set_cookies(response.headers_mut(), cookies);
@@ -52,7 +54,9 @@ impl Worker {
             }
             Err(error) => {
                 log_failure(&headers, &error);
-                Page::new(
+                let of_app = response.headers().get_all(header::SET_COOKIE);
+                let of_app: Vec<HeaderValue> = of_app.iter().cloned().collect();
+                let mut page = Page::new(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "You are still signed in",
                     "The app has signed you out, but the gateway could not end your session. Sign \
@@ -61,8 +65,48 @@ impl Worker {
                 )
                 .with_reason(error.reason())
                 .post("Sign out", site.own().sign_out())
-                .respond(&headers)
+                .respond(&headers);
+                // With its cookies, the app has signed the user out.
+                set_cookies(page.headers_mut(), of_app);
+                page
             }
+        }
+    }
+}
+
+/// Returns true if an app that answers its own sign-out with this status has signed the user out. A
+/// GET request that gets a page has often only asked the user for a confirmation, so only a redirect
+/// shows that a GET request has signed the user out.
+fn is_signed_out(method: &Method, status: StatusCode) -> bool {
+    let redirects = status.is_redirection() && status != StatusCode::NOT_MODIFIED;
+    redirects || (method != Method::GET && status.is_success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_get_request_signs_out_only_with_a_redirect() {
+        for (method, status, expected) in [
+            (Method::GET, 302, true),
+            (Method::GET, 303, true),
+            (Method::GET, 200, false),
+            (Method::GET, 204, false),
+            (Method::GET, 304, false),
+            (Method::GET, 403, false),
+            (Method::POST, 200, true),
+            (Method::POST, 204, true),
+            (Method::POST, 303, true),
+            (Method::POST, 419, false),
+            (Method::POST, 500, false),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(
+                is_signed_out(&method, status),
+                expected,
+                "{method} {status}"
+            );
         }
     }
 }

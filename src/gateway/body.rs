@@ -218,6 +218,13 @@ impl Body {
         Self::new(Source::Long(Sending(answer)))
     }
 
+    /// Lets the body of an app continue after the end of the session of its request.
+    pub(super) fn outlive_session(&self) {
+        if let Source::Long(sending) = &self.source {
+            sending.0.outlive_session();
+        }
+    }
+
     /// Writes the access-log event at the end of the answer, or at the end of the tunnel.
     pub(super) fn log_at_end(&mut self, log: Box<RequestLog>) {
         match &self.source {

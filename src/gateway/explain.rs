@@ -13,7 +13,7 @@ use crate::identity::Identity;
 use crate::login::{
     self, AfterSignOut, ErrorCode, FailedLogin, LostSession, OwnPaths, ReturnTo, StateError,
 };
-use crate::provider::{Actor, Classification, Sent};
+use crate::provider::{Actor, Classification, Prompt, Sent};
 use crate::telemetry::chain;
 
 /// The default pause before a retry.
@@ -220,7 +220,7 @@ pub(super) fn failed(
     // If the failure is permanent, the sign-in link leads to the page that the user requested. From
     // the requested page, the user can sign in with another account or another provider.
     let passes = error.class().is_some_and(|class| class.passes);
-    let start = if passes || failure.reauthenticate {
+    let start = if passes || failure.prompt != Prompt::AsNeeded {
         retry_url.to_owned()
     } else {
         failure.retry_link()

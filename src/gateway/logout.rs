@@ -10,16 +10,14 @@ use url::form_urlencoded;
 use super::endpoints::{check_method, form, whole};
 use super::{Body, Error, NO_REFERRER, RequestContext, WorkerSite};
 use super::{is_prefetch, refuse_prefetch, set_cookies};
-use crate::login::{FrontChannelLogout, LogoutRefusal, RevocationRequest};
+use crate::access::Cause;
+use crate::login::{self, FrontChannelLogout, LogoutRefusal, RevocationRequest};
 use crate::server::RequestBody;
 use crate::session::cookie;
 use crate::telemetry::chain;
 
 /// The field with the signature of a request to the webhook.
 const SIGNATURE: &str = "x-sidegate-signature";
-
-/// The pause after which a provider may send the same logout token again, in seconds.
-const RETRY_SECS: &str = "5";
 
 impl WorkerSite {
     /// Answers a request to one of the endpoints for which [`OwnPaths::is_logout`] is true.
@@ -54,7 +52,7 @@ impl WorkerSite {
         };
         let client = context.client.address();
         let ended = self.login().back_channel_logout(token, client).await;
-        answer(context, ended)
+        self.logout_answer(context, ended)
     }
 
     /// Answers a logout request that a page of the provider causes in the browser of the user. The
@@ -71,8 +69,14 @@ impl WorkerSite {
                 "`iss` or `sid` is missing or repeated",
             );
         };
-        let Some((_, Some(session))) = self.previous_session(context).await else {
-            return in_frame(None);
+        let (origin, now) = (context.session_origin(), self.clock().now());
+        let session = match self.access.live_session_of(origin, now).await {
+            Ok(session) => session,
+            Err(Cause::Unreachable) => {
+                let refusal = LogoutRefusal::Failed(login::Error::SessionUnreachable);
+                return self.logout_answer(context, Err(refusal));
+            }
+            Err(_no_session) => return in_frame(None),
         };
         match self.login().front_channel_logout(logout, &session).await {
             Ok(true) => {
@@ -81,7 +85,7 @@ impl WorkerSite {
                 in_frame(Some(cookie::clear(cookie::SESSION)))
             }
             Ok(false) => in_frame(None),
-            Err(error) => answer(context, Err(LogoutRefusal::Failed(error))),
+            Err(error) => self.logout_answer(context, Err(LogoutRefusal::Failed(error))),
         }
     }
 
@@ -95,7 +99,50 @@ impl WorkerSite {
             body,
         };
         let client = context.client.address();
-        answer(context, self.login().revoke_sessions(request, client).await)
+        let ended = self.login().revoke_sessions(request, client).await;
+        self.logout_answer(context, ended)
+    }
+
+    /// Returns the answer to a program that asks for the end of sessions (OpenID Connect
+    /// Back-Channel Logout 1.0 section 2.8).
+    fn logout_answer(
+        &self,
+        context: &RequestContext,
+        ended: Result<(), LogoutRefusal>,
+    ) -> Response<Body> {
+        let Err(refusal) = ended else {
+            return with_status(StatusCode::OK, Body::empty());
+        };
+        let (id, reason) = (context.request_id(), refusal.reason());
+        let error = chain(&refusal);
+        let mut response = match refusal {
+            LogoutRefusal::Busy | LogoutRefusal::Failed(_) | LogoutRefusal::Unverified(_) => {
+                // Anybody can send logout tokens with unknown keys, so the event is limited.
+                if self.login().failed_end_is_due(reason) {
+                    tracing::error!(request.id = id, reason, error, "Sessions not ended");
+                }
+                refused(StatusCode::SERVICE_UNAVAILABLE, "try again later")
+            }
+            LogoutRefusal::TooMany => refused(StatusCode::TOO_MANY_REQUESTS, &error),
+            LogoutRefusal::Repeated => refused(StatusCode::CONFLICT, &error),
+            LogoutRefusal::Invalid(_) | LogoutRefusal::OtherIssuer | LogoutRefusal::Webhook(_) => {
+                tracing::warn!(
+                    request.id = id,
+                    reason,
+                    error,
+                    "Request to end sessions refused"
+                );
+                refused(StatusCode::BAD_REQUEST, &error)
+            }
+        };
+        if let Some(pause) = refusal.retry_after() {
+            // The field has whole seconds.
+            let seconds = pause.as_millis().div_ceil(1000).max(1);
+            if let Ok(seconds) = HeaderValue::try_from(seconds.to_string()) {
+                response.headers_mut().insert(header::RETRY_AFTER, seconds);
+            }
+        }
+        response
     }
 }
 
@@ -105,36 +152,6 @@ fn only_parameter(form: &[u8], name: &str) -> Option<String> {
     let mut values = form_urlencoded::parse(form).filter(|(other, _)| other == name);
     let (_, value) = values.next()?;
     values.next().is_none().then(|| value.into_owned())
-}
-
-/// Returns the answer to a program that asks for the end of sessions (OpenID Connect Back-Channel
-/// Logout 1.0 section 2.8).
-fn answer(context: &RequestContext, ended: Result<(), LogoutRefusal>) -> Response<Body> {
-    let Err(refusal) = ended else {
-        return with_status(StatusCode::OK, Body::empty());
-    };
-    let (id, reason) = (context.request_id(), refusal.reason());
-    let error = chain(&refusal);
-    match refusal {
-        LogoutRefusal::Failed(_) | LogoutRefusal::Unverified(_) => {
-            tracing::error!(request.id = id, reason, error, "Sessions not ended");
-            let mut response = refused(StatusCode::SERVICE_UNAVAILABLE, "try again later");
-            let pause = HeaderValue::from_static(RETRY_SECS);
-            response.headers_mut().insert(header::RETRY_AFTER, pause);
-            response
-        }
-        LogoutRefusal::TooMany => refused(StatusCode::TOO_MANY_REQUESTS, &error),
-        LogoutRefusal::Repeated => refused(StatusCode::CONFLICT, &error),
-        LogoutRefusal::Invalid(_) | LogoutRefusal::OtherIssuer | LogoutRefusal::Webhook(_) => {
-            tracing::warn!(
-                request.id = id,
-                reason,
-                error,
-                "Request to end sessions refused"
-            );
-            refused(StatusCode::BAD_REQUEST, &error)
-        }
-    }
 }
 
 /// Returns an empty page that a page of another site may load in a frame. No other page of the

@@ -457,7 +457,7 @@ impl Worker {
         body: ForwardedBody,
         record: Record,
     ) -> Step<'_> {
-        if permit.0.route().app_sign_out().is_some() {
+        if permit.0.route().app_sign_out() == Some(context.target.path()) {
             return Step::boxed(self.with_app_sign_out(context, permit, body, record));
         }
         if body.is_ready() && context.parts.method.is_safe() {

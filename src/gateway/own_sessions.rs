@@ -96,16 +96,32 @@ impl WorkerSite {
 
     fn page_of(&self, own: &Session, others: &[Arc<Session>], now: Timestamp) -> Page {
         let who = own.identity().label().unwrap_or("your account");
-        let text = if others.is_empty() {
-            format!("You are signed in as {who} only in this browser.")
+        let provider = self.login().display_name(own.provider());
+        let text = if own.identity().subject.is_none() {
+            format!(
+                "You are signed in as {who}. This site cannot find your sessions in other browsers, \
+                 because {provider} does not tell this site who you are."
+            )
+        } else if others.is_empty() {
+            format!("This site knows no other session of {who} at {provider}.")
         } else {
             format!(
                 "You are signed in as {who} in these browsers. If you do not know one of them, end \
-                 its session and change your password at {}.",
-                self.login().display_name(own.provider())
+                 its session and change your password at {provider}."
             )
         };
         let mut page = Page::new(StatusCode::OK, "Your sessions", text);
+        if !others.is_empty() {
+            page = page.paragraph(format!(
+                "A browser can sign in again without a password as long as the browser is signed in \
+                 at {provider}. To prevent this, also end its session at {provider}."
+            ));
+        }
+        if self.login().providers().nth(1).is_some() {
+            page = page.paragraph(format!(
+                "This list contains only sessions that began with a sign-in at {provider}."
+            ));
+        }
         page.items.push(Item {
             mark: Some("This browser"),
             action: Action::Post {

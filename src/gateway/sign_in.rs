@@ -78,14 +78,9 @@ impl SignInRequest {
 
     /// Returns the parameters of a new login after a failed login.
     pub(super) fn after_failure(failure: &FailedLogin) -> Self {
-        let prompt = if failure.reauthenticate {
-            Prompt::Login
-        } else {
-            Prompt::AsNeeded
-        };
         Self {
             provider: failure.provider.as_deref().map(str::to_owned),
-            prompt,
+            prompt: failure.prompt,
             ..Self::to_return(failure.retry.clone())
         }
     }

@@ -7,8 +7,10 @@ use super::page::Page;
 use super::{Body, RequestContext, WorkerSite, see_other, set_cookies};
 use crate::fields::request_id;
 use crate::login::{
-    AfterSignOut, AtProvider, Error, SameOrigin, SignOutStep, SignedOut, SignedOutAt, same_origin,
+    AfterSignOut, AtProvider, Error, ReturnTo, SameOrigin, SignInLink, SignOutStep, SignedOut,
+    SignedOutAt, same_origin,
 };
+use crate::provider::Prompt;
 use crate::telemetry::chain;
 
 /// The field with which the browser deletes the data that the app has stored in the browser.
@@ -76,7 +78,8 @@ impl WorkerSite {
                     "{name} cannot be reached at the moment, so you may still be signed in there."
                 );
                 let page = signed_out_page().paragraph(text);
-                Some(self.with_end_session_links(context, page))
+                let page = self.with_end_session_links(context, page);
+                Some(self.with_next_page(context, (&provider, after), page))
             }
         };
         let mut response = match page {
@@ -200,6 +203,31 @@ impl WorkerSite {
         page
     }
 
+    /// Adds the link that the user needs after a sign-out without its step at the provider: a login
+    /// with another account, or the page to which the browser returns.
+    fn with_next_page(
+        &self,
+        context: &RequestContext,
+        (provider, after): (&str, &AfterSignOut),
+        page: Page,
+    ) -> Page {
+        let return_to = after.return_to.clone();
+        if after.another_account {
+            let link = SignInLink {
+                provider: Some(provider),
+                prompt: Prompt::Login,
+                passed: &[],
+                return_to: &return_to.unwrap_or_else(ReturnTo::root),
+            };
+            let link = self.login().sign_in_link(&link, &context.public_url);
+            return page.link("Sign in with another account", link);
+        }
+        match return_to {
+            Some(return_to) => page.link("Continue", return_to.as_str()),
+            None => page,
+        }
+    }
+
     /// Returns the page that sends the browser to the login host, which names the session to end.
     fn ends_at_all_hosts(&self, context: &RequestContext) -> Page {
         self.continued_sign_out(context)
@@ -254,10 +282,10 @@ fn signs_in_again(context: &RequestContext, link: String) -> Page {
 }
 
 /// Adds the field with which the browser deletes the data of the app, if the settings contain
-/// `login.clear_site_data`.
+/// `login.clear_site_data`. A browser also deletes the data that the app itself lists in this field.
 pub(super) fn add_clear_site_data(site: &WorkerSite, headers: &mut HeaderMap) {
     if let Some(value) = site.login().clear_site_data() {
-        headers.insert(CLEAR_SITE_DATA, value.clone());
+        headers.append(CLEAR_SITE_DATA, value.clone());
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::pending::{LoginDetails, PendingLogin, registration_tag};
 use super::{Error, Login, Start, Started, browser};
-use crate::provider::{AuthorizationRequest, Prompt, Provider, ResponseMode, Unreachable};
+use crate::provider::{AuthorizationRequest, Provider, ResponseMode, Unreachable};
 use crate::session::cookie;
 
 /// The longest time that a user waits for a provider that does not answer.
@@ -59,7 +59,7 @@ impl Login {
             return_to: start.return_to,
             issued_at: self.process.clock.now(),
             round,
-            reauthenticate: start.prompt != Prompt::AsNeeded,
+            prompt: start.prompt,
             previous_session,
             waiting: start.waiting,
         };

@@ -63,7 +63,11 @@ impl Login {
         let login = Arc::clone(self);
         let end = async move {
             let FrontChannelLogout { issuer, sid } = &logout;
-            let of = SessionsOf::ProviderSession { issuer, sid };
+            let of = SessionsOf::ProviderSession {
+                issuer,
+                sid,
+                subject: None,
+            };
             let (sessions, now) = (&login.process.sessions, login.process.clock.now());
             let why = EndReason::SignedOutAtProvider;
             Ok(sessions.end_all(of, why, (None, now)).await?)

@@ -60,8 +60,9 @@ pub struct FailedLogin {
     pub(crate) host: Option<PublicUrl>,
     /// The configured name of the provider, if the gateway could read the state.
     pub(crate) provider: Option<Box<str>>,
-    /// True if the browser had a session and the user asked to sign in again.
-    pub(crate) reauthenticate: bool,
+    /// States whether the user asked to sign in again or to choose an account, although the browser
+    /// had a session.
+    pub(crate) prompt: Prompt,
     /// The session of the ticket, if the failed request contained a ticket.
     pub(crate) ticket_session: Option<SessionRef>,
     /// The `Set-Cookie` values of the response.
@@ -78,7 +79,7 @@ impl FailedLogin {
                 .and_then(|details| details.waiting.as_ref())
                 .map(|waiting| waiting.host.clone()),
             provider: details.map(|details| details.provider.clone()),
-            reauthenticate: details.is_some_and(|details| details.reauthenticate),
+            prompt: details.map_or(Prompt::AsNeeded, |details| details.prompt),
             ticket_session: None,
             cookies: Vec::new(),
         }
@@ -108,7 +109,7 @@ impl FailedLogin {
             retry: request.return_to.clone(),
             host: Some(request.host().clone()),
             provider: request.only_provider().map(Box::from),
-            reauthenticate: request.prompt != Prompt::AsNeeded,
+            prompt: request.prompt,
             ..Self::new(error, None)
         }
     }
@@ -143,12 +144,12 @@ impl FailedLogin {
 
 /// Returns the result for an authorization response whose state is not valid. The user continues
 /// with an existing session of the same provider, because the authorization response is probably a
-/// duplicate or comes from a restored tab. If the login was a repeated authentication of the user
-/// (`reauthenticate`), the user gets the error page.
+/// duplicate or comes from a restored tab. If the user had asked to sign in again or to choose an
+/// account, the user gets the error page.
 pub(super) fn stale_answer(failure: FailedLogin, callback: &Callback<'_>) -> Completion {
     match &callback.previous_session {
         PreviousSession::Live(session)
-            if session.provider() == callback.provider && !failure.reauthenticate =>
+            if session.provider() == callback.provider && failure.prompt == Prompt::AsNeeded =>
         {
             already_signed_in(&failure, callback.public_url)
         }
@@ -171,7 +172,7 @@ pub(super) fn already_signed_in(failure: &FailedLogin, public_url: &PublicUrl) -
 pub(super) fn signed_in_meanwhile(details: &LoginDetails, previous: &PreviousSession) -> bool {
     match previous {
         PreviousSession::Live(session) => {
-            !details.reauthenticate
+            details.prompt == Prompt::AsNeeded
                 && *session.provider() == *details.provider
                 && session.opened_at() >= details.issued_at
         }

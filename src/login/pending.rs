@@ -19,6 +19,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::ticket::{RawTab, WaitingTab};
 use super::{OwnPaths, ReturnTo};
 use crate::clock::Timestamp;
+use crate::provider::Prompt;
 use crate::seal::KeyRing;
 use crate::secret::{self, NoRandomness, Secret};
 use crate::session::{SessionKey, cookie};
@@ -51,8 +52,9 @@ pub(super) struct LoginDetails {
     pub(super) issued_at: Timestamp,
     /// The number of logins in a row that this browser has completed before this login.
     pub(super) round: u8,
-    /// True if the user asked to sign in again, although the browser may have a valid session.
-    pub(super) reauthenticate: bool,
+    /// States whether the user asked to sign in again or to choose an account, although the browser
+    /// may have a valid session.
+    pub(super) prompt: Prompt,
     /// The session that the browser had when the login began. The session key is present only in
     /// the response mode `form_post`, in which the callback arrives without the session cookie.
     pub(super) previous_session: Option<SessionKey>,
@@ -79,6 +81,8 @@ struct RawDetails<'a> {
     t: u64,
     n: u8,
     a: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    c: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     g: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -214,7 +218,8 @@ impl PendingLogin {
             r: self.details.return_to.as_str(),
             t: self.details.issued_at.as_millis(),
             n: self.details.round,
-            a: self.details.reauthenticate,
+            a: self.details.prompt != Prompt::AsNeeded,
+            c: self.details.prompt == Prompt::SelectAccount,
             g: self
                 .details
                 .registration
@@ -301,7 +306,11 @@ impl ReturnedState {
             return_to: ReturnTo::from_sealed(raw.r, own)?,
             issued_at: Timestamp::from_millis(raw.t),
             round: raw.n,
-            reauthenticate: raw.a,
+            prompt: match (raw.a, raw.c) {
+                (false, _) => Prompt::AsNeeded,
+                (true, false) => Prompt::Login,
+                (true, true) => Prompt::SelectAccount,
+            },
             previous_session: previous_session.flatten(),
             waiting,
         };

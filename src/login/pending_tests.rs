@@ -16,7 +16,7 @@ fn details(return_to: &str) -> LoginDetails {
         return_to,
         issued_at: NOW,
         round: 2,
-        reauthenticate: false,
+        prompt: Prompt::SelectAccount,
         previous_session: Some(SessionKey::from_bytes([7; 16])),
         waiting: None,
     }

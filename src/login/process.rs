@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::throttle::Throttle;
@@ -17,6 +17,10 @@ use crate::telemetry::{EventLimiter, Metrics};
 /// and one more call.
 const REVOCATION_WAIT: Duration = Duration::from_secs(11);
 
+/// The maximum number of logout tokens that the gateway verifies at the same time for clients that
+/// have sent too many refused logout tokens.
+const SLOW_VERIFICATIONS: usize = 8;
+
 /// The data of the login flow that stays the same after a reload: sessions, metrics, clock and
 /// throttle.
 #[derive(Debug)]
@@ -28,8 +32,17 @@ pub struct ProcessState {
     /// The number of running revocations.
     revocations: watch::Sender<usize>,
     pub(super) throttle: Throttle,
-    /// Counts the invalid requests to end sessions, which come from other programs.
-    pub(super) refused_ends: Throttle,
+    /// Counts the refused logout tokens.
+    pub(super) refused_tokens: Throttle,
+    /// Counts the refused requests to the webhook.
+    pub(super) refused_webhooks: Throttle,
+    /// Limits the verifications for clients that have sent too many refused logout tokens.
+    pub(super) slow_verifications: Arc<Semaphore>,
+    /// Limits the searches for an email address to one at a time, because each search reads all
+    /// sessions.
+    pub(super) email_searches: Semaphore,
+    /// Remembers which failures of logouts the gateway has logged in the current minute.
+    pub(super) failed_ends: EventLimiter,
     /// Remembers which hints about logins the gateway has logged in the current period of 24 hours.
     pub(super) hints: EventLimiter,
 }
@@ -50,7 +63,11 @@ impl ProcessState {
             control,
             revocations: watch::Sender::default(),
             throttle: Throttle::new(),
-            refused_ends: Throttle::new(),
+            refused_tokens: Throttle::new(),
+            refused_webhooks: Throttle::new(),
+            slow_verifications: Arc::new(Semaphore::new(SLOW_VERIFICATIONS)),
+            email_searches: Semaphore::new(1),
+            failed_ends: EventLimiter::new(Duration::from_mins(1)),
             hints: EventLimiter::new(Duration::from_hours(24)),
         }
     }
@@ -96,11 +113,11 @@ impl ProcessState {
     }
 }
 
-/// Counts a running revocation until the value is dropped.
-struct Revocation(Arc<ProcessState>);
+/// Counts a running revocation, or a task that may start revocations, until the value is dropped.
+pub(super) struct Revocation(Arc<ProcessState>);
 
 impl Revocation {
-    fn begin(process: &Arc<ProcessState>) -> Self {
+    pub(super) fn begin(process: &Arc<ProcessState>) -> Self {
         let increase = |count: &mut usize| *count = count.saturating_add(1);
         process.revocations.send_modify(increase);
         Self(Arc::clone(process))
@@ -115,6 +132,13 @@ impl Drop for Revocation {
 }
 
 impl Login {
+    /// Returns true if the gateway has not logged a failure to end sessions with this reason in the
+    /// current minute. After this call, the gateway treats the failure as logged.
+    pub(crate) fn failed_end_is_due(&self, reason: &str) -> bool {
+        let now = Duration::from_millis(self.process.clock.now().as_millis());
+        self.process.failed_ends.is_due(reason, now)
+    }
+
     /// Returns true if the gateway has not logged `hint` today. After this call, the gateway treats
     /// `hint` as logged today.
     pub(crate) fn hint_is_due(&self, hint: (&str, &str)) -> bool {

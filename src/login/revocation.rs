@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
-use serde::Deserialize;
 
 use super::Login;
-use super::back_channel::LogoutRefusal;
+use super::back_channel::{LogoutRefusal, logged, notice};
 use crate::provider::{Provider, SignedRequest};
-use crate::session::{EndReason, EndedAll, SessionKey, SessionsOf, StoreError};
+use crate::session::{EndReason, EndedAll, Named, NamedSessions};
 
 /// A request to the webhook.
 #[derive(Debug)]
@@ -20,19 +19,6 @@ pub(crate) struct RevocationRequest {
     pub(crate) signature: Option<String>,
     /// The JSON body.
     pub(crate) body: Bytes,
-}
-
-/// The sessions that a request names. The JSON is an object with exactly one of these members.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Named {
-    /// The sessions of the user with this email address. The case of the letters makes no
-    /// difference.
-    Email(String),
-    /// The sessions that belong to this session at the provider.
-    Sid(String),
-    /// The sessions of the user with this subject.
-    Subject(String),
 }
 
 /// The reason why a request to the webhook is not valid.
@@ -86,8 +72,12 @@ impl Login {
         client: IpAddr,
     ) -> Result<(), LogoutRefusal> {
         let login = Arc::clone(self);
-        self.limited(client, async move { login.revoke_named(&request).await })
-            .await
+        let throttle = &self.process.refused_webhooks;
+        // The check of a signature takes little time, so there is no limit for a limited client.
+        self.counted((throttle, client), |_is_limited| async move {
+            login.revoke_named(&request).await
+        })
+        .await
     }
 
     async fn revoke_named(&self, request: &RevocationRequest) -> Result<(), LogoutRefusal> {
@@ -104,24 +94,22 @@ impl Login {
         }
         let named: Named =
             serde_json::from_slice(&request.body).map_err(|_invalid| WebhookError::Body)?;
-        let (issuer, keys): (&str, Vec<SessionKey>);
-        let of = match &named {
-            Named::Email(email) => {
-                let found = self.keys_by_email(provider, email).await;
-                keys = found.map_err(|error| LogoutRefusal::Failed(error.into()))?;
-                SessionsOf::Keys(&keys)
+        let _search = match named {
+            Named::Email(_) => {
+                let turn = self.process.email_searches.try_acquire();
+                Some(turn.map_err(|_searching| LogoutRefusal::Busy)?)
             }
-            Named::Sid(sid) => {
-                issuer = provider.identity_issuer();
-                SessionsOf::ProviderSession { issuer, sid }
-            }
-            Named::Subject(subject) => {
-                issuer = provider.identity_issuer();
-                SessionsOf::User { issuer, subject }
-            }
+            Named::Sid(_) | Named::Subject(_) => None,
         };
-        let ended = self.end_once(provider, (of, id(provider, &signature)), EndReason::Revoked);
-        match ended.await? {
+        let of = NamedSessions {
+            provider: provider.name(),
+            issuer: provider.identity_issuer(),
+            named: &named,
+        };
+        let (why, now) = (EndReason::Revoked, self.process.clock.now());
+        let notice = (notice(id(provider, &signature), now), now);
+        let ended = self.process.sessions.end_named(of, why, notice).await;
+        match logged(provider, why, ended)? {
             EndedAll::Ended(_) => Ok(()),
             EndedAll::Repeated => Err(LogoutRefusal::Repeated),
         }
@@ -131,34 +119,6 @@ impl Login {
     fn signer_of(&self, request: &SignedRequest<'_>) -> Option<&Provider> {
         let mut providers = self.providers.values().map(AsRef::as_ref);
         providers.find(|provider: &&Provider| provider.has_signed(request))
-    }
-
-    /// Returns the keys of the sessions of the users of `provider` with this email address. The
-    /// function reads all sessions of the store.
-    async fn keys_by_email(
-        &self,
-        provider: &Provider,
-        email: &str,
-    ) -> Result<Vec<SessionKey>, StoreError> {
-        let sessions = &self.process.sessions;
-        let mut keys = Vec::new();
-        for key in sessions.keys_of(SessionsOf::Everyone).await? {
-            let session = match sessions.peek(key).await {
-                // A damaged session has no readable email address.
-                Err(StoreError::Damaged) => None,
-                session => session?,
-            };
-            let is_named = session.is_some_and(|session| {
-                let known = session.identity().email.as_ref();
-                let known = known.map(|known| known.address.as_str());
-                session.provider() == provider.name()
-                    && known.is_some_and(|known| known.eq_ignore_ascii_case(email))
-            });
-            if is_named {
-                keys.push(key);
-            }
-        }
-        Ok(keys)
     }
 }
 

@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderValue};
 use url::Url;
 
 use super::pending::associated_data;
+use super::process::Revocation;
 use super::sign_in_link::SignInLink;
 use super::sign_out_cookie::{AfterSignOut, END_SESSION, EndedSession, SignOutData};
 use super::{Error, Login, PublicUrl, ReturnTo, browser};
@@ -134,7 +135,10 @@ impl Login {
         keys: Vec<SessionKey>,
     ) -> Result<Vec<Arc<Session>>, Error> {
         let login = Arc::clone(self);
+        // A drain must wait for the revocations, which begin only after the sessions have ended.
+        let running = Revocation::begin(&self.process);
         let end = async move {
+            let _running = running;
             let mut ended = Vec::new();
             for key in keys {
                 let session = end(&login.process.sessions, key).await?;

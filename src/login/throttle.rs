@@ -1,11 +1,12 @@
-//! Limits the number of refused codes and the number of refused logout tokens per client: a client
-//! that has sent many refused values must wait.
+//! Counts the refused codes and the refused requests to end sessions per client. A client that has
+//! sent many refused codes must wait. If a client has sent many refused logout tokens, the gateway
+//! verifies only few further logout tokens of the client at the same time.
 //!
 //! An attacker can begin a login and then call the redirection endpoint with an invented code. For
 //! each invented code, the gateway calls the token endpoint. Some providers allow only fifty calls
 //! per minute for all users together. Only refused codes are counted, so normal logins are not
-//! affected. The verification of a forged logout token costs time of the processor. Refused codes
-//! and refused logout tokens have separate counters.
+//! affected. The verification of a forged logout token costs time of the processor. Refused codes,
+//! refused logout tokens and refused requests to the webhook have separate counters.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;

@@ -1,8 +1,11 @@
 //! Logout requests from the provider (OpenID Connect Back-Channel Logout 1.0).
 
+use std::time::Duration;
+
 use super::id_token::LogoutClaims;
+use super::json::Object;
 use super::jwt::{TokenError, TokenKind};
-use super::{KeysError, NotReady, Provider, jwt};
+use super::{KeysError, NotReady, Provider, claims, jwt};
 use crate::clock::Clock;
 
 /// The reason why a logout token has no effect.
@@ -49,11 +52,34 @@ impl LogoutTokenError {
             Self::NoIdTokens | Self::OtherSubject | Self::Token(_) => false,
         }
     }
+
+    /// Returns the time after which the same token may be valid, if the time is known.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Keys(error) => error.class().retry_after,
+            Self::NoIdTokens | Self::NotReady(_) | Self::OtherSubject | Self::Token(_) => None,
+        }
+    }
 }
 
-/// Returns the `iss` of a token without the verification of the token.
-pub(crate) fn unverified_issuer(token: &str) -> Option<String> {
-    jwt::unverified_claim(token, "iss")
+/// The claims of a token that has not been verified. Anybody can have written these claims.
+#[derive(Debug)]
+pub(crate) struct UnverifiedClaims(Object);
+
+impl UnverifiedClaims {
+    /// Reads the claims. Returns `None` if the token is malformed.
+    pub(crate) fn of(token: &str) -> Option<Self> {
+        jwt::unverified_claims(token).map(Self)
+    }
+
+    /// Returns the issuer that the token states.
+    pub(crate) fn issuer(&self) -> Option<&str> {
+        self.0.get("iss")?.as_str()
+    }
+
+    fn has_audience(&self, client_id: &str) -> bool {
+        claims::audiences(&self.0).is_ok_and(|audiences| audiences.contains(&client_id))
+    }
 }
 
 impl Provider {
@@ -62,6 +88,13 @@ impl Provider {
     pub(crate) fn may_send_logout_tokens_as(&self, iss: &str) -> bool {
         let issuer = self.issuer.as_ref();
         self.grant_verifier.uses_id_tokens() && issuer.is_some_and(|issuer| issuer.matches(iss))
+    }
+
+    /// Returns true if this provider could have sent a logout token with these claims to the
+    /// gateway. The function verifies nothing, so the function takes little time.
+    pub(crate) fn may_have_sent(&self, token: &UnverifiedClaims) -> bool {
+        let issuer = token.issuer().unwrap_or_default();
+        self.may_send_logout_tokens_as(issuer) && token.has_audience(&self.settings.client_id)
     }
 
     /// Verifies a logout token: the signature and every claim (OpenID Connect Back-Channel Logout
@@ -85,9 +118,13 @@ impl Provider {
         }
         let info = self.info()?;
         let verifier = &self.grant_verifier;
-        let claims = verifier.logout_claims(token, &info, clock).await?;
-        if claims.sid.is_none() && self.settings.identity.claims.subject != "sub" {
-            return Err(LogoutTokenError::OtherSubject);
+        let mut claims = verifier.logout_claims(token, &info, clock).await?;
+        if self.settings.identity.claims.subject != "sub" {
+            if claims.sid.is_none() {
+                return Err(LogoutTokenError::OtherSubject);
+            }
+            // The `sub` of the token is not the subject of a user.
+            claims.subject = None;
         }
         Ok(claims)
     }

@@ -85,7 +85,7 @@ pub use jwt::signer::{SigningError, SigningKeyProblem};
 pub use jwt::{KeyProblem, TokenError, TokenKind};
 pub use keys::{KeySetError, SkippedKeys};
 pub use logout::LogoutTokenError;
-pub(crate) use logout::unverified_issuer;
+pub(crate) use logout::UnverifiedClaims;
 pub use metadata::MetadataError;
 pub use refresh::{RefreshError, RefreshRequest, Refreshed, Verdict};
 pub use settings::{ResponseMode, Settings};

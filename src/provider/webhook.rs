@@ -94,6 +94,23 @@ impl Provider {
         !self.settings.sign_out.webhook_key_files.is_empty()
     }
 
+    /// Returns true if the webhooks of both providers have the same key. A signature with this key
+    /// would not tell which provider a request belongs to.
+    pub(crate) fn shares_webhook_key(&self, other: &Self) -> bool {
+        let tags = |keys: &WebhookKeys| -> Vec<_> {
+            keys.0
+                .iter()
+                .map(|key| hmac::sign(key, KEY.as_bytes()))
+                .collect()
+        };
+        let (ours, theirs) = (
+            tags(&self.webhook_keys.load()),
+            tags(&other.webhook_keys.load()),
+        );
+        ours.iter()
+            .any(|tag| theirs.iter().any(|other| other.as_ref() == tag.as_ref()))
+    }
+
     /// Returns true if one of the keys of this provider has signed the request.
     pub(crate) fn has_signed(&self, request: &SignedRequest<'_>) -> bool {
         let message = [request.time.as_bytes(), b".", request.body].concat();

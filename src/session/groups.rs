@@ -17,7 +17,9 @@ use aws_lc_rs::digest::{self, SHA256};
 use super::index::UserHash;
 use super::live::Session;
 use super::marks::{Mark, Marks, Once};
+use super::named::NamedHash;
 use super::record::Contents;
+use super::store::Opening;
 use super::stored::Stored;
 use super::{EndReason, SessionKey, Sessions, StoreError};
 use crate::clock::Timestamp;
@@ -52,6 +54,10 @@ pub(crate) enum SessionsOf<'a> {
         /// The session id of the provider: the claim `sid` of the ID token (OpenID Connect
         /// Back-Channel Logout 1.0 section 2.1).
         sid: &'a str,
+        /// The user of the session at the provider, if known. The group then also contains the
+        /// sessions of this user whose login got no `sid`. Such a session may belong to the session
+        /// at the provider.
+        subject: Option<&'a str>,
     },
 }
 
@@ -62,20 +68,36 @@ pub(super) enum Group {
     All,
     /// The sessions with these keys.
     Keys(Vec<SessionKey>),
+    /// The sessions that an app names. The store only remembers the end of such a group, and finds
+    /// no session of the group.
+    Named(NamedHash),
     /// The sessions whose login has created the session of the provider with this hash.
     ProviderSession(ProviderSessionHash),
     /// The sessions of this user.
     User(UserHash),
+    /// The sessions of this user whose login got no `sid` from the provider.
+    UserWithoutSid(UserHash),
 }
 
 impl SessionsOf<'_> {
-    fn group(&self) -> Group {
+    /// Returns the groups of the store that contain these sessions. A session is in only one of the
+    /// groups.
+    fn groups(&self) -> Vec<Group> {
         match self {
-            Self::Everyone => Group::All,
-            Self::Keys(keys) => Group::Keys(keys.to_vec()),
-            Self::User { issuer, subject } => Group::User(UserHash::of_subject(issuer, subject)),
-            Self::ProviderSession { issuer, sid } => {
-                Group::ProviderSession(ProviderSessionHash::of(issuer, sid))
+            Self::Everyone => vec![Group::All],
+            Self::Keys(keys) => vec![Group::Keys(keys.to_vec())],
+            Self::User { issuer, subject } => {
+                vec![Group::User(UserHash::of_subject(issuer, subject))]
+            }
+            Self::ProviderSession {
+                issuer,
+                sid,
+                subject,
+            } => {
+                let of_sid = Group::ProviderSession(ProviderSessionHash::of(issuer, sid));
+                let user = subject.map(|subject| UserHash::of_subject(issuer, subject));
+                let without_sid = user.map(Group::UserWithoutSid);
+                [of_sid].into_iter().chain(without_sid).collect()
             }
         }
     }
@@ -126,14 +148,17 @@ pub(crate) struct LogoutNotice {
     pub(crate) until: Timestamp,
 }
 
-/// The order to end a group of sessions.
+/// The order to end groups of sessions.
 #[derive(Debug)]
 pub(super) struct EndAll {
-    pub(super) group: Group,
+    pub(super) groups: Vec<Group>,
     pub(super) why: EndReason,
     pub(super) now: Timestamp,
-    /// The notice that asks for the end of the group. `None` if nobody can repeat the order.
+    /// The notice that asks for the end of the groups. `None` if nobody can repeat the order.
     pub(super) notice: Option<LogoutNotice>,
+    /// True if the order completes the effect of the notice. The store then marks the notice as
+    /// used.
+    pub(super) uses_notice: bool,
 }
 
 /// The result of [`Sessions::end_all`].
@@ -164,13 +189,13 @@ impl Sessions {
         why: EndReason,
         (notice, now): (Option<LogoutNotice>, Timestamp),
     ) -> Result<EndedAll, StoreError> {
-        let group = of.group();
         self.store
             .end_all(EndAll {
-                group,
+                groups: of.groups(),
                 why,
                 now,
                 notice,
+                uses_notice: true,
             })
             .await
     }
@@ -185,11 +210,15 @@ impl Sessions {
     ///
     /// Cancel safe.
     pub(crate) async fn keys_of(&self, of: SessionsOf<'_>) -> Result<Vec<SessionKey>, StoreError> {
-        self.store.list(of.group()).await
+        let mut keys = Vec::new();
+        for group in of.groups() {
+            keys.extend(self.store.list(group).await?);
+        }
+        Ok(keys)
     }
 
-    /// Returns the sessions of a group. The function does not put the sessions into the cache and
-    /// does not count as a use of the sessions. The result can contain sessions that have passed a
+    /// Returns the sessions of a group, without sessions that are damaged. The function does not put
+    /// the sessions into the cache and does not count as a use of the sessions. The result can contain sessions that have passed a
     /// deadline, and does not contain sessions that end during the call. For
     /// [`SessionsOf::Everyone`], [`Sessions::keys_of`] needs much less memory.
     ///
@@ -203,7 +232,11 @@ impl Sessions {
     pub(crate) async fn list(&self, of: SessionsOf<'_>) -> Result<Vec<Arc<Session>>, StoreError> {
         let mut sessions = Vec::new();
         for key in self.keys_of(of).await? {
-            sessions.extend(self.peek(key).await?);
+            match self.peek(key).await {
+                // The other sessions must stay visible to their user.
+                Err(StoreError::Damaged) => {}
+                read => sessions.extend(read?),
+            }
         }
         Ok(sessions)
     }
@@ -245,6 +278,11 @@ impl ProviderSessions {
         }
     }
 
+    /// Returns true if the login of the session got a `sid` from the provider.
+    pub(super) fn has(&self, key: &SessionKey) -> bool {
+        self.of.contains_key(key)
+    }
+
     pub(super) fn find(&self, of: ProviderSessionHash) -> Vec<SessionKey> {
         let all = self
             .sets
@@ -269,18 +307,23 @@ impl EndedGroups {
         self.notices.is_marked(&notice.mark, now)
     }
 
-    /// Notes that a group has ended.
+    /// Notes that groups have ended.
     pub(super) fn note(&mut self, end: EndAll) {
-        let EndAll {
-            group, now, notice, ..
-        } = end;
-        if let Some(LogoutNotice { mark, until }) = notice {
+        let now = end.now;
+        if let Some(LogoutNotice { mark, until }) = end.notice
+            && end.uses_notice
+        {
             // The caller has checked that the notice is new.
             let _first: Once = self.notices.once(mark, now, until);
         }
-        if matches!(group, Group::Keys(_)) {
-            return;
+        for group in end.groups {
+            if !matches!(group, Group::Keys(_)) {
+                self.note_group(group, now);
+            }
         }
+    }
+
+    fn note_group(&mut self, group: Group, now: Timestamp) {
         while let Some((ended_at, _)) = self.order.front() {
             if self.order.len() < MAX_REMEMBERED && ended_at.plus(REMEMBERED) > now {
                 break;
@@ -295,20 +338,18 @@ impl EndedGroups {
         self.order.push_back((now, group));
     }
 
-    /// Returns true if a group of the new session has ended after `begun_at`, which is the start of
-    /// the login.
-    pub(super) fn have_ended(
-        &self,
-        session: &Stored,
-        provider_session: Option<ProviderSessionHash>,
-        begun_at: Timestamp,
-    ) -> bool {
-        let user = session.user().map(Group::User);
-        let provider_session = provider_session.map(Group::ProviderSession);
-        let groups = [Some(Group::All), user, provider_session];
-        groups.into_iter().flatten().any(|group| {
+    /// Returns true if a group of the new session has ended after the start of the login.
+    pub(super) fn have_ended(&self, session: &Stored, opening: &Opening) -> bool {
+        let user = session.user();
+        let of_sid = match (opening.provider_session, user) {
+            (Some(provider_session), _) => Some(Group::ProviderSession(provider_session)),
+            (None, user) => user.map(Group::UserWithoutSid),
+        };
+        let named = opening.named.iter().copied().map(Group::Named);
+        let groups = [Some(Group::All), user.map(Group::User), of_sid];
+        groups.into_iter().flatten().chain(named).any(|group| {
             let ended_at = self.ended_at.get(&group);
-            ended_at.is_some_and(|ended_at| begun_at < *ended_at)
+            ended_at.is_some_and(|ended_at| opening.begun_at < *ended_at)
         })
     }
 }

@@ -25,6 +25,7 @@ fn notice(number: u8) -> LogoutNotice {
 const PROVIDER_SESSION: SessionsOf<'static> = SessionsOf::ProviderSession {
     issuer: "op",
     sid: "sid-1",
+    subject: None,
 };
 
 const ALICE: SessionsOf<'static> = SessionsOf::User {
@@ -106,6 +107,39 @@ async fn b_01_a_session_of_the_provider_ends_with_all_its_sessions_here() {
             assert!(live(&sessions, id, NOW).await);
         }
         assert_eq!(end(&sessions, PROVIDER_SESSION, notice(2)).await, Some(0));
+    }
+}
+
+#[tokio::test]
+async fn b_01_the_sessions_of_the_user_without_a_sid_also_end() {
+    for fixture in Fixture::every() {
+        let mut sessions = fixture.start(NOW);
+        let named = open_with(&sessions, "alice", "sid-1").await;
+        let other = open_with(&sessions, "alice", "sid-2").await;
+        // An older version of the gateway wrote records without a `sid`.
+        let without = open(&sessions, "alice", NOW).await;
+        let bystander = open(&sessions, "bob", NOW).await;
+        if fixture.is_durable() {
+            sessions.close().await.unwrap();
+            sessions = fixture.start(NOW);
+        }
+        let of = SessionsOf::ProviderSession {
+            issuer: "op",
+            sid: "sid-1",
+            subject: Some("alice"),
+        };
+        assert_eq!(sessions.keys_of(of).await.unwrap().len(), 2);
+        assert_eq!(end(&sessions, of, notice(1)).await, Some(2));
+        for id in [&named, &without] {
+            assert!(!live(&sessions, id, NOW).await);
+        }
+        for id in [&other, &bystander] {
+            assert!(live(&sessions, id, NOW).await);
+        }
+        let late = sessions.open(login("alice"), after(2)).await;
+        assert!(matches!(late, Err(OpenError::EndedMeanwhile)));
+        open(&sessions, "bob", NOW).await;
+        open_with(&sessions, "alice", "sid-3").await;
     }
 }
 
@@ -212,10 +246,11 @@ fn settle(keeper: &mut Keeper, commands: Vec<Command>) -> Option<Command> {
 fn order(number: u8) -> (Command, oneshot::Receiver<Result<EndedAll, StoreError>>) {
     let (answer, answered) = oneshot::channel();
     let order = EndAll {
-        group: PROVIDER_SESSION.group(),
+        groups: PROVIDER_SESSION.groups(),
         why: EndReason::SignedOutAtProvider,
         now: after(1),
         notice: Some(notice(number)),
+        uses_notice: true,
     };
     (Command::EndAll { order, answer }, answered)
 }
@@ -261,7 +296,7 @@ async fn b_19_after_a_failed_commit_the_same_notice_still_has_its_effect() {
     assert!(settle(&mut keeper, vec![command]).is_none());
     let failed = answered.try_recv().unwrap();
     assert!(matches!(failed, Err(StoreError::NotCommitted(_))));
-    assert_eq!(keeper.keys_of(&PROVIDER_SESSION.group()), [id.key()]);
+    assert_eq!(keeper.keys_of(&PROVIDER_SESSION.groups()[0]), [id.key()]);
     let Backend::Disk(disk) = &mut keeper.backend else {
         panic!("the store has no file")
     };
@@ -280,14 +315,17 @@ fn the_memory_of_ended_groups_is_limited_in_time_and_number() {
         SessionsOf::ProviderSession {
             issuer: "op",
             sid: &sid,
+            subject: None,
         }
-        .group()
+        .groups()
+        .remove(0)
     };
     let order = |group, now| EndAll {
-        group,
+        groups: vec![group],
         why: EndReason::SignedOutAtProvider,
         now,
         notice: None,
+        uses_notice: true,
     };
     for number in 0..MAX_REMEMBERED + 5 {
         ended.note(order(group(number), NOW));

@@ -139,8 +139,13 @@ impl Index {
         match group {
             Group::All => self.all().map(|stored| *stored.key()).collect(),
             Group::Keys(keys) => keys.clone(),
+            Group::Named(_) => Vec::new(),
             Group::ProviderSession(of) => self.provider_sessions.find(*of),
             Group::User(user) => self.of_user(*user).collect(),
+            Group::UserWithoutSid(user) => {
+                let all = self.of_user(*user);
+                all.filter(|key| !self.provider_sessions.has(key)).collect()
+            }
         }
     }
 

@@ -92,6 +92,7 @@ fn a_session_that_ends_in_the_same_commit_makes_room_for_another() {
             replaces: Vec::new(),
             per_person: 2,
             provider_session: None,
+            named: Vec::new(),
             begun_at: NOW,
         },
         replica: FIRST_REPLICA,

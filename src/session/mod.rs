@@ -45,6 +45,7 @@ mod live;
 mod local;
 mod look_up;
 mod marks;
+mod named;
 mod new_session;
 mod outcome;
 mod packed;
@@ -85,6 +86,7 @@ pub(crate) use self::lease::{Lease, Leased};
 pub use self::live::Session;
 use self::local::LocalStore;
 pub(crate) use self::marks::{MarkKind, Once};
+pub(crate) use self::named::{Named, NamedSessions};
 pub use self::new_session::NewSession;
 pub(crate) use self::outcome::{Deadlines, EndedVersion};
 pub use self::outcome::{Ended, Lookup, Maintained, OpenError, Replaced, StartError};
@@ -245,6 +247,7 @@ impl Sessions {
             replaces: new.replaces,
             per_person: self.limits.per_person(),
             provider_session: ProviderSessionHash::of_contents(&contents),
+            named: named::hashes_of(&contents),
             begun_at: new.begun_at,
         };
         match self.store.open(session, opening).await? {

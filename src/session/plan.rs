@@ -41,8 +41,7 @@ impl Keeper {
                 if registration != Some(&opening.registration) {
                     return send(answer, Ok(Opened::NoProvider));
                 }
-                let (group, begun_at) = (opening.provider_session, opening.begun_at);
-                if self.ended.have_ended(&session, group, begun_at) {
+                if self.ended.have_ended(&session, &opening) {
                     return send(answer, Ok(Opened::EndedMeanwhile));
                 }
                 self.plan_open(session, opening, (replica, answer), batch);
@@ -134,7 +133,10 @@ impl Keeper {
             batch.notices.insert(notice.mark);
         }
         batch.ends_group = true;
-        let mut keys = self.keys_of(&order.group);
+        let mut keys = Vec::new();
+        for group in &order.groups {
+            keys.extend(self.keys_of(group));
+        }
         // An earlier command of this batch already ends some of the sessions.
         keys.retain(|key| !batch.changes_session(key));
         for key in &keys {

@@ -103,12 +103,10 @@ impl Later {
             return Some(Self::default());
         }
         let (ProviderSession { sid }, rest) = postcard::take_from_bytes(bytes).ok()?;
-        let device = if rest.is_empty() {
-            None
-        } else {
-            let device: EncodedDevice<'_> = postcard::from_bytes(rest).ok()?;
-            Some(Device::stored(device.name, device.network)?)
-        };
+        // Without a device, the session still works, so a damaged device counts as absent.
+        let device = postcard::from_bytes(rest).ok();
+        let device =
+            device.and_then(|EncodedDevice { name, network }| Device::stored(name, network));
         let sid = Some(sid).filter(|sid| !sid.is_empty());
         Some(Self {
             sid: sid.map(Into::into),

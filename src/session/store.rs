@@ -15,6 +15,7 @@ use super::ending::{End, EndReason};
 use super::groups::{EndAll, EndedAll, Group, ProviderSessionHash};
 use super::lease::StoreLease;
 use super::marks::{Mark, MarkKind, Once};
+use super::named::NamedHash;
 use super::reconfigure::{Reconfiguration, ReconfigureError, Reconfigured};
 use super::registration::Registration;
 use super::stored::Stored;
@@ -66,9 +67,10 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// is no session to end.
     fn end(&self, which: Which, why: EndReason) -> StoreFuture<'_, Vec<End>>;
 
-    /// Ends the sessions of a group, and marks the notice of the order as used, in one commit. If
-    /// the notice is already marked, the store changes nothing. The store remembers for at least
-    /// one hour that the group has ended at `order.now`, unless the group is [`Group::Keys`].
+    /// Ends the sessions of the groups, and marks the notice of the order as used if
+    /// `order.uses_notice` is true, in one commit. If the notice is already marked, the store
+    /// changes nothing. The store remembers for at least one hour that each group has ended at
+    /// `order.now`, unless the group is [`Group::Keys`].
     fn end_all(&self, order: EndAll) -> StoreFuture<'_, EndedAll>;
 
     /// Returns the keys of the sessions of a group.
@@ -124,6 +126,8 @@ pub(super) struct Opening {
     /// The session at the provider to which the new session belongs. `None` if the provider has
     /// sent no `sid`.
     pub(super) provider_session: Option<ProviderSessionHash>,
+    /// The names by which an app can name the new session.
+    pub(super) named: Vec<NamedHash>,
     /// The time when the login began. If a group of the new session has ended after this time, the
     /// store must answer [`Opened::EndedMeanwhile`].
     pub(super) begun_at: Timestamp,

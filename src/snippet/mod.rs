@@ -1,4 +1,4 @@
-//! Prints the configuration with which another proxy asks for auth checks ([`print`]).
+//! Prints the configuration with which another proxy asks for auth checks ([`print()`]).
 //!
 //! The texts are templates in the folder `config/snippets`. [`template`] fills a template with the
 //! values of the settings. The page `docs/auth-check.md` shows the same texts, and the tests run
@@ -57,7 +57,7 @@ pub enum Error {
         "auth_check.proxies has no entry with kind = \"{0}\", so Sidegate would not answer the proxy"
     )]
     NotListed(&'static str),
-    /// A path or a field name of the settings has a special meaning in the configuration of a
+    /// A path, a host or a field name of the settings has a special meaning in the configuration of a
     /// proxy.
     #[error("`{0}` has characters that the configuration of the proxy cannot contain")]
     Special(String),
@@ -203,12 +203,17 @@ pub fn print(snippet: Snippet, config: &Config) -> Result<String, Error> {
     for field in &fields {
         check(field.as_str(), "-")?;
     }
-    let public_host = gateway.public_urls.authorities().next();
+    let hosts: Vec<String> = gateway.public_urls.authorities().collect();
+    for host in &hosts {
+        check(host, ".-*:[]")?;
+    }
+    let app = address_of_app(config);
+    check(&app.0, ".-:")?;
     let values = Values {
         sign_in: login.own.sign_in(),
-        public_host: &public_host.unwrap_or_default(),
+        hosts: &hosts,
         gateway: address_of_gateway(config.listen),
-        app: address_of_app(config),
+        app,
         check_path: proxies.path(),
         own_paths: &own,
         matcher: snippet.matcher(&own),

@@ -1,7 +1,7 @@
 //! Fills the placeholders of a template. A placeholder is a name in double braces.
 //!
-//! A line with `{{field}}`, `{{field_name}}`, `{{variable}}` or `{{own_path}}` is repeated: one line
-//! for each field, or for each path. If a part has the name of a placeholder that is alone in its
+//! A line with `{{field}}`, `{{field_name}}`, `{{variable}}`, `{{own_path}}`, `{{each_host}}` or
+//! `{{each_name}}` is repeated: one line for each field, each path, or each public host. If a part has the name of a placeholder that is alone in its
 //! line, the lines of the part replace the line, with the same indentation.
 
 use std::net::SocketAddr;
@@ -14,8 +14,8 @@ pub(super) struct Values<'a> {
     pub(super) gateway: SocketAddr,
     /// The host and the port of the app.
     pub(super) app: (String, u16),
-    /// The host in the first public URL.
-    pub(super) public_host: &'a str,
+    /// The hosts of all public URLs, with their ports.
+    pub(super) hosts: &'a [String],
     /// The path of the sign-in endpoint.
     pub(super) sign_in: &'a str,
     /// The path of the auth check.
@@ -62,6 +62,14 @@ impl Values<'_> {
             for path in self.own_paths {
                 push(&line.replace("{{own_path}}", path));
             }
+        } else if line.contains("{{each_host}}") {
+            for host in self.hosts {
+                push(&line.replace("{{each_host}}", host));
+            }
+        } else if line.contains("{{each_name}}") {
+            for host in self.hosts {
+                push(&line.replace("{{each_name}}", split_port(host).0));
+            }
         } else {
             push(line);
         }
@@ -79,6 +87,10 @@ impl Values<'_> {
             .fields
             .iter()
             .map(|name| standard_spelling(name.as_str()));
+        let public_host = self.hosts.first().map_or("", String::as_str);
+        let (public_name, port_of_name) = split_port(public_host);
+        // The variable `$host` contains the host that has chosen the server block, without the port.
+        let nginx_host = ["$host", port_of_name].concat();
         let values = [
             ("app", authority),
             ("app_host", host.clone()),
@@ -90,12 +102,22 @@ impl Values<'_> {
             ("gateway_host", self.gateway.ip().to_string()),
             ("gateway_port", self.gateway.port().to_string()),
             ("own_paths", self.matcher.clone()),
-            ("public_host", self.public_host.to_owned()),
+            ("nginx_host", nginx_host),
+            ("public_name", public_name.to_owned()),
             ("sign_in", self.sign_in.to_owned()),
         ];
         values.iter().fold(line.to_owned(), |line, (name, value)| {
             line.replace(&placeholder(name), value)
         })
+    }
+}
+
+/// Splits a host from its port. The port begins with a colon, or is empty.
+fn split_port(host: &str) -> (&str, &str) {
+    match host.rfind(':') {
+        // The last part of an IPv6 address is not a port.
+        Some(at) if !host.ends_with(']') => host.split_at(at),
+        _ => (host, ""),
     }
 }
 
@@ -121,7 +143,7 @@ mod tests {
         let values = Values {
             gateway: SocketAddr::from(([127, 0, 0, 1], 4180)),
             app: ("::1".to_owned(), 8080),
-            public_host: "app.test",
+            hosts: &["app.test:8443".to_owned(), "*.b.test".to_owned()],
             sign_in: "/a/sign_in",
             check_path: "/check",
             own_paths: &["/a/", "/b"],
@@ -152,6 +174,9 @@ mod tests {
             ("{{field_name}}\nend\n", "cookie\nx-user\nend\n"),
             ("{{fields}}\n", "Cookie X-User\n"),
             ("- {{own_path}}\n", "- /a/\n- /b\n"),
+            ("{{each_host}}\n", "app.test:8443\n*.b.test\n"),
+            ("{{each_name}}\n", "app.test\n*.b.test\n"),
+            ("{{public_name}} {{nginx_host}}\n", "app.test $host:8443\n"),
         ] {
             assert_eq!(filled(template, &[]), expected, "{template}");
         }

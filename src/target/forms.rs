@@ -74,12 +74,12 @@ impl Forms {
         Self(self.0 | other.0)
     }
 
-    /// Returns the set with `form`, if `present` is true.
     /// Returns the forms of `self` that are not in `other`.
     pub(crate) const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 
+    /// Returns the set with `form`, if `present` is true.
     pub(super) const fn with(self, form: Form, present: bool) -> Self {
         if present {
             Self(self.0 | form.bit())

@@ -1,7 +1,10 @@
 //! What the browser does after a sign-out: return addresses, another account, and the app's own
 //! sign-out.
 
+use std::sync::Arc;
+
 use serde_json::json;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::durable::stored_at;
@@ -266,6 +269,8 @@ async fn the_own_sign_out_of_an_app_ends_our_session_and_keeps_its_redirect() {
         ("POST", ORIGIN, 302, true),
         ("GET", ORIGIN, 302, true),
         ("POST", ORIGIN, 200, true),
+        // The app asks for a confirmation.
+        ("GET", ORIGIN, 200, false),
         // The app has refused the sign-out.
         ("POST", ORIGIN, 419, false),
         // A link of another site may sign the user out at the app, but not here.
@@ -289,6 +294,11 @@ async fn the_own_sign_out_of_an_app_ends_our_session_and_keeps_its_redirect() {
         let later = copy.fetch(&url("/")).await;
         assert_eq!(later.status, if ends { 401 } else { 200 }, "{case}");
     }
+    // An image of a page of the app ends nothing.
+    let scene = app_with_sign_out(302).await;
+    let browser = scene.signed_in("alice").await;
+    browser.send(BrowserRequest::image(&url("/bye"))).await;
+    assert!(browser.cookie(ORIGIN, SESSION).is_some());
     // Other paths end nothing.
     let scene = app_with_sign_out(302).await;
     let browser = scene.signed_in("alice").await;
@@ -296,4 +306,45 @@ async fn the_own_sign_out_of_an_app_ends_our_session_and_keeps_its_redirect() {
         browser.open(&url(path)).await;
         assert!(browser.cookie(ORIGIN, SESSION).is_some(), "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_slow_answer_of_an_app_that_signs_out_is_complete() {
+    let scene = app_with_sign_out(302).await;
+    let browser = scene.signed_in("alice").await;
+    let rest = Arc::new(Notify::new());
+    let head = "HTTP/1.1 302 Found\r\nLocation: /after\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let first = Answer::raw(format!("{head}5\r\nfirst\r\n").as_bytes());
+    let slow = first.then_await(&rest).then_send(b"4\r\nlast\r\n0\r\n\r\n");
+    scene.app.next(slow);
+    let signing_out = async {
+        let visit = BrowserRequest::navigation(&url("/bye")).method("POST");
+        browser.send(visit.from(ORIGIN)).await
+    };
+    // The gateway watches an answer that takes longer than about a second.
+    let watched = async {
+        let open = "sidegate_streams_open{route=\"/\",kind=\"response\"}";
+        scene.wait_for_figure(open, 1).await;
+        scene.wait_for_figure("sidegate_sessions", 0).await;
+        rest.notify_one();
+    };
+    let (page, ()) = tokio::join!(signing_out, watched);
+    assert_eq!(page.status, 302, "{}", page.describe());
+    assert_eq!(page.text(), "firstlast");
+    assert_eq!(browser.cookie(ORIGIN, SESSION), None);
+}
+
+#[tokio::test]
+async fn the_site_data_that_an_app_clears_is_cleared_too() {
+    let route = "[[routes]]\napp_sign_out = \"/bye\"\n";
+    let setting = "[login]\nclear_site_data = [\"cache\"]\n";
+    let scene = Scene::with_settings(|settings| settings.with(route).with(setting)).await;
+    let browser = scene.browser_of("alice");
+    browser.visit(&url("/")).await;
+    let clears = [("Location", "/after"), ("Clear-Site-Data", "\"storage\"")];
+    scene.app.next(Answer::with(302, &clears, ""));
+    let visit = BrowserRequest::navigation(&url("/bye"));
+    let page = browser.send(visit.from(ORIGIN)).await;
+    let cleared: Vec<_> = page.fields.get_all("clear-site-data").iter().collect();
+    assert_eq!(cleared, ["\"storage\"", "\"cache\""]);
 }

@@ -200,25 +200,71 @@ async fn b_17_a_form_of_another_site_needs_a_logout_token_like_any_other_request
 }
 
 #[tokio::test]
-async fn b_18_a_flood_of_forged_tokens_is_limited_and_valid_tokens_go_on_later() {
+async fn b_01_a_session_without_a_sid_ends_with_a_session_of_its_user() {
+    let scene = scene().await;
+    let named = scene.signed_in("alice").await;
+    scene.provider.behave();
+    let without_sid = scene.signed_in("alice").await;
+    let bystander = scene.signed_in("bob").await;
+    name_sessions(&scene.provider);
+    assert_accepted(&send(&scene, &draft(&scene, "alice").signed()).await);
+    assert!(!is_signed_in(&named).await && !is_signed_in(&without_sid).await);
+    assert!(is_signed_in(&bystander).await);
+}
+
+/// Sends the token 30 times, and returns the status of each answer.
+async fn flood(scene: &OpenIdScene, token: &str) -> Vec<u16> {
+    let mut statuses = Vec::new();
+    for _ in 0..30 {
+        statuses.push(send(scene, token).await.status.as_u16());
+    }
+    statuses
+}
+
+#[tokio::test]
+async fn b_18_a_flood_of_forged_tokens_does_not_delay_a_valid_token() {
+    let scene = scene().await;
+    let browser = scene.signed_in("alice").await;
+    let mut for_another = draft(&scene, "alice");
+    for_another.claims["aud"] = "another-client".into();
+    let wrong_key = draft(&scene, "alice");
+    let wrong_key = wrong_key.signed_by(wrong_key.keys.of_an_attacker(), "RS256");
+    let floods = [for_another.signed(), "a.b.c".to_owned(), wrong_key];
+    for (number, token) in floods.iter().enumerate() {
+        let statuses = flood(&scene, token).await;
+        let refused = if number == 0 { 10 } else { 0 };
+        assert!(statuses[..refused].iter().all(|status| *status == 400));
+        assert!(statuses[refused..].iter().all(|status| *status == 429));
+    }
+    let page = send(&scene, &floods[0]).await;
+    assert_eq!(page.field("retry-after"), Some("60"));
+    // The requests of the signed-in user go on.
+    assert!(is_signed_in(&browser).await);
+    assert_accepted(&send(&scene, &draft(&scene, "alice").signed()).await);
+    assert!(!is_signed_in(&browser).await);
+}
+
+#[tokio::test]
+async fn b_18_tokens_with_an_unknown_key_cause_one_fetch_and_may_come_again() {
     let scene = scene().await;
     let browser = scene.signed_in("alice").await;
     let fetches = scene.provider.calls(Endpoint::Jwks);
     let mut forged = draft(&scene, "alice");
     forged.header["kid"] = "another".into();
     let forged = forged.signed_by(forged.keys.of_an_attacker(), "RS256");
-    let mut statuses = Vec::new();
-    for _ in 0..30 {
-        statuses.push(send(&scene, &forged).await.status.as_u16());
-    }
-    assert_eq!(&statuses[..10], [400; 10]);
-    assert_eq!(&statuses[10..], [429; 20]);
-    // Forged tokens with an unknown key cause one fetch of the keys.
+    let statuses = flood(&scene, &forged).await;
+    assert_eq!(&statuses[..1], [400]);
+    assert_eq!(&statuses[1..], [503; 29]);
     assert_eq!(scene.provider.calls(Endpoint::Jwks), fetches + 1);
-    // The requests of the signed-in user go on.
-    assert!(is_signed_in(&browser).await);
-    scene.gateway.advance(Duration::from_secs(61));
-    assert_accepted(&send(&scene, &draft(&scene, "alice").signed()).await);
+    // The provider changes its keys after the fetch.
+    scene.provider.rotate_keys();
+    let valid = draft(&scene, "alice").signed();
+    let page = send(&scene, &valid).await;
+    assert_eq!(page.status, 503, "{}", page.describe());
+    let pause: u64 = page.field("retry-after").unwrap().parse().unwrap();
+    assert!((1..=60).contains(&pause), "{pause}");
+    scene.gateway.advance(Duration::from_secs(pause));
+    assert_accepted(&send(&scene, &valid).await);
     assert!(!is_signed_in(&browser).await);
 }
 

@@ -56,6 +56,7 @@ async fn a_user_sees_where_the_account_is_signed_in() {
         "Your sessions",
         "You are signed in as alice in these browsers",
         "change your password at main",
+        "can sign in again without a password as long as the browser is signed in at main",
         "A browser on Linux",
         "This browser",
         "Last used just now",
@@ -116,7 +117,8 @@ async fn a_user_ends_all_other_sessions() {
     let answer = post(&own, "/oauth2/sessions?end=others", ORIGIN).await;
     let page = own.follow(&answer).await;
     assert!(
-        page.text().contains("only in this browser"),
+        page.text()
+            .contains("knows no other session of alice at main"),
         "{}",
         page.text()
     );
@@ -180,6 +182,12 @@ async fn a_user_without_a_subject_sees_only_the_own_session() {
     scene.gateway.reload(&nameless).await.unwrap();
     let (own, other) = (scene.signed_in("alice").await, scene.signed_in("bob").await);
     let page = own.open(&url(PAGE)).await;
+    let text = page.text();
+    assert!(
+        text.contains("cannot find your sessions in other browsers"),
+        "{text}"
+    );
+    assert!(!text.contains("no other session"), "{text}");
     assert_eq!(ends(&page), Vec::<String>::new());
     let answer = post(&own, "/oauth2/sessions?end=others", ORIGIN).await;
     assert_eq!(answer.status, 303);

@@ -233,6 +233,11 @@ async fn a_provider_that_is_down_does_not_prevent_the_sign_out() {
     publish(&provider);
     let mut scene = OpenIdScene::between(provider, &[], clock).await;
     let browser = scene.signed_in("alice").await;
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let other = scene.signed_in("alice").await;
+        ids.push(other.cookie(ORIGIN, SESSION).unwrap());
+    }
     scene.provider.down().await;
     scene.gateway.advance(Duration::from_secs(11));
     // A login of another browser notices that the provider is down.
@@ -248,4 +253,19 @@ async fn a_provider_that_is_down_does_not_prevent_the_sign_out() {
     );
     assert!(text.contains("Sign out at main") && !text.contains("id_token_hint"));
     assert!(!text.contains("http-equiv"), "{text}");
+    // The page leads to the next step of the user.
+    for (query, wanted) in [
+        ("return_to=%2Fpublic%2Fbye", "href=\"/public/bye\""),
+        ("another_account=1", "Sign in with another account"),
+    ] {
+        let browser = scene.browser();
+        browser.plant(
+            ORIGIN,
+            &format!("{SESSION}={}; Path=/; Secure", ids.pop().unwrap()),
+        );
+        let visit = BrowserRequest::navigation(&url(&format!("/oauth2/sign_out?{query}")));
+        let none: [(&str, &str); 0] = [];
+        let page = browser.send(visit.form(&none).from(ORIGIN)).await;
+        assert!(page.text().contains(wanted), "{}", page.text());
+    }
 }

@@ -140,6 +140,24 @@ async fn guesses_of_a_signature_are_limited() {
     }
     assert_eq!(statuses[..10], [400; 10]);
     assert_eq!(statuses[10..], [429; 2]);
+    // A signed request from the same address still has its effect.
+    let browser = scene.signed_in("alice").await;
+    let page = revoke(&scene, &json!({ "subject": "alice" })).await;
+    assert_eq!(page.status, 200, "{}", page.describe());
+    assert!(!is_signed_in(&browser).await);
+}
+
+#[tokio::test]
+async fn a_login_under_way_opens_no_session_after_a_request_by_email() {
+    let scene = scene().await;
+    let browser = scene.browser_of("alice");
+    let callback = browser.follow(&browser.open(&url("/page")).await).await;
+    scene.gateway.advance(Duration::from_secs(1));
+    let page = revoke(&scene, &json!({ "email": "alice@example.com" })).await;
+    assert_eq!(page.status, 200, "{}", page.describe());
+    let page = browser.follow(&callback).await;
+    assert_eq!(page.status, 400, "{}", page.describe());
+    assert!(!is_signed_in(&browser).await);
 }
 
 #[tokio::test]

@@ -38,7 +38,14 @@ const PERMISSION_DENIED: i32 = 7;
 /// Fields of the original request that describe its content or its connection. The auth check has no
 /// content. If the gateway took the original request for a gRPC call, its answer would have the
 /// status 200 even if the call is refused.
-const OF_CONTENT: [HeaderName; 4] = [CONTENT_LENGTH, CONTENT_TYPE, EXPECT, TRANSFER_ENCODING];
+/// The gateway would remove the fields that `Connection` names before it sees the fields of a handshake.
+const OF_CONTENT: [HeaderName; 5] = [
+    CONNECTION,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    EXPECT,
+    TRANSFER_ENCODING,
+];
 
 /// Reads the message of a call, and returns the original request.
 pub(super) async fn read(body: &mut RequestBody) -> Result<Parts, Error> {
@@ -151,7 +158,10 @@ fn permitted(answer: &HeaderMap, written: &[HeaderName]) -> OkHttpResponse {
     let removed = removed.unwrap_or_default().split(',');
     OkHttpResponse {
         headers: options(answer, is_for_app),
-        headers_to_remove: removed.map(str::to_owned).collect(),
+        headers_to_remove: removed
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect(),
     }
 }
 
@@ -172,11 +182,16 @@ fn option(name: &HeaderName, value: &HeaderValue, replaces: bool) -> HeaderValue
     } else {
         AppendAction::Append
     };
+    // Only `raw_value` can contain a value that is not UTF-8.
+    let (text, raw) = match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) => (text.to_owned(), Vec::new()),
+        Err(_not_text) => (String::new(), value.as_bytes().to_vec()),
+    };
     HeaderValueOption {
         header: Some(super::messages::HeaderValue {
             key: name.as_str().to_owned(),
-            value: String::from_utf8_lossy(value.as_bytes()).into_owned(),
-            raw_value: Vec::new(),
+            value: text,
+            raw_value: raw,
         }),
         append: replaces.then_some(BoolValue { value: false }),
         append_action: i32::from(action),
@@ -224,6 +239,9 @@ mod tests {
             .headers
             .insert(text("content-type"), text("application/grpc"));
         asked.headers.insert(text("accept"), text("*/*"));
+        asked
+            .headers
+            .insert(text("connection"), text("sec-websocket-key"));
         asked.header_map = Some(messages::HeaderMap {
             headers: vec![field("cookie", b"a=1"), field("cookie", b"b=\xff")],
         });
@@ -234,6 +252,7 @@ mod tests {
         assert_eq!(parts.headers.get_all(HOST).iter().count(), 1);
         assert_eq!(parts.headers["accept"], "*/*");
         assert_eq!(parts.headers.get(CONTENT_TYPE), None);
+        assert_eq!(parts.headers.get(CONNECTION), None);
         let cookies: Vec<_> = parts.headers.get_all(COOKIE).iter().collect();
         assert_eq!(cookies, [&b"a=1"[..], b"b=\xff"]);
     }
@@ -280,6 +299,17 @@ mod tests {
         ] {
             assert_eq!(message(bytes), expected, "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn a_value_that_is_not_utf_8_stays_unchanged_and_an_empty_name_is_not_removed() {
+        let mut answer = HeaderMap::new();
+        let value = HeaderValue::from_bytes(b"b=\xff").unwrap();
+        answer.insert(COOKIE, value);
+        let changes = permitted(&answer, &[]);
+        let header = changes.headers[0].header.clone().unwrap();
+        assert_eq!((&*header.value, &*header.raw_value), ("", &b"b=\xff"[..]));
+        assert_eq!(changes.headers_to_remove, [""; 0]);
     }
 
     #[test]

@@ -34,8 +34,9 @@ use super::request_buffer::is_refused_cross_site;
 use super::tunnel::check_switch;
 use super::{Body, ClientConnection, Error, RequestContext, Worker, WorkerSite};
 use crate::access::Permit;
-use crate::fields::REPLACING;
 use crate::fields::forwarded::{Scheme, TrustedPeers};
+use crate::fields::request_id::X_REQUEST_ID;
+use crate::fields::{DESCRIBING, REPLACING};
 use crate::login::PublicUrl;
 use crate::server::{Connection, RequestBody};
 use crate::telemetry::DecisionLabel;
@@ -202,7 +203,8 @@ impl WorkerSite {
 
     /// Refuses a field that the app could read instead of a field of the gateway: another spelling
     /// of a field that only the gateway may write, or a field that replaces the method, the path or
-    /// the user. A forwarded request never contains such a field, but the other proxy would forward
+    /// the user. A field that the gateway writes is permitted, because the other proxy replaces the
+    /// field. A forwarded request never contains such a field, but the other proxy would forward
     /// the field.
     fn check_names(&self, headers: &HeaderMap) -> Result<(), Error> {
         let is_alias = |name: &str| {
@@ -212,10 +214,15 @@ impl WorkerSite {
         };
         let is_refused = |name: &&HeaderName| {
             let name = name.as_str();
+            let is_written = || {
+                let mut written = self.settings().written_fields.iter();
+                written.any(|field| field.as_str() == name)
+            };
             // An app reads the removed prefix of the path from `X-Forwarded-Prefix`.
             (is_alias(name) && self.owned().contains(name))
                 || REPLACING.contains(&name)
                 || name == "x-forwarded-prefix"
+                || (names_user(name) && !is_written())
         };
         match headers.keys().find(is_refused) {
             Some(name) => Err(Error::ForgedField(name.clone())),
@@ -356,15 +363,29 @@ impl AuthCheck {
     }
 }
 
+/// Returns true if an app could read from a field with this name who the user is, and if no proxy
+/// writes the field into an auth check.
+fn names_user(name: &str) -> bool {
+    // ingress-nginx writes the return address into `X-Auth-Request-Redirect`.
+    (name.starts_with("x-auth-request-") && name != "x-auth-request-redirect")
+        || ["client-cert", "client-cert-chain", "x-client-cert"].contains(&name)
+}
+
 /// The pause before a retry of a request that is permitted after all.
 const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Returns the names of the fields for the app that have no value in `answer`, as a list. `written`
-/// are the names of all fields that the gateway writes for an app, except `Authorization`.
+/// Returns the names of the fields that Envoy removes, as a list: the fields for the app that have
+/// no value in `answer`, and the fields that an app could take for fields of a proxy. `written` are
+/// the names of all fields that the gateway writes for an app, except `Authorization`.
 fn left_out(written: &[HeaderName], answer: &HeaderMap) -> HeaderValue {
     let names = written.iter().chain([&AUTHORIZATION]);
-    let absent = names.filter(|name| !answer.contains_key(*name));
-    let names: Vec<&str> = absent.map(HeaderName::as_str).collect();
+    // Envoy itself writes `X-Request-Id`.
+    let of_proxies = DESCRIBING
+        .iter()
+        .filter(|name| **name != X_REQUEST_ID.as_str());
+    let of_proxies = of_proxies.chain(&["x-forwarded-host", "x-forwarded-port"]);
+    let names = names.map(HeaderName::as_str).chain(of_proxies.copied());
+    let names: Vec<&str> = names.filter(|name| !answer.contains_key(*name)).collect();
     HeaderValue::try_from(names.join(",")).unwrap_or(HeaderValue::from_static(""))
 }
 

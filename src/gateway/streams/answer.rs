@@ -99,6 +99,8 @@ pub(in crate::gateway) struct LongAnswer {
     /// The reason why the gateway has ended the answer early. `None` if the gateway has not ended
     /// the answer early.
     cut: Cell<Option<&'static str>>,
+    /// Whether the answer continues after the end of its session.
+    outlives_session: Cell<bool>,
     /// The access-log event of the request. `None` if the access log is off, or if the gateway has
     /// already written the event.
     log: RefCell<Option<Box<RequestLog>>>,
@@ -137,6 +139,7 @@ impl LongAnswer {
             started: setup.started,
             stage: Cell::new(Stage::Sending),
             cut: Cell::new(None),
+            outlives_session: Cell::new(false),
             log: RefCell::new(None),
             ended: Notify::new(),
             waker: RefCell::new(None),
@@ -179,7 +182,7 @@ impl LongAnswer {
         let end = tokio::select! {
             biased;
             end = self.ended() => end,
-            cut = guard.ended(&*self) => {
+            cut = self.guarded(&mut guard) => {
                 self.cut(cut).await;
                 cut.reason
             }
@@ -191,6 +194,21 @@ impl LongAnswer {
         open.count_end(end);
         self.count_broken(open.route(), end);
         self.count_eviction(open.route(), end);
+    }
+
+    /// Waits until the guard ends the answer. If the answer outlives its session, the end of the
+    /// session does not end the answer.
+    async fn guarded(&self, guard: &mut StreamGuard) -> Cut {
+        let cut = guard.ended(self).await;
+        if cut.cause == CutCause::Session && self.outlives_session.get() {
+            return pending().await;
+        }
+        cut
+    }
+
+    /// Lets the answer continue after the end of its session.
+    pub(in crate::gateway) fn outlive_session(&self) {
+        self.outlives_session.set(true);
     }
 
     /// Counts the answer in the metrics, if the gateway ended the answer because another request

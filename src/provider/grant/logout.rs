@@ -3,11 +3,10 @@
 use super::unverified::Unverified;
 use super::{GrantVerifier, Verification};
 use crate::clock::Clock;
+use crate::provider::LogoutTokenError;
 use crate::provider::id_token::LogoutClaims;
 use crate::provider::info::ProviderInfo;
-use crate::provider::jwt::TokenError;
 use crate::provider::key_cache::TokenOrigin;
-use crate::provider::{KeysError, LogoutTokenError};
 
 impl GrantVerifier {
     /// Verifies a logout token: the signature and every claim.
@@ -28,11 +27,6 @@ impl GrantVerifier {
         let verified = self.verified_as(expected, token, &verification).await;
         let verified = verified.map_err(|unverified| match unverified {
             Unverified::Token(error) => LogoutTokenError::Token(error),
-            // The gateway has fetched the keys of the provider less than one minute ago, and the
-            // key of the token was not among these keys.
-            Unverified::Keys(KeysError::FetchedRecently { .. }) => {
-                LogoutTokenError::Token(TokenError::UnknownKey)
-            }
             Unverified::Keys(error) => LogoutTokenError::Keys(error),
         })?;
         Ok(rules.check_logout(&verified, clock.now())?)

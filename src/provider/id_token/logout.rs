@@ -27,7 +27,8 @@ pub(crate) struct LogoutClaims {
     pub(crate) sid: Option<Box<str>>,
     /// The user whose sessions have ended.
     pub(crate) subject: Option<Box<str>>,
-    /// The SHA-256 hash of the issuer and the `jti`. Every logout token has another hash.
+    /// The SHA-256 hash of the issuer, the client identifier and the `jti`. Every logout token has
+    /// another hash.
     pub(crate) id: [u8; 32],
 }
 
@@ -77,7 +78,7 @@ impl IdTokenRules {
             issuer: issuer.into(),
             sid: sid.map(Into::into),
             subject: subject.map(Into::into),
-            id: id(issuer, jti),
+            id: id(issuer, &self.client_id, jti),
         })
     }
 
@@ -115,11 +116,25 @@ fn check_event(members: &Object) -> Result<(), TokenError> {
         .ok_or(TokenError::Claim("events"))
 }
 
-/// Returns the hash that identifies a logout token. The hashed bytes contain the length of the
-/// issuer, so that no other pair of issuer and `jti` has the same bytes.
-fn id(issuer: &str, jti: &str) -> [u8; 32] {
-    let text = format!("{} {issuer} {jti}", issuer.len());
+/// Returns the hash that identifies a logout token. A provider may use the same `jti` for the tokens
+/// of two clients, so the hash depends on the client. The hashed bytes contain the lengths of the
+/// issuer and the client identifier, so that no other three values have the same bytes.
+fn id(issuer: &str, client_id: &str, jti: &str) -> [u8; 32] {
+    let lengths = (issuer.len(), client_id.len());
+    let text = format!("{} {} {issuer} {client_id} {jti}", lengths.0, lengths.1);
     let mut id = [0; 32];
     id.copy_from_slice(digest::digest(&SHA256, text.as_bytes()).as_ref());
     id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn b_11_the_same_jti_for_two_clients_is_not_a_repetition() {
+        assert_eq!(id("https://op", "one", "1"), id("https://op", "one", "1"));
+        assert_ne!(id("https://op", "one", "1"), id("https://op", "two", "1"));
+        assert_ne!(id("https://op", "a b", "1"), id("https://op", "a", "b 1"));
+    }
 }

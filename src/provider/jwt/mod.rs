@@ -113,15 +113,14 @@ pub(super) fn verify(
     })
 }
 
-/// Returns the text of a claim without the verification of the token. The caller may use the text
-/// only to select the keys for the verification.
-pub(super) fn unverified_claim(token: &str, name: &str) -> Option<String> {
+/// Returns the claims without the verification of the token. The caller may use the claims only to
+/// select the keys for the verification, or to refuse the token.
+pub(super) fn unverified_claims(token: &str) -> Option<Object> {
     if token.len() > MAX_TOKEN_LENGTH {
         return None;
     }
     let payload = decode(token.split('.').nth(1)?).ok()?;
-    let members = json::object(&payload).ok()?;
-    Some(members.get(name)?.as_str()?.to_owned())
+    json::object(&payload).ok()
 }
 
 impl ExpectedHeader<'_> {

@@ -2,7 +2,7 @@
 
 use super::{Asking, IDENTITY};
 use crate::support::browser_request::BrowserRequest;
-use crate::support::raw::exchange;
+use crate::support::raw::{Raw, exchange};
 use crate::support::scene::{ORIGIN, SESSION, refusal, url};
 
 /// Fields of a client that must not change the request of the check.
@@ -99,21 +99,34 @@ pub(super) async fn forged_user(asking: &Asking) {
         asking.name()
     );
     refused_fields(asking).await;
+    fields_of_proxies(asking).await;
 }
 
 /// A client cannot remove the fields of the gateway with `Connection` (CVE-2026-29054).
 async fn hop_by_hop_names(asking: &Asking) {
     let browser = asking.signed_in("alice").await;
     let cookie = browser.cookie(ORIGIN, SESSION).unwrap();
-    let before = asking.scene.app.count();
-    let head = format!(
-        "GET /page HTTP/1.1\r\nHost: localhost\r\nCookie: {SESSION}={cookie}\r\n\
-         Connection: close, X-Forwarded-User, x-forwarded-groups\r\n\r\n"
-    );
-    exchange(asking.address(), head.as_bytes(), 1).await;
-    if asking.scene.app.count() > before {
-        let user = asking.seen("x-forwarded-user");
-        assert_eq!(user.as_deref(), Some("alice"), "{}", asking.name());
+    for name in [
+        "X-Forwarded-User",
+        "x-forwarded-groups",
+        "X-Sidegate-Assertion",
+        "Authorization",
+        "Cookie",
+    ] {
+        let before = asking.scene.app.count();
+        let head = format!(
+            "GET /page HTTP/1.1\r\nHost: localhost\r\nCookie: {SESSION}={cookie}; a=b\r\n\
+             Connection: close, {name}\r\n\r\n"
+        );
+        exchange(asking.address(), head.as_bytes(), 1).await;
+        if asking.scene.app.count() > before {
+            let seen = |field| asking.seen(field).unwrap_or_default();
+            let context = format!("{}: {name}", asking.name());
+            assert_eq!(seen("x-forwarded-user"), "alice", "{context}");
+            assert!(seen("authorization").starts_with("Bearer "), "{context}");
+            assert_eq!(seen("cookie"), "a=b", "{context}");
+            asking.expect_signed("GET");
+        }
     }
 }
 
@@ -134,6 +147,10 @@ pub(super) async fn forged_check(asking: &Asking) {
 async fn refused_fields(asking: &Asking) {
     let before = asking.scene.app.count();
     for name in [
+        "client-cert",
+        "x-client-cert",
+        "x-auth-request-user",
+        "x-auth-request-email",
         "x_forwarded_user",
         "x.forwarded.user",
         "x-forwarded_groups",
@@ -148,13 +165,69 @@ async fn refused_fields(asking: &Asking) {
         "x-method-override",
         "x-script-name",
     ] {
-        let forged = BrowserRequest::fetch(&url("/public/x")).field(name, "/admin");
+        // A client could hide the field from the check.
+        for connection in ["close", &format!("close, {name}")] {
+            let head = format!(
+                "GET /public/x HTTP/1.1\r\nHost: localhost\r\nConnection: {connection}\r\n\
+                 {name}: /admin\r\n\r\n"
+            );
+            let answer = exchange(asking.address(), head.as_bytes(), 1).await;
+            let passed = asking.scene.app.requests().into_iter().skip(before);
+            let reached = passed.filter(|request| request.head.value(name).is_some());
+            // nginx removes names with an underscore or a dot, so it may forward the request.
+            let count = reached.count();
+            let context = format!("{}: {name} ({connection})", asking.name());
+            assert_eq!(count, 0, "{context}: {:?}", answer.statuses());
+        }
+    }
+}
+
+/// A client cannot write the fields with which a proxy tells the app about the request.
+async fn fields_of_proxies(asking: &Asking) {
+    for name in [
+        "forwarded",
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "x-original-method",
+        "x-original-uri",
+        "x-real-ip",
+    ] {
+        let forged = BrowserRequest::fetch(&url("/public/x")).field(name, "for=10.1.2.3");
+        let before = asking.scene.app.count();
         let page = asking.browser().send(forged).await;
+        asking.expect(&page, 200, name);
+        assert_eq!(asking.scene.app.count(), before + 1, "{}", asking.name());
+        let values = asking.scene.app.last().head.values(name);
+        let is_forged = values.iter().any(|value| value.contains("10.1.2.3"));
+        assert!(!is_forged, "{}: {name}: {values:?}", asking.name());
+    }
+}
+
+/// A client cannot switch the connection to the app to HTTP/2, whose requests get no check.
+pub(super) async fn other_protocols(asking: &Asking) {
+    for upgrade in [
+        "Upgrade: h2c",
+        "Upgrade: h2c, websocket",
+        "Upgrade: websocket, h2c",
+        "Upgrade: h2c\r\nUpgrade: websocket",
+        "Upgrade: websocket\r\nUpgrade: h2c",
+    ] {
+        let before = asking.scene.app.count();
+        let head = format!(
+            "GET /public/x HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\n\
+             HTTP2-Settings: AAMAAABkAAQAAP__\r\n{upgrade}\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        let mut client = Raw::connect(asking.address()).await;
+        client.send(head).await;
+        let answer = client.head().await;
+        let context = format!("{}: {upgrade}: {answer:?}", asking.name());
         let passed = asking.scene.app.requests().into_iter().skip(before);
-        let reached = passed.filter(|request| request.head.value(name).is_some());
-        // nginx removes names with an underscore or a dot, so it may forward the request.
-        let count = reached.count();
-        assert_eq!(count, 0, "{}: {name}: {}", asking.name(), page.status);
+        for request in passed {
+            let protocols = request.head.values("upgrade");
+            let has_other = protocols.iter().any(|protocol| protocol != "websocket");
+            assert!(!has_other, "{context}: {protocols:?}");
+        }
     }
 }
 

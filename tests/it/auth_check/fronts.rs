@@ -51,6 +51,11 @@ pub(super) const HAPROXY: Front = Front {
     prepare: haproxy,
 };
 
+pub(super) const BROKEN_HAPROXY: Front = Front {
+    prepare: broken_haproxy,
+    ..HAPROXY
+};
+
 pub(super) const ENVOY: Front = Front {
     name: "Envoy-gRPC",
     kind: "envoy",
@@ -164,6 +169,18 @@ fn haproxy(scene: &Scene, folder: &Path) -> Command {
     fs::write(folder.join("sidegate.lua"), lua).unwrap();
     let program = installed(Path::new("/usr/sbin/haproxy")).display();
     announced(&format!("{program} -db -f haproxy.cfg"), folder, address)
+}
+
+/// HAProxy with a Lua action that fails before it has asked the gateway.
+fn broken_haproxy(scene: &Scene, folder: &Path) -> Command {
+    let command = haproxy(scene, folder);
+    let path = folder.join("sidegate.lua");
+    let lua = fs::read_to_string(&path).unwrap();
+    let asks = "    local answer = ask(txn)\n";
+    let broken = format!("    if txn.f:path() == \"/public/broken\" then error(\"x\") end\n{asks}");
+    assert!(lua.contains(asks), "{lua}");
+    fs::write(path, lua.replace(asks, &broken)).unwrap();
+    command
 }
 
 fn envoy_grpc(scene: &Scene, folder: &Path) -> Command {

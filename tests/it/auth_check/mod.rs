@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use self::fronts::{CADDY, ENVOY, ENVOY_HTTP, Front, HAPROXY, NGINX, TRAEFIK};
+use self::fronts::{BROKEN_HAPROXY, CADDY, ENVOY, ENVOY_HTTP, Front, HAPROXY, NGINX, TRAEFIK};
 use crate::support::browser::{Browser, Page};
 use crate::support::browser_request::BrowserRequest;
 use crate::support::program::{Program, record};
@@ -143,7 +143,7 @@ impl Asking {
 type Row = for<'a> fn(&'a Asking) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 /// The rows that every front has to pass.
-const ROWS: [(&str, Row); 13] = [
+const ROWS: [(&str, Row); 14] = [
     ("no session", |asking| Box::pin(without_a_session(asking))),
     ("session", |asking| Box::pin(with_a_session(asking))),
     ("forged request", |asking| {
@@ -163,6 +163,9 @@ const ROWS: [(&str, Row); 13] = [
         Box::pin(attacks::foreign_pages(asking))
     }),
     ("WebSocket", |asking| Box::pin(streams::websockets(asking))),
+    ("other protocols", |asking| {
+        Box::pin(attacks::other_protocols(asking))
+    }),
     ("event stream", |asking| {
         Box::pin(streams::event_streams(asking))
     }),
@@ -197,6 +200,15 @@ async fn p_44_every_row_holds_with_traefik() {
 #[tokio::test]
 async fn p_44_every_row_holds_with_haproxy() {
     every_row(&HAPROXY).await;
+}
+
+#[tokio::test]
+async fn p_44_haproxy_refuses_a_request_if_the_lua_action_fails() {
+    let asking = Asking::start(&BROKEN_HAPROXY).await;
+    let before = asking.scene.app.count();
+    let page = asking.browser().fetch(&url("/public/broken")).await;
+    asking.expect(&page, 503, "a request without an answer of the gateway");
+    assert_eq!(asking.scene.app.count(), before);
 }
 
 #[tokio::test]

@@ -2,11 +2,9 @@
 //! 401 `unauthorized_client` for a wrong secret.
 
 use super::{Client, Setup, openid};
-use crate::support::browser::{Browser, Page};
-use crate::support::browser_request::BrowserRequest;
 use crate::support::person::ALICE;
 use crate::support::scene::url;
-use crate::support::servers::{Flows, KEYCLOAK_ADMIN, Server};
+use crate::support::servers::{Flows, Server};
 use crate::support::upstream::Answer;
 use crate::support::webdriver::Chromium;
 
@@ -24,7 +22,6 @@ async fn people_sign_in_at_keycloak() {
     every_client_authentication(&server, &provider, &flows).await;
     the_wrong_secret(&provider, &flows).await;
     signing_out(&provider, &flows).await;
-    an_administrator_ends_a_session(&server, &provider, &flows).await;
     in_a_real_browser(&provider, &flows).await;
 }
 
@@ -102,66 +99,6 @@ async fn signing_out(provider: &str, flows: &Flows) {
     let asks = page.login_form().password_field().is_some();
     assert!(asks, "no password was asked: {}", page.describe());
     flows.passed("sign-out at the provider");
-}
-
-/// Keycloak's admin API for the realm of the tests, with an access token of the administrator.
-struct Admin {
-    base: String,
-    bearer: String,
-}
-
-impl Admin {
-    async fn of(server: &Server) -> Self {
-        let base = server.issuer().strip_suffix("/realms/shop").unwrap();
-        let endpoint = format!("{base}/realms/master/protocol/openid-connect/token");
-        let (name, password) = KEYCLOAK_ADMIN;
-        let form = BrowserRequest::fetch(&endpoint).form(&[
-            ("grant_type", "password"),
-            ("client_id", "admin-cli"),
-            ("username", name),
-            ("password", password),
-        ]);
-        let answer = Browser::new().send(form).await;
-        assert_eq!(answer.status, 200, "{}", answer.describe());
-        let token = answer.json()["access_token"].as_str().unwrap().to_owned();
-        Self {
-            base: format!("{base}/admin/realms/shop"),
-            bearer: format!("Bearer {token}"),
-        }
-    }
-
-    async fn call(&self, method: &str, path: &str, body: &str) -> Page {
-        let visit = BrowserRequest::fetch(&format!("{}/{path}", self.base)).method(method);
-        let visit = visit.field("authorization", &self.bearer);
-        let visit = visit.body("application/json", body.as_bytes());
-        let answer = Browser::new().send(visit).await;
-        assert!(answer.status.is_success(), "{}", answer.describe());
-        answer
-    }
-}
-
-async fn an_administrator_ends_a_session(server: &Server, provider: &str, flows: &Flows) {
-    let (setup, origin) = Setup::reachable(provider, &basic()).await;
-    let admin = Admin::of(server).await;
-    let mut client = admin.call("GET", "clients?clientId=basic", "").await.json()[0].take();
-    let logout = format!("{origin}/oauth2/backchannel_logout");
-    client["attributes"]["backchannel.logout.url"] = logout.into();
-    client["attributes"]["backchannel.logout.session.required"] = "true".into();
-    let id = client["id"].as_str().unwrap().to_owned();
-    admin
-        .call("PUT", &format!("clients/{id}"), &client.to_string())
-        .await;
-    let browser = setup.browser();
-    setup.sign_in_with(&browser, ALICE).await;
-    assert_eq!(browser.fetch(&url("/api")).await.status, 200);
-    admin
-        .call("POST", &format!("users/{ALICE_ID}/logout"), "")
-        .await;
-    assert_eq!(browser.fetch(&url("/api")).await.status, 401);
-    let page = browser.visit(&url("/start?from=here")).await;
-    let asks = page.login_form().password_field().is_some();
-    assert!(asks, "no password was asked: {}", page.describe());
-    flows.passed("back-channel logout: an administrator ends a session");
 }
 
 async fn in_a_real_browser(provider: &str, flows: &Flows) {

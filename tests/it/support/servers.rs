@@ -17,9 +17,6 @@ use super::program::{Program, installed, project, python, record};
 /// Debian's Java, even if other versions of Java are installed.
 const JAVA: &str = "/usr/lib/jvm/default-java/bin/java";
 
-/// The name and the password of Keycloak's administrator.
-pub(crate) const KEYCLOAK_ADMIN: (&str, &str) = ("admin", "admin-password");
-
 /// One server. The server stops when its value is dropped.
 pub(crate) struct Server {
     issuer: String,
@@ -179,8 +176,6 @@ impl Server {
 fn keycloak_command(installation: &Path, home: &Path) -> Command {
     let mut command = Command::new(installed(Path::new(JAVA)));
     command
-        .env("KC_BOOTSTRAP_ADMIN_USERNAME", KEYCLOAK_ADMIN.0)
-        .env("KC_BOOTSTRAP_ADMIN_PASSWORD", KEYCLOAK_ADMIN.1)
         .args(["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
         .arg(format!("-Dkc.home.dir={}", home.display()))
         .args([
