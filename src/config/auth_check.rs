@@ -81,20 +81,21 @@ pub(super) fn asking_proxies(
     let oauth2_proxies = section.oauth2_proxy.iter().map(|network| network.0);
     let proxies = AskingProxies::new(path, proxies.collect());
     if let Some(routes) = routes {
-        check_routes(routes, &proxies, reader);
+        let may_ask = proxies.may_ask() || !section.oauth2_proxy.is_empty();
+        check_routes(routes, may_ask, reader);
     }
     Some((proxies, TrustedPeers::new(oauth2_proxies)))
 }
 
 /// Refuses a route without an app that can never have an effect, and the settings that have no
 /// effect on a route without an app.
-fn check_routes(routes: &RouteTable, proxies: &AskingProxies, reader: &mut Reader<'_>) {
+fn check_routes(routes: &RouteTable, may_ask: bool, reader: &mut Reader<'_>) {
     if !reader.is_clean("upstreams") {
         return;
     }
     for route in routes.iter().filter(|route| route.is_for_auth_checks()) {
         let key = format!("routes.{}", route.index());
-        if !proxies.may_ask() {
+        if !may_ask {
             let reason = "is \"\", so the route only answers auth checks, but no proxy may ask; name \
                           an upstream, or add [[auth_check.proxies]]";
             reader.note(&format!("{key}.upstream"), reason);

@@ -8,6 +8,17 @@ use super::document::Value;
 use super::skip::{self, NoPrefix, Prefixes};
 use super::{Grade, provider};
 
+/// The options that restrict the users of one provider, each with the name of the provider. No rule
+/// of Sidegate can express these options.
+const RESTRICTIONS: [(&str, &str); 6] = [
+    ("google-group", "google"),
+    ("gitlab-project", "gitlab"),
+    ("github-repo", "github"),
+    ("github-user", "github"),
+    ("bitbucket-team", "bitbucket"),
+    ("bitbucket-repository", "bitbucket"),
+];
+
 /// An address that no user has.
 const NOBODY: &str = "nobody@example.invalid";
 
@@ -18,43 +29,82 @@ pub(super) fn convert(import: &mut Import, apps: &Apps) {
     let rule = rule(import);
     let public = public_prefixes(import, apps);
     convert_return_hosts(import);
-    let preflight = import.flag("skip-auth-preflight", false);
-    let preflight_from = import.written("skip-auth-preflight");
-    let has_several = apps.list.len() > 1;
     for app in &apps.list {
-        let mut lines = Vec::new();
-        let mut add = |key: &str, value: Value, from: &str| {
-            lines.push((key.to_owned(), value, from.to_owned()));
-        };
-        add("prefix", Value::text(&app.prefix), &app.from);
-        if has_several {
-            add("upstream", Value::text(&app.name), &app.from);
-        }
-        add("access", rule.0.clone(), &rule.1);
-        if let Some(prefix) = &app.new_prefix {
-            add("rewrite.app_prefix", Value::text(prefix), &app.from);
-        }
-        if preflight {
-            add("allow_preflight", Value::Flag(true), &preflight_from);
-        }
-        if !app.websockets {
-            let from = import.written("proxy-websockets");
-            add("streams.upgrades", Value::Flag(false), &from);
-        }
-        import.document.add_table("[routes]", lines);
+        add_route(import, apps, app, (&app.prefix, &app.from), &rule);
     }
     for (prefix, app, from) in public {
-        let mut lines = vec![("prefix".to_owned(), Value::Text(prefix), from.clone())];
-        if has_several {
-            let name = Value::text(&app.name);
-            lines.push(("upstream".to_owned(), name, from.clone()));
-        }
-        lines.push(("access".to_owned(), Value::text("public"), from));
-        import.document.add_table("[routes]", lines);
+        let rule = (Value::text("public"), from.clone());
+        add_route(import, apps, app, (&prefix, &from), &rule);
     }
+    close_prefixes(import, apps, &rule);
     if apps.only_checks {
         convert_auth_check(import, apps.keeps_auth_path);
     }
+}
+
+/// Writes the route of an app for a prefix. The prefix has the name of its option.
+fn add_route(
+    import: &mut Import,
+    apps: &Apps,
+    app: &App,
+    (prefix, from): (&str, &str),
+    (access, access_from): &Rule,
+) {
+    let mut lines = Vec::new();
+    let mut add = |key: &str, value: Value, from: &str| {
+        lines.push((key.to_owned(), value, from.to_owned()));
+    };
+    add("prefix", Value::text(prefix), from);
+    if apps.list.len() > 1 || apps.only_checks {
+        add("upstream", Value::text(&app.name), &app.from);
+    }
+    add("access", access.clone(), access_from);
+    if apps.only_checks {
+        for (key, value, from) in &app.keys {
+            add(key, value.clone(), from);
+        }
+    }
+    if let Some(new_prefix) = &app.new_prefix {
+        let below = below(&app.prefix, prefix).unwrap_or_default();
+        let new_prefix = format!("{}{below}", new_prefix.trim_end_matches('/'));
+        add("rewrite.app_prefix", Value::Text(new_prefix), &app.from);
+    }
+    if import.flag("skip-auth-preflight", false) && *access != Value::text("public") {
+        let from = import.written("skip-auth-preflight");
+        add("allow_preflight", Value::Flag(true), &from);
+    }
+    if !app.websockets {
+        let from = import.written("proxy-websockets");
+        add("streams.upgrades", Value::Flag(false), &from);
+    }
+    import.document.add_table("[routes]", lines);
+}
+
+/// Writes a route without an app for the prefix of each upstream that is not carried over. Without
+/// this route, the app with a shorter prefix would get the requests.
+fn close_prefixes(import: &mut Import, apps: &Apps, rule: &Rule) {
+    let mut known: Vec<&str> = apps.list.iter().map(|app| &*app.prefix).collect();
+    for (prefix, from) in &apps.closed {
+        if known.contains(&&**prefix) {
+            continue;
+        }
+        known.push(prefix);
+        let line = |key: &str, value: Value, from: &str| (key.to_owned(), value, from.to_owned());
+        let lines = vec![
+            line("prefix", Value::text(prefix), from),
+            line("access", rule.0.clone(), &rule.1),
+            line("answer.status", Value::Number(404), from),
+        ];
+        import.document.add_table("[routes]", lines);
+    }
+}
+
+/// Returns the option that restricts the users of the provider, and that no rule can express.
+fn restriction(import: &Import) -> Option<String> {
+    let provider = provider::name(import);
+    let of_provider = RESTRICTIONS.into_iter().filter(|(_, of)| *of == provider);
+    let mut set = of_provider.filter(|(name, _)| import.list(name).iter().any(|v| !v.is_empty()));
+    set.next().map(|(name, _)| import.written(name))
 }
 
 /// Returns the rule that decides who may pass.
@@ -64,21 +114,16 @@ fn rule(import: &mut Import) -> Rule {
     let (is_everybody, domains) = domains(import);
     let emails = emails(import);
     let from = import.written("email-domain");
-    if !groups.is_empty() {
-        let lists_addresses = !domains.is_empty() || !emails.is_empty();
-        if lists_addresses && !is_everybody {
-            let text = "oauth2-proxy requires both the address and the group. A rule of Sidegate \
-                        compares one of them. If all members of the groups may pass, write the \
-                        groups into `access`. Until then, nobody may pass.";
-            import.remark(&from, Grade::Lost, text);
-            return nobody(&from);
-        }
-        return any_of(
-            vec![("groups", Value::List(groups))],
-            &groups_from.join(", "),
-        );
+    if let Some(option) = restriction(import) {
+        return nobody(&option);
     }
-    if is_everybody && provider::is_open(profile) {
+    if !groups.is_empty() {
+        // A file that the import cannot read also restricts the addresses.
+        let has_file = import.text("authenticated-emails-file").is_some();
+        let needs_address = !is_everybody && (has_file || !domains.is_empty());
+        return rule_of_groups(import, groups, &groups_from, needs_address);
+    }
+    if is_everybody && provider::is_open(import) {
         let text = "Anybody can create an account at this provider, so the rule would admit \
                     everybody. Write the domains, users or groups who may pass into `access`. Until \
                     then, nobody may pass.";
@@ -111,6 +156,33 @@ fn rule(import: &mut Import) -> Rule {
         import.remark(&from, Grade::ToDo, text);
     }
     any_of(lists, &sources.join(", "))
+}
+
+/// Returns the rule for the members of groups. `needs_address` states that oauth2-proxy also compares
+/// the address.
+fn rule_of_groups(
+    import: &mut Import,
+    groups: Vec<String>,
+    from: &[String],
+    needs_address: bool,
+) -> Rule {
+    if from.len() > 1 {
+        let from = from.join(" and ");
+        let text = "A rule of Sidegate permits the members of each listed group. The import does not \
+                    combine several options about groups, because oauth2-proxy can require all of \
+                    them. Write the groups who may pass into `access`. Until then, nobody may pass.";
+        import.remark(&from, Grade::Lost, text);
+        return nobody(&from);
+    }
+    if needs_address {
+        let from = import.written("email-domain");
+        let text = "oauth2-proxy requires both the address and the group. A rule of Sidegate \
+                    compares one of them. If all members of the groups may pass, write the \
+                    groups into `access`. Until then, nobody may pass.";
+        import.remark(&from, Grade::Lost, text);
+        return nobody(&from);
+    }
+    any_of(vec![("groups", Value::List(groups))], &from.join(", "))
 }
 
 /// Returns true if every address may pass, and the domains whose addresses may pass.
@@ -151,8 +223,12 @@ fn groups(import: &mut Import, profile: &str) -> (Vec<String>, Vec<String>) {
             "keycloak-group" | "allowed-role" => profile == "keycloak",
             _ => true,
         };
-        let list = import.list(name);
+        let mut list = import.list(name);
         if !list.is_empty() && is_usable {
+            if profile == "github" {
+                // oauth2-proxy separates the organization and the team by a colon.
+                list = list.iter().map(|group| group.replace(':', "/")).collect();
+            }
             groups.extend(list);
             from.push(import.written(name));
         }
@@ -228,17 +304,27 @@ fn public_prefixes<'a>(import: &mut Import, apps: &'a Apps) -> Vec<(String, &'a 
                     continue;
                 }
             };
+            let mut from = from.clone();
             if let Some(difference) = found.difference {
-                import.remark(option, Grade::Changed, difference.text());
+                import.remark(&option, Grade::Changed, difference.text());
+                if difference == skip::Difference::Wider {
+                    from = format!("CHECK THIS, because the paths below are also public: {from}");
+                }
             }
             for prefix in found.prefixes {
+                if is_closed(apps, &prefix) {
+                    let text = "The upstream of this path is not carried over, so the path is not \
+                                public.";
+                    import.remark(&option, Grade::Lost, text);
+                    continue;
+                }
                 let is_new = public.iter().all(|(known, ..)| *known != prefix);
                 let is_app = apps.list.iter().any(|app| app.prefix == prefix);
                 let app = app_of(apps, &prefix);
                 match app {
                     Some(app) if is_new && !is_app => public.push((prefix, app, from.clone())),
                     Some(_) if is_app => {
-                        import.remark(&*from, Grade::Safe, NoPrefix::Everything.text());
+                        import.remark(&option, Grade::Safe, NoPrefix::Everything.text());
                     }
                     Some(_) | None => {}
                 }
@@ -250,13 +336,24 @@ fn public_prefixes<'a>(import: &mut Import, apps: &'a Apps) -> Vec<(String, &'a 
 
 /// Returns the app that gets the requests below a prefix.
 fn app_of<'a>(apps: &'a Apps, prefix: &str) -> Option<&'a App> {
-    let covers = |app: &&App| {
-        let own = app.prefix.strip_suffix('/').unwrap_or(&app.prefix);
-        let rest = prefix.strip_prefix(own);
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
+    let covers = |app: &&App| below(&app.prefix, prefix).is_some();
     let matching = apps.list.iter().filter(covers);
     matching.max_by_key(|app| app.prefix.len())
+}
+
+/// Returns true if the requests below a prefix belong to an upstream that is not carried over.
+fn is_closed(apps: &Apps, prefix: &str) -> bool {
+    let length = app_of(apps, prefix).map_or(0, |app| app.prefix.len());
+    let closed = apps.closed.iter().map(|(closed, _)| closed);
+    let mut closed = closed.filter(|closed| below(closed, prefix).is_some());
+    closed.any(|closed| closed.len() >= length)
+}
+
+/// Returns the rest of a path below a prefix. The rest is empty or begins with `/`.
+fn below<'a>(prefix: &str, path: &'a str) -> Option<&'a str> {
+    let own = prefix.strip_suffix('/').unwrap_or(prefix);
+    let rest = path.strip_prefix(own);
+    rest.filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Compares the hosts to which oauth2-proxy may return with the hosts of the gateway.
@@ -294,8 +391,8 @@ fn convert_auth_check(import: &mut Import, keeps_path: bool) {
         ("networks".to_owned(), Value::List(networks), from),
         (
             "kind".to_owned(),
-            Value::text("nginx"),
-            "or \"traefik\", \"caddy\"".to_owned(),
+            Value::text(""),
+            "CHANGE THIS: \"nginx\", \"traefik\" or another kind".to_owned(),
         ),
     ];
     import.document.add_table("[auth_check.proxies]", lines);

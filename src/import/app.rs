@@ -9,14 +9,14 @@ use super::{Grade, alpha, skip};
 /// An app behind the gateway.
 #[derive(Clone, Debug)]
 pub(super) struct App {
-    /// The name of the upstream.
+    /// The name of the upstream. The name is empty if the routes only answer auth checks.
     pub(super) name: String,
     pub(super) prefix: String,
     /// The prefix of the route as the app knows it, if this prefix differs.
     pub(super) new_prefix: Option<String>,
     /// False if the app must not switch to WebSocket.
     pub(super) websockets: bool,
-    /// The keys of the upstream, with the names of their options.
+    /// The keys of the upstream, or of the route for auth checks, with the names of their options.
     pub(super) keys: Vec<(String, Value, String)>,
     /// The name of the option.
     pub(super) from: String,
@@ -26,6 +26,9 @@ pub(super) struct App {
 #[derive(Clone, Debug)]
 pub(super) struct Apps {
     pub(super) list: Vec<App>,
+    /// The prefixes of the upstreams without an app, each with the name of its option. An app with
+    /// a shorter prefix must not get the requests below these prefixes.
+    pub(super) closed: Vec<(String, String)>,
     /// True if oauth2-proxy forwards no request, because it only answers another proxy.
     pub(super) only_checks: bool,
     /// True if the other proxy can still ask at the path of oauth2-proxy.
@@ -47,49 +50,70 @@ struct Source {
 /// The result for one upstream.
 enum Found {
     App(App),
-    /// The upstream answers with a fixed status. Such an upstream serves auth checks.
-    Static,
-    Nothing,
+    /// The upstream answers with a fixed status. Without an app, such an upstream serves auth checks.
+    /// The values are the prefix and the name of the option.
+    Static(String, String),
+    /// Sidegate cannot forward requests to the upstream. The values are the prefix and the name of
+    /// the option.
+    Closed(String, String),
 }
 
 pub(super) fn apps(import: &mut Import) -> Apps {
-    let sources = sources(import);
-    let is_empty = sources.is_empty();
+    let mut closed = Vec::new();
+    let sources = sources(import, &mut closed);
+    let is_empty = sources.is_empty() && closed.is_empty();
     let mut found = Apps {
         list: Vec::new(),
+        closed,
         only_checks: false,
         keeps_auth_path: false,
     };
-    let mut has_static = is_empty;
+    let mut fixed = Vec::new();
     for source in sources {
         match convert(import, source, &found.list) {
             Found::App(app) => found.list.push(app),
-            Found::Static => has_static = true,
-            Found::Nothing => {}
+            Found::Static(prefix, from) => fixed.push((prefix, from)),
+            Found::Closed(prefix, from) => found.closed.push((prefix, from)),
         }
     }
-    found.only_checks = has_static && found.list.is_empty();
+    let has_other = !found.list.is_empty() || !found.closed.is_empty();
+    found.only_checks = !has_other && (is_empty || !fixed.is_empty());
+    if has_other {
+        close(import, fixed, &mut found.closed);
+    }
     found.keeps_auth_path = found.only_checks && can_keep_auth_path(import);
     if found.list.is_empty() {
-        let from = if found.only_checks {
-            "auth checks do not use the app"
-        } else {
-            "CHANGE THIS: the address of the app"
-        };
+        let url = Value::text("http://127.0.0.1:8080");
+        let url = (
+            "url".to_owned(),
+            url,
+            "CHANGE THIS: the address of the app".to_owned(),
+        );
+        // A route for auth checks has no app.
+        let name = if found.only_checks { "" } else { "app" };
         found.list.push(App {
-            name: "app".to_owned(),
+            name: name.to_owned(),
             prefix: "/".to_owned(),
             new_prefix: None,
             websockets: true,
-            keys: vec![(
-                "url".to_owned(),
-                Value::text("http://127.0.0.1:8080"),
-                from.to_owned(),
-            )],
+            keys: Some(url)
+                .into_iter()
+                .filter(|_| !found.only_checks)
+                .collect(),
             from: import.written("upstream"),
         });
     }
     found
+}
+
+/// Closes the prefixes of upstreams with a fixed answer beside other upstreams.
+fn close(import: &mut Import, fixed: Vec<(String, String)>, closed: &mut Vec<(String, String)>) {
+    for (prefix, from) in fixed {
+        let text = "The import does not convert a fixed answer. The path gets the status 404. Write \
+                    the answer into `answer` of the route.";
+        import.remark(&from, Grade::Lost, text);
+        closed.push((prefix, from));
+    }
 }
 
 /// Returns true if an auth check at the path of oauth2-proxy can have the same answer. At this path,
@@ -107,7 +131,8 @@ fn can_keep_auth_path(import: &Import) -> bool {
     !sends_credentials && !has_public && import.given.alpha.response_headers.is_empty()
 }
 
-fn sources(import: &mut Import) -> Vec<Source> {
+/// Returns the upstreams. Adds the prefix of an upstream that no route can express to `closed`.
+fn sources(import: &mut Import, closed: &mut Vec<(String, String)>) -> Vec<Source> {
     let from = [
         import.written("upstream"),
         import.written("pass-host-header"),
@@ -115,12 +140,8 @@ fn sources(import: &mut Import) -> Vec<Source> {
     ];
     let mut sources = Vec::new();
     for uri in import.list("upstream") {
-        let path = Url::parse(&uri).map(|url| url.path().to_owned());
         sources.push(Source {
-            path: path
-                .ok()
-                .filter(|path| !path.is_empty())
-                .unwrap_or_else(|| "/".to_owned()),
+            path: path_of(&uri),
             uri,
             new_prefix: None,
             pass_host: import.flag("pass-host-header", true),
@@ -130,9 +151,42 @@ fn sources(import: &mut Import) -> Vec<Source> {
         });
     }
     for upstream in std::mem::take(&mut import.given.alpha.upstreams) {
-        sources.extend(of_alpha(import, upstream));
+        let prefix = literal_prefix(&upstream.path);
+        let from = format!("upstream {}", upstream.id);
+        match of_alpha(import, upstream) {
+            Some(source) => sources.push(source),
+            None => closed.push((prefix, from)),
+        }
     }
     sources
+}
+
+/// Returns the path at which oauth2-proxy serves the upstream of a flag. The path of a folder can
+/// follow `#`. The path of a Unix socket can follow a colon.
+fn path_of(uri: &str) -> String {
+    let url = Url::parse(uri).ok();
+    let path = url.as_ref().and_then(|url| match url.scheme() {
+        "file" => Some(url.fragment().unwrap_or(url.path())),
+        "unix" => url.path().split_once(':').map(|(_socket, path)| path),
+        _ => Some(url.path()),
+    });
+    let path = path.filter(|path| path.starts_with('/'));
+    path.unwrap_or("/").to_owned()
+}
+
+/// Returns the literal start of a path or of a regular expression, up to its last `/`. The start is
+/// the longest prefix that certainly contains all paths of the upstream.
+fn literal_prefix(path: &str) -> String {
+    let text = path.strip_prefix('^').unwrap_or(path);
+    let is_literal = |c: char| c.is_ascii_alphanumeric() || "/-_".contains(c);
+    let end = text.find(|c| !is_literal(c)).unwrap_or(text.len());
+    let start = text.get(..end).unwrap_or_default();
+    match start.rfind('/') {
+        Some(slash) if text.starts_with('/') && !path.contains('|') => {
+            start.get(..=slash).unwrap_or("/").to_owned()
+        }
+        Some(_) | None => "/".to_owned(),
+    }
 }
 
 /// Converts an upstream of the alpha configuration.
@@ -187,9 +241,9 @@ fn mount(path: &str, rewrite_target: &str) -> Option<(String, Option<String>)> {
     // `^/baz/(.*)$` with the target `/foo/$1`.
     let prefix = path.strip_prefix('^')?.strip_suffix("(.*)$")?;
     let target = rewrite_target.strip_suffix("$1")?;
-    let is_plain = |text: &str| {
-        text.starts_with('/') && text.ends_with('/') && !text.contains(['$', '(', '*', '?'])
-    };
+    let is_literal = |c: char| c.is_ascii_alphanumeric() || "/-_.~".contains(c);
+    let is_plain =
+        |text: &str| text.starts_with('/') && text.ends_with('/') && text.chars().all(is_literal);
     (is_plain(prefix) && is_plain(target)).then(|| (prefix.to_owned(), Some(target.to_owned())))
 }
 
@@ -198,19 +252,19 @@ fn convert(import: &mut Import, source: Source, before: &[App]) -> Found {
     let (scheme, rest) = source.uri.split_once("://").unwrap_or(("", &source.uri));
     match scheme {
         "http" | "https" => {}
-        "static" => return Found::Static,
-        "file" if rest == "/dev/null" => return Found::Static,
+        "static" => return Found::Static(source.path, from),
+        "file" if rest == "/dev/null" => return Found::Static(source.path, from),
         "file" => {
             let text = "Sidegate serves no folder of files. Let a web server serve the files, and \
                         write its address into `url` of an upstream.";
-            import.remark(from, Grade::Lost, text);
-            return Found::Nothing;
+            import.remark(&from, Grade::Lost, text);
+            return Found::Closed(source.path, from);
         }
         _ => {
             let text = "Sidegate forwards requests to a host and a port. Make the app listen on a \
                         loopback address.";
-            import.remark(from, Grade::Lost, text);
-            return Found::Nothing;
+            import.remark(&from, Grade::Lost, text);
+            return Found::Closed(source.path, from);
         }
     }
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();

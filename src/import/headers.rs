@@ -18,7 +18,8 @@ const FIELDS: [(&str, &str); 4] = [
     ("groups", "Groups"),
 ];
 
-pub(super) fn convert(import: &mut Import, apps: &Apps) {
+/// Converts the fields. A route for auth checks has no upstream, so its keys are in the route.
+pub(super) fn convert(import: &mut Import, apps: &mut Apps) {
     let request = import.given.alpha.request_headers.take();
     let response = std::mem::take(&mut import.given.alpha.response_headers);
     let keys = match (request, apps.only_checks) {
@@ -33,12 +34,12 @@ pub(super) fn convert(import: &mut Import, apps: &Apps) {
         }
         (None, _) => of_flags(import, apps),
     };
-    for app in &apps.list {
-        let mut lines = app.keys.clone();
-        lines.extend(keys.iter().cloned());
-        import
-            .document
-            .add_table(&format!("upstreams.{}", app.name), lines);
+    for app in &mut apps.list {
+        app.keys.extend(keys.iter().cloned());
+        if !apps.only_checks {
+            let header = format!("upstreams.{}", app.name);
+            import.document.add_table(&header, app.keys.clone());
+        }
     }
 }
 

@@ -4,9 +4,9 @@
 //! oauth2-proxy. The row states which key of Sidegate gets the value, or why no key exists. If the
 //! meaning of an option depends on other options, the code of this module decides.
 //!
-//! If Sidegate cannot express a setting exactly, the import writes a stricter setting and a remark.
-//! Only an exact path becomes a path prefix, which also matches the paths below. A remark names each
-//! such path. The import never keeps the value of a secret.
+//! If Sidegate cannot express a rule about users exactly, nobody may pass, and a remark names the
+//! option. Only an exact path becomes a path prefix, which also matches the paths below. A remark and
+//! a comment name each such path. The import never keeps the value of a secret.
 
 mod access;
 mod alpha;
@@ -143,8 +143,8 @@ pub fn oauth2_proxy(input: &Input) -> Result<Imported, Error> {
     import.convert_rows();
     server::convert(&mut import, input.public_url.as_deref());
     provider::convert(&mut import);
-    let apps = app::apps(&mut import);
-    headers::convert(&mut import, &apps);
+    let mut apps = app::apps(&mut import);
+    headers::convert(&mut import, &mut apps);
     access::convert(&mut import, &apps);
     Ok(import.finish())
 }

@@ -1,5 +1,7 @@
 //! Converts the options of the provider.
 
+use url::Url;
+
 use super::Grade;
 use super::convert::{Import, words};
 use super::document::Value;
@@ -41,18 +43,32 @@ const NO_TENANT: &str = "00000000-0000-0000-0000-000000000000";
 /// The name of the table of the provider.
 const TABLE: &str = "providers.main";
 
+/// Returns the name of the provider of the settings.
+pub(super) fn name(import: &Import) -> String {
+    let name = import.text("provider");
+    name.map_or_else(|| "google".to_owned(), |(name, _)| name)
+}
+
 /// Returns the profile for the provider of the settings.
 pub(super) fn profile(import: &Import) -> &'static str {
-    let name = import.text("provider");
-    let name = name.map_or_else(|| "google".to_owned(), |(name, _)| name);
+    let name = name(import);
     let mut providers = PROVIDERS.iter();
     let found = providers.find(|known| known.name == name);
     found.map_or("oauth2", |known| known.profile)
 }
 
-/// Returns true if anybody can create an account at the provider.
-pub(super) fn is_open(profile: &str) -> bool {
-    matches!(profile, "google" | "github" | "gitlab")
+/// The hosts of the OpenID Providers at which anybody can create an account.
+const OPEN_HOSTS: [&str; 3] = ["accounts.google.com", "gitlab.com", "secure.login.gov"];
+
+/// Returns true if anybody can create an account at the provider. The providers without a profile
+/// of their own, such as Facebook, count as open.
+pub(super) fn is_open(import: &Import) -> bool {
+    let issuer = import.text("oidc-issuer-url");
+    let issuer = issuer.and_then(|(issuer, _)| Url::parse(&issuer).ok());
+    let host = issuer.as_ref().and_then(Url::host_str);
+    let has_open_host = host.is_some_and(|host| OPEN_HOSTS.contains(&host));
+    let is_open = matches!(profile(import), "google" | "github" | "gitlab" | "oauth2");
+    is_open || has_open_host || name(import) == "login.gov"
 }
 
 /// Sets the profile, so that the profile is the first line of its table.
@@ -355,9 +371,8 @@ fn convert_groups(import: &mut Import, profile: &str) {
     let text = "The client at Keycloak needs a mapper \"User Realm Role\" with the claim name \
                 realm_access.roles and \"Add to ID token\".";
     import.remark(&from, Grade::ToDo, text);
-    if !import.list("allowed-group").is_empty() || import.text("oidc-groups-claim").is_some() {
-        let text = "A provider has one claim for groups, which now contains the roles. The groups of \
-                    the rule have to be roles, too.";
+    if import.text("oidc-groups-claim").is_some() {
+        let text = "A provider has one claim for groups, which now contains the roles.";
         import.remark(&from, Grade::Lost, text);
     }
     set(

@@ -11,7 +11,9 @@ pub(super) struct Prefixes {
 /// A difference between a prefix and a regular expression.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Difference {
-    /// The expression matches only the path itself, and the prefix also matches the paths below.
+    /// The expression matches only paths without the paths below, and the prefix also matches the
+    /// paths below. An expression without the anchor `^` can also match paths that the prefix does
+    /// not match.
     Wider,
     /// The expression also matches other paths, such as `/apidocs` for `^/api`, or `/x/api` without
     /// the anchor `^`.
@@ -103,7 +105,7 @@ pub(super) fn expression_to_prefixes(expression: &str) -> Result<Prefixes, NoPre
             return Err(NoPrefix::Pattern);
         }
         match end {
-            End::Exact => difference = difference.or(Some(Difference::Wider)),
+            End::Exact => difference = Some(Difference::Wider),
             End::Open if !text.ends_with('/') => difference = Some(Difference::Narrower),
             End::Open | End::Segments => {}
         }
@@ -203,6 +205,7 @@ mod tests {
             ("^/api", "/api narrower"),
             ("^/api.*", "/api narrower"),
             ("/api/", "/api/ narrower"),
+            ("/healthz$", "/healthz wider"),
             ("^/healthz$", "/healthz wider"),
             ("^/favicon.ico$", "/favicon.ico wider"),
             ("^/favicon\\.ico$", "/favicon.ico wider"),

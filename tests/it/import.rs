@@ -73,10 +73,16 @@ impl Files {
     }
 
     /// The problems that `sidegate check` finds in the imported settings after the operator has
-    /// written the secrets.
+    /// written the secrets and the kind of the proxy that asks for auth checks.
     fn problems(&self, imported: &Imported) -> Option<String> {
+        self.problems_of(&imported.settings.replace("kind = \"\"", "kind = \"nginx\""))
+    }
+
+    /// The problems that `sidegate check` finds in settings after the operator has written the
+    /// secrets.
+    fn problems_of(&self, settings: &str) -> Option<String> {
         let folder = format!("{}/", self.path().display());
-        let text = imported.settings.replace("/run/secrets/sidegate/", &folder);
+        let text = settings.replace("/run/secrets/sidegate/", &folder);
         let path = self.path().join("sidegate.toml");
         fs::write(&path, text).unwrap();
         let loaded = Config::load(&Source::file(path), &Reusable::default(), &Clock::system());
@@ -180,6 +186,26 @@ fn every_option_is_imported_as_the_table_states() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
+#[test]
+fn check_refuses_the_settings_until_the_kind_of_the_asking_proxy_is_written() {
+    let files = Files::new();
+    let given = ["--upstream=static://202", "--set-authorization-header=true"];
+    let imported = files.import(&flags(&given.map(str::to_owned)));
+    let line = "kind = \"\" # CHANGE THIS: ";
+    assert!(imported.settings.contains(line), "{}", imported.settings);
+    let problems = files.problems_of(&imported.settings).unwrap();
+    assert!(problems.contains("auth_check.proxies.0.kind"), "{problems}");
+}
+
+#[test]
+fn a_line_that_admits_more_is_marked() {
+    let files = Files::new();
+    let imported = files.import(&flags(&["--skip-auth-route=^/healthz$".to_owned()]));
+    let line = "prefix = \"/healthz\" # CHECK THIS";
+    assert!(imported.settings.contains(line), "{}", imported.settings);
+    assert!(!imported.is_complete());
+}
+
 /// The flags in the comment at the start of an example.
 fn flags_of_example(text: &str) -> Vec<String> {
     let comment = text.lines().take_while(|line| line.starts_with('#'));
@@ -280,7 +306,7 @@ fn the_alpha_configuration_is_imported() {
     let files = Files::new();
     let alpha = include_str!("../data/oauth2_proxy_alpha.yaml");
     fs::write(files.path().join("alpha.yaml"), files.fill(alpha)).unwrap();
-    let core = "email_domains = [\"example.com\"]\nredirect_url = \"https://app.example.com/oauth2/callback\"\n";
+    let core = "email_domains = [\"example.com\"]\nskip_auth_routes = [\"^/wiki/pub/\", \"^/old/pub/\"]\nredirect_url = \"https://app.example.com/oauth2/callback\"\n";
     fs::write(files.path().join("core.cfg"), core).unwrap();
     let input = Input {
         files: vec![
