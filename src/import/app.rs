@@ -166,7 +166,7 @@ fn sources(import: &mut Import, closed: &mut Vec<(String, String)>) -> Vec<Sourc
 fn path_of(uri: &str) -> String {
     let url = Url::parse(uri).ok();
     let path = url.as_ref().and_then(|url| match url.scheme() {
-        "file" => Some(url.fragment().unwrap_or(url.path())),
+        "file" => Some(url.fragment().unwrap_or_else(|| url.path())),
         "unix" => url.path().split_once(':').map(|(_socket, path)| path),
         _ => Some(url.path()),
     });
