@@ -210,7 +210,7 @@ pub fn print(snippet: Snippet, config: &Config) -> Result<String, Error> {
     let app = address_of_app(config);
     check(&app.0, ".-:")?;
     let values = Values {
-        sign_in: login.own.sign_in(),
+        start: login.own.start(),
         hosts: &hosts,
         gateway: address_of_gateway(config.listen),
         app,

@@ -16,8 +16,8 @@ pub(super) struct Values<'a> {
     pub(super) app: (String, u16),
     /// The hosts of all public URLs, with their ports.
     pub(super) hosts: &'a [String],
-    /// The path of the sign-in endpoint.
-    pub(super) sign_in: &'a str,
+    /// The path of the endpoint that begins a login.
+    pub(super) start: &'a str,
     /// The path of the auth check.
     pub(super) check_path: &'a str,
     /// The prefixes of the gateway's own paths.
@@ -104,7 +104,7 @@ impl Values<'_> {
             ("own_paths", self.matcher.clone()),
             ("nginx_host", nginx_host),
             ("public_name", public_name.to_owned()),
-            ("sign_in", self.sign_in.to_owned()),
+            ("start", self.start.to_owned()),
         ];
         values.iter().fold(line.to_owned(), |line, (name, value)| {
             line.replace(&placeholder(name), value)
@@ -144,7 +144,7 @@ mod tests {
             gateway: SocketAddr::from(([127, 0, 0, 1], 4180)),
             app: ("::1".to_owned(), 8080),
             hosts: &["app.test:8443".to_owned(), "*.b.test".to_owned()],
-            sign_in: "/a/sign_in",
+            start: "/a/start",
             check_path: "/check",
             own_paths: &["/a/", "/b"],
             matcher: "/a/|/b".to_owned(),
