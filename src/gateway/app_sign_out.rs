@@ -9,8 +9,20 @@ use super::page::Page;
 use super::request_body::ForwardedBody;
 use super::sign_out::{add_clear_site_data, log_failure};
 use super::{Body, Record, RequestContext, Worker, set_cookies};
-use crate::access::Permit;
+use crate::access::{Permit, Route};
 use crate::clock::Timestamp;
+
+/// An extension of a response: the app has sent the response. Only the responses of a route with
+/// `app_sign_out` have this extension.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AnswerOfApp;
+
+/// Marks an answer of an app, if the route has `app_sign_out`.
+pub(super) fn mark_answer(response: &mut Response<Body>, route: Option<&Route>) {
+    if route.is_some_and(|route| route.app_sign_out().is_some()) {
+        response.extensions_mut().insert(AnswerOfApp);
+    }
+}
 
 impl Worker {
     /// Forwards a permitted request of a route whose app has its own sign-out. If the request is the
@@ -41,7 +53,11 @@ impl Worker {
             .permitted(context, permit, body, record)
             .finish(self)
             .await;
-        if !is_signed_out(&method, response.status()) {
+        // An answer of the gateway itself, such as a redirect to the provider, signs nobody out. If
+        // the gateway decided a second time after a long wait for the body, the inner call of this
+        // function has removed the extension and has ended the session.
+        let is_of_app = response.extensions_mut().remove::<AnswerOfApp>().is_some();
+        if !is_of_app || !is_signed_out(&method, response.status()) {
             return response;
         }
         // The body of the answer belongs to the session, and would otherwise end with the session.

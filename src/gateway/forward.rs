@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
 
+use super::app_sign_out::mark_answer;
 use super::request_body::{ForwardedBody, Interrupted};
 use super::retry_copy::{RetryCopy, must_keep, record_for_retry};
 use super::rewriting::{AnswerAddresses, redirect_to_slash};
@@ -220,6 +221,7 @@ impl<'p> InFlight<'p> {
     #[inline]
     fn finished(&mut self, worker: &Worker, answer: Answer) -> Response<Body> {
         let mut response = cleaned(answer, self.trailers);
+        mark_answer(&mut response, self.record.route.as_deref());
         if let Some(addresses) = &self.addresses {
             addresses.replace(response.headers_mut());
         }

@@ -39,7 +39,7 @@ pub(super) struct Record {
     started: Instant,
     method: Method,
     version: Version,
-    route: Option<Rc<Route>>,
+    pub(super) route: Option<Rc<Route>>,
     pub(super) decided: DecisionLabel,
     pub(super) reason: Option<&'static str>,
     /// The time at which the upstream's final answer arrived. The value is `None` if the gateway

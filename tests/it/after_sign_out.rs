@@ -2,6 +2,7 @@
 //! sign-out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::Notify;
@@ -332,4 +333,20 @@ async fn a_slow_answer_of_an_app_that_signs_out_is_complete() {
     assert_eq!(page.status, 302, "{}", page.describe());
     assert_eq!(page.text(), "firstlast");
     assert_eq!(browser.cookie(ORIGIN, SESSION), None);
+}
+
+#[tokio::test]
+async fn a_redirect_to_the_provider_is_not_a_sign_out_of_the_app() {
+    let routes = "[[routes]]\napp_sign_out = \"/bye\"\non_upstream_401 = \"relogin\"\n";
+    let setting = "[login]\nclear_site_data = [\"storage\"]\n";
+    let scene = Scene::with_routes(routes, setting).await;
+    let browser = scene.signed_in("alice").await;
+    scene.app.answer_by(|_request| Answer::with(401, &[], ""));
+    // Directly after a sign-in, another login would not help.
+    scene.gateway.advance(Duration::from_secs(30));
+    let visit = BrowserRequest::navigation(&url("/bye")).from(ORIGIN);
+    let page = browser.send(visit).await;
+    let location = page.field("location").unwrap();
+    assert!(location.contains("/authorize"), "{}", page.describe());
+    assert_eq!(page.field("clear-site-data"), None);
 }
