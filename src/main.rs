@@ -1,21 +1,22 @@
 //! The command line of Sidegate.
 
+#[path = "main/demo.rs"]
+mod demo;
 #[path = "main/explain.rs"]
 mod explain;
+#[path = "main/import.rs"]
+mod import;
 #[path = "main/sessions.rs"]
 mod sessions;
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use sidegate::clock::Clock;
 use sidegate::config::{Config, Flags, Reusable, Source, Variables};
-use sidegate::demo;
-use sidegate::import;
 use sidegate::instance::{Instance, ReloadCause};
 use sidegate::origin::Grade;
 use sidegate::snippet::{self, Snippet};
@@ -24,8 +25,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Exit code: the command failed.
 const FAILURE: u8 = 1;
-/// Exit code: the imported settings differ from the original settings.
-const DIFFERENT: u8 = 2;
 /// Exit code: the command line is not valid (`EX_USAGE` in `sysexits.h`).
 const USAGE: u8 = 64;
 /// Exit code: the settings have problems (`EX_CONFIG` in `sysexits.h`).
@@ -63,7 +62,7 @@ enum Command {
         settings: Settings,
     },
     /// Run a demo on loopback: authorization server, legacy app and gateway in one process
-    Demo(Demo),
+    Demo(demo::Arguments),
     /// List or end the sessions of a running gateway, over its admin socket
     Sessions {
         #[command(subcommand)]
@@ -76,31 +75,7 @@ enum Command {
     },
     /// Convert the settings of another gateway, and list what the new settings do not express
     #[command(subcommand)]
-    Import(Import),
-}
-
-#[derive(Subcommand)]
-enum Import {
-    /// Convert the settings of oauth2-proxy; the new settings go to the standard output
-    #[command(name = "oauth2-proxy")]
-    Oauth2Proxy(Oauth2Proxy),
-}
-
-#[derive(Args)]
-#[command(group = ArgGroup::new("source").args(["files", "env", "flags"]).required(true).multiple(true))]
-struct Oauth2Proxy {
-    /// Settings files (TOML), or the alpha configuration if the name ends with .yaml or .yml
-    #[arg(value_name = "FILE")]
-    files: Vec<PathBuf>,
-    /// A file with the environment variables of oauth2-proxy, one NAME=VALUE in each line
-    #[arg(long, value_name = "FILE")]
-    env: Option<PathBuf>,
-    /// The origin at which browsers reach the app; by default from --redirect-url
-    #[arg(long, value_name = "URL")]
-    public_url: Option<String>,
-    /// The flags of oauth2-proxy, which override the variables and the files
-    #[arg(last = true, value_name = "FLAGS")]
-    flags: Vec<String>,
+    Import(import::Command),
 }
 
 #[derive(Args)]
@@ -131,42 +106,6 @@ struct Check {
     /// would fail; no token is requested
     #[arg(long)]
     online: bool,
-}
-
-#[derive(Args)]
-struct Demo {
-    /// Test a complete login over real sockets, print each step, and exit
-    #[arg(long)]
-    check: bool,
-    /// The kind of authorization server
-    #[arg(long, value_name = "KIND", default_value = "passport-13", value_parser = provider_names())]
-    provider: demo::ProviderKind,
-    /// Break this step on purpose, to show that the check can fail
-    #[arg(long = "break", value_name = "STEP", requires = "check", value_parser = step_names())]
-    broken: Option<demo::Step>,
-    /// The loopback address that the gateway listens on
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4180")]
-    listen: SocketAddr,
-}
-
-/// Parses the name of a step of the demo check. The help text and the error message list the names
-/// of all steps.
-fn step_names() -> impl TypedValueParser<Value = demo::Step> {
-    let names = PossibleValuesParser::new(demo::Step::ALL.map(demo::Step::name));
-    names.try_map(|name| {
-        let mut steps = demo::Step::ALL.into_iter();
-        steps.find(|step| step.name() == name).ok_or("unknown step")
-    })
-}
-
-/// Parses the name of a kind of authorization server.
-fn provider_names() -> impl TypedValueParser<Value = demo::ProviderKind> {
-    let names = PossibleValuesParser::new(demo::ProviderKind::ALL.map(demo::ProviderKind::name));
-    names.try_map(|name| {
-        let mut kinds = demo::ProviderKind::ALL.into_iter();
-        let found = kinds.find(|kind| kind.name() == name);
-        found.ok_or("unknown kind of authorization server")
-    })
 }
 
 /// Parses the name of a snippet. The help text and the error message list the names of all snippets.
@@ -200,10 +139,10 @@ fn main() -> ExitCode {
         Command::Check(arguments) => check(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Snippet { snippet, settings } => print_snippet(snippet, &settings),
-        Command::Demo(demo) => run_demo(&demo),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Sessions { command } => sessions::run(command),
         Command::DevCerts { dir } => dev_certs(&dir),
-        Command::Import(Import::Oauth2Proxy(from)) => import_oauth2_proxy(from),
+        Command::Import(command) => import::run(command),
     }
 }
 
@@ -406,75 +345,6 @@ impl Signals {
     }
 }
 
-fn run_demo(demo: &Demo) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&format!("cannot start: {error}")),
-    };
-    runtime.block_on(async {
-        // With `--check`, the demo uses any free port, because no user opens the demo in a browser.
-        let listen = if demo.check {
-            SocketAddr::from(([127, 0, 0, 1], 0))
-        } else {
-            demo.listen
-        };
-        let purpose = if demo.check {
-            demo::Purpose::Check(demo.broken)
-        } else {
-            demo::Purpose::Show
-        };
-        match demo::Demo::start(listen, demo.provider, purpose).await {
-            Err(error) => fail(&chain(&error)),
-            Ok(running) if demo.check => check_demo(running).await,
-            Ok(running) => show_demo(running).await,
-        }
-    })
-}
-
-async fn check_demo(demo: demo::Demo) -> ExitCode {
-    let passed = match demo.check() {
-        Ok(check) => check
-            .run(&mut |report| print_line(&report.to_string()))
-            .await
-            .is_ok(),
-        Err(error) => return fail(&chain(&error)),
-    };
-    demo.stop().await;
-    if passed {
-        print_line("All steps passed.");
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(FAILURE)
-    }
-}
-
-async fn show_demo(demo: demo::Demo) -> ExitCode {
-    let mut signals = match Signals::listen() {
-        Ok(signals) => signals,
-        Err(error) => return fail(&format!("cannot listen for signals: {error}")),
-    };
-    print_line(&format!(
-        "This is a demo for development. Everything runs on loopback, and nothing is kept when \
-         the demo stops.\n\n  \
-         open      {}\n  \
-         user      alice\n  \
-         password  password\n\n\
-         The gateway runs on {}\n\
-         in front of a legacy app on {} and {}.\n\
-         Stop with Ctrl-C.",
-        demo.public_url(),
-        demo.settings_file().display(),
-        demo.app().address(),
-        demo.provider_as_text(),
-    ));
-    signals.next().await;
-    demo.stop().await;
-    ExitCode::SUCCESS
-}
-
 fn dev_certs(dir: &Path) -> ExitCode {
     match sidegate::tls::development_certificates(dir, &[], Clock::system().now()) {
         Ok(written) => {
@@ -487,29 +357,6 @@ fn dev_certs(dir: &Path) -> ExitCode {
                 written.authority.display()
             ));
             ExitCode::SUCCESS
-        }
-        Err(error) => fail(&chain(&error)),
-    }
-}
-
-fn import_oauth2_proxy(from: Oauth2Proxy) -> ExitCode {
-    let imported = import::oauth2_proxy(&import::Input {
-        files: from.files,
-        variables: from.env,
-        flags: from.flags,
-        public_url: from.public_url,
-    });
-    match imported {
-        Ok(imported) => {
-            print_line(imported.settings.trim_end());
-            for remark in &imported.remarks {
-                print_error(&remark.to_string());
-            }
-            if imported.is_complete() {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::from(DIFFERENT)
-            }
         }
         Err(error) => fail(&chain(&error)),
     }
