@@ -15,6 +15,7 @@ mod auth_check;
 mod body;
 mod body_buffer;
 mod buffers;
+mod challenge;
 mod endpoints;
 mod error;
 mod explain;
@@ -30,6 +31,7 @@ mod page;
 mod record;
 mod request_body;
 mod request_buffer;
+mod request_context;
 mod request_log;
 mod retry_copy;
 mod rewriting;
@@ -53,10 +55,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::Body as _;
 use tokio::sync::watch;
-use url::Url;
 
 use self::auth_check::{Asked, AuthCheck, passed};
 pub(crate) use self::auth_check::{AskingProxies, ProxyKind};
@@ -66,11 +67,11 @@ pub use self::error::Error;
 pub(crate) use self::explanation::explain_request;
 pub use self::explanation::{Explanation, Question, QuestionError};
 use self::forward::InFlight;
-use self::navigation::{is_navigation, is_prefetch, refuse_embedded, refuse_prefetch};
+use self::navigation::{is_prefetch, refuse_embedded, refuse_prefetch};
 use self::page::add_security_fields;
 use self::record::Record;
 use self::request_body::ForwardedBody;
-use self::sign_in::SignInRequest;
+use self::request_context::RequestContext;
 pub use self::site::ProcessState;
 use self::site::{CurrentSite, WorkerSite};
 pub(crate) use self::site::{Parts as SiteParts, Site};
@@ -78,14 +79,14 @@ pub(crate) use self::spill::SpillSettings;
 pub use self::streams::Cut;
 pub(crate) use self::streams::StreamCounts;
 use self::streams::Streams;
-use crate::access::{Challenge, Decision, Permit, Recent, Wait};
+use crate::access::{Decision, Permit, Recent, Wait};
 use crate::clock::Timestamp;
-use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
+use crate::fields::UpgradeRequest;
+use crate::fields::forwarded::{Peer, TrustedPeers};
 use crate::fields::request_id::{self, RequestIds, X_REQUEST_ID};
-use crate::fields::{self, TrailerSupport, UpgradeRequest};
-use crate::login::{self, OwnPaths, PublicUrl, PublicUrls, ReturnTo, Start};
-use crate::server::{Connection, Handler, RequestBody, Security};
-use crate::target::{self, Target};
+use crate::login::PublicUrls;
+use crate::server::{Connection, Handler, RequestBody};
+use crate::target;
 use crate::telemetry::{DecisionLabel, UserInLog};
 use crate::upstream::Pools;
 
@@ -148,118 +149,7 @@ impl ClientConnection {
     }
 }
 
-/// A request that has passed the checks, with the results of the checks.
-#[derive(Debug)]
-struct RequestContext {
-    parts: Parts,
-    target: Target,
-    public_url: Rc<PublicUrl>,
-    client: Client,
-    /// States which trailers of the answer the client gets.
-    trailers: TrailerSupport,
-    /// The protocol to which the request asks to switch.
-    upgrade: Option<Box<UpgradeRequest>>,
-    /// The auth check, if another proxy asks whether it may forward the request.
-    auth_check: Option<AuthCheck>,
-}
-
-impl RequestContext {
-    /// The id of the request.
-    fn request_id(&self) -> &str {
-        request_id::of(&self.parts.headers).unwrap_or_default()
-    }
-
-    /// Whether the browser shows the answer as a page in a tab, and not as a part of another page.
-    fn is_navigation(&self) -> bool {
-        self.upgrade.is_none()
-            && is_navigation(&self.parts)
-            && grpc::Protocol::of(&self.parts.method, &self.parts.headers).is_none()
-    }
-
-    /// Whether a browser loads a page into a frame of another page.
-    fn is_in_frame(&self) -> bool {
-        navigation::is_in_frame(&self.parts)
-    }
-
-    /// Returns the origin and the fields of the request, as the login flow needs them.
-    fn login_origin(&self) -> (&PublicUrl, &HeaderMap) {
-        (&self.public_url, &self.parts.headers)
-    }
-
-    /// Returns the fields and the host of the request, as the look-up of its session needs them.
-    fn session_origin(&self) -> (&HeaderMap, &str) {
-        (&self.parts.headers, self.public_url.authority())
-    }
-
-    /// Returns the page in `Referer`, if the page belongs to the same origin.
-    fn referrer(&self, own: &OwnPaths) -> Option<ReturnTo> {
-        let referrer = self.parts.headers.get(header::REFERER)?.to_str().ok()?;
-        let url = Url::parse(referrer).ok()?;
-        // A page of another origin must not decide to which page the user returns.
-        if url.origin().ascii_serialization() != self.public_url.origin() {
-            return None;
-        }
-        let query = url
-            .query()
-            .map(|query| format!("?{query}"))
-            .unwrap_or_default();
-        ReturnTo::parse(&format!("{}{query}", url.path()), own)
-    }
-}
-
 impl WorkerSite {
-    /// Performs steps 1 to 3 of the list in the crate documentation: checks the request, and
-    /// removes all fields that only the gateway may write.
-    fn receive(
-        &self,
-        client_connection: &ClientConnection,
-        parts: &mut Parts,
-        (auth_check, has_content): (Option<AuthCheck>, bool),
-        record: &mut Record,
-    ) -> Result<(Target, Rc<PublicUrl>, Client, TrailerSupport), Error> {
-        fields::check_framing(parts)?;
-        let target = self.target(parts)?;
-        record.target(&target);
-        let public_url = self.public_url(target.authority());
-        let public_url = public_url.ok_or(Error::UnknownHost)?;
-        let scheme = match auth_check {
-            Some(check) => check.scheme(&public_url)?,
-            None => self.scheme(client_connection.connection, &public_url)?,
-        };
-        let trusted = &self.settings().trusted;
-        // The forwarding fields are read here, before the gateway removes them from the request.
-        let client = Client::read(&client_connection.peer, scheme, &parts.headers, trusted);
-        record.client(client.address());
-        if client.has_other_scheme() {
-            self.warn_about_scheme(client_connection.peer.address(), &public_url);
-        }
-        let accepted = fields::inbound(&mut parts.headers, self.owned(), has_content);
-        let trailers = match parts.version {
-            Version::HTTP_2 => TrailerSupport::All,
-            _ => accepted,
-        };
-        Ok((target, public_url, client, trailers))
-    }
-
-    /// Returns the scheme of the request. Plain HTTP to an `https` site is accepted only from this
-    /// machine, or from a trusted proxy that terminates TLS.
-    fn scheme(&self, connection: Connection, public_url: &PublicUrl) -> Result<Scheme, Error> {
-        if public_url.scheme() == "http" {
-            return Ok(Scheme::Http);
-        }
-        // The PROXY header does not decide whether the connection is protected, because the bytes
-        // come from the other end of the socket.
-        let address = connection.socket_peer.ip();
-        let protected = connection.security == Security::Tls
-            || address.to_canonical().is_loopback()
-            || self.settings().trusted.contains(address);
-        if protected {
-            Ok(Scheme::Https)
-        } else {
-            Err(Error::InsecureTransport)
-        }
-    }
-
     /// Waits until there is a decision for the request, but not longer than the maximum waiting
     /// time for a session.
     async fn wait(&self, wait: Wait, record: &mut Record) -> Decision {
@@ -272,66 +162,6 @@ impl WorkerSite {
         drop(waiting);
         record.waited(self.clock().instant().saturating_duration_since(since));
         decision
-    }
-
-    /// Performs step 6 of the list in the crate documentation, for a request without a session. A
-    /// navigation is redirected to the provider, or gets a page on which the user chooses one of
-    /// several providers. A request that is not a navigation gets the login URL.
-    async fn challenge(&self, context: &RequestContext, challenge: &Challenge) -> Response<Body> {
-        // A proxy that only reads the status asks a second time for the whole answer, so the first
-        // answer starts no login.
-        let wants_only_status = context.auth_check.is_some_and(AuthCheck::wants_only_status);
-        if !wants_only_status && context.is_in_frame() {
-            return self.sign_in_on_top(context, challenge);
-        }
-        if wants_only_status || !context.is_navigation() {
-            return explain::sign_in_first(
-                (context, self.own()),
-                challenge,
-                self.login_url(context, challenge),
-            );
-        }
-        let requested = context.target.path_and_query().as_str();
-        let Ok(return_to) = ReturnTo::requested(requested, self.own()) else {
-            let provider = sign_in::only_provider(&challenge.route);
-            return self.page_not_kept(context, &SignInRequest::at_provider(provider));
-        };
-        let tab_page = self.tab_page(context, challenge, &return_to);
-        let return_to = tab_page
-            .as_ref()
-            .map_or(return_to, |page| page.return_to.clone());
-        let providers: Vec<&str> = challenge.route.providers().collect();
-        // The login host may have a session of one of the providers.
-        let asks_login_host =
-            self.login().redeems_tickets(&context.public_url) && challenge.other.is_none();
-        let (provider, alternatives) = match &*providers {
-            [only] => (only, &[][..]),
-            [first, others @ ..] if asks_login_host => (first, others),
-            _ => return self.choice(context, challenge, (return_to, tab_page)),
-        };
-        let start = Start {
-            alternatives,
-            ..Start::new(provider, return_to, context.login_origin())
-        };
-        match self.login().begin(start).await {
-            Ok(started) => match tab_page {
-                Some(tab_page) => self.sign_in_from_tab(context, challenge, tab_page, started),
-                None => see_other(&started.location, started.cookies),
-            },
-            Err(login::Error::PageNotKept) => {
-                let provider = sign_in::only_provider(&challenge.route);
-                self.page_not_kept(context, &SignInRequest::at_provider(provider))
-            }
-            Err(error) => {
-                self.metrics().login("failed", error.reason());
-                explain::login_not_started(
-                    context,
-                    (provider, &error),
-                    Some(challenge.cause),
-                    requested,
-                )
-            }
-        }
     }
 }
 
