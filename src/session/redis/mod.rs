@@ -38,6 +38,7 @@ mod heartbeats;
 mod intents;
 mod leases;
 mod link;
+mod moving;
 mod probe;
 mod reconfiguring;
 mod scripts;
@@ -56,6 +57,8 @@ use tokio::sync::{mpsc, watch};
 
 use self::alarm::Alarm;
 pub use self::error::RedisConnectError;
+pub(crate) use self::moving::{Destination, move_sessions};
+pub use self::moving::{MoveError, Moved};
 use self::event::Origin;
 use self::link::{Link, connecting};
 use self::scripts::Names;

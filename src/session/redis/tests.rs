@@ -13,6 +13,7 @@ use crate::session::{
 use std::time::Duration;
 
 mod away;
+mod moving;
 mod refusals;
 
 fn after(seconds: u64) -> Timestamp {
