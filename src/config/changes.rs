@@ -8,9 +8,7 @@ use std::sync::Arc;
 use super::Config;
 use crate::clock::{Clock, Timestamp};
 use crate::provider::Providers;
-use crate::session::{
-    self, FileError, MoveError, Moved, Preview, Registrations, StoreSettings,
-};
+use crate::session::{self, FileError, MoveError, Moved, Preview, Registrations, StoreSettings};
 
 /// Returns a map from the name of each provider to the provider's fingerprint. The fingerprint
 /// represents the issuer and the client id. A session is valid only while the fingerprint of its

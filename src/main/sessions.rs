@@ -42,7 +42,9 @@ fn move_sessions(Move { config, from }: &Move) -> ExitCode {
         Ok(moved) => {
             let (from, known) = (from.display(), moved.known);
             let count = moved.moved;
-            print_line(&format!("moved {count} sessions; the store already had {known} of the file"));
+            print_line(&format!(
+                "moved {count} sessions; the store already had {known} of the file"
+            ));
             print_line(&format!("{from} is no longer needed; remove it"));
             ExitCode::SUCCESS
         }

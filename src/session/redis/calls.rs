@@ -14,8 +14,8 @@ use crate::clock::Timestamp;
 use crate::session::cache::Event;
 use crate::session::ending::End;
 use crate::session::groups::{EndAll, EndedAll, Group, ProviderSessionHash, REMEMBERED, groups_of};
-use crate::session::stored::Stored;
 use crate::session::store::{Opened, Opening, Replacement, Which};
+use crate::session::stored::Stored;
 use crate::session::{EndReason, Maintained, SessionKey, StoreError, record};
 
 /// The maximum number of sessions that one script ends. Other commands wait for a running script.
@@ -301,7 +301,11 @@ impl Shared {
         &self,
         commands: &mut MultiplexedConnection,
     ) -> Result<(), RedisError> {
-        let all: Vec<_> = self.pending().iter().map(|(key, why)| (*key, *why)).collect();
+        let all: Vec<_> = self
+            .pending()
+            .iter()
+            .map(|(key, why)| (*key, *why))
+            .collect();
         for (key, why) in all {
             let command = self.end_command(&Which::Key(key), why);
             let (_ended, count): (i64, i64) = command.query_async(commands).await?;

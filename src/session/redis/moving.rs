@@ -85,7 +85,7 @@ pub(crate) fn move_sessions(
     let store = RedisStore::start(to.settings, replica)?;
     let mut result = Ok(Moved::default());
     let mut waiting = Vec::new();
-    let mut send = |some: Vec<(SessionKey, Loaded)>, result: &mut Result<Moved, StoreError>| {
+    let send = |some: Vec<(SessionKey, Loaded)>, result: &mut Result<Moved, StoreError>| {
         if let Ok(moved) = result {
             let work = Arc::clone(&store.shared).take(some);
             let task = store.runtime.spawn(work);

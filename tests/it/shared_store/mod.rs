@@ -92,7 +92,7 @@ async fn f_17_a_replica_that_is_replaced_loses_no_session() {
     let store = format!("[session.store.redis]\nurls = [\"{}\"]\n", redis.url());
     for _ in 0..3 {
         let old = replicas.gateways.remove(0);
-        let (_, new) = tokio::join!(old.drain(), async { replicas.another(&store) });
+        let ((), new) = tokio::join!(old.drain(), async { replicas.another(&store) });
         replicas.gateways.push(new);
         for number in 0..3 {
             let page = replicas.at(&browser, number).open(&url("/page")).await;
@@ -132,9 +132,29 @@ async fn a_store_with_tls_a_client_certificate_and_a_user_with_limited_rights() 
         "yes",
     ])
     .await;
-    let set = ["ACL", "SETUSER", "gateway", "on", ">pass-word", "~gw:*", "&gw:*", "-@all"];
-    let rights = ["+@read", "+@write", "+@connection", "+@pubsub", "+@scripting", "+time"];
-    let set: Vec<_> = set.into_iter().chain(rights).chain(["-@dangerous"]).collect();
+    let set = [
+        "ACL",
+        "SETUSER",
+        "gateway",
+        "on",
+        ">pass-word",
+        "~gw:*",
+        "&gw:*",
+        "-@all",
+    ];
+    let rights = [
+        "+@read",
+        "+@write",
+        "+@connection",
+        "+@pubsub",
+        "+@scripting",
+        "+time",
+    ];
+    let set: Vec<_> = set
+        .into_iter()
+        .chain(rights)
+        .chain(["-@dangerous"])
+        .collect();
     assert_eq!(redis.command(&set).await, "OK");
     let [username, password] = ["username", "password"].map(|name| folder.path().join(name));
     std::fs::write(&username, "gateway\n").unwrap();
@@ -152,5 +172,8 @@ async fn a_store_with_tls_a_client_certificate_and_a_user_with_limited_rights() 
     assert_eq!(page.text(), "seen", "{}", page.describe());
     // All keys have the prefix, and none contains the cookie.
     let keys = redis.command(&["KEYS", "*"]).await;
-    assert!(!keys.is_empty() && keys.lines().all(|key| key.starts_with("gw:")), "{keys}");
+    assert!(
+        !keys.is_empty() && keys.lines().all(|key| key.starts_with("gw:")),
+        "{keys}"
+    );
 }

@@ -1,6 +1,5 @@
 //! A real Redis server, and gateways that share their sessions in it.
 
-use std::path::Path;
 use std::process::Stdio;
 
 use base64::Engine as _;
@@ -36,11 +35,6 @@ impl Redis {
         };
         redis.start_again().await;
         redis
-    }
-
-    /// The folder of the server.
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
     }
 
     /// The value of the setting `urls` for this server.

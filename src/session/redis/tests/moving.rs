@@ -1,7 +1,7 @@
 //! The move of sessions from a file to the server.
 
 use super::*;
-use crate::session::{Destination, Moved, move_sessions};
+use crate::session::{Destination, MoveError, Moved, move_sessions};
 
 fn destination(settings: &RedisSettings, fixture: &Fixture) -> Destination {
     Destination {
@@ -16,7 +16,7 @@ async fn moved(
     fixture: &Fixture,
     settings: &RedisSettings,
     now: Timestamp,
-) -> Result<Moved, crate::session::MoveError> {
+) -> Result<Moved, MoveError> {
     let (from, to) = (fixture.file(), destination(settings, fixture));
     // The command that moves sessions has no runtime.
     let moving = std::thread::spawn(move || move_sessions(&from, to, &Clock::manual(now)));
@@ -54,7 +54,10 @@ async fn f_36_sessions_of_a_file_continue_in_the_shared_store_with_the_same_cook
     assert_eq!((all.moved, all.known), (250, 0));
     let started = start(&settings, &fixture);
     let first = session(&started.sessions, &ids[0]).await;
-    assert_eq!((first.version(), first.tokens().access_token()), (1, "token-1"));
+    assert_eq!(
+        (first.version(), first.tokens().access_token()),
+        (1, "token-1")
+    );
     assert_eq!(first.last_used(), after(40));
     for id in &ids {
         assert!(live(&started.sessions, id, after(60)).await);
@@ -72,6 +75,11 @@ async fn f_36_sessions_of_a_file_continue_in_the_shared_store_with_the_same_cook
     assert!(matches!(replaced.await, Ok(Replaced::Stored(_))));
     let again = moved(&fixture, &settings, after(60)).await.unwrap();
     assert_eq!((again.moved, again.known), (0, 250));
-    let first = started.sessions.fetch(&ids[0].key()).await.unwrap().unwrap();
+    let first = started
+        .sessions
+        .fetch(&ids[0].key())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(first.version(), 2);
 }
