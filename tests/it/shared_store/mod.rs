@@ -1,6 +1,7 @@
 //! Three gateways that share their sessions in a real Redis server.
 
 mod outages;
+mod sentinels;
 
 use std::time::Duration;
 
@@ -105,6 +106,27 @@ async fn f_17_a_replica_that_is_replaced_loses_no_session() {
     assert_eq!(replicas.provider.exchanges().len(), 1);
 }
 
+/// Starts a server that accepts only encrypted connections with a client certificate. Returns the
+/// server and its port.
+async fn encrypted(certificate: &str, key: &str, ca: &str) -> (Redis, String) {
+    let port = crate::support::program::free_address();
+    let port = port.rsplit_once(':').unwrap().1.to_owned();
+    let files = [
+        "--tls-cert-file",
+        certificate,
+        "--tls-key-file",
+        key,
+        "--tls-ca-cert-file",
+        ca,
+    ];
+    let options = [
+        &["--tls-port", &port, "--tls-auth-clients", "yes"],
+        &files[..],
+    ]
+    .concat();
+    (Redis::start(&options).await, port)
+}
+
 #[tokio::test]
 async fn a_store_with_tls_a_client_certificate_and_a_user_with_limited_rights() {
     let authority = Authority::new();
@@ -117,21 +139,7 @@ async fn a_store_with_tls_a_client_certificate_and_a_user_with_limited_rights() 
     let ca = folder.path().join("ca.pem");
     std::fs::write(&ca, authority.pem()).unwrap();
     let ca = ca.display().to_string();
-    let port = crate::support::program::free_address();
-    let port = port.rsplit_once(':').unwrap().1;
-    let redis = Redis::start(&[
-        "--tls-port",
-        port,
-        "--tls-cert-file",
-        &certificate,
-        "--tls-key-file",
-        &key,
-        "--tls-ca-cert-file",
-        &ca,
-        "--tls-auth-clients",
-        "yes",
-    ])
-    .await;
+    let (redis, port) = encrypted(&certificate, &key, &ca).await;
     let set = [
         "ACL",
         "SETUSER",
