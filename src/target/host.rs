@@ -19,10 +19,14 @@ const MAX_LABEL: usize = 63;
 /// The characters of a label in canonical form.
 static LABEL: ByteSet = ByteSet::alphanumeric_and(b"-_").without_upper_case();
 
-/// A canonical authority, as text and as a field value. A clone copies no text.
+/// A canonical authority. A clone copies no text.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Host {
-    text: Arc<str>,
+pub(super) struct Host(Arc<Authority>);
+
+/// A canonical authority as text, and as a field value.
+#[derive(Debug, Eq, PartialEq)]
+struct Authority {
+    text: Box<str>,
     value: HeaderValue,
 }
 
@@ -38,7 +42,7 @@ impl RecentHost {
     /// Returns the result of [`Host::parse`] for the received authority.
     pub(super) fn parse(&self, received: &[u8]) -> Result<Host, Error> {
         if let Some(host) = &*self.0.borrow()
-            && host.text.as_bytes() == received
+            && host.authority().as_bytes() == received
         {
             return Ok(host.clone());
         }
@@ -74,17 +78,17 @@ impl Host {
         })
     }
 
-    fn new(text: Arc<str>) -> Result<Self, Error> {
+    fn new(text: Box<str>) -> Result<Self, Error> {
         let value = HeaderValue::from_str(&text).map_err(|_invalid| Error::HostMalformed)?;
-        Ok(Self { text, value })
+        Ok(Self(Arc::new(Authority { text, value })))
     }
 
     pub(super) fn authority(&self) -> &str {
-        &self.text
+        &self.0.text
     }
 
     pub(super) fn value(&self) -> &HeaderValue {
-        &self.value
+        &self.0.value
     }
 }
 
