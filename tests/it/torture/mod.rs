@@ -1,6 +1,8 @@
 //! Refreshes with a provider that often fails.
 
 mod answers;
+mod replica;
 mod report;
+mod store;
 mod storm;
 mod visitor;

@@ -115,6 +115,18 @@ impl TortureProvider {
         )
     }
 
+    /// Like [`Self::section`], with a token endpoint that only this gateway process uses, so that the
+    /// server knows which process made a call.
+    pub(crate) fn section_of_process(
+        &self,
+        process: usize,
+        profile: &str,
+        secret_file: &str,
+    ) -> String {
+        let section = self.section(profile, secret_file);
+        section.replace("\"/oauth/token\"", &format!("\"/oauth/token/{process}\""))
+    }
+
     /// Causes no more faults from now on.
     pub(crate) fn stop_faults(&self) {
         self.shared
@@ -173,10 +185,13 @@ fn answer(shared: &Arc<Shared>, request: &Recorded) -> Answer {
     };
     match target.path() {
         "/oauth/authorize" => authorize(shared, request, &target),
-        "/oauth/token" => token(shared, request),
+        "/oauth/token" => token(shared, request, None),
         "/api/user" => user(shared, request),
         "/log" => Answer::with(200, &JSON, &shared.ledger.borrow().to_json().to_string()),
-        _ => Answer::with(404, &[], ""),
+        path => match path.strip_prefix("/oauth/token/").map(str::parse) {
+            Some(Ok(process)) => token(shared, request, Some(process)),
+            Some(Err(_)) | None => Answer::with(404, &[], ""),
+        },
     }
 }
 
@@ -209,7 +224,7 @@ fn authorize(shared: &Shared, request: &Recorded, target: &Url) -> Answer {
     Answer::with(302, &[("Location", to.as_str())], "")
 }
 
-fn token(shared: &Arc<Shared>, request: &Recorded) -> Answer {
+fn token(shared: &Arc<Shared>, request: &Recorded, process: Option<usize>) -> Answer {
     let form = match token_request(&request.body) {
         Ok(form) => form,
         Err(why) => return refused(400, "invalid_request", why),
@@ -217,7 +232,7 @@ fn token(shared: &Arc<Shared>, request: &Recorded) -> Answer {
     let get = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
     match get("grant_type") {
         "authorization_code" => redeem(shared, &form),
-        "refresh_token" => refresh(shared, get("refresh_token")),
+        "refresh_token" => refresh(shared, get("refresh_token"), process),
         _ => refused(400, "unsupported_grant_type", "neither code nor refresh"),
     }
 }
@@ -254,12 +269,12 @@ fn response(ledger: &Ledger, pair_id: PairId, life: Duration) -> String {
     .to_string()
 }
 
-fn refresh(shared: &Arc<Shared>, refresh_token: &str) -> Answer {
+fn refresh(shared: &Arc<Shared>, refresh_token: &str, process: Option<usize>) -> Answer {
     let now = shared.clock.now();
     let mut arrival = None;
     shared
         .ledger
-        .send_modify(|ledger| arrival = ledger.begin_call(refresh_token, now));
+        .send_modify(|ledger| arrival = ledger.begin_call(refresh_token, process, now));
     let Some(call) = arrival else {
         return refused(400, "invalid_grant", "unknown refresh token");
     };
@@ -305,7 +320,10 @@ fn carry_out(shared: &Shared, call: &RefreshCall, fault: Option<Fault>) -> Answe
         body = ledger
             .refresh(call.pair_id, life, grace, now)
             .map(|pair_id| {
-                ledger.pair(pair_id).lost = fault.is_some();
+                let lost = fault.is_some() || ledger.has_nobody_waiting(call);
+                let pair = ledger.pair(pair_id);
+                pair.lost = lost;
+                pair.issued_to = call.process;
                 response(ledger, pair_id, life)
             });
     });
