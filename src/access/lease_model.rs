@@ -1,0 +1,671 @@
+//! A model of two replicas that refresh one session, and a check of every order of their steps.
+//!
+//! The model has a store with a session and its lease, a provider that rotates refresh tokens, and
+//! two replicas. In each state, the check tries every possible next step: a step of a replica or of
+//! the provider, a step of the clock, and a fault. A replica that is paused is a replica whose steps
+//! come late. The number of faults and the time are limited, so the number of states is limited.
+//!
+//! The model makes two assumptions. A request that a replica has written reaches the provider
+//! within the deadline of the call, or never. A replica looks at the time that is left of its lease
+//! and writes its request without a pause in between. No program can do without the second
+//! assumption.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use super::lease_use::{LeaseUse, lease_use};
+use crate::session::SessionState;
+
+/// The deadline of a call to the provider, and the time of a lease, in steps of the clock.
+const DEADLINE: u8 = 2;
+const LEASE: u8 = 3;
+
+/// The last time of the clock. Until then, the lease of a dead holder ends, and the next holder
+/// finishes.
+const END: u8 = 9;
+
+/// What a replica does next.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+enum Phase {
+    /// Reads the session from the store.
+    Reads,
+    /// Has sent a request for the lease at this time.
+    AsksForLease { since: u8 },
+    /// Another holder has the lease until this time.
+    Waits { until: u8 },
+    /// Has the lease since this time, and has not written to the provider yet.
+    Holds { since: u8, has_read: bool },
+    /// Waits for the answer of the provider since this time.
+    Calls { sent_at: u8 },
+    /// Has tokens of this generation that are not in the store.
+    Stores { generation: u8 },
+    /// The provider has refused the refresh token, so the replica ends the session.
+    Ends,
+    /// Every request of the replica has an answer.
+    Finished,
+    /// The process was killed.
+    Dead,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+struct Replica {
+    phase: Phase,
+    /// The version of the session that the replica has read.
+    version: u8,
+    /// The number of the lease that the replica has not given back.
+    lease: Option<u8>,
+}
+
+/// A call to the provider. All calls use the refresh token of generation 0.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+struct Call {
+    from: usize,
+    sent_at: u8,
+    answer: Answer,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+enum Answer {
+    /// The request is still on its way.
+    None,
+    /// Tokens of this generation.
+    Tokens(u8),
+    Refused,
+}
+
+/// The session in the store: the version, and the generation of its tokens.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+struct Stored {
+    version: u8,
+    generation: u8,
+}
+
+/// A write: the version that it replaces, and the generation of the new tokens.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+struct Write {
+    replaces: u8,
+    generation: u8,
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+struct State {
+    now: u8,
+    replicas: [Replica; 2],
+    calls: Vec<Call>,
+    /// `None` after the end of the session.
+    stored: Option<Stored>,
+    /// The number of the granted lease, and the time at which it ends.
+    lease: Option<(u8, u8)>,
+    leases: u8,
+    /// A write that its sender has given up, but that can still reach the store.
+    late_write: Option<Write>,
+    /// The newest generation of tokens.
+    issued: u8,
+    grant_ended: bool,
+    /// The replica that has the newest tokens, if the tokens are not in the store, and the time at
+    /// which its lease ends.
+    newest_at: Option<(usize, u8)>,
+    /// The newest tokens may be lost, so that no program could keep the session.
+    lost: bool,
+    faults: u8,
+    kills: u8,
+    wrong: Option<&'static str>,
+}
+
+/// The behaviour of the provider when an old refresh token is used again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Reuse {
+    /// The provider ends the grant (RFC 9700 section 4.14.2).
+    EndsGrant,
+    /// The provider accepts the token again.
+    IsAccepted,
+}
+
+/// A protection that a test takes out, to show that the check notices.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Without {
+    Nothing,
+    /// The store replaces any version of the session.
+    Fence,
+    /// The store grants every lease.
+    Lease,
+    /// The holder does not look at the time that is left of its lease.
+    LookAtTime,
+    /// The holder does not read the session again after it got the lease.
+    SecondRead,
+    /// The holder gives the lease back although its tokens are not stored.
+    KeptLease,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Model {
+    reuse: Reuse,
+    without: Without,
+    /// The numbers of lost messages and of killed replicas.
+    faults: u8,
+    kills: u8,
+}
+
+/// A step: its name, and the state after the step.
+type Step = (&'static str, State);
+
+impl State {
+    fn start(model: Model) -> Self {
+        let replica = Replica {
+            phase: Phase::Reads,
+            version: 0,
+            lease: None,
+        };
+        Self {
+            now: 0,
+            replicas: [replica; 2],
+            calls: Vec::new(),
+            stored: Some(Stored {
+                version: 0,
+                generation: 0,
+            }),
+            lease: None,
+            leases: 0,
+            late_write: None,
+            issued: 0,
+            grant_ended: false,
+            newest_at: None,
+            lost: false,
+            faults: model.faults,
+            kills: model.kills,
+            wrong: None,
+        }
+    }
+
+    /// Makes a change to a copy of this state.
+    fn after(&self, change: impl FnOnce(&mut Self)) -> Self {
+        let mut next = self.clone();
+        change(&mut next);
+        next
+    }
+
+    fn enter(&mut self, place: usize, phase: Phase) {
+        self.replicas[place].phase = phase;
+    }
+
+    /// The replica gives its lease back, as the script `release` does.
+    fn release(&mut self, place: usize) {
+        if let Some(held) = self.replicas[place].lease.take()
+            && self.lease.is_some_and(|(number, _until)| number == held)
+        {
+            self.lease = None;
+        }
+    }
+
+    fn finish(&mut self, place: usize, phase: Phase) {
+        self.release(place);
+        self.enter(place, phase);
+    }
+
+    /// The store applies a write, as the script `replace` does.
+    fn write(&mut self, write: Write, model: Model) -> bool {
+        let Some(stored) = self.stored else {
+            return false;
+        };
+        if stored.version != write.replaces && model.without != Without::Fence {
+            return false;
+        }
+        if write.generation < stored.generation {
+            self.wrong = Some("an older token set has replaced a newer one");
+        }
+        self.stored = Some(Stored {
+            version: stored.version + 1,
+            generation: write.generation,
+        });
+        if write.generation == self.issued {
+            self.newest_at = None;
+        }
+        true
+    }
+
+    /// Nobody can get the newest tokens any more, if this replica had them.
+    fn loses_newest(&mut self, place: usize) {
+        if self.newest_at.is_some_and(|(holder, _)| holder == place) {
+            self.newest_at = None;
+            self.lost = true;
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let over = |replica: &Replica| matches!(replica.phase, Phase::Finished | Phase::Dead);
+        self.replicas.iter().all(over)
+    }
+}
+
+impl Model {
+    fn steps(self, state: &State) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for place in 0..2 {
+            self.replica_steps(state, place, &mut steps);
+            let phase = state.replicas[place].phase;
+            if state.kills > 0 && !matches!(phase, Phase::Finished | Phase::Dead) {
+                steps.push((
+                    "a replica is killed",
+                    state.after(|next| {
+                        next.kills -= 1;
+                        next.loses_newest(place);
+                        next.enter(place, Phase::Dead);
+                        next.replicas[place].lease = None;
+                    }),
+                ));
+            }
+        }
+        self.provider_steps(state, &mut steps);
+        if let Some(write) = state.late_write {
+            steps.push((
+                "a late write reaches the store",
+                state.after(|next| {
+                    next.late_write = None;
+                    next.write(write, self);
+                }),
+            ));
+        }
+        let arrives_now = |call: &Call| {
+            call.answer == Answer::None && state.now >= call.sent_at + DEADLINE
+        };
+        if state.now < END && !state.calls.iter().any(arrives_now) {
+            steps.push(("time passes", state.after(|next| next.now += 1)));
+        }
+        steps
+    }
+
+    fn replica_steps(self, state: &State, place: usize, steps: &mut Vec<Step>) {
+        let replica = state.replicas[place];
+        match replica.phase {
+            Phase::Reads => Self::reads(state, place, steps),
+            Phase::AsksForLease { since } => self.asks(state, (place, since), steps),
+            Phase::Waits { until } => {
+                let changed = state.stored.map(|stored| stored.version) != Some(replica.version);
+                if changed || state.lease.is_none() || state.now >= until {
+                    let next = state.after(|next| next.enter(place, Phase::Reads));
+                    steps.push(("a wait is over", next));
+                }
+            }
+            Phase::Holds { since, has_read } => {
+                self.holds(state, place, (since, has_read), steps);
+            }
+            Phase::Calls { sent_at } => Self::calls(state, place, sent_at, steps),
+            Phase::Stores { generation } => self.stores(state, place, generation, steps),
+            Phase::Ends => Self::ends(state, place, steps),
+            Phase::Finished | Phase::Dead => {}
+        }
+    }
+
+    fn reads(state: &State, place: usize, steps: &mut Vec<Step>) {
+        let read = state.after(|next| match next.stored {
+            Some(Stored {
+                version,
+                generation: 0,
+            }) => {
+                next.replicas[place].version = version;
+                next.enter(place, Phase::AsksForLease { since: next.now });
+            }
+            Some(_) | None => next.enter(place, Phase::Finished),
+        });
+        steps.push(("a replica reads the session", read));
+    }
+
+    fn asks(self, state: &State, (place, since): (usize, u8), steps: &mut Vec<Step>) {
+        let held = state.lease.filter(|(_number, until)| state.now < *until);
+        if let Some((_number, until)) = held
+            && self.without != Without::Lease
+        {
+            let next = state.after(|next| next.enter(place, Phase::Waits { until }));
+            steps.push(("another replica has the lease", next));
+            return;
+        }
+        let granted = state.after(|next| {
+            next.leases += 1;
+            next.lease = Some((next.leases, next.now + LEASE));
+        });
+        steps.push((
+            "a replica gets the lease",
+            granted.after(|next| {
+                next.replicas[place].lease = Some(next.leases);
+                let has_read = self.without == Without::SecondRead;
+                next.enter(place, Phase::Holds { since, has_read });
+            }),
+        ));
+        if state.faults > 0 {
+            steps.push((
+                "the answer with the lease is lost",
+                granted.after(|next| {
+                    next.faults -= 1;
+                    next.enter(place, Phase::Reads);
+                }),
+            ));
+        }
+    }
+
+    fn holds(
+        self,
+        state: &State,
+        place: usize,
+        (since, has_read): (u8, bool),
+        steps: &mut Vec<Step>,
+    ) {
+        if !has_read {
+            let read = state.after(|next| {
+                let current = next.stored.map(|stored| stored.version);
+                if current == Some(next.replicas[place].version) {
+                    next.enter(place, Phase::Holds { since, has_read: true });
+                } else {
+                    next.finish(place, Phase::Reads);
+                }
+            });
+            steps.push(("the holder reads the session again", read));
+            return;
+        }
+        // Without the look at the time, the holder always sees a new lease.
+        let looked_at = if self.without == Without::LookAtTime {
+            since
+        } else {
+            state.now
+        };
+        let left = (since + LEASE).saturating_sub(looked_at);
+        let seconds = |steps: u8| Duration::from_secs(steps.into());
+        let step = match lease_use(SessionState::Live, seconds(left), seconds(DEADLINE)) {
+            LeaseUse::Call => state.after(|next| {
+                let call = Call {
+                    from: place,
+                    sent_at: next.now,
+                    answer: Answer::None,
+                };
+                next.calls.push(call);
+                next.enter(place, Phase::Calls { sent_at: next.now });
+            }),
+            LeaseUse::ReadAgain | LeaseUse::TooLate => {
+                state.after(|next| next.finish(place, Phase::Reads))
+            }
+        };
+        steps.push(("the holder looks at the time and decides", step));
+    }
+
+    fn calls(state: &State, place: usize, sent_at: u8, steps: &mut Vec<Step>) {
+        let mine = |call: &Call| (call.from, call.sent_at) == (place, sent_at);
+        let at = state.calls.iter().position(mine);
+        let answer = at.map_or(Answer::None, |at| state.calls[at].answer);
+        let answered = state.after(|next| {
+            next.calls.retain(|call| !mine(call));
+        });
+        match answer {
+            Answer::None => {}
+            Answer::Tokens(generation) => {
+                let phase = Phase::Stores { generation };
+                steps.push((
+                    "the tokens arrive",
+                    answered.after(|next| next.enter(place, phase)),
+                ));
+            }
+            Answer::Refused => {
+                let next = answered.after(|next| next.enter(place, Phase::Ends));
+                steps.push(("the refusal arrives", next));
+            }
+        }
+        if state.faults > 0 && answer != Answer::None {
+            steps.push((
+                "the answer of the provider is lost",
+                answered.after(|next| {
+                    next.faults -= 1;
+                    next.loses_newest(place);
+                    next.finish(place, Phase::Reads);
+                }),
+            ));
+        }
+        if state.now >= sent_at + DEADLINE {
+            steps.push((
+                "the deadline of the call is over",
+                state.after(|next| {
+                    // Without an answer, the replica does not know whether its token was used.
+                    next.lost = true;
+                    next.loses_newest(place);
+                    next.calls
+                        .retain(|call| !mine(call) || call.answer == Answer::None);
+                    next.finish(place, Phase::Reads);
+                }),
+            ));
+        }
+    }
+
+    fn stores(self, state: &State, place: usize, generation: u8, steps: &mut Vec<Step>) {
+        let write = Write {
+            replaces: state.replicas[place].version,
+            generation,
+        };
+        let written = state.after(|next| {
+            next.write(write, self);
+        });
+        // If the store has another version, the replica uses this version.
+        let done = written.after(|next| next.finish(place, Phase::Finished));
+        steps.push(("the tokens are stored, or are outdated", done));
+        if state.faults == 0 {
+            return;
+        }
+        let fails = |next: &mut State| {
+            next.faults -= 1;
+            if self.without == Without::KeptLease {
+                next.release(place);
+            }
+        };
+        steps.push(("the write is lost", state.after(fails)));
+        steps.push(("the answer to the write is lost", written.after(fails)));
+        let late = state.after(|next| {
+            fails(next);
+            next.late_write = Some(write);
+        });
+        steps.push(("the write is late", late));
+    }
+
+    fn ends(state: &State, place: usize, steps: &mut Vec<Step>) {
+        let ended = state.after(|next| {
+            let version = next.stored.map(|stored| stored.version);
+            if version == Some(next.replicas[place].version) {
+                next.stored = None;
+                if !next.lost {
+                    next.wrong = Some("a user was signed out whose session could have continued");
+                }
+            }
+            next.finish(place, Phase::Finished);
+        });
+        steps.push(("the session ends, unless it is newer", ended));
+    }
+
+    fn provider_steps(self, state: &State, steps: &mut Vec<Step>) {
+        for (index, call) in state.calls.iter().enumerate() {
+            if call.answer != Answer::None {
+                continue;
+            }
+            let processed = state.after(|next| self.process(next, index));
+            steps.push(("the provider processes a call", processed));
+            if state.faults > 0 {
+                steps.push((
+                    "a request to the provider is lost",
+                    state.after(|next| {
+                        next.faults -= 1;
+                        next.calls.remove(index);
+                        let Phase::Calls { sent_at } = next.replicas[call.from].phase else {
+                            return;
+                        };
+                        if sent_at == call.sent_at {
+                            next.finish(call.from, Phase::Reads);
+                        }
+                    }),
+                ));
+            }
+        }
+    }
+
+    /// The provider carries out a call.
+    fn process(self, state: &mut State, index: usize) {
+        let Call { from, sent_at, .. } = state.calls[index];
+        let waits = state.replicas[from].phase == Phase::Calls { sent_at };
+        if state.issued > 0 && !state.grant_ended {
+            // The tokens that replaced this refresh token are with a replica that is alive and has
+            // its lease, or in the store.
+            let is_safe = match state.newest_at {
+                Some((_holder, lease_ends)) => state.now < lease_ends,
+                None => true,
+            };
+            if is_safe && !state.lost {
+                state.wrong = Some("a used refresh token was used again");
+            }
+            state.lost = true;
+            state.grant_ended = self.reuse == Reuse::EndsGrant;
+        }
+        let answer = if state.grant_ended {
+            Answer::Refused
+        } else {
+            state.issued += 1;
+            // A lease of a replica ends at the store no earlier than in the model of the replica.
+            let lease_ends = state.replicas[from]
+                .lease
+                .and(state.lease)
+                .map_or(state.now, |(_number, until)| until);
+            state.newest_at = waits.then_some((from, lease_ends));
+            state.lost |= !waits;
+            Answer::Tokens(state.issued)
+        };
+        if waits {
+            state.calls[index].answer = answer;
+        } else {
+            state.calls.remove(index);
+        }
+    }
+}
+
+/// The result of a check.
+#[derive(Debug)]
+struct Checked {
+    states: usize,
+    /// The states in which the session has ended.
+    sign_outs: usize,
+    /// The steps that lead to the first wrong state, and what is wrong.
+    wrong: Option<(Vec<&'static str>, &'static str)>,
+}
+
+/// Tries all steps in all states, and checks that from each state the replicas can finish.
+fn check(model: Model) -> Checked {
+    let start = State::start(model);
+    let mut numbers = HashMap::from([(start.clone(), 0)]);
+    let mut came_from: Vec<(usize, &'static str)> = vec![(0, "start")];
+    let mut leads_to: Vec<Vec<usize>> = Vec::new();
+    let mut open = VecDeque::from([start]);
+    let mut over = Vec::new();
+    let mut sign_outs = 0;
+    while let Some(state) = open.pop_front() {
+        let number = leads_to.len();
+        if let Some(wrong) = state.wrong {
+            let wrong = Some((trace(&came_from, number), wrong));
+            let states = numbers.len();
+            return Checked {
+                states,
+                sign_outs,
+                wrong,
+            };
+        }
+        sign_outs += usize::from(state.stored.is_none());
+        if state.is_over() {
+            over.push(number);
+        }
+        let mut next_numbers = Vec::new();
+        for (name, next) in model.steps(&state) {
+            let fresh = numbers.len();
+            let known = *numbers.entry(next.clone()).or_insert(fresh);
+            if known == fresh {
+                came_from.push((number, name));
+                open.push_back(next);
+            }
+            next_numbers.push(known);
+        }
+        leads_to.push(next_numbers);
+    }
+    let stuck = first_stuck(&leads_to, over);
+    Checked {
+        states: leads_to.len(),
+        sign_outs,
+        wrong: stuck.map(|number| (trace(&came_from, number), "a waiter never ends")),
+    }
+}
+
+/// The steps from the start to a state.
+fn trace(came_from: &[(usize, &'static str)], mut number: usize) -> Vec<&'static str> {
+    let mut steps = Vec::new();
+    while number != 0 {
+        let (before, name) = came_from[number];
+        steps.push(name);
+        number = before;
+    }
+    steps.reverse();
+    steps
+}
+
+/// The first state from which no state in `over` can be reached.
+fn first_stuck(leads_to: &[Vec<usize>], over: Vec<usize>) -> Option<usize> {
+    let mut comes_from = vec![Vec::new(); leads_to.len()];
+    for (number, next) in leads_to.iter().enumerate() {
+        for next in next {
+            comes_from[*next].push(number);
+        }
+    }
+    let mut ends = vec![false; leads_to.len()];
+    let mut open = over;
+    while let Some(number) = open.pop() {
+        if !std::mem::replace(&mut ends[number], true) {
+            open.extend(&comes_from[number]);
+        }
+    }
+    ends.iter().position(|ends| !ends)
+}
+
+fn model(reuse: Reuse, without: Without) -> Model {
+    Model {
+        reuse,
+        without,
+        faults: 2,
+        kills: 1,
+    }
+}
+
+#[test]
+fn g_02_two_replicas_never_lose_a_session_in_any_order_of_steps() {
+    for reuse in [Reuse::EndsGrant, Reuse::IsAccepted] {
+        let checked = check(model(reuse, Without::Nothing));
+        assert_eq!(checked.wrong, None, "{reuse:?}");
+        assert!(checked.states > 10_000, "{reuse:?}: {}", checked.states);
+        // A session ends only if the answer of the provider was lost.
+        assert_eq!(checked.sign_outs > 0, reuse == Reuse::EndsGrant);
+        println!("{reuse:?}: {} states", checked.states);
+    }
+}
+
+#[test]
+fn g_02_without_faults_and_pauses_a_session_never_ends() {
+    let without_faults = Model {
+        faults: 0,
+        kills: 0,
+        ..model(Reuse::EndsGrant, Without::Nothing)
+    };
+    let checked = check(without_faults);
+    assert_eq!(checked.wrong, None);
+}
+
+#[test]
+fn g_02_the_check_notices_each_protection_that_is_missing() {
+    for (without, reuse, wrong) in [
+        (Without::Fence, Reuse::IsAccepted, "an older token set has replaced a newer one"),
+        (Without::Lease, Reuse::EndsGrant, "a used refresh token was used again"),
+        (Without::LookAtTime, Reuse::EndsGrant, "a used refresh token was used again"),
+        (Without::SecondRead, Reuse::EndsGrant, "a used refresh token was used again"),
+        (Without::KeptLease, Reuse::EndsGrant, "a used refresh token was used again"),
+    ] {
+        let checked = check(model(reuse, without));
+        let (steps, found) = checked.wrong.unwrap_or_else(|| panic!("{without:?}: nothing"));
+        assert_eq!(found, wrong, "{without:?}: {steps:?}");
+        println!("{without:?}: {steps:#?}");
+    }
+}
