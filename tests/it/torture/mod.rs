@@ -1,8 +1,10 @@
 //! Refreshes with a provider that often fails.
 
 mod answers;
+mod cluster;
 mod replica;
 mod report;
+mod rolling;
 mod store;
 mod storm;
 mod visitor;

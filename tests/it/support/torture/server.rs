@@ -376,6 +376,8 @@ mod tests {
                 login: 0,
                 generation: 0,
                 attempt: 0,
+                process: None,
+                begun_at: Clock::system().now(),
             };
             let percent = if fault.is_some() { 100 } else { 0 };
             let mut schedules = (0..).map(|seed| Schedule::new(seed, percent, &[60]));

@@ -29,7 +29,7 @@ use crate::support::torture::server::TortureProvider;
 
 /// The servers. Both servers rotate refresh tokens, and end the login when an old refresh token is
 /// used again.
-const SERVERS: [ProviderBehavior; 2] = [
+pub(super) const SERVERS: [ProviderBehavior; 2] = [
     ProviderBehavior {
         server: "keeping",
         kills_access_tokens: false,
@@ -103,7 +103,7 @@ fn settings(providers: &[TortureProvider], app: &TokenApp) -> Settings {
         .app("connections = 512\nqueue = 1024")
 }
 
-async fn start_providers(
+pub(super) async fn start_providers(
     shared_ledger: &SharedLedger,
     schedule: &Schedule,
     clock: &Clock,

@@ -11,24 +11,18 @@ use tokio::sync::{RwLock, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::{OUTAGE, Plan, SERVERS, finish, start_providers};
-use crate::support::gate::Gate;
-use crate::support::gateway::{Process, Settings};
-use crate::support::provider::CANARY;
-use crate::support::scene::ORIGIN;
 use crate::support::torture::app::TokenApp;
 use crate::support::torture::fault::{Fault, Schedule};
 use crate::support::torture::ledger::Ledger;
 use crate::support::torture::server::TortureProvider;
-use crate::torture::replica::Replica;
+use crate::torture::cluster::{Cluster, REPLICAS};
 use crate::torture::report::Report;
-use crate::torture::store::SharedStore;
 use crate::torture::visitor::{Setup, Visitor};
 
 /// The possible lifetimes of access tokens in seconds.
 const LIFETIMES: [u64; 3] = [5, 6, 7];
 
 const SESSIONS: usize = 300;
-const REPLICAS: usize = 3;
 
 /// The percentage of refreshes with a fault at the first try.
 const PERCENT: u64 = 25;
@@ -36,19 +30,13 @@ const PERCENT: u64 = 25;
 /// The minimum number of occurrences of each kind of fault.
 const MINIMUM_OF_EACH_FAULT: usize = 2;
 
-/// The deadline of a refresh, which determines the time of a lease: 5 s more. A stopped process
-/// runs again before its lease is over, so that the process can store the answer of its call.
-const REFRESH_DEADLINE_SECS: u64 = 10;
-
-/// The durations of the faults, and the time between two faults.
+/// The durations of the faults, and the time between two faults. A stopped process runs again before
+/// its lease is over, so that the process can store the answer of its call.
 const STOPPED: Duration = Duration::from_secs(10);
 const KILLED: Duration = Duration::from_millis(500);
 const STORE_BLOCKED: Duration = Duration::from_secs(3);
 const STORE_STOPPED: Duration = Duration::from_secs(2);
 const BETWEEN_INCIDENTS: Duration = Duration::from_millis(1500);
-
-/// The keys that encrypt the sessions, which all processes share.
-const STATE_KEYS: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n";
 
 /// A fault of a process, of the store or of a provider.
 #[derive(Clone, Copy, Debug)]
@@ -89,81 +77,19 @@ impl Incident {
     }
 }
 
-/// A gateway process, and the forwarder between the process and the store.
-struct Gateway {
-    process: Process,
-    gate: Gate,
-    /// The log of killed processes.
-    old_logs: String,
-}
-
 /// The servers on which faults happen.
 struct Machines {
-    gateways: Vec<Gateway>,
-    store: SharedStore,
+    cluster: Cluster,
     providers: Vec<TortureProvider>,
     counts: BTreeMap<&'static str, usize>,
 }
 
-fn settings(
-    process: usize,
-    gate: &Gate,
-    (providers, app): (&[TortureProvider], &TokenApp),
-) -> Settings {
-    let mut settings = Settings::new(ORIGIN, "http://unused.test", &app.url());
-    let secret = settings.file("secret", "s3cret\n");
-    let keys = settings.file("state_keys", STATE_KEYS);
-    settings = settings.with(&format!(
-        "[login]\nstate_key_file = \"{keys}\"\n[session]\nrefresh_wait_secs = 120\n\
-         [session.store.redis]\nurls = [\"redis://{}\"]\n",
-        gate.address()
-    ));
-    let mut sections = String::new();
-    for (provider, behavior) in providers.iter().zip(SERVERS) {
-        let name = behavior.server;
-        sections.push_str(&provider.section_of_process(process, "oauth2", &secret));
-        sections.push_str(&format!("refresh.deadline_secs = {REFRESH_DEADLINE_SECS}\n"));
-        settings = settings.with(&format!(
-            "[[routes]]\nprefix = \"/{name}\"\nprovider = \"{name}\"\n\
-             on_upstream_401 = \"refresh_and_retry\"\n"
-        ));
-    }
-    settings
-        .provider(&sections)
-        .app("connections = 512\nqueue = 1024")
-}
-
 impl Machines {
-    async fn start(providers: Vec<TortureProvider>, app: &TokenApp) -> Self {
-        let store = SharedStore::start().await;
-        let mut gateways = Vec::new();
-        for process in 0..REPLICAS {
-            let gate = Gate::start(store.address()).await;
-            let settings = settings(process, &gate, (&providers, app));
-            gateways.push(Gateway {
-                process: Process::start_quietly(settings).await,
-                gate,
-                old_logs: String::new(),
-            });
-        }
-        Self {
-            gateways,
-            store,
-            providers,
-            counts: BTreeMap::new(),
-        }
-    }
-
-    fn replicas(&self) -> Arc<[Replica]> {
-        let addresses = self.gateways.iter().map(|gateway| gateway.process.address());
-        addresses.map(Replica::new).collect()
-    }
-
     /// Causes a fault and repairs it. `chosen` selects the process or the provider.
     async fn suffer(&mut self, incident: Incident, chosen: usize, setup: &Setup) {
         *self.counts.entry(incident.name()).or_default() += 1;
         let place = chosen % REPLICAS;
-        let (gateway, replica) = (&mut self.gateways[place], &setup.replicas[place]);
+        let (gateway, replica) = (&mut self.cluster.gateways[place], &setup.replicas[place]);
         match incident {
             Incident::Killed => {
                 replica.goes_down();
@@ -172,9 +98,8 @@ impl Machines {
                 let now = Clock::system().now();
                 let killed = |ledger: &mut Ledger| ledger.process_killed(place, now);
                 setup.shared_ledger.send_modify(killed);
-                gateway.old_logs.push_str(&gateway.process.log());
                 tokio::time::sleep(KILLED).await;
-                gateway.process.restart().await;
+                gateway.restart().await;
                 replica.comes_up();
             }
             Incident::Stopped => {
@@ -191,9 +116,9 @@ impl Machines {
             }
             Incident::StoreCut => gateway.gate.cut(),
             Incident::StoreStopped => {
-                self.store.signal("STOP").await;
+                self.cluster.store.signal("STOP").await;
                 tokio::time::sleep(STORE_STOPPED).await;
-                self.store.signal("CONT").await;
+                self.cluster.store.signal("CONT").await;
             }
             Incident::ProviderGone => {
                 let place = chosen % self.providers.len();
@@ -220,15 +145,6 @@ impl Machines {
         }
         self
     }
-
-    fn assert_clean_logs(&self) {
-        for gateway in &self.gateways {
-            let log = format!("{}{}", gateway.old_logs, gateway.process.log());
-            for word in [CANARY, "panicked"] {
-                assert!(!log.contains(word), "{word} is in the log");
-            }
-        }
-    }
 }
 
 /// Whether each kind of fault has occurred often enough.
@@ -248,11 +164,17 @@ async fn g_02_three_processes_with_one_store_make_one_refresh_and_sign_nobody_ou
     let providers = start_providers(&shared_ledger, &schedule, &clock).await;
     let urls = providers.iter().map(TortureProvider::url).collect();
     let app = TokenApp::start(&shared_ledger, &clock).await;
-    let machines = Machines::start(providers, &app).await;
+    let cluster = Cluster::start(&providers, &app).await;
+    let replicas = cluster.replicas();
+    let machines = Machines {
+        cluster,
+        providers,
+        counts: BTreeMap::new(),
+    };
     let (events, mut happened) = mpsc::unbounded_channel();
     let (finished, _) = watch::channel(false);
     let setup = Arc::new(Setup {
-        replicas: machines.replicas(),
+        replicas,
         providers: urls,
         shared_ledger: Arc::clone(&shared_ledger),
         schedule: schedule.clone(),
@@ -286,5 +208,5 @@ async fn g_02_three_processes_with_one_store_make_one_refresh_and_sign_nobody_ou
     report.close(&shared_ledger.borrow(), outages, clock.now().since(end));
     println!("{report}");
     report.assert_no_failures();
-    machines.assert_clean_logs();
+    machines.cluster.assert_clean_logs();
 }
