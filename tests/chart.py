@@ -19,6 +19,8 @@ import tomllib
 
 import yaml
 
+from image import Wrong, require
+
 TOP = pathlib.Path(__file__).resolve().parent.parent
 CACHE = TOP / "tests/.cache"
 CHART = TOP / "deploy/chart"
@@ -30,15 +32,6 @@ STATE_KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n"
 # Schemas exist only for the objects of Kubernetes itself.
 WITHOUT_SCHEMA = {"ServiceMonitor"}
 SECRETS = "/run/secrets/"
-
-
-class Wrong(Exception):
-    """A difference between a promise of the chart and the result."""
-
-
-def require(holds, otherwise):
-    if not holds:
-        raise Wrong(otherwise)
 
 
 def helm(*arguments):

@@ -93,11 +93,7 @@ async fn forward(stream: TcpStream, behind: SocketAddr, mut state: watch::Receiv
     }
 }
 
-async fn copy(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    mut state: watch::Receiver<State>,
-) {
+async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut state: watch::Receiver<State>) {
     let mut chunk = vec![0; 16 * 1024];
     while let Ok(length @ 1..) = from.read(&mut chunk).await {
         let open = state.wait_for(|state| !state.blocked).await.is_ok();

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::replica::Replica;
-use super::storm::SERVERS;
 use super::store::SharedStore;
+use super::storm::SERVERS;
 use crate::support::gate::Gate;
 use crate::support::gateway::{Process, Settings};
 use crate::support::provider::CANARY;
@@ -56,7 +56,10 @@ impl Cluster {
 
     /// The processes as the visitors see them.
     pub(super) fn replicas(&self) -> Arc<[Replica]> {
-        let addresses = self.gateways.iter().map(|gateway| gateway.process.address());
+        let addresses = self
+            .gateways
+            .iter()
+            .map(|gateway| gateway.process.address());
         addresses.map(Replica::new).collect()
     }
 

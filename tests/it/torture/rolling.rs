@@ -152,7 +152,16 @@ async fn f_17_a_rolling_restart_fails_no_request_and_signs_nobody_out() {
     println!("{report}");
     report.assert_no_failures();
     let ledger = shared_ledger.borrow();
-    assert_eq!(ledger.families().len(), SESSIONS, "users had to sign in again");
-    assert!(ledger.families().iter().all(|family| family.refreshes() > 0));
+    assert_eq!(
+        ledger.families().len(),
+        SESSIONS,
+        "users had to sign in again"
+    );
+    assert!(
+        ledger
+            .families()
+            .iter()
+            .all(|family| family.refreshes() > 0)
+    );
     cluster.assert_clean_logs();
 }

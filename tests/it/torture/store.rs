@@ -48,7 +48,10 @@ impl SharedStore {
     /// Sends a signal by name.
     pub(super) async fn signal(&self, name: &str) {
         let id = self.child.id().expect("the store has ended").to_string();
-        let sent = Command::new("/bin/kill").args(["-s", name, &id]).status().await;
+        let sent = Command::new("/bin/kill")
+            .args(["-s", name, &id])
+            .status()
+            .await;
         assert!(sent.unwrap().success());
     }
 }

@@ -2,6 +2,7 @@
 //! fail, processes are killed and stopped, and the connections to the store fail.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -94,7 +95,8 @@ impl Machines {
             Incident::Killed => {
                 replica.goes_down();
                 gateway.process.signal("KILL").await;
-                drop(gateway.process.ended().await);
+                let status = gateway.process.ended().await;
+                assert_eq!(status.signal(), Some(9), "{status}");
                 let now = Clock::system().now();
                 let killed = |ledger: &mut Ledger| ledger.process_killed(place, now);
                 setup.shared_ledger.send_modify(killed);
@@ -128,7 +130,11 @@ impl Machines {
     }
 
     /// Causes one fault after the other, until the run ends.
-    async fn suffer_until(mut self, setup: Arc<Setup>, mut finished: watch::Receiver<bool>) -> Self {
+    async fn suffer_until(
+        mut self,
+        setup: Arc<Setup>,
+        mut finished: watch::Receiver<bool>,
+    ) -> Self {
         for number in 0.. {
             let pause = finished.wait_for(|finished| *finished);
             if tokio::time::timeout(BETWEEN_INCIDENTS, pause).await.is_ok() {
@@ -193,10 +199,15 @@ async fn g_02_three_processes_with_one_store_make_one_refresh_and_sign_nobody_ou
     finish(&clock, end, || every_fault_occurred(&setup)).await;
     finished.send_replace(true);
     let machines = storm.await.unwrap();
-    machines.providers.iter().for_each(TortureProvider::stop_faults);
+    machines
+        .providers
+        .iter()
+        .for_each(TortureProvider::stop_faults);
     drop(setup);
     let mut incidents = machines.counts.clone();
-    let outages = incidents.remove(Incident::ProviderGone.name()).unwrap_or_default();
+    let outages = incidents
+        .remove(Incident::ProviderGone.name())
+        .unwrap_or_default();
     let report = Report::new(plan.seed, &schedule, MINIMUM_OF_EACH_FAULT);
     let mut report = report.with_incidents(REPLICAS, incidents);
     while let Some(event) = happened.recv().await {
