@@ -16,7 +16,7 @@ use std::time::Duration;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sidegate::clock::Timestamp;
+use sidegate::clock::{Clock, Timestamp};
 use sidegate::identity::{Claim, Email, Identity};
 use sidegate::seal::{Keys, Purpose};
 use sidegate::session::{NewSession, OVERHEAD, Registrations, Sessions, Settings, StoreSettings};
@@ -79,7 +79,7 @@ fn store() -> Sessions {
         settings,
         keys.expect("random bytes"),
         &Registrations::from([("main".into(), [0; 32])]),
-        NOW,
+        &Clock::manual(NOW),
     )
     .expect("a thread")
 }

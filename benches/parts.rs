@@ -65,7 +65,7 @@ fn store(sessions: u32) -> (Sessions, Vec<SessionId>) {
         settings,
         keys.expect("random bytes"),
         &Registrations::from([("bench".into(), [0; 32])]),
-        NOW,
+        &Clock::manual(NOW),
     );
     let store = store.expect("a thread");
     let runtime = tokio::runtime::Builder::new_current_thread().build();

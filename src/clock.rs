@@ -85,6 +85,11 @@ impl Clock {
         Self(Source::Manual(watch::Sender::new(start)))
     }
 
+    /// Returns true if only [`Clock::advance`] and [`Clock::set`] change the time.
+    pub(crate) fn is_manual(&self) -> bool {
+        matches!(self.0, Source::Manual(_))
+    }
+
     /// Returns the current time. If the system clock shows a time before 1970, the result is the
     /// epoch.
     pub fn now(&self) -> Timestamp {

@@ -5,11 +5,18 @@
 //! because a process runs at most one refresh of a session at a time.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::backoff::Reason;
 use super::outcome::{Attempt, Outcome};
 use super::refresh::{ALARM_PAUSE, DRAIN_WAIT, Refresher};
 use crate::session::{Lease, Leased, Session, SessionState, StoreError};
+
+/// The longest time between the request for a lease and the request to the provider. If the process
+/// was stopped for a longer time, another process may have the lease.
+const TIME_TO_SEND: Duration = Duration::from_secs(5);
 
 /// Whether a session needs a refresh.
 enum Need {
@@ -19,8 +26,9 @@ enum Need {
 
 /// The result of waiting for a lease.
 enum LeaseResult {
-    /// This process has the lease, so this process may refresh the session.
-    Granted(Lease),
+    /// This process has the lease, so this process may refresh the session. The request to the
+    /// provider must be sent until this time.
+    Granted(Lease, Instant),
     /// The session has changed since the caller read it, so the caller must read the session again.
     Changed,
     /// Another process has the lease, but this process is about to end and does not wait for the
@@ -48,8 +56,8 @@ impl Refresher {
                 return self.store(session, result).await;
             }
             match self.lease(&session).await {
-                Ok(LeaseResult::Granted(lease)) => {
-                    let attempt = self.call_provider(session).await;
+                Ok(LeaseResult::Granted(lease, latest)) => {
+                    let attempt = self.call_provider(session, latest).await;
                     // The lease is held until the result is stored, so that no other process uses
                     // the old refresh token.
                     drop(lease);
@@ -66,9 +74,9 @@ impl Refresher {
         let now = self.clock().now();
         let done = |outcome| Need::Nothing(Attempt::Done(outcome));
         match session.state() {
-            SessionState::Live => {}
+            SessionState::Live if self.sessions.is_confirmed(&session) => {}
             SessionState::Ended => return done(Outcome::Ended),
-            SessionState::Superseded => match self.sessions.fetch(session.key()).await {
+            SessionState::Live | SessionState::Superseded => match self.sessions.fetch(session.key()).await {
                 Ok(Some(newest)) => {
                     let replaced = newest.version() != session.version();
                     // Another process may have stored a newer token. If the newest stored token has
@@ -96,11 +104,19 @@ impl Refresher {
 
     /// Acquires the lease of a session. If another process has the lease, this function waits until
     /// the other process releases the lease, or until the lease expires.
+    /// A lease lasts as long as one call to the provider, plus [`TIME_TO_SEND`], and nobody extends
+    /// a lease.
     async fn lease(&self, session: &Session) -> Result<LeaseResult, StoreError> {
         let mut draining = self.draining.subscribe();
+        let mut waited = false;
+        let provider = self.provider(session);
+        let call = provider.map_or(DRAIN_WAIT, |provider| provider.refresh_deadline());
         loop {
+            // The store gives the lease after this time, so the lease does not end before the call
+            // has ended.
+            let latest = self.clock().instant().checked_add(TIME_TO_SEND);
             let now = self.clock().now();
-            let until = now.plus(DRAIN_WAIT);
+            let until = now.plus(call.saturating_add(TIME_TO_SEND));
             let leased = self.sessions.lease(session.key(), now, until).await?;
             // The previous holder of the lease may have replaced the session, so the refresh token
             // in `session` may be used up.
@@ -108,9 +124,18 @@ impl Refresher {
                 return Ok(LeaseResult::Changed);
             }
             let held = match leased {
-                Leased::Granted(lease) => return Ok(LeaseResult::Granted(lease)),
+                Leased::Granted(lease) => {
+                    // The previous holder may have stored the result although this process has not
+                    // learned of it.
+                    if waited && self.has_changed(session).await? {
+                        return Ok(LeaseResult::Changed);
+                    }
+                    let latest = latest.unwrap_or_else(|| self.clock().instant());
+                    return Ok(LeaseResult::Granted(lease, latest));
+                }
                 Leased::Held(held) => held,
             };
+            waited = true;
             let left = held.until().since(now);
             tokio::select! {
                 () = held.over() => {}
@@ -122,6 +147,15 @@ impl Refresher {
                 }
             }
         }
+    }
+}
+
+impl Refresher {
+    /// Reads the session from the store. Returns true if the store has another version, or if the
+    /// session has ended.
+    async fn has_changed(&self, session: &Session) -> Result<bool, StoreError> {
+        let newest = self.sessions.fetch(session.key()).await?;
+        Ok(newest.is_none_or(|newest| newest.version() != session.version()))
     }
 }
 

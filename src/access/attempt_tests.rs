@@ -16,7 +16,9 @@ use crate::access::refresh::tests::NOW;
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::provider::{self, Provider, Providers, profile};
-use crate::session::{EndReason, NewSession, Registrations, Sessions, two_replicas};
+use crate::session::{
+    EndReason, NewSession, Registrations, Sessions, two_redis_replicas, two_replicas,
+};
 use crate::telemetry::Metrics;
 use crate::token::{Lifetime, TokenSet};
 
@@ -70,6 +72,15 @@ impl TokenEndpoint {
 const GRANTED: &str =
     r#"{"access_token":"new","refresh_token":"second","token_type":"Bearer","expires_in":300}"#;
 
+/// The store that the processes share.
+#[derive(Clone, Copy, Debug)]
+enum Shared {
+    File,
+    Redis,
+}
+
+const SHARED: [Shared; 2] = [Shared::File, Shared::Redis];
+
 /// Two processes, each with a refresher, and a session whose token has expired in both processes.
 struct Processes {
     endpoint: TokenEndpoint,
@@ -81,13 +92,17 @@ struct Processes {
 }
 
 impl Processes {
-    async fn start(status: &str, body: &str) -> Self {
+    async fn start(shared: Shared, (status, body): (&str, &str)) -> Self {
         let endpoint = TokenEndpoint::start(status, body).await;
         let providers: Providers = [("main".into(), Arc::new(endpoint.provider()))].into();
         let (providers, clock) = (Arc::new(providers), Clock::manual(NOW));
         let folder = tempfile::tempdir().unwrap();
         let registrations = Registrations::from([("main".into(), [0; 32])]);
-        let replicas = two_replicas(folder.path(), &registrations, NOW).map(Arc::new);
+        let replicas = match shared {
+            Shared::File => two_replicas(folder.path(), &registrations, NOW),
+            Shared::Redis => two_redis_replicas(&registrations, NOW),
+        };
+        let replicas = replicas.map(Arc::new);
         let refreshers = replicas.each_ref().map(|sessions| {
             Arc::new(Refresher::new(
                 Arc::clone(&providers),
@@ -149,6 +164,9 @@ fn version(outcome: &Outcome) -> (u64, &str) {
     (session.version(), session.tokens().access_token())
 }
 
+/// The duration of a lease whose end a test awaits.
+const SHORT: Duration = Duration::from_secs(1);
+
 /// Waits a short time, in which all other tasks run until they are blocked.
 async fn settle() {
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -156,83 +174,96 @@ async fn settle() {
 
 #[tokio::test]
 async fn g_01_two_processes_that_share_a_store_refresh_a_session_once() {
-    let mut processes = Processes::start("200 OK", GRANTED).await;
-    let first = processes.refresh(0);
-    processes.endpoint.calls.recv().await.unwrap();
-    let second = processes.refresh(1);
-    settle().await;
-    assert!(processes.endpoint.calls.is_empty());
-    processes.endpoint.gate.send_replace(true);
-    for waiter in [first, second] {
-        assert_eq!(version(&outcome(waiter).await), (1, "new"));
+    for shared in SHARED {
+        let mut processes = Processes::start(shared, ("200 OK", GRANTED)).await;
+        let first = processes.refresh(0);
+        processes.endpoint.calls.recv().await.unwrap();
+        let second = processes.refresh(1);
+        settle().await;
+        assert!(processes.endpoint.calls.is_empty());
+        processes.endpoint.gate.send_replace(true);
+        for waiter in [first, second] {
+            assert_eq!(version(&outcome(waiter).await), (1, "new"));
+        }
+        assert!(processes.endpoint.calls.is_empty());
     }
-    assert!(processes.endpoint.calls.is_empty());
 }
 
 #[tokio::test]
 async fn g_08_a_grant_that_has_ended_ends_the_session_in_both_processes() {
-    let refusal = r#"{"error":"invalid_grant"}"#;
-    let mut processes = Processes::start("400 Bad Request", refusal).await;
-    let first = processes.refresh(0);
-    processes.endpoint.calls.recv().await.unwrap();
-    let second = processes.refresh(1);
-    settle().await;
-    processes.endpoint.gate.send_replace(true);
-    for waiter in [first, second] {
-        assert!(matches!(outcome(waiter).await, Outcome::Ended));
+    for shared in SHARED {
+        let refusal = r#"{"error":"invalid_grant"}"#;
+        let mut processes = Processes::start(shared, ("400 Bad Request", refusal)).await;
+        let first = processes.refresh(0);
+        processes.endpoint.calls.recv().await.unwrap();
+        let second = processes.refresh(1);
+        settle().await;
+        processes.endpoint.gate.send_replace(true);
+        for waiter in [first, second] {
+            assert!(matches!(outcome(waiter).await, Outcome::Ended));
+        }
+        assert!(processes.endpoint.calls.is_empty());
     }
-    assert!(processes.endpoint.calls.is_empty());
 }
 
 #[tokio::test]
 async fn g_07_after_a_failure_of_one_process_the_other_one_tries() {
-    let mut processes = Processes::start("503 Service Unavailable", "{}").await;
-    let _first = processes.refresh(0);
-    processes.endpoint.calls.recv().await.unwrap();
-    let _second = processes.refresh(1);
-    settle().await;
-    assert!(processes.endpoint.calls.is_empty());
-    processes.endpoint.gate.send_replace(true);
-    processes.endpoint.calls.recv().await.unwrap();
+    for shared in SHARED {
+        let mut processes = Processes::start(shared, ("503 Service Unavailable", "{}")).await;
+        let _first = processes.refresh(0);
+        processes.endpoint.calls.recv().await.unwrap();
+        let _second = processes.refresh(1);
+        settle().await;
+        assert!(processes.endpoint.calls.is_empty());
+        processes.endpoint.gate.send_replace(true);
+        processes.endpoint.calls.recv().await.unwrap();
+    }
 }
 
 #[tokio::test]
 async fn g_12_a_sign_out_does_not_wait_for_the_other_process() {
-    let mut processes = Processes::start("200 OK", GRANTED).await;
-    let first = processes.refresh(0);
-    processes.endpoint.calls.recv().await.unwrap();
-    let second = processes.refresh(1);
-    settle().await;
-    let (sessions, key) = (&processes.replicas[0], processes.sessions[0].key());
-    sessions.end(key, EndReason::SignedOut).await.unwrap();
-    assert!(matches!(outcome(second).await, Outcome::Ended));
-    processes.endpoint.gate.send_replace(true);
-    assert!(matches!(outcome(first).await, Outcome::Ended));
+    for shared in SHARED {
+        let mut processes = Processes::start(shared, ("200 OK", GRANTED)).await;
+        let first = processes.refresh(0);
+        processes.endpoint.calls.recv().await.unwrap();
+        let second = processes.refresh(1);
+        settle().await;
+        let (sessions, key) = (&processes.replicas[0], processes.sessions[0].key());
+        sessions.end(key, EndReason::SignedOut).await.unwrap();
+        assert!(matches!(outcome(second).await, Outcome::Ended));
+        processes.endpoint.gate.send_replace(true);
+        assert!(matches!(outcome(first).await, Outcome::Ended));
+    }
 }
 
 #[tokio::test]
 async fn the_lease_of_a_process_that_died_ends_by_itself() {
-    let mut processes = Processes::start("200 OK", GRANTED).await;
-    let (sessions, key) = (&processes.replicas[0], processes.sessions[0].key());
-    let lease = sessions.lease(key, NOW, NOW.plus(DRAIN_WAIT)).await;
-    assert!(matches!(&lease, Ok(Leased::Granted(_))));
-    let waiter = processes.refresh(1);
-    settle().await;
-    assert!(processes.endpoint.calls.is_empty());
-    processes.endpoint.gate.send_replace(true);
-    processes.clock.advance(DRAIN_WAIT);
-    assert_eq!(version(&outcome(waiter).await), (1, "new"));
-    assert!(processes.endpoint.calls.recv().await.is_some());
+    for shared in SHARED {
+        let mut processes = Processes::start(shared, ("200 OK", GRANTED)).await;
+        let (sessions, key) = (&processes.replicas[0], processes.sessions[0].key());
+        let lease = sessions.lease(key, NOW, NOW.plus(SHORT)).await;
+        assert!(matches!(&lease, Ok(Leased::Granted(_))));
+        let waiter = processes.refresh(1);
+        settle().await;
+        assert!(processes.endpoint.calls.is_empty());
+        processes.endpoint.gate.send_replace(true);
+        // The clock of a server cannot be turned.
+        processes.clock.advance(SHORT);
+        assert_eq!(version(&outcome(waiter).await), (1, "new"));
+        assert!(processes.endpoint.calls.recv().await.is_some());
+    }
 }
 
 #[tokio::test]
 async fn f_14_a_drain_does_not_wait_for_the_lease_of_another_process() {
-    let processes = Processes::start("200 OK", GRANTED).await;
-    let (sessions, key) = (&processes.replicas[0], processes.sessions[0].key());
-    let lease = sessions.lease(key, NOW, NOW.plus(DRAIN_WAIT)).await;
-    assert!(matches!(&lease, Ok(Leased::Granted(_))));
-    let waiter = processes.refresh(1);
-    settle().await;
-    processes.refreshers[1].drained().await;
-    assert!(matches!(outcome(waiter).await, Outcome::Failed(_)));
+    for shared in SHARED {
+        let processes = Processes::start(shared, ("200 OK", GRANTED)).await;
+        let (sessions, key) = (&processes.replicas[0], processes.sessions[0].key());
+        let lease = sessions.lease(key, NOW, NOW.plus(DRAIN_WAIT)).await;
+        assert!(matches!(&lease, Ok(Leased::Granted(_))));
+        let waiter = processes.refresh(1);
+        settle().await;
+        processes.refreshers[1].drained().await;
+        assert!(matches!(outcome(waiter).await, Outcome::Failed(_)));
+    }
 }

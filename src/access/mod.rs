@@ -426,8 +426,9 @@ impl Access {
         now: Timestamp,
     ) -> Result<Arc<Session>, Cause> {
         let named = self.named_session(fields, authority)?;
-        let look_up = || self.sessions.observe(named, now);
-        self.looked_up(named, look_up, now).await
+        let fetched = |session| self.sessions.observe_fetched(session, now);
+        let found = self.sessions.observe(named, now);
+        self.looked_up(named, (found, fetched), now).await
     }
 
     /// Returns the session that the request's cookie names, if the request names exactly one
@@ -456,24 +457,25 @@ impl Access {
         named: SessionRef,
         now: Timestamp,
     ) -> Result<Arc<Session>, Cause> {
-        let look_up = || self.sessions.find(named, now);
-        self.looked_up(named, look_up, now).await
+        let fetched = |session| self.sessions.find_fetched(session, now);
+        let found = self.sessions.find(named, now);
+        self.looked_up(named, (found, fetched), now).await
     }
 
-    /// Returns the result of `look_up` if the session `named` is live. If the session is not in
-    /// memory, fetches the session and calls `look_up` again.
+    /// Returns the session `named` if it is live. `found` is the result of the look-up in memory.
+    /// If the session has to be fetched, `look_up` returns the result for the fetched session.
     async fn looked_up(
         &self,
         named: SessionRef,
-        look_up: impl Fn() -> Lookup,
+        (mut found, look_up): (Lookup, impl Fn(Arc<Session>) -> Lookup),
         now: Timestamp,
     ) -> Result<Arc<Session>, Cause> {
-        let mut found = look_up();
         if let Lookup::Away = found {
             let waiter = self.refresher.fetch(*named.key());
-            let fetched = wait_for(waiter, self.deadline(), self.refresher.clock()).await;
-            if let Fetched::InMemory = fetched {
-                found = look_up();
+            match wait_for(waiter, self.deadline(), self.refresher.clock()).await {
+                Fetched::Found(session) => found = look_up(session),
+                Fetched::Unknown => found = Lookup::Unknown,
+                Fetched::Failed(_) => {}
             }
         }
         let session = match found {

@@ -44,10 +44,10 @@ pub(super) struct RetryPause {
 }
 
 /// The result of a fetch of a session from the store.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Fetched {
-    /// The session is in memory now.
-    InMemory,
+    /// The current version of the session.
+    Found(Arc<Session>),
     /// The store has no session with this key.
     Unknown,
     /// The store did not answer, or its answer is unusable.

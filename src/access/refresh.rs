@@ -18,7 +18,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::backoff::{Backoffs, FIRST_PAUSE, LONGEST_ASKED, Reason, SessionFailure};
 use super::flight::{FinishUnwaited, Flights, Leader, Waiter};
@@ -115,7 +115,7 @@ impl Refresher {
     }
 
     /// Returns the provider at which the user of the session signed in.
-    fn provider(&self, session: &Session) -> Option<Arc<Provider>> {
+    pub(super) fn provider(&self, session: &Session) -> Option<Arc<Provider>> {
         self.providers
             .load()
             .get(session.provider())
@@ -189,7 +189,7 @@ impl Refresher {
             async move {
                 let fetched = refresher.sessions.fetch(&key).await;
                 leader.finish(match fetched {
-                    Ok(Some(_session)) => Fetched::InMemory,
+                    Ok(Some(session)) => Fetched::Found(session),
                     Ok(None) => Fetched::Unknown,
                     Err(error) => Fetched::Failed(store_failure(&error, "fetched")),
                 });
@@ -314,7 +314,8 @@ impl Refresher {
     }
 
     /// Sends one refresh request to the provider.
-    pub(super) async fn call_provider(&self, session: Arc<Session>) -> Attempt {
+    /// The request must be sent until `latest`.
+    pub(super) async fn call_provider(&self, session: Arc<Session>, latest: Instant) -> Attempt {
         let Some(provider) = self.provider(&session) else {
             // The operator removed the provider from the settings, but sessions of the provider are
             // still in the store.
@@ -329,6 +330,7 @@ impl Refresher {
         let refreshing = RefreshRequest {
             tokens: session.tokens(),
             identity: session.identity(),
+            latest,
         };
         let answered = provider.refresh(&refreshing, &self.clock).await;
         let sent = |unrefreshed: &RefreshError| unrefreshed.error.class().sent;

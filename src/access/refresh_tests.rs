@@ -47,7 +47,7 @@ impl Fixture {
                 settings,
                 keys,
                 &Registrations::from([("main".into(), [0; 32])]),
-                NOW,
+                &Clock::manual(NOW),
             )
             .unwrap(),
         );

@@ -33,11 +33,14 @@ impl Drop for FlightLog<'_> {
 /// contains the reason and the pause before the next attempt.
 pub(super) fn store_failure(error: &StoreError, what: &'static str) -> SessionFailure {
     let reason = error.reason();
-    tracing::error!(
-        reason,
-        error = chain(error),
-        "A session could not be {what}"
-    );
+    // The store itself reports once that it does not answer.
+    if let StoreError::Unavailable(_) = error {
+        let error = chain(error);
+        tracing::debug!(reason, error, "A session could not be {what}");
+    } else {
+        let error = chain(error);
+        tracing::error!(reason, error, "A session could not be {what}");
+    }
     SessionFailure {
         reason: Reason::at_store(reason),
         retry_after: FIRST_PAUSE,

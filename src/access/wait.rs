@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::backoff::{FIRST_PAUSE, FailureLocation, Reason, SessionFailure};
+use super::backoff::{FIRST_PAUSE, FailureLocation, SessionFailure};
 use super::flight::{Progress, Waiter};
 use super::outcome::{Fetched, FlightResult, Outcome, RetryPause};
 use super::{Access, Cause, Decision, Route};
@@ -23,18 +23,11 @@ pub(crate) struct Wait {
     deadline: Instant,
 }
 
-/// The failure that is reported if the cache evicts a session immediately after its fetch. If the
-/// cache evicts a session immediately after its fetch, the cache is too small for the load.
-const PUSHED_OUT: SessionFailure = SessionFailure {
-    reason: Reason::at_store("session_pushed_out"),
-    retry_after: Duration::from_secs(1),
-};
-
 /// The shared task for which the request waits: a refresh or a fetch of its session.
 #[derive(Debug)]
 enum Need {
     Refresh(Waiter<RetryPause, Outcome>),
-    Session(SessionRef, Waiter<RetryPause, Fetched>),
+    Session(Waiter<RetryPause, Fetched>),
 }
 
 /// A request whose session exists but cannot be used now.
@@ -75,7 +68,7 @@ impl Wait {
             deadline: access.deadline(),
             access: Rc::clone(access),
             route: Rc::clone(route),
-            need: Need::Session(named, waiter),
+            need: Need::Session(waiter),
         })
     }
 
@@ -107,17 +100,16 @@ impl Wait {
                     Outcome::Failed(failure) => access.unavailable(&route, failure),
                 }
             }
-            Need::Session(named, waiter) => {
+            Need::Session(waiter) => {
                 match wait_for(waiter, deadline, access.refresher.clock()).await {
-                    Fetched::InMemory => {
+                    Fetched::Found(session) => {
                         let now = access.refresher.clock().now();
-                        match access.sessions.find(named, now) {
+                        match access.sessions.find_fetched(session, now) {
                             Lookup::Live(session) => {
                                 access.decide_for_session(&route, session, now, Some(deadline))
                             }
                             Lookup::Expired => access.without_session(&route, Cause::Expired, None),
-                            Lookup::Away => access.unavailable(&route, PUSHED_OUT),
-                            Lookup::OtherInstance | Lookup::Unknown => {
+                            Lookup::Away | Lookup::OtherInstance | Lookup::Unknown => {
                                 access.without_session(&route, Cause::Unknown, None)
                             }
                         }
@@ -183,13 +175,17 @@ mod tests {
         for error in [
             StoreError::Closed,
             StoreError::Damaged,
+            StoreError::Newer,
             StoreError::NotCommitted(full()),
+            StoreError::Refused(full()),
+            StoreError::Unavailable(full()),
+            StoreError::UnknownKey,
             StoreError::Unreadable(full()),
         ] {
             let reason = store_failure(&error, "stored").reason;
             assert_eq!(reason.location, FailureLocation::Store, "{reason:?}");
         }
-        for reason in [PUSHED_OUT.reason, Fetched::SLOW, Fetched::LOST] {
+        for reason in [Fetched::SLOW, Fetched::LOST] {
             assert_eq!(reason.location, FailureLocation::Store, "{reason:?}");
         }
         for reason in [Outcome::SLOW, Outcome::LOST] {
@@ -226,7 +222,7 @@ mod tests {
         assert_eq!(refresh, ["refresh_slow", "refresh_lost"]);
         let fetch = reasons(|end| match end {
             Fetched::Failed(failure) => Some(failure),
-            Fetched::InMemory | Fetched::Unknown => None,
+            Fetched::Found(_) | Fetched::Unknown => None,
         })
         .await;
         assert_eq!(fetch, ["session_read_slow", "session_read_lost"]);

@@ -101,16 +101,28 @@ fn from_variable(name: &str, environment: &Environment) -> Result<Keys, String> 
     Keys::from_text(&place, text.expose()).map_err(|error| chain(&error))
 }
 
-/// Checks the settings of the session file: its folder and its keys.
+/// Checks the settings of the session store: its files and its keys.
 fn check_store(session: &session::Settings, login: &LoginSection, reader: &mut Reader<'_>) {
-    let StoreSettings::Disk(disk) = &session.store else {
-        return;
+    let (place, key, inspected) = match &session.store {
+        StoreSettings::Memory => return,
+        StoreSettings::Disk(disk) => {
+            let inspected = session::inspect(&disk.file).map_err(|error| chain(&error));
+            ("on disk (session.store)", "session.store.disk.file", inspected)
+        }
+        StoreSettings::Redis(redis) => {
+            let inspected = redis.check_files().map_err(|error| chain(&error));
+            (
+                "in the store; all replicas need the same keys (session.store)",
+                "session.store.redis",
+                inspected,
+            )
+        }
     };
     if login.state_key_file.is_none() && login.state_key_env.is_none() {
-        let reason = "is required: the keys in this file seal the sessions on disk (session.store)";
+        let reason = format!("is required: the keys in this file seal the sessions {place}");
         reader.note(FILE, reason);
     }
-    if let Err(error) = session::inspect(&disk.file) {
-        reader.note("session.store.disk.file", chain(&error));
+    if let Err(reason) = inspected {
+        reader.note(key, reason);
     }
 }

@@ -76,7 +76,7 @@ fn check_one_store(settings: &Figment, reader: &mut Reader<'_>) {
     if let Ok(Value::Dict(_, stores)) = settings.find_value("session.store")
         && stores.len() > 1
     {
-        let reason = "names several stores; write \"memory\" or { disk.file = \"...\" }";
+        let reason = "names several stores; write \"memory\", { disk.file = \"...\" } or { redis = { ... } }";
         reader.note("session.store", reason);
     }
 }

@@ -1,5 +1,5 @@
-//! The command `sidegate check --online`, which connects to all providers and apps to check the
-//! settings.
+//! The command `sidegate check --online`, which connects to all providers, all apps and the session
+//! store to check the settings.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +12,14 @@ use super::Config;
 use crate::clock::Clock;
 use crate::login::PublicUrl;
 use crate::origin::{Finding, Findings};
+use crate::session::StoreSettings;
 
-/// The time limit for all checks of one provider or one app.
+/// The time limit for all checks of one provider, of one app, or of the session store.
 const LIMIT: Duration = Duration::from_secs(5);
 
 impl Config {
-    /// Asks all providers and apps at the same time, and reports each setting that would cause a
-    /// failure. Sends no request to a token endpoint. Each provider and each app must answer within
+    /// Asks all providers, all apps and the session store at the same time, and reports each setting that would cause a
+    /// failure. Sends no request to a token endpoint. Each of them must answer within
     /// five seconds. Panics if the caller is not in a runtime that can spawn local tasks.
     pub async fn check_online(&self, clock: &Clock) -> Vec<Finding> {
         let mut tasks = JoinSet::new();
@@ -43,6 +44,16 @@ impl Config {
                 let host = host.unwrap_or_else(|_invalid| upstream.origin().host_value().clone());
                 let probe = upstream.probe(host, &clock, &mut findings);
                 if timeout(LIMIT, probe).await.is_err() {
+                    findings.time_out(LIMIT);
+                }
+                (order, findings)
+            });
+        }
+        if let StoreSettings::Redis(redis) = &self.session.0.store {
+            let mut findings = Findings::new("session.store.redis".to_owned());
+            let (redis, order) = (redis.clone(), tasks.len());
+            tasks.spawn_local(async move {
+                if timeout(LIMIT, redis.probe(&mut findings)).await.is_err() {
                     findings.time_out(LIMIT);
                 }
                 (order, findings)

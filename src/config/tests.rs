@@ -470,7 +470,19 @@ fn sessions_on_disk_need_a_key_file_and_a_session_file() {
             "session.store.disk.file",
             "nowhere/sessions.redb does not exist; create it",
         ),
-        (keys, "store = \"redis\"", "session.store", "`redis`"),
+        (keys, "store = \"mysql\"", "session.store", "`mysql`"),
+        (
+            "",
+            "store.redis.urls = [\"redis://127.0.0.1\"]",
+            "login.state_key_file",
+            "is required: the keys in this file seal the sessions in the store",
+        ),
+        (
+            keys,
+            "store.redis = { urls = [\"redis://a\"], password_file = \"@/nowhere\" }",
+            "session.store.redis",
+            "nowhere cannot be read",
+        ),
     ] {
         let problems = with(login, store).problems();
         assert_eq!(keys_of(&problems), [key], "{problems:#?}");

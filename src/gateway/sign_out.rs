@@ -64,12 +64,16 @@ impl WorkerSite {
         SignedOut {
             cookies,
             at_provider,
+            only_here,
         }: SignedOut,
         after: &AfterSignOut,
     ) -> Response<Body> {
         let page = match at_provider {
             AtProvider::AskLoginHost => Some(self.ends_at_all_hosts(context)),
-            AtProvider::Continues => None,
+            AtProvider::Continues => only_here.then(|| {
+                let location = after.location(&context.public_url, self.own());
+                signed_out_page().link("Continue", location)
+            }),
             AtProvider::Ends(provider) => Some(self.ends_at_provider(context, &provider)),
             AtProvider::SignsIn(link) => Some(signs_in_again(context, link)),
             AtProvider::Unreachable(provider) => {
@@ -82,6 +86,7 @@ impl WorkerSite {
                 Some(self.with_next_page(context, (&provider, after), page))
             }
         };
+        let page = page.map(|page| if only_here { follows_later(page) } else { page });
         let mut response = match page {
             Some(page) => page.respond(&context.parts.headers),
             None => see_other(&after.location(&context.public_url, self.own()), []),
@@ -257,6 +262,15 @@ impl WorkerSite {
         page.end_session_url = Some([context.public_url.origin(), own].concat());
         page
     }
+}
+
+/// Tells the user that other replicas do not know yet that the session has ended.
+fn follows_later(page: Page) -> Page {
+    page.paragraph(
+        "Another part of this site cannot be reached at the moment. It may still accept your session \
+         for about a minute, and ends it as soon as it can be reached. Until then, do not let others \
+         use this browser.",
+    )
 }
 
 fn signed_out_page() -> Page {

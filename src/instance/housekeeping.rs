@@ -57,6 +57,7 @@ pub(super) async fn maintain_sessions(process: gateway::ProcessState, readiness:
             );
         }
         metrics.sessions(sessions.count(), sessions.pushed_out());
+        metrics.session_store(sessions.ready().is_ok());
     }
 }
 
@@ -145,7 +146,7 @@ mod tests {
         let keys = Keys::random().unwrap().ring(Purpose::Sessions).unwrap();
         let clock = Clock::manual(Timestamp::from_millis(1_800_000_000_000));
         let sessions =
-            Arc::new(Sessions::start(settings, keys, &Registrations::new(), clock.now()).unwrap());
+            Arc::new(Sessions::start(settings, keys, &Registrations::new(), &clock).unwrap());
         // `close` stops the thread of the session store, so the test sees the same effect as after
         // a panic of this thread.
         sessions.close().await.unwrap();

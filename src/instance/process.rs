@@ -29,7 +29,7 @@ impl ProcessState {
         (metrics, clock): (Arc<Metrics>, &Clock),
         control: Handle,
     ) -> Result<Self, StartError> {
-        let sessions = Sessions::start(settings, keys, &registrations(providers), clock.now())?;
+        let sessions = Sessions::start(settings, keys, &registrations(providers), clock)?;
         let sessions = Arc::new(sessions);
         let refresher = Arc::new(Refresher::new(
             Arc::clone(providers),

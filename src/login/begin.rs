@@ -20,8 +20,8 @@ impl Login {
     /// # Errors
     ///
     /// Returns [`Error::Loop`] if this browser has just completed three logins and still has no
-    /// session. Returns [`Error::Provider`] if the authorization endpoint is not known.
-    /// [`Error::PageNotKept`]. [`Error::UnknownProvider`]. [`Error::NoRandomness`].
+    /// session. Returns [`Error::Provider`] if the authorization endpoint is not known. Returns
+    /// [`Error::NotStored`] if the session store does not answer. [`Error::PageNotKept`]. [`Error::UnknownProvider`]. [`Error::NoRandomness`].
     ///
     /// # Cancel safety
     ///
@@ -31,6 +31,8 @@ impl Login {
         if round >= browser::MAX_ROUNDS {
             return Err(Error::Loop);
         }
+        // The user must not type a password for a session that cannot be stored.
+        self.process.sessions.ready()?;
         let origin = (start.public_url, start.headers);
         let (return_to, saved) = self.save_page(start.return_to, origin)?;
         start.return_to = return_to;

@@ -49,6 +49,9 @@ pub(crate) struct SignedOut {
     /// The `Set-Cookie` values for the browser.
     pub(crate) cookies: Vec<HeaderValue>,
     pub(crate) at_provider: AtProvider,
+    /// True if other replicas can still use the session for a limited time, because the shared
+    /// session store does not answer.
+    pub(crate) only_here: bool,
 }
 
 /// What happens to the session of the user at the provider. Each name is the configured name of a
@@ -102,12 +105,11 @@ impl Login {
         let named = cookies::matching(headers, |name| name == cookie::SESSION.as_bytes());
         let named = named.filter_map(|(_, value)| self.session_to_end(value, public_url));
         let keys = named.map(|session| *session.key());
+        let keys: Vec<_> = keys.take(MAX_SIGNED_OUT).collect();
         // The cookies are deleted only after the store has committed the end of the sessions. If
         // the cookies were deleted first and the store then failed, the session would continue, but
         // the user would have no cookie.
-        let ended = self
-            .end_sessions(keys.take(MAX_SIGNED_OUT).collect())
-            .await?;
+        let ended = self.end_sessions(keys.clone()).await?;
         let at_provider = if self.redeems_tickets(public_url) {
             AtProvider::AskLoginHost
         } else {
@@ -118,9 +120,12 @@ impl Login {
             let ended = self.ended_session(&ended);
             cookies.extend(self.sign_out_cookie(&SignOutData { ended, after }, public_url));
         }
+        let sessions = &self.process.sessions;
+        let only_here = keys.iter().any(|key| sessions.ends_only_here(key));
         Ok(SignedOut {
             cookies,
             at_provider,
+            only_here,
         })
     }
 
@@ -421,7 +426,7 @@ impl Login {
 /// Ends a session. Returns the ended session. The result is `None` if there was no session, or if
 /// the session could not be read before its end. A session that cannot be read still ends.
 async fn end(sessions: &Sessions, key: SessionKey) -> Result<Option<Arc<Session>>, Error> {
-    let session = sessions.fetch(&key).await.unwrap_or_else(|error| {
+    let session = sessions.current(&key).await.unwrap_or_else(|error| {
         let key = key.log_prefix();
         let error = chain(&error);
         tracing::warn!(

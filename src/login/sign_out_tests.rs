@@ -55,7 +55,7 @@ fn sessions() -> Arc<Sessions> {
             settings,
             keys,
             &session::Registrations::from([("main".into(), [0; 32])]),
-            NOW,
+            &Clock::manual(NOW),
         )
         .unwrap(),
     )

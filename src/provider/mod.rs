@@ -61,7 +61,6 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use aws_lc_rs::digest::{self, SHA256};
@@ -440,9 +439,7 @@ impl Provider {
     ) -> Result<TokenResponse, TokenCallError> {
         let deadline = match grant {
             GrantType::AuthorizationCode => self.call_settings.deadline,
-            GrantType::RefreshToken => {
-                Duration::from_secs(self.settings.refresh.deadline_secs.get().into())
-            }
+            GrantType::RefreshToken => self.refresh_deadline(),
         };
         // After a failed call, the next login has to check the provider again.
         let called = info.token.call_within(deadline, request).await;

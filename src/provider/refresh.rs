@@ -6,6 +6,10 @@
 //! decision about the session depends on the status, a well-formed `error` and the error patterns
 //! of the profile. Only a clear refusal by the provider ends a session.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::breaker::Attempt;
 use super::grant::ResponseContext;
 use super::info::ProviderInfo;
@@ -25,6 +29,9 @@ pub struct RefreshRequest<'a> {
     pub tokens: &'a TokenSet,
     /// The identity of the session.
     pub identity: &'a Identity,
+    /// The latest time to send the request. After this time, another process may have the right to
+    /// refresh the session.
+    pub latest: Instant,
 }
 
 /// The result of a successful refresh.
@@ -120,6 +127,11 @@ impl RefreshError {
 }
 
 impl Provider {
+    /// Returns the longest time between the request of a refresh and its answer.
+    pub(crate) fn refresh_deadline(&self) -> Duration {
+        Duration::from_secs(self.settings.refresh.deadline_secs.get().into())
+    }
+
     /// Exchanges the refresh token of a session for new tokens. A refresh makes one call to the
     /// token endpoint. A refresh also fetches keys if the verification of an ID token in the
     /// response needs new keys. The gateway sends no request if the breaker is open, if the
@@ -150,7 +162,8 @@ impl Provider {
         let refresh_token = request.tokens.refresh_token();
         let refresh_token = refresh_token.ok_or(TokenCallError::NoRefreshToken)?;
         let info = self.info().map_err(TokenCallError::from)?;
-        let answered = self.exchange(&info, refresh_token, clock).await?;
+        let sending = (request.latest, clock);
+        let answered = self.exchange(&info, refresh_token, sending).await?;
         let response = ResponseContext {
             info: &info,
             answer: &answered.answer,
@@ -169,13 +182,17 @@ impl Provider {
         &self,
         info: &ProviderInfo,
         refresh_token: &Secret<String>,
-        clock: &Clock,
+        (latest, clock): (Instant, &Clock),
     ) -> Result<Answered, TokenCallError> {
         let breaker_open = |retry_after| TokenCallError::BreakerOpen { retry_after };
         // If the breaker is open, the function returns an error and does not wait for a slot. The
         // breaker may also open during the wait for a slot, so `admit` checks the breaker again.
         self.breaker.check(clock.now()).map_err(breaker_open)?;
         let _slot = self.call_slot(GrantType::RefreshToken).await?;
+        // The process may also have been stopped for a while.
+        if clock.instant() > latest {
+            return Err(TokenCallError::Busy);
+        }
         let requested_at = clock.now();
         self.check_rate(GrantType::RefreshToken, requested_at)?;
         let (uri, client_auth) = (info.token.uri(), &info.client_auth);

@@ -26,6 +26,7 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::sync::{Notify, mpsc};
 
+use super::coherence::Coherence;
 use super::ending::{EndReason, Listeners};
 use super::stored::Stored;
 use super::{SessionKey, SessionState};
@@ -40,14 +41,10 @@ pub(super) enum Event {
     Used(SessionKey, Timestamp),
     /// The session has ended.
     Ended(SessionKey, EndReason),
-    /// The store could not report some changes, so every session in the cache may be out of date.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "a store in this process loses no event; one behind a network does"
-        )
-    )]
+    /// Another replica has released the lease of the session.
+    Released(SessionKey),
+    /// The store could not report some changes, so every session in the cache may be out of date. A
+    /// request may use such a session only after the store has confirmed the session.
     Lost,
 }
 
@@ -80,6 +77,8 @@ pub(super) struct SessionCache {
     notices: mpsc::UnboundedSender<Notice>,
     listeners: Listeners,
     evicted: Arc<AtomicU64>,
+    /// States which sessions of the cache are known to be up to date.
+    coherence: Arc<Coherence>,
 }
 
 /// The unfinished reads of one session. Each read gets the session from the store.
@@ -139,6 +138,7 @@ impl SessionCache {
             notices,
             listeners: Listeners::default(),
             evicted,
+            coherence: Arc::default(),
         }
     }
 
@@ -151,6 +151,11 @@ impl SessionCache {
     /// Returns the `moka` cache, in which requests look for sessions.
     pub(super) fn sessions(&self) -> &Cache<SessionKey, Arc<Stored>> {
         &self.sessions
+    }
+
+    /// Returns the state that tells which sessions of the cache are known to be up to date.
+    pub(super) fn coherence(&self) -> &Arc<Coherence> {
+        &self.coherence
     }
 
     /// Returns the listeners that this cache informs when a session ends.
@@ -186,6 +191,7 @@ impl SessionCache {
         let mut reads = self.reads();
         note_change(&mut reads, session.key());
         let before = self.sessions.get(session.key());
+        session.confirm(self.coherence.generation());
         self.sessions.insert(*session.key(), Arc::clone(session));
         // The new value of the session is put into the cache before the old value is marked as
         // superseded, so that a request always finds a current value in the cache.
@@ -221,15 +227,11 @@ impl SessionCache {
                 drop(reads);
                 self.listeners.tell((key, why));
             }
+            Event::Released(key) => note_change(&mut reads, &key),
             Event::Lost => {
+                self.coherence.begin_generation();
                 for of_key in reads.values_mut() {
                     of_key.note_change();
-                }
-                let keys: Vec<_> = self.sessions.iter().map(|(key, _)| *key).collect();
-                for session in keys.iter().filter_map(|key| self.sessions.remove(key)) {
-                    session.supersede();
-                    // The store must learn that this cache no longer contains the session.
-                    self.notify(Notice::Evicted(session));
                 }
             }
         }
@@ -245,6 +247,7 @@ impl SessionCache {
             cache: self,
             key,
             epoch: of_key.epoch,
+            generation: self.coherence.generation(),
         }
     }
 
@@ -277,6 +280,8 @@ pub(super) struct ReadGuard<'a> {
     cache: &'a SessionCache,
     key: SessionKey,
     epoch: u64,
+    /// The generation of the cache at the beginning of the read.
+    generation: u32,
 }
 
 /// The result of reading a session from the store.
@@ -290,6 +295,31 @@ pub(super) enum Read {
 }
 
 impl ReadGuard<'_> {
+    /// Puts a session into the cache after this replica has created or replaced the session in a
+    /// store behind a network. `self` is a guard from the time before the change. If the session has
+    /// changed since then, the cache may already know of a later change. The cache then contains no
+    /// value of the session, so the next request reads the session from the store.
+    pub(super) fn put(self, session: &Arc<Stored>) {
+        let cache = self.cache;
+        let mut reads = cache.reads();
+        let is_unchanged = reads.get(&self.key).map(|of_key| of_key.epoch) == Some(self.epoch);
+        note_change(&mut reads, &self.key);
+        if is_unchanged {
+            let before = cache.sessions.get(&self.key);
+            session.confirm(self.generation);
+            cache.sessions.insert(self.key, Arc::clone(session));
+            if let Some(before) = before {
+                session.note_use_of(&before);
+                before.supersede();
+            }
+        } else {
+            session.supersede();
+            if let Some(before) = cache.sessions.remove(&self.key) {
+                before.supersede();
+            }
+        }
+    }
+
     /// Waits until the session is replaced or ended.
     pub(super) async fn changed(&self) {
         loop {
@@ -319,16 +349,37 @@ impl ReadGuard<'_> {
             drop(reads);
             return Read::Outdated;
         }
-        // Another read may already have put the session into the cache.
         let current = match (cache.live(&self.key), session, cache.eviction) {
-            (Some(cached), Some(_), _) => Some(cached),
+            // The cache already contains this version of the session.
+            (Some(cached), Some(session), _) if cached.version() >= session.version() => {
+                cached.note_use_of(&session);
+                cached.confirm(self.generation);
+                Some(cached)
+            }
+            // This replica did not learn that another replica has replaced the session.
+            (Some(before), Some(session), _) => {
+                session.confirm(self.generation);
+                cache.sessions.insert(self.key, Arc::clone(&session));
+                session.note_use_of(&before);
+                before.supersede();
+                Some(session)
+            }
             (None, Some(session), Eviction::Keeps) => {
+                session.confirm(self.generation);
                 cache.sessions.insert(self.key, Arc::clone(&session));
                 cache.notify(Notice::Entered(Arc::clone(&session)));
                 Some(session)
             }
             // The cache has just evicted the session, and the eviction ended the session.
-            (None, Some(_), Eviction::Ends) | (_, None, _) => None,
+            (None, Some(_), Eviction::Ends) | (None, None, _) => None,
+            // This replica did not learn that the session has ended.
+            (Some(cached), None, _) => {
+                cache.sessions.remove(&self.key);
+                cached.end();
+                drop(reads);
+                cache.listeners.tell((self.key, EndReason::Elsewhere));
+                return Read::Current(None);
+            }
         };
         drop(reads);
         Read::Current(current)

@@ -22,7 +22,7 @@ use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::stored::Stored;
-use super::{Session, SessionKey, SessionState, Sessions};
+use super::{Session, SessionKey, SessionState, Sessions, StoreError};
 use crate::clock::{Clock, Timestamp};
 
 /// The time between two searches for sessions that have passed a deadline.
@@ -33,6 +33,8 @@ const BETWEEN_SWEEPS: Duration = Duration::from_secs(1);
 pub enum EndReason {
     /// The session has reached its maximum age.
     Absolute,
+    /// Another replica has ended the session, and this replica has not learned the reason.
+    Elsewhere,
     /// The provider has ended the grant.
     GrantEnded,
     /// No request has used the session during the idle time.
@@ -53,6 +55,9 @@ pub enum EndReason {
     SignedOut,
     /// The provider has reported that the session of the user at the provider has ended.
     SignedOutAtProvider,
+    /// The store has not answered for too long, so this replica does not know whether the session
+    /// still exists. The session may continue. Only long-running work ends for this reason.
+    Unconfirmed,
 }
 
 impl EndReason {
@@ -60,6 +65,7 @@ impl EndReason {
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Absolute => "session_too_old",
+            Self::Elsewhere => "session_ended_elsewhere",
             Self::GrantEnded => "grant_ended",
             Self::Idle => "session_idle",
             Self::ProviderRemoved => "provider_removed",
@@ -69,6 +75,7 @@ impl EndReason {
             Self::Revoked => "session_revoked",
             Self::SignedOut => "signed_out",
             Self::SignedOutAtProvider => "signed_out_at_provider",
+            Self::Unconfirmed => "session_unconfirmed",
         }
     }
 }
@@ -332,6 +339,9 @@ impl Registry {
                 entry.renew(current);
             }
             match entry.stored.state() {
+                SessionState::Live if !self.sessions.coherence.covers(&entry.stored, now) => {
+                    away.push(*key);
+                }
                 SessionState::Live => {
                     let why = entry.stored.expired(idle, now);
                     expired.extend(why.map(|why| (*key, why)));
@@ -354,10 +364,15 @@ impl Registry {
     }
 
     async fn look_up(&self, key: &SessionKey, now: Timestamp) {
-        // If the session no longer exists, the store has already reported to the registry why the
-        // session ended. If the session cannot be read, the next sweep tries again.
-        let Ok(Some(session)) = self.sessions.fetch(key).await else {
-            return;
+        let session = match self.sessions.fetch(key).await {
+            Ok(Some(session)) => session,
+            // A store in this process has already reported to the registry why the session ended.
+            Ok(None) if self.sessions.is_shared => return self.end(key, EndReason::Elsewhere),
+            Ok(None) => return,
+            // The cache can be used no longer without an answer of the store.
+            Err(StoreError::Unavailable(_)) => return self.end(key, EndReason::Unconfirmed),
+            // If the session cannot be read, the next sweep tries again.
+            Err(_) => return,
         };
         let stored = session.stored();
         if let Some(why) = stored.expired(self.sessions.limits.idle(), now) {

@@ -71,20 +71,45 @@ impl Fixture {
         fixture
     }
 
+    /// Returns a fixture whose store is a real Redis server. Each fixture has its own sessions.
+    pub(super) fn redis() -> Self {
+        let mut fixture = Self::memory();
+        fixture.settings.store = StoreSettings::Redis(Box::new(redis::server::settings()));
+        fixture
+    }
+
+    /// Returns a fixture whose tests use the second replica of a store with a Redis server. The
+    /// cache has room for only a few sessions.
+    pub(super) fn redis_second() -> Self {
+        let mut fixture = Self::redis();
+        fixture.settings.capacity = 10 * 1024;
+        fixture.replica = Replica::Second;
+        fixture
+    }
+
     /// Returns one fixture for every kind of store and replica.
-    pub(super) fn every() -> [Self; 4] {
+    pub(super) fn every() -> [Self; 6] {
         let kits = [
             Self::memory(),
             Self::disk(),
             Self::crowded(),
             Self::second(),
+            Self::redis(),
+            Self::redis_second(),
         ];
         println!("stores: {kits:?}");
         kits
     }
 
+    /// Returns one fixture for every kind of store that several replicas can share.
+    pub(super) fn shared() -> [Self; 2] {
+        let kits = [Self::disk(), Self::redis()];
+        println!("stores: {kits:?}");
+        kits
+    }
+
     pub(super) fn is_durable(&self) -> bool {
-        matches!(self.settings.store, StoreSettings::Disk(_))
+        self.settings.store != StoreSettings::Memory
     }
 
     pub(super) fn file(&self) -> PathBuf {
@@ -100,13 +125,17 @@ impl Fixture {
     }
 
     pub(super) fn try_start(&self, now: Timestamp) -> Result<Sessions, StartError> {
+        let clock = Clock::manual(now);
         match self.replica {
-            Replica::First => {
-                Sessions::start(self.settings.clone(), self.ring(), &self.providers, now)
-            }
+            Replica::First => Sessions::start(
+                self.settings.clone(),
+                self.ring(),
+                &self.providers,
+                &clock,
+            ),
             Replica::Second => {
                 let ([_first, second], limits) = self.stores(now)?;
-                Ok(Sessions::on(Arc::new(second), limits))
+                Ok(Sessions::on(second, limits, clock))
             }
         }
     }
@@ -115,17 +144,46 @@ impl Fixture {
     /// of a store.
     pub(super) fn start_two(&self, now: Timestamp) -> [Sessions; 2] {
         let (stores, limits) = self.stores(now).unwrap();
-        stores.map(|store| Sessions::on(Arc::new(store), Arc::clone(&limits)))
+        stores.map(|store| Sessions::on(store, Arc::clone(&limits), Clock::manual(now)))
     }
 
     /// Returns the handles of two replicas of one store.
     pub(super) fn stores(
         &self,
         now: Timestamp,
+    ) -> Result<([Arc<dyn Store>; 2], Arc<Limits>), StartError> {
+        let StoreSettings::Redis(redis) = &self.settings.store else {
+            let ([first, second], limits) = self.local_stores(now)?;
+            return Ok(([Arc::new(first), Arc::new(second)], limits));
+        };
+        let limits = self.limits();
+        let start = || {
+            let replica = redis::Replica {
+                limits: Arc::clone(&limits),
+                capacity: self.settings.capacity,
+                registrations: self.providers.clone(),
+                keys: self.ring().into(),
+                clock: Clock::manual(now),
+            };
+            RedisStore::start((**redis).clone(), replica)
+        };
+        let stores: [Arc<dyn Store>; 2] = [Arc::new(start()?), Arc::new(start()?)];
+        Ok((stores, limits))
+    }
+
+    /// Returns the handles of two replicas of one local store.
+    pub(super) fn local_stores(
+        &self,
+        now: Timestamp,
     ) -> Result<([LocalStore; 2], Arc<Limits>), StartError> {
         let settings = self.keeper_settings();
         let limits = Arc::clone(&settings.limits);
-        let first = LocalStore::start(&self.settings.store, self.ring().into(), settings, now)?;
+        let first = match &self.settings.store {
+            StoreSettings::Disk(disk) => {
+                LocalStore::on_disk(disk, self.ring().into(), settings, now)?
+            }
+            StoreSettings::Memory | StoreSettings::Redis(_) => LocalStore::in_memory(settings)?,
+        };
         let second = first.attach(self.settings.capacity);
         Ok(([first, second], limits))
     }
@@ -182,6 +240,15 @@ pub(crate) fn two_replicas(
     let mut fixture = Fixture::disk();
     let file = folder.join("sessions.redb");
     fixture.settings.store = StoreSettings::Disk(DiskSettings { file });
+    fixture.settings.idle = Duration::from_hours(1);
+    fixture.settings.absolute = Duration::from_hours(8);
+    fixture.providers.clone_from(providers);
+    fixture.start_two(now)
+}
+
+/// Starts two replicas of one store in a Redis server. The replicas act like two processes.
+pub(crate) fn two_redis_replicas(providers: &Registrations, now: Timestamp) -> [Sessions; 2] {
+    let mut fixture = Fixture::redis();
     fixture.settings.idle = Duration::from_hours(1);
     fixture.settings.absolute = Duration::from_hours(8);
     fixture.providers.clone_from(providers);

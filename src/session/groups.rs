@@ -26,7 +26,7 @@ use crate::clock::Timestamp;
 
 /// The time for which the store remembers the end of a group. The setting `login.timeout_secs`
 /// accepts at most one hour, so no login takes longer.
-const REMEMBERED: Duration = Duration::from_hours(1);
+pub(super) const REMEMBERED: Duration = Duration::from_hours(1);
 
 /// The maximum number of ended groups that the store remembers. If there are more ended groups, the
 /// store forgets the group that ended first.
@@ -116,6 +116,16 @@ impl ProviderSessionHash {
             *byte = *of_digest;
         }
         Self(hash)
+    }
+
+    /// Returns the bytes of the hash.
+    pub(super) fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
+
+    /// Creates a hash from the bytes that [`ProviderSessionHash::to_bytes`] returned.
+    pub(super) fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
     }
 
     /// Returns the hash for a session with these contents. Returns `None` if the provider has sent
@@ -340,18 +350,23 @@ impl EndedGroups {
 
     /// Returns true if a group of the new session has ended after the start of the login.
     pub(super) fn have_ended(&self, session: &Stored, opening: &Opening) -> bool {
-        let user = session.user();
-        let of_sid = match (opening.provider_session, user) {
-            (Some(provider_session), _) => Some(Group::ProviderSession(provider_session)),
-            (None, user) => user.map(Group::UserWithoutSid),
-        };
-        let named = opening.named.iter().copied().map(Group::Named);
-        let groups = [Some(Group::All), user.map(Group::User), of_sid];
-        groups.into_iter().flatten().chain(named).any(|group| {
+        groups_of(session, opening).into_iter().any(|group| {
             let ended_at = self.ended_at.get(&group);
             ended_at.is_some_and(|ended_at| opening.begun_at < *ended_at)
         })
     }
+}
+
+/// Returns the groups whose end prevents that a login opens this session.
+pub(super) fn groups_of(session: &Stored, opening: &Opening) -> Vec<Group> {
+    let user = session.user();
+    let of_sid = match (opening.provider_session, user) {
+        (Some(provider_session), _) => Some(Group::ProviderSession(provider_session)),
+        (None, user) => user.map(Group::UserWithoutSid),
+    };
+    let named = opening.named.iter().copied().map(Group::Named);
+    let groups = [Some(Group::All), user.map(Group::User), of_sid];
+    groups.into_iter().flatten().chain(named).collect()
 }
 
 #[cfg(test)]

@@ -38,6 +38,24 @@ impl UserHash {
         Some(Self::of_subject(&identity.issuer, subject.as_str()))
     }
 
+    /// Returns the bytes of the hash.
+    pub(super) fn to_bytes(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        let (first, second) = bytes.split_at_mut(8);
+        first.copy_from_slice(&self.0.get().to_be_bytes());
+        second.copy_from_slice(&self.1.to_be_bytes());
+        bytes
+    }
+
+    /// Creates a hash from the bytes that [`UserHash::to_bytes`] returned. Returns `None` for any
+    /// bytes that are not a hash.
+    pub(super) fn from_bytes(bytes: [u8; 16]) -> Option<Self> {
+        let (first, second) = bytes.split_first_chunk()?;
+        let second = second.first_chunk()?;
+        let first = NonZeroU64::new(u64::from_be_bytes(*first))?;
+        Some(Self(first, u64::from_be_bytes(*second)))
+    }
+
     /// Returns the hash of the user with this subject.
     pub(super) fn of_subject(issuer: &str, subject: &str) -> Self {
         let hash = digest_of(issuer, subject);

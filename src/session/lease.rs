@@ -34,6 +34,13 @@ pub(crate) struct Lease(
     Box<dyn HeldLease>,
 );
 
+impl Lease {
+    /// Creates a lease that the store of `held` has granted.
+    pub(super) fn new(held: impl HeldLease + 'static) -> Self {
+        Self(Box::new(held))
+    }
+}
+
 /// The part of a [`Lease`] that the store creates. When the `HeldLease` is dropped, the store
 /// releases the lease.
 pub(super) trait HeldLease: fmt::Debug + Send {}
@@ -45,6 +52,14 @@ pub(super) enum StoreLease {
     Granted(Lease),
     /// Another holder has the lease.
     Held(Holder),
+}
+
+impl Holder {
+    /// Describes a lease whose release the store reports to the cache as a change of the session.
+    pub(super) fn silent_until(until: Timestamp) -> Self {
+        let released = Box::pin(std::future::pending());
+        Self { until, released }
+    }
 }
 
 /// Describes a lease that another holder has.
@@ -184,11 +199,11 @@ impl Leases {
         table.granted.insert(key, granted);
         drop(table);
         let leases = Arc::clone(self);
-        StoreLease::Granted(Lease(Box::new(LocalLease {
+        StoreLease::Granted(Lease::new(LocalLease {
             leases,
             key,
             number,
-        })))
+        }))
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

@@ -22,13 +22,13 @@ use super::command::{Answer, Command, ReplicaId};
 use super::disk::Disk;
 use super::ending::{End, EndReason};
 use super::groups::{EndAll, EndedAll, Group};
-use super::keeper::{FIRST_REPLICA, Keeper, KeeperSettings};
+use super::keeper::{FIRST_REPLICA, Keeper, KeeperHandle, KeeperSettings};
 use super::lease::{Leases, StoreLease};
 use super::marks::{AllMarks, Mark, MarkKind, Once};
 use super::reconfigure::{Reconfiguration, ReconfigureError, Reconfigured};
 use super::store::{Opened, Opening, Replacement, Store, StoreError, StoreFuture, Which};
 use super::stored::Stored;
-use super::{Maintained, SessionKey, StartError, StoreSettings, StoreTag};
+use super::{DiskSettings, Maintained, SessionKey, StartError, StoreTag};
 use crate::clock::Timestamp;
 use crate::seal::KeyRing;
 
@@ -46,32 +46,40 @@ pub(super) struct LocalStore {
 }
 
 impl LocalStore {
-    /// Opens the store and starts its thread. This function blocks the calling thread. If the file
-    /// is large, this function blocks the thread for some seconds.
+    /// Creates a store in memory and starts its thread.
     ///
     /// # Errors
     ///
     /// [`StartError`].
-    pub(super) fn start(
-        store: &StoreSettings,
+    pub(super) fn in_memory(settings: KeeperSettings) -> Result<Self, StartError> {
+        let keeper = Keeper::new(Backend::Memory, settings);
+        Self::start(StoreTag::random()?, false, keeper)
+    }
+
+    /// Opens a file and starts the thread of the store. This function blocks the calling thread. If
+    /// the file is large, this function blocks the thread for some seconds.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`].
+    pub(super) fn on_disk(
+        settings: &DiskSettings,
         keys: Arc<KeyRing>,
-        settings: KeeperSettings,
+        keeper: KeeperSettings,
         now: Timestamp,
     ) -> Result<Self, StartError> {
-        let (store_tag, is_durable, keeper, handle) = match store {
-            StoreSettings::Memory => {
-                let (keeper, handle) = Keeper::new(Backend::Memory, settings);
-                (StoreTag::random()?, false, keeper, handle)
-            }
-            StoreSettings::Disk(disk) => {
-                let disk = Disk::open(&disk.file, keys)?;
-                let store_tag = disk.store_tag();
-                let backend = Backend::Disk(Box::new(disk));
-                let (mut keeper, handle) = Keeper::new(backend, settings);
-                keeper.restore(now)?;
-                (store_tag, true, keeper, handle)
-            }
-        };
+        let disk = Disk::open(&settings.file, keys)?;
+        let store_tag = disk.store_tag();
+        let (mut keeper, handle) = Keeper::new(Backend::Disk(Box::new(disk)), keeper);
+        keeper.restore(now)?;
+        Self::start(store_tag, true, (keeper, handle))
+    }
+
+    fn start(
+        store_tag: StoreTag,
+        is_durable: bool,
+        (keeper, handle): (Keeper, KeeperHandle),
+    ) -> Result<Self, StartError> {
         let thread = std::thread::Builder::new().name("sessions".to_owned());
         // No code joins the thread. The thread ends when the store is closed or all handles are
         // dropped.

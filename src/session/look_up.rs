@@ -9,12 +9,28 @@ use crate::clock::Timestamp;
 impl Sessions {
     /// Finds a session, and records that the session was used.
     pub fn find(&self, session: impl Into<SessionRef>, now: Timestamp) -> Lookup {
-        self.look_up(session.into(), |stored| self.note_use(stored, now))
+        self.look_up(session.into(), now, |stored| self.note_use(stored, now))
     }
 
     /// Finds a session. This look-up does not count as a use of the session.
     pub(crate) fn observe(&self, session: SessionRef, now: Timestamp) -> Lookup {
-        self.look_up(session, |stored| stored.deadline(self.limits.idle()) > now)
+        self.look_up(session, now, |stored| {
+            stored.deadline(self.limits.idle()) > now
+        })
+    }
+
+    /// Returns the result of a look-up of a session that the caller has just fetched, and records
+    /// that the session was used.
+    pub(crate) fn find_fetched(&self, session: Arc<Session>, now: Timestamp) -> Lookup {
+        let is_live = self.note_use(session.stored(), now);
+        fetched(session, is_live)
+    }
+
+    /// Returns the result of a look-up of a session that the caller has just fetched. This look-up
+    /// does not count as a use of the session.
+    pub(crate) fn observe_fetched(&self, session: Arc<Session>, now: Timestamp) -> Lookup {
+        let is_live = session.stored().deadline(self.limits.idle()) > now;
+        fetched(session, is_live)
     }
 
     /// Finds a session. `is_live` returns false if the session has passed a deadline.
@@ -22,6 +38,7 @@ impl Sessions {
     fn look_up(
         &self,
         SessionRef { store_tag, key }: SessionRef,
+        now: Timestamp,
         is_live: impl FnOnce(&Arc<Stored>) -> bool,
     ) -> Lookup {
         let Some(mut stored) = self.cache.get(&key) else {
@@ -37,6 +54,9 @@ impl Sessions {
         }
         if stored.state() == SessionState::Ended {
             return Lookup::Unknown;
+        }
+        if !self.coherence.covers(&stored, now) {
+            return Lookup::Away;
         }
         if !is_live(&stored) {
             return Lookup::Expired;
@@ -73,7 +93,10 @@ impl Sessions {
     /// must look up the session again.
     pub(crate) fn still(&self, session: &Session, found_at: Timestamp, now: Timestamp) -> bool {
         let is_recent = found_at <= now && now.since(found_at) < self.limits.without_look_up();
-        is_recent && session.state() == SessionState::Live && self.note_use(session.stored(), now)
+        is_recent
+            && session.state() == SessionState::Live
+            && self.coherence.covers(session.stored(), now)
+            && self.note_use(session.stored(), now)
     }
 
     /// Records that a session was used. The value `session` may be an old version of the session,
@@ -92,7 +115,8 @@ impl Sessions {
     /// Returns the result of a look-up of a session that the cache does not contain. `store_tag` is
     /// the tag of the store that created the session.
     fn absent(&self, store_tag: StoreTag) -> Lookup {
-        if store_tag != self.store_tag {
+        // A shared store can contain sessions that were moved from another store.
+        if store_tag != self.store_tag && !self.is_shared {
             return Lookup::OtherInstance;
         }
         if self.outlives_cache {
@@ -115,5 +139,17 @@ impl Sessions {
         {
             self.uses.note(stored);
         }
+    }
+}
+
+/// Returns the result of a look-up of a fetched session. The cache may already have evicted the
+/// session.
+fn fetched(session: Arc<Session>, is_live: bool) -> Lookup {
+    if session.state() == SessionState::Ended {
+        Lookup::Unknown
+    } else if is_live {
+        Lookup::Live(session)
+    } else {
+        Lookup::Expired
     }
 }

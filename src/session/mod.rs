@@ -28,7 +28,9 @@
 
 mod backend;
 mod cache;
+mod coherence;
 mod command;
+mod confirmed;
 pub mod cookie;
 mod device;
 mod disk;
@@ -54,6 +56,7 @@ mod plan;
 mod preview;
 mod reconfigure;
 mod record;
+mod redis;
 mod registration;
 mod settings;
 mod store;
@@ -67,13 +70,14 @@ use std::time::Duration;
 use moka::sync::Cache;
 
 use self::cache::Read;
+use self::coherence::Coherence;
 pub use self::device::Device;
 pub(crate) use self::ending::SessionEvent;
 pub use self::ending::{EndReason, EndRegistry, EndWatch};
 pub use self::file::FileError;
 pub(crate) use self::file::inspect;
 #[cfg(test)]
-pub(crate) use self::fixture::two_replicas;
+pub(crate) use self::fixture::{two_redis_replicas, two_replicas};
 use self::groups::ProviderSessionHash;
 pub(crate) use self::groups::{EndedAll, LogoutNotice, SessionsOf};
 pub(crate) use self::host_id::SessionIds;
@@ -95,6 +99,8 @@ use self::reconfigure::Limits;
 pub(crate) use self::reconfigure::Reconfiguration;
 pub use self::reconfigure::{ReconfigureError, Reconfigured};
 use self::record::Contents;
+pub use self::redis::{RedisConnectError, RedisSettings};
+use self::redis::{RedisStore, Replica};
 pub use self::registration::{Registration, Registrations};
 pub use self::settings::{DiskSettings, Settings, StoreSettings};
 pub use self::store::StoreError;
@@ -103,7 +109,7 @@ pub use self::stored::OVERHEAD;
 pub(crate) use self::stored::SessionState;
 use self::stored::Stored;
 use self::uses::Uses;
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::identity::Identity;
 use crate::seal::KeyRing;
 use crate::token::TokenSet;
@@ -115,7 +121,11 @@ pub struct Sessions {
     limits: Arc<Limits>,
     /// True if the store may contain sessions that are not in the cache.
     outlives_cache: bool,
+    /// True if other processes can change the sessions of the store.
+    is_shared: bool,
     store_tag: StoreTag,
+    coherence: Arc<Coherence>,
+    clock: Clock,
     cache: Cache<SessionKey, Arc<Stored>>,
     uses: Uses,
     store: Arc<dyn Store>,
@@ -125,7 +135,8 @@ impl Sessions {
     /// Opens the store that the settings select. This function blocks the calling thread. If the
     /// file is large, this function blocks the thread for some seconds. The records in the file are
     /// encrypted with `keys`. A session in the file ends if its provider is not among `providers`,
-    /// or if the name of its provider now belongs to another server or client.
+    /// or if the name of its provider now belongs to another server or client. If a shared store
+    /// does not answer, the function succeeds, and the replica connects to the store later.
     ///
     /// # Errors
     ///
@@ -134,7 +145,7 @@ impl Sessions {
         settings: Settings,
         keys: impl Into<Arc<KeyRing>>,
         providers: &Registrations,
-        now: Timestamp,
+        clock: &Clock,
     ) -> Result<Self, StartError> {
         let Settings {
             idle,
@@ -150,15 +161,33 @@ impl Sessions {
             capacity,
             registrations: providers.clone(),
         };
-        let store = LocalStore::start(&store, keys.into(), keeper, now)?;
-        Ok(Self::on(Arc::new(store), limits))
+        let store: Arc<dyn Store> = match store {
+            StoreSettings::Memory => Arc::new(LocalStore::in_memory(keeper)?),
+            StoreSettings::Disk(disk) => {
+                Arc::new(LocalStore::on_disk(&disk, keys.into(), keeper, clock.now())?)
+            }
+            StoreSettings::Redis(redis) => {
+                let replica = Replica {
+                    limits: Arc::clone(&limits),
+                    capacity,
+                    registrations: providers.clone(),
+                    keys: keys.into(),
+                    clock: clock.clone(),
+                };
+                Arc::new(RedisStore::start(*redis, replica)?)
+            }
+        };
+        Ok(Self::on(store, limits, clock.clone()))
     }
 
     /// Creates a replica of a store.
-    fn on(store: Arc<dyn Store>, limits: Arc<Limits>) -> Self {
+    fn on(store: Arc<dyn Store>, limits: Arc<Limits>, clock: Clock) -> Self {
         Self {
             limits,
             outlives_cache: store.outlives_cache(),
+            is_shared: store.is_shared(),
+            coherence: Arc::clone(store.cache().coherence()),
+            clock,
             store_tag: store.store_tag(),
             cache: store.cache().sessions().clone(),
             uses: Uses::default(),
@@ -200,7 +229,15 @@ impl Sessions {
     pub async fn fetch(&self, key: &SessionKey) -> Result<Option<Arc<Session>>, StoreError> {
         loop {
             let read = self.store.cache().begin_read(*key);
-            let stored = self.store.get(*key).await?;
+            let stored = match self.store.get(*key).await {
+                Ok(stored) => stored,
+                // While a shared store is away, the cache can be used for a limited time.
+                Err(error @ StoreError::Unavailable(_)) => {
+                    let cached = self.covered(key).and_then(Session::of);
+                    return cached.map(|cached| Some(Arc::new(cached))).ok_or(error);
+                }
+                Err(error) => return Err(error),
+            };
             match read.finish(stored) {
                 Read::Current(None) => return Ok(None),
                 Read::Current(Some(stored)) => {
@@ -302,6 +339,8 @@ impl Sessions {
         let ended = self.store.end(Which::Key(*key), why).await?;
         Ok(if ended.is_empty() {
             Ended::Nothing
+        } else if self.store.is_pending(key) {
+            Ended::OnlyHere
         } else {
             Ended::Session
         })
@@ -366,7 +405,12 @@ impl Sessions {
         if uses.is_empty() {
             return Ok(());
         }
-        self.store.touch(uses).await
+        let told = self.store.touch(uses.clone()).await;
+        if let Err(StoreError::Unavailable(_)) = told {
+            // The next call reports these uses again.
+            self.uses.put_back(uses);
+        }
+        told
     }
 
     /// Returns the number of all sessions in the store.

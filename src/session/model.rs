@@ -104,7 +104,14 @@ async fn take(fixture: &mut Fixture, steps: Vec<(Step, usize)>) {
                 }
                 assert!(!live(sessions, &id, NOW).await);
             }
-            Step::ProviderChanges => change_provider(fixture, sessions, &mut ids).await,
+            Step::ProviderChanges => {
+                change_provider(fixture, sessions, &mut ids).await;
+                // Each process that shares a store reads the new settings.
+                for other in &replicas {
+                    let new = fixture.reconfiguration();
+                    drop(other.reconfigure(new, NOW).await.unwrap());
+                }
+            }
             Step::Restart if fixture.is_durable() => {
                 sessions.close().await.unwrap();
                 replicas = start(fixture);
@@ -112,6 +119,7 @@ async fn take(fixture: &mut Fixture, steps: Vec<(Step, usize)>) {
             Step::Restart => {}
         }
         for sessions in &replicas {
+            sessions.store.settle().await.unwrap();
             compare(sessions, &ids).await;
         }
     }
@@ -162,11 +170,11 @@ proptest! {
     fn sessions_are_what_was_done_to_them(
             steps in prop::collection::vec((step(), 0..2_usize), 1..60)
         ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut crowded = Fixture::disk();
         // Only about half of the sessions fit into the cache.
         crowded.settings.capacity = 1600;
-        for mut fixture in [Fixture::memory(), Fixture::disk(), crowded] {
+        for mut fixture in [Fixture::memory(), Fixture::disk(), crowded, Fixture::redis()] {
             runtime.block_on(take(&mut fixture, steps.clone()));
         }
     }

@@ -52,6 +52,11 @@ impl NamedHash {
         Self(hash)
     }
 
+    /// Returns the bytes of the hash.
+    pub(super) fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
+
     fn of_email(provider: &str, address: &str) -> Self {
         Self::new(provider, ("email", &address.to_ascii_lowercase()))
     }

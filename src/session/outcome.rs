@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{FileError, Session, StoreError};
+use super::{FileError, RedisConnectError, Session, StoreError};
 use crate::clock::Timestamp;
 use crate::secret::NoRandomness;
 
@@ -51,6 +51,9 @@ pub enum Replaced {
 pub enum Ended {
     /// A session has ended.
     Session,
+    /// A session has ended at this replica. Other replicas can use the session for a limited time,
+    /// because the shared store does not answer. The session ends everywhere when the store answers.
+    OnlyHere,
     /// No session with this key existed.
     Nothing,
 }
@@ -85,6 +88,9 @@ pub enum StartError {
     /// The operating system does not return random bytes.
     #[error("the store of sessions cannot get random bytes")]
     NoRandomness(#[from] NoRandomness),
+    /// The settings of the shared store cannot be used.
+    #[error("the session store cannot be used")]
+    Redis(#[source] Arc<RedisConnectError>),
     /// The thread of the store cannot be started.
     #[error("the thread of the session store cannot be started")]
     Thread(#[source] std::io::Error),

@@ -11,10 +11,10 @@ use crate::session::*;
 
 /// Returns a fixture for every kind of store. The fixture `crowded` has a small cache, so most
 /// sessions are only in the session file.
-fn kits() -> [Fixture; 4] {
-    let [memory, disk, mut crowded, second] = Fixture::every();
-    crowded.settings.capacity = 3000;
-    [memory, disk, crowded, second]
+fn kits() -> [Fixture; 6] {
+    let mut kits = Fixture::every();
+    kits[2].settings.capacity = 3000;
+    kits
 }
 
 fn login_at(provider: &'static str, person: &str) -> NewSession<'static> {

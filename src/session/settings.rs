@@ -4,6 +4,8 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::RedisSettings;
+
 /// The settings of sessions: lifetimes, limits and the store.
 #[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize)]
 #[serde(deny_unknown_fields, try_from = "RawSettings")]
@@ -34,6 +36,9 @@ pub enum StoreSettings {
     Memory,
     /// The sessions are in a file, with a cache in memory. The sessions continue after a restart.
     Disk(DiskSettings),
+    /// The sessions are in Redis or Valkey, with a cache in memory. Several replicas share the
+    /// sessions.
+    Redis(Box<RedisSettings>),
 }
 
 /// The settings of the session file.

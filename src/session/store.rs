@@ -48,6 +48,33 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// Returns true if the store may contain sessions that are not in the cache.
     fn outlives_cache(&self) -> bool;
 
+    /// Returns true if other processes can change the sessions of the store. A report of such a
+    /// change can be lost.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Returns an error if the store cannot make changes at the moment.
+    ///
+    /// # Errors
+    ///
+    /// The error with which a change would probably fail.
+    fn ready(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Returns true if a session has ended at this replica, but other replicas can still use the
+    /// session, because a shared store does not answer.
+    fn is_pending(&self, _key: &SessionKey) -> bool {
+        false
+    }
+
+    /// Waits until all replicas of this process have applied all changes so far.
+    #[cfg(test)]
+    fn settle(&self) -> StoreFuture<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Returns the number of sessions.
     fn count(&self) -> u64;
 
@@ -189,6 +216,22 @@ pub enum StoreError {
     /// The store was closed because the process ends.
     #[error("the session store is closed")]
     Closed,
+    /// A newer version of the gateway has written the session.
+    #[error("a newer version of Sidegate has written the session")]
+    Newer,
+    /// The shared store has refused the command, for example because its memory is full. The store
+    /// has changed nothing.
+    #[error("the session store refused the command")]
+    Refused(#[source] Arc<dyn StdError + Send + Sync>),
+    /// The shared store has not answered. The store may have made the change.
+    #[error("the session store does not answer")]
+    Unavailable(#[source] Arc<dyn StdError + Send + Sync>),
+    /// The session is encrypted with a key that this process does not have.
+    #[error(
+        "the session is sealed with a key that is not in login.state_key_file; all replicas need the \
+         same keys"
+    )]
+    UnknownKey,
     /// The session file cannot be read.
     #[error("the session file could not be read")]
     Unreadable(#[source] Arc<dyn StdError + Send + Sync>),
@@ -201,6 +244,10 @@ impl StoreError {
             Self::NotCommitted(_) => "session_not_stored",
             Self::Damaged => "session_damaged",
             Self::Closed => "stopping",
+            Self::Newer => "session_of_newer_version",
+            Self::Refused(_) => "session_store_refused",
+            Self::Unavailable(_) => "session_store_unavailable",
+            Self::UnknownKey => "session_key_unknown",
             Self::Unreadable(_) => "session_not_read",
         }
     }

@@ -1,6 +1,6 @@
 //! The record of a session in memory. Records are small, because there may be a million records.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use zeroize::Zeroizing;
@@ -25,6 +25,9 @@ pub(super) struct Stored {
     /// The encoded [`Contents`]. The encoded contents are empty if the contents of the session are
     /// only in the file.
     contents: Zeroizing<Box<[u8]>>,
+    /// The generation of the cache in which the store has last confirmed this version
+    /// ([`super::coherence::Coherence`]).
+    confirmed_in: AtomicU32,
     state: AtomicU8,
 }
 
@@ -50,6 +53,7 @@ impl Stored {
             last_used: AtomicU64::new(last_used.as_millis()),
             next_refresh: AtomicU64::new(next_refresh.as_millis()),
             contents: record::encode(contents),
+            confirmed_in: AtomicU32::new(0),
             state: AtomicU8::new(LIVE),
         }
     }
@@ -61,6 +65,7 @@ impl Stored {
             last_used: AtomicU64::new(self.last_used().as_millis()),
             next_refresh: AtomicU64::new(self.next_refresh.load(Ordering::Relaxed)),
             contents: self.contents.clone(),
+            confirmed_in: AtomicU32::new(0),
             state: AtomicU8::new(LIVE),
         }
     }
@@ -73,6 +78,7 @@ impl Stored {
             // A record without contents has no tokens, so a refresh is never due.
             next_refresh: AtomicU64::new(u64::MAX),
             contents: Zeroizing::default(),
+            confirmed_in: AtomicU32::new(0),
             state: AtomicU8::new(SUPERSEDED),
         }
     }
@@ -91,6 +97,21 @@ impl Stored {
 
     pub(super) fn ends_at(&self) -> Timestamp {
         self.rank.ends_at
+    }
+
+    /// Returns the version of the session, or zero if the contents cannot be decoded.
+    pub(super) fn version(&self) -> u64 {
+        record::version(&self.contents).unwrap_or_default()
+    }
+
+    /// Returns the generation of the cache in which the store has last confirmed this version.
+    pub(super) fn confirmed_in(&self) -> u32 {
+        self.confirmed_in.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the store has confirmed this version in a generation of the cache.
+    pub(super) fn confirm(&self, generation: u32) {
+        self.confirmed_in.store(generation, Ordering::Relaxed);
     }
 
     pub(super) fn contents(&self) -> &[u8] {

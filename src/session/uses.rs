@@ -6,7 +6,8 @@
 )]
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
 
@@ -19,13 +20,19 @@ use crate::clock::Timestamp;
 pub(super) struct Uses {
     sender: mpsc::UnboundedSender<Arc<Stored>>,
     receiver: Mutex<mpsc::UnboundedReceiver<Arc<Stored>>>,
+    /// The uses whose report has failed.
+    unreported: Mutex<HashMap<SessionKey, Timestamp>>,
 }
 
 impl Default for Uses {
     fn default() -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
         let receiver = Mutex::new(receiver);
-        Self { sender, receiver }
+        Self {
+            sender,
+            receiver,
+            unreported: Mutex::default(),
+        }
     }
 }
 
@@ -39,12 +46,23 @@ impl Uses {
     /// Removes and returns all sessions whose use was noted, each with the time of its last use.
     pub(super) fn take(&self) -> Vec<(SessionKey, Timestamp)> {
         let mut receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut uses = HashMap::new();
+        let mut uses = mem::take(&mut *self.unreported());
         while let Ok(session) = receiver.try_recv() {
             let last = uses.entry(*session.key()).or_default();
             *last = session.last_used().max(*last);
         }
         drop(receiver);
         uses.into_iter().collect()
+    }
+
+    /// Keeps uses whose report has failed for the next call of [`Uses::take`].
+    pub(super) fn put_back(&self, uses: Vec<(SessionKey, Timestamp)>) {
+        self.unreported().extend(uses);
+    }
+
+    fn unreported(&self) -> MutexGuard<'_, HashMap<SessionKey, Timestamp>> {
+        self.unreported
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -72,6 +72,7 @@ pub struct Metrics {
     refreshing: Gauge,
     sessions: Gauge,
     pushed_out: Counter,
+    store_up: Gauge,
     sites: Gauge,
     reloads: Family<Labels, Counter>,
     last_reload_successful: Gauge,
@@ -109,6 +110,7 @@ impl Default for Metrics {
             refreshing: Gauge::default(),
             sessions: Gauge::default(),
             pushed_out: Counter::default(),
+            store_up: Gauge::default(),
             sites: Gauge::default(),
             reloads: Family::default(),
             last_reload_successful: Gauge::default(),
@@ -159,6 +161,8 @@ impl Metrics {
         registry.register("sessions", "Open sessions", self.sessions.clone());
         let pushed_out = "Sessions that were pushed out since the start because memory was full";
         registry.register("sessions_pushed_out", pushed_out, self.pushed_out.clone());
+        let store_up = "1 if the session store answers and accepts changes, otherwise 0";
+        registry.register("session_store_up", store_up, self.store_up.clone());
         let sites = "Versions of the settings in use: the current one, and older ones with unfinished \
                      requests";
         registry.register("sites", sites, self.sites.clone());
@@ -343,6 +347,11 @@ impl Metrics {
     pub fn sessions(&self, live: u64, pushed_out: u64) {
         self.sessions.set(i64::try_from(live).unwrap_or(i64::MAX));
         self.pushed_out.inner().store(pushed_out, Ordering::Relaxed);
+    }
+
+    /// Sets whether the session store answers and accepts changes.
+    pub(crate) fn session_store(&self, is_up: bool) {
+        self.store_up.set(i64::from(is_up));
     }
 
     /// Returns all metrics in the `OpenMetrics` text format.

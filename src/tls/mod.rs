@@ -325,8 +325,21 @@ impl Files {
         })
     }
 
-    fn load(&self, identity: &ServerIdentity, now: Timestamp) -> Result<Loaded, Error> {
+    /// Parses the certificate chain and the key.
+    fn parse(
+        &self,
+        identity: &ServerIdentity,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Error> {
         let chain = certificates(&identity.certificate, &self.certificate)?;
+        let key = PrivateKeyDer::from_pem_slice(self.key.expose());
+        let key = key.map_err(|_may_quote_the_key| Error::BadKey {
+            path: identity.key.clone(),
+        })?;
+        Ok((chain, key))
+    }
+
+    fn load(&self, identity: &ServerIdentity, now: Timestamp) -> Result<Loaded, Error> {
+        let (chain, key) = self.parse(identity)?;
         let leaf = chain.first().cloned().ok_or_else(|| Error::NoCertificate {
             path: identity.certificate.clone(),
         })?;
@@ -336,12 +349,6 @@ impl Files {
             path: identity.certificate.clone(),
             source,
         })?;
-        let key =
-            PrivateKeyDer::from_pem_slice(self.key.expose()).map_err(|_may_quote_the_key| {
-                Error::BadKey {
-                    path: identity.key.clone(),
-                }
-            })?;
         let mut config = ServerConfig::builder_with_provider(crypto())
             .with_safe_default_protocol_versions()
             .map_err(Error::Unsupported)?

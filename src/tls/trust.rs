@@ -7,10 +7,11 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use rustls::pki_types::ServerName;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::pins::PinVerifier;
-use super::{Error, Refreshed, certificates, crypto, read};
+use super::{Error, Files, Refreshed, ServerIdentity, certificates, crypto, read};
 
 /// The trusted certificates for connections that the gateway opens. Clones share one configuration,
 /// and [`Trust::refresh`] replaces the configuration of all clones.
@@ -125,6 +126,30 @@ impl Trust {
     /// 1.2 and TLS 1.3. The ALPN protocol is `http/1.1`.
     pub(crate) fn client_config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.shared.current.load().config)
+    }
+
+    /// Returns a configuration for connections with another protocol than HTTP. The configuration
+    /// has no ALPN protocol. If `identity` is `Some`, the gateway identifies itself with this
+    /// certificate (RFC 8446 section 4.4.2). This function blocks the calling thread while the
+    /// function reads two small files.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Read`], [`Error::BadCertificate`], [`Error::NoCertificate`],
+    /// [`Error::BadKey`], [`Error::Refused`] or [`Error::KeyMismatch`].
+    pub(crate) fn without_http(
+        &self,
+        identity: Option<&ServerIdentity>,
+    ) -> Result<ClientConfig, Error> {
+        let mut config = ClientConfig::clone(&self.client_config());
+        config.alpn_protocols = Vec::new();
+        if let Some(identity) = identity {
+            let (chain, key) = Files::read(identity)?.parse(identity)?;
+            let certified = CertifiedKey::from_der(chain, key, &crypto());
+            let certified = certified.map_err(|source| identity.refused(source))?;
+            config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(certified));
+        }
+        Ok(config)
     }
 
     fn new(file: Option<PathBuf>, loaded: Loaded) -> Self {

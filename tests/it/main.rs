@@ -84,6 +84,7 @@ mod servers;
 mod sessions;
 mod settings_mistakes;
 mod several;
+mod shared_store;
 mod sign_out;
 mod signed_assertions;
 mod slow_clients;

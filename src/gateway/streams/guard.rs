@@ -257,14 +257,16 @@ fn grace(why: EndReason, of_route: Option<Duration>) -> Option<Duration> {
     match why {
         EndReason::Absolute | EndReason::Idle => of_route,
         // If a session ends for any reason other than a deadline, its streams end immediately.
-        EndReason::GrantEnded
+        EndReason::Elsewhere
+        | EndReason::GrantEnded
         | EndReason::ProviderRemoved
         | EndReason::Evicted
         | EndReason::RefusedByApp
         | EndReason::Replaced
         | EndReason::Revoked
         | EndReason::SignedOut
-        | EndReason::SignedOutAtProvider => None,
+        | EndReason::SignedOutAtProvider
+        | EndReason::Unconfirmed => None,
     }
 }
 
@@ -287,6 +289,7 @@ mod tests {
             assert_eq!(grace(why, None), None, "{why:?}");
         }
         for why in [
+            EndReason::Elsewhere,
             EndReason::GrantEnded,
             EndReason::ProviderRemoved,
             EndReason::Evicted,
@@ -295,6 +298,7 @@ mod tests {
             EndReason::Revoked,
             EndReason::SignedOut,
             EndReason::SignedOutAtProvider,
+            EndReason::Unconfirmed,
         ] {
             assert_eq!(grace(why, of_route), None, "{why:?}");
         }

@@ -61,7 +61,7 @@ impl StoreFolder {
         let keys = Keys::from_file(&self.0.join("keys")).unwrap();
         let keys = keys.ring(Purpose::Sessions).unwrap();
         let providers = Registrations::from([("main".into(), [0; 32])]);
-        Sessions::start(settings, keys, &providers, Clock::system().now())
+        Sessions::start(settings, keys, &providers, &Clock::system())
     }
 }
 

@@ -21,6 +21,7 @@ pub(crate) mod person;
 pub(crate) mod program;
 pub(crate) mod provider;
 pub(crate) mod raw;
+pub(crate) mod redis;
 pub(crate) mod scene;
 pub(crate) mod servers;
 pub(crate) mod socket;

@@ -32,6 +32,16 @@ fn person(issuer: &str, subject: &str) -> Identity {
     }
 }
 
+/// Returns a request that may be sent in the next minute.
+fn request<'a>(tokens: &'a TokenSet, identity: &'a Identity, clock: &Clock) -> RefreshRequest<'a> {
+    let latest = clock.instant().checked_add(Duration::from_mins(1)).unwrap();
+    RefreshRequest {
+        tokens,
+        identity,
+        latest,
+    }
+}
+
 async fn refresh_of(
     provider: &Provider,
     tokens: &TokenSet,
@@ -39,7 +49,7 @@ async fn refresh_of(
     clock: &Clock,
 ) -> Result<Refreshed, RefreshError> {
     provider
-        .refresh(&RefreshRequest { tokens, identity }, clock)
+        .refresh(&request(tokens, identity, clock), clock)
         .await
 }
 

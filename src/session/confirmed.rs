@@ -1,0 +1,56 @@
+//! The sessions that a shared store has confirmed, and the state of the store.
+
+use std::sync::Arc;
+
+use super::stored::Stored;
+use super::{Session, SessionKey, Sessions, StoreError};
+
+impl Sessions {
+    /// Returns the cached value of a session, if the value is current and the cache can be used now
+    /// without asking the store.
+    pub(super) fn covered(&self, key: &SessionKey) -> Option<Arc<Stored>> {
+        let cached = self.store.cache().live(key)?;
+        let covered = self.coherence.covers(&cached, self.clock.now());
+        covered.then_some(cached)
+    }
+
+    /// Returns true if the store does not have to confirm this value of a session.
+    pub(crate) fn is_confirmed(&self, session: &Session) -> bool {
+        self.coherence.covers(session.stored(), self.clock.now())
+    }
+
+    /// Returns the current value of a session. The function reads the store only if the cache does
+    /// not contain the session or may be out of date.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub(crate) async fn current(
+        &self,
+        key: &SessionKey,
+    ) -> Result<Option<Arc<Session>>, StoreError> {
+        match self.covered(key).and_then(Session::of) {
+            Some(session) => Ok(Some(Arc::new(session))),
+            None => self.fetch(key).await,
+        }
+    }
+
+    /// Returns an error if the store cannot create a session at the moment.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub(crate) fn ready(&self) -> Result<(), StoreError> {
+        self.store.ready()
+    }
+
+    /// Returns true if a session has ended at this replica, but other replicas can still use the
+    /// session for a limited time.
+    pub(crate) fn ends_only_here(&self, key: &SessionKey) -> bool {
+        self.store.is_pending(key)
+    }
+}

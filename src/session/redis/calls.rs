@@ -1,0 +1,439 @@
+//! The changes and reads of sessions.
+
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use redis::RedisError;
+use redis::aio::MultiplexedConnection;
+
+use super::Shared;
+use super::event::{letter, uses_bytes};
+use super::scripts::{END, END_ALL, LIST, OPEN, REPLACE, SWEEP, TOUCH};
+use super::value::{self, Unusable, provider_hash};
+use crate::clock::Timestamp;
+use crate::session::cache::Event;
+use crate::session::ending::End;
+use crate::session::groups::{EndAll, EndedAll, Group, ProviderSessionHash, REMEMBERED, groups_of};
+use crate::session::stored::Stored;
+use crate::session::store::{Opened, Opening, Replacement, Which};
+use crate::session::{EndReason, Maintained, SessionKey, StoreError, record};
+
+/// The maximum number of sessions that one script ends. Other commands wait for a running script.
+const AT_ONCE: usize = 1000;
+/// The maximum number of sessions that one sweep ends.
+const MAX_REMOVED: usize = 100;
+/// The time for which the server keeps a session longer than its lifetime, so that the clocks of the
+/// replicas may differ.
+const BEYOND_LIFETIME: Duration = Duration::from_mins(1);
+/// The largest number that the server stores exactly as a score.
+const LARGEST_SCORE: u64 = 1 << 53;
+/// The maximum number of sign-outs that wait for the server.
+const MAX_PENDING: usize = 100_000;
+
+/// Returns a time as a score of a sorted set.
+fn score(at: Timestamp) -> u64 {
+    at.as_millis().min(LARGEST_SCORE)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Reads the keys in an answer.
+fn keys(answer: Vec<Vec<u8>>) -> Vec<SessionKey> {
+    let keys = answer.into_iter();
+    let keys = keys.filter_map(|key| key.try_into().ok());
+    keys.map(SessionKey::from_bytes).collect()
+}
+
+/// Returns the form in which scripts know a group: its kind in one byte, and its hash or its keys.
+fn group_bytes(group: &Group) -> Vec<u8> {
+    let of = |kind: u8, hash: [u8; 16]| [&[kind], hash.as_slice()].concat();
+    match group {
+        Group::All => vec![b'A'],
+        Group::Keys(keys) => {
+            let mut bytes = vec![b'K'];
+            bytes.extend(keys.iter().flat_map(SessionKey::as_bytes));
+            bytes
+        }
+        Group::Named(hash) => of(b'N', hash.to_bytes()),
+        Group::ProviderSession(hash) => of(b'P', hash.to_bytes()),
+        Group::User(hash) => of(b'U', hash.to_bytes()),
+        Group::UserWithoutSid(hash) => of(b'W', hash.to_bytes()),
+    }
+}
+
+impl Shared {
+    pub(super) async fn get(
+        self: Arc<Self>,
+        key: SessionKey,
+    ) -> Result<Option<Arc<Stored>>, StoreError> {
+        if self.is_pending(&key) {
+            return Ok(None);
+        }
+        let mut commands = redis::pipe();
+        commands
+            .cmd("GET")
+            .arg(self.names.session(key.as_bytes()))
+            .cmd("ZSCORE")
+            .arg(self.names.index())
+            .arg(key.as_bytes().as_slice());
+        let (stored, used): (Option<Vec<u8>>, Option<f64>) = self.send_all(&commands).await?;
+        let Some(stored) = stored else {
+            return Ok(None);
+        };
+        // A score has no fraction. The half prevents that a rounding error cuts off a millisecond.
+        let used = (used.unwrap_or_default() + 0.5) / 1000.0;
+        self.read_value(key, &stored, Timestamp::from_seconds(used))
+    }
+
+    /// Decrypts a session. A damaged session counts as absent, so its user can sign in again. A
+    /// session whose provider is unknown to this replica also counts as absent: the settings of
+    /// another replica may be newer or older.
+    fn read_value(
+        &self,
+        key: SessionKey,
+        stored: &[u8],
+        used: Timestamp,
+    ) -> Result<Option<Arc<Stored>>, StoreError> {
+        let (head, session) = match value::open(key, stored, used, &self.keys.load()) {
+            Ok(opened) => opened,
+            Err(Unusable::Newer) => return Err(StoreError::Newer),
+            Err(Unusable::UnknownKey) => return Err(StoreError::UnknownKey),
+            Err(Unusable::Damaged) => {
+                let (reason, key) = ("session_damaged", key.log_prefix());
+                tracing::error!(
+                    reason,
+                    session.key = key,
+                    "A session in the store is damaged and counts as ended"
+                );
+                return Ok(None);
+            }
+        };
+        let registrations = self.registrations.load();
+        let provider = record::provider(session.contents());
+        let known = provider.and_then(|name| Some(provider_hash(name, registrations.get(name)?)));
+        let is_known = known == Some(head.provider);
+        Ok(is_known.then(|| Arc::new(session)))
+    }
+
+    pub(super) async fn open(
+        self: Arc<Self>,
+        session: Arc<Stored>,
+        opening: Opening,
+    ) -> Result<Opened, StoreError> {
+        let provider = record::provider(session.contents());
+        let registrations = self.registrations.load_full();
+        let known = provider.and_then(|name| Some((name, registrations.get(name)?)));
+        let Some((name, _)) = known.filter(|(_, known)| **known == opening.registration) else {
+            return Ok(Opened::NoProvider);
+        };
+        let provider = provider_hash(name, &opening.registration);
+        let sealed = self.seal(&session, opening.provider_session, provider)?;
+        let opened_at = session.last_used();
+        let lifetime = session.ends_at().since(opened_at);
+        let mut command = self.names.call(OPEN);
+        command
+            .arg(session.key().as_bytes().as_slice())
+            .arg(sealed)
+            .arg(millis(lifetime.saturating_add(BEYOND_LIFETIME)))
+            .arg(score(opened_at))
+            .arg(score(session.ends_at()))
+            .arg(opening.per_person)
+            .arg(self.server_time(opening.begun_at))
+            .arg(&[letter(EndReason::Replaced)])
+            .arg(&[letter(EndReason::Evicted)]);
+        let groups = groups_of(&session, &opening);
+        command.arg(groups.len());
+        for group in &groups {
+            command.arg(group_bytes(group));
+        }
+        for replaced in &opening.replaces {
+            command.arg(replaced.as_bytes().as_slice());
+        }
+        let read = self.cache.begin_read(*session.key());
+        let (result, count, replaced, above): (String, i64, Vec<Vec<u8>>, Vec<Vec<u8>>) =
+            self.send(&command).await?;
+        if result == "ended" {
+            return Ok(Opened::EndedMeanwhile);
+        }
+        self.note_count(count);
+        self.note_ends(&keys(replaced), EndReason::Replaced);
+        self.note_ends(&keys(above), EndReason::Evicted);
+        read.put(&session);
+        Ok(Opened::Stored)
+    }
+
+    fn seal(
+        &self,
+        session: &Stored,
+        provider_session: Option<ProviderSessionHash>,
+        provider: [u8; 16],
+    ) -> Result<Vec<u8>, StoreError> {
+        let sealed = value::seal(session, provider_session, provider, &self.keys.load());
+        let error = crate::secret::NoRandomness;
+        sealed.ok_or_else(|| StoreError::Refused(Arc::new(error)))
+    }
+
+    fn note_ends(&self, keys: &[SessionKey], why: EndReason) {
+        for key in keys {
+            self.cache.apply(Event::Ended(*key, why));
+        }
+    }
+
+    pub(super) async fn replace(
+        self: Arc<Self>,
+        version: u64,
+        next: Arc<Stored>,
+    ) -> Result<Replacement, StoreError> {
+        let contents = record::decode(next.contents()).ok_or(StoreError::Damaged)?;
+        let registrations = self.registrations.load_full();
+        // If a reload has removed the provider, the reload has also ended the session.
+        let Some(registration) = registrations.get(&contents.provider) else {
+            return Ok(Replacement::Ended);
+        };
+        let provider = provider_hash(&contents.provider, registration);
+        let provider_session = ProviderSessionHash::of_contents(&contents);
+        let mut command = self.names.call(REPLACE);
+        command
+            .arg(next.key().as_bytes().as_slice())
+            .arg(value::version_bytes(version).as_slice())
+            .arg(self.seal(&next, provider_session, provider)?);
+        let read = self.cache.begin_read(*next.key());
+        let result: Result<String, _> = self.send(&command).await;
+        match result.as_deref() {
+            Ok("stored") => {
+                read.put(&next);
+                Ok(Replacement::Stored)
+            }
+            Ok("ended") => Ok(Replacement::Ended),
+            Ok("newer") => Err(StoreError::Newer),
+            Ok(_outdated) => {
+                self.cache.apply(Event::Replaced(*next.key()));
+                Ok(Replacement::Outdated)
+            }
+            Err(error) => {
+                self.forget_unless_refused(*next.key(), error);
+                Err(error.clone())
+            }
+        }
+    }
+
+    /// Removes a session from the cache if the server may have changed the session although its
+    /// answer is missing.
+    fn forget_unless_refused(&self, key: SessionKey, error: &StoreError) {
+        if let StoreError::Unavailable(_) = error {
+            self.cache.apply(Event::Replaced(key));
+        }
+    }
+
+    pub(super) async fn end(
+        self: Arc<Self>,
+        which: Which,
+        why: EndReason,
+    ) -> Result<Vec<End>, StoreError> {
+        let key = *which.key();
+        let command = self.end_command(&which, why);
+        let ended: Result<(i64, i64), _> = self.send(&command).await;
+        match (ended, which) {
+            (Ok((ended, count)), _) => {
+                self.note_count(count);
+                if ended == 0 {
+                    return Ok(Vec::new());
+                }
+                self.cache.apply(Event::Ended(key, why));
+                Ok(vec![(key, why)])
+            }
+            (Err(StoreError::Unavailable(error)), Which::Key(_)) => {
+                if !self.keep_pending(key, why) {
+                    return Err(StoreError::Unavailable(error));
+                }
+                self.cache.apply(Event::Ended(key, why));
+                Ok(vec![(key, why)])
+            }
+            (Err(error), _) => {
+                self.forget_unless_refused(key, &error);
+                Err(error)
+            }
+        }
+    }
+
+    fn end_command(&self, which: &Which, why: EndReason) -> redis::Cmd {
+        let version = match which {
+            Which::Key(_) => Vec::new(),
+            Which::Version(_, version) => value::version_bytes(*version).to_vec(),
+        };
+        let mut command = self.names.call(END);
+        command
+            .arg(which.key().as_bytes().as_slice())
+            .arg(&[letter(why)])
+            .arg(version);
+        command
+    }
+
+    /// Keeps the end of a session until the server answers again. Returns false if there are too
+    /// many such ends.
+    fn keep_pending(&self, key: SessionKey, why: EndReason) -> bool {
+        let mut pending = self.pending();
+        if pending.len() >= MAX_PENDING {
+            return false;
+        }
+        pending.insert(key, why);
+        true
+    }
+
+    /// Returns true if the session has ended here, but the server does not know it yet.
+    pub(super) fn is_pending(&self, key: &SessionKey) -> bool {
+        self.pending().contains_key(key)
+    }
+
+    fn pending(&self) -> MutexGuard<'_, std::collections::HashMap<SessionKey, EndReason>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the sessions that have ended here while the server did not answer.
+    pub(super) async fn end_pending(
+        &self,
+        commands: &mut MultiplexedConnection,
+    ) -> Result<(), RedisError> {
+        let all: Vec<_> = self.pending().iter().map(|(key, why)| (*key, *why)).collect();
+        for (key, why) in all {
+            let command = self.end_command(&Which::Key(key), why);
+            let (_ended, count): (i64, i64) = command.query_async(commands).await?;
+            self.note_count(count);
+            self.pending().remove(&key);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn end_all(self: Arc<Self>, order: EndAll) -> Result<EndedAll, StoreError> {
+        let EndAll {
+            groups,
+            why,
+            now,
+            notice,
+            uses_notice,
+        } = order;
+        let name = notice.map(|notice| self.names.mark('n', &notice.mark));
+        let lifetime = notice.map(|notice| millis(notice.until.since(now)).max(1));
+        let groups = groups.into_iter().map(without_repetition);
+        let groups: Vec<_> = groups.collect();
+        let mut ended = Vec::new();
+        loop {
+            let mut command = self.names.call(END_ALL);
+            command
+                .arg(&[letter(why)])
+                .arg(name.as_deref().unwrap_or_default())
+                .arg(lifetime.unwrap_or_default())
+                .arg(u8::from(uses_notice))
+                .arg(self.server_time(now))
+                .arg(millis(REMEMBERED))
+                .arg(AT_ONCE);
+            for group in &groups {
+                command.arg(group_bytes(group));
+            }
+            let (result, count, some): (String, i64, Vec<Vec<u8>>) = self.send(&command).await?;
+            if result == "repeated" {
+                return Ok(EndedAll::Repeated);
+            }
+            self.note_count(count);
+            let some = keys(some);
+            self.note_ends(&some, why);
+            ended.extend(some);
+            if result == "ended" {
+                return Ok(EndedAll::Ended(ended));
+            }
+        }
+    }
+
+    pub(super) async fn list(self: Arc<Self>, group: Group) -> Result<Vec<SessionKey>, StoreError> {
+        if group == Group::All {
+            return self.list_all().await;
+        }
+        let mut command = self.names.call(LIST);
+        command.arg(group_bytes(&group));
+        Ok(keys(self.send(&command).await?))
+    }
+
+    pub(super) async fn list_all(&self) -> Result<Vec<SessionKey>, StoreError> {
+        let mut all = Vec::new();
+        let mut cursor = 0_u64;
+        loop {
+            let mut command = redis::cmd("ZSCAN");
+            command
+                .arg(self.names.index())
+                .arg(cursor)
+                .arg("COUNT")
+                .arg(AT_ONCE);
+            let (next, some): (u64, Vec<Vec<u8>>) = self.send(&command).await?;
+            // The answer contains each key and its score.
+            all.extend(keys(some.into_iter().step_by(2).collect()));
+            cursor = next;
+            if cursor == 0 {
+                break;
+            }
+        }
+        // The server may return a key several times.
+        all.sort_unstable();
+        all.dedup();
+        Ok(all)
+    }
+
+    pub(super) async fn touch(
+        self: Arc<Self>,
+        uses: Vec<(SessionKey, Timestamp)>,
+    ) -> Result<(), StoreError> {
+        for some in uses.chunks(AT_ONCE) {
+            let mut command = self.names.call(TOUCH);
+            for (key, at) in some {
+                command.arg(key.as_bytes().as_slice()).arg(score(*at));
+            }
+            command.arg(uses_bytes(some));
+            let count: i64 = self.send(&command).await?;
+            self.note_count(count);
+        }
+        Ok(())
+    }
+
+    /// Ends sessions that nobody has used for the idle time. A replica reports only the first use in
+    /// each interval, and cannot report uses during an outage, so the sweep waits longer than the
+    /// idle time. The server itself removes sessions at the end of their lifetime.
+    pub(super) async fn sweep(self: Arc<Self>, now: Timestamp) -> Result<Maintained, StoreError> {
+        self.cache.run_pending_tasks();
+        let unused = self.limits.idle();
+        let unused = millis(unused.saturating_add(self.settings.report_delay));
+        let Some(before) = now.as_millis().checked_sub(unused) else {
+            return Ok(Maintained::Done);
+        };
+        let why = EndReason::Idle;
+        let mut command = self.names.call(SWEEP);
+        command
+            .arg(score(Timestamp::from_millis(before)))
+            .arg(&[letter(why)])
+            .arg(MAX_REMOVED);
+        let (found, count, ended): (usize, i64, Vec<Vec<u8>>) = self.send(&command).await?;
+        self.note_count(count);
+        self.note_ends(&keys(ended), why);
+        Ok(if found < MAX_REMOVED {
+            Maintained::Done
+        } else {
+            Maintained::More
+        })
+    }
+}
+
+/// Removes repeated keys from a list of keys.
+fn without_repetition(group: Group) -> Group {
+    match group {
+        Group::Keys(mut keys) => {
+            keys.sort_unstable();
+            keys.dedup();
+            Group::Keys(keys)
+        }
+        Group::All
+        | Group::Named(_)
+        | Group::ProviderSession(_)
+        | Group::User(_)
+        | Group::UserWithoutSid(_) => group,
+    }
+}

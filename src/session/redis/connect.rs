@@ -1,0 +1,267 @@
+//! Opens connections to the server: name look-up, TCP or Unix socket, TLS, login, and the question to
+//! the Sentinels.
+//!
+//! The files with passwords, certificates and keys are read for each connection, so a changed file
+//! takes effect at the next connection.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, ErrorKind, ProtocolVersion, PushInfo, RedisConnectionInfo};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use url::Host;
+
+use super::error::RedisConnectError;
+use super::settings::{Address, LoginFiles, RedisSettings, TlsFiles};
+use crate::secret::read_file;
+use crate::tls::{self, ServerIdentity, Trust};
+
+/// The time without data after which the operating system checks whether the server still exists.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// An open connection. When the connection is dropped, its task and its socket are closed.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) commands: MultiplexedConnection,
+    pub(super) server: Box<str>,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
+
+/// Opens a connection to the server that accepts writes. `pushed` gets the messages of the server.
+///
+/// # Errors
+///
+/// [`RedisConnectError`].
+///
+/// # Cancel safety
+///
+/// If the future is dropped, the connection is closed.
+pub(super) async fn connect(
+    settings: &RedisSettings,
+    pushed: impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static,
+) -> Result<Open, RedisConnectError> {
+    let server = match &settings.sentinel_master {
+        Some(master) => master_of(settings, master).await?,
+        None => settings.servers.first().cloned(),
+    };
+    let server = server.ok_or_else(|| RedisConnectError::NoMaster("".into()))?;
+    let config = config(settings).set_push_sender(pushed);
+    let info = login(&settings.login, settings.database)?;
+    let mut open = open(settings, &server, (info, config)).await?;
+    check_role(&mut open, settings.sentinel_master.is_some()).await?;
+    Ok(open)
+}
+
+fn config(settings: &RedisSettings) -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_response_timeout(Some(settings.command_timeout))
+        .set_connection_timeout(None)
+}
+
+/// Reads the user name and the password.
+fn login(files: &LoginFiles, database: u16) -> Result<RedisConnectionInfo, RedisConnectError> {
+    let mut info = RedisConnectionInfo::default()
+        .set_protocol(ProtocolVersion::RESP3)
+        .set_db(database.into())
+        // Redis before 7.2 does not know the command that sends the name of the client library.
+        .set_skip_set_lib_name();
+    if let Some(path) = &files.username {
+        info = info.set_username(one_line(path)?);
+    }
+    if let Some(path) = &files.password {
+        info = info.set_password(one_line(path)?);
+    }
+    Ok(info)
+}
+
+fn one_line(path: &Path) -> Result<String, RedisConnectError> {
+    let text = read_file(path).map_err(|source| RedisConnectError::File {
+        path: path.to_owned(),
+        source,
+    })?;
+    let line = text.expose().trim_end_matches(['\r', '\n']);
+    if line.is_empty() || line.trim() != line || line.contains(['\r', '\n']) {
+        return Err(RedisConnectError::FileText(path.to_owned()));
+    }
+    Ok(line.to_owned())
+}
+
+async fn open(
+    settings: &RedisSettings,
+    server: &Address,
+    (info, config): (RedisConnectionInfo, AsyncConnectionConfig),
+) -> Result<Open, RedisConnectError> {
+    let name = || server.to_string().into_boxed_str();
+    let silent = |_elapsed| RedisConnectError::Silent(name());
+    let opening = async {
+        let socket = socket(settings.tls.as_ref(), server).await?;
+        let made = MultiplexedConnection::new_with_config(&info, socket, config).await;
+        made.map_err(|source| {
+            let (server, source) = (name(), Arc::new(source));
+            let code = source.code().unwrap_or_default();
+            if source.kind() == ErrorKind::AuthenticationFailed
+                || matches!(code, "WRONGPASS" | "NOAUTH")
+            {
+                RedisConnectError::Login { server, source }
+            } else {
+                RedisConnectError::Server { server, source }
+            }
+        })
+    };
+    let (commands, driver) = timeout(settings.connect_timeout, opening)
+        .await
+        .map_err(silent)??;
+    Ok(Open {
+        commands,
+        server: name(),
+        driver: tokio::spawn(driver),
+    })
+}
+
+/// Refuses a server that cannot store sessions: a node of a cluster, or a replica.
+async fn check_role(open: &mut Open, is_of_sentinel: bool) -> Result<(), RedisConnectError> {
+    let mut command = redis::cmd("INFO");
+    command.arg("server").arg("replication");
+    // The user of the store may not be allowed to use this command.
+    let info: String = match command.query_async(&mut open.commands).await {
+        Ok(info) => info,
+        Err(_not_allowed) => return Ok(()),
+    };
+    if info.contains("redis_mode:cluster") || info.contains("server_mode:cluster") {
+        return Err(RedisConnectError::Cluster(open.server.clone()));
+    }
+    if is_of_sentinel && info.contains("role:slave") {
+        return Err(RedisConnectError::NotMaster(open.server.clone()));
+    }
+    Ok(())
+}
+
+/// Asks the Sentinels for the address of the master. Returns the first answer.
+async fn master_of(
+    settings: &RedisSettings,
+    master: &str,
+) -> Result<Option<Address>, RedisConnectError> {
+    let mut failed = None;
+    for sentinel in &settings.servers {
+        match ask(settings, sentinel, master).await {
+            Ok(Some(address)) => return Ok(Some(address)),
+            Ok(None) => {}
+            Err(error) => failed = Some(error),
+        }
+    }
+    Err(failed.unwrap_or_else(|| RedisConnectError::NoMaster(master.into())))
+}
+
+async fn ask(
+    settings: &RedisSettings,
+    sentinel: &Address,
+    master: &str,
+) -> Result<Option<Address>, RedisConnectError> {
+    let info = login(&settings.sentinel_login, 0)?;
+    let mut open = open(settings, sentinel, (info, config(settings))).await?;
+    let mut command = redis::cmd("SENTINEL");
+    command.arg("get-master-addr-by-name").arg(master);
+    let answer = command.query_async(&mut open.commands).await;
+    let answer: Option<(String, u16)> = answer.map_err(|source| RedisConnectError::Server {
+        server: sentinel.to_string().into(),
+        source: Arc::new(source),
+    })?;
+    Ok(answer.and_then(|(host, port)| Some(Address::Tcp(host_of(&host)?, port))))
+}
+
+/// Reads the host in the answer of a Sentinel: a name, or an IP address without brackets.
+fn host_of(text: &str) -> Option<Host<String>> {
+    if let Ok(address) = text.parse() {
+        return Some(Host::Ipv6(address));
+    }
+    Host::parse(text).ok()
+}
+
+async fn socket(
+    tls: Option<&TlsFiles>,
+    server: &Address,
+) -> Result<Box<dyn Socket>, RedisConnectError> {
+    let failed = |source| RedisConnectError::Socket {
+        server: server.to_string().into(),
+        source,
+    };
+    let (host, port) = match server {
+        Address::Unix(path) => {
+            let stream = UnixStream::connect(path).await.map_err(failed)?;
+            return Ok(Box::new(stream));
+        }
+        Address::Tcp(host, port) => (host, *port),
+    };
+    let name = match host {
+        Host::Domain(name) => name.clone(),
+        Host::Ipv4(address) => address.to_string(),
+        Host::Ipv6(address) => address.to_string(),
+    };
+    let stream = TcpStream::connect((name.as_str(), port)).await;
+    let stream = stream.map_err(failed)?;
+    stream.set_nodelay(true).map_err(failed)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE);
+    SockRef::from(&stream)
+        .set_tcp_keepalive(&keepalive)
+        .map_err(failed)?;
+    let Some(files) = tls else {
+        return Ok(Box::new(stream));
+    };
+    let name = ServerName::try_from(name)
+        .map_err(|_invalid| failed(io::Error::other("the host is not a valid server name")))?;
+    let connector = TlsConnector::from(Arc::new(tls_config(files)?));
+    let stream = connector.connect(name, stream).await.map_err(failed)?;
+    Ok(Box::new(stream))
+}
+
+impl RedisSettings {
+    /// Checks that the files with passwords, certificates and keys can be used. This function blocks
+    /// the calling thread while it reads the files.
+    ///
+    /// # Errors
+    ///
+    /// [`RedisConnectError`].
+    pub(crate) fn check_files(&self) -> Result<(), RedisConnectError> {
+        login(&self.login, self.database)?;
+        login(&self.sentinel_login, 0)?;
+        if let Some(files) = &self.tls {
+            tls_config(files)?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads the TLS files.
+fn tls_config(files: &TlsFiles) -> Result<ClientConfig, tls::Error> {
+    let trust = match &files.ca {
+        Some(path) => Trust::from_file(path)?,
+        None => Trust::system()?,
+    };
+    let identity = files.client.as_ref();
+    let identity = identity.map(|(certificate, key)| ServerIdentity {
+        certificate: certificate.clone(),
+        key: key.clone(),
+    });
+    trust.without_http(identity.as_ref())
+}

@@ -1,0 +1,116 @@
+//! The heartbeats of a connection, and the messages that the server sends.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use redis::{PushInfo, PushKind, RedisError, Value};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::Shared;
+use super::event::Message;
+use crate::clock::{Clock, Timestamp};
+use crate::session::cache::Event;
+
+/// A message of the connection to the task that watches over the connection.
+#[derive(Debug)]
+pub(super) enum Signal {
+    /// The server has sent back the heartbeat with this number.
+    Heartbeat(u64),
+    /// The server is busy for a while.
+    Busy(RedisError),
+    /// The connection must be replaced, because of this error.
+    Lost(RedisError),
+    /// The connection was closed.
+    Closed,
+}
+
+/// The heartbeats of a connection that have not come back yet.
+#[derive(Debug, Default)]
+pub(super) struct Heartbeats {
+    number: u64,
+    /// The heartbeats with their numbers, oldest first.
+    sent: VecDeque<(u64, Timestamp, Instant)>,
+}
+
+impl Heartbeats {
+    /// Notes that a heartbeat is sent now. Returns its number.
+    pub(super) fn begin(&mut self, clock: &Clock) -> u64 {
+        self.number = self.number.wrapping_add(1);
+        self.sent
+            .push_back((self.number, clock.now(), clock.instant()));
+        self.number
+    }
+
+    /// Notes that a heartbeat came back. Returns the time at which it was sent.
+    pub(super) fn end(&mut self, number: u64) -> Option<Timestamp> {
+        while let Some((first, at, _)) = self.sent.front().copied()
+            && first <= number
+        {
+            self.sent.pop_front();
+            if first == number {
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    /// Returns the time for which the oldest heartbeat has been under way.
+    pub(super) fn waiting(&self, clock: &Clock) -> Duration {
+        let oldest = self.sent.front().map(|(_, _, sent)| *sent);
+        let waiting = oldest.map(|sent| clock.instant().saturating_duration_since(sent));
+        waiting.unwrap_or_default()
+    }
+}
+
+impl Shared {
+    /// Handles a message of the server. The connection calls this function in the order in which the
+    /// server has sent the messages and the answers to commands.
+    pub(super) fn receive(
+        &self,
+        push: PushInfo,
+        signals: &mpsc::UnboundedSender<Signal>,
+    ) -> Result<(), ()> {
+        let signal = match push.kind {
+            PushKind::Disconnection => Signal::Closed,
+            PushKind::Message => {
+                let mut data = push.data.into_iter();
+                let (Some(channel), Some(Value::BulkString(payload))) = (data.next(), data.next())
+                else {
+                    return Ok(());
+                };
+                if channel == Value::BulkString(self.names.events().into_bytes()) {
+                    self.apply(&payload);
+                    return Ok(());
+                }
+                match payload.as_slice().try_into() {
+                    Ok(number) => Signal::Heartbeat(u64::from_be_bytes(number)),
+                    Err(_) => return Ok(()),
+                }
+            }
+            _ => return Ok(()),
+        };
+        signals.send(signal).map_err(drop)
+    }
+
+    /// Applies a message of another replica to the cache.
+    fn apply(&self, payload: &[u8]) {
+        let Some(message) = Message::read(payload) else {
+            return;
+        };
+        if message.origin == self.names.origin {
+            // This replica applies its own changes when it gets the answers to its commands.
+            return;
+        }
+        for event in message.events {
+            // The cache may already contain a newer version, which this replica has stored.
+            if let (Event::Replaced(key), Some(version)) = (&event, message.version)
+                && let Some(cached) = self.cache.live(key)
+                && cached.version() >= version
+            {
+                continue;
+            }
+            self.cache.apply(event);
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The interface of the store: each call runs as a task on the thread of the replica, so a change that
+//! was asked for happens even if nobody waits for it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::link::Link;
+use super::{RedisStore, Shared};
+use crate::clock::Timestamp;
+use crate::session::cache::SessionCache;
+use crate::session::ending::{End, EndReason};
+use crate::session::groups::{EndAll, EndedAll, Group};
+use crate::session::lease::StoreLease;
+use crate::session::marks::{Mark, MarkKind, Once};
+use crate::session::reconfigure::{Reconfiguration, ReconfigureError, Reconfigured};
+use crate::session::store::{
+    Opened, Opening, Replacement, Store, StoreError, StoreFuture, Which,
+};
+use crate::session::stored::Stored;
+use crate::session::{Maintained, SessionKey, StoreTag};
+
+impl RedisStore {
+    /// Runs a call on the thread of the replica.
+    fn run<T, E, F>(&self, call: impl FnOnce(Arc<Shared>) -> F) -> StoreFuture<'_, T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let task = self.runtime.spawn(call(Arc::clone(&self.shared)));
+        // A task ends without a result if the thread of the replica has ended.
+        Box::pin(async move { task.await.unwrap_or_else(|_| Err(StoreError::Closed.into())) })
+    }
+}
+
+impl Store for RedisStore {
+    fn cache(&self) -> &Arc<SessionCache> {
+        &self.shared.cache
+    }
+
+    fn store_tag(&self) -> StoreTag {
+        self.store_tag
+    }
+
+    fn outlives_cache(&self) -> bool {
+        true
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn ready(&self) -> Result<(), StoreError> {
+        self.shared.ready()
+    }
+
+    fn is_pending(&self, key: &SessionKey) -> bool {
+        self.shared.is_pending(key)
+    }
+
+    fn count(&self) -> u64 {
+        self.shared.count.load(Ordering::Relaxed)
+    }
+
+    fn get(&self, key: SessionKey) -> StoreFuture<'_, Option<Arc<Stored>>> {
+        self.run(move |shared| shared.get(key))
+    }
+
+    fn open(&self, session: Arc<Stored>, opening: Opening) -> StoreFuture<'_, Opened> {
+        self.run(move |shared| shared.open(session, opening))
+    }
+
+    fn replace(&self, version: u64, next: Arc<Stored>) -> StoreFuture<'_, Replacement> {
+        self.run(move |shared| shared.replace(version, next))
+    }
+
+    fn end(&self, which: Which, why: EndReason) -> StoreFuture<'_, Vec<End>> {
+        self.run(move |shared| shared.end(which, why))
+    }
+
+    fn end_all(&self, order: EndAll) -> StoreFuture<'_, EndedAll> {
+        self.run(move |shared| shared.end_all(order))
+    }
+
+    fn list(&self, group: Group) -> StoreFuture<'_, Vec<SessionKey>> {
+        self.run(move |shared| shared.list(group))
+    }
+
+    fn touch(&self, uses: Vec<(SessionKey, Timestamp)>) -> StoreFuture<'_, ()> {
+        self.run(move |shared| shared.touch(uses))
+    }
+
+    fn once(
+        &self,
+        (kind, mark): (MarkKind, Mark),
+        now: Timestamp,
+        until: Timestamp,
+    ) -> StoreFuture<'_, Once> {
+        self.run(move |shared| shared.once((kind, mark), (now, until)))
+    }
+
+    fn unmark(&self, (kind, mark): (MarkKind, Mark)) -> StoreFuture<'_, ()> {
+        self.run(move |shared| shared.unmark((kind, mark)))
+    }
+
+    fn lease(
+        &self,
+        key: SessionKey,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> StoreFuture<'_, StoreLease> {
+        let runtime = self.runtime.clone();
+        self.run(move |shared| shared.lease(runtime, key, (now, until)))
+    }
+
+    fn sweep(&self, now: Timestamp) -> StoreFuture<'_, Maintained> {
+        self.run(move |shared| shared.sweep(now))
+    }
+
+    fn reconfigure(
+        &self,
+        new: Reconfiguration,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Reconfigured, ReconfigureError> {
+        self.run(move |shared| shared.reconfigure(new, now))
+    }
+
+    fn close(&self) -> StoreFuture<'_, ()> {
+        self.run(|shared| async move {
+            shared.link.send_replace(Link::Closed);
+            Ok(())
+        })
+    }
+
+    #[cfg(test)]
+    fn settle(&self) -> StoreFuture<'_, ()> {
+        self.run(|shared| shared.settle())
+    }
+}
+
+impl Shared {
+    async fn once(
+        self: Arc<Self>,
+        (kind, mark): (MarkKind, Mark),
+        (now, until): (Timestamp, Timestamp),
+    ) -> Result<Once, StoreError> {
+        let lifetime = u64::try_from(until.since(now).as_millis()).unwrap_or(u64::MAX);
+        let mut command = redis::cmd("SET");
+        command
+            .arg(self.mark_name(kind, &mark))
+            .arg("")
+            .arg("NX")
+            .arg("PX")
+            .arg(lifetime.max(1));
+        let set: Option<String> = self.send(&command).await?;
+        Ok(set.map_or(Once::Repeated, |_ok| Once::First))
+    }
+
+    async fn unmark(self: Arc<Self>, (kind, mark): (MarkKind, Mark)) -> Result<(), StoreError> {
+        let mut command = redis::cmd("DEL");
+        command.arg(self.mark_name(kind, &mark));
+        self.send(&command).await
+    }
+
+    fn mark_name(&self, kind: MarkKind, mark: &Mark) -> String {
+        let kind = match kind {
+            MarkKind::State => 's',
+            MarkKind::Ticket => 't',
+        };
+        self.names.mark(kind, mark)
+    }
+}

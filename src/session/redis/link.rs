@@ -1,0 +1,414 @@
+//! The connection to the server, and the heartbeats that show that no report of a change was lost.
+//!
+//! One connection carries commands and the messages of other replicas (RESP3). The server sends its
+//! data in one order, so a heartbeat that comes back shows that all earlier messages have arrived.
+//! Each replica sends its heartbeat to a channel of its own, four times in the time
+//! `coherence_secs`. After three quarters of this time without a heartbeat, requests ask the store.
+//! After a new connection, the store confirms each cached session once, because messages may have
+//! been lost between the two connections.
+//!
+//! If the server does not answer, the cache can be used for `outage_secs` since the last heartbeat.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, FromRedisValue, Pipeline, RedisError, Value};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::Shared;
+use super::connect::{Open, connect};
+use super::error::{Meaning, RedisConnectError, meaning, store_error};
+use super::heartbeats::{Heartbeats, Signal};
+use crate::clock::Timestamp;
+use crate::session::StoreError;
+use crate::session::cache::Event;
+use crate::telemetry::chain;
+
+/// The pause after the first failed attempt to connect. Each further failure doubles the pause.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause between two attempts to connect.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The state of the connection.
+#[derive(Clone, Debug)]
+pub(super) enum Link {
+    /// An attempt to connect is in progress, and the server may be available.
+    Connecting,
+    /// The connection can be used.
+    Up(MultiplexedConnection),
+    /// The server does not answer. Commands fail at once.
+    Down(Arc<RedisConnectError>),
+    /// The store is closed.
+    Closed,
+}
+
+/// The way in which a connection ended.
+#[derive(Debug)]
+enum End {
+    /// The connection was closed. The server may be available.
+    Closed,
+    /// The server did not answer, or answered with this error.
+    Failed(Arc<RedisConnectError>),
+}
+
+/// The channel for the result of the first attempt to connect. `None` after the first attempt.
+type First = Option<std::sync::mpsc::Sender<Result<(), Arc<RedisConnectError>>>>;
+
+impl Shared {
+    /// Sends a command.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`], [`StoreError::Refused`], [`StoreError::Closed`].
+    pub(super) async fn send<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
+        let mut connection = self.connection().await?;
+        let answer = command.query_async(&mut connection).await;
+        answer.map_err(|error| self.note_failure(error))
+    }
+
+    /// Sends several commands in one round trip.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Shared::send`].
+    pub(super) async fn send_all<T: FromRedisValue>(
+        &self,
+        commands: &Pipeline,
+    ) -> Result<T, StoreError> {
+        let mut connection = self.connection().await?;
+        let answer = commands.query_async(&mut connection).await;
+        answer.map_err(|error| self.note_failure(error))
+    }
+
+    /// Returns the connection, or waits a short time for a new connection.
+    async fn connection(&self) -> Result<MultiplexedConnection, StoreError> {
+        let mut link = self.link.subscribe();
+        let settled = link.wait_for(|link| !matches!(link, Link::Connecting));
+        let Ok(settled) = timeout(self.settings.command_timeout, settled).await else {
+            self.begin_outage();
+            let server = self.server_name();
+            return Err(unavailable(RedisConnectError::Silent(server).into()));
+        };
+        match settled.as_deref() {
+            Ok(Link::Up(connection)) => Ok(connection.clone()),
+            Ok(Link::Down(error)) => Err(unavailable(Arc::clone(error))),
+            Ok(Link::Connecting | Link::Closed) | Err(_) => Err(StoreError::Closed),
+        }
+    }
+
+    fn note_failure(&self, error: RedisError) -> StoreError {
+        match meaning(&error) {
+            // One slow command does not show that the connection is broken. The heartbeats decide.
+            Meaning::Reconnect if error.is_timeout() => self.begin_outage(),
+            Meaning::Reconnect => {
+                self.failed.send_replace(Some(error.clone()));
+            }
+            Meaning::Busy => self.begin_outage(),
+            Meaning::Refused => {
+                let error = chain(&error);
+                self.alarm.refused(&error);
+            }
+        }
+        store_error(error)
+    }
+
+    /// Allows the use of the cache without heartbeats for a limited time, because the server does
+    /// not answer. A later heartbeat ends this state.
+    pub(super) fn begin_outage(&self) {
+        let last = Timestamp::from_millis(self.last_heartbeat.load(Ordering::Relaxed));
+        // Before the first heartbeat, no session in the cache is known to exist.
+        if last == Timestamp::default() {
+            return;
+        }
+        let until = last.plus(self.settings.outage);
+        self.cache.coherence().set_until(until);
+    }
+
+    fn server_name(&self) -> Box<str> {
+        let server = self.settings.servers.first().map(ToString::to_string);
+        server.unwrap_or_default().into()
+    }
+
+    /// Keeps a connection to the server until the store is closed. Sends the result of the first
+    /// attempt to `first`.
+    pub(super) async fn keep_connected(
+        self: Arc<Self>,
+        first: std::sync::mpsc::Sender<Result<(), Arc<RedisConnectError>>>,
+    ) {
+        let mut closed = self.link.subscribe();
+        let mut first = Some(first);
+        let work = async {
+            let mut pause = FIRST_PAUSE;
+            loop {
+                match self.connect(&mut first).await {
+                    Ok(End::Closed) => {
+                        // Only the next attempt shows whether the server still answers.
+                        self.cache.coherence().set_until(Timestamp::default());
+                        self.set_link(Link::Connecting);
+                        self.alarm.lost();
+                        pause = FIRST_PAUSE;
+                    }
+                    Ok(End::Failed(error)) => self.fail(error, &mut first),
+                    Err(error) => self.fail(Arc::new(error), &mut first),
+                }
+                tokio::time::sleep(pause).await;
+                pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+            }
+        };
+        tokio::select! {
+            () = work => {}
+            _closed = closed.wait_for(|link| matches!(link, Link::Closed)) => {}
+        }
+    }
+
+    /// Changes the state of the connection, unless the store is closed.
+    fn set_link(&self, next: Link) {
+        self.link.send_if_modified(|link| {
+            let is_open = !matches!(link, Link::Closed);
+            if is_open {
+                *link = next;
+            }
+            is_open
+        });
+    }
+
+    fn fail(&self, error: Arc<RedisConnectError>, first: &mut First) {
+        self.begin_outage();
+        self.alarm.down(&error);
+        self.set_link(Link::Down(Arc::clone(&error)));
+        if let Some(first) = first.take() {
+            // Nobody waits for the result if the start was cancelled.
+            drop(first.send(Err(error)));
+        }
+    }
+
+    /// Connects, and watches over the connection until it ends.
+    ///
+    /// # Errors
+    ///
+    /// [`RedisConnectError`]: the connection could not be used at all.
+    async fn connect(
+        self: &Arc<Self>,
+        first: &mut First,
+    ) -> Result<End, RedisConnectError> {
+        let (signals, mut signalled) = mpsc::unbounded_channel();
+        let pushed = {
+            let (shared, signals) = (Arc::downgrade(self), signals.clone());
+            move |push| {
+                let shared = shared.upgrade().ok_or(())?;
+                shared.receive(push, &signals)
+            }
+        };
+        let mut opening = Box::pin(connect(&self.settings, pushed));
+        let mut open = tokio::select! {
+            opened = &mut opening => opened?,
+            // The server is slow. The cache can be used meanwhile.
+            () = tokio::time::sleep(self.settings.command_timeout) => {
+                self.begin_outage();
+                let slow = RedisConnectError::Silent(self.server_name());
+                self.set_link(Link::Down(Arc::new(slow)));
+                opening.await?
+            }
+        };
+        let failed = |source| RedisConnectError::Server {
+            server: open.server.clone(),
+            source: Arc::new(source),
+        };
+        let mut commands = open.commands.clone();
+        let channels = [self.names.events(), self.names.heartbeats()];
+        let subscribed = commands.subscribe(&channels[..]).await;
+        subscribed.map_err(failed)?;
+        // Reports may have been lost before the subscription.
+        self.cache.apply(Event::Lost);
+        self.look_at_clock(&mut commands).await.map_err(failed)?;
+        self.end_pending(&mut commands).await.map_err(failed)?;
+        self.failed.send_replace(None);
+        Ok(self.watch(&mut open, (&signals, &mut signalled), first).await)
+    }
+
+    /// Reads the clock of the server.
+    async fn look_at_clock(&self, commands: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        let before = self.clock.now();
+        let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(commands).await?;
+        let millis = seconds.saturating_mul(1000).saturating_add(micros / 1000);
+        // Half of the time for the answer belongs to the way of the question.
+        let after = self.clock.now();
+        let middle = before.plus(after.since(before) / 2);
+        let ahead = i128::from(millis) - i128::from(middle.as_millis());
+        let ahead = i64::try_from(ahead).unwrap_or_default();
+        self.server_ahead.store(ahead, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Sends heartbeats until the connection ends.
+    async fn watch(
+        self: &Arc<Self>,
+        open: &mut Open,
+        (signals, signalled): (
+            &mpsc::UnboundedSender<Signal>,
+            &mut mpsc::UnboundedReceiver<Signal>,
+        ),
+        first: &mut First,
+    ) -> End {
+        let failed_with = |error: RedisError| {
+            Arc::new(RedisConnectError::Server {
+                server: open.server.clone(),
+                source: Arc::new(error),
+            })
+        };
+        let mut ticks = interval(self.settings.coherence / 4);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failed = self.failed.subscribe();
+        let mut sent = Heartbeats::default();
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {
+                    let number = sent.begin(&self.clock);
+                    self.beat(open.commands.clone(), number, signals.clone());
+                    let waiting = sent.waiting(&self.clock);
+                    if waiting > self.silence() {
+                        // The gateway's clock may have been set back, so the time limit of the last
+                        // heartbeat may be in the far future.
+                        self.cache.coherence().set_until(Timestamp::default());
+                    }
+                    if waiting > self.settings.command_timeout {
+                        let silent = RedisConnectError::Silent(open.server.clone());
+                        self.fail(Arc::new(silent), first);
+                    }
+                    if waiting > self.settings.command_timeout.max(self.silence()) * 2 {
+                        let silent = RedisConnectError::Silent(open.server.clone());
+                        return End::Failed(Arc::new(silent));
+                    }
+                }
+                Some(signal) = signalled.recv() => match signal {
+                    Signal::Heartbeat(number) => {
+                        if let Some(at) = sent.end(number) {
+                            self.note_heartbeat(at);
+                            self.note_up(open);
+                            if let Some(first) = first.take() {
+                                // Nobody waits for the result if the start was cancelled.
+                                drop(first.send(Ok(())));
+                            }
+                        }
+                    }
+                    Signal::Busy(error) => self.fail(failed_with(error), first),
+                    Signal::Lost(error) => return End::Failed(failed_with(error)),
+                    Signal::Closed => return End::Closed,
+                },
+                _ = failed.wait_for(Option::is_some) => {
+                    let error = self.failed.borrow().clone();
+                    return match error {
+                        Some(error) if error.code().is_some() => End::Failed(failed_with(error)),
+                        Some(_) | None => End::Closed,
+                    };
+                }
+            }
+        }
+    }
+
+    fn note_up(&self, open: &Open) {
+        if !matches!(*self.link.borrow(), Link::Up(_)) {
+            self.set_link(Link::Up(open.commands.clone()));
+            self.alarm.up(&open.server);
+        }
+    }
+
+    /// Returns the longest time without a heartbeat during which requests use the cache.
+    fn silence(&self) -> Duration {
+        self.settings.coherence / 4 * 3
+    }
+
+    fn note_heartbeat(&self, sent: Timestamp) {
+        self.last_heartbeat
+            .store(sent.as_millis().max(1), Ordering::Relaxed);
+        // A manual clock of a test stands still between two heartbeats, or moves by hours.
+        let until = if self.clock.is_manual() {
+            Timestamp::MAX
+        } else {
+            sent.plus(self.silence())
+        };
+        self.cache.coherence().set_until(until);
+    }
+
+    /// Sends a heartbeat. The server counts the sessions and checks that it may still accept writes.
+    fn beat(
+        self: &Arc<Self>,
+        mut commands: MultiplexedConnection,
+        number: u64,
+        signals: mpsc::UnboundedSender<Signal>,
+    ) {
+        let mut beat = redis::pipe();
+        let lifetime = self.settings.coherence * 60;
+        beat.ignore_errors()
+            .cmd("PUBLISH")
+            .arg(self.names.heartbeats())
+            .arg(number.to_be_bytes().as_slice())
+            .cmd("ZCARD")
+            .arg(self.names.index())
+            .cmd("SET")
+            .arg(self.names.presence())
+            .arg("")
+            .arg("PX")
+            .arg(u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX));
+        let shared = Arc::clone(self);
+        let beating = async move {
+            let answers: Result<Vec<Result<Value, RedisError>>, _> =
+                beat.query_async(&mut commands).await;
+            let error = match answers {
+                Ok(answers) => {
+                    if let Some(Ok(Value::Int(count))) = answers.get(1) {
+                        shared.note_count(*count);
+                    }
+                    shared.note_write(answers.get(2))
+                }
+                Err(error) => Some(error),
+            };
+            let signal = match error {
+                Some(error) if error.is_timeout() => return,
+                Some(error) => match meaning(&error) {
+                    Meaning::Busy => Signal::Busy(error),
+                    Meaning::Reconnect => Signal::Lost(error),
+                    Meaning::Refused => return,
+                },
+                None => return,
+            };
+            // The receiver is closed if the connection was already replaced.
+            drop(signals.send(signal));
+        };
+        tokio::spawn(beating);
+    }
+
+    /// Looks at the answer to the write of a heartbeat. Returns the error if there is one.
+    fn note_write(&self, answer: Option<&Result<Value, RedisError>>) -> Option<RedisError> {
+        match answer? {
+            Ok(_) => {
+                self.alarm.accepted();
+                None
+            }
+            Err(error) => {
+                if meaning(error) == Meaning::Refused {
+                    self.alarm.refused(&chain(error));
+                }
+                Some(error.clone())
+            }
+        }
+    }
+
+    pub(super) fn note_count(&self, count: i64) {
+        if let Ok(count) = u64::try_from(count) {
+            self.count.store(count, Ordering::Relaxed);
+        }
+    }
+}
+
+fn unavailable(error: Arc<RedisConnectError>) -> StoreError {
+    StoreError::Unavailable(error)
+}
+
+/// Creates the state of a connection that does not exist yet.
+pub(super) fn connecting() -> watch::Sender<Link> {
+    watch::Sender::new(Link::Connecting)
+}

@@ -1,0 +1,67 @@
+-- Functions that all scripts share. PREFIX is the first part of every key, and ORIGIN identifies the
+-- replica that has sent the command. Keys of sessions are 16 raw bytes.
+local PREFIX, ORIGIN = ARGV[1], ARGV[2]
+local INDEX, EVENTS = PREFIX .. '{i1}', PREFIX .. 'events'
+local NONE = string.rep('\0', 16)
+
+local function hex(bytes)
+  return (bytes:gsub('.', function(c) return string.format('%02x', c:byte()) end))
+end
+
+local function session(key) return PREFIX .. '{s:' .. hex(key) .. '}' end
+local function user(hash) return PREFIX .. '{u:' .. hex(hash) .. '}' end
+local function provider_session(hash) return PREFIX .. '{p:' .. hex(hash) .. '}' end
+local function ended_at(group) return PREFIX .. '{e:' .. group:sub(1, 1) .. hex(group:sub(2)) .. '}' end
+
+-- Makes the key live for at least this number of milliseconds.
+local function extend(key, ttl)
+  if redis.call('PTTL', key) < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
+end
+
+-- Removes a session and its entries in the indexes. Returns true if the session existed.
+local function remove(key, why)
+  local name = session(key)
+  local head = redis.call('GETRANGE', name, 0, 64)
+  redis.call('ZREM', INDEX, key)
+  if redis.call('DEL', name) == 0 then return false end
+  if head:byte(1) == 1 then
+    local of_user, of_provider = head:sub(18, 33), head:sub(34, 49)
+    if of_user ~= NONE then redis.call('ZREM', user(of_user), key) end
+    if of_provider ~= NONE then redis.call('ZREM', provider_session(of_provider), key) end
+  end
+  redis.call('PUBLISH', EVENTS, 'E' .. ORIGIN .. key .. why)
+  return true
+end
+
+-- Returns the sessions of an index that exist. Removes the others from the index.
+local function existing(index)
+  local found = {}
+  for _, key in ipairs(redis.call('ZRANGE', index, 0, -1)) do
+    if redis.call('EXISTS', session(key)) == 1 then
+      found[#found + 1] = key
+    else
+      redis.call('ZREM', index, key)
+    end
+  end
+  return found
+end
+
+-- Returns the sessions of a group: its kind in one byte, and its hash or its keys.
+local function members(group)
+  local kind, rest = group:sub(1, 1), group:sub(2)
+  if kind == 'U' then return existing(user(rest)) end
+  if kind == 'P' then return existing(provider_session(rest)) end
+  local found = {}
+  if kind == 'W' then
+    for _, key in ipairs(existing(user(rest))) do
+      if redis.call('GETRANGE', session(key), 33, 48) == NONE then found[#found + 1] = key end
+    end
+  elseif kind == 'K' then
+    for at = 1, #rest, 16 do
+      local key = rest:sub(at, at + 15)
+      if redis.call('EXISTS', session(key)) == 1 then found[#found + 1] = key end
+    end
+  end
+  return found
+end
+

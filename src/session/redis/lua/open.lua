@@ -1,0 +1,35 @@
+-- Stores a new session, and ends the sessions that it replaces and the sessions above the limit of its
+-- user. Arguments: key, value, time to live, time of the last use, end of the lifetime, limit, begin of the
+-- login, reason for replaced sessions, reason for sessions above the limit, number of groups, the groups,
+-- the replaced sessions.
+local key, value, ttl, used, ends_at = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local limit, begun_at, replaced_why, above_why = tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10], ARGV[11]
+local groups = tonumber(ARGV[12])
+for at = 13, 12 + groups do
+  local ended = redis.call('GET', ended_at(ARGV[at]))
+  if ended and begun_at < tonumber(ended) then return {'ended', -1, {}, {}} end
+end
+local replaced, above = {}, {}
+for at = 13 + groups, #ARGV do
+  if remove(ARGV[at], replaced_why) then replaced[#replaced + 1] = ARGV[at] end
+end
+redis.call('ZADD', INDEX, used, key)
+local of_user_hash, of_provider = value:sub(18, 33), value:sub(34, 49)
+if of_user_hash ~= NONE then
+  local index = user(of_user_hash)
+  if redis.call('ZCARD', index) >= limit then
+    local before = existing(index)
+    for at = 1, #before + 1 - limit do
+      remove(before[at], above_why)
+      above[at] = before[at]
+    end
+  end
+  redis.call('ZADD', index, ends_at, key)
+  extend(index, ttl)
+end
+if of_provider ~= NONE then
+  redis.call('ZADD', provider_session(of_provider), ends_at, key)
+  extend(provider_session(of_provider), ttl)
+end
+redis.call('SET', session(key), value, 'PX', ttl)
+return {'stored', redis.call('ZCARD', INDEX), replaced, above}

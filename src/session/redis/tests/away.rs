@@ -1,0 +1,236 @@
+//! Outages: the server does not answer, and comes back.
+
+use super::*;
+use crate::session::{EndRegistry, SessionEvent};
+
+/// Settings with short times. The tests turn a manual clock, and only the connection uses real time.
+fn quick(server: &Server) -> RedisSettings {
+    let mut settings = server.settings();
+    settings.coherence = Duration::from_millis(400);
+    settings.command_timeout = Duration::from_millis(500);
+    settings.connect_timeout = Duration::from_millis(500);
+    settings
+}
+
+/// A server that keeps its data.
+const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
+
+#[tokio::test]
+async fn f_12_cached_sessions_continue_for_the_outage_and_nobody_is_signed_out() {
+    let (mut server, fixture) = (Server::start(&DURABLE), Fixture::memory());
+    let settings = quick(&server);
+    let (started, other) = (start(&settings, &fixture), start(&settings, &fixture));
+    let sessions = &started.sessions;
+    let cached = open(sessions, "alice", NOW).await;
+    let uncached = open(&other.sessions, "bob", NOW).await;
+    let held = session(sessions, &cached).await;
+    server.kill();
+    started.wait_until_down().await;
+    // A cached session continues until the end of the outage, and no longer.
+    assert!(matches!(sessions.find(&cached, after(59)), Lookup::Live(_)));
+    assert!(sessions.still(&held, after(59), after(59)));
+    assert!(matches!(sessions.find(&cached, after(60)), Lookup::Away));
+    // Other sessions cannot be used, but they have not ended.
+    let read = sessions.fetch(&uncached.key()).await;
+    assert!(matches!(read, Err(StoreError::Unavailable(_))), "{read:?}");
+    assert!(sessions.fetch(&cached.key()).await.unwrap().is_some());
+    // Nothing can change, and no new refresh may begin.
+    let opened = sessions.open(login("carol"), NOW).await;
+    assert!(matches!(
+        opened,
+        Err(OpenError::Store(StoreError::Unavailable(_)))
+    ));
+    let replaced = sessions.replace(&held, tokens("token-1"), None).await;
+    assert!(matches!(replaced, Err(StoreError::Unavailable(_))));
+    let lease = sessions.lease(&cached.key(), NOW, after(65)).await;
+    assert!(matches!(lease, Err(StoreError::Unavailable(_))));
+    assert!(matches!(sessions.ready(), Err(StoreError::Unavailable(_))));
+    server.start_again(&DURABLE);
+    started.wait_until_up().await;
+    for id in [&cached, &uncached] {
+        assert!(live(sessions, id, after(30)).await);
+    }
+    assert!(sessions.ready().is_ok());
+    open(sessions, "carol", NOW).await;
+}
+
+#[tokio::test]
+async fn f_12_a_sign_out_during_an_outage_ends_the_session_here_and_later_everywhere() {
+    let (mut server, fixture) = (Server::start(&DURABLE), Fixture::memory());
+    let settings = quick(&server);
+    let (started, other) = (start(&settings, &fixture), start(&settings, &fixture));
+    let id = open(&started.sessions, "alice", NOW).await;
+    let there = session(&other.sessions, &id).await;
+    let watch = tokio::task::LocalSet::new();
+    watch
+        .run_until(async {
+            let sessions = Arc::new(other.sessions);
+            let registry = EndRegistry::start(Arc::clone(&sessions), Clock::manual(NOW));
+            let watch = registry.watch(&there).unwrap();
+            server.kill();
+            started.wait_until_down().await;
+            let end = started.sessions.end(&id.key(), EndReason::SignedOut).await;
+            assert_eq!(end.unwrap(), Ended::OnlyHere);
+            assert!(!live(&started.sessions, &id, NOW).await);
+            assert_eq!(there.state(), SessionState::Live);
+            server.start_again(&DURABLE);
+            started.wait_until_up().await;
+            assert!(!live(&started.sessions, &id, NOW).await);
+            assert!(started.value(&id).await.is_none());
+            // The other replica learns of the end from the server, and its streams end.
+            let event = watch.next().await;
+            assert!(matches!(
+                event,
+                SessionEvent::Ended(EndReason::SignedOut | EndReason::Elsewhere)
+            ));
+            assert_eq!(there.state(), SessionState::Ended);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn f_12_streams_end_when_a_session_was_not_confirmed_for_the_outage() {
+    let (mut server, mut fixture) = (Server::start(&[]), Fixture::memory());
+    fixture.settings.idle = Duration::from_mins(5);
+    let started = start(&quick(&server), &fixture);
+    let id = open(&started.sessions, "alice", NOW).await;
+    let held = session(&started.sessions, &id).await;
+    let (sessions, clock) = (Arc::new(started.sessions), Clock::manual(after(50)));
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            let registry = EndRegistry::start(Arc::clone(&sessions), clock.clone());
+            let watch = registry.watch(&held).unwrap();
+            server.kill();
+            let mut link = started.shared.link.subscribe();
+            let down = link.wait_for(|link| matches!(link, Link::Down(_)));
+            drop(down.await.unwrap());
+            clock.set(after(60));
+            let event = watch.next().await;
+            assert!(matches!(event, SessionEvent::Ended(EndReason::Unconfirmed)));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn f_12_an_emptied_server_ends_all_sessions_and_accepts_new_ones() {
+    let (server, fixture) = (Server::start(&[]), Fixture::memory());
+    let started = start(&quick(&server), &fixture);
+    let id = open(&started.sessions, "alice", NOW).await;
+    assert_eq!(server.command(&["FLUSHALL"]), "OK");
+    assert!(started.sessions.fetch(&id.key()).await.unwrap().is_none());
+    assert!(!live(&started.sessions, &id, NOW).await);
+    let again = open(&started.sessions, "alice", NOW).await;
+    assert!(live(&started.sessions, &again, NOW).await);
+    // The server restarts without its data.
+    let mut server = server;
+    server.kill();
+    started.wait_until_down().await;
+    server.start_again(&[]);
+    started.wait_until_up().await;
+    assert!(!live(&started.sessions, &again, NOW).await);
+}
+
+#[tokio::test]
+async fn a_server_that_is_stopped_counts_as_away_and_commands_fail_at_once() {
+    let (server, fixture) = (Server::start(&[]), Fixture::memory());
+    let started = start(&quick(&server), &fixture);
+    let id = open(&started.sessions, "alice", NOW).await;
+    let pid = server.command(&["INFO", "server"]);
+    let pid = pid.lines().find_map(|line| line.strip_prefix("process_id:"));
+    let pid = pid.unwrap().trim().to_owned();
+    let signal = |signal: &str| {
+        let status = std::process::Command::new("kill").args([signal, &pid]).status();
+        assert!(status.unwrap().success());
+    };
+    signal("-STOP");
+    // The first request waits for the command. It then uses the cache.
+    assert!(started.sessions.fetch(&id.key()).await.unwrap().is_some());
+    started.wait_until_down().await;
+    let began = Clock::system().instant();
+    for _ in 0..50 {
+        let read = started.sessions.fetch(&SessionKey::FIRST).await;
+        assert!(matches!(read, Err(StoreError::Unavailable(_))));
+    }
+    assert!(began.elapsed() < Duration::from_millis(400));
+    assert!(matches!(started.sessions.find(&id, after(59)), Lookup::Live(_)));
+    signal("-CONT");
+    started.wait_until_up().await;
+    assert!(live(&started.sessions, &id, NOW).await);
+}
+
+#[tokio::test]
+async fn a_replica_starts_while_the_server_is_away_and_connects_later() {
+    let (mut server, fixture) = (Server::start(&[]), Fixture::memory());
+    server.kill();
+    let started = start(&quick(&server), &fixture);
+    let opened = started.sessions.open(login("alice"), NOW).await;
+    assert!(matches!(
+        opened,
+        Err(OpenError::Store(StoreError::Unavailable(_)))
+    ));
+    server.start_again(&[]);
+    started.wait_until_up().await;
+    let id = open(&started.sessions, "alice", NOW).await;
+    assert!(live(&started.sessions, &id, NOW).await);
+}
+
+#[tokio::test]
+async fn a_lost_subscription_makes_every_session_be_asked_for_again() {
+    let (server, fixture) = (Server::start(&[]), Fixture::memory());
+    let settings = quick(&server);
+    let (started, other) = (start(&settings, &fixture), start(&settings, &fixture));
+    let ids = [
+        open(&started.sessions, "alice", NOW).await,
+        open(&started.sessions, "bob", NOW).await,
+    ];
+    let held = session(&started.sessions, &ids[0]).await;
+    let generation = started.shared.cache.coherence().generation();
+    // The messages of this end are lost, because the connections were closed.
+    let killed = server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+    assert!(killed.parse::<u32>().is_ok(), "{killed}");
+    let killed = server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    assert!(killed.parse::<u32>().is_ok(), "{killed}");
+    other.wait_until_up().await;
+    other.sessions.end(&ids[0].key(), EndReason::SignedOut).await.unwrap();
+    while started.shared.cache.coherence().generation() == generation {
+        tokio::task::yield_now().await;
+    }
+    assert!(!started.sessions.still(&held, NOW, NOW));
+    assert!(!live(&started.sessions, &ids[0], NOW).await);
+    assert!(live(&started.sessions, &ids[1], NOW).await);
+}
+
+#[tokio::test]
+async fn with_the_system_clock_a_cached_session_may_be_used_only_shortly_after_a_heartbeat() {
+    let (server, fixture) = (Server::start(&[]), Fixture::memory());
+    let clock = Clock::system();
+    let replica = Replica {
+        limits: fixture.limits(),
+        capacity: fixture.settings.capacity,
+        registrations: fixture.providers.clone(),
+        keys: fixture.ring().into(),
+        clock: clock.clone(),
+    };
+    let limits = Arc::clone(&replica.limits);
+    let store = RedisStore::start(server.settings(), replica).unwrap();
+    let sessions = Sessions::on(Arc::new(store), limits, clock.clone());
+    let new = NewSession {
+        begun_at: clock.now(),
+        ..login("alice")
+    };
+    let id = sessions.open(new, clock.now()).await.unwrap();
+    let held = sessions.fetch(&id.key()).await.unwrap().unwrap();
+    let now = clock.now();
+    // A process that was stopped for a second reads a later time than the last heartbeat allows.
+    assert!(!sessions.coherence.covers(held.stored(), now.plus(Duration::from_secs(1))));
+    let mut covered = false;
+    for _ in 0..1_000_000 {
+        covered = sessions.coherence.covers(held.stored(), clock.now());
+        if covered {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert!(covered);
+}

@@ -1,0 +1,167 @@
+//! The stored form of a session.
+//!
+//! A value begins with a head in plaintext, which the scripts read: the format version (1 byte), the
+//! version of the session (8 bytes), the end of its lifetime (8 bytes), its user (16 bytes), its
+//! session at the provider (16 bytes), and its provider (16 bytes). Numbers are
+//! big-endian, and a missing hash is zero. The encrypted contents follow. The head and the session
+//! key are associated data of the encryption. A value that somebody copies to another session cannot
+//! be decrypted. Somebody who can write to the store can restore an older value of the same session.
+
+use aws_lc_rs::digest::{Context, SHA256};
+
+use crate::clock::Timestamp;
+use crate::seal::KeyRing;
+use crate::session::backend::Loaded;
+use crate::session::groups::ProviderSessionHash;
+use crate::session::index::{Rank, UserHash};
+use crate::session::record;
+use crate::session::stored::Stored;
+use crate::session::{Registration, SessionKey};
+
+/// The version of this format. A newer version of the gateway uses a higher number.
+const FORMAT: u8 = 1;
+/// The length of the head, in bytes.
+const HEAD: usize = 65;
+/// The length of a hash in the head, in bytes.
+const HASH: usize = 16;
+/// The length of the head together with the name of the key of the encryption.
+pub(super) const HEAD_AND_KEY_NAME: usize = HEAD + 4;
+
+/// The plaintext head of a value.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Head {
+    pub(super) version: u64,
+    pub(super) ends_at: Timestamp,
+    pub(super) user: Option<UserHash>,
+    pub(super) provider_session: Option<ProviderSessionHash>,
+    /// The hash of the provider ([`provider_hash`]).
+    pub(super) provider: [u8; HASH],
+}
+
+/// The reason why a value cannot be used.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Unusable {
+    /// The value is not the value of this session, or was changed.
+    Damaged,
+    /// A newer version of the gateway has written the value.
+    Newer,
+    /// The value is encrypted with a key that this process does not have.
+    UnknownKey,
+}
+
+/// Returns the hash of a provider's name and fingerprint that values contain.
+pub(super) fn provider_hash(name: &str, registration: &Registration) -> [u8; HASH] {
+    let mut context = Context::new(&SHA256);
+    context.update(registration);
+    context.update(name.as_bytes());
+    let digest = context.finish();
+    digest.as_ref().first_chunk().copied().unwrap_or_default()
+}
+
+/// Returns the bytes of a session's version, as the head contains them.
+pub(super) fn version_bytes(version: u64) -> [u8; 8] {
+    version.to_be_bytes()
+}
+
+impl Head {
+    fn to_bytes(self) -> Vec<u8> {
+        let hash = |hash: Option<[u8; HASH]>| hash.unwrap_or_default();
+        let mut bytes = Vec::with_capacity(HEAD);
+        bytes.push(FORMAT);
+        bytes.extend(version_bytes(self.version));
+        bytes.extend(self.ends_at.as_millis().to_be_bytes());
+        bytes.extend(hash(self.user.map(UserHash::to_bytes)));
+        bytes.extend(hash(
+            self.provider_session.map(ProviderSessionHash::to_bytes),
+        ));
+        bytes.extend(self.provider);
+        bytes
+    }
+
+    /// Reads the head of a value.
+    pub(super) fn read(value: &[u8]) -> Result<Self, Unusable> {
+        match value.first() {
+            Some(&FORMAT) => Self::parse(value).ok_or(Unusable::Damaged),
+            Some(newer) if *newer > FORMAT => Err(Unusable::Newer),
+            Some(_) | None => Err(Unusable::Damaged),
+        }
+    }
+
+    fn parse(value: &[u8]) -> Option<Self> {
+        let (_format, rest) = value.split_first()?;
+        let (version, rest) = rest.split_first_chunk()?;
+        let (ends_at, rest) = rest.split_first_chunk()?;
+        let (user, rest) = rest.split_first_chunk::<HASH>()?;
+        let (provider_session, rest) = rest.split_first_chunk::<HASH>()?;
+        let (provider, _sealed) = rest.split_first_chunk::<HASH>()?;
+        let known = *provider_session != [0; HASH];
+        Some(Self {
+            version: u64::from_be_bytes(*version),
+            ends_at: Timestamp::from_millis(u64::from_be_bytes(*ends_at)),
+            user: UserHash::from_bytes(*user),
+            provider_session: known.then(|| ProviderSessionHash::from_bytes(*provider_session)),
+            provider: *provider,
+        })
+    }
+}
+
+/// Encrypts a session. Returns `None` if no nonce could be generated.
+pub(super) fn seal(
+    session: &Stored,
+    provider_session: Option<ProviderSessionHash>,
+    provider: [u8; HASH],
+    keys: &KeyRing,
+) -> Option<Vec<u8>> {
+    let head = Head {
+        version: session.version(),
+        ends_at: session.ends_at(),
+        user: session.user(),
+        provider_session,
+        provider,
+    };
+    let head = head.to_bytes();
+    let sealed = keys.seal(&context(session.key(), &head), session.contents());
+    Some([head, sealed.ok()?].concat())
+}
+
+/// Decrypts a value. `used` is the time of the last use.
+pub(super) fn open(
+    key: SessionKey,
+    value: &[u8],
+    used: Timestamp,
+    keys: &KeyRing,
+) -> Result<(Head, Stored), Unusable> {
+    let head = Head::read(value)?;
+    let (plain, sealed) = value.split_at_checked(HEAD).ok_or(Unusable::Damaged)?;
+    if !keys.knows(sealed) {
+        return Err(Unusable::UnknownKey);
+    }
+    let opened = keys.open(&context(&key, plain), sealed);
+    let contents = opened.and_then(|opened| record::decode(&opened));
+    let contents = contents.ok_or(Unusable::Damaged)?;
+    if contents.version != head.version {
+        return Err(Unusable::Damaged);
+    }
+    let loaded = Loaded {
+        ends_at: head.ends_at,
+        last_used: used.max(contents.opened_at),
+        contents,
+    };
+    let rank = Rank {
+        user: head.user,
+        ends_at: head.ends_at,
+        key,
+    };
+    Ok((head, Stored::new(rank, loaded.last_used, &loaded.contents)))
+}
+
+/// Returns true if the first bytes of a value show that one of these keys has encrypted the value.
+pub(super) fn is_known(start: &[u8], keys: &KeyRing) -> bool {
+    let sealed = start.get(HEAD..);
+    sealed.is_some_and(|sealed| keys.knows(sealed))
+}
+
+/// Returns the associated data of the encryption.
+fn context(key: &SessionKey, head: &[u8]) -> Vec<u8> {
+    [b"redis ", key.as_bytes().as_slice(), head].concat()
+}

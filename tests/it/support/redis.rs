@@ -1,0 +1,176 @@
+//! A real Redis server, and gateways that share their sessions in it.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+use sidegate::clock::Clock;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use super::browser::Browser;
+use super::gateway::{Gateway, Settings};
+use super::provider::StandIn;
+use super::scene::{ORIGIN, ROUTES, url};
+use super::upstream::RecordingUpstream;
+use super::wire::TEST_TIMEOUT;
+
+/// A Redis server. The server is killed when this value is dropped.
+pub(crate) struct Redis {
+    folder: TempDir,
+    options: Vec<String>,
+    child: Option<Child>,
+}
+
+impl Redis {
+    /// Starts a server with a Unix socket and these options of the command line.
+    pub(crate) async fn start(options: &[&str]) -> Self {
+        let mut redis = Self {
+            folder: tempfile::tempdir().unwrap(),
+            options: options.iter().map(|&option| option.into()).collect(),
+            child: None,
+        };
+        redis.start_again().await;
+        redis
+    }
+
+    /// The folder of the server.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The value of the setting `urls` for this server.
+    pub(crate) fn url(&self) -> String {
+        format!("unix://{}", self.socket())
+    }
+
+    fn socket(&self) -> String {
+        self.folder.path().join("redis.sock").display().to_string()
+    }
+
+    /// Starts the server again after [`Redis::kill`].
+    pub(crate) async fn start_again(&mut self) {
+        let mut child = Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--unixsocket", &self.socket()])
+            .arg("--dir")
+            .arg(self.folder.path())
+            .args(&self.options)
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("redis-server is missing: run tests/run");
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let ready = async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                if line.to_lowercase().contains("ready to accept connections") {
+                    return true;
+                }
+            }
+            false
+        };
+        let ready = timeout(TEST_TIMEOUT, ready).await;
+        assert_eq!(ready, Ok(true), "redis-server does not start");
+        // The server would wait if nobody read its output.
+        drop(tokio::spawn(async move {
+            while let Ok(Some(_line)) = lines.next_line().await {}
+        }));
+        self.child = Some(child);
+    }
+
+    /// Kills the server.
+    pub(crate) async fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().await.unwrap();
+    }
+
+    /// Sends a signal to the server.
+    pub(crate) async fn signal(&self, name: &str) {
+        let id = self.child.as_ref().unwrap().id().unwrap().to_string();
+        let kill = Command::new("/bin/kill").args(["-s", name, &id]).status();
+        assert!(kill.await.unwrap().success());
+    }
+
+    /// Runs a command of the server, and returns its answer.
+    pub(crate) async fn command(&self, arguments: &[&str]) -> String {
+        let mut client = Command::new("redis-cli");
+        client.args(["-s", &self.socket()]).args(arguments);
+        let output = client.output().await.unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+}
+
+/// Three gateways with one provider, one app and one store. All of them have the same clock.
+pub(crate) struct Replicas {
+    pub(crate) gateways: Vec<Gateway>,
+    pub(crate) provider: StandIn,
+    pub(crate) app: RecordingUpstream,
+    pub(crate) clock: Clock,
+    /// A folder for files that the settings name.
+    pub(crate) folder: TempDir,
+}
+
+impl Replicas {
+    /// Starts the gateways with a server at a Unix socket.
+    pub(crate) async fn start(redis: &Redis) -> Self {
+        let store = format!(
+            "[session.store.redis]\nurls = [\"{}\"]\nconnect_timeout_secs = 1\n",
+            redis.url()
+        );
+        Self::with(&store).await
+    }
+
+    /// Starts the gateways with this table of the store.
+    pub(crate) async fn with(store: &str) -> Self {
+        let provider = StandIn::start().await;
+        provider.token_members(json!({ "expires_in": 60 }));
+        let app = RecordingUpstream::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let mut replicas = Self {
+            gateways: Vec::new(),
+            provider,
+            app,
+            clock: Clock::manual(Clock::system().now()),
+            folder,
+        };
+        for _ in 0..3 {
+            let gateway = replicas.another(store);
+            replicas.gateways.push(gateway);
+        }
+        replicas
+    }
+
+    /// Starts one more gateway with this table of the store.
+    pub(crate) fn another(&self, store: &str) -> Gateway {
+        let keys = self.folder.path().join("keys");
+        std::fs::write(&keys, STANDARD.encode([7; 32])).unwrap();
+        let login = format!("[login]\nstate_key_file = \"{}\"\n", keys.display());
+        let settings = Settings::new(ORIGIN, &self.provider.url(), &self.app.url());
+        let settings = settings.with(ROUTES).with(&login).with(store);
+        Gateway::with_clock(settings, self.clock.clone())
+    }
+
+    /// A browser whose user at the provider is `user`. [`Replicas::at`] selects the gateway.
+    pub(crate) fn browser_of(&self, user: &str) -> Browser {
+        let browser = Browser::new();
+        browser.plant(&self.provider.url(), &format!("user={user}; Path=/"));
+        browser
+    }
+
+    /// A tab of the browser that reaches the gateway with this number.
+    pub(crate) fn at(&self, browser: &Browser, number: usize) -> Browser {
+        let address = self.gateways[number].address();
+        browser.clone().leading(ORIGIN, address)
+    }
+
+    /// A browser that has signed in at the gateway with this number.
+    pub(crate) async fn signed_in(&self, user: &str, number: usize) -> Browser {
+        let browser = self.browser_of(user);
+        let page = self.at(&browser, number).visit(&url("/")).await;
+        assert_eq!(page.text(), "seen", "{}", page.describe());
+        browser
+    }
+}
