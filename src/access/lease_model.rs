@@ -14,14 +14,17 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use super::lease_use::{LeaseUse, lease_use};
+use super::lease_use::{Known, LeaseUse, TIME_TO_SEND, lease_duration, lease_use};
 use crate::session::SessionState;
 
-/// The deadline of a call to the provider, the time to store its answer, and the time of a lease, in
-/// steps of the clock.
-const DEADLINE: u8 = 2;
-const STORE: u8 = 1;
-const LEASE: u8 = 4;
+/// The deadline of a call to the provider, in steps of the clock. A step is one second.
+const DEADLINE: u8 = 1;
+
+/// The duration of a lease, in steps of the clock.
+fn lease() -> u8 {
+    let duration = lease_duration(Duration::from_secs(DEADLINE.into()));
+    duration.as_secs().try_into().unwrap()
+}
 
 /// What a replica does next.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -32,8 +35,10 @@ enum Phase {
     AsksForLease { age: u8 },
     /// Another holder has the lease, for so long.
     Waits { left: u8 },
-    /// Has asked for the lease so long ago and has got it, but has not written to the provider yet.
-    Holds { age: u8, has_read: bool },
+    /// Has asked for the lease so long ago and has got it, and decides what to do with it.
+    Decides { age: u8 },
+    /// Has the lease, and the session has not changed.
+    Sends { age: u8 },
     /// Waits for the answer of the provider.
     Calls { age: u8 },
     /// Has tokens of this generation that are not in the store.
@@ -51,6 +56,7 @@ struct Replica {
     phase: Phase,
     /// The version of the session that the replica has read.
     version: u8,
+    has_waited: bool,
     /// Whether the replica has got a lease and has not given it back.
     has_lease: bool,
 }
@@ -130,7 +136,7 @@ enum Without {
     Lease,
     /// The holder does not look at the time that is left of its lease.
     LookAtTime,
-    /// The holder does not read the session again after it got the lease.
+    /// The holder does not ask the store whether the session has changed.
     SecondRead,
     /// The holder gives the lease back although its tokens are not stored.
     KeptLease,
@@ -157,6 +163,7 @@ impl State {
         let replica = Replica {
             phase: Phase::Reads,
             version: 0,
+            has_waited: false,
             has_lease: false,
         };
         Self {
@@ -217,7 +224,9 @@ impl State {
     fn time_passes(&mut self) {
         for replica in &mut self.replicas {
             match &mut replica.phase {
-                Phase::AsksForLease { age } | Phase::Holds { age, .. } => *age = LEASE.min(*age + 1),
+                Phase::AsksForLease { age } | Phase::Decides { age } | Phase::Sends { age } => {
+                    *age = lease().min(*age + 1);
+                }
                 Phase::Calls { age } => *age = DEADLINE.min(*age + 1),
                 Phase::Waits { left } => *left = left.saturating_sub(1),
                 Phase::Reads
@@ -326,11 +335,15 @@ impl Model {
             Phase::Waits { left } => {
                 let changed = state.stored.map(|stored| stored.version) != Some(replica.version);
                 if changed || state.lease.is_none() || left == 0 {
-                    let next = state.after(|next| next.enter(place, Phase::Reads));
+                    let next = state.after(|next| {
+                        next.replicas[place].has_waited = true;
+                        next.enter(place, Phase::Reads);
+                    });
                     steps.push(("a wait is over", next));
                 }
             }
-            Phase::Holds { age, has_read } => self.holds(state, place, (age, has_read), steps),
+            Phase::Decides { age } => self.decides(state, place, age, steps),
+            Phase::Sends { age } => self.sends(state, place, age, steps),
             Phase::Calls { age } => Self::calls(state, place, age, steps),
             Phase::Stores { generation } => self.stores(state, place, generation, steps),
             Phase::Ends => Self::ends(state, place, steps),
@@ -360,13 +373,12 @@ impl Model {
             steps.push(("another replica has the lease", next));
             return;
         }
-        let granted = state.after(|next| next.lease = Some((place, LEASE)));
+        let granted = state.after(|next| next.lease = Some((place, lease())));
         steps.push((
             "a replica gets the lease",
             granted.after(|next| {
                 next.replicas[place].has_lease = true;
-                let has_read = self.without == Without::SecondRead;
-                next.enter(place, Phase::Holds { age, has_read });
+                next.enter(place, Phase::Decides { age });
             }),
         ));
         if state.faults > 0 {
@@ -380,47 +392,43 @@ impl Model {
         }
     }
 
-    fn holds(
-        self,
-        state: &State,
-        place: usize,
-        (age, has_read): (u8, bool),
-        steps: &mut Vec<Step>,
-    ) {
-        if !has_read {
-            let read = state.after(|next| {
-                let current = next.stored.map(|stored| stored.version);
-                if current == Some(next.replicas[place].version) {
-                    next.enter(place, Phase::Holds { age, has_read: true });
-                } else {
-                    next.finish(place, Phase::Reads);
-                }
-            });
-            steps.push(("the holder reads the session again", read));
-            return;
-        }
-        // Without the look at the time, the holder takes every lease for a new lease.
-        let left = match self.without {
-            Without::LookAtTime => LEASE,
-            _ => LEASE - age,
-        };
-        let seconds = |steps: u8| Duration::from_secs(steps.into());
-        let needed = seconds(DEADLINE + STORE);
+    fn decides(self, state: &State, place: usize, age: u8, steps: &mut Vec<Step>) {
+        let replica = state.replicas[place];
         let changed = match state.stored {
-            Some(stored) if stored.version == state.replicas[place].version => None,
+            Some(stored) if stored.version == replica.version => None,
             Some(_) => Some(SessionState::Superseded),
             None => Some(SessionState::Ended),
         };
-        // The report of a change can be late.
-        for known in [Some(SessionState::Live), changed].into_iter().flatten() {
-            let step = match lease_use(known, seconds(left), needed) {
-                LeaseUse::Call => state.after(|next| next.call(place)),
-                LeaseUse::ReadAgain | LeaseUse::TooLate => {
-                    state.after(|next| next.finish(place, Phase::Reads))
-                }
+        // The report of a change came before the answer with the lease, or its connection was lost.
+        let heard = (changed.unwrap_or(SessionState::Live), true);
+        for (session, is_confirmed) in [heard, (SessionState::Live, false)] {
+            let known = Known {
+                state: session,
+                is_confirmed,
+                has_waited: replica.has_waited,
             };
-            steps.push(("the holder looks at the time and decides", step));
+            let asks_store = self.without != Without::SecondRead && changed.is_some();
+            let phase = match lease_use(known) {
+                LeaseUse::BeginAgain => Phase::Reads,
+                LeaseUse::AskStore if asks_store => Phase::Reads,
+                LeaseUse::AskStore | LeaseUse::Call => Phase::Sends { age },
+            };
+            let next = match phase {
+                Phase::Reads => state.after(|next| next.finish(place, Phase::Reads)),
+                _ => state.after(|next| next.enter(place, phase)),
+            };
+            steps.push(("the holder decides what to do with its lease", next));
         }
+    }
+
+    fn sends(self, state: &State, place: usize, age: u8, steps: &mut Vec<Step>) {
+        let is_late = Duration::from_secs(age.into()) > TIME_TO_SEND;
+        let next = if is_late && self.without != Without::LookAtTime {
+            state.after(|next| next.finish(place, Phase::Reads))
+        } else {
+            state.after(|next| next.call(place))
+        };
+        steps.push(("the holder looks at the time and sends", next));
     }
 
     fn calls(state: &State, place: usize, age: u8, steps: &mut Vec<Step>) {

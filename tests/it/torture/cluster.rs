@@ -2,14 +2,16 @@
 //! store.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::replica::Replica;
-use super::store::SharedStore;
 use super::storm::SERVERS;
 use crate::support::gate::Gate;
 use crate::support::gateway::{Process, Settings};
+use crate::support::program::free_address;
 use crate::support::provider::CANARY;
+use crate::support::redis::Redis;
 use crate::support::scene::ORIGIN;
 use crate::support::torture::app::TokenApp;
 use crate::support::torture::server::TortureProvider;
@@ -34,16 +36,18 @@ pub(super) struct Gateway {
 /// The processes and their store.
 pub(super) struct Cluster {
     pub(super) gateways: Vec<Gateway>,
-    pub(super) store: SharedStore,
+    pub(super) store: Redis,
 }
 
 impl Cluster {
     /// Starts all processes.
     pub(super) async fn start(providers: &[TortureProvider], app: &TokenApp) -> Self {
-        let store = SharedStore::start().await;
+        let address: SocketAddr = free_address().parse().unwrap();
+        let port = address.port().to_string();
+        let store = Redis::start(&["--bind", "127.0.0.1", "--port", &port]).await;
         let mut gateways = Vec::new();
         for process in 0..REPLICAS {
-            let gate = Gate::start(store.address()).await;
+            let gate = Gate::start(address).await;
             let settings = settings(process, &gate, (providers, app));
             gateways.push(Gateway {
                 process: Process::start_quietly(settings).await,

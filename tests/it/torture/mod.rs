@@ -5,6 +5,5 @@ mod cluster;
 mod replica;
 mod report;
 mod rolling;
-mod store;
 mod storm;
 mod visitor;
