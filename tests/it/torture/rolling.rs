@@ -44,7 +44,7 @@ fn load_balancer(cluster: &Cluster, folder: &Path) -> Command {
         format!("  server r{place} {public} check addr {ip} port {port}\n")
     });
     let text = format!(
-        "global\n  stats socket admin.sock level admin\n\
+        "global\n  stats socket unix@admin.sock level admin\n\
          defaults\n  mode http\n  timeout connect 2s\n  timeout client 60s\n  timeout server 150s\n\
          \x20 timeout check 1s\n  option redispatch 1\n  retries 3\n\
          frontend all\n  bind {address}\n  default_backend gateways\n\
