@@ -41,6 +41,8 @@
 //! the control plane finishes even if the browser disconnects. [`session::Sessions`] is a cache in
 //! front of a store. The local store has one thread, which the code calls the keeper. The keeper
 //! first commits a change of a session, then updates the cache, and then answers the caller.
+//! The shared store keeps the sessions in Redis or Valkey. Its thread has the connection to the
+//! server, and heartbeats show whether the cache has missed a change of another process.
 //!
 //! # One request
 //!

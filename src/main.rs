@@ -63,7 +63,7 @@ enum Command {
     },
     /// Run a demo on loopback: authorization server, legacy app and gateway in one process
     Demo(demo::Arguments),
-    /// List or end the sessions of a running gateway, over its admin socket
+    /// List or end the sessions of a running gateway, or move sessions to a shared store
     Sessions {
         #[command(subcommand)]
         command: sessions::Command,

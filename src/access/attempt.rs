@@ -72,19 +72,23 @@ impl Refresher {
         match session.state() {
             SessionState::Live if self.sessions.is_confirmed(&session) => {}
             SessionState::Ended => return done(Outcome::Ended),
-            SessionState::Live | SessionState::Superseded => match self.sessions.fetch(session.key()).await {
-                Ok(Some(newest)) => {
-                    let replaced = newest.version() != session.version();
-                    // Another process may have stored a newer token. If the newest stored token has
-                    // also expired, this attempt refreshes the newest version of the session.
-                    if replaced && !newest.tokens().is_expired(now) {
-                        return done(Outcome::Renewed(newest));
+            SessionState::Live | SessionState::Superseded => {
+                match self.sessions.fetch(session.key()).await {
+                    Ok(Some(newest)) => {
+                        let replaced = newest.version() != session.version();
+                        // Another process may have stored a newer token. If the newest stored token has
+                        // also expired, this attempt refreshes the newest version of the session.
+                        if replaced && !newest.tokens().is_expired(now) {
+                            return done(Outcome::Renewed(newest));
+                        }
+                        session = newest;
                     }
-                    session = newest;
+                    Ok(None) => return done(Outcome::Ended),
+                    Err(error) => {
+                        return Need::Nothing(self.not_stored(session, &error, "fetched"));
+                    }
                 }
-                Ok(None) => return done(Outcome::Ended),
-                Err(error) => return Need::Nothing(self.not_stored(session, &error, "fetched")),
-            },
+            }
         }
         // A token that was issued a moment ago is never refreshed.
         let young = session.tokens().lifetime().wait_before_refresh(now);

@@ -20,6 +20,8 @@ pub(super) struct Index {
     depth: usize,
     /// Whether at least one route serves only certain hosts.
     by_host: bool,
+    /// Whether the table has only one route, which serves all hosts and all paths.
+    is_trivial: bool,
 }
 
 impl Index {
@@ -44,6 +46,8 @@ impl Index {
                     .push(position);
             }
         }
+        let serves_all = |route: &Route| route.prefix() == "/" && route.hosts().next().is_none();
+        index.is_trivial = matches!(routes, [only] if serves_all(only));
         index
     }
 
@@ -54,6 +58,9 @@ impl Index {
         (authority, path): (&str, &str),
         matches: impl Fn(usize) -> bool,
     ) -> Option<usize> {
+        if self.is_trivial {
+            return Some(0);
+        }
         let folded = FoldedPath::of(path, self.depth);
         let mut key = Vec::new();
         let mut best: Option<usize> = None;
@@ -155,5 +162,24 @@ mod tests {
         assert!(found > 500, "{found}");
         let root = table.find(&target("z.example", "/")).unwrap();
         assert_eq!(root.prefix(), "/");
+    }
+
+    #[test]
+    fn the_only_route_of_a_table_serves_all_requests_unless_it_has_a_host_or_a_longer_prefix() {
+        for (host, prefix, access, all) in [
+            ("", "/", "signed-in", true),
+            ("", "/", "public", true),
+            ("x.example", "/", "public", false),
+            ("", "/a", "signed-in", false),
+        ] {
+            let table = table(&[(host, prefix, access)]).for_worker();
+            for path in ["/", "/b", "/%C3%BC;x/", "/b?/a"] {
+                let found = table.find(&target("z.example", path));
+                assert_eq!(found.is_some(), all, "{host} {prefix} {access} {path}");
+            }
+        }
+        let two = table(&[("", "/", "signed-in"), ("", "/a", "public")]).for_worker();
+        let found = two.find(&target("z.example", "/a"));
+        assert_eq!(found.map(|route| route.prefix()), Some("/a"));
     }
 }

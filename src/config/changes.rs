@@ -2,11 +2,13 @@
 //! are applied.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 
 use super::Config;
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::provider::Providers;
-use crate::session::{self, FileError, Preview, Registrations, StoreSettings};
+use crate::session::{self, FileError, MoveError, Moved, Preview, Registrations, StoreSettings};
 
 /// Returns a map from the name of each provider to the provider's fingerprint. The fingerprint
 /// represents the issuer and the client id. A session is valid only while the fingerprint of its
@@ -43,6 +45,26 @@ impl Config {
                 )],
             },
         )
+    }
+
+    /// Moves the sessions of a session file to the shared store of these settings. No gateway may
+    /// use the file. Blocks the calling thread, which must not be in a runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`MoveError`].
+    pub fn move_sessions(&self, from: &Path, clock: &Clock) -> Result<Moved, MoveError> {
+        let (settings, keys) = &self.session;
+        let StoreSettings::Redis(redis) = &settings.store else {
+            return Err(MoveError::NoSharedStore);
+        };
+        let to = session::Destination {
+            settings: (**redis).clone(),
+            keys: Arc::clone(keys),
+            providers: registrations(&self.site.providers),
+            idle: settings.idle,
+        };
+        session::move_sessions(from, to, clock)
     }
 
     /// Compares these settings with `before`, the settings of a running gateway. Lists the

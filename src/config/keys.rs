@@ -107,7 +107,11 @@ fn check_store(session: &session::Settings, login: &LoginSection, reader: &mut R
         StoreSettings::Memory => return,
         StoreSettings::Disk(disk) => {
             let inspected = session::inspect(&disk.file).map_err(|error| chain(&error));
-            ("on disk (session.store)", "session.store.disk.file", inspected)
+            (
+                "on disk (session.store)",
+                "session.store.disk.file",
+                inspected,
+            )
         }
         StoreSettings::Redis(redis) => {
             let inspected = redis.check_files().map_err(|error| chain(&error));

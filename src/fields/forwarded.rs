@@ -81,6 +81,17 @@ impl Scheme {
         }
     }
 
+    /// Returns the scheme's name as a field value.
+    fn value(self) -> HeaderValue {
+        // Constants, because `from_static` would otherwise check the text at each call.
+        const HTTP: HeaderValue = HeaderValue::from_static(Scheme::Http.as_str());
+        const HTTPS: HeaderValue = HeaderValue::from_static(Scheme::Https.as_str());
+        match self {
+            Self::Http => HTTP,
+            Self::Https => HTTPS,
+        }
+    }
+
     /// Parses the name of a scheme, in upper or lower case.
     pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         let all = [Self::Http, Self::Https];
@@ -186,10 +197,7 @@ impl Client {
     /// last address in `X-Forwarded-For` is the address of the peer.
     pub(crate) fn write(&self, headers: &mut HeaderMap, host: &HeaderValue) {
         headers.insert(X_FORWARDED_FOR, self.chain.clone());
-        headers.insert(
-            X_FORWARDED_PROTO,
-            HeaderValue::from_static(self.scheme.as_str()),
-        );
+        headers.insert(X_FORWARDED_PROTO, self.scheme.value());
         headers.insert(X_FORWARDED_HOST, host.clone());
     }
 }

@@ -134,7 +134,7 @@ impl Loop {
 pub(crate) fn append_via(headers: &mut HeaderMap, version: Version) -> Result<(), Loop> {
     // `append` returns false if the request had no `Via`. A request without `Via` cannot be in a
     // loop.
-    if !headers.append(VIA, HeaderValue::from_static(via_line(version))) {
+    if !headers.append(VIA, via_line(version)) {
         return Ok(());
     }
     let lines = headers.get_all(VIA).iter();
@@ -154,10 +154,14 @@ pub(crate) fn append_via(headers: &mut HeaderMap, version: Version) -> Result<()
     Ok(())
 }
 
-const fn via_line(version: Version) -> &'static str {
+fn via_line(version: Version) -> HeaderValue {
+    // Constants, because `from_static` would otherwise check the text at each call.
+    const HTTP_1_0: HeaderValue = HeaderValue::from_static("1.0 sidegate");
+    const HTTP_1_1: HeaderValue = HeaderValue::from_static("1.1 sidegate");
+    const HTTP_2: HeaderValue = HeaderValue::from_static("2 sidegate");
     match version {
-        Version::HTTP_2 => "2 sidegate",
-        Version::HTTP_10 => "1.0 sidegate",
-        _ => "1.1 sidegate",
+        Version::HTTP_2 => HTTP_2,
+        Version::HTTP_10 => HTTP_1_0,
+        _ => HTTP_1_1,
     }
 }

@@ -27,10 +27,9 @@ pub(crate) fn outbound(headers: &mut HeaderMap, is_own_cookie: impl Fn(&[u8]) ->
     let is_filtered = |name: &HeaderName| *name == SET_COOKIE || *name == STRICT_TRANSPORT_SECURITY;
     // One pass over the fields is faster than a look-up for each name. Most responses have no field
     // to remove.
-    if !headers
-        .keys()
-        .any(|name| is_removed(name) || is_filtered(name))
-    {
+    let acts_on =
+        |name: &HeaderName| may_act_on(name.as_str()) && (is_removed(name) || is_filtered(name));
+    if !headers.keys().any(acts_on) {
         return;
     }
     let nominated = nominated(headers);
@@ -53,6 +52,19 @@ pub(crate) fn outbound(headers: &mut HeaderMap, is_own_cookie: impl Fn(&[u8]) ->
     keep_values(headers, &STRICT_TRANSPORT_SECURITY, |value| {
         !disables_protection(value.as_bytes())
     });
+}
+
+/// Returns false if [`outbound`] certainly keeps fields with this name unchanged. For nearly all
+/// fields of an answer, this function returns false after it has compared one letter and the length.
+fn may_act_on(name: &str) -> bool {
+    let as_long_as = |names: [&str; 2]| names.iter().any(|other| other.len() == name.len());
+    match name.as_bytes().first() {
+        Some(b'a' | b'u') => as_long_as(["alt-svc", "upgrade"]),
+        Some(b'c') => as_long_as(["connection", "clear-site-data"]),
+        Some(b's') => as_long_as(["set-cookie", "strict-transport-security"]),
+        Some(b'h' | b'k' | b'p' | b't' | b'x') => true,
+        _ => false,
+    }
 }
 
 pub(super) fn acts_for_origin_or_proxy(name: &HeaderName) -> bool {
@@ -106,5 +118,40 @@ fn keep_values(headers: &mut HeaderMap, name: &HeaderName, keep: impl Fn(&Header
     headers.remove(name);
     for value in kept {
         headers.append(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fields::strip::HOP_BY_HOP;
+
+    #[test]
+    fn the_quick_check_lets_no_name_pass_that_is_removed_or_filtered() {
+        let filtered = [SET_COOKIE, STRICT_TRANSPORT_SECURITY];
+        let filtered = filtered.iter().map(HeaderName::as_str);
+        let acts = [
+            "alt-svc",
+            "clear-site-data",
+            "public-key-pins",
+            "public-key-pins-report-only",
+            "x-accel-redirect",
+        ];
+        for name in acts {
+            assert!(acts_for_origin_or_proxy(&HeaderName::from_static(name)));
+        }
+        for name in HOP_BY_HOP.into_iter().chain(filtered).chain(acts) {
+            assert!(may_act_on(name), "{name}");
+        }
+        for name in [
+            "content-type",
+            "content-length",
+            "date",
+            "etag",
+            "server",
+            "vary",
+        ] {
+            assert!(!may_act_on(name), "{name}");
+        }
     }
 }

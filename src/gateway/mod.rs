@@ -86,7 +86,7 @@ use crate::fields::forwarded::{Peer, TrustedPeers};
 use crate::fields::request_id::{self, RequestIds, X_REQUEST_ID};
 use crate::login::PublicUrls;
 use crate::server::{Connection, Handler, RequestBody};
-use crate::target;
+use crate::target::{self, RecentHost};
 use crate::telemetry::{DecisionLabel, UserInLog};
 use crate::upstream::Pools;
 
@@ -131,11 +131,12 @@ pub(crate) struct Worker {
     request_ids: RequestIds,
 }
 
-/// The data of one connection: its peer, and the session that its last request used.
+/// The data of one connection: its peer, and the host and the session of its last request.
 #[derive(Debug)]
 pub(crate) struct ClientConnection {
     connection: Connection,
     peer: Peer,
+    recent_host: RecentHost,
     recent: Recent,
 }
 
@@ -144,6 +145,7 @@ impl ClientConnection {
         Self {
             connection,
             peer: Peer::new(connection.peer.ip()),
+            recent_host: RecentHost::default(),
             recent: Recent::default(),
         }
     }

@@ -85,7 +85,7 @@ impl WorkerSite {
         record: &mut Record,
     ) -> Result<(Target, Rc<PublicUrl>, Client, TrailerSupport), Error> {
         fields::check_framing(parts)?;
-        let target = self.target(parts)?;
+        let target = self.target(parts, &client_connection.recent_host)?;
         record.target(&target);
         let public_url = self.public_url(target.authority());
         let public_url = public_url.ok_or(Error::UnknownHost)?;

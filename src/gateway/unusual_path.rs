@@ -3,7 +3,7 @@
 use http::request::Parts;
 
 use super::WorkerSite;
-use crate::target::{Error, Reading, Target};
+use crate::target::{Error, Reading, RecentHost, Target};
 
 impl WorkerSite {
     /// Performs step 2 of the list in the crate documentation: makes the target canonical.
@@ -13,8 +13,8 @@ impl WorkerSite {
     /// The error of [`Target::from_request`]. A path with unusual forms is not an error if the
     /// routes allow these forms.
     #[inline]
-    pub(super) fn target(&self, parts: &Parts) -> Result<Target, Error> {
-        match Target::from_request(parts) {
+    pub(super) fn target(&self, parts: &Parts, recent: &RecentHost) -> Result<Target, Error> {
+        match Target::on_connection(parts, recent) {
             Ok(target) => Ok(target),
             Err(error) => self.with_unusual_path(parts).ok_or(error),
         }

@@ -207,7 +207,8 @@ fn convert_store(import: &mut Import) {
                     id. With session.store.disk, the sessions survive a restart.";
         import.remark(from, Grade::Covered, text);
     } else {
-        let text = "Sidegate keeps the sessions in memory, or in a file with session.store.disk.";
-        import.remark(from, Grade::Lost, text);
+        let text = "Write the table session.store.redis, so that several replicas share their \
+                    sessions. Until then, Sidegate keeps the sessions in memory.";
+        import.remark(from, Grade::ToDo, text);
     }
 }

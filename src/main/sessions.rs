@@ -17,6 +17,49 @@ pub(super) enum Command {
     List(Selected),
     /// End sessions at once, without a sign-out at the provider
     End(Selected),
+    /// Move the sessions of a session file to the shared store, while no gateway uses the file
+    Move(Move),
+}
+
+#[derive(Args)]
+pub(super) struct Move {
+    /// The settings file with session.store.redis and with the keys of the session file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// The session file: session.store.disk.file of the settings so far
+    #[arg(long, value_name = "FILE")]
+    from: PathBuf,
+}
+
+/// Moves sessions to the shared store.
+fn move_sessions(Move { config, from }: &Move) -> ExitCode {
+    let clock = Clock::system();
+    let config = match load(&source(config.clone()), &clock) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    match config.move_sessions(from, &clock) {
+        Ok(moved) => {
+            let (from, known) = (from.display(), moved.known);
+            let count = moved.moved;
+            print_line(&format!(
+                "moved {count} sessions; the store already had {known} of the file"
+            ));
+            print_line(&format!("{from} is no longer needed; remove it"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&chain(&error)),
+    }
+}
+
+/// Returns the settings file without flags.
+fn source(path: PathBuf) -> Source {
+    Source {
+        path,
+        content: None,
+        variables: Variables::Read,
+        flags: Flags::default(),
+    }
 }
 
 #[derive(Args)]
@@ -45,13 +88,7 @@ impl FileOrSocket {
         let Some(path) = self.config else {
             return Ok(self.socket.unwrap_or_default());
         };
-        let source = Source {
-            path,
-            content: None,
-            variables: Variables::Read,
-            flags: Flags::default(),
-        };
-        let config = load(&source, &Clock::system())?;
+        let config = load(&source(path), &Clock::system())?;
         let missing = || fail_with(CONFIG, "operations.admin_socket_file is not set");
         config.admin_socket.ok_or_else(missing)
     }
@@ -68,9 +105,10 @@ struct OneOrAll {
     all: bool,
 }
 
-/// Lists or ends sessions.
+/// Lists, ends or moves sessions.
 pub(super) fn run(command: Command) -> ExitCode {
     let (command, Selected { at, of }) = match command {
+        Command::Move(arguments) => return move_sessions(&arguments),
         Command::List(selected) => (admin::Command::List, selected),
         Command::End(selected) => (admin::Command::End, selected),
     };

@@ -366,13 +366,13 @@ impl Registry {
     async fn look_up(&self, key: &SessionKey, now: Timestamp) {
         let session = match self.sessions.fetch(key).await {
             Ok(Some(session)) => session,
-            // A store in this process has already reported to the registry why the session ended.
             Ok(None) if self.sessions.is_shared => return self.end(key, EndReason::Elsewhere),
-            Ok(None) => return,
             // The cache can be used no longer without an answer of the store.
             Err(StoreError::Unavailable(_)) => return self.end(key, EndReason::Unconfirmed),
-            // If the session cannot be read, the next sweep tries again.
-            Err(_) => return,
+            // If the session no longer exists, a store in this process has already reported to the
+            // registry why the session ended. If the session cannot be read, the next sweep tries
+            // again.
+            Ok(None) | Err(_) => return,
         };
         let stored = session.stored();
         if let Some(why) = stored.expired(self.sessions.limits.idle(), now) {

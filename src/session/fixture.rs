@@ -15,6 +15,9 @@ use crate::identity::Claim;
 use crate::seal::{Keys, Purpose};
 use crate::token::Lifetime;
 
+/// The handles of two replicas of one store, and their limits.
+pub(super) type TwoStores = ([Arc<dyn Store>; 2], Arc<Limits>);
+
 /// The settings of a store that a test can stop and start.
 pub(super) struct Fixture {
     pub(super) settings: Settings,
@@ -127,12 +130,9 @@ impl Fixture {
     pub(super) fn try_start(&self, now: Timestamp) -> Result<Sessions, StartError> {
         let clock = Clock::manual(now);
         match self.replica {
-            Replica::First => Sessions::start(
-                self.settings.clone(),
-                self.ring(),
-                &self.providers,
-                &clock,
-            ),
+            Replica::First => {
+                Sessions::start(self.settings.clone(), self.ring(), &self.providers, &clock)
+            }
             Replica::Second => {
                 let ([_first, second], limits) = self.stores(now)?;
                 Ok(Sessions::on(second, limits, clock))
@@ -148,10 +148,7 @@ impl Fixture {
     }
 
     /// Returns the handles of two replicas of one store.
-    pub(super) fn stores(
-        &self,
-        now: Timestamp,
-    ) -> Result<([Arc<dyn Store>; 2], Arc<Limits>), StartError> {
+    pub(super) fn stores(&self, now: Timestamp) -> Result<TwoStores, StartError> {
         let StoreSettings::Redis(redis) = &self.settings.store else {
             let ([first, second], limits) = self.local_stores(now)?;
             return Ok(([Arc::new(first), Arc::new(second)], limits));

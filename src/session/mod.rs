@@ -99,7 +99,8 @@ use self::reconfigure::Limits;
 pub(crate) use self::reconfigure::Reconfiguration;
 pub use self::reconfigure::{ReconfigureError, Reconfigured};
 use self::record::Contents;
-pub use self::redis::{RedisConnectError, RedisSettings};
+pub(crate) use self::redis::{Destination, move_sessions};
+pub use self::redis::{MoveError, Moved, RedisConnectError, RedisSettings};
 use self::redis::{RedisStore, Replica};
 pub use self::registration::{Registration, Registrations};
 pub use self::settings::{DiskSettings, Settings, StoreSettings};
@@ -163,9 +164,12 @@ impl Sessions {
         };
         let store: Arc<dyn Store> = match store {
             StoreSettings::Memory => Arc::new(LocalStore::in_memory(keeper)?),
-            StoreSettings::Disk(disk) => {
-                Arc::new(LocalStore::on_disk(&disk, keys.into(), keeper, clock.now())?)
-            }
+            StoreSettings::Disk(disk) => Arc::new(LocalStore::on_disk(
+                &disk,
+                keys.into(),
+                keeper,
+                clock.now(),
+            )?),
             StoreSettings::Redis(redis) => {
                 let replica = Replica {
                     limits: Arc::clone(&limits),
@@ -212,6 +216,8 @@ impl Sessions {
         new: Reconfiguration,
         now: Timestamp,
     ) -> Result<Reconfigured, ReconfigureError> {
+        // The store must not end a session that a request has just used.
+        self.tell_uses().await?;
         self.store.reconfigure(new, now).await
     }
 

@@ -104,14 +104,7 @@ async fn take(fixture: &mut Fixture, steps: Vec<(Step, usize)>) {
                 }
                 assert!(!live(sessions, &id, NOW).await);
             }
-            Step::ProviderChanges => {
-                change_provider(fixture, sessions, &mut ids).await;
-                // Each process that shares a store reads the new settings.
-                for other in &replicas {
-                    let new = fixture.reconfiguration();
-                    drop(other.reconfigure(new, NOW).await.unwrap());
-                }
-            }
+            Step::ProviderChanges => change_provider(fixture, &replicas, &mut ids).await,
             Step::Restart if fixture.is_durable() => {
                 sessions.close().await.unwrap();
                 replicas = start(fixture);
@@ -137,7 +130,7 @@ fn login_at(fixture: &Fixture, place: usize, before: Option<SessionKey>) -> NewS
 
 async fn change_provider(
     fixture: &mut Fixture,
-    sessions: &Sessions,
+    replicas: &[Sessions],
     ids: &mut HashMap<usize, (SessionId, u64)>,
 ) {
     let registration = fixture.providers.get_mut("other").unwrap();
@@ -145,12 +138,13 @@ async fn change_provider(
     let before = ids.len();
     ids.retain(|place, _| provider(*place) == "op");
     let ended = u64::try_from(before.saturating_sub(ids.len())).unwrap();
-    let reconfigured = sessions.reconfigure(fixture.reconfiguration(), NOW).await;
-    let reconfigured = reconfigured.unwrap().ended;
-    assert_eq!(
-        reconfigured.get("other").copied().unwrap_or_default(),
-        ended
-    );
+    // Each process that shares a store reads the new settings.
+    for (replica, expected) in replicas.iter().zip([ended, 0]) {
+        let reconfigured = replica.reconfigure(fixture.reconfiguration(), NOW).await;
+        let reconfigured = reconfigured.unwrap().ended;
+        let found = reconfigured.get("other").copied().unwrap_or_default();
+        assert_eq!(found, expected);
+    }
 }
 
 async fn compare(sessions: &Sessions, ids: &HashMap<usize, (SessionId, u64)>) {

@@ -84,8 +84,8 @@ async fn what_one_replica_evicts_stays_in_the_other() {
     let (stores, limits) = fixture.local_stores(NOW).unwrap();
     let [first, _] = stores;
     let roomy = first.attach(10 * 1024 * 1024);
-    let [first, roomy] = [first, roomy]
-        .map(|store| Sessions::on(Arc::new(store), Arc::clone(&limits), clock()));
+    let [first, roomy] =
+        [first, roomy].map(|store| Sessions::on(Arc::new(store), Arc::clone(&limits), clock()));
     let id = open(&first, "alice", NOW).await;
     let held = session(&roomy, &id).await;
     for number in 0..50 {

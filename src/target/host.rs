@@ -1,7 +1,9 @@
 //! The canonical authority of a target.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::net::Ipv6Addr;
+use std::sync::Arc;
 
 use http::HeaderValue;
 
@@ -17,10 +19,38 @@ const MAX_LABEL: usize = 63;
 /// The characters of a label in canonical form.
 static LABEL: ByteSet = ByteSet::alphanumeric_and(b"-_").without_upper_case();
 
-/// A canonical authority. The authority is stored as a field value, so that the forwarded request
-/// needs no copy.
+/// A canonical authority. A clone copies no text.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Host(HeaderValue);
+pub(super) struct Host(Arc<Authority>);
+
+/// A canonical authority as text, and as a field value.
+#[derive(Debug, Eq, PartialEq)]
+struct Authority {
+    text: Box<str>,
+    value: HeaderValue,
+}
+
+/// The host of the last request on a connection.
+///
+/// Most clients name the same host in all requests of a connection, so most requests need no parser
+/// and no allocation for their host. The host is a copy and not a part of the request head, because
+/// a part would keep the buffer of the whole head in memory while the connection is idle.
+#[derive(Debug, Default)]
+pub(crate) struct RecentHost(RefCell<Option<Host>>);
+
+impl RecentHost {
+    /// Returns the result of [`Host::parse`] for the received authority.
+    pub(super) fn parse(&self, received: &[u8]) -> Result<Host, Error> {
+        if let Some(host) = &*self.0.borrow()
+            && host.authority().as_bytes() == received
+        {
+            return Ok(host.clone());
+        }
+        let host = Host::parse(received)?;
+        *self.0.borrow_mut() = Some(host.clone());
+        Ok(host)
+    }
+}
 
 impl Host {
     /// Parses `host [ ":" port ]` (RFC 9110 section 7.2). The host is an IPv6 address in brackets,
@@ -30,37 +60,35 @@ impl Host {
     /// app, `example.com`, `example.com:80` and `example.com:443` are the same site. All other
     /// forms of an authority are rejected: user information, percent-encodings, zone ids, raw
     /// UTF-8, an empty port, and a port with leading zeros.
-    pub(super) fn parse(value: &HeaderValue) -> Result<Self, Error> {
-        if is_plain(value.as_bytes()) {
-            return Ok(Self(value.clone()));
+    fn parse(received: &[u8]) -> Result<Self, Error> {
+        let text = std::str::from_utf8(received).map_err(|_not_ascii| Error::HostMalformed)?;
+        if is_plain(received) {
+            return Self::new(text.into());
         }
-        let text = value.to_str().map_err(|_not_ascii| Error::HostMalformed)?;
         let (received, port) = split(text);
         let name = match received.strip_prefix('[') {
             Some(literal) => parse_address(received, literal)?,
             None => parse_name(received)?,
         };
-        let given = port.map(|port| parse_port(port.as_bytes())).transpose()?;
-        let port = given.filter(|port| !matches!(port, 80 | 443));
-        // If a trailing dot was dropped, the borrowed name is shorter than the received name.
-        let unchanged = matches!(name, Cow::Borrowed(name) if name.len() == received.len());
-        let value = if unchanged && given == port {
-            value.clone()
-        } else {
-            let authority = port.map_or_else(|| name.to_string(), |port| format!("{name}:{port}"));
-            HeaderValue::try_from(authority).map_err(|_invalid| Error::HostMalformed)?
-        };
-        Ok(Self(value))
+        let port = port.map(|port| parse_port(port.as_bytes())).transpose()?;
+        let port = port.filter(|port| !matches!(port, 80 | 443));
+        Self::new(match port {
+            Some(port) => format!("{name}:{port}").into(),
+            None => name.into(),
+        })
+    }
+
+    fn new(text: Box<str>) -> Result<Self, Error> {
+        let value = HeaderValue::from_str(&text).map_err(|_invalid| Error::HostMalformed)?;
+        Ok(Self(Arc::new(Authority { text, value })))
     }
 
     pub(super) fn authority(&self) -> &str {
-        // The field value consists of visible ASCII characters, so the conversion to text never
-        // fails.
-        self.0.to_str().unwrap_or_default()
+        &self.0.text
     }
 
     pub(super) fn value(&self) -> &HeaderValue {
-        &self.0
+        &self.0.value
     }
 }
 
@@ -191,7 +219,7 @@ mod tests {
                 format!("{name}."),
             ]
         };
-        let read = |name: &str| Host::parse(&HeaderValue::from_str(name).unwrap());
+        let read = |name: &str| Host::parse(name.as_bytes());
         for name in spellings(&longest) {
             assert_eq!(read(&name).unwrap().authority(), longest, "{name}");
         }

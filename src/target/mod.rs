@@ -34,6 +34,7 @@ use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use host::Host;
 
 pub(crate) use forms::{Form, Forms};
+pub(crate) use host::RecentHost;
 pub(crate) use prefix::FoldedPath;
 pub use prefix::Prefix;
 pub(crate) use reading::Reading;
@@ -177,16 +178,27 @@ impl Target {
     /// request has both `:authority` and `host`, the two values must be the same (RFC 9113 section
     /// 8.3.1).
     ///
-    /// If host and path are already canonical, an HTTP/1 request needs no allocation, and an HTTP/2
-    /// request needs one small allocation for the host.
-    ///
     /// # Errors
     ///
     /// Any [`Error`]. Each [`Error`] is a rejection, except [`Error::Asterisk`].
     pub fn from_request(parts: &http::request::Parts) -> Result<Self, Error> {
+        Self::on_connection(parts, &RecentHost::default())
+    }
+
+    /// Does the same as [`Target::from_request`], for a request on a connection with the given last
+    /// host. If the host is the last host and the path is already canonical, this function allocates
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Error`], like [`Target::from_request`].
+    pub(crate) fn on_connection(
+        parts: &http::request::Parts,
+        recent: &RecentHost,
+    ) -> Result<Self, Error> {
         check_method(&parts.method)?;
         check_scheme(&parts.uri)?;
-        let (host, is_host_field) = find_host(parts)?;
+        let (host, is_host_field) = find_host(parts, recent)?;
         let path_and_query = parts.uri.path_and_query().ok_or(Error::WrongForm)?;
         if path_and_query.as_str() == "*" {
             let asked_about_all = parts.method == Method::OPTIONS;
@@ -221,7 +233,7 @@ impl Target {
             return None;
         }
         let (path, forms, readings) = reading::unusual(received.path(), allowed)?;
-        let (host, is_host_field) = find_host(parts).ok()?;
+        let (host, is_host_field) = find_host(parts, &RecentHost::default()).ok()?;
         let target = Self {
             host,
             is_host_field,
@@ -304,21 +316,20 @@ fn check_scheme(uri: &Uri) -> Result<(), Error> {
 }
 
 /// Returns the canonical authority, and whether the field `Host` contains exactly this text.
-fn find_host(parts: &http::request::Parts) -> Result<(Host, bool), Error> {
+fn find_host(parts: &http::request::Parts, recent: &RecentHost) -> Result<(Host, bool), Error> {
     let mut fields = parts.headers.get_all(HOST).iter();
     let field = fields.next();
     if fields.next().is_some() {
         return Err(Error::HostDuplicated);
     }
-    let from_field = field.map(Host::parse).transpose()?;
+    let from_field = field.map(|field| recent.parse(field.as_bytes()));
+    let from_field = from_field.transpose()?;
     let Some(authority) = parts.uri.authority() else {
         let host = from_field.ok_or(Error::HostMissing)?;
         let is_field = field == Some(host.value());
         return Ok((host, is_field));
     };
-    let authority =
-        HeaderValue::from_str(authority.as_str()).map_err(|_invalid| Error::HostMalformed)?;
-    let from_target = Host::parse(&authority)?;
+    let from_target = recent.parse(authority.as_str().as_bytes())?;
     match from_field {
         Some(from_field) if from_field != from_target => Err(Error::AuthorityConflict),
         None if parts.version < Version::HTTP_2 => Err(Error::HostMissing),

@@ -55,6 +55,9 @@ impl Prefix {
             return true;
         };
         let path = path.strip_prefix('/').unwrap_or_default();
+        if begin_differently(path.as_bytes(), wanted.as_bytes()) {
+            return false;
+        }
         let mut segments = path.as_bytes().split(is_slash);
         wanted.as_bytes().split(is_slash).all(|wanted| {
             segments
@@ -212,14 +215,19 @@ impl fmt::Debug for Prefix {
     }
 }
 
+/// Returns true if the first characters show that no app reads the two texts as the same. Letters
+/// and digits are never encoded in a canonical path, so this check decides about most paths.
+fn begin_differently(path: &[u8], wanted: &[u8]) -> bool {
+    let (Some(a), Some(b)) = (path.first(), wanted.first()) else {
+        return false;
+    };
+    let plain = a.is_ascii_alphanumeric() && b.is_ascii_alphanumeric();
+    plain && !a.eq_ignore_ascii_case(b)
+}
+
 fn may_be_the_same(segment: &[u8], wanted: &[u8]) -> bool {
-    // Letters and digits are never encoded in a canonical path. For most paths, a comparison of the
-    // first characters shows that the path does not match.
-    if let (Some(a), Some(b)) = (segment.first(), wanted.first()) {
-        let plain = a.is_ascii_alphanumeric() && b.is_ascii_alphanumeric();
-        if plain && !a.eq_ignore_ascii_case(b) {
-            return false;
-        }
+    if begin_differently(segment, wanted) {
+        return false;
     }
     let mut rest = name(segment);
     let begins = name(wanted).all(|wanted| {

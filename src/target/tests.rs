@@ -350,13 +350,28 @@ fn h_23_http_2_authority_and_host_agree_or_the_request_is_refused() {
 }
 
 #[test]
-fn a_canonical_target_is_shared_and_not_copied() {
-    let parts = head("GET", b"/a%20b?c", &[b"gw.test:8080"], Version::HTTP_11).unwrap();
-    let target = Target::from_request(&parts).unwrap();
-    let received = parts.uri.path_and_query().unwrap().as_str();
-    assert_eq!(target.path_and_query().as_str().as_ptr(), received.as_ptr());
-    let host = parts.headers.get(HOST).unwrap().as_bytes();
-    assert_eq!(target.authority().as_ptr(), host.as_ptr());
+fn a_canonical_path_and_the_recent_host_of_a_connection_are_shared_and_not_copied() {
+    let recent = RecentHost::default();
+    let read = |host: &[u8]| {
+        let parts = head("GET", b"/a%20b?c", &[host], Version::HTTP_11).unwrap();
+        let target = Target::on_connection(&parts, &recent).unwrap();
+        let received = parts.uri.path_and_query().unwrap().as_str();
+        assert_eq!(target.path_and_query().as_str().as_ptr(), received.as_ptr());
+        // The host must not keep the buffer of the head in memory.
+        let field = parts.headers.get(HOST).unwrap().as_bytes();
+        assert_ne!(target.authority_value().as_bytes().as_ptr(), field.as_ptr());
+        target
+    };
+    let first = read(b"gw.test:8080");
+    let same = read(b"gw.test:8080");
+    assert_eq!(first.authority().as_ptr(), same.authority().as_ptr());
+    assert!(same.is_host_field());
+    // Another spelling of the host, and another host.
+    let spelled = read(b"GW.test:8080");
+    assert_eq!(spelled.authority(), "gw.test:8080");
+    assert!(!spelled.is_host_field());
+    assert_eq!(read(b"other.test").authority(), "other.test");
+    assert_eq!(read(b"gw.test:8080").authority(), "gw.test:8080");
 }
 
 /// The parts that the test combines into paths that are hard to parse.

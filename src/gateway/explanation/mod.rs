@@ -30,7 +30,7 @@ use crate::fields::request_id::X_REQUEST_ID;
 use crate::fields::{self, TrailerSupport};
 use crate::identity::Identity;
 use crate::session::Session;
-use crate::target::{Forms, Target};
+use crate::target::{Forms, RecentHost, Target};
 use crate::telemetry::{DecisionLabel, chain};
 
 /// What the gateway would do with a request, and why.
@@ -147,7 +147,7 @@ impl WorkerSite {
             connection,
             ..
         } = request;
-        let target = self.target(&parts)?;
+        let target = self.target(&parts, &RecentHost::default())?;
         let public_url = self.public_url(target.authority());
         let public_url = public_url.ok_or(Error::UnknownHost)?;
         let scheme = self.scheme(connection, &public_url)?;

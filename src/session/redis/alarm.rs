@@ -26,12 +26,6 @@ impl Alarm {
         }
     }
 
-    /// Reports that the connection has ended. Only the next attempt shows whether the server can
-    /// still be used.
-    pub(super) fn lost(&self) {
-        tracing::warn!("The server has closed the connection to the session store");
-    }
-
     /// Reports that the server can be used.
     pub(super) fn up(&self, server: &str) {
         self.is_down.store(false, Ordering::Relaxed);

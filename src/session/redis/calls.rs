@@ -14,8 +14,8 @@ use crate::clock::Timestamp;
 use crate::session::cache::Event;
 use crate::session::ending::End;
 use crate::session::groups::{EndAll, EndedAll, Group, ProviderSessionHash, REMEMBERED, groups_of};
-use crate::session::stored::Stored;
 use crate::session::store::{Opened, Opening, Replacement, Which};
+use crate::session::stored::Stored;
 use crate::session::{EndReason, Maintained, SessionKey, StoreError, record};
 
 /// The maximum number of sessions that one script ends. Other commands wait for a running script.
@@ -30,8 +30,14 @@ const LARGEST_SCORE: u64 = 1 << 53;
 /// The maximum number of sign-outs that wait for the server.
 const MAX_PENDING: usize = 100_000;
 
+/// Returns the time for which the server keeps a session, in milliseconds.
+pub(super) fn lifetime(session: &Stored, now: Timestamp) -> u64 {
+    let left = session.ends_at().since(now);
+    millis(left.saturating_add(BEYOND_LIFETIME))
+}
+
 /// Returns a time as a score of a sorted set.
-fn score(at: Timestamp) -> u64 {
+pub(super) fn score(at: Timestamp) -> u64 {
     at.as_millis().min(LARGEST_SCORE)
 }
 
@@ -131,12 +137,11 @@ impl Shared {
         let provider = provider_hash(name, &opening.registration);
         let sealed = self.seal(&session, opening.provider_session, provider)?;
         let opened_at = session.last_used();
-        let lifetime = session.ends_at().since(opened_at);
         let mut command = self.names.call(OPEN);
         command
             .arg(session.key().as_bytes().as_slice())
             .arg(sealed)
-            .arg(millis(lifetime.saturating_add(BEYOND_LIFETIME)))
+            .arg(lifetime(&session, opened_at))
             .arg(score(opened_at))
             .arg(score(session.ends_at()))
             .arg(opening.per_person)
@@ -164,7 +169,7 @@ impl Shared {
         Ok(Opened::Stored)
     }
 
-    fn seal(
+    pub(super) fn seal(
         &self,
         session: &Stored,
         provider_session: Option<ProviderSessionHash>,
@@ -296,7 +301,11 @@ impl Shared {
         &self,
         commands: &mut MultiplexedConnection,
     ) -> Result<(), RedisError> {
-        let all: Vec<_> = self.pending().iter().map(|(key, why)| (*key, *why)).collect();
+        let all: Vec<_> = self
+            .pending()
+            .iter()
+            .map(|(key, why)| (*key, *why))
+            .collect();
         for (key, why) in all {
             let command = self.end_command(&Which::Key(key), why);
             let (_ended, count): (i64, i64) = command.query_async(commands).await?;

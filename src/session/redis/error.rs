@@ -117,6 +117,10 @@ const OTHER_SERVER: [&str; 6] = [
 ];
 
 /// Returns what an error means.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the library has many errors, and the enum is non-exhaustive"
+)]
 pub(super) fn meaning(error: &RedisError) -> Meaning {
     // The server reports an error inside a script with the code of the error, or (Redis 6) with the
     // code in the text.
@@ -126,7 +130,9 @@ pub(super) fn meaning(error: &RedisError) -> Meaning {
         return Meaning::Reconnect;
     }
     match error.kind() {
-        ErrorKind::Server(ServerErrorKind::BusyLoading | ServerErrorKind::TryAgain) => Meaning::Busy,
+        ErrorKind::Server(ServerErrorKind::BusyLoading | ServerErrorKind::TryAgain) => {
+            Meaning::Busy
+        }
         ErrorKind::Server(
             ServerErrorKind::Ask
             | ServerErrorKind::ClusterDown

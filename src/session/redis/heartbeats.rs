@@ -66,6 +66,10 @@ impl Heartbeats {
 impl Shared {
     /// Handles a message of the server. The connection calls this function in the order in which the
     /// server has sent the messages and the answers to commands.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the library has many kinds of messages, and the enum is non-exhaustive"
+    )]
     pub(super) fn receive(
         &self,
         push: PushInfo,

@@ -13,9 +13,7 @@ use crate::session::groups::{EndAll, EndedAll, Group};
 use crate::session::lease::StoreLease;
 use crate::session::marks::{Mark, MarkKind, Once};
 use crate::session::reconfigure::{Reconfiguration, ReconfigureError, Reconfigured};
-use crate::session::store::{
-    Opened, Opening, Replacement, Store, StoreError, StoreFuture, Which,
-};
+use crate::session::store::{Opened, Opening, Replacement, Store, StoreError, StoreFuture, Which};
 use crate::session::stored::Stored;
 use crate::session::{Maintained, SessionKey, StoreTag};
 
@@ -29,7 +27,10 @@ impl RedisStore {
     {
         let task = self.runtime.spawn(call(Arc::clone(&self.shared)));
         // A task ends without a result if the thread of the replica has ended.
-        Box::pin(async move { task.await.unwrap_or_else(|_| Err(StoreError::Closed.into())) })
+        Box::pin(async move {
+            task.await
+                .unwrap_or_else(|_| Err(StoreError::Closed.into()))
+        })
     }
 }
 
@@ -134,7 +135,7 @@ impl Store for RedisStore {
 
     #[cfg(test)]
     fn settle(&self) -> StoreFuture<'_, ()> {
-        self.run(|shared| shared.settle())
+        self.run(Shared::settle)
     }
 }
 

@@ -148,7 +148,7 @@ impl Shared {
                         // Only the next attempt shows whether the server still answers.
                         self.cache.coherence().set_until(Timestamp::default());
                         self.set_link(Link::Connecting);
-                        self.alarm.lost();
+                        tracing::warn!("The connection to the session store was closed");
                         pause = FIRST_PAUSE;
                     }
                     Ok(End::Failed(error)) => self.fail(error, &mut first),
@@ -190,10 +190,7 @@ impl Shared {
     /// # Errors
     ///
     /// [`RedisConnectError`]: the connection could not be used at all.
-    async fn connect(
-        self: &Arc<Self>,
-        first: &mut First,
-    ) -> Result<End, RedisConnectError> {
+    async fn connect(self: &Arc<Self>, first: &mut First) -> Result<End, RedisConnectError> {
         let (signals, mut signalled) = mpsc::unbounded_channel();
         let pushed = {
             let (shared, signals) = (Arc::downgrade(self), signals.clone());
@@ -226,7 +223,9 @@ impl Shared {
         self.look_at_clock(&mut commands).await.map_err(failed)?;
         self.end_pending(&mut commands).await.map_err(failed)?;
         self.failed.send_replace(None);
-        Ok(self.watch(&mut open, (&signals, &mut signalled), first).await)
+        Ok(self
+            .watch(&mut open, (&signals, &mut signalled), first)
+            .await)
     }
 
     /// Reads the clock of the server.
@@ -236,8 +235,8 @@ impl Shared {
         let millis = seconds.saturating_mul(1000).saturating_add(micros / 1000);
         // Half of the time for the answer belongs to the way of the question.
         let after = self.clock.now();
-        let middle = before.plus(after.since(before) / 2);
-        let ahead = i128::from(millis) - i128::from(middle.as_millis());
+        let middle = before.plus(half(after.since(before)));
+        let ahead = i128::from(millis).saturating_sub(i128::from(middle.as_millis()));
         let ahead = i64::try_from(ahead).unwrap_or_default();
         self.server_ahead.store(ahead, Ordering::Relaxed);
         Ok(())
@@ -259,9 +258,11 @@ impl Shared {
                 source: Arc::new(error),
             })
         };
-        let mut ticks = interval(self.settings.coherence / 4);
+        let mut ticks = interval(self.quarter());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failed = self.failed.subscribe();
+        let patience = self.settings.command_timeout.max(self.silence());
+        let patience = patience.saturating_mul(2);
         let mut sent = Heartbeats::default();
         loop {
             tokio::select! {
@@ -278,7 +279,7 @@ impl Shared {
                         let silent = RedisConnectError::Silent(open.server.clone());
                         self.fail(Arc::new(silent), first);
                     }
-                    if waiting > self.settings.command_timeout.max(self.silence()) * 2 {
+                    if waiting > patience {
                         let silent = RedisConnectError::Silent(open.server.clone());
                         return End::Failed(Arc::new(silent));
                     }
@@ -316,9 +317,14 @@ impl Shared {
         }
     }
 
+    /// Returns the time between two heartbeats.
+    fn quarter(&self) -> Duration {
+        half(half(self.settings.coherence))
+    }
+
     /// Returns the longest time without a heartbeat during which requests use the cache.
     fn silence(&self) -> Duration {
-        self.settings.coherence / 4 * 3
+        self.quarter().saturating_mul(3)
     }
 
     fn note_heartbeat(&self, sent: Timestamp) {
@@ -341,7 +347,7 @@ impl Shared {
         signals: mpsc::UnboundedSender<Signal>,
     ) {
         let mut beat = redis::pipe();
-        let lifetime = self.settings.coherence * 60;
+        let lifetime = self.settings.coherence.saturating_mul(60);
         beat.ignore_errors()
             .cmd("PUBLISH")
             .arg(self.names.heartbeats())
@@ -402,6 +408,10 @@ impl Shared {
             self.count.store(count, Ordering::Relaxed);
         }
     }
+}
+
+fn half(duration: Duration) -> Duration {
+    duration.checked_div(2).unwrap_or_default()
 }
 
 fn unavailable(error: Arc<RedisConnectError>) -> StoreError {

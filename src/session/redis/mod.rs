@@ -38,6 +38,7 @@ mod heartbeats;
 mod intents;
 mod leases;
 mod link;
+mod moving;
 mod probe;
 mod reconfiguring;
 mod scripts;
@@ -58,17 +59,17 @@ use self::alarm::Alarm;
 pub use self::error::RedisConnectError;
 use self::event::Origin;
 use self::link::{Link, connecting};
+pub(crate) use self::moving::{Destination, move_sessions};
+pub use self::moving::{MoveError, Moved};
 use self::scripts::Names;
 pub use self::settings::RedisSettings;
 use crate::clock::{Clock, Timestamp};
-use crate::secret::random;
 use crate::seal::KeyRing;
+use crate::secret::random;
 use crate::session::cache::{Eviction, SessionCache};
 use crate::session::groups::digest_of;
 use crate::session::reconfigure::Limits;
-use crate::session::{
-    EndReason, Registrations, SessionKey, StartError, StoreError, StoreTag,
-};
+use crate::session::{EndReason, Registrations, SessionKey, StartError, StoreError, StoreTag};
 
 /// The parts of a replica that do not come from the settings of the store.
 #[derive(Debug)]
@@ -172,7 +173,9 @@ impl RedisStore {
             shared,
         };
         let settings = &store.shared.settings;
-        let patience = settings.connect_timeout.saturating_add(settings.command_timeout);
+        let patience = settings
+            .connect_timeout
+            .saturating_add(settings.command_timeout);
         match tried.recv_timeout(patience) {
             Ok(Err(error)) if error.is_mistake() => Err(StartError::Redis(error)),
             Ok(_) | Err(_) => Ok(store),

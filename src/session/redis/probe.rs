@@ -39,11 +39,7 @@ impl RedisSettings {
     }
 
     /// Tries every kind of command that the store uses.
-    async fn probe_rights(
-        &self,
-        commands: &mut MultiplexedConnection,
-        findings: &mut Findings,
-    ) {
+    async fn probe_rights(&self, commands: &mut MultiplexedConnection, findings: &mut Findings) {
         let names = Names {
             prefix: self.prefix.clone(),
             origin: *b"checking",
@@ -119,7 +115,10 @@ fn report(info: &str, findings: &mut Findings) {
     }
     match value("maxmemory_policy") {
         Some("noeviction") => {
-            findings.good("urls", "a full server refuses logins and keeps all sessions");
+            findings.good(
+                "urls",
+                "a full server refuses logins and keeps all sessions",
+            );
         }
         Some(policy) if value("maxmemory") != Some("0") => findings.problem(
             "urls",
@@ -130,16 +129,17 @@ fn report(info: &str, findings: &mut Findings) {
         ),
         Some(policy) => findings.warning(
             "urls",
-            format!(
-                "maxmemory-policy is {policy}; set it to noeviction before you set maxmemory"
-            ),
+            format!("maxmemory-policy is {policy}; set it to noeviction before you set maxmemory"),
         ),
         None => {}
     }
     let has_append = value("aof_enabled") == Some("1");
     let saved = value("rdb_last_save_time").is_some_and(|time| time != "0");
     if has_append {
-        findings.good("urls", "the server writes every change to its append-only file");
+        findings.good(
+            "urls",
+            "the server writes every change to its append-only file",
+        );
     } else if saved {
         findings.warning(
             "urls",

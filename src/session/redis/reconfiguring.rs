@@ -5,13 +5,11 @@ use std::sync::Arc;
 use super::Shared;
 use super::value::{self, HEAD_AND_KEY_NAME, Head, provider_hash};
 use crate::clock::Timestamp;
+use crate::seal::KeyRing;
 use crate::session::groups::{EndAll, EndedAll, Group};
 use crate::session::reconfigure::{Reconfiguration, ReconfigureError, Reconfigured};
 use crate::session::survey::Survey;
-use crate::seal::KeyRing;
-use crate::session::{
-    EndReason, Maintained, Registrations, SessionKey, StoreError, registration,
-};
+use crate::session::{EndReason, Maintained, Registrations, SessionKey, StoreError, registration};
 
 /// The number of sessions whose heads one round trip reads.
 const AT_ONCE: usize = 1000;

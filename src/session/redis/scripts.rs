@@ -23,6 +23,7 @@ pub(super) const TOUCH: &str = script!("touch");
 pub(super) const SWEEP: &str = script!("sweep");
 pub(super) const LEASE: &str = script!("lease");
 pub(super) const RELEASE: &str = script!("release");
+pub(super) const TAKE: &str = script!("take");
 
 /// The names of keys and channels.
 #[derive(Debug)]

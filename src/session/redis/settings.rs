@@ -266,7 +266,8 @@ fn login(
 fn server(text: &str, default_port: u16) -> Result<(Address, bool), String> {
     // The error does not show the text, because the text can contain a password.
     let forms = "write redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH";
-    let url = Url::parse(text).map_err(|error| format!("urls has a bad address ({error}); {forms}"))?;
+    let url =
+        Url::parse(text).map_err(|error| format!("urls has a bad address ({error}); {forms}"))?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(
             "urls has an address with a user name or a password; use username_file and \
@@ -275,24 +276,34 @@ fn server(text: &str, default_port: u16) -> Result<(Address, bool), String> {
         );
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err(format!("urls has an address with a query or a fragment; {forms}"));
+        return Err(format!(
+            "urls has an address with a query or a fragment; {forms}"
+        ));
     }
     if url.scheme() == "unix" {
         let path = PathBuf::from(url.path());
         if url.has_host() || !path.is_absolute() || url.path() == "/" {
-            return Err(format!("urls has a unix:// address without a path; {forms}"));
+            return Err(format!(
+                "urls has a unix:// address without a path; {forms}"
+            ));
         }
         return Ok((Address::Unix(path), false));
     }
     let encrypted = match url.scheme() {
         "redis" => false,
         "rediss" => true,
-        scheme => return Err(format!("urls has an address with the scheme {scheme}; {forms}")),
+        scheme => {
+            return Err(format!(
+                "urls has an address with the scheme {scheme}; {forms}"
+            ));
+        }
     };
     if !matches!(url.path(), "" | "/") {
-        return Err("urls has an address with a path; set the number of the database with \
+        return Err(
+            "urls has an address with a path; set the number of the database with \
                     database"
-            .to_owned());
+                .to_owned(),
+        );
     }
     let host = url.host_str().filter(|host| !host.is_empty());
     let host = host.ok_or_else(|| format!("urls has an address without a host; {forms}"))?;

@@ -24,7 +24,10 @@ fn the_smallest_settings_have_defaults() {
 #[test]
 fn an_address_is_a_host_a_sentinel_or_a_socket() {
     let first = |text: &str| read(text).unwrap().servers[0].to_string();
-    assert_eq!(first("urls = ['unix:///run/redis.sock']"), "/run/redis.sock");
+    assert_eq!(
+        first("urls = ['unix:///run/redis.sock']"),
+        "/run/redis.sock"
+    );
     assert_eq!(first("urls = ['redis://[::1]:7000/']"), "[::1]:7000");
     assert_eq!(first("urls = ['redis://127.0.0.1']"), "127.0.0.1:6379");
     let sentinels = "urls = ['rediss://a', 'rediss://b:1']\nsentinel_master = 'mymaster'";
@@ -38,7 +41,10 @@ fn an_address_is_a_host_a_sentinel_or_a_socket() {
 fn a_mistake_names_its_key_and_shows_no_password() {
     for (text, expected) in [
         ("urls = []", "urls is empty"),
-        ("urls = ['redis://a', 'redis://b']", "sentinel_master is not set"),
+        (
+            "urls = ['redis://a', 'redis://b']",
+            "sentinel_master is not set",
+        ),
         ("urls = ['redis://a', 'rediss://b']", "one of the two"),
         ("urls = ['redis://:hunter2@a']", "password_file"),
         ("urls = ['redis://a/3']", "with database"),
@@ -47,7 +53,10 @@ fn a_mistake_names_its_key_and_shows_no_password() {
         ("urls = ['redis://']", "without a host"),
         ("urls = ['unix://']", "without a path"),
         ("urls = ['store:hunter2']", "scheme"),
-        ("urls = ['redis://a']\nca_file = 'ca'", "ca_file has no effect"),
+        (
+            "urls = ['redis://a']\nca_file = 'ca'",
+            "ca_file has no effect",
+        ),
         (
             "urls = ['rediss://a']\nclient_cert_file = 'c'",
             "client_cert_file needs client_key_file",

@@ -1,6 +1,7 @@
 //! Three gateways that share their sessions in a real Redis server.
 
 mod outages;
+mod sentinels;
 
 use std::time::Duration;
 
@@ -92,7 +93,7 @@ async fn f_17_a_replica_that_is_replaced_loses_no_session() {
     let store = format!("[session.store.redis]\nurls = [\"{}\"]\n", redis.url());
     for _ in 0..3 {
         let old = replicas.gateways.remove(0);
-        let (_, new) = tokio::join!(old.drain(), async { replicas.another(&store) });
+        let ((), new) = tokio::join!(old.drain(), async { replicas.another(&store) });
         replicas.gateways.push(new);
         for number in 0..3 {
             let page = replicas.at(&browser, number).open(&url("/page")).await;
@@ -103,6 +104,27 @@ async fn f_17_a_replica_that_is_replaced_loses_no_session() {
     assert_eq!(count, Some(1));
     // The logins of all replicas were at the provider only one time.
     assert_eq!(replicas.provider.exchanges().len(), 1);
+}
+
+/// Starts a server that accepts only encrypted connections with a client certificate. Returns the
+/// server and its port.
+async fn encrypted(certificate: &str, key: &str, ca: &str) -> (Redis, String) {
+    let port = crate::support::program::free_address();
+    let port = port.rsplit_once(':').unwrap().1.to_owned();
+    let files = [
+        "--tls-cert-file",
+        certificate,
+        "--tls-key-file",
+        key,
+        "--tls-ca-cert-file",
+        ca,
+    ];
+    let options = [
+        &["--tls-port", &port, "--tls-auth-clients", "yes"],
+        &files[..],
+    ]
+    .concat();
+    (Redis::start(&options).await, port)
 }
 
 #[tokio::test]
@@ -117,24 +139,30 @@ async fn a_store_with_tls_a_client_certificate_and_a_user_with_limited_rights() 
     let ca = folder.path().join("ca.pem");
     std::fs::write(&ca, authority.pem()).unwrap();
     let ca = ca.display().to_string();
-    let port = crate::support::program::free_address();
-    let port = port.rsplit_once(':').unwrap().1;
-    let redis = Redis::start(&[
-        "--tls-port",
-        port,
-        "--tls-cert-file",
-        &certificate,
-        "--tls-key-file",
-        &key,
-        "--tls-ca-cert-file",
-        &ca,
-        "--tls-auth-clients",
-        "yes",
-    ])
-    .await;
-    let set = ["ACL", "SETUSER", "gateway", "on", ">pass-word", "~gw:*", "&gw:*", "-@all"];
-    let rights = ["+@read", "+@write", "+@connection", "+@pubsub", "+@scripting", "+time"];
-    let set: Vec<_> = set.into_iter().chain(rights).chain(["-@dangerous"]).collect();
+    let (redis, port) = encrypted(&certificate, &key, &ca).await;
+    let set = [
+        "ACL",
+        "SETUSER",
+        "gateway",
+        "on",
+        ">pass-word",
+        "~gw:*",
+        "&gw:*",
+        "-@all",
+    ];
+    let rights = [
+        "+@read",
+        "+@write",
+        "+@connection",
+        "+@pubsub",
+        "+@scripting",
+        "+time",
+    ];
+    let set: Vec<_> = set
+        .into_iter()
+        .chain(rights)
+        .chain(["-@dangerous"])
+        .collect();
     assert_eq!(redis.command(&set).await, "OK");
     let [username, password] = ["username", "password"].map(|name| folder.path().join(name));
     std::fs::write(&username, "gateway\n").unwrap();
@@ -152,5 +180,8 @@ async fn a_store_with_tls_a_client_certificate_and_a_user_with_limited_rights() 
     assert_eq!(page.text(), "seen", "{}", page.describe());
     // All keys have the prefix, and none contains the cookie.
     let keys = redis.command(&["KEYS", "*"]).await;
-    assert!(!keys.is_empty() && keys.lines().all(|key| key.starts_with("gw:")), "{keys}");
+    assert!(
+        !keys.is_empty() && keys.lines().all(|key| key.starts_with("gw:")),
+        "{keys}"
+    );
 }

@@ -30,7 +30,11 @@ async fn f_12_an_outage_signs_nobody_out_and_ends_by_itself() {
         let page = replicas.at(browser, number).open(&url("/page")).await;
         assert_eq!(page.status, 503, "{}", page.describe());
         assert!(page.field("retry-after").is_some());
-        assert!(page.text().contains("http-equiv=\"refresh\""), "{}", page.text());
+        assert!(
+            page.text().contains("http-equiv=\"refresh\""),
+            "{}",
+            page.text()
+        );
         assert!(browser.cookie(ORIGIN, SESSION).is_some());
     }
     // A login would fail after the user has typed the password.
@@ -63,16 +67,29 @@ async fn f_12_a_sign_out_during_an_outage_says_what_is_missing_and_is_completed_
     let replicas = Replicas::start(&redis).await;
     let browser = replicas.signed_in("alice", 0).await;
     let cookie = browser.cookie(ORIGIN, SESSION).unwrap();
-    assert_eq!(replicas.at(&browser, 1).fetch(&url("/page")).await.text(), "seen");
+    assert_eq!(
+        replicas.at(&browser, 1).fetch(&url("/page")).await.text(),
+        "seen"
+    );
     redis.kill().await;
     wait_for_store(&replicas, 0).await;
     let page = super::sign_out_at(&replicas.at(&browser, 0)).await;
     assert_eq!(page.status, 200, "{}", page.describe());
-    assert!(page.text().contains("cannot be reached at the moment"), "{}", page.text());
+    assert!(
+        page.text().contains("cannot be reached at the moment"),
+        "{}",
+        page.text()
+    );
     browser.plant(ORIGIN, &format!("{SESSION}={cookie}; Path=/; Secure"));
     // The session has ended here. Another replica cannot know it yet.
-    assert_eq!(replicas.at(&browser, 0).fetch(&url("/page")).await.status, 401);
-    assert_eq!(replicas.at(&browser, 1).fetch(&url("/page")).await.text(), "seen");
+    assert_eq!(
+        replicas.at(&browser, 0).fetch(&url("/page")).await.status,
+        401
+    );
+    assert_eq!(
+        replicas.at(&browser, 1).fetch(&url("/page")).await.text(),
+        "seen"
+    );
     redis.start_again().await;
     wait_for_store(&replicas, 1).await;
     for number in 0..3 {

@@ -1,6 +1,5 @@
 //! A real Redis server, and gateways that share their sessions in it.
 
-use std::path::Path;
 use std::process::Stdio;
 
 use base64::Engine as _;
@@ -36,11 +35,6 @@ impl Redis {
         };
         redis.start_again().await;
         redis
-    }
-
-    /// The folder of the server.
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
     }
 
     /// The value of the setting `urls` for this server.
@@ -173,4 +167,109 @@ impl Replicas {
         assert_eq!(page.text(), "seen", "{}", page.describe());
         browser
     }
+}
+
+/// A master, its replica, and three Sentinels that watch them.
+pub(crate) struct Sentinels {
+    folder: TempDir,
+    ports: Vec<String>,
+    servers: Vec<Child>,
+}
+
+impl Sentinels {
+    /// Starts all servers, and waits until the Sentinels know each other.
+    pub(crate) async fn start() -> Self {
+        let mut all = Self {
+            folder: tempfile::tempdir().unwrap(),
+            ports: (0..5).map(|_| free_port()).collect(),
+            servers: Vec::new(),
+        };
+        let ports = all.ports.clone();
+        let common = [
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--repl-diskless-sync-delay",
+            "0",
+        ];
+        for port in &ports[..2] {
+            let master = ["--replicaof", &format!("127.0.0.1 {}", ports[0])].map(str::to_owned);
+            let mut server = Command::new("redis-server");
+            server.args(["--port", port]).args(common);
+            if *port != ports[0] {
+                server.args(master);
+            }
+            all.run(server);
+        }
+        for port in &ports[2..] {
+            let file = all.folder.path().join(format!("{port}.conf"));
+            let text = format!(
+                "bind 127.0.0.1\nport {port}\ndir {}\n\
+                 sentinel monitor mymaster 127.0.0.1 {} 2\n\
+                 sentinel down-after-milliseconds mymaster 1500\n\
+                 sentinel failover-timeout mymaster 5000\n",
+                all.folder.path().display(),
+                ports[0]
+            );
+            std::fs::write(&file, text).unwrap();
+            let mut server = Command::new("redis-server");
+            server.arg(file).arg("--sentinel");
+            all.run(server);
+        }
+        all.wait_for_replica().await;
+        all.until(&ports[2], &["sentinel", "ckquorum", "mymaster"], "OK 3")
+            .await;
+        all
+    }
+
+    fn run(&mut self, mut server: Command) {
+        let server = server
+            .current_dir(self.folder.path())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("redis-server is missing: run tests/run");
+        self.servers.push(server);
+    }
+
+    /// The addresses of the Sentinels.
+    pub(crate) fn urls(&self) -> Vec<String> {
+        let ports = self.ports[2..].iter();
+        ports
+            .map(|port| format!("redis://127.0.0.1:{port}"))
+            .collect()
+    }
+
+    /// Waits until the replica has all data of the master.
+    pub(crate) async fn wait_for_replica(&self) {
+        let info = ["info", "replication"];
+        self.until(&self.ports[1], &info, "master_link_status:up")
+            .await;
+    }
+
+    /// Repeats a command of a server until its answer contains `wanted`.
+    async fn until(&self, port: &str, command: &[&str], wanted: &str) {
+        let asking = async {
+            loop {
+                let mut client = Command::new("redis-cli");
+                client.args(["-p", port]).args(command);
+                let output = client.output().await.unwrap();
+                if String::from_utf8_lossy(&output.stdout).contains(wanted) {
+                    break;
+                }
+            }
+        };
+        assert!(timeout(TEST_TIMEOUT, asking).await.is_ok(), "{wanted}");
+    }
+
+    /// Kills the master.
+    pub(crate) async fn kill_master(&mut self) {
+        self.servers[0].kill().await.unwrap();
+    }
+}
+
+fn free_port() -> String {
+    let address = super::program::free_address();
+    address.rsplit_once(':').unwrap().1.to_owned()
 }

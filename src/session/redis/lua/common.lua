@@ -18,6 +18,21 @@ local function extend(key, ttl)
   if redis.call('PTTL', key) < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
 end
 
+-- Stores a session after its entries in the indexes.
+local function store(key, value, ttl, used, ends_at)
+  redis.call('ZADD', INDEX, used, key)
+  local of_user, of_provider = value:sub(18, 33), value:sub(34, 49)
+  if of_user ~= NONE then
+    redis.call('ZADD', user(of_user), ends_at, key)
+    extend(user(of_user), ttl)
+  end
+  if of_provider ~= NONE then
+    redis.call('ZADD', provider_session(of_provider), ends_at, key)
+    extend(provider_session(of_provider), ttl)
+  end
+  redis.call('SET', session(key), value, 'PX', ttl)
+end
+
 -- Removes a session and its entries in the indexes. Returns true if the session existed.
 local function remove(key, why)
   local name = session(key)

@@ -13,23 +13,13 @@ local replaced, above = {}, {}
 for at = 13 + groups, #ARGV do
   if remove(ARGV[at], replaced_why) then replaced[#replaced + 1] = ARGV[at] end
 end
-redis.call('ZADD', INDEX, used, key)
-local of_user_hash, of_provider = value:sub(18, 33), value:sub(34, 49)
-if of_user_hash ~= NONE then
-  local index = user(of_user_hash)
-  if redis.call('ZCARD', index) >= limit then
-    local before = existing(index)
-    for at = 1, #before + 1 - limit do
-      remove(before[at], above_why)
-      above[at] = before[at]
-    end
+local of_user_hash = value:sub(18, 33)
+if of_user_hash ~= NONE and redis.call('ZCARD', user(of_user_hash)) >= limit then
+  local before = existing(user(of_user_hash))
+  for at = 1, #before + 1 - limit do
+    remove(before[at], above_why)
+    above[at] = before[at]
   end
-  redis.call('ZADD', index, ends_at, key)
-  extend(index, ttl)
 end
-if of_provider ~= NONE then
-  redis.call('ZADD', provider_session(of_provider), ends_at, key)
-  extend(provider_session(of_provider), ttl)
-end
-redis.call('SET', session(key), value, 'PX', ttl)
+store(key, value, ttl, used, ends_at)
 return {'stored', redis.call('ZCARD', INDEX), replaced, above}

@@ -14,20 +14,41 @@ fn f_12_each_answer_of_a_server_has_one_meaning() {
     for (answer, expected) in [
         ("MOVED 12182 127.0.0.1:6413", Meaning::Reconnect),
         ("CLUSTERDOWN The cluster is down", Meaning::Reconnect),
-        ("READONLY You can't write against a read only replica.", Meaning::Reconnect),
-        ("NOREPLICAS Not enough good replicas to write.", Meaning::Reconnect),
+        (
+            "READONLY You can't write against a read only replica.",
+            Meaning::Reconnect,
+        ),
+        (
+            "NOREPLICAS Not enough good replicas to write.",
+            Meaning::Reconnect,
+        ),
         ("MASTERDOWN Link with MASTER is down", Meaning::Reconnect),
         ("NOAUTH Authentication required.", Meaning::Reconnect),
         (
             "ERR Error running script (call to f_0): READONLY You can't write",
             Meaning::Reconnect,
         ),
-        ("LOADING Redis is loading the dataset in memory", Meaning::Busy),
+        (
+            "LOADING Redis is loading the dataset in memory",
+            Meaning::Busy,
+        ),
         ("BUSY Redis is busy running a script.", Meaning::Busy),
-        ("TRYAGAIN Multiple keys request during rehashing of slot", Meaning::Busy),
-        ("OOM command not allowed when used memory > 'maxmemory'.", Meaning::Refused),
-        ("NOPERM this user has no permissions to run the 'eval' command", Meaning::Refused),
-        ("MISCONF Redis is configured to save RDB snapshots", Meaning::Refused),
+        (
+            "TRYAGAIN Multiple keys request during rehashing of slot",
+            Meaning::Busy,
+        ),
+        (
+            "OOM command not allowed when used memory > 'maxmemory'.",
+            Meaning::Refused,
+        ),
+        (
+            "NOPERM this user has no permissions to run the 'eval' command",
+            Meaning::Refused,
+        ),
+        (
+            "MISCONF Redis is configured to save RDB snapshots",
+            Meaning::Refused,
+        ),
         ("ERR unknown command 'EVAL'", Meaning::Refused),
         ("WRONGTYPE Operation against a key", Meaning::Refused),
     ] {
@@ -51,7 +72,10 @@ async fn f_12_a_full_server_refuses_logins_and_keeps_sessions_and_sign_outs() {
         opened,
         Err(OpenError::Store(StoreError::Refused(_)))
     ));
-    assert!(matches!(started.sessions.ready(), Err(StoreError::Refused(_))));
+    assert!(matches!(
+        started.sessions.ready(),
+        Err(StoreError::Refused(_))
+    ));
     started.shared.cache.apply(Event::Lost);
     assert!(live(&started.sessions, &alice, NOW).await);
     let ended = started.sessions.end(&bob.key(), EndReason::SignedOut).await;
@@ -94,7 +118,14 @@ async fn f_12_passwords_and_rights_are_checked_and_a_new_password_is_read_again(
     let user = |password: &str| {
         let mut arguments = vec!["ACL", "SETUSER", "gateway", "on", "resetpass", password];
         arguments.extend(&rights);
-        arguments.extend(["-@all", "+@read", "+@write", "+@connection", "+@pubsub", "+@scripting"]);
+        arguments.extend([
+            "-@all",
+            "+@read",
+            "+@write",
+            "+@connection",
+            "+@pubsub",
+            "+@scripting",
+        ]);
         arguments.extend(["+time", "-@dangerous"]);
         server.command(&arguments)
     };
@@ -107,7 +138,10 @@ async fn f_12_passwords_and_rights_are_checked_and_a_new_password_is_read_again(
     settings.login.password = Some(password.clone());
     let refused = try_start(&settings, &fixture).map(drop).unwrap_err();
     let refused = crate::telemetry::chain(&refused);
-    assert!(refused.contains("password_file") && refused.contains("WRONGPASS"), "{refused}");
+    assert!(
+        refused.contains("password_file") && refused.contains("WRONGPASS"),
+        "{refused}"
+    );
     assert!(!refused.contains("wrong\n"));
     std::fs::write(&password, "first\n").unwrap();
     let started = start(&settings, &fixture);
@@ -129,7 +163,10 @@ async fn f_12_passwords_and_rights_are_checked_and_a_new_password_is_read_again(
     started.wait_until_up().await;
     assert!(live(&started.sessions, &id, NOW).await);
     // A user without the right to run scripts cannot sign in, and no session ends.
-    assert_eq!(server.command(&["ACL", "SETUSER", "gateway", "-@scripting"]), "OK");
+    assert_eq!(
+        server.command(&["ACL", "SETUSER", "gateway", "-@scripting"]),
+        "OK"
+    );
     let opened = started.sessions.open(login("bob"), NOW).await;
     assert!(matches!(
         opened,
@@ -140,7 +177,14 @@ async fn f_12_passwords_and_rights_are_checked_and_a_new_password_is_read_again(
 
 #[tokio::test]
 async fn a_node_of_a_cluster_is_refused_at_the_start() {
-    let options = ["--cluster-enabled", "yes", "--port", "0", "--cluster-port", "0"];
+    let options = [
+        "--cluster-enabled",
+        "yes",
+        "--port",
+        "0",
+        "--cluster-port",
+        "0",
+    ];
     let server = Server::start(&options);
     let refused = try_start(&server.settings(), &Fixture::memory());
     let refused = crate::telemetry::chain(&refused.map(drop).unwrap_err());

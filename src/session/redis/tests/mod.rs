@@ -13,6 +13,7 @@ use crate::session::{
 use std::time::Duration;
 
 mod away;
+mod moving;
 mod refusals;
 
 fn after(seconds: u64) -> Timestamp {
@@ -23,6 +24,7 @@ fn after(seconds: u64) -> Timestamp {
 struct Started {
     sessions: Sessions,
     shared: Arc<Shared>,
+    clock: Clock,
 }
 
 /// Starts a replica with the keys and the providers of `fixture`.
@@ -42,8 +44,12 @@ fn try_start(settings: &RedisSettings, fixture: &Fixture) -> Result<Started, Sta
     };
     let store = RedisStore::start(settings.clone(), replica)?;
     let shared = Arc::clone(&store.shared);
-    let sessions = Sessions::on(Arc::new(store), limits, clock);
-    Ok(Started { sessions, shared })
+    let sessions = Sessions::on(Arc::new(store), limits, clock.clone());
+    Ok(Started {
+        sessions,
+        shared,
+        clock,
+    })
 }
 
 impl Started {
@@ -117,8 +123,6 @@ async fn f_13_the_store_contains_no_readable_part_of_a_session_and_no_session_id
     assert!(live(&started.sessions, &id, NOW).await);
 }
 
-
-
 #[tokio::test]
 async fn f_13_a_damaged_or_foreign_value_counts_as_absent_and_nothing_panics() {
     let (server, fixture) = (Server::start(&[]), Fixture::memory());
@@ -145,7 +149,11 @@ async fn f_13_a_damaged_or_foreign_value_counts_as_absent_and_nothing_panics() {
             _ => assert!(read.unwrap().is_none(), "{value:?}"),
         }
         // The user can sign in again, and the damaged session can be ended.
-        started.sessions.end(&id.key(), EndReason::SignedOut).await.unwrap();
+        started
+            .sessions
+            .end(&id.key(), EndReason::SignedOut)
+            .await
+            .unwrap();
         assert!(started.value(&id).await.is_none());
     }
     started.set_value(&id, &whole).await;
@@ -167,7 +175,8 @@ async fn f_31_f_36_a_value_of_a_newer_version_is_an_error_and_stays() {
     let replaced = started.sessions.replace(&held, tokens("token-1"), None);
     assert!(matches!(replaced.await, Err(StoreError::Newer)));
     while started.sessions.maintain(after(3600)).await.unwrap() == crate::session::Maintained::More
-    {}
+    {
+    }
     assert_eq!(started.value(&id).await.unwrap(), newer);
     // A sign-out ends the session in any version.
     let ended = started.sessions.end(&id.key(), EndReason::SignedOut).await;
@@ -224,17 +233,29 @@ async fn an_index_entry_without_a_session_is_removed_when_the_index_is_read() {
         delete.arg(started.key(id));
         let _deleted: u64 = started.shared.send(&delete).await.unwrap();
     }
-    assert_eq!(started.sessions.keys_of(alice).await.unwrap(), [ids[2].key()]);
+    assert_eq!(
+        started.sessions.keys_of(alice).await.unwrap(),
+        [ids[2].key()]
+    );
     // Evicted sessions do not count toward the limit of the user.
     for _ in 0..2 {
         open(&started.sessions, "alice", NOW).await;
     }
     assert!(live(&started.sessions, &ids[2], NOW).await);
     assert_eq!(started.sessions.keys_of(alice).await.unwrap().len(), 3);
-    let ended = started.sessions.end_all(alice, EndReason::Revoked, (None, NOW));
+    let ended = started
+        .sessions
+        .end_all(alice, EndReason::Revoked, (None, NOW));
     assert!(matches!(ended.await, Ok(EndedAll::Ended(keys)) if keys.len() == 3));
     started.shared.cache.apply(Event::Lost);
-    assert!(started.sessions.fetch(&ids[0].key()).await.unwrap().is_none());
+    assert!(
+        started
+            .sessions
+            .fetch(&ids[0].key())
+            .await
+            .unwrap()
+            .is_none()
+    );
 }
 
 #[tokio::test]
@@ -257,7 +278,9 @@ async fn every_key_has_a_time_to_live_except_the_index_of_all_sessions() {
         issuer: "op",
         subject: "bob",
     };
-    let ended = started.sessions.end_all(group, EndReason::Revoked, (None, NOW));
+    let ended = started
+        .sessions
+        .end_all(group, EndReason::Revoked, (None, NOW));
     assert!(matches!(ended.await, Ok(EndedAll::Ended(_))));
     let keys = started.keys().await;
     assert_eq!(keys.len(), 8, "{keys:?}");
@@ -326,12 +349,14 @@ async fn each_change_is_one_round_trip() {
     let replaced = sessions.replace(&held, tokens("token-1"), None).await;
     assert!(matches!(replaced, Ok(Replaced::Stored(_))));
     count("refresh: lease and session", 2).await;
-    drop(lease);
-    count("the release of the lease", 1).await;
     assert!(sessions.current(&id.key()).await.unwrap().is_some());
     sessions.end(&id.key(), EndReason::SignedOut).await.unwrap();
     count("sign-out", 1).await;
+    drop(lease);
 }
+
+/// The number of sessions whose memory the test measures.
+const SESSIONS: u64 = 4000;
 
 #[tokio::test]
 async fn a_session_needs_less_than_600_bytes_beyond_its_record() {
@@ -344,7 +369,6 @@ async fn a_session_needs_less_than_600_bytes_beyond_its_record() {
         let used = lines.find_map(|line| line.strip_prefix("used_memory_dataset:"));
         used.unwrap().trim().parse::<u64>().unwrap()
     };
-    const SESSIONS: u64 = 4000;
     let before = used();
     let mut record = 0;
     for number in 0..SESSIONS {
