@@ -500,7 +500,10 @@ impl Model {
             }
         };
         steps.push(("fault: the write is lost", state.after(fails)));
-        steps.push(("fault: the answer to the write is lost", written.after(fails)));
+        steps.push((
+            "fault: the answer to the write is lost",
+            written.after(fails),
+        ));
         let late = state.after(|next| {
             fails(next);
             next.late_write = Some(write);
@@ -546,7 +549,9 @@ impl Model {
 
     /// The provider carries out a call.
     fn process(self, state: &mut State, index: usize) {
-        let Call { from, is_awaited, .. } = state.calls[index];
+        let Call {
+            from, is_awaited, ..
+        } = state.calls[index];
         if state.issued > 0 && !state.grant_ended {
             // The tokens that replaced this refresh token are with a replica that is alive and has
             // its lease, or in the store.
@@ -565,7 +570,10 @@ impl Model {
         } else {
             state.issued += 1;
             let of_caller = |(holder, _left): &(usize, u8)| *holder == from;
-            let left = state.lease.filter(of_caller).map_or(0, |(_holder, left)| left);
+            let left = state
+                .lease
+                .filter(of_caller)
+                .map_or(0, |(_holder, left)| left);
             state.newest_at = is_awaited.then_some((from, left));
             state.lost |= !is_awaited;
             Answer::Tokens(state.issued)
@@ -710,7 +718,9 @@ fn g_02_the_check_notices_each_protection_that_is_missing() {
         (Without::KeptLease, Reuse::EndsGrant, again),
     ] {
         let checked = check(model(reuse, without));
-        let (steps, found) = checked.wrong.unwrap_or_else(|| panic!("{without:?}: nothing"));
+        let (steps, found) = checked
+            .wrong
+            .unwrap_or_else(|| panic!("{without:?}: nothing"));
         assert_eq!(found, wrong, "{without:?}: {steps:?}");
         println!("{without:?}: {steps:#?}");
     }

@@ -92,7 +92,7 @@ fn settings(
     (providers, app): (&[TortureProvider], &TokenApp),
 ) -> Settings {
     let settings = Settings::new(ORIGIN, "http://unused.test", &app.url());
-    let secret = settings.file("secret", "s3cret\n");
+    let secret = settings.file("secret", &format!("process-{process}\n"));
     let keys = settings.file("state_keys", STATE_KEYS);
     let store = gate.address();
     let mut sections = String::new();
@@ -102,7 +102,7 @@ fn settings(
     );
     for (provider, behavior) in providers.iter().zip(SERVERS) {
         let name = behavior.server;
-        sections.push_str(&provider.section_of_process(process, "oauth2", &secret));
+        sections.push_str(&provider.section("oauth2", &secret));
         writeln!(sections, "refresh.deadline_secs = {REFRESH_DEADLINE_SECS}").unwrap();
         write!(
             rest,

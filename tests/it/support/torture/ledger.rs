@@ -49,7 +49,7 @@ pub(crate) struct Pair {
     /// The number of calls with this refresh token that got no answer, because the server was
     /// stopped or the gateway process was killed.
     pub(crate) abandoned: usize,
-    /// The number of the gateway process that got this pair, if each process has its own endpoint.
+    /// The number of the gateway process that got this pair, if each process has its own secret.
     pub(super) issued_to: Option<usize>,
     /// A request with the access token of this pair has reached the app.
     pub(super) reached_app: bool,
@@ -100,7 +100,7 @@ pub(crate) struct RefreshCall {
     pub(crate) generation: usize,
     /// The number of earlier calls with the same token.
     pub(crate) attempt: usize,
-    /// The number of the gateway process that made the call, if each process has its own endpoint.
+    /// The number of the gateway process that made the call, if each process has its own secret.
     pub(super) process: Option<usize>,
     pub(super) begun_at: Timestamp,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::json;
 use sidegate::clock::Clock;
 use tokio::sync::watch;
@@ -115,18 +115,6 @@ impl TortureProvider {
         )
     }
 
-    /// Like [`Self::section`], with a token endpoint that only this gateway process uses, so that the
-    /// server knows which process made a call.
-    pub(crate) fn section_of_process(
-        &self,
-        process: usize,
-        profile: &str,
-        secret_file: &str,
-    ) -> String {
-        let section = self.section(profile, secret_file);
-        section.replace("\"/oauth/token\"", &format!("\"/oauth/token/{process}\""))
-    }
-
     /// Causes no more faults from now on.
     pub(crate) fn stop_faults(&self) {
         self.shared
@@ -185,14 +173,21 @@ fn answer(shared: &Arc<Shared>, request: &Recorded) -> Answer {
     };
     match target.path() {
         "/oauth/authorize" => authorize(shared, request, &target),
-        "/oauth/token" => token(shared, request, None),
+        "/oauth/token" => token(shared, request),
         "/api/user" => user(shared, request),
         "/log" => Answer::with(200, &JSON, &shared.ledger.borrow().to_json().to_string()),
-        path => match path.strip_prefix("/oauth/token/").map(str::parse) {
-            Some(Ok(process)) => token(shared, request, Some(process)),
-            Some(Err(_)) | None => Answer::with(404, &[], ""),
-        },
+        _ => Answer::with(404, &[], ""),
     }
+}
+
+/// The number of the gateway process that sends the request, if each process has its own client
+/// secret: `process-` and the number.
+fn process(request: &Recorded) -> Option<usize> {
+    let field = request.head.value("authorization")?;
+    let credentials = STANDARD.decode(field.strip_prefix("Basic ")?).ok()?;
+    let credentials = String::from_utf8(credentials).ok()?;
+    let (_client, secret) = credentials.split_once(':')?;
+    secret.strip_prefix("process-")?.parse().ok()
 }
 
 /// The user is `login_hint`, or the cookie `user`, or alice.
@@ -224,7 +219,7 @@ fn authorize(shared: &Shared, request: &Recorded, target: &Url) -> Answer {
     Answer::with(302, &[("Location", to.as_str())], "")
 }
 
-fn token(shared: &Arc<Shared>, request: &Recorded, process: Option<usize>) -> Answer {
+fn token(shared: &Arc<Shared>, request: &Recorded) -> Answer {
     let form = match token_request(&request.body) {
         Ok(form) => form,
         Err(why) => return refused(400, "invalid_request", why),
@@ -232,7 +227,7 @@ fn token(shared: &Arc<Shared>, request: &Recorded, process: Option<usize>) -> An
     let get = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
     match get("grant_type") {
         "authorization_code" => redeem(shared, &form),
-        "refresh_token" => refresh(shared, get("refresh_token"), process),
+        "refresh_token" => refresh(shared, get("refresh_token"), process(request)),
         _ => refused(400, "unsupported_grant_type", "neither code nor refresh"),
     }
 }
