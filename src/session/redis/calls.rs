@@ -325,20 +325,20 @@ impl Shared {
         } = order;
         let name = notice.map(|notice| self.names.mark('n', &notice.mark));
         let lifetime = notice.map(|notice| millis(notice.until.since(now)).max(1));
-        let groups = groups.into_iter().map(without_repetition);
-        let groups: Vec<_> = groups.collect();
+        let mut parts = in_parts(groups);
         let mut ended = Vec::new();
-        loop {
+        while let Some(groups) = parts.last() {
+            let completes = uses_notice && parts.len() == 1;
             let mut command = self.names.call(END_ALL);
             command
                 .arg(&[letter(why)])
                 .arg(name.as_deref().unwrap_or_default())
                 .arg(lifetime.unwrap_or_default())
-                .arg(u8::from(uses_notice))
+                .arg(u8::from(completes))
                 .arg(self.server_time(now))
                 .arg(millis(REMEMBERED))
                 .arg(AT_ONCE);
-            for group in &groups {
+            for group in groups {
                 command.arg(group_bytes(group));
             }
             let (result, count, some): (String, i64, Vec<Vec<u8>>) = self.send(&command).await?;
@@ -350,9 +350,10 @@ impl Shared {
             self.note_ends(&some, why);
             ended.extend(some);
             if result == "ended" {
-                return Ok(EndedAll::Ended(ended));
+                parts.pop();
             }
         }
+        Ok(EndedAll::Ended(ended))
     }
 
     pub(super) async fn list(self: Arc<Self>, group: Group) -> Result<Vec<SessionKey>, StoreError> {
@@ -398,8 +399,9 @@ impl Shared {
                 command.arg(key.as_bytes().as_slice()).arg(score(*at));
             }
             command.arg(uses_bytes(some));
-            let count: i64 = self.send(&command).await?;
+            let (count, missing): (i64, Vec<Vec<u8>>) = self.send(&command).await?;
             self.note_count(count);
+            self.note_ends(&keys(missing), EndReason::Elsewhere);
         }
         Ok(())
     }
@@ -431,18 +433,17 @@ impl Shared {
     }
 }
 
-/// Removes repeated keys from a list of keys.
-fn without_repetition(group: Group) -> Group {
-    match group {
-        Group::Keys(mut keys) => {
+/// Splits a long list of keys, because other commands wait for a running script. Returns the groups of
+/// each call, the last call first.
+fn in_parts(groups: Vec<Group>) -> Vec<Vec<Group>> {
+    match <[Group; 1]>::try_from(groups) {
+        Ok([Group::Keys(mut keys)]) if !keys.is_empty() => {
             keys.sort_unstable();
             keys.dedup();
-            Group::Keys(keys)
+            let parts = keys.chunks(AT_ONCE);
+            parts.map(|keys| vec![Group::Keys(keys.to_vec())]).collect()
         }
-        Group::All
-        | Group::Named(_)
-        | Group::ProviderSession(_)
-        | Group::User(_)
-        | Group::UserWithoutSid(_) => group,
+        Ok(one) => vec![one.into()],
+        Err(several) => vec![several],
     }
 }

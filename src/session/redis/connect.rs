@@ -156,7 +156,11 @@ async fn check_role(open: &mut Open, is_of_sentinel: bool) -> Result<(), RedisCo
 }
 
 /// Asks the Sentinels for the address of the master. Returns the first answer.
-async fn master_of(
+///
+/// # Errors
+///
+/// [`RedisConnectError`].
+pub(super) async fn master_of(
     settings: &RedisSettings,
     master: &str,
 ) -> Result<Option<Address>, RedisConnectError> {

@@ -128,6 +128,8 @@ impl Store for RedisStore {
 
     fn close(&self) -> StoreFuture<'_, ()> {
         self.run(|shared| async move {
+            // The server answers after all earlier commands, such as the releases of leases.
+            drop(shared.send::<redis::Value>(&redis::cmd("PING")).await);
             shared.link.send_replace(Link::Closed);
             Ok(())
         })

@@ -9,6 +9,7 @@
 //!
 //! If the server does not answer, the cache can be used for `outage_secs` since the last heartbeat.
 
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::Shared;
-use super::connect::{Open, connect};
+use super::connect::{Open, connect, master_of};
 use super::error::{Meaning, RedisConnectError, meaning, store_error};
 use super::heartbeats::{Heartbeats, Signal};
 use crate::clock::Timestamp;
@@ -31,6 +32,9 @@ use crate::telemetry::chain;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause between two attempts to connect.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The number of heartbeats between two questions to the Sentinels.
+const BETWEEN_QUESTIONS: u64 = 20;
 
 /// The state of the connection.
 #[derive(Clone, Debug)]
@@ -218,10 +222,7 @@ impl Shared {
         let channels = [self.names.events(), self.names.heartbeats()];
         let subscribed = commands.subscribe(&channels[..]).await;
         subscribed.map_err(failed)?;
-        // Reports may have been lost before the subscription.
-        self.cache.apply(Event::Lost);
         self.look_at_clock(&mut commands).await.map_err(failed)?;
-        self.end_pending(&mut commands).await.map_err(failed)?;
         self.failed.send_replace(None);
         Ok(self
             .watch(&mut open, (&signals, &mut signalled), first)
@@ -263,12 +264,13 @@ impl Shared {
         let mut failed = self.failed.subscribe();
         let patience = self.settings.command_timeout.max(self.silence());
         let patience = patience.saturating_mul(2);
-        let mut sent = Heartbeats::default();
+        let (mut sent, mut is_new) = (Heartbeats::default(), true);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {
                     let number = sent.begin(&self.clock);
                     self.beat(open.commands.clone(), number, signals.clone());
+                    self.ask_sentinels(number, &open.server, signals.clone());
                     let waiting = sent.waiting(&self.clock);
                     if waiting > self.silence() {
                         // The gateway's clock may have been set back, so the time limit of the last
@@ -287,8 +289,10 @@ impl Shared {
                 Some(signal) = signalled.recv() => match signal {
                     Signal::Heartbeat(number) => {
                         if let Some(at) = sent.end(number) {
+                            if let Err(error) = self.note_up(open, &mut is_new).await {
+                                return End::Failed(failed_with(error));
+                            }
                             self.note_heartbeat(at);
-                            self.note_up(open);
                             if let Some(first) = first.take() {
                                 // Nobody waits for the result if the start was cancelled.
                                 drop(first.send(Ok(())));
@@ -299,22 +303,58 @@ impl Shared {
                     Signal::Lost(error) => return End::Failed(failed_with(error)),
                     Signal::Closed => return End::Closed,
                 },
-                _ = failed.wait_for(Option::is_some) => {
-                    let error = self.failed.borrow().clone();
-                    return match error {
-                        Some(error) if error.code().is_some() => End::Failed(failed_with(error)),
-                        Some(_) | None => End::Closed,
-                    };
-                }
+                error = failure(&mut failed) => return match error {
+                    Some(error) if error.code().is_some() => End::Failed(failed_with(error)),
+                    Some(_) | None => End::Closed,
+                },
             }
         }
     }
 
-    fn note_up(&self, open: &Open) {
-        if !matches!(*self.link.borrow(), Link::Up(_)) {
-            self.set_link(Link::Up(open.commands.clone()));
-            self.alarm.up(&open.server);
+    /// Notes that a heartbeat came back. `is_new` is true if no heartbeat of this connection has come
+    /// back before.
+    async fn note_up(&self, open: &Open, is_new: &mut bool) -> Result<(), RedisError> {
+        // Other replicas must learn of these ends before this replica begins to make changes.
+        self.end_pending(&mut open.commands.clone()).await?;
+        if !*is_new && matches!(*self.link.borrow(), Link::Up(_)) {
+            return Ok(());
         }
+        if mem::take(is_new) {
+            // Reports may have been lost before the subscription. Until this moment, the sessions of
+            // the cache could be used, because the server did not answer. Requests that need a
+            // confirmation now wait for the connection.
+            self.set_link(Link::Connecting);
+            self.cache.apply(Event::Lost);
+        }
+        self.set_link(Link::Up(open.commands.clone()));
+        self.alarm.up(&open.server);
+        Ok(())
+    }
+
+    /// From time to time, asks the Sentinels whether the master is still the master. A master that is
+    /// cut off from the Sentinels does not learn of its successor.
+    fn ask_sentinels(
+        self: &Arc<Self>,
+        number: u64,
+        server: &str,
+        signals: mpsc::UnboundedSender<Signal>,
+    ) {
+        let Some(master) = self.settings.sentinel_master.clone() else {
+            return;
+        };
+        if !number.is_multiple_of(BETWEEN_QUESTIONS) {
+            return;
+        }
+        let (shared, server) = (Arc::clone(self), server.to_owned());
+        tokio::spawn(async move {
+            let found = master_of(&shared.settings, &master).await;
+            if let Ok(Some(address)) = found
+                && address.to_string() != server
+            {
+                // The receiver is closed if the connection was already replaced.
+                drop(signals.send(Signal::Closed));
+            }
+        });
     }
 
     /// Returns the time between two heartbeats.
@@ -408,6 +448,12 @@ impl Shared {
             self.count.store(count, Ordering::Relaxed);
         }
     }
+}
+
+/// Waits until a command has failed in a way that the connection must be replaced.
+async fn failure(failed: &mut watch::Receiver<Option<RedisError>>) -> Option<RedisError> {
+    let failed = failed.wait_for(Option::is_some).await;
+    failed.ok().and_then(|error| error.clone())
 }
 
 fn half(duration: Duration) -> Duration {

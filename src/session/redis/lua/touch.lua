@@ -1,7 +1,14 @@
 -- Notes the times of last uses. Arguments: pairs of a key and a time; the last argument is the event for the
--- other replicas.
+-- other replicas. Returns the number of sessions, and the sessions that do not exist: the server was emptied,
+-- or has evicted them.
+local missing = {}
 for at = 3, #ARGV - 1, 2 do
-  redis.call('ZADD', INDEX, 'XX', 'GT', ARGV[at + 1], ARGV[at])
+  if redis.call('EXISTS', session(ARGV[at])) == 1 then
+    redis.call('ZADD', INDEX, 'GT', ARGV[at + 1], ARGV[at])
+  else
+    redis.call('ZREM', INDEX, ARGV[at])
+    missing[#missing + 1] = ARGV[at]
+  end
 end
 redis.call('PUBLISH', EVENTS, 'U' .. ORIGIN .. ARGV[#ARGV])
-return redis.call('ZCARD', INDEX)
+return {redis.call('ZCARD', INDEX), missing}

@@ -259,6 +259,117 @@ async fn an_index_entry_without_a_session_is_removed_when_the_index_is_read() {
 }
 
 #[tokio::test]
+async fn f_12_a_session_in_use_that_the_server_has_lost_ends_at_the_report_of_its_use() {
+    let (server, fixture) = (Server::start(&[]), Fixture::memory());
+    let started = start(&server.settings(), &fixture);
+    let (lost, kept) = (
+        open(&started.sessions, "alice", NOW).await,
+        open(&started.sessions, "bob", NOW).await,
+    );
+    let mut delete = redis::cmd("DEL");
+    delete.arg(started.key(&lost));
+    let _deleted: u64 = started.shared.send(&delete).await.unwrap();
+    for id in [&lost, &kept] {
+        assert!(live(&started.sessions, id, after(30)).await);
+    }
+    started.sessions.maintain(after(30)).await.unwrap();
+    assert!(!live(&started.sessions, &lost, after(30)).await);
+    assert!(live(&started.sessions, &kept, after(30)).await);
+    assert_eq!(started.sessions.count(), 1);
+}
+
+#[tokio::test]
+async fn thousands_of_sessions_end_in_several_scripts_and_the_notice_counts_once() {
+    let (server, mut fixture) = (Server::start(&[]), Fixture::memory());
+    fixture.settings.per_person = 5000;
+    let started = start(&server.settings(), &fixture);
+    let mut keys = Vec::new();
+    for number in 0..2500 {
+        let id = open(&started.sessions, &(number % 3).to_string(), NOW).await;
+        keys.push(id.key());
+    }
+    let notice = crate::session::LogoutNotice {
+        mark: [1; 32],
+        until: after(60),
+    };
+    let of = SessionsOf::Keys(&keys[..2100]);
+    for expected in [Some(2100), None] {
+        let ended = started
+            .sessions
+            .end_all(of, EndReason::Revoked, (Some(notice), NOW));
+        let count = match ended.await.unwrap() {
+            EndedAll::Ended(ended) => Some(ended.len()),
+            EndedAll::Repeated => None,
+        };
+        assert_eq!(count, expected);
+    }
+    let everyone = SessionsOf::Everyone;
+    assert_eq!(started.sessions.keys_of(everyone).await.unwrap().len(), 400);
+    let rest = started
+        .sessions
+        .end_all(everyone, EndReason::Revoked, (None, NOW));
+    assert!(matches!(rest.await, Ok(EndedAll::Ended(ended)) if ended.len() == 400));
+    assert_eq!(started.sessions.count(), 0);
+}
+
+#[tokio::test]
+async fn the_check_over_the_network_reports_policy_persistence_and_rights() {
+    let server = Server::start(&[]);
+    let mut settings = server.settings();
+    let found = async |settings: &RedisSettings| {
+        let mut findings = crate::origin::Findings::new("store".to_owned());
+        settings.probe(&mut findings).await;
+        let list = findings.into_list();
+        let lines = list.iter().map(ToString::to_string);
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let good = found(&settings).await;
+    assert!(
+        good.contains("all rights") && good.contains("keeps all sessions"),
+        "{good}"
+    );
+    let set = |key: &str, value: &str| {
+        assert_eq!(server.command(&["CONFIG", "SET", key, value]), "OK");
+    };
+    set("maxmemory", "100mb");
+    set("maxmemory-policy", "allkeys-lru");
+    let evicts = found(&settings).await;
+    assert!(
+        evicts.contains("maxmemory-policy is allkeys-lru"),
+        "{evicts}"
+    );
+    set("appendonly", "yes");
+    let durable = found(&settings).await;
+    assert!(
+        durable.contains("append-only file") && !durable.contains("appendonly no"),
+        "{durable}"
+    );
+    let user = [
+        "ACL",
+        "SETUSER",
+        "default",
+        "resetkeys",
+        "resetchannels",
+        "~other:*",
+    ];
+    assert_eq!(server.command(&user), "OK");
+    let without = found(&settings).await;
+    for missing in [
+        "write keys",
+        "read indexes",
+        "send messages",
+        "receive messages",
+    ] {
+        assert!(
+            without.contains(&format!("cannot {missing}")),
+            "{missing}: {without}"
+        );
+    }
+    settings.servers = vec![settings::Address::Unix("/nowhere/redis.sock".into())];
+    assert!(found(&settings).await.contains("cannot be reached"));
+}
+
+#[tokio::test]
 async fn every_key_has_a_time_to_live_except_the_index_of_all_sessions() {
     let (server, fixture) = (Server::start(&[]), Fixture::memory());
     let started = start(&server.settings(), &fixture);
