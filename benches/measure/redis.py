@@ -6,6 +6,10 @@ import threading
 
 from .stage import Wrong, free_port
 
+# Parts of commands that no request waits for: heartbeats, the clock, the sweep of unused sessions. ZSCORE is in one
+# write with the GET of the same session.
+BACKGROUND = ("heartbeat:", "{r:", "MONITOR", '"ZCARD"', '"TIME"', "ZRANGEBYSCORE", '"ZSCORE"')
+
 
 class Client:
     """One connection. Bytes in, bytes out (RESP2)."""
@@ -93,7 +97,7 @@ class Redis:
 
 
 class Watch:
-    """Notes the commands of other clients while the context is open, without heartbeats and without the commands that
+    """Notes the commands of other clients while the context is open, without BACKGROUND and without the commands that
     scripts run."""
 
     def __init__(self, redis):
@@ -115,7 +119,7 @@ class Watch:
             if "the-watch-ends" in text:
                 return
             command = text.split("] ", 1)[-1]
-            is_own = any(word in command for word in ("heartbeat:", "{r:", "MONITOR", '"ZCARD"', '"TIME"'))
+            is_own = any(word in command for word in BACKGROUND)
             if " lua] " not in text and not is_own:
                 self.commands.append(command)
 
