@@ -1,16 +1,16 @@
 """Starts Sidegate as described in deploy/, without a container runtime and without a cluster.
 
-The image: the script reads the instructions of the final stage of deploy/Containerfile and creates its files in an
-empty directory. It builds the binary from exactly the files that the build stage copies, but without optimisation.
+The image: tests/image.py creates its files in an empty directory.
 
-The pod: the script reads deploy/kubernetes/sidecar.yaml. The directory becomes the read-only root of the Sidegate
-container, in separate mount, network and process namespaces. Settings and secrets are mounted as in the manifest. User,
-group, arguments and probes also come from the manifest. A stand-in for the legacy app listens on the address in the
-settings. The script also checks the README's settings there.
+The pods: the script reads deploy/kubernetes/sidecar.yaml, and the sidecar form of the chart in deploy/chart. The
+directory becomes the read-only root of the Sidegate container, in separate mount, network and process namespaces.
+Settings, variables and secrets are as in the manifest. User, group, arguments and probes also come from the manifest. A
+stand-in for the legacy app listens on the address in the settings. With the chart, a real Redis runs in the network
+namespace. The script also checks the README's settings there.
 
     tests/.cache/venv/bin/python tests/deploy.py
 
-Needs Linux, cargo, and root or sudo for the namespaces.
+Needs Linux, cargo, helm, redis-server, and root or sudo for the namespaces.
 """
 
 import fcntl
@@ -20,8 +20,6 @@ import json
 import os
 import pathlib
 import re
-import shlex
-import shutil
 import socket
 import struct
 import subprocess
@@ -34,163 +32,35 @@ import urllib.parse
 
 import yaml
 
+from image import Wrong, assemble, inspect, require, say
+
 TOP = pathlib.Path(__file__).resolve().parent.parent
-CONTAINERFILE = TOP / "deploy/Containerfile"
 MANIFEST = TOP / "deploy/kubernetes/sidecar.yaml"
+CHART = TOP / "deploy/chart"
+HELM = TOP / "tests/.cache/bin/helm"
 README = TOP / "README.md"
 PUBLIC_KEY = TOP / "tests/data/deploy/oauth-public.key"
 POD_ADDRESS = "10.42.0.7"
 CLIENT_SECRET = "never-shown-8d1f0c"
+STORE_PASSWORD = "never-shown-41b7e2"
+STORE_HOST = "redis.databases"
+STATE_KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 START_DEADLINE_S = 30
 STOP_DEADLINE_S = 10
 PROGRAMS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-class Wrong(Exception):
-    """A difference between a promise of deploy/ and the result."""
+def manifests():
+    """The manifests by name: their text, and their number of replicas."""
+    values = CHART / "ci/sidecar-values.yaml"
+    command = [HELM, "template", "legacy-app", CHART, "--values", values]
+    chart = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return {"manifest": (MANIFEST.read_text(), 1), "chart": (chart, 3)}
 
 
-def require(holds, otherwise):
-    if not holds:
-        raise Wrong(otherwise)
-
-
-def say(what):
-    print(f"deploy: {what}", flush=True)
-
-
-# The image
-
-
-def instructions(text):
-    """The instructions of a Containerfile as (name, rest), comments and line breaks removed."""
-    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
-    joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
-    return [tuple(line.split(None, 1)) for line in joined.splitlines() if line.strip()]
-
-
-def stages(text):
-    """The two stages, each a list of instructions that begins with its FROM."""
-    found = []
-    for name, rest in instructions(text):
-        if name == "FROM":
-            found.append([])
-        found[-1].append((name, rest))
-    require(len(found) == 2, f"{len(found)} stages, this test knows two")
-    build, final = found
-    require(build[0][1].endswith(" AS build"), "the first stage is not called build")
-    require(final[0][1] == "scratch", "the final stage does not begin empty")
-    return build, final
-
-
-def copy(source, target):
-    """The rule of COPY: a directory is copied as its contents, and a target with a slash at its end is a directory."""
-    if source.is_dir():
-        shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
-    else:
-        pathlib.Path(target).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, target)
-
-
-def copies(stage):
-    """The COPY instructions of a stage as (stage named or None, sources, target)."""
-    for name, rest in stage:
-        require(name not in ("ADD", "VOLUME"), f"this test does not know {name}")
-        if name != "COPY":
-            continue
-        words = shlex.split(rest)
-        origin = None
-        if words[0].startswith("--from="):
-            origin = words.pop(0).removeprefix("--from=")
-        require(not words[0].startswith("--"), f"this test does not know COPY {words[0]}")
-        yield origin, words[:-1], words[-1]
-
-
-def place(base, target, source, several):
-    """The path of a source after COPY."""
-    into = base / target.lstrip("/")
-    if (target.endswith("/") or several) and not source.is_dir():
-        into.mkdir(parents=True, exist_ok=True)
-        return into / source.name
-    return into
-
-
-def build(stage, scratch):
-    """Builds the binary from the files that the build stage copies, and creates the root of the image."""
-    source = scratch / "src"
-    source.mkdir()
-    for origin, sources, target in copies(stage):
-        require(origin is None, "the build stage copies from another stage")
-        for name in sources:
-            here = TOP / name
-            copy(here, place(source, target.removeprefix("./"), here, len(sources) > 1))
-    runs = [shlex.split(rest) for name, rest in stage if name == "RUN"]
-    require(
-        runs == [
-            ["cargo", "build", "--release", "--locked", "--bin", "sidegate"],
-            ["deploy/image-root", "target/release/sidegate", "/image"],
-        ],
-        f"the build stage runs something this test does not repeat: {runs}",
-    )
-    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", TOP / "target")).resolve()
-    environment = os.environ | {"CARGO_TARGET_DIR": str(target)}
-    command = ["cargo", "build", "--quiet", "--locked", "--bin", "sidegate"]
-    subprocess.run(command, cwd=source, env=environment, check=True)
-    image = scratch / "image"
-    command = ["deploy/image-root", str(target / "debug/sidegate"), str(image)]
-    subprocess.run(command, cwd=source, check=True)
-    return image
-
-
-def assemble(scratch):
-    """The root of the image and its configuration, from the final stage."""
-    stage_build, stage_final = stages(CONTAINERFILE.read_text())
-    image = build(stage_build, scratch)
-    root = scratch / "root"
-    root.mkdir(mode=0o755)
-    for origin, sources, target in copies(stage_final):
-        for name in sources:
-            if origin is None:
-                source = TOP / name
-            elif name.startswith("/image"):
-                source = image / name.removeprefix("/image").lstrip("/")
-            else:
-                source = pathlib.Path(name)
-            require(source.exists(), f"COPY {name}: there is no such file")
-            copy(source, place(root, target, source, len(sources) > 1))
-    stated = dict(stage_final)
-    for name in ("USER", "ENTRYPOINT"):
-        require(name in stated, f"the image states no {name}")
-    user = [int(number) for number in stated["USER"].split(":")]
-    require(len(user) == 2 and 0 not in user, "the image's user is root or has no group")
-    return root, {"user": user, "entrypoint": json.loads(stated["ENTRYPOINT"])}
-
-
-def inspect(root):
-    """Checks the files that must and must not be in the image."""
-    total = 0
-    for path in root.rglob("*"):
-        mode = path.lstat().st_mode
-        inside = path.relative_to(root)
-        require(not mode & 0o6000, f"/{inside} is setuid or setgid")
-        require(path.is_symlink() or not mode & 0o002, f"/{inside} is writable by everyone")
-        program = path.is_file() and mode & 0o111 and ".so" not in path.name
-        require(not program or str(inside) == "usr/bin/sidegate", f"/{inside} is a program")
-        total += path.lstat().st_size if path.is_file() else 0
-    authorities = root / "etc/ssl/certs/ca-certificates.crt"
-    require("BEGIN CERTIFICATE" in authorities.read_text(), "no certificate authorities")
-    for text in ("LICENSE-APACHE", "LICENSE-MIT"):
-        require((root / "licenses/sidegate" / text).is_file(), f"{text} is not in the image")
-    libraries = sorted(path.name for path in root.rglob("*.so*"))
-    say(f"image: one program, {', '.join(libraries)}, {total / 1e6:.0f} MB unoptimised")
-
-
-# The pod
-
-
-def documents():
+def documents(text):
     """The manifest's documents by kind."""
-    return {document["kind"]: document for document in yaml.safe_load_all(MANIFEST.read_text())}
+    return {document["kind"]: document for document in yaml.safe_load_all(text) if document}
 
 
 def sidecar(pod):
@@ -218,7 +88,12 @@ def readme_settings():
 def volumes(pod, kinds):
     """The files of each volume and their mode, by the volume's name."""
     config = kinds["ConfigMap"]
-    secret = {"client_secret": CLIENT_SECRET + "\n", "oauth-public.key": PUBLIC_KEY.read_text()}
+    secret = {
+        "client_secret": CLIENT_SECRET + "\n",
+        "oauth-public.key": PUBLIC_KEY.read_text(),
+        "password": STORE_PASSWORD + "\n",
+        "state_keys": STATE_KEY + "\n",
+    }
     found = {}
     for volume in pod["volumes"]:
         if "configMap" in volume:
@@ -253,7 +128,7 @@ def enter(root, container, pod, kinds):
     inside = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
     for path in ["/proc", "/dev", *inside]:
         (root / path.lstrip("/")).mkdir(parents=True, exist_ok=True)
-    (root / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
+    (root / "etc/hosts").write_text(f"127.0.0.1 localhost {STORE_HOST}\n::1 localhost\n")
     (root / "etc/resolv.conf").write_text("nameserver 127.0.0.1\n")
     mount("-o", "remount,bind,ro", str(root))
     mount("-t", "proc", "-o", "nosuid,nodev,noexec", "proc", str(root / "proc"))
@@ -374,13 +249,39 @@ def check_answers(container, ports, settings):
     require(not LegacyApp.reached, f"the app was reached without a sign-in: {LegacyApp.reached}")
 
 
-def run_pod(scratch):
+def start_store(scratch, environment):
+    """Starts a real Redis at the address in the container's variables. Returns the process, or None without a store."""
+    urls = environment.get("SIDEGATE__SESSION__STORE__REDIS__URLS")
+    if urls is None:
+        return None
+    at = urllib.parse.urlsplit(json.loads(urls)[0])
+    require(at.hostname == STORE_HOST, f"the store is at {at.hostname}")
+    command = ["redis-server", "--bind", "127.0.0.1", "--port", str(at.port), "--save", ""]
+    command += ["--requirepass", STORE_PASSWORD, "--dir", str(scratch)]
+    return subprocess.Popen(command, env={"PATH": PROGRAMS}, stdout=subprocess.DEVNULL)
+
+
+def check_store(store, settings_port=6379):
+    """Checks that Sidegate has written to the store, and that the store has none of its secrets."""
+    require(store.poll() is None, "the store has ended")
+    with socket.create_connection(("127.0.0.1", settings_port), 5) as client:
+        client.sendall(f"AUTH {STORE_PASSWORD}\r\nKEYS *\r\n".encode())
+        answer = b""
+        while b"sidegate:" not in answer:
+            piece = client.recv(4096)
+            require(piece, f"the store has no keys of Sidegate: {answer!r}")
+            answer += piece
+    require(CLIENT_SECRET.encode() not in answer, "the store has the client secret")
+
+
+def run_pod(scratch, name):
     """The part that runs in separate namespaces."""
     root = scratch / "root"
     image = json.loads((scratch / "image.json").read_text())
-    kinds = documents()
+    text, replicas = json.loads((scratch / f"{name}.json").read_text())
+    kinds = documents(text)
     pod = kinds["Deployment"]["spec"]["template"]["spec"]
-    require(kinds["Deployment"]["spec"]["replicas"] == 1, "more than one replica")
+    require(kinds["Deployment"]["spec"]["replicas"] == replicas, f"not {replicas} replicas")
     container = sidecar(pod)
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     settings = tomllib.loads(kinds["ConfigMap"]["data"]["sidegate.toml"])
@@ -393,9 +294,11 @@ def run_pod(scratch):
     provider = socket.create_server(("127.0.0.1", 0))
     token_endpoint = f"http://127.0.0.1:{provider.getsockname()[1]}/token"
     environment = {
+        **{each["name"]: each["value"] for each in container.get("env", [])},
         "PATH": PROGRAMS,
         "SIDEGATE__PROVIDERS__MAIN__TOKEN_ENDPOINT": token_endpoint,
     }
+    store = start_store(scratch, environment)
 
     def started(*arguments, **options):
         words = [str(root) if word == "ROOT" else word for word in line(*arguments)]
@@ -411,28 +314,33 @@ def run_pod(scratch):
     at = urllib.parse.urlsplit(settings["upstreams"]["app"]["url"])
     app = http.server.ThreadingHTTPServer((at.hostname, at.port), LegacyApp)
     threading.Thread(target=app.serve_forever, daemon=True).start()
-    log = scratch / "log"
+    log = scratch / f"{name}.log"
     with log.open("wb") as output:
         process = started(*arguments, stdout=output, stderr=output)
     try:
         await_started(process, container, ports)
         check_process(process, image["user"])
         check_answers(container, ports, settings)
+        if store:
+            check_store(store)
         process.terminate()
         code = process.wait(STOP_DEADLINE_S)
         require(code == 0, f"SIGTERM: exit code {code}")
-        require(CLIENT_SECRET not in log.read_text(), "the client secret is in the log")
+        for secret in (CLIENT_SECRET, STORE_PASSWORD):
+            require(secret not in log.read_text(), "a secret is in the log")
     except (Wrong, OSError, subprocess.TimeoutExpired, http.client.HTTPException):
         sys.stdout.write(log.read_text())
         raise
     finally:
         process.kill()
-    say(f"started as {image['user'][0]} on a read-only root, probed, redirected, stopped with 0")
+        if store:
+            store.kill()
+    say(f"{name}: started as {image['user'][0]} on a read-only root, probed, redirected, stopped with 0")
 
 
 def main():
     if sys.argv[1:2] == ["--pod"]:
-        run_pod(pathlib.Path(sys.argv[2]))
+        run_pod(pathlib.Path(sys.argv[2]), sys.argv[3])
         return
     with tempfile.TemporaryDirectory(prefix="sidegate-deploy-") as name:
         scratch = pathlib.Path(name)
@@ -440,15 +348,22 @@ def main():
         root, image = assemble(scratch)
         inspect(root)
         (scratch / "image.json").write_text(json.dumps(image))
-        privileged = [] if os.geteuid() == 0 else ["sudo", "--"]
-        namespaces = ["unshare", "--mount", "--net", "--pid", "--mount-proc"]
-        namespaces += ["--fork", "--kill-child"]
-        again = [sys.executable, str(pathlib.Path(__file__).resolve()), "--pod", name]
-        outcome = subprocess.run([*privileged, *namespaces, *again], check=False)
-        if privileged:
-            # The pod has left files of root in the temporary folder.
-            subprocess.run(["sudo", "--", "chown", "-R", str(os.geteuid()), name], check=True)
-        require(outcome.returncode == 0, "the pod did not hold (see above)")
+        for pod, manifest in manifests().items():
+            (scratch / f"{pod}.json").write_text(json.dumps(manifest))
+            start_pod(name, pod)
+
+
+def start_pod(folder, pod):
+    """Runs the pod in separate namespaces."""
+    privileged = [] if os.geteuid() == 0 else ["sudo", "--"]
+    namespaces = ["unshare", "--mount", "--net", "--pid", "--mount-proc"]
+    namespaces += ["--fork", "--kill-child"]
+    again = [sys.executable, str(pathlib.Path(__file__).resolve()), "--pod", folder, pod]
+    outcome = subprocess.run([*privileged, *namespaces, *again], check=False)
+    if privileged:
+        # The pod has left files of root in the temporary folder.
+        subprocess.run(["sudo", "--", "chown", "-R", str(os.geteuid()), folder], check=True)
+    require(outcome.returncode == 0, f"the pod of the {pod} did not hold (see above)")
 
 
 if __name__ == "__main__":

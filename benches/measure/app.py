@@ -17,6 +17,9 @@ HEAD = (
 ).encode()
 
 
+REFUSAL = b'HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer error="invalid_token"\r\nContent-Length: 0\r\n\r\n'
+
+
 class Visit(socketserver.BaseRequestHandler):
     """One connection."""
 
@@ -27,7 +30,8 @@ class Visit(socketserver.BaseRequestHandler):
             while b"\r\n\r\n" in received:
                 head, _, received = received.partition(b"\r\n\r\n")
                 self.server.heads.append(head)
-                self.request.sendall(HEAD + BODY)
+                refuses, self.server.refuse = self.server.refuse > 0, max(self.server.refuse - 1, 0)
+                self.request.sendall(REFUSAL if refuses else HEAD + BODY)
 
 
 class App(socketserver.ThreadingTCPServer):
@@ -39,6 +43,8 @@ class App(socketserver.ThreadingTCPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Visit)
         self.heads = []
+        # The number of requests that the app refuses next.
+        self.refuse = 0
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property

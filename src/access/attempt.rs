@@ -5,18 +5,14 @@
 //! because a process runs at most one refresh of a session at a time.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::backoff::Reason;
+use super::lease_use::{Known, LeaseUse, TIME_TO_SEND, lease_duration, lease_use};
 use super::outcome::{Attempt, Outcome};
 use super::refresh::{ALARM_PAUSE, DRAIN_WAIT, Refresher};
 use crate::session::{Lease, Leased, Session, SessionState, StoreError};
-
-/// The longest time between the request for a lease and the request to the provider. If the process
-/// was stopped for a longer time, another process may have the lease.
-const TIME_TO_SEND: Duration = Duration::from_secs(5);
 
 /// Whether a session needs a refresh.
 enum Need {
@@ -52,15 +48,15 @@ impl Refresher {
             };
             // An earlier attempt received the provider's answer but could not store the answer, so
             // this attempt needs neither a lease nor a call to the provider.
-            if let Some(result) = self.unstored.take(refresh_token) {
-                return self.store(session, result).await;
+            if let Some((result, lease)) = self.unstored.take(refresh_token) {
+                let attempt = self.store(Arc::clone(&session), result).await;
+                self.hold_until_stored(&session, lease);
+                return attempt;
             }
             match self.lease(&session).await {
                 Ok(LeaseResult::Granted(lease, latest)) => {
-                    let attempt = self.call_provider(session, latest).await;
-                    // The lease is held until the result is stored, so that no other process uses
-                    // the old refresh token.
-                    drop(lease);
+                    let attempt = self.call_provider(Arc::clone(&session), latest).await;
+                    self.hold_until_stored(&session, Some(lease));
                     return attempt;
                 }
                 Ok(LeaseResult::Changed) => {}
@@ -108,11 +104,9 @@ impl Refresher {
 
     /// Acquires the lease of a session. If another process has the lease, this function waits until
     /// the other process releases the lease, or until the lease expires.
-    /// A lease lasts as long as one call to the provider, plus [`TIME_TO_SEND`], and nobody extends
-    /// a lease.
     async fn lease(&self, session: &Session) -> Result<LeaseResult, StoreError> {
         let mut draining = self.draining.subscribe();
-        let mut waited = false;
+        let mut has_waited = false;
         let provider = self.provider(session);
         let call = provider.map_or(DRAIN_WAIT, |provider| provider.refresh_deadline());
         loop {
@@ -120,26 +114,25 @@ impl Refresher {
             // has ended.
             let latest = self.clock().instant().checked_add(TIME_TO_SEND);
             let now = self.clock().now();
-            let until = now.plus(call.saturating_add(TIME_TO_SEND));
+            let until = now.plus(lease_duration(call));
             let leased = self.sessions.lease(session.key(), now, until).await?;
-            // The previous holder of the lease may have replaced the session, so the refresh token
-            // in `session` may be used up.
-            if session.state() != SessionState::Live {
-                return Ok(LeaseResult::Changed);
-            }
-            let held = match leased {
-                Leased::Granted(lease) => {
-                    // The previous holder may have stored the result although this process has not
-                    // learned of it.
-                    if waited && self.has_changed(session).await? {
-                        return Ok(LeaseResult::Changed);
-                    }
+            let known = Known {
+                state: session.state(),
+                is_confirmed: self.sessions.is_confirmed(session),
+                has_waited,
+            };
+            let held = match (lease_use(known), leased) {
+                (LeaseUse::BeginAgain, _) => return Ok(LeaseResult::Changed),
+                (LeaseUse::AskStore, Leased::Granted(_)) if self.has_changed(session).await? => {
+                    return Ok(LeaseResult::Changed);
+                }
+                (LeaseUse::AskStore | LeaseUse::Call, Leased::Granted(lease)) => {
                     let latest = latest.unwrap_or_else(|| self.clock().instant());
                     return Ok(LeaseResult::Granted(lease, latest));
                 }
-                Leased::Held(held) => held,
+                (LeaseUse::AskStore | LeaseUse::Call, Leased::Held(held)) => held,
             };
-            waited = true;
+            has_waited = true;
             let left = held.until().since(now);
             tokio::select! {
                 () = held.over() => {}

@@ -57,6 +57,9 @@ mod destination;
 mod flight;
 mod imagined;
 mod index;
+#[cfg(test)]
+mod lease_model;
+mod lease_use;
 mod outcome;
 mod permit;
 mod recent;

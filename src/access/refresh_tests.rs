@@ -334,7 +334,7 @@ async fn g_06_a_refresh_token_from_an_unusable_answer_survives_a_store_failure()
         .await;
     assert!(matches!(failed, Attempt::Failed(_)));
     let used = session.tokens().refresh_token().unwrap();
-    let kept = fixture.refresher.unstored.take(used).unwrap();
+    let (kept, _lease) = fixture.refresher.unstored.take(used).unwrap();
     // When the store works again, the new refresh token is stored. The session has no new access
     // token yet, so the next attempt uses the new refresh token.
     let fixture = Fixture::new(Handle::current());

@@ -2,7 +2,8 @@
 //!
 //! A refresh uses up the old refresh token, so the gateway must not send the old refresh token a
 //! second time. The gateway keeps the result of a refresh in memory until the result is stored or
-//! the session has ended.
+//! the session has ended. The gateway also keeps the lease of the session until then, so that no
+//! other process uses the old refresh token as long as the lease lasts.
 
 use std::collections::HashMap;
 use std::sync::{MutexGuard, PoisonError};
@@ -13,7 +14,7 @@ use super::Refresher;
 use super::report::log_tokens_lost;
 use crate::provider::Refreshed;
 use crate::secret::Secret;
-use crate::session::Session;
+use crate::session::{Lease, Session};
 use crate::token::TokenSet;
 
 /// The maximum number of results that [`Unstored`] keeps. `MOST` results contain about ten
@@ -30,12 +31,15 @@ pub(super) enum RefreshResult {
     RefreshTokenOnly(TokenSet),
 }
 
+/// A result that could not be stored, and the lease of its session.
+type Entry = (RefreshResult, Option<Lease>);
+
 /// The results of refreshes that could not be stored. The key is a hash of the used refresh token.
 #[derive(Debug, Default)]
 pub(super) struct Unstored(
     // The lock is taken only when a session is refreshed, never for a request with a fresh token.
     #[expect(clippy::disallowed_types, reason = "held for one look-up")]
-    std::sync::Mutex<HashMap<[u8; 32], RefreshResult>>,
+    std::sync::Mutex<HashMap<[u8; 32], Entry>>,
 );
 
 /// The result of [`Unstored::keep`].
@@ -49,9 +53,9 @@ pub(super) enum Kept {
 }
 
 impl Unstored {
-    /// Removes and returns the kept result of a refresh. The argument `used` is the refresh token
-    /// that the gateway sent for this refresh.
-    pub(super) fn take(&self, used: &Secret<String>) -> Option<RefreshResult> {
+    /// Removes and returns the kept result of a refresh, with the lease of the session. The argument
+    /// `used` is the refresh token that the gateway sent for this refresh.
+    pub(super) fn take(&self, used: &Secret<String>) -> Option<Entry> {
         self.all().remove(&fingerprint(used))
     }
 
@@ -63,8 +67,16 @@ impl Unstored {
         if all.len() >= MOST {
             return Kept::No;
         }
-        all.insert(fingerprint(used), result);
+        all.insert(fingerprint(used), (result, None));
         Kept::Yes
+    }
+
+    /// Keeps the lease of a session whose result could not be stored. If there is no such result,
+    /// this function releases the lease.
+    fn keep_lease(&self, used: &Secret<String>, lease: Option<Lease>) {
+        if let Some((_result, kept)) = self.all().get_mut(&fingerprint(used)) {
+            *kept = lease;
+        }
     }
 
     /// Whether the map contains the result of a refresh. The argument `used` is the refresh token
@@ -73,7 +85,7 @@ impl Unstored {
         self.all().contains_key(&fingerprint(used))
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<[u8; 32], RefreshResult>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<[u8; 32], Entry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -127,6 +139,14 @@ impl Refresher {
         used.is_some_and(|used| self.unstored.holds(used))
     }
 
+    /// Releases the lease of a session if the result of its refresh is stored. Otherwise, the lease
+    /// is kept together with the result.
+    pub(super) fn hold_until_stored(&self, session: &Session, lease: Option<Lease>) {
+        if let Some(used) = session.tokens().refresh_token() {
+            self.unstored.keep_lease(used, lease);
+        }
+    }
+
     /// If the store has failed to store the result of a refresh, this function keeps the result
     /// until the next attempt to store the result.
     pub(super) fn keep_for_retry(&self, session: &Session, copy: Option<RefreshResult>) {
@@ -164,7 +184,7 @@ mod tests {
         assert_eq!(unstored.keep(&secret("old"), copied), Kept::Yes);
         assert!(!unstored.holds(&secret("other")) && unstored.take(&secret("other")).is_none());
         assert!(unstored.holds(&secret("old")));
-        let Some(RefreshResult::New(found)) = unstored.take(&secret("old")) else {
+        let Some((RefreshResult::New(found), None)) = unstored.take(&secret("old")) else {
             panic!("the result was not found");
         };
         assert_eq!(found.tokens.access_token(), "a");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tokio::process::Command;
 
 use crate::support::gateway::PROGRAM;
-use crate::support::program::{free_address, installed, project};
+use crate::support::program::{announced, free_address, installed, project};
 use crate::support::scene::Scene;
 
 /// The address of the proxy in a snippet.
@@ -95,18 +95,6 @@ fn printed(name: &str, scene: &Scene, (from, to): (&str, &str)) -> String {
     let has_app = app.iter().any(|app| text.contains(app));
     assert!(has_app || name == "haproxy-lua", "{name}: {text}");
     text
-}
-
-/// Runs `command` and prints the address as soon as the address accepts connections.
-fn announced(command: &str, folder: &Path, address: SocketAddr) -> Command {
-    let port = address.port();
-    let script = format!(
-        "(until (exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null; do sleep 0.05; done; \
-         echo listening {address}) & exec {command} 1>&2"
-    );
-    let mut bash = Command::new("bash");
-    bash.args(["-c", &script]).current_dir(folder);
-    bash
 }
 
 fn address() -> SocketAddr {

@@ -344,11 +344,12 @@ impl Process {
         }
     }
 
-    /// Starts the program again at the same public address. The program has ended before.
+    /// Starts the program again at the same addresses. The program has ended before.
     pub(crate) async fn restart(&mut self) {
-        let text = self.settings.text();
-        let port = format!("{}:0", self.address.ip());
-        let text = text.replace(&port, &self.address.to_string());
+        let mut text = self.settings.text();
+        for address in [self.address, self.operations] {
+            text = text.replace(&format!("{}:0", address.ip()), &address.to_string());
+        }
         self.settings.write_in_place(&text);
         let next = Running::start(&self.settings.path(), Command::new("sh")).await;
         assert_eq!(next.address, self.address);

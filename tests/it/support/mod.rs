@@ -6,6 +6,7 @@ pub(crate) mod certificates;
 pub(crate) mod connection;
 pub(crate) mod encrypted;
 pub(crate) mod form;
+pub(crate) mod gate;
 pub(crate) mod gateway;
 pub(crate) mod grpc;
 pub(crate) mod h2;

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -45,6 +45,18 @@ pub(crate) fn with_errors_in_output(program: &Path) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", "exec \"$0\" \"$@\" 2>&1"]).arg(program);
     command
+}
+
+/// Runs `command` and prints the address as soon as the address accepts connections.
+pub(crate) fn announced(command: &str, folder: &Path, address: SocketAddr) -> Command {
+    let port = address.port();
+    let script = format!(
+        "(until (exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null; do sleep 0.05; done; \
+         echo listening {address}) & exec {command} 1>&2"
+    );
+    let mut bash = Command::new("bash");
+    bash.args(["-c", &script]).current_dir(folder);
+    bash
 }
 
 /// An address with a port that is free now.

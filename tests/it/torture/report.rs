@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::storm::MINIMUM_OF_EACH_FAULT;
 use super::visitor::Event;
 use crate::support::torture::fault::{Fault, Schedule};
 use crate::support::torture::ledger::{End, Family, Ledger, Pair};
@@ -18,6 +17,10 @@ pub(super) struct Report {
     seed: u64,
     rate: f64,
     kinds: Vec<Fault>,
+    /// The minimum number of occurrences of each kind of fault.
+    minimum: usize,
+    /// The number of gateway processes.
+    replicas: usize,
     sessions: usize,
     requests: usize,
     expiries: usize,
@@ -25,6 +28,10 @@ pub(super) struct Report {
     again: usize,
     faults: BTreeMap<&'static str, usize>,
     outages: usize,
+    /// The faults of gateway processes and of the store, by name.
+    incidents: BTreeMap<&'static str, usize>,
+    /// Requests that were sent again, because their process was killed or stopped.
+    interrupted: usize,
     /// Sessions that no client could have kept, and their requests.
     unavoidable: usize,
     unavoidable_requests: usize,
@@ -37,13 +44,26 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(seed: u64, schedule: &Schedule) -> Self {
+    pub(super) fn new(seed: u64, schedule: &Schedule, minimum: usize) -> Self {
         Self {
             seed,
             rate: schedule.rate(),
             kinds: schedule.faults().to_vec(),
+            minimum,
+            replicas: 1,
             ..Self::default()
         }
+    }
+
+    /// Adds the faults of several gateway processes and of their store.
+    pub(super) fn with_incidents(
+        mut self,
+        replicas: usize,
+        incidents: BTreeMap<&'static str, usize>,
+    ) -> Self {
+        self.replicas = replicas;
+        self.incidents = incidents;
+        self
     }
 
     pub(super) fn record(&mut self, event: Event) {
@@ -54,6 +74,11 @@ impl Report {
             Event::Failed(what) => self.failed_requests.push(what),
             Event::SignedOut(what) => self.forced_logins.push(what),
             Event::Unavoidable => self.unavoidable_requests += 1,
+            // The request is counted when it is answered.
+            Event::Interrupted(count) => {
+                self.interrupted += count;
+                self.requests -= 1;
+            }
         }
     }
 
@@ -101,14 +126,13 @@ impl Report {
         let wrong: Vec<String> = wrong.into_iter().filter_map(of).collect();
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
         assert_eq!(self.expiries, self.refreshes);
-        assert!(
-            self.outages >= MINIMUM_OF_EACH_FAULT,
-            "{} outages",
-            self.outages
-        );
+        assert!(self.outages >= self.minimum, "{} outages", self.outages);
+        for (name, count) in &self.incidents {
+            assert!(*count >= self.minimum, "{name}: {count}");
+        }
         for fault in &self.kinds {
             let count = self.faults.get(fault.name()).copied().unwrap_or_default();
-            assert!(count >= MINIMUM_OF_EACH_FAULT, "{}: {count}", fault.name());
+            assert!(count >= self.minimum, "{}: {count}", fault.name());
         }
     }
 }
@@ -138,6 +162,9 @@ impl fmt::Display for Report {
             "{:<36} {:>8} {:>6}",
             "connections refused", "", self.outages
         )?;
+        for (name, count) in &self.incidents {
+            writeln!(f, "{name:<36} {:>8} {count:>6}", "")?;
+        }
         writeln!(
             f,
             "{} calls were repeated; {} requests failed whose session no client could have kept; \
@@ -146,19 +173,37 @@ impl fmt::Display for Report {
             self.unavoidable_requests,
             self.settling.as_secs_f64()
         )?;
+        if self.replicas > 1 {
+            writeln!(
+                f,
+                "{} requests had no answer, because their process was killed or stopped, and were \
+                 sent to another process",
+                self.interrupted
+            )?;
+        }
+        write!(f, "torture: ")?;
+        if self.replicas > 1 {
+            write!(f, "replicas={} ", self.replicas)?;
+        }
         write!(
             f,
-            "torture: sessions={} requests={} expiries={} refreshes={} faults={} unavoidable={} \
+            "sessions={} requests={} expiries={} refreshes={} faults={} unavoidable={} \
              forced_logins={} failed_requests={} crossed={}",
             self.sessions,
             self.requests,
             self.expiries,
             self.refreshes,
-            self.faults.values().sum::<usize>() + self.outages,
+            self.faults.values().sum::<usize>()
+                + self.incidents.values().sum::<usize>()
+                + self.outages,
             self.unavoidable,
             self.forced_logins.len(),
             self.failed_requests.len(),
             self.crossed.len(),
-        )
+        )?;
+        if self.replicas > 1 {
+            write!(f, " double_refresh={}", self.gateway_mistakes.len())?;
+        }
+        Ok(())
     }
 }

@@ -1,7 +1,6 @@
 //! A user with a session who sends several requests at once and checks that every answer is for
 //! this user.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -10,8 +9,9 @@ use tokio::sync::{RwLock, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::replica::{Connections, Replica};
 use crate::support::browser::Browser;
-use crate::support::raw::{Raw, Response};
+use crate::support::raw::Response;
 use crate::support::scene::{ORIGIN, SESSION, url};
 use crate::support::torture::fault::Schedule;
 use crate::support::torture::ledger::{ProviderBehavior, SharedLedger};
@@ -26,12 +26,9 @@ const LOGIN_ATTEMPTS: usize = 20;
 const LONGEST_PAUSE: u64 = 2000;
 const SHORTEST_PAUSE: u64 = 100;
 
-/// The longest time that a visitor waits for an answer: longer than the gateway waits for a token.
-const TEST_TIMEOUT: Duration = Duration::from_mins(3);
-
 /// The data that all visitors share.
 pub(super) struct Setup {
-    pub(super) gateway: SocketAddr,
+    pub(super) replicas: Arc<[Replica]>,
     pub(super) providers: Vec<String>,
     pub(super) shared_ledger: SharedLedger,
     pub(super) schedule: Schedule,
@@ -55,6 +52,9 @@ pub(super) enum Event {
     SignedOut(String),
     /// A failed request of a session that no client could have kept.
     Unavoidable,
+    /// Requests without an answer, because their process was killed or stopped. Each request was
+    /// sent again to another process.
+    Interrupted(usize),
 }
 
 pub(super) struct Visitor {
@@ -67,7 +67,7 @@ pub(super) struct Visitor {
     cookie: String,
     /// Family and pair of the newest token that reached the app.
     newest: Option<(usize, usize)>,
-    connections: Vec<Option<Raw>>,
+    connections: Vec<Connections>,
     bursts: usize,
 }
 
@@ -87,7 +87,7 @@ impl Visitor {
             provider,
             cookie: String::new(),
             newest: None,
-            connections: (0..AT_ONCE).map(|_| None).collect(),
+            connections: (0..AT_ONCE).map(|_| Connections::default()).collect(),
             bursts: 0,
         }
     }
@@ -129,7 +129,9 @@ impl Visitor {
         let _place = setup.login_slots.acquire().await.unwrap();
         let mut browser = Browser::new();
         for attempt in 1..=LOGIN_ATTEMPTS {
-            browser = Browser::new().leading(ORIGIN, setup.gateway);
+            let start = self.any_replica(&format!("sign-in {attempt}"));
+            let gateway = setup.replicas[start].address();
+            browser = Browser::new().leading(ORIGIN, gateway);
             let cookie = format!("user={}; Path=/", self.user);
             browser.plant(&self.provider, &cookie);
             let page = browser
@@ -147,6 +149,13 @@ impl Visitor {
         let session = browser.cookie(ORIGIN, SESSION).unwrap_or_default();
         self.cookie = format!("{SESSION}={session}");
         self.newest = None;
+    }
+
+    /// A process, chosen by the seed.
+    fn any_replica(&self, what: &str) -> usize {
+        let what = format!("replica {} {} {what}", self.user, self.bursts);
+        let number = usize::try_from(self.setup.schedule.number(&what) >> 1).unwrap();
+        number % self.setup.replicas.len()
     }
 
     /// The requests of a burst: a request of a script, a navigation, a slow request, and a request
@@ -176,30 +185,24 @@ impl Visitor {
     async fn burst(&mut self) -> BurstOutcome {
         let mut asking = JoinSet::new();
         for number in 0..AT_ONCE {
-            let (connection, address) = (self.connections[number].take(), self.setup.gateway);
+            let mut connections = std::mem::take(&mut self.connections[number]);
+            let replicas = Arc::clone(&self.setup.replicas);
+            let start = self.any_replica(&format!("burst {number}"));
             let (method, request) = self.request(number);
             asking.spawn(async move {
-                let mut connection = match connection {
-                    Some(connection) => connection,
-                    None => Raw::connect(address).await.waiting_for(TEST_TIMEOUT),
-                };
-                connection.forget();
-                connection.send(request).await;
-                let response = connection.response(method).await;
-                (number, connection, response)
+                let asked = connections.ask(&replicas, start, (method, &request)).await;
+                (number, connections, asked)
             });
         }
         self.bursts += 1;
         let mut after = BurstOutcome::SignedIn;
         while let Some(answered) = asking.join_next().await {
-            let (number, connection, response) = answered.unwrap();
-            let closes = response.as_ref().is_none_or(|response| {
-                let connection = response.head.value("connection").unwrap_or_default();
-                connection.eq_ignore_ascii_case("close")
-            });
-            if !closes {
-                self.connections[number] = Some(connection);
+            let (number, connections, asked) = answered.unwrap();
+            self.connections[number] = connections;
+            if asked.interrupted > 0 {
+                self.send_event(Event::Interrupted(asked.interrupted));
             }
+            let response = asked.response;
             if let BurstOutcome::SignedOut = self.classify(response) {
                 after = BurstOutcome::SignedOut;
             }

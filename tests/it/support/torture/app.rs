@@ -67,7 +67,7 @@ fn check_token(request: &Recorded, shared_ledger: &SharedLedger, clock: &Clock) 
     shared_ledger.send_modify(|ledger| {
         bearer = ledger.bearer(token, now);
         if let Some(bearer) = &bearer {
-            ledger.note_use(bearer.pair_id.family, now);
+            ledger.note_use(bearer.pair_id, now);
         }
     });
     let refuse = |why: &str| {

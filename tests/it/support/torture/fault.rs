@@ -223,6 +223,8 @@ impl Schedule {
 
 #[cfg(test)]
 mod tests {
+    use sidegate::clock::Timestamp;
+
     use super::*;
     use crate::support::torture::ledger::PairId;
 
@@ -233,6 +235,8 @@ mod tests {
             login: 0,
             generation,
             attempt,
+            process: None,
+            begun_at: Timestamp::from_millis(0),
         }
     }
 

@@ -47,8 +47,12 @@ pub(crate) struct Pair {
     /// The faults of the calls with this refresh token.
     pub(crate) faults: Vec<Fault>,
     /// The number of calls with this refresh token that got no answer, because the server was
-    /// stopped.
+    /// stopped or the gateway process was killed.
     pub(crate) abandoned: usize,
+    /// The number of the gateway process that got this pair, if each process has its own secret.
+    pub(super) issued_to: Option<usize>,
+    /// A request with the access token of this pair has reached the app.
+    pub(super) reached_app: bool,
 }
 
 /// Why a family ended.
@@ -75,8 +79,9 @@ pub(crate) struct Family {
     /// The number of calls that arrived while another call was in progress.
     pub(crate) overlaps: usize,
     pub(crate) behavior: ProviderBehavior,
-    /// The pairs whose refresh tokens are being used by calls in progress.
-    under_way: Vec<usize>,
+    /// The pairs whose refresh tokens are being used by calls in progress, and the gateway processes
+    /// that made the calls.
+    pub(super) under_way: Vec<(usize, Option<usize>)>,
 }
 
 /// Identifies a pair by its family and its position.
@@ -95,6 +100,9 @@ pub(crate) struct RefreshCall {
     pub(crate) generation: usize,
     /// The number of earlier calls with the same token.
     pub(crate) attempt: usize,
+    /// The number of the gateway process that made the call, if each process has its own secret.
+    pub(super) process: Option<usize>,
+    pub(super) begun_at: Timestamp,
 }
 
 /// The refresh token is invalid.
@@ -123,7 +131,9 @@ pub(crate) type SharedLedger = Arc<watch::Sender<Ledger>>;
 /// All families.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ledger {
-    families: Vec<Family>,
+    pub(super) families: Vec<Family>,
+    /// The gateway processes that were killed, and the times.
+    pub(super) killed: Vec<(usize, Timestamp)>,
 }
 
 impl Pair {
@@ -140,6 +150,8 @@ impl Pair {
             calls: Vec::new(),
             faults: Vec::new(),
             abandoned: 0,
+            issued_to: None,
+            reached_app: false,
         }
     }
 
@@ -210,6 +222,7 @@ impl Ledger {
     pub(crate) fn begin_call(
         &mut self,
         refresh_token: &str,
+        process: Option<usize>,
         now: Timestamp,
     ) -> Option<RefreshCall> {
         let pair_id = pair_id(refresh_token)?;
@@ -221,7 +234,7 @@ impl Ledger {
         if !family.under_way.is_empty() {
             family.overlaps += 1;
         }
-        family.under_way.push(pair_id.pair);
+        family.under_way.push((pair_id.pair, process));
         let attempt = pair.calls.len();
         pair.calls.push(now);
         Some(RefreshCall {
@@ -230,13 +243,15 @@ impl Ledger {
             login: family.login,
             generation: pair.generation,
             attempt,
+            process,
+            begun_at: now,
         })
     }
 
     /// Records the end of a call.
     pub(crate) fn end_call(&mut self, pair_id: PairId) {
         let under_way = &mut self.families[pair_id.family].under_way;
-        if let Some(at) = under_way.iter().position(|pair| *pair == pair_id.pair) {
+        if let Some(at) = under_way.iter().position(|(pair, _)| *pair == pair_id.pair) {
             under_way.remove(at);
         }
     }
@@ -320,16 +335,17 @@ impl Ledger {
         })
     }
 
-    /// Records that a user of this family sent a request.
-    pub(crate) fn note_use(&mut self, family: usize, now: Timestamp) {
-        self.families[family].last_used_at = now;
+    /// Records that a user sent a request with the access token of this pair.
+    pub(crate) fn note_use(&mut self, pair_id: PairId, now: Timestamp) {
+        self.families[pair_id.family].last_used_at = now;
+        self.reached_app(pair_id);
     }
 
     /// Removes the calls in progress of a server that was stopped.
     pub(crate) fn abandon(&mut self, server: &str) {
         let families = self.families.iter_mut();
         for family in families.filter(|family| family.behavior.server == server) {
-            for pair in std::mem::take(&mut family.under_way) {
+            for (pair, _process) in std::mem::take(&mut family.under_way) {
                 family.pairs[pair].abandoned += 1;
             }
         }
@@ -435,7 +451,7 @@ mod tests {
             assert!(ledger.bearer(forged, at(0)).is_none(), "{forged}");
         }
         for forged in ["def502canary.9.0", "canary.1.0"] {
-            assert!(ledger.begin_call(forged, at(0)).is_none(), "{forged}");
+            assert!(ledger.begin_call(forged, None, at(0)).is_none(), "{forged}");
         }
     }
 
@@ -487,17 +503,17 @@ mod tests {
         let (mut ledger, first) = opened(true);
         let token = Ledger::refresh_token(first);
         for attempt in 0..2 {
-            let arrival = ledger.begin_call(&token, at(1)).unwrap();
+            let arrival = ledger.begin_call(&token, None, at(1)).unwrap();
             assert_eq!((arrival.attempt, arrival.pair_id), (attempt, first));
             ledger.end_call(first);
         }
         assert_eq!(ledger.families()[1].overlaps, 0);
-        ledger.begin_call(&token, at(1)).unwrap();
-        ledger.begin_call(&token, at(1)).unwrap();
+        ledger.begin_call(&token, None, at(1)).unwrap();
+        ledger.begin_call(&token, None, at(1)).unwrap();
         assert_eq!(ledger.families()[1].overlaps, 1);
         ledger.abandon("another");
         ledger.abandon("server");
-        ledger.begin_call(&token, at(1)).unwrap();
+        ledger.begin_call(&token, None, at(1)).unwrap();
         assert_eq!(ledger.families()[1].overlaps, 1);
         let pair = ledger.pair(first);
         assert_eq!((pair.calls.len(), pair.normal_calls()), (5, 3));

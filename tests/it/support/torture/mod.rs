@@ -12,5 +12,6 @@
 
 pub(crate) mod app;
 pub(crate) mod fault;
+pub(crate) mod kills;
 pub(crate) mod ledger;
 pub(crate) mod server;

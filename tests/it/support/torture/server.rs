@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::json;
 use sidegate::clock::Clock;
 use tokio::sync::watch;
@@ -180,6 +180,16 @@ fn answer(shared: &Arc<Shared>, request: &Recorded) -> Answer {
     }
 }
 
+/// The number of the gateway process that sends the request, if each process has its own client
+/// secret: `process-` and the number.
+fn process(request: &Recorded) -> Option<usize> {
+    let field = request.head.value("authorization")?;
+    let credentials = STANDARD.decode(field.strip_prefix("Basic ")?).ok()?;
+    let credentials = String::from_utf8(credentials).ok()?;
+    let (_client, secret) = credentials.split_once(':')?;
+    secret.strip_prefix("process-")?.parse().ok()
+}
+
 /// The user is `login_hint`, or the cookie `user`, or alice.
 fn authorize(shared: &Shared, request: &Recorded, target: &Url) -> Answer {
     let asked = parameters(target.query().unwrap_or_default());
@@ -217,7 +227,7 @@ fn token(shared: &Arc<Shared>, request: &Recorded) -> Answer {
     let get = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
     match get("grant_type") {
         "authorization_code" => redeem(shared, &form),
-        "refresh_token" => refresh(shared, get("refresh_token")),
+        "refresh_token" => refresh(shared, get("refresh_token"), process(request)),
         _ => refused(400, "unsupported_grant_type", "neither code nor refresh"),
     }
 }
@@ -254,12 +264,12 @@ fn response(ledger: &Ledger, pair_id: PairId, life: Duration) -> String {
     .to_string()
 }
 
-fn refresh(shared: &Arc<Shared>, refresh_token: &str) -> Answer {
+fn refresh(shared: &Arc<Shared>, refresh_token: &str, process: Option<usize>) -> Answer {
     let now = shared.clock.now();
     let mut arrival = None;
     shared
         .ledger
-        .send_modify(|ledger| arrival = ledger.begin_call(refresh_token, now));
+        .send_modify(|ledger| arrival = ledger.begin_call(refresh_token, process, now));
     let Some(call) = arrival else {
         return refused(400, "invalid_grant", "unknown refresh token");
     };
@@ -305,7 +315,10 @@ fn carry_out(shared: &Shared, call: &RefreshCall, fault: Option<Fault>) -> Answe
         body = ledger
             .refresh(call.pair_id, life, grace, now)
             .map(|pair_id| {
-                ledger.pair(pair_id).lost = fault.is_some();
+                let lost = fault.is_some() || ledger.has_nobody_waiting(call);
+                let pair = ledger.pair(pair_id);
+                pair.lost = lost;
+                pair.issued_to = call.process;
                 response(ledger, pair_id, life)
             });
     });
@@ -358,6 +371,8 @@ mod tests {
                 login: 0,
                 generation: 0,
                 attempt: 0,
+                process: None,
+                begun_at: Clock::system().now(),
             };
             let percent = if fault.is_some() { 100 } else { 0 };
             let mut schedules = (0..).map(|seed| Schedule::new(seed, percent, &[60]));

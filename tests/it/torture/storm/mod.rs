@@ -6,6 +6,8 @@
 //!
 //! `SIDEGATE_TORTURE_SEED` and `SIDEGATE_TORTURE_SECS` select another run.
 
+mod replicas;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,6 +16,7 @@ use sidegate::clock::{Clock, Timestamp};
 use tokio::sync::{RwLock, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::replica::Replica;
 use super::report::Report;
 use super::visitor::{Setup, Visitor};
 use crate::support::gateway::{Process, Settings};
@@ -21,12 +24,12 @@ use crate::support::provider::CANARY;
 use crate::support::scene::ORIGIN;
 use crate::support::torture::app::TokenApp;
 use crate::support::torture::fault::{Fault, Schedule};
-use crate::support::torture::ledger::{Ledger, ProviderBehavior};
+use crate::support::torture::ledger::{Ledger, ProviderBehavior, SharedLedger};
 use crate::support::torture::server::TortureProvider;
 
 /// The servers. Both servers rotate refresh tokens, and end the login when an old refresh token is
 /// used again.
-const SERVERS: [ProviderBehavior; 2] = [
+pub(super) const SERVERS: [ProviderBehavior; 2] = [
     ProviderBehavior {
         server: "keeping",
         kills_access_tokens: false,
@@ -48,7 +51,7 @@ const SESSIONS: usize = 240;
 const PERCENT: u64 = 25;
 
 /// The minimum number of occurrences of each kind of fault.
-pub(super) const MINIMUM_OF_EACH_FAULT: usize = 20;
+const MINIMUM_OF_EACH_FAULT: usize = 20;
 
 /// The duration of an outage, and the time between two outages.
 const OUTAGE: Duration = Duration::from_millis(250);
@@ -100,6 +103,19 @@ fn settings(providers: &[TortureProvider], app: &TokenApp) -> Settings {
         .app("connections = 512\nqueue = 1024")
 }
 
+pub(super) async fn start_providers(
+    shared_ledger: &SharedLedger,
+    schedule: &Schedule,
+    clock: &Clock,
+) -> Vec<TortureProvider> {
+    let mut providers = Vec::new();
+    for behavior in SERVERS {
+        let schedule = schedule.clone();
+        providers.push(TortureProvider::start(shared_ledger, behavior, schedule, clock).await);
+    }
+    providers
+}
+
 /// Stops one server after the other for a moment, until the run ends.
 async fn outages(
     mut providers: Vec<TortureProvider>,
@@ -127,14 +143,15 @@ fn every_fault_occurred(setup: &Setup) -> bool {
         && (setup.schedule.faults().iter()).all(|fault| count(*fault) >= MINIMUM_OF_EACH_FAULT)
 }
 
-async fn until_every_fault_occurred(clock: &Clock, end: Timestamp, setup: &Setup) {
+/// Waits until the time `end` and until each fault has occurred often enough.
+async fn finish(clock: &Clock, end: Timestamp, enough: impl Fn() -> bool) {
     // A short run, or a run on a slow machine, continues until each fault has occurred.
     let longest = end.plus(Duration::from_mins(3));
     let mut every = tokio::time::interval(Duration::from_millis(100));
     loop {
         every.tick().await;
         let now = clock.now();
-        if now >= longest || now >= end && every_fault_occurred(setup) {
+        if now >= longest || now >= end && enough() {
             return;
         }
     }
@@ -148,17 +165,13 @@ async fn g_01_g_10_f_38_a_failing_provider_causes_no_failed_request_and_no_force
     // A refused client waits for an operator. No other wait in this test is as long as the wait for
     // an operator.
     let schedule = Schedule::new(plan.seed, PERCENT, &LIFETIMES).without(Fault::ClientRefused);
-    let mut providers = Vec::new();
-    for behavior in SERVERS {
-        providers
-            .push(TortureProvider::start(&shared_ledger, behavior, schedule.clone(), &clock).await);
-    }
+    let providers = start_providers(&shared_ledger, &schedule, &clock).await;
     let app = TokenApp::start(&shared_ledger, &clock).await;
     let gateway = Process::start_quietly(settings(&providers, &app)).await;
     let (events, mut happened) = mpsc::unbounded_channel();
     let (finished, _) = watch::channel(false);
     let setup = Arc::new(Setup {
-        gateway: gateway.address(),
+        replicas: [Replica::new(gateway.address())].into(),
         providers: providers.iter().map(TortureProvider::url).collect(),
         shared_ledger: Arc::clone(&shared_ledger),
         schedule: schedule.clone(),
@@ -173,10 +186,10 @@ async fn g_01_g_10_f_38_a_failing_provider_causes_no_failed_request_and_no_force
         visitors.spawn(visitor.visit(finished.subscribe()));
     }
     let storm = tokio::spawn(outages(providers, Arc::clone(&setup), finished.subscribe()));
-    let mut report = Report::new(plan.seed, &schedule);
+    let mut report = Report::new(plan.seed, &schedule, MINIMUM_OF_EACH_FAULT);
     let mut servers = Vec::new();
     let end = clock.now().plus(plan.time);
-    until_every_fault_occurred(&clock, end, &setup).await;
+    finish(&clock, end, || every_fault_occurred(&setup)).await;
     finished.send_replace(true);
     for provider in storm.await.unwrap() {
         provider.stop_faults();

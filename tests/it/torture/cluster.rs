@@ -1,0 +1,118 @@
+//! Several gateway processes that share a store, each with a forwarder between the process and the
+//! store.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::replica::Replica;
+use super::storm::SERVERS;
+use crate::support::gate::Gate;
+use crate::support::gateway::{Process, Settings};
+use crate::support::program::free_address;
+use crate::support::provider::CANARY;
+use crate::support::redis::Redis;
+use crate::support::scene::ORIGIN;
+use crate::support::torture::app::TokenApp;
+use crate::support::torture::server::TortureProvider;
+
+/// The number of processes.
+pub(super) const REPLICAS: usize = 3;
+
+/// The deadline of a refresh, which determines the time of a lease: 5 s more.
+const REFRESH_DEADLINE_SECS: u64 = 10;
+
+/// The keys that encrypt the sessions, which all processes share.
+const STATE_KEYS: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n";
+
+/// A gateway process, and the forwarder between the process and the store.
+pub(super) struct Gateway {
+    pub(super) process: Process,
+    pub(super) gate: Gate,
+    /// The logs of earlier processes.
+    old_logs: String,
+}
+
+/// The processes and their store.
+pub(super) struct Cluster {
+    pub(super) gateways: Vec<Gateway>,
+    pub(super) store: Redis,
+}
+
+impl Cluster {
+    /// Starts all processes.
+    pub(super) async fn start(providers: &[TortureProvider], app: &TokenApp) -> Self {
+        let address: SocketAddr = free_address().parse().unwrap();
+        let port = address.port().to_string();
+        let store = Redis::start(&["--bind", "127.0.0.1", "--port", &port]).await;
+        let mut gateways = Vec::new();
+        for process in 0..REPLICAS {
+            let gate = Gate::start(address).await;
+            let settings = settings(process, &gate, (providers, app));
+            gateways.push(Gateway {
+                process: Process::start_quietly(settings).await,
+                gate,
+                old_logs: String::new(),
+            });
+        }
+        Self { gateways, store }
+    }
+
+    /// The processes as the visitors see them.
+    pub(super) fn replicas(&self) -> Arc<[Replica]> {
+        let addresses = self
+            .gateways
+            .iter()
+            .map(|gateway| gateway.process.address());
+        addresses.map(Replica::new).collect()
+    }
+
+    /// Fails if the log of a process contains a token or a panic.
+    pub(super) fn assert_clean_logs(&self) {
+        for gateway in &self.gateways {
+            let log = format!("{}{}", gateway.old_logs, gateway.process.log());
+            for word in [CANARY, "panicked"] {
+                assert!(!log.contains(word), "{word} is in the log");
+            }
+        }
+    }
+}
+
+impl Gateway {
+    /// Starts the process again, after its end.
+    pub(super) async fn restart(&mut self) {
+        self.old_logs.push_str(&self.process.log());
+        self.process.restart().await;
+    }
+}
+
+fn settings(
+    process: usize,
+    gate: &Gate,
+    (providers, app): (&[TortureProvider], &TokenApp),
+) -> Settings {
+    let settings = Settings::new(ORIGIN, "http://unused.test", &app.url());
+    let secret = settings.file("secret", &format!("process-{process}\n"));
+    let keys = settings.file("state_keys", STATE_KEYS);
+    let store = gate.address();
+    let mut sections = String::new();
+    let mut rest = format!(
+        "[login]\nstate_key_file = \"{keys}\"\n[session]\nrefresh_wait_secs = 120\n\
+         [session.store.redis]\nurls = [\"redis://{store}\"]\n"
+    );
+    for (provider, behavior) in providers.iter().zip(SERVERS) {
+        let name = behavior.server;
+        sections.push_str(&provider.section("oauth2", &secret));
+        writeln!(sections, "refresh.deadline_secs = {REFRESH_DEADLINE_SECS}").unwrap();
+        write!(
+            rest,
+            "[[routes]]\nprefix = \"/{name}\"\nprovider = \"{name}\"\n\
+             on_upstream_401 = \"refresh_and_retry\"\n"
+        )
+        .unwrap();
+    }
+    settings
+        .with(&rest)
+        .provider(&sections)
+        .app("connections = 512\nqueue = 1024")
+}
