@@ -103,6 +103,32 @@ impl SessionsOf<'_> {
     }
 }
 
+impl Group {
+    /// Returns the groups of a session, except the groups of the kinds [`Group::Keys`] and
+    /// [`Group::Named`]. `provider_session` is the session at the provider to which the session
+    /// belongs.
+    pub(super) fn of(
+        session: &Stored,
+        provider_session: Option<ProviderSessionHash>,
+    ) -> impl Iterator<Item = Self> + use<> {
+        let user = session.user();
+        let of_sid = match provider_session {
+            Some(provider_session) => Some(Self::ProviderSession(provider_session)),
+            None => user.map(Self::UserWithoutSid),
+        };
+        let groups = [Some(Self::All), user.map(Self::User), of_sid];
+        groups.into_iter().flatten()
+    }
+}
+
+impl Opening {
+    /// Returns the groups of the new session `session`, except [`Group::Keys`].
+    pub(super) fn groups(&self, session: &Stored) -> impl Iterator<Item = Group> {
+        let named = self.named.iter().copied().map(Group::Named);
+        Group::of(session, self.provider_session).chain(named)
+    }
+}
+
 /// Identifies a session of a user at the provider by the first half of the SHA-256 digest of the
 /// issuer and the `sid`. Every process computes the same hash for the same session.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -278,9 +304,10 @@ impl ProviderSessions {
         }
     }
 
-    /// Returns true if the login of the session got a `sid` from the provider.
-    pub(super) fn has(&self, key: &SessionKey) -> bool {
-        self.of.contains_key(key)
+    /// Returns the session at the provider to which the session belongs. Returns `None` if the login
+    /// of the session got no `sid` from the provider.
+    pub(super) fn get(&self, key: &SessionKey) -> Option<ProviderSessionHash> {
+        self.of.get(key).copied()
     }
 
     pub(super) fn find(&self, of: ProviderSessionHash) -> Vec<SessionKey> {
@@ -340,14 +367,7 @@ impl EndedGroups {
 
     /// Returns true if a group of the new session has ended after the start of the login.
     pub(super) fn have_ended(&self, session: &Stored, opening: &Opening) -> bool {
-        let user = session.user();
-        let of_sid = match (opening.provider_session, user) {
-            (Some(provider_session), _) => Some(Group::ProviderSession(provider_session)),
-            (None, user) => user.map(Group::UserWithoutSid),
-        };
-        let named = opening.named.iter().copied().map(Group::Named);
-        let groups = [Some(Group::All), user.map(Group::User), of_sid];
-        groups.into_iter().flatten().chain(named).any(|group| {
+        opening.groups(session).any(|group| {
             let ended_at = self.ended_at.get(&group);
             ended_at.is_some_and(|ended_at| opening.begun_at < *ended_at)
         })
