@@ -130,7 +130,7 @@ def set_up(base, server):
     kind = {"multiple": True, "read": True, "write": True}
     clients["parameters"]["data-format"]["post_logout_redirect_uris"] = kind
     admin.call("PUT", "mod/client/database", clients)
-    admin.call("PUT", "mod/client/database/reset")
+    admin.call("PUT", "mod/client/database/reset", {})
     for name, method in CLIENTS:
         admin.call("POST", "client/", {
             "client_id": name, "name": name, "confidential": method != "none", "enabled": True,

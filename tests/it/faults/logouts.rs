@@ -19,7 +19,7 @@ const USERS: usize = 20;
 const CONNECTIONS: usize = 8;
 
 /// The number of tokens on each connection.
-const TOKENS: usize = 100;
+const TOKENS: usize = 50;
 
 /// Sends one token, and returns the status of the answer.
 async fn send(client: &mut Raw, token: &str) -> u16 {
