@@ -285,7 +285,7 @@ impl Sessions {
 }
 
 /// Finds the sessions that belong to a session of the provider. The index contains only sessions
-/// whose provider has sent a `sid`. Such a session needs about 100 bytes of this index.
+/// whose provider has sent a `sid`. Such a session needs about 120 bytes of this index.
 #[derive(Debug, Default)]
 pub(super) struct ProviderSessions {
     sets: BTreeSet<(ProviderSessionHash, SessionKey)>,
