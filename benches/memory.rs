@@ -103,15 +103,17 @@ fn random(bytes: usize) -> String {
 struct UserHash {
     access_token: String,
     refresh_token: String,
+    sid: String,
     claims: [String; 6],
 }
 
 impl UserHash {
-    /// A JWT of 1,101 bytes, a refresh token of 900, and claims of 150.
+    /// A JWT of 1,101 bytes, a refresh token of 900, a `sid` of 24, and claims of 150.
     fn new(number: u64) -> Self {
         Self {
             access_token: [60, 507, 257].map(random).join("."),
             refresh_token: random(675),
+            sid: random(18),
             claims: [
                 "https://id.example.com/realms/main".to_owned(),
                 random(18),
@@ -125,7 +127,7 @@ impl UserHash {
 
     fn text(&self) -> usize {
         let claims: usize = self.claims.iter().map(String::len).sum();
-        self.access_token.len() + self.refresh_token.len() + claims
+        self.access_token.len() + self.refresh_token.len() + self.sid.len() + claims
     }
 
     fn session(self) -> NewSession<'static> {
@@ -154,7 +156,7 @@ impl UserHash {
             identity: identity.with_groups(groups.split(',').map(claim)),
             tokens: tokens.expect("tokens"),
             replaces: Vec::new(),
-            sid: None,
+            sid: Some(self.sid.into()),
             device: None,
             begun_at: NOW,
         }

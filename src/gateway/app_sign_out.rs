@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use http::{HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, Method, Response, StatusCode, header};
 
 use super::navigation::is_prefetch;
 use super::page::Page;
@@ -11,6 +11,7 @@ use super::sign_out::{add_clear_site_data, log_failure};
 use super::{Body, Record, RequestContext, Worker, set_cookies};
 use crate::access::{Permit, Route};
 use crate::clock::Timestamp;
+use crate::fields::request_id::X_REQUEST_ID;
 
 /// An extension of a response: the app has sent the response. Only the responses of a route with
 /// `app_sign_out` have this extension.
@@ -70,24 +71,42 @@ impl Worker {
             }
             Err(error) => {
                 log_failure(&headers, &error);
-                let of_app = response.headers().get_all(header::SET_COOKIE);
-                let of_app: Vec<HeaderValue> = of_app.iter().cloned().collect();
-                let mut page = Page::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "You are still signed in",
-                    "The app has signed you out, but the gateway could not end your session. Sign \
-                     out again. If that does not help, tell the administrator of this site, and do \
-                     not let others use this browser.",
-                )
-                .with_reason(error.reason())
-                .post("Sign out", site.own().sign_out())
-                .respond(&headers);
-                // With its cookies, the app has signed the user out.
-                set_cookies(page.headers_mut(), of_app);
-                page
+                let link = site.own().sign_out();
+                still_signed_in(&headers, response, error.reason(), link)
             }
         }
     }
+}
+
+/// Returns the page that replaces the answer `of_app`, because the session could not be ended. The
+/// access log contains the status and the reason of the page.
+fn still_signed_in(
+    headers: &HeaderMap,
+    mut of_app: Response<Body>,
+    reason: &'static str,
+    sign_out: &str,
+) -> Response<Body> {
+    let mut page = Page::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "You are still signed in",
+        "The app has signed you out, but the gateway could not end your session. Sign out again. If \
+         that does not help, tell the administrator of this site, and do not let others use this \
+         browser.",
+    )
+    .with_reason(reason)
+    .post("Sign out", sign_out)
+    .respond(headers);
+    if let Some(mut log) = of_app.body_mut().take_log() {
+        log.event.status = page.status();
+        log.event.reason = Some(reason);
+        page.body_mut().log_at_end(log);
+    }
+    let id = of_app.headers_mut().remove(X_REQUEST_ID);
+    page.headers_mut().extend(id.map(|id| (X_REQUEST_ID, id)));
+    // With its cookies, the app has signed the user out.
+    let of_app = of_app.headers().get_all(header::SET_COOKIE);
+    set_cookies(page.headers_mut(), of_app.iter().cloned());
+    page
 }
 
 /// Returns true if an app that answers its own sign-out with this status has signed the user out. A

@@ -235,6 +235,17 @@ impl Body {
         }
     }
 
+    /// Returns the access-log event, which this body then no longer writes. Returns `None` if the
+    /// access log is off.
+    pub(super) fn take_log(&mut self) -> Option<Box<RequestLog>> {
+        match &self.source {
+            Source::Complete(_) | Source::Trailed(_) | Source::Tunnel(_) | Source::Upstream(_) => {
+                self.log.take()
+            }
+            Source::Long(sending) => sending.0.take_log(),
+        }
+    }
+
     /// If the response has an incomplete body from the upstream, removes this body from the
     /// response and returns the body.
     pub(super) fn take_incomplete(&mut self) -> Option<UpstreamBody> {

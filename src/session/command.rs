@@ -99,10 +99,10 @@ pub(super) struct Batch {
     pub(super) users: HashSet<UserHash>,
     /// The notices whose groups end when this batch is committed.
     pub(super) notices: HashSet<Mark>,
-    /// True if this batch creates or replaces a session.
-    has_puts: bool,
-    /// True if this batch ends a group of sessions.
-    pub(super) ends_group: bool,
+    /// The groups of the sessions that this batch creates or replaces.
+    put_groups: HashSet<Group>,
+    /// The groups that end when this batch is committed.
+    ended_groups: HashSet<Group>,
 }
 
 /// A change to the index and the caches. The thread of the store makes this change after it has
@@ -133,8 +133,9 @@ pub(super) enum Effect {
 }
 
 impl Batch {
-    pub(super) fn put(&mut self, session: &Arc<Stored>) {
-        self.has_puts = true;
+    /// Creates or replaces a session. `groups` are the groups of the session.
+    pub(super) fn put(&mut self, session: &Arc<Stored>, groups: impl IntoIterator<Item = Group>) {
+        self.put_groups.extend(groups);
         self.sessions.insert(*session.key());
         self.changes.push(Change::Put(Arc::clone(session)));
     }
@@ -143,6 +144,11 @@ impl Batch {
         self.sessions.insert(key);
         self.removed.push(key);
         self.changes.push(Change::Remove(key));
+    }
+
+    /// Notes that groups of sessions end when this batch is committed.
+    pub(super) fn end_groups(&mut self, groups: &[Group]) {
+        self.ended_groups.extend(groups.iter().cloned());
     }
 
     /// Returns true if this batch changes the session with this key.
@@ -159,19 +165,17 @@ impl Batch {
             } => {
                 let user = session.user();
                 let mut replaces = opening.replaces.iter();
-                // The new session could belong to a group that this batch ends.
                 self.is_full()
-                    || self.ends_group
+                    || self.ends_group_of(session, opening)
                     || user.is_some_and(|user| self.users.contains(&user))
                     || replaces.any(|key| self.sessions.contains(key))
             }
             Command::Replace { next, .. } => self.is_full() || self.sessions.contains(next.key()),
             Command::End { which, .. } => self.is_full() || self.sessions.contains(which.key()),
-            // The index contains a new session only after the commit.
             Command::EndAll { order, .. } => {
                 let notice = order.notice.as_ref();
                 self.is_full()
-                    || self.has_puts
+                    || order.groups.iter().any(|group| self.puts_into(group))
                     || notice.is_some_and(|notice| self.notices.contains(&notice.mark))
             }
             Command::Get { key, .. } => self.is_full() || self.sessions.contains(key),
@@ -185,12 +189,40 @@ impl Batch {
         }
     }
 
+    /// Returns true if the new session belongs to a group that this batch ends. The login may have
+    /// begun before the end of the group, and the store notes this end only after the commit.
+    fn ends_group_of(&self, session: &Stored, opening: &Opening) -> bool {
+        let ended = &self.ended_groups;
+        !ended.is_empty() && opening.groups(session).any(|group| ended.contains(&group))
+    }
+
+    /// Returns true if this batch creates or replaces a session of the group. The index contains a
+    /// new session only after the commit, and this batch cannot change a session a second time.
+    fn puts_into(&self, group: &Group) -> bool {
+        match group {
+            Group::Keys(keys) => keys.iter().any(|key| self.sessions.contains(key)),
+            Group::All
+            | Group::Named(_)
+            | Group::ProviderSession(_)
+            | Group::User(_)
+            | Group::UserWithoutSid(_) => self.put_groups.contains(group),
+        }
+    }
+
     fn is_full(&self) -> bool {
         self.commands >= MAX_COMMANDS
     }
 }
 
 impl Effect {
+    /// Returns true if the command only ends sessions.
+    pub(super) fn only_ends(&self) -> bool {
+        match self {
+            Self::Ended { .. } | Self::EndedAll { .. } => true,
+            Self::Opened { .. } | Self::Replaced { .. } => false,
+        }
+    }
+
     pub(super) fn failed(self, error: &StoreError) {
         match self {
             Self::Opened { answer, .. } => send(answer, Err(error.clone())),

@@ -7,8 +7,10 @@ use crate::session::backend::Backend;
 use crate::session::command::{Batch, Command};
 use crate::session::disk::Disk;
 use crate::session::disk::tests::fill;
-use crate::session::fixture::{Fixture, NOW, found, live, login, open, session};
-use crate::session::keeper::Keeper;
+use crate::session::fixture::{Fixture, NOW, found, live, login, open, session, tokens, user};
+use crate::session::index::Rank;
+use crate::session::keeper::{FIRST_REPLICA, Keeper};
+use crate::session::store::{Opened, Replacement};
 use crate::session::{Lookup, NewSession, OpenError, SessionId, SessionState};
 
 fn after(seconds: u64) -> Timestamp {
@@ -280,6 +282,122 @@ async fn b_18_many_notices_are_committed_together_and_each_has_one_effect() {
 
 #[tokio::test]
 async fn b_19_after_a_failed_commit_the_same_notice_still_has_its_effect() {
+    let (mut keeper, key, _fixture) = keeper_with_full_disk().await;
+    let (command, mut answered) = order(1);
+    assert!(settle(&mut keeper, vec![command]).is_none());
+    let failed = answered.try_recv().unwrap();
+    assert!(matches!(failed, Err(StoreError::NotCommitted(_))));
+    assert_eq!(keeper.keys_of(&PROVIDER_SESSION.groups()[0]), [key]);
+    disk_of(&mut keeper).end_pauses();
+    let (command, mut answered) = order(1);
+    assert!(settle(&mut keeper, vec![command]).is_none());
+    let ended = answered.try_recv().unwrap().unwrap();
+    assert_eq!(ended, EndedAll::Ended(vec![key]));
+}
+
+type OpenAnswer = oneshot::Receiver<Result<Opened, StoreError>>;
+
+/// The login of a user whose session at the provider is `sid`. The login began at [`NOW`].
+fn login_with(number: u8, sid: &str) -> (Command, OpenAnswer) {
+    let identity = user(&number.to_string());
+    let rank = Rank {
+        user: UserHash::of(&identity),
+        ends_at: after(600),
+        key: SessionKey::from_bytes([number; SessionKey::LENGTH]),
+    };
+    let contents = Contents {
+        version: 0,
+        provider: "op".into(),
+        identity,
+        tokens: tokens("token"),
+        opened_at: NOW,
+        sid: Some(sid.into()),
+        device: None,
+    };
+    let (answer, answered) = oneshot::channel();
+    let open = Command::Open {
+        session: Arc::new(Stored::new(rank, NOW, &contents)),
+        opening: Opening {
+            registration: [0; 32],
+            replaces: Vec::new(),
+            per_person: 3,
+            provider_session: ProviderSessionHash::of_contents(&contents),
+            named: Vec::new(),
+            begun_at: NOW,
+        },
+        replica: FIRST_REPLICA,
+        answer,
+    };
+    (open, answered)
+}
+
+#[tokio::test]
+async fn logouts_and_logins_of_different_groups_are_committed_together() {
+    let (mut keeper, _handle) = Keeper::new(Backend::Memory, Fixture::memory().keeper_settings());
+    let (mut commands, mut opened, mut ended) = (Vec::new(), Vec::new(), Vec::new());
+    for number in 0..50 {
+        let (command, answered) = login_with(number, "sid-2");
+        commands.push(command);
+        opened.push(answered);
+        let (command, answered) = order(number);
+        commands.push(command);
+        ended.push(answered);
+    }
+    assert!(settle(&mut keeper, commands).is_none());
+    for mut answered in opened {
+        assert!(matches!(answered.try_recv(), Ok(Ok(Opened::Stored))));
+    }
+    for mut answered in ended {
+        let ended = answered.try_recv().unwrap().unwrap();
+        assert_eq!(ended, EndedAll::Ended(Vec::new()));
+    }
+}
+
+#[tokio::test]
+async fn a_logout_and_a_login_of_the_same_group_are_not_committed_together() {
+    let settings = || Fixture::memory().keeper_settings();
+    // The session that opens first also ends.
+    let (mut keeper, _handle) = Keeper::new(Backend::Memory, settings());
+    let ((login, mut opened), (logout, mut ended)) = (login_with(1, "sid-1"), order(1));
+    let left = settle(&mut keeper, vec![login, logout]).unwrap();
+    assert!(matches!(opened.try_recv(), Ok(Ok(Opened::Stored))));
+    assert!(settle(&mut keeper, vec![left]).is_none());
+    let ended = ended.try_recv().unwrap().unwrap();
+    assert!(matches!(ended, EndedAll::Ended(keys) if keys.len() == 1));
+    // After the logout, a login that began before opens no session.
+    let (mut keeper, _handle) = Keeper::new(Backend::Memory, settings());
+    let ((logout, _ended), (login, mut opened)) = (order(1), login_with(1, "sid-1"));
+    let left = settle(&mut keeper, vec![logout, login]).unwrap();
+    assert!(settle(&mut keeper, vec![left]).is_none());
+    assert!(matches!(opened.try_recv(), Ok(Ok(Opened::EndedMeanwhile))));
+}
+
+#[tokio::test]
+async fn a_session_that_is_refreshed_in_the_same_moment_ends_with_its_group() {
+    let (mut keeper, _handle) = Keeper::new(Backend::Memory, Fixture::memory().keeper_settings());
+    let (login, _opened) = login_with(1, "sid-1");
+    let Command::Open { session, .. } = &login else {
+        panic!("the command is no login")
+    };
+    let (answer, mut replaced) = oneshot::channel();
+    let refresh = Command::Replace {
+        version: 0,
+        next: Arc::new(session.copy()),
+        replica: FIRST_REPLICA,
+        answer,
+    };
+    assert!(settle(&mut keeper, vec![login]).is_none());
+    let (logout, mut ended) = order(1);
+    let left = settle(&mut keeper, vec![refresh, logout]).unwrap();
+    assert!(matches!(replaced.try_recv(), Ok(Ok(Replacement::Stored))));
+    assert!(settle(&mut keeper, vec![left]).is_none());
+    let ended = ended.try_recv().unwrap().unwrap();
+    assert!(matches!(ended, EndedAll::Ended(keys) if keys.len() == 1));
+}
+
+/// A keeper whose file contains one session of the provider's session `sid-1`, and the key of the
+/// session. The next commit fails.
+async fn keeper_with_full_disk() -> (Keeper, SessionKey, Fixture) {
     let fixture = Fixture::disk();
     let sessions = fixture.start(NOW);
     let id = open_with(&sessions, "alice", "sid-1").await;
@@ -288,23 +406,28 @@ async fn b_19_after_a_failed_commit_the_same_notice_still_has_its_effect() {
     let settings = fixture.keeper_settings();
     let (mut keeper, _handle) = Keeper::new(Backend::Disk(Box::new(disk)), settings);
     keeper.restore(NOW).unwrap();
+    fill(disk_of(&mut keeper));
+    (keeper, id.key(), fixture)
+}
+
+fn disk_of(keeper: &mut Keeper) -> &mut Disk {
     let Backend::Disk(disk) = &mut keeper.backend else {
         panic!("the store has no file")
     };
-    fill(disk);
-    let (command, mut answered) = order(1);
-    assert!(settle(&mut keeper, vec![command]).is_none());
-    let failed = answered.try_recv().unwrap();
+    disk
+}
+
+#[tokio::test]
+async fn b_19_a_full_disk_that_refuses_a_login_still_ends_sessions_in_the_same_moment() {
+    let (mut keeper, key, _fixture) = keeper_with_full_disk().await;
+    let ((login, mut opened), (logout, mut ended)) = (login_with(1, "sid-2"), order(1));
+    assert!(settle(&mut keeper, vec![login, logout]).is_none());
+    let failed = opened.try_recv().unwrap();
     assert!(matches!(failed, Err(StoreError::NotCommitted(_))));
-    assert_eq!(keeper.keys_of(&PROVIDER_SESSION.groups()[0]), [id.key()]);
-    let Backend::Disk(disk) = &mut keeper.backend else {
-        panic!("the store has no file")
-    };
-    disk.end_pauses();
-    let (command, mut answered) = order(1);
-    assert!(settle(&mut keeper, vec![command]).is_none());
-    let ended = answered.try_recv().unwrap().unwrap();
-    assert_eq!(ended, EndedAll::Ended(vec![id.key()]));
+    let ended = ended.try_recv().unwrap().unwrap();
+    assert_eq!(ended, EndedAll::Ended(vec![key]));
+    assert_eq!(keeper.keys_of(&Group::All), []);
+    assert!(keeper.backend.load(&key).unwrap().is_none());
 }
 
 #[test]

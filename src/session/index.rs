@@ -162,9 +162,15 @@ impl Index {
             Group::User(user) => self.of_user(*user).collect(),
             Group::UserWithoutSid(user) => {
                 let all = self.of_user(*user);
-                all.filter(|key| !self.provider_sessions.has(key)).collect()
+                all.filter(|key| self.provider_session(key).is_none())
+                    .collect()
             }
         }
+    }
+
+    /// Returns the session at the provider to which a session belongs.
+    pub(super) fn provider_session(&self, key: &SessionKey) -> Option<ProviderSessionHash> {
+        self.provider_sessions.get(key)
     }
 
     /// Returns the keys of the sessions of a user. The key of the session whose lifetime ends first

@@ -1,8 +1,11 @@
 //! Executes several commands with one commit. After the commit, this module updates the index and
 //! the caches.
 
+use std::collections::HashSet;
+use std::mem;
 use std::sync::Arc;
 
+use super::backend::Change;
 use super::command::{Answer, Batch, Command, Effect, ReplicaId, send};
 use super::ending::EndReason;
 use super::groups::{EndAll, EndedAll, Group};
@@ -53,7 +56,8 @@ impl Keeper {
                 answer,
             } => match self.version(next.key()) {
                 Ok(Some(current)) if current == version => {
-                    batch.put(&next);
+                    let provider_session = self.index.provider_session(next.key());
+                    batch.put(&next, Group::of(&next, provider_session));
                     batch.effects.push(Effect::Replaced {
                         next,
                         replica,
@@ -90,11 +94,11 @@ impl Keeper {
     fn plan_open(
         &mut self,
         session: Arc<Stored>,
-        opening: Opening,
+        mut opening: Opening,
         (replica, answer): (ReplicaId, Answer<Opened>),
         batch: &mut Batch,
     ) {
-        let mut before = opening.replaces;
+        let mut before = mem::take(&mut opening.replaces);
         before.retain(|key| self.knows(key));
         before.dedup();
         let mut above_limit = Vec::new();
@@ -109,7 +113,7 @@ impl Keeper {
             let going: Vec<_> = going.copied().collect();
             above_limit = self.index.above_limit(user, opening.per_person, &going);
         }
-        batch.put(&session);
+        batch.put(&session, opening.groups(&session));
         let before = before.into_iter().map(|key| (key, EndReason::Replaced));
         let above_limit = above_limit.into_iter().map(|key| (key, EndReason::Evicted));
         let ended: Vec<_> = before.chain(above_limit).collect();
@@ -132,11 +136,8 @@ impl Keeper {
             }
             batch.notices.insert(notice.mark);
         }
-        batch.ends_group = true;
-        let mut keys = Vec::new();
-        for group in &order.groups {
-            keys.extend(self.keys_of(group));
-        }
+        batch.end_groups(&order.groups);
+        let mut keys = self.keys_of_all(&order.groups);
         // An earlier command of this batch already ends some of the sessions.
         keys.retain(|key| !batch.changes_session(key));
         for key in &keys {
@@ -147,6 +148,13 @@ impl Keeper {
             keys,
             answer,
         });
+    }
+
+    fn keys_of_all(&mut self, groups: &[Group]) -> Vec<SessionKey> {
+        groups
+            .iter()
+            .flat_map(|group| self.keys_of(group))
+            .collect()
     }
 
     /// Returns the keys of the sessions of a group.
@@ -163,15 +171,50 @@ impl Keeper {
     /// Commits a batch. After the commit, this function applies the change of each command to the
     /// index and the caches, and answers the command. The changes are applied in the order of the
     /// commands.
+    ///
+    /// If the commit fails, the function tries to commit at least the commands that only end
+    /// sessions. A full disk has no space for new sessions, but usually still allows to remove
+    /// sessions.
     pub(super) fn settle(&mut self, batch: Batch) {
-        if let Err(error) = self.commit(&batch.changes) {
+        let Err(error) = self.commit(&batch.changes) else {
             for effect in batch.effects {
-                effect.failed(&error);
+                self.take_effect(effect);
             }
             return;
+        };
+        let (ends, others): (Vec<_>, Vec<_>) =
+            batch.effects.into_iter().partition(Effect::only_ends);
+        if others.is_empty() {
+            ends.into_iter().for_each(|effect| effect.failed(&error));
+            return;
         }
-        for effect in batch.effects {
-            self.take_effect(effect);
+        others.into_iter().for_each(|effect| effect.failed(&error));
+        self.settle_ends(ends);
+    }
+
+    /// Commits commands that only end sessions. The other commands of their batch have failed.
+    fn settle_ends(&mut self, mut effects: Vec<Effect>) {
+        let mut removed = HashSet::new();
+        for effect in &mut effects {
+            match effect {
+                Effect::Ended { end, .. } => {
+                    removed.insert(end.0);
+                }
+                Effect::EndedAll { order, keys, .. } => {
+                    // A command that has failed would have ended some sessions of the groups.
+                    *keys = self.keys_of_all(&order.groups);
+                    keys.retain(|key| removed.insert(*key));
+                }
+                Effect::Opened { .. } | Effect::Replaced { .. } => {}
+            }
+        }
+        let changes: Vec<_> = removed.into_iter().map(Change::Remove).collect();
+        let committed = self.commit(&changes);
+        for effect in effects {
+            match &committed {
+                Ok(()) => self.take_effect(effect),
+                Err(error) => effect.failed(error),
+            }
         }
     }
 

@@ -336,6 +336,45 @@ async fn a_slow_answer_of_an_app_that_signs_out_is_complete() {
 }
 
 #[tokio::test]
+async fn a_failed_sign_out_after_the_app_is_logged_with_its_own_status() {
+    let folder = tempfile::tempdir().unwrap();
+    let stored = stored_at(&StoreFolder::new(folder.path()), folder.path());
+    let (provider, app) = (StandIn::start().await, RecordingUpstream::start().await);
+    app.answer_by(|request| match request.target().as_str() {
+        "/bye" => Answer::with(302, &[("Location", "/after"), ("Set-Cookie", "app=0")], ""),
+        _ => Answer::with(200, &[], "seen"),
+    });
+    let routes = "[[routes]]\napp_sign_out = \"/bye\"\n";
+    let settings = Settings::new(ORIGIN, &provider.url(), &app.url());
+    let gateway = Process::start(settings.with(routes).with(&stored)).await;
+    let browser = Browser::new().leading(ORIGIN, gateway.address());
+    let page = browser.visit(&url("/")).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    limit_file_size(gateway.id(), "1");
+    let visit = BrowserRequest::navigation(&url("/bye")).method("POST");
+    let page = browser.send(visit.from(ORIGIN)).await;
+    assert_eq!(refusal(&page), "503 session_not_stored");
+    assert!(page.text().contains("You are still signed in"));
+    assert_eq!(page.set_cookies(), ["app=0"]);
+    let is_event = |line: &&str| line.contains("\"Request\"") && line.contains("/bye");
+    let logged = |log: &str| log.lines().any(|line| is_event(&line));
+    gateway.wait_for_log(logged).await;
+    let log = gateway.log();
+    let events: Vec<&str> = log.lines().filter(is_event).collect();
+    assert_eq!(events.len(), 1, "{events:?}");
+    let event: serde_json::Value = serde_json::from_str(events[0]).unwrap();
+    for (name, value) in [
+        ("http.response.status_code", json!(503)),
+        ("reason", json!("session_not_stored")),
+        ("end", json!("complete")),
+        ("request.id", json!(page.field("x-request-id").unwrap())),
+    ] {
+        assert_eq!(event[name], value, "{name} in {event}");
+    }
+    limit_file_size(gateway.id(), "unlimited");
+}
+
+#[tokio::test]
 async fn a_redirect_to_the_provider_is_not_a_sign_out_of_the_app() {
     let routes = "[[routes]]\napp_sign_out = \"/bye\"\non_upstream_401 = \"relogin\"\n";
     let setting = "[login]\nclear_site_data = [\"storage\"]\n";

@@ -27,7 +27,8 @@ pub(crate) async fn scene() -> OpenIdScene {
     OpenIdScene::prepared(&[], name_sessions).await
 }
 
-fn name_sessions(provider: &StandIn) {
+/// Makes the provider name its session of a user in ID tokens.
+pub(crate) fn name_sessions(provider: &StandIn) {
     provider.tamper_claims(|claims| {
         claims["sid"] = format!("sid-of-{}", claims["sub"].as_str().unwrap()).into();
     });

@@ -1,6 +1,9 @@
 //! Sign-in, session and sign-out in a real browser.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use crate::fragments::{KEEPS, attribute, long_path};
 use crate::support::scene::Scene;
@@ -203,6 +206,69 @@ async fn a_person_ends_the_session_of_another_browser() {
         .await;
     browser.wait_for_text("knows no other session of").await;
     assert_eq!(other.fetch("http://localhost/").await.status, 401);
+}
+
+#[tokio::test]
+async fn of_two_browsers_on_the_page_of_sessions_one_ends_the_session_of_the_other() {
+    let scene = Scene::new().await;
+    show_user_in_app(&scene);
+    let (first, second) = (chromium(&scene).await, chromium(&scene).await);
+    for browser in [&first, &second] {
+        browser.open("http://localhost/page").await;
+        browser.wait_for(|url| url.ends_with("/page")).await;
+    }
+    for browser in [&first, &second] {
+        browser.open("http://localhost/oauth2/sessions").await;
+        let listed = "return document.querySelectorAll('li').length";
+        assert_eq!(browser.run(listed).await, 2);
+        let own = "return document.body.innerText.split('This browser').length - 1";
+        assert_eq!(browser.run(own).await, 1);
+    }
+    // From now on, the provider shows a page before each login.
+    scene.provider.ask_first();
+    first
+        .run("document.querySelector('li:nth-child(2) button').click()")
+        .await;
+    first.wait_for_text("knows no other session of").await;
+    second.open("http://localhost/next").await;
+    second.wait_for(|url| url.contains("/authorize")).await;
+    first.open("http://localhost/still").await;
+    assert_eq!(first.text().await, "alice sees /still");
+}
+
+#[tokio::test]
+async fn a_sign_out_in_one_tab_ends_the_stream_of_another_tab() {
+    let scene = Scene::new().await;
+    let open = Arc::new(Notify::new());
+    scene.app.answer_by(move |request| {
+        if request.target() == "/events" {
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: first\n\n";
+            return Answer::raw(head.as_bytes()).then_await(&open);
+        }
+        let html = [("Content-Type", "text/html")];
+        let script = "<script>const source = new EventSource('/events')</script>";
+        Answer::with(200, &html, &format!("<a href=/next>next</a>{script}"))
+    });
+    let browser = chromium(&scene).await;
+    browser.open("http://localhost/page").await;
+    browser.wait_for_script("source.readyState === 1").await;
+    let client = browser.client();
+    let first = client.window().await.unwrap();
+    let second = client.new_window(true).await.unwrap().handle;
+    client.switch_to_window(second).await.unwrap();
+    browser.open("http://localhost/oauth2/sign_out").await;
+    browser
+        .run("document.querySelector('form button').click()")
+        .await;
+    browser.wait_for(|url| url.ends_with("signed_out")).await;
+    scene.provider.ask_first();
+    client.switch_to_window(first).await.unwrap();
+    // The browser tries to open the stream again, and gets 401.
+    browser.wait_for_script("source.readyState === 2").await;
+    browser
+        .run("document.querySelector('a[href=\"/next\"]').click()")
+        .await;
+    browser.wait_for(|url| url.contains("/authorize")).await;
 }
 
 #[tokio::test]

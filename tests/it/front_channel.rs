@@ -15,7 +15,8 @@ async fn load(browser: &Browser, parameters: &[(&str, &str)]) -> Page {
     browser.send(frame).await
 }
 
-async fn logout(scene: &OpenIdScene, browser: &Browser, user: &str) -> Page {
+/// Loads the frame with which the provider ends its session of `user`.
+pub(crate) async fn logout(scene: &OpenIdScene, browser: &Browser, user: &str) -> Page {
     let (issuer, sid) = (scene.provider.url(), format!("sid-of-{user}"));
     load(browser, &[("iss", &issuer), ("sid", &sid)]).await
 }

@@ -73,11 +73,19 @@ fn every_test_of_the_list_is_here() {
         count += 1;
     }
     assert!(
-        ["Basic", "Config", "Form Post", "Refresh Token"]
-            .iter()
-            .all(|plan| plans.contains(plan))
+        [
+            "Basic",
+            "Config",
+            "Form Post",
+            "Refresh Token",
+            "RP-Initiated Logout",
+            "Back-Channel Logout",
+            "Front-Channel Logout"
+        ]
+        .iter()
+        .all(|plan| plans.contains(plan))
     );
-    assert!(count >= 16 + 6 + 17 + 3, "{count}");
+    assert!(count >= 16 + 6 + 17 + 3 + 3 + 8 + 2, "{count}");
 }
 
 // Basic RP.

@@ -6,17 +6,22 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 use sidegate::clock::Clock;
+use tokio::time::timeout;
 
+use crate::durable::stored_at;
 use crate::support::browser::{Browser, Page};
 use crate::support::browser_request::BrowserRequest;
 use crate::support::gateway::Process;
+use crate::support::killed::StoreFolder;
+use crate::support::limits::limit_file_size;
 use crate::support::openid::{OpenIdScene, settings};
 use crate::support::provider::{CLIENT, Endpoint, StandIn};
-use crate::support::scene::{ORIGIN, SESSION, url};
+use crate::support::scene::{ORIGIN, SESSION, refusal, url};
 use crate::support::upstream::{Answer, RecordingUpstream};
+use crate::support::wire::TEST_TIMEOUT;
 
 /// The subject in an ID token.
-fn subject_of(id_token: &str) -> String {
+pub(crate) fn subject_of(id_token: &str) -> String {
     let claims = id_token.split('.').nth(1).unwrap();
     let claims = URL_SAFE_NO_PAD.decode(claims).unwrap();
     let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
@@ -24,7 +29,7 @@ fn subject_of(id_token: &str) -> String {
 }
 
 /// Publishes both endpoints of a sign-out.
-fn publish(provider: &StandIn) {
+pub(crate) fn publish(provider: &StandIn) {
     let at = |path: &str| format!("{}{path}", provider.url());
     let (end_session, revoke) = (at("/end_session"), at("/revoke"));
     provider.give_refresh_tokens();
@@ -34,11 +39,13 @@ fn publish(provider: &StandIn) {
     });
 }
 
-async fn scene(keys: &[(&str, &str)]) -> OpenIdScene {
+/// A scene whose provider has both endpoints of a sign-out.
+pub(crate) async fn scene(keys: &[(&str, &str)]) -> OpenIdScene {
     OpenIdScene::prepared(keys, publish).await
 }
 
-async fn sign_out(browser: &Browser) -> Page {
+/// Signs out with the button of the confirmation page.
+pub(crate) async fn sign_out(browser: &Browser) -> Page {
     let none: [(&str, &str); 0] = [];
     let visit = BrowserRequest::navigation(&url("/oauth2/sign_out")).form(&none);
     browser.send(visit.from(ORIGIN)).await
@@ -268,4 +275,31 @@ async fn a_provider_that_is_down_does_not_prevent_the_sign_out() {
         let page = browser.send(visit.form(&none).from(ORIGIN)).await;
         assert!(page.text().contains(wanted), "{}", page.text());
     }
+}
+
+#[tokio::test]
+async fn while_the_store_is_full_a_sign_out_says_that_the_user_is_still_signed_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let stored = stored_at(&StoreFolder::new(folder.path()), folder.path());
+    let provider = StandIn::start().await;
+    publish(&provider);
+    let app = RecordingUpstream::start().await;
+    let settings = settings(&provider.url(), &app.url(), &[]).with(&stored);
+    let gateway = Process::start(settings).await;
+    let browser = Browser::new().leading(ORIGIN, gateway.address());
+    let page = browser.visit(&url("/")).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    limit_file_size(gateway.id(), "1");
+    let page = sign_out(&browser).await;
+    assert_eq!(refusal(&page), "503 session_not_stored");
+    assert!(page.text().contains("You are still signed in"));
+    assert!(browser.cookie(ORIGIN, SESSION).is_some());
+    assert_eq!(browser.fetch(&url("/")).await.status, 200);
+    limit_file_size(gateway.id(), "unlimited");
+    // After a failure, the store pauses before its next attempt.
+    let again = async { while sign_out(&browser).await.status != 200 {} };
+    timeout(TEST_TIMEOUT, again).await.unwrap();
+    assert_eq!(browser.cookie(ORIGIN, SESSION), None);
+    // Only the sign-out that ended the session has revoked the refresh token.
+    provider.wait_for(Endpoint::Revocation, 1).await;
 }

@@ -21,6 +21,7 @@ from django.conf import settings
 FOLDER = Path(sys.argv[1]).resolve()
 OPENID = "oauth2" not in sys.argv[2:]
 REDIRECT_URI = "http://localhost/oauth2/callback"
+SIGNED_OUT = "http://localhost/oauth2/signed_out"
 KEY = rsa.generate_private_key(65537, 2048).private_bytes(
     serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
 )
@@ -53,6 +54,8 @@ settings.configure(
     OAUTH2_PROVIDER={
         "OIDC_ENABLED": OPENID,
         "OIDC_RSA_PRIVATE_KEY": KEY.decode(),
+        "OIDC_RP_INITIATED_LOGOUT_ENABLED": OPENID,
+        "OIDC_RP_INITIATED_LOGOUT_ALWAYS_PROMPT": False,
         "PKCE_REQUIRED": True,
         "SCOPES": {"openid": "OpenID", "profile": "Profile", "email": "E-mail", "read": "Read"},
         "DEFAULT_SCOPES": ["openid"] if OPENID else ["read"],
@@ -141,7 +144,7 @@ def fill():
     for name, kind in (("basic", "confidential"), ("public", "public")):
         get_application_model().objects.create(
             client_id=name, client_secret=f"secret-{name}", name=name, client_type=kind,
-            authorization_grant_type="authorization-code", redirect_uris=REDIRECT_URI,
+            authorization_grant_type="authorization-code", redirect_uris=REDIRECT_URI, post_logout_redirect_uris=SIGNED_OUT,
             algorithm="RS256" if OPENID else "",
         )
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 CLIENTS = [("basic", "client_secret_basic"), ("post", "client_secret_post"), ("public", "none")]
 REDIRECT_URI = "http://localhost/oauth2/callback"
+SIGNED_OUT = "http://localhost/oauth2/signed_out"
 SCHEMA = "/usr/share/dbconfig-common/data/glewlwyd/install/sqlite3"
 # The packaged settings that have to change here.
 OURS = (
@@ -72,11 +73,13 @@ class Admin:
                 time.sleep(0.05)
         raise TimeoutError("glewlwyd does not answer")
 
-    def call(self, method, path, body):
-        data = json.dumps(body).encode()
+    def call(self, method, path, body=None):
+        data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.base}/api/{path}", data, headers, method=method)
-        self.opener.open(request, timeout=20).close()
+        with self.opener.open(request, timeout=20) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
 
 
 def plugin(issuer):
@@ -95,8 +98,10 @@ def plugin(issuer):
         "scope-claim": "no", "scope-claim-scope": [], "allowed-scope": ["openid", "profile", "email"],
         "claims": [], "address-claim": {"type": "no"}, "additional-parameters": [],
         "pkce-allowed": True, "pkce-method-plain-allowed": False, "pkce-required": True,
-        "introspection-revocation-allowed": False, "session-management-allowed": False,
-        "back-channel-logout-allowed": False, "front-channel-logout-allowed": False,
+        "introspection-revocation-allowed": False,
+        "session-management-allowed": True, "session-cookie-name": "GLEWLWYD2_OIDC_SID",
+        "session-cookie-expiration": 3600,
+        "back-channel-logout-allowed": True, "front-channel-logout-allowed": False,
         "oauth-par-allowed": False, "oauth-dpop-allowed": False, "request-parameter-allow": False,
     }
     return {"module": "oidc", "name": "oidc", "display_name": "OIDC", "parameters": parameters}
@@ -120,11 +125,18 @@ def set_up(base, server):
         "username": "alice", "name": "User alice", "email": "alice@example.test", "password": "alice-password",
         "enabled": True, "scope": ["openid", "profile", "email", "g_profile"],
     })
+    # The packaged data format of clients has no list of addresses after a sign-out.
+    clients = admin.call("GET", "mod/client/database")
+    kind = {"multiple": True, "read": True, "write": True}
+    clients["parameters"]["data-format"]["post_logout_redirect_uris"] = kind
+    admin.call("PUT", "mod/client/database", clients)
+    admin.call("PUT", "mod/client/database/reset", {})
     for name, method in CLIENTS:
         admin.call("POST", "client/", {
             "client_id": name, "name": name, "confidential": method != "none", "enabled": True,
             "client_secret": f"secret-{name}", "redirect_uri": [REDIRECT_URI],
             "authorization_type": ["code", "refresh_token"], "token_endpoint_auth_method": [method], "scope": [],
+            "post_logout_redirect_uris": [SIGNED_OUT],
         })
     print(f"ready {issuer}", flush=True)
 

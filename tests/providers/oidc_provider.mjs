@@ -47,6 +47,7 @@ const client = (client_id, token_endpoint_auth_method, more) => ({
   client_id,
   token_endpoint_auth_method,
   redirect_uris: REDIRECT_URIS,
+  post_logout_redirect_uris: ['http://localhost/oauth2/signed_out'],
   grant_types: ['authorization_code', 'refresh_token'],
   response_types: ['code'],
   ...more,
@@ -105,6 +106,7 @@ const configuration = () => ({
     claimsParameter: { enabled: true },
     devInteractions: { enabled: true },
     jwtUserinfo: { enabled: true },
+    revocation: { enabled: true },
     resourceIndicators: {
       enabled: true,
       defaultResource: (ctx, of) => (['huge', 'jwt_access_token'].includes(of.clientId) ? RESOURCE : undefined),

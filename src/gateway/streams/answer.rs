@@ -235,6 +235,11 @@ impl LongAnswer {
         self.log.replace(Some(log));
     }
 
+    /// Returns the access-log event, which the answer then no longer writes.
+    pub(in crate::gateway) fn take_log(&self) -> Option<Box<RequestLog>> {
+        self.log.take()
+    }
+
     /// Ends the answer. The gateway immediately stops reading from the app, so the app's connection
     /// or HTTP/2 stream is closed.
     async fn cut(&self, cut: Cut) {

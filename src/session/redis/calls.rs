@@ -13,7 +13,7 @@ use super::value::{self, Unusable, provider_hash};
 use crate::clock::Timestamp;
 use crate::session::cache::Event;
 use crate::session::ending::End;
-use crate::session::groups::{EndAll, EndedAll, Group, ProviderSessionHash, REMEMBERED, groups_of};
+use crate::session::groups::{EndAll, EndedAll, Group, ProviderSessionHash, REMEMBERED};
 use crate::session::store::{Opened, Opening, Replacement, Which};
 use crate::session::stored::Stored;
 use crate::session::{EndReason, Maintained, SessionKey, StoreError, record};
@@ -148,7 +148,7 @@ impl Shared {
             .arg(self.server_time(opening.begun_at))
             .arg(&[letter(EndReason::Replaced)])
             .arg(&[letter(EndReason::Evicted)]);
-        let groups = groups_of(&session, &opening);
+        let groups: Vec<_> = opening.groups(&session).collect();
         command.arg(groups.len());
         for group in &groups {
             command.arg(group_bytes(group));

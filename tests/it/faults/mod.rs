@@ -15,6 +15,7 @@ mod apps;
 mod bystander;
 mod certificates;
 mod door;
+mod logouts;
 mod names;
 mod outcome;
 mod providers;
@@ -35,6 +36,7 @@ use crate::support::certificates::Authority;
 use crate::support::gateway::{Process, Settings};
 use crate::support::hosts::Hosts;
 use crate::support::limits;
+use crate::support::openid::settings_without_routes;
 use crate::support::provider::StandIn;
 use crate::support::scene::{ORIGIN, SESSION, TLS_ORIGIN, figure};
 use crate::support::socket::{End, Opening, SocketApp};
@@ -109,6 +111,8 @@ struct Plan {
     /// The address of the gateway, if it is not `127.0.0.1`. Only the gateway uses this address, so
     /// its port stays free while the gateway is stopped.
     address: Option<&'static str>,
+    /// The provider is an OpenID Provider, which can send logout tokens.
+    openid: bool,
     /// The only host names that the gateway knows.
     hosts: Option<Arc<Hosts>>,
 }
@@ -131,7 +135,12 @@ impl Plan {
             self.rest
         );
         let origin = if self.tls { TLS_ORIGIN } else { ORIGIN };
-        let mut settings = Settings::new(origin, &provider.url(), &app.url())
+        let settings = if self.openid {
+            settings_without_routes(&provider.url(), &app.url(), &[])
+        } else {
+            Settings::new(origin, &provider.url(), &app.url())
+        };
+        let mut settings = settings
             .server(self.server)
             .of_provider(self.provider)
             .app(IDLE)

@@ -40,6 +40,19 @@ async fn people_sign_in_at_django_oauth_toolkit() {
     .await;
     setup.refuses(ALICE, "client_refused").await;
     flows.passed("wrong secret");
+    signing_out(&provider, &flows).await;
+}
+
+async fn signing_out(provider: &str, flows: &Flows) {
+    let client = Client::secret("basic", "client_secret_basic", "secret-basic");
+    let setup = Setup::new(provider, &client).await;
+    let browser = setup.browser();
+    setup.sign_in_with(&browser, ALICE).await;
+    let signed_out = setup.sign_out(&browser).await;
+    let text = signed_out.text();
+    assert!(text.contains("has ended, too"), "{}", signed_out.describe());
+    setup.asks_for_password(&browser).await;
+    flows.goodbye("RP-initiated logout");
 }
 
 #[tokio::test]

@@ -90,4 +90,65 @@ async fn people_sign_in_at_glewlwyd() {
     let page = sign_in(&browser, &server, wrong.id).await;
     assert_refused(&browser, &page, "client_refused");
     flows.passed("wrong secret");
+    signing_out(&server, &provider, &flows).await;
+    a_session_ends_at_the_provider(&server, &provider, &flows).await;
+}
+
+/// Ends the session at the server as the scripts of its page do. `page` is the page to which the
+/// gateway has sent the browser. Returns the page of the gateway after the sign-out.
+async fn end_session(browser: &Browser, server: &Server, page: &Page) -> Page {
+    let of_page = |wanted: &str| {
+        let mut pairs = page.url.query_pairs();
+        let found = pairs.find(|(name, _value)| name == wanted);
+        found.expect(wanted).1.into_owned()
+    };
+    assert_eq!(of_page("prompt"), "end_session");
+    let session = format!("{}/session/{}", server.issuer(), of_page("sid"));
+    call(browser, "DELETE", &session, &json!({})).await;
+    let api = server.issuer().trim_end_matches("/oidc");
+    call(browser, "DELETE", &format!("{api}/auth/"), &json!({})).await;
+    let back = BrowserRequest::navigation(&of_page("callback_url")).from(page.url.as_str());
+    let back = browser.send(back).await;
+    browser.follow_all(back).await
+}
+
+async fn signing_out(server: &Server, provider: &str, flows: &Flows) {
+    let client = Client::secret("basic", "client_secret_basic", "secret-basic");
+    let setup = Setup::new(provider, &client).await;
+    let browser = setup.browser();
+    let page = sign_in(&browser, server, client.id).await;
+    setup.arrived(&browser, &page);
+    let page = setup.sign_out(&browser).await;
+    let signed_out = end_session(&browser, server, &page).await;
+    let text = signed_out.text();
+    assert!(text.contains("has ended, too"), "{}", signed_out.describe());
+    let page = browser.visit(&url("/start?from=here")).await;
+    assert!(page.url.path().ends_with("/login.html"), "{}", page.url);
+    flows.goodbye("RP-initiated logout");
+}
+
+async fn a_session_ends_at_the_provider(server: &Server, provider: &str, flows: &Flows) {
+    let client = Client::secret("basic", "client_secret_basic", "secret-basic");
+    let (setup, origin) = Setup::reachable(provider, &client).await;
+    let api = server.issuer().trim_end_matches("/oidc");
+    let (admin, place) = (Browser::new(), format!("{api}/client/{}", client.id));
+    let password = json!({ "username": "admin", "password": "password" });
+    call(&admin, "POST", &format!("{api}/auth/"), &password).await;
+    let mut known = admin.fetch(&place).await.json();
+    known["backchannel_logout_uri"] = format!("{origin}/oauth2/backchannel_logout").into();
+    // The server accepts only texts as properties of a client.
+    known["backchannel_logout_session_required"] = "true".into();
+    call(&admin, "PUT", &place, &known).await;
+    let browser = setup.browser();
+    let page = sign_in(&browser, server, client.id).await;
+    setup.arrived(&browser, &page);
+    // The user ends the session at the server. The server sends the logout token, whose type is
+    // `JWT`, a moment later.
+    let sid = browser.cookie(server.issuer(), "GLEWLWYD2_OIDC_SID");
+    let session = format!("{}/session/{}", server.issuer(), sid.unwrap());
+    call(&browser, "DELETE", &session, &json!({})).await;
+    let ended = |log: &str| log.contains("Sessions ended by request");
+    setup.gateway.wait_for_log(ended).await;
+    assert_eq!(browser.fetch(&url("/api")).await.status, 401);
+    flows.goodbye("back-channel logout");
 }

@@ -139,6 +139,21 @@ impl Setup {
         self.arrived(browser, &page)
     }
 
+    /// Signs out with the button of the gateway's page. Returns the first page after all redirects.
+    async fn sign_out(&self, browser: &Browser) -> Page {
+        let question = browser.open(&url("/oauth2/sign_out")).await;
+        let answer = browser.submit(&question, &question.login_form(), &[]).await;
+        assert_eq!(browser.cookie(ORIGIN, SESSION), None);
+        browser.visit(&url(&answer.refresh_target())).await
+    }
+
+    /// Fails unless the next page load of the browser ends at a login form.
+    async fn asks_for_password(&self, browser: &Browser) {
+        let page = browser.visit(&url("/start?from=here")).await;
+        let asks = page.login_form().password_field().is_some();
+        assert!(asks, "no password was asked: {}", page.describe());
+    }
+
     /// Fails unless the login of a new browser ends at a page of the gateway with `reason`.
     async fn refuses(&self, person: Person, reason: &str) {
         let browser = self.browser();

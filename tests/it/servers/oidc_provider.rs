@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Client, Setup, assert_refused, openid};
-use crate::support::browser::Browser;
+use crate::support::browser::{Browser, Page};
 use crate::support::browser_request::BrowserRequest;
 use crate::support::person::ALICE;
 use crate::support::scene::{ORIGIN, url};
@@ -44,6 +44,7 @@ async fn people_sign_in_at_oidc_provider() {
     down_and_up_again(&server, &provider, &flows).await;
     other_keys_while_the_gateway_runs(&server, &provider, &flows).await;
     an_answer_by_form_post(&server, &provider, &flows).await;
+    signing_out(&server, &provider, &flows).await;
     a_session_ends_at_the_provider(&server, &provider, &flows).await;
 }
 
@@ -153,18 +154,48 @@ async fn a_session_ends_at_the_provider(server: &Server, provider: &str, flows: 
     setup.sign_in_with(&browser, ALICE).await;
     assert_eq!(browser.fetch(&url("/api")).await.status, 200);
     // The user ends the session at the provider's own page.
-    let end = format!("{}/session/end", server.issuer());
-    let page = browser.open(&end).await;
+    let page = browser
+        .open(&format!("{}/session/end", server.issuer()))
+        .await;
+    confirm(&browser, &page).await;
+    assert_eq!(browser.fetch(&url("/api")).await.status, 401);
+    flows.passed("back-channel logout");
+    flows.goodbye("back-channel logout");
+}
+
+/// Confirms the sign-out at a page of the server. Returns the redirect of the server.
+async fn confirm(browser: &Browser, page: &Page) -> Page {
     let text = page.text();
     let (_, rest) = text.split_once("name=\"xsrf\" value=\"").unwrap();
     let (xsrf, _) = rest.split_once('"').unwrap();
-    let visit = BrowserRequest::navigation(&format!("{end}/confirm")).from(&end);
+    let mut end = page.url.clone();
+    end.set_query(None);
+    end.set_path("/session/end/confirm");
+    let visit = BrowserRequest::navigation(end.as_str()).from(page.url.as_str());
     let answer = browser
         .send(visit.form(&[("xsrf", xsrf), ("logout", "yes")]))
         .await;
     assert!(answer.status.is_redirection(), "{}", answer.describe());
-    assert_eq!(browser.fetch(&url("/api")).await.status, 401);
-    flows.passed("back-channel logout");
+    answer
+}
+
+async fn signing_out(server: &Server, provider: &str, flows: &Flows) {
+    let secret = server.file("client_secret");
+    let setup = Setup::new(provider, &client("client_secret_basic", &secret, SCOPES)).await;
+    let browser = setup.browser();
+    setup.sign_in_with(&browser, ALICE).await;
+    let question = setup.sign_out(&browser).await;
+    let redirect = confirm(&browser, &question).await;
+    let signed_out = browser.follow_all(redirect).await;
+    let text = signed_out.text();
+    assert!(text.contains("has ended, too"), "{}", signed_out.describe());
+    let revoked = |log: &str| log.contains("Refresh token revoked");
+    setup.gateway.wait_for_log(revoked).await;
+    let hits = control(server, "hits", &json!({})).await;
+    assert_eq!(hits["/token/revocation"], 1, "{hits}");
+    setup.asks_for_password(&browser).await;
+    flows.goodbye("RP-initiated logout");
+    flows.goodbye("revocation");
 }
 
 /// RFC 9207: both servers name their issuer in their answers.

@@ -17,6 +17,9 @@ use super::program::{Program, installed, project, python, record};
 /// Debian's Java, even if other versions of Java are installed.
 const JAVA: &str = "/usr/lib/jvm/default-java/bin/java";
 
+/// The name and the password of Keycloak's administrator.
+pub(crate) const KEYCLOAK_ADMIN: (&str, &str) = ("admin", "admin-password");
+
 /// One server. The server stops when its value is dropped.
 pub(crate) struct Server {
     issuer: String,
@@ -176,6 +179,8 @@ impl Server {
 fn keycloak_command(installation: &Path, home: &Path) -> Command {
     let mut command = Command::new(installed(Path::new(JAVA)));
     command
+        .env("KC_BOOTSTRAP_ADMIN_USERNAME", KEYCLOAK_ADMIN.0)
+        .env("KC_BOOTSTRAP_ADMIN_PASSWORD", KEYCLOAK_ADMIN.1)
         .args(["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
         .arg(format!("-Dkc.home.dir={}", home.display()))
         .args([
@@ -211,7 +216,8 @@ fn key_set(key: &KeyPair) -> String {
     json!({ "keys": [key] }).to_string()
 }
 
-/// The flows that one server passed; `tests/run` prints the flows.
+/// The flows that one server passed, and the ways in which sessions have ended; `tests/run` prints
+/// both.
 pub(crate) struct Flows {
     server: &'static str,
 }
@@ -224,5 +230,10 @@ impl Flows {
     /// Records a flow that has just passed.
     pub(crate) fn passed(&self, flow: &str) {
         record("flows.txt", &[self.server, flow]);
+    }
+
+    /// Records that sessions of the gateway and of the server have just ended in this way.
+    pub(crate) fn goodbye(&self, way: &str) {
+        record("goodbyes.txt", &[self.server, way]);
     }
 }
