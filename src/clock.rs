@@ -66,6 +66,16 @@ impl Timestamp {
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
 
+/// The start of a measurement with [`Clock::stopwatch`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stopwatch(Started);
+
+#[derive(Clone, Copy, Debug)]
+enum Started {
+    System(Instant),
+    Manual(Timestamp),
+}
+
 #[derive(Clone, Debug)]
 enum Source {
     System,
@@ -124,6 +134,23 @@ impl Clock {
             reason = "the only place that reads the time"
         )]
         Instant::now()
+    }
+
+    /// Starts a measurement of a duration. A change of the system's time does not affect the
+    /// measurement. A manual clock measures the time that it shows.
+    pub(crate) fn stopwatch(&self) -> Stopwatch {
+        Stopwatch(match &self.0 {
+            Source::System => Started::System(self.instant()),
+            Source::Manual(_) => Started::Manual(self.now()),
+        })
+    }
+
+    /// Returns the time since the start of the measurement `stopwatch` of this clock.
+    pub(crate) fn elapsed(&self, stopwatch: &Stopwatch) -> Duration {
+        match stopwatch.0 {
+            Started::System(started) => self.instant().saturating_duration_since(started),
+            Started::Manual(started) => self.now().since(started),
+        }
     }
 
     /// Waits for `duration`. If the clock is a manual clock, the wait also ends when a test has
@@ -195,6 +222,19 @@ mod tests {
         let exp = Timestamp::from_seconds(1_752_871_693.216_132);
         assert_eq!(exp.as_millis(), 1_752_871_693_216);
         assert_eq!(exp.as_secs(), 1_752_871_693);
+    }
+
+    #[test]
+    fn a_stopwatch_measures_the_time_of_its_clock() {
+        let clock = Clock::manual(Timestamp::from_millis(10));
+        let stopwatch = clock.stopwatch();
+        clock.advance(Duration::from_secs(2));
+        assert_eq!(clock.elapsed(&stopwatch), Duration::from_secs(2));
+        clock.set(Timestamp::default());
+        assert_eq!(clock.elapsed(&stopwatch), Duration::ZERO);
+        let system = Clock::system();
+        let stopwatch = system.stopwatch();
+        assert!(system.elapsed(&stopwatch) < Duration::from_hours(1));
     }
 
     #[test]

@@ -221,17 +221,57 @@ fn problem(error: &SetupError) -> String {
     error.problem().map_or_else(|| chain(error), str::to_owned)
 }
 
+/// Finds the routes and the apps for which no provider states who the user is.
+struct Nameless<'a> {
+    routes: &'a RouteTable,
+    known: &'a BTreeMap<String, KnownClaims>,
+    /// True if no provider has an identity source.
+    always: bool,
+}
+
+impl<'a> Nameless<'a> {
+    fn new(routes: &'a RouteTable, known: &'a BTreeMap<String, KnownClaims>) -> Self {
+        let always = !known.is_empty() && !known.values().any(|known| known.subject);
+        Self {
+            routes,
+            known,
+            always,
+        }
+    }
+
+    fn is_route(&self, route: &Route) -> bool {
+        let mut providers = route.providers().peekable();
+        let without = |name: &str| self.known.get(name).is_some_and(|known| !known.subject);
+        self.always || (providers.peek().is_some() && providers.all(without))
+    }
+
+    /// Returns true if all routes to the app `upstream` are such routes.
+    fn is_app(&self, upstream: &str) -> bool {
+        let is_of_app = |route: &&Route| route.upstream_name() == Some(upstream);
+        let mut routes = self.routes.iter().filter(is_of_app).peekable();
+        self.always || (routes.peek().is_some() && routes.all(|route| self.is_route(route)))
+    }
+
+    fn reason(&self) -> &'static str {
+        if self.always {
+            "has no effect, because identity.source of every provider is \"none\""
+        } else {
+            "has no effect, because the routes accept only providers whose identity.source is \
+             \"none\""
+        }
+    }
+}
+
 /// Refuses a claim as the value of a field or as the user name of a Basic credential, and a signed
-/// assertion, if no provider has an identity source. `names` are the names in the section `assertions`.
+/// assertion, if none of the providers that the routes accept has an identity source. `names` are the
+/// names in the section `assertions`.
 pub(super) fn check_claims(
     routes: &RouteTable,
     (upstreams, names): (&ParsedUpstreams, &AssertionNames),
     known: &BTreeMap<String, KnownClaims>,
     reader: &mut Reader<'_>,
 ) {
-    if known.is_empty() || known.values().any(|known| known.subject) {
-        return;
-    }
+    let nameless = Nameless::new(routes, known);
     let fields = |key: &str, names: &AssertionNames| {
         let claims = names.fields.iter().filter(|(_, value)| value.is_claim());
         let key = |(name, _): &(HeaderName, _)| format!("{key}.fields.{name}.claim");
@@ -246,10 +286,15 @@ pub(super) fn check_claims(
         let is_signed = names.signed.is_some();
         is_signed.then(|| format!("{key}.signed"))
     };
-    let mut keys = fields("assertions", names);
-    keys.extend(signed("assertions", names));
+    let mut keys = Vec::new();
+    if nameless.always {
+        keys.extend(fields("assertions", names));
+        keys.extend(signed("assertions", names));
+    }
     for (name, upstream) in upstreams {
-        let Some(upstream) = upstream else { continue };
+        let Some(upstream) = upstream.as_ref().filter(|_| nameless.is_app(name)) else {
+            continue;
+        };
         // An upstream can inherit all fields of the section `assertions`. The list `keys` already
         // contains the keys of these fields.
         let assertions = upstream.assertions.as_ref();
@@ -263,15 +308,14 @@ pub(super) fn check_claims(
         );
         keys.extend(user(format!("upstreams.{name}"), &upstream.credentials));
     }
-    for route in routes.iter() {
+    for route in routes.iter().filter(|route| nameless.is_route(route)) {
         keys.extend(user(
             format!("routes.{}", route.index()),
             route.credentials(),
         ));
     }
     for key in keys {
-        let reason = "has no effect, because identity.source of every provider is \"none\"";
-        reader.note(&key, reason);
+        reader.note(&key, nameless.reason());
     }
 }
 

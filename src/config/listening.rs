@@ -27,6 +27,7 @@ pub(super) struct ServerSection {
     connections: Bounded<1, 1_000_000>,
     head_kib: Bounded<4, 1024>,
     fields: Bounded<10, 1000>,
+    title_case_fields: bool,
     body_mib: u64,
     buffer_mib: Bounded<0, 65_536>,
     pub(super) spill_dir: Option<PathBuf>,
@@ -250,6 +251,7 @@ impl ServerSection {
                 answer_rate: self.answer_rate,
                 ..Limits::default()
             },
+            title_case_fields: self.title_case_fields,
         }
     }
 

@@ -70,7 +70,7 @@ use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
 use crate::gateway::{AskingProxies, SpillSettings};
 use crate::identity::ListedClaim;
-use crate::login::{self, OwnPaths, PublicUrl, PublicUrls, RedirectionEndpoints};
+use crate::login::{self, CookieLimits, OwnPaths, PublicUrl, PublicUrls, RedirectionEndpoints};
 use crate::provider::Providers;
 use crate::seal::KeyRing;
 use crate::secret::Environment;
@@ -462,11 +462,13 @@ fn login_settings(
         let reason = format!("`{callback}` cannot be used; choose a path such as /auth/callback");
         reader.note("login.callback_path", reason);
     }
+    let names = providers.iter().map(String::as_str);
     let login = login::Settings {
+        redirection: RedirectionEndpoints::new(&callback, &own, names),
         own,
-        redirection: RedirectionEndpoints::new(&callback, providers.iter().map(String::as_str)),
         timeout: section.timeout_secs.duration(),
         host,
+        cookie_limits: urls.map(CookieLimits::new).unwrap_or_default(),
         clear_site_data: clear_site_data(&section.clear_site_data),
         userinfo_claims: section.userinfo_claims.clone(),
     };

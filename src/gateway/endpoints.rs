@@ -57,16 +57,22 @@ impl WorkerSite {
                 }
                 let posts = self.login().response_mode(provider) == ResponseMode::FormPost;
                 if posts && method == Method::POST {
-                    let form = form(&context.parts.headers, body).await?;
-                    let answer = (ResponseMode::FormPost, &*form);
-                    return Ok(self.callback(provider, answer, context, record).await);
+                    return self.posted_answer(provider, context, body).await;
                 }
-                // A provider that sends authorization responses by POST can still send error
-                // responses by a redirect.
                 let methods = if posts { "GET, POST" } else { "GET" };
                 check_method(method, &[Method::GET], methods)?;
                 let query = context.target.query().unwrap_or_default();
-                let answer = (ResponseMode::Query, query.as_bytes());
+                let forwarded = if posts {
+                    (self.login()).forwarded_answer(provider, query, &context.public_url)
+                } else {
+                    None
+                };
+                let answer = match &forwarded {
+                    Some(form) => (ResponseMode::FormPost, &**form),
+                    // A provider that sends authorization responses by POST can still send error
+                    // responses by a redirect.
+                    None => (ResponseMode::Query, query.as_bytes()),
+                };
                 Ok(self.callback(provider, answer, context, record).await)
             }
             path if path == own.sign_in() || path == own.start() => {
@@ -151,6 +157,22 @@ impl WorkerSite {
         let key_set = self.settings().key_set.as_deref().ok_or(Error::NoRoute)?;
         check_method(method, &[Method::GET, Method::HEAD], "GET, HEAD")?;
         Ok(published(key_set))
+    }
+
+    /// Answers the first request of an answer that a page posts: the browser repeats the answer in a
+    /// page load of its own, with the cookies of the gateway.
+    async fn posted_answer(
+        &self,
+        provider: &str,
+        context: &RequestContext,
+        body: RequestBody,
+    ) -> Result<Response<Body>, Error> {
+        let form = form(&context.parts.headers, body).await?;
+        let url = (self.login()).forward_answer(provider, &form, &context.public_url);
+        Ok(match url {
+            Ok(url) => see_other(&url, []),
+            Err(failure) => self.login_failed(context, *failure),
+        })
     }
 
     /// Answers a request to the redirection endpoint (RFC 6749 section 3.1.2).

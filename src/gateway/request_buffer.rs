@@ -30,6 +30,7 @@ impl Worker {
         mut record: Record,
     ) -> Step<'_> {
         if is_refused_cross_site(&context, &mut permit.0) {
+            record.site().warn_about_cross_site(permit.0.route());
             record.route(permit.0.route(), DecisionLabel::Forbid);
             record.user(permit.0.identity());
             return Step::answered(record.refused(&Error::CrossSite, &context.parts.headers));
@@ -68,6 +69,8 @@ impl Worker {
         waiting
             .record
             .route(waiting.permit.0.route(), waiting.permit.0.label());
+        let site = Rc::clone(waiting.record.site());
+        let stopwatch = site.clock().stopwatch();
         let buffered = waiting.body.buffer(buffer, needed).await;
         let Waiting {
             mut context,
@@ -85,15 +88,14 @@ impl Worker {
         // The listener has sent `100 Continue` to the client, because the gateway has read the
         // body. Therefore the app must not get the field `Expect`.
         context.parts.headers.remove(header::EXPECT);
-        let site = Rc::clone(record.site());
-        let later = site.clock().now();
-        if later.since(now) < REDECIDE_AFTER {
+        if site.clock().elapsed(&stopwatch) < REDECIDE_AFTER {
             return self.forward(context, (permit, now), body, record);
         }
         // During a long wait, the session may have ended, or its access token may have expired.
         drop(permit);
         let head = (&context.parts.method, &context.parts.headers);
-        let decision = (site.access).decide(head, &context.target, &Recent::default(), later);
+        let now = site.clock().now();
+        let decision = (site.access).decide(head, &context.target, &Recent::default(), now);
         Step::boxed(self.answer(context, decision, body, record))
     }
 }

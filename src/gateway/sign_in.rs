@@ -9,7 +9,8 @@ use super::{Body, RequestContext, WorkerSite, explain};
 use super::{is_prefetch, refuse_embedded, refuse_prefetch, see_other, set_cookies};
 use crate::access::{Challenge, Route};
 use crate::login::{
-    self, FailedLogin, Login, PublicUrl, ReturnTo, SignInLink, Start, TabPage, TicketRequest,
+    self, FailedLogin, Login, PublicUrl, ReturnTo, SameOrigin, SignInLink, Start, TabPage,
+    TicketRequest, same_origin,
 };
 use crate::provider::Prompt;
 
@@ -275,6 +276,18 @@ impl WorkerSite {
         let headers = &context.parts.headers;
         if is_prefetch(headers) {
             return refuse_prefetch(headers);
+        }
+        // Only the page of the gateway that restores an address sends this form. Other sites must
+        // not open a page of the app by this form.
+        if form.is_some() && same_origin(headers, &context.public_url) == SameOrigin::No {
+            return Page::new(
+                StatusCode::FORBIDDEN,
+                "The page was not opened",
+                "Another site tried to open a page for you, so the request was ignored.",
+            )
+            .with_reason("cross_origin")
+            .link("Go to the start page", "/")
+            .respond(headers);
         }
         let page = match form {
             Some(form) => self.login().posted_page(name, form, &context.public_url),

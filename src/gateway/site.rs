@@ -15,7 +15,7 @@ use super::body_buffer::{BodyBuffer, BufferSizes};
 use super::buffers::Budgets;
 use super::spill::{Spill, SpillReports};
 use super::streams::StreamCounts;
-use crate::access::{self, Access, Refresher, RouteTable};
+use crate::access::{self, Access, Refresher, Route, RouteTable};
 use crate::clock::Clock;
 use crate::fields::OwnedFields;
 use crate::login::{Login, OwnPaths, PublicUrl};
@@ -23,8 +23,8 @@ use crate::provider::Providers;
 use crate::session::Sessions;
 use crate::telemetry::{EventLimiter, GaugeGuard, Metrics, RequestCounters};
 
-/// The pause between two warnings that a proxy states another scheme than the public URL.
-const SCHEME_WARNING_PAUSE: Duration = Duration::from_hours(24);
+/// The pause between two warnings with the same cause.
+const WARNING_PAUSE: Duration = Duration::from_hours(24);
 
 /// The values from which a [`Site`] is built.
 #[derive(Debug)]
@@ -68,8 +68,8 @@ pub(crate) struct Site {
     process: ProcessState,
     owned: OwnedFields,
     counters: RequestCounters,
-    /// The proxies for which the log contains a warning about the scheme.
-    scheme_warnings: EventLimiter,
+    /// The warnings that the log contains already, such as the proxies that state another scheme.
+    warnings: EventLimiter,
     _counted: GaugeGuard,
 }
 
@@ -85,7 +85,7 @@ impl Site {
         Self {
             owned: OwnedFields::new(&parts.settings.written_fields),
             counters,
-            scheme_warnings: EventLimiter::new(SCHEME_WARNING_PAUSE),
+            warnings: EventLimiter::new(WARNING_PAUSE),
             _counted: process.metrics.site(),
             parts,
             process,
@@ -196,13 +196,32 @@ impl WorkerSite {
     #[cold]
     pub(super) fn warn_about_scheme(&self, proxy: IpAddr, public_url: &PublicUrl) {
         let now = self.clock().since_epoch();
-        if self.shared.scheme_warnings.is_due(proxy, now) {
+        if self.shared.warnings.is_due(proxy, now) {
             tracing::warn!(
                 client.address = %proxy,
                 public_url = public_url.origin(),
                 "A trusted proxy states another scheme in X-Forwarded-Proto than public_url; the \
                  app gets the scheme of public_url"
             );
+        }
+    }
+
+    /// Logs that `route` has refused a request of another site.
+    #[cold]
+    pub(super) fn warn_about_cross_site(&self, route: &Route) {
+        self.warn_about_refusal(
+            &format!("routes.{}.cross_site", route.index()),
+            "A request of another site was refused",
+        );
+    }
+
+    /// Logs that the gateway has refused a request that the setting `setting` would permit. The log
+    /// contains at most one warning per day for one setting.
+    #[cold]
+    pub(super) fn warn_about_refusal(&self, setting: &str, refused: &'static str) {
+        let now = self.clock().since_epoch();
+        if self.shared.warnings.is_due(setting, now) {
+            tracing::warn!(setting, "{refused}. This warning is logged once a day");
         }
     }
 

@@ -3,7 +3,7 @@
 use http::request::Parts;
 
 use super::WorkerSite;
-use crate::target::{Error, Reading, RecentHost, Target};
+use crate::target::{Error, Forms, Reading, RecentHost, Target};
 
 impl WorkerSite {
     /// Performs step 2 of the list in the crate documentation: makes the target canonical.
@@ -23,10 +23,28 @@ impl WorkerSite {
     #[cold]
     fn with_unusual_path(&self, parts: &Parts) -> Option<Target> {
         let allowed = self.access.allowed_forms();
-        let (target, readings) = Target::with_unusual_path(parts, allowed)?;
-        let is_own = readings.iter().any(|reading| self.may_be_own(reading));
-        let accepted = !is_own && self.access.accepts_unusual(&target, &readings);
-        accepted.then_some(target)
+        let found = Target::with_unusual_path(parts, allowed);
+        let found = found.filter(|(target, readings)| {
+            let is_own = readings.iter().any(|reading| self.may_be_own(reading));
+            !is_own && self.access.accepts_unusual(target, readings)
+        });
+        if found.is_none() {
+            self.warn_about_unusual_path(parts);
+        }
+        found.map(|(target, _readings)| target)
+    }
+
+    /// Logs the setting that would permit a refused path, if there is such a setting.
+    fn warn_about_unusual_path(&self, parts: &Parts) {
+        let Some((_, readings)) = Target::with_unusual_path(parts, Forms::ALL) else {
+            return;
+        };
+        if !readings.iter().any(|reading| self.may_be_own(reading)) {
+            self.warn_about_refusal(
+                "routes.allow_in_path",
+                "A path was refused, because its routes do not allow its unusual forms",
+            );
+        }
     }
 
     /// Returns true if the path may be read as a path of the gateway's own endpoints. No path with

@@ -7,7 +7,7 @@ use super::page::{Page, add_security_fields};
 use super::{Body, RequestContext, WorkerSite, sign_in};
 use crate::access::Cause;
 use crate::clock::Timestamp;
-use crate::identity::{Claim, ListedClaim};
+use crate::identity::{Claim, ListedClaims};
 use crate::session::Session;
 
 /// The answer of the userinfo endpoint. The answer contains no token.
@@ -16,16 +16,8 @@ struct Userinfo<'a> {
     provider: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     sub: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    email: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    email_verified: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    preferred_username: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    groups: Option<Vec<&'a str>>,
+    #[serde(flatten)]
+    claims: ListedClaims<'a>,
     /// The number of seconds after which the session ends if no request uses the session.
     idle_ends_in: u64,
     /// The number of seconds after which the session ends at the latest.
@@ -57,25 +49,12 @@ impl WorkerSite {
         now: Timestamp,
     ) -> Response<Body> {
         let identity = session.identity();
-        let lists = |claim| self.login().userinfo_claims().contains(&claim);
-        let email = identity.email.as_ref();
-        let email = email.filter(|_| lists(ListedClaim::Email));
-        let user_name = identity.preferred_username.as_ref();
-        let user_name = user_name.filter(|_| lists(ListedClaim::PreferredUsername));
-        let name = identity.name.as_ref();
-        let name = name.filter(|_| lists(ListedClaim::Name));
-        let groups = lists(ListedClaim::Groups);
-        let groups = groups.then(|| identity.groups.iter().map(Claim::as_str).collect());
         let deadlines = self.sessions().deadlines(session);
         let origin = context.public_url.origin();
         let answer = Userinfo {
             provider: session.provider(),
             sub: identity.subject.as_ref().map(Claim::as_str),
-            email: email.map(|email| email.address.as_str()),
-            email_verified: email.map(|email| email.verified),
-            preferred_username: user_name.map(Claim::as_str),
-            name: name.map(Claim::as_str),
-            groups,
+            claims: ListedClaims::of(identity, self.login().userinfo_claims()),
             idle_ends_in: deadlines.idle.since(now).as_secs(),
             ends_in: deadlines.latest.since(now).as_secs(),
             renewable: session.tokens().refresh_token().is_some(),

@@ -7,13 +7,14 @@
 //! never become a claim.
 
 mod groups;
+mod listed;
 mod log_hash;
 
 use http::HeaderValue;
-use serde::Deserialize;
 
 pub use self::groups::Groups;
 pub(crate) use self::groups::{GroupsForm, GroupsFormat};
+pub(crate) use self::listed::{ListedClaim, ListedClaims};
 pub use self::log_hash::LogHash;
 
 /// The maximum length of a claim, in bytes. A claim that is longer than `MAX_CLAIM` counts as
@@ -59,21 +60,6 @@ impl Claim {
     pub(crate) fn as_value(&self) -> &HeaderValue {
         &self.0
     }
-}
-
-/// A claim that the settings can list for a signed assertion or for the userinfo endpoint of the
-/// gateway.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum ListedClaim {
-    /// The email address.
-    Email,
-    /// The groups.
-    Groups,
-    /// The display name.
-    Name,
-    /// The user name at the provider.
-    PreferredUsername,
 }
 
 /// An email address, and whether the provider has verified the address.

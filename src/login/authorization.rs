@@ -69,6 +69,9 @@ pub enum MalformedResponse {
     /// The authorization response has no code and no error.
     #[error("the answer has no code and no error")]
     Neither,
+    /// The answer that a page has posted is too long for the URL of the second request.
+    #[error("the posted answer is too long")]
+    TooLong,
     /// The code arrived in the query of a redirect, but the gateway had requested a form post.
     #[error("the code arrived in a URL although a form post was requested")]
     NotPosted,
@@ -78,8 +81,16 @@ pub enum MalformedResponse {
 }
 
 impl AuthorizationResponse {
-    /// Parses the query of a request to the redirection endpoint, or the form in a POST to the
-    /// redirection endpoint.
+    /// Returns true if [`AuthorizationResponse::parse`] reads the parameter `name`.
+    pub(super) fn reads(name: &str) -> bool {
+        matches!(
+            name,
+            "code" | "state" | "error" | "iss" | "error_description"
+        )
+    }
+
+    /// Parses the query of a request to the redirection endpoint, or the form that a page has posted
+    /// to the redirection endpoint.
     ///
     /// Parameter names are percent-decoded one time and then compared exactly. Unknown parameters
     /// are ignored, including tokens: the gateway never accepts a token from a URL.

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderValue};
 use tokio::time::timeout;
 
 use super::pending::{LoginDetails, PendingLogin, registration_tag};
-use super::{Error, Login, Start, Started, browser};
-use crate::provider::{AuthorizationRequest, Provider, ResponseMode, Unreachable};
+use super::{Error, Login, PublicUrl, Start, Started, browser};
+use crate::provider::{AuthorizationRequest, Provider, Unreachable};
 use crate::session::cookie;
 
 /// The longest time that a user waits for a provider that does not answer.
@@ -47,14 +48,6 @@ impl Login {
     /// Begins a login at the provider: returns the redirect to the authorization endpoint.
     async fn request_authorization(&self, start: Start<'_>, round: u8) -> Result<Started, Error> {
         let client = self.ready(start.provider).await?;
-        let mode = client.response_mode();
-        let previous_session = match mode {
-            // The provider's form post is a cross-site request, so the browser sends the form post
-            // without the session cookie. The state therefore contains the session key in the
-            // response mode `form_post`.
-            ResponseMode::FormPost => browser::session_key(start.headers),
-            ResponseMode::Query => None,
-        };
         let details = LoginDetails {
             provider: start.provider.into(),
             registration: Some(registration_tag(&client.fingerprint())),
@@ -62,7 +55,6 @@ impl Login {
             issued_at: self.process.clock.now(),
             round,
             prompt: start.prompt,
-            previous_session,
             waiting: start.waiting,
         };
         let pending = PendingLogin::new(details)?;
@@ -79,18 +71,22 @@ impl Login {
         };
         let location = client.authorization_url(&request)?;
         let (name, secret) = (sealed.tab.cookie(), sealed.browser_secret.expose());
-        // In the response mode `form_post`, the provider's answer is a cross-site request, so the
-        // browser sends no cookie that has `SameSite=Lax`.
-        let own = match mode {
-            ResponseMode::FormPost => {
-                cookie::set_across_sites(&name, secret, self.settings.timeout)
-            }
-            ResponseMode::Query => cookie::set(&name, secret, self.settings.timeout),
-        };
+        let own = cookie::set(&name, secret, self.settings.timeout);
         Ok(Started {
             location,
-            cookies: browser::with_surplus_cleared(own, start.headers),
+            cookies: self.login_cookies(own, (start.public_url, start.headers)),
         })
+    }
+
+    /// Returns `own`, the `Set-Cookie` value of a new pending login, and the values that delete the
+    /// cookies of old pending logins.
+    pub(super) fn login_cookies(
+        &self,
+        own: HeaderValue,
+        (public_url, headers): (&PublicUrl, &HeaderMap),
+    ) -> Vec<HeaderValue> {
+        let most = self.settings.cookie_limits.tabs(public_url);
+        browser::with_surplus_cleared(own, headers, most)
     }
 
     /// Waits until the provider `name` is ready for requests, but not longer than

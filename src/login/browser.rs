@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue};
 
 use super::pending::Tab;
 use crate::fields::cookie::{self as cookies, Found};
-use crate::session::{SessionId, SessionKey, cookie};
+use crate::session::cookie;
 
 /// The cookie that counts the logins that this browser has completed in a row.
 const ROUND: &str = "__Host-sidegate-round";
@@ -17,10 +17,6 @@ const ROUND_LIFETIME: Duration = Duration::from_secs(20);
 /// After this number of logins in a row, the gateway shows an error page instead of another
 /// redirect to the provider.
 pub(super) const MAX_ROUNDS: u8 = 3;
-
-/// The maximum number of pending-login cookies in one browser. The gateway deletes the oldest
-/// pending-login cookies first.
-const MAX_TABS: usize = 60;
 
 /// Returns the `Set-Cookie` value that stores the number of logins in a row.
 pub(super) fn remember_rounds(rounds: u8) -> HeaderValue {
@@ -44,31 +40,28 @@ pub(super) fn rounds(headers: &HeaderMap) -> u8 {
     }
 }
 
-/// Returns the key of the session in the browser's cookie. This function does not check whether the
-/// session has ended.
-pub(super) fn session_key(headers: &HeaderMap) -> Option<SessionKey> {
-    match cookies::find(headers, cookie::SESSION.as_bytes()) {
-        Found::One(value) => SessionId::parse(value).map(|id| id.key()),
-        Found::Absent | Found::Conflicting => None,
-    }
-}
-
-/// Returns `own`, the `Set-Cookie` value of a new pending login. If the browser has too many login
-/// cookies, also returns the values that delete the cookies of the oldest pending logins. Too many
-/// cookies would exceed the size limit of fields, and every request of this browser would fail.
-pub(super) fn with_surplus_cleared(own: HeaderValue, headers: &HeaderMap) -> Vec<HeaderValue> {
-    let surplus = surplus_tabs(headers).map(|tab| cookie::clear(&tab.cookie()));
+/// Returns `own`, the `Set-Cookie` value of a new pending login. If the browser then has more than
+/// `most` login cookies, also returns the values that delete the cookies of the oldest pending
+/// logins. Too many cookies would exceed the size limit of fields, and every request of this browser
+/// would fail.
+pub(super) fn with_surplus_cleared(
+    own: HeaderValue,
+    headers: &HeaderMap,
+    most: usize,
+) -> Vec<HeaderValue> {
+    let surplus = surplus_tabs(headers, most).map(|tab| cookie::clear(&tab.cookie()));
     std::iter::once(own).chain(surplus).collect()
 }
 
-/// If a browser has too many login cookies, returns the oldest pending logins.
-fn surplus_tabs(headers: &HeaderMap) -> impl Iterator<Item = Tab> {
+/// Returns the oldest pending logins that a browser must forget, so that it has at most `most` login
+/// cookies after the next login has begun.
+fn surplus_tabs(headers: &HeaderMap, most: usize) -> impl Iterator<Item = Tab> {
     let mut tabs: Vec<Tab> = cookies::matching(headers, cookie::is_own)
         .filter_map(|(name, _)| Tab::of_cookie(name))
         .collect();
     tabs.sort_unstable();
     // The caller sets one more login cookie after this call, so `surplus` also counts this cookie.
-    let surplus = tabs.len().saturating_add(1).saturating_sub(MAX_TABS);
+    let surplus = tabs.len().saturating_add(1).saturating_sub(most);
     tabs.into_iter().take(surplus)
 }
 
@@ -96,12 +89,12 @@ mod tests {
     fn c_12_a_browser_with_too_many_pending_logins_forgets_the_oldest() {
         let cookie = |number: u32| format!("__Host-sidegate-{number:08x}00000000=x");
         let text = (1..=62).rev().map(cookie).collect::<Vec<_>>().join("; ");
-        let surplus: Vec<_> = surplus_tabs(&sending(&text)).collect();
+        let surplus: Vec<_> = surplus_tabs(&sending(&text), 60).collect();
         let names: Vec<_> = surplus.iter().map(Tab::cookie).collect();
         let expected: Vec<_> = (1..=3)
             .map(|number: u32| format!("__Host-sidegate-{number:08x}00000000"))
             .collect();
         assert_eq!(names, expected);
-        assert_eq!(surplus_tabs(&sending("a=b")).count(), 0);
+        assert_eq!(surplus_tabs(&sending("a=b"), 60).count(), 0);
     }
 }

@@ -106,7 +106,7 @@ impl Login {
         let (origin, path) = (host.url.origin(), self.own().ticket_request());
         Ok(Started {
             location: format!("{origin}{path}?request={sealed}"),
-            cookies: browser::with_surplus_cleared(own, start.headers),
+            cookies: self.login_cookies(own, (start.public_url, start.headers)),
         })
     }
 

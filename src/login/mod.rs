@@ -13,12 +13,14 @@ mod authorization;
 mod back_channel;
 mod begin;
 mod browser;
+mod cookie_limits;
 mod error;
 mod front_channel;
 mod hosts;
 mod outcome;
 mod own_paths;
 mod pending;
+mod posted_answer;
 mod process;
 mod public_url;
 mod public_urls;
@@ -32,6 +34,7 @@ mod sign_in_link;
 mod sign_out;
 mod sign_out_cookie;
 mod sign_out_hosts;
+mod simultaneous;
 mod throttle;
 mod ticket;
 
@@ -45,6 +48,7 @@ use self::authorization::{AuthorizationResponse, Granted, VerifiedResponse};
 pub use self::authorization::{Denial, ErrorCode, MalformedResponse};
 pub(crate) use self::back_channel::LogoutRefusal;
 pub(crate) use self::browser::forget_rounds;
+pub(crate) use self::cookie_limits::CookieLimits;
 pub use self::error::{Error, LostSession};
 pub(crate) use self::front_channel::FrontChannelLogout;
 pub(crate) use self::hosts::{LoginHost, Redeemed, parameter};
@@ -65,6 +69,7 @@ pub(crate) use self::sign_in_link::SignInLink;
 pub(crate) use self::sign_out::{AtProvider, SignedOut, SignedOutAt};
 pub(crate) use self::sign_out_cookie::AfterSignOut;
 pub(crate) use self::sign_out_hosts::SignOutStep;
+use self::simultaneous::RunningLogin;
 use self::throttle::ThrottleDecision;
 pub(crate) use self::ticket::TicketRequest;
 use crate::clock::Timestamp;
@@ -73,7 +78,7 @@ use crate::identity::ListedClaim;
 use crate::provider::{Actor, ExchangeError, Grant, Providers, Redemption, ResponseMode, Sent};
 use crate::seal::KeyRing;
 use crate::session::{
-    Device, MarkKind, NewSession, Once, SessionId, SessionIds, SessionKey, SessionRef, cookie,
+    Device, MarkKind, NewSession, Once, SessionId, SessionIds, SessionKey, cookie,
 };
 use crate::telemetry::TokenCall;
 
@@ -94,6 +99,8 @@ pub struct Settings {
     pub(crate) timeout: Duration,
     /// The login host, or `None` if each host has its own sessions.
     pub(crate) host: Option<LoginHost>,
+    /// The limits for the cookies of logins.
+    pub(crate) cookie_limits: CookieLimits,
     /// The value of `Clear-Site-Data` in the answer to a sign-out.
     pub(crate) clear_site_data: Option<HeaderValue>,
     /// The claims that the userinfo endpoint returns.
@@ -230,7 +237,7 @@ impl Login {
             }
         };
         match self.verified(granted, &returned, &callback).await {
-            Ok(verified) => self.redeem(verified, &returned, callback).await,
+            Ok(verified) => self.redeem_or_join(verified, &returned, callback).await,
             Err(completion) => *completion,
         }
     }
@@ -327,7 +334,7 @@ impl Login {
 
     async fn redeem(
         self: &Arc<Self>,
-        verified: VerifiedResponse,
+        (verified, running): (VerifiedResponse, RunningLogin<'_>),
         returned: &ReturnedState,
         callback: Callback<'_>,
     ) -> Completion {
@@ -344,11 +351,8 @@ impl Login {
                 let begun_at = details.issued_at;
                 let device = callback.device();
                 let waiting = details.waiting.as_ref();
-                let remembered = [
-                    details.previous_session,
-                    waiting.and_then(|waiting| waiting.session),
-                ];
-                let previous = (callback.previous_session, remembered);
+                let at_host = waiting.and_then(|waiting| waiting.session);
+                let previous = (callback.previous_session, [at_host, running.replaced()]);
                 // After the exchange of the code, a task of the control plane creates the session.
                 // If the browser closes the connection during the exchange, this future is dropped,
                 // and no session is created.
@@ -361,18 +365,21 @@ impl Login {
         };
         let forget = cookie::clear(&returned.tab().cookie());
         match opened {
-            Ok((id, (identity, refreshable))) => Completion::SignedIn {
-                location: self.destination(details, SessionRef::from(&id), callback.public_url),
-                cookies: vec![
-                    cookie::session(&id.to_text(), self.process.sessions.cookie_lifetime()),
-                    browser::remember_rounds(details.round.saturating_add(1)),
-                    forget,
-                ],
-                provider: details.provider.clone(),
-                session: id.key(),
-                identity,
-                refreshable,
-            },
+            Ok((id, (identity, refreshable))) => {
+                let opened = self.share((details, &id), running);
+                Completion::SignedIn {
+                    location: self.destination(details, opened.session, callback.public_url),
+                    cookies: vec![
+                        opened.cookie,
+                        browser::remember_rounds(details.round.saturating_add(1)),
+                        forget,
+                    ],
+                    provider: opened.provider,
+                    session: id.key(),
+                    identity,
+                    refreshable,
+                }
+            }
             Err(error) => {
                 let now = self.process.clock.now();
                 let mut failure = FailedLogin::new(error, Some(returned));
@@ -439,7 +446,7 @@ impl Login {
         &self,
         (provider, begun_at, device): (&str, Timestamp, Device),
         grant: Grant,
-        (previous, remembered): (PreviousSession, [Option<SessionKey>; 2]),
+        (previous, others): (PreviousSession, [Option<SessionKey>; 2]),
     ) -> Result<SessionId, Error> {
         let Grant {
             identity,
@@ -459,7 +466,7 @@ impl Login {
             tokens,
             replaces: previous
                 .into_iter()
-                .chain(remembered.into_iter().flatten())
+                .chain(others.into_iter().flatten())
                 .collect(),
             sid,
             device: Some(device),

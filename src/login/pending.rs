@@ -22,7 +22,7 @@ use crate::clock::Timestamp;
 use crate::provider::Prompt;
 use crate::seal::KeyRing;
 use crate::secret::{self, NoRandomness, Secret};
-use crate::session::{SessionKey, cookie};
+use crate::session::cookie;
 
 /// The longest accepted `state`, in bytes. A `state` of this length can contain both encrypted
 /// parts with a return path of 1 KB.
@@ -55,9 +55,6 @@ pub(super) struct LoginDetails {
     /// States whether the user asked to sign in again or to choose an account, although the browser
     /// may have a valid session.
     pub(super) prompt: Prompt,
-    /// The session that the browser had when the login began. The session key is present only in
-    /// the response mode `form_post`, in which the callback arrives without the session cookie.
-    pub(super) previous_session: Option<SessionKey>,
     /// The tab at another host that waits for a ticket. Only a login at the login host can have a
     /// waiting tab.
     pub(super) waiting: Option<WaitingTab>,
@@ -85,8 +82,6 @@ struct RawDetails<'a> {
     c: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     g: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    s: Option<String>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     w: Option<RawTab<'a>>,
 }
@@ -136,9 +131,7 @@ const TAB: usize = 16;
 
 impl Tab {
     pub(super) fn random(now: Timestamp) -> Result<Self, NoRandomness> {
-        // The bit mask shortens the number of seconds, so that the number fits into eight
-        // hexadecimal digits.
-        let seconds = now.as_secs() & 0xffff_ffff;
+        let seconds = short_seconds(now);
         let noise = u32::from_be_bytes(secret::random()?);
         Ok(Self(format!("{seconds:08x}{noise:08x}").into()))
     }
@@ -154,6 +147,18 @@ impl Tab {
         &self.0
     }
 
+    /// Returns the time since the name was made, or zero if the name comes from the future: the
+    /// clock of the gateway may have been set back.
+    pub(super) fn age(&self, now: Timestamp) -> Duration {
+        let made = self.0.get(..8).unwrap_or_default();
+        let made = u32::from_str_radix(made, 16).unwrap_or_default();
+        let age = short_seconds(now).wrapping_sub(made);
+        // The number of seconds begins again at zero after 136 years, so half of the numbers stand
+        // for the future.
+        let is_past = age <= u32::MAX / 2;
+        Duration::from_secs(if is_past { age.into() } else { 0 })
+    }
+
     /// Returns the name of the cookie of this pending login.
     pub(super) fn cookie(&self) -> String {
         format!("{}{}", cookie::OTHERS, self.0)
@@ -164,6 +169,11 @@ impl Tab {
         let text = name.strip_prefix(cookie::OTHERS.as_bytes())?;
         std::str::from_utf8(text).ok().and_then(Self::parse)
     }
+}
+
+/// Returns the last 32 bits of the number of seconds, which fit into eight hexadecimal digits.
+fn short_seconds(now: Timestamp) -> u32 {
+    u32::try_from(now.as_secs() & 0xffff_ffff).unwrap_or_default()
 }
 
 impl PendingLogin {
@@ -224,10 +234,6 @@ impl PendingLogin {
                 .details
                 .registration
                 .map(|tag| URL_SAFE_NO_PAD.encode(tag)),
-            s: self
-                .details
-                .previous_session
-                .map(|key| URL_SAFE_NO_PAD.encode(key.as_bytes())),
             w: self.details.waiting.as_ref().map(WaitingTab::to_raw),
         };
         // Serialization does not fail, because all fields are strings, numbers and booleans.
@@ -289,7 +295,6 @@ impl ReturnedState {
         let named = associated_data(b"hint", &[tab.0.as_bytes(), origin.as_bytes()]);
         let plain = keys.open(&named, &sealed_details)?;
         let raw: RawDetails<'_> = serde_json::from_slice(&plain).ok()?;
-        let previous_session = raw.s.map(|text| session_key(&text));
         let registration = match raw.g {
             Some(text) => Some(URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?),
             None => None,
@@ -311,7 +316,6 @@ impl ReturnedState {
                 (true, false) => Prompt::Login,
                 (true, true) => Prompt::SelectAccount,
             },
-            previous_session: previous_session.flatten(),
             waiting,
         };
         Some(Self {
@@ -374,11 +378,6 @@ impl ReturnedState {
             seed: Secret::new(seed),
         })
     }
-}
-
-fn session_key(text: &str) -> Option<SessionKey> {
-    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-    Some(SessionKey::from_bytes(bytes.try_into().ok()?))
 }
 
 /// Encodes `purpose` and `fields` as associated data. The encoding contains the length of each part

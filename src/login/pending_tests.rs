@@ -17,7 +17,6 @@ fn details(return_to: &str) -> LoginDetails {
         issued_at: NOW,
         round: 2,
         prompt: Prompt::SelectAccount,
-        previous_session: Some(SessionKey::from_bytes([7; 16])),
         waiting: None,
     }
 }
@@ -272,4 +271,17 @@ fn a_browser_secret_is_16_random_bytes() {
     let ((_, one), (_, other)) = (sealed(&keys), sealed(&keys));
     assert_eq!(URL_SAFE_NO_PAD.decode(secret(&one)).unwrap().len(), 16);
     assert_ne!(secret(&one), secret(&other));
+}
+
+#[test]
+fn the_name_of_a_tab_contains_its_time() {
+    let at = |seconds: u64| Timestamp::from_millis(seconds * 1000);
+    let made = 1_800_000_000;
+    let tab = Tab::random(at(made)).unwrap();
+    assert_eq!(tab.age(at(made)), Duration::ZERO);
+    assert_eq!(tab.age(at(made + 60)), Duration::from_mins(1));
+    assert_eq!(tab.age(at(made - 60)), Duration::ZERO);
+    // In 2106, the short number of seconds begins again at zero.
+    let tab = Tab::random(at((1 << 32) - 10)).unwrap();
+    assert_eq!(tab.age(at((1 << 32) + 10)), Duration::from_secs(20));
 }

@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
+use super::simultaneous::SimultaneousLogins;
 use super::throttle::Throttle;
 use super::{Error, Login};
 use crate::clock::Clock;
@@ -32,6 +33,8 @@ pub struct ProcessState {
     /// The number of running revocations.
     revocations: watch::Sender<usize>,
     pub(super) throttle: Throttle,
+    /// Compares the logins that end at the same time.
+    pub(super) simultaneous: SimultaneousLogins,
     /// Counts the refused logout tokens.
     pub(super) refused_tokens: Throttle,
     /// Counts the refused requests to the webhook.
@@ -63,6 +66,7 @@ impl ProcessState {
             control,
             revocations: watch::Sender::default(),
             throttle: Throttle::new(),
+            simultaneous: SimultaneousLogins::default(),
             refused_tokens: Throttle::new(),
             refused_webhooks: Throttle::new(),
             slow_verifications: Arc::new(Semaphore::new(SLOW_VERIFICATIONS)),

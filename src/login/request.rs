@@ -78,7 +78,7 @@ impl Login {
 /// A request to the redirection endpoint of a provider.
 #[derive(Debug)]
 pub struct Callback<'a> {
-    /// The query without `?`, or the body of the form post.
+    /// The query without `?`, or the form that a page has posted.
     pub parameters: &'a [u8],
     /// The response mode in which the parameters arrived.
     pub mode: ResponseMode,

@@ -11,6 +11,8 @@
 //! the storage of the browser tab ([`TabPage`]). The gateway never gets the fragment, because
 //! browsers do not send fragments to servers.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::COOKIE;
@@ -33,11 +35,6 @@ const NAME: &str = "__Secure-sidegate-page-";
 /// every request, so the gateway knows for which saved pages the browser has cookies.
 const MARKER: &str = "__Host-sidegate-page-";
 
-/// The maximum number of saved pages in one browser. The gateway deletes the oldest saved pages
-/// first. Browsers limit the number of cookies of a domain. Without this maximum, a page of another
-/// site could open so many long addresses that the browser deletes the other cookies of the domain.
-const MAX_PAGES: usize = 20;
-
 /// The maximum number of saved pages that one answer deletes, so that the head of the answer stays
 /// small.
 const MAX_DELETED: usize = 2;
@@ -47,6 +44,10 @@ const PARTS: u8 = 2;
 
 /// The longest value of one cookie. Browsers accept at most 4096 bytes for name and value together.
 const MAX_VALUE: usize = 4000;
+
+/// The longest time for which a browser can keep a page. The storage of a tab has no time limit of
+/// its own.
+const MAX_AGE: Duration = Duration::from_hours(24);
 
 /// The longest `Cookie` line of the request that reads a saved page. Many servers accept lines of
 /// at most 8 KB.
@@ -91,7 +92,7 @@ impl Login {
             return Ok((page, Vec::new()));
         }
         let (tab, sealed) = self.seal_page(&page, origin.0)?;
-        let cookies = self.page_cookies(&tab, &sealed, origin.1);
+        let cookies = self.page_cookies(&tab, &sealed, origin);
         let cookies = cookies.ok_or(Error::PageNotKept)?;
         Ok((ReturnTo::saved(&self.own().saved_page(&tab)), cookies))
     }
@@ -104,10 +105,10 @@ impl Login {
     pub(crate) fn save_in_tab(
         &self,
         page: &ReturnTo,
-        (public_url, headers): (&PublicUrl, &HeaderMap),
+        origin: (&PublicUrl, &HeaderMap),
     ) -> Result<TabPage, NoRandomness> {
-        let (tab, sealed) = self.seal_page(page, public_url)?;
-        let cookies = self.page_cookies(&tab, &sealed, headers);
+        let (tab, sealed) = self.seal_page(page, origin.0)?;
+        let cookies = self.page_cookies(&tab, &sealed, origin);
         Ok(TabPage {
             return_to: ReturnTo::saved(&self.own().tab_page(&tab)),
             cookies: cookies.unwrap_or_default(),
@@ -133,7 +134,7 @@ impl Login {
         &self,
         tab: &Tab,
         sealed: &str,
-        headers: &HeaderMap,
+        (public_url, headers): (&PublicUrl, &HeaderMap),
     ) -> Option<Vec<HeaderValue>> {
         let others = headers.get_all(COOKIE).iter().map(HeaderValue::len);
         let names = names(tab);
@@ -154,7 +155,8 @@ impl Login {
             .zip(values)
             .map(|(name, value)| cookie::set_at(&path, (&name, value), lifetime));
         let cookies = cookies.chain([cookie::set(&marker, "1", lifetime)]);
-        let surplus = surplus_pages(headers).flat_map(|tab| self.deletions(&tab));
+        let most = self.settings.cookie_limits.pages(public_url);
+        let surplus = surplus_pages(headers, most).flat_map(|tab| self.deletions(&tab));
         Some(cookies.chain(surplus).collect())
     }
 
@@ -201,7 +203,11 @@ impl Login {
 
     fn open_page(&self, tab: &Tab, sealed: &[u8], public_url: &PublicUrl) -> Option<SavedPage> {
         let sealed = URL_SAFE_NO_PAD.decode(sealed).ok()?;
+        // The page is sealed for the name of the tab, so the time in the name is authentic.
         let plain = self.keys.open(&context(tab, public_url), &sealed)?;
+        if tab.age(self.process.clock.now()) > MAX_AGE {
+            return None;
+        }
         let page = ReturnTo::parse(std::str::from_utf8(&plain).ok()?, self.own())?;
         Some(SavedPage {
             location: page.absolute(public_url.origin()),
@@ -226,9 +232,9 @@ fn marker(tab: &Tab) -> String {
     format!("{MARKER}{}", tab.as_str())
 }
 
-/// If a browser has too many saved pages, returns the oldest saved pages, but at most
-/// [`MAX_DELETED`].
-fn surplus_pages(headers: &HeaderMap) -> impl Iterator<Item = Tab> {
+/// Returns the oldest saved pages that a browser must forget, so that it has at most `most` saved
+/// pages after the next page is saved, but not more than [`MAX_DELETED`] saved pages.
+fn surplus_pages(headers: &HeaderMap, most: usize) -> impl Iterator<Item = Tab> {
     let tab_of = |name: &[u8]| {
         let text = name.strip_prefix(MARKER.as_bytes())?;
         std::str::from_utf8(text).ok().and_then(Tab::parse)
@@ -237,7 +243,7 @@ fn surplus_pages(headers: &HeaderMap) -> impl Iterator<Item = Tab> {
     let mut tabs: Vec<Tab> = markers.filter_map(|(name, _)| tab_of(name)).collect();
     tabs.sort_unstable();
     // The caller saves one more page, so `surplus` also counts this page.
-    let surplus = tabs.len().saturating_add(1).saturating_sub(MAX_PAGES);
+    let surplus = tabs.len().saturating_add(1).saturating_sub(most);
     tabs.into_iter().take(surplus.min(MAX_DELETED))
 }
 
@@ -259,7 +265,10 @@ mod tests {
             let line = format!("a=b; __Host-sidegate-page-x=1; {}", pairs.join("; "));
             [(COOKIE, HeaderValue::from_str(&line).unwrap())]
         };
-        let surplus = |count| surplus_pages(&line(count).into_iter().collect()).collect::<Vec<_>>();
+        let surplus = |count| {
+            let headers = line(count).into_iter().collect();
+            surplus_pages(&headers, 20).collect::<Vec<_>>()
+        };
         assert_eq!(surplus(19), []);
         assert_eq!(surplus(20), [tab(1)]);
         assert_eq!(surplus(22), [tab(1), tab(2)]);

@@ -13,11 +13,13 @@ use crate::token::{Lifetime, TokenSet};
 const NOW: Timestamp = Timestamp::from_millis(1);
 
 fn login(sessions: &Arc<Sessions>) -> Arc<Login> {
+    let own = OwnPaths::try_from("/oauth2/".to_owned()).unwrap();
     let settings = Settings {
-        own: OwnPaths::try_from("/oauth2/".to_owned()).unwrap(),
-        redirection: RedirectionEndpoints::new("/oauth2/callback", []),
+        redirection: RedirectionEndpoints::new("/oauth2/callback", &own, []),
+        own,
         timeout: Duration::from_mins(10),
         host: None,
+        cookie_limits: CookieLimits::default(),
         clear_site_data: None,
         userinfo_claims: Vec::new(),
     };

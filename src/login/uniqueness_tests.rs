@@ -57,7 +57,8 @@ proptest! {
     ) {
         let origins = ["https://a.test", "https://a.test:8443", "https://aa.test", "http://localhost"];
         let origins = origins.map(|origin| PublicUrl::try_from(origin.to_owned()).unwrap());
-        let endpoints = RedirectionEndpoints::new("/oauth2/callback", ["a", "b"]);
+        let own = OwnPaths::try_from("/oauth2/".to_owned()).unwrap();
+        let endpoints = RedirectionEndpoints::new("/oauth2/callback", &own, ["a", "b"]);
         let mut seen = HashMap::new();
         for asked in asked {
             let uri = endpoints.redirect_uri(&origins[asked.0], &asked.1);

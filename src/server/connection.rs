@@ -143,7 +143,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let state = Rc::clone(&serving.state);
-    let Settings { deadlines, limits } = serving.settings;
+    let Settings {
+        deadlines, limits, ..
+    } = serving.settings;
     let mut builder = http2::Builder::new(StreamExecutor(Rc::clone(&state)));
     builder
         .timer(TokioTimer::new())
@@ -235,7 +237,9 @@ pub(super) fn answer<H: Handler>(
     request: Request<Incoming>,
     protocol: Protocol,
 ) -> impl Future<Output = Result<Response<ResponseBody<H::Body>>, Infallible>> + use<H> {
-    let Settings { deadlines, limits } = serving.settings;
+    let Settings {
+        deadlines, limits, ..
+    } = serving.settings;
     let state = Rc::clone(&serving.state);
     let in_flight = state.begin(protocol);
     let handler = Rc::clone(&serving.handler);

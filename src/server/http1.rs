@@ -14,7 +14,7 @@ use super::connection::{BUFFER, Finished, Serving, answer, finish};
 use super::deadline::{Phase, Protocol};
 use super::dormant::Stage;
 use super::socket::Plaintext;
-use super::{Handler, Limits, TunnelFn, TunnelStop, UpgradedClient};
+use super::{Handler, Limits, Settings, TunnelFn, TunnelStop, UpgradedClient};
 use crate::relay::{Duplex, Peer};
 
 /// The result of [`serve_requests`].
@@ -59,7 +59,8 @@ where
     }
 }
 
-fn builder(limits: &Limits) -> http1::Builder {
+fn builder(settings: &Settings) -> http1::Builder {
+    let limits = &settings.limits;
     let mut builder = http1::Builder::new();
     builder
         // If a client closes its sending direction, the gateway treats the client as disconnected
@@ -69,6 +70,7 @@ fn builder(limits: &Limits) -> http1::Builder {
         // The sweep enforces the time limit for a request head, so hyper needs no timer for each
         // request.
         .header_read_timeout(None)
+        .title_case_headers(settings.title_case_fields)
         .max_header_size(limits.head_bytes)
         .max_buf_size(limits.head_bytes.max(BUFFER));
     if limits.fields != Limits::default().fields {
@@ -90,7 +92,7 @@ where
     let state = Rc::clone(&serving.state);
     let tunnel = Rc::clone(&serving.tunnel);
     let plaintext = Plaintext::new(stream, Rc::clone(&state), Protocol::Http1).rewound(early);
-    let builder = builder(&serving.settings.limits);
+    let builder = builder(&serving.settings);
     let service = service_fn(move |request| answer(&serving, request, Protocol::Http1));
     let mut connection = builder.serve_connection(TokioIo::new(plaintext), service);
     state.dormancy().set(Stage::Awake);

@@ -78,6 +78,8 @@ pub struct Settings {
     pub(crate) deadlines: Deadlines,
     /// The allowed sizes, numbers and rates, such as the maximum size of a request head.
     pub(crate) limits: Limits,
+    /// True if the names of the fields of an HTTP/1.1 answer begin each word with a capital letter.
+    pub(crate) title_case_fields: bool,
 }
 
 /// The longest durations that the server allows. The server closes a connection at most a quarter

@@ -32,37 +32,15 @@ pub(crate) fn session(id: &Secret<String>, lifetime: Duration) -> HeaderValue {
 /// Returns the `Set-Cookie` value for a cookie of the gateway. `name` and `value` come from the
 /// gateway and contain only characters that a cookie allows.
 pub(crate) fn set(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
-    written((name, value), "/", lifetime, "Lax")
-}
-
-/// Returns the `Set-Cookie` value for a cookie that the browser also sends with a form post from
-/// another site. Another site can cause a request with this cookie, so the cookie alone must not
-/// authorize a request.
-pub(crate) fn set_across_sites(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
-    written((name, value), "/", lifetime, "None")
+    set_at("/", (name, value), lifetime)
 }
 
 /// Returns the `Set-Cookie` value for a cookie that the browser sends only to `path` and to the
-/// paths below `path`. The name must not have the prefix `__Host-`.
+/// paths below `path`. If `path` is not `/`, the name must not have the prefix `__Host-`.
 pub(crate) fn set_at(path: &str, (name, value): (&str, &str), lifetime: Duration) -> HeaderValue {
-    written((name, value), path, lifetime, "Lax")
-}
-
-/// Returns the `Set-Cookie` value that deletes a cookie that [`set_at`] has set.
-pub(crate) fn clear_at(path: &str, name: &str) -> HeaderValue {
-    set_at(path, (name, ""), Duration::ZERO)
-}
-
-fn written(
-    (name, value): (&str, &str),
-    path: &str,
-    lifetime: Duration,
-    same_site: &str,
-) -> HeaderValue {
     let seconds = lifetime.as_secs();
-    let text = format!(
-        "{name}={value}; Path={path}; Max-Age={seconds}; Secure; HttpOnly; SameSite={same_site}"
-    );
+    let text =
+        format!("{name}={value}; Path={path}; Max-Age={seconds}; Secure; HttpOnly; SameSite=Lax");
     // The conversion to a field value does not fail, because names and values of cookies contain
     // only base64url, digits and hyphens, and paths contain only visible characters. If the
     // conversion to a field value failed, the field value would be empty, and the browser would
@@ -70,6 +48,11 @@ fn written(
     let mut field = HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""));
     field.set_sensitive(true);
     field
+}
+
+/// Returns the `Set-Cookie` value that deletes a cookie that [`set_at`] has set.
+pub(crate) fn clear_at(path: &str, name: &str) -> HeaderValue {
+    set_at(path, (name, ""), Duration::ZERO)
 }
 
 /// Returns the `Set-Cookie` value that deletes a cookie of the gateway. The `Set-Cookie` value
@@ -95,16 +78,6 @@ mod tests {
             "Path=/; Max-Age=28800; Secure; HttpOnly; SameSite=Lax"
         );
         assert!(pair.starts_with("__Host-sidegate=") && pair.len() <= 4096);
-        assert!(field.is_sensitive());
-    }
-
-    #[test]
-    fn a_cookie_for_forms_of_other_sites_differs_only_in_samesite() {
-        let field = set_across_sites("__Host-sidegate-0a", "x", Duration::from_mins(10));
-        assert_eq!(
-            field.to_str().unwrap(),
-            "__Host-sidegate-0a=x; Path=/; Max-Age=600; Secure; HttpOnly; SameSite=None"
-        );
         assert!(field.is_sensitive());
     }
 

@@ -381,10 +381,9 @@ pub(super) const TOKENS: [&str; 30] = [
     "=",
 ];
 
-/// Returns the segments that a lenient app may find in `path`. The app decodes the path repeatedly,
-/// reads backslashes as slashes, drops parameters, merges slashes and resolves dot segments.
-fn lenient(path: &str) -> Vec<String> {
-    let mut text = path.as_bytes().to_vec();
+/// Returns the segments that a lenient app may find in a path. The app decodes the path repeatedly,
+/// reads backslashes as slashes, and drops parameters and the spaces at the end of a segment.
+pub(super) fn lenient_segments(mut text: Vec<u8>) -> Vec<String> {
     loop {
         let next: Vec<u8> = percent_encoding::percent_decode(&text).collect();
         if next == text {
@@ -395,14 +394,19 @@ fn lenient(path: &str) -> Vec<String> {
     let text = String::from_utf8_lossy(&text)
         .replace('\\', "/")
         .to_ascii_lowercase();
+    let segments = text.split('/').map(|segment| {
+        let name = segment.split(';').next().unwrap_or_default();
+        name.trim_end_matches(' ').to_owned()
+    });
+    segments.collect()
+}
+
+/// Returns the segments of `path` for a lenient app that also merges slashes and resolves dot
+/// segments.
+fn lenient(path: &str) -> Vec<String> {
     let mut walked: Vec<String> = Vec::new();
-    for segment in text.split('/') {
-        match segment
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .trim_end_matches(' ')
-        {
+    for name in lenient_segments(path.as_bytes().to_vec()) {
+        match &*name {
             "" | "." => {}
             ".." => drop(walked.pop()),
             name => walked.push(name.trim_end_matches(['.', ' ']).to_owned()),

@@ -44,7 +44,7 @@ const IDS: &[(&str, RangeInclusive<u32>, usize)] = &[
     ("X", 1..=24, 2),
 ];
 
-fn expected_ids() -> BTreeSet<String> {
+pub(crate) fn expected_ids() -> BTreeSet<String> {
     IDS.iter()
         .flat_map(|(section, numbers, digits)| {
             let digits = *digits;

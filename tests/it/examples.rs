@@ -327,14 +327,17 @@ fn shown(app: &RecordingUpstream, expected: &str) -> String {
     }
 }
 
-#[tokio::test]
-async fn every_example_from_oauth2_proxy_decides_as_the_table_states() {
-    let rows = ROWS.lines().filter(|line| !line.starts_with('#'));
+/// Makes each request of a table like `tests/data/examples.txt` with settings that `settings`
+/// returns for the text of the example. Fails unless each answer is the expected answer, and each
+/// example has a row.
+pub(crate) async fn assert_decisions(table: &str, settings: impl Fn(String) -> String) {
+    let rows = table.lines().filter(|line| !line.starts_with('#'));
     let rows: Vec<Vec<&str>> = rows.map(|row| row.split('\t').collect()).collect();
     let mut wrong = Vec::new();
     let mut made = 0;
     for (name, path) in configurations("config/examples/oauth2-proxy") {
-        let example = Example::start(&fs::read_to_string(path).unwrap()).await;
+        let text = fs::read_to_string(path).unwrap();
+        let example = Example::start(&settings(text)).await;
         let before = made;
         for row in &rows {
             let [of, claims, request, expected] = row[..] else {
@@ -354,6 +357,11 @@ async fn every_example_from_oauth2_proxy_decides_as_the_table_states() {
     }
     assert_eq!(made, rows.len(), "a row names no example");
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn every_example_from_oauth2_proxy_decides_as_the_table_states() {
+    assert_decisions(ROWS, |text| text).await;
 }
 
 /// What `sidegate explain` says about a row of the table, in the form of the table. A refusal is

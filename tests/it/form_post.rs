@@ -5,7 +5,7 @@ use url::form_urlencoded;
 use crate::support::browser::{Browser, Page};
 use crate::support::browser_request::BrowserRequest;
 use crate::support::jar::SameSite;
-use crate::support::scene::{ORIGIN, SESSION, Scene, assert_refused, refusal, url};
+use crate::support::scene::{ORIGIN, SESSION, Scene, assert_refused, changed_at, refusal, url};
 use crate::support::upstream::Answer;
 use crate::support::webdriver::Chromium;
 
@@ -28,9 +28,19 @@ async fn until_form(scene: &Scene, browser: &Browser, path: &str) -> Page {
     page
 }
 
-/// Submits the form, as the page does without an action of the user.
+/// Submits the form, as the page does without an action of the user, and opens the second request
+/// of the answer.
 async fn submit(browser: &Browser, page: &Page) -> Page {
-    browser.submit(page, &page.login_form(), &[]).await
+    let first = browser.submit(page, &page.login_form(), &[]).await;
+    assert_eq!(first.status, 303, "{}", first.describe());
+    assert_eq!(first.set_cookies(), [""; 0]);
+    let second = first.location().unwrap();
+    assert!(
+        second
+            .as_str()
+            .starts_with(&url("/oauth2/callback?answer="))
+    );
+    browser.follow(&first).await
 }
 
 async fn sign_in(scene: &Scene, browser: &Browser, path: &str) -> Page {
@@ -47,15 +57,21 @@ async fn a_15_an_answer_that_is_posted_signs_in() {
     let form = until_form(&scene, &browser, "/deep/page?x=1").await;
     let pending = browser.cookies(ORIGIN);
     assert_eq!(pending.len(), 1, "{pending:?}");
-    assert!(pending[0].same_site == SameSite::None && pending[0].secure && pending[0].http_only);
-    let answer = submit(&browser, &form).await;
+    assert!(pending[0].same_site == SameSite::Lax && pending[0].secure && pending[0].http_only);
+    let first = browser.submit(&form, &form.login_form(), &[]).await;
+    // The URL of the second request contains the answer only in encrypted form.
+    let second = first.location().unwrap();
+    for (_, value) in form.login_form().filled(&[]) {
+        assert!(!second.as_str().contains(&value), "{value} in {second}");
+    }
+    let answer = browser.follow(&first).await;
     assert_eq!(
         (answer.status.as_u16(), answer.field("location")),
         (303, Some("http://localhost/deep/page?x=1"))
     );
     let page = browser.follow(&answer).await;
     assert_eq!(page.text(), "seen", "{}", page.describe());
-    // Only the cookie of the pending login is sent across sites.
+    // No cookie is sent across sites.
     let left = browser.cookies(ORIGIN);
     assert!(left.iter().any(|cookie| cookie.name == SESSION));
     let lax = |same_site: SameSite| same_site == SameSite::Lax;
@@ -113,6 +129,10 @@ async fn a_15_only_a_form_below_a_size_limit_is_read() {
     );
     let page = browser.send(visit).await;
     refused(&page, "two codes");
+    let long = format!("code={}&state=x", "y".repeat(6000));
+    let visit = BrowserRequest::navigation(&to).method("POST");
+    let page = browser.send(from(visit.body(FORM, long.as_bytes()))).await;
+    refused(&page, "a code that is too long for the second request");
     assert_eq!(scene.provider.exchanges().len(), 0);
     // The pending login is still valid after these requests.
     let kind = "Application/X-WWW-Form-Urlencoded ; charset=UTF-8";
@@ -122,7 +142,57 @@ async fn a_15_only_a_form_below_a_size_limit_is_read() {
             .body(kind, text.as_bytes()),
     );
     let page = browser.send(visit).await;
+    let page = browser.follow_all(page).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+}
+
+#[tokio::test]
+async fn a_15_only_an_answer_that_the_gateway_has_encrypted_for_the_endpoint_is_read() {
+    let scene = scene().await;
+    let browser = scene.browser();
+    let form = until_form(&scene, &browser, "/").await;
+    let first = browser.submit(&form, &form.login_form(), &[]).await;
+    let second = first.location().unwrap();
+    let answer = second.query().unwrap().strip_prefix("answer=").unwrap();
+    let changed = changed_at(answer, 20);
+    for query in [
+        String::new(),
+        "answer=".to_owned(),
+        format!("answer={changed}"),
+        format!("answer={}", &answer[..answer.len() - 4]),
+        format!("answer={answer}&answer={answer}"),
+        "answer=code%3Dx%26state%3Dy".to_owned(),
+    ] {
+        let page = browser
+            .open(&url(&format!("/oauth2/callback?{query}")))
+            .await;
+        assert_refused(&scene, &browser, &page, "400 malformed_response", &query);
+    }
+    // In another browser, the answer is as useless as the form itself.
+    let stranger = scene.browser();
+    let page = stranger.open(second.as_str()).await;
+    let expected = "400 state_without_cookie";
+    assert_refused(&scene, &stranger, &page, expected, "another browser");
+    assert!(scene.provider.exchanges().is_empty());
+    let page = browser.follow(&first).await;
     assert_eq!(page.status, 303, "{}", page.describe());
+}
+
+#[tokio::test]
+async fn a_31_two_tabs_with_posted_answers_have_one_session() {
+    let scene = scene().await;
+    let browser = scene.browser();
+    let first = until_form(&scene, &browser, "/first").await;
+    let second = until_form(&scene, &browser, "/second").await;
+    let answer = submit(&browser, &second).await;
+    assert_eq!(answer.field("location"), Some("http://localhost/second"));
+    let session = browser.cookie(ORIGIN, SESSION).unwrap();
+    let answer = submit(&browser, &first).await;
+    assert_eq!(answer.field("location"), Some("http://localhost/first"));
+    assert_eq!(browser.follow(&answer).await.text(), "seen");
+    assert_eq!(browser.cookie(ORIGIN, SESSION).unwrap(), session);
+    assert_eq!(scene.provider.exchanges().len(), 1);
+    scene.wait_for_figure("sidegate_sessions", 1).await;
 }
 
 #[tokio::test]
@@ -195,14 +265,9 @@ async fn a_04_a_posted_answer_is_redeemed_once() {
     let form = until_form(&scene, &browser, "/page").await;
     assert_eq!(submit(&browser, &form).await.status, 303);
     let again = submit(&browser, &form).await;
-    assert_eq!(
-        refusal(&again),
-        "400 state_without_cookie",
-        "{}",
-        again.describe()
-    );
+    assert_eq!(again.field("location"), Some("http://localhost/page"));
     assert_eq!(scene.provider.exchanges().len(), 1);
-    assert_eq!(browser.open(&url("/page")).await.text(), "seen");
+    assert_eq!(browser.follow(&again).await.text(), "seen");
 }
 
 #[tokio::test]
@@ -275,8 +340,8 @@ async fn a_15_a_32_a_real_browser_posts_answers_across_two_sites() {
         found.expect("no session").value().to_owned()
     };
     let before = session().await;
-    // A browser sends no session cookie with a form from another site. The state contains the
-    // previous session key, so the new login still ends the previous session.
+    // A browser sends no session cookie with a form from another site. The second request of the
+    // answer has the session cookie, so the new login ends the previous session.
     browser
         .open("http://localhost/oauth2/sign_in?prompt=login")
         .await;

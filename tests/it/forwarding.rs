@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::support::browser::Browser;
 use crate::support::browser_request::BrowserRequest;
 use crate::support::gateway::{Gateway, Process, Settings};
 use crate::support::provider::StandIn;
 use crate::support::raw::{Raw, exchange};
-use crate::support::scene::{ORIGIN, ROUTES, Scene, assert_no_canary, url};
+use crate::support::scene::{ORIGIN, ROUTES, SESSION, Scene, assert_no_canary, url};
 use crate::support::upstream::{Answer, RecordingUpstream};
 
 #[tokio::test]
@@ -228,9 +229,8 @@ async fn requests_beyond_the_connection_limit_wait_in_order_and_then_get_503() {
             .await;
     let gate = Arc::new(Notify::new());
     scene.app.next(Answer::ok("first").held_by(&gate));
-    let visit = |browser: crate::support::browser::Browser| {
-        tokio::spawn(async move { browser.fetch(&url("/public/x")).await })
-    };
+    let visit =
+        |browser: Browser| tokio::spawn(async move { browser.fetch(&url("/public/x")).await });
     let first = visit(scene.browser());
     scene.app.wait_until(|requests| requests.len() == 1).await;
     let (mut one, mut two) = (visit(scene.browser()), visit(scene.browser()));
@@ -377,6 +377,59 @@ async fn field_names_begin_with_capital_letters_if_the_app_needs_them() {
             !setting.is_empty(),
             "{head}"
         );
+    }
+}
+
+#[tokio::test]
+async fn field_names_begin_with_capital_letters_if_the_clients_need_them() {
+    for (setting, names) in [
+        ("", ["\r\nx-own: a\r\n", "\r\nset-cookie: b=1\r\n"]),
+        (
+            "title_case_fields = true",
+            ["\r\nX-Own: a\r\n", "\r\nSet-Cookie: b=1\r\n"],
+        ),
+    ] {
+        let scene = Scene::with(|settings| settings.server(setting)).await;
+        let fields = [("x-own", "a"), ("set-cookie", "b=1")];
+        scene.app.next(Answer::with(200, &fields, "body"));
+        let request = "GET /public HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        let outcome = exchange(scene.gateway.address(), request.as_bytes(), 1).await;
+        assert_eq!(outcome.statuses(), [200]);
+        let head = String::from_utf8_lossy(&outcome.responses[0].head.bytes).into_owned();
+        for name in names {
+            assert!(head.contains(name), "{head}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_warning_names_the_setting_that_would_permit_a_refused_request() {
+    let provider = StandIn::start().await;
+    let app = RecordingUpstream::start().await;
+    let settings = Settings::new(ORIGIN, &provider.url(), &app.url()).with(ROUTES);
+    let process = Process::start(settings).await;
+    let browser = Browser::new().leading(ORIGIN, process.address());
+    browser.visit(&url("/")).await;
+    let cookie = browser.cookie(ORIGIN, SESSION).unwrap();
+    let foreign = format!(
+        "Cookie: {SESSION}={cookie}\r\nSec-Fetch-Site: cross-site\r\nContent-Length: 0\r\n"
+    );
+    for (start, lines, status) in [
+        ("GET /a%2Fb", "", 400),
+        ("GET /c%2Fd", "", 400),
+        // No setting permits this path.
+        ("GET /a/../b", "", 400),
+        ("POST /", &*foreign, 403),
+        ("POST /x", &*foreign, 403),
+    ] {
+        let request = format!("{start} HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n");
+        let outcome = exchange(process.address(), request.as_bytes(), 1).await;
+        assert_eq!(outcome.statuses(), [status], "{start}");
+    }
+    for setting in ["routes.allow_in_path", "routes.0.cross_site"] {
+        process.wait_for_log(|log| log.contains(setting)).await;
+        let log = process.log();
+        assert_eq!(log.matches(setting).count(), 1, "{log}");
     }
 }
 

@@ -2,6 +2,8 @@
 //! The tests of this file are a browser without scripts, or send the requests of the scripts. The
 //! tests in `browser.rs` run the scripts in a real browser.
 
+use std::time::Duration;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,7 +11,8 @@ use base64::engine::general_purpose::STANDARD;
 use crate::support::browser::{Browser, Page};
 use crate::support::browser_request::BrowserRequest;
 use crate::support::form::{decode, links};
-use crate::support::scene::{ORIGIN, Scene, refusal, url};
+use crate::support::raw::exchange;
+use crate::support::scene::{ORIGIN, Scene, changed_at, refusal, url};
 use crate::support::two_providers::TwoProviders;
 
 /// A route that keeps fragments, and a public route.
@@ -120,7 +123,7 @@ async fn a_50_only_a_page_that_the_gateway_has_sealed_for_the_tab_and_the_host_i
     let mut refused: Vec<String> = foreign.into_iter().flatten().collect();
     assert_eq!(refused.len(), 2);
     refused.extend([
-        format!("{}A{}", &sealed[..20], &sealed[21..]),
+        changed_at(&sealed, 20),
         format!("{sealed}="),
         sealed[..sealed.len() - 4].to_owned(),
     ]);
@@ -139,6 +142,60 @@ async fn a_50_only_a_page_that_the_gateway_has_sealed_for_the_tab_and_the_host_i
     }
     let page = post(&browser, &restore, &sealed).await;
     assert_eq!(page.field("location"), Some(&*url("/page")));
+}
+
+#[tokio::test]
+async fn a_50_only_a_page_of_the_gateway_sends_the_form_that_restores() {
+    let scene = Scene::with_routes(KEEPS, "").await;
+    let browser = scene.browser();
+    let (first, restore) = until_restore(&browser, &url("/page")).await;
+    let sealed = attribute(&first, "page").unwrap();
+    let address = restore.url.join(&attribute(&restore, "path").unwrap());
+    let address = address.unwrap();
+    let form = || BrowserRequest::navigation(address.as_str()).form(&[("page", &*sealed)]);
+    for foreign in ["https://evil.test/", "http://other.localhost/"] {
+        let page = browser.send(form().from(foreign)).await;
+        assert_eq!(
+            refusal(&page),
+            "403 cross_origin",
+            "{foreign}: {}",
+            page.describe()
+        );
+    }
+    // A browser without `Sec-Fetch-Site` sends the origin of the page.
+    let lines = |origin: &str| {
+        let body = format!("page={sealed}");
+        format!(
+            "POST {} HTTP/1.1\r\nHost: localhost\r\n{origin}Connection: close\r\n\
+             Content-Type: application/x-www-form-urlencoded\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            address.path(),
+            body.len()
+        )
+    };
+    for (origin, status) in [
+        ("Origin: http://localhost\r\n", 303),
+        ("Origin: null\r\n", 403),
+        ("Origin: https://evil.test\r\n", 403),
+        ("", 403),
+    ] {
+        let outcome = exchange(scene.gateway.address(), lines(origin).as_bytes(), 1).await;
+        assert_eq!(outcome.statuses(), [status], "{origin}");
+    }
+}
+
+#[tokio::test]
+async fn a_50_a_page_in_the_storage_of_a_tab_is_valid_for_a_day() {
+    let scene = Scene::with_routes(KEEPS, "").await;
+    let browser = scene.browser();
+    let (first, restore) = until_restore(&browser, &url("/page")).await;
+    let sealed = attribute(&first, "page").unwrap();
+    scene.gateway.advance(Duration::from_hours(24));
+    let page = post(&browser, &restore, &sealed).await;
+    assert_eq!(page.field("location"), Some(&*url("/page")));
+    scene.gateway.advance(Duration::from_secs(1));
+    let page = post(&browser, &restore, &sealed).await;
+    assert_eq!(refusal(&page), "400 page_not_saved", "{}", page.describe());
 }
 
 #[tokio::test]

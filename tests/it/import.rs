@@ -14,7 +14,7 @@ use sidegate::import::{Imported, Input, oauth2_proxy};
 use sidegate::tls::development_certificates;
 use tempfile::TempDir;
 
-use crate::examples::{Example, configurations};
+use crate::examples::assert_decisions;
 use crate::support::gateway::PROGRAM;
 
 const OPTIONS: &str = include_str!("../data/oauth2_proxy_options.txt");
@@ -223,35 +223,16 @@ async fn every_example_is_imported_and_decides_as_the_table_states() {
     let secrets =
         format!("OAUTH2_PROXY_CLIENT_SECRET={SECRET}\nOAUTH2_PROXY_COOKIE_SECRET={SECRET}\n");
     fs::write(&variables, secrets).unwrap();
-    let rows = rows(EXAMPLES);
-    let (mut made, mut wrong) = (0, Vec::new());
-    for (name, path) in configurations("config/examples/oauth2-proxy") {
-        let text = fs::read_to_string(path).unwrap();
+    let import = |text: String| {
         let input = Input {
             variables: text.contains("OAUTH2_PROXY_").then(|| variables.clone()),
             flags: flags_of_example(&text),
             public_url: Some("https://app.example.com".to_owned()),
             ..Input::default()
         };
-        let imported = oauth2_proxy(&input).unwrap();
-        let example = Example::start(&imported.settings).await;
-        let before = made;
-        for row in &rows {
-            let [of, claims, request, expected] = row[..] else {
-                panic!("not four columns: {row:?}")
-            };
-            if of == name {
-                made += 1;
-                let answer = example.answer(claims, request, expected).await;
-                if answer != expected {
-                    wrong.push(format!("{name}\t{claims}\t{request}\t{answer}"));
-                }
-            }
-        }
-        assert!(made > before, "{name} has no row");
-    }
-    assert_eq!(made, rows.len(), "a row names no example");
-    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+        oauth2_proxy(&input).unwrap().settings
+    };
+    assert_decisions(EXAMPLES, import).await;
 }
 
 /// Runs `sidegate import oauth2-proxy` in a folder.

@@ -136,7 +136,7 @@ async fn a_16_a_decision_of_the_provider_is_not_retried() {
 }
 
 #[tokio::test]
-async fn a_page_that_answers_a_posted_form_does_not_retry_by_itself() {
+async fn a_page_about_a_posted_answer_does_not_retry_by_itself_after_a_request_to_the_provider() {
     let key = "[providers.main.authorization_request]\nresponse_mode = \"form_post\"\n";
     let scene = Scene::with(|settings| settings.with(key)).await;
     scene.provider.post_answers();
@@ -144,6 +144,7 @@ async fn a_page_that_answers_a_posted_form_does_not_retry_by_itself() {
     let browser = scene.browser();
     let form = browser.visit(&url("/page")).await;
     let page = browser.submit(&form, &form.login_form(), &[]).await;
+    let page = browser.follow(&page).await;
     assert_eq!(
         (page.status.as_u16(), page.field("retry-after")),
         (503, Some("5"))

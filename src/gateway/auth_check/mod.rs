@@ -401,6 +401,7 @@ pub(super) fn passed(
         .auth_check
         .map(|check| check.permitted(&mut permit, context, written));
     let decision = if matches!(answer, Some(Err(Error::CrossSite))) {
+        site.warn_about_cross_site(permit.route());
         DecisionLabel::Forbid
     } else {
         permit.label()

@@ -128,6 +128,7 @@ async fn a_drain_serves_connections_that_wait_at_the_limit() {
     let mut server = Server::start(Settings {
         deadlines: long(),
         limits,
+        ..Settings::default()
     });
     let mut busy = server.client().await;
     busy.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n").await;
@@ -180,7 +181,11 @@ async fn d_09_at_the_limit_the_longest_idle_connection_is_closed() {
         first_byte: MODEST,
         ..long()
     };
-    let mut server = Server::start(Settings { deadlines, limits });
+    let mut server = Server::start(Settings {
+        deadlines,
+        limits,
+        ..Settings::default()
+    });
     let mut idle = server.client().await;
     assert!(idle.get("/").await.ends_with("hello"));
     server.entered("/").await;

@@ -65,7 +65,7 @@ fn long() -> Deadlines {
 fn with(deadlines: Deadlines) -> Settings {
     Settings {
         deadlines,
-        limits: Limits::default(),
+        ..Settings::default()
     }
 }
 

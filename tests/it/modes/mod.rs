@@ -1,8 +1,14 @@
-//! The tables of attacks in every mode. A mode is a set of settings that changes what an app gets,
-//! which requests the gateway accepts, or how users sign in. For each mode, the tests start one
-//! gateway and run all rows of the tables through this gateway.
+//! The attacks on fields, paths, return addresses and sessions in every mode. A mode is a set of
+//! settings that changes what an app gets, which requests the gateway accepts, or how users sign in.
+//! For each mode, a test starts one gateway and sends all its requests to this gateway.
+//!
+//! `tests/data/modes.txt` lists, for each attack of the sections H, P, R and C, the test of this
+//! folder that runs the attack in every mode, or the reason why no mode changes its outcome.
 
+mod fields;
+mod ids;
 mod rows;
+mod sessions;
 
 use serde_json::json;
 use sidegate::clock::Clock;
@@ -12,11 +18,16 @@ use crate::support::gateway::{Gateway, Settings};
 use crate::support::openid;
 use crate::support::program::record;
 use crate::support::provider::StandIn;
+use crate::support::raw::{Response, exchange};
 use crate::support::scene::{ORIGIN, SESSION};
 use crate::support::upstream::{Recorded, RecordingUpstream};
 
 /// A host that gets its sessions from the login host.
 const APP: &str = "http://app.localhost";
+
+/// The fields of a page load.
+const NAVIGATION: &str =
+    "Sec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\nAccept: text/html\r\n";
 
 /// The value that an app gets in a field.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +70,7 @@ const DEFAULT: Mode = Mode {
     sees: &[USER, BEARER],
 };
 
-const MODES: [Mode; 15] = [
+const MODES: [Mode; 16] = [
     DEFAULT,
     Mode {
         name: "id_token",
@@ -124,6 +135,12 @@ const MODES: [Mode; 15] = [
         ..DEFAULT
     },
     Mode {
+        name: "rewrite",
+        route: "rewrite = { app_prefix = \"/base\", locations = true, cookies = true }",
+        app_prefix: "/base",
+        ..DEFAULT
+    },
+    Mode {
         name: "allow_in_path",
         route: "allow_in_path = [\"encoded_slash\", \"empty_segment\", \"backslash\", \"non_utf8\"]",
         ..DEFAULT
@@ -165,6 +182,14 @@ const MODES: [Mode; 15] = [
 impl Mode {
     fn is_public(&self) -> bool {
         self.route.contains("\"public\"")
+    }
+
+    /// Whether the app gets credentials that the gateway writes into `Authorization`.
+    fn writes_authorization(&self) -> bool {
+        let written = |(name, sees): &(&str, Sees)| {
+            *name == "Authorization" && !matches!(sees, Sees::Nothing)
+        };
+        self.sees.iter().any(written)
     }
 
     /// Whether the route allows all unusual forms of a path.
@@ -240,6 +265,57 @@ impl Running {
             .unwrap_or_else(|| panic!("{}: {}", self.mode.name, page.describe()))
     }
 
+    /// The `Cookie` line of a signed-in user.
+    async fn cookie_line(&self) -> String {
+        format!("Cookie: {SESSION}={}\r\n", self.session().await)
+    }
+
+    /// Sends a request. Returns the answer, and the request that reached the app.
+    async fn send(
+        &self,
+        method: &str,
+        target: &[u8],
+        (lines, body): (&[u8], &[u8]),
+    ) -> (Option<Response>, Option<Recorded>) {
+        let before = self.app.count();
+        let host = format!(" HTTP/1.1\r\nHost: {}\r\n", self.host());
+        let start = [method.as_bytes(), b" ", target, host.as_bytes()].concat();
+        let request = [&*start, lines, b"\r\n", body].concat();
+        let mut outcome = exchange(self.gateway.address(), &request, 1).await;
+        let arrived = self.app.count() - before;
+        assert!(arrived < 2, "{}", latin1(target));
+        let arrived = (arrived == 1).then(|| self.app.last());
+        (outcome.responses.pop(), arrived)
+    }
+
+    /// Sends a GET request. Returns the status, and the request that reached the app.
+    async fn status(&self, target: &[u8], lines: &[u8]) -> (u16, Option<Recorded>) {
+        let (response, arrived) = self.send("GET", target, (lines, b"")).await;
+        let context = format!("{}: {}", self.mode.name, latin1(target));
+        (response.expect(&context).status(), arrived)
+    }
+
+    /// Fails unless the gateway treated a request as the request of nobody. A public route forwards
+    /// such a request without a user.
+    #[track_caller]
+    fn assert_nobody(&self, (status, arrived): (u16, Option<Recorded>), context: &str) {
+        let mode = self.mode.name;
+        if !self.mode.is_public() {
+            assert_eq!((status, arrived.is_none()), (401, true), "{mode} {context}");
+            return;
+        }
+        assert_eq!(status, 200, "{mode} {context}");
+        let head = arrived.unwrap().head;
+        for (name, _) in self.mode.sees {
+            let values = head.values(name);
+            let of_client = *name == "Authorization" && !self.mode.writes_authorization();
+            assert!(
+                values.is_empty() || of_client,
+                "{mode} {context}: {name} is {values:?}"
+            );
+        }
+    }
+
     /// Fails unless the app gets exactly the expected fields of a signed-in user.
     #[track_caller]
     fn assert_sees(&self, request: &Recorded, context: &str) {
@@ -257,8 +333,18 @@ impl Running {
     }
 }
 
+/// A text whose characters are the bytes, as in [`crate::support::wire::Head`].
+fn latin1(bytes: &[u8]) -> String {
+    bytes.iter().copied().map(char::from).collect()
+}
+
 /// Reports to `tests/run` that all rows of a table have passed in a mode.
 fn passed(mode: &Mode, rows: usize) {
     assert!(rows > 25, "{}: only {rows} rows", mode.name);
+    ran(mode, rows);
+}
+
+/// Reports to `tests/run` that a test with this number of rows has passed in a mode.
+fn ran(mode: &Mode, rows: usize) {
     record("modes.txt", &[mode.name, &format!("rows={rows}")]);
 }

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::browser::Browser;
+use crate::support::browser::{Browser, Page};
 use crate::support::browser_request::BrowserRequest;
 use crate::support::form::links;
 use crate::support::gateway::{Gateway, Settings};
-use crate::support::provider::parameters;
+use crate::support::provider::{Endpoint, parameters};
 use crate::support::raw::exchange;
 use crate::support::scene::{ROUTES, SESSION, Scene, refusal};
 use crate::support::upstream::Answer;
@@ -126,6 +126,76 @@ async fn one_sign_in_serves_all_hosts_if_the_provider_posts_its_answers() {
     assert_eq!(page.url.as_str(), format!("{APP}/page?x=1"));
     let page = browser.visit(&format!("{IP}/")).await;
     assert_eq!(page.text(), "seen", "{}", page.describe());
+}
+
+#[tokio::test]
+async fn a_31_two_hosts_with_posted_answers_have_one_session() {
+    let key = "[providers.main.authorization_request]\nresponse_mode = \"form_post\"\n";
+    let scene = Scene::with(|settings| shared(settings).with(key)).await;
+    scene.provider.post_answers();
+    let browser = browser(&scene.gateway);
+    // Both logins begin before the first one ends.
+    let forms = [
+        browser.visit(&format!("{APP}/page")).await,
+        browser.visit(&format!("{IP}/page")).await,
+    ];
+    for (form, host) in forms.iter().zip([APP, IP]) {
+        let answer = browser.submit(form, &form.login_form(), &[]).await;
+        let page = browser.follow_all(answer).await;
+        assert_eq!(page.text(), "seen", "{}", page.describe());
+        assert_eq!(page.url.as_str(), format!("{host}/page"));
+    }
+    scene.wait_for_figure("sidegate_sessions", 1).await;
+    let ids = [LOGIN, APP, IP].map(|host| (host, browser.cookie(host, SESSION).unwrap()));
+    sign_out::sign_out(&browser, APP).await;
+    for (host, id) in &ids {
+        assert_eq!(status(&scene, host, id).await, 401, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn a_31_answers_for_two_hosts_at_the_same_moment_open_one_session() {
+    let scene = scene().await;
+    let browser = browser(&scene.gateway);
+    let [first, second] = [
+        until_callback(&browser, APP).await,
+        until_callback(&browser, IP).await,
+    ];
+    let hold = scene.provider.hold(Endpoint::Token);
+    let answers = async { tokio::join!(browser.follow(&first), browser.follow(&second)) };
+    let release = async {
+        scene.provider.wait_for(Endpoint::Token, 1).await;
+        hold.release();
+    };
+    let ((first, second), ()) = tokio::join!(answers, release);
+    for (answer, host) in [(first, APP), (second, IP)] {
+        let page = browser.follow_all(answer).await;
+        assert_eq!(page.text(), "seen", "{}", page.describe());
+        assert_eq!(page.url.as_str(), format!("{host}/page"));
+    }
+    assert_eq!(scene.provider.exchanges().len(), 1);
+    assert_eq!(scene.provider.authorizations().len(), 2);
+    scene.wait_for_figure("sidegate_sessions", 1).await;
+    let ids = [LOGIN, APP, IP].map(|host| (host, browser.cookie(host, SESSION).unwrap()));
+    sign_out::sign_out(&browser, IP).await;
+    for (host, id) in &ids {
+        assert_eq!(status(&scene, host, id).await, 401, "{host}");
+    }
+}
+
+/// Begins a login at `host`. Returns the answer of the provider, whose redirect leads to the
+/// callback.
+async fn until_callback(browser: &Browser, host: &str) -> Page {
+    let mut page = browser.open(&format!("{host}/page")).await;
+    loop {
+        let next = page
+            .location()
+            .unwrap_or_else(|| panic!("{}", page.describe()));
+        if next.path() == "/oauth2/callback" {
+            return page;
+        }
+        page = browser.follow(&page).await;
+    }
 }
 
 #[tokio::test]

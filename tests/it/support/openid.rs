@@ -124,7 +124,9 @@ impl OpenIdScene {
             if answer.status.is_redirection() {
                 browser.follow(&answer).await
             } else {
-                browser.submit(&answer, &answer.login_form(), &[]).await
+                // The browser repeats a posted answer in a page load.
+                let posted = browser.submit(&answer, &answer.login_form(), &[]).await;
+                browser.follow(&posted).await
             }
         } else {
             start

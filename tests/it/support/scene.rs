@@ -195,6 +195,12 @@ pub(crate) async fn wait_for_figure(operations: SocketAddr, name: &str, value: u
     );
 }
 
+/// A text with another character at the byte `at`.
+pub(crate) fn changed_at(text: &str, at: usize) -> String {
+    let other = if &text[at..=at] == "A" { "B" } else { "A" };
+    [&text[..at], other, &text[at + 1..]].concat()
+}
+
 /// A URL of the gateway.
 pub(crate) fn url(path: &str) -> String {
     format!("{ORIGIN}{path}")

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::keys::SigningKeys;
 use super::{NameError, parse};
 use crate::clock::Timestamp;
-use crate::identity::{Claim, Identity, ListedClaim};
+use crate::identity::{Identity, ListedClaim, ListedClaims};
 
 /// The name of the field, if the settings have the table `signed` without the key `field`.
 const DEFAULT_FIELD: HeaderName = HeaderName::from_static("x-sidegate-assertion");
@@ -118,16 +118,8 @@ struct Claims<'a> {
     provider: &'a str,
     host: &'a str,
     method: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    email: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    email_verified: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    preferred_username: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    groups: Option<Vec<&'a str>>,
+    #[serde(flatten)]
+    listed: ListedClaims<'a>,
 }
 
 impl SignedAssertion {
@@ -177,12 +169,12 @@ impl SignedAssertion {
         report: impl FnOnce(usize),
     ) -> Option<HeaderValue> {
         let subject = identity.subject.as_ref()?.as_str();
-        let email = self.claim(ListedClaim::Email, identity.verified_email());
-        let user_name = identity.preferred_username.as_ref();
-        let has_groups = self.settings.claims.contains(&ListedClaim::Groups);
-        let groups = has_groups.then(|| self.groups(identity));
-        if let Some(groups) = &groups {
-            report(identity.groups.iter().len().saturating_sub(groups.len()));
+        let listed = ListedClaims::of(identity, &self.settings.claims);
+        let mut listed = listed.with_verified_email_only();
+        if let Some(groups) = &mut listed.groups {
+            let all = groups.len();
+            self.shorten(groups);
+            report(all.saturating_sub(groups.len()));
         }
         let claims = Claims {
             iss: &self.issuer,
@@ -193,34 +185,22 @@ impl SignedAssertion {
             provider: request.provider,
             host: request.host.to_str().ok()?,
             method: request.method.as_str(),
-            email,
-            email_verified: email.is_some().then_some(true),
-            preferred_username: self.claim(ListedClaim::PreferredUsername, user_name),
-            name: self.claim(ListedClaim::Name, identity.name.as_ref()),
-            groups,
+            listed,
         };
         self.keys.sign(&claims)
     }
 
-    /// Returns the text of `claim` if the settings list the claim.
-    fn claim<'a>(&self, listed: ListedClaim, claim: Option<&'a Claim>) -> Option<&'a str> {
-        let claim = claim.filter(|_claim| self.settings.claims.contains(&listed));
-        claim.map(Claim::as_str)
-    }
-
-    /// Returns the names of the groups whose JSON array fits into the maximum length.
-    fn groups<'a>(&self, identity: &'a Identity) -> Vec<&'a str> {
+    /// Keeps the names of groups whose JSON array fits into the maximum length.
+    fn shorten(&self, groups: &mut Vec<&str>) {
         // The array needs two bytes for its brackets, and a comma before each name except the first
         // name.
         let mut left = self.groups_bytes.saturating_sub(1);
-        let names = identity.groups.iter().map(Claim::as_str);
-        let fitting = names.filter(|name| {
+        groups.retain(|name| {
             let length = serde_json::to_vec(name).map_or(usize::MAX, |json| json.len());
             let rest = left.checked_sub(length.saturating_add(1));
             left = rest.unwrap_or(left);
             rest.is_some()
         });
-        fitting.collect()
     }
 }
 
@@ -230,7 +210,7 @@ mod tests {
 
     use super::keys::tests::{keys, new_key, verified};
     use super::*;
-    use crate::identity::Email;
+    use crate::identity::{Claim, Email};
     use crate::upstream::AssertionNames;
 
     const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_999);
