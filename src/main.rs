@@ -137,7 +137,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Run(settings) => run(&settings),
         Command::Check(arguments) => check(&arguments),
-        Command::Explain(arguments) => explain::run(&arguments),
+        Command::Explain(arguments) => explain::run(arguments),
         Command::Snippet { snippet, settings } => print_snippet(snippet, &settings),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Sessions { command } => sessions::run(command),

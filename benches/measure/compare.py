@@ -213,12 +213,14 @@ def medians(pairs):
 
 
 def compared(names):
-    """All proxies compared with nginx, and Sidegate compared with all proxies."""
+    """All proxies compared with nginx, Sidegate compared with all proxies, and the proxies that ask Sidegate compared
+    with their alternatives."""
     others = sorted(names - {"nginx"})
     if "nginx" in names:
         yield from ((name, "nginx") for name in others)
     if "sidegate" in names:
         yield from (("sidegate", name) for name in others if name != "sidegate")
+    yield from (pair for pair in peers.AUTH_CHECKS if names.issuperset(pair))
 
 
 def median_of(slices):

@@ -93,6 +93,11 @@ FIELDS = (
     "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n"
     "proxy_set_header X-Forwarded-Proto $scheme; proxy_set_header X-Forwarded-Host $http_host;\n"
 )
+# The request of the client, for an auth check.
+ORIGINAL = (
+    "proxy_set_header X-Original-URI $request_uri;\n"
+    "proxy_set_header X-Original-Method $request_method;\n"
+)
 FORWARDED = f'proxy_http_version 1.1; proxy_set_header Connection ""; {FIELDS}'
 
 
@@ -173,18 +178,19 @@ def nginx_auth_request(setting):
     return Peer("nginx_auth_request", port, [process, responder], token_field="authorization")
 
 
-def asking(setting, port, responder, path, taken, bearer, more=""):
-    """An nginx that asks a responder with `auth_request` and injects the token from its answer."""
+def asking(setting, port, responder, path, taken, bearer, more="", copied=""):
+    """An nginx that asks a responder with `auth_request` and injects the token from its answer. `copied` has the
+    directives for other fields of the answer."""
     return (
         upstream("app", setting.app)
         + upstream("responder", responder)
         + f"server {{ listen 127.0.0.1:{port} backlog=8192;\n{more}"
         f"location = /_auth {{ internal; proxy_pass http://responder{path};\n"
         'proxy_pass_request_body off; proxy_set_header Content-Length "";\n'
-        f"proxy_set_header X-Original-URI $request_uri;\n{FORWARDED} }}\n"
+        f"{ORIGINAL}{FORWARDED} }}\n"
         f"location / {{ auth_request /_auth; {taken}\nproxy_pass http://app;\n"
         f'proxy_set_header Authorization "{bearer}"; proxy_set_header X-User $user;\n'
-        f"{FORWARDED} }}\n"
+        f"{copied}{FORWARDED} }}\n"
         "}\n"
     )
 
@@ -237,6 +243,53 @@ def sidegate_tls(setting):
     )
 
 
+def asked_sidegate(setting, name, kind):
+    """A process of Sidegate that answers the auth checks of another proxy. The other proxy forwards the requests."""
+    stage, port = setting.stage, free_port()
+    settings = stage.settings(port, f"http://{setting.app}", 'trusted_proxies = ["127.0.0.1"]\n')
+    check = f'[[auth_check.proxies]]\nnetworks = ["127.0.0.1"]\nkind = "{kind}"\n'
+    file = stage.write(f"{name}.toml", settings + check)
+    return setting.start(name, [stage.program, "run", "--config", file], port), port
+
+
+def nginx_sidegate(setting):
+    """nginx asks Sidegate with `auth_request`, and replaces the fields that the configuration of `sidegate snippet`
+    replaces."""
+    responder, responder_port = asked_sidegate(setting, "sidegate_nginx", "nginx")
+    names = ("Cookie", "X-Forwarded-Email", "X-Forwarded-Groups", "X-Forwarded-Preferred-Username")
+    taken = (
+        "auth_request_set $user $upstream_http_x_forwarded_user;\n"
+        "auth_request_set $token $upstream_http_authorization;"
+    )
+    copied = ""
+    for name in names:
+        variable = name.lower().replace("-", "_")
+        taken += f"\nauth_request_set $taken_{variable} $upstream_http_{variable};"
+        copied += f"proxy_set_header {name} $taken_{variable};\n"
+    own = (
+        f"location /oauth2/ {{ proxy_pass http://responder;\n{FORWARDED} }}\n"
+        "location @sidegate { rewrite ^ /_sidegate/auth/answer break; proxy_pass http://responder;\n"
+        'proxy_pass_request_body off; proxy_set_header Content-Length "";\n'
+        f"{ORIGINAL}{FORWARDED} }}\n"
+        "error_page 401 403 = @sidegate;\n"
+    )
+    port = free_port()
+    servers = asking(
+        setting,
+        port,
+        f"127.0.0.1:{responder_port}",
+        "/_sidegate/auth",
+        taken,
+        "$token",
+        own,
+        copied,
+    )
+    process = start_nginx(setting, "nginx_sidegate", servers, port)
+    return Peer(
+        "nginx_sidegate", port, [process, responder], signs_in=True, token_field="authorization"
+    )
+
+
 # Apache with mod_auth_openidc
 
 
@@ -285,11 +338,62 @@ def envoy_program():
     return found[0] if found else None
 
 
+FILTERS = "type.googleapis.com/envoy.extensions.filters"
+
+
+def envoy_address(number):
+    return {"socket_address": {"address": "127.0.0.1", "port_value": number}}
+
+
+def envoy_cluster(name, number, more=None):
+    endpoint = {"endpoint": {"address": envoy_address(number)}}
+    many = {"max_connections": 4096, "max_requests": 4096, "max_pending_requests": 4096}
+    return {
+        "name": name,
+        "type": "STATIC",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [endpoint]}],
+        },
+        "circuit_breakers": {"thresholds": [many]},
+        **(more or {}),
+    }
+
+
+def start_envoy(setting, name, signing_in, routes, clusters):
+    """Starts an Envoy with one worker, the filter `signing_in` and these routes. Returns the process and its port."""
+    port = free_port()
+    router = {"name": "router", "typed_config": {"@type": f"{FILTERS}.http.router.v3.Router"}}
+    manager = {
+        "@type": f"{FILTERS}.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "proxy",
+        "use_remote_address": True,
+        "route_config": {
+            "virtual_hosts": [{"name": "app", "domains": ["*"], "routes": routes}]
+        },
+        "http_filters": [signing_in, router],
+    }
+    listener = {
+        "address": envoy_address(port),
+        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
+    }
+    resources = {"static_resources": {"listeners": [listener], "clusters": clusters}}
+    file = setting.stage.write(f"{name}.json", json.dumps(resources))
+    command = [envoy_program(), "-c", file, "--concurrency", "1", "--disable-hot-restart"]
+    command += ["--service-node", "bench", "--service-cluster", "bench", "-l", "error"]
+    return setting.start(name, command, port), port
+
+
+def envoy_app(setting):
+    """The cluster of the app, and the route to it."""
+    cluster = envoy_cluster("app", int(setting.app.rpartition(":")[2]))
+    return cluster, {"match": {"prefix": "/"}, "route": {"cluster": "app"}}
+
+
 def envoy_oauth2(setting):
     """The OAuth2 filter with its defaults: encrypted tokens in cookies."""
-    provider, port = setting.stage.provider, free_port()
+    provider = setting.stage.provider
     issuer_port = int(provider.issuer.rpartition(":")[2])
-    app_port = int(setting.app.rpartition(":")[2])
 
     def secret(name, value):
         resource = {
@@ -300,7 +404,6 @@ def envoy_oauth2(setting):
         path = setting.stage.write(f"envoy-{name}.yaml", json.dumps({"resources": [resource]}))
         return {"name": name, "sds_config": {"path_config_source": {"path": str(path)}}}
 
-    filters = "type.googleapis.com/envoy.extensions.filters"
     oauth2 = {
         "token_endpoint": {
             "cluster": "provider",
@@ -320,66 +423,52 @@ def envoy_oauth2(setting):
             "hmac_secret": secret("hmac", SEALING),
         },
     }
-    manager = {
-        "@type": f"{filters}.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "proxy",
-        "use_remote_address": True,
-        "route_config": {
-            "virtual_hosts": [
-                {
-                    "name": "app",
-                    "domains": ["*"],
-                    "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "app"}}],
-                }
-            ]
-        },
-        "http_filters": [
-            {
-                "name": "oauth2",
-                "typed_config": {"@type": f"{filters}.http.oauth2.v3.OAuth2", "config": oauth2},
-            },
-            {
-                "name": "router",
-                "typed_config": {"@type": f"{filters}.http.router.v3.Router"},
-            },
-        ],
+    signing_in = {
+        "name": "oauth2",
+        "typed_config": {"@type": f"{FILTERS}.http.oauth2.v3.OAuth2", "config": oauth2},
     }
-
-    def address(number):
-        return {"socket_address": {"address": "127.0.0.1", "port_value": number}}
-
-    def cluster(name, number):
-        endpoint = {"endpoint": {"address": address(number)}}
-        many = {"max_connections": 4096, "max_requests": 4096, "max_pending_requests": 4096}
-        return {
-            "name": name,
-            "type": "STATIC",
-            "load_assignment": {
-                "cluster_name": name,
-                "endpoints": [{"lb_endpoints": [endpoint]}],
-            },
-            "circuit_breakers": {"thresholds": [many]},
-        }
-
-    listener = {
-        "address": address(port),
-        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
-    }
-    file = setting.stage.write(
-        "envoy.json",
-        json.dumps(
-            {
-                "static_resources": {
-                    "listeners": [listener],
-                    "clusters": [cluster("app", app_port), cluster("provider", issuer_port)],
-                }
-            }
-        ),
-    )
-    command = [envoy_program(), "-c", file, "--concurrency", "1", "--disable-hot-restart"]
-    command += ["--service-node", "bench", "--service-cluster", "bench", "-l", "error"]
-    process = setting.start("envoy_oauth2", command, port)
+    app, route = envoy_app(setting)
+    clusters = [app, envoy_cluster("provider", issuer_port)]
+    process, port = start_envoy(setting, "envoy_oauth2", signing_in, [route], clusters)
     return Peer("envoy_oauth2", port, [process], signs_in=True, token_field="authorization")
+
+
+def envoy_sidegate(setting):
+    """Envoy asks Sidegate with `ext_authz` over gRPC, as in the configuration of `sidegate snippet`."""
+    asked, asked_port = asked_sidegate(setting, "sidegate_envoy", "envoy")
+    check = f"{FILTERS}.http.ext_authz.v3.ExtAuthz"
+    signing_in = {
+        "name": "envoy.filters.http.ext_authz",
+        "typed_config": {
+            "@type": check,
+            "transport_api_version": "V3",
+            "status_on_error": {"code": "ServiceUnavailable"},
+            "grpc_service": {"envoy_grpc": {"cluster_name": "sidegate"}, "timeout": "30s"},
+            "encode_raw_headers": True,
+        },
+    }
+    own = {
+        "match": {"prefix": "/oauth2/"},
+        "route": {"cluster": "sidegate"},
+        "typed_per_filter_config": {
+            "envoy.filters.http.ext_authz": {"@type": f"{check}PerRoute", "disabled": True}
+        },
+    }
+    options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    http2 = {
+        "typed_extension_protocol_options": {
+            options: {
+                "@type": f"type.googleapis.com/{options}",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }
+        }
+    }
+    app, route = envoy_app(setting)
+    clusters = [app, envoy_cluster("sidegate", asked_port, http2)]
+    process, port = start_envoy(setting, "envoy_sidegate", signing_in, [own, route], clusters)
+    return Peer(
+        "envoy_sidegate", port, [process, asked], signs_in=True, token_field="authorization"
+    )
 
 
 # oauth2-proxy
@@ -486,6 +575,10 @@ KINDS = {
     "nginx_auth_request": Kind(
         "nginx + auth_request, empty responder", nginx_auth_request, "nginx", ("nginx", "-v")
     ),
+    "nginx_sidegate": Kind(
+        "nginx + auth_request + Sidegate", nginx_sidegate, "nginx", ("nginx", "-v")
+    ),
+    "envoy_sidegate": Kind("Envoy + ext_authz over gRPC + Sidegate", envoy_sidegate, "", ()),
     "envoy_oauth2": Kind("Envoy OAuth2 filter", envoy_oauth2, "", ()),
     "mod_auth_openidc": Kind(
         "Apache mod_auth_openidc", mod_auth_openidc, "apache2", ("apache2", "-v")
@@ -508,9 +601,20 @@ KINDS = {
 }
 
 
+# The proxies that ask for auth checks, each with the proxies to which it is compared.
+AUTH_CHECKS = (
+    ("nginx_sidegate", "nginx_oauth2_proxy"),
+    ("nginx_sidegate", "nginx_auth_request"),
+    ("envoy_sidegate", "envoy_oauth2"),
+)
+
+# The program of these proxies is in a package of Python.
+ENVOYS = ("envoy_oauth2", "envoy_sidegate")
+
+
 def available(name):
     """Whether the programs of a proxy are installed."""
-    if name == "envoy_oauth2":
+    if name in ENVOYS:
         return envoy_program() is not None
     program = KINDS[name].program
     return not program or shutil.which(program) is not None
@@ -519,7 +623,7 @@ def available(name):
 def version(name, program):
     if name == "sidegate":
         return machine.said(program, "--version")
-    if name == "envoy_oauth2":
+    if name in ENVOYS:
         return "Envoy " + machine.said(envoy_program(), "--version").split("/")[-4]
     return machine.said(*KINDS[name].version)
 

@@ -3,7 +3,7 @@
 import json
 
 from .load import FIGURES
-from .peers import KINDS
+from .peers import AUTH_CHECKS, KINDS
 
 # The targets for Sidegate, as ratios: the limit and the goal.
 GOALS = {
@@ -14,6 +14,8 @@ GOALS = {
     "cpu_32.sidegate_vs_oauth2_proxy": (0.08, 0.05),
     "cpu_32.sidegate_vs_nginx_oauth2_proxy": (0.13, 0.09),
     "cpu_32.sidegate_vs_nginx_auth_request": (0.60, 0.40),
+    "cpu_32.nginx_sidegate_vs_nginx_oauth2_proxy": (0.32, None),
+    "cpu_32.nginx_sidegate_vs_nginx_auth_request": (None, 1.20),
     "added_p50.sidegate_vs_nginx": (1.15, 0.95),
     "response_100k.sidegate_vs_nginx": (0.70, 0.55),
     "tls_handshake.sidegate_vs_nginx": (0.65, 0.50),
@@ -37,6 +39,10 @@ def ratio(results, name, bare=False):
         return f"{median:.2f}"
     low, high = spread["quartiles"]
     return f"**{median:.2f}** [{low:.2f}-{high:.2f}]"
+
+
+def limit_text(limit):
+    return "-" if limit is None else f"{limit:.2f}"
 
 
 def table(head, rows):
@@ -84,11 +90,21 @@ def markdown(results):
                 if name != "sidegate"
             ],
         ),
+        "## Auth checks of other proxies",
+        table(
+            ["GET, CPU per request", "compared with", "1 connection", "32 connections", "128 connections"],
+            [
+                [KINDS[above].label, KINDS[below].label]
+                + [ratio(results, f"cpu_{count}.{above}_vs_{below}") for count in (1, 32, 128)]
+                for above, below in AUTH_CHECKS
+                if above in names and below in names
+            ],
+        ),
         "## Goals",
         table(
             ["ratio", "limit", "goal", "measured"],
             [
-                [f"`{name}`", f"{must:.2f}", f"{aim:.2f}", ratio(results, name)]
+                [f"`{name}`", limit_text(must), limit_text(aim), ratio(results, name)]
                 for name, (must, aim) in GOALS.items()
             ],
         ),

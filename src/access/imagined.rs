@@ -7,7 +7,6 @@ use http::Method;
 
 use super::rule::Rule;
 use super::{Access, Cause, Decision, Route};
-use crate::clock::Timestamp;
 use crate::fields::View;
 use crate::identity::Identity;
 use crate::session::Session;
@@ -15,16 +14,19 @@ use crate::target::Target;
 
 impl Access {
     /// Decides about a request that nobody has sent. `session` is the session of an imagined user,
-    /// or `None` if the request has no session.
+    /// or `None` if the request has no session. The decision changes no metric, refreshes no token,
+    /// and counts no user whom a rule with `enforce = false` would refuse.
     pub(crate) fn decide_as(
         self: &Rc<Self>,
         head: (&Method, &(impl View + ?Sized)),
         target: &Target,
         session: Option<Arc<Session>>,
-        now: Timestamp,
     ) -> Decision {
         self.on_route(head, target, |route| match session {
-            Some(session) => self.decide_for_session(route, session, now, None),
+            Some(session) if route.provider(session.provider()).is_none() => {
+                self.without_session(route, Cause::OtherProvider, Some(session))
+            }
+            Some(session) => self.judge(route, session),
             None => self.without_session(route, Cause::NoCookie, None),
         })
     }

@@ -330,13 +330,16 @@ impl Access {
 
     /// Decides whether the user of a session may use the route.
     fn apply_rule(self: &Rc<Self>, route: &Rc<Route>, session: Arc<Session>) -> Decision {
+        if route.would_refuse(&session) {
+            self.refresher.report_unenforced(route, &session);
+        }
+        self.judge(route, session)
+    }
+
+    /// Makes the decision of the rule of the route, but reports nothing.
+    fn judge(self: &Rc<Self>, route: &Rc<Route>, session: Arc<Session>) -> Decision {
         match route.rule.check(session.identity()) {
-            Verdict::Allowed => {
-                if route.would_refuse(&session) {
-                    self.refresher.report_unenforced(route, &session);
-                }
-                self.permit(route, Some(session))
-            }
+            Verdict::Allowed => self.permit(route, Some(session)),
             Verdict::Refused => {
                 let route = Rc::clone(route);
                 Decision::Forbid(Forbid { route, session })

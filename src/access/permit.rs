@@ -221,9 +221,10 @@ impl Permit {
         session.identity().groups.field(names.groups_form, report)
     }
 
-    /// Reports the number of groups that the app does not get.
+    /// Reports the number of groups that the app does not get. An explanation reports nothing, because
+    /// the next report about the same user would then be left out.
     pub(super) fn report_groups(&self, session: &Session, left_out: usize) {
-        if left_out > 0 {
+        if left_out > 0 && !session.is_imagined() {
             self.access.refresher.report_groups(session, left_out);
         }
     }

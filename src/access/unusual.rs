@@ -8,6 +8,7 @@
 use std::rc::Rc;
 
 use super::Access;
+use super::destination::Destination;
 use super::route::Route;
 use super::route_table::{RouteTable, WorkerRoutes};
 use crate::target::{Forms, Reading, Target};
@@ -127,12 +128,31 @@ impl Route {
     /// and if both routes have the same app and the same credentials for this app.
     fn is_within(&self, other: &Self) -> bool {
         let providers = |name| other.providers().any(|accepted| accepted == name);
-        self.upstream().is_some()
-            && self.upstream_name() == other.upstream_name()
+        self.has_app_of(other)
             && self.rule.is_as_strict_as(&other.rule)
             && self.credentials() == other.credentials()
             && (other.is_public() || self.providers().all(providers))
             && self.has_guards_of(other)
+    }
+
+    /// Returns true if both routes have the same app. Another proxy chooses the app of a route for
+    /// auth checks, so the app can be the app of any such route. Therefore the apps of such routes
+    /// must get the same fields: the same names, and signed assertions for the same audience.
+    fn has_app_of(&self, other: &Self) -> bool {
+        let audience = |route: &Self| {
+            let signed = route.fields().signed.as_ref();
+            signed.map(|signed| signed.audience().to_owned())
+        };
+        match (&self.destination, &other.destination) {
+            (Destination::App(own), Destination::App(others)) => own.name() == others.name(),
+            (Destination::AskingProxy, Destination::AskingProxy) => {
+                audience(self) == audience(other)
+            }
+            (
+                Destination::App(_) | Destination::Answer(_) | Destination::AskingProxy,
+                Destination::App(_) | Destination::Answer(_) | Destination::AskingProxy,
+            ) => false,
+        }
     }
 
     /// Returns true if this route refuses all requests of other sites, all preflights and all

@@ -211,6 +211,31 @@ fn p_56_routes_that_differ_in_more_than_the_rule_do_not_share_a_path() {
 }
 
 #[test]
+fn p_56_routes_for_auth_checks_share_a_path_like_the_routes_of_one_app() {
+    let checked = |mut route: Value| {
+        route["upstream"] = json!("");
+        route
+    };
+    let admins = || for_groups("/admin", &["admins"]);
+    let routes = [checked(public("/")), checked(admins())];
+    assert_decided(
+        &routes,
+        &[
+            ("/admin%2Fx", "/admin"),
+            ("/admin//x", "/admin"),
+            ("/adm%EFn/x", "/admin"),
+            ("/x%2Fy", "/"),
+        ],
+    );
+    // The gateway knows the app of only one route.
+    assert_decided(&[public("/"), checked(admins())], &[("/admin%2Fx", "")]);
+    assert_decided(&[checked(public("/")), admins()], &[("/admin%2Fx", "")]);
+    let mut other = checked(admins());
+    other["bearer"] = json!("id_token");
+    assert_decided(&[checked(signed_in("/")), other], &[("/admin%2Fx", "")]);
+}
+
+#[test]
 fn a_reading_without_a_route_is_refused() {
     let routes = [public("/a"), signed_in("/b")];
     assert_decided(

@@ -1,4 +1,4 @@
-//! The client of the admin socket: the command `sidegate sessions`.
+//! The client of the admin socket: the commands `sidegate sessions` and `sidegate explain`.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::ops::RangeInclusive;
@@ -6,7 +6,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use super::protocol::{Command, Reply, Request, Selection, SessionLine};
+use super::protocol::{
+    AskedExplanation, Command, ExplainRequest, Explained, Reply, Request, Selection, SessionLine,
+    SessionsRequest,
+};
 use crate::clock::in_words;
 
 /// The reason why a command was not finished. The operator is responsible for this error.
@@ -52,15 +55,13 @@ pub fn run(
     (command, of): (Command, Selection),
     print: &mut impl FnMut(&str),
 ) -> Result<(), Error> {
-    let mut stream = UnixStream::connect(socket)?;
     let names_a_person = matches!(of, Selection::Person(_));
-    let mut request = serde_json::to_string(&Request { command, of }).map_err(io::Error::from)?;
-    request.push('\n');
-    stream.write_all(request.as_bytes())?;
-    for line in BufReader::new(stream).lines() {
-        match serde_json::from_str(&line?).map_err(io::Error::from)? {
+    for reply in replies(socket, &Request::Sessions(SessionsRequest { command, of }))? {
+        match reply? {
             Reply::Session(session) => print(&describe(&session)),
             Reply::Failed(reason) => return Err(Error::Failed(reason)),
+            // The gateway answers a request about sessions never with an explanation.
+            Reply::Explained(_) => return Err(Error::Closed),
             Reply::Done { sessions } => {
                 let verb = match command {
                     Command::End => "ended",
@@ -76,6 +77,37 @@ pub fn run(
         }
     }
     Err(Error::Closed)
+}
+
+/// Asks the gateway that listens at `socket` for an explanation. Blocks the calling thread.
+///
+/// # Errors
+///
+/// [`Error`].
+pub fn explain(socket: &Path, asked: AskedExplanation) -> Result<Explained, Error> {
+    let request = Request::Explain(ExplainRequest { explain: asked });
+    match replies(socket, &request)?.next() {
+        Some(reply) => match reply? {
+            Reply::Explained(explained) => Ok(*explained),
+            Reply::Failed(reason) => Err(Error::Failed(reason)),
+            // The gateway answers a request for an explanation never with sessions.
+            Reply::Session(_) | Reply::Done { .. } => Err(Error::Closed),
+        },
+        None => Err(Error::Closed),
+    }
+}
+
+/// Sends a request to the gateway that listens at `socket`, and reads its replies.
+fn replies(
+    socket: &Path,
+    request: &Request,
+) -> Result<impl Iterator<Item = Result<Reply, Error>> + use<>, Error> {
+    let mut stream = UnixStream::connect(socket)?;
+    let mut request = serde_json::to_string(request).map_err(io::Error::from)?;
+    request.push('\n');
+    stream.write_all(request.as_bytes())?;
+    let lines = BufReader::new(stream).lines();
+    Ok(lines.map(|line| Ok(serde_json::from_str(&line?).map_err(io::Error::from)?)))
 }
 
 fn describe(session: &SessionLine) -> String {

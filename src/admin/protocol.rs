@@ -1,16 +1,58 @@
 //! The messages of the admin socket. The client sends one request, and the gateway sends replies.
-//! Each message is one line of JSON. The last reply is [`Reply::Done`] or [`Reply::Failed`].
+//! Each message is one line of JSON. The last reply is [`Reply::Done`], [`Reply::Explained`] or
+//! [`Reply::Failed`].
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::identity::{Claim, Identity};
 
 /// A request of the client.
 #[derive(Debug, Deserialize, Serialize)]
+#[serde(untagged)]
+pub(super) enum Request {
+    Explain(ExplainRequest),
+    Sessions(SessionsRequest),
+}
+
+/// A request that lists or ends sessions.
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Request {
+pub(super) struct SessionsRequest {
     pub(super) command: Command,
     pub(super) of: Selection,
+}
+
+/// A request for an explanation.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ExplainRequest {
+    pub(super) explain: AskedExplanation,
+}
+
+/// A request that nobody has sent, and its user.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskedExplanation {
+    /// The method.
+    pub method: String,
+    /// The URL, or only a path for the first public URL.
+    pub url: String,
+    /// The claims of the user. `None` for a request without a session.
+    pub claims: Option<Map<String, Value>>,
+    /// The provider of the user.
+    pub provider: Option<String>,
+}
+
+/// An explanation of a decision.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Explained {
+    /// The explanation for people.
+    pub text: String,
+    /// The explanation for programs.
+    pub data: Value,
+    /// Whether the request is permitted.
+    pub is_permitted: bool,
 }
 
 /// What happens to the selected sessions.
@@ -58,6 +100,8 @@ pub(super) enum Reply {
     Done {
         sessions: u64,
     },
+    /// The explanation of a decision.
+    Explained(Box<Explained>),
     /// The command has failed, for this reason.
     Failed(String),
 }

@@ -1,4 +1,5 @@
-//! The admin socket: a Unix socket at which an operator lists and ends sessions.
+//! The admin socket: a Unix socket at which an operator lists and ends sessions, and asks for
+//! explanations of decisions.
 //!
 //! The file of the socket has the mode 0600. The gateway also asks the operating system for the user
 //! of each client, because the file has other permissions for a moment after its creation. If every
@@ -6,6 +7,7 @@
 //! gateway, so the gateway refuses such a folder.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
@@ -21,7 +23,10 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
-use super::protocol::{Command, Reply, Request, Selection, SessionLine};
+use super::protocol::{
+    AskedExplanation, Command, ExplainRequest, Explained, Reply, Request, Selection, SessionLine,
+    SessionsRequest,
+};
 use crate::clock::{Clock, Timestamp};
 use crate::identity::Claim;
 use crate::session::{EndReason, EndedAll, Session, SessionKey, Sessions, SessionsOf, StoreError};
@@ -29,8 +34,8 @@ use crate::session::{EndReason, EndedAll, Session, SessionKey, Sessions, Session
 /// The longest path of a Unix socket, in bytes.
 pub(crate) const MAX_PATH: usize = 107;
 
-/// The longest request, in bytes.
-const MAX_REQUEST: u64 = 8192;
+/// The longest request, in bytes. The claims of a user can contain many groups.
+const MAX_REQUEST: u64 = 1024 * 1024;
 
 /// The time limit of the request, and of each reply that the client has to read. The execution of a
 /// command has no time limit, because a store can contain many sessions.
@@ -80,7 +85,7 @@ impl AdminSocket {
     /// [`SocketError`].
     pub(crate) fn start(
         path: &Path,
-        (sessions, clock): (Arc<Sessions>, Clock),
+        service: Service,
         control: &Handle,
     ) -> Result<Self, SocketError> {
         let _entered = control.enter();
@@ -88,7 +93,6 @@ impl AdminSocket {
         remove_unused(path)?;
         let listener = UnixListener::bind(path)?;
         fs::set_permissions(path, Permissions::from_mode(0o600))?;
-        let service = Service { sessions, clock };
         let user = geteuid().as_raw();
         let task = control.spawn(accept(listener, user, service));
         Ok(Self {
@@ -170,10 +174,21 @@ enum Failure {
     Store(#[from] StoreError),
 }
 
-#[derive(Clone, Debug)]
-struct Service {
-    sessions: Arc<Sessions>,
-    clock: Clock,
+/// Explains a decision of the running gateway. The error is the reason why there is no explanation.
+type Explain = dyn Fn(&AskedExplanation) -> Result<Explained, String> + Send + Sync;
+
+/// The parts of the gateway that the admin socket uses.
+#[derive(Clone)]
+pub(crate) struct Service {
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) clock: Clock,
+    pub(crate) explain: Arc<Explain>,
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service").finish_non_exhaustive()
+    }
 }
 
 impl Service {
@@ -184,7 +199,11 @@ impl Service {
         timely(reader.read_line(&mut line)).await?;
         let done = match serde_json::from_str::<Request>(&line) {
             Err(_invalid) => Reply::Failed("the request is not valid".to_owned()),
-            Ok(request) => match self.run(request, &mut stream).await {
+            Ok(Request::Explain(ExplainRequest { explain })) => match (self.explain)(&explain) {
+                Ok(explained) => Reply::Explained(Box::new(explained)),
+                Err(reason) => Reply::Failed(reason),
+            },
+            Ok(Request::Sessions(request)) => match self.run(request, &mut stream).await {
                 Ok(sessions) => Reply::Done { sessions },
                 Err(Failure::Store(error)) => Reply::Failed(error.to_string()),
                 Err(disconnected) => return Err(disconnected),
@@ -195,7 +214,7 @@ impl Service {
     }
 
     /// Runs a command. Returns the number of sessions that the command has listed or ended.
-    async fn run(&self, request: Request, stream: &mut UnixStream) -> Result<u64, Failure> {
+    async fn run(&self, request: SessionsRequest, stream: &mut UnixStream) -> Result<u64, Failure> {
         let now = self.clock.now();
         match request.command {
             Command::List => self.list(&request.of, now, stream).await,

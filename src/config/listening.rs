@@ -12,6 +12,7 @@ use super::section::Reader;
 use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
 use crate::server::{self, Deadlines, Limits, ProxyNetworks};
+use crate::target::Prefix;
 use crate::telemetry::chain;
 use crate::tls::{Acceptor, ServerIdentity};
 
@@ -21,6 +22,8 @@ pub(super) struct ServerSection {
     pub(super) listen: ListenAddress,
     certificate_file: Option<PathBuf>,
     key_file: Option<PathBuf>,
+    pub(super) ping_path: Option<Prefix>,
+    pub(super) ready_path: Option<Prefix>,
     pub(super) trusted_proxies: Vec<Network>,
     proxy_protocol: Vec<Network>,
     workers: Bounded<0, 1024>,

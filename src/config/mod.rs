@@ -18,6 +18,7 @@ mod listening;
 mod login_host;
 mod names;
 mod online;
+mod probes;
 mod problem;
 mod providers;
 mod restart_only;
@@ -50,6 +51,7 @@ pub use self::layers::{FileContent, Flags, Source, Variables};
 use self::listening::{Bounded, ListenAddress, ServerSection, acceptor, check_transport};
 use self::login_host::login_host;
 use self::names::check_names;
+use self::probes::probes;
 pub use self::problem::{Problem, Problems};
 use self::providers::{ParsedProviders, providers};
 pub(crate) use self::restart_only::RestartOnly;
@@ -68,7 +70,7 @@ use crate::access::{Route, RouteTable};
 use crate::admin::MAX_PATH;
 use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
-use crate::gateway::{AskingProxies, SpillSettings};
+use crate::gateway::{AskingProxies, Probes, SpillSettings};
 use crate::identity::ListedClaim;
 use crate::login::{self, CookieLimits, OwnPaths, PublicUrl, PublicUrls, RedirectionEndpoints};
 use crate::provider::Providers;
@@ -165,6 +167,7 @@ struct LoginSection {
     callback_path: Option<target::Prefix>,
     host: Option<PublicUrl>,
     timeout_secs: Bounded<10, 3600>,
+    sign_out_by_get: bool,
     clear_site_data: Vec<SiteData>,
     userinfo_claims: Vec<ListedClaim>,
     state_key_file: Option<PathBuf>,
@@ -232,7 +235,7 @@ impl Problems {
 fn gateway_settings(
     (public_urls, asking_proxies, oauth2_proxies): (PublicUrls, AskingProxies, TrustedPeers),
     (written_fields, signing): (Vec<HeaderName>, Option<Signing>),
-    (server, spill): (&ServerSection, Option<SpillSettings>),
+    (server, spill, probes): (&ServerSection, Option<SpillSettings>, Option<Box<Probes>>),
     log: &telemetry::Settings,
 ) -> gateway::Settings {
     gateway::Settings {
@@ -240,6 +243,7 @@ fn gateway_settings(
         trusted: server.trusted_peers(),
         asking_proxies,
         oauth2_proxies,
+        probes,
         written_fields,
         key_set: signing.as_ref().map(Signing::key_set),
         body_bytes: server.body_bytes(),
@@ -278,6 +282,8 @@ fn build(
     let tls = tls(server.as_ref(), operations.as_ref(), reader, clock);
     let parts = (public_urls.as_ref(), routes.as_ref(), &*providers.names);
     let login = login.map(|section| login_settings(&section, parts, reader));
+    let asking = asking_proxies.as_ref().map(|(proxies, _oauth2)| proxies);
+    let probes = probes(server.as_ref(), (login.as_ref(), asking), reader);
     // All sections are read before the first `?` operator, so that `load` reports the problems of
     // all sections.
     let (login, keys) = (login?, keys?);
@@ -290,7 +296,7 @@ fn build(
         gateway: gateway_settings(
             (public_urls?, asking_proxies, oauth2_proxies),
             (fields, signing),
-            (&server, spill),
+            (&server, spill, probes),
             &log,
         ),
         login: (login, keys.logins),
@@ -469,6 +475,7 @@ fn login_settings(
         timeout: section.timeout_secs.duration(),
         host,
         cookie_limits: urls.map(CookieLimits::new).unwrap_or_default(),
+        sign_out_by_get: section.sign_out_by_get,
         clear_site_data: clear_site_data(&section.clear_site_data),
         userinfo_claims: section.userinfo_claims.clone(),
     };

@@ -21,7 +21,7 @@ const RESTART_KEYS: [&str; 5] = [
 
 /// The keys that a reload can change, although the other keys of their tables need a restart
 /// ([`RESTART_KEYS`]).
-const RELOAD_KEYS: [&str; 9] = [
+const RELOAD_KEYS: [&str; 11] = [
     "log.user",
     "log.user_hashed",
     "server.trusted_proxies",
@@ -31,6 +31,8 @@ const RELOAD_KEYS: [&str; 9] = [
     "server.spill_mib",
     "server.certificate_file",
     "server.key_file",
+    "server.ping_path",
+    "server.ready_path",
 ];
 
 impl RestartOnly {
@@ -122,6 +124,7 @@ mod tests {
             "public_url = 'https://a.example'",
             "server.trusted_proxies = ['10.0.0.0/8']",
             "server.body_mib = 1",
+            "server.ping_path = '/ping'",
             "server.spill_dir = '/var/tmp'",
             "log.user = 'off'",
             "log.user_hashed = false",

@@ -1,12 +1,13 @@
 //! Reads and checks the keys that sign assertions.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Deserialize;
 
 use super::section::Reader;
-use crate::access::RouteTable;
+use crate::access::{Route, RouteTable};
 use crate::login::{PublicUrl, PublicUrls};
 use crate::telemetry::chain;
 use crate::upstream::{AssertionNames, SignedAssertion, SigningKeys};
@@ -85,6 +86,7 @@ pub(super) fn check(signing: Option<&Signing>, routes: &RouteTable, reader: &mut
     if !sections.iter().all(|section| reader.is_clean(section)) {
         return;
     }
+    check_audiences(routes, reader);
     let mut routes = routes.iter();
     let is_used = routes.any(|route| route.fields().names.signed.is_some());
     match signing {
@@ -100,6 +102,51 @@ pub(super) fn check(signing: Option<&Signing>, routes: &RouteTable, reader: &mut
         }
         Some(_) | None => {}
     }
+}
+
+/// Refuses a route for auth checks whose name is also the audience of another app. The gateway does
+/// not know the app of such a route, so the name of the route is the audience.
+fn check_audiences(routes: &RouteTable, reader: &mut Reader<'_>) {
+    let mut signed: Vec<&Route> = routes
+        .iter()
+        .filter(|route| audience(route).is_some())
+        .collect();
+    signed.sort_by_key(|route| route.index());
+    for (position, route) in signed.iter().enumerate() {
+        let mut before = signed.iter().take(position);
+        if let Some(other) = before.find(|other| is_ambiguous(route, other)) {
+            // The name of an upstream cannot be changed in a route.
+            let index = if route.is_for_auth_checks() {
+                route.index()
+            } else {
+                other.index()
+            };
+            let reason = format!(
+                "`{}` is the audience of the signed assertions of two apps, so one app could use the \
+                 assertions of the other app; write another `name` in one of the two routes",
+                audience(route).unwrap_or_default()
+            );
+            reader.note(&format!("routes.{index}.name"), reason);
+        }
+    }
+}
+
+fn audience(route: &Route) -> Option<&str> {
+    let signed = route.fields().signed.as_ref()?;
+    Some(signed.audience())
+}
+
+/// Returns true if two routes have the same audience, but probably not the same app. Routes for auth
+/// checks with the same name and the same hosts belong to the same app.
+fn is_ambiguous(one: &Route, other: &Route) -> bool {
+    let hosts = |route: &Route| -> BTreeSet<String> { route.hosts().map(str::to_owned).collect() };
+    let is_same_app = match (one.is_for_auth_checks(), other.is_for_auth_checks()) {
+        // The operator has given both upstreams the same audience.
+        (false, false) => true,
+        (true, true) => hosts(one) == hosts(other),
+        (true, false) | (false, true) => false,
+    };
+    !is_same_app && audience(one) == audience(other)
 }
 
 const KEYS: &str = "signing.key_files";
@@ -201,6 +248,47 @@ mod tests {
             .collect();
         assert_eq!(with.len(), 1);
         assert_eq!(with[0].upstream_name(), Some("other"));
+    }
+
+    #[test]
+    fn two_apps_behind_auth_checks_have_different_audiences() {
+        let common = "public_url = [\"https://a.example.com\", \"https://b.example.com\"]\n\
+                      [assertions.signed]\n[[auth_check.proxies]]\nnetworks = [\"10.0.0.5\"]\n\
+                      kind = \"nginx\"\n";
+        let route = |name: &str, host: &str, prefix: &str| {
+            format!(
+                "[[routes]]\nupstream = \"\"\nname = \"{name}\"\n\
+                 hosts = [\"{host}.example.com\"]\nprefix = \"{prefix}\"\n"
+            )
+        };
+        let of_app = "[[routes]]\nupstream = \"app\"\nprefix = \"/app\"\n";
+        let written = |routes: &str| {
+            let text = SMALL.replacen("public_url", "# public_url", 1);
+            let settings = TestSettings::new(&format!("{common}{text}{routes}{KEY}"));
+            let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+            settings.file("key", &key);
+            settings
+        };
+        for good in [
+            [route("wiki", "a", "/"), route("mail", "b", "/")].concat(),
+            [route("wiki", "a", "/"), route("wiki", "a", "/admin")].concat(),
+            [route("wiki", "a", "/"), of_app.to_owned()].concat(),
+        ] {
+            let loaded = written(&good).load();
+            assert!(loaded.is_ok(), "{good}: {:?}", loaded.err());
+        }
+        for (bad, index) in [
+            (
+                [route("wiki", "a", "/"), route("wiki", "b", "/")].concat(),
+                1,
+            ),
+            ([route("app", "a", "/"), of_app.to_owned()].concat(), 0),
+        ] {
+            let problems = written(&bad).load().unwrap_err().to_string();
+            let key = format!("routes.{index}.name");
+            assert!(problems.contains(&key), "{bad}: {problems}");
+            assert!(problems.contains("of two apps"), "{bad}: {problems}");
+        }
     }
 
     #[test]

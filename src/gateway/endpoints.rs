@@ -29,11 +29,19 @@ impl WorkerSite {
         (peer, body): (IpAddr, RequestBody),
         record: &mut Record,
     ) -> Result<Response<Body>, Error> {
-        if context.target.path() == self.own().auth() {
-            self.oauth2_auth(context, peer, record).await
-        } else {
-            self.own_endpoint(context, body, record).await
+        let (path, own) = (context.target.path(), self.own());
+        if path == own.auth() {
+            return self.oauth2_auth(context, peer, record).await;
         }
+        if path == own.sign_in() || path == own.start() {
+            let of_proxy = self.page_of_proxy(context);
+            if let Some(page) = of_proxy.as_ref().filter(|_page| path == own.sign_in()) {
+                return Ok(self.sign_in_for_proxy(context, page));
+            }
+            check_method(&context.parts.method, &[Method::GET], "GET")?;
+            return Ok(self.sign_in(context, of_proxy).await);
+        }
+        self.own_endpoint(context, body, record).await
     }
 
     /// Performs step 4 of the list in the crate documentation: answers requests to the gateway's
@@ -75,10 +83,6 @@ impl WorkerSite {
                 };
                 Ok(self.callback(provider, answer, context, record).await)
             }
-            path if path == own.sign_in() || path == own.start() => {
-                check_method(method, &[Method::GET], "GET")?;
-                Ok(self.sign_in(context).await)
-            }
             path if path == own.ticket_request() => {
                 check_method(method, &[Method::GET], "GET")?;
                 self.ticket_request(context).await
@@ -92,6 +96,9 @@ impl WorkerSite {
                     return Ok(self.sign_out(context).await);
                 }
                 check_method(method, &[Method::GET, Method::HEAD], "GET, HEAD, POST")?;
+                if *method == Method::GET && self.may_sign_out_by_get(context) {
+                    return Ok(self.end_own_session(context).await);
+                }
                 Ok(self.confirm_sign_out(context))
             }
             path if path == own.signed_out() => {

@@ -11,6 +11,7 @@
 //! of one worker thread, with its own copy of the site and its own connections to upstreams.
 
 mod app_sign_out;
+mod asked_page;
 mod auth_check;
 mod body;
 mod body_buffer;
@@ -28,6 +29,7 @@ mod navigation;
 mod oauth2_auth;
 mod own_sessions;
 mod page;
+mod probe;
 mod record;
 mod request_body;
 mod request_buffer;
@@ -69,6 +71,7 @@ pub use self::explanation::{Explanation, Question, QuestionError};
 use self::forward::InFlight;
 use self::navigation::{is_prefetch, refuse_embedded, refuse_prefetch};
 use self::page::add_security_fields;
+pub(crate) use self::probe::Probes;
 use self::record::Record;
 use self::request_body::ForwardedBody;
 use self::request_context::RequestContext;
@@ -105,6 +108,8 @@ pub struct Settings {
     pub(crate) asking_proxies: AskingProxies,
     /// The proxies that may ask for auth checks in the form of oauth2-proxy.
     pub(crate) oauth2_proxies: TrustedPeers,
+    /// The paths of health checks. `None` if there are no health checks at the public listener.
+    pub(crate) probes: Option<Box<Probes>>,
     /// The names of all fields that the gateway writes for an app: assertion fields, and fields
     /// with a token.
     pub(crate) written_fields: Vec<HeaderName>,
@@ -406,6 +411,9 @@ impl Handler for Worker {
         body: RequestBody,
     ) -> impl Future<Output = Response<Body>> {
         let (site, client) = (self.site.get(), client_connection.peer.address());
+        if let Some(answer) = site.answer_probe(&parts) {
+            return Step::answered(answer).finish(self);
+        }
         let id = self.request_id(&site, client, &parts.headers);
         let record = Record::new(site, (client, id), &parts, &body);
         self.process(client_connection, parts, body, record)

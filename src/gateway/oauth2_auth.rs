@@ -26,6 +26,8 @@ const USER: HeaderName = HeaderName::from_static("x-auth-request-user");
 const EMAIL: HeaderName = HeaderName::from_static("x-auth-request-email");
 const PREFERRED_USERNAME: HeaderName = HeaderName::from_static("x-auth-request-preferred-username");
 const GROUPS: HeaderName = HeaderName::from_static("x-auth-request-groups");
+/// The field with the email address, or with the subject of a user without a verified address.
+const GAP_AUTH: HeaderName = HeaderName::from_static("gap-auth");
 
 impl WorkerSite {
     /// Answers an auth check of a listed proxy. The answer to all other clients is 404.
@@ -102,9 +104,11 @@ fn answer(status: StatusCode) -> Response<Body> {
 fn permitted(identity: &Identity) -> Response<Body> {
     let mut response = answer(StatusCode::ACCEPTED);
     let headers = response.headers_mut();
+    let (subject, email) = (identity.subject.as_ref(), identity.verified_email());
     for (name, claim) in [
-        (USER, identity.subject.as_ref()),
-        (EMAIL, identity.verified_email()),
+        (GAP_AUTH, email.or(subject)),
+        (USER, subject),
+        (EMAIL, email),
         (PREFERRED_USERNAME, identity.preferred_username.as_ref()),
     ] {
         if let Some(claim) = claim {

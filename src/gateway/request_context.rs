@@ -6,6 +6,7 @@ use http::request::Parts;
 use http::{HeaderMap, Version, header};
 use url::Url;
 
+use super::asked_page::X_AUTH_REQUEST_REDIRECT;
 use super::auth_check::AuthCheck;
 use super::navigation::{self, is_navigation};
 use super::{ClientConnection, Error, Record, WorkerSite, grpc};
@@ -58,14 +59,22 @@ impl RequestContext {
         (&self.parts.headers, self.public_url.authority())
     }
 
-    /// Returns the page in `Referer`, if the page belongs to the same origin.
-    pub(super) fn referrer(&self, own: &OwnPaths) -> Option<ReturnTo> {
+    /// Returns true if `Referer` names a page of the same origin.
+    pub(super) fn is_from_same_origin(&self) -> bool {
+        self.own_referrer().is_some()
+    }
+
+    /// Returns the URL in `Referer`, if the URL belongs to the same origin.
+    fn own_referrer(&self) -> Option<Url> {
         let referrer = self.parts.headers.get(header::REFERER)?.to_str().ok()?;
         let url = Url::parse(referrer).ok()?;
-        // A page of another origin must not decide to which page the user returns.
-        if url.origin().ascii_serialization() != self.public_url.origin() {
-            return None;
-        }
+        (url.origin().ascii_serialization() == self.public_url.origin()).then_some(url)
+    }
+
+    /// Returns the page in `Referer`, if the page belongs to the same origin. A page of another
+    /// origin must not decide to which page the user returns.
+    pub(super) fn referrer(&self, own: &OwnPaths) -> Option<ReturnTo> {
+        let url = self.own_referrer()?;
         let query = url
             .query()
             .map(|query| format!("?{query}"))
@@ -100,7 +109,12 @@ impl WorkerSite {
         if client.has_other_scheme() {
             self.warn_about_scheme(client_connection.peer.address(), &public_url);
         }
+        let asking = client_connection.peer.address();
+        let redirect = self.redirect_of_proxy((asking, &target), &parts.headers);
         let accepted = fields::inbound(&mut parts.headers, self.owned(), has_content);
+        if let Some(redirect) = redirect {
+            parts.headers.insert(X_AUTH_REQUEST_REDIRECT, redirect);
+        }
         let trailers = match parts.version {
             Version::HTTP_2 => TrailerSupport::All,
             _ => accepted,

@@ -26,12 +26,15 @@ pub(super) struct SignInRequest {
 
 impl SignInRequest {
     /// Reads the query of a request to sign in. The gateway's own links contain the return path in
-    /// encrypted form. Links of an app to the endpoint [`OwnPaths::start`](login::OwnPaths::start)
-    /// contain a return address. If the query contains no return path, the return path is the page
-    /// in `Referer`. The return path is always a page of this site.
-    fn read(context: &RequestContext, login: &Login) -> Self {
+    /// encrypted form. Links of an app contain a return address: `linked`. If the query contains no
+    /// return path, the return path is the page that the other proxy names, `of_proxy`, or the page
+    /// in `Referer`. The return path is always a page of this host.
+    fn read(
+        context: &RequestContext,
+        login: &Login,
+        (linked, of_proxy): (Option<ReturnTo>, Option<ReturnTo>),
+    ) -> Self {
         let mut request = Self::to_return(ReturnTo::root());
-        let is_start = context.target.path() == login.own().start();
         let mut return_to = None;
         let query = context.target.query().unwrap_or_default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -39,14 +42,11 @@ impl SignInRequest {
                 "provider" => request.provider = Some(value.into_owned()),
                 "prompt" => request.prompt = Prompt::in_link(&value),
                 "to" => return_to = login.unseal(&value, &context.public_url),
-                "rd" | "return_to" if is_start => {
-                    let page = ReturnTo::in_link(&value, &context.public_url, login.own());
-                    return_to = Some(page.unwrap_or_else(ReturnTo::root));
-                }
                 name if login.passes(name, &value) => request.pass(name, value.into_owned()),
                 _ => {}
             }
         }
+        let return_to = return_to.or(linked).or(of_proxy);
         if let Some(return_to) = return_to.or_else(|| context.referrer(login.own())) {
             request.return_to = return_to;
         }
@@ -115,12 +115,21 @@ impl SignInRequest {
 }
 
 impl WorkerSite {
-    /// Starts a login, or lets the user choose a provider.
-    pub(super) async fn sign_in(&self, context: &RequestContext) -> Response<Body> {
+    /// Starts a login, or lets the user choose a provider. `of_proxy` is the page that another proxy
+    /// names.
+    pub(super) async fn sign_in(
+        &self,
+        context: &RequestContext,
+        of_proxy: Option<ReturnTo>,
+    ) -> Response<Body> {
         if let Some(refusal) = refuse_embedded(&context.parts.headers) {
             return refusal;
         }
-        let mut request = SignInRequest::read(context, self.login());
+        if let Some(redirect) = self.sign_in_elsewhere(context) {
+            return redirect;
+        }
+        let pages = (self.page_in_link(context), of_proxy);
+        let mut request = SignInRequest::read(context, self.login(), pages);
         let return_to = request.return_to.clone();
         let saved = match self.login().save_page(return_to, context.login_origin()) {
             Ok((return_to, saved)) => {

@@ -4,8 +4,8 @@ use http::{HeaderMap, HeaderName, Response, StatusCode};
 use url::form_urlencoded;
 
 use super::page::Page;
-use super::{Body, RequestContext, WorkerSite, see_other, set_cookies};
-use crate::fields::request_id;
+use super::{Body, RequestContext, WorkerSite, is_prefetch, see_other, set_cookies};
+use crate::fields::{OnlyValue, SEC_FETCH_DEST, SEC_FETCH_SITE, View as _, request_id};
 use crate::login::{
     AfterSignOut, AtProvider, Error, ReturnTo, SameOrigin, SignInLink, SignOutStep, SignedOut,
     SignedOutAt, same_origin,
@@ -21,7 +21,6 @@ impl WorkerSite {
     /// session.
     pub(super) async fn sign_out(&self, context: &RequestContext) -> Response<Body> {
         let headers = &context.parts.headers;
-        let after = self.after_sign_out(context);
         // Without the check of the origin, any site could sign users out (cross-site request
         // forgery).
         if same_origin(headers, &context.public_url) == SameOrigin::No {
@@ -32,10 +31,39 @@ impl WorkerSite {
                  the button on this page.",
             )
             .with_reason("cross_origin")
-            .post("Sign out", after.link(self.own()))
+            .post("Sign out", self.after_sign_out(context).link(self.own()))
             .link("Go to the start page", "/")
             .respond(headers);
         }
+        self.end_own_session(context).await
+    }
+
+    /// Returns true if a GET request ends the session. The settings must allow it, and a page of the
+    /// same host, or the user, must have caused the request. Another site, and an image in a page of
+    /// the app, could otherwise sign users out.
+    pub(super) fn may_sign_out_by_get(&self, context: &RequestContext) -> bool {
+        let headers = &context.parts.headers;
+        if !self.login().signs_out_by_get() || is_prefetch(headers) {
+            return false;
+        }
+        let is_for = |purposes: &[&[u8]]| match headers.only_value(&SEC_FETCH_DEST) {
+            OnlyValue::One(purpose) => purposes.contains(&purpose),
+            OnlyValue::Absent | OnlyValue::Several => false,
+        };
+        match headers.only_value(&SEC_FETCH_SITE) {
+            OnlyValue::One(b"same-origin") => is_for(&[b"document", b"empty"]),
+            // The user has typed the address, or has opened a bookmark.
+            OnlyValue::One(b"none") => is_for(&[b"document"]),
+            OnlyValue::One(_) | OnlyValue::Several => false,
+            // An older browser names the page that caused the request only in `Referer`.
+            OnlyValue::Absent => context.is_navigation() && context.is_from_same_origin(),
+        }
+    }
+
+    /// Ends the session of the browser after the check of the request.
+    pub(super) async fn end_own_session(&self, context: &RequestContext) -> Response<Body> {
+        let headers = &context.parts.headers;
+        let after = self.after_sign_out(context);
         let signed_out = (self.login())
             .sign_out(headers, &context.public_url, after.clone())
             .await;

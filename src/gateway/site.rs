@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::fields::OwnedFields;
 use crate::login::{Login, OwnPaths, PublicUrl};
 use crate::provider::Providers;
+use crate::server::Readiness;
 use crate::session::Sessions;
 use crate::telemetry::{EventLimiter, GaugeGuard, Metrics, RequestCounters};
 
@@ -55,6 +56,8 @@ pub struct ProcessState {
     pub(crate) stream_counts: StreamCounts,
     /// The budgets of the buffers for slow clients.
     pub(crate) buffers: Budgets,
+    /// The state of the process, for health checks.
+    pub(crate) readiness: Readiness,
     /// The clock.
     pub(crate) clock: Clock,
 }
@@ -185,6 +188,10 @@ impl WorkerSite {
 
     pub(super) fn metrics(&self) -> &Metrics {
         &self.shared.process.metrics
+    }
+
+    pub(super) fn readiness(&self) -> &Readiness {
+        &self.shared.process.readiness
     }
 
     pub(super) fn clock(&self) -> &Clock {

@@ -3,6 +3,8 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::alpha_keys;
+
 /// The parts of the alpha configuration that no flag has.
 #[derive(Debug, Default)]
 pub(super) struct Alpha {
@@ -13,6 +15,10 @@ pub(super) struct Alpha {
     pub(super) login_parameters: Vec<LoginParameter>,
     /// Parts that the import cannot read.
     pub(super) unreadable: Vec<String>,
+    /// Keys that the import does not know.
+    pub(super) unknown: Vec<String>,
+    /// Values that contain a variable.
+    pub(super) with_variables: Vec<String>,
 }
 
 /// An entry of `upstreamConfig.upstreams`.
@@ -44,6 +50,8 @@ pub(super) struct Upstream {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Header {
     pub(super) name: String,
+    #[serde(default)]
+    pub(super) insecure_skip_header_normalization: bool,
     #[serde(default)]
     pub(super) preserve_request_value: bool,
     #[serde(default)]
@@ -103,9 +111,11 @@ pub(super) type Leaf = (String, String, Value);
 
 /// Returns the values that have a path in the table of options. The function stores the other known
 /// parts in `alpha`.
-pub(super) fn leaves(read: &Value, alpha: &mut Alpha) -> Vec<Leaf> {
+pub(super) fn leaves(mut read: Value, alpha: &mut Alpha) -> Vec<Leaf> {
+    alpha_keys::normalize(&mut read, &alpha_keys::ROOT, "", &mut alpha.unknown);
+    alpha_keys::find_variables(&read, "", &mut alpha.with_variables);
     let mut leaves = Vec::new();
-    let Value::Object(root) = read else {
+    let Value::Object(root) = &read else {
         alpha.unreadable.push("the alpha configuration".to_owned());
         return leaves;
     };
@@ -118,8 +128,10 @@ pub(super) fn leaves(read: &Value, alpha: &mut Alpha) -> Vec<Leaf> {
                 alpha.response_headers = entries(name, list, &mut alpha.unreadable);
             }
             ("providers", Value::Array(list)) => {
-                if let Some(Value::Object(provider)) = list.first() {
-                    of_provider(provider, alpha, &mut leaves);
+                match list.first() {
+                    Some(Value::Object(provider)) => of_provider(provider, alpha, &mut leaves),
+                    Some(_) => alpha.unreadable.push("providers[0]".to_owned()),
+                    None => {}
                 }
                 if list.len() > 1 {
                     alpha.unreadable.push("providers[1]".to_owned());
@@ -178,8 +190,15 @@ fn entries<T: for<'de> Deserialize<'de>>(
     list: &Value,
     unreadable: &mut Vec<String>,
 ) -> Vec<T> {
-    let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
     let mut read = Vec::new();
+    let list = match list {
+        Value::Array(list) => list.as_slice(),
+        Value::Null => &[],
+        Value::Bool(_) | Value::Number(_) | Value::Object(_) | Value::String(_) => {
+            unreadable.push(written.to_owned());
+            &[]
+        }
+    };
     for (index, entry) in list.iter().enumerate() {
         match T::deserialize(entry) {
             Ok(entry) => read.push(entry),

@@ -181,6 +181,10 @@ fn of_alpha(import: &mut Import, headers: &[Header]) -> Keys {
     let mut named: Vec<&str> = Vec::new();
     for header in headers {
         let from = format!("header {}", header.name);
+        if header.insecure_skip_header_normalization {
+            let text = "Sidegate treats all spellings of a name as the same field.";
+            import.remark(&from, Grade::Safe, text);
+        }
         if header.preserve_request_value {
             let text = "Sidegate always removes the fields that only Sidegate may write.";
             import.remark(&from, Grade::Safe, text);

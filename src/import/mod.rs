@@ -10,6 +10,7 @@
 
 mod access;
 mod alpha;
+mod alpha_keys;
 mod app;
 mod convert;
 mod document;

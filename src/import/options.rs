@@ -3,6 +3,9 @@
 /// The text of the table.
 const TABLE: &str = include_str!("options.txt");
 
+/// The lists whose key in a settings file is the name of the flag.
+const SAME_NAMES: [&str; 2] = ["extra-jwt-issuers", "skip-auth-regex"];
+
 /// The form of the value of an option.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Kind {
@@ -110,11 +113,12 @@ impl Row {
         harmless.any(|word| word.eq_ignore_ascii_case(value))
     }
 
-    /// Returns true if `key` is the name of the option in a settings file or in a variable, in
-    /// lower case with hyphens. Most names of lists are in the plural there.
-    fn is_named(&self, key: &str) -> bool {
-        let singular = key.strip_suffix('s').unwrap_or(key);
-        self.name == key || (self.kind != Kind::Flag && self.name == singular)
+    /// Returns the key of the option in a settings file, which is also the name of its variable in
+    /// lower case and without the prefix. Most keys of lists are in the plural.
+    pub(super) fn key(&self) -> String {
+        let plural = self.kind == Kind::List && !SAME_NAMES.contains(&self.name);
+        let end = if plural { "s" } else { "" };
+        format!("{}{end}", self.name.replace('-', "_"))
     }
 }
 
@@ -131,8 +135,13 @@ pub(super) fn by_flag(name: &str) -> Option<Row> {
 
 /// Returns the row of a key of a settings file, or of the name of a variable without its prefix.
 pub(super) fn by_key(key: &str) -> Option<Row> {
-    let key = key.to_ascii_lowercase().replace('_', "-");
-    by_flag(&key).or_else(|| rows().find(|row| row.is_named(&key)))
+    rows().find(|row| row.key().eq_ignore_ascii_case(key))
+}
+
+/// Returns the row of a list whose key is written in the singular. oauth2-proxy does not read such a
+/// key.
+pub(super) fn by_singular(key: &str) -> Option<Row> {
+    by_flag(&key.to_ascii_lowercase().replace('_', "-"))
 }
 
 #[cfg(test)]
@@ -162,20 +171,28 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_files_and_variables_are_found_in_the_singular_and_in_the_plural() {
+    fn a_key_is_found_only_under_the_name_that_oauth2_proxy_reads() {
         for (key, name) in [
-            ("client_id", "client-id"),
-            ("CLIENT_ID", "client-id"),
-            ("upstreams", "upstream"),
-            ("OIDC_EXTRA_AUDIENCES", "oidc-extra-audience"),
-            ("skip_auth_regex", "skip-auth-regex"),
+            ("client_id", Some("client-id")),
+            ("CLIENT_ID", Some("client-id")),
+            ("upstreams", Some("upstream")),
+            ("OIDC_EXTRA_AUDIENCES", Some("oidc-extra-audience")),
+            ("skip_auth_regex", Some("skip-auth-regex")),
+            ("extra_jwt_issuers", Some("extra-jwt-issuers")),
             (
                 "redis_sentinel_connection_urls",
-                "redis-sentinel-connection-urls",
+                Some("redis-sentinel-connection-urls"),
             ),
+            ("upstream", None),
+            ("allowed_group", None),
+            ("client_ids", None),
+            ("client-id", None),
+            ("reverse_proxys", None),
+            ("ss", None),
         ] {
-            assert_eq!(by_key(key).map(|row| row.name), Some(name), "{key}");
+            assert_eq!(by_key(key).map(|row| row.name), name, "{key}");
         }
-        assert!(by_key("reverse_proxys").is_none() && by_key("ss").is_none());
+        let singular = by_singular("ALLOWED_GROUP").map(|row| row.key());
+        assert_eq!(singular.as_deref(), Some("allowed_groups"));
     }
 }

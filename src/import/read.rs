@@ -68,7 +68,7 @@ impl Given {
                     language: "YAML",
                     place,
                 })?;
-                given.read_alpha(&read);
+                given.read_alpha(read);
             } else {
                 given.read_toml(path, text.expose())?;
             }
@@ -162,7 +162,10 @@ impl Given {
                     let values = values_of(row, unquoted(value.trim()));
                     self.add(row, values, name.trim().to_owned(), Place::Variable);
                 }
-                None => self.add_unknown(name.trim(), UNKNOWN),
+                None => {
+                    let variable = |key: &str| format!("{PREFIX}{}", key.to_ascii_uppercase());
+                    self.add_unknown(name.trim(), &unread(key, variable));
+                }
             }
         }
     }
@@ -186,28 +189,53 @@ impl Given {
                     let values = value.as_str().map_or(values, |text| values_of(row, text));
                     self.add(row, values, key, Place::File);
                 }
-                (None, _) | (_, None) => self.add_unknown(key, UNKNOWN),
+                (None, _) | (_, None) => {
+                    let text = unread(&key, str::to_owned);
+                    self.add_unknown(key, &text);
+                }
             }
         }
         Ok(())
     }
 
-    fn read_alpha(&mut self, read: &Value) {
+    fn read_alpha(&mut self, read: Value) {
         let leaves = alpha::leaves(read, &mut self.alpha);
+        for written in std::mem::take(&mut self.alpha.unknown) {
+            self.add_unknown(written, UNKNOWN_ALPHA);
+        }
+        for written in std::mem::take(&mut self.alpha.with_variables) {
+            let text = "oauth2-proxy replaces ${NAME} by the value of a variable. Settings of \
+                        Sidegate contain no variables. Write the value.";
+            self.add_unknown(written, text);
+        }
         for (path, written, value) in leaves {
             let row = options::rows().find(|row| row.alpha.eq_ignore_ascii_case(&path));
             match (row.filter(|row| !row.alpha.is_empty()), texts(&value)) {
                 (Some(row), Some(values)) => self.add(row, values, written, Place::File),
-                (None, _) | (_, None) => self.add_unknown(
-                    written,
-                    "The import does not know this key of the alpha configuration.",
-                ),
+                (None, _) | (_, None) => self.add_unknown(written, UNKNOWN_ALPHA),
             }
         }
     }
 }
 
 const UNKNOWN: &str = "The import does not know this option of oauth2-proxy.";
+
+const UNKNOWN_ALPHA: &str = "The import does not know this key of the alpha configuration.";
+
+/// Returns the remark about a key of a settings file, or about the name of a variable without its
+/// prefix, that oauth2-proxy does not read. `name` turns the right key into the name that the
+/// operator has to write.
+fn unread(key: &str, name: impl Fn(&str) -> String) -> String {
+    match options::by_singular(key) {
+        Some(row) => {
+            let name = name(&row.key());
+            format!(
+                "oauth2-proxy reads this list only under the name {name}. The import ignores it."
+            )
+        }
+        None => UNKNOWN.to_owned(),
+    }
+}
 
 /// Reads a file that can contain a secret.
 fn text_of(path: &Path) -> Result<secret::Secret<String>, Error> {

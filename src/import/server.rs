@@ -16,7 +16,10 @@ pub(super) fn convert(import: &mut Import, public_url: Option<&str>) {
     convert_public_url(import, public_url, &own_prefix);
     convert_listen(import);
     convert_operations(import);
+    convert_probes(import);
     convert_session(import);
+    let from = "oauth2-proxy also signs out by GET; only pages of the app can do this here";
+    import.set("login.sign_out_by_get", Value::Flag(true), from);
 }
 
 /// Converts the prefix of the own endpoints, and returns the prefix.
@@ -160,10 +163,26 @@ fn convert_operations(import: &mut Import) {
     {
         import.set("operations.listen", Value::text(listen.to_string()), from);
     }
-    for (name, path) in [("ping-path", "/healthz"), ("ready-path", "/readyz")] {
-        if let Some((_, from)) = import.text(name) {
-            let text = format!("The probe has the path {path} at the address operations.listen.");
-            import.remark(from, Grade::Changed, &text);
+}
+
+/// Converts the paths of the health checks, which oauth2-proxy always answers.
+fn convert_probes(import: &mut Import) {
+    for (name, key, default) in [
+        ("ping-path", "server.ping_path", "/ping"),
+        ("ready-path", "server.ready_path", "/ready"),
+    ] {
+        let from = import.written(name);
+        let given = import.text(name).map(|(text, _)| text);
+        if given.is_none() && import.setting(name).is_some() {
+            // The operator has turned the health check off.
+            continue;
+        }
+        let path = given.unwrap_or_else(|| default.to_owned());
+        if path.starts_with('/') && !path.ends_with('/') {
+            import.set(key, Value::Text(path), from);
+        } else {
+            let text = format!("The value is not a path. Write the path of the probe into {key}.");
+            import.remark(from, Grade::Lost, &text);
         }
     }
 }

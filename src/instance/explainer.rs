@@ -6,11 +6,12 @@ use tokio::sync::watch;
 
 use super::process::ProcessState;
 use super::{Control, Error, Instance};
+use crate::admin::{AskedExplanation, Explained};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::gateway::{Explanation, Question, QuestionError, Site, explain_request};
 use crate::session::StoreSettings;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, chain};
 
 /// Explains what a gateway would do with a request.
 #[derive(Debug)]
@@ -42,6 +43,35 @@ impl Explainer {
         })
     }
 
+    /// Creates an explainer that always uses the current settings of the running gateway.
+    pub(super) fn of_running(sites: &watch::Sender<Arc<Site>>) -> Self {
+        Self {
+            site: sites.subscribe(),
+            _control: None,
+        }
+    }
+
+    /// Explains what the gateway would do with the request for which a client of the admin socket
+    /// asks. The error is the reason why there is no explanation.
+    ///
+    /// # Errors
+    ///
+    /// Returns the text of a [`QuestionError`].
+    pub fn explain_asked(&self, asked: &AskedExplanation) -> Result<Explained, String> {
+        let question = Question {
+            method: &asked.method,
+            url: &asked.url,
+            claims: asked.claims.as_ref(),
+            provider: asked.provider.as_deref(),
+        };
+        let explanation = self.explain(&question).map_err(|error| chain(&error))?;
+        Ok(Explained {
+            text: explanation.to_string(),
+            data: serde_json::to_value(&explanation).map_err(|error| error.to_string())?,
+            is_permitted: explanation.is_permitted(),
+        })
+    }
+
     /// Explains what the gateway would do with a request.
     ///
     /// # Errors
@@ -56,9 +86,6 @@ impl Explainer {
 impl Instance {
     /// Creates an explainer that always uses the current settings of the running gateway.
     pub fn explainer(&self) -> Explainer {
-        Explainer {
-            site: self.sites.subscribe(),
-            _control: None,
-        }
+        Explainer::of_running(&self.sites)
     }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
-use crate::admin::Readiness;
 use crate::config::Upstreams;
 use crate::gateway;
 use crate::session::{Maintained, StoreError};
@@ -29,10 +28,11 @@ pub(super) fn ticks_every(period: Duration) -> Interval {
 /// Removes expired sessions in batches, and updates the metrics. If the thread of the session store
 /// has stopped, no user can sign in or out until the process is restarted. When the thread of the
 /// session store has stopped, this task logs an error and marks the process as broken.
-pub(super) async fn maintain_sessions(process: gateway::ProcessState, readiness: Readiness) {
+pub(super) async fn maintain_sessions(process: gateway::ProcessState) {
     let gateway::ProcessState {
         sessions,
         metrics,
+        readiness,
         clock,
         ..
     } = process;
@@ -130,6 +130,7 @@ mod tests {
     use crate::access::Refresher;
     use crate::clock::{Clock, Timestamp};
     use crate::seal::{Keys, Purpose};
+    use crate::server::Readiness;
     use crate::session::{Registrations, Sessions, Settings, StoreSettings};
     use crate::telemetry::Metrics;
 
@@ -163,11 +164,12 @@ mod tests {
             )),
             sessions,
             buffers: gateway::Budgets::new(&metrics),
+            readiness: readiness.clone(),
             metrics,
             stream_counts: gateway::StreamCounts::default(),
             clock,
         };
-        let keeping = tokio::spawn(maintain_sessions(process, readiness.clone()));
+        let keeping = tokio::spawn(maintain_sessions(process));
         while readiness.is_ready() {
             tokio::task::yield_now().await;
         }

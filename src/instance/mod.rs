@@ -25,11 +25,11 @@ use self::reload::CurrentSettings;
 pub use self::reload::{ReloadError, Reloaded};
 pub use self::reload_trigger::ReloadCause;
 use self::reload_trigger::ReloadTrigger;
-use crate::admin::{Admin, AdminSocket, Readiness, SocketError};
+use crate::admin::{self, Admin, AdminSocket, AskedExplanation, SocketError};
 use crate::clock::Clock;
 use crate::config::{Config, Upstreams};
 use crate::gateway::{Site, Worker};
-use crate::server::{self, Drained, Endpoint, Listener, Workers};
+use crate::server::{self, Drained, Endpoint, Listener, Readiness, Workers};
 use crate::session;
 use crate::telemetry::{Metrics, chain};
 use crate::tls::Acceptor;
@@ -127,8 +127,8 @@ impl Instance {
         let shared = (Arc::clone(&metrics), clock);
         let providers = &config.site.providers;
         let process = ProcessState::start(config.session, providers, shared, handle.clone())?;
-        let readiness = Readiness::default();
-        handle.spawn(maintain_sessions(process.site.clone(), readiness.clone()));
+        let readiness = process.site.readiness.clone();
+        handle.spawn(maintain_sessions(process.site.clone()));
         let (sites, site) = watch::channel(process.site(config.site));
         let make = move || Worker::new(site.clone());
         let setup = server::Setup {
@@ -143,10 +143,10 @@ impl Instance {
         let operations = operations
             .map(|listener| start_operations(listener, admin, clock))
             .transpose()?;
-        let shared = (Arc::clone(&process.site.sessions), clock.clone());
+        let service = admin_service(&process, &sites, clock);
         let admin_socket = config.admin_socket.as_deref();
         let admin_socket = admin_socket
-            .map(|path| AdminSocket::start(path, shared, &handle))
+            .map(|path| AdminSocket::start(path, service, &handle))
             .transpose()?;
         readiness.mark_ready();
         // The event `Listening` is logged last, because an earlier step, such as reading the
@@ -221,6 +221,20 @@ fn endpoint(listener: Listener, acceptor: Option<Acceptor>) -> Endpoint {
     match acceptor {
         Some(acceptor) => Endpoint::tls(listener, acceptor),
         None => Endpoint::plain(listener),
+    }
+}
+
+/// Returns the parts of the gateway that the admin socket uses.
+fn admin_service(
+    process: &ProcessState,
+    sites: &watch::Sender<Arc<Site>>,
+    clock: &Clock,
+) -> admin::Service {
+    let explainer = Explainer::of_running(sites);
+    admin::Service {
+        sessions: Arc::clone(&process.site.sessions),
+        clock: clock.clone(),
+        explain: Arc::new(move |asked: &AskedExplanation| explainer.explain_asked(asked)),
     }
 }
 

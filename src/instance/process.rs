@@ -11,6 +11,7 @@ use crate::gateway::{self, Site, SiteParts};
 use crate::login::{self, Login};
 use crate::provider::Providers;
 use crate::seal::KeyRing;
+use crate::server::Readiness;
 use crate::session::{self, Sessions, StartError};
 use crate::telemetry::Metrics;
 
@@ -49,6 +50,7 @@ impl ProcessState {
                 sessions,
                 refresher,
                 buffers: gateway::Budgets::new(&metrics),
+                readiness: Readiness::default(),
                 metrics,
                 stream_counts: gateway::StreamCounts::default(),
                 clock: clock.clone(),

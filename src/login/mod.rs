@@ -101,6 +101,8 @@ pub struct Settings {
     pub(crate) host: Option<LoginHost>,
     /// The limits for the cookies of logins.
     pub(crate) cookie_limits: CookieLimits,
+    /// Whether a GET request of the app's own pages ends the session.
+    pub(crate) sign_out_by_get: bool,
     /// The value of `Clear-Site-Data` in the answer to a sign-out.
     pub(crate) clear_site_data: Option<HeaderValue>,
     /// The claims that the userinfo endpoint returns.

@@ -380,6 +380,11 @@ impl Login {
         })
     }
 
+    /// Whether a GET request of the app's own pages ends the session.
+    pub(crate) fn signs_out_by_get(&self) -> bool {
+        self.settings.sign_out_by_get
+    }
+
     /// Returns the value of `Clear-Site-Data` in the answer to a sign-out.
     pub(crate) fn clear_site_data(&self) -> Option<&HeaderValue> {
         self.settings.clear_site_data.as_ref()

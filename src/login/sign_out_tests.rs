@@ -20,6 +20,7 @@ fn login(sessions: &Arc<Sessions>) -> Arc<Login> {
         timeout: Duration::from_mins(10),
         host: None,
         cookie_limits: CookieLimits::default(),
+        sign_out_by_get: false,
         clear_site_data: None,
         userinfo_claims: Vec::new(),
     };

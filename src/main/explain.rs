@@ -5,12 +5,13 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::{Map, Value};
+use sidegate::admin::{self, AskedExplanation, Explained};
 use sidegate::clock::Clock;
-use sidegate::gateway::Question;
+use sidegate::config::{Flags, Source, Variables};
 use sidegate::instance::Explainer;
 use sidegate::telemetry::chain;
 
-use super::{Settings, fail, load, print_line};
+use super::{fail, load, print_line};
 
 /// Exit code: the gateway does not permit the request.
 const NOT_PERMITTED: u8 = 2;
@@ -18,7 +19,7 @@ const NOT_PERMITTED: u8 = 2;
 #[derive(Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    settings: Settings,
+    from: FileOrSocket,
     /// The URL of the request, or only a path for the first public URL
     url: String,
     /// The method of the request
@@ -39,44 +40,73 @@ pub(super) struct Arguments {
     json: bool,
 }
 
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct FileOrSocket {
+    /// The settings file; no running gateway is needed
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The admin socket of the running gateway, which explains with its current settings
+    #[arg(long, value_name = "FILE")]
+    socket: Option<PathBuf>,
+}
+
 /// Prints the explanation.
-pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let clock = Clock::system();
-    let config = match load(&arguments.settings.source(), &clock) {
-        Ok(config) => config,
-        Err(code) => return code,
-    };
+pub(super) fn run(arguments: Arguments) -> ExitCode {
     let claims = match arguments.claims.as_deref().map(read_claims).transpose() {
         Ok(claims) => claims,
         Err(problem) => return fail(&problem),
     };
-    let explainer = match Explainer::offline(config, &clock) {
-        Ok(explainer) => explainer,
-        Err(error) => return fail(&chain(&error)),
+    let asked = AskedExplanation {
+        method: arguments.method,
+        url: arguments.url,
+        claims,
+        provider: arguments.provider,
     };
-    let question = Question {
-        method: &arguments.method,
-        url: &arguments.url,
-        claims: claims.as_ref(),
-        provider: arguments.provider.as_deref(),
+    let FileOrSocket { config, socket } = arguments.from;
+    let explained = match (config, socket) {
+        (Some(path), _) => offline(path, &asked),
+        (None, socket) => by_gateway(&socket.unwrap_or_default(), asked),
     };
-    let explanation = match explainer.explain(&question) {
-        Ok(explanation) => explanation,
-        Err(error) => return fail(&chain(&error)),
+    let explained = match explained {
+        Ok(explained) => explained,
+        Err(code) => return code,
     };
     if arguments.json {
-        match serde_json::to_string_pretty(&explanation) {
+        match serde_json::to_string_pretty(&explained.data) {
             Ok(json) => print_line(&json),
             Err(error) => return fail(&chain(&error)),
         }
     } else {
-        print_line(&explanation.to_string());
+        print_line(&explained.text);
     }
-    if explanation.is_permitted() {
+    if explained.is_permitted {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(NOT_PERMITTED)
     }
+}
+
+/// Explains with the settings in a file.
+fn offline(path: PathBuf, asked: &AskedExplanation) -> Result<Explained, ExitCode> {
+    let clock = Clock::system();
+    let source = Source {
+        path,
+        content: None,
+        variables: Variables::Read,
+        flags: Flags::default(),
+    };
+    let config = load(&source, &clock)?;
+    let failed = |text: String| fail(&text);
+    let explainer = Explainer::offline(config, &clock).map_err(|error| failed(chain(&error)))?;
+    explainer.explain_asked(asked).map_err(failed)
+}
+
+/// Asks the running gateway.
+fn by_gateway(socket: &Path, asked: AskedExplanation) -> Result<Explained, ExitCode> {
+    let shown = socket.display();
+    admin::client::explain(socket, asked)
+        .map_err(|error| fail(&format!("{shown}: {}", chain(&error))))
 }
 
 /// Reads the claims of a user from a JSON file.

@@ -39,6 +39,12 @@ impl Session {
         Self::with(stored, contents)
     }
 
+    /// Returns true if the session belongs to an imagined user ([`Session::imagined`]). Every real
+    /// session ends at some time.
+    pub(crate) fn is_imagined(&self) -> bool {
+        self.stored.ends_at() == Timestamp::MAX
+    }
+
     /// Decodes a session from its cached record. Returns `None` if the record has no contents.
     pub(super) fn of(stored: Arc<Stored>) -> Option<Self> {
         let contents = record::decode(stored.contents())?;

@@ -1,17 +1,18 @@
-//! The admin socket, and the command `sidegate sessions`.
+//! The admin socket, and the commands `sidegate sessions` and `sidegate explain --socket`.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::durable::stored_at;
 use crate::support::gateway::{Gateway, PROGRAM, Settings};
 use crate::support::killed::StoreFolder;
+use crate::support::raw::exchange;
 use crate::support::scene::{ORIGIN, ROUTES, SESSION, Scene, url};
 use crate::support::wire::TEST_TIMEOUT;
 
@@ -259,3 +260,108 @@ async fn a_folder_in_which_every_user_can_replace_the_socket_is_refused() {
     assert!(socket.exists());
     drop(successor);
 }
+
+/// Routes with a rule, and with a rule that is not enforced.
+const EXPLAINED: &str = r#"
+[[routes]]
+[[routes]]
+prefix = "/admin"
+access.any_of.groups = ["admins"]
+[[routes]]
+prefix = "/trial"
+access.any_of.groups = ["admins"]
+enforce = false
+"#;
+
+/// Runs `sidegate explain` as a user with many groups. Returns the exit code and the output.
+async fn explain(gateway: &Gateway, arguments: &[&str]) -> (i32, String) {
+    let groups: Vec<String> = (0..40).map(|number| format!("group-{number}")).collect();
+    let claims = json!({ "sub": "alice", "groups": groups });
+    let claims = gateway.settings().file("claims.json", &claims.to_string());
+    let mut command = Command::new(PROGRAM);
+    command.arg("explain").args(arguments);
+    let output = command.args(["--as", &claims]).output().await.unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    let code = output.status.code().unwrap();
+    (code, String::from_utf8(text).unwrap())
+}
+
+#[tokio::test]
+async fn the_running_gateway_explains_a_decision_with_its_current_settings() {
+    let mut scene = Scene::with_settings(|settings| settings.with(SOCKET).with(EXPLAINED)).await;
+    let settings = settings_file(&scene.gateway).display().to_string();
+    let socket = socket_of(&scene.gateway).display().to_string();
+    let at_socket = ["--socket", &*socket];
+    for path in ["/", "/admin/x", "/trial", "/x//y", "/oauth2/sign_in"] {
+        let running = explain(&scene.gateway, &["--socket", &socket, path]).await;
+        let offline = explain(&scene.gateway, &["--config", &settings, path]).await;
+        assert_eq!(running, offline, "{path}");
+        assert!(running.1.contains("decision"), "{path}: {}", running.1);
+    }
+    let json = [&at_socket[..], &["/admin/x", "--json"]].concat();
+    let (code, text) = explain(&scene.gateway, &json).await;
+    let read: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &read["decision"]), (2, &json!("forbid")));
+    // The file already has other settings, but the gateway has not read them yet.
+    let text = scene.gateway.settings().text();
+    let text = text.replace("[\"admins\"]\n[[", "[\"group-1\"]\n[[");
+    scene.gateway.settings().overwrite(&text);
+    let admin = [&at_socket[..], &["/admin/x"]].concat();
+    assert_eq!(explain(&scene.gateway, &admin).await.0, 2);
+    scene.gateway.reload(&text).await.unwrap();
+    let (code, text) = explain(&scene.gateway, &admin).await;
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("group-1"), "{text}");
+    for (arguments, expected, said) in [
+        (
+            &[&at_socket[..], &["x"]].concat()[..],
+            1,
+            "the URL is not valid",
+        ),
+        (&["/x"], 64, "--socket"),
+        (
+            &[&at_socket[..], &["--config", &settings, "/x"]].concat(),
+            64,
+            "cannot be used with",
+        ),
+        (
+            &["--socket", "absent.sock", "/x"],
+            1,
+            "absent.sock: the admin socket cannot be used",
+        ),
+    ] {
+        let (code, text) = explain(&scene.gateway, arguments).await;
+        assert_eq!(code, expected, "{arguments:?} {text}");
+        assert!(text.contains(said), "{arguments:?} {text}");
+    }
+}
+
+#[tokio::test]
+async fn an_explanation_leaves_no_trace_in_the_running_gateway() {
+    let small = "[assertions]\ngroups_bytes = 64\n";
+    let settings = |start: Settings| start.with(SOCKET).with(small).with(EXPLAINED);
+    let scene = Scene::with_settings(settings).await;
+    let socket = socket_of(&scene.gateway).display().to_string();
+    let metrics = || async {
+        let found = exchange(scene.gateway.operations(), METRICS.as_bytes(), 1).await;
+        let text = found.responses[0].text();
+        let counted = |line: &&str| line.starts_with("sidegate_") && !line.contains("_seconds");
+        let lines = text.lines().filter(counted);
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = metrics().await;
+    for path in ["/", "/trial", "/admin"] {
+        let (_, text) = explain(&scene.gateway, &["--socket", &socket, path]).await;
+        assert!(text.contains("alice"), "{text}");
+    }
+    assert_eq!(metrics().await, before);
+    // The report about a real user is counted.
+    let groups: Vec<String> = (0..40).map(|number| format!("group-{number}")).collect();
+    scene.provider.user_members(json!({ "groups": groups }));
+    scene.signed_in("alice").await;
+    assert_ne!(metrics().await, before);
+    let left_out = "sidegate_groups_left_out_total{provider=\"main\"}";
+    assert!(scene.figure(left_out).await.unwrap() > 0);
+}
+
+const METRICS: &str = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";

@@ -57,6 +57,7 @@ mod metadata;
 mod misuse;
 mod modes;
 mod oauth2_auth;
+mod oauth2_endpoints;
 mod one_sign_in;
 mod online;
 mod openid_logout;

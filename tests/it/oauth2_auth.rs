@@ -39,6 +39,7 @@ async fn a_signed_in_user_gets_202_with_the_identity_and_without_tokens() {
         ("x-auth-request-email", Some("alice@example.com")),
         ("x-auth-request-preferred-username", Some("al")),
         ("x-auth-request-groups", Some("staff,ops")),
+        ("gap-auth", Some("alice@example.com")),
         ("cache-control", Some("no-store")),
         ("authorization", None),
         ("cookie", None),
@@ -85,6 +86,7 @@ async fn an_unverified_address_is_on_no_list_and_in_no_field() {
         (answer.status.as_u16(), answer.field("x-auth-request-email")),
         (202, None)
     );
+    assert_eq!(answer.field("gap-auth"), Some("alice"));
     let listed = ask(&browser, "?allowed_email_domains=example.com").await;
     assert_eq!(listed.status, 403);
 }

@@ -113,6 +113,11 @@ impl WorkerSite {
             why: String::new(),
             app_request: None,
         };
+        if self.answer_probe(&request.parts).is_some() {
+            let why = "Sidegate itself answers this health check: server.ping_path and ready_path";
+            explanation.decide(DecisionLabel::Own, why);
+            return explanation;
+        }
         match self.receive_imagined(request) {
             Ok(context) => {
                 explanation.target = Some(ExplainedTarget::new(&context.target));
@@ -186,8 +191,8 @@ impl WorkerSite {
             return;
         }
         let head = (&context.parts.method, &context.parts.headers);
-        let (target, now) = (&context.target, self.clock().now());
-        let decision = self.access.decide_as(head, target, session, now);
+        let target = &context.target;
+        let decision = self.access.decide_as(head, target, session);
         let route = self.access.route_of(target);
         explanation.route = route.map(|route| ExplainedRoute::new(route));
         match decision {

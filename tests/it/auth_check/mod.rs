@@ -3,6 +3,7 @@
 mod attacks;
 mod documented;
 mod fronts;
+mod published;
 mod streams;
 
 use std::future::Future;

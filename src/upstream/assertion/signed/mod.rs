@@ -147,6 +147,11 @@ impl SignedAssertion {
         self.id
     }
 
+    /// The audience of the assertions.
+    pub(crate) fn audience(&self) -> &str {
+        &self.audience
+    }
+
     /// The name of the field.
     pub(crate) fn field(&self) -> &HeaderName {
         &self.settings.field
