@@ -111,7 +111,7 @@ pub use self::static_answer::AnswerError;
 #[cfg(test)]
 pub(crate) use self::static_answer::AnswerSettings;
 pub(crate) use self::static_answer::{AnswerContent, StaticAnswer};
-pub(crate) use self::stream::{Continues, StreamKind, StreamPermit, StreamSettings, WatchError};
+pub(crate) use self::stream::{Continues, StreamKind, StreamPermit, StreamSettings};
 use self::wait::wait_for;
 pub(crate) use self::wait::{Unavailable, Wait};
 use crate::clock::Timestamp;

@@ -18,6 +18,7 @@ mod buffers;
 mod challenge;
 mod endpoints;
 mod error;
+mod events;
 mod explain;
 mod explanation;
 mod forward;
@@ -254,7 +255,12 @@ impl Worker {
             record.decided = DecisionLabel::Own;
             let peer = client_connection.peer.address();
             return Step::boxed(async move {
-                match site.own_answer(&context, (peer, body), &mut record).await {
+                let answer = if context.target.path() == site.own().events() {
+                    self.events(&context, &site).await
+                } else {
+                    site.own_answer(&context, (peer, body), &mut record).await
+                };
+                match answer {
                     Ok(response) => record.answered(response),
                     Err(error) => record.refused(&error, &context.parts.headers),
                 }
@@ -408,6 +414,10 @@ impl Handler for Worker {
         let record = Record::new(site, (client, id), &parts, &body);
         self.process(client_connection, parts, body, record)
             .finish(self)
+    }
+
+    fn drain_begins(&self) {
+        self.streams.drain_begins();
     }
 
     fn drain_ends(&self) {

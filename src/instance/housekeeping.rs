@@ -164,6 +164,7 @@ mod tests {
             buffers: gateway::Budgets::new(&metrics),
             metrics,
             stream_counts: gateway::StreamCounts::default(),
+            event_counts: gateway::StreamCounts::default(),
             clock,
         };
         let keeping = tokio::spawn(maintain_sessions(process, readiness.clone()));

@@ -51,6 +51,7 @@ impl ProcessState {
                 buffers: gateway::Budgets::new(&metrics),
                 metrics,
                 stream_counts: gateway::StreamCounts::default(),
+                event_counts: gateway::StreamCounts::default(),
                 clock: clock.clone(),
             },
             login: Arc::new(login),

@@ -59,7 +59,7 @@ pub(crate) use self::redirection::RedirectionEndpoints;
 pub use self::request::{Callback, PreviousSession, Start};
 pub use self::return_to::ReturnTo;
 pub(crate) use self::revocation::RevocationRequest;
-pub(crate) use self::same_origin::{SameOrigin, same_origin};
+pub(crate) use self::same_origin::{SameOrigin, same_origin, same_origin_get};
 pub(crate) use self::saved_page::TabPage;
 pub(crate) use self::sign_in_link::SignInLink;
 pub(crate) use self::sign_out::{AtProvider, SignedOut, SignedOutAt};

@@ -24,6 +24,7 @@ pub(crate) struct OwnPaths {
     ticket: Box<str>,
     ticket_request: Box<str>,
     userinfo: Box<str>,
+    events: Box<str>,
     start: Box<str>,
     sessions: Box<str>,
 }
@@ -110,6 +111,11 @@ impl OwnPaths {
         &self.userinfo
     }
 
+    /// Returns the path of the endpoint that sends events about a session to a script.
+    pub(crate) fn events(&self) -> &str {
+        &self.events
+    }
+
     /// Returns the path of the endpoint that starts a login. After the login, the user returns to
     /// the page that the query names.
     pub(crate) fn start(&self) -> &str {
@@ -180,6 +186,7 @@ impl OwnPaths {
             &self.ticket,
             &self.ticket_request,
             &self.userinfo,
+            &self.events,
             &self.start,
             &self.sessions,
         ];
@@ -229,6 +236,7 @@ impl TryFrom<String> for OwnPaths {
             ticket: at("ticket"),
             ticket_request: at("ticket_request"),
             userinfo: at("userinfo"),
+            events: at("events"),
             start: at("start"),
             sessions: at("sessions"),
             prefix,
@@ -262,6 +270,7 @@ mod tests {
                 (own.ticket(), "ticket"),
                 (own.ticket_request(), "ticket_request"),
                 (own.userinfo(), "userinfo"),
+                (own.events(), "events"),
                 (own.start(), "start"),
                 (own.sessions(), "sessions"),
                 (&own.default_callback(), "callback"),

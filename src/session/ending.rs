@@ -180,6 +180,16 @@ pub(crate) enum SessionEvent {
     Renewed(Arc<Session>),
 }
 
+/// The reason why the end of a session cannot be watched.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum WatchError {
+    /// The session has ended.
+    Ended,
+    /// The store cannot read the session now. The session has not ended, so the client may try
+    /// again later. The value is a stable code for logs and metrics.
+    Unavailable(&'static str),
+}
+
 impl EndRegistry {
     /// Starts a registry for this worker. The task of the registry ends at most one second after
     /// the last clone of the registry and the last [`EndWatch`] were dropped.
@@ -226,6 +236,30 @@ impl EndRegistry {
             SessionState::Live => Some(watch),
             SessionState::Superseded | SessionState::Ended => None,
         }
+    }
+}
+
+impl EndRegistry {
+    /// Registers the caller like [`EndRegistry::watch`]. If `session` is out of date, this function
+    /// replaces `session` with the newest version from the store.
+    ///
+    /// # Errors
+    ///
+    /// [`WatchError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub(crate) async fn follow(&self, session: &mut Arc<Session>) -> Result<EndWatch, WatchError> {
+        if let Some(watch) = self.watch(session) {
+            return Ok(watch);
+        }
+        let newest = self.0.sessions.fetch(session.key()).await;
+        let newest = newest.map_err(|error| WatchError::Unavailable(error.reason()))?;
+        let newest = newest.ok_or(WatchError::Ended)?;
+        let watch = self.watch(&newest).ok_or(WatchError::Ended)?;
+        *session = newest;
+        Ok(watch)
     }
 }
 

@@ -68,7 +68,7 @@ use moka::sync::Cache;
 
 use self::cache::Read;
 pub use self::device::Device;
-pub(crate) use self::ending::SessionEvent;
+pub(crate) use self::ending::{SessionEvent, WatchError};
 pub use self::ending::{EndReason, EndRegistry, EndWatch};
 pub use self::file::FileError;
 pub(crate) use self::file::inspect;

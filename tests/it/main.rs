@@ -32,6 +32,7 @@ mod deployments;
 mod downloads;
 mod durable;
 mod enforce;
+mod events;
 mod examples;
 mod expectation;
 mod explain;
