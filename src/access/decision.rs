@@ -23,6 +23,9 @@ pub(crate) enum Decision {
     Forbid(Forbid),
     /// No route matches the request.
     NoRoute,
+    /// The gateway is allowed to forward the request of a public route to the app without a user.
+    /// The route wants the gateway to sign the user of a page load in silently first.
+    SignInFirst(SignInFirst),
     /// The session exists but cannot be used now.
     Unavailable(Unavailable),
     /// The decision is possible only after the session is refreshed, or fetched from the store.
@@ -56,6 +59,15 @@ pub(crate) struct Challenge {
     pub(crate) cause: Cause,
     /// The live session of the request, if the route does not accept the provider of the session.
     pub(crate) other: Option<Arc<Session>>,
+}
+
+/// A request of a public route that has no session.
+#[derive(Debug)]
+pub(crate) struct SignInFirst {
+    /// The permit for the request without a user.
+    pub(crate) permit: Permit,
+    /// The reason why the request has no session that the route accepts.
+    pub(crate) cause: Cause,
 }
 
 /// The reason code for a user whom the rule of a route refuses.
@@ -99,6 +111,23 @@ pub(crate) enum Cause {
 }
 
 impl Cause {
+    /// Returns true if a silent sign-in can help. A session that the gateway cannot read may still
+    /// be live, and a user with a session at another provider is signed in.
+    pub(crate) fn allows_silent_sign_in(self) -> bool {
+        match self {
+            Self::Expired
+            | Self::GrantEnded
+            | Self::Malformed
+            | Self::NoCookie
+            | Self::OtherInstance
+            | Self::TokenExpired
+            | Self::Unknown => true,
+            Self::Conflicting | Self::OtherProvider | Self::RefusedByApp | Self::Unreachable => {
+                false
+            }
+        }
+    }
+
     /// Returns a stable code for logs.
     pub(crate) fn reason(self) -> &'static str {
         match self {

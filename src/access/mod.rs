@@ -88,7 +88,7 @@ use self::backoff::SessionFailure;
 pub(crate) use self::buffering::BufferSettings;
 pub(crate) use self::bypass::Bypass;
 pub(crate) use self::decision::{
-    Cause, Challenge, Decision, Forbid, PermittedAnswer, REFUSED_BY_RULE,
+    Cause, Challenge, Decision, Forbid, PermittedAnswer, REFUSED_BY_RULE, SignInFirst,
 };
 use self::destination::Destination;
 use self::outcome::Fetched;
@@ -349,7 +349,13 @@ impl Access {
         other: Option<Arc<Session>>,
     ) -> Decision {
         if route.is_public() {
-            return self.permit(route, None);
+            let signs_in = route.silent_sign_in && cause.allows_silent_sign_in();
+            return match self.permit(route, None) {
+                Decision::Permit(permit) if signs_in => {
+                    Decision::SignInFirst(SignInFirst { permit, cause })
+                }
+                permitted => permitted,
+            };
         }
         Decision::Challenge(Challenge {
             route: Rc::clone(route),

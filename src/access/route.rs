@@ -33,6 +33,7 @@ pub struct Route {
     pub(super) allow_preflight: bool,
     /// What a login does with the fragment of the requested address.
     fragment: Fragment,
+    pub(super) silent_sign_in: bool,
     /// The sites whose pages may send unsafe requests with a user's session.
     pub(super) cross_site: CrossSite,
     pub(super) on_refusal: OnRefusal,
@@ -105,6 +106,7 @@ impl Route {
             providers,
             allow_preflight: settings.allow_preflight,
             fragment: settings.keep_fragment,
+            silent_sign_in: settings.silent_sign_in,
             cross_site: settings.cross_site,
             on_refusal: settings.on_upstream_401,
             app_sign_out: settings.app_sign_out,
@@ -252,6 +254,11 @@ impl Route {
     /// Whether a login keeps the fragment of the requested address.
     pub(crate) fn keeps_fragment(&self) -> bool {
         self.fragment == Fragment::Kept
+    }
+
+    /// Whether the gateway first tries to sign in the user of a page load without showing a page.
+    pub(crate) fn signs_in_silently(&self) -> bool {
+        self.silent_sign_in
     }
 
     /// Returns the credential settings in the table of the route.

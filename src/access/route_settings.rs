@@ -49,6 +49,9 @@ pub struct RouteSettings {
     /// What a login does with the fragment of the requested address.
     #[serde(default)]
     pub(super) keep_fragment: Fragment,
+    /// Whether the gateway first tries to sign in the user of a page load without showing a page.
+    #[serde(default)]
+    pub(super) silent_sign_in: bool,
     /// The names of the providers whose sessions are accepted. By default, the route accepts
     /// sessions of all providers.
     pub(crate) provider: Option<ProviderNames>,
@@ -199,6 +202,7 @@ impl Default for RouteSettings {
             answer: None,
             rewrite: RewriteSettings::default(),
             keep_fragment: Fragment::Lost,
+            silent_sign_in: false,
             provider: None,
             allow_preflight: false,
             cross_site: CrossSite::default(),

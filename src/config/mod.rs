@@ -25,6 +25,7 @@ mod rewriting;
 mod routing;
 mod section;
 mod signing;
+mod silent;
 mod site_data;
 mod static_answers;
 mod watch;
@@ -61,6 +62,7 @@ use self::routing::{
 };
 use self::section::Reader;
 use self::signing::{Signing, signing};
+use self::silent::check_silent_sign_ins;
 use self::site_data::{SiteData, clear_site_data};
 use self::static_answers::{check_redirects, check_static_answers};
 pub(crate) use self::watch::{FileChange, FileVersion, Watch};
@@ -332,6 +334,7 @@ fn route_table(
     let table = app_fields::write(table, (upstreams, &names), (signing, environment), reader);
     signing::check(signing, &table, reader);
     check_routes(&table, providers, reader);
+    check_silent_sign_ins(&table, &providers.known, reader);
     check_buffers(&table, server, reader);
     check_static_answers(&table, reader);
     check_rewriting(&table, reader);
@@ -469,6 +472,8 @@ fn login_settings(
         host,
         clear_site_data: clear_site_data(&section.clear_site_data),
         userinfo_claims: section.userinfo_claims.clone(),
+        silent_sign_in: routes
+            .is_some_and(|routes| routes.iter().any(Route::signs_in_silently)),
     };
     if let (Some(urls), Some(routes)) = (urls, routes) {
         check_reach(urls, &login, routes, reader);

@@ -9,6 +9,7 @@ use crate::access::Cause;
 use crate::login::{
     self, FailedLogin, Login, LostSession, Redeemed, Start, StateError, TicketRequest,
 };
+use crate::provider::Prompt;
 
 impl WorkerSite {
     /// Answers a ticket request at the login host: sends the browser back with a ticket, or begins
@@ -50,9 +51,17 @@ impl WorkerSite {
         let Some(provider) = request.only_provider() else {
             return Ok(self.choose_provider(context, &request));
         };
+        let headers = &context.parts.headers;
+        if request.prompt == Prompt::Silent && !login.may_sign_in_silently(headers, None) {
+            return Ok(self.send_back(&request));
+        }
         let start = Start::for_ticket(&request, provider, context.login_origin());
         Ok(match login.begin(start).await {
             Ok(started) => see_other(&started.location, started.cookies),
+            Err(error) if request.prompt == Prompt::Silent => {
+                self.metrics().login("silent", error.reason());
+                self.send_back(&request)
+            }
             Err(error) => {
                 self.metrics().login("failed", error.reason());
                 let failed = (provider, &error);
@@ -60,6 +69,12 @@ impl WorkerSite {
                 explain::login_not_started(context, failed, cause, &retry_url)
             }
         })
+    }
+
+    /// Sends the browser back to the host of a silent ticket request, without a ticket.
+    fn send_back(&self, request: &TicketRequest) -> Response<Body> {
+        let url = (self.login()).after_silent_sign_in(&request.return_to, request.host());
+        see_other(&url, [])
     }
 
     /// Returns the page on which the user chooses one of the providers of a ticket request.

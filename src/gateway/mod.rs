@@ -40,6 +40,7 @@ mod script;
 mod sign_in;
 mod sign_out;
 mod signed_in;
+mod silent;
 mod site;
 mod spill;
 mod static_answer;
@@ -279,6 +280,7 @@ impl Worker {
             other @ (Decision::Challenge(_)
             | Decision::Forbid(_)
             | Decision::NoRoute
+            | Decision::SignInFirst(_)
             | Decision::Unavailable(_)
             | Decision::Wait(_)) => Step::boxed(self.answer(context, other, body, record)),
         }
@@ -336,6 +338,12 @@ impl Worker {
                 Decision::Permit(permit) => {
                     let permit = (permit, site.clock().now());
                     return self.with_app_sign_out(context, permit, body, record).await;
+                }
+                Decision::SignInFirst(first) => {
+                    match site.sign_in_first(&context, &first, &mut record).await {
+                        Some(redirect) => break redirect,
+                        None => Decision::Permit(first.permit),
+                    }
                 }
                 Decision::Unavailable(unavailable) => {
                     record.route(&unavailable.route, DecisionLabel::Unavailable);

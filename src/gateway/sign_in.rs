@@ -162,7 +162,7 @@ impl WorkerSite {
             .as_ref()
             .is_ok_and(|session| session.provider() == provider);
         // A user who is already signed in at this provider needs no new login.
-        if request.prompt == Prompt::AsNeeded && signed_in {
+        if request.prompt.accepts_session() && signed_in {
             return see_other(&request.return_to.absolute(context.public_url.origin()), []);
         }
         let return_to = request.return_to.clone();

@@ -36,14 +36,14 @@ pub(crate) struct Redeemed {
 }
 
 impl Redeemed {
-    fn new(ticket: &Ticket, session: Option<HeaderValue>) -> Self {
+    fn new(ticket: &Ticket, cookies: impl IntoIterator<Item = HeaderValue>) -> Self {
         let others = [
             browser::remember_rounds(ticket.waiting.round.saturating_add(1)),
             cookie::clear(&ticket.waiting.tab.cookie()),
         ];
         Self {
             location: ticket.return_to.absolute(ticket.waiting.host.origin()),
-            cookies: session.into_iter().chain(others).collect(),
+            cookies: cookies.into_iter().chain(others).collect(),
         }
     }
 }
@@ -242,7 +242,10 @@ impl Login {
         previous: Option<SessionKey>,
     ) -> Result<Redeemed, Box<FailedLogin>> {
         match self.host_id_cookie(&ticket, previous).await {
-            Ok(session) => Ok(Redeemed::new(&ticket, Some(session))),
+            Ok(session) => {
+                let cookies = [session].into_iter().chain(self.allow_silent_sign_in());
+                Ok(Redeemed::new(&ticket, cookies))
+            }
             Err(error) => Err(Box::new(FailedLogin::of_ticket(error, ticket))),
         }
     }
@@ -261,7 +264,7 @@ impl Login {
         ticket: Ticket,
     ) -> Result<Redeemed, Box<FailedLogin>> {
         match self.use_up(&ticket).await {
-            Ok(()) => Ok(Redeemed::new(&ticket, None)),
+            Ok(()) => Ok(Redeemed::new(&ticket, [])),
             Err(error) => Err(Box::new(FailedLogin::of_ticket(error, ticket))),
         }
     }

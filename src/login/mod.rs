@@ -32,6 +32,7 @@ mod sign_in_link;
 mod sign_out;
 mod sign_out_cookie;
 mod sign_out_hosts;
+mod silent;
 mod throttle;
 mod ticket;
 
@@ -98,6 +99,8 @@ pub struct Settings {
     pub(crate) clear_site_data: Option<HeaderValue>,
     /// The claims that the userinfo endpoint returns.
     pub(crate) userinfo_claims: Vec<ListedClaim>,
+    /// Whether at least one route signs users in silently.
+    pub(crate) silent_sign_in: bool,
 }
 
 /// The login flow with the providers of one site. All workers share one [`Login`].
@@ -363,11 +366,14 @@ impl Login {
         match opened {
             Ok((id, (identity, refreshable))) => Completion::SignedIn {
                 location: self.destination(details, SessionRef::from(&id), callback.public_url),
-                cookies: vec![
+                cookies: [
                     cookie::session(&id.to_text(), self.process.sessions.cookie_lifetime()),
                     browser::remember_rounds(details.round.saturating_add(1)),
                     forget,
-                ],
+                ]
+                .into_iter()
+                .chain(self.allow_silent_sign_in())
+                .collect(),
                 provider: details.provider.clone(),
                 session: id.key(),
                 identity,

@@ -149,7 +149,7 @@ impl FailedLogin {
 pub(super) fn stale_answer(failure: FailedLogin, callback: &Callback<'_>) -> Completion {
     match &callback.previous_session {
         PreviousSession::Live(session)
-            if session.provider() == callback.provider && failure.prompt == Prompt::AsNeeded =>
+            if session.provider() == callback.provider && failure.prompt.accepts_session() =>
         {
             already_signed_in(&failure, callback.public_url)
         }
@@ -172,7 +172,7 @@ pub(super) fn already_signed_in(failure: &FailedLogin, public_url: &PublicUrl) -
 pub(super) fn signed_in_meanwhile(details: &LoginDetails, previous: &PreviousSession) -> bool {
     match previous {
         PreviousSession::Live(session) => {
-            details.prompt == Prompt::AsNeeded
+            details.prompt.accepts_session()
                 && *session.provider() == *details.provider
                 && session.opened_at() >= details.issued_at
         }

@@ -25,6 +25,7 @@ pub(crate) struct OwnPaths {
     ticket_request: Box<str>,
     userinfo: Box<str>,
     events: Box<str>,
+    silent: Box<str>,
     start: Box<str>,
     sessions: Box<str>,
 }
@@ -116,6 +117,12 @@ impl OwnPaths {
         &self.events
     }
 
+    /// Returns the path of the endpoint at which the browser continues after a silent sign-in that
+    /// has signed nobody in.
+    pub(crate) fn silent(&self) -> &str {
+        &self.silent
+    }
+
     /// Returns the path of the endpoint that starts a login. After the login, the user returns to
     /// the page that the query names.
     pub(crate) fn start(&self) -> &str {
@@ -187,6 +194,7 @@ impl OwnPaths {
             &self.ticket_request,
             &self.userinfo,
             &self.events,
+            &self.silent,
             &self.start,
             &self.sessions,
         ];
@@ -237,6 +245,7 @@ impl TryFrom<String> for OwnPaths {
             ticket_request: at("ticket_request"),
             userinfo: at("userinfo"),
             events: at("events"),
+            silent: at("silent"),
             start: at("start"),
             sessions: at("sessions"),
             prefix,
@@ -271,6 +280,7 @@ mod tests {
                 (own.ticket_request(), "ticket_request"),
                 (own.userinfo(), "userinfo"),
                 (own.events(), "events"),
+                (own.silent(), "silent"),
                 (own.start(), "start"),
                 (own.sessions(), "sessions"),
                 (&own.default_callback(), "callback"),

@@ -53,7 +53,7 @@ pub(super) struct LoginDetails {
     /// The number of logins in a row that this browser has completed before this login.
     pub(super) round: u8,
     /// States whether the user asked to sign in again or to choose an account, although the browser
-    /// may have a valid session.
+    /// may have a valid session, or whether the sign-in is silent.
     pub(super) prompt: Prompt,
     /// The session that the browser had when the login began. The session key is present only in
     /// the response mode `form_post`, in which the callback arrives without the session cookie.
@@ -83,6 +83,8 @@ struct RawDetails<'a> {
     a: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     c: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    q: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     g: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -218,8 +220,9 @@ impl PendingLogin {
             r: self.details.return_to.as_str(),
             t: self.details.issued_at.as_millis(),
             n: self.details.round,
-            a: self.details.prompt != Prompt::AsNeeded,
+            a: !self.details.prompt.accepts_session(),
             c: self.details.prompt == Prompt::SelectAccount,
+            q: self.details.prompt == Prompt::Silent,
             g: self
                 .details
                 .registration
@@ -306,10 +309,11 @@ impl ReturnedState {
             return_to: ReturnTo::from_sealed(raw.r, own)?,
             issued_at: Timestamp::from_millis(raw.t),
             round: raw.n,
-            prompt: match (raw.a, raw.c) {
-                (false, _) => Prompt::AsNeeded,
-                (true, false) => Prompt::Login,
-                (true, true) => Prompt::SelectAccount,
+            prompt: match (raw.a, raw.c, raw.q) {
+                (false, _, false) => Prompt::AsNeeded,
+                (false, _, true) => Prompt::Silent,
+                (true, false, _) => Prompt::Login,
+                (true, true, _) => Prompt::SelectAccount,
             },
             previous_session: previous_session.flatten(),
             waiting,

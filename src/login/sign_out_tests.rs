@@ -20,6 +20,7 @@ fn login(sessions: &Arc<Sessions>) -> Arc<Login> {
         host: None,
         clear_site_data: None,
         userinfo_claims: Vec::new(),
+        silent_sign_in: false,
     };
     let process = ProcessState::new(
         Arc::clone(sessions),

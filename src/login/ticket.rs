@@ -84,6 +84,8 @@ struct RawRequest<'a> {
     a: bool,
     #[serde(default)]
     c: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    q: bool,
     x: Vec<(String, String)>,
     t: u64,
 }
@@ -195,6 +197,7 @@ impl TicketRequest {
             p: self.providers.clone(),
             a: self.prompt == Prompt::Login,
             c: self.prompt == Prompt::SelectAccount,
+            q: self.prompt == Prompt::Silent,
             x: self.passed.clone(),
             t: self.issued_at.as_millis(),
         };
@@ -231,10 +234,11 @@ impl TicketRequest {
             waiting: opening.waiting_tab(&raw.w)?,
             return_to: ReturnTo::from_sealed(&raw.r, opening.own)?,
             providers: raw.p,
-            prompt: match (raw.a, raw.c) {
-                (true, _) => Prompt::Login,
-                (false, true) => Prompt::SelectAccount,
-                (false, false) => Prompt::AsNeeded,
+            prompt: match (raw.a, raw.c, raw.q) {
+                (true, _, _) => Prompt::Login,
+                (false, true, _) => Prompt::SelectAccount,
+                (false, false, true) => Prompt::Silent,
+                (false, false, false) => Prompt::AsNeeded,
             },
             passed: raw.x,
             issued_at: Timestamp::from_millis(raw.t),
@@ -244,7 +248,7 @@ impl TicketRequest {
     /// Returns true if the user of `session` needs no new login for this request.
     pub(crate) fn accepts(&self, session: &Session) -> bool {
         let mut providers = self.providers.iter();
-        self.prompt == Prompt::AsNeeded && providers.any(|name| **name == *session.provider())
+        self.prompt.accepts_session() && providers.any(|name| **name == *session.provider())
     }
 
     /// Returns the provider, if the page accepts only one provider.

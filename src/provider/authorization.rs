@@ -74,6 +74,9 @@ pub enum Prompt {
     /// Sends `prompt=select_account`. The user has to choose an account even if the user already has
     /// a session at the provider.
     SelectAccount,
+    /// Sends `prompt=none`. The provider shows no page, and answers with an error if the user has to
+    /// do something.
+    Silent,
 }
 
 impl Prompt {
@@ -83,6 +86,15 @@ impl Prompt {
             Self::AsNeeded => None,
             Self::Login => Some("login"),
             Self::SelectAccount => Some("select_account"),
+            Self::Silent => Some("none"),
+        }
+    }
+
+    /// Returns true if the user needs no new login if the user already has a session.
+    pub(crate) fn accepts_session(self) -> bool {
+        match self {
+            Self::AsNeeded | Self::Silent => true,
+            Self::Login | Self::SelectAccount => false,
         }
     }
 

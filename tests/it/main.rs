@@ -87,6 +87,7 @@ mod settings_mistakes;
 mod several;
 mod sign_out;
 mod signed_assertions;
+mod silent;
 mod slow_clients;
 mod spill;
 mod static_answers;

@@ -192,6 +192,9 @@ impl WorkerSite {
         explanation.route = route.map(|route| ExplainedRoute::new(route));
         match decision {
             Decision::Permit(permit) => self.explain_permit(context, permit, explanation),
+            Decision::SignInFirst(first) => {
+                self.explain_permit(context, first.permit, explanation);
+            }
             Decision::Answer(answer) => explain_answer(&context, &answer, explanation),
             Decision::Challenge(challenge) => explain_challenge(&challenge, explanation),
             Decision::Forbid(_) => {

@@ -137,7 +137,11 @@ fn authorize(request: &Recorded, state: &watch::Sender<State>) -> Answer {
     let (mut code, openid) = (String::new(), entry.openid);
     state.send_modify(|state| code = state.tokens.code(entry));
     let state = state.borrow();
-    let mut response = json!({ "code": code, "state": get("state") });
+    let mut response = if user.is_none() && get("prompt").as_deref() == Some("none") {
+        json!({ "error": "login_required", "state": get("state") })
+    } else {
+        json!({ "code": code, "state": get("state") })
+    };
     if openid {
         response["iss"] = state.issuer.as_str().into();
     }
