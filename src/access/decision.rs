@@ -100,8 +100,12 @@ pub(crate) enum Cause {
     OtherInstance,
     /// The session belongs to a provider that the route does not accept.
     OtherProvider,
+    /// No request has used the session for longer than the route allows.
+    Paused,
     /// The app refused the session's access token.
     RefusedByApp,
+    /// The user has authenticated at the provider longer ago than the route allows.
+    SignInTooOld,
     /// The access token has expired, and there is no refresh token.
     TokenExpired,
     /// The store has not returned the session in time, so nobody knows whether the session is live.
@@ -122,9 +126,12 @@ impl Cause {
             | Self::OtherInstance
             | Self::TokenExpired
             | Self::Unknown => true,
-            Self::Conflicting | Self::OtherProvider | Self::RefusedByApp | Self::Unreachable => {
-                false
-            }
+            Self::Conflicting
+            | Self::OtherProvider
+            | Self::Paused
+            | Self::RefusedByApp
+            | Self::SignInTooOld
+            | Self::Unreachable => false,
         }
     }
 
@@ -138,7 +145,9 @@ impl Cause {
             Self::NoCookie => "no_cookie",
             Self::OtherInstance => "session_of_other_instance",
             Self::OtherProvider => "session_of_other_provider",
+            Self::Paused => "session_paused",
             Self::RefusedByApp => "refused_by_app",
+            Self::SignInTooOld => "sign_in_too_old",
             Self::TokenExpired => "token_expired",
             Self::Unknown => "session_unknown",
             Self::Unreachable => "session_unreachable",

@@ -55,6 +55,7 @@ mod cross_site;
 mod decision;
 mod destination;
 mod flight;
+mod freshness;
 mod imagined;
 mod index;
 mod outcome;
@@ -286,6 +287,11 @@ impl Access {
     ) -> Decision {
         if route.provider(session.provider()).is_none() {
             return self.without_session(route, Cause::OtherProvider, Some(session));
+        }
+        if let Some(limits) = &route.freshness
+            && let Some(cause) = limits.exceeded(&session, now)
+        {
+            return self.without_session(route, cause, None);
         }
         if !session.is_due(now) {
             return self.apply_rule(route, session);

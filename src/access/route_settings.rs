@@ -7,6 +7,7 @@ use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 
 use super::buffering::BufferSettings;
 use super::cross_site::CrossSite;
+use super::freshness::Freshness;
 use super::rewrite::RewriteSettings;
 use super::rule::Rule;
 use super::static_answer::AnswerSettings;
@@ -52,6 +53,9 @@ pub struct RouteSettings {
     /// Whether the gateway first tries to sign in the user of a page load without showing a page.
     #[serde(default)]
     pub(super) silent_sign_in: bool,
+    /// The limits for the sign-in of the users.
+    #[serde(default)]
+    pub(super) session: Freshness,
     /// The names of the providers whose sessions are accepted. By default, the route accepts
     /// sessions of all providers.
     pub(crate) provider: Option<ProviderNames>,
@@ -203,6 +207,7 @@ impl Default for RouteSettings {
             rewrite: RewriteSettings::default(),
             keep_fragment: Fragment::Lost,
             silent_sign_in: false,
+            session: Freshness::default(),
             provider: None,
             allow_preflight: false,
             cross_site: CrossSite::default(),

@@ -11,6 +11,7 @@ mod app_fields;
 mod auth_check;
 mod buffering;
 mod changes;
+mod deadlines;
 mod habits;
 mod keys;
 mod layers;
@@ -45,6 +46,7 @@ use serde::Deserialize;
 
 use self::buffering::{check_buffers, spill};
 pub(crate) use self::changes::registrations;
+use self::deadlines::check_deadlines;
 use self::keys::keys;
 pub(crate) use self::keys::{Digest, KeyFile, content_digest};
 pub use self::layers::{FileContent, Flags, Source, Variables};
@@ -261,7 +263,7 @@ fn build(
     let public_urls = public_urls(settings, reader);
     let server: Option<ServerSection> = reader.read("server");
     let operations: Option<OperationsSection> = reader.read("operations");
-    let session: Option<session::Settings> = reader.read("session");
+    let mut session: Option<session::Settings> = reader.read("session");
     let login: Option<LoginSection> = reader.read("login");
     let environment = source.environment();
     let sections = (login.as_ref(), session.as_ref());
@@ -270,11 +272,17 @@ fn build(
     let log: Option<telemetry::Settings> = reader.read("log");
     let watch: Option<bool> = reader.read("watch");
     let providers = providers(settings, (&reusable.providers, &environment), reader);
+    if let Some(session) = &mut session {
+        session.of_providers.clone_from(&providers.limits);
+    }
     let upstreams = upstreams(settings, &reusable.upstreams, reader);
     let signing = signing(public_urls.as_ref(), names.as_ref(), reader);
     let parsed = (&upstreams, &providers, names.as_ref());
     let others = (server.as_ref(), signing.as_ref(), &environment);
     let routes = route_table(settings, parsed, others, reader);
+    if let Some(session) = &session {
+        check_deadlines(session, routes.as_ref(), reader);
+    }
     let spill = server.as_ref().and_then(|server| spill(server, reader));
     let asking_proxies = auth_check::asking_proxies(routes.as_ref(), reader);
     let tls = tls(server.as_ref(), operations.as_ref(), reader, clock);
@@ -472,8 +480,7 @@ fn login_settings(
         host,
         clear_site_data: clear_site_data(&section.clear_site_data),
         userinfo_claims: section.userinfo_claims.clone(),
-        silent_sign_in: routes
-            .is_some_and(|routes| routes.iter().any(Route::signs_in_silently)),
+        silent_sign_in: routes.is_some_and(|routes| routes.iter().any(Route::signs_in_silently)),
     };
     if let (Some(urls), Some(routes)) = (urls, routes) {
         check_reach(urls, &login, routes, reader);

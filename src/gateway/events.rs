@@ -69,7 +69,9 @@ impl Worker {
             return Ok(page.with_reason("cross_origin").respond_as_data(headers));
         }
         let now = site.clock().now();
-        let found = site.access.observed_session_of(context.session_origin(), now);
+        let found = site
+            .access
+            .observed_session_of(context.session_origin(), now);
         let mut session = match found.await {
             Ok(session) => session,
             Err(cause) => return Ok(site.nobody(context, cause)),

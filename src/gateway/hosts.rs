@@ -33,7 +33,7 @@ impl WorkerSite {
         let now = self.clock().now();
         let session = self.access.live_session_of(context.session_origin(), now);
         let cause = match session.await {
-            Ok(session) if request.accepts(&session) => {
+            Ok(session) if request.accepts(&session, now) => {
                 let named = self.sessions().reference(&session);
                 return Ok(match login.answer(&request, named) {
                     Ok(url) => see_other(&url, []),
@@ -212,7 +212,9 @@ fn lost_session(cause: Cause) -> login::Error {
         | Cause::Malformed
         | Cause::NoCookie
         | Cause::OtherProvider
+        | Cause::Paused
         | Cause::RefusedByApp
+        | Cause::SignInTooOld
         | Cause::Unknown => login::Error::TicketSession(LostSession::Ended),
     }
 }

@@ -31,12 +31,13 @@ impl SignInRequest {
     fn read(context: &RequestContext, login: &Login) -> Self {
         let mut request = Self::to_return(ReturnTo::root());
         let is_start = context.target.path() == login.own().start();
-        let mut return_to = None;
+        let (mut return_to, mut max_age) = (None, None);
         let query = context.target.query().unwrap_or_default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
                 "provider" => request.provider = Some(value.into_owned()),
                 "prompt" => request.prompt = Prompt::in_link(&value),
+                "max_age" => max_age = value.parse().ok(),
                 "to" => return_to = login.unseal(&value, &context.public_url),
                 "rd" | "return_to" if is_start => {
                     let page = ReturnTo::in_link(&value, &context.public_url, login.own());
@@ -46,6 +47,7 @@ impl SignInRequest {
                 _ => {}
             }
         }
+        request.prompt = request.prompt.with_max_age(max_age);
         if let Some(return_to) = return_to.or_else(|| context.referrer(login.own())) {
             request.return_to = return_to;
         }
@@ -154,13 +156,14 @@ impl WorkerSite {
         let Some(provider) = chosen.copied() else {
             return self.chooser(context, &request, &providers).respond(headers);
         };
-        let session = self
-            .access
-            .live_session_of(context.session_origin(), self.clock().now())
-            .await;
-        let signed_in = session
-            .as_ref()
-            .is_ok_and(|session| session.provider() == provider);
+        let now = self.clock().now();
+        let session = self.access.live_session_of(context.session_origin(), now);
+        let session = session.await;
+        let max_age = request.prompt.max_age();
+        let signed_in = session.as_ref().is_ok_and(|session| {
+            session.provider() == provider
+                && max_age.is_none_or(|max_age| session.is_authenticated_within(max_age, now))
+        });
         // A user who is already signed in at this provider needs no new login.
         if request.prompt.accepts_session() && signed_in {
             return see_other(&request.return_to.absolute(context.public_url.origin()), []);
@@ -194,7 +197,10 @@ impl WorkerSite {
         let Ok((return_to, saved)) = saved else {
             return self.page_not_kept(context, &SignInRequest::at_provider(None));
         };
-        let request = SignInRequest::to_return(return_to);
+        let request = SignInRequest {
+            prompt: challenge.fresh_prompt(),
+            ..SignInRequest::to_return(return_to)
+        };
         let providers: Vec<&str> = challenge.route.providers().collect();
         let mut page = self.chooser(context, &request, &providers);
         page.status = StatusCode::UNAUTHORIZED;
@@ -236,7 +242,10 @@ impl WorkerSite {
         let Some(return_to) = pages.find(ReturnTo::is_short) else {
             return self.page_not_kept(context, &SignInRequest::at_provider(provider));
         };
-        let request = SignInRequest::to_return(return_to);
+        let request = SignInRequest {
+            prompt: challenge.fresh_prompt(),
+            ..SignInRequest::to_return(return_to)
+        };
         let href = request.at(provider, self.login(), &context.public_url);
         let text = "You are not signed in, or your session has ended. The sign-in opens in the \
                     whole tab.";
@@ -334,11 +343,18 @@ impl WorkerSite {
     /// providers and the route accepts only one provider, the URL names this provider. If the route
     /// accepts several providers, the URL opens a page on which the user chooses a provider.
     pub(super) fn login_url(&self, context: &RequestContext, challenge: &Challenge) -> String {
-        let choice = match only_provider(&challenge.route) {
-            Some(provider) if self.providers().len() > 1 => format!("?provider={provider}"),
-            Some(_) | None => String::new(),
-        };
-        [context.public_url.origin(), self.own().sign_in(), &choice].concat()
+        let provider = only_provider(&challenge.route);
+        let provider = provider.filter(|_provider| self.providers().len() > 1);
+        let prompt = challenge.fresh_prompt();
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.extend_pairs(provider.map(|provider| ("provider", provider)));
+        query.extend_pairs(prompt.value().map(|prompt| ("prompt", prompt)));
+        let max_age = prompt.max_age_secs();
+        query.extend_pairs(max_age.map(|seconds| ("max_age", seconds.to_string())));
+        let query = query.finish();
+        let separator = if query.is_empty() { "" } else { "?" };
+        let (origin, path) = (context.public_url.origin(), self.own().sign_in());
+        [origin, path, separator, &query].concat()
     }
 }
 

@@ -31,7 +31,7 @@ impl WorkerSite {
         if silent {
             Prompt::Silent
         } else {
-            Prompt::AsNeeded
+            challenge.fresh_prompt()
         }
     }
 
@@ -87,9 +87,21 @@ impl WorkerSite {
         let id = context.request_id();
         let provider = failure.provider.as_deref();
         if is_expected(&failure.error) {
-            tracing::debug!(request.id = id, reason, provider, error, "Not signed in silently");
+            tracing::debug!(
+                request.id = id,
+                reason,
+                provider,
+                error,
+                "Not signed in silently"
+            );
         } else {
-            tracing::warn!(request.id = id, reason, provider, error, "Silent sign-in failed");
+            tracing::warn!(
+                request.id = id,
+                reason,
+                provider,
+                error,
+                "Silent sign-in failed"
+            );
         }
         let host = failure.host.as_ref().unwrap_or(&context.public_url);
         let url = self.login().after_silent_sign_in(&failure.retry, host);
@@ -103,7 +115,9 @@ impl WorkerSite {
             return refusal;
         }
         let query = context.target.query().unwrap_or_default();
-        let page = self.login().page_without_user(query, context.login_origin());
+        let page = self
+            .login()
+            .page_without_user(query, context.login_origin());
         let (url, cookie) = page;
         see_other(&url, cookie)
     }

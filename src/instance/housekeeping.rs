@@ -139,6 +139,7 @@ mod tests {
             absolute: Duration::from_hours(8),
             capacity: 1024 * 1024,
             per_person: 10,
+            of_providers: std::collections::BTreeMap::new(),
             refresh_wait: Duration::from_secs(10),
             store: StoreSettings::Memory,
         };

@@ -422,6 +422,7 @@ impl Login {
             nonce: &pending.nonce(),
             redirect_uri,
             begun_at: pending.details().issued_at,
+            max_age: pending.details().prompt.max_age(),
         };
         let redeemed = provider.redeem(redemption, &self.process.clock).await;
         let duration = self

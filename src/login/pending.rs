@@ -86,6 +86,8 @@ struct RawDetails<'a> {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     q: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    m: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     g: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     s: Option<String>,
@@ -223,6 +225,7 @@ impl PendingLogin {
             a: !self.details.prompt.accepts_session(),
             c: self.details.prompt == Prompt::SelectAccount,
             q: self.details.prompt == Prompt::Silent,
+            m: self.details.prompt.max_age_secs(),
             g: self
                 .details
                 .registration
@@ -314,7 +317,8 @@ impl ReturnedState {
                 (false, _, true) => Prompt::Silent,
                 (true, false, _) => Prompt::Login,
                 (true, true, _) => Prompt::SelectAccount,
-            },
+            }
+            .with_max_age(raw.m),
             previous_session: previous_session.flatten(),
             waiting,
         };

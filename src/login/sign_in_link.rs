@@ -30,6 +30,8 @@ impl Login {
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.extend_pairs(link.provider.map(|name| ("provider", name)));
         query.extend_pairs(link.prompt.value().map(|prompt| ("prompt", prompt)));
+        let max_age = link.prompt.max_age_secs();
+        query.extend_pairs(max_age.map(|seconds| ("max_age", seconds.to_string())));
         query.extend_pairs(link.passed);
         query.append_pair("to", &sealed);
         format!("{}?{}", self.own().sign_in(), query.finish())

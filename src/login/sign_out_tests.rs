@@ -47,6 +47,7 @@ fn sessions() -> Arc<Sessions> {
         absolute: Duration::from_hours(1),
         capacity: 1 << 20,
         per_person: 1,
+        of_providers: std::collections::BTreeMap::new(),
         refresh_wait: Duration::from_secs(10),
         store: StoreSettings::Memory,
     };

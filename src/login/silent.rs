@@ -43,10 +43,7 @@ impl Login {
     /// and the user has not signed out. `query` is the query of the page.
     pub(crate) fn may_sign_in_silently(&self, headers: &HeaderMap, query: Option<&str>) -> bool {
         self.settings.silent_sign_in
-            && matches!(
-                cookies::find(headers, SILENT.as_bytes()),
-                Found::Absent
-            )
+            && matches!(cookies::find(headers, SILENT.as_bytes()), Found::Absent)
             && query.is_none_or(|query| parameter(query, PARAMETER) != NO)
     }
 

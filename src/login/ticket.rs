@@ -86,6 +86,8 @@ struct RawRequest<'a> {
     c: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     q: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    m: Option<u32>,
     x: Vec<(String, String)>,
     t: u64,
 }
@@ -195,9 +197,10 @@ impl TicketRequest {
             w: self.waiting.to_raw(),
             r: self.return_to.as_str().into(),
             p: self.providers.clone(),
-            a: self.prompt == Prompt::Login,
+            a: self.prompt.value() == Prompt::Login.value(),
             c: self.prompt == Prompt::SelectAccount,
             q: self.prompt == Prompt::Silent,
+            m: self.prompt.max_age_secs(),
             x: self.passed.clone(),
             t: self.issued_at.as_millis(),
         };
@@ -239,16 +242,20 @@ impl TicketRequest {
                 (false, true, _) => Prompt::SelectAccount,
                 (false, false, true) => Prompt::Silent,
                 (false, false, false) => Prompt::AsNeeded,
-            },
+            }
+            .with_max_age(raw.m),
             passed: raw.x,
             issued_at: Timestamp::from_millis(raw.t),
         })
     }
 
     /// Returns true if the user of `session` needs no new login for this request.
-    pub(crate) fn accepts(&self, session: &Session) -> bool {
+    pub(crate) fn accepts(&self, session: &Session, now: Timestamp) -> bool {
         let mut providers = self.providers.iter();
-        self.prompt.accepts_session() && providers.any(|name| **name == *session.provider())
+        let max_age = self.prompt.max_age();
+        self.prompt.accepts_session()
+            && max_age.is_none_or(|max_age| session.is_authenticated_within(max_age, now))
+            && providers.any(|name| **name == *session.provider())
     }
 
     /// Returns the provider, if the page accepts only one provider.

@@ -123,6 +123,9 @@ pub struct Redemption<'a> {
     pub redirect_uri: &'a str,
     /// The time when the authorization request was sent.
     pub begun_at: Timestamp,
+    /// The `max_age` of the authorization request, if it differs from the settings. The ID token
+    /// must prove that the user has authenticated within this time.
+    pub max_age: Option<Duration>,
 }
 
 /// All providers, by the configured name of each provider.

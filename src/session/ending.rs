@@ -130,6 +130,9 @@ struct Entry {
     /// The latest value of the session that the registry knows. The store can already have a newer
     /// value of the session.
     stored: Arc<Stored>,
+    /// The configured name of the provider.
+    provider: Box<str>,
+    opened_at: Timestamp,
     end: Rc<EndSignal>,
 }
 
@@ -219,6 +222,8 @@ impl EndRegistry {
             let mut entries = self.0.entries.borrow_mut();
             let entry = entries.entry(key).or_insert_with(|| Entry {
                 stored: Arc::clone(&stored),
+                provider: session.provider().into(),
+                opened_at: session.opened_at(),
                 end: Rc::default(),
             });
             entry.stored = stored;
@@ -357,7 +362,7 @@ impl Registry {
 
     /// Searches for sessions that have passed a deadline or have a new version.
     async fn sweep(&self, now: Timestamp) {
-        let idle = self.sessions.limits.idle();
+        let limits = &self.sessions.limits;
         let (mut expired, mut away) = (Vec::new(), Vec::new());
         for (key, entry) in self.entries.borrow_mut().iter_mut() {
             if entry.stored.state() != SessionState::Live
@@ -367,7 +372,9 @@ impl Registry {
             }
             match entry.stored.state() {
                 SessionState::Live => {
-                    let why = entry.stored.expired(idle, now);
+                    let times = (entry.opened_at, entry.stored.ends_at());
+                    let limits = limits.of_login(&entry.provider, times);
+                    let why = limits.expired(entry.stored.last_used(), now);
                     expired.extend(why.map(|why| (*key, why)));
                 }
                 // The store has a newer value of the session, or the cache has evicted the session.
@@ -394,7 +401,8 @@ impl Registry {
             return;
         };
         let stored = session.stored();
-        if let Some(why) = stored.expired(self.sessions.limits.idle(), now) {
+        let limits = self.sessions.limits.of(&session);
+        if let Some(why) = limits.expired(session.last_used(), now) {
             self.end(key, why);
         } else if let Some(entry) = self.entries.borrow_mut().get_mut(key) {
             entry.renew(Arc::clone(stored));

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::limits::SessionLimits;
 use super::stored::{SessionState, Stored};
 use super::{Deadlines, Lookup, Session, SessionRef, Sessions, StoreTag};
 use crate::clock::Timestamp;
@@ -9,12 +10,16 @@ use crate::clock::Timestamp;
 impl Sessions {
     /// Finds a session, and records that the session was used.
     pub fn find(&self, session: impl Into<SessionRef>, now: Timestamp) -> Lookup {
-        self.look_up(session.into(), |stored| self.note_use(stored, now))
+        self.look_up(session.into(), |session| {
+            self.note_use(session.stored(), session.limits(), now)
+        })
     }
 
     /// Finds a session. This look-up does not count as a use of the session.
     pub(crate) fn observe(&self, session: SessionRef, now: Timestamp) -> Lookup {
-        self.look_up(session, |stored| stored.deadline(self.limits.idle()) > now)
+        self.look_up(session, |session| {
+            session.limits().deadline(session.last_used()) > now
+        })
     }
 
     /// Finds a session. `is_live` returns false if the session has passed a deadline.
@@ -22,7 +27,7 @@ impl Sessions {
     fn look_up(
         &self,
         SessionRef { store_tag, key }: SessionRef,
-        is_live: impl FnOnce(&Arc<Stored>) -> bool,
+        is_live: impl FnOnce(&Session) -> bool,
     ) -> Lookup {
         let Some(mut stored) = self.cache.get(&key) else {
             return self.absent(store_tag);
@@ -38,27 +43,30 @@ impl Sessions {
         if stored.state() == SessionState::Ended {
             return Lookup::Unknown;
         }
-        if !is_live(&stored) {
-            return Lookup::Expired;
-        }
-        match Session::of(stored) {
-            Some(session) => Lookup::Live(Arc::new(session)),
-            None => Lookup::Unknown,
+        let Some(mut session) = Session::of(stored) else {
+            return Lookup::Unknown;
+        };
+        session.set_limits(self.limits.of(&session));
+        if is_live(&session) {
+            Lookup::Live(Arc::new(session))
+        } else {
+            Lookup::Expired
         }
     }
 
     /// Returns the times at which a session ends.
     pub(crate) fn deadlines(&self, session: &Session) -> Deadlines {
-        let stored = session.stored();
+        let limits = self.limits.of(session);
         Deadlines {
-            idle: stored.deadline(self.limits.idle()),
-            latest: stored.ends_at(),
+            idle: limits.deadline(session.last_used()),
+            latest: limits.ends_at(),
         }
     }
 
     /// Records a use of a session. Returns false if the session has passed a deadline.
-    fn note_use(&self, stored: &Arc<Stored>, now: Timestamp) -> bool {
-        if stored.deadline(self.limits.idle()) <= now {
+    #[inline]
+    fn note_use(&self, stored: &Arc<Stored>, limits: &SessionLimits, now: Timestamp) -> bool {
+        if limits.deadline(stored.last_used()) <= now {
             return false;
         }
         if let Some(before) = stored.note_use(now) {
@@ -68,12 +76,16 @@ impl Sessions {
     }
 
     /// Records another use of a session. `found_at` is the time at which the caller looked up the
-    /// session. Returns false if `session` is not current, if the session has passed a deadline, or
-    /// if too much time has passed since `found_at`. If this function returns false, the caller
+    /// session. Returns false if `session` is not current, if the session has passed a deadline, if a
+    /// reload has changed the limits, or if too much time has passed since `found_at`. If this function returns false, the caller
     /// must look up the session again.
     pub(crate) fn still(&self, session: &Session, found_at: Timestamp, now: Timestamp) -> bool {
         let is_recent = found_at <= now && now.since(found_at) < self.limits.without_look_up();
-        is_recent && session.state() == SessionState::Live && self.note_use(session.stored(), now)
+        let limits = session.limits();
+        is_recent
+            && session.state() == SessionState::Live
+            && self.limits.are_current(limits)
+            && self.note_use(session.stored(), limits, now)
     }
 
     /// Records that a session was used. The value `session` may be an old version of the session,
@@ -86,7 +98,9 @@ impl Sessions {
         };
         // This code ignores whether the session has passed a deadline, because the next look-up
         // checks the deadlines.
-        let _is_live = self.note_use(newest.as_ref().unwrap_or_else(|| session.stored()), now);
+        let limits = self.limits.of(session);
+        let stored = newest.as_ref().unwrap_or_else(|| session.stored());
+        let _is_live = self.note_use(stored, &limits, now);
     }
 
     /// Returns the result of a look-up of a session that the cache does not contain. `store_tag` is

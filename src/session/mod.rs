@@ -41,6 +41,7 @@ mod imagined;
 mod index;
 mod keeper;
 mod lease;
+mod limits;
 mod live;
 mod local;
 mod look_up;
@@ -68,8 +69,8 @@ use moka::sync::Cache;
 
 use self::cache::Read;
 pub use self::device::Device;
-pub(crate) use self::ending::{SessionEvent, WatchError};
 pub use self::ending::{EndReason, EndRegistry, EndWatch};
+pub(crate) use self::ending::{SessionEvent, WatchError};
 pub use self::file::FileError;
 pub(crate) use self::file::inspect;
 #[cfg(test)]
@@ -83,6 +84,8 @@ pub use self::id::{SessionId, SessionKey};
 use self::index::{Rank, UserHash};
 use self::keeper::KeeperSettings;
 pub(crate) use self::lease::{Lease, Leased};
+use self::limits::Limits;
+pub use self::limits::{LimitsOfProviders, ProviderLimits};
 pub use self::live::Session;
 use self::local::LocalStore;
 pub(crate) use self::marks::{MarkKind, Once};
@@ -91,7 +94,6 @@ pub use self::new_session::NewSession;
 pub(crate) use self::outcome::{Deadlines, EndedVersion};
 pub use self::outcome::{Ended, Lookup, Maintained, OpenError, Replaced, StartError};
 pub(crate) use self::preview::{Preview, preview};
-use self::reconfigure::Limits;
 pub(crate) use self::reconfigure::Reconfiguration;
 pub use self::reconfigure::{ReconfigureError, Reconfigured};
 use self::record::Contents;
@@ -139,12 +141,13 @@ impl Sessions {
         let Settings {
             idle,
             absolute,
+            of_providers,
             capacity,
             per_person,
             refresh_wait: _,
             store,
         } = settings;
-        let limits = Limits::new(idle, absolute, per_person);
+        let limits = Limits::new(idle, absolute, per_person, of_providers);
         let keeper = KeeperSettings {
             limits: Arc::clone(&limits),
             capacity,
@@ -229,7 +232,7 @@ impl Sessions {
         let id = SessionId::random(self.store_tag)?;
         let rank = Rank {
             user: UserHash::of(&new.identity),
-            ends_at: now.plus(self.limits.absolute()),
+            ends_at: now.plus(self.limits.absolute_of(new.provider)),
             key: id.key(),
         };
         let contents = Contents {

@@ -1,13 +1,13 @@
 //! The record of a session in memory. Records are small, because there may be a million records.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use super::SessionKey;
 use super::index::{Rank, UserHash};
 use super::record::{self, Contents};
-use super::{EndReason, SessionKey};
 use crate::clock::Timestamp;
 
 /// The memory that one session needs in addition to its contents, in bytes. This number includes
@@ -25,6 +25,8 @@ pub(super) struct Stored {
     /// The encoded [`Contents`]. The encoded contents are empty if the contents of the session are
     /// only in the file.
     contents: Zeroizing<Box<[u8]>>,
+    /// The longest time between two uses since the login, in seconds.
+    longest_pause: AtomicU32,
     state: AtomicU8,
 }
 
@@ -50,6 +52,7 @@ impl Stored {
             last_used: AtomicU64::new(last_used.as_millis()),
             next_refresh: AtomicU64::new(next_refresh.as_millis()),
             contents: record::encode(contents),
+            longest_pause: AtomicU32::new(0),
             state: AtomicU8::new(LIVE),
         }
     }
@@ -61,6 +64,7 @@ impl Stored {
             last_used: AtomicU64::new(self.last_used().as_millis()),
             next_refresh: AtomicU64::new(self.next_refresh.load(Ordering::Relaxed)),
             contents: self.contents.clone(),
+            longest_pause: AtomicU32::new(self.longest_pause.load(Ordering::Relaxed)),
             state: AtomicU8::new(LIVE),
         }
     }
@@ -73,6 +77,7 @@ impl Stored {
             // A record without contents has no tokens, so a refresh is never due.
             next_refresh: AtomicU64::new(u64::MAX),
             contents: Zeroizing::default(),
+            longest_pause: AtomicU32::new(self.longest_pause.load(Ordering::Relaxed)),
             state: AtomicU8::new(SUPERSEDED),
         }
     }
@@ -148,37 +153,36 @@ impl Stored {
     /// the time of the previous use if this call has written a new time.
     pub(super) fn note_use(&self, now: Timestamp) -> Option<Timestamp> {
         let before = self.last_used();
-        if now.since(before) < Duration::from_secs(1) {
+        let pause = now.since(before);
+        if pause < Duration::from_secs(1) {
             return None;
         }
         self.last_used.store(now.as_millis(), Ordering::Relaxed);
+        self.note_pause(u32::try_from(pause.as_secs()).unwrap_or(u32::MAX));
         Some(before)
     }
 
-    /// Copies the time of the last use from `other`, unless this record already has a later time.
-    /// `other` is another record of the same session.
+    /// Returns the longest time between two uses since the login.
+    pub(super) fn longest_pause(&self) -> Duration {
+        Duration::from_secs(self.longest_pause.load(Ordering::Relaxed).into())
+    }
+
+    fn note_pause(&self, seconds: u32) {
+        if seconds > self.longest_pause.load(Ordering::Relaxed) {
+            self.longest_pause.fetch_max(seconds, Ordering::Relaxed);
+        }
+    }
+
+    /// Copies the time of the last use and the longest pause from `other`, unless this record
+    /// already has a later time or a longer pause. `other` is another record of the same session.
     pub(super) fn note_use_of(&self, other: &Self) {
         self.note_use_at(other.last_used());
+        self.note_pause(other.longest_pause.load(Ordering::Relaxed));
     }
 
     /// Sets the time of the last use to `at`, unless the record already has a later time.
     pub(super) fn note_use_at(&self, at: Timestamp) {
         self.last_used.fetch_max(at.as_millis(), Ordering::Relaxed);
-    }
-
-    /// Returns the reason for the end of the session, if the session has passed a deadline.
-    pub(super) fn expired(&self, idle: Duration, now: Timestamp) -> Option<EndReason> {
-        if self.ends_at() <= now {
-            Some(EndReason::Absolute)
-        } else if self.deadline(idle) <= now {
-            Some(EndReason::Idle)
-        } else {
-            None
-        }
-    }
-
-    pub(super) fn deadline(&self, idle: Duration) -> Timestamp {
-        self.last_used().plus(idle).min(self.ends_at())
     }
 
     /// Returns the number of bytes that the session needs in the cache.

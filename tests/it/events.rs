@@ -28,11 +28,11 @@ const PAGE: &str = "<p id=log></p><script>\
     </script>";
 
 /// A client that reads the event stream over HTTP/1.1.
-struct EventClient(End);
+pub(crate) struct EventClient(End);
 
 impl EventClient {
     /// Opens the stream of the session `cookie`.
-    async fn open(gateway: SocketAddr, cookie: &str) -> Self {
+    pub(crate) async fn open(gateway: SocketAddr, cookie: &str) -> Self {
         let mut end = End::connect(gateway).await;
         end.send(request(cookie, "Sec-Fetch-Site: same-origin\r\n"))
             .await;
@@ -81,7 +81,7 @@ impl EventClient {
     }
 
     /// Fails unless the stream ends with this event.
-    async fn expect_end(&mut self, reason: &str) {
+    pub(crate) async fn expect_end(&mut self, reason: &str) {
         let (name, data) = self.event().await;
         let login_url = url("/oauth2/sign_in");
         let expected = json!({"reason": reason, "login_url": login_url});
@@ -167,7 +167,10 @@ async fn the_stream_reports_a_refresh_without_the_tokens() {
             break (name, data);
         }
     };
-    assert_eq!((name.as_str(), &data["renewable"]), ("renewed", &json!(true)));
+    assert_eq!(
+        (name.as_str(), &data["renewable"]),
+        ("renewed", &json!(true))
+    );
     let received = String::from_utf8_lossy(client.0.wire.seen()).into_owned();
     assert!(!received.contains(CANARY), "{received}");
     sign_out(&browser, ORIGIN).await;
@@ -227,9 +230,7 @@ async fn a_session_has_a_limited_number_of_streams() {
     scene.wait_for_figure(open_figure(), 32).await;
     let again = EventClient::open(gateway, &cookie).await;
     drop((again, other));
-    scene
-        .wait_for_figure(&ended_figure("client_gone"), 3)
-        .await;
+    scene.wait_for_figure(&ended_figure("client_gone"), 3).await;
 }
 
 #[tokio::test]

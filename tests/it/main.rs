@@ -28,6 +28,7 @@ mod chooser;
 mod coverage;
 mod cross_site;
 mod demo;
+mod deadlines;
 mod deployments;
 mod downloads;
 mod durable;

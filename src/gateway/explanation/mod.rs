@@ -266,7 +266,9 @@ fn explain_challenge(challenge: &Challenge, explanation: &mut Explanation) {
         | Cause::Malformed
         | Cause::NoCookie
         | Cause::OtherInstance
+        | Cause::Paused
         | Cause::RefusedByApp
+        | Cause::SignInTooOld
         | Cause::TokenExpired
         | Cause::Unreachable
         | Cause::Unknown => "the route needs a session, and the request has no session",

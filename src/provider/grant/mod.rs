@@ -382,6 +382,7 @@ impl GrantVerifier {
             access_token: &answer.access_token,
             code: &redemption.code,
             begun_at: redemption.begun_at,
+            max_age: redemption.max_age,
         };
         let now = verification.clock.now();
         verification
