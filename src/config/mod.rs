@@ -74,7 +74,7 @@ use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
 use crate::gateway::{AskingProxies, SpillSettings};
 use crate::identity::ListedClaim;
-use crate::login::{self, OwnPaths, PublicUrl, PublicUrls, RedirectionEndpoints};
+use crate::login::{self, OwnPaths, PublicUrl, PublicUrls, RedirectionEndpoints, RememberMe};
 use crate::provider::Providers;
 use crate::seal::KeyRing;
 use crate::secret::Environment;
@@ -171,6 +171,7 @@ struct LoginSection {
     timeout_secs: Bounded<10, 3600>,
     clear_site_data: Vec<SiteData>,
     userinfo_claims: Vec<ListedClaim>,
+    remember_me: RememberMe,
     state_key_file: Option<PathBuf>,
     state_key_env: Option<String>,
 }
@@ -481,6 +482,7 @@ fn login_settings(
         clear_site_data: clear_site_data(&section.clear_site_data),
         userinfo_claims: section.userinfo_claims.clone(),
         silent_sign_in: routes.is_some_and(|routes| routes.iter().any(Route::signs_in_silently)),
+        remember_me: section.remember_me,
     };
     if let (Some(urls), Some(routes)) = (urls, routes) {
         check_reach(urls, &login, routes, reader);

@@ -3,7 +3,7 @@
 
 use http::Response;
 
-use super::sign_in::SignInRequest;
+use super::sign_in::{SignInRequest, remember_label};
 use super::{Body, Error, Record, RequestContext, WorkerSite, explain, refuse_embedded, see_other};
 use crate::access::Cause;
 use crate::login::{
@@ -87,9 +87,15 @@ impl WorkerSite {
             link.map(|link| (name, link))
         });
         match links.collect::<Result<Vec<_>, login::Error>>() {
-            Ok(links) => self
-                .choices(links.into_iter())
-                .respond(&context.parts.headers),
+            Ok(links) => {
+                let mut page = self.choices(links.into_iter());
+                if login.asks_to_remember()
+                    && let Ok(href) = login.choose_to_remember(request, &context.public_url)
+                {
+                    page = page.link(remember_label(request.remember), href);
+                }
+                page.respond(&context.parts.headers)
+            }
             Err(error) => self.not_answered(context, error, request),
         }
     }

@@ -18,6 +18,8 @@ use crate::provider::Prompt;
 pub(super) struct SignInRequest {
     provider: Option<String>,
     prompt: Prompt,
+    /// Whether the user wants the browser to keep the session cookie.
+    remember: bool,
     /// The parameters of the sign-in request that are meant for the provider. No name occurs twice.
     passed: Vec<(String, String)>,
     return_to: ReturnTo,
@@ -37,6 +39,7 @@ impl SignInRequest {
             match &*name {
                 "provider" => request.provider = Some(value.into_owned()),
                 "prompt" => request.prompt = Prompt::in_link(&value),
+                "remember" => request.remember = value == "1",
                 "max_age" => max_age = value.parse().ok(),
                 "to" => return_to = login.unseal(&value, &context.public_url),
                 "rd" | "return_to" if is_start => {
@@ -65,6 +68,7 @@ impl SignInRequest {
         Self {
             provider: None,
             prompt: Prompt::AsNeeded,
+            remember: false,
             passed: Vec::new(),
             return_to,
         }
@@ -83,6 +87,7 @@ impl SignInRequest {
         Self {
             provider: failure.provider.as_deref().map(str::to_owned),
             prompt: failure.prompt,
+            remember: failure.remember,
             ..Self::to_return(failure.retry.clone())
         }
     }
@@ -92,6 +97,7 @@ impl SignInRequest {
         Self {
             provider: request.only_provider().map(str::to_owned),
             prompt: request.prompt,
+            remember: request.remember,
             passed: request.passed.clone(),
             return_to: request.return_to.clone(),
         }
@@ -103,6 +109,7 @@ impl SignInRequest {
         let link = SignInLink {
             provider,
             prompt: self.prompt,
+            remember: self.remember,
             passed: &self.passed,
             return_to: &self.return_to,
         };
@@ -171,6 +178,7 @@ impl WorkerSite {
         let return_to = request.return_to.clone();
         let start = Start {
             prompt: request.prompt,
+            remember: request.remember,
             passed: &request.passed,
             ..Start::new(provider, return_to, context.login_origin())
         };
@@ -314,7 +322,16 @@ impl WorkerSite {
             let href = request.at(Some(name), self.login(), &context.public_url);
             (*name, href)
         });
-        self.choices(links)
+        let page = self.choices(links);
+        if !self.login().asks_to_remember() {
+            return page;
+        }
+        let other = SignInRequest {
+            remember: !request.remember,
+            ..request.clone()
+        };
+        let href = other.at(None, self.login(), &context.public_url);
+        page.link(remember_label(request.remember), href)
     }
 
     /// Creates a page with links, each with the configured name of its provider.
@@ -355,6 +372,16 @@ impl WorkerSite {
         let separator = if query.is_empty() { "" } else { "?" };
         let (origin, path) = (context.public_url.origin(), self.own().sign_in());
         [origin, path, separator, &query].concat()
+    }
+}
+
+/// Returns the label of the link with which the user decides whether the browser keeps the session
+/// cookie.
+pub(super) fn remember_label(remember: bool) -> &'static str {
+    if remember {
+        "\u{2611} Keep me signed in in this browser"
+    } else {
+        "\u{2610} Keep me signed in in this browser"
     }
 }
 

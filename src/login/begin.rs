@@ -62,6 +62,7 @@ impl Login {
             issued_at: self.process.clock.now(),
             round,
             prompt: start.prompt,
+            remember: start.remember,
             previous_session,
             waiting: start.waiting,
         };

@@ -99,6 +99,7 @@ impl Login {
                 .map(Box::from)
                 .collect(),
             prompt: start.prompt,
+            remember: start.remember,
             passed: start.passed.to_vec(),
             issued_at: now,
         };
@@ -122,6 +123,26 @@ impl Login {
         public_url: &PublicUrl,
     ) -> Result<String, Error> {
         let sealed = request.at(provider).seal(&self.keys, public_url)?;
+        Ok(format!("{}?request={sealed}", self.own().ticket_request()))
+    }
+
+    /// Returns a link of the login host that answers `request` with a page on which the user chooses
+    /// a provider, but with another value of `remember`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRandomness`].
+    pub(crate) fn choose_to_remember(
+        &self,
+        request: &TicketRequest,
+        public_url: &PublicUrl,
+    ) -> Result<String, Error> {
+        let other = TicketRequest {
+            providers: request.providers.clone(),
+            remember: !request.remember,
+            ..request.at("")
+        };
+        let sealed = other.seal(&self.keys, public_url)?;
         Ok(format!("{}?request={sealed}", self.own().ticket_request()))
     }
 
@@ -297,7 +318,9 @@ impl Login {
         }
         let authority = ticket.waiting.host.authority();
         let id = ticket.session.host_id(authority, &self.keys)?;
-        Ok(cookie::session(&id, sessions.cookie_lifetime()))
+        // If the user decides, only the login host keeps its cookie. The other hosts get another
+        // ticket from there.
+        Ok(cookie::session(&id, self.cookie_lifetime(false)))
     }
 
     /// Returns true if the gateway still serves the host of `waiting`.

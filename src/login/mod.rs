@@ -23,6 +23,7 @@ mod process;
 mod public_url;
 mod public_urls;
 mod redirection;
+mod remember;
 mod request;
 mod return_to;
 mod revocation;
@@ -57,6 +58,7 @@ pub use self::process::ProcessState;
 pub use self::public_url::PublicUrl;
 pub(crate) use self::public_urls::PublicUrls;
 pub(crate) use self::redirection::RedirectionEndpoints;
+pub(crate) use self::remember::RememberMe;
 pub use self::request::{Callback, PreviousSession, Start};
 pub use self::return_to::ReturnTo;
 pub(crate) use self::revocation::RevocationRequest;
@@ -101,6 +103,8 @@ pub struct Settings {
     pub(crate) userinfo_claims: Vec<ListedClaim>,
     /// Whether at least one route signs users in silently.
     pub(crate) silent_sign_in: bool,
+    /// Whether a browser keeps the session cookie after the user has closed the browser.
+    pub(crate) remember_me: RememberMe,
 }
 
 /// The login flow with the providers of one site. All workers share one [`Login`].
@@ -367,7 +371,7 @@ impl Login {
             Ok((id, (identity, refreshable))) => Completion::SignedIn {
                 location: self.destination(details, SessionRef::from(&id), callback.public_url),
                 cookies: [
-                    cookie::session(&id.to_text(), self.process.sessions.cookie_lifetime()),
+                    cookie::session(&id.to_text(), self.cookie_lifetime(details.remember)),
                     browser::remember_rounds(details.round.saturating_add(1)),
                     forget,
                 ]

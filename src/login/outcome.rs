@@ -63,6 +63,8 @@ pub struct FailedLogin {
     /// States whether the user asked to sign in again or to choose an account, although the browser
     /// had a session.
     pub(crate) prompt: Prompt,
+    /// Whether the user wants the browser to keep the session cookie.
+    pub(crate) remember: bool,
     /// The session of the ticket, if the failed request contained a ticket.
     pub(crate) ticket_session: Option<SessionRef>,
     /// The `Set-Cookie` values of the response.
@@ -80,6 +82,7 @@ impl FailedLogin {
                 .map(|waiting| waiting.host.clone()),
             provider: details.map(|details| details.provider.clone()),
             prompt: details.map_or(Prompt::AsNeeded, |details| details.prompt),
+            remember: details.is_some_and(|details| details.remember),
             ticket_session: None,
             cookies: Vec::new(),
         }
@@ -110,6 +113,7 @@ impl FailedLogin {
             host: Some(request.host().clone()),
             provider: request.only_provider().map(Box::from),
             prompt: request.prompt,
+            remember: request.remember,
             ..Self::new(error, None)
         }
     }

@@ -55,6 +55,8 @@ pub(super) struct LoginDetails {
     /// States whether the user asked to sign in again or to choose an account, although the browser
     /// may have a valid session, or whether the sign-in is silent.
     pub(super) prompt: Prompt,
+    /// Whether the user wants the browser to keep the session cookie.
+    pub(super) remember: bool,
     /// The session that the browser had when the login began. The session key is present only in
     /// the response mode `form_post`, in which the callback arrives without the session cookie.
     pub(super) previous_session: Option<SessionKey>,
@@ -87,6 +89,8 @@ struct RawDetails<'a> {
     q: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     m: Option<u32>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    k: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     g: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -226,6 +230,7 @@ impl PendingLogin {
             c: self.details.prompt == Prompt::SelectAccount,
             q: self.details.prompt == Prompt::Silent,
             m: self.details.prompt.max_age_secs(),
+            k: self.details.remember,
             g: self
                 .details
                 .registration
@@ -319,6 +324,7 @@ impl ReturnedState {
                 (true, true, _) => Prompt::SelectAccount,
             }
             .with_max_age(raw.m),
+            remember: raw.k,
             previous_session: previous_session.flatten(),
             waiting,
         };

@@ -234,6 +234,7 @@ impl Login {
         let link = SignInLink {
             provider: provider.filter(|_name| known.is_some()),
             prompt,
+            remember: false,
             passed: &[],
             return_to: &after.return_to.clone().unwrap_or_else(ReturnTo::root),
         };

@@ -21,6 +21,7 @@ fn login(sessions: &Arc<Sessions>) -> Arc<Login> {
         clear_site_data: None,
         userinfo_claims: Vec::new(),
         silent_sign_in: false,
+        remember_me: RememberMe::Always,
     };
     let process = ProcessState::new(
         Arc::clone(sessions),

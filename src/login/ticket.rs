@@ -69,6 +69,8 @@ pub(crate) struct TicketRequest {
     pub(crate) providers: Vec<Box<str>>,
     /// States whether the provider must ask the user to sign in again.
     pub(crate) prompt: Prompt,
+    /// Whether the user wants the browser to keep the session cookie of the login host.
+    pub(crate) remember: bool,
     /// The parameters for the provider.
     pub(crate) passed: Vec<(String, String)>,
     pub(super) issued_at: Timestamp,
@@ -88,6 +90,8 @@ struct RawRequest<'a> {
     q: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     m: Option<u32>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    k: bool,
     x: Vec<(String, String)>,
     t: u64,
 }
@@ -201,6 +205,7 @@ impl TicketRequest {
             c: self.prompt == Prompt::SelectAccount,
             q: self.prompt == Prompt::Silent,
             m: self.prompt.max_age_secs(),
+            k: self.remember,
             x: self.passed.clone(),
             t: self.issued_at.as_millis(),
         };
@@ -244,6 +249,7 @@ impl TicketRequest {
                 (false, false, false) => Prompt::AsNeeded,
             }
             .with_max_age(raw.m),
+            remember: raw.k,
             passed: raw.x,
             issued_at: Timestamp::from_millis(raw.t),
         })
@@ -273,6 +279,7 @@ impl TicketRequest {
             return_to: self.return_to.clone(),
             providers: vec![provider.into()],
             prompt: self.prompt,
+            remember: self.remember,
             passed: self.passed.clone(),
             issued_at: self.issued_at,
         }

@@ -25,27 +25,28 @@ pub fn is_own(name: &[u8]) -> bool {
 }
 
 /// Returns the `Set-Cookie` value for the cookie of a session. `id` is a session id or a host id.
-pub(crate) fn session(id: &Secret<String>, lifetime: Duration) -> HeaderValue {
-    set(SESSION, id.expose(), lifetime)
+/// Without a lifetime, the browser deletes the cookie when the user closes the browser.
+pub(crate) fn session(id: &Secret<String>, lifetime: Option<Duration>) -> HeaderValue {
+    written((SESSION, id.expose()), "/", lifetime, "Lax")
 }
 
 /// Returns the `Set-Cookie` value for a cookie of the gateway. `name` and `value` come from the
 /// gateway and contain only characters that a cookie allows.
 pub(crate) fn set(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
-    written((name, value), "/", lifetime, "Lax")
+    written((name, value), "/", Some(lifetime), "Lax")
 }
 
 /// Returns the `Set-Cookie` value for a cookie that the browser also sends with a form post from
 /// another site. Another site can cause a request with this cookie, so the cookie alone must not
 /// authorize a request.
 pub(crate) fn set_across_sites(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
-    written((name, value), "/", lifetime, "None")
+    written((name, value), "/", Some(lifetime), "None")
 }
 
 /// Returns the `Set-Cookie` value for a cookie that the browser sends only to `path` and to the
 /// paths below `path`. The name must not have the prefix `__Host-`.
 pub(crate) fn set_at(path: &str, (name, value): (&str, &str), lifetime: Duration) -> HeaderValue {
-    written((name, value), path, lifetime, "Lax")
+    written((name, value), path, Some(lifetime), "Lax")
 }
 
 /// Returns the `Set-Cookie` value that deletes a cookie that [`set_at`] has set.
@@ -56,13 +57,12 @@ pub(crate) fn clear_at(path: &str, name: &str) -> HeaderValue {
 fn written(
     (name, value): (&str, &str),
     path: &str,
-    lifetime: Duration,
+    lifetime: Option<Duration>,
     same_site: &str,
 ) -> HeaderValue {
-    let seconds = lifetime.as_secs();
-    let text = format!(
-        "{name}={value}; Path={path}; Max-Age={seconds}; Secure; HttpOnly; SameSite={same_site}"
-    );
+    let age = lifetime.map(|lifetime| format!("; Max-Age={}", lifetime.as_secs()));
+    let age = age.unwrap_or_default();
+    let text = format!("{name}={value}; Path={path}{age}; Secure; HttpOnly; SameSite={same_site}");
     // The conversion to a field value does not fail, because names and values of cookies contain
     // only base64url, digits and hyphens, and paths contain only visible characters. If the
     // conversion to a field value failed, the field value would be empty, and the browser would
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn c_01_the_session_cookie_has_every_attribute() {
         let id = SessionId::random(StoreTag::random().unwrap()).unwrap();
-        let field = session(&id.to_text(), Duration::from_hours(8));
+        let field = session(&id.to_text(), Some(Duration::from_hours(8)));
         let text = field.to_str().unwrap();
         let (pair, attributes) = text.split_once("; ").unwrap();
         assert_eq!(
@@ -95,6 +95,10 @@ mod tests {
             "Path=/; Max-Age=28800; Secure; HttpOnly; SameSite=Lax"
         );
         assert!(pair.starts_with("__Host-sidegate=") && pair.len() <= 4096);
+        assert!(field.is_sensitive());
+        let field = session(&id.to_text(), None);
+        let (_, attributes) = field.to_str().unwrap().split_once("; ").unwrap();
+        assert_eq!(attributes, "Path=/; Secure; HttpOnly; SameSite=Lax");
         assert!(field.is_sensitive());
     }
 

@@ -61,7 +61,10 @@ async fn c_15_a_provider_can_shorten_the_deadlines_of_its_sessions() {
     let scene = Scene::with(|settings| settings.of_provider(limits)).await;
     let browser = scene.signed_in("alice").await;
     let info = browser.fetch(&url("/oauth2/userinfo")).await.json();
-    assert_eq!((&info["idle_ends_in"], &info["ends_in"]), (&100.into(), &250.into()));
+    assert_eq!(
+        (&info["idle_ends_in"], &info["ends_in"]),
+        (&100.into(), &250.into())
+    );
     scene.gateway.advance(Duration::from_secs(99));
     assert_eq!(status(&browser, "/").await, 200);
     scene.gateway.advance(Duration::from_secs(100));
