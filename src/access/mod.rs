@@ -355,13 +355,11 @@ impl Access {
         other: Option<Arc<Session>>,
     ) -> Decision {
         if route.is_public() {
-            let signs_in = route.silent_sign_in && cause.allows_silent_sign_in();
-            return match self.permit(route, None) {
-                Decision::Permit(permit) if signs_in => {
-                    Decision::SignInFirst(SignInFirst { permit, cause })
-                }
-                permitted => permitted,
-            };
+            let signs_in = route.signs_in_silently() && cause.allows_silent_sign_in();
+            if signs_in && let Decision::Permit(permit) = self.permit(route, None) {
+                return Decision::SignInFirst(SignInFirst { permit, cause });
+            }
+            return self.permit(route, None);
         }
         Decision::Challenge(Challenge {
             route: Rc::clone(route),

@@ -7,7 +7,7 @@ use super::cross_site::CrossSite;
 use super::destination::Destination;
 use super::freshness::Freshness;
 use super::rewrite::{Rewrite, RewriteSettings};
-use super::route_settings::{Enforcement, Fragment, OnRefusal, RouteSettings};
+use super::route_settings::{Enforcement, Fragment, OnRefusal, RouteSettings, SilentSignIn};
 use super::rule::{Rule, Verdict};
 use super::static_answer::StaticAnswer;
 use super::stream::StreamSettings;
@@ -34,7 +34,7 @@ pub struct Route {
     pub(super) allow_preflight: bool,
     /// What a login does with the fragment of the requested address.
     fragment: Fragment,
-    pub(super) silent_sign_in: bool,
+    silent_sign_in: SilentSignIn,
     /// The limits for the sign-in of the users. `None` if only the limits of all sessions apply.
     pub(super) freshness: Option<Freshness>,
     /// The sites whose pages may send unsafe requests with a user's session.
@@ -262,7 +262,7 @@ impl Route {
 
     /// Whether the gateway first tries to sign in the user of a page load without showing a page.
     pub(crate) fn signs_in_silently(&self) -> bool {
-        self.silent_sign_in
+        self.silent_sign_in == SilentSignIn::First
     }
 
     /// The limits for the sign-in of the users. `None` if only the limits of all sessions apply.

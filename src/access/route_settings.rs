@@ -52,7 +52,7 @@ pub struct RouteSettings {
     pub(super) keep_fragment: Fragment,
     /// Whether the gateway first tries to sign in the user of a page load without showing a page.
     #[serde(default)]
-    pub(super) silent_sign_in: bool,
+    pub(super) silent_sign_in: SilentSignIn,
     /// The limits for the sign-in of the users.
     #[serde(default)]
     pub(super) session: Freshness,
@@ -141,6 +141,23 @@ impl From<bool> for Fragment {
     }
 }
 
+/// Whether the gateway first tries to sign in the user of a page load without showing a page.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(from = "bool")]
+pub(super) enum SilentSignIn {
+    /// The gateway asks the provider whether the user is signed in there.
+    First,
+    /// The gateway begins no silent sign-in.
+    #[default]
+    Off,
+}
+
+impl From<bool> for SilentSignIn {
+    fn from(first: bool) -> Self {
+        if first { Self::First } else { Self::Off }
+    }
+}
+
 /// The name of one provider, or the names of several providers from which the user can choose.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct ProviderNames(pub(super) Vec<Box<str>>);
@@ -206,7 +223,7 @@ impl Default for RouteSettings {
             answer: None,
             rewrite: RewriteSettings::default(),
             keep_fragment: Fragment::Lost,
-            silent_sign_in: false,
+            silent_sign_in: SilentSignIn::Off,
             session: Freshness::default(),
             provider: None,
             allow_preflight: false,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::section::Reader;
 use crate::access::{Route, RouteTable};
 use crate::provider::settings::SessionSettings;
-use crate::session::{self, ProviderLimits};
+use crate::session::{self, LimitsOfProviders, ProviderLimits};
 
 /// Returns the limits for the sessions of a provider. Returns `None` if the provider has no limits
 /// of its own.
@@ -19,13 +19,20 @@ pub(super) fn limits(settings: SessionSettings) -> Option<ProviderLimits> {
     (limits != ProviderLimits::default()).then_some(limits)
 }
 
-/// Refuses limits of providers and routes that can never have an effect, because the limits of all
-/// sessions are shorter.
-pub(super) fn check_deadlines(
-    session: &session::Settings,
-    routes: Option<&RouteTable>,
+/// Adds the limits of the providers to the settings of sessions. Refuses limits of providers and
+/// routes that can never have an effect, because the limits of all sessions are shorter.
+pub(super) fn with_limits(
+    mut session: session::Settings,
+    (limits, routes): (LimitsOfProviders, &RouteTable),
     reader: &mut Reader<'_>,
-) {
+) -> session::Settings {
+    session.of_providers = limits;
+    check_providers(&session, reader);
+    check_routes(&session, routes, reader);
+    session
+}
+
+fn check_providers(session: &session::Settings, reader: &mut Reader<'_>) {
     let (idle, absolute) = (session.idle, session.absolute);
     for (name, limits) in &session.of_providers {
         let key = |key: &str| format!("providers.{name}.session.{key}");
@@ -40,12 +47,12 @@ pub(super) fn check_deadlines(
             reader.note(&key("idle_secs"), reason);
         }
     }
+}
+
+fn check_routes(session: &session::Settings, routes: &RouteTable, reader: &mut Reader<'_>) {
+    let (idle, absolute) = (session.idle, session.absolute);
     let limited = |route: &&Route| route.freshness().is_some();
-    for route in routes
-        .into_iter()
-        .flat_map(RouteTable::iter)
-        .filter(limited)
-    {
+    for route in routes.iter().filter(limited) {
         let key = |key: &str| format!("routes.{}.session{key}", route.index());
         if route.is_public() {
             let reason = "has no effect, because a public route never requires a sign-in; leave \

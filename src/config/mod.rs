@@ -46,7 +46,7 @@ use serde::Deserialize;
 
 use self::buffering::{check_buffers, spill};
 pub(crate) use self::changes::registrations;
-use self::deadlines::check_deadlines;
+use self::deadlines::with_limits;
 use self::keys::keys;
 pub(crate) use self::keys::{Digest, KeyFile, content_digest};
 pub use self::layers::{FileContent, Flags, Source, Variables};
@@ -264,7 +264,7 @@ fn build(
     let public_urls = public_urls(settings, reader);
     let server: Option<ServerSection> = reader.read("server");
     let operations: Option<OperationsSection> = reader.read("operations");
-    let mut session: Option<session::Settings> = reader.read("session");
+    let session: Option<session::Settings> = reader.read("session");
     let login: Option<LoginSection> = reader.read("login");
     let environment = source.environment();
     let sections = (login.as_ref(), session.as_ref());
@@ -273,17 +273,11 @@ fn build(
     let log: Option<telemetry::Settings> = reader.read("log");
     let watch: Option<bool> = reader.read("watch");
     let providers = providers(settings, (&reusable.providers, &environment), reader);
-    if let Some(session) = &mut session {
-        session.of_providers.clone_from(&providers.limits);
-    }
     let upstreams = upstreams(settings, &reusable.upstreams, reader);
     let signing = signing(public_urls.as_ref(), names.as_ref(), reader);
     let parsed = (&upstreams, &providers, names.as_ref());
     let others = (server.as_ref(), signing.as_ref(), &environment);
     let routes = route_table(settings, parsed, others, reader);
-    if let Some(session) = &session {
-        check_deadlines(session, routes.as_ref(), reader);
-    }
     let spill = server.as_ref().and_then(|server| spill(server, reader));
     let asking_proxies = auth_check::asking_proxies(routes.as_ref(), reader);
     let tls = tls(server.as_ref(), operations.as_ref(), reader, clock);
@@ -291,8 +285,8 @@ fn build(
     let login = login.map(|section| login_settings(&section, parts, reader));
     // All sections are read before the first `?` operator, so that `load` reports the problems of
     // all sections.
-    let (login, keys) = (login?, keys?);
-    let (server, session, routes) = (server?, session?, routes?);
+    let (login, keys, server, routes) = (login?, keys?, server?, routes?);
+    let session = with_limits(session?, (providers.limits, &routes), reader);
     let (names, log, operations) = (names?, log?, operations?);
     let (asking_proxies, oauth2_proxies) = asking_proxies?;
     let warnings = warnings(settings, (&routes, &server), (&asking_proxies, &login));

@@ -177,17 +177,14 @@ impl Events {
         if self.end.get().is_some() {
             return None;
         }
-        let ends = self.ends();
         if self.announced.is_none() {
-            return Some(format!("{BEGINNING}{}", self.announce("ends_in", ends)));
+            let event = self.announce("ends_in", self.ends());
+            return Some(format!("{BEGINNING}{event}"));
         }
         if let Some(ended) = self.without_token() {
             return Some(ended);
         }
-        // A token that cannot be refreshed ends the session for the user, but the registry does not
-        // report this end.
-        let left = ends.latest.since(self.clock.now());
-        let wait = HEARTBEAT.min(left.max(Duration::from_millis(1)));
+        let wait = self.wait();
         tokio::select! {
             event = self.watch.next() => Some(match event {
                 SessionEvent::Ended(why) => self.ended(why.reason()),
@@ -209,6 +206,16 @@ impl Events {
                 let ended = self.without_token();
                 Some(ended.unwrap_or_else(|| self.changes()))
             }
+        }
+    }
+
+    /// Returns the time until the next check. A token that cannot be refreshed ends the session for
+    /// the user, but the registry does not report this end.
+    fn wait(&self) -> Duration {
+        let tokens = self.session.tokens();
+        match (tokens.refresh_token(), tokens.expires_at()) {
+            (None, Some(at)) => HEARTBEAT.min(at.since(self.clock.now())),
+            (Some(_), _) | (None, None) => HEARTBEAT,
         }
     }
 

@@ -125,11 +125,11 @@ impl WorkerSite {
 
 /// Returns true if the provider has answered that the user has to do something.
 fn is_expected(error: &login::Error) -> bool {
-    match error {
-        login::Error::Denied(denial) => matches!(
-            denial.code,
-            ErrorCode::AccessDenied | ErrorCode::ConsentRequired | ErrorCode::InteractionRequired
-        ),
-        _ => false,
-    }
+    let login::Error::Denied(denial) = error else {
+        return false;
+    };
+    matches!(
+        denial.code,
+        ErrorCode::AccessDenied | ErrorCode::ConsentRequired | ErrorCode::InteractionRequired
+    )
 }

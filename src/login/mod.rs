@@ -370,14 +370,7 @@ impl Login {
         match opened {
             Ok((id, (identity, refreshable))) => Completion::SignedIn {
                 location: self.destination(details, SessionRef::from(&id), callback.public_url),
-                cookies: [
-                    cookie::session(&id.to_text(), self.cookie_lifetime(details.remember)),
-                    browser::remember_rounds(details.round.saturating_add(1)),
-                    forget,
-                ]
-                .into_iter()
-                .chain(self.allow_silent_sign_in())
-                .collect(),
+                cookies: self.signed_in_cookies(details, &id, forget),
                 provider: details.provider.clone(),
                 session: id.key(),
                 identity,
@@ -407,6 +400,25 @@ impl Login {
                 Completion::Failed(failure)
             }
         }
+    }
+
+    /// Returns the `Set-Cookie` values for a browser whose user has signed in. `forget` deletes the
+    /// cookie of the pending login.
+    fn signed_in_cookies(
+        &self,
+        details: &LoginDetails,
+        id: &SessionId,
+        forget: HeaderValue,
+    ) -> Vec<HeaderValue> {
+        let cookies = [
+            cookie::session(&id.to_text(), self.cookie_lifetime(details.remember)),
+            browser::remember_rounds(details.round.saturating_add(1)),
+            forget,
+        ];
+        cookies
+            .into_iter()
+            .chain(self.allow_silent_sign_in())
+            .collect()
     }
 
     /// Exchanges the code of a verified authorization response. The caller must make sure that each

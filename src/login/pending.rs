@@ -76,6 +76,7 @@ pub(super) fn registration_tag(fingerprint: &[u8; 32]) -> RegistrationTag {
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a separate key")]
 struct RawDetails<'a> {
     // The names of the fields of `RawDetails` are short, because URLs contain the state.
     p: &'a str,

@@ -77,6 +77,7 @@ pub(crate) struct TicketRequest {
 }
 
 #[derive(Deserialize, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a separate key")]
 struct RawRequest<'a> {
     #[serde(borrow)]
     w: RawTab<'a>,

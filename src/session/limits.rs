@@ -138,8 +138,8 @@ impl Limits {
 
     /// Returns the lifetime of the sessions of a provider.
     pub(super) fn absolute_of(&self, provider: &str) -> Duration {
-        let own = self.of_provider(provider).absolute;
-        own.map_or(self.absolute(), |own| own.min(self.absolute()))
+        let (own, absolute) = (self.of_provider(provider).absolute, self.absolute());
+        own.map_or(absolute, |own| own.min(absolute))
     }
 
     fn of_provider(&self, provider: &str) -> ProviderLimits {

@@ -196,7 +196,10 @@ async fn the_limits_of_a_provider_apply_to_its_running_sessions_and_to_no_others
             idle: Some(Duration::from_secs(20)),
             absolute: Some(Duration::from_secs(50)),
         };
-        fixture.settings.of_providers.insert("strict".into(), limits);
+        fixture
+            .settings
+            .of_providers
+            .insert("strict".into(), limits);
         let applied = sessions.reconfigure(fixture.reconfiguration(), NOW).await;
         assert_eq!(applied.unwrap(), Reconfigured::default());
         // A value from before the reload has to be looked up again.
@@ -236,7 +239,9 @@ async fn a_reload_without_the_limits_of_a_provider_brings_no_session_back() {
         );
         assert!(live(&sessions, &used, after(15)).await);
         fixture.settings.of_providers.clear();
-        let applied = sessions.reconfigure(fixture.reconfiguration(), after(30)).await;
+        let applied = sessions
+            .reconfigure(fixture.reconfiguration(), after(30))
+            .await;
         applied.unwrap();
         assert!(!live(&sessions, &idle, after(30)).await, "{fixture:?}");
         assert!(live(&sessions, &used, after(30)).await, "{fixture:?}");
@@ -254,7 +259,10 @@ async fn the_sweep_and_the_start_end_sessions_by_the_limits_of_their_provider() 
             idle: None,
             absolute: Some(Duration::from_secs(20)),
         };
-        fixture.settings.of_providers.insert("strict".into(), limits);
+        fixture
+            .settings
+            .of_providers
+            .insert("strict".into(), limits);
         let applied = sessions.reconfigure(fixture.reconfiguration(), NOW).await;
         applied.unwrap();
         if fixture.settings.store == StoreSettings::Memory {
@@ -272,9 +280,9 @@ async fn a_session_remembers_its_longest_pause() {
     for fixture in Fixture::every() {
         let sessions = fixture.start(NOW);
         let id = open(&sessions, "alice", NOW).await;
-        let pause = async |at: u64| match found(&sessions, &id, after(at)).await {
-            Lookup::Live(session) => session.longest_pause().as_secs(),
-            other => panic!("{other:?} of {fixture:?}"),
+        let pause = async |at: u64| {
+            let session = session_at(&sessions, &id, after(at)).await;
+            session.longest_pause().as_secs()
         };
         assert_eq!(pause(0).await, 0);
         assert_eq!(pause(40).await, 40);
@@ -309,6 +317,9 @@ async fn lifetimes_and_the_bound_on_a_persons_sessions_take_effect_at_once() {
         assert!(!live(&sessions, &idle, after(70)).await);
         assert_eq!(sessions.count(), 1);
         assert!(live(&sessions, &used, after(300)).await);
+        // A value from before the reload has to be looked up again.
+        assert!(!sessions.still(&held, after(300), after(301)));
+        let held = session_at(&sessions, &used, after(300)).await;
         assert!(sessions.still(&held, after(300), after(329)));
         assert_eq!(sessions.cookie_lifetime(), Duration::from_mins(20));
         // The reload does not change the deadline of a session that existed before the reload.

@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
+use sidegate::clock::Clock;
+
 use crate::events::EventClient;
 use crate::one_sign_in::{HOSTS, IP, shared};
 use crate::support::browser::{Browser, Page};
 use crate::support::browser_request::BrowserRequest;
+use crate::support::gateway::{Gateway, Settings};
 use crate::support::openid::{OpenIdScene, settings_without_routes};
 use crate::support::provider::{StandIn, parameters};
 use crate::support::raw::Raw;
 use crate::support::scene::{ORIGIN, SESSION, Scene, refusal, url};
 use crate::support::upstream::RecordingUpstream;
-use sidegate::clock::Clock;
-
-use crate::support::gateway::{Gateway, Settings};
 
 /// `/age` and `/idle` have limits of their own.
 const ROUTES: &str = r#"
@@ -126,7 +126,7 @@ async fn a_route_asks_for_a_new_sign_in_when_the_last_one_is_too_old() {
     assert_eq!(page.text(), "seen", "{}", page.describe());
     assert_eq!(page.url.as_str(), url("/age?x=1"));
     // The link of the answer to a script leads to a sign-in, too.
-    scene.gateway.advance(Duration::from_secs(300));
+    scene.gateway.advance(Duration::from_mins(5));
     let start = browser.open(&login_url).await;
     assert_eq!(asked(&start), demands(Some("login"), Some("300")));
     browser.follow_all(start).await;
@@ -164,7 +164,7 @@ async fn without_openid_connect_the_age_of_the_session_decides() {
     let start = browser.open(&url("/age")).await;
     assert_eq!(asked(&start), demands(None, None));
     assert_eq!(browser.follow_all(start).await.text(), "seen");
-    scene.gateway.advance(Duration::from_secs(300));
+    scene.gateway.advance(Duration::from_mins(5));
     let start = browser.open(&url("/age")).await;
     assert_eq!(asked(&start), demands(Some("login"), None));
     assert_eq!(browser.follow_all(start).await.text(), "seen");
@@ -179,7 +179,7 @@ async fn a_route_asks_for_a_new_sign_in_after_a_pause_anywhere_on_the_site() {
     assert_eq!(status(&browser, "/").await, 200);
     scene.gateway.advance(Duration::from_secs(299));
     assert_eq!(status(&browser, "/idle").await, 200);
-    scene.gateway.advance(Duration::from_secs(300));
+    scene.gateway.advance(Duration::from_mins(5));
     // The use of another page does not hide the pause.
     assert_eq!(status(&browser, "/").await, 200);
     let refused = browser.fetch(&url("/idle")).await;
@@ -204,7 +204,7 @@ async fn a_host_that_shares_a_sign_in_asks_the_login_host_for_a_new_one() {
     };
     assert_eq!(visit("/").await, 1);
     assert_eq!(visit("/age").await, 1);
-    scene.gateway.advance(Duration::from_secs(300));
+    scene.gateway.advance(Duration::from_mins(5));
     assert_eq!(visit("/").await, 1);
     assert_eq!(visit("/age").await, 2);
     let asked = scene.provider.asked();
@@ -213,7 +213,7 @@ async fn a_host_that_shares_a_sign_in_asks_the_login_host_for_a_new_one() {
     let other = |path: &str| format!("{}{path}", HOSTS[1]);
     assert_eq!(browser.visit(&other("/age")).await.text(), "seen");
     assert_eq!(scene.provider.authorizations().len(), 2);
-    scene.gateway.advance(Duration::from_secs(300));
+    scene.gateway.advance(Duration::from_mins(5));
     let last = HOSTS[3];
     assert_eq!(browser.visit(&format!("{last}/age")).await.text(), "seen");
     let asked = scene.provider.asked();

@@ -35,6 +35,14 @@ async fn scene() -> OpenIdScene {
 async fn scene_with(change: impl FnOnce(Settings) -> Settings) -> OpenIdScene {
     let clock = Clock::manual(Clock::system().now());
     let provider = StandIn::at_time_of(&clock).await;
+    scene_of(provider, clock, change).await
+}
+
+async fn scene_of(
+    provider: StandIn,
+    clock: Clock,
+    change: impl FnOnce(Settings) -> Settings,
+) -> OpenIdScene {
     let app = RecordingUpstream::start().await;
     let settings = settings_without_routes(&provider.url(), &app.url(), &[]).with(ROUTES);
     let gateway = Gateway::with_clock(change(settings), clock);
@@ -184,8 +192,10 @@ async fn an_error_page_of_the_provider_stops_further_attempts() {
 
 #[tokio::test]
 async fn a_provider_that_is_down_does_not_hide_the_public_page() {
-    let mut scene = scene().await;
-    scene.provider.down().await;
+    let clock = Clock::manual(Clock::system().now());
+    let mut provider = StandIn::at_time_of(&clock).await;
+    provider.down().await;
+    let scene = scene_of(provider, clock, |settings| settings).await;
     let page = scene.browser().open(&url("/public/a")).await;
     assert_seen_by(&scene, &page, None);
 }
